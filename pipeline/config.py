@@ -1,0 +1,396 @@
+"""Every setting, its default and its meaning.
+
+`params.yaml` holds the sections of `Config`; DVC tracks the ones a stage depends on (`STAGE_PARAMS`), so each
+default stands once, here, and `to_yaml` writes the whole file with these descriptions as comments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import ConfigError
+
+ENGINE = 1
+
+# The keys of params.yaml each DVC stage depends on; dvc.yaml is written from this.
+STAGE_PARAMS: dict[str, tuple[str, ...]] = {
+    "validate": ("engine", "data", "task.name", "task.intake"),
+    "split": ("engine", "split"),
+    "backbone": ("engine", "backbone"),
+    "finetune": ("engine", "task", "finetune"),
+    "evaluate": ("engine", "task.name", "evaluate"),
+}
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen section of params.yaml; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DriftConfig(Section):
+    label_shift: Fraction = 0.15
+    """warn when the class shares moved by more than this (total variation) since the last accepted version"""
+    statistic_shift: float = Field(default=0.5, gt=0)
+    """warn when a measured statistic's mean moved by more than this many of its standard deviations"""
+
+
+class DataConfig(Section):
+    path: str = "data"
+    """the data folder, below the workspace; data.dvc pins it"""
+    table: str | None = None
+    """a CSV or Parquet file in the data folder that lists the examples; null: class folders, with an optional train/val/test level above them"""
+    columns: dict[Literal["path", "label", "group", "split"], str] = Field(
+        default={"path": "path", "label": "label", "group": "group", "split": "split"}
+    )
+    """the table's column names; every other column is metadata, kept for slices"""
+    labels: tuple[str, ...] | None = None
+    """the label space, in order; null: the classes found, sorted"""
+    drop_classes: tuple[str, ...] = ()
+    """classes to leave out"""
+    min_per_class: Positive = 10
+    """a class with fewer usable examples stops the run"""
+    max_bad_fraction: Fraction = 0.05
+    """more unusable examples than this stop the run; fewer are quarantined by name"""
+    max_imbalance: float = Field(default=20.0, ge=1)
+    """warn when the largest class has this many times the examples of the smallest"""
+    drift: DriftConfig = DriftConfig()
+
+
+class ImageIntakeConfig(Section):
+    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+    """file formats accepted, by what the file is and not by its name"""
+    min_side: Positive = 16
+    """reject an image whose shorter side has fewer pixels"""
+    max_pixels: Positive = 50_000_000
+    """reject an image with more pixels, on its header, before decoding"""
+    max_bytes: Positive = 50_000_000
+    """reject a larger file"""
+    max_aspect: float = Field(default=10.0, ge=1)
+    """reject an image whose sides differ by more than this factor"""
+    animated: Literal["reject", "first-frame"] = "reject"
+    """what to do with a file of several frames or pages"""
+    background: tuple[int, int, int] = (255, 255, 255)
+    """the colour (RGB, 0–255) that transparent images are laid on"""
+
+
+class ImageInputConfig(Section):
+    size: int | Literal["auto"] = "auto"
+    """side of the network's square input in pixels; auto: what the backbone was trained with"""
+    fit: Literal["crop", "squash", "pad"] = "crop"
+    """how an image becomes square: crop the centre, squash both sides, or pad with the background"""
+
+
+class ImageAugmentConfig(Section):
+    crop_scale: tuple[float, float] = (0.5, 1.0)
+    """random resized crop: share of the area kept"""
+    crop_ratio: tuple[float, float] = (0.75, 1.3333)
+    """random resized crop: aspect ratio"""
+    hflip: Fraction = 0.5
+    """probability of a horizontal flip"""
+    vflip: Fraction = 0.0
+    """probability of a vertical flip"""
+    rotate90: bool = False
+    """turn by a random multiple of 90 degrees"""
+    brightness: Fraction = 0.2
+    """random brightness factor, 1 ± this"""
+    contrast: Fraction = 0.2
+    """random contrast factor, 1 ± this"""
+    saturation: Fraction = 0.2
+    """random saturation factor, 1 ± this"""
+
+
+class TaskConfig(Section):
+    name: Literal["image-classification"] = "image-classification"
+    """the kind of problem"""
+    intake: ImageIntakeConfig = ImageIntakeConfig()
+    input: ImageInputConfig = ImageInputConfig()
+    augment: ImageAugmentConfig = ImageAugmentConfig()
+
+
+class SplitFractions(Section):
+    train: Fraction = 0.7
+    val: Fraction = 0.15
+    test: Fraction = 0.15
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> SplitFractions:
+        if abs(self.train + self.val + self.test - 1) > 1e-6:
+            raise ValueError(f"train + val + test must be 1, and is {self.train + self.val + self.test:g}")
+        if not self.train or not self.val or not self.test:
+            raise ValueError("train, val and test must each be above 0")
+        return self
+
+
+class SplitConfig(Section):
+    seed: int = 0
+    """salt of the hash that deals new examples into splits; the ledger remembers what it dealt"""
+    fractions: SplitFractions = SplitFractions()
+    given: Literal["honour", "ignore"] = "honour"
+    """whether a train/val/test that came with the data is kept"""
+    given_val_as: Literal["val", "test"] = "val"
+    """test: the given val is the test set, and validation examples are dealt from the given train"""
+    near_duplicates: int = Field(default=4, ge=-1, le=16)
+    """keep examples in one split whose perceptual hashes differ in at most this many of 64 bits; -1: off"""
+
+
+class BackboneConfig(Section):
+    name: str = "torchvision/mobilenet_v3_small"
+    """provider/name: torchvision/<any of its classifiers>"""
+    weights: str = "default"
+    """default (the provider's published weights), shipped (the small ones that come with Thaw), a file, or any fsspec URL (https://, s3://, …)"""
+    sha256: str | None = None
+    """the weights file's sha256; null: what backbone.lock holds, which is written on first use and checked ever after"""
+    mirror: str | None = None
+    """fetch the provider's published weights from below this folder or URL instead of the provider's own server"""
+    offline: bool = False
+    """never ask the network: a file or the cache, or an error that says how to bring the file"""
+    size: int | None = None
+    """input side the weights were trained with; null: the provider's"""
+    mean: tuple[float, float, float] | None = None
+    """channel means the weights were trained with; null: the provider's"""
+    std: tuple[float, float, float] | None = None
+    """channel standard deviations the weights were trained with; null: the provider's"""
+
+    @field_validator("name")
+    @classmethod
+    def _provider(cls, name: str) -> str:
+        if "/" not in name:
+            raise ValueError(f"'{name}' has no provider: write torchvision/{name}")
+        return name
+
+
+class StageConfig(Section):
+    """One row of a fine-tuning schedule."""
+
+    name: str
+    train: tuple[str, ...]
+    """what trains: head, last:N (the last N blocks and the head), all, or a pattern such as layer4*"""
+    epochs: Positive
+    lr: float | Literal["auto"] = 1e-3
+    """peak learning rate of the head; auto: found by a sweep"""
+    lr_decay: float = Field(default=1.0, gt=0, le=1)
+    """multiplies the rate per block going deeper (Howard and Ruder 2018, section 3.1)"""
+    warmup: Fraction = 0.1
+    """share of the stage's steps over which the rate rises"""
+    batchnorm: Literal["frozen", "train"] = "frozen"
+    """whether BatchNorm statistics move in the blocks that train; in frozen blocks they never do"""
+    init: Literal["keep", "random"] = "keep"
+    """random: start this stage from newly initialised weights (training from scratch)"""
+
+
+class PlanConfig(Section):
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """arithmetic of the training; auto: measured on this machine"""
+    memory_format: Literal["auto", "contiguous", "channels-last"] = "auto"
+    threads: int | Literal["auto"] = "auto"
+    """CPU threads; auto: the cores this process may use"""
+    workers: int = Field(default=0, ge=0)
+    """loader processes; the decoded store makes 0 the fastest on most machines"""
+    feature_cache: Literal["auto", "on", "off"] = "auto"
+    """compute a frozen prefix once per example and view"""
+    feature_cache_gb: float = Field(default=8.0, gt=0)
+    """most disk the feature cache may take"""
+    pixel_cache_gb: float = Field(default=20.0, gt=0)
+    """most disk the store of decoded examples may take"""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile; auto: on a GPU where it pays"""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto: the best there is"""
+
+
+class CheckpointConfig(Section):
+    every_seconds: float = Field(default=60.0, gt=0)
+    keep: Positive = 2
+
+
+class FinetuneConfig(Section):
+    recipes: tuple[str, ...] = ("gradual",)
+    """the candidates, one a recipe: head, full, gradual, lp-ft, scratch, or one from `own`"""
+    own: dict[str, tuple[StageConfig, ...]] = {}
+    """your recipes: name → list of stages"""
+    baseline: bool = True
+    """also train `scratch` with the best candidate's budget, for comparison"""
+    epochs: Positive = 15
+    """epochs of a built-in recipe in all, shared out over its stages"""
+    lr: float | Literal["auto"] = 1e-3
+    """peak rate of the head in the built-in recipes"""
+    lr_decay: float = Field(default=0.5, gt=0, le=1)
+    """rate multiplier per block going deeper in the built-in recipes"""
+    seed: int = 0
+    batch_size: Positive = 32
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: float = Field(default=0.01, ge=0)
+    """not on norms and biases"""
+    label_smoothing: Fraction = 0.1
+    class_weights: Literal["none", "balanced"] = "none"
+    """weigh the loss by inverse class frequency"""
+    sampling: Literal["shuffle", "balanced"] = "shuffle"
+    """balanced: every class equally often in an epoch"""
+    clip_norm: float | None = 1.0
+    """gradient norm limit; null: none"""
+    patience: int = Field(default=5, ge=0)
+    """stop a stage after this many epochs without a better validation result; 0: never; the best is restored"""
+    views: Positive = 8
+    """augmented views of each example that a cached frozen prefix keeps"""
+    primary: str = "accuracy"
+    """the validation metric that chooses the best epoch and the best candidate"""
+    warm_start: Literal["none", "champion"] = "none"
+    """start from the registered champion's weights instead of the backbone's"""
+    plan: PlanConfig = PlanConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+
+class EvaluateConfig(Section):
+    bootstrap: Positive = 1000
+    """resamples for the intervals"""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    seed: int = 0
+    top_k: Positive = 3
+    slices: tuple[str, ...] | Literal["auto"] = "auto"
+    """metadata columns to evaluate by; auto: all with at most 20 values"""
+    min_slice: Positive = 10
+    """slices with fewer examples are listed as too small to judge"""
+    worst: int = Field(default=12, ge=0)
+    """how many of the worst errors to show"""
+
+
+class RegisterConfig(Section):
+    name: str | None = None
+    """name in the model registry; null: the workspace folder's name"""
+    thresholds: dict[str, float] = {}
+    """test metrics a model must reach to become champion, such as accuracy: 0.9; without any, none does"""
+
+
+class TrackingConfig(Section):
+    uri: str | None = None
+    """an MLflow server (http://…) or database (sqlite:///…); null: the one embedded under mlflow/"""
+    experiment: str | None = None
+    """the experiment's name; null: the workspace folder's name"""
+    enabled: bool = True
+    system_metrics: bool = True
+
+
+class Config(Section):
+    """params.yaml."""
+
+    engine: int = ENGINE
+    """raised when Thaw's results change; leave it"""
+    task: TaskConfig = TaskConfig()
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    register_: RegisterConfig = Field(default=RegisterConfig(), alias="register")
+    tracking: TrackingConfig = TrackingConfig()
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
+
+
+TITLES = {
+    "task": "the kind of problem, how an example is taken in and presented to the network",
+    "data": "where the data is and what it must be like",
+    "split": "train, val and test: dealt once, remembered for ever in ledger.parquet",
+    "backbone": "the pretrained network",
+    "finetune": "how it is fine-tuned",
+    "evaluate": "how the best candidate is judged on the test split",
+    "register": "what goes into the model registry (tracked by no stage)",
+    "tracking": "where runs are recorded (tracked by no stage)",
+}
+
+
+def load(path: Path) -> Config:
+    """Reads params.yaml.
+
+    Raises:
+        ConfigError: it is missing, not YAML, or has an unknown key or an unusable value; all faults are listed.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as fault:
+        raise ConfigError(
+            str(path), found="no such file", expected="a workspace's settings",
+            mend="run inside a workspace, or make one: thaw init DIR --data FOLDER",
+        ) from fault  # fmt: skip
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
+        raise ConfigError(
+            str(path), found=" ".join(str(fault).split()), expected="YAML", mend="correct that line"
+        ) from fault
+    if not isinstance(values, dict):
+        raise ConfigError(str(path), found=type(values).__name__, expected="sections such as `data:` and `finetune:`")
+    return parse(values, str(path))
+
+
+def parse(values: dict[str, Any], source: str) -> Config:
+    """Checks settings read from `source`; see `load` for the errors."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as fault:
+        details = [_explain(error) for error in fault.errors()]
+        raise ConfigError(
+            source,
+            found=f"{len(details)} setting{'s' if len(details) > 1 else ''} that cannot be used",
+            mend="correct them; `thaw init` writes every setting with its meaning",
+            details=details,
+        ) from fault
+
+
+def _explain(error: Any) -> str:
+    keys = [str(part) for part in error["loc"]]
+    where = ".".join(keys)
+    if error["type"] == "extra_forbidden":
+        section: Any = Config
+        for key in keys[:-1]:
+            field = next((f for name, f in section.model_fields.items() if key in (name, f.alias)), None)
+            section = field.annotation if field is not None else None
+            if not (isinstance(section, type) and issubclass(section, BaseModel)):
+                return f"{where}: no such setting"
+        known = [field.alias or name for name, field in section.model_fields.items()]
+        close = difflib.get_close_matches(keys[-1], known, 1)
+        return f"{where}: no such setting; " + (
+            f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+        )
+    return f"{where}: {error['msg']}; found {error['input']!r}"
+
+
+def to_yaml(config: Config) -> str:
+    """The whole of params.yaml: every section and setting, with its description as a comment."""
+    lines = ["# What this workspace fine-tunes. `thaw run` re-runs just what a changed setting concerns.", ""]
+    for name, field in Config.model_fields.items():
+        key = field.alias or name
+        value = getattr(config, name)
+        if not isinstance(value, BaseModel):
+            lines += [f"{key}: {_scalar(value)}  # {field.description}", ""]
+            continue
+        lines += [f"# {TITLES[key]}", f"{key}:", *_section(value, "  "), ""]
+    return "\n".join(lines)
+
+
+def _section(section: BaseModel, indent: str) -> list[str]:
+    lines = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        lines += [f"{indent}# {field.description}"] if field.description else []
+        if isinstance(value, BaseModel):
+            lines += [f"{indent}{name}:", *_section(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name}: {_scalar(value)}")
+    return lines
+
+
+def _scalar(value: Any) -> str:
+    def plain(item: Any) -> Any:
+        return item.model_dump(mode="json") if isinstance(item, BaseModel) else list(item)
+
+    # JSON is YAML, and keeps lists and mappings on one line.
+    return json.dumps(value, default=plain, ensure_ascii=False)

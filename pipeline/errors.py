@@ -1,0 +1,122 @@
+"""Every error Thaw raises on purpose.
+
+    ThawError
+    ├── ConfigError      params.yaml or an option says something that cannot be used
+    ├── WorkspaceError   the folder is not a workspace, is locked, or would be overwritten
+    ├── DataError        the dataset cannot be used as it is
+    ├── LedgerError      the record of which example belongs to which split is missing or contradicts itself
+    ├── SplitError       the dataset cannot be split as asked
+    ├── BackboneError    pretrained weights cannot be had, or are not what they claim to be
+    ├── TrainingError    a training cannot start, go on or be trusted
+    ├── MemoryFault      what DVC remembers and what is on the disk disagree
+    ├── TrackingError    the tracking server or the model registry refuses or is away
+    └── ServingError     a model cannot answer
+
+An error names the thing, what was found, what was expected and the mend, so that the reader can act
+without opening the source. The command line prints exactly that and exits with `exit_code`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class ThawError(Exception):
+    """Something the user can mend.
+
+    Args:
+        thing: what is wrong, named: a path, a key of params.yaml, a class, a stage.
+        found: what was found there.
+        expected: what would have been right.
+        mend: what to do or type next.
+        details: one line an item where many items are at fault (all are given; the reader shortens).
+    """
+
+    code: ClassVar[str] = "thaw"
+    exit_code: ClassVar[int] = 2
+
+    def __init__(
+        self, thing: str, *, found: str = "", expected: str = "", mend: str = "", details: Sequence[str] = ()
+    ) -> None:
+        self.thing, self.found, self.expected, self.mend = thing, found, expected, mend
+        self.details = tuple(details)
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        lines = [f"{self.code}: {self.thing}"]
+        lines += [f"  found:    {self.found}"] if self.found else []
+        lines += [f"  expected: {self.expected}"] if self.expected else []
+        lines += [f"  mend:     {self.mend}"] if self.mend else []
+        lines += [f"  - {detail}" for detail in self.details]
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Worker processes send errors home by pickling them; keyword-only arguments need this.
+        return _rebuild, (type(self), self.thing, self.found, self.expected, self.mend, self.details)
+
+
+def _rebuild(
+    kind: type[ThawError], thing: str, found: str, expected: str, mend: str, details: tuple[str, ...]
+) -> ThawError:
+    return kind(thing, found=found, expected=expected, mend=mend, details=details)
+
+
+class ConfigError(ThawError):
+    """params.yaml or an option says something that cannot be used."""
+
+    code = "config"
+
+
+class WorkspaceError(ThawError):
+    """The folder is not a workspace, is in use by another run, or would be overwritten."""
+
+    code = "workspace"
+
+
+class DataError(ThawError):
+    """The dataset cannot be used as it is."""
+
+    code = "data"
+
+
+class LedgerError(ThawError):
+    """The split ledger is missing or contradicts itself."""
+
+    code = "ledger"
+
+
+class SplitError(ThawError):
+    """The dataset cannot be split as asked."""
+
+    code = "split"
+
+
+class BackboneError(ThawError):
+    """Pretrained weights cannot be had, or are not what they claim to be."""
+
+    code = "backbone"
+
+
+class TrainingError(ThawError):
+    """A training cannot start, go on or be trusted."""
+
+    code = "training"
+
+
+class MemoryFault(ThawError):
+    """What DVC remembers and what is on the disk disagree."""
+
+    code = "memory"
+
+
+class TrackingError(ThawError):
+    """The tracking server or the model registry refuses or is away."""
+
+    code = "tracking"
+
+
+class ServingError(ThawError):
+    """A model cannot answer."""
+
+    code = "serving"

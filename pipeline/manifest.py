@@ -1,0 +1,107 @@
+"""The manifest: the one table that crosses steps, one row an example, as Parquet.
+
+Columns every task has (`COLUMNS`), then what the task's scan measured (`scan.<name>`), then the user's own
+metadata (`meta.<name>`, used for slices).
+
+| column | type | meaning |
+|---|---|---|
+| id | string | MD5 of the example's content, lower-case hex: what DVC calls the file |
+| path | string | path below the data folder, `/`-separated; of identical files with one label, the first in sorted order |
+| aliases | list<string> | the other paths of the same content |
+| target | string | the label, by name |
+| group | string, null | what must stay in one split together (a patient, a part, a video), as the user gave it |
+| given_split | string, null | `train`, `val` or `test` where the data came already split |
+| split | string, null | the split it has; null until the split step, and for an example that was left out |
+
+Rows are sorted by id, so the order in which files were listed changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import DataError
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+COLUMNS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("aliases", pa.list_(pa.string()), nullable=False),
+        pa.field("target", pa.string(), nullable=False),
+        pa.field("group", pa.string()),
+        pa.field("given_split", pa.string()),
+        pa.field("split", pa.string()),
+    ]
+)
+SCAN, META = "scan.", "meta."
+
+# What could not be used, beside the manifest in the same folder: `quarantine.parquet`.
+QUARANTINE = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("id", pa.string()),
+        pa.field("code", pa.string(), nullable=False),
+        pa.field("found", pa.string(), nullable=False),
+        pa.field("expected", pa.string(), nullable=False),
+        pa.field("mend", pa.string(), nullable=False),
+    ]
+)
+
+
+def write(table: pa.Table, path: Path) -> str:
+    """Writes a manifest sorted by id and returns the sha256 of the file; the bytes depend on the rows alone.
+
+    Raises:
+        DataError: a column of `COLUMNS` is missing or has another type.
+    """
+    for field in COLUMNS:
+        found = table.schema.field(field.name).type if field.name in table.column_names else None
+        if found != field.type:
+            raise DataError(
+                f"manifest column '{field.name}'", found=str(found or "no such column"), expected=str(field.type)
+            )
+    others = [name for name in table.column_names if name not in COLUMNS.names]
+    ordered = table.select([*COLUMNS.names, *sorted(others)]).sort_by("id").replace_schema_metadata(None)
+    return write_table(ordered, path)
+
+
+def write_table(table: pa.Table, path: Path) -> str:
+    """Writes any Parquet table reproducibly (no pandas metadata, no statistics) and returns its sha256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(
+        table.replace_schema_metadata(None).combine_chunks(), path, compression="zstd", write_statistics=False
+    )
+    return sha256(path)
+
+
+def read(path: Path) -> pa.Table:
+    """Reads a manifest.
+
+    Raises:
+        DataError: the file is missing or is not a manifest.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as fault:
+        raise DataError(f"manifest {path}", found=str(fault), expected="a Parquet file", mend="thaw run") from fault
+    missing = [name for name in COLUMNS.names if name not in table.column_names]
+    if missing:
+        raise DataError(
+            f"manifest {path}", found=f"no column {', '.join(missing)}", expected=", ".join(COLUMNS.names),
+            mend="thaw run --force validate",
+        )  # fmt: skip
+    return table
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, lower-case hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

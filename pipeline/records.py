@@ -1,0 +1,255 @@
+"""Records: the small frozen results that cross steps, each kept as `record.json` beside the step's outputs.
+
+A record holds only what the step's inputs determine: no times, no run ids, no absolute paths. File names in
+a record are relative to its folder, which `load` fills in; so a workspace can be moved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import MemoryFault
+
+RECORD = "record.json"
+
+
+def digest(*parts: Any) -> str:
+    """A sha256 over JSON-serialisable parts (pydantic models too): the key of whatever they determine."""
+
+    def plain(value: Any) -> Any:
+        return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=plain, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Frozen(BaseModel):
+    """A frozen value that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Record(Frozen):
+    """What a step hands on."""
+
+    folder: Path = Field(default=Path(), exclude=True, repr=False)
+
+    def save(self, folder: Path) -> Self:
+        """Writes `record.json` into `folder` and returns the record bound to that folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
+        (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+        return self.model_copy(update={"folder": folder})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads the record of a finished step.
+
+        Raises:
+            MemoryFault: there is none, or it was written by another version of Thaw.
+        """
+        path = folder / RECORD
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls.model_validate({**values, "folder": folder})
+        except (OSError, ValueError, ValidationError) as fault:
+            raise MemoryFault(
+                f"{path}", found=str(fault).splitlines()[0], expected=f"a {cls.__name__}", mend="thaw run"
+            ) from fault
+
+    @property
+    def digest(self) -> str:
+        """The sha256 over the record's values."""
+        return digest(self.model_dump(mode="json"))
+
+
+class Finding(Frozen):
+    """One thing a check has to say about the data."""
+
+    code: str
+    severity: Literal["critical", "warning", "info"]
+    thing: str
+    found: str
+    expected: str = ""
+    mend: str = ""
+    items: tuple[str, ...] = ()  # paths, classes or pairs concerned; all of them
+
+
+class ValidateRecord(Record):
+    """The dataset as it was read, scanned and judged. Files: manifest.parquet, quarantine.parquet."""
+
+    manifest_sha256: str
+    labels: tuple[str, ...]  # the label space, in order
+    examples: int  # rows of the manifest
+    files: int  # files found, aliases and quarantined ones among them
+    aliases: int
+    quarantined: int
+    per_class: dict[str, int]
+    converted: dict[str, int]  # what was accepted by converting, by kind: "exif-rotated": 3
+    findings: tuple[Finding, ...]  # warnings and information; a critical one stops the run
+    checks: int  # expectations judged
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifest.parquet"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.folder / "quarantine.parquet"
+
+
+class SplitRecord(Record):
+    """The dataset with a split for every example. Files: manifest.parquet (column split filled)."""
+
+    manifest_sha256: str
+    labels: tuple[str, ...]
+    counts: dict[str, dict[str, int]]  # split → class → examples
+    new: int  # examples the ledger had not seen before
+    left_out: tuple[Finding, ...]  # bridging examples, near-duplicates across given splits
+    warnings: tuple[Finding, ...]
+    near_duplicate_groups: int
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifest.parquet"
+
+
+class InputSpec(Frozen):
+    """How an example becomes a network's input: enough for another program to do the same.
+
+    An image is resized so that `fit` brings it to `resize` pixels, then its centre `size` × `size` pixels are
+    taken, scaled to [0, 1] and normalised per channel.
+    """
+
+    kind: str = "image"
+    size: int
+    resize: int
+    fit: Literal["crop", "squash", "pad"] = "crop"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    background: tuple[int, int, int] = (255, 255, 255)
+
+
+class BackboneRecord(Record):
+    """A pretrained network, ready to load. Files: weights.safetensors (the stock state dict)."""
+
+    name: str  # provider/name, as configured
+    architecture: str  # torchvision's name
+    source: str  # what the weights reference resolved to: "shipped", "file", or the URL
+    sha256: str  # of the source file
+    weights_sha256: str  # of weights.safetensors
+    parameters: int
+    classes: int  # classes of the pretrained head
+    blocks: tuple[str, ...]  # from input to output; the last is "head"
+    input: InputSpec
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+
+class StageResult(Frozen):
+    """What one stage of a recipe did."""
+
+    name: str
+    epochs: int  # run before early stopping
+    best_epoch: int
+    trained: tuple[str, ...]  # blocks
+    frozen: tuple[str, ...]
+    freeze_digest: str  # over every frozen parameter and buffer, the same before and after
+    lr: dict[str, float]  # peak rate per trained block
+    val: dict[str, float]  # metrics at the best epoch
+
+
+class CandidateRecord(Record):
+    """One recipe, trained. Files: model.safetensors (a stock torchvision state dict with the new head, strict),
+    curves.csv (stage, epoch, step, split, metric, value), val.parquet (id, target, probability per class)."""
+
+    name: str  # the recipe's
+    key: str  # digest of everything that determines it
+    baseline: bool  # trained for comparison only, never registered unless nothing else was asked for
+    architecture: str
+    labels: tuple[str, ...]
+    input: InputSpec
+    stages: tuple[StageResult, ...]
+    val: dict[str, float]
+    steps: int  # optimiser steps in all: the budget
+    model_sha256: str
+    plan: dict[str, Any]  # the arithmetic chosen: precision, memory_format, threads, batch_size, feature_cache, …
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model.safetensors"
+
+
+class FinetuneRecord(Record):
+    """All candidates and which is best on validation. Files: one folder a candidate, named by its recipe."""
+
+    key: str
+    candidates: tuple[str, ...]
+    best: str
+    primary: str  # the metric that chose, and its direction
+    higher_is_better: bool
+    val: dict[str, dict[str, float]]  # candidate → metric → value
+
+    def candidate(self, name: str | None = None) -> CandidateRecord:
+        """The record of a candidate, the best one by default."""
+        return CandidateRecord.load(self.folder / (name or self.best))
+
+
+class Estimate(Frozen):
+    """A metric with its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Comparison(Frozen):
+    """The best candidate against another on the same test examples, by a paired test."""
+
+    other: str
+    metric: str
+    difference: Estimate  # best − other
+    p_value: float  # two-sided, exact McNemar on correct/incorrect
+    verdict: Literal["better", "worse", "cannot-tell"]
+
+
+class EvaluateRecord(Record):
+    """The best candidate on the test split, once. Files: predictions.parquet (id, path, target, predicted,
+    confidence, probability per class `p.<label>`), confusion.csv, per_class.csv, slices.csv, reliability.csv,
+    worst/*.jpg with worst.json."""
+
+    candidate: str
+    model_sha256: str
+    labels: tuple[str, ...]
+    examples: int
+    primary: str
+    higher_is_better: bool
+    metrics: dict[str, Estimate]
+    others: dict[str, dict[str, Estimate]]  # the other candidates' metrics on the same examples
+    comparisons: tuple[Comparison, ...]
+    warnings: tuple[Finding, ...]
+
+    @property
+    def predictions(self) -> Path:
+        return self.folder / "predictions.parquet"
+
+
+class RegisterRecord(Record):
+    """What was registered: kept as the receipt `.thaw/receipts/register.json`, no output of a DVC stage."""
+
+    evaluation: str  # digest of the EvaluateRecord
+    tracking_uri: str
+    model: str
+    version: str
+    run_id: str
+    aliases: tuple[str, ...]
+    champion: bool
+    reason: str  # why it did or did not become champion, in a sentence

@@ -1,0 +1,110 @@
+"""The seam for modalities: a task holds what differs by the kind of problem, and nothing of loops, devices,
+checkpoints or tracking.
+
+An example travels as: file → `decode` (a uint8 array of one fixed shape, which the decoded store keeps) →
+`prepare` (a batch of decoded arrays becomes the network's input; augmentation happens here, on the batch, from
+counted random numbers) → the network → `loss` / `probabilities`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    import torch
+
+    from pipeline.config import DataConfig, TaskConfig
+    from pipeline.models.blocks import BlockedModel
+    from pipeline.records import BackboneRecord, Finding, InputSpec
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One example as the reader found it, before anything was opened."""
+
+    path: str  # below the data folder, `/`-separated
+    target: str
+    group: str | None = None
+    given_split: str | None = None
+    meta: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All examples the reader found, and what it could not read."""
+
+    examples: tuple[Listed, ...]
+    faults: tuple[Fault, ...]
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why one file cannot be used: becomes a row of the quarantine."""
+
+    path: str
+    code: str  # "truncated", "not-an-image", "too-small", …
+    found: str
+    expected: str
+    mend: str
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a scan measured of one example, all of it determined by the content."""
+
+    id: str  # MD5 of the content
+    values: dict[str, Any]  # column → value, without the `scan.` prefix; `phash` is 16 hex digits where there is one
+    converted: tuple[str, ...] = ()  # "exif-rotated", "cmyk", "16-bit", "alpha", "grey", "extension"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The counted randomness of one example in one epoch: everything random about it follows from these."""
+
+    seed: int
+    view: int  # the epoch, or the view's number where views are counted
+    id: str
+
+
+class Task(Protocol):
+    """What differs by modality."""
+
+    name: str
+
+    # --- intake -----------------------------------------------------------------------------------------
+    def read(self, root: Path, data: DataConfig) -> Listing:
+        """Lists the examples below the data folder; raises DataError where nothing can be listed."""
+
+    def scan(self, root: Path, path: str, task: TaskConfig) -> Measured | Fault:
+        """Decodes one example wholly and measures it; a fault instead of an exception, whatever is wrong."""
+
+    # --- training ---------------------------------------------------------------------------------------
+    def input(self, task: TaskConfig, backbone: BackboneRecord) -> InputSpec:
+        """How examples are presented to this backbone."""
+
+    def shape(self, spec: InputSpec) -> tuple[int, ...]:
+        """The shape of a decoded example."""
+
+    def decode(self, path: Path, spec: InputSpec) -> np.ndarray[Any, Any]:
+        """A file as a uint8 array of `shape(spec)`; determined by the content and the spec."""
+
+    def prepare(
+        self, decoded: torch.Tensor, spec: InputSpec, task: TaskConfig, draws: Sequence[Draw] | None
+    ) -> torch.Tensor:
+        """A batch (N, *shape) of uint8 as the network's float input; `draws` augment it, None presents it plainly."""
+
+    def targets(self, manifest: pa.Table, labels: Sequence[str]) -> torch.Tensor:
+        """The targets of the manifest's rows, in order."""
+
+    def build(self, backbone: BackboneRecord, labels: Sequence[str], *, pretrained: bool = True) -> BlockedModel:
+        """The backbone with a new head for these labels, `blocks` in order."""
+
+    def probabilities(self, output: torch.Tensor) -> torch.Tensor:
+        """What a user would read of the network's output: (N, classes), rows summing to 1."""
