@@ -6,7 +6,7 @@ metadata (`meta.<name>`, used for slices).
 | column | type | meaning |
 |---|---|---|
 | id | string | MD5 of the example's content, lower-case hex: what DVC calls the file |
-| path | string | path below the data folder, `/`-separated; of identical files with one label, the first in sorted order |
+| path | string | path below the data folder, `/`-separated, as `stored_path` writes it (`real_path` turns it back); of identical files with one label, the first in sorted order |
 | aliases | list<string> | the other paths of the same content |
 | target | string | the label, by name |
 | group | string, null | what must stay in one split together (a patient, a part, a video), as the user gave it |
@@ -19,6 +19,8 @@ Rows are sorted by id, so the order in which files were listed changes nothing.
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -54,6 +56,27 @@ QUARANTINE = pa.schema(
         pa.field("mend", pa.string(), nullable=False),
     ]
 )
+
+
+def stored_path(relative: str) -> str:
+    r"""A path below the data folder as tables hold it: itself, except for bytes that are not UTF-8 and backslashes.
+
+    File names are bytes; Parquet strings are UTF-8. A byte that is not UTF-8, which Python holds as a lone
+    surrogate, is written `\xNN`, and a backslash `\\`, so that `real_path` gets every name back.
+    """
+    if "\\" not in relative and relative.isprintable():
+        return relative  # surrogates are not printable
+    escaped = relative.replace("\\", "\\\\")
+    return re.sub("[\udc80-\udcff]", lambda found: f"\\x{os.fsencode(found[0])[0]:02x}", escaped)
+
+
+def real_path(root: Path, path: str) -> Path:
+    """The file that a path of a manifest or quarantine names, below the data folder `root`."""
+    if "\\" not in path:
+        return root / path
+    return root / re.sub(
+        r"\\(?:\\|x([89a-f][0-9a-f]))", lambda found: os.fsdecode(bytes.fromhex(found[1])) if found[1] else "\\", path
+    )
 
 
 def write(table: pa.Table, path: Path) -> str:

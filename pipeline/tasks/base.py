@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pipeline.examples import Fault, Listed, Listing, Measured
+
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
@@ -20,48 +22,10 @@ if TYPE_CHECKING:
 
     from pipeline.config import DataConfig, TaskConfig
     from pipeline.models.blocks import BlockedModel
-    from pipeline.records import BackboneRecord, Finding, InputSpec
+    from pipeline.records import BackboneRecord, InputSpec
 
 
-@dataclass(frozen=True)
-class Listed:
-    """One example as the reader found it, before anything was opened."""
-
-    path: str  # below the data folder, `/`-separated
-    target: str
-    group: str | None = None
-    given_split: str | None = None
-    meta: tuple[tuple[str, Any], ...] = ()
-
-
-@dataclass(frozen=True)
-class Listing:
-    """All examples the reader found, and what it could not read."""
-
-    examples: tuple[Listed, ...]
-    faults: tuple[Fault, ...]
-    findings: tuple[Finding, ...] = ()
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Why one file cannot be used: becomes a row of the quarantine."""
-
-    path: str
-    code: str  # "truncated", "not-an-image", "too-small", …
-    found: str
-    expected: str
-    mend: str
-    id: str | None = None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a scan measured of one example, all of it determined by the content."""
-
-    id: str  # MD5 of the content
-    values: dict[str, Any]  # column → value, without the `scan.` prefix; `phash` is 16 hex digits where there is one
-    converted: tuple[str, ...] = ()  # "exif-rotated", "cmyk", "16-bit", "alpha", "grey", "extension"
+__all__ = ["Draw", "Fault", "Listed", "Listing", "Measured", "Task"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,49 @@
+"""One example on its way in: as the reader listed it, as the scan measured it, or why it cannot be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.records import Finding
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One example as the reader found it, before anything was opened."""
+
+    path: str  # below the data folder, `/`-separated, as the manifest writes it
+    target: str
+    group: str | None = None
+    given_split: str | None = None
+    meta: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why one file cannot be used: becomes a row of the quarantine."""
+
+    path: str
+    code: str  # "truncated", "not-an-image", "too-small", …
+    found: str
+    expected: str
+    mend: str
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All examples the reader found, and what it could not read."""
+
+    examples: tuple[Listed, ...]
+    faults: tuple[Fault, ...]
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a scan measured of one example, all of it determined by the content."""
+
+    id: str  # MD5 of the content
+    values: dict[str, Any]  # column → value, without the `scan.` prefix; `phash` is 16 hex digits where there is one
+    converted: tuple[str, ...] = ()  # "exif-rotated", "cmyk", "16-bit", "alpha", "grey", "extension"
