@@ -1,0 +1,1 @@
+"""Prefect and the command line: the only package that imports Prefect, prints or exits."""

@@ -1,0 +1,152 @@
+"""`thaw doctor`: what this machine and workspace have, what is wrong, and the mend."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.errors import ThawError
+from pipeline.workspace import Workspace
+
+# What is known to work: docs/decisions/0002-pins.md says why each bound is there.
+BOUNDS = {
+    "torch": "==2.15.0", "torchvision": "==0.29.2", "prefect": ">=3.8,<3.9", "mlflow": ">=3.17,<3.18",
+    "dvc": ">=3.67,<4", "great-expectations": ">=1.24,<2", "fastapi": "<0.151", "sqlalchemy": ">=2.0,<2.1",
+}  # fmt: skip
+ENOUGH_DISK = 5 * 2**30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at."""
+
+    name: str
+    state: Literal["ok", "note", "bad"]
+    found: str
+    mend: str = ""
+
+
+def examine(start: Path) -> Iterator[Check]:
+    """Looks at everything in turn; a check that itself fails is a bad check, never a traceback."""
+    yield _python()
+    yield from _versions()
+    try:
+        place = Workspace.find(start)
+    except ThawError as fault:
+        yield Check("workspace", "note", fault.found, fault.mend)
+        place = None
+    root = place.root if place else start
+    for look in (_disk, _writable):
+        yield look(root)
+    if place:
+        yield _settings(place)
+        yield _data(place)
+        yield from _servers(place)
+    yield _git()
+    yield _accelerator()
+
+
+def _python() -> Check:
+    return Check("python", "ok", f"{platform.python_version()} at {sys.executable}")
+
+
+def _versions() -> Iterator[Check]:
+    from packaging.specifiers import SpecifierSet
+
+    for name, bound in BOUNDS.items():
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Check(name, "bad", "not installed", f"pip install '{name}{bound}'")
+            continue
+        fits = SpecifierSet(bound).contains(found, prereleases=True)
+        mend = "" if fits else f"pip install '{name}{bound}'"
+        yield Check(name, "ok" if fits else "bad", f"{found} ({bound})", mend)
+
+
+def _disk(root: Path) -> Check:
+    free = shutil.disk_usage(root).free
+    if free < ENOUGH_DISK:
+        return Check("disk", "bad", f"{free / 2**30:.1f} GiB free", "make room, or: thaw clean")
+    return Check("disk", "ok", f"{free / 2**30:.0f} GiB free")
+
+
+def _writable(root: Path) -> Check:
+    try:
+        with tempfile.NamedTemporaryFile(dir=root, prefix=".thaw-doctor-"):
+            return Check("write access", "ok", str(root))
+    except OSError as fault:
+        return Check("write access", "bad", str(fault), f"chown or chmod {root}")
+
+
+def _settings(place: Workspace) -> Check:
+    try:
+        place.config()
+        return Check("params.yaml", "ok", "every setting understood")
+    except ThawError as fault:
+        return Check("params.yaml", "bad", "; ".join(fault.details) or fault.found, fault.mend)
+
+
+def _data(place: Workspace) -> Check:
+    from pipeline.memory import Memory
+
+    try:
+        version = Memory(place.root).data_version()
+    except ThawError as fault:
+        return Check("data", "bad", fault.found or fault.thing, fault.mend)
+    text = f"{version.files} files, {version.md5}"
+    return Check(
+        "data", "note" if version.dirty else "ok", text + (f"; {version.dirty_reason}" if version.dirty else "")
+    )
+
+
+def _servers(place: Workspace) -> Iterator[Check]:
+    from flows import settings
+
+    known = settings.servers(place.scratch)
+    if known:
+        yield Check("servers", "ok", f"Prefect {known['prefect_ui']}, MLflow {known['mlflow']}")
+    elif os.environ.get("PREFECT_API_URL"):
+        yield _reach("Prefect", os.environ["PREFECT_API_URL"] + "/health")
+    else:
+        yield Check("servers", "note", "none running: each run starts its own for a few seconds", "thaw up")
+    uri = place.config().tracking.uri
+    if uri and uri.startswith("http"):
+        yield _reach("MLflow", uri.rstrip("/") + "/health")
+
+
+def _reach(name: str, url: str) -> Check:
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(url, timeout=3):
+            return Check(name, "ok", url)
+    except urllib.error.HTTPError as fault:
+        return Check(name, "note", f"{url} answers {fault.code}", "check the user and password in its address")
+    except OSError as fault:
+        return Check(name, "bad", f"{url}: {fault}", "start it, or unset its address to use the embedded one")
+
+
+def _git() -> Check:
+    found = shutil.which("git")
+    return Check("git", "ok" if found else "note", found or "not installed: data versions carry no revision")
+
+
+def _accelerator() -> Check:
+    import torch
+
+    if torch.cuda.is_available():
+        return Check("accelerator", "ok", torch.cuda.get_device_name(0))
+    if torch.backends.mps.is_available():
+        return Check("accelerator", "ok", "Apple MPS")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Check("accelerator", "note", f"none: {cores} CPU cores, {torch.backends.cpu.get_cpu_capability()}")

@@ -1,0 +1,141 @@
+"""The retraining flow: six steps in order, each skipped where nothing it depends on has changed."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+
+from flows.stage import Outcome, Run, conducted, stage, tell
+from pipeline.errors import ConfigError
+from pipeline.memory import Memory
+from pipeline.records import EvaluateRecord, RegisterRecord
+from pipeline.steps.run import open_tracker
+from pipeline.workspace import STEPS, Workspace, lock
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a retraining came to."""
+
+    outcomes: tuple[Outcome, ...]
+    evaluated: EvaluateRecord
+    registered: RegisterRecord
+    report: Path
+
+
+@flow(name="retrain", persist_result=False, validate_parameters=False)
+def retrain(workspace: str, force: Sequence[str] = ()) -> Summary:
+    """Validate, split, fetch the backbone, fine-tune, evaluate, register.
+
+    Args:
+        workspace: the workspace's folder.
+        force: steps to run even where nothing changed.
+
+    Raises:
+        ThawError: whatever a step has to say; nothing half-done is remembered.
+    """
+    place = Workspace(Path(workspace))
+    with lock(place):
+        run = begin(place, force)
+        validated = stage(run, "validate")
+        split = stage(run, "split")
+        backbone = stage(run, "backbone")
+        finetuned = stage(run, "finetune")
+        evaluated = stage(run, "evaluate")
+        records = (validated, split, backbone, finetuned, evaluated)
+        registered = conducted("register", lambda: _register(run, records), retries=2)
+        report = conducted("report", lambda: _report(run, records, registered))
+        _show(run, evaluated, registered, report)
+        return Summary(tuple(run.outcomes), evaluated, registered, report)
+
+
+def begin(place: Workspace, force: Sequence[str] = ()) -> Run:
+    """A run of the workspace, with nothing done yet.
+
+    Raises:
+        ConfigError: params.yaml, or a forced step that does not exist.
+    """
+    unknown = set(force) - {*STEPS, "register"}
+    if unknown:
+        raise ConfigError("--force", found=", ".join(sorted(unknown)), expected=", ".join((*STEPS, "register")))
+    config = place.config()
+    name = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ-") + secrets.token_hex(2)
+    memory = Memory(place.root)
+    memory.ensure_data()
+    return Run(
+        workspace=place, memory=memory, side=place.scratch / "runs" / name,
+        tracker=open_tracker(config, place), force=frozenset(force),
+    )  # fmt: skip
+
+
+def _register(run: Run, records: tuple[Any, ...]) -> RegisterRecord:
+    from pipeline.steps.register import receipt_is_current, register
+    from pipeline.steps.run import context
+
+    began = time.monotonic()
+    _, split, backbone, finetuned, evaluated = records
+    config = run.workspace.config()
+    known = receipt_is_current(config, run.workspace, evaluated)
+    if known and "register" not in run.force:
+        tell(run, "register", f"unchanged: {known.model} v{known.version}")
+        run.outcomes.append(Outcome("register", "unchanged", (), time.monotonic() - began))
+        return known
+    why = ("forced",) if "register" in run.force else ("this evaluation is not registered yet",)
+    tell(run, "register", why[0])
+    registered = register(
+        config, run.workspace.model_name(config), split, backbone, finetuned, evaluated, None,
+        run.memory.data_version(), context(run.workspace, config, run.console, run.tracker, run.side / "register"),
+    )  # fmt: skip
+    run.outcomes.append(Outcome("register", "done", why, time.monotonic() - began))
+    return registered
+
+
+def _report(run: Run, records: tuple[Any, ...], registered: RegisterRecord) -> Path:
+    """Writes the report anew where anything changed, and keeps it with the run in the tracking store."""
+    from pipeline.report import page
+
+    path = run.workspace.report
+    if path.exists() and not run.changed:
+        return path
+    extras = page.gather(
+        run.workspace,
+        run.memory.data_version(),
+        {done.step: done.seconds for done in run.outcomes if done.how == "done"},
+    )
+    page.write(page.build(*records, registered=registered, extras=extras), path)
+    run.tracker.open(records[3].key, run.workspace.root.name).artifact(path)
+    _remember_times(run)
+    return path
+
+
+def _remember_times(run: Run) -> None:
+    run.side.mkdir(parents=True, exist_ok=True)
+    values = [{"step": o.step, "how": o.how, "why": list(o.why), "seconds": round(o.seconds, 3)} for o in run.outcomes]
+    (run.side / "outcomes.json").write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _show(run: Run, evaluated: EvaluateRecord, registered: RegisterRecord, report: Path) -> None:
+    """The summary on the Prefect run's own page. A run is no worse for lacking it, so trouble here is only said."""
+    rows = [f"| {o.step} | {o.how} | {'; '.join(o.why) or '—'} | {o.seconds:.1f} s |" for o in run.outcomes]
+    primary = evaluated.metrics[evaluated.primary]
+    table = "\n".join(
+        [
+            f"**{evaluated.primary} {primary.value:.3f}** ({primary.low:.3f}–{primary.high:.3f}) on "
+            f"{evaluated.examples} test examples; {registered.model} v{registered.version}: {registered.reason}",
+            "", "| step | | why | time |", "|---|---|---|---|", *rows,
+        ]
+    )  # fmt: skip
+    try:
+        create_markdown_artifact(table, key="summary", description="What this retraining did")
+        create_link_artifact(report.resolve().as_uri(), link_text="report", key="report")
+    except Exception as fault:
+        run.console.say(f"Prefect kept no summary ({type(fault).__name__}: {fault})")
