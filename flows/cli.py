@@ -286,7 +286,11 @@ def sample(
     if folder is None:
         place = _workspace()
         folder = place.root / place.config().data.path
-    print(generate(folder))
+    made = generate(folder)
+    print(
+        f"{made.images} photographs of {made.parts} parts, {len(made.classes)} classes, in {made.folder}"
+        + ("" if made.written else " (there already)")
+    )
 
 
 @app.command()

@@ -1,0 +1,93 @@
+"""What tests share: a quiet environment, and one finished workspace made once and laid anew for each test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from flows import settings
+
+REPOSITORY = Path(__file__).parents[1]
+THAW = Path(sys.executable).with_name("thaw")
+
+for key, value in settings.QUIET.items():
+    os.environ.setdefault(key, value)
+os.environ.setdefault("MPLBACKEND", "agg")
+
+Thaw = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run_thaw(
+    *arguments: str | Path, cwd: Path, check: bool = True, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`thaw ARGUMENTS` as a user runs it; fails the test with all it printed where `check` is not met."""
+    done = subprocess.run(
+        [str(THAW), *map(str, arguments)], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True,
+        timeout=540, check=False,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, f"{arguments} exited {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="session")
+def thaw() -> Thaw:
+    """The command."""
+    return run_thaw
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing a test does reaches the user's Prefect profile, weights cache or DVC settings."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(home / "prefect"))
+        patch.setenv("THAW_CACHE", str(home / "thaw"))
+        patch.setenv("DVC_GLOBAL_CONFIG_DIR", str(home / "dvc"))
+        patch.setenv("DVC_SITE_CACHE_DIR", str(home / "dvc-site"))
+        patch.delenv("PREFECT_API_URL", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def _finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """A workspace of a small sample after one `thaw run`: where it lives, its pristine copy, what the run printed."""
+    base = tmp_path_factory.mktemp("finished")
+    place, pristine = base / "surfaces", base / "pristine"
+    made = REPOSITORY / "tests" / "small_workspace.py"
+    subprocess.run([sys.executable, str(made), str(place)], check=True, timeout=120)
+    printed = run_thaw("run", cwd=place).stdout
+    shutil.copytree(place, pristine, symlinks=True)
+    return place, pristine, printed
+
+
+@pytest.fixture
+def finished(_finished: tuple[Path, Path, str]) -> Iterator[Path]:
+    """The finished workspace, as it was right after its first run, whatever the test before did to it.
+
+    It is laid anew at the same path, since the tracking store names its artifacts by absolute paths.
+    """
+    place, pristine, _ = _finished
+    shutil.rmtree(place)
+    shutil.copytree(pristine, place, symlinks=True)
+    yield place
+
+
+@pytest.fixture(scope="session")
+def first_run_output(_finished: tuple[Path, Path, str]) -> str:
+    """What the first `thaw run` printed."""
+    return _finished[2]
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder of real data sets and weights; tests that need it are skipped without it."""
+    folder = Path(os.environ.get("THAW_REAL", REPOSITORY.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip("no real data here: set THAW_REAL to a folder that holds data/ and weights/")
+    return folder
