@@ -10,7 +10,8 @@
     ├── TrainingError    a training cannot start, go on or be trusted
     ├── MemoryFault      what DVC remembers and what is on the disk disagree
     ├── TrackingError    the tracking server or the model registry refuses or is away
-    └── ServingError     a model cannot answer
+    ├── ServingError     a model cannot answer
+    └── Interrupted      the run was asked to stop, and did so with everything saved
 
 An error names the thing, what was found, what was expected and the mend, so that the reader can act
 without opening the source. The command line prints exactly that and exits with `exit_code`.
@@ -120,3 +121,10 @@ class ServingError(ThawError):
     """A model cannot answer."""
 
     code = "serving"
+
+
+class Interrupted(ThawError):
+    """The run was asked to stop; what it had done is saved and the next run goes on from there."""
+
+    code = "interrupted"
+    exit_code = 130

@@ -1,0 +1,98 @@
+"""Counted randomness: what is random about an epoch follows from (seed, epoch, id) alone.
+
+Nothing is drawn from a running generator, so the number of workers, an interruption or the order in which examples
+were listed cannot change what an epoch shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Keys = NDArray[np.uint64]
+Rows = NDArray[np.int64]
+
+
+def counted(*parts: Any) -> int:
+    """A number below 2^63 that follows from the parts alone: a seed for one purpose and place."""
+    text = "\x1f".join(str(part) for part in parts).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+def mix(values: Keys) -> Keys:
+    """The finaliser of SplitMix64, a bijection on 64-bit words (Steele, Lea and Flood 2014, figure 16)."""
+    z = values + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def keys(ids: Sequence[str]) -> Keys:
+    """A 64-bit key an example, from its id: (N,)."""
+    packed = b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in ids)
+    return np.frombuffer(packed, dtype=">u8").astype(np.uint64)
+
+
+def shuffle(of: Keys, *counts: Any) -> Rows:
+    """Positions 0…N-1 in the order that their keys and the counts (seed, epoch, …) give them."""
+    with np.errstate(over="ignore"):
+        mixed = mix(of ^ np.uint64(counted("order", *counts)))
+    return np.lexsort((of, mixed)).astype(np.int64)
+
+
+def balanced(of: Keys, classes: Rows, seed: int, epoch: int) -> tuple[Rows, Rows]:
+    """As many positions as there are examples, every class equally often.
+
+    A class goes through all of its examples, in a counted order, before any of them comes again, over epochs too.
+
+    Returns:
+        The positions (N,) in the epoch's order, and how often each had been shown before in this epoch (N,).
+    """
+    present = np.unique(classes)
+    share, extra = divmod(len(of), len(present))
+    picked, before = [], []
+    for turn, label in enumerate(present):
+        members = np.flatnonzero(classes == label)
+        count = share + (1 if (turn - epoch) % len(present) < extra else 0)
+        places = epoch * (share + (1 if extra else 0)) + np.arange(count)
+        rounds = places // len(members)
+        orders = {r: members[shuffle(of[members], seed, "round", int(r))] for r in np.unique(rounds)}
+        picked.append(np.array([orders[r][p % len(members)] for r, p in zip(rounds, places, strict=True)], np.int64))
+        before.append(_occurrences(picked[-1]))
+    rows, repeats = np.concatenate(picked), np.concatenate(before)
+    with np.errstate(over="ignore"):
+        order = shuffle(mix(of[rows] + repeats.astype(np.uint64)), seed, epoch)
+    return rows[order], repeats[order]
+
+
+def _occurrences(rows: Rows) -> Rows:
+    seen: dict[int, int] = {}
+    counts = []
+    for row in rows.tolist():
+        counts.append(seen.get(row, 0))
+        seen[row] = counts[-1] + 1
+    return np.array(counts, np.int64)
+
+
+def epoch_rows(of: Keys, classes: Rows, sampling: str, seed: int, epoch: int) -> tuple[Rows, Rows]:
+    """The positions an epoch shows, in order, and how often each came before in it: (N,) and (N,)."""
+    if sampling == "balanced":
+        return balanced(of, classes, seed, epoch)
+    return shuffle(of, seed, epoch), np.zeros(len(of), np.int64)
+
+
+def views(of: Keys, epoch: int, count: int, repeats: Rows | int = 0) -> Rows:
+    """The view each example shows in an epoch: (epoch + repeats + key) mod count, (N,)."""
+    return ((np.int64(epoch) + repeats + (of % np.uint64(count)).astype(np.int64)) % count).astype(np.int64)
+
+
+def batches(rows: Rows, size: int) -> list[Rows]:
+    """Cuts an epoch into the fewest batches of at most `size`, alike in length to within one.
+
+    A plain cut would leave a last batch of any length; of one example, BatchNorm has no variance.
+    """
+    return [part for part in np.array_split(rows, -(-len(rows) // size)) if len(part)]
