@@ -66,17 +66,22 @@ class DataConfig(Section):
     drift: DriftConfig = DriftConfig()
 
 
+ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF"]
+
+
 class ImageIntakeConfig(Section):
-    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+    formats: tuple[ImageFormat, ...] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
     """file formats accepted, by what the file is and not by its name"""
     min_side: Positive = 16
     """reject an image whose shorter side has fewer pixels"""
-    max_pixels: Positive = 50_000_000
+    max_pixels: int = Field(default=50_000_000, ge=1, le=178_956_970)
     """reject an image with more pixels, on its header, before decoding"""
     max_bytes: Positive = 50_000_000
     """reject a larger file"""
     max_aspect: float = Field(default=10.0, ge=1)
     """reject an image whose sides differ by more than this factor"""
+    min_detail: float = Field(default=0.75, ge=0, le=8)
+    """reject, as a placeholder or an empty frame, an image whose grey levels have less entropy than this (bits per pixel), unless more than max_bad_fraction of the data are like that; 0: off"""
     animated: Literal["reject", "first-frame"] = "reject"
     """what to do with a file of several frames or pages"""
     background: tuple[int, int, int] = (255, 255, 255)

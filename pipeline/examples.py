@@ -47,3 +47,16 @@ class Measured:
     id: str  # MD5 of the content
     values: dict[str, Any]  # column → value, without the `scan.` prefix; `phash` is 16 hex digits where there is one
     converted: tuple[str, ...] = ()  # "exif-rotated", "cmyk", "16-bit", "alpha", "grey", "extension"
+    doubt: Fault | None = (
+        None  # usable, yet to be left out where few others look like this: a placeholder, a black frame
+    )
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What one measured column of every usable example must satisfy: one of `values`, or between `low` and `high`."""
+
+    column: str  # without the `scan.` prefix
+    values: tuple[str, ...] | None = None
+    low: float | None = None
+    high: float | None = None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.examples import Fault, Listed, Listing, Measured
+from pipeline.examples import Expected, Fault, Listed, Listing, Measured
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.records import BackboneRecord, InputSpec
 
 
-__all__ = ["Draw", "Fault", "Listed", "Listing", "Measured", "Task"]
+__all__ = ["Draw", "Expected", "Fault", "Listed", "Listing", "Measured", "Task"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,9 @@ class Task(Protocol):
 
     def scan(self, root: Path, path: str, task: TaskConfig) -> Measured | Fault:
         """Decodes one example wholly and measures it; a fault instead of an exception, whatever is wrong."""
+
+    def expectations(self, task: TaskConfig) -> Sequence[Expected]:
+        """What the scan's columns must satisfy; judged once more on the whole manifest, scanned or remembered."""
 
     # --- training ---------------------------------------------------------------------------------------
     def input(self, task: TaskConfig, backbone: BackboneRecord) -> InputSpec:
