@@ -242,6 +242,17 @@ class EvaluateRecord(Record):
         return self.folder / "predictions.parquet"
 
 
+class DataVersion(Frozen):
+    """Which data a run saw: enough to get the same files back, or to know that one cannot."""
+
+    md5: str  # DVC's hash of the files as they are now
+    size: int  # bytes
+    files: int
+    git_revision: str | None  # the commit that holds data.dvc; null without Git
+    dirty: bool  # the hash and revision above do not lead back to these files
+    dirty_reason: str = ""
+
+
 class RegisterRecord(Record):
     """What was registered: kept as the receipt `.thaw/receipts/register.json`, no output of a DVC stage."""
 

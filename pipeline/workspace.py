@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import config
+from pipeline.config import Config, load
 from pipeline.errors import WorkspaceError
 
 STEPS = ("validate", "split", "backbone", "finetune", "evaluate")  # the DVC stages; register is a step besides
@@ -32,9 +39,9 @@ class Workspace:
             mend="cd into one, or make one: thaw init DIR --data FOLDER",
         )  # fmt: skip
 
-    def config(self) -> config.Config:
+    def config(self) -> Config:
         """params.yaml, checked."""
-        return config.load(self.root / "params.yaml")
+        return load(self.root / "params.yaml")
 
     def output(self, step: str) -> Path:
         """The one output folder of a step."""
@@ -57,6 +64,64 @@ class Workspace:
         """Folder of the embedded tracking store."""
         return self.root / "mlflow"
 
+    def model_name(self, settings: Config) -> str:
+        """The name its models have in the registry."""
+        return settings.register_.name or self.root.name
+
     @property
     def report(self) -> Path:
         return self.root / "report.html"
+
+
+def emptied(folder: Path) -> Path:
+    """Makes `folder` exist and be empty, removing what an earlier run left there.
+
+    Old outputs may be read-only hard links into DVC's cache: they are unlinked, never written to.
+    """
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+@contextmanager
+def lock(workspace: Workspace, wait: float = 0.0) -> Iterator[None]:
+    """Keeps the workspace to this process while the block runs; a killed process lets go of it by dying.
+
+    Args:
+        wait: seconds to wait for another run to end.
+
+    Raises:
+        WorkspaceError: another run has it; the error names its process, start and command.
+    """
+    from filelock import FileLock, Timeout
+
+    workspace.scratch.mkdir(parents=True, exist_ok=True)
+    held = FileLock(workspace.scratch / "run.lock")
+    holder = workspace.scratch / "run.json"
+    try:
+        held.acquire(timeout=wait)
+    except Timeout as fault:
+        raise WorkspaceError(
+            str(workspace.root), found=f"in use by {_holder(holder)}", expected="one run at a time",
+            mend="wait for it to end, or stop it",
+        ) from fault  # fmt: skip
+    try:
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        holder.write_text(json.dumps({"pid": os.getpid(), "started": started, "command": " ".join(sys.argv)}))
+        yield
+    finally:
+        # Removed before letting go: afterwards it may be the next run's.
+        holder.unlink(missing_ok=True)
+        held.release()
+
+
+def _holder(path: Path) -> str:
+    """Who holds the lock, as far as it can be told: the file is written just after the lock is taken."""
+    try:
+        who = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {who['pid']} since {who['started']}: {who['command']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process that has just started"

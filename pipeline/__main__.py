@@ -1,0 +1,47 @@
+"""The steps without Prefect: `python -P -m pipeline STEP` in a workspace runs one, for dvc.yaml and for debugging.
+
+`-P` keeps a workspace's own files (a queue.py, a folder named pipeline) from being imported instead of ours.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pipeline.errors import ThawError
+from pipeline.steps.run import STEPS, run_alone
+from pipeline.workspace import Workspace
+
+
+class Plain:
+    """A console of plain lines: words to stdout; progress, once a tenth, to stderr."""
+
+    def __init__(self) -> None:
+        self._tenths: dict[str, int] = {}
+
+    def say(self, text: str) -> None:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    def progress(self, what: str, done: int, total: int, note: str = "") -> None:
+        tenth = 10 * done // max(total, 1)
+        if self._tenths.get(what) != tenth:
+            self._tenths[what] = tenth
+            sys.stderr.write(f"{what}: {done} of {total} {note}".rstrip() + "\n")
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the step named; returns the exit code."""
+    if len(arguments) != 1 or arguments[0] not in STEPS:
+        sys.stderr.write(f"usage: python -P -m pipeline {{{','.join(STEPS)}}}\n")
+        return 2
+    try:
+        run_alone(Workspace.find(Path.cwd()), arguments[0], console=Plain())
+    except ThawError as fault:
+        sys.stderr.write(f"{fault}\n")
+        return fault.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
