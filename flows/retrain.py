@@ -18,7 +18,7 @@ from flows.stage import Outcome, Run, conducted, stage, tell
 from pipeline.errors import ConfigError
 from pipeline.memory import Memory
 from pipeline.records import EvaluateRecord, RegisterRecord
-from pipeline.steps.run import open_tracker
+from pipeline.steps.run import context_for, tracker_for
 from pipeline.workspace import STEPS, Workspace, lock
 
 
@@ -73,13 +73,12 @@ def begin(place: Workspace, force: Sequence[str] = ()) -> Run:
     memory.ensure_data()
     return Run(
         workspace=place, memory=memory, side=place.scratch / "runs" / name,
-        tracker=open_tracker(config, place), force=frozenset(force),
+        tracker=tracker_for(place, config), force=frozenset(force),
     )  # fmt: skip
 
 
 def _register(run: Run, records: tuple[Any, ...]) -> RegisterRecord:
     from pipeline.steps.register import receipt_is_current, register
-    from pipeline.steps.run import context
 
     began = time.monotonic()
     _, split, backbone, finetuned, evaluated = records
@@ -93,7 +92,7 @@ def _register(run: Run, records: tuple[Any, ...]) -> RegisterRecord:
     tell(run, "register", why[0])
     registered = register(
         config, run.workspace.model_name(config), split, backbone, finetuned, evaluated, None,
-        run.memory.data_version(), context(run.workspace, config, run.console, run.tracker, run.side / "register"),
+        run.memory.data_version(), context_for(run.workspace, config, run.console, run.tracker, run.side / "register"),
     )  # fmt: skip
     run.outcomes.append(Outcome("register", "done", why, time.monotonic() - began))
     return registered
