@@ -1,0 +1,181 @@
+"""A data folder's files and how its folders are to be read: as classes, or as splits that hold classes."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pipeline.data.files import outside
+from pipeline.errors import DataError
+from pipeline.examples import Fault
+from pipeline.manifest import Split, real_path, stored_path
+from pipeline.records import Finding
+
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+METADATA = "metadata.csv"
+_LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx"}
+# What people lay at the top of a dataset beside its class folders.
+_DOCUMENTS = {"", ".md", ".txt", ".csv", ".tsv", ".json", ".yaml", ".yml", ".html", ".pdf", ".parquet"}
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What lies in a data folder, by paths as the manifest writes them."""
+
+    files: tuple[str, ...]  # sorted
+    folders: tuple[str, ...]  # at the top, sorted
+    faults: tuple[Fault, ...]
+
+
+def walk(root: Path) -> Tree:
+    """Lists a data folder; hidden entries and what operating systems leave behind are passed over.
+
+    A link to a file in the folder is a file; any other link is a fault, and none is followed into a folder.
+
+    Raises:
+        DataError: the folder is missing or cannot be read.
+    """
+    try:
+        with os.scandir(root) as entries:
+            folders = sorted(stored_path(entry.name) for entry in entries if entry.is_dir() and not _ignored(entry))
+    except OSError as fault:
+        raise DataError(
+            f"data folder {root}", found=fault.strerror or str(fault), expected="a folder of examples",
+            mend="bring the data (dvc pull), or correct data.path in params.yaml",
+        ) from fault  # fmt: skip
+    faults: list[Fault] = []
+    files = sorted(_files(root, "", faults))
+    return Tree(tuple(files), tuple(folders), tuple(sorted(faults, key=lambda fault: fault.path)))
+
+
+def _ignored(entry: os.DirEntry[str]) -> bool:
+    return entry.name.startswith(".") or entry.name.lower() in _LITTER
+
+
+def _files(root: Path, folder: str, faults: list[Fault]) -> Iterator[str]:
+    pending = [folder]
+    while pending:
+        folder = pending.pop()
+        try:
+            with os.scandir(root / folder) as entries:
+                for entry in entries:
+                    path = f"{folder}/{entry.name}".lstrip("/")
+                    if _ignored(entry) or path == METADATA:
+                        continue
+                    if entry.is_symlink():
+                        yield from _link(root, path, entry, faults)
+                    elif entry.is_dir():
+                        pending.append(path)
+                    else:
+                        yield stored_path(path)
+        except OSError as fault:
+            faults.append(
+                Fault(
+                    stored_path(folder), "unreadable", fault.strerror or "cannot be read", "a readable folder",
+                    "check its permissions",
+                )
+            )  # fmt: skip
+
+
+def _link(root: Path, path: str, entry: os.DirEntry[str], faults: list[Fault]) -> Iterator[str]:
+    stored = stored_path(path)
+    reason = outside(root, stored)
+    if reason:
+        faults.append(Fault(stored, *reason))
+    elif entry.is_dir():
+        faults.append(
+            Fault(stored, "folder-link", "a link to a folder", "a folder", "replace the link by a copy of the folder")
+        )
+    else:
+        yield stored
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A file's place in the layout."""
+
+    path: str
+    label: str
+    given_split: Split | None
+
+
+def place(tree: Tree, root: Path) -> tuple[list[Placed], list[Fault], set[str]]:
+    """Reads the folders as classes, or as splits that hold classes.
+
+    Folders named for splits hold classes where at least one of them holds folders; where all hold their files
+    directly they are classes that happen to be called so ("test" beside "ok").
+
+    Returns:
+        The files in class folders, the faults of files in none, and all class folders, empty ones too.
+
+    Raises:
+        DataError: folders for splits lie beside folders for classes.
+    """
+    by_split = _has_split_level(tree, root)
+    depth = 1 if by_split else 0
+    placed, faults = [], []
+    for path in tree.files:
+        parts = path.split("/")
+        if len(parts) > depth + 1:
+            split = SPLIT_NAMES[parts[0].lower()] if by_split else None
+            placed.append(Placed(path, parts[depth], split))
+        elif len(parts) > 1 or PurePosixPath(path).suffix.lower() not in _DOCUMENTS:
+            faults.append(
+                Fault(path, "no-label", "in no class folder", "a file in its class's folder", "move it there")
+            )
+    classes = set(tree.folders)
+    if by_split:
+        classes = {name for folder in tree.folders for name in _subfolders(root, folder)}
+    return placed, faults, classes
+
+
+def _has_split_level(tree: Tree, root: Path) -> bool:
+    direct = {path.split("/")[0] for path in tree.files if path.count("/") == 1}
+    used = {path.split("/")[0] for path in tree.files if "/" in path}
+    named = [folder for folder in tree.folders if folder.lower() in SPLIT_NAMES]
+    nested = [folder for folder in named if folder not in direct and _subfolders(root, folder)]
+    others = [folder for folder in tree.folders if folder in used and folder not in named]
+    if nested and others:
+        raise DataError(
+            f"data folder {root}", found=f"folders for splits ({', '.join(nested)}) beside others ({', '.join(others)})",
+            expected="class folders, or train/val/test folders that hold class folders",
+            mend="move the others away, or list the examples in a table (data.table)",
+        )  # fmt: skip
+    return bool(nested)
+
+
+def _subfolders(root: Path, folder: str) -> list[str]:
+    with os.scandir(real_path(root, folder)) as entries:
+        return [
+            stored_path(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False) and not _ignored(entry)
+        ]
+
+
+def twins(paths: Iterable[str]) -> Finding | None:
+    """Names that look the same and differ in their Unicode form (NFC and NFD): which is meant depends on the disk."""
+    forms = defaultdict(set)
+    for path in paths:
+        if not path.isascii():
+            forms[unicodedata.normalize("NFC", path)].add(path)
+    pairs = [
+        " and ".join(f"{path} ({_form(path)})" for path in sorted(same)) for same in forms.values() if len(same) > 1
+    ]
+    if not pairs:
+        return None
+    return Finding(
+        code="name-twins", severity="critical", thing="names that look the same",
+        found=f"{len(pairs)} that differ only in how their accents are written", expected="one way of writing a name",
+        mend="rename or remove one of each", items=tuple(sorted(pairs)),
+    )  # fmt: skip
+
+
+def _form(path: str) -> str:
+    forms = [form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, path)]
+    return f"{forms[0] if forms else 'mixed'}, {path.encode().hex(' ')[-24:]}"

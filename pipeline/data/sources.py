@@ -1,0 +1,191 @@
+"""Readers: a data folder, or a table in it, becomes a listing of examples. Nothing is opened but tables."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.config import DataConfig
+from pipeline.data.files import outside
+from pipeline.data.layout import METADATA, SPLIT_NAMES, Placed, place, twins, walk
+from pipeline.data.tables import Rows, read_table
+from pipeline.errors import DataError
+from pipeline.examples import Fault, Listed, Listing
+from pipeline.manifest import Split, real_path, stored_path
+from pipeline.records import Finding
+
+
+def read(root: Path, data: DataConfig) -> Listing:
+    """Lists the examples of a data folder: from `data.table`, or from class folders and `metadata.csv`.
+
+    Class folders may lie below train/val/test folders, and `metadata.csv` at the top (column `path`, optionally
+    `group`, any others) adds to them. What concerns one file is a fault; what concerns all is a critical finding.
+
+    Raises:
+        DataError: nothing can be listed: no folder, no examples, an unusable table.
+    """
+    listing = _from_table(root, data) if data.table is not None else _from_folders(root, data)
+    if not listing.examples:
+        raise DataError(
+            f"data folder {root}", found="no examples", expected="folders named for their classes, or a table",
+            mend="put the data there (dvc pull), or list it in a table and set data.table",
+            details=[f"{fault.path}: {fault.found}" for fault in listing.faults],
+        )  # fmt: skip
+    pairs = twins([example.path for example in listing.examples])
+    return Listing(
+        listing.examples, listing.faults, (*listing.findings, *([pairs] if pairs else [])),
+    )  # fmt: skip
+
+
+def _from_folders(root: Path, data: DataConfig) -> Listing:
+    tree = walk(root)
+    placed, faults, classes = place(tree, root)
+    extras, findings = _metadata(root, data, {file.path for file in placed})
+    kept = [file for file in placed if file.label not in data.drop_classes]
+    examples = tuple(_listed(file, extras.get(file.path, _NOTHING)) for file in kept)
+    findings += _label_findings(data, {file.label for file in kept}, classes)
+    return Listing(examples, (*tree.faults, *faults), tuple(findings))
+
+
+class _Extra(NamedTuple):
+    """What a table says of an example beside its path and label."""
+
+    group: str | None
+    split: Split | None
+    meta: tuple[tuple[str, Any], ...]
+
+
+_NOTHING = _Extra(None, None, ())
+
+
+def _listed(file: Placed, extra: _Extra) -> Listed:
+    return Listed(file.path, file.label, extra.group, file.given_split or extra.split, extra.meta)
+
+
+def _metadata(root: Path, data: DataConfig, known: set[str]) -> tuple[dict[str, _Extra], list[Finding]]:
+    """What metadata.csv says of each file, by path."""
+    if not (root / METADATA).exists():
+        return {}, []
+    rows = read_table(root / METADATA, METADATA)
+    paths = _paths(rows, data, METADATA)
+    repeated = sorted(path for path, count in Counter(paths).items() if count > 1)
+    if repeated:
+        raise DataError(METADATA, found="paths that stand there twice", expected="one row a path", details=repeated)
+    extras = dict(zip(paths, _extras(rows, data, {data.columns["path"]}, METADATA), strict=True))
+    unknown = sorted(set(paths) - known)
+    return extras, [_unused(unknown)] if unknown else []
+
+
+def _unused(paths: list[str]) -> Finding:
+    return Finding(
+        code="metadata-unused", severity="warning", thing=METADATA, found=f"{len(paths)} rows that name no example",
+        expected="paths below the data folder", mend="correct or remove those rows", items=tuple(paths),
+    )  # fmt: skip
+
+
+def _from_table(root: Path, data: DataConfig) -> Listing:
+    name = f"table {data.table}"
+    if not root.is_dir():
+        walk(root)  # says what is wrong with it
+    reason = outside(root, str(data.table))
+    if reason:
+        raise DataError(name, found=reason[1], expected="a file in the data folder", mend="correct data.table")
+    rows = read_table(root / str(data.table), name)
+    paths, labels = _paths(rows, data, name), _labels(rows, data, name)
+    extras = _extras(rows, data, {data.columns["path"], data.columns["label"]}, name)
+    examples, faults = [], []
+    for path, label, extra, line in zip(paths, labels, extras, rows.lines, strict=True):
+        if label is None:
+            faults.append(Fault(path, "no-label", f"no label in line {line}", "a label", f"fill it in in {data.table}"))
+        elif label not in data.drop_classes:
+            examples.append(_listed(Placed(path, label, None), extra))
+    findings = _label_findings(data, {example.target for example in examples}, {label for label in labels if label})
+    return Listing(tuple(examples), tuple(faults), tuple(findings))
+
+
+def _paths(rows: Rows, data: DataConfig, name: str) -> list[str]:
+    """The path column in the manifest's writing; `./a//b` is `a/b`, and nothing else is touched."""
+    column = data.columns["path"]
+    if column not in rows.columns:
+        raise _no_column(rows, column, name, "path")
+    values = rows.columns[column]
+    empty = [f"line {line}" for line, value in zip(rows.lines, values, strict=True) if value is None]
+    if empty:
+        raise DataError(name, found=f"{len(empty)} rows without a path", expected="a path in each", details=empty)
+    return [stored_path(str(real_path(Path(), str(value)))) for value in values]
+
+
+def _no_column(rows: Rows, column: str, name: str, role: str) -> DataError:
+    near = difflib.get_close_matches(column, rows.columns, 1)
+    mend = f"name the column in data.columns.{role}" + (f": did you mean {near[0]}?" if near else "")
+    return DataError(name, found="the columns " + ", ".join(rows.columns), expected=f"a column '{column}'", mend=mend)
+
+
+def _labels(rows: Rows, data: DataConfig, name: str) -> list[str | None]:
+    column = data.columns["label"]
+    if column not in rows.columns:
+        raise _no_column(rows, column, name, "label")
+    return [None if value is None else str(value) for value in rows.columns[column]]
+
+
+def _extras(rows: Rows, data: DataConfig, used: set[str], name: str) -> list[_Extra]:
+    nothing: list[Any] = [None] * len(rows.lines)
+    group, split = data.columns.get("group"), data.columns.get("split")
+    groups = [None if value is None else str(value) for value in rows.columns.get(str(group), nothing)]
+    splits = _splits(rows.columns.get(str(split), nothing), rows, name)
+    others = [column for column in rows.columns if column not in {group, split, *used}]
+    meta = [tuple(zip(others, values, strict=True)) for values in zip(*(rows.columns[c] for c in others), strict=True)]
+    return [_Extra(*given) for given in zip(groups, splits, meta or [()] * len(rows.lines), strict=True)]
+
+
+def _splits(values: list[Any], rows: Rows, name: str) -> list[Split | None]:
+    names = [None if value is None else str(value).lower() for value in values]
+    wrong = [
+        f"line {line}: {value}"
+        for line, value in zip(rows.lines, names, strict=True)
+        if value and value not in SPLIT_NAMES
+    ]
+    if wrong:
+        raise DataError(
+            name, found=f"{len(wrong)} rows with another split", expected="train, val, test or nothing",
+            mend="correct them, or name another column in data.columns.split", details=wrong,
+        )  # fmt: skip
+    return [SPLIT_NAMES[value] if value else None for value in names]
+
+
+def _label_findings(data: DataConfig, used: set[str], classes: set[str]) -> list[Finding]:
+    """Critical findings about the label space: empty classes, labels not declared, names that match nothing."""
+    declared = set(data.labels) if data.labels is not None else classes - set(data.drop_classes)
+    findings = []
+    empty = sorted((declared | (classes - set(data.drop_classes))) - used)
+    if empty:
+        findings.append(
+            Finding(
+                code="empty-class", severity="critical", thing="classes without examples", found=", ".join(empty),
+                expected="examples of every class", mend="add some, or list it in data.drop_classes", items=tuple(empty),
+            )
+        )  # fmt: skip
+    unknown = sorted(used - declared)
+    if unknown:
+        findings.append(
+            Finding(
+                code="unknown-label", severity="critical", thing="labels that data.labels does not have",
+                found=", ".join(unknown), expected=", ".join(sorted(declared)),
+                mend="correct the labels, add them to data.labels, or list them in data.drop_classes",
+                items=tuple(unknown),
+            )
+        )  # fmt: skip
+    absent = sorted(set(data.drop_classes) - classes)
+    if absent:
+        near = {name: difflib.get_close_matches(name, classes, 1) for name in absent}
+        findings.append(
+            Finding(
+                code="no-such-class", severity="critical", thing="data.drop_classes", found=", ".join(absent),
+                expected="classes of the data: " + ", ".join(sorted(classes)),
+                mend="; ".join(f"did you mean {match[0]}?" for match in near.values() if match) or "remove it",
+                items=tuple(absent),
+            )
+        )  # fmt: skip
+    return findings
