@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dvc.stage import PipelineStage, Stage
 
 T = TypeVar("T")
+REMOTE = "storage"  # what the default remote is called
 NAMED_CHANGES = 8  # more changed settings than this are counted, not listed
 
 
@@ -52,6 +53,35 @@ class Snapshot:
     stage: str
     inputs: dict[str, Any]  # path → hash; parameter file → values
     leftovers: frozenset[tuple[str, int, int]]  # path, inode, mtime of output files
+
+
+def initialise(root: Path, remote: str) -> bool:
+    """Makes `root` a DVC repository of its own and returns whether Git is used: where `root` lies in a Git
+    repository that does not ignore it.
+
+    Args:
+        remote: URL or path of the default remote; a relative path is below `root`, and moves with it.
+
+    Raises:
+        MemoryFault: DVC refuses.
+    """
+    from dvc.exceptions import DvcException, InitError
+    from dvc.repo import Repo
+
+    _quieten()
+    with contextlib.chdir(root):
+        try:
+            try:
+                repo = Repo.init(".", subdir=True)
+            except InitError:
+                repo = Repo.init(".", no_scm=True)
+            with repo, repo.config.edit() as settings:
+                settings["core"] |= {"analytics": False, "check_update": False, "remote": REMOTE}
+                settings["cache"] |= {"type": "reflink,hardlink,copy"}
+                settings["remote"][REMOTE] = {"url": remote}
+                return not settings["core"].get("no_scm", False)
+        except DvcException as fault:
+            raise MemoryFault(str(root), found=_plain(fault), expected="a new DVC repository") from fault
 
 
 class Memory:
@@ -222,7 +252,7 @@ class Memory:
 
     def _fault(self, fault: Exception) -> MemoryFault:
         cause = f" ({fault.__cause__})" if fault.__cause__ else ""
-        return MemoryFault(str(self.root), found=" ".join(f"{fault}{cause}".split()), mend="thaw doctor")
+        return MemoryFault(str(self.root), found=f"{_plain(fault)}{cause}", mend="thaw doctor")
 
     def _stage(self, repo: Repo, name: str) -> PipelineStage:
         return repo.stage.load_one(str(self.root / "dvc.yaml"), name)
@@ -384,6 +414,10 @@ def _git(repo: Repo, pin: Path) -> tuple[str | None, bool]:
         return None, False
     except FileNotFoundError:
         return revision, False
+
+
+def _plain(fault: Exception) -> str:
+    return " ".join(str(fault).split())
 
 
 def _lock_holder(root: Path) -> list[str]:

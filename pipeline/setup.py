@@ -1,0 +1,209 @@
+"""Makes a workspace: a folder with settings, stages and a copy of the user's data, all remembered by DVC."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import STAGE_PARAMS, Config, to_yaml
+from pipeline.errors import WorkspaceError
+
+# stage → what it reads; `${data.path}` is filled in by DVC from params.yaml
+STAGE_DEPS: dict[str, tuple[str, ...]] = {
+    "validate": ("${data.path}",),
+    "split": ("artifacts/validate",),
+    "backbone": (),
+    "finetune": ("${data.path}", "artifacts/split", "artifacts/backbone"),
+    "evaluate": ("${data.path}", "artifacts/split", "artifacts/finetune"),
+}
+
+GITIGNORE = """\
+# what runs make; data.dvc, ledger.dvc, dvc.lock and backbone.lock belong into Git
+/artifacts/
+/.thaw/
+/mlflow/
+/report.html
+/ledger.parquet
+"""
+
+DVCIGNORE = """\
+# folders in which DVC need not look for stages
+/.thaw
+/.venv
+/mlflow
+/.mypy_cache
+/.pytest_cache
+/.ruff_cache
+"""
+
+HEADER = """\
+# What depends on what. `thaw run` and `dvc repro` both go by this; written from pipeline/config.py.
+"""
+
+# What a workspace consists of: none of it may be there before.
+OURS = (
+    "params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "ledger.dvc", "ledger.parquet", "backbone.lock", ".dvc",
+    ".dvcignore", "artifacts", "mlflow", ".thaw",
+)  # fmt: skip
+
+UNFINISHED = Path(".thaw") / "init-unfinished"
+LOCAL_REMOTE = Path(".dvc") / "storage"
+SHOWN = 5  # names of what was left out that the closing words give
+
+
+def dvc_yaml() -> str:
+    """dvc.yaml: five stages, each `thaw step NAME`, with the settings and outputs they depend on."""
+    lines = [HEADER + "stages:"]
+    for name, params in STAGE_PARAMS.items():
+        lines += [f"  {name}:", f"    cmd: thaw step {name}"]
+        lines += ["    deps:", *(f"      - {dep}" for dep in STAGE_DEPS[name])] if STAGE_DEPS[name] else []
+        lines += ["    params:", *(f"      - {param}" for param in params)]
+        lines += ["    outs:", f"      - artifacts/{name}"]
+    return "\n".join(lines) + "\n"
+
+
+def init(folder: Path, *, source: Path | None, config: Config, remote: str | None = None) -> str:
+    """Makes a workspace in `folder` and returns, in words, what was made and what to type next.
+
+    Args:
+        folder: made if it does not exist; what lies in it already stays, and must not be part of a workspace.
+        source: folder of examples, copied in; never moved, linked or changed. None: the data comes later.
+        remote: where `dvc push` sends data to, a folder or URL; None: `.dvc/storage` in the workspace.
+
+    Raises:
+        WorkspaceError: something would be overwritten, an earlier init was cut short, the source cannot be used,
+            lies in the folder or around it, or does not fit on the disk.
+        MemoryFault: DVC refuses.
+    """
+    from pipeline import memory
+
+    folder = folder.absolute()
+    data = folder / config.data.path
+    _refuse_taken(folder, data)
+    copied = _plan_copy(source, folder) if source else None
+    marker = folder / UNFINISHED
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    uses_git = memory.initialise(folder, _remote(remote))
+    with (folder / ".dvc" / ".gitignore").open("a", encoding="utf-8") as stream:
+        stream.write(f"/{LOCAL_REMOTE.name}\n")
+    (folder / ".dvcignore").write_text(DVCIGNORE, encoding="utf-8")
+    with (folder / ".gitignore").open("a", encoding="utf-8") as stream:
+        stream.write(GITIGNORE)
+    (folder / "params.yaml").write_text(to_yaml(config), encoding="utf-8")
+    (folder / "dvc.yaml").write_text(dvc_yaml(), encoding="utf-8")
+    if copied:
+        _copy(copied, data)
+        memory.Memory(folder).add_data()
+    marker.unlink()
+    return _closing_words(folder, data, copied, uses_git)
+
+
+@dataclass(frozen=True)
+class _Copy:
+    source: Path
+    files: tuple[str, ...]  # below the source
+    size: int  # bytes
+    left_out: tuple[str, ...]
+
+
+def _refuse_taken(folder: Path, data: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise WorkspaceError(str(folder), found="a file", expected="a folder, or nothing")
+    if (folder / UNFINISHED).exists():
+        raise WorkspaceError(
+            str(folder), found="an earlier `thaw init` was cut short here", expected="nothing of a workspace",
+            mend=f"remove what it made (your own folder was only copied from), then again: rm -r {_begun(folder)}",
+        )  # fmt: skip
+    taken = [name for name in (*OURS, str(data.relative_to(folder))) if (folder / name).exists()]
+    if taken:
+        raise WorkspaceError(
+            str(folder), found=f"{', '.join(taken)} already there", expected="nothing that would be overwritten",
+            mend="choose another folder; an existing workspace is used by `cd`ing into it",
+        )  # fmt: skip
+
+
+def _begun(folder: Path) -> str:
+    return " ".join(str(folder / name) for name in (*OURS, "data", "data.part") if (folder / name).exists())
+
+
+def _plan_copy(source: Path, folder: Path) -> _Copy:
+    """What would be copied; checks that it may and that it fits."""
+    found, target = source.resolve(), folder.resolve()
+    if not found.is_dir():
+        what = "a file" if found.exists() else "no such folder"
+        raise WorkspaceError(str(source), found=what, expected="a folder of examples")
+    if found.is_relative_to(target) or target.is_relative_to(found):
+        raise WorkspaceError(
+            str(folder), found=f"the data folder {found} and the workspace lie one in the other",
+            expected="separate folders", mend="choose another folder for the workspace",
+        )  # fmt: skip
+    files, left_out, size = [], [], 0
+    for path, why in _walk(found):
+        name = path.relative_to(found).as_posix()
+        if why:
+            left_out.append(f"{name} ({why})")
+        else:
+            files.append(name)
+            size += path.stat().st_size
+    if not files:
+        raise WorkspaceError(str(source), found="no files", expected="a folder of examples")
+    _refuse_full(size, target)
+    return _Copy(found, tuple(files), size, tuple(left_out))
+
+
+def _walk(source: Path) -> Iterator[tuple[Path, str]]:
+    """Every file below `source`, and why it cannot be copied, if so."""
+    for folder, folders, names in os.walk(source):
+        folders.sort()
+        yield from ((Path(folder, name), "link to a folder") for name in folders if Path(folder, name).is_symlink())
+        for name in sorted(names):
+            path = Path(folder, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(source):
+                yield path, "link out of the folder"
+            elif not path.is_file():
+                yield path, "dangling link" if path.is_symlink() else "not a file"
+            else:
+                yield path, ""
+
+
+def _refuse_full(size: int, target: Path) -> None:
+    existing = next(folder for folder in (target, *target.parents) if folder.is_dir())
+    free, needed = shutil.disk_usage(existing).free, 2 * size  # the copy, and DVC's until it links the two
+    if needed > free:
+        raise WorkspaceError(
+            str(target), found=f"{free / 1e9:.1f} GB free", expected=f"{needed / 1e9:.1f} GB: twice the data",
+            mend="make room, or choose a folder on another disk",
+        )  # fmt: skip
+
+
+def _copy(planned: _Copy, data: Path) -> None:
+    """Copies beside `data`, then renames, so that `data` is never there in part."""
+    part = data.with_name(data.name + ".part")
+    for name in planned.files:
+        target = part / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(planned.source / name, target)
+    part.rename(data)
+
+
+def _remote(remote: str | None) -> str:
+    if remote is None:
+        return str(LOCAL_REMOTE)
+    return remote if "://" in remote else str(Path(remote).expanduser().absolute())
+
+
+def _closing_words(folder: Path, data: Path, copied: _Copy | None, uses_git: bool) -> str:
+    git = "Git keeps its settings" if uses_git else "without Git"
+    lines = [f"made {folder} ({git})"]
+    if copied:
+        lines.append(f"copied {len(copied.files)} files ({copied.size / 1e6:.1f} MB) into {data.name}/")
+        if copied.left_out:
+            more = f" and {len(copied.left_out) - SHOWN} more" if len(copied.left_out) > SHOWN else ""
+            lines.append(f"left out {', '.join(copied.left_out[:SHOWN])}{more}")
+    else:
+        lines.append(f"put your examples into {data}, then: dvc add {data.name}")
+    return "\n".join([*lines, "", "next:", f"  cd {folder}", "  thaw run"])
