@@ -1,0 +1,33 @@
+"""Tracking and the model registry: the only package that imports MLflow, and only when something is asked of it.
+
+A run is found again by the tag `thaw.key`, or made. What is recorded goes through a spool on disk
+(`.thaw/spool/<key>.jsonl`), so neither a server that is away nor a kill loses or doubles anything.
+"""
+
+from __future__ import annotations
+
+from pipeline.config import TrackingConfig
+from pipeline.context import Console, NoTracker, Tracker
+from pipeline.tracking import store as _store
+from pipeline.tracking.runs import RunTracker
+from pipeline.tracking.store import server_command
+from pipeline.workspace import Workspace
+
+__all__ = ["open_tracker", "server_command"]
+
+
+def open_tracker(
+    config: TrackingConfig, workspace: Workspace, *, name: str | None = None, console: Console | None = None
+) -> Tracker:
+    """The tracker the settings ask for; asks nothing of the store before a run is opened.
+
+    Args:
+        name: the experiment, where the settings name none; None: the workspace folder's name.
+        console: told once when the store is away, and when it is back; None: the log.
+    """
+    if not config.enabled:
+        return NoTracker()
+    return RunTracker(
+        _store.find(config, workspace, name), workspace.scratch / "spool", console=console,
+        system_metrics=config.system_metrics,
+    )  # fmt: skip

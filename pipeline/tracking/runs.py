@@ -1,0 +1,297 @@
+"""Runs in the tracking store: opened by key, written through a spool, never waited for longer than a bounded delay."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.context import Console, Metric, TrackedRun
+from pipeline.tracking import store as stores
+from pipeline.tracking.spool import Op, Spool
+from pipeline.tracking.store import Store
+from pipeline.tracking.system import Sampler
+
+KEY = "thaw.key"
+PARENT = "mlflow.parentRunId"
+
+BATCH = 1000  # metrics the store takes at once
+_PAIRS = 100  # params or tags it takes at once
+_EVERY = 5.0  # seconds between two sendings of metrics
+_BUDGET = 10.0  # seconds one sending may take before it leaves the rest for later
+_RATIO = 20.0  # a sending is followed by this many times its own duration without one: at most 5 % of the time
+_AWAY = 30.0  # seconds at least before a store that failed is asked again
+
+
+class _Late(Exception):
+    """The budget of one sending is spent."""
+
+
+class Run:
+    """One run; see `pipeline.context.TrackedRun`. `id` is empty until the store has answered once."""
+
+    def __init__(self, tracker: RunTracker, key: str) -> None:
+        self.key, self.id = key, ""
+        self.spool = Spool(tracker.folder / f"{key}.jsonl")
+        self.start = 0  # ms since 1970, as the store has it
+        self.steps: dict[str, set[int]] = {}  # metric → steps the store has
+        self.found = True  # the run may hold metrics of an earlier process
+        self.finished = False  # it had ended when it was opened
+        self.sampler: Sampler | None = None
+        self._tracker = tracker
+
+    def params(self, values: Mapping[str, object]) -> None:
+        self._write({"op": "params", "values": {_name(key): str(value) for key, value in values.items()}})
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self._write({"op": "tags", "values": {_name(key): str(value) for key, value in values.items()}})
+
+    def metrics(self, points: Iterable[Metric]) -> None:
+        now = _now()
+        rows = [[_name(point.name), float(point.value), int(point.step), now] for point in points]
+        if rows:
+            self.spool.append({"op": "metrics", "points": rows})
+            self._tracker.send(self, metrics_only=True)
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        self._write({"op": "artifact", "path": str(path.absolute()), "folder": folder})
+
+    def close(self, status: str = "FINISHED") -> None:
+        if self.sampler is not None:
+            self.sampler.stop()
+            self.sampler = None
+        self.spool.append({"op": "close", "status": status, "time": _now()})
+        self._tracker.send(self, last=True)
+
+    def _write(self, op: Op) -> None:
+        self.spool.append(op)
+        self._tracker.send(self)
+
+
+class RunTracker:
+    """Opens runs by key in one store; see `pipeline.context.Tracker`.
+
+    Args:
+        store: where.
+        folder: of the spools, one file a run.
+        console: told once when the store is away, and when it is back; None: the log.
+        system_metrics: whether a run without a parent samples the machine it runs on.
+    """
+
+    def __init__(self, store: Store, folder: Path, *, console: Console | None = None, system_metrics: bool) -> None:
+        self.store, self.folder = store, folder
+        self._console, self._system_metrics = console, system_metrics
+        self._runs: dict[str, Run] = {}
+        self._away_until = self._rest_until = 0.0
+        self._trouble = ""
+
+    def open(
+        self, key: str, name: str, *, parent: TrackedRun | None = None, tags: Mapping[str, str] | None = None
+    ) -> Run:
+        run = self._runs.setdefault(key, Run(self, key))
+        above = parent.key if isinstance(parent, Run) else None
+        given = {_name(tag): str(value) for tag, value in (tags or {}).items()}
+        run.spool.append({"op": "open", "name": name, "parent": above, "tags": given, "time": _now()})
+        self.send(run)
+        if self._system_metrics and above is None and not run.finished and run.sampler is None:
+            run.sampler = Sampler(lambda values: run.spool.append({"op": "system", "values": values, "time": _now()}))
+        return run
+
+    def send(self, run: Run, *, metrics_only: bool = False, last: bool = False) -> None:
+        """Sends what the run and every other spool hold, if the store may be asked now; never raises for the store."""
+        now = time.monotonic()
+        if now < (self._away_until - _AWAY + _EVERY if last else self._away_until):
+            return
+        if metrics_only and now < self._rest_until and len(run.spool.ops) < BATCH:
+            return
+        try:
+            with stores.limits(stores.TRAINING):
+                self.store.client  # noqa: B018  imports MLflow, once: no fault of the store's
+                now = time.monotonic()
+                self._send([run, *self._others(run)], now + _BUDGET)
+        except _Late:
+            self._rest_until = self._away_until = time.monotonic() + _RATIO * (time.monotonic() - now)
+        except Exception as fault:
+            self._away(fault, time.monotonic() - now)
+        else:
+            self._rest_until = time.monotonic() + max(_EVERY, _RATIO * (time.monotonic() - now))
+            if self._trouble:
+                self._trouble = ""
+                self._say(f"tracking: {self.store.uri} answers again; what was kept is recorded")
+
+    def settle(self) -> None:
+        """Sends everything unconfirmed, with patience.
+
+        Raises:
+            TrackingError: the store is away or refuses.
+        """
+        runs = list(self._runs.values())
+        stores.patiently(self.store, "recording the run", lambda: self._send([*runs, *self._others(*runs)], math.inf))
+        self._away_until, self._trouble = 0.0, ""
+
+    def _others(self, *runs: Run) -> list[Run]:
+        """Runs with unconfirmed writes, those that earlier processes left among them."""
+        known = {run.key for run in runs}
+        keys = {path.stem for path in self.folder.glob("*.jsonl")} | {k for k, r in self._runs.items() if r.spool.ops}
+        return [self._runs.get(key) or Run(self, key) for key in sorted(keys - known)]
+
+    def _send(self, runs: list[Run], deadline: float) -> None:
+        def check() -> None:
+            if time.monotonic() > deadline:
+                raise _Late
+
+        for run in runs:
+            while run.spool.ops:
+                check()
+                ops = list(_batch(run.spool.ops))
+                try:
+                    _DO[ops[0]["op"]](self, run, ops, check)
+                except Exception as fault:
+                    if not stores.refused(fault):
+                        raise
+                    self._say(f"tracking: refused and left out: {' '.join(str(fault).split())[:200]}")
+                run.spool.drop(len(ops))
+
+    def _away(self, fault: Exception, spent: float) -> None:
+        self._away_until = time.monotonic() + max(_AWAY, _RATIO * spent)
+        if not self._trouble:
+            self._trouble = str(fault)
+            reason = stores.trouble(self.store, "tracking", fault).found
+            self._say(f"tracking: {self.store.uri} is away; the run goes on and is recorded later ({reason[:160]})")
+
+    def _say(self, text: str) -> None:
+        if self._console is not None:
+            self._console.say(text)
+        else:
+            logging.getLogger(__name__).warning(text)
+
+    # --- what the operations ask of the store ---------------------------------------------------------------
+
+    def _identify(self, run: Run, name: str = "", started: int | None = None) -> str:
+        """The id of the run with this key, which is made where there is none."""
+        if run.id:
+            return run.id
+        client, experiment = self.store.client, self.store.experiment_id
+        query = f"tags.`{KEY}` = '{run.key}'"
+        found = client.search_runs([experiment], query, max_results=1, order_by=["attributes.start_time ASC"])
+        run.found = bool(found)
+        info = (found[0] if found else client.create_run(experiment, started, {KEY: run.key}, name or None)).info
+        run.finished = run.found and info.status == "FINISHED"
+        run.start, run.id = info.start_time, info.run_id
+        return run.id
+
+    def _open(self, run: Run, ops: list[Op], check: Callable[[], None]) -> None:
+        op = ops[0]
+        first = not run.id
+        self._identify(run, op["name"], op["time"])
+        client = self.store.client
+        above = (
+            {PARENT: self._identify(self._runs.get(op["parent"]) or Run(self, op["parent"]))} if op["parent"] else {}
+        )
+        if first:
+            client.update_run(run.id, status=None if run.finished else "RUNNING", name=op["name"])
+        _in_tags(client, run.id, {**op["tags"], **above})
+
+    def _params(self, run: Run, ops: list[Op], check: Callable[[], None]) -> None:
+        """Parameters cannot be changed in MLflow: one that differs is kept as a tag beside the first."""
+        from mlflow.entities import Param
+
+        client, run_id = self.store.client, self._identify(run)
+        known = client.get_run(run_id).data.params
+        values = {key: _short(value, 6000) for op in ops for key, value in op["values"].items()}
+        fresh = [Param(key, value) for key, value in values.items() if key not in known]
+        for start in range(0, len(fresh), _PAIRS):
+            check()
+            client.log_batch(run_id, params=fresh[start : start + _PAIRS])
+        changed = {f"changed.{key}"[:250]: value for key, value in values.items() if known.get(key, value) != value}
+        _in_tags(client, run_id, changed)
+
+    def _tags(self, run: Run, ops: list[Op], check: Callable[[], None]) -> None:
+        _in_tags(self.store.client, self._identify(run), {k: v for op in ops for k, v in op["values"].items()})
+
+    def _metrics(self, run: Run, ops: list[Op], check: Callable[[], None]) -> None:
+        self._points(run, [tuple(row) for op in ops for row in op["points"]], check)
+
+    def _system(self, run: Run, ops: list[Op], check: Callable[[], None]) -> None:
+        """The machine's own metrics, by the second since the run began."""
+        self._identify(run)
+        self._points(run, [
+            (name, value, max(0, (op["time"] - run.start) // 1000), op["time"])
+            for op in ops for name, value in op["values"].items()
+        ], check)  # fmt: skip
+
+    def _points(self, run: Run, rows: list[tuple[str, float, int, int]], check: Callable[[], None]) -> None:
+        """Logs the points that the run does not have: one value for a metric and step, the first."""
+        from mlflow.entities import Metric as Point
+
+        client, run_id = self.store.client, self._identify(run)
+        for name in {row[0] for row in rows} - run.steps.keys():
+            check()
+            run.steps[name] = stores.history(client, run_id, name) if run.found else set()
+        # A row that is sent again bears its first time, so the store knows it even if its answer was lost.
+        fresh = {(row[0], row[2]): row for row in reversed(rows) if row[2] not in run.steps[row[0]]}
+        points = [Point(name, value, at, step) for name, value, step, at in fresh.values()]
+        for start in range(0, len(points), BATCH):
+            check()
+            client.log_batch(run_id, metrics=points[start : start + BATCH])
+        for name, step in fresh:
+            run.steps[name].add(step)
+
+    def _artifact(self, run: Run, ops: list[Op], check: Callable[[], None]) -> None:
+        path, folder = Path(ops[0]["path"]), ops[0]["folder"] or None
+        if path.is_dir():
+            self.store.client.log_artifacts(self._identify(run), str(path), folder)
+        elif path.is_file():
+            self.store.client.log_artifact(self._identify(run), str(path), folder)
+
+    def _close(self, run: Run, ops: list[Op], check: Callable[[], None]) -> None:
+        self.store.client.set_terminated(self._identify(run), ops[0]["status"], ops[0]["time"])
+
+
+_DO: dict[str, Callable[[RunTracker, Run, list[Op], Callable[[], None]], None]] = {
+    "open": RunTracker._open,
+    "params": RunTracker._params,
+    "tags": RunTracker._tags,
+    "metrics": RunTracker._metrics,
+    "system": RunTracker._system,
+    "artifact": RunTracker._artifact,
+    "close": RunTracker._close,
+}
+
+
+def _batch(ops: list[Op]) -> Iterator[Op]:
+    """The first operation and those after it that can be sent with it."""
+    kind, size = ops[0]["op"], 0
+    for op in ops:
+        size += len(op.get("points", op.get("values", ())))
+        if op is not ops[0] and (
+            op["op"] != kind or size > BATCH or kind not in ("metrics", "system", "params", "tags")
+        ):
+            return
+        yield op
+
+
+def _in_tags(client: Any, run_id: str, values: Mapping[str, str]) -> None:
+    from mlflow.entities import RunTag
+
+    tags = [RunTag(key, _short(value, 5000)) for key, value in values.items()]
+    for start in range(0, len(tags), _PAIRS):
+        client.log_batch(run_id, tags=tags[start : start + _PAIRS])
+
+
+def _name(text: str) -> str:
+    """A name MLflow accepts: letters, digits, `_ - . : /` and spaces, at most 250."""
+    return re.sub(r"[^/\w.\- :]", "_", text)[:250]
+
+
+def _short(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _now() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,246 @@
+"""The tracking store and model registry: where it is, how it is asked, and what its errors mean."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pipeline.errors import TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from pipeline.config import TrackingConfig
+    from pipeline.workspace import Workspace
+
+T = TypeVar("T")
+
+# Training waits no longer than this for one request; registering has more patience.
+TRAINING = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+PATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+_REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
+
+
+@dataclass(frozen=True)
+class Store:
+    """One tracking store with its registry.
+
+    Args:
+        uri: MLflow's tracking URI.
+        artifacts: where a new experiment keeps its artifacts; None: where the server says.
+        experiment: the experiment's name.
+        embedded: the folder of the embedded store; None: the store is elsewhere.
+    """
+
+    uri: str
+    artifacts: str | None
+    experiment: str
+    embedded: Path | None = None
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's client; importing MLflow takes seconds, and so does opening a database.
+
+        Raises:
+            TrackingError: MLflow is not installed.
+        """
+        if self.embedded is not None:
+            Path(self.embedded, "artifacts").mkdir(parents=True, exist_ok=True)
+            relocate(self.embedded)
+        return new_client(self.uri)
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """The experiment, made where it is missing."""
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(self.experiment)
+        if found is None:
+            try:
+                return str(self.client.create_experiment(self.experiment, artifact_location=self.artifacts))
+            except MlflowException:
+                found = self.client.get_experiment_by_name(self.experiment)  # another process was quicker
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+
+def find(config: TrackingConfig, workspace: Workspace, name: str | None = None) -> Store:
+    """The store that the settings name; touches nothing."""
+    experiment = config.experiment or name or workspace.root.name
+    if config.uri is None:
+        folder = workspace.mlflow
+        return Store(f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri(), experiment, folder)
+    if config.uri.startswith("sqlite:///"):
+        artifacts = Path(config.uri.removeprefix("sqlite:///")).parent / "artifacts"
+        return Store(config.uri, artifacts.resolve().as_uri(), experiment)
+    served = config.uri.startswith(("http://", "https://", "databricks"))
+    return Store(config.uri, None if served else (workspace.mlflow / "artifacts").as_uri(), experiment)
+
+
+def new_client(uri: str) -> MlflowClient:
+    """A client for any URI, quietly."""
+    prepare()
+    try:
+        from mlflow import MlflowClient
+    except ImportError as fault:
+        raise TrackingError(
+            "MLflow", found=str(fault), expected="the package mlflow", mend="pip install mlflow, or run make"
+        ) from fault
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def prepare() -> None:
+    """Turns off MLflow's telemetry, progress bars, chatter and the loading of pickles, unless the user set them."""
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)
+
+
+@contextlib.contextmanager
+def limits(values: Mapping[str, str]) -> Iterator[None]:
+    """Bounds how long MLflow waits and retries inside; it reads these from the environment at each request."""
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+def refused(fault: BaseException) -> bool:
+    """Whether the store understood and said no, so that asking again is no use; anything else may pass."""
+    code = getattr(fault, "error_code", None)
+    return code in _REFUSED and not str(fault).startswith("API request to")
+
+
+def patiently(store: Store, what: str, call: Callable[[], T], seconds: float = 30.0) -> T:
+    """`call()` with the patience that registering has: what may pass is tried again for some seconds.
+
+    Raises:
+        TrackingError: the store is away, locked or full, or refuses; names it, and the holder of a locked database.
+    """
+    until = time.monotonic() + seconds
+    pause = 0.5
+    while True:
+        try:
+            with limits(PATIENT):
+                return call()
+        except TrackingError:
+            raise
+        except Exception as fault:
+            if refused(fault) or time.monotonic() + pause > until or not _transient(fault):
+                raise trouble(store, what, fault) from fault
+        time.sleep(pause)
+        pause *= 2
+
+
+def _transient(fault: BaseException) -> bool:
+    """A locked database passes by waiting here; over HTTP MLflow has waited already."""
+    return "locked" in str(fault)
+
+
+def trouble(store: Store, what: str, fault: BaseException) -> TrackingError:
+    """The store's own exception as an error that says what to do."""
+    found = " ".join(str(fault).split())[:400] or type(fault).__name__
+    if "locked" in found and store.uri.startswith("sqlite:///"):
+        path = store.uri.removeprefix("sqlite:///")
+        return TrackingError(
+            what, found=f"{path} is locked{_holders(path)}", expected="a database that can be written",
+            mend="end that program, or wait for it; nothing is lost: thaw run goes on from here",
+        )  # fmt: skip
+    if "out-of-date database schema" in found:
+        return TrackingError(
+            what, found=found, expected="the database version of the MLflow installed here",
+            mend=f"copy the database aside, then: mlflow db upgrade {store.uri}",
+        )  # fmt: skip
+    return TrackingError(
+        what, found=found, expected=f"an answer from {store.uri}",
+        mend="see that it is up, reachable and has space, then thaw run: what is finished is not done again",
+    )  # fmt: skip
+
+
+def _holders(path: str) -> str:
+    """The processes that have a file open, in words; empty where it cannot be told."""
+    import psutil
+
+    names = []
+    for process in psutil.process_iter(["pid", "name"]):
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and any(opened.path == path for opened in process.open_files()):
+                names.append(f"process {process.pid} ({process.info['name']})")
+    return f", held open by {', '.join(names)}" if names else ""
+
+
+def relocate(folder: Path) -> None:
+    """Makes an embedded store that was moved or copied name its artifacts where they are now.
+
+    MLflow keeps absolute addresses; without this, a copied workspace would read, and write into, the one it was
+    copied from. Nothing is done where the addresses are right.
+    """
+    database, here = folder / "mlflow.db", (folder / "artifacts").as_uri()
+    if not database.is_file():
+        return
+    marker = folder / "artifacts" / ".address"
+    there = marker.read_text(encoding="utf-8") if marker.is_file() else here
+    if there != here:
+        with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+            for table, column in _ADDRESSES:
+                statement = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+                connection.execute(statement, (here, len(there) + 1, len(there), there))
+    if there != here or not marker.is_file():
+        marker.write_text(here, encoding="utf-8")
+
+
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+
+def server_command(workspace: Workspace, host: str, port: int) -> tuple[list[str], dict[str, str]]:
+    """How to run the embedded store as a server: arguments and environment.
+
+    Artifacts stay where the embedded store has them, read and written by clients directly, so that runs recorded
+    with and without the server are of one kind.
+    """
+    folder = workspace.mlflow
+    folder.mkdir(parents=True, exist_ok=True)
+    argv = [
+        sys.executable, "-P", "-m", "mlflow", "server", "--host", host, "--port", str(port), "-w", "1",
+        "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
+        "--default-artifact-root", (folder / "artifacts").as_uri(), "--no-serve-artifacts",
+    ]  # fmt: skip
+    return argv, {**_QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+def history(client: Any, run_id: str, name: str) -> set[int]:
+    """The steps at which a run has a metric."""
+    return {point.step for point in client.get_metric_history(run_id, name)}

@@ -1,0 +1,55 @@
+"""What the machine does while a run is open: processor, memory and, where there are any, NVIDIA GPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+EVERY = 5.0  # seconds
+
+
+class Sampler:
+    """Hands over the machine's metrics every few seconds, from a thread of its own, until stopped.
+
+    MLflow's own monitors do the measuring. Its SystemMetricsMonitor, which also does the sending, asks the store
+    from its thread at each sample and gives up at the first failure; here the samples go into the run's spool.
+    """
+
+    def __init__(self, hand_over: Callable[[dict[str, float]], None], every: float = EVERY) -> None:
+        self._hand_over, self._every = hand_over, every
+        self._stop = threading.Event()
+        self._monitors = _monitors()
+        self._thread = threading.Thread(target=self._run, name="thaw-system-metrics", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread, after a last sample."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every):
+            self._sample()
+        self._sample()
+
+    def _sample(self) -> None:
+        values: dict[str, float] = {}
+        for monitor in self._monitors:
+            with contextlib.suppress(Exception):  # a monitor that fails must not end a training
+                monitor.collect_metrics()
+                values |= {f"system/{name}": float(value) for name, value in monitor.aggregate_metrics().items()}
+                monitor.clear_metrics()
+        if values:
+            self._hand_over(values)
+
+
+def _monitors() -> list[Any]:
+    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+
+    monitors: list[Any] = [CPUMonitor()]
+    with contextlib.suppress(Exception):  # no NVIDIA GPU, or no nvidia-ml-py to ask it with
+        monitors.append(GPUMonitor())
+    return monitors
