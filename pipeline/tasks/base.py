@@ -75,3 +75,8 @@ class Task(Protocol):
 
     def probabilities(self, output: torch.Tensor) -> torch.Tensor:
         """What a user would read of the network's output: (N, classes), rows summing to 1."""
+
+    # --- reading ----------------------------------------------------------------------------------------
+    def show(self, path: Path, folder: Path, name: str) -> str | None:
+        """Writes what a reader sees of an example into `folder`, as a file that a browser shows, and returns the
+        file's name, `name` with an ending; None where there is nothing to see. Small, and the same bytes each time."""

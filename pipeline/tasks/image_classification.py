@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pipeline.models.blocks import BlockedModel
     from pipeline.records import BackboneRecord, InputSpec
 
+SHOWN = 320  # pixels: the longer side of a picture in the report
+
 
 class ImageClassification:
     """The Task of telling which of the label space's classes an image shows."""
@@ -127,6 +129,19 @@ class ImageClassification:
                 "output of the network", found=f"shape {tuple(output.shape)}", expected="(examples, classes)"
             )
         return output.float().softmax(dim=1)
+
+    def show(self, path: Path, folder: Path, name: str) -> str:
+        """A JPEG of at most 320 pixels a side.
+
+        Raises:
+            DataError: the file is missing or cannot be decoded wholly.
+        """
+        from pipeline.tasks.image_files import open_rgb
+
+        image = open_rgb(path, draft=(SHOWN, SHOWN))
+        image.thumbnail((SHOWN, SHOWN))
+        image.save(folder / f"{name}.jpg", quality=82, optimize=True)
+        return f"{name}.jpg"
 
 
 def _centre(size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -1,0 +1,79 @@
+"""Bootstrap intervals by weights: a resample is how often each example was drawn, so that every metric becomes a
+weighted sum and all resamples are computed in one matrix product.
+
+What is resampled is the *unit*: an example, or a whole group of examples where the data names groups. Several views
+of one part share its difficulty; resampling them one by one would count them as independent evidence and make the
+interval too narrow (Cameron, Gelbach and Miller 2008, "Bootstrap-based improvements for inference with clustered
+errors", resample the clusters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.records import Estimate
+
+Floats = NDArray[np.float64]
+Weights = NDArray[np.float64]  # (examples, resamples): how often each example was drawn
+Units = NDArray[np.intp]  # (examples,): the unit of each example, 0 … units − 1
+
+CELLS = 1_000_000  # of the weights held at once: 8 MB, about what a processor's cache holds
+
+
+def units_of(groups: Sequence[str | None]) -> Units:
+    """The unit of each example: its group, or itself where it has none."""
+    names = [("group", group) if group is not None else ("alone", str(row)) for row, group in enumerate(groups)]
+    order = {name: code for code, name in enumerate(dict.fromkeys(names))}
+    return np.array([order[name] for name in names], dtype=np.intp)
+
+
+def resamples(units: Units, count: int, seed: int) -> Iterator[tuple[int, Weights]]:
+    """`count` resamples of the units with replacement, some at a time: how many came before, and the weights
+    (examples, some)."""
+    generator = np.random.default_rng(seed)
+    total = int(units.max()) + 1
+    step = max(1, CELLS // max(len(units), 1))
+    for start in range(0, count, step):
+        size = min(step, count - start)
+        drawn = generator.integers(0, total, size=(size, total))
+        offsets = np.arange(size)[:, None] * total
+        counts = np.bincount((drawn + offsets).ravel(), minlength=size * total).reshape(size, total)
+        yield start, np.ascontiguousarray(counts.astype(np.float64).T[units])
+
+
+def interval(value: float, samples: Floats, confidence: float) -> Estimate:
+    """The percentile interval (Efron and Tibshirani 1993, chapter 13) of one metric's resampled values (resamples,);
+    resamples in which the metric was not defined are left out."""
+    usable = samples[np.isfinite(samples)]
+    if not len(usable):
+        return Estimate(value=value, low=value, high=value)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(usable, [tail, 1 - tail])
+    return Estimate(value=value, low=min(float(low), value), high=max(float(high), value))
+
+
+def proportion(hits: NDArray[np.bool_], units: Units, *, count: int, confidence: float, seed: int) -> Estimate:
+    """The share of hits (examples,) with its interval.
+
+    All hits or none resample to themselves, and a percentile interval would claim certainty; there the exact one of
+    Clopper and Pearson (1934) is given, on the number of units.
+    """
+    if not len(hits):
+        raise ValueError("a share of no examples")
+    value = float(hits.mean())
+    if value in (0.0, 1.0):
+        return exact(value, len(np.unique(units)), confidence)
+    _, codes = np.unique(units, return_inverse=True)
+    samples = [
+        (hits.astype(np.float64) @ weights) / weights.sum(axis=0) for _, weights in resamples(codes, count, seed)
+    ]
+    return interval(value, np.concatenate(samples), confidence)
+
+
+def exact(value: float, trials: int, confidence: float) -> Estimate:
+    """Clopper and Pearson's interval of 0 or `trials` hits among `trials`; `value` is 0 or 1."""
+    reach = ((1 - confidence) / 2) ** (1 / trials)
+    return Estimate(value=value, low=reach, high=1.0) if value else Estimate(value=value, low=0.0, high=1 - reach)

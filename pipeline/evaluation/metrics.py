@@ -1,0 +1,201 @@
+"""Metrics of a classifier from its probabilities, each with a bootstrap interval.
+
+One set of formulas serves the value (every example weighs 1) and all resamples (every example weighs as often as it
+was drawn), so an interval belongs to exactly its value. The values equal scikit-learn's.
+
+| metric | is |
+|---|---|
+| accuracy | share of examples whose most probable class is the right one |
+| balanced_accuracy | mean recall over the classes that occur |
+| macro_f1 | mean F1 over the classes that occur or were predicted |
+| log_loss | mean −ln of the right class's probability, 0 taken as the smallest positive float32 |
+| top_k_accuracy | share of examples whose right class is among the k most probable; k < classes, from 3 classes on |
+| auroc | area under the ROC curve; with more than two classes the mean of one class against the rest |
+| calibration_error | expected calibration error over 15 equal bins of confidence (Guo et al. 2017, section 2) |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import TrainingError
+from pipeline.evaluation.bootstrap import Floats, Units, Weights, exact, interval, resamples
+from pipeline.records import Estimate
+
+BINS = 15
+SMALLEST = float(np.finfo(np.float32).tiny)  # what a probability of 0 counts as
+LOWER_IS_BETTER = frozenset({"log_loss", "calibration_error"})
+SHARES = ("accuracy", "top_")  # metrics that are a share of the examples
+AUROC_CLASSES = 100  # with more, one class against the rest says little and costs much
+AREA_CELLS, AREA_RESAMPLES = 200_000_000, 100  # past so many cells, auroc's interval rests on fewer resamples
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model answered for N examples.
+
+    Args:
+        probabilities: (N, C), rows summing to 1.
+        targets: (N,) index of the right class.
+        units: (N,) what is resampled together.
+    """
+
+    probabilities: Floats
+    targets: NDArray[np.intp]
+    units: Units
+
+    @cached_property
+    def predicted(self) -> NDArray[np.intp]:
+        found: NDArray[np.intp] = self.probabilities.argmax(axis=1)
+        return found
+
+    @cached_property
+    def confidence(self) -> Floats:
+        found: Floats = self.probabilities.max(axis=1)
+        return found
+
+    @cached_property
+    def right(self) -> Floats:
+        """The right class's probability (N,)."""
+        return self.probabilities[np.arange(len(self.targets)), self.targets]
+
+    @cached_property
+    def rank(self) -> NDArray[np.intp]:
+        """How many classes were thought more probable than the right one (N,); among equals the first comes first."""
+        right = self.right[:, None]
+        before = np.arange(self.classes) < self.targets[:, None]
+        ahead = (self.probabilities > right) | ((self.probabilities == right) & before)
+        found: NDArray[np.intp] = ahead.sum(axis=1)
+        return found
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        return np.equal(self.rank, 0)
+
+    @property
+    def classes(self) -> int:
+        return int(self.probabilities.shape[1])
+
+
+def check(probabilities: Floats, candidate: str, ids: list[str]) -> None:
+    """Refuses probabilities that are none.
+
+    Raises:
+        TrainingError: a row has NaN or infinity, a negative value, or does not sum to 1; names the examples.
+    """
+    sums = probabilities.sum(axis=1)
+    bad = ~(np.isfinite(sums) & (np.abs(sums - 1) < 1e-3) & (probabilities >= 0).all(axis=1))
+    if bad.any():
+        raise TrainingError(
+            f"candidate '{candidate}'", found=f"answers for {int(bad.sum())} test examples that are no probabilities",
+            expected="finite probabilities that sum to 1",
+            mend="train it again: thaw run --force finetune; a lower learning rate or precision fp32 may help",
+            details=[ids[row] for row in np.flatnonzero(bad)],
+        )  # fmt: skip
+
+
+def top_k(classes: int, wanted: int) -> int | None:
+    """The k of top-k: at most classes − 1, at which every answer but the last is right; None where k would be 1."""
+    k = min(wanted, classes - 1)
+    return k if k > 1 else None
+
+
+def measure(made: Predictions, weights: Weights, wanted_k: int, *, areas: bool = True) -> dict[str, Floats]:
+    """Every metric for each column of weights (N, R), as (R,); NaN where a column leaves a metric undefined, and
+    for auroc without `areas`."""
+    total = weights.sum(axis=0)
+    hits, true, given = tallies(made, weights)
+    losses = -np.log(made.right.clip(SMALLEST))
+    values = {
+        "accuracy": (made.correct.astype(np.float64) @ weights) / total,
+        "balanced_accuracy": _mean(_ratio(hits, true)),
+        "macro_f1": _mean(_ratio(2 * hits, true + given)),
+        "log_loss": (losses @ weights) / total,
+        "calibration_error": _calibration_error(made, weights) / total,
+    }
+    if k := top_k(made.classes, wanted_k):
+        values[f"top_{k}_accuracy"] = ((made.rank < k).astype(np.float64) @ weights) / total
+    if made.classes <= AUROC_CLASSES:
+        values["auroc"] = _auroc(made, weights) if areas else np.full(len(total), np.nan)
+    return values
+
+
+def estimates(made: Predictions, *, wanted_k: int, count: int, confidence: float, seed: int) -> dict[str, Estimate]:
+    """Every metric that is defined on these examples, with its interval over `count` resamples of the units."""
+    once = np.ones((len(made.targets), 1))
+    values = {name: float(found[0]) for name, found in measure(made, once, wanted_k).items()}
+    budget = max(AREA_RESAMPLES, AREA_CELLS // made.probabilities.size)
+    parts: list[dict[str, Floats]] = []
+    for done, weights in resamples(made.units, count, seed):
+        parts.append(measure(made, weights, wanted_k, areas=done < budget))
+    found = {
+        name: interval(value, np.concatenate([part[name] for part in parts]), confidence)
+        for name, value in values.items()
+        if np.isfinite(value)
+    }
+    trials = len(np.unique(made.units))
+    for name, estimate in found.items():
+        if name.startswith(SHARES) and estimate.value in (0.0, 1.0):
+            found[name] = exact(estimate.value, trials, confidence)
+    return found
+
+
+def tallies(made: Predictions, weights: Weights) -> tuple[Floats, Floats, Floats]:
+    """Per class and resample (C, R): right answers, examples of the class, answers naming the class."""
+    return (
+        _rows(made.targets, made.classes, made.correct) @ weights,
+        _rows(made.targets, made.classes, np.ones(len(made.targets))) @ weights,
+        _rows(made.predicted, made.classes, np.ones(len(made.targets))) @ weights,
+    )
+
+
+def _rows(codes: NDArray[np.intp], count: int, values: NDArray[Any]) -> Any:
+    """The sparse (count, N) matrix with each example's value in the row of its code."""
+    from scipy.sparse import csr_array
+
+    return csr_array((values.astype(np.float64), (codes, np.arange(len(codes)))), shape=(count, len(codes)))
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
+    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+
+
+def _mean(values: Floats) -> Floats:
+    """The mean over classes (C, R) that are defined; NaN where none is."""
+    defined = np.isfinite(values)
+    return _ratio(np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
+
+
+def bin_of(confidence: Floats, bins: int = BINS) -> NDArray[np.intp]:
+    """The bin of each confidence: equal widths over (0, 1], each open below and closed above."""
+    return np.ceil(confidence * bins).clip(1, bins).astype(np.intp) - 1
+
+
+def _calibration_error(made: Predictions, weights: Weights) -> Floats:
+    gaps = _rows(bin_of(made.confidence), BINS, made.correct - made.confidence)
+    error: Floats = np.abs(gaps @ weights).sum(axis=0)
+    return error
+
+
+def _auroc(made: Predictions, weights: Weights) -> Floats:
+    """Mann and Whitney's statistic on the weights, ties counting half; one class against the rest, averaged."""
+    draws = np.ascontiguousarray(weights.T)  # sums run along rows: several times as fast
+    if made.classes == 2:
+        return _area(made.probabilities[:, 1], made.targets == 1, draws)
+    return _mean(np.stack([_area(made.probabilities[:, c], made.targets == c, draws) for c in range(made.classes)]))
+
+
+def _area(scores: Floats, positive: NDArray[np.bool_], draws: Floats) -> Floats:
+    order = np.flatnonzero(~positive)[np.argsort(scores[~positive], kind="stable")]
+    below = np.zeros((len(draws), len(order) + 1))
+    np.cumsum(draws.take(order, axis=1), axis=1, out=below[:, 1:])
+    ahead = np.searchsorted(scores[order], scores[positive], side="left")
+    level = np.searchsorted(scores[order], scores[positive], side="right")
+    won = (below.take(ahead, axis=1) + below.take(level, axis=1)) / 2
+    drawn = draws[:, positive]
+    return _ratio(np.einsum("rp,rp->r", drawn, won), drawn.sum(axis=1) * below[:, -1])

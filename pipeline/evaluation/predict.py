@@ -1,0 +1,132 @@
+"""What a finished candidate answers for rows of the manifest, in fp32; and how long it takes to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.manifest import real_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pyarrow as pa
+    import torch
+
+    from pipeline.config import TaskConfig
+    from pipeline.context import Context
+    from pipeline.evaluation.bootstrap import Floats
+    from pipeline.records import CandidateRecord
+    from pipeline.tasks.base import Task
+
+BATCH = 32
+TIMED_BATCHES = (1, 32)
+TIMED_RUNS, FEWEST_RUNS, TIMED_SECONDS = 30, 3, 1.5  # stop at so many runs, or after so long with enough of them
+
+
+class Ready:
+    """A candidate loaded and the rows it is asked about, opened.
+
+    Args:
+        kind: the task.
+        task: its settings.
+        candidate: the finished candidate.
+        table: the manifest's rows.
+        limit_gb: most disk the decoded store may take.
+        context: the step's surroundings.
+    """
+
+    def __init__(
+        self, kind: Task, task: TaskConfig, candidate: CandidateRecord, table: pa.Table, limit_gb: float,
+        context: Context,
+    ) -> None:  # fmt: skip
+        from pipeline.data.cache import open_store
+        from pipeline.models.blocks import load_finetuned
+
+        self.kind, self.task, self.candidate, self.console = kind, task, candidate, context.console
+        self.rows = table.num_rows
+        files: list[tuple[str, Path]] = [
+            (row, real_path(context.data, path))
+            for row, path in zip(table["id"].to_pylist(), table["path"].to_pylist(), strict=True)
+        ]
+        self.store = open_store(
+            kind, candidate.input, files, context.scratch, limit_gb=limit_gb, console=context.console
+        )
+        self.device = _device(candidate.plan.get("device"))
+        self.model = load_finetuned(candidate.architecture, len(candidate.labels), candidate.model)
+        self.model.eval().to(self.device)
+
+    def inputs(self, rows: Any) -> torch.Tensor:
+        """The network's input for rows given by number, unaugmented."""
+        decoded = self.store.batch(np.asarray(rows))
+        return self.kind.prepare(decoded, self.candidate.input, self.task, None).to(self.device)
+
+    def probabilities(self) -> Floats:
+        """(rows, classes), float64, in the candidate's order of classes."""
+        import torch
+
+        parts = []
+        with torch.inference_mode(), _exact():
+            for start in range(0, self.rows, BATCH):
+                stop = min(start + BATCH, self.rows)
+                output = self.model(self.inputs(np.arange(start, stop)))
+                parts.append(self.kind.probabilities(output).double().cpu().numpy())
+                self.console.progress(f"evaluate {self.candidate.name}", stop, self.rows)
+        return np.concatenate(parts)
+
+    def latency(self) -> dict[str, Any]:
+        """Size, and milliseconds an example takes the network alone in fp32, by batch size: median and 95th
+        percentile over some runs."""
+        import torch
+
+        timed = []
+        with torch.inference_mode(), _exact():
+            for size in TIMED_BATCHES:
+                work = partial(self.model, self.inputs(np.arange(size) % self.rows))
+                seconds = np.array(_time(work, self.device), dtype=np.float64) / size
+                middle, late = np.quantile(seconds, [0.5, 0.95]) * 1000
+                timed.append({"batch": size, "median_ms": middle, "p95_ms": late, "runs": len(seconds)})
+        return {
+            "candidate": self.candidate.name,
+            "model_sha256": self.candidate.model_sha256,
+            "megabytes": self.candidate.model.stat().st_size / 1e6,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "precision": "fp32",
+            "batches": timed,
+        }
+
+
+def _device(wanted: str | None) -> torch.device:
+    """The device the candidate was trained on, where this machine has it."""
+    import torch
+
+    device = torch.device(wanted or "cpu")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return device if there.get(device.type) else torch.device("cpu")
+
+
+def _exact() -> Any:
+    """Convolutions in true fp32 on a GPU too, which would otherwise round to TF32."""
+    import torch
+
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+
+
+def _time(work: Callable[[], object], device: torch.device) -> list[float]:
+    import torch
+
+    work()  # the first run allocates
+    found: list[float] = []
+    while len(found) < FEWEST_RUNS or (len(found) < TIMED_RUNS and sum(found) < TIMED_SECONDS):
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        found.append(time.perf_counter() - began)
+    return found

@@ -1,0 +1,157 @@
+"""Evaluate: the best candidate on the test split, once, and how the others do on the same examples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import SplitError
+from pipeline.records import Estimate, EvaluateRecord, Finding
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.config import EvaluateConfig, TaskConfig
+    from pipeline.context import Context
+    from pipeline.evaluation.metrics import Predictions
+    from pipeline.evaluation.slices import Slice
+    from pipeline.records import FinetuneRecord, SplitRecord
+
+FEW_EXAMPLES, FEW_UNITS = 30, 10
+LATENCY = "latency.json"  # in the run's own folder: no input determines it
+
+
+def evaluate(
+    config: EvaluateConfig, task: TaskConfig, split: SplitRecord, finetuned: FinetuneRecord, out: Path, context: Context
+) -> EvaluateRecord:
+    """Judges every candidate on the test split and writes the best one's files into `out`.
+
+    Raises:
+        SplitError: there are no test examples.
+        TrainingError: a candidate answers with something that is no probability.
+        ConfigError: `evaluate.slices` names a column that is not there.
+    """
+    from pipeline.evaluation import compare, metrics
+
+    table = _test_rows(split)
+    made = _predictions(task, finetuned, table, context)
+    best = finetuned.candidate()
+    ours = made[best.name]
+    settings: dict[str, Any] = {"count": config.bootstrap, "confidence": config.confidence, "seed": config.seed}
+    found = {name: metrics.estimates(one, wanted_k=config.top_k, **settings) for name, one in made.items()}
+    slices = _write(config, task, table, ours, best.labels, settings, out, context)
+    record = EvaluateRecord(
+        candidate=best.name,
+        model_sha256=best.model_sha256,
+        labels=best.labels,
+        examples=table.num_rows,
+        primary=finetuned.primary,
+        higher_is_better=finetuned.higher_is_better,
+        metrics=found.pop(best.name),
+        others=found,
+        comparisons=tuple(
+            compare.compare(name, ours.correct, made[name].correct, ours.units, **settings) for name in found
+        ),
+        warnings=tuple(_warnings(ours, best.labels, slices)),
+    )
+    _track(record, finetuned, out, context)
+    return record.save(out)
+
+
+def _test_rows(split: SplitRecord) -> pa.Table:
+    import pyarrow.compute as pc
+
+    from pipeline import manifest
+
+    table = manifest.read(split.manifest)
+    rows = table.filter(pc.equal(table["split"], "test"))
+    if not rows.num_rows:
+        raise SplitError(
+            "test split", found="no examples", expected="examples to judge the model on",
+            mend="give split.fractions.test more, or bring more data",
+        )  # fmt: skip
+    return rows
+
+
+def _predictions(
+    task: TaskConfig, finetuned: FinetuneRecord, table: pa.Table, context: Context
+) -> dict[str, Predictions]:
+    """What each candidate answers; beside it, size and latency of the best go to the run's own folder."""
+    from pipeline.config import PlanConfig
+    from pipeline.evaluation import metrics
+    from pipeline.evaluation.bootstrap import units_of
+    from pipeline.evaluation.predict import Ready
+    from pipeline.tasks import catalog
+
+    kind = catalog.get(task.name)
+    units = units_of(table["group"].to_pylist())
+    made = {}
+    for name in finetuned.candidates:
+        candidate = finetuned.candidate(name)
+        ready = Ready(kind, task, candidate, table, PlanConfig().pixel_cache_gb, context)
+        probabilities = ready.probabilities()
+        metrics.check(probabilities, name, table["path"].to_pylist())
+        targets = kind.targets(table, candidate.labels).numpy()
+        made[name] = metrics.Predictions(probabilities, targets, units)
+        if name == finetuned.best:
+            context.side.mkdir(parents=True, exist_ok=True)
+            (context.side / LATENCY).write_text(json.dumps(ready.latency(), indent=2) + "\n", encoding="utf-8")
+    return made
+
+
+def _write(
+    config: EvaluateConfig, task: TaskConfig, table: pa.Table, made: Predictions, labels: tuple[str, ...],
+    settings: dict[str, Any], out: Path, context: Context,
+) -> list[Slice]:  # fmt: skip
+    from pipeline.evaluation import calibration, per_class, slices, tables
+    from pipeline.tasks import catalog
+
+    judged = slices.slices(table, made.correct, made.units, wanted=config.slices, smallest=config.min_slice, **settings)
+    tables.predictions(made, table, labels, out / "predictions.parquet")
+    tables.confusion(per_class.confusion(made, labels), out / "confusion.csv")
+    tables.per_class(per_class.per_class(made, labels, **settings), out / "per_class.csv")
+    tables.reliability(calibration.reliability(made, **settings), out / "reliability.csv")
+    tables.slices(judged, out / "slices.csv")
+    tables.worst(made, table, labels, catalog.get(task.name), context.data, out / "worst", config.worst)
+    return judged
+
+
+def _warnings(made: Predictions, labels: tuple[str, ...], slices: list[Slice]) -> list[Finding]:
+    examples, units = len(made.targets), len(set(made.units.tolist()))
+    present = set(made.targets.tolist())
+    absent = tuple(label for code, label in enumerate(labels) if code not in present)
+    weak = tuple(f"{one.column} = {one.value}" for one in slices if one.verdict == "below")
+    found = []
+    if examples < FEW_EXAMPLES:
+        found.append(_warning("few-test-examples", "test split", f"{examples} examples",
+            f"at least {FEW_EXAMPLES}, for intervals that tell anything", "bring more data"))  # fmt: skip
+    elif units < FEW_UNITS:
+        found.append(_warning("few-test-groups", "test split", f"{examples} examples in {units} groups",
+            f"at least {FEW_UNITS} groups: examples of a group are no independent evidence", "bring more groups"))  # fmt: skip
+    if absent:
+        found.append(_warning("class-not-tested", "test split", f"no examples of {len(absent)} classes",
+            "examples of every class", "bring more of them; the averages over classes leave them out", absent))  # fmt: skip
+    if weak:
+        found.append(_warning("weak-slice", "metadata slices", f"accuracy below the overall one in {len(weak)}",
+            "about as good everywhere", "look at these examples, or bring more like them", weak))  # fmt: skip
+    return found
+
+
+def _warning(code: str, thing: str, found: str, expected: str, mend: str, items: tuple[str, ...] = ()) -> Finding:
+    return Finding(code=code, severity="warning", thing=thing, found=found, expected=expected, mend=mend, items=items)
+
+
+def _track(record: EvaluateRecord, finetuned: FinetuneRecord, out: Path, context: Context) -> None:
+    """Test metrics and tables go to the run the candidates were trained under."""
+    from pipeline.context import Metric
+
+    def parts(name: str, estimate: Estimate) -> list[Metric]:
+        named = ((name, estimate.value), (f"{name}_low", estimate.low), (f"{name}_high", estimate.high))
+        return [Metric(f"test/{label}", value, 0) for label, value in named]
+
+    run = context.tracker.open(finetuned.key, context.root.name)
+    run.metrics([point for name, estimate in record.metrics.items() for point in parts(name, estimate)])
+    for table in ("per_class.csv", "confusion.csv", "slices.csv", "reliability.csv"):
+        run.artifact(out / table, "test")
+    run.close()
