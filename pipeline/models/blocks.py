@@ -1,0 +1,247 @@
+"""A network as an ordered list of blocks that can be called, frozen and proven one by one.
+
+Blocks follow one rule for every architecture. The stock forward is a row of steps (`routes`), where each unit
+that a network repeats (a residual block, an encoder layer, an Inception module) and each single layer is one
+step. A step that holds a weight matrix or a convolution opens a block named by its path in the stock network;
+what follows without one (norm, activation, pooling, flattening) belongs to the block before it, except that a
+dropout belongs to the block after it, so that a frozen block's output is never random. The last block is the
+layer whose outputs are the classes, and is called "head".
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from pipeline.models import routes, weights
+from pipeline.models import stock as stocks
+from pipeline.models.select import HEAD
+
+
+class Block:
+    """A run of a network's steps: callable, with the parameters and buffers that belong to it.
+
+    Names of parameters and buffers are those of the stock network's state dict.
+    """
+
+    def __init__(self, name: str, steps: list[routes.Step], stock: nn.Module) -> None:
+        self.name = name
+        self.calls = [step.call for step in steps]
+        self.owns = [path for step in steps for path in step.owns]
+        self.auxiliary: tuple[float, nn.Module] | None = None  # (weight of its loss, classifier on the output)
+        self._stock = stock
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for call in self.calls:
+            x = call(x)
+        return x
+
+    def __repr__(self) -> str:
+        return f"Block({self.name!r})"
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The block's parameters by their stock names."""
+        for path, member in self._members():
+            if isinstance(member, nn.Parameter):
+                yield path, member
+            elif isinstance(member, nn.Module):
+                yield from member.named_parameters(prefix=path)
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """The block's buffers by their stock names."""
+        for path, member in self._members():
+            if isinstance(member, nn.Module):
+                yield from member.named_buffers(prefix=path)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return (parameter for _, parameter in self.named_parameters())
+
+    def buffers(self) -> Iterator[Tensor]:
+        return (buffer for _, buffer in self.named_buffers())
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module of the block, nested ones too."""
+        for _, member in self._members():
+            if isinstance(member, nn.Module):
+                yield from member.modules()
+
+    def train(self, mode: bool = True) -> None:
+        """Sets every module of the block to training, or to evaluation."""
+        for module in self.modules():
+            module.training = mode
+
+    def eval(self) -> None:
+        self.train(False)
+
+    def requires_grad_(self, flag: bool = True) -> None:
+        for parameter in self.parameters():
+            parameter.requires_grad_(flag)
+
+    def _members(self) -> Iterator[tuple[str, Any]]:
+        # Looked up each time: loading weights may replace parameters.
+        return ((path, operator.attrgetter(path)(self._stock)) for path in self.owns)
+
+
+class BlockedModel(nn.Module):
+    """A stock torchvision network whose forward is its blocks, called in order.
+
+    Args:
+        architecture: torchvision's name.
+        classes: number of outputs.
+        network: the stock network; its state dict is what is saved.
+        stock_kwargs: with these, `torchvision.models.get_model(architecture, weights=None, num_classes=classes,
+            **stock_kwargs)` builds the same network without Thaw.
+    """
+
+    def __init__(self, architecture: str, classes: int, network: nn.Module, stock_kwargs: dict[str, Any]) -> None:
+        super().__init__()
+        self.architecture, self.classes, self.stock_kwargs = architecture, classes, stock_kwargs
+        self.stock = network
+        self.blocks = _blocks(network)
+
+    @property
+    def names(self) -> list[str]:
+        """The blocks' names from input to output; the last is "head"."""
+        return [block.name for block in self.blocks]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+    def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        """Applies blocks[start:stop]."""
+        for block in self.blocks[start:stop]:
+            x = block(x)
+        return x
+
+    def outputs(self, x: Tensor, start: int = 0) -> tuple[Tensor, list[tuple[float, Tensor]]]:
+        """Applies blocks[start:], and the auxiliary classifiers of those among them that are in training.
+
+        Returns:
+            The logits (N, classes), and for each auxiliary classifier the weight of its loss and its logits.
+        """
+        extra = []
+        for block in self.blocks[start:]:
+            x = block(x)
+            if block.auxiliary is not None and block.auxiliary[1].training:
+                weight, classifier = block.auxiliary
+                extra.append((weight, classifier(x)))
+        return x, extra
+
+
+def build(
+    architecture: str, classes: int, *, size: int | None = None, meta: bool = False, seed: int = 0
+) -> BlockedModel:
+    """A network with random weights, initialised as torchvision does; the global random state stays as it is.
+
+    Args:
+        architecture: any classifier of `torchvision.models.list_models(module=torchvision.models)`.
+        classes: number of outputs.
+        size: input side in pixels, for the networks whose weights or windows fit one size (ViT, MaxViT).
+        meta: without memory, to learn names and shapes, or to load weights into.
+        seed: of the random weights.
+
+    Raises:
+        ConfigError: there is no such architecture.
+    """
+    kwargs = stocks.stock_kwargs(stocks.check(architecture), size)
+    return BlockedModel(
+        architecture, classes, stocks.construct(architecture, classes, kwargs, meta=meta, seed=seed), kwargs
+    )
+
+
+def _blocks(network: nn.Module) -> list[Block]:
+    groups: list[list[routes.Step]] = []
+    waiting: list[routes.Step] = []  # a dropout and what follows it, until the next block opens
+    for step in routes.steps(network):
+        if _opens(network, step):
+            groups.append([*waiting, step])
+            waiting = []
+        elif waiting or isinstance(step.call, nn.Dropout):
+            waiting.append(_harmless(step))
+        else:
+            groups[-1].append(step)
+    groups[-1] += waiting
+    blocks = [Block(_name(network, group), group, network) for group in groups]
+    blocks[-1].name = HEAD
+    _attach_auxiliary(network, blocks)
+    return blocks
+
+
+def _opens(network: nn.Module, step: routes.Step) -> bool:
+    block = Block("", [step], network)
+    return any(parameter.ndim > 1 for parameter in block.parameters())
+
+
+def _name(network: nn.Module, group: list[routes.Step]) -> str:
+    return next(step.name for step in group if _opens(network, step))
+
+
+def _harmless(step: routes.Step) -> routes.Step:
+    """A dropout that opens a block must not write into the features it is given: they may be cached."""
+    if isinstance(step.call, nn.Dropout):
+        step.call.inplace = False
+    return step
+
+
+def _attach_auxiliary(network: nn.Module, blocks: list[Block]) -> None:
+    if type(network).__name__ not in routes.AUXILIARY:
+        return
+    after, path, weight = routes.AUXILIARY[type(network).__name__]
+    block = next(block for block in blocks if block.name == after)
+    block.auxiliary = (weight, network.get_submodule(path))
+    block.owns.append(path)
+
+
+def load_pretrained(model: BlockedModel, source: Path | Mapping[str, Tensor], *, seed: int = 0) -> None:
+    """Gives the model all weights but those whose shape follows from the number of classes, which start anew.
+
+    The new layers are initialised as PyTorch initialises such layers (He et al. 2015 bounds), from `seed`.
+    Building the model with `meta=True` saves initialising what is then overwritten.
+
+    Args:
+        source: a weights file, or a stock state dict; its own head may have any number of classes.
+
+    Raises:
+        BackboneError: a name is missing, unexpected or of another shape, or the file cannot be read.
+    """
+    state = weights.read(source).state if isinstance(source, Path) else source
+    dependent = stocks.class_dependent(model.architecture)
+    _reset(model.stock, {key.rpartition(".")[0] for key in dependent}, seed)
+    fresh = {key: value for key, value in model.stock.state_dict().items() if key in dependent}
+    body = copy.copy(state)  # keeps the format versions a state dict may carry
+    body.update({key: value for key, value in fresh.items() if key in state})  # type: ignore[attr-defined]
+    weights.fill(model.stock, body, str(source) if isinstance(source, Path) else model.architecture)
+
+
+def load_finetuned(architecture: str, classes: int, path: Path, *, size: int | None = None) -> BlockedModel:
+    """The network with exactly the weights that `state` gave and safetensors saved.
+
+    Args:
+        size: input side in pixels where the network fits one size; read from the weights of a ViT.
+
+    Raises:
+        BackboneError: the file is not that of this architecture with that many classes.
+    """
+    saved = weights.read(path).state
+    model = build(architecture, classes, size=weights.image_side(saved) or size, meta=True)
+    weights.fill(model.stock, saved, str(path))
+    return model
+
+
+def state(model: BlockedModel) -> dict[str, Tensor]:
+    """The stock state dict as contiguous CPU tensors that share no memory, sorted by name: for safetensors."""
+    stock = model.stock.state_dict()
+    return {name: stock[name].detach().to("cpu", copy=True).contiguous() for name in sorted(stock)}
+
+
+def _reset(network: nn.Module, paths: set[str], seed: int) -> None:
+    with stocks.seeded(seed):
+        for path in sorted(paths):
+            layer: Any = network.get_submodule(path)
+            layer.to_empty(device="cpu")
+            layer.reset_parameters()
