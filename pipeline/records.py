@@ -230,6 +230,8 @@ class EvaluateRecord(Record):
     model_sha256: str
     labels: tuple[str, ...]
     examples: int
+    units: int | None = None  # what the intervals resample: groups of examples, or the examples themselves
+    confidence: float = 0.95  # of every interval
     primary: str
     higher_is_better: bool
     metrics: dict[str, Estimate]

@@ -46,6 +46,8 @@ def evaluate(
         model_sha256=best.model_sha256,
         labels=best.labels,
         examples=table.num_rows,
+        units=int(ours.units.max()) + 1,
+        confidence=config.confidence,
         primary=finetuned.primary,
         higher_is_better=finetuned.higher_is_better,
         metrics=found.pop(best.name),
