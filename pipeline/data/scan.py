@@ -1,0 +1,136 @@
+"""The scan: every example decoded and measured once, in parallel, and remembered by its content."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from pipeline.context import Console
+from pipeline.data.files import outside
+from pipeline.data.recall import ScanMemory, Stamp
+from pipeline.examples import Fault, Measured
+from pipeline.manifest import real_path
+
+Measure = Callable[[str], Measured | Fault]
+
+_IN_PROCESS = 256  # so many files are measured sooner than worker processes have started
+_CHUNK = 64
+_TOLD_EVERY = 50
+_SETTLED = 2.0  # seconds; a file changed later than this before the scan could change again with the same time
+
+
+def scan(
+    root: Path, paths: Sequence[str], measure: Measure, memory: ScanMemory, console: Console, workers: int | None = None
+) -> dict[str, Measured | Fault]:
+    """Measures the files that the memory does not know, and adds them to it.
+
+    Args:
+        root: the data folder.
+        paths: below it, as the manifest writes them.
+        measure: measures one path and never raises; pickled where there are enough files for worker processes.
+        memory: what earlier scans with the same settings measured; saved here, also when a scan is broken off.
+        console: is told how far the scan has come.
+        workers: processes; None: the cores this process may use.
+
+    Returns:
+        What was measured, or the fault, by path.
+    """
+    started = time.time()
+    workers = workers or len(os.sched_getaffinity(0))
+    stamps = _stamps(root, paths)
+    results = _recall(root, stamps, memory, workers)
+    unknown = [path for path in dict.fromkeys(paths) if path not in results]
+    done = total = len(paths)
+    done -= len(unknown)
+    try:
+        for path, result in _measure_all(unknown, measure, workers):
+            results[path] = result
+            memory.add(path, result)
+            done += 1
+            if done % _TOLD_EVERY == 0:
+                console.progress("scan", done, total)
+    finally:
+        settled = {path: stamp for path, stamp in stamps.items() if stamp.changed < started - _SETTLED}
+        memory.save(settled, results)
+    console.progress("scan", total, total)
+    return results
+
+
+def _stamps(root: Path, paths: Sequence[str]) -> dict[str, Stamp]:
+    """Size, times and inode of the paths that are plain files below the folder; the others' faults are the task's."""
+    within: dict[str, bool] = {}
+    stamps = {}
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if folder not in within:
+            within[folder] = outside(root, folder or ".") is None and not path.startswith("/")
+        stamp = Stamp.of(real_path(root, path)) if within[folder] and name != ".." else None
+        if stamp is not None:
+            stamps[path] = stamp
+    return stamps
+
+
+def _recall(root: Path, stamps: dict[str, Stamp], memory: ScanMemory, workers: int) -> dict[str, Measured | Fault]:
+    """What the memory knows of these files; the ones whose stamp is new are hashed."""
+    if not memory:
+        return {}
+    identities = {path: memory.identity(path, stamp) for path, stamp in stamps.items()}
+    unsure = [path for path, identity in identities.items() if identity is None]
+    with ThreadPoolExecutor(workers) as pool:
+        identities |= zip(unsure, pool.map(lambda path: _md5(real_path(root, path)), unsure), strict=True)
+    found = {path: memory.recall(path, identity) for path, identity in identities.items() if identity}
+    return {path: result for path, result in found.items() if result is not None}
+
+
+def _md5(path: Path) -> str | None:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except OSError:
+        return None  # the task says why it cannot be read
+
+
+def _measure_all(paths: list[str], measure: Measure, workers: int) -> Iterator[tuple[str, Measured | Fault]]:
+    if len(paths) < _IN_PROCESS or workers < 2:
+        yield from ((path, measure(path)) for path in paths)
+        return
+    chunks = [paths[at : at + _CHUNK] for at in range(0, len(paths), _CHUNK)]
+    left = []
+    with _pool(workers) as pool:
+        futures = {pool.submit(_measure_chunk, measure, chunk): chunk for chunk in chunks}
+        for future in as_completed(futures):
+            try:
+                yield from zip(futures[future], future.result(), strict=True)
+            except BrokenProcessPool:
+                left += futures[future]
+    yield from _one_by_one(sorted(left), measure)
+
+
+def _measure_chunk(measure: Measure, paths: list[str]) -> list[Measured | Fault]:
+    return [measure(path) for path in paths]
+
+
+def _pool(workers: int) -> Executor:
+    # Not forked: the parent may run threads, and a fork copies their locks as they stand.
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _one_by_one(paths: list[str], measure: Measure) -> Iterator[tuple[str, Measured | Fault]]:
+    """After a worker died: one file at a time, so that the one that kills its worker gets the blame."""
+    while paths:
+        with _pool(1) as pool:
+            for at, path in enumerate(paths):
+                try:
+                    yield path, pool.submit(measure, path).result()
+                except BrokenProcessPool:
+                    yield path, Fault(path, "crashed", "its decoder died", "a file that can be decoded", "remove it")
+                    paths = paths[at + 1 :]
+                    break
+            else:
+                return
