@@ -1,0 +1,310 @@
+"""The plan of a training: its arithmetic, threads, batch size and cache use, chosen by measuring the machine at hand.
+
+What is fastest differs by network and machine (on a CPU, bf16 may be seven times faster or slower), so a few real
+steps decide. A plan is remembered for the machine, network and settings, saved with every checkpoint and obeyed on
+resume.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from pydantic import ValidationError
+
+from pipeline.config import FinetuneConfig
+from pipeline.errors import ConfigError
+from pipeline.records import Frozen, digest
+from pipeline.training.objective import Objective
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.context import Console
+    from pipeline.models.blocks import BlockedModel
+    from pipeline.tasks.base import Task
+
+SECONDS = 4.0  # of measuring in all
+EXAMPLES = 8  # in a measured step
+LOSS_TOLERANCE = 0.02  # relative; bf16 keeps 8 bits of significand
+MEMORY_SHARE = 0.6  # of what is available, for a batch's activations
+LONG = 600.0  # seconds of training from which compiling pays
+
+Precision = Literal["fp32", "bf16"]
+MemoryFormat = Literal["contiguous", "channels-last"]
+
+
+class Plan(Frozen):
+    """How a training computes.
+
+    Args:
+        batch_size: examples computed at once; a larger optimiser batch is accumulated.
+        feature_cache: whether a frozen prefix's outputs may be kept.
+        feature_cache_gb: most disk they may take, in 10⁹ bytes.
+        feature_cache_always: keep them even where computing looks as fast as reading.
+        torch: version of PyTorch.
+    """
+
+    precision: Precision = "fp32"
+    memory_format: MemoryFormat = "contiguous"
+    threads: int = 1
+    batch_size: int = 32
+    feature_cache: bool = True
+    compile: bool = False
+    device: str = "cpu"
+    torch: str = ""
+    feature_cache_gb: float = 8.0
+    feature_cache_always: bool = False
+
+    def __str__(self) -> str:
+        parts = [self.precision, self.memory_format, f"{self.threads} threads", f"{self.batch_size} examples at once"]
+        parts += [self.device] if self.device != "cpu" else []
+        parts += ["compiled"] if self.compile else []
+        return ", ".join(parts)
+
+
+class Measured(NamedTuple):
+    """One candidate's step: seconds, mean loss, and bytes kept for the backward pass for each example."""
+
+    plan: Plan
+    seconds: float
+    loss: float
+    bytes_per_example: int
+
+
+def choose(
+    model_factory: Callable[[], BlockedModel],
+    task: Task,
+    sample_batch: tuple[torch.Tensor, torch.Tensor],
+    config: FinetuneConfig,
+    scratch: Path,
+    console: Console,
+    *,
+    steps: int = 0,
+) -> Plan:
+    """The fastest plan whose loss agrees with fp32's, of those that the settings leave open.
+
+    Args:
+        model_factory: makes the network that will be trained.
+        sample_batch: some prepared input (n, …) of float32 and its class indices (n,).
+        scratch: the workspace's `.thaw`; the choice is remembered under `plans/`.
+        steps: optimiser steps to come, to tell whether compiling pays; 0: not known.
+
+    Raises:
+        ConfigError: the configured device is not there.
+    """
+    x, targets = sample_batch
+    base = _base(config)
+    candidates = [base.model_copy(update={"precision": p, "memory_format": m}) for p, m in _open(config, base, x)]
+    if len(candidates) == 1 and not (config.plan.compile == "auto" and base.device.startswith("cuda")):
+        console.say(f"plan: {candidates[0]} (as configured)")
+        return candidates[0]
+    model = model_factory()
+    about = [task.name, model.architecture, model.classes, tuple(x.shape[1:]), config.batch_size, config.plan]
+    path = scratch / "plans" / f"{digest(machine(), base, about, steps > 0)[:32]}.json"
+    remembered = _remembered(path)
+    if remembered is not None:
+        console.say(f"plan: {remembered} (remembered)")
+        return remembered
+    results = measure(model, x[:EXAMPLES], targets[:EXAMPLES], candidates, config)
+    plan = _best(results, config, steps)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(plan.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    took = ", ".join(f"{r.plan.precision} {r.plan.memory_format} {1e3 * r.seconds:.0f} ms" for r in results)
+    console.say(f"plan: {plan} (steps of {min(len(x), EXAMPLES)}: {took})")
+    return plan
+
+
+def measure(
+    model: BlockedModel, x: torch.Tensor, targets: torch.Tensor, candidates: list[Plan], config: FinetuneConfig
+) -> list[Measured]:
+    """Times a training step without its update for each candidate, in turns, for `SECONDS` in all at the most.
+
+    The first candidate is always measured. One that fails, or is slower than all others after a turn, is dropped.
+    """
+    import torch
+
+    objective = Objective(config.label_smoothing, None)
+    started = time.perf_counter()
+    best: dict[Plan, Measured] = {}
+    had_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(candidates[0].threads)
+        for turn, candidate in product(range(4), candidates):
+            if time.perf_counter() - started > SECONDS and best:
+                break
+            result = _step(model, x, targets, candidate, objective)
+            # The first turn warms up: kernels are chosen and memory is had.
+            if turn < 2 or result.seconds < best[candidate].seconds:
+                best[candidate] = result
+    finally:
+        torch.set_num_threads(had_threads)
+        model.zero_grad(set_to_none=True)
+    return list(best.values())
+
+
+def _step(model: BlockedModel, x: torch.Tensor, targets: torch.Tensor, plan: Plan, objective: Objective) -> Measured:
+    import torch
+
+    place(model, plan)
+    model.eval()  # dropout and BatchNorm's batch statistics would make the losses differ
+    model.zero_grad(set_to_none=True)
+    kept = 0
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    began = time.perf_counter()
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        with autocast(plan):
+            loss = objective(model, to_input(x, plan), 0, targets) / len(x)
+        loss.backward()  # type: ignore[no-untyped-call]
+    value = float(loss.detach())
+    return Measured(plan, time.perf_counter() - began, value, kept // len(x))
+
+
+def _best(results: list[Measured], config: FinetuneConfig, steps: int) -> Plan:
+    reference = next((r for r in results if r.plan.precision == "fp32"), results[0])
+    agreeing = [r for r in results if abs(r.loss - reference.loss) <= LOSS_TOLERANCE * abs(reference.loss)]
+    fastest = min(agreeing or [reference], key=lambda r: r.seconds)
+    plan = fastest.plan
+    size = config.batch_size
+    while size > 1 and size * fastest.bytes_per_example > MEMORY_SHARE * _available(plan.device):
+        size = -(-size // 2)
+    expected = fastest.seconds / EXAMPLES * config.batch_size * steps
+    compiles = plan.compile or (config.plan.compile == "auto" and plan.device.startswith("cuda") and expected > LONG)
+    return plan.model_copy(update={"batch_size": size, "compile": compiles})
+
+
+def _base(config: FinetuneConfig) -> Plan:
+    import torch
+
+    wanted = config.plan
+    return Plan(
+        threads=cores() if wanted.threads == "auto" else wanted.threads, batch_size=config.batch_size,
+        feature_cache=wanted.feature_cache != "off", feature_cache_gb=wanted.feature_cache_gb,
+        feature_cache_always=wanted.feature_cache == "on", compile=wanted.compile == "on",
+        device=device(wanted.device), torch=torch.__version__,
+    )  # fmt: skip
+
+
+def _open(config: FinetuneConfig, base: Plan, x: torch.Tensor) -> list[tuple[Precision, MemoryFormat]]:
+    """What the settings and the hardware leave open; the reference first."""
+    precisions: list[Precision] = ["fp32", "bf16"] if _has_bf16(base.device) else ["fp32"]
+    formats: list[MemoryFormat] = ["contiguous", "channels-last"] if x.ndim == 4 else ["contiguous"]
+    if config.plan.precision != "auto":
+        precisions = [config.plan.precision]
+    if config.plan.memory_format != "auto":
+        formats = [config.plan.memory_format]
+    return list(product(precisions, formats))
+
+
+def _has_bf16(device: str) -> bool:
+    """Whether bf16 has units of its own; emulated, it is always slower."""
+    import torch
+
+    if device == "cpu":
+        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def device(wanted: str) -> str:
+    """The device asked for; `auto` is the best there is.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    import torch
+
+    there = ["cpu"]
+    there += [f"cuda:{n}" for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    if wanted == "auto":
+        return there[1] if len(there) > 1 else "cpu"
+    name = "cuda:0" if wanted == "cuda" else wanted
+    if name not in there:
+        raise ConfigError(
+            "finetune.plan.device", found=wanted, expected="one of " + ", ".join(["auto", *there]),
+            mend="set finetune.plan.device: auto",
+        )  # fmt: skip
+    return name
+
+
+def cores() -> int:
+    """CPU cores this process may use: its affinity, and the quota of its control group."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(allowed, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # no control group, or no quota ("max")
+        return allowed
+
+
+def machine() -> list[str]:
+    """What makes a measured choice this machine's: processor, cores, accelerator, PyTorch."""
+    import torch
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    flags = torch.backends.cpu.get_cpu_capability()
+    return [platform.machine(), model or platform.processor(), flags, str(cores()), gpu, torch.__version__]
+
+
+def _available(device: str) -> int:
+    import psutil
+    import torch
+
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _remembered(path: Path) -> Plan | None:
+    try:
+        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, ValidationError):
+        return None
+
+
+def autocast(plan: Plan) -> AbstractContextManager[object]:
+    """The plan's precision, for what is computed inside."""
+    if plan.precision == "fp32":
+        return nullcontext()
+    import torch
+
+    return torch.autocast(torch.device(plan.device).type, torch.bfloat16)
+
+
+def place(model: BlockedModel, plan: Plan) -> None:
+    """Moves a network to the plan's device and memory format, in place, and compiles its blocks if the plan says so."""
+    import torch
+
+    formats = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
+    model.stock.to(torch.device(plan.device))
+    model.stock.to(memory_format=formats[plan.memory_format])
+    if plan.compile:
+        for block in model.blocks:
+            block.calls = [torch.compile(call) for call in block.calls]
+
+
+def to_input(x: torch.Tensor, plan: Plan) -> torch.Tensor:
+    """A batch on the plan's device, in its memory format where it has one."""
+    import torch
+
+    if plan.memory_format == "channels-last" and x.ndim == 4:
+        return x.to(plan.device, memory_format=torch.channels_last)
+    return x.to(plan.device)
