@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import ConfigError
@@ -55,6 +55,24 @@ def stock_kwargs(architecture: str, size: int | None = None) -> dict[str, Any]:
     if size is not None and architecture.startswith("maxvit_"):
         return {"input_size": [size, size]}
     return {}
+
+
+def without_discarded(architecture: str, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A state dict without GoogLeNet's auxiliary classifiers: torchvision's published ones are untrained."""
+    if architecture != "googlenet":
+        return state
+    return {key: value for key, value in state.items() if not key.startswith(("aux1.", "aux2."))}
+
+
+def normalisation(architecture: str) -> dict[str, tuple[float, float, float]] | None:
+    """The mean and std of the networks whose published weights torchvision feeds otherwise than it says.
+
+    Inception v3 and GoogLeNet came from TensorFlow, with inputs in [-1, 1]; torchvision converts to that inside
+    the network (`transform_input`), where Thaw normalises so from the start.
+    """
+    if architecture not in ("inception_v3", "googlenet"):
+        return None
+    return {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
 def construct(

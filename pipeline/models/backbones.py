@@ -1,0 +1,235 @@
+"""Pretrained networks by `provider/name` and a weights reference: found, verified, understood.
+
+Weights are pinned: the first use writes the file's sha256 to `backbone.lock` in the workspace, every later use
+must match it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import torchvision
+from torch import Tensor
+
+from pipeline.config import BackboneConfig
+from pipeline.context import Context
+from pipeline.errors import BackboneError, ConfigError
+from pipeline.models import blocks, fetch, stock, transfer, weights
+from pipeline.records import InputSpec
+
+PROVIDERS = ("torchvision",)
+LOCK = "backbone.lock"
+
+
+class Found(NamedTuple):
+    """A weights file that is what it should be."""
+
+    path: Path
+    source: str  # "shipped", "file" or the URL
+    sha256: str
+
+
+def architecture(config: BackboneConfig) -> str:
+    """The architecture that the configuration names.
+
+    Raises:
+        ConfigError: the provider or the architecture does not exist; the nearest names are given.
+    """
+    provider, _, name = config.name.partition("/")
+    if provider not in PROVIDERS:
+        near = difflib.get_close_matches(provider, PROVIDERS, 1)
+        raise ConfigError(
+            f"backbone.name: {config.name}", found=f"no provider {provider!r}",
+            expected=f"did you mean {near[0]}/{name}?" if near else "one of " + ", ".join(PROVIDERS),
+        )  # fmt: skip
+    return stock.check(name)
+
+
+def resolve(config: BackboneConfig, context: Context, patience: fetch.Patience | None = None) -> Found:
+    """The weights file that the configuration refers to, fetched if need be and verified.
+
+    Raises:
+        ConfigError: the backbone's name does not exist.
+        BackboneError: the file cannot be had, or its sha256 is not the one pinned by `backbone.sha256`, by
+            `backbone.lock` or by the published file's name. A fetched copy is deleted then, a file of the
+            user's never.
+    """
+    reference = _reference(config, context.root)
+    if isinstance(reference, Path):
+        if not reference.is_file():
+            raise _no_file(config, reference)
+        path, source = reference, "shipped" if config.weights == "shipped" else "file"
+    else:
+        no_network = config.offline or fetch.offline()
+        path = fetch.fetch(reference, context.console, no_network=no_network, patience=patience)
+        source = transfer.shown(reference)
+    found = Found(path, source, fetch.sha256(path))
+    _verify(config, context.root, found, ours=not isinstance(reference, Path))
+    return found
+
+
+def _reference(config: BackboneConfig, root: Path) -> Path | str:
+    """A local file, or a URL."""
+    name = architecture(config)
+    if config.weights == "shipped":
+        return Path(str(resources.files("pipeline.models") / "shipped" / f"{name}.safetensors"))
+    text = config.weights
+    if text == "default":
+        published = str(torchvision.models.get_model_weights(name).DEFAULT.url)
+        text = f"{config.mirror.rstrip('/')}/{PurePosixPath(published).name}" if config.mirror else published
+    text = text.removeprefix("file://")
+    return text if "://" in text else root / Path(text).expanduser()
+
+
+def _no_file(config: BackboneConfig, path: Path) -> BackboneError:
+    if config.weights == "shipped":
+        names = sorted(file.stem for file in path.parent.glob("*.safetensors"))
+        return BackboneError(
+            f"backbone.weights: shipped, for {config.name}", found="Thaw ships none for this architecture",
+            expected="one of " + ", ".join(f"torchvision/{name}" for name in names),
+            mend="take one of these, or weights: default",
+        )  # fmt: skip
+    return BackboneError(
+        str(path),
+        found="no such file",
+        expected="a weights file",
+        mend="correct backbone.weights: default, shipped, a file or a URL",
+    )
+
+
+def _verify(config: BackboneConfig, root: Path, found: Found, *, ours: bool) -> None:
+    locked = _locked(root).get(_key(config), {}).get("sha256")
+    pins = {"backbone.sha256": config.sha256, LOCK: locked}
+    if config.weights == "default":
+        named = re.search(r"-([0-9a-f]{8,64})\.", found.path.name)
+        pins["its name"] = named[1] if named else None
+    for pin, expected in pins.items():
+        if expected and not found.sha256.startswith(expected.lower()):
+            if ours:
+                found.path.unlink(missing_ok=True)
+            raise BackboneError(
+                str(found.path), found=f"sha256 {found.sha256}" + (" (this copy was deleted)" if ours else ""),
+                expected=f"{expected}, by {pin}", mend=_mend(config, pin, ours),
+            )  # fmt: skip
+
+
+def _mend(config: BackboneConfig, pin: str, ours: bool) -> str:
+    again = "run again to fetch it anew" if ours else "bring the right file"
+    if pin == LOCK:
+        return f"{again}; if other weights are meant, remove {_key(config)!r} from {LOCK}"
+    return again + ("; if other weights are meant, change backbone.sha256" if pin == "backbone.sha256" else "")
+
+
+def _key(config: BackboneConfig) -> str:
+    return f"{config.name} {config.weights}"
+
+
+def _locked(root: Path) -> dict[str, dict[str, Any]]:
+    path = root / LOCK
+    if not path.exists():
+        return {}
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values()):
+            return entries
+    except (OSError, ValueError):
+        pass
+    raise BackboneError(
+        str(path), found="not the JSON that Thaw wrote", expected="name and weights → sha256, size",
+        mend="restore it from version control; deleting it accepts whatever weights come next",
+    )  # fmt: skip
+
+
+def pin(config: BackboneConfig, context: Context, found: Found) -> None:
+    """Remembers the file's sha256 in `backbone.lock`, unless it is there already."""
+    entries = _locked(context.root)
+    if _key(config) in entries:
+        return
+    entries[_key(config)] = {"sha256": found.sha256, "size": found.path.stat().st_size}
+    path = context.root / LOCK
+    part = path.with_name(f"{LOCK}.{os.getpid()}.part")
+    part.write_text(json.dumps(entries, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def fitted(name: str, loaded: weights.Weights, thing: str) -> blocks.BlockedModel:
+    """The architecture holding the weights, its head included.
+
+    Raises:
+        BackboneError: they belong to another architecture; which one it looks like is said where it can be told.
+    """
+    made_for = loaded.metadata.get("architecture", name)
+    if made_for != name:
+        raise BackboneError(
+            thing,
+            found=f"weights of {made_for}",
+            expected=f"weights of {name}",
+            mend=f"backbone.name: torchvision/{made_for}",
+        )
+    state = stock.without_discarded(name, loaded.state)
+    model = blocks.build(name, classes(name, state), size=weights.image_side(state), meta=True)
+    try:
+        weights.fill(model.stock, state, thing)
+    except BackboneError as fault:
+        like = resembled(state)
+        raise BackboneError(
+            thing, found=f"weights of another network than {name}" + (f": it looks like {like}" if like else ""),
+            expected=f"all weights of {name}, and no others", details=fault.details,
+            mend=f"backbone.name: torchvision/{like}" if like else "give the architecture the weights were made with",
+        ) from fault  # fmt: skip
+    return model
+
+
+def classes(name: str, state: Mapping[str, Tensor]) -> int:
+    """How many classes a state dict's head has; 1000 where it has no head of that name."""
+    head = next(key for key in sorted(stock.class_dependent(name), reverse=True) if key.endswith(".weight"))
+    return int(state[head].shape[0]) if head in state and state[head].ndim else 1000
+
+
+def resembled(state: Mapping[str, Tensor]) -> str | None:
+    """The architecture whose names and shapes, all but the head's, are those of the state dict."""
+    size = sum(value.numel() for value in state.values())
+    for name in stock.architectures():
+        published = torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"]
+        if not 0.5 * published < size < 1.5 * published + 5e6:  # leaves room for a head of any size
+            continue
+        expected = blocks.build(name, classes(name, state), meta=True).stock
+        if not weights.differences(expected, stock.without_discarded(name, state)):
+            return name
+    return None
+
+
+def input_spec(config: BackboneConfig, name: str, loaded: weights.Weights, thing: str) -> InputSpec:
+    """How the backbone was shown its inputs: by the settings, else the file's metadata, else the provider.
+
+    Raises:
+        BackboneError: the file's metadata cannot be understood.
+    """
+    published = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    size, resize = int(published.crop_size[0]), int(published.resize_size[0])
+    values: dict[str, Any] = {"interpolation": published.interpolation.value}
+    values |= stock.normalisation(name) or {"mean": tuple(published.mean), "std": tuple(published.std)}
+    side = weights.image_side(loaded.state)
+    if side is not None and side != size:
+        size, resize = side, round(resize * side / size)
+    try:
+        values |= {key: tuple(json.loads(text)) for key, text in loaded.metadata.items() if key in ("mean", "std")}
+        if "size" in loaded.metadata:
+            size = int(loaded.metadata["size"])
+            resize = int(loaded.metadata.get("resize", size))
+        if config.size is not None:
+            size, resize = config.size, round(resize * config.size / size)
+        values |= {key: own for key in ("mean", "std") if (own := getattr(config, key)) is not None}
+        return InputSpec(size=size, resize=resize, **values)
+    except (TypeError, ValueError) as fault:
+        raise BackboneError(
+            thing, found=f"metadata that says how to present inputs, and cannot be read: {fault}",
+            expected="size as a number, mean and std as JSON lists of three", mend="save the weights again",
+        ) from fault  # fmt: skip

@@ -1,0 +1,181 @@
+"""Files from far away, kept in a cache: whole or not at all, one copy whoever asks, and never for ever.
+
+The file comes to `<name>.part` beside its place, under a lock, and is moved there when complete. An attempt that
+breaks off is resumed where the server can; when the attempts or the time are used up the part is removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock, Timeout
+
+from pipeline.context import Console
+from pipeline.errors import BackboneError
+from pipeline.models import transfer
+from pipeline.models.transfer import Interrupted
+
+_SPARE = 64 << 20  # bytes of disk to leave free
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a file is tried for, in seconds: `pause` doubles from attempt to attempt."""
+
+    attempts: int = 5
+    pause: float = 1.0
+    stall: float = 30.0
+    total: float = 3600.0
+
+
+def cache_folder() -> Path:
+    """`weights` in $THAW_CACHE, or in the user's cache folder."""
+    own = os.environ.get("THAW_CACHE")
+    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return (Path(own) if own else user / "thaw").expanduser() / "weights"
+
+
+def offline() -> bool:
+    """Whether $THAW_OFFLINE forbids the network."""
+    return os.environ.get("THAW_OFFLINE", "").lower() not in ("", "0", "false", "no")
+
+
+def place(url: str) -> Path:
+    """Where the cache keeps the file of a URL."""
+    name = PurePosixPath(unquote(urlsplit(url).path)).name or "weights"
+    return cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:8] / name
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch(url: str, console: Console, *, no_network: bool = False, patience: Patience | None = None) -> Path:
+    """The cached copy of a URL, fetched if there is none.
+
+    Raises:
+        BackboneError: it cannot be had; the message says how to bring the file by hand.
+    """
+    final, patience = place(url), patience or Patience()
+    if final.is_file():  # asked before anything is written: the cache may be read-only
+        return final
+    if no_network:
+        raise BackboneError(
+            transfer.shown(url), found="not in the cache, and the network is switched off",
+            expected=f"the file at {final}", mend=_recipe(url, final),
+        )  # fmt: skip
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{final}.lock", timeout=patience.total):
+            if not final.is_file():
+                _bring(url, final, patience, console)
+    except Timeout as fault:
+        raise BackboneError(
+            str(final), found=f"another process has been fetching it for {patience.total:g} s",
+            mend=f"see which process holds {final}.lock, end it if it hangs, and run again",
+        ) from fault  # fmt: skip
+    except OSError as fault:
+        raise BackboneError(
+            str(final), found=f"cannot be written: {fault.strerror or fault}", expected="a cache folder with room",
+            mend="make room or give the folder's rights, or set THAW_CACHE to another folder",
+        ) from fault  # fmt: skip
+    return final
+
+
+def _recipe(url: str, final: Path) -> str:
+    return (
+        f"where there is a network: curl -L -o {final.name} '{url}'; then put it at {final}, "
+        "or anywhere and set backbone.weights to its path"
+    )
+
+
+def _bring(url: str, final: Path, patience: Patience, console: Console) -> None:
+    part = final.with_name(final.name + ".part")
+    try:
+        _complete(url, part, final, patience, console)
+        part.replace(final)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+    _sync_folder(final.parent)
+
+
+def _complete(url: str, part: Path, final: Path, patience: Patience, console: Console) -> None:
+    deadline = time.monotonic() + patience.total
+    download = _Download(url, part, patience.stall, deadline, console)
+    reasons: list[str] = []
+    for attempt in range(patience.attempts):
+        try:
+            return download.attempt()
+        except Interrupted as fault:
+            reasons.append(str(fault))
+            pause = patience.pause * 2**attempt
+            if time.monotonic() + pause > deadline:
+                break
+            if attempt + 1 < patience.attempts:
+                console.say(f"{part.stem}: {fault}; trying again in {pause:g} s")
+                time.sleep(pause)
+    raise BackboneError(
+        transfer.shown(url), found=f"{len(reasons)} attempts failed, the last: {reasons[-1]}",
+        expected="the whole file", mend=_recipe(url, final), details=reasons,
+    )  # fmt: skip
+
+
+class _Download:
+    """A file on its way; remembers which version it has a part of."""
+
+    def __init__(self, url: str, part: Path, stall: float, deadline: float, console: Console) -> None:
+        self.url, self.part, self.stall, self.deadline, self.console = url, part, stall, deadline, console
+        self.version: str | None = None
+        self.have = 0
+
+    def attempt(self) -> None:
+        start = self.have if self.version else 0
+        with transfer.opened(self.url, start, self.version, self.stall) as body:
+            self.have, self.version = body.start, body.version
+            _check_room(self.part.parent, self.url, body.size, body.start)
+            with self.part.open("ab" if body.start else "wb") as file:
+                file.truncate(body.start)
+                for chunk in body.chunks:
+                    self._take(chunk, body.size)
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+        if body.size is not None and self.have != body.size:
+            raise Interrupted(f"the connection ended after {self.have} of {body.size} bytes")
+
+    def _take(self, chunk: bytes, size: int | None) -> None:
+        if self.have == 0 and chunk.lstrip()[:1] == b"<":
+            raise transfer.web_page(self.url)
+        if time.monotonic() > self.deadline:
+            raise Interrupted(f"the time allowed is over, after {self.have} bytes")
+        self.have += len(chunk)
+        self.console.progress(f"fetching {self.part.stem}", self.have, size or 0)
+
+
+def _check_room(folder: Path, url: str, size: int | None, have: int) -> None:
+    needed = (size or 0) - have + _SPARE
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise BackboneError(
+            str(folder), found=f"{free >> 20} MiB free", expected=f"{needed >> 20} MiB for {transfer.shown(url)}",
+            mend="make room, or set THAW_CACHE to a folder on another disk",
+        )  # fmt: skip
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # a directory can be opened, and its entry made durable, only there
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
