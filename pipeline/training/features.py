@@ -1,0 +1,285 @@
+"""A frozen prefix computed once: its output for each example and view, kept in a memory-mapped file.
+
+Views are counted so that in one epoch each example shows its own: example i shows view (e + key(i)) mod V in epoch e.
+The store is therefore filled a *turn* at a time: turn t holds, for every example, the view it shows in the epochs
+that are t mod V, and is computed the first time any of it is asked for. So no view is computed that no epoch shows,
+and never more than the epochs would have computed themselves.
+
+What is stored must not depend on who asked first: a turn is computed in chunks of `CHUNK` examples in the order of
+their ids, since the last bits of a matrix product differ with the batch size.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.records import digest
+from pipeline.tasks.base import Draw
+from pipeline.training import order
+from pipeline.training.plan import Plan, autocast, to_input
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from pipeline.config import TaskConfig
+    from pipeline.context import Console
+    from pipeline.models.blocks import BlockedModel
+    from pipeline.records import InputSpec
+    from pipeline.tasks.base import Task
+    from pipeline.training.feeding import Store
+    from pipeline.training.order import Rows
+
+CHUNK = 32
+READ_BYTES_PER_SECOND = 0.5e9  # what a disk surely gives; memory gives more
+SPARE_BYTES = 2**30  # disk that is always left to others
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The frozen blocks and all that determines their input.
+
+    Args:
+        rows: (N,) the examples' rows in the store, in the order of their ids.
+        ids: (N,) sorted.
+        keys: (N,) what their views are counted by.
+        views: how many views there are; None: the plain presentation.
+    """
+
+    model: BlockedModel
+    boundary: int
+    store: Store
+    rows: Rows
+    ids: tuple[str, ...]
+    keys: order.Keys
+    task: Task
+    spec: InputSpec
+    task_config: TaskConfig
+    seed: int
+    views: int | None
+    plan: Plan
+
+    def __call__(self, chosen: slice, turn: int) -> torch.Tensor:
+        """The prefix's output for some examples in one turn, on the CPU: (n, …)."""
+        import torch
+
+        x = self.task.prepare(
+            self.store.batch(self.rows[chosen]), self.spec, self.task_config, self._draws(chosen, turn)
+        )
+        with self._evaluating(), torch.inference_mode(), autocast(self.plan):
+            return self.model.run(to_input(x, self.plan), 0, self.boundary).cpu()
+
+    def _draws(self, chosen: slice, turn: int) -> list[Draw] | None:
+        if self.views is None:
+            return None
+        views = order.views(self.keys[chosen], turn, self.views)
+        return [Draw(self.seed, view, name) for view, name in zip(views.tolist(), self.ids[chosen], strict=True)]
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """The blocks in eval: what is kept must not hold one batch's statistics or one step's dropout."""
+        modules = [m for block in self.model.blocks[: self.boundary] for m in block.modules() if m.training]
+        for module in modules:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in modules:
+                module.training = True
+
+    def key(self, weights: str) -> str:
+        """What the outputs are determined by."""
+        plan = self.plan
+        arithmetic = (plan.precision, plan.memory_format, plan.threads, plan.compile, plan.device, plan.torch, CHUNK)
+        shown = (self.task.name, self.spec, self.task_config, None if self.views is None else (self.seed, self.views))
+        return digest(weights, self.boundary, shown, self.ids, arithmetic)
+
+
+class FeatureStore:
+    """Inputs of `blocks[boundary]` for the rows it was opened with; see the module's docstring.
+
+    Args:
+        data: (turns, N, *shape) memory-mapped, float32 or the bits of bfloat16 as int16.
+        done: (turns,) memory-mapped, 1 where a turn is computed.
+    """
+
+    def __init__(self, prefix: Prefix, data: NDArray[Any], done: NDArray[np.uint8], console: Console) -> None:
+        self._prefix, self._data, self._done, self._console = prefix, data, done, console
+        self._filling = threading.Lock()
+        self._order = np.argsort(prefix.rows, kind="stable")
+        self._sorted_rows = prefix.rows[self._order]
+
+    def batch(self, rows: Rows, views: Rows | None) -> torch.Tensor:
+        """Features (n, …) of rows of the decoded store in these views, float32 or bfloat16 as they were computed."""
+        import torch
+
+        positions = self._order[np.searchsorted(self._sorted_rows, rows)]
+        turns = self._turns(positions, views)
+        for turn in np.unique(turns).tolist():
+            self._fill(turn)
+        found = torch.from_numpy(self._data[turns, positions])
+        return found.view(torch.bfloat16) if found.dtype == torch.int16 else found
+
+    def _turns(self, positions: Rows, views: Rows | None) -> Rows:
+        count = self._prefix.views
+        if count is None or views is None:
+            return np.zeros(len(positions), np.int64)
+        return (views - order.views(self._prefix.keys[positions], 0, count)) % count
+
+    def _fill(self, turn: int) -> None:
+        with self._filling:  # loader threads may ask at once
+            if self._done[turn]:
+                return
+            total = self._data.shape[1]
+            what = "features" if self._prefix.views is None else f"features, {turn + 1} of {self._prefix.views} views"
+            for start in range(0, total, CHUNK):
+                chunk = slice(start, min(start + CHUNK, total))
+                self._data[turn, chunk] = _bits(self._prefix(chunk, turn), self._data.dtype)
+                self._console.progress(what, chunk.stop, total)
+            self._flush(self._data)
+            self._done[turn] = 1
+            self._flush(self._done)
+
+    @staticmethod
+    def _flush(array: NDArray[Any]) -> None:
+        if isinstance(array, np.memmap):
+            array.flush()
+
+
+def open_features(
+    model: BlockedModel,
+    boundary: int,
+    store: Store,
+    rows: Rows,
+    task: Task,
+    spec: InputSpec,
+    task_config: TaskConfig,
+    *,
+    seed: int,
+    views: int | None,
+    plan: Plan,
+    key: str,
+    scratch: Path,
+    console: Console,
+) -> FeatureStore | None:
+    """The outputs of blocks[:boundary] for these rows; None, having said why, where keeping them would not pay or fit.
+
+    Args:
+        rows: (N,) rows of the decoded store, in any order.
+        views: augmented views of each example; None: the plain presentation.
+        key: fingerprint of the weights of blocks[:boundary].
+        scratch: the workspace's `.thaw`; the files lie under `features/`.
+    """
+    if not plan.feature_cache or not boundary or not len(rows):
+        return None
+    ordered = np.array(sorted(rows.tolist(), key=lambda row: store.ids[row]), np.int64)
+    ids = tuple(store.ids[row] for row in ordered.tolist())
+    prefix = Prefix(
+        model, boundary, store, ordered, ids, order.keys(ids), task, spec, task_config, seed, views, plan
+    )  # fmt: skip
+    folder = scratch / "features" / prefix.key(key)[:32]
+    found = _reopen(folder)
+    if found is None:
+        found = _create(folder, prefix, console)
+    return None if found is None else FeatureStore(prefix, *found, console)
+
+
+Arrays = tuple[NDArray[Any], NDArray[np.uint8]]
+
+
+def _reopen(folder: Path) -> Arrays | None:
+    """The files of a store that was made before; None where there is none or it is damaged."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        shape, dtype = tuple(meta["shape"]), np.dtype(meta["dtype"])
+        sizes = {"data": int(np.prod(shape)) * dtype.itemsize, "done": shape[0]}
+        if any((folder / name).stat().st_size != size for name, size in sizes.items()):
+            return None
+        (folder / "meta.json").touch()  # used last, evicted last
+        return _map(folder, shape, dtype)
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        return None
+
+
+def _map(folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Arrays:
+    data = np.memmap(folder / "data", dtype, "r+", shape=shape)
+    return data, np.memmap(folder / "done", np.uint8, "r+", shape=(shape[0],))
+
+
+def _create(folder: Path, prefix: Prefix, console: Console) -> Arrays | None:
+    example, seconds = _probe(prefix)
+    dtype = np.dtype(np.int16 if prefix.plan.precision == "bf16" else np.float32)
+    shape = (prefix.views or 1, len(prefix.ids), *example.shape[1:])
+    each = int(np.prod(example.shape[1:])) * dtype.itemsize
+    if not prefix.plan.feature_cache_always and seconds < each / READ_BYTES_PER_SECOND:
+        console.say(
+            f"features: computed each time; {each / 1e6:.1f} MB an example take as long to read as the "
+            f"{1e3 * seconds:.1f} ms to compute them"
+        )
+        return None
+    refusal = _make_room(folder.parent, int(np.prod(shape)) * dtype.itemsize, prefix.plan.feature_cache_gb)
+    if refusal:
+        console.say(f"features: computed each time; {refusal}")
+        return None
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, size in (("data", int(np.prod(shape)) * dtype.itemsize), ("done", shape[0])):
+        with (folder / name).open("wb") as stream:
+            stream.truncate(size)  # takes disk only as it is filled
+    temporary = folder / "meta.json-part"
+    temporary.write_text(json.dumps({"shape": shape, "dtype": dtype.name}), encoding="utf-8")
+    temporary.replace(folder / "meta.json")
+    return _map(folder, shape, dtype)
+
+
+def _probe(prefix: Prefix) -> tuple[torch.Tensor, float]:
+    """One example's output, and the seconds an example takes."""
+    output = prefix(slice(0, 1), 0)
+    chosen = slice(0, min(4, len(prefix.ids)))
+    prefix(chosen, 0)
+    began = time.perf_counter()
+    prefix(chosen, 0)
+    return output, (time.perf_counter() - began) / chosen.stop
+
+
+def _make_room(folder: Path, wanted: int, limit_gb: float) -> str:
+    """Removes stores, least recently used first, until `wanted` bytes fit; returns why they cannot, or ""."""
+    limit = int(limit_gb * 1e9)
+    if wanted > limit:
+        return f"{wanted / 1e9:.1f} GB is over finetune.plan.feature_cache_gb: {limit_gb:g}"
+    folder.mkdir(parents=True, exist_ok=True)
+    others = sorted(folder.glob("*/meta.json"), key=lambda path: path.stat().st_mtime_ns)
+    held = {path: _bytes(path.parent) for path in others}
+    while others and (sum(held.values()) + wanted > limit or _free(folder) < wanted):
+        oldest = others.pop(0)
+        del held[oldest]
+        shutil.rmtree(oldest.parent, ignore_errors=True)
+    free = _free(folder)
+    return "" if free >= wanted else f"{wanted / 1e9:.1f} GB is more than the {max(0, free) / 1e9:.1f} GB of free disk"
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free - SPARE_BYTES
+
+
+def _bits(features: torch.Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
+    import torch
+
+    if dtype == np.int16:
+        return features.bfloat16().contiguous().view(torch.int16).numpy()
+    return features.float().numpy()
