@@ -159,7 +159,8 @@ def _label_findings(data: DataConfig, used: set[str], classes: set[str]) -> list
     """Critical findings about the label space: empty classes, labels not declared, names that match nothing."""
     declared = set(data.labels) if data.labels is not None else classes - set(data.drop_classes)
     findings = []
-    empty = sorted((declared | (classes - set(data.drop_classes))) - used)
+    # A declared class without a folder is found by counting.
+    empty = sorted(classes - set(data.drop_classes) - set(data.labels or ()) - used)
     if empty:
         findings.append(
             Finding(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError, TrainingError
-from pipeline.tasks.base import Draw, Fault, Listing, Measured
+from pipeline.tasks.base import Draw, Expected, Fault, Listing, Measured
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,6 +37,11 @@ class ImageClassification:
         from pipeline.tasks import image_files
 
         return image_files.measure(root, path, task.intake)
+
+    def expectations(self, task: TaskConfig) -> Sequence[Expected]:
+        from pipeline.tasks import image_files
+
+        return image_files.expectations(task.intake)
 
     def input(self, task: TaskConfig, backbone: BackboneRecord) -> InputSpec:
         """The backbone's own presentation, at the side and with the fit that the settings ask for.
@@ -113,7 +118,7 @@ class ImageClassification:
     def build(self, backbone: BackboneRecord, labels: Sequence[str], *, pretrained: bool = True) -> BlockedModel:
         from pipeline.models import blocks
 
-        model = blocks.build(backbone.architecture, len(labels), size=backbone.input.size)
+        model = blocks.build(backbone.architecture, len(labels), size=backbone.input.size, meta=pretrained)
         if pretrained:
             blocks.load_pretrained(model, backbone.weights)
         return model

@@ -1,0 +1,136 @@
+"""The checks: Great Expectations judges the manifest. The only file that imports it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.errors import DataError
+from pipeline.records import Finding
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DOCS = "data-docs"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One expectation, and how its failure is told.
+
+    Args:
+        kind: the expectation's class in `great_expectations.expectations`.
+        arguments: its arguments.
+        index: the column that names a row; none for a check of the whole table.
+    """
+
+    code: str
+    severity: Literal["critical", "warning"]
+    thing: str
+    expected: str
+    mend: str
+    kind: str
+    arguments: dict[str, Any]
+    index: str | None = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Checks of one table; `items` gives, by a check's code, what to name where the values alone say too little."""
+
+    name: str
+    frame: pd.DataFrame
+    checks: tuple[Check, ...]
+    items: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def judge(suites: Sequence[Suite], side: Path) -> list[Finding]:
+    """Runs the suites, and writes Data Docs into `side / "data-docs"`.
+
+    Returns:
+        A finding for every check that failed, in the suites' order, with all items named.
+
+    Raises:
+        DataError: a suite holds no check, and so would pass anything; or a check could not be judged.
+    """
+    for suite in suites:
+        if not suite.checks:
+            raise DataError(
+                f"checks of {suite.name}", found="none", expected="at least one", mend="say what is expected"
+            )
+    context = _great_expectations().get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    context.add_data_docs_site("thaw", _site(side / DOCS))
+    source = context.data_sources.add_pandas("dataset")
+    findings = [finding for suite in suites for finding in _run(context, source, suite)]
+    context.build_data_docs(site_names=["thaw"])
+    return findings
+
+
+def _great_expectations() -> ModuleType:
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # it looks while it is imported
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what its own dependencies deprecate is not the user's concern
+        import great_expectations
+    return great_expectations
+
+
+def _site(folder: Path) -> dict[str, Any]:
+    return {
+        "class_name": "SiteBuilder",
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder.resolve())},
+    }
+
+
+def _run(context: Any, source: Any, suite: Suite) -> list[Finding]:
+    gx = _great_expectations()
+    expectations = [
+        getattr(gx.expectations, check.kind)(**check.arguments, severity=check.severity, meta={"at": at})
+        for at, check in enumerate(suite.checks)
+    ]
+    table = source.add_dataframe_asset(suite.name).add_batch_definition_whole_dataframe("all")
+    stored = context.suites.add(gx.ExpectationSuite(suite.name, expectations=expectations))
+    definition = context.validation_definitions.add(gx.ValidationDefinition(name=suite.name, data=table, suite=stored))
+    # All are summarised first; only those that failed are asked for their rows, which takes long where many fail.
+    given = {"dataframe": suite.frame}
+    results = definition.run(batch_parameters=given, result_format="SUMMARY").results
+    failed = sorted(result.expectation_config.meta["at"] for result in results if not result.success)
+    if not failed:
+        return []
+    batch = table.get_batch(given)
+    return [_finding(suite, suite.checks[at], batch, expectations[at]) for at in failed]
+
+
+def _finding(suite: Suite, check: Check, batch: Any, expectation: Any) -> Finding:
+    form: dict[str, Any] = {"result_format": "COMPLETE"}
+    if check.index is not None:
+        form["unexpected_index_column_names"] = [check.index]
+    outcome = batch.validate(expectation, result_format=form)
+    result = outcome.result
+    if not result:
+        raise DataError(
+            f"check {check.code}", found=str(outcome.exception_info)[-200:], expected="one that can be judged"
+        )
+    rows = result.get("unexpected_index_list") or []
+    items = suite.items.get(check.code) or tuple(sorted(_item(row, check) for row in rows))
+    if check.index is not None:
+        found = f"{result['unexpected_count']} of {result['element_count']}"
+    else:
+        value = result["observed_value"] if "observed_value" in result else result["unexpected_list"][0]
+        found = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return Finding(
+        code=check.code, severity=check.severity, thing=check.thing, found=found, expected=check.expected,
+        mend=check.mend, items=tuple(items),
+    )  # fmt: skip
+
+
+def _item(row: Mapping[str, Any], check: Check) -> str:
+    value = row.get(check.arguments["column"])
+    name = str(row[check.index or ""])
+    return name if name == str(value) else f"{name}: {value}"

@@ -1,0 +1,196 @@
+"""What a manifest must satisfy: the suites that the checks run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config import DataConfig
+from pipeline.data.checks import Check, Suite
+from pipeline.examples import Expected
+from pipeline.manifest import SCAN
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def content_suites(
+    rows: pa.Table,
+    labels: Sequence[str],
+    expected: Sequence[Expected],
+    bad: Sequence[str],
+    files: int,
+    data: DataConfig,
+) -> list[Suite]:
+    """What the data must satisfy by themselves.
+
+    Args:
+        rows: a row for each content and label, as in the manifest, so that a content with two labels shows.
+        labels: the label space.
+        expected: what the task says of the measured columns.
+        bad: a line for each file that could not be used.
+        files: how many files there are in all.
+        data: the limits.
+    """
+    return [_examples(rows, labels, expected, data), _classes(rows, labels, data), _dataset(rows, bad, files, data)]
+
+
+def drift_suite(rows: pa.Table, before: pa.Table, data: DataConfig) -> Suite:
+    """How the data moved since another accepted version: the label space by its names, label shares by their total
+    variation distance, each measured number by the shift of its mean in standard deviations of before."""
+    now, then = _shares(rows), _shares(before)
+    variation = sum(abs(now.get(label, 0) - then.get(label, 0)) for label in now.keys() | then.keys()) / 2
+    labels = "the labels of the last accepted version"
+    shares = f"a total variation of at most {data.drift.label_shift:g} (data.drift.label_shift)"
+    mean = f"a mean within {data.drift.statistic_shift:g} standard deviations (data.drift.statistic_shift)"
+    moves = [
+        ("labels-added", len(now.keys() - then.keys()), 0.0, labels),
+        ("labels-gone", len(then.keys() - now.keys()), 0.0, labels),
+        ("label-shares", variation, data.drift.label_shift, shares),
+    ]
+    for column in _numbers(rows, before):
+        shift = _mean_shift(rows[column], before[column])
+        moves.append((column.removeprefix(SCAN), shift, data.drift.statistic_shift, mean))
+    checks = [
+        Check(
+            code=f"drift-{name}", severity="warning", thing=f"drift of {name.replace('-', ' ')}", expected=expected,
+            mend="look at what was added; if it is meant, nothing needs doing",
+            kind="ExpectColumnValuesToBeBetween", arguments={"column": name, "max_value": limit},
+        )
+        for name, _, limit, expected in moves
+    ]  # fmt: skip
+    items = {
+        "drift-labels-added": sorted(now.keys() - then.keys()),
+        "drift-labels-gone": sorted(then.keys() - now.keys()),
+        "drift-label-shares": [
+            f"{label}: {then.get(label, 0):.1%} before, {now.get(label, 0):.1%} now" for label in sorted(now | then)
+        ],
+    }
+    return Suite("drift", _frame([{name: moved for name, moved, *_ in moves}]), tuple(checks), items)
+
+
+def _examples(rows: pa.Table, labels: Sequence[str], expected: Sequence[Expected], data: DataConfig) -> Suite:
+    enough = 2 * data.min_per_class
+    checks = [
+        Check(
+            code="conflicting-labels", severity="critical", thing="the same content under two labels",
+            expected="one label for one content", mend="correct the wrong one of each pair", index="path",
+            kind="ExpectColumnValuesToBeUnique", arguments={"column": "id"},
+        ),
+        Check(
+            code="path-twice", severity="critical", thing="a path under two labels", expected="every path once",
+            mend="correct the table", index="path",
+            kind="ExpectColumnValuesToBeUnique", arguments={"column": "path"},
+        ),
+        Check(
+            code="label-set", severity="critical", thing="labels outside the label space",
+            expected=", ".join(labels[:20]) + (" …" if len(labels) > 20 else ""),
+            mend="correct the labels, or data.labels", index="path",
+            kind="ExpectColumnValuesToBeInSet", arguments={"column": "target", "value_set": list(labels)},
+        ),
+        Check(
+            code="one-class", severity="critical", thing="classes with usable examples", expected="at least 2",
+            mend="add a second class: there is nothing to tell apart",
+            kind="ExpectColumnUniqueValueCountToBeBetween", arguments={"column": "target", "min_value": 2},
+        ),
+        Check(
+            code="too-few", severity="critical", thing="usable examples",
+            expected=f"at least {enough} (two classes of data.min_per_class)", mend="add examples",
+            kind="ExpectTableRowCountToBeBetween", arguments={"min_value": enough},
+        ),
+        *(_measured(rule) for rule in expected),
+    ]  # fmt: skip
+    columns = ["id", "path", "target", *(SCAN + rule.column for rule in expected)]
+    frame = rows.select(columns).to_pandas()
+    return Suite("examples", frame, tuple(checks), {"conflicting-labels": _conflicts(rows)})
+
+
+def _measured(rule: Expected) -> Check:
+    limits: dict[str, Any]
+    if rule.values is not None:
+        kind, limits, expected = "ExpectColumnValuesToBeInSet", {"value_set": list(rule.values)}, ", ".join(rule.values)
+    else:
+        kind, limits = "ExpectColumnValuesToBeBetween", {"min_value": rule.low, "max_value": rule.high}
+        expected = f"{rule.low:g} to {rule.high:g}"
+    return Check(
+        code=f"{rule.column}-limits", severity="critical", thing=rule.column, expected=expected,
+        mend="replace or remove these", index="path", kind=kind, arguments={"column": SCAN + rule.column, **limits},
+    )  # fmt: skip
+
+
+def _classes(rows: pa.Table, labels: Sequence[str], data: DataConfig) -> Suite:
+    found = _counts(rows)
+    counts = [{"label": label, "examples": found.get(label, 0)} for label in sorted({*labels, *found})]
+    least = Check(
+        code="small-class", severity="critical", thing="classes with too few usable examples",
+        expected=f"at least {data.min_per_class} (data.min_per_class)",
+        mend="add examples, list the class in data.drop_classes, or lower data.min_per_class", index="label",
+        kind="ExpectColumnValuesToBeBetween", arguments={"column": "examples", "min_value": data.min_per_class},
+    )  # fmt: skip
+    return Suite("classes", _frame(counts), (least,))
+
+
+def _dataset(rows: pa.Table, bad: Sequence[str], files: int, data: DataConfig) -> Suite:
+    counts = _counts(rows).values()
+    facts = {"bad_fraction": len(bad) / files, "imbalance": max(counts) / min(counts)}
+    checks = (
+        Check(
+            code="too-many-bad", severity="critical", thing="share of examples that cannot be used",
+            expected=f"at most {data.max_bad_fraction:g} (data.max_bad_fraction)",
+            mend="replace or remove them, or raise data.max_bad_fraction",
+            kind="ExpectColumnValuesToBeBetween",
+            arguments={"column": "bad_fraction", "max_value": data.max_bad_fraction},
+        ),
+        Check(
+            code="imbalance", severity="warning", thing="largest class over smallest",
+            expected=f"at most {data.max_imbalance:g} (data.max_imbalance)",
+            mend="add examples of the small classes, or set finetune.sampling or finetune.class_weights to balanced",
+            kind="ExpectColumnValuesToBeBetween", arguments={"column": "imbalance", "max_value": data.max_imbalance},
+        ),
+    )  # fmt: skip
+    return Suite("dataset", _frame([facts]), checks, {"too-many-bad": tuple(bad)})
+
+
+def _conflicts(rows: pa.Table) -> tuple[str, ...]:
+    places = defaultdict(list)
+    for identity, path, target in zip(*(rows[name].to_pylist() for name in ("id", "path", "target")), strict=True):
+        places[identity].append(f"{path} is {target}")
+    return tuple(sorted(", ".join(sorted(same)) for same in places.values() if len(same) > 1))
+
+
+def _counts(rows: pa.Table) -> dict[str, int]:
+    counted = pc.value_counts(rows["target"]).to_pylist()
+    return {pair["values"]: pair["counts"] for pair in counted}
+
+
+def _shares(rows: pa.Table) -> dict[str, float]:
+    return {label: count / rows.num_rows for label, count in _counts(rows).items()}
+
+
+def _numbers(rows: pa.Table, before: pa.Table) -> list[str]:
+    def numeric(table: pa.Table) -> set[str]:
+        kinds = (pa.types.is_integer, pa.types.is_floating)
+        return {
+            field.name
+            for field in table.schema
+            if field.name.startswith(SCAN) and any(is_(field.type) for is_ in kinds)
+        }
+
+    return sorted(numeric(rows) & numeric(before))
+
+
+def _mean_shift(now: pa.ChunkedArray, then: pa.ChunkedArray) -> float:
+    """Distance of the means in standard deviations of `then`; where that is 0, in thousandths of its mean."""
+    mean = pc.mean(then).as_py()
+    scale = pc.stddev(then).as_py() or max(abs(mean), 1.0) / 1000
+    return float(abs(pc.mean(now).as_py() - mean) / scale)
+
+
+def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(list(rows))

@@ -1,0 +1,178 @@
+"""Validate: the data folder becomes a manifest, or the run stops and says all that is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import config, manifest
+from pipeline.context import Context
+from pipeline.data import checks
+from pipeline.data.accepted import Accepted
+from pipeline.data.expectations import content_suites, drift_suite
+from pipeline.data.files import shown
+from pipeline.data.fold import Folded, conversions, fold, sort_out
+from pipeline.data.recall import ScanMemory
+from pipeline.data.scan import scan
+from pipeline.errors import DataError
+from pipeline.examples import Expected, Fault
+from pipeline.records import Finding, ValidateRecord, digest
+from pipeline.tasks import catalog
+
+_TOLD = 10  # quarantined files named on the console; quarantine.parquet has them all
+
+
+def validate(data: config.DataConfig, task: config.TaskConfig, out: Path, context: Context) -> ValidateRecord:
+    """Reads, scans and judges the data folder; writes manifest.parquet, quarantine.parquet and record.json.
+
+    What the inputs do not determine goes to `context.side`: Data Docs and drift.json; and manifest.parquet,
+    quarantine.parquet and findings.json too, so that a refusal loses nothing.
+
+    Raises:
+        DataError: the data cannot be used; everything that is wrong with them is named.
+    """
+    context.side.mkdir(parents=True, exist_ok=True)
+    intake = _take_in(data, task, context)
+    manifest.write_table(_quarantine(intake.faults), context.side / "quarantine.parquet")
+    if not intake.folded.rows.num_rows:
+        raise _refusal(intake, [*intake.findings, _nothing_usable(intake)], context)
+    sha256 = manifest.write(intake.folded.rows, context.side / "manifest.parquet")
+    accepted = Accepted(context.scratch / "accepted")
+    judged = _judge(intake, catalog.get(task.name).expectations(task), data, accepted.before(sha256), context)
+    findings = [*intake.findings, *judged.findings]
+    if any(finding.severity == "critical" for finding in findings):
+        raise _refusal(intake, findings, context)
+
+    _write(judged.drift, context.side / "drift.json")
+    _write(findings, context.side / "findings.json")
+    for name in ("manifest.parquet", "quarantine.parquet"):
+        shutil.copyfile(context.side / name, out / name)
+    accepted.add(out / "manifest.parquet", sha256)
+    record = ValidateRecord(
+        manifest_sha256=sha256, labels=intake.labels, examples=intake.folded.rows.num_rows, files=intake.files,
+        aliases=intake.folded.aliases, quarantined=len(intake.faults), per_class=_per_class(intake),
+        converted=intake.converted, findings=tuple(findings), checks=judged.checks,
+    )  # fmt: skip
+    _tell(record, intake.faults, judged.drift, context)
+    return record.save(out)
+
+
+@dataclass(frozen=True)
+class _Intake:
+    """The data folder as it was read and scanned, before it is judged."""
+
+    folded: Folded
+    faults: tuple[Fault, ...]  # by path
+    labels: tuple[str, ...]
+    files: int
+    converted: dict[str, int]
+    findings: tuple[Finding, ...]
+
+
+def _take_in(data: config.DataConfig, task: config.TaskConfig, context: Context) -> _Intake:
+    kind = catalog.get(task.name)
+    listing = kind.read(context.data, data)
+    paths = sorted({example.path for example in listing.examples})
+    memory = ScanMemory(context.scratch / "scan", digest(config.ENGINE, task.name, task.intake))
+    results = scan(context.data, paths, partial(kind.scan, context.data, task=task), memory, context.console)
+    parted = sort_out(listing.examples, results, data.max_bad_fraction)
+    faults = sorted((*listing.faults, *parted.faults), key=lambda fault: (fault.path, fault.code))
+    folded = fold(parted.usable)
+    return _Intake(
+        folded=folded, faults=tuple(faults),
+        labels=data.labels or tuple(sorted({example.target for example in listing.examples})),
+        files=len({*paths, *(fault.path for fault in faults)}),
+        converted=conversions(measured for _, measured in parted.usable),
+        findings=(*listing.findings, *parted.findings, *folded.findings),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Judged:
+    findings: list[Finding]
+    drift: list[Finding]
+    checks: int  # those that the data alone determine
+
+
+def _judge(
+    intake: _Intake, expected: Sequence[Expected], data: config.DataConfig, before: pa.Table | None, context: Context
+) -> _Judged:
+    rows = intake.folded.rows
+    suites = content_suites(rows, intake.labels, expected, list(map(_line, intake.faults)), intake.files, data)
+    count = sum(len(suite.checks) for suite in suites)
+    suites += [drift_suite(rows, before, data)] if before is not None else []
+    found = checks.judge(suites, context.side)
+    drift = [finding for finding in found if finding.code.startswith("drift-")]
+    return _Judged([finding for finding in found if finding not in drift], drift, count)
+
+
+def _nothing_usable(intake: _Intake) -> Finding:
+    return Finding(
+        code="nothing-usable", severity="critical", thing="usable examples", found=f"none of {intake.files} files",
+        expected="examples that can be used", mend="see what is wrong with each", items=tuple(map(_line, intake.faults)),
+    )  # fmt: skip
+
+
+def _refusal(intake: _Intake, findings: Sequence[Finding], context: Context) -> DataError:
+    """One error that names everything: what stops the run first, then warnings, then what was quarantined."""
+    _write(findings, context.side / "findings.json")
+    critical = [finding for finding in findings if finding.severity == "critical"]
+    warnings = [finding for finding in findings if finding.severity == "warning"]
+    told = [line for finding in (*critical, *warnings) for line in _lines(finding)]
+    named = any(finding.code in ("too-many-bad", "nothing-usable") for finding in critical)
+    told += [] if named else [f"quarantined {_line(fault)}" for fault in intake.faults]
+    return DataError(
+        f"data folder {context.data}",
+        found=f"{len(critical)} finding{'s' if len(critical) > 1 else ''} that must be mended first: "
+        + ", ".join(finding.code for finding in critical),
+        expected="data that pass every critical check", mend="as each line says; nothing was changed", details=told,
+    )  # fmt: skip
+
+
+def _lines(finding: Finding) -> list[str]:
+    told = f"{finding.severity}: {finding.thing}: {finding.found}"
+    told += f"; expected {finding.expected}" if finding.expected else ""
+    told += f"; {finding.mend}" if finding.mend else ""
+    return [shown(told), *(f"    {shown(item)}" for item in finding.items)]
+
+
+def _line(fault: Fault) -> str:
+    return shown(f"{fault.path}: {fault.code}: {fault.found}; expected {fault.expected}")
+
+
+def _quarantine(faults: Sequence[Fault]) -> pa.Table:
+    columns = {name: [getattr(fault, name) for fault in faults] for name in manifest.QUARANTINE.names}
+    return pa.table(columns, schema=manifest.QUARANTINE)
+
+
+def _write(findings: Sequence[Finding], path: Path) -> None:
+    values = [finding.model_dump(mode="json") for finding in findings]
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _per_class(intake: _Intake) -> dict[str, int]:
+    counted = {pair["values"]: pair["counts"] for pair in pc.value_counts(intake.folded.rows["target"]).to_pylist()}
+    return {label: counted.get(label, 0) for label in intake.labels}
+
+
+def _tell(record: ValidateRecord, faults: Sequence[Fault], drift: Sequence[Finding], context: Context) -> None:
+    say = context.console.say
+    say(
+        f"{record.files} files: {record.examples} examples in {len(record.labels)} classes, {record.aliases} copies, "
+        f"{record.quarantined} quarantined; {record.checks} checks passed or warned"
+    )
+    for fault in faults[:_TOLD]:
+        say(f"quarantined {_line(fault)}")
+    if len(faults) > _TOLD:
+        say(f"… and {len(faults) - _TOLD} more, all in {record.quarantine.name}")
+    for finding in (*record.findings, *drift):
+        if finding.severity == "warning":
+            say(_lines(finding)[0])
+    say(f"data docs: {context.side / checks.DOCS / 'index.html'}")
