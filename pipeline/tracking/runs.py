@@ -267,7 +267,7 @@ def _batch(ops: list[Op]) -> Iterator[Op]:
     """The first operation and those after it that can be sent with it."""
     kind, size = ops[0]["op"], 0
     for op in ops:
-        size += len(op.get("points", op.get("values", ())))
+        size += len(op.get("points") or op.get("values") or ())
         if op is not ops[0] and (
             op["op"] != kind or size > BATCH or kind not in ("metrics", "system", "params", "tags")
         ):

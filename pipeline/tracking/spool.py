@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ class Spool:
                     return
                 temporary = self.path.with_suffix(".tmp")
                 temporary.write_text("".join(json.dumps(op) + "\n" for op in self.ops), encoding="utf-8")
-                os.replace(temporary, self.path)
+                temporary.replace(self.path)
 
 
 def _read(path: Path) -> list[Op]:

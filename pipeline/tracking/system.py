@@ -49,7 +49,7 @@ def _monitors() -> list[Any]:
     from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 
-    monitors: list[Any] = [CPUMonitor()]
+    monitors: list[Any] = [CPUMonitor()]  # type: ignore[no-untyped-call]
     with contextlib.suppress(Exception):  # no NVIDIA GPU, or no nvidia-ml-py to ask it with
-        monitors.append(GPUMonitor())
+        monitors.append(GPUMonitor())  # type: ignore[no-untyped-call]
     return monitors

@@ -1,0 +1,43 @@
+"""Receipts: what was registered, so that no server has to be asked where nothing changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipeline.config import Config
+from pipeline.records import EvaluateRecord, RegisterRecord, digest
+from pipeline.workspace import Workspace
+
+
+def path(workspace: Workspace) -> Path:
+    """Where the receipt of the last registration lies."""
+    return workspace.scratch / "receipts" / "register.json"
+
+
+def write(config: Config, workspace: Workspace, record: RegisterRecord) -> None:
+    """Keeps a registration as the receipt, with the digest of the settings it followed."""
+    target = path(workspace)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_suffix(".tmp")
+    values = {"settings": _settings(config), "record": record.model_dump(mode="json")}
+    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(target)
+
+
+def receipt_is_current(config: Config, workspace: Workspace, evaluated: EvaluateRecord) -> RegisterRecord | None:
+    """The receipt, where it is of this evaluation, this model name and these settings; else None."""
+    try:
+        values = json.loads(path(workspace).read_text(encoding="utf-8"))
+        record = RegisterRecord.model_validate(values["record"])
+    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return None
+    current = values.get("settings") == _settings(config) and record.evaluation == evaluated.digest
+    gone = config.tracking.enabled and config.tracking.uri is None and not (workspace.mlflow / "mlflow.db").exists()
+    return record if current and not gone and record.model == workspace.model_name(config) else None
+
+
+def _settings(config: Config) -> str:
+    return digest(config.register_, config.tracking)

@@ -1,0 +1,306 @@
+"""Register: the best candidate goes into the model registry with its evidence, once."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import receipts
+from pipeline.config import Config
+from pipeline.context import Context, Metric
+from pipeline.errors import ConfigError, TrackingError
+from pipeline.receipts import receipt_is_current
+from pipeline.records import (
+    BackboneRecord,
+    CandidateRecord,
+    DataVersion,
+    EvaluateRecord,
+    FinetuneRecord,
+    RegisterRecord,
+    SplitRecord,
+    digest,
+)
+from pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pipeline.tracking.registry import Version
+    from pipeline.tracking.runs import Run, RunTracker
+    from pipeline.tracking.store import Store
+
+__all__ = ["receipt_is_current", "register"]
+
+LOWER_IS_BETTER = frozenset({"log_loss", "calibration_error"})
+TRIED = 8  # test examples the served model must answer as it was judged
+TOLERANCE = 1e-3  # in probability
+
+
+def register(
+    config: Config, name: str, split: SplitRecord, backbone: BackboneRecord, finetuned: FinetuneRecord,
+    evaluated: EvaluateRecord, report: Path | None, version: DataVersion, context: Context,
+) -> RegisterRecord:  # fmt: skip
+    """Registers the evaluated candidate as a model version: found again by its key, or made.
+
+    Calling it again registers nothing new, and completes what a kill cut short. The runs are recorded first, from
+    the steps' outputs, where the store does not have them.
+
+    Args:
+        name: the model's name in the registry.
+        report: the report's page, kept with the run; None: there is none yet.
+        version: the data's.
+
+    Raises:
+        ConfigError: a threshold names a metric there is not.
+        TrackingError: the store is away, full or locked, or the model, loaded back, does not answer as it was judged.
+    """
+    workspace = Workspace(context.root)
+    unmet = _unmet(config.register_.thresholds, evaluated)
+    if not config.tracking.enabled:
+        return _off(config, workspace, name, evaluated)
+    from pipeline.tracking import store as stores
+
+    tracker = _tracker(config, workspace, context)
+    candidate = finetuned.candidate(evaluated.candidate)
+    key = digest("register", name, evaluated.digest)
+    facts = _facts(candidate, evaluated, version)
+    run = _record_runs(tracker, config, backbone, finetuned, evaluated, report, facts, context)
+    _log_data(tracker.store, run, version, context.data.name)
+    store = tracker.store
+    model = stores.patiently(
+        store,
+        f"registering {name}",
+        lambda: _version(store, name, key, config, candidate, evaluated, run, facts, context),
+    )
+    champion, reason = stores.patiently(
+        store, f"naming {name}'s aliases", lambda: _aliases(store, model, config, unmet)
+    )
+    aliases = ("challenger", "champion") if champion else ("challenger",)
+    record = RegisterRecord(
+        evaluation=evaluated.digest, tracking_uri=store.uri, model=name, version=model.version, run_id=run.id,
+        aliases=aliases, champion=champion, reason=reason,
+    )  # fmt: skip
+    receipts.write(config, workspace, record)
+    return record
+
+
+def _unmet(thresholds: Mapping[str, float], evaluated: EvaluateRecord) -> list[str]:
+    """The thresholds not reached, in words.
+
+    Raises:
+        ConfigError: a threshold names a metric that was not evaluated.
+    """
+    unknown = sorted(set(thresholds) - set(evaluated.metrics))
+    if unknown:
+        raise ConfigError(
+            "register.thresholds", found=", ".join(unknown), expected="one of " + ", ".join(sorted(evaluated.metrics)),
+            mend="correct it in params.yaml",
+        )  # fmt: skip
+    unmet = []
+    for metric, wanted in thresholds.items():
+        value = evaluated.metrics[metric].value
+        low = metric in LOWER_IS_BETTER
+        if not (value <= wanted if low else value >= wanted):
+            unmet.append(f"{metric} {value:.4g} is {'above' if low else 'below'} {wanted:g}")
+    return unmet
+
+
+def _off(config: Config, workspace: Workspace, name: str, evaluated: EvaluateRecord) -> RegisterRecord:
+    record = RegisterRecord(
+        evaluation=evaluated.digest, tracking_uri="", model=name, version="", run_id="", aliases=(), champion=False,
+        reason="not registered: tracking.enabled is false",
+    )  # fmt: skip
+    receipts.write(config, workspace, record)
+    return record
+
+
+def _tracker(config: Config, workspace: Workspace, context: Context) -> RunTracker:
+    from pipeline import tracking
+    from pipeline.tracking.runs import RunTracker
+
+    if isinstance(context.tracker, RunTracker):
+        return context.tracker
+    opened = tracking.open_tracker(config.tracking, workspace, console=context.console)
+    assert isinstance(opened, RunTracker)  # tracking is enabled
+    return opened
+
+
+def _facts(candidate: CandidateRecord, evaluated: EvaluateRecord, version: DataVersion) -> dict[str, str]:
+    """What the run and the registered version are tagged with."""
+    facts = {
+        "evaluation": evaluated.digest, "recipe": candidate.name, "architecture": candidate.architecture,
+        "model.sha256": candidate.model_sha256, "primary": evaluated.primary, "data.md5": version.md5,
+        "data.files": str(version.files), "data.dirty": str(version.dirty).lower(),
+        **({"data.dirty_reason": version.dirty_reason} if version.dirty_reason else {}),
+        **({"git.revision": version.git_revision} if version.git_revision else {}),
+    }  # fmt: skip
+    return facts | {f"metric.{metric}": repr(one.value) for metric, one in evaluated.metrics.items()}
+
+
+# --- the runs, from what the steps left ---------------------------------------------------------------------------
+
+
+def _record_runs(
+    tracker: RunTracker, config: Config, backbone: BackboneRecord, finetuned: FinetuneRecord,
+    evaluated: EvaluateRecord, report: Path | None, facts: Mapping[str, str], context: Context,
+) -> Run:  # fmt: skip
+    """The parent run and one run a candidate, completed from the outputs; what is there is not written again."""
+    parent = tracker.open(finetuned.key, context.root.name, tags={**facts, **_environment()})
+    parent.params({**_flat(config.model_dump(mode="json", by_alias=True)), "backbone.sha256": backbone.sha256})
+    parent.metrics(_test_metrics(evaluated))
+    for file in sorted(evaluated.folder.glob("*.csv")):
+        parent.artifact(file, "test")
+    if (evaluated.folder / "worst").is_dir():
+        parent.artifact(evaluated.folder / "worst", "test/worst")
+    if report is not None:
+        parent.artifact(report)
+    for recipe in finetuned.candidates:
+        candidate = finetuned.candidate(recipe)
+        run = tracker.open(candidate.key, recipe, parent=parent)
+        run.params({"recipe": recipe, "steps": candidate.steps, **{f"plan.{k}": v for k, v in candidate.plan.items()}})
+        run.metrics(_curves(candidate.folder / "curves.csv"))
+        run.close()
+    parent.close()
+    tracker.settle()
+    return parent
+
+
+def _test_metrics(evaluated: EvaluateRecord) -> Iterator[Metric]:
+    for name, estimate in evaluated.metrics.items():
+        yield Metric(f"test/{name}", estimate.value, 0)
+        yield Metric(f"test/{name}_low", estimate.low, 0)
+        yield Metric(f"test/{name}_high", estimate.high, 0)
+
+
+def _curves(path: Path) -> list[Metric]:
+    """The curves of a candidate, as training records them."""
+    import csv
+
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as stream:
+        return [
+            Metric(f"{r['split']}/{r['metric']}", float(r["value"]), int(r["step"])) for r in csv.DictReader(stream)
+        ]
+
+
+def _environment() -> dict[str, str]:
+    """The versions a result may depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("thaw", "torch", "torchvision", "mlflow"):
+        try:
+            found[package] = installed(package)
+        except PackageNotFoundError:
+            continue
+    return {f"version.{name}": value for name, value in found.items()}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Nested settings with dotted names."""
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return flat
+
+
+def _log_data(store: Store, run: Run, version: DataVersion, name: str) -> None:
+    from pipeline.tracking import packaging
+    from pipeline.tracking import store as stores
+
+    facts = {key: str(value) for key, value in version.model_dump(mode="json").items() if value not in (None, "")}
+    stores.patiently(
+        store, "recording the data's version",
+        lambda: packaging.log_dataset(store, run.id, name or "data", version.md5, facts),
+    )  # fmt: skip
+
+
+# --- the version -----------------------------------------------------------------------------------------------
+
+
+def _version(
+    store: Store, name: str, key: str, config: Config, candidate: CandidateRecord, evaluated: EvaluateRecord, run: Run,
+    facts: Mapping[str, str], context: Context,
+) -> Version:  # fmt: skip
+    """The version with this key, which is made, tried and uploaded where there is none."""
+    from pipeline.tracking import packaging, registry
+    from pipeline.tracking.runs import KEY
+
+    there = next((one for one in registry.versions(store, name) if one.key == key), None)
+    if there is not None:
+        return there
+    folder = context.scratch / "serving" / key[:16]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _package(folder, config, candidate, {KEY: key, **facts})
+    _try(folder, candidate, evaluated, context)
+    model_id, source = packaging.upload(store, folder, name, run.id, key, facts)
+    shutil.rmtree(folder)
+    return registry.register(store, name, source, model_id, run.id, {KEY: key, **facts})
+
+
+def _package(folder: Path, config: Config, candidate: CandidateRecord, metadata: Mapping[str, str]) -> None:
+    from pipeline import serving
+    from pipeline.models import blocks
+    from pipeline.tracking import packaging
+
+    model = blocks.load_finetuned(
+        candidate.architecture, len(candidate.labels), candidate.model, size=candidate.input.size
+    )
+    intake = config.task.intake
+    limits = {
+        "max_bytes": intake.max_bytes, "max_pixels": intake.max_pixels, "single_frame": intake.animated == "reject",
+    }  # fmt: skip
+    code = Path(serving.__path__[0]) / "model.py"
+    packaging.save(folder, code, candidate, model.stock_kwargs, limits, metadata)
+
+
+def _try(folder: Path, candidate: CandidateRecord, evaluated: EvaluateRecord, context: Context) -> None:
+    """Asks the saved model about a few test examples.
+
+    Raises:
+        TrackingError: it cannot be loaded, or answers otherwise than it was judged.
+    """
+    import pyarrow.parquet as pq
+
+    from pipeline.manifest import real_path
+    from pipeline.tracking import packaging
+
+    rows = pq.read_table(evaluated.predictions).slice(0, TRIED).to_pylist()
+    images = [real_path(context.data, row["path"]).read_bytes() for row in rows]
+    try:
+        found = packaging.answers(folder, images)
+    except Exception as fault:
+        raise _unservable(candidate, f"it cannot answer: {' '.join(str(fault).split())[:300]}") from fault
+    for row, answer in zip(rows, found, strict=True):
+        worst = max(abs(answer[label] - row[f"p.{label}"]) for label in candidate.labels)
+        if not worst <= TOLERANCE:
+            raise _unservable(candidate, f"{row['path']}: a probability differs by {worst:.3g}")
+
+
+def _unservable(candidate: CandidateRecord, found: str) -> TrackingError:
+    return TrackingError(
+        f"candidate {candidate.name}, loaded back", found=found,
+        expected=f"the evaluation's answers, within {TOLERANCE}",
+        mend="nothing was registered; thaw run --force evaluate, and report it if it stays",
+    )  # fmt: skip
+
+
+def _aliases(store: Store, model: Version, config: Config, unmet: list[str]) -> tuple[bool, str]:
+    """Sets the aliases this version is due; returns whether it is champion, and why or why not."""
+    from pipeline.tracking import registry
+
+    registry.set_alias(store, model, registry.CHALLENGER)
+    holder = registry.aliases_of(store, model.name).get(registry.CHAMPION)
+    if holder == model.version:
+        return True, "champion already"
+    if holder is not None:
+        return False, f"challenger to version {holder}, the champion"
+    if not config.register_.thresholds:
+        return False, "not champion: register.thresholds names no metric to reach"
+    if unmet:
+        return False, "not champion: " + "; ".join(unmet)
+    registry.set_alias(store, model, registry.CHAMPION)
+    return True, "champion: the first to reach every threshold"

@@ -1,0 +1,137 @@
+"""A candidate as an MLflow model: code and safetensors, no pickle; saved, tried, and put into the store."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.tracking import store as stores
+from pipeline.tracking.runs import KEY
+from pipeline.tracking.store import Store
+
+if TYPE_CHECKING:
+    from pipeline.records import CandidateRecord
+
+NEEDED = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision")  # what answering needs
+
+
+def save(
+    folder: Path, code: Path, candidate: CandidateRecord, kwargs: Mapping[str, Any], limits: Mapping[str, Any],
+    metadata: Mapping[str, str],
+) -> None:  # fmt: skip
+    """Saves a candidate into `folder`, which must not exist, as a model that answers without Thaw.
+
+    Args:
+        code: the file that answers.
+        kwargs: what the architecture's builder needs beside the number of classes.
+        limits: what the served model refuses: `max_bytes`, `max_pixels`, `single_frame`.
+        metadata: what the model's own page says of it.
+    """
+    stores.prepare()
+    import mlflow.pyfunc
+
+    parts = folder.with_name(folder.name + ".parts") / "model"
+    shutil.rmtree(parts.parent, ignore_errors=True)
+    parts.mkdir(parents=True)
+    settings = {
+        "architecture": candidate.architecture, "kwargs": dict(kwargs), "labels": list(candidate.labels),
+        "input": candidate.input.model_dump(mode="json"), "limits": dict(limits), "sha256": candidate.model_sha256,
+    }  # fmt: skip
+    (parts / "model.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    shutil.copyfile(candidate.model, parts / "weights.safetensors")
+    mlflow.pyfunc.save_model(
+        str(folder), python_model=str(code), artifacts={"model": str(parts)}, signature=signature(),
+        input_example=example(), pip_requirements=requirements(), metadata=dict(metadata),
+    )  # fmt: skip
+    shutil.rmtree(parts.parent)
+
+
+def signature() -> Any:
+    """In: `image`, an image file's content. Out: label, score, probabilities by label."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Map
+
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.binary, "image")]),
+        outputs=Schema([
+            ColSpec(DataType.string, "label"), ColSpec(DataType.double, "score"),
+            ColSpec(Map(DataType.double), "probabilities"),
+        ]),
+    )  # fmt: skip
+
+
+def example() -> Any:
+    """A plain grey image, so that no one's data is shown to everyone who may see the registry."""
+    import pandas as pd
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.new("RGB", (32, 32), (128, 128, 128)).save(content, "PNG")
+    return pd.DataFrame({"image": [content.getvalue()]})
+
+
+def requirements() -> list[str]:
+    """What answering needs, in the versions it was tried with."""
+    return [f"{name}=={version(name).partition('+')[0]}" for name in NEEDED]
+
+
+def answers(folder: Path, images: Sequence[bytes]) -> list[dict[str, float]]:
+    """Loads a saved model and asks it: the probability of each label, by image."""
+    table = ask(load(folder), images)
+    return list(table["probabilities"])
+
+
+def load(folder: Path) -> Any:
+    """A saved model, ready to answer."""
+    stores.prepare()
+    import mlflow.pyfunc
+
+    return mlflow.pyfunc.load_model(str(folder))
+
+
+def ask(model: Any, images: Sequence[bytes]) -> Any:
+    """The model's answers as a table: label, score, probabilities."""
+    import pandas as pd
+
+    return model.predict(pd.DataFrame({"image": list(images)}))
+
+
+def upload(store: Store, folder: Path, name: str, run_id: str, key: str, tags: Mapping[str, str]) -> tuple[str, str]:
+    """Puts a saved model into the store as an output of a run, or finds it there by its key.
+
+    Returns:
+        The model's id, and where its files are.
+    """
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    client, experiment = store.client, store.experiment_id
+    there = client.search_logged_models([experiment], f"tags.`{KEY}` = '{key}' AND status = 'READY'", max_results=1)
+    if there:
+        return there[0].model_id, there[0].artifact_location
+    made = client.create_logged_model(experiment, name, run_id, {KEY: key, **tags}, model_type="classifier")
+    saved = Model.load(str(folder))
+    saved.model_id, saved.run_id, saved.artifact_path = made.model_id, run_id, made.artifact_location
+    saved.save(str(folder / "MLmodel"))
+    client.log_model_artifacts(made.model_id, str(folder))
+    client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=0)])
+    client.finalize_logged_model(made.model_id, "READY")
+    return made.model_id, made.artifact_location
+
+
+def log_dataset(store: Store, run_id: str, name: str, digest: str, facts: Mapping[str, str]) -> None:
+    """Names the data as an input of the run; the same data once."""
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.entities import DatasetInput, InputTag
+
+    # The store takes a digest of at most 36 characters, which is just what DVC's hash of a folder has.
+    data = MetaDataset(CodeDatasetSource(tags=dict(facts)), name=name, digest=digest[:36])  # type: ignore[abstract]
+    tag = InputTag("mlflow.data.context", "training")
+    store.client.log_inputs(run_id, [DatasetInput(data._to_mlflow_entity(), [tag])])

@@ -1,0 +1,182 @@
+"""The model registry: versions found by key, aliases, and a version's files brought here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ConfigError, TrackingError
+from pipeline.tracking import store as stores
+from pipeline.tracking.runs import KEY
+from pipeline.tracking.store import Store
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.workspace import Workspace
+
+CHALLENGER, CHAMPION = "challenger", "champion"
+_METRIC = "metric."  # tags of a version that hold its test metrics
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+    run_id: str
+    source: str  # where its files are
+
+    @property
+    def key(self) -> str:
+        return self.tags.get(KEY, "")
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Its test metrics."""
+        return {name.removeprefix(_METRIC): float(v) for name, v in self.tags.items() if name.startswith(_METRIC)}
+
+    @property
+    def data(self) -> str:
+        """The hash of the data it was trained on."""
+        return self.tags.get("data.md5", "")
+
+    def __str__(self) -> str:
+        aliases = f" ({', '.join(self.aliases)})" if self.aliases else ""
+        primary = self.tags.get("primary", "")
+        value = f"  {primary} {self.metrics[primary]:.3f}" if primary in self.metrics else ""
+        return f"{self.name} v{self.version}{aliases}{value}  data {self.data[:12] or 'unknown'}"
+
+
+def registered(config: Config, workspace: Workspace, name: str | None = None) -> list[Version]:
+    """What is registered under the workspace's name, newest first; empty where nothing is.
+
+    Raises:
+        TrackingError: the store is away.
+    """
+    store = stores.find(config.tracking, workspace)
+    if not config.tracking.enabled or (store.embedded and not (store.embedded / "mlflow.db").exists()):
+        return []
+    wanted = name or workspace.model_name(config)
+    return stores.patiently(store, "asking what is registered", lambda: versions(store, wanted))
+
+
+def versions(store: Store, name: str) -> list[Version]:
+    """All versions of a model, newest first."""
+    found = list(_pages(store, name))
+    aliases = aliases_of(store, name) if found else {}
+    made = [
+        _version(one, [alias for alias, version in aliases.items() if version == str(one.version)]) for one in found
+    ]
+    return sorted(made, key=lambda one: int(one.version), reverse=True)
+
+
+def aliases_of(store: Store, name: str) -> dict[str, str]:
+    """Alias → version of a registered model."""
+    found = store.client.get_registered_model(name).aliases
+    return {alias: str(version) for alias, version in found.items()}
+
+
+def find(store: Store, reference: str) -> Version:
+    """The version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names.
+
+    Raises:
+        ConfigError: the reference is neither; or there is no such model, alias or version: those there are are listed.
+    """
+    parts = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", reference)
+    if parts is None:
+        raise ConfigError("--model", found=reference, expected="models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, alias, number = parts.groups()
+    there = versions(store, name)
+    for one in there:
+        if alias in one.aliases or one.version == number:
+            return one
+    raise ConfigError(
+        "--model", found=f"{reference}: no such {'version' if there else 'model'} at {store.uri}",
+        expected="one that is registered", mend="" if there else "thaw run", details=[str(one) for one in there],
+    )  # fmt: skip
+
+
+def register(store: Store, name: str, source: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> Version:
+    """A new version of the model `name`, which is made where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        store.client.create_registered_model(name)
+    except MlflowException as fault:
+        if fault.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    return _version(store.client.create_model_version(name, source, run_id, dict(tags), model_id=model_id), [])
+
+
+def set_alias(store: Store, version: Version, alias: str) -> None:
+    """Points an alias at a version."""
+    if aliases_of(store, version.name).get(alias) != version.version:
+        store.client.set_registered_model_alias(version.name, alias, version.version)
+
+
+def fetch(store: Store, version: Version, folder: Path | None = None) -> Path:
+    """A version's files on this machine: in `folder`, or wherever they already lie.
+
+    Raises:
+        TrackingError: they are not to be had.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def get() -> Path:
+        destination = None if folder is None else str(folder)
+        return Path(download_artifacts(artifact_uri=version.source, dst_path=destination, tracking_uri=store.uri))
+
+    found: Path = stores.patiently(store, f"fetching {version.name} v{version.version}", get)
+    if not (found / "MLmodel").is_file():
+        raise TrackingError(
+            f"{version.name} v{version.version}", found=f"no model at {version.source}", expected="its files",
+            mend="thaw run --force register",
+        )  # fmt: skip
+    return found
+
+
+def champion(config: Config, workspace: Workspace, name: str, folder: Path) -> dict[str, Any] | None:
+    """The champion's weights, to start a training from; None where there is no champion.
+
+    Returns:
+        `labels` (names in order), `architecture`, `weights` (path of a stock state dict as safetensors), `input`
+        (as in InputSpec), `version`.
+
+    Raises:
+        TrackingError: the store is away, or the champion's files are not to be had.
+    """
+    there = registered(config, workspace, name)
+    one = next((version for version in there if CHAMPION in version.aliases), None)
+    if one is None:
+        return None
+    files = fetch(stores.find(config.tracking, workspace), one, folder) / "artifacts" / "model"
+    settings = json.loads((files / "model.json").read_text(encoding="utf-8"))
+    return {
+        "labels": tuple(settings["labels"]), "architecture": settings["architecture"], "input": settings["input"],
+        "weights": files / "weights.safetensors", "version": one.version,
+    }  # fmt: skip
+
+
+def _pages(store: Store, name: str) -> Any:
+    quoted = name.replace("'", "''")
+    token = None
+    while True:
+        page = store.client.search_model_versions(f"name = '{quoted}'", max_results=1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _version(one: Any, aliases: list[str]) -> Version:
+    return Version(one.name, str(one.version), tuple(sorted(aliases)), dict(one.tags), one.run_id or "", one.source)

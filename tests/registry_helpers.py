@@ -1,0 +1,136 @@
+"""A workspace as the steps before register leave it, with a random tiny network instead of a trained one."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from pipeline.config import Config, RegisterConfig, TaskConfig
+from pipeline.context import Context
+from pipeline.manifest import sha256
+from pipeline.models import blocks
+from pipeline.records import (
+    BackboneRecord,
+    CandidateRecord,
+    DataVersion,
+    Estimate,
+    EvaluateRecord,
+    FinetuneRecord,
+    InputSpec,
+    SplitRecord,
+    digest,
+)
+from pipeline.tasks.image_classification import ImageClassification
+
+LABELS = ("ant", "bee", "wasp")
+SPEC = InputSpec(size=64, resize=72)
+DATA = DataVersion(md5="0123456789abcdef0123456789abcdef.dir", size=9, files=4, git_revision="abc", dirty=False)
+
+
+def pictures(folder: Path) -> list[Path]:
+    """Image files of the kinds that are easy to present wrongly."""
+    folder.mkdir(parents=True, exist_ok=True)
+    y, x = np.mgrid[0:150, 0:220]
+    colour = np.stack([x % 256, y % 256, (x * 3 + y) % 256], axis=-1).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(colour).save(folder / "a plain.png")
+    Image.fromarray(colour).resize((900, 700)).save(folder / "b large.jpg", quality=90)
+    Image.fromarray(colour).save(folder / "c turned.jpg", exif=exif)
+    Image.fromarray(np.dstack([colour, (x % 256).astype(np.uint8)])).save(folder / "d alpha.png")
+    Image.fromarray((x * 250 + y).astype(np.uint16)).save(folder / "e grey16.png")
+    Image.fromarray(colour).convert("CMYK").save(folder / "f cmyk.jpg")
+    Image.fromarray(colour).convert("P").save(folder / "g palette.gif")
+    Image.fromarray(colour[:40, :30]).save(folder / "h small.webp", lossless=True)
+    return sorted(folder.iterdir())
+
+
+def probabilities(model: Any, files: list[Path], spec: InputSpec) -> np.ndarray[Any, Any]:
+    """What evaluation finds: the task's own presentation, the network in blocks, fp32."""
+    kind = ImageClassification()
+    decoded = torch.from_numpy(np.stack([kind.decode(file, spec) for file in files]))
+    with torch.inference_mode():
+        output = model.eval()(kind.prepare(decoded, spec, TaskConfig(), None))
+    return kind.probabilities(output).double().numpy()
+
+
+class Finished:
+    """The outputs of the steps before register."""
+
+    def __init__(self, root: Path, architecture: str = "squeezenet1_1", spec: InputSpec = SPEC, seed: int = 3) -> None:
+        self.root, self.out = root, root / "artifacts"
+        self.files = pictures(root / "data")
+        self.config = Config()
+        model = blocks.build(architecture, len(LABELS), seed=seed)
+        folder = self.out / "finetune" / "head"
+        folder.mkdir(parents=True)
+        save_file(blocks.state(model), folder / "model.safetensors")
+        self.candidate = CandidateRecord(
+            name="head", key=digest("candidate", seed), baseline=False, architecture=architecture, labels=LABELS,
+            input=spec, stages=(), val={"accuracy": 0.9}, steps=20, model_sha256=sha256(folder / "model.safetensors"),
+            plan={"precision": "fp32"},
+        ).save(folder)  # fmt: skip
+        _curves(folder / "curves.csv")
+        self.finetuned = FinetuneRecord(
+            key=digest("finetune", seed), candidates=("head",), best="head", primary="accuracy",
+            higher_is_better=True, val={"head": {"accuracy": 0.9}},
+        ).save(self.out / "finetune")  # fmt: skip
+        self.evaluated = self.judge(0.9)
+        self.probabilities = probabilities(model, self.files, spec)
+        self._predictions(self.probabilities)
+        self.split = SplitRecord(
+            manifest_sha256="", labels=LABELS, counts={}, new=0, left_out=(), warnings=(), near_duplicate_groups=0
+        ).save(self.out / "split")
+        self.backbone = BackboneRecord(
+            name=f"torchvision/{architecture}", architecture=architecture, source="file", sha256="", weights_sha256="",
+            parameters=1, classes=1000, blocks=("head",), input=spec,
+        ).save(self.out / "backbone")  # fmt: skip
+
+    def judge(self, accuracy: float) -> EvaluateRecord:
+        """The evaluation, with that accuracy."""
+        value = Estimate(value=accuracy, low=accuracy - 0.1, high=min(1.0, accuracy + 0.1))
+        loss = Estimate(value=0.3, low=0.2, high=0.4)
+        self.evaluated = EvaluateRecord(
+            candidate="head", model_sha256=self.candidate.model_sha256, labels=LABELS, examples=len(self.files),
+            primary="accuracy", higher_is_better=True, metrics={"accuracy": value, "log_loss": loss}, others={},
+            comparisons=(), warnings=(),
+        ).save(self.out / "evaluate")  # fmt: skip
+        return self.evaluated
+
+    def with_thresholds(self, **thresholds: float) -> Config:
+        self.config = Config(register=RegisterConfig(thresholds=thresholds))  # type: ignore[call-arg]
+        return self.config
+
+    def context(self, **more: Any) -> Context:
+        scratch = self.root / ".thaw"
+        return Context(root=self.root, data=self.root / "data", scratch=scratch, side=scratch / "side", **more)
+
+    def register(self, report: Path | None = None, **more: Any) -> Any:
+        from pipeline.steps.register import register
+
+        return register(
+            self.config, "insects", self.split, self.backbone, self.finetuned, self.evaluated, report, DATA,
+            self.context(**more),
+        )  # fmt: skip
+
+    def _predictions(self, found: np.ndarray[Any, Any]) -> None:
+        columns: dict[str, Any] = {"path": [file.name for file in self.files]}
+        columns |= {f"p.{label}": found[:, index] for index, label in enumerate(LABELS)}
+        pq.write_table(pa.table(columns), self.evaluated.predictions)
+
+
+def _curves(path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("stage", "epoch", "step", "split", "metric", "value"))
+        for step in range(1, 6):
+            writer.writerow(("head", step, step * 4, "train", "loss", 1 / step))
+            writer.writerow(("head", step, step * 4, "val", "accuracy", step / 6))
