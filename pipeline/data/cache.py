@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -30,12 +30,23 @@ if TYPE_CHECKING:
 
     from pipeline.context import Console
     from pipeline.records import InputSpec
-    from pipeline.tasks.base import Task
 
 SEGMENT_BYTES = 256 * 2**20
 SPARE_BYTES = 2**30  # disk that is always left to others
 Pixels = NDArray[np.uint8]
 Rows = NDArray[np.int64]
+
+
+class Decoder(Protocol):
+    """The part of a Task that the store needs."""
+
+    name: str
+
+    def shape(self, spec: InputSpec) -> tuple[int, ...]:
+        """The shape of a decoded example."""
+
+    def decode(self, path: Path, spec: InputSpec) -> NDArray[Any]:
+        """A file as a uint8 array of that shape; raises where it cannot be read."""
 
 
 class DecodedStore:
@@ -73,7 +84,7 @@ class DecodedStore:
 class _Decode(NamedTuple):
     """Decodes one row, making sure that the file still is what its id says."""
 
-    task: Task
+    task: Decoder
     spec: InputSpec
     rows: Sequence[tuple[str, Path]]
 
@@ -106,7 +117,7 @@ class _Segment(NamedTuple):
 
 
 def open_store(
-    task: Task,
+    task: Decoder,
     spec: InputSpec,
     rows: Sequence[tuple[str, Path]],
     scratch: Path,

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SHOWN = 320  # pixels: the longer side of a picture in the report
 
+SHOWN = 320
+
 
 class ImageClassification:
     """The Task of telling which of the label space's classes an image shows."""
@@ -34,14 +36,14 @@ class ImageClassification:
         return sources.read(root, data)
 
     def scan(self, root: Path, path: str, task: TaskConfig) -> Measured | Fault:
-        from pipeline.tasks import image_files
+        from pipeline.tasks import image_measure
 
-        return image_files.measure(root, path, task.intake)
+        return image_measure.measure(root, path, task.intake)
 
     def expectations(self, task: TaskConfig) -> Sequence[Expected]:
-        from pipeline.tasks import image_files
+        from pipeline.tasks import image_measure
 
-        return image_files.expectations(task.intake)
+        return image_measure.expectations(task.intake)
 
     def input(self, task: TaskConfig, backbone: BackboneRecord) -> InputSpec:
         """The backbone's own presentation, at the side and with the fit that the settings ask for.
@@ -134,6 +136,19 @@ class ImageClassification:
                 "output of the network", found=f"shape {tuple(output.shape)}", expected="(examples, classes)"
             )
         return output.float().softmax(dim=1)
+
+    def show(self, path: Path, folder: Path, name: str) -> str | None:
+        """The whole picture, upright, at most `SHOWN` pixels a side, as JPEG.
+
+        Raises:
+            DataError: the file is missing or cannot be decoded wholly.
+        """
+        from pipeline.tasks.image_files import open_rgb
+
+        image = open_rgb(path, draft=(SHOWN, SHOWN))
+        image.thumbnail((SHOWN, SHOWN))
+        image.save(folder / f"{name}.jpg", quality=85)
+        return f"{name}.jpg"
 
     def show(self, path: Path, folder: Path, name: str) -> str:
         """A JPEG of at most 320 pixels a side.
