@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 SHOWN = 320  # pixels: the longer side of a picture in the report
 
-SHOWN = 320
-
 
 class ImageClassification:
     """The Task of telling which of the label space's classes an image shows."""
@@ -136,19 +134,6 @@ class ImageClassification:
                 "output of the network", found=f"shape {tuple(output.shape)}", expected="(examples, classes)"
             )
         return output.float().softmax(dim=1)
-
-    def show(self, path: Path, folder: Path, name: str) -> str | None:
-        """The whole picture, upright, at most `SHOWN` pixels a side, as JPEG.
-
-        Raises:
-            DataError: the file is missing or cannot be decoded wholly.
-        """
-        from pipeline.tasks.image_files import open_rgb
-
-        image = open_rgb(path, draft=(SHOWN, SHOWN))
-        image.thumbnail((SHOWN, SHOWN))
-        image.save(folder / f"{name}.jpg", quality=85)
-        return f"{name}.jpg"
 
     def show(self, path: Path, folder: Path, name: str) -> str:
         """A JPEG of at most 320 pixels a side.
