@@ -1,0 +1,96 @@
+"""What the page shows besides records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pipeline.records import DataVersion, Finding
+from pipeline.workspace import STEPS, Workspace
+
+LIBRARIES = ("thaw", "torch", "torchvision", "numpy", "mlflow", "dvc", "prefect", "great-expectations")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A learning rate sweep: the loss at each rate, and the rate suggested."""
+
+    candidate: str
+    stage: str
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    suggested: float | None = None
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What the page shows besides records: what the run saw, but its inputs do not determine.
+
+    Args:
+        workspace: its name, the page's title.
+        when: when the page was made.
+        data: which data the run saw.
+        drift: how the data moved since the last accepted version.
+        seconds: what each step took, where it ran.
+        unchanged: steps that did not need to run.
+        latency: size and speed, as the evaluate step measured them.
+        versions: of libraries, by name.
+        links: by what they lead to; http(s) or a path beside the page.
+        sweeps: learning rate sweeps, where rates were found by them.
+    """
+
+    workspace: str
+    when: datetime | None = None
+    data: DataVersion | None = None
+    drift: tuple[Finding, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    unchanged: tuple[str, ...] = ()
+    latency: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
+    sweeps: tuple[Sweep, ...] = ()
+
+
+def gather(workspace: Workspace, data: DataVersion, seconds: Mapping[str, float]) -> Extras:
+    """The extras of a run that just ended in a workspace; `seconds` has the steps that ran in it."""
+    runs = workspace.scratch / "runs"
+    return Extras(
+        workspace=workspace.root.name,
+        when=datetime.now(UTC),
+        data=data,
+        drift=_drift(runs),
+        seconds=dict(seconds),
+        unchanged=tuple(step for step in STEPS if step not in seconds),
+        latency=_latest(runs, "evaluate/latency.json"),
+        versions=_versions(),
+        links={},
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _latest(runs: Path, name: str) -> Any:
+    """The JSON file of that name in the newest run that has a readable one; runs are named by their time."""
+    for path in sorted(runs.glob(f"*/{name}"), reverse=True):
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _drift(runs: Path) -> tuple[Finding, ...]:
+    return tuple(Finding.model_validate(one) for one in _latest(runs, "validate/drift.json") or ())

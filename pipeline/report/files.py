@@ -1,0 +1,83 @@
+"""Reads the files that the steps left beside their records."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import mimetypes
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from pipeline.errors import MemoryFault
+from pipeline.records import Estimate
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One of the worst errors; `picture` is a data URI."""
+
+    path: str
+    target: str
+    predicted: str
+    confidence: float
+    target_probability: float
+    picture: str | None
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file.
+
+    Raises:
+        MemoryFault: it is not there or not CSV.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as fault:
+        raise MemoryFault(str(path), found=str(fault), expected="a file of a finished step", mend="thaw run") from fault
+
+
+def value(row: Mapping[str, str], name: str) -> float | None:
+    """A number, or None where the field is empty."""
+    return float(row[name]) if row[name] else None
+
+
+def estimate(row: Mapping[str, str], name: str) -> Estimate | None:
+    """A value with its interval from the columns name, name_low and name_high."""
+    if not row[name]:
+        return None
+    return Estimate(value=float(row[name]), low=float(row[f"{name}_low"]), high=float(row[f"{name}_high"]))
+
+
+def quarantine(path: Path) -> list[dict[str, str]]:
+    """The rows of quarantine.parquet, by reason."""
+    try:
+        rows: list[dict[str, str]] = pq.read_table(path).to_pylist()
+    except (OSError, ValueError) as fault:
+        raise MemoryFault(str(path), found=str(fault), expected="a file of a finished step", mend="thaw run") from fault
+    return sorted(rows, key=lambda row: (row["code"], row["path"]))
+
+
+def worst(folder: Path) -> list[Mistake]:
+    """The worst errors with their pictures inside."""
+    path = folder / "worst.json"
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [
+            Mistake(
+                row["path"], row["target"], row["predicted"], row["confidence"], row["target_probability"],
+                _inside(folder / row["picture"]) if row["picture"] else None,
+            )
+            for row in rows
+        ]  # fmt: skip
+    except (OSError, ValueError, KeyError) as fault:
+        raise MemoryFault(str(path), found=str(fault), expected="a file of a finished step", mend="thaw run") from fault
+
+
+def _inside(picture: Path) -> str:
+    kind = mimetypes.guess_type(picture.name)[0] or "application/octet-stream"
+    return f"data:{kind};base64,{base64.b64encode(picture.read_bytes()).decode()}"

@@ -1,0 +1,282 @@
+"""A finished run, made up: records and files as the steps leave them, with numbers from the real metric code.
+
+`python tests/report/example_run.py FOLDER` writes its page, to be looked at while working on the template.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from pipeline import manifest
+from pipeline.evaluation import calibration, compare, metrics, per_class, slices, tables
+from pipeline.evaluation.bootstrap import units_of
+from pipeline.records import (
+    BackboneRecord,
+    CandidateRecord,
+    DataVersion,
+    EvaluateRecord,
+    Finding,
+    FinetuneRecord,
+    InputSpec,
+    RegisterRecord,
+    SplitRecord,
+    StageResult,
+    ValidateRecord,
+)
+from pipeline.report import page
+
+LABELS = ("crack", "ok", "pit", "scratch", "stain")
+BLOCKS = ("features.0", *(f"features.{n}" for n in range(1, 13)), "classifier.0", "head")
+SETTINGS = {"count": 200, "confidence": 0.95, "seed": 0}
+HOSTILE = '<script>alert("x")</script>'
+
+
+@dataclass(frozen=True)
+class Made:
+    """The arguments of `page.build`."""
+
+    validated: ValidateRecord
+    split: SplitRecord
+    backbone: BackboneRecord
+    finetuned: FinetuneRecord
+    evaluated: EvaluateRecord
+    registered: RegisterRecord | None
+    extras: page.Extras
+
+    def html(self) -> str:
+        return page.build(
+            self.validated, self.split, self.backbone, self.finetuned, self.evaluated,
+            registered=self.registered, extras=self.extras,
+        )  # fmt: skip
+
+
+class Pictures:
+    """The part of a task that the evaluation's files need."""
+
+    def show(self, path: Path, folder: Path, name: str) -> str:
+        dice = np.random.default_rng(sum(path.name.encode()))
+        ramp = np.add.outer(np.arange(96), np.arange(96) * dice.integers(-2, 3)) * dice.random() * 0.7
+        pixels = (dice.integers(90, 160, 3) + ramp[..., None] % 80 + dice.normal(0, 6, (96, 96, 1))).clip(0, 255)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}.jpg", quality=80)
+        return f"{name}.jpg"
+
+
+def make(
+    folder: Path, *, labels: Sequence[str] = LABELS, parts: int = 21, skill: tuple[float, float] = (2.6, 1.1),
+    hostile: bool = False, baseline: bool = True,
+) -> Made:  # fmt: skip
+    """A run over `parts` groups of three test examples with these classes; `skill` (fine-tuned, from scratch) says
+    how far the right class stands out."""
+    labels = tuple(labels)
+    dice = np.random.default_rng(7)
+    table = _test_table(labels, parts, dice, hostile)
+    names = ("gradual", "head", "scratch") if baseline else ("gradual", "head")
+    candidates = [_candidate(folder / "finetune", name, labels, baseline=name == "scratch") for name in names]
+    finetuned = FinetuneRecord(
+        key="f" * 64, candidates=names, best="gradual", primary="accuracy", higher_is_better=True,
+        val={one.name: one.val for one in candidates},
+    ).save(folder / "finetune")  # fmt: skip
+    strength = {"gradual": skill[0], "head": (skill[0] + skill[1]) / 2, "scratch": skill[1]}
+    evaluated = _evaluated(folder / "evaluate", table, labels, {n: strength[n] for n in names}, dice)
+    return Made(
+        validated=_validated(folder / "validate", labels, hostile),
+        split=_split(folder / "split", labels, 3 * parts),
+        backbone=_backbone(folder / "backbone"),
+        finetuned=finetuned,
+        evaluated=evaluated,
+        registered=RegisterRecord(
+            evaluation=evaluated.digest, tracking_uri="sqlite:////work/mlflow/mlflow.db", model="surfaces", version="3",
+            run_id="8d1f0c", aliases=("challenger", "champion"), champion=True,
+            reason="there was no champion, and accuracy reaches the threshold of 0.8",
+        ),
+        extras=_extras(hostile),
+    )  # fmt: skip
+
+
+def _test_table(labels: tuple[str, ...], parts: int, dice: np.random.Generator, hostile: bool) -> pa.Table:
+    rows = []
+    for part in range(parts):
+        label = labels[part % len(labels)]
+        for view in range(3):
+            name = f"{label}/part-{part:03d}-{view}.png"
+            rows.append({
+                "id": f"{part * 3 + view:032x}",
+                "path": HOSTILE + name if hostile else name,
+                "target": label,
+                "group": f"part-{part:03d}",
+                "meta.line": "ABC"[part % 3],
+                "meta.lighting": ("even", "dim", "raking", "dim")[view + (part % 2)],
+                "meta.material": ("brushed steel", "cast iron", HOSTILE if hostile else "painted sheet")[part % 3],
+                "meta.exposure_ms": float(dice.normal(20, 4)),
+            })  # fmt: skip
+    return pa.Table.from_pylist(rows)
+
+
+def _answers(targets: np.ndarray, classes: int, skill: float, dice: np.random.Generator) -> np.ndarray:
+    logits = dice.normal(0, 1, (len(targets), classes))
+    logits[np.arange(len(targets)), targets] += skill
+    powers = np.exp(1.6 * logits)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def _evaluated(
+    out: Path, table: pa.Table, labels: tuple[str, ...], skill: dict[str, float], dice: np.random.Generator
+) -> EvaluateRecord:
+    out.mkdir(parents=True)
+    targets = np.array([labels.index(name) for name in table["target"].to_pylist()])
+    units = units_of(table["group"].to_pylist())
+    made = {
+        name: metrics.Predictions(_answers(targets, len(labels), much, dice), targets, units)
+        for name, much in skill.items()
+    }
+    ours = made["gradual"]
+    judged = slices.slices(table, ours.correct, units, wanted="auto", smallest=10, **SETTINGS)
+    tables.predictions(ours, table, labels, out / "predictions.parquet")
+    tables.confusion(per_class.confusion(ours, labels), out / "confusion.csv")
+    tables.per_class(per_class.per_class(ours, labels, **SETTINGS), out / "per_class.csv")
+    tables.slices(judged, out / "slices.csv")
+    tables.reliability(calibration.reliability(ours, **SETTINGS), out / "reliability.csv")
+    tables.worst(ours, table, labels, Pictures(), Path(), out / "worst", 12)
+    found = {name: metrics.estimates(one, wanted_k=3, **SETTINGS) for name, one in made.items()}
+    return EvaluateRecord(
+        candidate="gradual", model_sha256="b" * 64, labels=labels, examples=table.num_rows, units=int(units.max()) + 1,
+        primary="accuracy", higher_is_better=True, metrics=found.pop("gradual"), others=found,
+        comparisons=tuple(compare.compare(n, ours.correct, made[n].correct, units, **SETTINGS) for n in found),
+        warnings=(),
+    ).save(out)  # fmt: skip
+
+
+def _candidate(folder: Path, name: str, labels: tuple[str, ...], *, baseline: bool) -> CandidateRecord:
+    plans = {
+        "gradual": (("head", 1, 5, 1e-3), ("top", 5, 5, 5e-4), ("deep", 10, 5, 2.5e-4)),
+        "head": (("head", 1, 15, 1e-3),),
+        "scratch": (("scratch", len(BLOCKS), 15, 1e-3),),
+    }
+    ceiling = {"gradual": 0.93, "head": 0.84, "scratch": 0.62}[name]
+    rows, stages, epoch = [], [], 0
+    for stage, count, epochs, rate in plans[name]:
+        for _ in range(epochs):
+            epoch += 1
+            accuracy = ceiling - (ceiling - 0.25) * math.exp(-epoch / 3.5) + 0.012 * math.sin(5 * epoch)
+            rows.append((stage, epoch, epoch * 12, "train", "loss", 0.5 + 1.1 * math.exp(-epoch / 5)))
+            rows.append((stage, epoch, epoch * 12, "val", "accuracy", accuracy))
+            rows.append((stage, epoch, epoch * 12, "val", "log_loss", 0.25 + 1.4 * (1 - accuracy)))
+        trained = BLOCKS[-count:]
+        stages.append(StageResult(
+            name=stage, epochs=epochs, best_epoch=epoch - 1, trained=trained, frozen=BLOCKS[:-count],
+            freeze_digest="d" * 64, lr={b: rate * (1 if baseline else 0.5**d) for d, b in enumerate(reversed(trained))},
+            val={"accuracy": accuracy, "log_loss": 0.25 + 1.4 * (1 - accuracy)},
+        ))  # fmt: skip
+    (folder / name).mkdir(parents=True)
+    with (folder / name / "curves.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([("stage", "epoch", "step", "split", "metric", "value"), *rows])
+    return CandidateRecord(
+        name=name, key="c" * 64, baseline=baseline, architecture="mobilenet_v3_small", labels=labels,
+        input=InputSpec(size=96, resize=96), stages=tuple(stages), val=stages[-1].val, steps=epoch * 12,
+        model_sha256="b" * 64, plan={"precision": "fp32", "memory_format": "channels-last", "threads": 2,
+                                     "batch_size": 32, "feature_cache": True, "device": "cpu"},
+    ).save(folder / name)  # fmt: skip
+
+
+def _validated(folder: Path, labels: tuple[str, ...], hostile: bool) -> ValidateRecord:
+    folder.mkdir(parents=True)
+    bad = [
+        ("ok/part-091-1.png", "truncated", "the file ends after 71 % of its data", "a whole image",
+         "copy it again from the camera"),
+        ("stain/part-044-0.png", "truncated", "the file ends after 12 % of its data", "a whole image",
+         "copy it again from the camera"),
+        (HOSTILE if hostile else "pit/Thumbs.db", "not-an-image", "no image format that Thaw reads",
+         "JPEG, PNG, WEBP, BMP, TIFF, GIF", "remove it, or export it as PNG"),
+    ]  # fmt: skip
+    manifest.write_table(
+        pa.Table.from_pylist(
+            [{"path": p, "id": None, "code": c, "found": f, "expected": e, "mend": m} for p, c, f, e, m in bad],
+            schema=manifest.QUARANTINE,
+        ),
+        folder / "quarantine.parquet",
+    )
+    per = {label: 78 - 9 * (n % 4) for n, label in enumerate(labels)}
+    return ValidateRecord(
+        manifest_sha256="a" * 64, labels=labels, examples=sum(per.values()), files=sum(per.values()) + 5, aliases=2,
+        quarantined=3, per_class=per, converted={"exif-rotated": 3, "cmyk": 1}, checks=23,
+        findings=(
+            Finding(code="duplicates", severity="info", thing="identical files", found="2 files with the content of another",
+                    items=("ok/part-002-1 (copy).png", "ok/part-010-0 (copy).png")),
+            Finding(code="class-imbalance", severity="warning", thing="class balance",
+                    found="ok has 1.5 times the examples of crack", expected="at most 1.4 times",
+                    mend="bring more of crack, or set finetune.sampling to balanced"),
+        ),
+    ).save(folder)  # fmt: skip
+
+
+def _split(folder: Path, labels: tuple[str, ...], test: int) -> SplitRecord:
+    return SplitRecord(
+        manifest_sha256="a" * 64, labels=labels, new=24, near_duplicate_groups=4, left_out=(),
+        counts={
+            "train": {label: 55 - 6 * (n % 4) for n, label in enumerate(labels)},
+            "val": {label: 12 - n % 3 for n, label in enumerate(labels)},
+            "test": {label: test // len(labels) for label in labels},
+        },
+        warnings=(
+            Finding(code="near-duplicates", severity="warning", thing="near-duplicates across the given splits",
+                    found="2 pairs", expected="none", mend="they were dropped from train",
+                    items=("train/ok/7.png ~ test/ok/9.png", "train/pit/3.png ~ test/pit/5.png")),
+        ),
+    ).save(folder)  # fmt: skip
+
+
+def _backbone(folder: Path) -> BackboneRecord:
+    return BackboneRecord(
+        name="torchvision/mobilenet_v3_small", architecture="mobilenet_v3_small", source="shipped", sha256="e" * 64,
+        weights_sha256="e" * 64, parameters=1_523_001, classes=24, blocks=BLOCKS,
+        input=InputSpec(size=96, resize=96),
+    ).save(folder)  # fmt: skip
+
+
+def _extras(hostile: bool) -> page.Extras:
+    rates = [10 ** (-5 + n / 10) for n in range(41)]
+    return page.Extras(
+        workspace=HOSTILE if hostile else "surfaces",
+        when=datetime(2026, 11, 20, 23, 5, tzinfo=UTC),
+        data=DataVersion(md5="0123456789abcdef0123456789abcdef.dir", size=11_534_336, files=413,
+                         git_revision="9464c65aa21e", dirty=True, dirty_reason="data.dvc is not committed to Git"),
+        drift=(Finding(code="label-drift", severity="warning", thing="class shares", expected="at most 15 %",
+                       found="they moved by 17 % since the last accepted version"),),
+        seconds={"validate": 2.31, "split": 0.4, "backbone": 0.2, "finetune": 48.2, "evaluate": 6.1, "register": 3.3},
+        unchanged=("backbone",),
+        latency={"model_sha256": "b" * 64, "megabytes": 6.1, "parameters": 1_523_001, "device": "cpu", "threads": 2, "precision": "fp32",
+                 "batches": [{"batch": 1, "median_ms": 7.9, "p95_ms": 9.8, "runs": 30},
+                             {"batch": 32, "median_ms": 1.42, "p95_ms": 1.66, "runs": 30}]},
+        versions={"thaw": "0.1.0", "torch": "2.15.0", "torchvision": "0.29.2", "python": "3.11.7"},
+        links={"the run in MLflow": "http://127.0.0.1:5000/#/experiments/1/runs/8d1f0c",
+               "what Great Expectations judged": ".thaw/runs/now/validate/docs/index.html"},
+        sweeps=(page.Sweep("gradual", "head", tuple(rates), tuple(
+            1.6 - 0.9 / (1 + math.exp(-3 * (math.log10(r) + 2.8))) + (40 * r) ** 2 for r in rates), 2e-3),),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    import sys
+
+    target = Path(sys.argv[1])
+    one = make(target / "run")
+    page.write(one.html(), target / "report.html")
+    two = make(
+        target / "hostile", labels=(*LABELS[:3], HOSTILE, "a label so long that no column holds it " * 2), hostile=True
+    )
+    page.write(two.html(), target / "hostile.html")
+    many = make(target / "many", labels=[f"class {n:03d}" for n in range(60)], parts=240, skill=(3.5, 2.0))
+    page.write(many.html(), target / "many.html")
+    bare = make(target / "bare", labels=("ants", "bees"), baseline=False)
+    bare = dataclasses.replace(bare, registered=None, extras=page.Extras(workspace="bees"))
+    page.write(bare.html(), target / "bare.html")
