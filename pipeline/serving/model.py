@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from safetensors.torch import load_file
 
 DECODERS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
@@ -116,6 +116,8 @@ def _row(data: Any, row: int, settings: dict[str, Any]) -> np.ndarray[Any, Any]:
             return _square(image, settings["input"])
     except MlflowException:
         raise
+    except UnidentifiedImageError as fault:
+        raise _bad(f"row {row}: not an image; accepted are {', '.join(DECODERS)}") from fault
     except Exception as fault:  # decoders raise nearly anything on broken files
         raise _bad(f"row {row}: not an image that can be decoded wholly ({type(fault).__name__}: {fault})") from fault
 

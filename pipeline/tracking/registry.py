@@ -60,15 +60,17 @@ def registered(config: Config, workspace: Workspace, name: str | None = None) ->
     Raises:
         TrackingError: the store is away.
     """
-    store = stores.find(config.tracking, workspace)
-    if not config.tracking.enabled or (store.embedded and not (store.embedded / "mlflow.db").exists()):
+    if not config.tracking.enabled:
         return []
+    store = stores.find(config.tracking, workspace)
     wanted = name or workspace.model_name(config)
     return stores.patiently(store, "asking what is registered", lambda: versions(store, wanted))
 
 
 def versions(store: Store, name: str) -> list[Version]:
-    """All versions of a model, newest first."""
+    """All versions of a model, newest first; an embedded store that is not there yet is not made for the asking."""
+    if store.embedded is not None and not (store.embedded / "mlflow.db").exists():
+        return []
     found = list(_pages(store, name))
     aliases = aliases_of(store, name) if found else {}
     made = [
@@ -93,7 +95,7 @@ def find(store: Store, reference: str) -> Version:
     if parts is None:
         raise ConfigError("--model", found=reference, expected="models:/NAME@ALIAS or models:/NAME/VERSION")
     name, alias, number = parts.groups()
-    there = versions(store, name)
+    there = stores.patiently(store, "asking what is registered", lambda: versions(store, name))
     for one in there:
         if alias in one.aliases or one.version == number:
             return one

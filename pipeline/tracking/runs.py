@@ -38,7 +38,7 @@ class Run:
         self.key, self.id = key, ""
         self.spool = Spool(tracker.folder / f"{key}.jsonl")
         self.start = 0  # ms since 1970, as the store has it
-        self.steps: dict[str, set[int]] = {}  # metric → steps the store has
+        self.points: dict[str, dict[int, float]] = {}  # metric → step → the value the store has
         self.found = True  # the run may hold metrics of an earlier process
         self.finished = False  # it had ended when it was opened
         self.sampler: Sampler | None = None
@@ -225,21 +225,24 @@ class RunTracker:
         ], check)  # fmt: skip
 
     def _points(self, run: Run, rows: list[tuple[str, float, int, int]], check: Callable[[], None]) -> None:
-        """Logs the points that the run does not have: one value for a metric and step, the first."""
+        """Logs the points that the run does not have: of a curve, one value a step, the first.
+
+        A metric that has no step but 0 is no curve: what a later evaluation found is logged after it, and shown.
+        """
         from mlflow.entities import Metric as Point
 
         client, run_id = self.store.client, self._identify(run)
-        for name in {row[0] for row in rows} - run.steps.keys():
+        for name in {row[0] for row in rows} - run.points.keys():
             check()
-            run.steps[name] = stores.history(client, run_id, name) if run.found else set()
+            run.points[name] = stores.history(client, run_id, name) if run.found else {}
         # A row that is sent again bears its first time, so the store knows it even if its answer was lost.
-        fresh = {(row[0], row[2]): row for row in reversed(rows) if row[2] not in run.steps[row[0]]}
+        fresh = {(row[0], row[2]): row for row in reversed(rows) if _new(run.points[row[0]], row[1], row[2])}
         points = [Point(name, value, at, step) for name, value, step, at in fresh.values()]
         for start in range(0, len(points), BATCH):
             check()
             client.log_batch(run_id, metrics=points[start : start + BATCH])
-        for name, step in fresh:
-            run.steps[name].add(step)
+        for (name, step), row in fresh.items():
+            run.points[name][step] = row[1]
 
     def _artifact(self, run: Run, ops: list[Op], check: Callable[[], None]) -> None:
         path, folder = Path(ops[0]["path"]), ops[0]["folder"] or None
@@ -261,6 +264,12 @@ _DO: dict[str, Callable[[RunTracker, Run, list[Op], Callable[[], None]], None]] 
     "artifact": RunTracker._artifact,
     "close": RunTracker._close,
 }
+
+
+def _new(known: Mapping[int, float], value: float, step: int) -> bool:
+    if step not in known:
+        return True
+    return step == 0 and len(known) == 1 and known[0] != value and not math.isnan(value)
 
 
 def _batch(ops: list[Op]) -> Iterator[Op]:

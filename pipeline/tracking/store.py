@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.errors import TrackingError
+from pipeline.errors import ThawError, TrackingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -150,7 +150,7 @@ def patiently(store: Store, what: str, call: Callable[[], T], seconds: float = 3
         try:
             with limits(PATIENT):
                 return call()
-        except TrackingError:
+        except ThawError:
             raise
         except Exception as fault:
             if refused(fault) or time.monotonic() + pause > until or not _transient(fault):
@@ -241,6 +241,7 @@ def server_command(workspace: Workspace, host: str, port: int) -> tuple[list[str
     return argv, {**_QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
-def history(client: Any, run_id: str, name: str) -> set[int]:
-    """The steps at which a run has a metric."""
-    return {point.step for point in client.get_metric_history(run_id, name)}
+def history(client: Any, run_id: str, name: str) -> dict[int, float]:
+    """A metric's values by step, the latest where a step has several."""
+    points = client.get_metric_history(run_id, name)
+    return {point.step: point.value for point in sorted(points, key=lambda point: point.timestamp)}
