@@ -1,0 +1,205 @@
+"""Checkpoints: everything a training needs to go on as if nothing had happened.
+
+One file each, `000042-step-<fingerprint>.safetensors`: the tensors, and the position as JSON in the header. It is
+written beside its place, flushed to the disk and renamed, so that a name stands only for a whole file; and its
+fingerprint is checked before a byte of it is believed. Besides the newest few, the one a stage began with is kept:
+it is where a training that lost itself goes back to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.context import Console
+from pipeline.errors import TrainingError
+from pipeline.training import fingerprint
+from pipeline.training.crash import crash_point
+from pipeline.training.trouble import NotFinite
+
+if TYPE_CHECKING:
+    import torch
+
+SUFFIX = ".safetensors"
+START, STEP = "start", "step"
+
+
+@dataclass
+class Checkpoint:
+    """What one file holds.
+
+    Args:
+        position: where the training is; plain JSON values.
+        tensors: `model/…`, `best/…`, `optimizer/…` → tensor on the CPU.
+        identity: what determines the training; a checkpoint of another one is refused.
+    """
+
+    position: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+    identity: dict[str, Any]
+
+    def part(self, name: str) -> dict[str, torch.Tensor]:
+        """The tensors of one part, without its prefix."""
+        return {key.partition("/")[2]: t for key, t in self.tensors.items() if key.startswith(f"{name}/")}
+
+
+@dataclass
+class Checkpoints:
+    """The checkpoints of one training, in a folder of its own."""
+
+    folder: Path
+    identity: dict[str, Any]
+    console: Console
+    keep: int = 2
+    every_seconds: float = 60.0
+    _saved_at: float = field(default_factory=time.monotonic)
+
+    def due(self) -> bool:
+        """Whether the last save is long enough ago."""
+        return time.monotonic() - self._saved_at >= self.every_seconds
+
+    def save(self, position: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], *, start: bool = False) -> bool:
+        """Writes a checkpoint and removes older ones; False where the disk refused, which is said: the older
+        checkpoint stays and the training may go on.
+
+        Args:
+            start: this is what a stage begins with.
+
+        Raises:
+            NotFinite: a tensor has NaN or infinity. The older checkpoint stays.
+        """
+        _refuse_broken(tensors)
+        crash_point("before-save")
+        self._saved_at = time.monotonic()
+        try:
+            self._write(_portable(tensors), dict(position), start)
+        except OSError as fault:
+            self.console.say(
+                f"no checkpoint could be written in {self.folder} ({fault}); the one before is kept, training goes on"
+            )
+            return False
+        crash_point("after-save")
+        self._prune()
+        return True
+
+    def load(self, *, start: bool = False) -> Checkpoint | None:
+        """The newest checkpoint that is whole, or, for `start`, the newest that a stage began with; None without.
+
+        Raises:
+            TrainingError: it belongs to another training: other settings, data or weights; names the difference.
+        """
+        for path in reversed(self._paths(START if start else "")):
+            found = self._read(path)
+            if found is not None:
+                self._check_identity(found, path)
+                return found
+        return None
+
+    def clear(self) -> None:
+        """Removes all of them: the training is finished."""
+        for path in [*self._paths(), *self._leftovers()]:
+            path.unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _write(self, tensors: dict[str, torch.Tensor], position: dict[str, Any], start: bool) -> None:
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        header = {"thaw": json.dumps({"identity": self.identity, "position": position}, allow_nan=False)}
+        temporary = self.folder / f"{os.getpid()}.tmp"
+        try:
+            save_file(tensors, temporary, metadata=header)
+            mark = fingerprint.of_file(temporary)
+            _flush(temporary)
+            crash_point("within-save")
+            paths = self._paths()
+            serial = int(paths[-1].name.partition("-")[0]) + 1 if paths else 1
+            temporary.replace(self.folder / f"{serial:06d}-{START if start else STEP}-{mark}{SUFFIX}")
+            _flush(self.folder)
+        except SafetensorError as fault:
+            raise OSError(str(fault)) from fault
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _read(self, path: Path) -> Checkpoint | None:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            if fingerprint.of_file(path) != path.stem.rpartition("-")[2]:
+                raise OSError("its content does not match its fingerprint")
+            with safe_open(path, framework="pt") as stream:
+                values = json.loads(stream.metadata()["thaw"])
+                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        except (OSError, ValueError, KeyError, SafetensorError) as fault:
+            self.console.say(f"checkpoint {path.name} cannot be used ({fault}); the one before it is")
+            return None
+        return Checkpoint(values["position"], tensors, values["identity"])
+
+    def _check_identity(self, found: Checkpoint, path: Path) -> None:
+        now = json.loads(json.dumps(self.identity))
+        different = _differences(found.identity, now)
+        if different:
+            raise TrainingError(
+                f"checkpoint {path}", found="a training of other settings, data or weights",
+                expected="the one that is to be resumed", mend=f"remove {path.parent} to begin anew",
+                details=different,
+            )  # fmt: skip
+
+    def _prune(self) -> None:
+        steps, starts = self._paths(), self._paths(START)
+        for path in set(steps[: -self.keep]) - set(starts[-1:]):
+            path.unlink(missing_ok=True)
+        for path in self._leftovers():
+            path.unlink(missing_ok=True)
+
+    def _paths(self, kind: str = "") -> list[Path]:
+        return sorted(self.folder.glob(f"[0-9]*-{kind or '*'}-*{SUFFIX}"))
+
+    def _leftovers(self) -> list[Path]:
+        return list(self.folder.glob("*.tmp"))
+
+
+def _portable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous tensors on the CPU that share no memory; those that do not already are copied."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        place = plain.untyped_storage().data_ptr()
+        result[name] = plain.clone() if place in seen else plain
+        seen.add(place)
+    return result
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_broken(tensors: Mapping[str, torch.Tensor]) -> None:
+    import torch
+
+    broken = [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    if broken:
+        raise NotFinite(
+            "checkpoint", found=f"{len(broken)} tensors with NaN or infinity", expected="finite weights and moments",
+            mend="lower the learning rate, or set finetune.plan.precision: fp32; the last good checkpoint is kept",
+            details=broken,
+        )  # fmt: skip
+
+
+def _differences(then: Any, now: Any, where: str = "") -> list[str]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        keys = sorted({*then, *now})
+        return [line for key in keys for line in _differences(then.get(key), now.get(key), f"{where}.{key}".strip("."))]
+    return [] if then == now else [f"{where}: {json.dumps(then)} in the checkpoint, {json.dumps(now)} now"]

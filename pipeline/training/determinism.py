@@ -1,0 +1,33 @@
+"""The same numbers in, the same bits out, while a training lasts."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def deterministic(threads: int) -> Iterator[None]:
+    """Asks PyTorch for deterministic kernels and a number of threads; on leaving, these and the global random state
+    are as they were. An operation that has no deterministic kernel runs all the same."""
+    import torch
+
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    benchmark, had_threads = torch.backends.cudnn.benchmark, torch.get_num_threads()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once by cuBLAS, harmless without it
+    with torch.random.fork_rng(enabled=True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory it has not written
+        torch.backends.cudnn.benchmark = False
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            torch.utils.deterministic.fill_uninitialized_memory = fill
+            torch.backends.cudnn.benchmark = benchmark
+            torch.set_num_threads(had_threads)

@@ -1,0 +1,360 @@
+"""One stage of a training: its epochs, its validation, its early stop, and going on in the middle of any of them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pipeline.config import StageConfig
+from pipeline.errors import Interrupted, TrainingError
+from pipeline.records import StageResult, digest
+from pipeline.training import fingerprint, freeze, optim, order, scores, stages
+from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.crash import crash_point
+from pipeline.training.feeding import Feed, Job, ahead
+from pipeline.training.interrupt import Stop
+from pipeline.training.objective import objective
+from pipeline.training.plan import Plan, autocast, place, to_input
+from pipeline.training.position import Best, Position, Row
+from pipeline.training.trouble import NotFinite, is_out_of_memory
+
+if TYPE_CHECKING:
+    from pipeline.models.blocks import BlockedModel
+    from pipeline.training.features import FeatureStore
+    from pipeline.training.order import Rows
+
+Tensors = dict[str, torch.Tensor]
+SECONDS_BETWEEN_WORDS = 0.2
+
+
+@dataclass
+class StageRun:
+    """A stage being trained.
+
+    Args:
+        position: where the training is; kept up to date as it goes.
+        report: told the curves so far whenever they are saved; the same points may come again.
+        kept: weights and buffers of the trained blocks at the best result, and the probabilities (N, C) that this
+            result's validation gave, as `weights/…` and `probabilities`.
+    """
+
+    job: Job
+    name: str
+    stage: StageConfig
+    plan: Plan
+    model: BlockedModel
+    position: Position
+    checkpoints: Checkpoints
+    stop: Stop
+    kept: Tensors
+    report: Callable[[list[Row]], None]
+    seconds: Counter[str] = field(default_factory=Counter)
+
+    def run(self, moments: Tensors) -> None:
+        """Trains the stage to its end, restores its best and proves that what was frozen did not change.
+
+        Args:
+            moments: the optimiser's state where the stage goes on in the middle.
+
+        Raises:
+            Interrupted: a signal came; everything is saved.
+            NotFinite: the loss, or a weight, is NaN or infinite.
+            TrainingError: a frozen tensor changed, or an example cannot be loaded.
+        """
+        self._open(moments)
+        with self._timed("prepare"):
+            self._set_feeds()
+        with self.stop.deferred():
+            while not self._finished():
+                with self._timed("train"):
+                    self._train_epoch()
+                with self._timed("validate"):
+                    self._end_epoch()
+            self._close()
+
+    # --- beginning and end ------------------------------------------------------------------------------
+    def _open(self, moments: Tensors) -> None:
+        job, position, stage = self.job, self.position, self.stage
+        if not position.opened and stage.init == "random":
+            self.model.stock.load_state_dict(job.build(False).stock.state_dict())
+            self.kept = {}
+        self.scope = stages.scope(self.model, stage)
+        place(self.model, self.plan)
+        stages.apply(self.model, self.scope)
+        if not position.opened:
+            position.lr = _rate(stage)
+        self.peaks = optim.rates([b.name for b in self.model.blocks], self.scope, position.lr, stage.lr_decay)
+        groups = optim.groups(self.model, self.peaks, job.config.weight_decay)
+        self.optimizer = optim.build(job.config, groups)
+        self.objective = objective(job.config, job.train.targets, len(job.labels))
+        self.per_epoch = -(-len(job.train) // job.config.batch_size)
+        if position.opened:
+            self._check_layout()
+            optim.restore_moments(self.optimizer, moments)
+            return
+        position.proof = freeze.take(self.model, self.scope)
+        position.layout = optim.layout(self.optimizer)
+        position.opened, position.begun = True, position.epoch
+        if position.results and stage.init == "keep":
+            last = position.results[-1]
+            position.best = Best(last.best_epoch, last.val)
+            self.kept = {"probabilities": self.kept["probabilities"], **self._weights()}
+
+    def _check_layout(self) -> None:
+        if optim.layout(self.optimizer) != self.position.layout:
+            raise TrainingError(
+                f"stage '{self.stage.name}'", found="a checkpoint whose optimiser groups are others",
+                expected="the same parameters in the same groups", mend=f"remove {self.checkpoints.folder}",
+            )  # fmt: skip
+
+    def _set_feeds(self) -> None:
+        boundary = self.scope.boundary
+        features = {split: self._features(split) for split in ("train", "val")}
+        self.feeds = {
+            split: Feed(self.job, examples, features[split], boundary if features[split] else 0)
+            for split, examples in (("train", self.job.train), ("val", self.job.val))
+        }
+
+    def _features(self, split: str) -> FeatureStore | None:
+        if not self.scope.boundary or not self.plan.feature_cache:
+            return None
+        from pipeline.training.features import open_features
+
+        job = self.job
+        prefix = tuple(block.name for block in self.model.blocks[: self.scope.boundary])
+        weights = fingerprint.of_tensors(stages.tensors(self.model, prefix))
+        self.model.stock.eval()
+        try:
+            return open_features(
+                self.model, self.scope.boundary, job.store,
+                (job.train if split == "train" else job.val).rows, job.task, job.spec, job.task_config,
+                seed=job.config.seed, views=job.config.views if split == "train" else None, plan=self.plan,
+                key=digest(weights), scratch=job.scratch, console=job.console,
+            )  # fmt: skip
+        finally:
+            stages.set_modes(self.model, self.scope)
+
+    def _finished(self) -> bool:
+        done = self.position.epoch - self.position.begun
+        patience = self.job.config.patience
+        return done >= self.stage.epochs or bool(patience and self.position.stall >= patience)
+
+    def _close(self) -> None:
+        position, best = self.position, self.position.best
+        assert best is not None  # a stage has at least one epoch
+        own = stages.tensors(self.model, self.scope.trained)
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(self.kept[f"weights/{name}"])
+        position.results.append(
+            StageResult(
+                name=self.stage.name,
+                epochs=position.epoch - position.begun,
+                best_epoch=best.epoch,
+                trained=self.scope.trained,
+                frozen=self.scope.frozen,
+                freeze_digest=freeze.verify(position.proof, self.model, self.scope, self.stage.name),
+                lr=self.peaks,
+                val=best.metrics,
+            )  # fmt: skip
+        )
+        self.kept = {"probabilities": self.kept["probabilities"]}
+        position.stage += 1
+        position.opened, position.best, position.top, position.stall = False, None, None, 0
+        position.proof, position.layout = {}, {}
+        self.save(start=True)
+        crash_point("between-stages")
+
+    # --- an epoch ---------------------------------------------------------------------------------------
+    def _train_epoch(self) -> None:
+        job, position = self.job, self.position
+        config, classes = job.config, job.train.targets.numpy()
+        rows, repeats = order.epoch_rows(job.train.keys, classes, config.sampling, config.seed, position.epoch)
+        shown = order.views(job.train.keys[rows], position.epoch, config.views, repeats)
+        cuts = order.batches(np.arange(len(rows)), config.batch_size)[position.batch :]
+        stages.set_modes(self.model, self.scope)
+        feed = self.feeds["train"]
+        loaded = ahead((partial(feed.batch, rows[cut], shown[cut]) for cut in cuts), config.plan.workers)
+        for cut, x in zip(cuts, loaded, strict=True):
+            self._step(x, rows[cut])
+            self._tell()
+            self._pause()
+        crash_point("last-batch")
+
+    def _step(self, x: torch.Tensor, chosen: Rows) -> None:
+        """One optimiser step; nothing of the step is left behind where it raises."""
+        job, position = self.job, self.position
+        done = (position.epoch - position.begun) * self.per_epoch + position.batch
+        optim.set_rates(self.optimizer, done, self.stage.epochs * self.per_epoch, self.stage.warmup)
+        targets = job.train.targets[torch.from_numpy(chosen)]
+        loss = self._gradients(x, targets)
+        owned = [p for group in self.optimizer.param_groups for p in group["params"]]
+        limit = job.config.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(owned, float("inf") if limit is None else limit).item()
+        if not np.isfinite([loss, norm]).all():
+            raise NotFinite(
+                f"stage '{self.stage.name}', epoch {position.epoch + 1}, batch {position.batch + 1}",
+                found=f"a loss of {loss:g} with a gradient of norm {norm:g}", expected="finite numbers",
+                mend="look at these examples; lower the learning rate, or set finetune.plan.precision: fp32",
+                details=[job.train.ids[turn] for turn in chosen.tolist()],
+            )  # fmt: skip
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        position.batch += 1
+        position.steps += 1
+        position.loss += loss * len(chosen)
+        position.seen += len(chosen)
+
+    def _gradients(self, x: torch.Tensor, targets: torch.Tensor) -> float:
+        """Accumulates the batch's gradient and returns its mean loss, in as many pieces as memory asks for."""
+        position = self.position
+        while True:
+            # Dropout follows from the step alone, wherever the training was interrupted.
+            torch.manual_seed(
+                order.counted(self.job.config.seed, "step", position.stage, position.epoch, position.batch)
+            )
+            try:
+                return self._accumulate(x, targets)
+            except (RuntimeError, MemoryError) as fault:
+                if not is_out_of_memory(fault):
+                    raise
+                self.optimizer.zero_grad(set_to_none=True)
+                size = min(self.plan.batch_size, len(x))
+            self._halve(size)
+
+    def _accumulate(self, x: torch.Tensor, targets: torch.Tensor) -> float:
+        mass, total, start = self.objective.mass(targets), 0.0, self.feeds["train"].start
+        size = self.plan.batch_size
+        for piece, wanted in zip(x.split(size), targets.split(size), strict=True):
+            with autocast(self.plan):
+                loss = self.objective(self.model, to_input(piece, self.plan), start, wanted) / mass
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        return total
+
+    def _halve(self, size: int) -> None:
+        if size == 1:
+            raise TrainingError(
+                f"stage '{self.stage.name}'", found="no memory for a batch of one example",
+                expected="room for at least one", mend="a smaller task.input.size, a smaller backbone, or more memory",
+            )  # fmt: skip
+        self.plan = self.plan.model_copy(update={"batch_size": size // 2})
+        self.position.plan = self.plan.model_dump(mode="json")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.job.console.say(
+            f"{self.name}: no memory for {size} examples at once; {size // 2} at a time from here, "
+            "their gradients added up to the same batch"
+        )
+
+    # --- between batches --------------------------------------------------------------------------------
+    def _pause(self) -> None:
+        """Saves where a save is due, and ends where an end was asked for."""
+        if self.stop.asked.is_set():
+            saved = self.save()
+            raise Interrupted(
+                f"training '{self.name}'", found=self.stop.reason,
+                expected="" if saved else "room for a checkpoint; the one before it is kept",
+                mend="thaw run goes on from here",
+            )  # fmt: skip
+        if self.checkpoints.due():
+            self.save()
+
+    def save(self, *, start: bool = False) -> bool:
+        """Writes a checkpoint of this very moment."""
+        moments = {} if start else optim.moments(self.optimizer)
+        parts = {"model": self.model.stock.state_dict(), "optimizer": moments, "kept": self.kept}
+        tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+        saved = self.checkpoints.save(self.position.dump(), tensors, start=start)
+        self.report(self.position.rows)
+        return saved
+
+    def _tell(self) -> None:
+        total = self.stage.epochs * self.per_epoch
+        done = (self.position.epoch - self.position.begun) * self.per_epoch + self.position.batch
+        now = time.monotonic()
+        if now - getattr(self, "_told", 0.0) >= SECONDS_BETWEEN_WORDS and done < total:
+            self._told = now
+            best = self.position.best
+            note = "" if best is None else f"{self.job.config.primary} {best.metrics[self.job.config.primary]:.4f}"
+            self.job.console.progress(f"{self.name}: {self.stage.name}", done, total, note)
+
+    # --- validation -------------------------------------------------------------------------------------
+    def _end_epoch(self) -> None:
+        position, config = self.position, self.job.config
+        probabilities = self.validate()
+        metrics = scores.of(probabilities.double(), self.job.val.targets)
+        freeze.check_modes(self.model, self.scope, self.stage.name)
+        self._note(metrics)
+        result = scores.score(metrics, config.primary)
+        position.stall += 1
+        if position.top is None or result > position.top:
+            position.top, position.stall = tuple(result), 0
+        if position.best is None or result > scores.score(position.best.metrics, config.primary):
+            position.best = Best(position.epoch + 1, metrics)
+            self.kept = {"probabilities": probabilities, **self._weights()}
+        position.epoch += 1
+        position.batch, position.loss, position.seen = 0, 0.0, 0
+
+    def validate(self) -> torch.Tensor:
+        """Probabilities (N, C), float32, of the validation examples presented plainly, in the order of their ids."""
+        feed, size = self.feeds["val"], self.plan.batch_size
+        cuts = np.split(np.arange(len(self.job.val)), range(size, len(self.job.val), size))
+        self.model.stock.eval()
+        try:
+            with torch.inference_mode():
+                return torch.cat(list(self._answers(feed, cuts)))
+        finally:
+            stages.set_modes(self.model, self.scope)
+
+    def _answers(self, feed: Feed, cuts: list[Rows]) -> Iterator[torch.Tensor]:
+        loaded = ahead((partial(feed.batch, cut, None) for cut in cuts), self.job.config.plan.workers)
+        for x in loaded:
+            with autocast(self.plan):
+                output = self.model.run(to_input(x, self.plan), feed.start)
+            yield self.job.task.probabilities(output).cpu()
+            self._pause()
+
+    def _note(self, metrics: dict[str, float]) -> None:
+        position = self.position
+        rates = {f"lr/{g['name'].partition('/')[0]}": g["lr"] for g in self.optimizer.param_groups}
+        values = {"loss": position.loss / position.seen, **rates}
+        for split, named in (("train", values), ("val", metrics)):
+            position.rows += [
+                Row(self.stage.name, position.epoch + 1, position.steps, split, metric, value)
+                for metric, value in named.items()
+            ]
+
+    def _weights(self) -> Tensors:
+        own = stages.tensors(self.model, self.scope.trained)
+        return {f"weights/{name}": tensor.detach().clone() for name, tensor in own.items()}
+
+    def _timed(self, what: str) -> _Timer:
+        return _Timer(self.seconds, what)
+
+
+@dataclass
+class _Timer:
+    seconds: Counter[str]
+    what: str
+
+    def __enter__(self) -> None:
+        self.began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self.what] += time.monotonic() - self.began  # type: ignore[assignment]
+
+
+def _rate(stage: StageConfig) -> float:
+    if stage.lr == "auto":
+        raise TrainingError(
+            f"stage '{stage.name}'", found="lr: auto", expected="a learning rate", mend="find one: thaw lr-find"
+        )
+    return stage.lr

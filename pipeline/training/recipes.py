@@ -1,0 +1,111 @@
+"""Recipes as data: a name, and the stages it stands for.
+
+| recipe | stages | source |
+|---|---|---|
+| head | the new head only | the linear probe |
+| full | everything at once, deeper blocks slower | Howard and Ruder 2018, section 3.1: discriminative rates |
+| gradual | the head, then ever more blocks from the top down | ibid., section 3.2: gradual unfreezing |
+| lp-ft | the head, then everything at a lower rate | Kumar et al. 2022, section 3.2: linear probing, then tuning |
+| scratch | everything, from random weights | the comparison that says whether pretraining pays |
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+
+from pipeline.config import FinetuneConfig, StageConfig
+from pipeline.errors import ConfigError
+
+Stages = tuple[StageConfig, ...]
+BASELINE = "scratch"
+
+
+def stages(name: str, config: FinetuneConfig, blocks: Sequence[str]) -> Stages:
+    """The stages of a recipe for a network of these blocks (input to output, the head last).
+
+    Raises:
+        ConfigError: there is no such recipe, it has no stages, or two of its stages have one name.
+    """
+    if name in config.own:
+        return _checked(name, config.own[name])
+    if name not in BUILT_IN:
+        known = [*BUILT_IN, *config.own]
+        close = difflib.get_close_matches(name, known, 1)
+        raise ConfigError(
+            "finetune.recipes", found=name, expected="one of " + ", ".join(known),
+            mend=f"did you mean {close[0]}?" if close else "or describe it under finetune.own",
+        )  # fmt: skip
+    return BUILT_IN[name](config, len(blocks) - 1)
+
+
+def baseline(epochs: int, config: FinetuneConfig) -> Stages:
+    """`scratch` with the budget of another candidate: as many epochs, so as many optimiser steps."""
+    return scratch(config.model_copy(update={"epochs": epochs}), 0)
+
+
+def share(total: int, weights: Sequence[float]) -> list[int]:
+    """Shares out `total` epochs over stages, at least one each; with fewer epochs than stages the first get them."""
+    counts = [1 if turn < total else 0 for turn in range(len(weights))]
+    for _ in range(total - sum(counts)):
+        behind = [total * weight / sum(weights) - count for weight, count in zip(weights, counts, strict=True)]
+        counts[behind.index(max(behind))] += 1
+    return counts
+
+
+def head(config: FinetuneConfig, depth: int) -> Stages:
+    return (_stage(config, "head", ("head",), config.epochs),)
+
+
+def full(config: FinetuneConfig, depth: int) -> Stages:
+    return (_stage(config, "full", ("all",), config.epochs),)
+
+
+def gradual(config: FinetuneConfig, depth: int) -> Stages:
+    """The head; then the upper third of the `depth` blocks below it; then two thirds: what lies at the very bottom,
+    edges and colours, is the most general and the dearest to train (Yosinski et al. 2014)."""
+    third = max(1, round(depth / 3))
+    rows = [
+        ("head", ("head",), 1.0),
+        ("top", (f"last:{third}",), 0.5),
+        ("deep", (f"last:{min(2 * third, depth)}",), 0.25),
+    ]
+    counts = share(config.epochs, (0.3, 0.35, 0.35))
+    return tuple(
+        _stage(config, name, train, epochs, scale)
+        for (name, train, scale), epochs in zip(rows, counts, strict=True)
+        if epochs
+    )
+
+
+def lp_ft(config: FinetuneConfig, depth: int) -> Stages:
+    probe, tune = share(config.epochs, (0.4, 0.6))
+    stages = (_stage(config, "probe", ("head",), probe),)
+    return (*stages, _stage(config, "tune", ("all",), tune, 0.1)) if tune else stages
+
+
+def scratch(config: FinetuneConfig, depth: int) -> Stages:
+    stage = StageConfig(
+        name="scratch", train=("all",), epochs=config.epochs, lr=config.lr, batchnorm="train", init="random"
+    )
+    return (stage,)
+
+
+BUILT_IN: dict[str, Callable[[FinetuneConfig, int], Stages]] = {
+    "head": head, "full": full, "gradual": gradual, "lp-ft": lp_ft, "scratch": scratch,
+}  # fmt: skip
+
+
+def _stage(config: FinetuneConfig, name: str, train: tuple[str, ...], epochs: int, scale: float = 1.0) -> StageConfig:
+    lr = config.lr if config.lr == "auto" else config.lr * scale
+    return StageConfig(name=name, train=train, epochs=epochs, lr=lr, lr_decay=config.lr_decay)
+
+
+def _checked(name: str, own: Stages) -> Stages:
+    names = [stage.name for stage in own]
+    if not own or len(set(names)) < len(names):
+        raise ConfigError(
+            f"finetune.own.{name}", found="no stages" if not own else "two stages of one name: " + ", ".join(names),
+            expected="at least one stage, each with its own name",
+        )  # fmt: skip
+    return own

@@ -1,0 +1,110 @@
+"""What a stage trains and what it leaves alone, and putting a model into that state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.config import StageConfig
+from pipeline.errors import TrainingError
+from pipeline.models.select import select
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.models.blocks import BlockedModel
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The blocks of one stage, both from input to output.
+
+    Args:
+        trained: blocks whose parameters train.
+        frozen: all others.
+        boundary: index of the first trained block; all before it are frozen.
+        batchnorm: whether BatchNorm statistics move in the trained blocks.
+    """
+
+    trained: tuple[str, ...]
+    frozen: tuple[str, ...]
+    boundary: int
+    batchnorm: bool
+
+
+def scope(model: BlockedModel, stage: StageConfig) -> Scope:
+    """Resolves what a stage trains.
+
+    Raises:
+        ConfigError: a pattern matches no block.
+        TrainingError: a parameter belongs to a block that trains and to one that does not.
+    """
+    names = [block.name for block in model.blocks]
+    chosen = set(select(names, stage.train))
+    result = Scope(
+        trained=tuple(n for n in names if n in chosen),
+        frozen=tuple(n for n in names if n not in chosen),
+        boundary=min(names.index(n) for n in chosen),
+        batchnorm=stage.batchnorm == "train",
+    )
+    _refuse_ties(model, result)
+    return result
+
+
+def apply(model: BlockedModel, scope: Scope) -> None:
+    """Puts every block into the state the scope asks for: gradients and, by `set_modes`, train or eval."""
+    for block in model.blocks:
+        for parameter in block.parameters():
+            parameter.requires_grad_(block.name in scope.trained)
+            parameter.grad = None
+    set_modes(model, scope)
+
+
+def set_modes(model: BlockedModel, scope: Scope) -> None:
+    """Frozen blocks wholly in eval (BatchNorm and dropout); in the others BatchNorm as the scope says."""
+    model.stock.eval()
+    for module, training in _modes(model, scope):
+        module.training = training
+
+
+def wrong_modes(model: BlockedModel, scope: Scope) -> list[str]:
+    """Blocks that have a module in train that belongs in eval, or the other way round."""
+    wrong = {id(module) for module, training in _modes(model, scope) if module.training != training}
+    return [block.name for block in model.blocks if any(id(module) in wrong for module in block.modules())]
+
+
+def _modes(model: BlockedModel, scope: Scope) -> list[tuple[torch.nn.Module, bool]]:
+    from torch.nn.modules.batchnorm import _NormBase
+
+    pairs = []
+    for block in model.blocks:
+        trains = block.name in scope.trained
+        pairs += [(m, trains and (scope.batchnorm or not isinstance(m, _NormBase))) for m in block.modules()]
+    return pairs
+
+
+def tensors(model: BlockedModel, blocks: tuple[str, ...], *, buffers: bool = True) -> dict[str, torch.Tensor]:
+    """Parameters (and buffers) of some blocks, by the stock network's names."""
+    found: dict[str, torch.Tensor] = {}
+    for block in model.blocks:
+        if block.name in blocks:
+            found.update(block.named_parameters())
+            found.update(block.named_buffers() if buffers else ())
+    return found
+
+
+def _refuse_ties(model: BlockedModel, scope: Scope) -> None:
+    """A tensor cannot train and be frozen. Shared memory counts too: two parameters may be views of one storage."""
+    frozen = {t.untyped_storage().data_ptr(): name for name, t in tensors(model, scope.frozen).items() if t.numel()}
+    tied = {
+        name: frozen[t.untyped_storage().data_ptr()]
+        for name, t in tensors(model, scope.trained).items()
+        if t.numel() and t.untyped_storage().data_ptr() in frozen
+    }
+    if tied:
+        raise TrainingError(
+            "tied weights", found=f"{len(tied)} shared by a block that trains and one that is frozen",
+            expected="blocks that share weights to train together",
+            mend="name both blocks in the stage's `train`",
+            details=[f"{name} is {other}" for name, other in tied.items()],
+        )  # fmt: skip

@@ -1,0 +1,147 @@
+"""One recipe from its first stage to its last, whatever interrupts it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.config import StageConfig
+from pipeline.records import digest
+from pipeline.training.checkpoints import Checkpoint, Checkpoints
+from pipeline.training.crash import crash_point
+from pipeline.training.determinism import deterministic
+from pipeline.training.feeding import Job
+from pipeline.training.interrupt import Stop
+from pipeline.training.loop import StageRun
+from pipeline.training.plan import Plan
+from pipeline.training.position import Position, Row, machine
+from pipeline.training.trouble import NotFinite
+
+if TYPE_CHECKING:
+    from pipeline.models.blocks import BlockedModel
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one candidate is: a name, its stages, and everything that determines its result."""
+
+    name: str
+    stages: Sequence[StageConfig]
+    identity: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        return digest(self.identity)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training.
+
+    Args:
+        probabilities: (N, C) of the validation examples at the best result, in the order of their ids.
+        seconds: stage → what was done → how long, in this process.
+        checkpoints: to be cleared once the result is in its place.
+    """
+
+    model: BlockedModel
+    position: Position
+    probabilities: torch.Tensor
+    seconds: dict[str, Counter[str]]
+    checkpoints: Checkpoints
+
+
+def train(
+    job: Job, recipe: Recipe, choose: Callable[[], Plan], stop: Stop, report: Callable[[list[Row]], None]
+) -> Trained:
+    """Trains a recipe, going on from its newest checkpoint where there is one.
+
+    Args:
+        choose: makes the plan; asked only where no checkpoint brings one.
+        report: told the curves so far now and then; the same points may come again.
+
+    Raises:
+        Interrupted: a signal came; everything is saved.
+        TrainingError: the result could not be trusted; see `StageRun.run`.
+    """
+    config = job.config.checkpoint
+    checkpoints = Checkpoints(
+        job.scratch / "checkpoints" / recipe.key, recipe.identity, job.console, config.keep, config.every_seconds
+    )
+    found = checkpoints.load()
+    if found is not None:
+        crash_point("after-resume")
+        job.console.say(f"{recipe.name}: going on from epoch {found.position['epoch'] + 1}")
+    position = Position.parse(found.position) if found is not None else Position(plan=_values(choose()))
+    seconds: dict[str, Counter[str]] = {}
+    while True:
+        try:
+            return _attempt(job, recipe, position, found, checkpoints, stop, report, choose, seconds)
+        except NotFinite as fault:
+            if position.plan["precision"] == "fp32":
+                raise
+            job.console.say(
+                f"{recipe.name}: {fault.thing}: {fault.found} in {position.plan['precision']}; again in fp32"
+            )
+            found = checkpoints.load(start=True)
+            plan = {**position.plan, "precision": "fp32"}
+            position = Position.parse(found.position) if found is not None else Position(plan=plan)
+            position.plan = plan
+            position.notes.append(f"{fault.thing}: {fault.found}; trained in fp32 from the beginning of that stage")
+
+
+def _attempt(
+    job: Job,
+    recipe: Recipe,
+    position: Position,
+    found: Checkpoint | None,
+    checkpoints: Checkpoints,
+    stop: Stop,
+    report: Callable[[list[Row]], None],
+    choose: Callable[[], Plan],
+    seconds: dict[str, Counter[str]],
+) -> Trained:
+    plan = _obeyed(job, recipe, position, choose)
+    kept = found.part("kept") if found is not None else {}
+    moments = found.part("optimizer") if found is not None else {}
+    with deterministic(plan.threads):
+        model = job.build(found is None and recipe.stages[0].init == "keep")
+        if found is not None:
+            model.stock.load_state_dict(found.part("model"))
+        for stage in recipe.stages[position.stage :]:
+            spent = seconds.setdefault(stage.name, Counter())
+            run = StageRun(
+                job, recipe.name, stage, plan, model, position, checkpoints, stop, kept, report, spent
+            )  # fmt: skip
+            run.run(moments)
+            plan, kept, moments = run.plan, run.kept, {}
+    return Trained(model, position, kept["probabilities"], seconds, checkpoints)
+
+
+def _obeyed(job: Job, recipe: Recipe, position: Position, choose: Callable[[], Plan]) -> Plan:
+    """The plan the position brings; where its device is gone, or the machine is another, that is said and noted."""
+    plan = Plan.model_validate(position.plan)
+    if plan.device.startswith("cuda") and not torch.cuda.is_available():
+        plan = choose()
+        position.plan = _values(plan)
+    now = machine(plan.device, plan.threads)
+    if position.machine and position.machine != now:
+        changed = [
+            f"{what}: {position.machine[what]} before, {now[what]} now"
+            for what in now
+            if position.machine[what] != now[what]
+        ]
+        note = "resumed on another machine, so not bit-identical to an uninterrupted training: " + "; ".join(changed)
+        job.console.say(f"{recipe.name}: {note}")
+        position.notes.append(note)
+    position.machine = now
+    return plan
+
+
+def _values(plan: Plan) -> dict[str, Any]:
+    values: dict[str, Any] = plan.model_dump(mode="json")
+    return values

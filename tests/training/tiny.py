@@ -1,0 +1,222 @@
+"""A network, a task and a store so small that a whole training takes a moment: what the engine's tests train."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.config import FinetuneConfig, StageConfig, TaskConfig
+from pipeline.context import Silent
+from pipeline.records import InputSpec
+from pipeline.tasks.base import Draw
+from pipeline.training import feeding, order
+from pipeline.training.interrupt import Stop, interruptible
+from pipeline.training.plan import Plan
+from pipeline.training.train import Recipe, Trained, train
+
+LABELS = ("red", "green", "blue")
+SPEC = InputSpec(size=8, resize=8)
+PLAN = Plan(threads=1, batch_size=8, feature_cache=False, torch=torch.__version__)
+
+
+@dataclass
+class TinyBlock:
+    """A block that is one module."""
+
+    name: str
+    module: nn.Module
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.module(x)
+        return result
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return self.module.named_parameters(prefix=self.name)
+
+    def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return self.module.named_buffers(prefix=self.name)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return self.module.parameters()
+
+    def modules(self) -> Iterator[nn.Module]:
+        return self.module.modules()
+
+
+class TinyModel:
+    """Three small convolutions with BatchNorm and dropout, and a head: a `BlockedModel` in all but name."""
+
+    def __init__(self, classes: int = 3, seed: int = 0) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.stock = nn.ModuleDict(
+                {
+                    "low": nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()),
+                    "mid": nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.2)),
+                    "top": nn.Sequential(
+                        nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+                    ),
+                    "head": nn.Sequential(nn.Dropout(0.1), nn.Linear(8, classes)),
+                }
+            )
+        self.blocks = [TinyBlock(name, module) for name, module in self.stock.items()]
+
+    def run(self, x: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        for block in self.blocks[start:stop]:
+            x = block(x)
+        return x
+
+    def outputs(self, x: torch.Tensor, start: int = 0) -> tuple[torch.Tensor, list[tuple[float, torch.Tensor]]]:
+        return self.run(x, start), []
+
+
+class TinyTask:
+    """Tells red from green from blue."""
+
+    def prepare(
+        self, decoded: torch.Tensor, spec: InputSpec, task: TaskConfig, draws: Sequence[Draw] | None
+    ) -> torch.Tensor:
+        x = decoded.permute(0, 3, 1, 2).float() / 255
+        if draws is None:
+            return x
+        turns = [order.counted(draw.seed, draw.view, draw.id) for draw in draws]
+        gains = torch.tensor([0.8 + 0.4 * (turn % 1000) / 1000 for turn in turns])
+        flips = torch.tensor([bool(turn >> 20 & 1) for turn in turns])
+        return torch.where(flips[:, None, None, None], x.flip(3), x) * gains[:, None, None, None]
+
+    def probabilities(self, output: torch.Tensor) -> torch.Tensor:
+        return output.float().softmax(1)
+
+
+class TinyStore:
+    """Noisy squares of one colour, by id."""
+
+    def __init__(self, count: int, *, listing: int = 0) -> None:
+        ids = [hashlib.md5(str(number).encode()).hexdigest() for number in range(count)]
+        self.ids = tuple(np.random.default_rng(listing).permutation(ids).tolist()) if listing else tuple(ids)
+
+    def target(self, identity: str) -> int:
+        return int(identity[-6:], 16) % 3
+
+    def batch(self, rows: order.Rows) -> torch.Tensor:
+        return torch.stack([self._picture(self.ids[row]) for row in rows.tolist()])
+
+    def _picture(self, identity: str) -> torch.Tensor:
+        noise = np.random.default_rng(int(identity[:8], 16)).integers(0, 160, (8, 8, 3))
+        noise[..., self.target(identity)] += 60
+        return torch.from_numpy(noise.astype(np.uint8))
+
+
+STAGES = (
+    StageConfig(name="head", train=("head",), epochs=2, lr=1e-2),
+    StageConfig(name="top", train=("last:1",), epochs=2, lr=5e-3, lr_decay=0.5),
+    StageConfig(name="all", train=("all",), epochs=2, lr=2e-3, lr_decay=0.5, batchnorm="train"),
+)
+
+
+@dataclass
+class Setting:
+    """One training to be done, by values that another process can be given."""
+
+    scratch: Path
+    stages: tuple[StageConfig, ...] = STAGES
+    config: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(batch_size=8, patience=0, views=3))
+    plan: Plan = PLAN
+    listing: int = 0
+    count: int = 44
+    every_seconds: float = 0.0001
+
+    def job(self, console: Any = None) -> feeding.Job:
+        store = TinyStore(self.count, listing=self.listing)
+        cut = self.count * 3 // 4
+        names = sorted(store.ids)
+        members = {"train": [i for i in store.ids if i in names[:cut]], "val": [i for i in store.ids if i in names[cut:]]}
+        sets = {
+            split: feeding.examples(store, ids, torch.tensor([store.target(i) for i in ids]))
+            for split, ids in members.items()
+        }
+        checkpoint = self.config.checkpoint.model_copy(update={"every_seconds": self.every_seconds})
+        return feeding.Job(
+            task=TinyTask(), task_config=TaskConfig(), config=self.config.model_copy(update={"checkpoint": checkpoint}),
+            spec=SPEC, labels=LABELS, store=store, train=sets["train"], val=sets["val"], scratch=self.scratch,
+            console=console or Silent(), build=lambda pretrained: TinyModel(seed=1 if pretrained else 2),
+        )  # fmt: skip
+
+    def recipe(self) -> Recipe:
+        settings = self.config.model_dump(mode="json", exclude={"checkpoint": True, "plan": {"workers"}})
+        stages = [stage.model_dump(mode="json") for stage in self.stages]
+        return Recipe("tiny", self.stages, {"stages": stages, "config": settings, "count": self.count})
+
+    def train(self, console: Any = None, stop: Stop | None = None) -> Trained:
+        if stop is not None:
+            return train(self.job(console), self.recipe(), lambda: self.plan, stop, lambda rows: None)
+        with interruptible() as own:
+            return train(self.job(console), self.recipe(), lambda: self.plan, own, lambda rows: None)
+
+
+class Words:
+    """A console that remembers."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def progress(self, what: str, done: int, total: int, note: str = "") -> None: ...
+
+    def __contains__(self, text: str) -> bool:
+        return any(text in line for line in self.said)
+
+
+def weights_hash(trained: Trained) -> str:
+    """A hash of everything a training came to: weights, curves and probabilities."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(trained.model.stock.state_dict().items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    digest.update(trained.probabilities.numpy().tobytes())
+    digest.update(json.dumps([*trained.position.rows, trained.position.steps]).encode())
+    return digest.hexdigest()
+
+
+_processes = multiprocessing.get_context("forkserver")
+
+
+def elsewhere(work: Callable[..., Any], *arguments: Any, env: dict[str, str] | None = None) -> tuple[int | None, Any]:
+    """Does `work` in another process: its exit code (−9: killed) and what it returned."""
+    _processes.set_forkserver_preload(["torch", "tiny"])
+    ours, theirs = _processes.Pipe(duplex=False)
+    process = _processes.Process(target=_report, args=(theirs, work, arguments, env or {}))
+    process.start()
+    theirs.close()
+    try:
+        answer = ours.recv()
+    except EOFError:
+        answer = None
+    process.join(60)
+    return process.exitcode, answer
+
+
+def _report(channel: Any, work: Callable[..., Any], arguments: tuple[Any, ...], env: dict[str, str]) -> None:
+    os.environ.update(env)
+    torch.set_num_threads(1)
+    try:
+        channel.send(work(*arguments))
+    except BaseException:
+        channel.send(traceback.format_exc())
+        raise
+
+
+def train_and_hash(setting: Setting) -> str:
+    return weights_hash(setting.train())
