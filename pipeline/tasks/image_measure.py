@@ -106,7 +106,7 @@ def _measure(data: bytes, path: str, identity: str, intake: ImageIntakeConfig) -
             "save it smaller, or lower task.intake.max_pixels",
         ) from fault  # fmt: skip
     except Exception as fault:  # decoders raise nearly anything on broken files: ValueError, SyntaxError, struct.error…
-        cut = isinstance(fault, EOFError) or re.search("truncat|broken data|end of", str(fault), re.IGNORECASE)
+        cut = isinstance(fault, EOFError) or re.search("truncat|end of", str(fault), re.IGNORECASE)
         raise _Unusable(
             "truncated" if cut else "undecodable", _reason(fault), "an image that can be decoded wholly", _REPLACE
         ) from fault
