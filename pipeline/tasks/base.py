@@ -70,8 +70,10 @@ class Task(Protocol):
     def targets(self, manifest: pa.Table, labels: Sequence[str]) -> torch.Tensor:
         """The targets of the manifest's rows, in order."""
 
-    def build(self, backbone: BackboneRecord, labels: Sequence[str], *, pretrained: bool = True) -> BlockedModel:
-        """The backbone with a new head for these labels, `blocks` in order."""
+    def build(
+        self, backbone: BackboneRecord, labels: Sequence[str], *, pretrained: bool = True, seed: int = 0
+    ) -> BlockedModel:
+        """The backbone with a new head for these labels, `blocks` in order; `seed` is that of the random weights."""
 
     def probabilities(self, output: torch.Tensor) -> torch.Tensor:
         """What a user would read of the network's output: (N, classes), rows summing to 1."""

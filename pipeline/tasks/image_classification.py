@@ -115,12 +115,14 @@ class ImageClassification:
             )  # fmt: skip
         return torch.tensor([index[name] for name in names], dtype=torch.int64)
 
-    def build(self, backbone: BackboneRecord, labels: Sequence[str], *, pretrained: bool = True) -> BlockedModel:
+    def build(
+        self, backbone: BackboneRecord, labels: Sequence[str], *, pretrained: bool = True, seed: int = 0
+    ) -> BlockedModel:
         from pipeline.models import blocks
 
-        model = blocks.build(backbone.architecture, len(labels), size=backbone.input.size, meta=pretrained)
+        model = blocks.build(backbone.architecture, len(labels), size=backbone.input.size, meta=pretrained, seed=seed)
         if pretrained:
-            blocks.load_pretrained(model, backbone.weights)
+            blocks.load_pretrained(model, backbone.weights, seed=seed)
         return model
 
     def probabilities(self, output: torch.Tensor) -> torch.Tensor:
