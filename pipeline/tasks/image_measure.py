@@ -96,6 +96,9 @@ def _measure(data: bytes, path: str, identity: str, intake: ImageIntakeConfig) -
             converted = _conversions(image, turn, path, intake)
             format_, mode = _format(image), image.mode
             rgb = image_files.as_rgb(image, turn, intake.background)
+        if format_ == "PNG":  # decoding passes over the checksums that would betray a flipped byte
+            with _open(data, intake) as image:
+                image.verify()
         values = _luma(rgb.convert("L")) | {"width": rgb.width, "height": rgb.height, "bytes": len(data)}
         values |= {"format": format_, "mode": mode, "converted": ",".join(converted)}
     except _Unusable:

@@ -1,0 +1,282 @@
+"""How a data folder or a table becomes a listing."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from image_builders import dataset, save
+
+from pipeline.config import DataConfig
+from pipeline.data.files import shown
+from pipeline.data.sources import read
+from pipeline.errors import DataError
+from pipeline.examples import Listing
+from pipeline.manifest import real_path, stored_path
+
+
+def listing(root: Path, **settings: object) -> Listing:
+    return read(root, DataConfig.model_validate(settings))
+
+
+def table(root: Path, text: str, name: str = "list.csv") -> dict[str, str]:
+    save(root / name, text.encode())
+    return {"table": name}
+
+
+def places(result: Listing) -> list[tuple[str, str, str | None]]:
+    return sorted((example.path, example.target, example.given_split) for example in result.examples)
+
+
+def codes(result: Listing) -> list[str]:
+    return [finding.code for finding in result.findings]
+
+
+def touch(root: Path, *paths: str) -> Path:
+    for path in paths:
+        save(root / path, b"x")
+    return root
+
+
+# --- folders ------------------------------------------------------------------------------------------------
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.png", "cat/deeper/b.png", "dog/c.png")
+    assert places(listing(tmp_path)) == [
+        ("cat/a.png", "cat", None), ("cat/deeper/b.png", "cat", None), ("dog/c.png", "dog", None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [("train", "train"), ("Training", "train"), ("valid", "val"), ("validation", "val"), ("testing", "test")],
+)
+def test_splits_above_classes(tmp_path: Path, folder: str, split: str) -> None:
+    touch(tmp_path, f"{folder}/cat/a.png", f"{folder}/dog/b.png")
+    assert places(listing(tmp_path)) == [(f"{folder}/cat/a.png", "cat", split), (f"{folder}/dog/b.png", "dog", split)]
+
+
+def test_classes_that_are_called_like_splits(tmp_path: Path) -> None:
+    touch(tmp_path, "test/a.png", "train/b.png", "plane/c.png")
+    assert [target for _, target, _ in places(listing(tmp_path))] == ["plane", "test", "train"]
+
+
+def test_splits_beside_classes_stop(tmp_path: Path) -> None:
+    touch(tmp_path, "train/cat/a.png", "train/dog/b.png", "cat/c.png")
+    with pytest.raises(DataError, match=r"train.*beside others \(cat\)"):
+        listing(tmp_path)
+
+
+def test_files_without_a_class_are_faults_and_documents_are_not(tmp_path: Path) -> None:
+    touch(tmp_path, "train/cat/a.png", "test/b.png", "c.png", "README.md", "LICENSE")
+    result = listing(tmp_path)
+    assert [(fault.path, fault.code) for fault in result.faults] == [("c.png", "no-label"), ("test/b.png", "no-label")]
+
+
+def test_litter_and_hidden_files_are_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.png", "cat/.DS_Store", "cat/Thumbs.db", "dog/desktop.ini", "dog/.gitkeep", "dog/b.png")
+    touch(tmp_path, ".git/x.png", "__MACOSX/y.png", "cat/.hidden/z.png")
+    result = listing(tmp_path)
+    assert [path for path, *_ in places(result)] == ["cat/a.png", "dog/b.png"]
+    assert (result.faults, result.findings) == ((), ())
+
+
+def test_anything_else_in_a_class_folder_is_an_example(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/notes.txt", "dog/b.png")
+    assert len(listing(tmp_path).examples) == 2
+
+
+def test_empty_class_is_critical_until_dropped(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.png", "dog/b.png")
+    (tmp_path / "eel").mkdir()
+    (finding,) = listing(tmp_path).findings
+    assert (finding.code, finding.severity, finding.items) == ("empty-class", "critical", ("eel",))
+    assert listing(tmp_path, drop_classes=["eel"]).findings == ()
+
+
+def test_dropped_class_is_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.png", "dog/b.png", "eel/c.png")
+    assert {target for _, target, _ in places(listing(tmp_path, drop_classes=["eel"]))} == {"cat", "dog"}
+
+
+def test_misspelt_names_are_told(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.png", "dog/b.png")
+    (finding,) = listing(tmp_path, drop_classes=["dgo"]).findings
+    assert finding.code == "no-such-class"
+    assert "did you mean dog" in finding.mend
+    (finding,) = listing(tmp_path, labels=["cat"]).findings
+    assert (finding.code, finding.items) == ("unknown-label", ("dog",))
+
+
+def test_metadata_adds_groups_and_columns(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.png", "cat/b.png", "dog/c.png")
+    table(tmp_path, "path,group,line,weight,split\ncat/a.png,p1,007,1.5,test\n./dog//c.png,p2,008,,\n", "metadata.csv")
+    examples = {example.path: example for example in listing(tmp_path).examples}
+    assert examples["cat/a.png"].group == "p1"
+    assert examples["cat/a.png"].given_split == "test"
+    assert dict(examples["cat/a.png"].meta) == {"line": "007", "weight": 1.5}
+    assert dict(examples["dog/c.png"].meta) == {"line": "008", "weight": None}
+    assert examples["cat/b.png"].meta == ()
+
+
+def test_metadata_of_no_file_is_a_warning(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.png", "dog/c.png", "eel/e.png")
+    table(tmp_path, "path,group\ncat/z.png,p1\neel/e.png,p2\n", "metadata.csv")
+    (finding,) = listing(tmp_path, drop_classes=["eel"]).findings
+    assert (finding.code, finding.severity, finding.items) == ("metadata-unused", "warning", ("cat/z.png",))
+
+
+def test_links(tmp_path: Path) -> None:
+    root = touch(tmp_path / "data", "cat/a.png", "dog/b.png")
+    touch(tmp_path, "elsewhere/c.png")
+    (root / "dog" / "same.png").symlink_to("b.png")
+    (root / "dog" / "out.png").symlink_to("../../elsewhere/c.png")
+    (root / "dog" / "loop").symlink_to("..")
+    (root / "dog" / "self.png").symlink_to("self.png")
+    (root / "cat" / "away").symlink_to("../../elsewhere")
+    result = listing(root)
+    assert [path for path, *_ in places(result)] == ["cat/a.png", "dog/b.png", "dog/same.png"]
+    assert [(fault.path, fault.code) for fault in result.faults] == [
+        ("cat/away", "outside"), ("dog/loop", "folder-link"), ("dog/out.png", "outside"), ("dog/self.png", "link-loop"),
+    ]  # fmt: skip
+
+
+def test_odd_names_come_back(tmp_path: Path) -> None:
+    names = ["two words.png", "new\nline.png", "-rf.png", "back\\slash.png", "\\x41.png", os.fsdecode(b"caf\xe9.png")]
+    touch(tmp_path, *(f"cat/{name}" for name in names), "dog/b.png")
+    stored = [example.path for example in listing(tmp_path).examples]
+    assert len(pa.array(stored, pa.string())) == 7
+    assert sorted(os.fsencode(real_path(tmp_path, path)) for path in stored) == sorted(
+        os.fsencode(path) for path in tmp_path.rglob("*.png")
+    )
+    assert all(shown(path).isprintable() for path in stored)
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "ü", "a\\b", "\\", "\\x41", "\\xe9", "\udce9", "\\\udce9\\\\\udcff", "\n\t", "\u202e"]
+)
+def test_stored_paths_are_reversible(name: str) -> None:
+    stored = stored_path(f"cat/{name}")
+    stored.encode("utf-8")
+    assert str(real_path(Path("/data"), stored)) == f"/data/cat/{name}"
+
+
+def test_twins_stop_and_both_are_named(tmp_path: Path) -> None:
+    both = [unicodedata.normalize(form, "cat/café.png") for form in ("NFC", "NFD")]
+    touch(tmp_path, *both, "dog/b.png")
+    if len(list((tmp_path / "cat").iterdir())) < 2:
+        pytest.skip("this file system takes the two for one")
+    (finding,) = listing(tmp_path).findings
+    assert (finding.code, finding.severity) == ("name-twins", "critical")
+    assert all(path in finding.items[0] for path in both)
+
+
+def test_nothing_there_stops(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No such file"):
+        listing(tmp_path / "absent")
+    with pytest.raises(DataError, match="no examples"):
+        listing(tmp_path)
+
+
+# --- tables -------------------------------------------------------------------------------------------------
+
+
+def test_table_with_everything(tmp_path: Path) -> None:
+    settings = table(tmp_path, 'file,class,patient,fold,age\na.png,cat,p1,train,3\n"b,c.png",dog,p2,Valid,4\n')
+    columns = {"path": "file", "label": "class", "group": "patient", "split": "fold"}
+    examples = listing(tmp_path, **settings, columns=columns).examples
+    assert [(e.path, e.target, e.group, e.given_split, dict(e.meta)) for e in examples] == [
+        ("a.png", "cat", "p1", "train", {"age": 3}), ("b,c.png", "dog", "p2", "val", {"age": 4}),
+    ]  # fmt: skip
+
+
+def test_parquet_table(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": ["a.png", "b.png"], "label": [0, 1], "ok": [True, None]}), tmp_path / "t.parquet")
+    examples = listing(tmp_path, table="t.parquet").examples
+    assert [(e.path, e.target, dict(e.meta)) for e in examples] == [
+        ("a.png", "0", {"ok": True}), ("b.png", "1", {"ok": None}),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_other_separators_and_a_byte_order_mark(tmp_path: Path, separator: str) -> None:
+    settings = table(tmp_path, "\ufeffpath,label\na.png,cat\n".replace(",", separator))
+    assert places(listing(tmp_path, **settings)) == [("a.png", "cat", None)]
+
+
+BAD_TABLES = {
+    "ragged": ("path,label\na,b\nc\nd,e,f\n", r"2 ragged lines[\s\S]*line 3: 1 cells[\s\S]*line 4: 3 cells"),
+    "ragged after a long cell": ('path,label\n"a\nb",c\nd\n', "line 4: 1 cells"),
+    "column twice": ("path,label,label\na,b,c\n", r"line 1[\s\S]*'label' more than once"),
+    "no such column": ("path,lable\na,b\n", "did you mean lable"),
+    "empty": ("", "an empty file"),
+    "header only": ("path,label\n", "no rows"),
+    "no path": ("path,label\n,b\n", r"rows without a path[\s\S]*line 2"),
+    "unknown split": ("path,label,split\na,b,holdout\n", r"another split[\s\S]*line 2: holdout"),
+    "open quote": ('path,label\n"a,b\n', "line 2"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_TABLES.values(), ids=BAD_TABLES.keys())
+def test_unusable_table_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        listing(tmp_path, **table(tmp_path, text))
+
+
+def test_table_that_is_not_utf8_says_where(tmp_path: Path) -> None:
+    save(tmp_path / "list.csv", b"path,label\na.png,caf\xe9\n")
+    with pytest.raises(DataError, match="offset 20, line 2"):
+        listing(tmp_path, table="list.csv")
+
+
+def test_broken_parquet_is_named(tmp_path: Path) -> None:
+    save(tmp_path / "t.parquet", b"PAR1 no")
+    with pytest.raises(DataError, match=r"t\.parquet"):
+        listing(tmp_path, table="t.parquet")
+
+
+@pytest.mark.parametrize("name", ["absent.csv", "../list.csv", "/etc/hostname"])
+def test_table_must_be_in_the_folder(tmp_path: Path, name: str) -> None:
+    save(tmp_path / "list.csv", b"path,label\na.png,cat\n")
+    (tmp_path / "data").mkdir()
+    with pytest.raises(DataError, match="table"):
+        listing(tmp_path / "data", table=name)
+
+
+def test_row_without_a_label_is_a_fault(tmp_path: Path) -> None:
+    result = listing(tmp_path, **table(tmp_path, "path,label\na.png,cat\nb.png,\n"))
+    assert [(fault.path, fault.code) for fault in result.faults] == [("b.png", "no-label")]
+    assert len(result.examples) == 1
+
+
+def test_many_classes_take_linear_time(tmp_path: Path) -> None:
+    rows = "".join(f"{at}.png,class{at}\n" for at in range(10_000))
+    assert len(listing(tmp_path, **table(tmp_path, "path,label\n" + rows)).examples) == 10_000
+
+
+def test_order_of_the_folder_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset(tmp_path, each=3)
+    before = listing(tmp_path)
+    scandir = os.scandir
+
+    class Backwards:
+        def __init__(self, path: Path) -> None:
+            self._entries = scandir(path)
+
+        def __enter__(self) -> Backwards:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self._entries.close()
+
+        def __iter__(self) -> Iterator[os.DirEntry[str]]:
+            return iter(sorted(self._entries, key=lambda entry: entry.name, reverse=True))
+
+    monkeypatch.setattr(os, "scandir", Backwards)
+    assert listing(tmp_path) == before
