@@ -1,0 +1,352 @@
+"""A frozen prefix's outputs, kept: the same numbers as without, whoever asks, and never more work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import ImageAugmentConfig, TaskConfig
+from pipeline.context import Silent
+from pipeline.models import blocks
+from pipeline.records import InputSpec
+from pipeline.tasks.base import Draw
+from pipeline.tasks.image_classification import ImageClassification
+from pipeline.training import features, order
+from pipeline.training.plan import Plan, autocast, place, to_input
+
+SPEC = InputSpec(size=32, resize=40)
+PLAN = Plan(threads=1, feature_cache_always=True, torch=torch.__version__)
+VIEWS = 3
+
+
+class Store:
+    """Noise by id."""
+
+    def __init__(self, count: int) -> None:
+        self.ids = tuple(hashlib.md5(bytes([number])).hexdigest() for number in range(count))
+        self.pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 40, 40, 3), dtype=np.uint8))
+
+    def batch(self, rows: order.Rows) -> torch.Tensor:
+        return self.pixels[torch.from_numpy(rows)]
+
+
+class Counting(ImageClassification):
+    """Counts the examples it prepares."""
+
+    def __init__(self) -> None:
+        self.prepared = 0
+
+    def prepare(self, decoded: torch.Tensor, *rest: Any) -> torch.Tensor:
+        self.prepared += len(decoded)
+        return super().prepare(decoded, *rest)
+
+
+class Words(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture(scope="module")
+def model() -> blocks.BlockedModel:
+    """Two blocks of a stock network would do; all of a small one is surer."""
+    built = blocks.build("mobilenet_v2", 3)
+    with torch.no_grad():  # as if it had seen data: statistics that differ from batch to batch must not matter
+        for buffer in built.buffers():
+            if buffer.is_floating_point():
+                buffer.add_(torch.rand(buffer.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
+    return built.eval()
+
+
+def opened(
+    model: blocks.BlockedModel, scratch: Path, *, boundary: int = -1, store: Any = None, rows: Any = None,
+    task: Any = None, views: int | None = VIEWS, plan: Plan = PLAN, console: Any = None, **other: Any,
+) -> features.FeatureStore | None:  # fmt: skip
+    store = store or Store(64)
+    values = {"spec": SPEC, "task_config": TaskConfig(), "seed": 0, "key": "weights", **other}
+    return features.open_features(
+        model, boundary % len(model.blocks), store, np.arange(len(store.ids)) if rows is None else rows,
+        task or ImageClassification(), values["spec"], values["task_config"], seed=values["seed"], views=views,
+        plan=plan, key=values["key"], scratch=scratch, console=console or Silent(),
+    )  # fmt: skip
+
+
+def kept(*arguments: Any, **options: Any) -> features.FeatureStore:
+    found = opened(*arguments, **options)
+    assert found is not None
+    return found
+
+
+def shown(store: Store, epoch: int, rows: order.Rows) -> order.Rows:
+    return order.views(order.keys(store.ids), epoch, VIEWS)[rows]
+
+
+def computed(
+    model: blocks.BlockedModel,
+    store: Store,
+    rows: order.Rows,
+    views: order.Rows | None,
+    boundary: int,
+    plan: Plan = PLAN,
+) -> torch.Tensor:
+    """What a stage without the cache would give to its first trained block."""
+    draws = None if views is None else [Draw(0, int(v), store.ids[r]) for r, v in zip(rows, views, strict=True)]
+    x = ImageClassification().prepare(store.batch(rows), SPEC, TaskConfig(), draws)
+    with torch.inference_mode(), autocast(plan):
+        return model.run(to_input(x, plan), 0, boundary % len(model.blocks))
+
+
+def epochs(store: Store, count: int, size: int) -> list[tuple[order.Rows, order.Rows]]:
+    """The batches of some epochs and their views."""
+    keys, found = order.keys(store.ids), []
+    for epoch in range(count):
+        for rows in order.batches(order.shuffle(keys, 0, epoch), size):
+            found.append((rows, shown(store, epoch, rows)))
+    return found
+
+
+# --- the same numbers -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("boundary", [2, 10, -1])
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels-last"])
+def test_equal_to_the_bit_in_fp32_at_one_batch_size(
+    model: blocks.BlockedModel, tmp_path: Path, boundary: int, memory_format: Any
+) -> None:
+    plan = PLAN.model_copy(update={"memory_format": memory_format})
+    place(model, plan)
+    store = Store(2 * features.CHUNK)
+    cached = kept(model, tmp_path, boundary=boundary, store=store, plan=plan)
+    for rows, views in epochs(store, VIEWS + 1, features.CHUNK):
+        assert torch.equal(cached.batch(rows, views), computed(model, store, rows, views, boundary, plan))
+    place(model, PLAN)
+
+
+def test_within_a_few_last_bits_at_another_batch_size(model: blocks.BlockedModel, tmp_path: Path) -> None:
+    store = Store(45)
+    cached = kept(model, tmp_path, store=store)
+    for rows, views in epochs(store, 2, 7):
+        torch.testing.assert_close(
+            cached.batch(rows, views), computed(model, store, rows, views, -1), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_within_its_precision_in_bf16(model: blocks.BlockedModel, tmp_path: Path) -> None:
+    plan = PLAN.model_copy(update={"precision": "bf16"})
+    store = Store(20)
+    cached = kept(model, tmp_path, store=store, plan=plan)
+    rows, views = epochs(store, 1, 20)[0]
+    found = cached.batch(rows, views)
+    assert found.dtype == torch.bfloat16
+    exact = computed(model, store, rows, views, -1)
+    assert (found.float() - exact).norm() / exact.norm() < 0.03
+    torch.testing.assert_close(
+        found.float(), computed(model, store, rows, views, -1, plan).float(), rtol=0.05, atol=0.02
+    )
+
+
+def test_the_plain_presentation_has_no_views(model: blocks.BlockedModel, tmp_path: Path) -> None:
+    store = Store(features.CHUNK)
+    cached = kept(model, tmp_path, store=store, views=None)
+    by_id = np.array(sorted(range(len(store.ids)), key=lambda row: store.ids[row]))
+    assert torch.equal(cached.batch(by_id, None), computed(model, store, by_id, None, -1))
+
+
+def test_what_is_kept_does_not_depend_on_who_asks_first(model: blocks.BlockedModel, tmp_path: Path) -> None:
+    store = Store(50)
+    there, back = kept(model, tmp_path / "a", store=store), kept(model, tmp_path / "b", store=store)
+    asked = epochs(store, VIEWS, 9)
+    forth = [there.batch(rows, views) for rows, views in asked]
+    again = [back.batch(rows, views) for rows, views in reversed(asked)]
+    assert all(torch.equal(a, b) for a, b in zip(forth, reversed(again), strict=True))
+
+
+def test_nor_on_the_order_in_which_examples_were_listed(model: blocks.BlockedModel, tmp_path: Path) -> None:
+    store = Store(50)
+    turned = np.random.default_rng(1).permutation(50)
+    there, back = kept(model, tmp_path, store=store), kept(model, tmp_path, store=store, rows=turned)
+    rows, views = epochs(store, 1, 50)[0]
+    assert torch.equal(there.batch(rows, views), back.batch(rows, views))
+    assert len(list((tmp_path / "features").iterdir())) == 1
+
+
+def test_some_of_the_stores_rows_will_do(model: blocks.BlockedModel, tmp_path: Path) -> None:
+    store = Store(30)
+    some = np.array([20, 3, 7, 11, 29])
+    cached = kept(model, tmp_path, store=store, rows=some)
+    found = cached.batch(np.array([29, 3]), shown(store, 0, np.array([29, 3])))
+    expected = computed(model, store, some, shown(store, 0, some), -1)[[4, 1]]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_prefix_left_in_train_mode_is_computed_in_eval_and_left_as_it_was(
+    model: blocks.BlockedModel, tmp_path: Path
+) -> None:
+    store = Store(8)
+    rows, views = epochs(store, 1, 8)[0]
+    expected = kept(model, tmp_path / "a", store=store).batch(rows, views)
+    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.train()
+    try:
+        found = kept(model, tmp_path / "b", store=store).batch(rows, views)
+        assert all(module.training for module in model.stock.modules())
+    finally:
+        model.eval()
+    assert torch.equal(found, expected)
+    assert all(torch.equal(buffer, statistics[name]) for name, buffer in model.named_buffers())
+
+
+# --- never more work ------------------------------------------------------------------------------------
+def test_only_views_that_are_shown_are_computed_and_only_once(model: blocks.BlockedModel, tmp_path: Path) -> None:
+    store, task = Store(40), Counting()
+    cached = kept(model, tmp_path, store=store, task=task)
+    task.prepared = 0
+    for shown_epochs, expected in ((1, 40), (2, 80), (VIEWS, VIEWS * 40), (VIEWS + 4, VIEWS * 40)):
+        for rows, views in epochs(store, shown_epochs, 8):
+            cached.batch(rows, views)
+        assert task.prepared == expected
+
+
+def test_reopened_it_computes_nothing(model: blocks.BlockedModel, tmp_path: Path) -> None:
+    store, task = Store(40), Counting()
+    rows, views = epochs(store, 1, 40)[0]
+    first = kept(model, tmp_path, store=store).batch(rows, views)
+    assert torch.equal(kept(model, tmp_path, store=store, task=task).batch(rows, views), first)
+    assert task.prepared == 0
+
+
+def test_loader_threads_may_ask_at_once(model: blocks.BlockedModel, tmp_path: Path) -> None:
+    store, task, found = Store(40), Counting(), {}
+    cached = kept(model, tmp_path, store=store, task=task)
+    task.prepared = 0
+    rows, views = epochs(store, 1, 40)[0]
+
+    def ask(turn: int) -> None:
+        found[turn] = cached.batch(rows, views)
+
+    threads = [threading.Thread(target=ask, args=(turn,)) for turn in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert task.prepared == 40
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "weights": {"key": "others"},
+    "boundary": {"boundary": 5},
+    "seed": {"seed": 1},
+    "number of views": {"views": 2},
+    "size": {"spec": SPEC.model_copy(update={"size": 40})},
+    "augmentation": {"task_config": TaskConfig(augment=ImageAugmentConfig(hflip=0.3))},
+    "memory format": {"plan": PLAN.model_copy(update={"memory_format": "channels-last"})},
+    "precision": {"plan": PLAN.model_copy(update={"precision": "bf16"})},
+    "examples": {"store": Store(41)},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_training_has_its_own(model: blocks.BlockedModel, tmp_path: Path, change: str) -> None:
+    kept(model, tmp_path, store=Store(40))
+    kept(model, tmp_path, **{"store": Store(40), **CHANGES[change]})
+    assert len(list((tmp_path / "features").iterdir())) == 2
+
+
+def test_how_much_memory_a_batch_may_take_changes_nothing(model: blocks.BlockedModel, tmp_path: Path) -> None:
+    kept(model, tmp_path)
+    kept(model, tmp_path, plan=PLAN.model_copy(update={"batch_size": 4}))
+    assert len(list((tmp_path / "features").iterdir())) == 1
+
+
+# --- interruption and damage ----------------------------------------------------------------------------
+def test_a_turn_that_was_interrupted_is_computed_again(model: blocks.BlockedModel, tmp_path: Path) -> None:
+    class Stumbling(Counting):
+        def prepare(self, decoded: torch.Tensor, *rest: Any) -> torch.Tensor:
+            if self.prepared >= 9 + features.CHUNK:  # the probe, then a chunk
+                raise KeyboardInterrupt
+            return super().prepare(decoded, *rest)
+
+    store = Store(60)
+    rows, views = epochs(store, 1, 60)[0]
+    with pytest.raises(KeyboardInterrupt):
+        kept(model, tmp_path, store=store, task=Stumbling()).batch(rows, views)
+    task = Counting()
+    found = kept(model, tmp_path, store=store, task=task).batch(rows, views)
+    assert task.prepared == 60
+    torch.testing.assert_close(found, computed(model, store, rows, views, -1), rtol=1e-4, atol=1e-5)
+
+
+DAMAGE = {
+    "data cut short": lambda folder: (folder / "data").write_bytes(b"short"),
+    "data gone": lambda folder: (folder / "data").unlink(),
+    "flags gone": lambda folder: (folder / "done").unlink(),
+    "flags too many": lambda folder: (folder / "done").write_bytes(b"\x01" * 9),
+    "description gone": lambda folder: (folder / "meta.json").unlink(),
+    "description of another": lambda folder: (folder / "meta.json").write_text(json.dumps({"shape": [1, 2]})),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_store_is_made_anew(model: blocks.BlockedModel, tmp_path: Path, damage: str) -> None:
+    store, task = Store(20), Counting()
+    rows, views = epochs(store, 1, 20)[0]
+    first = kept(model, tmp_path, store=store).batch(rows, views)
+    (folder,) = (tmp_path / "features").iterdir()
+    DAMAGE[damage](folder)
+    assert torch.equal(kept(model, tmp_path, store=store, task=task).batch(rows, views), first)
+    assert task.prepared > 0
+
+
+# --- where it would not pay or fit ----------------------------------------------------------------------
+def test_over_the_limit_it_says_so(model: blocks.BlockedModel, tmp_path: Path) -> None:
+    console = Words()
+    small = PLAN.model_copy(update={"feature_cache_gb": 1e-6})
+    assert opened(model, tmp_path, plan=small, console=console) is None
+    assert "feature_cache_gb" in console.said[0]
+
+
+def test_on_a_full_disk_it_says_so(model: blocks.BlockedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**40, 2**40, 0))
+    console = Words()
+    assert opened(model, tmp_path, console=console) is None
+    assert "free disk" in console.said[0]
+
+
+def test_where_reading_takes_as_long_as_computing_it_says_so(
+    model: blocks.BlockedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "READ_BYTES_PER_SECOND", 1.0)
+    console = Words()
+    measured = PLAN.model_copy(update={"feature_cache_always": False})
+    assert opened(model, tmp_path, plan=measured, console=console) is None
+    assert "as long to read" in console.said[0]
+    monkeypatch.setattr(features, "READ_BYTES_PER_SECOND", 1e15)
+    assert opened(model, tmp_path, plan=measured) is not None
+
+
+def test_switched_off_or_with_nothing_frozen_there_is_none(model: blocks.BlockedModel, tmp_path: Path) -> None:
+    assert opened(model, tmp_path, plan=PLAN.model_copy(update={"feature_cache": False})) is None
+    assert opened(model, tmp_path, boundary=0) is None
+    assert not (tmp_path / "features").exists()
+
+
+def test_stores_used_longest_ago_make_room(model: blocks.BlockedModel, tmp_path: Path) -> None:
+    each = VIEWS * 64 * 1280 * 4 / 1e9
+    plan = PLAN.model_copy(update={"feature_cache_gb": 2.5 * each})
+    for seed in (1, 2, 1, 3):
+        kept(model, tmp_path, plan=plan, seed=seed)
+    task = Counting()
+    kept(model, tmp_path, plan=plan, seed=1, task=task)
+    assert task.prepared == 0
+    kept(model, tmp_path, plan=plan, seed=2, task=task)
+    assert task.prepared > 0
