@@ -117,8 +117,8 @@ def _finding(suite: Suite, check: Check, batch: Any, expectation: Any) -> Findin
         raise DataError(
             f"check {check.code}", found=str(outcome.exception_info)[-200:], expected="one that can be judged"
         )
-    rows = result.get("unexpected_index_list") or []
-    items = suite.items.get(check.code) or tuple(sorted(_item(row, check) for row in rows))
+    rows = result.get("unexpected_index_list") or [] if check.index is not None else []
+    items = suite.items.get(check.code) or tuple(sorted({_item(row, check) for row in rows}))
     if check.index is not None:
         found = f"{result['unexpected_count']} of {result['element_count']}"
     else:
