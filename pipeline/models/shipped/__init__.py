@@ -1,0 +1,1 @@
+"""Small pretrained weights that come with Thaw, and the scripts that made them."""

@@ -1,0 +1,186 @@
+"""Makes the shipped weights: a stock torchvision classifier learns to name random patterns.
+
+    python -P -m pipeline.models.shipped.pretrain --out pipeline/models/shipped --seed 0
+
+The rate follows a warm-up and a cosine over the steps or the minutes of processor time, whichever runs out first; given
+only steps, the same machine makes the same weights again. Pictures are drawn in rounds, and each round is seen a few
+times, turned and mirrored anew, because drawing costs about as much as learning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipeline.models.shipped.patterns import MARKS, OUTPUTS, TEXTURES, draw
+
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+FORMAT = "1"
+HELD_OUT = 1 << 40
+"""Seeds from here on are never trained on."""
+
+log = logging.getLogger(__name__)
+
+
+class Recipe(NamedTuple):
+    """How long and on what to train.
+
+    Attributes:
+        side: pictures' side in pixels for the last sixth of the training; before, they have two thirds of it.
+        round, passes: how many pictures are drawn at once, and how often each is seen.
+        minutes, steps: the training ends with whichever runs out first; minutes are of processor time.
+    """
+
+    architecture: str
+    seed: int = 0
+    minutes: float = math.inf
+    steps: int = 2200
+    side: int = 96
+    batch: int = 64
+    round: int = 3200
+    passes: int = 3
+    lr: float = 3e-3
+    weight_decay: float = 0.02
+
+
+def normalised(pictures: Tensor) -> Tensor:
+    """Bytes (n, 3, side, side) as the network takes them."""
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    return ((pictures.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def _turned(pictures: Tensor, random: torch.Generator) -> Tensor:
+    """A whole batch turned by a quarter or not, and mirrored or not; no class changes by that."""
+    quarters, mirror = torch.randint(4, (), generator=random), torch.randint(2, (), generator=random)
+    pictures = pictures.rot90(int(quarters), (2, 3))
+    return pictures.flip(3) if mirror else pictures
+
+
+def _rounds(recipe: Recipe, side: int, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of one freshly drawn round."""
+    random = torch.Generator().manual_seed((recipe.seed << 20) + number)
+    drawn = [draw(random, recipe.batch, side) for _ in range(max(1, recipe.round // recipe.batch))]
+    pictures, labels = torch.cat([p for p, _ in drawn]), torch.cat([c for _, c in drawn])
+    for _ in range(recipe.passes):
+        for chosen in torch.randperm(len(labels), generator=random).tensor_split(len(drawn)):
+            yield _turned(pictures[chosen], random), labels[chosen]
+
+
+def pretrain(recipe: Recipe) -> tuple[nn.Module, int]:
+    """The trained network, in eval mode, and the steps it took."""
+    import torchvision
+
+    torch.manual_seed(recipe.seed)
+    model = torchvision.models.get_model(recipe.architecture, weights=None, num_classes=OUTPUTS)
+    model.to(memory_format=torch.channels_last)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 0.1  # MobileNetV3's own 0.01 lags hundreds of steps behind; the file does not hold it
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    started, step, number, progress, loss_sum = time.process_time(), 0, 0, 0.0, 0.0
+    while progress < 1:
+        side = recipe.side if progress > 5 / 6 else recipe.side * 2 // 3
+        for pictures, labels in _rounds(recipe, side, number):
+            progress = max(step / recipe.steps, (time.process_time() - started) / 60 / recipe.minutes)
+            if progress >= 1:
+                break
+            optimizer.param_groups[0]["lr"] = recipe.lr * _rate(progress)
+            loss = _loss(model(normalised(pictures)), labels)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            step, loss_sum = step + 1, loss_sum + float(loss.detach())
+            if step % 50 == 0:
+                log.info("step %d  %.0f %%  side %d  loss %.3f", step, 100 * progress, side, loss_sum / 50)
+                loss_sum = 0.0
+        number += 1
+    return model.eval(), step
+
+
+def _loss(output: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the texture plus that of the mark."""
+    texture, mark = output.tensor_split([len(TEXTURES)], 1)
+    return nn.functional.cross_entropy(texture, labels[:, 0]) + nn.functional.cross_entropy(mark, labels[:, 1])
+
+
+def _rate(progress: float) -> float:
+    """Share of the peak rate: a linear warm-up over the first twentieth, then half a cosine."""
+    if progress < 0.05:
+        return 0.05 + 0.95 * progress / 0.05
+    return 0.5 + 0.5 * math.cos(math.pi * (progress - 0.05) / 0.95)
+
+
+class Accuracy(NamedTuple):
+    """Shares of held-out pictures whose texture and whose mark is named right."""
+
+    texture: float
+    mark: float
+
+
+@torch.no_grad()
+def measure(model: nn.Module, side: int, pictures: int = 2048) -> Accuracy:
+    random = torch.Generator().manual_seed(HELD_OUT)
+    right = []
+    for _ in range(max(1, pictures // 128)):
+        drawn, labels = draw(random, 128, side)
+        texture, mark = model(normalised(drawn)).tensor_split([len(TEXTURES)], 1)
+        right.append(torch.stack([texture.argmax(1), mark.argmax(1)], 1) == labels)
+    return Accuracy(*torch.cat(right).float().mean(0).tolist())
+
+
+def save(model: nn.Module, path: Path, recipe: Recipe, steps: int, accuracy: Accuracy) -> None:
+    """Write the stock state dict, floats in half precision, with what a loader must know as metadata."""
+    state = {
+        key: (value.half() if value.is_floating_point() else value).contiguous()
+        for key, value in model.state_dict().items()
+    }
+    metadata = {
+        "format_version": FORMAT,
+        "architecture": recipe.architecture,
+        "classes": str(OUTPUTS),
+        "size": str(recipe.side),
+        "mean": json.dumps(MEAN),
+        "std": json.dumps(STD),
+        "made_by": "pipeline.models.shipped.pretrain",
+        "task": f"{len(TEXTURES)} textures, then {len(MARKS)} marks, drawn at random",
+        "recipe": json.dumps({**recipe._asdict(), "minutes": None, "steps": steps}),
+        "held_out_accuracy": json.dumps({name: round(value, 4) for name, value in accuracy._asdict().items()}),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, path, metadata=metadata)
+    path.chmod(0o644)
+
+
+def main(arguments: list[str] | None = None) -> Path:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for <architecture>.safetensors")
+    parser.add_argument("--architecture", default="mobilenet_v3_small", help="any torchvision classifier")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of processor time")
+    parser.add_argument("--steps", type=int, default=Recipe._field_defaults["steps"])
+    parser.add_argument("--round", type=int, default=Recipe._field_defaults["round"], help="pictures drawn at once")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    recipe = Recipe(options.architecture, options.seed, options.minutes, options.steps, round=options.round)
+    model, steps = pretrain(recipe)
+    accuracy = measure(model, recipe.side)
+    log.info("%d steps; held out: %s", steps, accuracy)
+    path: Path = options.out / f"{recipe.architecture}.safetensors"
+    save(model, path, recipe, steps, accuracy)
+    return path
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main()
