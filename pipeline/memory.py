@@ -188,6 +188,27 @@ class Memory:
         """The same for ledger.parquet, which ledger.dvc pins."""
         self._ensure(self.root / "ledger.parquet", self.root / "ledger.dvc")
 
+    def pinned_ledger(self) -> Path | None:
+        """The ledger that ledger.dvc pins, in the cache, where ledger.parquet differs from it; else None.
+
+        Raises:
+            MemoryFault: neither the cache nor the remote has it.
+        """
+        pin = self.root / "ledger.dvc"
+
+        def find(repo: Repo) -> Path | None:
+            out = repo.stage.load_one(str(pin)).outs[0]
+            if not out.changed_checksum():
+                return None
+            kept = Path(out.cache.oid_to_path(out.hash_info.value))
+            if not kept.is_file():
+                repo.fetch([str(pin)])
+            if not kept.is_file():
+                raise self._nowhere(repo, self.root / "ledger.parquet", pin)
+            return kept
+
+        return self._with_dvc(find)
+
     def data_version(self) -> DataVersion:
         """Which data there is now, and whether data.dvc and Git would lead back to it."""
 
@@ -357,19 +378,21 @@ class Memory:
             try:
                 repo.checkout([str(pin)])
             except CheckoutError:
-                remote = repo.config["core"].get("remote")
-                where = repo.config["remote"][remote]["url"] if remote else "no remote configured"
                 try:
                     repo.pull([str(pin)])
                 except DvcException as fault:
-                    value = repo.stage.load_one(str(pin)).outs[0].hash_info.value
-                    raise MemoryFault(
-                        str(path), found=f"missing, and neither the cache nor the remote has {value}",
-                        expected=f"remote {remote}: {where}" if remote else where,
-                        mend=f"bring {path.name} back, or run `dvc push` where it still is",
-                    ) from fault  # fmt: skip
+                    raise self._nowhere(repo, path, pin) from fault
 
         self._with_dvc(bring)
+
+    def _nowhere(self, repo: Repo, path: Path, pin: Path) -> MemoryFault:
+        remote = repo.config["core"].get("remote")
+        where = f"remote {remote}: {repo.config['remote'][remote]['url']}" if remote else "no remote configured"
+        value = repo.stage.load_one(str(pin)).outs[0].hash_info.value
+        return MemoryFault(
+            str(path), found=f"neither the cache nor the remote has {value}, which {pin.name} pins",
+            expected=where, mend=f"bring {path.name} back, or run `dvc push` where it still is",
+        )  # fmt: skip
 
 
 _WORDS = {

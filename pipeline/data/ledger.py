@@ -1,0 +1,143 @@
+"""The ledger: which split every example was given when it was first seen, for ever.
+
+`ledger.parquet`, one row an example, only ever grows: examples that leave the dataset stay in it, so that they and
+their near-duplicates get the same split when they come back.
+
+| column | type | meaning |
+|---|---|---|
+| id | string | MD5 of the example's content |
+| group | string, null | the group it belonged to when first seen |
+| split | string | `train`, `val` or `test` |
+| target | string | its label when first seen |
+| phash | string, null | its perceptual hash, 16 hex digits |
+| batch | int32 | 0 for the first split, 1 for the first growth, … |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import manifest
+from pipeline.errors import LedgerError
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("group", pa.string()),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("target", pa.string(), nullable=False),
+        pa.field("phash", pa.string()),
+        pa.field("batch", pa.int32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One example as it was when it was first seen."""
+
+    id: str
+    group: str | None
+    split: manifest.Split
+    target: str
+    phash: str | None
+    batch: int
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Entries by id; a ledger is never changed, only extended into a new one."""
+
+    entries: dict[str, Entry]
+
+    @property
+    def next_batch(self) -> int:
+        return 1 + max((entry.batch for entry in self.entries.values()), default=-1)
+
+    def extended(self, new: Iterable[Entry]) -> Ledger:
+        """With the new entries, numbered as the next batch.
+
+        Raises:
+            LedgerError: one of them is in it already.
+        """
+        added = {entry.id: entry for entry in new}
+        known = sorted(added.keys() & self.entries.keys())
+        if known:
+            raise LedgerError("ledger", found="entries that it has already", expected="only new ones", details=known)
+        return Ledger({**self.entries, **added})
+
+    def save(self, path: Path) -> None:
+        """Writes the ledger; `path` is wholly the old one or wholly the new one, whatever happens meanwhile.
+
+        The file may be a read-only link into DVC's cache, so it is replaced and never written to.
+        """
+        rows = sorted(self.entries.values(), key=lambda entry: (entry.batch, entry.id))
+        columns = {field.name: [getattr(row, field.name) for row in rows] for field in SCHEMA}
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            manifest.write_table(pa.table(columns, schema=SCHEMA), part)
+            with part.open("rb") as stream:
+                os.fsync(stream.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def load(path: Path) -> Ledger:
+    """Reads a ledger.
+
+    Raises:
+        LedgerError: the file is not a ledger, or contradicts itself.
+    """
+    try:
+        table = pq.read_table(path, schema=SCHEMA)
+    except (OSError, pa.ArrowException) as fault:
+        raise LedgerError(
+            str(path), found=str(fault).splitlines()[0], expected="the ledger of earlier splits", mend=BRING_BACK
+        ) from fault
+    entries = [Entry(**row) for row in table.to_pylist()]
+    details = [f"{entry.id}: split {entry.split}" for entry in entries if entry.split not in manifest.SPLITS]
+    seen: set[str] = set()
+    for entry in entries:
+        details += [f"{entry.id}: twice"] if entry.id in seen else []
+        seen.add(entry.id)
+    if details:
+        raise LedgerError(str(path), found="entries that cannot be", mend=BRING_BACK, details=details)
+    return Ledger({entry.id: entry for entry in entries})
+
+
+def merged(left: Ledger, right: Ledger, thing: str) -> Ledger:
+    """Both ledgers as one, where they grew apart or one is older; what both know is taken from `left`.
+
+    Raises:
+        LedgerError: they gave an example different splits; `thing` names them.
+    """
+    both = left.entries.keys() & right.entries.keys()
+    apart = sorted(i for i in both if left.entries[i].split != right.entries[i].split)
+    if apart:
+        raise LedgerError(
+            thing, found=f"{len(apart)} examples that were split twice, and differently",
+            expected="one ledger, extended", mend="keep the one that trained models go by, and delete the other",
+            details=[f"{i}: {left.entries[i].split} and {right.entries[i].split}" for i in apart],
+        )  # fmt: skip
+    return Ledger({**right.entries, **left.entries})
+
+
+def agrees(path: Path, split_manifest: Path) -> bool:
+    """Whether a finished split says what the ledger says; False where either cannot be read."""
+    try:
+        known = load(path).entries
+        table = pq.read_table(split_manifest, columns=["id", "split"])
+    except (LedgerError, OSError, pa.ArrowException, KeyError):
+        return False
+    pairs = zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True)
+    return all(split is None or (id in known and known[id].split == split) for id, split in pairs)
+
+
+BRING_BACK = "bring back the file that ledger.dvc pins: dvc checkout ledger.dvc, or dvc pull ledger.dvc"

@@ -1,0 +1,197 @@
+"""Split: every example its place in train, val or test, remembered for ever in the ledger."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import manifest
+from pipeline.config import SplitConfig
+from pipeline.context import Context
+from pipeline.data.dealing import Example, deal, together
+from pipeline.data.duplicates import clusters
+from pipeline.data.ledger import Entry, Ledger, load, merged
+from pipeline.errors import LedgerError, MemoryFault, SplitError
+from pipeline.manifest import SPLITS, Split
+from pipeline.memory import Memory
+from pipeline.records import Finding, SplitRecord, ValidateRecord
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LARGE = 0.2  # near-duplicates of one another that make up more of the dataset than this are worth a word
+
+
+def split(config: SplitConfig, validated: ValidateRecord, out: Path, context: Context) -> SplitRecord:
+    """Fills the manifest's split column and extends the ledger.
+
+    Precedence: the ledger, a given split, group and near-duplicates, the hash. A split that is missing where others
+    were given is dealt from the given train. Once the outputs are complete the ledger is replaced, then pinned.
+
+    Raises:
+        LedgerError: the ledger that ledger.dvc pins cannot be had, or is no ledger.
+        SplitError: a class has nothing to train on.
+    """
+    path = context.root / "ledger.parquet"
+    ledger = _ledger(context.root, path)
+    table = manifest.read(validated.manifest)
+    examples = _examples(table, ledger, config)
+    dealing = deal(examples, config)
+    present = [example for example in examples if example.id in dealing.splits]
+    _refuse_leaks(present, dealing.splits, config)
+    counts = _counts(present, table, validated.labels, dealing.splits)
+    warnings = [*_moved(examples), *_coverage(counts, dealing.left_out)]
+    extended = ledger.extended(_entries(present, dealing.splits, ledger))
+    near = Counter(clusters([example.phash for example in present], config.near_duplicates).tolist())
+    warnings += _large(near, len(present))
+
+    filled = [dealing.splits.get(i) for i in table["id"].to_pylist()]
+    sha256 = manifest.write(_with_splits(table, filled), out / "manifest.parquet")
+    batch = extended.next_batch - 1
+    record = SplitRecord(
+        manifest_sha256=sha256, labels=validated.labels, counts=counts,
+        new=sum(extended.entries[example.id].batch == batch for example in present),
+        left_out=tuple(dealing.left_out), warnings=tuple(warnings),
+        near_duplicate_groups=sum(size > 1 for size in near.values()),
+    ).save(out)  # fmt: skip
+    extended.save(path)
+    if (context.root / ".dvc").is_dir():
+        Memory(context.root).add_ledger()
+    totals = ", ".join(f"{sum(counts[name].values())} {name}" for name in SPLITS)
+    context.console.say(f"{totals}; {record.new} new, {len(table) - len(present)} left out")
+    return record
+
+
+def _ledger(root: Path, path: Path) -> Ledger:
+    """The ledger there is, with what ledger.dvc pins; an empty one only where there never was any."""
+    if not (root / "ledger.dvc").is_file():
+        return load(path) if path.exists() else Ledger({})
+    memory = Memory(root)
+    try:
+        memory.ensure_ledger()
+        pinned = memory.pinned_ledger()
+    except MemoryFault as fault:
+        raise LedgerError(
+            str(path), found=f"not to be had, though ledger.dvc pins it: {fault.found}",
+            expected="the ledger of earlier splits: a new one would leak test examples into training",
+            mend="dvc pull ledger.dvc, or bring the file back from where it was last used",
+        ) from fault  # fmt: skip
+    here = load(path)
+    return here if pinned is None else merged(load(pinned), here, str(path))
+
+
+def _examples(table: pa.Table, ledger: Ledger, config: SplitConfig) -> list[Example]:
+    names = table.column_names
+    hashes = table["scan.phash"].to_pylist() if "scan.phash" in names else [None] * len(table)
+    given = [_given(name, config) for name in table["given_split"].to_pylist()]
+    missing = {name for name in SPLITS if name not in given}
+    open_: dict[Split | None, tuple[Split, ...]] = {name: (name,) for name in SPLITS} | {None: SPLITS}
+    open_["train"] = tuple(name for name in SPLITS if name == "train" or name in missing)
+    columns = (table[name].to_pylist() for name in ("id", "path", "target", "group"))
+    examples = []
+    for i, path, target, group, phash, split_ in zip(*columns, hashes, given, strict=True):
+        entry = ledger.entries.get(i)
+        examples.append(
+            Example(
+                i, path, entry.target if entry else target, group, phash, entry.split if entry else None, open_[split_]
+            )
+        )
+    here = {example.id for example in examples}
+    examples += [
+        Example(e.id, "", e.target, e.group, e.phash, e.split, present=False)
+        for e in ledger.entries.values()
+        if e.id not in here
+    ]
+    return examples
+
+
+def _given(name: Split | None, config: SplitConfig) -> Split | None:
+    if config.given == "ignore":
+        return None
+    return "test" if name == "val" and config.given_val_as == "test" else name
+
+
+def _entries(examples: Iterable[Example], splits: dict[str, Split], ledger: Ledger) -> list[Entry]:
+    return [Entry(e.id, e.group, splits[e.id], e.target, e.phash, ledger.next_batch) for e in examples if not e.known]
+
+
+def _with_splits(table: pa.Table, splits: list[Split | None]) -> pa.Table:
+    import pyarrow as pa
+
+    return table.set_column(
+        table.column_names.index("split"), pa.field("split", pa.string()), pa.array(splits, pa.string())
+    )
+
+
+def _counts(
+    present: Iterable[Example], table: pa.Table, labels: Iterable[str], splits: dict[str, Split]
+) -> dict[str, dict[str, int]]:
+    """Split → class → examples, by the labels of today."""
+    targets = dict(zip(table["id"].to_pylist(), table["target"].to_pylist(), strict=True))
+    found = Counter((splits[example.id], targets[example.id]) for example in present)
+    order = list(labels)
+    return {name: {label: found[name, label] for label in order} for name in SPLITS}
+
+
+def _refuse_leaks(present: list[Example], splits: dict[str, Split], config: SplitConfig) -> None:
+    """Proves that what belongs together is in one split."""
+    for members in together(present, config.near_duplicates):
+        found = {splits[example.id] for example in members}
+        if len(found) > 1:
+            raise SplitError(
+                "the split leaks", found=f"examples that belong together in {', '.join(sorted(found))}",
+                expected="groups and near-duplicates in one split", mend="report this with the ledger: it is a fault of Thaw",
+                details=[f"{example.path}: {splits[example.id]}" for example in members],
+            )  # fmt: skip
+
+
+def _moved(examples: Iterable[Example]) -> list[Finding]:
+    moved = [f"{e.path}: {e.known}" for e in examples if e.known and e.present and e.known not in e.allowed]
+    if not moved:
+        return []
+    return [
+        Finding(
+            code="given-split-moved", severity="warning", thing=f"{len(moved)} known examples",
+            found="came with another split than before", expected="the split they were first given, which they keep",
+            mend="nothing, if the move was not meant; a split is for ever", items=tuple(sorted(moved)),
+        )
+    ]  # fmt: skip
+
+
+def _coverage(counts: dict[str, dict[str, int]], left_out: list[Finding]) -> list[Finding]:
+    """Warns of classes without validation or test examples.
+
+    Raises:
+        SplitError: a class has no training examples.
+    """
+    untaught = [label for label, count in counts["train"].items() if not count]
+    if untaught:
+        lost = sum(len(finding.items) for finding in left_out)
+        raise SplitError(
+            f"class {', '.join(untaught)}", found="no training examples"
+            + (f"; {lost} examples were left out for belonging together across splits" if lost else ""),
+            expected="some of every class", mend="add examples, or leave the class out with data.drop_classes",
+            details=[f"{finding.thing}: {finding.found}" for finding in left_out],
+        )  # fmt: skip
+    return [
+        Finding(
+            code=f"no-{name}", severity="warning", thing=f"class {label}", found=f"no {name} examples",
+            expected="at least 3 groups of every class", mend="add examples of it from other groups",
+        )
+        for name in ("val", "test") for label, count in counts[name].items() if not count
+    ]  # fmt: skip
+
+
+def _large(near: Counter[int], examples: int) -> list[Finding]:
+    size = max(near.values(), default=0)
+    if size < 10 or size <= LARGE * examples:
+        return []
+    return [
+        Finding(
+            code="large-near-duplicate-cluster", severity="warning", thing=f"{size} of {examples} examples",
+            found="near-duplicates of one another, in a chain", expected="small clusters",
+            mend="lower split.near_duplicates if they are not the same thing seen twice",
+        )
+    ]  # fmt: skip
