@@ -33,7 +33,7 @@ class Block:
         self.name = name
         self.calls = [step.call for step in steps]
         self.owns = [path for step in steps for path in step.owns]
-        self.auxiliary: tuple[float, nn.Module] | None = None  # (weight of its loss, classifier on the output)
+        self.auxiliary: routes.Auxiliary | None = None
         self._stock = stock
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -121,15 +121,17 @@ class BlockedModel(nn.Module):
     def outputs(self, x: Tensor, start: int = 0) -> tuple[Tensor, list[tuple[float, Tensor]]]:
         """Applies blocks[start:], and the auxiliary classifiers of those among them that are in training.
 
+        An input so small that an auxiliary classifier cannot read its block's output goes without it.
+
         Returns:
             The logits (N, classes), and for each auxiliary classifier the weight of its loss and its logits.
         """
         extra = []
         for block in self.blocks[start:]:
             x = block(x)
-            if block.auxiliary is not None and block.auxiliary[1].training:
-                weight, classifier = block.auxiliary
-                extra.append((weight, classifier(x)))
+            if block.auxiliary is not None and min(x.shape[-2:]) >= block.auxiliary.side:
+                classifier = self.stock.get_submodule(block.auxiliary.path)
+                extra += [(block.auxiliary.weight, classifier(x))] if classifier.training else []
         return x, extra
 
 
@@ -189,12 +191,11 @@ def _harmless(step: routes.Step) -> routes.Step:
 
 
 def _attach_auxiliary(network: nn.Module, blocks: list[Block]) -> None:
-    if type(network).__name__ not in routes.AUXILIARY:
-        return
-    after, path, weight = routes.AUXILIARY[type(network).__name__]
-    block = next(block for block in blocks if block.name == after)
-    block.auxiliary = (weight, network.get_submodule(path))
-    block.owns.append(path)
+    auxiliary = routes.AUXILIARY.get(type(network).__name__)
+    if auxiliary is not None:
+        block = next(block for block in blocks if block.name == auxiliary.after)
+        block.auxiliary = auxiliary
+        block.owns.append(auxiliary.path)
 
 
 def load_pretrained(model: BlockedModel, source: Path | Mapping[str, Tensor], *, seed: int = 0) -> None:

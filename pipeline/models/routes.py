@@ -122,10 +122,19 @@ ROUTES: dict[str, tuple[Entry, ...]] = {
     "MaxVit": ("stem*", "blocks*", "classifier*"),
 }
 
-# Auxiliary classifiers: (the module whose output they read, their own path, their weight in the loss).
-# Inception v3: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 4; the weight of 0.4 is
-# customary. GoogLeNet's are left out: torchvision's published ones are untrained.
-AUXILIARY: dict[str, tuple[str, str, float]] = {"Inception3": ("Mixed_6e", "AuxLogits", 0.4)}
+
+class Auxiliary(NamedTuple):
+    """A second classifier, on the output of a block within the network, whose loss helps in training."""
+
+    after: str  # the block whose output it reads
+    path: str
+    weight: float  # of its loss
+    side: int  # the smallest output it can read, in pixels
+
+
+# Szegedy et al. 2016, "Rethinking the Inception Architecture", section 4; the weight is the customary one.
+# GoogLeNet's are left out: torchvision's published ones are untrained.
+AUXILIARY = {"Inception3": Auxiliary("Mixed_6e", "AuxLogits", 0.4, 17)}
 
 _LISTS = (nn.Sequential, nn.ModuleList, AnyStage, MaxVitBlock, _DenseBlock)
 
