@@ -57,7 +57,9 @@ class Ready:
             kind, candidate.input, files, context.scratch, limit_gb=limit_gb, console=context.console
         )
         self.device = _device(candidate.plan.get("device"))
-        self.model = load_finetuned(candidate.architecture, len(candidate.labels), candidate.model)
+        self.model = load_finetuned(
+            candidate.architecture, len(candidate.labels), candidate.model, size=candidate.input.size
+        )
         self.model.eval().to(self.device)
 
     def inputs(self, rows: Any) -> torch.Tensor:

@@ -44,7 +44,7 @@ class Scale:
         return self.start + (value - low) / ((high - low) or 1) * (self.end - self.start)
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Round values within [low, high], at steps of 1, 2 or 5 times a power of ten."""
     span = (high - low) or abs(high) or 1.0
     power = 10 ** math.floor(math.log10(span / most))

@@ -34,11 +34,12 @@ def render(
     candidates = sections.candidates(finetuned, evaluated)
     best = candidates[0]["record"]
     baseline = next((row["record"].name for row in candidates[1:] if row["record"].baseline), None)
-    verdict = words.verdict(evaluated, registered, baseline, pretrained=not best.baseline)
+    landed = registered if registered and registered.version else None
+    verdict = words.verdict(evaluated, landed, baseline, pretrained=not best.baseline)
     return _environment().get_template("page.html.j2").render(
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         validated=validated, split=split, backbone=backbone, finetuned=finetuned, evaluated=evaluated,
-        registered=registered, extras=extras, best=best, baseline=baseline, verdict=verdict,
+        registered=landed, why_not=registered.reason if registered else None, extras=extras, best=best, baseline=baseline, verdict=verdict,
         candidates=candidates,
         metrics=sections.metrics(evaluated),
         per_class=sections.per_class(evaluated),
@@ -52,7 +53,7 @@ def render(
         schedule=sections.schedule(best, backbone.blocks),
         curves=sections.curves(finetuned),
         sweeps=sections.sweeps(extras),
-        uri=sections.model_uri(registered) if registered else None,
+        uri=sections.model_uri(landed) if landed else None,
         times=sections.times(extras),
         latency=_latency(extras, evaluated),
     )  # fmt: skip
@@ -68,7 +69,7 @@ def _environment() -> Environment:
     )  # fmt: skip
     made.filters |= {
         name: getattr(words, name)
-        for name in ("percent", "number", "said", "spread", "points", "rate", "seconds", "size", "many",
+        for name in ("percent", "number", "said", "spread", "points", "gap", "rate", "seconds", "size", "many",
                      "p_value", "listed", "meaning")
     }  # fmt: skip
     made.filters |= {"link": _link, "thousands": words.count}

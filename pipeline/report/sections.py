@@ -16,8 +16,10 @@ from pipeline.report.extras import Extras
 MATRIX_CLASSES = 16  # with more, the matrix is left out for the list of its largest errors
 LISTED_CLASSES = 30
 CONFUSIONS = 10
+Row = dict[str, Any]
 SHORT = 12  # items of a finding shown before the rest is folded away
 PATHS_SHOWN = 200
+DIVERGED = 1.3  # times a sweep's first loss
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def metrics(evaluated: EvaluateRecord) -> dict[str, Any]:
     every = [evaluated.metrics, *evaluated.others.values()]
     rising = [name for name in evaluated.metrics if words.meaning(name).higher_is_better]
     low = floor_of(one[name].low for one in every for name in rising if name in one)
-    rows = []
+    rows: list[Row] = []
     for name in (evaluated.primary, *(name for name in rising if name != evaluated.primary)):
         if name in rising:
             rows.append(_metric(evaluated, name, low, 1.0))
@@ -71,12 +73,11 @@ def _metric(evaluated: EvaluateRecord, name: str, low: float, high: float) -> di
 # --- mistakes -------------------------------------------------------------------------------------------
 def per_class(evaluated: EvaluateRecord) -> dict[str, Any]:
     """Rows a class, weakest recall first; of very many classes, the weakest."""
-    rows = []
-    for row in files.table(evaluated.folder / "per_class.csv"):
-        recall = files.estimate(row, "recall")
+    rows: list[Row] = []
+    for line in files.table(evaluated.folder / "per_class.csv"):
         rows.append({
-            "label": row["label"], "examples": int(row["examples"]), "recall": recall,
-            "precision": files.value(row, "precision"), "f1": files.value(row, "f1"),
+            "label": line["label"], "examples": int(line["examples"]), "recall": files.estimate(line, "recall"),
+            "precision": files.value(line, "precision"), "f1": files.value(line, "f1"),
         })  # fmt: skip
     rows.sort(key=lambda row: row["recall"].value if row["recall"] else 2.0)
     low = floor_of(row["recall"].low for row in rows if row["recall"])
@@ -92,6 +93,7 @@ def confusion(evaluated: EvaluateRecord) -> dict[str, Any]:
         for row in files.table(evaluated.folder / "confusion.csv")
     }
     wrong = sorted(((n, t, p) for (t, p), n in counts.items() if t != p), key=lambda one: (-one[0], one[1], one[2]))
+    told = [one for one in wrong if one[0] > 1 or len(evaluated.labels) > MATRIX_CLASSES]
     labels = evaluated.labels
     matrix = []
     if len(labels) <= MATRIX_CLASSES:
@@ -104,15 +106,14 @@ def confusion(evaluated: EvaluateRecord) -> dict[str, Any]:
             ]
             matrix.append({"label": target, "cells": cells, "total": total})
     right = sum(n for (target, predicted), n in counts.items() if target == predicted)
-    return {"matrix": matrix, "top": wrong[:CONFUSIONS], "kinds": len(wrong), "right": right}
+    return {"matrix": matrix, "top": told[:CONFUSIONS], "right": right}
 
 
 # --- slices and calibration -----------------------------------------------------------------------------
 def slices(evaluated: EvaluateRecord) -> dict[str, Any]:
-    rows = []
-    for row in files.table(evaluated.folder / "slices.csv"):
-        found = files.estimate(row, "accuracy")
-        rows.append({**row, "examples": int(row["examples"]), "accuracy": found})
+    rows: list[Row] = []
+    for line in files.table(evaluated.folder / "slices.csv"):
+        rows.append({**line, "examples": int(line["examples"]), "accuracy": files.estimate(line, "accuracy")})
     judged = [row for row in rows if row["accuracy"]]
     overall = evaluated.metrics["accuracy"]
     low = floor_of([overall.low, *(row["accuracy"].low for row in judged)])
@@ -144,7 +145,7 @@ def calibration(evaluated: EvaluateRecord) -> dict[str, Any]:
 # --- data -----------------------------------------------------------------------------------------------
 def class_counts(split: SplitRecord) -> dict[str, Any]:
     """Examples a class and split; of very many classes, the largest and the smallest."""
-    rows = []
+    rows: list[Row] = []
     for label in split.labels:
         parts = {name: split.counts.get(name, {}).get(label, 0) for name in ("train", "val", "test")}
         rows.append({"label": label, "parts": parts, "total": sum(parts.values())})
@@ -174,7 +175,7 @@ def schedule(candidate: CandidateRecord, blocks: Sequence[str]) -> list[dict[str
     """What thawed when: a row a run of `blocks` (input to output) that were treated alike, the head on top, a cell a
     stage."""
     treated = [tuple(block in stage.trained for stage in candidate.stages) for block in blocks]
-    rows = []
+    rows: list[Row] = []
     for _, run in itertools.groupby(zip(blocks, treated, strict=True), key=lambda pair: pair[1]):
         names = [block for block, _ in run]
         rows.append({"first": names[0], "last": names[-1], "count": len(names), "cells": _cells(candidate, names)})
@@ -208,7 +209,7 @@ def curves(finetuned: FinetuneRecord) -> list[dict[str, Any]]:
     )  # fmt: skip
     primary = words.meaning(finetuned.primary)
     others = [name for name in finetuned.candidates if name != finetuned.best]
-    styles = {finetuned.best: "main", **{name: "faint" for name in others}}
+    styles = {finetuned.best: "main", **dict.fromkeys(others, "faint")}
     chosen = charts.lines(
         f"Validation {primary.title.lower()} by epoch, for every candidate",
         [charts.Line(name, _points(read[name], "val", finetuned.primary), styles[name]) for name in (*others, finetuned.best)],
@@ -232,7 +233,10 @@ def sweeps(extras: Extras) -> list[dict[str, Any]]:
     for sweep in extras.sweeps:
         marks = [(sweep.suggested, words.rate(sweep.suggested))] if sweep.suggested else []
         title = f"Loss by learning rate, {sweep.candidate}, stage {sweep.stage}"
-        points = list(zip(sweep.rates, sweep.losses, strict=True))
+        # Past the point where it diverges a sweep shows nothing but its own height.
+        limit = DIVERGED * sweep.losses[0]
+        stop = next((at for at, loss in enumerate(sweep.losses) if not loss < limit), len(sweep.losses))
+        points = list(zip(sweep.rates[:stop], sweep.losses[:stop], strict=True))
         chart: Markup = charts.lines(
             title, [charts.Line("", points)], x_label="learning rate", y_format=lambda value: f"{value:.2g}",
             marks=marks, log_x=True,
@@ -244,7 +248,7 @@ def sweeps(extras: Extras) -> list[dict[str, Any]]:
 def candidates(finetuned: FinetuneRecord, evaluated: EvaluateRecord) -> list[dict[str, Any]]:
     """The candidates, the best first."""
     names = (finetuned.best, *(name for name in finetuned.candidates if name != finetuned.best))
-    rows = []
+    rows: list[Row] = []
     for name in names:
         record = finetuned.candidate(name)
         tested = evaluated.metrics if name == evaluated.candidate else evaluated.others.get(name, {})

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from pipeline.records import Comparison, Estimate, EvaluateRecord, RegisterRecord
 
 SPACE = "\u202f"  # narrow and unbreakable: between a number and its unit
+TIED = "\u00a0"  # unbreakable: between a number and its noun
 MINUS = "\u2212"
 
 
@@ -82,7 +83,12 @@ def points(value: float, digits: int = 1, *, sign: bool = True) -> str:
     """A difference of shares in percentage points."""
     text = f"{100 * abs(value):.{digits}f}"
     mark = (MINUS if value < 0 else "+") if sign else ""
-    return f"{mark}{text}{SPACE}points" if text != "1.0" or digits else f"{mark}{text}{SPACE}point"
+    return f"{mark}{text}{TIED}points"
+
+
+def gap(difference: Estimate) -> str:
+    """The interval of a difference of shares, in points: −1.2 to +3.4."""
+    return f"{points(difference.low).split(TIED)[0]} to {points(difference.high).split(TIED)[0]}"
 
 
 def rate(value: float) -> str:
@@ -122,7 +128,7 @@ def many(value: int, one: str, several: str = "") -> str:
 
 
 def p_value(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
+    return f"p{TIED}<{TIED}0.001" if value < 0.001 else f"p{TIED}={TIED}{value:.{3 if value < 0.1 else 2}f}"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -1,0 +1,75 @@
+"""A difference is only called one where both the interval and the test say so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from pipeline.evaluation.compare import compare, difference, mcnemar, verdict
+from pipeline.records import Estimate
+
+SETTINGS = {"count": 400, "confidence": 0.95, "seed": 0}
+
+
+def pair(both: int, ours: int, theirs: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    """Correctness of two models: right both, only ours, only theirs, neither."""
+    a = np.repeat([True, True, False, False], [both, ours, theirs, neither])
+    b = np.repeat([True, False, True, False], [both, ours, theirs, neither])
+    return a, b
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(9, 1), (5, 5), (0, 7), (30, 12)])
+def test_mcnemar_is_the_binomial_test_on_the_discordant_pairs(ours: int, theirs: int) -> None:
+    a, b = pair(50, ours, theirs, 20)
+    assert mcnemar(a, b) == pytest.approx(binomtest(min(ours, theirs), ours + theirs, 0.5).pvalue)
+
+
+def test_two_equal_models_cannot_be_told_apart() -> None:
+    a, _ = pair(50, 0, 0, 20)
+    found = compare("head", a, a, np.arange(70), **SETTINGS)
+    assert (found.p_value, found.difference.value, found.verdict) == (1.0, 0.0, "cannot-tell")
+
+
+def test_a_clear_difference_is_told_in_both_directions() -> None:
+    a, b = pair(50, 25, 3, 22)
+    better = compare("scratch", a, b, np.arange(100), **SETTINGS)
+    worse = compare("scratch", b, a, np.arange(100), **SETTINGS)
+    assert (better.verdict, worse.verdict) == ("better", "worse")
+    assert better.difference.value == pytest.approx(0.22)
+    assert worse.difference.value == pytest.approx(-0.22)
+
+
+def test_noise_is_not_called_better() -> None:
+    a, b = pair(60, 6, 3, 11)
+    assert compare("head", a, b, np.arange(80), **SETTINGS).verdict == "cannot-tell"
+
+
+def test_one_lucky_group_is_not_called_better() -> None:
+    """The test alone would be sure (12 to 0); the interval over groups knows that it is one part."""
+    a, b = pair(48, 12, 0, 0)
+    units = np.repeat(np.arange(5), 12)
+    found = compare("head", a, b, units, **SETTINGS)
+    assert found.p_value < 0.001
+    assert found.verdict == "cannot-tell"
+
+
+def test_pairing_narrows_the_interval() -> None:
+    a, b = pair(70, 6, 2, 22)
+    paired = difference(a, b, np.arange(100), **SETTINGS)
+    shuffled = difference(a, np.random.default_rng(0).permutation(b), np.arange(100), **SETTINGS)
+    assert paired.high - paired.low < shuffled.high - shuffled.low
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p_value", "expected"),
+    [
+        (0.01, 0.2, 0.01, "better"),
+        (-0.2, -0.01, 0.01, "worse"),
+        (-0.01, 0.2, 0.01, "cannot-tell"),
+        (0.01, 0.2, 0.2, "cannot-tell"),
+        (0.0, 0.2, 0.01, "cannot-tell"),
+    ],
+)
+def test_verdict(low: float, high: float, p_value: float, expected: str) -> None:
+    assert verdict(Estimate(value=(low + high) / 2, low=low, high=high), p_value, 0.95) == expected

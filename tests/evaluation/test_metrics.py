@@ -1,0 +1,151 @@
+"""The metrics equal scikit-learn's, and their intervals cover what they should."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from pipeline.errors import TrainingError
+from pipeline.evaluation import metrics
+from pipeline.evaluation.bootstrap import exact, proportion, resamples, units_of
+from pipeline.evaluation.metrics import Predictions, check, estimates, measure, top_k
+
+SETTINGS = {"wanted_k": 3, "count": 200, "confidence": 0.95, "seed": 0}
+
+
+def answers(examples: int, classes: int, *, seed: int = 0, skill: float = 1.0, ties: bool = False) -> Predictions:
+    dice = np.random.default_rng(seed)
+    targets = dice.integers(0, classes, examples)
+    logits = dice.normal(0, 1, (examples, classes))
+    logits[np.arange(examples), targets] += skill
+    powers = np.exp(np.round(logits) if ties else logits)
+    return Predictions(powers / powers.sum(axis=1, keepdims=True), targets, np.arange(examples))
+
+
+def once(made: Predictions, k: int = 3) -> dict[str, float]:
+    return {name: value[0] for name, value in measure(made, np.ones((len(made.targets), 1)), k).items()}
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("ties", [False, True])
+def test_values_equal_scikit_learns(classes: int, ties: bool) -> None:
+    made = answers(300, classes, ties=ties)
+    p, t, found = made.probabilities, made.targets, once(made)
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(t, made.predicted))
+    assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(t, made.predicted))
+    assert found["macro_f1"] == pytest.approx(sk.f1_score(t, made.predicted, average="macro"))
+    assert found["log_loss"] == pytest.approx(sk.log_loss(t, p))
+    area = sk.roc_auc_score(t, p[:, 1]) if classes == 2 else sk.roc_auc_score(t, p, multi_class="ovr")
+    assert found["auroc"] == pytest.approx(area)
+    if classes == 2:
+        assert not any(name.startswith("top_") for name in found)
+    elif not ties:
+        k = min(3, classes - 1)
+        assert found[f"top_{k}_accuracy"] == pytest.approx(sk.top_k_accuracy_score(t, p, k=k))
+
+
+def test_calibration_error_is_the_gap_weighed_by_the_bins() -> None:
+    made, expected = answers(500, 4, skill=2), 0.0
+    for number in range(metrics.BINS):
+        low, high = number / metrics.BINS, (number + 1) / metrics.BINS
+        within = (made.confidence > low) & (made.confidence <= high)
+        if within.any():
+            expected += within.mean() * abs(made.correct[within].mean() - made.confidence[within].mean())
+    assert once(made)["calibration_error"] == pytest.approx(expected)
+
+
+def test_a_weight_counts_as_so_many_copies() -> None:
+    made = answers(60, 3)
+    counts = np.random.default_rng(1).integers(0, 4, 60)
+    rows = np.repeat(np.arange(60), counts)
+    copied = Predictions(made.probabilities[rows], made.targets[rows], np.arange(len(rows)))
+    weighted = measure(made, counts[:, None].astype(float), 2)
+    assert {name: value[0] for name, value in weighted.items()} == pytest.approx(once(copied, 2))
+
+
+def test_a_class_absent_from_the_test_split_is_left_out_of_the_averages() -> None:
+    made = answers(200, 4)
+    kept = made.targets != 3
+    made = Predictions(made.probabilities[kept], made.targets[kept], np.arange(kept.sum()))
+    found = once(made)
+    recalls = sk.recall_score(made.targets, made.predicted, labels=[0, 1, 2], average=None)
+    assert found["balanced_accuracy"] == pytest.approx(recalls.mean())
+    areas = [sk.roc_auc_score(made.targets == c, made.probabilities[:, c]) for c in range(3)]
+    assert found["auroc"] == pytest.approx(np.mean(areas))
+
+
+def test_one_class_alone_has_no_auroc_and_no_nan() -> None:
+    made = answers(40, 3)
+    made = Predictions(made.probabilities, np.zeros(40, dtype=np.intp), np.arange(40))
+    found = estimates(made, **SETTINGS)
+    assert "auroc" not in found
+    assert all(np.isfinite([e.value, e.low, e.high]).all() for e in found.values())
+
+
+@pytest.mark.parametrize(("classes", "wanted", "k"), [(2, 3, None), (3, 3, 2), (5, 3, 3), (10, 5, 5), (10, 1, None)])
+def test_top_k_stays_below_the_number_of_classes(classes: int, wanted: int, k: int | None) -> None:
+    assert top_k(classes, wanted) == k
+
+
+def test_intervals_contain_their_value_and_repeat() -> None:
+    first, second = (estimates(answers(150, 4), **SETTINGS) for _ in range(2))
+    assert first == second
+    assert all(one.low <= one.value <= one.high for one in first.values())
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    dice, covered = np.random.default_rng(5), 0
+    for trial in range(150):
+        hits = dice.random(80) < 0.8
+        found = proportion(hits, np.arange(80), count=300, confidence=0.9, seed=trial)
+        covered += found.low <= 0.8 <= found.high
+    assert 0.82 <= covered / 150 <= 0.96
+
+
+def test_grouped_examples_widen_the_interval() -> None:
+    """Ten views of one part that share their fate are one piece of evidence, not ten."""
+    dice = np.random.default_rng(3)
+    hits = np.repeat(dice.random(40) < 0.7, 10)
+    alone = proportion(hits, np.arange(400), count=500, confidence=0.95, seed=0)
+    together = proportion(hits, np.repeat(np.arange(40), 10), count=500, confidence=0.95, seed=0)
+    assert (together.high - together.low) > 2 * (alone.high - alone.low)
+
+
+def test_without_a_mistake_the_interval_is_the_exact_one() -> None:
+    found = proportion(np.ones(30, dtype=bool), np.arange(30), count=100, confidence=0.95, seed=0)
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(0.025 ** (1 / 30))
+    assert exact(0.0, 30, 0.95).high == pytest.approx(1 - found.low)
+    made = answers(30, 3, skill=50)
+    assert estimates(made, **SETTINGS)["accuracy"].low == pytest.approx(found.low)
+
+
+def test_resamples_draw_whole_units() -> None:
+    units = units_of(["a", None, "a", None, "b"])
+    assert units.tolist() == [0, 1, 0, 2, 3]
+    for _, weights in resamples(units, 50, 0):
+        assert (weights[0] == weights[2]).all()
+        assert (weights[[0, 1, 3, 4]].sum(axis=0) == 4).all()
+
+
+def test_a_group_is_not_mistaken_for_an_ungrouped_row() -> None:
+    assert len(set(units_of(["1", None, "0", None]).tolist())) == 4
+
+
+@pytest.mark.parametrize("bad", [np.nan, -0.5, 0.9])
+def test_answers_that_are_no_probabilities_are_refused_by_name(bad: float) -> None:
+    made = answers(5, 3)
+    made.probabilities[2, 0] = bad
+    with pytest.raises(TrainingError, match="candidate 'gradual'") as refused:
+        check(made.probabilities, "gradual", [f"{n}.png" for n in range(5)])
+    assert refused.value.details == ("2.png",)
+
+
+def test_a_thousand_resamples_take_about_a_second() -> None:
+    made = answers(2000, 5)
+    began = time.process_time()
+    estimates(made, wanted_k=3, count=1000, confidence=0.95, seed=0)
+    assert time.process_time() - began < 6  # 0.6 s alone on one core
