@@ -8,19 +8,19 @@ resume.
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
+from weakref import WeakSet
 
 from pydantic import ValidationError
 
 from pipeline.config import FinetuneConfig
-from pipeline.errors import ConfigError
 from pipeline.records import Frozen, digest
+from pipeline.training import hardware
 from pipeline.training.objective import Objective
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ LONG = 600.0  # seconds of training from which compiling pays
 
 Precision = Literal["fp32", "bf16"]
 MemoryFormat = Literal["contiguous", "channels-last"]
+
+
+_compiled: WeakSet[BlockedModel] = WeakSet()  # a network is placed again for each of its stages
 
 
 class Plan(Frozen):
@@ -78,6 +81,13 @@ class Measured(NamedTuple):
     bytes_per_example: int
 
 
+class Chosen(Frozen):
+    """What is remembered of a measurement."""
+
+    plan: Plan
+    seconds_per_example: float
+
+
 def choose(
     model_factory: Callable[[], BlockedModel],
     task: Task,
@@ -107,19 +117,18 @@ def choose(
         return candidates[0]
     model = model_factory()
     about = [task.name, model.architecture, model.classes, tuple(x.shape[1:]), config.batch_size, config.plan]
-    path = scratch / "plans" / f"{digest(machine(), base, about, steps > 0)[:32]}.json"
-    remembered = _remembered(path)
-    if remembered is not None:
-        console.say(f"plan: {remembered} (remembered)")
-        return remembered
-    results = measure(model, x[:EXAMPLES], targets[:EXAMPLES], candidates, config)
-    plan = _best(results, config, steps)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(plan.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
-    took = ", ".join(f"{r.plan.precision} {r.plan.memory_format} {1e3 * r.seconds:.0f} ms" for r in results)
-    console.say(f"plan: {plan} (steps of {min(len(x), EXAMPLES)}: {took})")
+    path = scratch / "plans" / f"{digest(hardware.machine(), base, about)[:32]}.json"
+    chosen, how = _remembered(path), "remembered"
+    if chosen is None:
+        results = measure(model, x[:EXAMPLES], targets[:EXAMPLES], candidates, config)
+        chosen = _best(results, config)
+        _remember(path, chosen)
+        took = ", ".join(f"{r.plan.precision} {r.plan.memory_format} {1e3 * r.seconds:.0f} ms" for r in results)
+        how = f"steps of {min(len(x), EXAMPLES)}: {took}"
+    long = steps * config.batch_size * chosen.seconds_per_example > LONG
+    compiles = base.compile or (config.plan.compile == "auto" and base.device.startswith("cuda") and long)
+    plan = chosen.plan.model_copy(update={"compile": compiles})
+    console.say(f"plan: {plan} ({how})")
     return plan
 
 
@@ -154,7 +163,7 @@ def measure(
 def _step(model: BlockedModel, x: torch.Tensor, targets: torch.Tensor, plan: Plan, objective: Objective) -> Measured:
     import torch
 
-    place(model, plan)
+    place(model, plan.model_copy(update={"compile": False}))
     model.eval()  # dropout and BatchNorm's batch statistics would make the losses differ
     model.zero_grad(set_to_none=True)
     kept = 0
@@ -173,17 +182,16 @@ def _step(model: BlockedModel, x: torch.Tensor, targets: torch.Tensor, plan: Pla
     return Measured(plan, time.perf_counter() - began, value, kept // len(x))
 
 
-def _best(results: list[Measured], config: FinetuneConfig, steps: int) -> Plan:
+def _best(results: list[Measured], config: FinetuneConfig) -> Chosen:
     reference = next((r for r in results if r.plan.precision == "fp32"), results[0])
     agreeing = [r for r in results if abs(r.loss - reference.loss) <= LOSS_TOLERANCE * abs(reference.loss)]
     fastest = min(agreeing or [reference], key=lambda r: r.seconds)
-    plan = fastest.plan
     size = config.batch_size
-    while size > 1 and size * fastest.bytes_per_example > MEMORY_SHARE * _available(plan.device):
+    while size > 1 and size * fastest.bytes_per_example > MEMORY_SHARE * hardware.available(fastest.plan.device):
         size = -(-size // 2)
-    expected = fastest.seconds / EXAMPLES * config.batch_size * steps
-    compiles = plan.compile or (config.plan.compile == "auto" and plan.device.startswith("cuda") and expected > LONG)
-    return plan.model_copy(update={"batch_size": size, "compile": compiles})
+    return Chosen(
+        plan=fastest.plan.model_copy(update={"batch_size": size}), seconds_per_example=fastest.seconds / EXAMPLES
+    )
 
 
 def _base(config: FinetuneConfig) -> Plan:
@@ -191,16 +199,16 @@ def _base(config: FinetuneConfig) -> Plan:
 
     wanted = config.plan
     return Plan(
-        threads=cores() if wanted.threads == "auto" else wanted.threads, batch_size=config.batch_size,
+        threads=hardware.cores() if wanted.threads == "auto" else wanted.threads, batch_size=config.batch_size,
         feature_cache=wanted.feature_cache != "off", feature_cache_gb=wanted.feature_cache_gb,
         feature_cache_always=wanted.feature_cache == "on", compile=wanted.compile == "on",
-        device=device(wanted.device), torch=torch.__version__,
+        device=hardware.device(wanted.device), torch=torch.__version__,
     )  # fmt: skip
 
 
 def _open(config: FinetuneConfig, base: Plan, x: torch.Tensor) -> list[tuple[Precision, MemoryFormat]]:
     """What the settings and the hardware leave open; the reference first."""
-    precisions: list[Precision] = ["fp32", "bf16"] if _has_bf16(base.device) else ["fp32"]
+    precisions: list[Precision] = ["fp32", "bf16"] if hardware.has_bf16(base.device) else ["fp32"]
     formats: list[MemoryFormat] = ["contiguous", "channels-last"] if x.ndim == 4 else ["contiguous"]
     if config.plan.precision != "auto":
         precisions = [config.plan.precision]
@@ -209,75 +217,18 @@ def _open(config: FinetuneConfig, base: Plan, x: torch.Tensor) -> list[tuple[Pre
     return list(product(precisions, formats))
 
 
-def _has_bf16(device: str) -> bool:
-    """Whether bf16 has units of its own; emulated, it is always slower."""
-    import torch
-
-    if device == "cpu":
-        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def device(wanted: str) -> str:
-    """The device asked for; `auto` is the best there is.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    import torch
-
-    there = ["cpu"]
-    there += [f"cuda:{n}" for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    there += ["mps"] if torch.backends.mps.is_available() else []
-    if wanted == "auto":
-        return there[1] if len(there) > 1 else "cpu"
-    name = "cuda:0" if wanted == "cuda" else wanted
-    if name not in there:
-        raise ConfigError(
-            "finetune.plan.device", found=wanted, expected="one of " + ", ".join(["auto", *there]),
-            mend="set finetune.plan.device: auto",
-        )  # fmt: skip
-    return name
-
-
-def cores() -> int:
-    """CPU cores this process may use: its affinity, and the quota of its control group."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _remembered(path: Path) -> Chosen | None:
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(allowed, -(-int(quota) // int(period))))
-    except (OSError, ValueError):  # no control group, or no quota ("max")
-        return allowed
-
-
-def machine() -> list[str]:
-    """What makes a measured choice this machine's: processor, cores, accelerator, PyTorch."""
-    import torch
-
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    flags = torch.backends.cpu.get_cpu_capability()
-    return [platform.machine(), model or platform.processor(), flags, str(cores()), gpu, torch.__version__]
-
-
-def _available(device: str) -> int:
-    import psutil
-    import torch
-
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
-
-
-def _remembered(path: Path) -> Plan | None:
-    try:
-        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
+        return Chosen.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, ValidationError):
         return None
+
+
+def _remember(path: Path, chosen: Chosen) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(chosen.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def autocast(plan: Plan) -> AbstractContextManager[object]:
@@ -296,7 +247,8 @@ def place(model: BlockedModel, plan: Plan) -> None:
     formats = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
     model.stock.to(torch.device(plan.device))
     model.stock.to(memory_format=formats[plan.memory_format])
-    if plan.compile:
+    if plan.compile and model not in _compiled:
+        _compiled.add(model)
         for block in model.blocks:
             block.calls = [torch.compile(call) for call in block.calls]
 

@@ -1,0 +1,74 @@
+"""What this machine has: cores, memory, accelerator, arithmetic units."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+
+
+def device(wanted: str) -> str:
+    """The device asked for; `auto` is the best there is.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    import torch
+
+    there = ["cpu"]
+    there += [f"cuda:{n}" for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    if wanted == "auto":
+        return there[1] if len(there) > 1 else "cpu"
+    name = "cuda:0" if wanted == "cuda" else wanted
+    if name not in there:
+        raise ConfigError(
+            "finetune.plan.device", found=wanted, expected="one of " + ", ".join(["auto", *there]),
+            mend="set finetune.plan.device: auto",
+        )  # fmt: skip
+    return name
+
+
+def cores() -> int:
+    """CPU cores this process may use: its affinity, and the quota of its control group."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(allowed, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # no control group, or no quota ("max")
+        return allowed
+
+
+def machine() -> list[str]:
+    """What makes a measured choice this machine's: processor, cores, accelerator, PyTorch."""
+    import torch
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    flags = torch.backends.cpu.get_cpu_capability()
+    return [platform.machine(), model or platform.processor(), flags, str(cores()), gpu, torch.__version__]
+
+
+def available(device: str) -> int:
+    """Bytes of memory that are free now, on the accelerator or for the processor."""
+    import psutil
+    import torch
+
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def has_bf16(device: str) -> bool:
+    """Whether bf16 has units of its own; emulated, it is always slower."""
+    import torch
+
+    if device == "cpu":
+        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,0 +1,223 @@
+"""The plan: what the settings leave open is measured, what disagrees is not taken, and the choice is remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.config import FinetuneConfig, PlanConfig
+from pipeline.context import Silent
+from pipeline.errors import ConfigError
+from pipeline.models import blocks
+from pipeline.tasks.image_classification import ImageClassification
+from pipeline.training import hardware, plan
+from pipeline.training.plan import Measured, Plan
+
+FIXED = {"precision": "fp32", "memory_format": "contiguous"}
+Steps = dict[tuple[str, str], tuple[float, float]]
+
+
+class Words(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def network() -> blocks.BlockedModel:
+    return blocks.build("squeezenet1_1", 2)
+
+
+def sample(count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(count, 3, 48, 48, generator=torch.Generator().manual_seed(0)), torch.arange(count) % 2
+
+
+def chosen(scratch: Path, console: Any = None, steps: int = 0, factory: Any = network, **settings: Any) -> Plan:
+    other = {key: settings.pop(key) for key in ("batch_size",) if key in settings}
+    config = FinetuneConfig(plan=PlanConfig(**{"device": "cpu", **settings}), **other)
+    return plan.choose(factory, ImageClassification(), sample(), config, scratch, console or Silent(), steps=steps)
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Steps], list[Plan]]:
+    """Makes candidates take given seconds and give given losses; returns the list of what was measured."""
+    monkeypatch.setattr(hardware, "has_bf16", lambda device: True)
+
+    def install(steps: Steps, size: int = 1000) -> list[Plan]:
+        asked: list[Plan] = []
+
+        def step(model: Any, x: Any, targets: Any, candidate: Plan, objective: Any) -> Measured:
+            asked.append(candidate)
+            return Measured(candidate, *steps[candidate.precision, candidate.memory_format], size)
+
+        monkeypatch.setattr(plan, "_step", step)
+        return asked
+
+    return install
+
+
+USUAL: Steps = {
+    ("fp32", "contiguous"): (0.4, 0.700), ("fp32", "channels-last"): (0.3, 0.700),
+    ("bf16", "contiguous"): (0.2, 0.705), ("bf16", "channels-last"): (0.1, 0.704),
+}  # fmt: skip
+
+
+def test_the_fastest_that_agrees_is_taken(tmp_path: Path, pretend: Any) -> None:
+    pretend(USUAL)
+    console = Words()
+    picked = chosen(tmp_path, console)
+    assert (picked.precision, picked.memory_format) == ("bf16", "channels-last")
+    assert "bf16 channels-last 100 ms" in console.said[0]
+
+
+@pytest.mark.parametrize("loss", [0.75, float("nan"), float("inf")])
+def test_a_loss_that_disagrees_with_fp32_is_not_taken(tmp_path: Path, pretend: Any, loss: float) -> None:
+    pretend({**USUAL, ("bf16", "channels-last"): (0.1, loss), ("bf16", "contiguous"): (0.2, loss)})
+    picked = chosen(tmp_path)
+    assert (picked.precision, picked.memory_format) == ("fp32", "channels-last")
+
+
+def test_without_units_of_its_own_bf16_is_not_tried(
+    tmp_path: Path, pretend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = pretend(USUAL)
+    monkeypatch.setattr(hardware, "has_bf16", lambda device: False)
+    assert chosen(tmp_path).precision == "fp32"
+    assert {candidate.precision for candidate in asked} == {"fp32"}
+
+
+def test_a_setting_that_is_fixed_is_obeyed(tmp_path: Path, pretend: Any) -> None:
+    asked = pretend(USUAL)
+    picked = chosen(tmp_path, precision="fp32")
+    assert (picked.precision, picked.memory_format) == ("fp32", "channels-last")
+    assert {candidate.precision for candidate in asked} == {"fp32"}
+    assert chosen(tmp_path, memory_format="contiguous").memory_format == "contiguous"
+
+
+def test_with_everything_fixed_nothing_is_measured_or_built(tmp_path: Path, pretend: Any) -> None:
+    asked = pretend(USUAL)
+    picked = chosen(tmp_path, factory=None, threads=1, feature_cache="off", **FIXED)
+    assert picked == Plan(threads=1, feature_cache=False, torch=torch.__version__)
+    assert asked == []
+
+
+def test_the_choice_is_remembered_for_machine_network_and_settings(tmp_path: Path, pretend: Any) -> None:
+    asked, console = pretend(USUAL), Words()
+    first = chosen(tmp_path)
+    before = len(asked)
+    assert chosen(tmp_path, console) == first
+    assert len(asked) == before
+    assert "remembered" in console.said[0]
+    for other in ({"threads": 1}, {"batch_size": 8}, {"factory": lambda: blocks.build("squeezenet1_0", 2)}):
+        before = len(asked)
+        chosen(tmp_path, **other)
+        assert len(asked) > before
+
+
+def test_what_was_remembered_of_another_machine_is_not_used(
+    tmp_path: Path, pretend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = pretend(USUAL)
+    chosen(tmp_path)
+    before = len(asked)
+    monkeypatch.setattr(hardware, "machine", lambda: ["another"])
+    chosen(tmp_path)
+    assert len(asked) > before
+
+
+@pytest.mark.parametrize("content", ["", "{}}", '{"precision": "fp8"}'])
+def test_a_damaged_memory_is_measured_anew(tmp_path: Path, pretend: Any, content: str) -> None:
+    pretend(USUAL)
+    first = chosen(tmp_path)
+    (path,) = (tmp_path / "plans").iterdir()
+    path.write_text(content)
+    assert chosen(tmp_path) == first
+
+
+def test_examples_at_once_are_as_many_as_memory_holds(
+    tmp_path: Path, pretend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(USUAL, size=10**6)
+    monkeypatch.setattr(hardware, "available", lambda device: int(20e6 / plan.MEMORY_SHARE))
+    assert chosen(tmp_path, batch_size=64).batch_size == 16
+
+
+def test_compiling_on_a_gpu_is_left_to_long_trainings(
+    tmp_path: Path, pretend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(USUAL)
+    monkeypatch.setattr(hardware, "device", lambda wanted: "cuda:0")
+    monkeypatch.setattr(hardware, "available", lambda device: 10**12)
+    assert not chosen(tmp_path, steps=10).compile
+    assert chosen(tmp_path, steps=10**6).compile
+    assert not chosen(tmp_path, steps=10**6, compile="off").compile
+    assert chosen(tmp_path, steps=10, compile="on").compile
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match="cuda:7"):
+        hardware.device("cuda:7")
+    assert hardware.device("cpu") == "cpu"
+
+
+# --- for real -------------------------------------------------------------------------------------------
+def test_real_steps_are_measured_and_leave_the_network_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    threads = torch.get_num_threads()
+    candidates = [Plan(memory_format="contiguous"), Plan(memory_format="channels-last")]
+    monkeypatch.setattr(plan, "SECONDS", 60.0)
+    results = plan.measure(model, *sample(), candidates, FinetuneConfig())
+    assert [result.plan for result in results] == candidates
+    assert all(result.seconds > 0 and result.bytes_per_example > 48 * 48 * 3 * 4 for result in results)
+    assert results[0].loss == pytest.approx(results[1].loss, rel=1e-4)
+    assert torch.get_num_threads() == threads
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_first_candidate_is_measured_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "SECONDS", 0.0)
+    candidates = [Plan(), Plan(memory_format="channels-last")]
+    assert [r.plan for r in plan.measure(network(), *sample(), candidates, FinetuneConfig())] == candidates[:1]
+
+
+def test_cores_are_those_this_process_may_use() -> None:
+    import os
+
+    assert 1 <= hardware.cores() <= len(os.sched_getaffinity(0))
+
+
+def test_placing_goes_there_and_back() -> None:
+    model = network()
+    convolution = model.stock.features[3].squeeze
+    plan.place(model, Plan(memory_format="channels-last"))
+    assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
+    x = plan.to_input(torch.zeros(2, 3, 8, 8), Plan(memory_format="channels-last"))
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert plan.to_input(torch.zeros(2, 3), Plan(memory_format="channels-last")).shape == (2, 3)
+    plan.place(model, Plan())
+    assert all(parameter.is_contiguous() for parameter in model.parameters())
+
+
+def test_autocast_follows_the_precision() -> None:
+    a = torch.ones(2, 2)
+    with plan.autocast(Plan(precision="bf16")):
+        assert (a @ a).dtype == torch.bfloat16
+    with plan.autocast(Plan()):
+        assert (a @ a).dtype == torch.float32
+
+
+def test_a_compiled_plan_compiles_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda call: compiled.append(call) or call)
+    model = network()
+    plan.place(model, Plan(compile=True))
+    assert len(compiled) == sum(len(block.calls) for block in model.blocks)
+    plan.place(model, Plan(compile=True))
+    assert len(compiled) == sum(len(block.calls) for block in model.blocks), "compiled twice"
