@@ -259,7 +259,7 @@ def status() -> None:
         terminal.say(f"{name:<9} " + ("fresh" if state.fresh else "stale: " + "; ".join(state.why)))
     fresh = glance.registered is not None
     terminal.say(f"register  {'done' if fresh else 'to do: the last evaluation is not registered'}")
-    from pipeline.tracking import registered
+    from pipeline.tracking.registry import registered
 
     versions = registered(place.config(), place)
     terminal.heading("registered" if versions else "nothing registered yet")

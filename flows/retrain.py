@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from flows.stage import Outcome, Run, conducted, stage, tell
 from pipeline.errors import ConfigError
 from pipeline.memory import Memory
 from pipeline.records import EvaluateRecord, RegisterRecord
-from pipeline.steps.run import context_for, tracker_for
+from pipeline.steps.run import context, new_run, open_tracker
 from pipeline.workspace import STEPS, Workspace, lock
 
 
@@ -68,17 +66,17 @@ def begin(place: Workspace, force: Sequence[str] = ()) -> Run:
     if unknown:
         raise ConfigError("--force", found=", ".join(sorted(unknown)), expected=", ".join((*STEPS, "register")))
     config = place.config()
-    name = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ-") + secrets.token_hex(2)
     memory = Memory(place.root)
     memory.ensure_data()
     return Run(
-        workspace=place, memory=memory, side=place.scratch / "runs" / name,
-        tracker=tracker_for(place, config), force=frozenset(force),
+        workspace=place, memory=memory, side=new_run(place),
+        tracker=open_tracker(config, place), force=frozenset(force),
     )  # fmt: skip
 
 
 def _register(run: Run, records: tuple[Any, ...]) -> RegisterRecord:
-    from pipeline.steps.register import receipt_is_current, register
+    from pipeline.receipts import receipt_is_current
+    from pipeline.steps.register import register
 
     began = time.monotonic()
     _, split, backbone, finetuned, evaluated = records
@@ -92,7 +90,7 @@ def _register(run: Run, records: tuple[Any, ...]) -> RegisterRecord:
     tell(run, "register", why[0])
     registered = register(
         config, run.workspace.model_name(config), split, backbone, finetuned, evaluated, None,
-        run.memory.data_version(), context_for(run.workspace, config, run.console, run.tracker, run.side / "register"),
+        run.memory.data_version(), context(run.workspace, config, run.console, run.tracker, run.side / "register"),
     )  # fmt: skip
     run.outcomes.append(Outcome("register", "done", why, time.monotonic() - began))
     return registered
@@ -101,11 +99,12 @@ def _register(run: Run, records: tuple[Any, ...]) -> RegisterRecord:
 def _report(run: Run, records: tuple[Any, ...], registered: RegisterRecord) -> Path:
     """Writes the report anew where anything changed, and keeps it with the run in the tracking store."""
     from pipeline.report import page
+    from pipeline.report.extras import gather
 
     path = run.workspace.report
     if path.exists() and not run.changed:
         return path
-    extras = page.gather(
+    extras = gather(
         run.workspace,
         run.memory.data_version(),
         {done.step: done.seconds for done in run.outcomes if done.how == "done"},

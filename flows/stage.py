@@ -91,10 +91,10 @@ def conducted(name: str, work: Callable[[], T], retries: int = 0) -> T:
     that hiccups. What the user must mend fails at once.
     """
     conductor = task(
-        work, name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, retries=retries,
+        name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, retries=retries,
         retry_delay_seconds=exponential_backoff(2), retry_condition_fn=_may_mend_itself,
     )  # fmt: skip
-    return conductor()
+    return conductor(work)()
 
 
 def _may_mend_itself(_task: Any, _run: Any, state: Any) -> bool:
