@@ -34,28 +34,43 @@ Tensors = dict[str, torch.Tensor]
 SECONDS_BETWEEN_WORDS = 0.2
 
 
+@dataclass(frozen=True)
+class Session:
+    """What the stages of one training share.
+
+    Args:
+        name: the candidate's.
+        report: told the curves so far whenever they are saved; the same points may come again.
+    """
+
+    job: Job
+    name: str
+    checkpoints: Checkpoints
+    stop: Stop
+    report: Callable[[list[Row]], None]
+
+
 @dataclass
 class StageRun:
     """A stage being trained.
 
     Args:
         position: where the training is; kept up to date as it goes.
-        report: told the curves so far whenever they are saved; the same points may come again.
         kept: weights and buffers of the trained blocks at the best result, and the probabilities (N, C) that this
             result's validation gave, as `weights/…` and `probabilities`.
     """
 
-    job: Job
-    name: str
+    session: Session
     stage: StageConfig
     plan: Plan
     model: BlockedModel
     position: Position
-    checkpoints: Checkpoints
-    stop: Stop
     kept: Tensors
-    report: Callable[[list[Row]], None]
     seconds: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def job(self) -> Job:
+        return self.session.job
 
     def run(self, moments: Tensors) -> None:
         """Trains the stage to its end, restores its best and proves that what was frozen did not change.
@@ -71,7 +86,7 @@ class StageRun:
         self._open(moments)
         with self._timed("prepare"):
             self._set_feeds()
-        with self.stop.deferred():
+        with self.session.stop.deferred():
             while not self._finished():
                 with self._timed("train"):
                     self._train_epoch()
@@ -111,7 +126,7 @@ class StageRun:
         if optim.layout(self.optimizer) != self.position.layout:
             raise TrainingError(
                 f"stage '{self.stage.name}'", found="a checkpoint whose optimiser groups are others",
-                expected="the same parameters in the same groups", mend=f"remove {self.checkpoints.folder}",
+                expected="the same parameters in the same groups", mend=f"remove {self.session.checkpoints.folder}",
             )  # fmt: skip
 
     def _set_feeds(self) -> None:
@@ -163,7 +178,7 @@ class StageRun:
                 freeze_digest=freeze.verify(position.proof, self.model, self.scope, self.stage.name),
                 lr=self.peaks,
                 val=best.metrics,
-            )  # fmt: skip
+            )
         )
         self.kept = {"probabilities": self.kept["probabilities"]}
         position.stage += 1
@@ -231,10 +246,10 @@ class StageRun:
 
     def _accumulate(self, x: torch.Tensor, targets: torch.Tensor) -> float:
         mass, total, start = self.objective.mass(targets), 0.0, self.feeds["train"].start
-        size = self.plan.batch_size
-        for piece, wanted in zip(x.split(size), targets.split(size), strict=True):
+        for at in range(0, len(x), self.plan.batch_size):
+            piece = slice(at, at + self.plan.batch_size)
             with autocast(self.plan):
-                loss = self.objective(self.model, to_input(piece, self.plan), start, wanted) / mass
+                loss = self.objective(self.model, to_input(x[piece], self.plan), start, targets[piece]) / mass
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         return total
@@ -250,21 +265,21 @@ class StageRun:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.job.console.say(
-            f"{self.name}: no memory for {size} examples at once; {size // 2} at a time from here, "
+            f"{self.session.name}: no memory for {size} examples at once; {size // 2} at a time from here, "
             "their gradients added up to the same batch"
         )
 
     # --- between batches --------------------------------------------------------------------------------
     def _pause(self) -> None:
         """Saves where a save is due, and ends where an end was asked for."""
-        if self.stop.asked.is_set():
+        if self.session.stop.asked.is_set():
             saved = self.save()
             raise Interrupted(
-                f"training '{self.name}'", found=self.stop.reason,
+                f"training '{self.session.name}'", found=self.session.stop.reason,
                 expected="" if saved else "room for a checkpoint; the one before it is kept",
                 mend="thaw run goes on from here",
             )  # fmt: skip
-        if self.checkpoints.due():
+        if self.session.checkpoints.due():
             self.save()
 
     def save(self, *, start: bool = False) -> bool:
@@ -272,8 +287,8 @@ class StageRun:
         moments = {} if start else optim.moments(self.optimizer)
         parts = {"model": self.model.stock.state_dict(), "optimizer": moments, "kept": self.kept}
         tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
-        saved = self.checkpoints.save(self.position.dump(), tensors, start=start)
-        self.report(self.position.rows)
+        saved = self.session.checkpoints.save(self.position.dump(), tensors, start=start)
+        self.session.report(self.position.rows)
         return saved
 
     def _tell(self) -> None:
@@ -284,7 +299,7 @@ class StageRun:
             self._told = now
             best = self.position.best
             note = "" if best is None else f"{self.job.config.primary} {best.metrics[self.job.config.primary]:.4f}"
-            self.job.console.progress(f"{self.name}: {self.stage.name}", done, total, note)
+            self.job.console.progress(f"{self.session.name}: {self.stage.name}", done, total, note)
 
     # --- validation -------------------------------------------------------------------------------------
     def _end_epoch(self) -> None:
@@ -296,7 +311,7 @@ class StageRun:
         result = scores.score(metrics, config.primary)
         position.stall += 1
         if position.top is None or result > position.top:
-            position.top, position.stall = tuple(result), 0
+            position.top, position.stall = (result.primary, result.negative_log_loss), 0
         if position.best is None or result > scores.score(position.best.metrics, config.primary):
             position.best = Best(position.epoch + 1, metrics)
             self.kept = {"probabilities": probabilities, **self._weights()}

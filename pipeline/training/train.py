@@ -16,7 +16,7 @@ from pipeline.training.crash import crash_point
 from pipeline.training.determinism import deterministic
 from pipeline.training.feeding import Job
 from pipeline.training.interrupt import Stop
-from pipeline.training.loop import StageRun
+from pipeline.training.loop import Session, StageRun
 from pipeline.training.plan import Plan
 from pipeline.training.position import Position, Row, machine
 from pipeline.training.trouble import NotFinite
@@ -68,80 +68,69 @@ def train(
         Interrupted: a signal came; everything is saved.
         TrainingError: the result could not be trusted; see `StageRun.run`.
     """
-    config = job.config.checkpoint
-    checkpoints = Checkpoints(
-        job.scratch / "checkpoints" / recipe.key, recipe.identity, job.console, config.keep, config.every_seconds
-    )
+    settings, folder = job.config.checkpoint, job.scratch / "checkpoints" / recipe.key
+    checkpoints = Checkpoints(folder, recipe.identity, job.console, settings.keep, settings.every_seconds)
+    session = Session(job, recipe.name, checkpoints, stop, report)
     found = checkpoints.load()
     if found is not None:
         crash_point("after-resume")
         job.console.say(f"{recipe.name}: going on from epoch {found.position['epoch'] + 1}")
-    position = Position.parse(found.position) if found is not None else Position(plan=_values(choose()))
-    seconds: dict[str, Counter[str]] = {}
+    position = _position(found, lambda: choose().model_dump(mode="json"))
+    seconds: dict[str, Counter[str]] = {stage.name: Counter() for stage in recipe.stages}
     while True:
         try:
-            return _attempt(job, recipe, position, found, checkpoints, stop, report, choose, seconds)
+            plan = _obeyed(session, position, choose)
+            model, probabilities = _attempt(session, recipe.stages, position, plan, found, seconds)
+            return Trained(model, position, probabilities, seconds, checkpoints)
         except NotFinite as fault:
             if position.plan["precision"] == "fp32":
                 raise
             job.console.say(
                 f"{recipe.name}: {fault.thing}: {fault.found} in {position.plan['precision']}; again in fp32"
             )
-            found = checkpoints.load(start=True)
-            plan = {**position.plan, "precision": "fp32"}
-            position = Position.parse(found.position) if found is not None else Position(plan=plan)
-            position.plan = plan
+            found, exact = checkpoints.load(start=True), {**position.plan, "precision": "fp32"}
+            position = _position(found, lambda: exact)  # noqa: B023
+            position.plan = exact
             position.notes.append(f"{fault.thing}: {fault.found}; trained in fp32 from the beginning of that stage")
 
 
+def _position(found: Checkpoint | None, plan: Callable[[], dict[str, Any]]) -> Position:
+    return Position.parse(found.position) if found is not None else Position(plan=plan())
+
+
 def _attempt(
-    job: Job,
-    recipe: Recipe,
+    session: Session,
+    stages: Sequence[StageConfig],
     position: Position,
+    plan: Plan,
     found: Checkpoint | None,
-    checkpoints: Checkpoints,
-    stop: Stop,
-    report: Callable[[list[Row]], None],
-    choose: Callable[[], Plan],
     seconds: dict[str, Counter[str]],
-) -> Trained:
-    plan = _obeyed(job, recipe, position, choose)
+) -> tuple[BlockedModel, torch.Tensor]:
+    """Trains what is left of the stages; the network, and the probabilities that its best validation gave."""
     kept = found.part("kept") if found is not None else {}
     moments = found.part("optimizer") if found is not None else {}
     with deterministic(plan.threads):
-        model = job.build(found is None and recipe.stages[0].init == "keep")
+        model = session.job.build(found is None and stages[0].init == "keep")
         if found is not None:
             model.stock.load_state_dict(found.part("model"))
-        for stage in recipe.stages[position.stage :]:
-            spent = seconds.setdefault(stage.name, Counter())
-            run = StageRun(
-                job, recipe.name, stage, plan, model, position, checkpoints, stop, kept, report, spent
-            )  # fmt: skip
+        for stage in stages[position.stage :]:
+            run = StageRun(session, stage, plan, model, position, kept, seconds[stage.name])
             run.run(moments)
             plan, kept, moments = run.plan, run.kept, {}
-    return Trained(model, position, kept["probabilities"], seconds, checkpoints)
+    return model, kept["probabilities"]
 
 
-def _obeyed(job: Job, recipe: Recipe, position: Position, choose: Callable[[], Plan]) -> Plan:
+def _obeyed(session: Session, position: Position, choose: Callable[[], Plan]) -> Plan:
     """The plan the position brings; where its device is gone, or the machine is another, that is said and noted."""
     plan = Plan.model_validate(position.plan)
     if plan.device.startswith("cuda") and not torch.cuda.is_available():
         plan = choose()
-        position.plan = _values(plan)
-    now = machine(plan.device, plan.threads)
-    if position.machine and position.machine != now:
-        changed = [
-            f"{what}: {position.machine[what]} before, {now[what]} now"
-            for what in now
-            if position.machine[what] != now[what]
-        ]
+        position.plan = plan.model_dump(mode="json")
+    before, now = position.machine, machine(plan.device, plan.threads)
+    changed = [f"{what}: {before[what]} before, {now[what]} now" for what in before if before[what] != now[what]]
+    if changed:
         note = "resumed on another machine, so not bit-identical to an uninterrupted training: " + "; ".join(changed)
-        job.console.say(f"{recipe.name}: {note}")
+        session.job.console.say(f"{session.name}: {note}")
         position.notes.append(note)
     position.machine = now
     return plan
-
-
-def _values(plan: Plan) -> dict[str, Any]:
-    values: dict[str, Any] = plan.model_dump(mode="json")
-    return values

@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import TrainingError
 
 if TYPE_CHECKING:
     import torch
+
+    from pipeline.models.blocks import BlockedModel
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The registered model a training starts from.
+
+    Args:
+        weights: its stock state dict, as safetensors.
+        labels: its label space, in order.
+    """
+
+    weights: Path
+    labels: tuple[str, ...]
+    sha256: str
+
+
+def start(model: BlockedModel, champion: Champion, labels: Sequence[str]) -> None:
+    """Gives a freshly built network the champion's weights; see `warm_start`."""
+    from safetensors.torch import load_file
+
+    head = [name for name, _ in model.blocks[-1].named_parameters()]
+    state = warm_start(model.stock.state_dict(), load_file(champion.weights), labels, champion.labels, head)
+    model.stock.load_state_dict(state)
 
 
 def warm_start(

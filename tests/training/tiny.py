@@ -65,7 +65,11 @@ class TinyModel:
                     "low": nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()),
                     "mid": nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.2)),
                     "top": nn.Sequential(
-                        nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+                        nn.Conv2d(6, 8, 3, padding=1),
+                        nn.BatchNorm2d(8),
+                        nn.ReLU(),
+                        nn.AdaptiveAvgPool2d(1),
+                        nn.Flatten(),
                     ),
                     "head": nn.Sequential(nn.Dropout(0.1), nn.Linear(8, classes)),
                 }
@@ -141,7 +145,10 @@ class Setting:
         store = TinyStore(self.count, listing=self.listing)
         cut = self.count * 3 // 4
         names = sorted(store.ids)
-        members = {"train": [i for i in store.ids if i in names[:cut]], "val": [i for i in store.ids if i in names[cut:]]}
+        members = {
+            "train": [i for i in store.ids if i in names[:cut]],
+            "val": [i for i in store.ids if i in names[cut:]],
+        }
         sets = {
             split: feeding.examples(store, ids, torch.tensor([store.target(i) for i in ids]))
             for split, ids in members.items()

@@ -1,0 +1,262 @@
+"""Fine-tune: every recipe a candidate, the best on validation goes on."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import manifest
+from pipeline.config import ENGINE, FinetuneConfig, StageConfig, TaskConfig
+from pipeline.context import Context, Metric, TrackedRun
+from pipeline.records import BackboneRecord, CandidateRecord, FinetuneRecord, SplitRecord, digest
+from pipeline.tasks import catalog
+from pipeline.training import candidates, recipes, scores, warm
+from pipeline.training.interrupt import Stop, interruptible
+from pipeline.training.position import Row
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.models.blocks import BlockedModel
+    from pipeline.training.feeding import Job
+    from pipeline.training.plan import Plan
+    from pipeline.training.train import Recipe
+
+# What changes how fast a training runs, or what is made of it, but not its result.
+IMMATERIAL: Any = {
+    "recipes": True, "own": True, "baseline": True, "epochs": True, "lr": True, "lr_decay": True, "checkpoint": True,
+    "plan": {"workers", "pixel_cache_gb"},
+}  # fmt: skip
+
+
+def finetune(
+    config: FinetuneConfig,
+    task: TaskConfig,
+    split: SplitRecord,
+    backbone: BackboneRecord,
+    out: Path,
+    context: Context,
+) -> FinetuneRecord:
+    """Trains a candidate for each recipe, the baseline after them, and chooses the best on validation.
+
+    A candidate whose every determinant is as it was is taken from `.thaw/candidates`; one that was interrupted goes
+    on from its newest checkpoint.
+
+    Raises:
+        ConfigError: an unknown recipe, block pattern or metric.
+        Interrupted: a signal came; everything is saved.
+        TrainingError: a training could not be trusted; see `pipeline.training.train.train`.
+    """
+    scores.check(config.primary)
+    names = list(dict.fromkeys(config.recipes))
+    stages = {name: recipes.stages(name, config, backbone.blocks) for name in names}
+    bench = Bench(config, task, split, backbone, context)
+    key = digest(ENGINE, bench.determinants, config.model_dump(mode="json", exclude={"checkpoint"}))
+    parent = context.tracker.open(key, "finetune")
+    with interruptible() as stop:
+        done = [bench.candidate(name, stages[name], stop, parent) for name in names]
+        best = max(done, key=lambda record: scores.score(record.val, config.primary))
+        if config.baseline and recipes.BASELINE not in names:
+            budget = sum(stage.epochs for stage in best.stages)
+            done.append(bench.candidate(recipes.BASELINE, recipes.baseline(budget, config), stop, parent))
+    for record in done:
+        candidates.hand_out(record, out / record.name, baseline=record.name not in names)
+    bench.write_timing()
+    result = FinetuneRecord(
+        key=key, candidates=tuple(record.name for record in done), best=best.name, primary=config.primary,
+        higher_is_better=scores.higher_is_better(config.primary), val={record.name: record.val for record in done},
+    )  # fmt: skip
+    parent.params({"recipes": ", ".join(names), "best": best.name})
+    parent.metrics(Metric(f"val/{name}", value, 0) for name, value in best.val.items())
+    parent.close()
+    return result.save(out)
+
+
+@dataclass
+class Bench:
+    """What the candidates of one run share, made when the first of them needs it."""
+
+    config: FinetuneConfig
+    task_config: TaskConfig
+    split: SplitRecord
+    backbone: BackboneRecord
+    context: Context
+    timing: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def task(self) -> Any:
+        return catalog.get(self.task_config.name)
+
+    @cached_property
+    def spec(self) -> Any:
+        return self.task.input(self.task_config, self.backbone)
+
+    @cached_property
+    def tables(self) -> dict[str, Any]:
+        """The manifest's train and val rows, by id."""
+        import pyarrow.compute as pc
+
+        table = manifest.read(self.split.manifest)
+        return {name: table.filter(pc.equal(table.column("split"), name)).sort_by("id") for name in ("train", "val")}
+
+    @cached_property
+    def determinants(self) -> dict[str, Any]:
+        """What determines a candidate besides its stages."""
+        settings = self.config.model_dump(mode="json", exclude=IMMATERIAL)
+        shown = self.task_config.model_dump(mode="json", exclude={"intake"})
+        data = {
+            name: digest(table.column("id").to_pylist(), table.column("target").to_pylist())
+            for name, table in self.tables.items()
+        }
+        return {
+            "engine": ENGINE, "finetune": settings, "task": shown, "input": self.spec.model_dump(mode="json"),
+            "labels": list(self.split.labels), "data": data, "architecture": self.backbone.architecture,
+            "weights": self.backbone.weights_sha256, "champion": self.champion and self.champion.sha256,
+        }  # fmt: skip
+
+    @cached_property
+    def champion(self) -> warm.Champion | None:
+        """What a warm start begins from; None without one."""
+        if self.config.warm_start == "none":
+            return None
+        return _champion(self.context)
+
+    def candidate(self, name: str, stages: Sequence[StageConfig], stop: Stop, parent: TrackedRun) -> CandidateRecord:
+        """The finished candidate of a recipe: found, gone on with, or trained from its beginning."""
+        from pipeline.training.train import Recipe
+
+        console = self.context.console
+        plain = [stage.model_dump(mode="json") for stage in stages]
+        recipe = Recipe(name, stages, {"recipe": name, "stages": plain, **self.determinants})
+        run = self.context.tracker.open(recipe.key, name, parent=parent)
+        record = candidates.find(self.context.scratch, recipe.key, console)
+        if record is not None:
+            console.say(f"{name}: unchanged")
+        else:
+            record = self._train(recipe, stop, run)
+        _track(run, record)
+        console.say(f"{name}: {self.config.primary} {record.val[self.config.primary]:.4f} on validation")
+        return record
+
+    def _train(self, recipe: Recipe, stop: Stop, run: TrackedRun) -> CandidateRecord:
+        from pipeline.training.train import train
+
+        began = time.monotonic()
+        trained = train(self.job, recipe, self.plan, stop, lambda rows: run.metrics(points(rows)))
+        target = self.tables["val"].column("target").to_pylist()
+        record = candidates.keep(self.job, recipe, trained, self.backbone.architecture, target)
+        self.timing[recipe.name] = {
+            "seconds": time.monotonic() - began,
+            "stages": {name: dict(spent) for name, spent in trained.seconds.items()},
+            "examples": record.steps * self.config.batch_size,
+            **peak_memory(),
+        }
+        return record
+
+    @cached_property
+    def job(self) -> Job:
+        from pipeline.data.cache import open_store
+        from pipeline.training.feeding import Job, examples
+
+        began = time.monotonic()
+        context, config = self.context, self.config
+        rows = [
+            (identity, context.data / path)
+            for table in self.tables.values()
+            for identity, path in zip(table.column("id").to_pylist(), table.column("path").to_pylist(), strict=True)
+        ]
+        store = open_store(
+            self.task, self.spec, rows, context.scratch, limit_gb=config.plan.pixel_cache_gb, console=context.console
+        )
+        sets = {
+            name: examples(store, table.column("id").to_pylist(), self.task.targets(table, self.split.labels))
+            for name, table in self.tables.items()
+        }
+        self.timing["decode"] = time.monotonic() - began
+        return Job(
+            task=self.task, task_config=self.task_config, config=config, spec=self.spec, labels=self.split.labels,
+            store=store, train=sets["train"], val=sets["val"], scratch=context.scratch, console=context.console,
+            build=self._build,
+        )  # fmt: skip
+
+    def _build(self, pretrained: bool) -> BlockedModel:
+        model: BlockedModel = self.task.build(
+            self.backbone, self.split.labels, pretrained=pretrained, seed=self.config.seed
+        )
+        if pretrained and self.champion is not None:
+            warm.start(model, self.champion, self.split.labels)
+        return model
+
+    def plan(self) -> Plan:
+        """The arithmetic, measured on this machine or remembered."""
+        from pipeline.training.plan import choose
+
+        began = time.monotonic()
+        chosen = choose(
+            lambda: self._build(True), self.task, self._sample(), self.config, self.context.scratch,
+            self.context.console,
+        )  # fmt: skip
+        self.timing["plan"] = time.monotonic() - began
+        return chosen
+
+    def _sample(self) -> tuple[torch.Tensor, torch.Tensor]:
+        job = self.job
+        rows = job.train.rows[:8]
+        return self.task.prepare(job.store.batch(rows), self.spec, self.task_config, None), job.train.targets[:8]
+
+    def write_timing(self) -> None:
+        """What this run saw but its inputs do not determine, beside the run."""
+        self.context.side.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.timing, indent=2)
+        (self.context.side / "timing.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _champion(context: Context) -> warm.Champion | None:
+    """The registry's champion of this workspace; where there is none yet, that is said."""
+    from pipeline.tracking import registry
+    from pipeline.workspace import Workspace
+
+    place = Workspace(context.root)
+    config = place.config()
+    found = registry.champion(config, place, place.model_name(config), context.scratch / "champion")
+    if found is None:
+        context.console.say("warm start: there is no champion yet; starting from the backbone")
+        return None
+    context.console.say(f"warm start: from version {found['version']}, the champion")
+    return warm.Champion(found["weights"], found["labels"], manifest.sha256(found["weights"]))
+
+
+def points(rows: Sequence[Row]) -> list[Metric]:
+    """Curves as points of a tracked run: `train/loss`, `val/accuracy`, `lr/<block>` by epoch."""
+    return [
+        Metric(row.metric if row.metric.startswith("lr/") else f"{row.split}/{row.metric}", row.value, row.epoch)
+        for row in rows
+    ]
+
+
+def peak_memory() -> dict[str, int]:
+    """Most memory this process has held so far, in bytes; on a GPU too where one was used."""
+    import torch
+
+    peak = {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    if torch.cuda.is_available():
+        peak["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
+    return peak
+
+
+def _track(run: TrackedRun, record: CandidateRecord) -> None:
+    """Everything about a finished candidate; whatever was told before is told again and not doubled."""
+    run.params({
+        "recipe": record.name, "architecture": record.architecture, "steps": record.steps,
+        **{f"plan.{name}": value for name, value in record.plan.items()},
+        **{f"stage.{s.name}": f"{', '.join(s.trained)}: {s.epochs} epochs, best {s.best_epoch}" for s in record.stages},
+    })  # fmt: skip
+    run.tags({"thaw.candidate": record.name, "thaw.model_sha256": record.model_sha256})
+    run.metrics(points(candidates.read_curves(record.folder)))
+    run.close()

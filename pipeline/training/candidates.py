@@ -1,0 +1,120 @@
+"""Finished candidates: their files, and finding them again by what determines them."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import manifest
+from pipeline.context import Console
+from pipeline.errors import MemoryFault
+from pipeline.records import CandidateRecord, InputSpec
+from pipeline.training.crash import crash_point
+from pipeline.training.position import Row
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.training.feeding import Job
+    from pipeline.training.train import Recipe, Trained
+
+CURVES, VALIDATION = "curves.csv", "val.parquet"
+
+
+def find(scratch: Path, key: str, console: Console) -> CandidateRecord | None:
+    """The finished candidate of this key, if there is one and its model is what was saved."""
+    folder = _place(scratch, key)
+    try:
+        record = CandidateRecord.load(folder)
+        if manifest.sha256(record.model) == record.model_sha256:
+            return record
+    except (MemoryFault, OSError):
+        if not folder.exists():
+            return None
+    console.say(f"candidate {key[:8]} in {folder.parent} is damaged; trained again")
+    shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def keep(job: Job, recipe: Recipe, trained: Trained, architecture: str, target: Sequence[str]) -> CandidateRecord:
+    """Writes a trained candidate's files, so that they appear whole or not at all, and clears its checkpoints.
+
+    Args:
+        target: (N,) label of each validation example, by name, in the order of their ids.
+    """
+    folder = _place(job.scratch, recipe.key)
+    temporary = folder.with_suffix(f".{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    _write_validation(temporary / VALIDATION, job.val.ids, target, trained.probabilities, job.labels)
+    write_curves(temporary / CURVES, trained.position.rows)
+    sha = _write_model(temporary / "model.safetensors", trained)
+    _record(job.spec, job.labels, recipe, trained, architecture, sha).save(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)
+    crash_point("after-candidate")
+    trained.checkpoints.clear()
+    return CandidateRecord.load(folder)
+
+
+def hand_out(record: CandidateRecord, folder: Path, *, baseline: bool) -> CandidateRecord:
+    """Copies a finished candidate into a step's output folder."""
+    shutil.copytree(record.folder, folder)
+    return record.model_copy(update={"baseline": baseline}).save(folder)
+
+
+def read_curves(folder: Path) -> list[Row]:
+    """The curves of a candidate, as `write_curves` wrote them."""
+    with (folder / CURVES).open(newline="", encoding="utf-8") as stream:
+        return [
+            Row(r["stage"], int(r["epoch"]), int(r["step"]), r["split"], r["metric"], float(r["value"]))
+            for r in csv.DictReader(stream)
+        ]
+
+
+def write_curves(path: Path, rows: Sequence[Row]) -> None:
+    """Writes curves.csv; numbers in full, so that reading gives the same."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(Row._fields)
+        writer.writerows(rows)
+
+
+def _place(scratch: Path, key: str) -> Path:
+    return scratch / "candidates" / key[:32]
+
+
+def _write_model(path: Path, trained: Trained) -> str:
+    from safetensors.torch import save_file
+
+    from pipeline.models.blocks import state
+
+    save_file(state(trained.model), path)
+    return manifest.sha256(path)
+
+
+def _write_validation(
+    path: Path, ids: Sequence[str], target: Sequence[str], probabilities: torch.Tensor, labels: Sequence[str]
+) -> None:
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {"id": pa.array(ids, pa.string()), "target": pa.array(target, pa.string())}
+    for turn, label in enumerate(labels):
+        columns[f"p.{label}"] = pa.array(probabilities[:, turn].numpy(), pa.float32())
+    manifest.write_table(pa.table(columns), path)
+
+
+def _record(
+    spec: InputSpec, labels: tuple[str, ...], recipe: Recipe, trained: Trained, architecture: str, sha: str
+) -> CandidateRecord:
+    position = trained.position
+    notes = {"notes": position.notes} if position.notes else {}
+    return CandidateRecord(
+        name=recipe.name, key=recipe.key, baseline=False, architecture=architecture, labels=labels, input=spec,
+        stages=tuple(position.results), val=position.results[-1].val, steps=position.steps, model_sha256=sha,
+        plan={**position.plan, **notes},
+    )  # fmt: skip
