@@ -1,0 +1,216 @@
+"""The validate step: what it writes, what it refuses, what it remembers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from image_builders import dataset, encoded, picture, placeholder, save
+
+from pipeline import manifest
+from pipeline.config import DataConfig, TaskConfig
+from pipeline.context import Context, Silent
+from pipeline.errors import DataError
+from pipeline.records import ValidateRecord
+from pipeline.steps.validate import validate
+
+
+class Told(Silent):
+    """A console that remembers."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+class Bench:
+    """A workspace's folders around a data folder, and the step run in them again and again."""
+
+    def __init__(self, base: Path) -> None:
+        self.base, self.data, self.runs = base, base / "data", 0
+        self.said: list[str] = []
+
+    @property
+    def out(self) -> Path:
+        return self.base / f"out{self.runs}"
+
+    @property
+    def side(self) -> Path:
+        return self.base / ".thaw" / "runs" / str(self.runs) / "validate"
+
+    def run(self, **settings: object) -> ValidateRecord:
+        self.runs += 1
+        self.out.mkdir()
+        console = Told()
+        context = Context(self.base, self.data, self.base / ".thaw", self.side, console)
+        config = DataConfig.model_validate({"min_per_class": 5, **settings})
+        try:
+            return validate(config, TaskConfig(), self.out, context)
+        finally:
+            self.said = console.lines
+
+    def outputs(self) -> dict[str, bytes]:
+        return {file.name: file.read_bytes() for file in sorted(self.out.iterdir())}
+
+    def drift(self) -> list[str]:
+        return [finding["code"] for finding in json.loads((self.side / "drift.json").read_text())]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    dataset(tmp_path / "data")
+    return Bench(tmp_path)
+
+
+def test_manifest_quarantine_and_record(bench: Bench) -> None:
+    save(bench.data / "cat" / "broken.png", b"text")
+    save(bench.data / "cat" / "copy.png", (bench.data / "cat" / "cat0003.png").read_bytes())
+    save(bench.data / "dog" / "wide.png", encoded(picture(77, size=(90, 40), mode="L"), "PNG"))
+    record = bench.run()
+    assert record == ValidateRecord.load(bench.out)
+    assert (record.files, record.examples, record.aliases, record.quarantined) == (27, 25, 1, 1)
+    assert record.labels == ("cat", "dog")
+    assert record.per_class == {"cat": 12, "dog": 13}
+    assert record.converted == {"grey": 1}
+    assert record.checks > 8
+    assert [finding.code for finding in record.findings] == ["copies"]
+    table = manifest.read(record.manifest)
+    assert table.schema.field("id") == manifest.COLUMNS.field("id").with_nullable(True)
+    rows = {row["path"]: row for row in table.to_pylist()}
+    assert rows["cat/cat0003.png"]["aliases"] == ["cat/copy.png"]
+    assert (rows["dog/wide.png"]["scan.width"], rows["dog/wide.png"]["scan.height"]) == (90, 40)
+    assert list(rows) == sorted(rows, key=lambda path: rows[path]["id"])
+    (quarantined,) = pq.read_table(record.quarantine).to_pylist()
+    assert (quarantined["path"], quarantined["code"]) == ("cat/broken.png", "not-an-image")
+    assert any("cat/broken.png" in line for line in bench.said)
+    assert (bench.side / "data-docs" / "index.html").is_file()
+
+
+def test_outputs_are_the_same_bytes_whatever_happened_before(bench: Bench) -> None:
+    save(bench.data / "cat" / "broken.png", b"text")
+    bench.run()
+    before = bench.outputs()
+    bench.run()
+    assert bench.outputs() == before
+    shutil.rmtree(bench.base / ".thaw")
+    shutil.copytree(bench.data, bench.base / "copy")
+    shutil.rmtree(bench.data)
+    for file in sorted((bench.base / "copy").rglob("*.png"), reverse=True):
+        save(bench.data / file.relative_to(bench.base / "copy"), file.read_bytes())
+    bench.run()
+    assert bench.outputs() == before
+    assert sorted(before) == ["manifest.parquet", "quarantine.parquet", "record.json"]
+
+
+def test_refusal_names_everything_at_once_and_touches_nothing(bench: Bench) -> None:
+    (bench.data / "eel").mkdir()
+    save(bench.data / "yak" / "few.png", seed=5)
+    save(bench.data / "dog" / "same.png", (bench.data / "cat" / "cat0000.png").read_bytes())
+    for number in range(3):
+        save(bench.data / "cat" / f"broken{number}.png", b"")
+    before = {file: file.read_bytes() for file in bench.data.rglob("*.png")}
+    with pytest.raises(DataError) as refused:
+        bench.run()
+    told = "\n".join(refused.value.details)
+    for item in (
+        "eel", "yak: 1", "cat/cat0000.png is cat, dog/same.png is dog",
+        "cat/broken0.png", "cat/broken1.png", "cat/broken2.png",
+    ):  # fmt: skip
+        assert item in told
+    for code in ("empty-class", "small-class", "conflicting-labels", "too-many-bad"):
+        assert code in refused.value.found
+    assert {file: file.read_bytes() for file in bench.data.rglob("*.png")} == before
+    assert list(bench.out.iterdir()) == []
+    assert pq.read_table(bench.side / "quarantine.parquet").num_rows == 3
+    findings = json.loads((bench.side / "findings.json").read_text())
+    assert {"conflicting-labels", "empty-class"} <= {finding["code"] for finding in findings}
+
+
+def test_nothing_usable_is_said_by_file(bench: Bench) -> None:
+    for file in bench.data.rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match=r"nothing-usable[\s\S]*dog/dog0011\.png: empty"):
+        bench.run()
+
+
+def test_drift_is_told_and_stays_out_of_the_outputs(bench: Bench) -> None:
+    bench.run()
+    assert bench.drift() == []
+    dataset(bench.data, classes=("owl",), each=40, first=500)
+    record = bench.run()
+    assert bench.drift() == ["drift-labels-added", "drift-label-shares"]
+    assert record.findings == ()
+    assert any("owl" in line or "labels added" in line for line in bench.said)
+    grown = bench.outputs()
+    # The same data again: still judged against the version before them, and the same bytes.
+    bench.run()
+    assert bench.drift() == ["drift-labels-added", "drift-label-shares"]
+    assert bench.outputs() == grown
+
+
+def test_refused_data_are_no_reference_for_drift(bench: Bench) -> None:
+    dataset(bench.data, classes=("owl",), each=2)
+    with pytest.raises(DataError, match="small-class"):
+        bench.run()
+    assert not (bench.base / ".thaw" / "accepted").exists()
+
+
+def test_few_placeholders_are_left_out_and_many_are_what_the_data_look_like(bench: Bench) -> None:
+    save(bench.data / "cat" / "placeholder.gif", encoded(placeholder(), "GIF"))
+    record = bench.run()
+    (left_out,) = pq.read_table(record.quarantine).to_pylist()
+    assert (left_out["path"], left_out["code"]) == ("cat/placeholder.gif", "no-detail")
+    for number in range(5):
+        save(bench.data / "dog" / f"card{number}.png", encoded(placeholder(100 + number), "PNG"))
+    record = bench.run()
+    assert record.quarantined == 0
+    (warning,) = record.findings
+    assert (warning.code, warning.severity, len(warning.items)) == ("no-detail", "warning", 6)
+
+
+def test_copies_across_given_splits_belong_to_the_test_set(tmp_path: Path) -> None:
+    dataset(tmp_path / "data" / "train")
+    dataset(tmp_path / "data" / "test", each=6, first=100)
+    copied = tmp_path / "data" / "test" / "cat" / "cat0100.png"
+    save(tmp_path / "data" / "train" / "cat" / "again.png", copied.read_bytes())
+    record = Bench(tmp_path).run()
+    warning = next(finding for finding in record.findings if finding.code == "copies-across-splits")
+    assert warning.items == ("test/cat/cat0100.png = train/cat/again.png (test, train)",)
+    rows = {row["path"]: row for row in manifest.read(record.manifest).to_pylist()}
+    assert rows["test/cat/cat0100.png"]["given_split"] == "test"
+
+
+def test_table_with_metadata_reaches_the_manifest(bench: Bench) -> None:
+    files = sorted(str(file.relative_to(bench.data)) for file in bench.data.rglob("*.png"))
+    lines = [f"{file},{file[:3]},part{at % 7},{at},line{at % 2}" for at, file in enumerate(files)]
+    save(bench.data / "list.csv", "\n".join(["path,label,group,number,line", *lines, "absent.png,cat,x,0,x"]).encode())
+    record = bench.run(table="list.csv")
+    row = next(row for row in manifest.read(record.manifest).to_pylist() if row["path"] == files[3])
+    assert (row["group"], row["meta.number"], row["meta.line"]) == ("part3", 3, "line1")
+    assert pq.read_table(record.quarantine)["code"].to_pylist() == ["missing"]
+
+
+def test_odd_names_reach_the_manifest_and_never_the_terminal(bench: Bench) -> None:
+    save(bench.data / "cat" / "new\nline \x1b[31m.png", b"")
+    save(bench.data / "cat" / "-rf \udce9.png", seed=12345)
+    record = bench.run()
+    paths = manifest.read(record.manifest)["path"].to_pylist()
+    assert all(manifest.real_path(bench.data, path).is_file() for path in paths)
+    assert "cat/-rf \\xe9.png" in paths
+    assert all(line.isprintable() for line in bench.said)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_real_photos_lose_just_their_placeholder(real: Path, tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.data = real / "data" / "hymenoptera"
+    record = bench.run()
+    assert pq.read_table(record.quarantine)["path"].to_pylist() == ["train/ants/imageNotFound.gif"]
+    assert (record.examples, record.per_class) == (397, {"ants": 193, "bees": 204})
+    assert record.findings == ()
