@@ -82,10 +82,15 @@ def _reference(config: BackboneConfig, root: Path) -> Path | str:
         return Path(str(resources.files("pipeline.models") / "shipped" / f"{name}.safetensors"))
     text = config.weights
     if text == "default":
-        published = str(torchvision.models.get_model_weights(name).DEFAULT.url)
+        published = published_url(name)
         text = f"{config.mirror.rstrip('/')}/{PurePosixPath(published).name}" if config.mirror else published
     text = text.removeprefix("file://")
     return text if "://" in text else root / Path(text).expanduser()
+
+
+def published_url(name: str) -> str:
+    """Where torchvision publishes the weights it recommends for an architecture."""
+    return str(torchvision.models.get_model_weights(name).DEFAULT.url)
 
 
 def _no_file(config: BackboneConfig, path: Path) -> BackboneError:

@@ -93,7 +93,7 @@ def fetch(url: str, console: Console, *, no_network: bool = False, patience: Pat
 
 def _recipe(url: str, final: Path) -> str:
     return (
-        f"where there is a network: curl -L -o {final.name} '{url}'; then put it at {final}, "
+        f"where there is a network: curl -L -o {final.name} '{transfer.shown(url)}'; then put it at {final}, "
         "or anywhere and set backbone.weights to its path"
     )
 

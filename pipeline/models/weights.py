@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +39,8 @@ def read(path: Path) -> Weights:
         start = file.read(16)
     if looks_like_a_page(start):
         raise _unreadable(path, "a web page", "download the weights again; a login may be needed")
-    pickled = start.startswith((b"PK\x03\x04", b"\x80"))
+    # A safetensors file is a length of 8 bytes, whose first may be a pickle's 0x80 too, and then JSON.
+    pickled = start.startswith((b"PK\x03\x04", b"\x80")) and start[8:9] != b"{"
     weights = _read_pickle(path) if pickled else _read_safetensors(path)
     state = {key.removeprefix("module."): _plain(value) for key, value in weights.state.items()}
     broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
@@ -62,7 +64,9 @@ def _read_safetensors(path: Path) -> Weights:
 
 def _read_pickle(path: Path) -> Weights:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # Opened here, since torch goes by the suffix of a path; it warns of pickle formats that it then refuses.
+        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as fault:
         named = re.search(r"(?:GLOBAL|class|function|global) ([\w.]+\.[\w.]+)", str(fault))
         raise BackboneError(
