@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from store_helpers import lay_store
 
 from pipeline.config import Config, RegisterConfig, TaskConfig
 from pipeline.context import Context
@@ -63,47 +67,24 @@ def probabilities(model: Any, files: list[Path], spec: InputSpec) -> np.ndarray[
 
 
 class Finished:
-    """The outputs of the steps before register."""
+    """The outputs of the steps before register, as `build` left them below `root`."""
 
-    def __init__(self, root: Path, architecture: str = "squeezenet1_1", spec: InputSpec = SPEC, seed: int = 3) -> None:
+    def __init__(self, root: Path) -> None:
         self.root, self.out = root, root / "artifacts"
-        self.files = pictures(root / "data")
+        self.files = sorted((root / "data").iterdir())
         self.config = Config()
-        model = blocks.build(architecture, len(LABELS), seed=seed)
-        folder = self.out / "finetune" / "head"
-        folder.mkdir(parents=True)
-        save_file(blocks.state(model), folder / "model.safetensors")
-        self.candidate = CandidateRecord(
-            name="head", key=digest("candidate", seed), baseline=False, architecture=architecture, labels=LABELS,
-            input=spec, stages=(), val={"accuracy": 0.9}, steps=20, model_sha256=sha256(folder / "model.safetensors"),
-            plan={"precision": "fp32"},
-        ).save(folder)  # fmt: skip
-        _curves(folder / "curves.csv")
-        self.finetuned = FinetuneRecord(
-            key=digest("finetune", seed), candidates=("head",), best="head", primary="accuracy",
-            higher_is_better=True, val={"head": {"accuracy": 0.9}},
-        ).save(self.out / "finetune")  # fmt: skip
-        self.evaluated = self.judge(0.9)
-        self.probabilities = probabilities(model, self.files, spec)
-        self._predictions(self.probabilities)
-        self.split = SplitRecord(
-            manifest_sha256="", labels=LABELS, counts={}, new=0, left_out=(), warnings=(), near_duplicate_groups=0
-        ).save(self.out / "split")
-        self.backbone = BackboneRecord(
-            name=f"torchvision/{architecture}", architecture=architecture, source="file", sha256="", weights_sha256="",
-            parameters=1, classes=1000, blocks=("head",), input=spec,
-        ).save(self.out / "backbone")  # fmt: skip
+        self.split = SplitRecord.load(self.out / "split")
+        self.backbone = BackboneRecord.load(self.out / "backbone")
+        self.finetuned = FinetuneRecord.load(self.out / "finetune")
+        self.candidate = self.finetuned.candidate()
+        self.evaluated = EvaluateRecord.load(self.out / "evaluate")
 
     def judge(self, accuracy: float) -> EvaluateRecord:
         """The evaluation, with that accuracy."""
         value = Estimate(value=accuracy, low=accuracy - 0.1, high=min(1.0, accuracy + 0.1))
         loss = Estimate(value=0.3, low=0.2, high=0.4)
-        self.evaluated = EvaluateRecord(
-            candidate="head", model_sha256=self.candidate.model_sha256, labels=LABELS, examples=len(self.files),
-            primary="accuracy", higher_is_better=True, metrics={"accuracy": value, "log_loss": loss}, others={},
-            comparisons=(), warnings=(),
-        ).save(self.out / "evaluate")  # fmt: skip
-        return self.evaluated
+        self.evaluated = self.evaluated.model_copy(update={"metrics": {"accuracy": value, "log_loss": loss}})
+        return self.evaluated.save(self.out / "evaluate")
 
     def with_thresholds(self, **thresholds: float) -> Config:
         self.config = Config(register=RegisterConfig(thresholds=thresholds))  # type: ignore[call-arg]
@@ -121,10 +102,55 @@ class Finished:
             self.context(**more),
         )  # fmt: skip
 
-    def _predictions(self, found: np.ndarray[Any, Any]) -> None:
-        columns: dict[str, Any] = {"path": [file.name for file in self.files]}
-        columns |= {f"p.{label}": found[:, index] for index, label in enumerate(LABELS)}
-        pq.write_table(pa.table(columns), self.evaluated.predictions)
+
+def build(root: Path, architecture: str = "squeezenet1_1", spec: InputSpec = SPEC, seed: int = 3) -> Finished:
+    """Writes data and outputs below `root`: one candidate with random weights, judged by the task's own code."""
+    out = root / "artifacts"
+    files = pictures(root / "data")
+    model = blocks.build(architecture, len(LABELS), seed=seed)
+    folder = out / "finetune" / "head"
+    folder.mkdir(parents=True)
+    save_file(blocks.state(model), folder / "model.safetensors")
+    weights = sha256(folder / "model.safetensors")
+    CandidateRecord(
+        name="head", key=digest("candidate", seed), baseline=False, architecture=architecture, labels=LABELS,
+        input=spec, stages=(), val={"accuracy": 0.9}, steps=20, model_sha256=weights, plan={"precision": "fp32"},
+    ).save(folder)  # fmt: skip
+    _curves(folder / "curves.csv")
+    FinetuneRecord(
+        key=digest("finetune", seed), candidates=("head",), best="head", primary="accuracy", higher_is_better=True,
+        val={"head": {"accuracy": 0.9}},
+    ).save(out / "finetune")  # fmt: skip
+    evaluated = EvaluateRecord(
+        candidate="head", model_sha256=weights, labels=LABELS, examples=len(files), primary="accuracy",
+        higher_is_better=True, metrics={}, others={}, comparisons=(), warnings=(),
+    ).save(out / "evaluate")  # fmt: skip
+    found = probabilities(model, files, spec)
+    columns: dict[str, Any] = {"path": [file.name for file in files]}
+    columns |= {f"p.{label}": found[:, index] for index, label in enumerate(LABELS)}
+    pq.write_table(pa.table(columns), evaluated.predictions)
+    SplitRecord(
+        manifest_sha256="", labels=LABELS, counts={}, new=0, left_out=(), warnings=(), near_duplicate_groups=0
+    ).save(out / "split")
+    BackboneRecord(
+        name=f"torchvision/{architecture}", architecture=architecture, source="file", sha256="", weights_sha256="",
+        parameters=1, classes=1000, blocks=("head",), input=spec,
+    ).save(out / "backbone")  # fmt: skip
+    finished = Finished(root)
+    finished.judge(0.9)
+    return finished
+
+
+@cache
+def _template(base: Path) -> Path:
+    return build(base / "finished-template").root
+
+
+def lay_finished(root: Path, factory: pytest.TempPathFactory) -> Finished:
+    """A workspace with an empty embedded store and these outputs."""
+    lay_store(root, factory)
+    shutil.copytree(_template(factory.getbasetemp()), root, dirs_exist_ok=True)
+    return Finished(root)
 
 
 def _curves(path: Path) -> None:

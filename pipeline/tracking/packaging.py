@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,9 +35,6 @@ def save(
         limits: what the served model refuses: `max_bytes`, `max_pixels`, `single_frame`.
         metadata: what the model's own page says of it.
     """
-    stores.prepare()
-    import mlflow.pyfunc
-
     parts = folder.with_name(folder.name + ".parts") / "model"
     shutil.rmtree(parts.parent, ignore_errors=True)
     parts.mkdir(parents=True)
@@ -44,10 +44,11 @@ def save(
     }  # fmt: skip
     (parts / "model.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.copyfile(candidate.model, parts / "weights.safetensors")
-    mlflow.pyfunc.save_model(
-        str(folder), python_model=str(code), artifacts={"model": str(parts)}, signature=signature(),
-        input_example=example(), pip_requirements=requirements(), metadata=dict(metadata),
-    )  # fmt: skip
+    with _quietly():
+        _pyfunc().save_model(
+            str(folder), python_model=str(code), artifacts={"model": str(parts)}, signature=signature(),
+            input_example=example(), pip_requirements=requirements(), metadata=dict(metadata),
+        )  # fmt: skip
     shutil.rmtree(parts.parent)
 
 
@@ -89,10 +90,21 @@ def answers(folder: Path, images: Sequence[bytes]) -> list[dict[str, float]]:
 
 def load(folder: Path) -> Any:
     """A saved model, ready to answer."""
-    stores.prepare()
-    import mlflow.pyfunc
+    with _quietly():
+        return _pyfunc().load_model(str(folder))
 
-    return mlflow.pyfunc.load_model(str(folder))
+
+def _pyfunc() -> Any:
+    stores.prepare()
+    return importlib.import_module("mlflow.pyfunc")
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps from the user what MLflow has to say about its own type hints and its use of pandas."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def ask(model: Any, images: Sequence[bytes]) -> Any:

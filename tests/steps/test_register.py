@@ -1,0 +1,216 @@
+"""Registering: once per evaluation, completed after a kill, champion only where the rule says so."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from registry_helpers import DATA, LABELS, Finished, lay_finished
+from store_helpers import Said
+
+from pipeline.config import Config, RegisterConfig, TrackingConfig
+from pipeline.errors import ConfigError, TrackingError
+from pipeline.steps.register import receipt_is_current
+from pipeline.tracking import champion, registered
+from pipeline.tracking.store import find
+from pipeline.workspace import Workspace
+
+
+@pytest.fixture
+def done(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return lay_finished(tmp_path / "insects", tmp_path_factory)
+
+
+def client(done: Finished) -> Any:
+    return find(done.config.tracking, Workspace(done.root)).client
+
+
+def versions(done: Finished) -> list[Any]:
+    return registered(done.config, Workspace(done.root), "insects")
+
+
+def die(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt  # as a kill at this point
+
+
+def test_an_evaluation_is_registered_once_with_its_evidence(done: Finished, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("<p>")
+    (done.out / "evaluate" / "confusion.csv").write_text("a,b\n")
+    done.with_thresholds(accuracy=0.8)
+    first = done.register(tmp_path / "report.html")
+    assert (first.model, first.version, first.champion) == ("insects", "1", True)
+    again = done.register()
+    assert (again.version, again.run_id) == (first.version, first.run_id)
+    (version,) = versions(done)
+    assert version.aliases == ("challenger", "champion")
+    assert version.metrics == {"accuracy": 0.9, "log_loss": 0.3}
+    assert (version.data, version.tags["git.revision"]) == (DATA.md5, "abc")
+    assert version.tags["evaluation"] == done.evaluated.digest
+    assert "accuracy 0.900" in str(version)
+
+    ask = client(done)
+    run = ask.get_run(first.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["finetune.batch_size"] == "32"
+    assert run.data.metrics["test/accuracy_high"] == 1.0
+    assert "version.torch" in run.data.tags
+    assert [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs] == [("data", DATA.md5)]
+    assert [file.path for file in ask.list_artifacts(first.run_id)] == ["report.html", "test"]
+    (child,) = ask.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{first.run_id}'")
+    curve = ask.get_metric_history(child.info.run_id, "train/loss")
+    assert [(point.step, point.value) for point in curve] == [(4 * step, 1 / step) for step in range(1, 6)]
+
+
+def test_the_model_is_code_and_safetensors_with_a_signature(done: Finished) -> None:
+    record = done.register()
+    import mlflow.models
+
+    folder = Path(
+        find(done.config.tracking, Workspace(done.root))
+        .client.get_model_version("insects", record.version)
+        .source.removeprefix("file://")
+        .replace("%20", " ")
+    )
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    suffixes = {path.suffix for path in files}
+    assert {".py", ".safetensors"} <= suffixes
+    assert not suffixes & {".pkl", ".pickle", ".pt", ".pth", ".bin"}
+    assert not [path for path in files if path.read_bytes()[:2] in (b"\x80\x04", b"\x80\x05", b"PK")]
+    info = mlflow.models.get_model_info(str(folder))
+    assert [(column.name, column.type.name) for column in info.signature.inputs] == [("image", "binary")]
+    assert [column.name for column in info.signature.outputs] == ["label", "score", "probabilities"]
+    assert info.saved_input_example_info is not None
+    pinned = (folder / "requirements.txt").read_text().split()
+    assert sorted(line.split("==")[0] for line in pinned) == [
+        "mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision",
+    ]  # fmt: skip
+    assert "thaw" not in (folder / "conda.yaml").read_text().replace("thaw.key", "")
+
+
+@pytest.mark.parametrize("point", ["search_logged_models", "create_model_version", "set_registered_model_alias"])
+def test_a_kill_is_made_good_by_the_next_call(done: Finished, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    done.with_thresholds(accuracy=0.8)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, point, die)
+        with pytest.raises(KeyboardInterrupt):
+            done.register()
+    assert receipt_is_current(done.config, Workspace(done.root), done.evaluated) is None
+    record = done.register()
+    (version,) = versions(done)
+    assert (record.version, version.aliases) == ("1", ("challenger", "champion"))
+    experiments = [one.experiment_id for one in client(done).search_experiments()]
+    assert len(client(done).search_logged_models(experiments)) == 1
+
+
+def test_without_thresholds_none_is_promoted(done: Finished) -> None:
+    record = done.register()
+    assert (record.champion, record.aliases) == (False, ("challenger",))
+    assert "register.thresholds" in record.reason
+
+
+def test_a_threshold_not_reached_is_named(done: Finished) -> None:
+    done.with_thresholds(accuracy=0.95, log_loss=0.1)
+    record = done.register()
+    assert not record.champion
+    assert "accuracy 0.9 is below 0.95" in record.reason
+    assert "log_loss 0.3 is above 0.1" in record.reason
+
+
+def test_a_second_model_becomes_challenger_and_leaves_the_champion(done: Finished) -> None:
+    done.with_thresholds(accuracy=0.8)
+    done.register()
+    done.judge(0.99)
+    second = done.register()
+    assert (second.version, second.champion, second.aliases) == ("2", False, ("challenger",))
+    assert "version 1" in second.reason
+    assert [version.aliases for version in versions(done)] == [("challenger",), ("champion",)]
+
+
+def test_a_threshold_on_an_unknown_metric_lists_those_there_are(done: Finished) -> None:
+    done.with_thresholds(acuracy=0.8)
+    with pytest.raises(ConfigError, match="acuracy") as fault:
+        done.register()
+    assert "accuracy, log_loss" in str(fault.value)
+    assert not versions(done)
+
+
+def test_a_model_that_answers_otherwise_than_it_was_judged_is_not_registered(done: Finished) -> None:
+    table = pq.read_table(done.evaluated.predictions).to_pandas()
+    table.loc[0, f"p.{LABELS[0]}"] += 0.01
+    pq.write_table(pa.Table.from_pandas(table), done.evaluated.predictions)
+    with pytest.raises(TrackingError, match=r"a plain\.png"):
+        done.register()
+    assert not versions(done)
+
+
+def test_a_model_that_cannot_be_loaded_is_not_registered(done: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.tracking import packaging
+
+    saved = packaging.save
+
+    def broken(folder: Path, *rest: Any) -> None:
+        saved(folder, *rest)
+        weights = folder / "artifacts" / "model" / "weights.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-4])
+
+    monkeypatch.setattr(packaging, "save", broken)
+    with pytest.raises(TrackingError, match="cannot answer"):
+        done.register()
+    assert not versions(done)
+
+
+def test_the_receipt_is_of_one_evaluation_and_one_set_of_settings(done: Finished) -> None:
+    place = Workspace(done.root)
+    done.config = Config(register=RegisterConfig(name="insects"))  # type: ignore[call-arg]
+    record = done.register()
+    began = time.perf_counter()
+    assert receipt_is_current(done.config, place, done.evaluated) == record
+    assert time.perf_counter() - began < 0.05
+    other = Config(register=RegisterConfig(name="insects", thresholds={"accuracy": 0.5}))  # type: ignore[call-arg]
+    assert receipt_is_current(other, place, done.evaluated) is None
+    assert receipt_is_current(done.config, place, done.judge(0.5)) is None
+    (done.root / "mlflow" / "mlflow.db").unlink()
+    done.judge(0.9)
+    assert receipt_is_current(done.config, place, done.evaluated) is None
+
+
+def test_a_deleted_run_is_recorded_again_from_the_outputs(done: Finished) -> None:
+    first = done.register()
+    client(done).delete_run(first.run_id)
+    again = done.register(console=Said())
+    assert again.run_id != first.run_id
+    assert again.version == first.version
+    assert client(done).get_run(again.run_id).data.metrics["test/accuracy"] == 0.9
+
+
+def test_the_champions_weights_are_brought_for_a_warm_start(done: Finished, tmp_path: Path) -> None:
+    place = Workspace(done.root)
+    assert champion(done.config, place, "insects", tmp_path / "champion") is None
+    done.with_thresholds(accuracy=0.8)
+    done.register()
+    found = champion(done.config, place, "insects", tmp_path / "champion")
+    assert found is not None
+    assert (found["labels"], found["architecture"], found["input"]["size"]) == (LABELS, "squeezenet1_1", 64)
+    assert found["weights"].read_bytes() == done.candidate.model.read_bytes()
+    assert tmp_path in found["weights"].parents
+
+
+def test_a_registry_that_is_away_is_named(done: Finished) -> None:
+    done.config = Config(tracking=TrackingConfig(uri="http://127.0.0.1:9", system_metrics=False))
+    with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9"):
+        done.register(console=Said())
+    assert receipt_is_current(done.config, Workspace(done.root), done.evaluated) is None
+
+
+def test_with_tracking_off_nothing_is_registered_and_it_says_so(done: Finished) -> None:
+    done.config = Config(tracking=TrackingConfig(enabled=False), register=RegisterConfig(name="insects"))  # type: ignore[call-arg]
+    record = done.register()
+    assert (record.version, record.aliases) == ("", ())
+    assert "tracking.enabled" in record.reason
+    assert receipt_is_current(done.config, Workspace(done.root), done.evaluated) == record
