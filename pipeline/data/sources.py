@@ -42,7 +42,7 @@ def read(root: Path, data: DataConfig) -> Listing:
 def _from_folders(root: Path, data: DataConfig) -> Listing:
     tree = walk(root)
     placed, faults, classes = place(tree, root)
-    extras, findings = _metadata(root, data, {file.path for file in placed})
+    extras, findings = _metadata(root, data, {file.path: file.label for file in placed})
     kept = [file for file in placed if file.label not in data.drop_classes]
     examples = tuple(_listed(file, extras.get(file.path, _NOTHING)) for file in kept)
     findings += _label_findings(data, {file.label for file in kept}, classes)
@@ -64,8 +64,8 @@ def _listed(file: Placed, extra: _Extra) -> Listed:
     return Listed(file.path, file.label, extra.group, file.given_split or extra.split, extra.meta)
 
 
-def _metadata(root: Path, data: DataConfig, known: set[str]) -> tuple[dict[str, _Extra], list[Finding]]:
-    """What metadata.csv says of each file, by path."""
+def _metadata(root: Path, data: DataConfig, known: dict[str, str]) -> tuple[dict[str, _Extra], list[Finding]]:
+    """What metadata.csv says of each file, by path; a label there must be the folder's."""
     if not (root / METADATA).exists():
         return {}, []
     rows = read_table(root / METADATA, METADATA)
@@ -73,9 +73,24 @@ def _metadata(root: Path, data: DataConfig, known: set[str]) -> tuple[dict[str, 
     repeated = sorted(path for path, count in Counter(paths).items() if count > 1)
     if repeated:
         raise DataError(METADATA, found="paths that stand there twice", expected="one row a path", details=repeated)
-    extras = dict(zip(paths, _extras(rows, data, {data.columns["path"]}, METADATA), strict=True))
-    unknown = sorted(set(paths) - known)
-    return extras, [_unused(unknown)] if unknown else []
+    label = data.columns["label"]
+    extras = dict(zip(paths, _extras(rows, data, {data.columns["path"], label}, METADATA), strict=True))
+    unknown = sorted(set(paths) - known.keys())
+    told = dict(zip(paths, rows.columns.get(label, [None] * len(paths)), strict=True))
+    wrong = [
+        f"{path}: {told[path]}"
+        for path in sorted(known)
+        if str(known[path] if told.get(path) is None else told[path]) != known[path]
+    ]
+    return extras, [*([_unused(unknown)] if unknown else []), *([_mislabelled(wrong)] if wrong else [])]
+
+
+def _mislabelled(items: list[str]) -> Finding:
+    return Finding(
+        code="metadata-label", severity="critical", thing=f"labels in {METADATA}",
+        found=f"{len(items)} that are not the folder's", expected="the class folder's name",
+        mend="move the files, or correct or remove the column", items=tuple(items),
+    )  # fmt: skip
 
 
 def _unused(paths: list[str]) -> Finding:

@@ -132,6 +132,15 @@ def test_metadata_of_no_file_is_a_warning(tmp_path: Path) -> None:
     assert (finding.code, finding.severity, finding.items) == ("metadata-unused", "warning", ("cat/z.png",))
 
 
+def test_metadata_that_contradict_the_folder_are_critical(tmp_path: Path) -> None:
+    touch(tmp_path, "0/a.png", "0/b.png", "1/c.png")
+    table(tmp_path, "path,label\n0/a.png,0\n0/b.png,1\n1/c.png,\n", "metadata.csv")
+    result = listing(tmp_path)
+    (finding,) = result.findings
+    assert (finding.code, finding.severity, finding.items) == ("metadata-label", "critical", ("0/b.png: 1",))
+    assert all(example.meta == () for example in result.examples)
+
+
 def test_links(tmp_path: Path) -> None:
     root = touch(tmp_path / "data", "cat/a.png", "dog/b.png")
     touch(tmp_path, "elsewhere/c.png")
