@@ -152,10 +152,11 @@ class _Download:
                 os.fsync(file.fileno())
         if body.size is not None and self.have != body.size:
             raise Interrupted(f"the connection ended after {self.have} of {body.size} bytes")
+        with self.part.open("rb") as file:
+            if transfer.is_page(file.read(16)):  # a login page may come as any type
+                raise transfer.web_page(self.url)
 
     def _take(self, chunk: bytes, size: int | None) -> None:
-        if self.have == 0 and chunk.lstrip()[:1] == b"<":
-            raise transfer.web_page(self.url)
         if time.monotonic() > self.deadline:
             raise Interrupted(f"the time allowed is over, after {self.have} bytes")
         self.have += len(chunk)

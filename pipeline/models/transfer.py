@@ -108,6 +108,12 @@ def _fsspec(url: str, start: int, version: str | None, stack: ExitStack) -> Body
     return Body(_chunks(url, file.read), start, size, current)
 
 
+def is_page(start: bytes) -> bool:
+    """Whether a file that should hold weights begins (at least 9 bytes are looked at) like HTML or XML."""
+    # A safetensors file is a length of 8 bytes, any of which may look like text, and then JSON.
+    return start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and start[8:9] != b"{"
+
+
 def refused(url: str, found: str) -> BackboneError:
     """The server answers, and says no."""
     return BackboneError(

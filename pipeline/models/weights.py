@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipeline.errors import BackboneError
+from pipeline.models.transfer import is_page
 
 _SHOWN = 6  # names listed a kind of mismatch
 
@@ -37,7 +38,7 @@ def read(path: Path) -> Weights:
     """
     with path.open("rb") as file:
         start = file.read(16)
-    if looks_like_a_page(start):
+    if is_page(start):
         raise _unreadable(path, "a web page", "download the weights again; a login may be needed")
     # A safetensors file is a length of 8 bytes, whose first may be a pickle's 0x80 too, and then JSON.
     pickled = start.startswith((b"PK\x03\x04", b"\x80")) and start[8:9] != b"{"
@@ -47,11 +48,6 @@ def read(path: Path) -> Weights:
     if broken:
         raise _unreadable(path, "NaN or infinite values in " + _few(broken), "use another weights file")
     return Weights(_with_versions(state, weights.state), weights.metadata)
-
-
-def looks_like_a_page(start: bytes) -> bool:
-    """Whether a file that should hold weights begins like HTML or XML."""
-    return start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 
 def _read_safetensors(path: Path) -> Weights:

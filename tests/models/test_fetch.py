@@ -139,6 +139,12 @@ class TestRefusals:
         assert len(server.requests) == 1
         assert leftovers(cache) == []
 
+    def test_a_safetensors_file_that_begins_like_a_page_is_none(self, server: WeightsServer) -> None:
+        body = (0x3C20).to_bytes(8, "little") + b"{}".ljust(0x3C20)
+        assert body.startswith(b" <")
+        server.script = [whole(body)]
+        assert get(server.url).read_bytes() == body
+
     @pytest.mark.parametrize("code", [404, 500])
     def test_secrets_in_urls_are_not_repeated(self, server: WeightsServer, code: int) -> None:
         server.script = [answer(code)]
