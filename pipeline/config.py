@@ -49,9 +49,12 @@ class DataConfig(Section):
     """the data folder, below the workspace; data.dvc pins it"""
     table: str | None = None
     """a CSV or Parquet file in the data folder that lists the examples; null: class folders, with an optional train/val/test level above them"""
-    columns: dict[Literal["path", "label", "group", "split"], str] = Field(
-        default={"path": "path", "label": "label", "group": "group", "split": "split"}
-    )
+    columns: dict[Literal["path", "label", "group", "split"], str] = {
+        "path": "path",
+        "label": "label",
+        "group": "group",
+        "split": "split",
+    }
     """the table's column names; every other column is metadata, kept for slices"""
     labels: tuple[str, ...] | None = None
     """the label space, in order; null: the classes found, sorted"""
@@ -64,6 +67,12 @@ class DataConfig(Section):
     max_imbalance: float = Field(default=20.0, ge=1)
     """warn when the largest class has this many times the examples of the smallest"""
     drift: DriftConfig = DriftConfig()
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _all_columns(cls, given: Any) -> Any:
+        known = cls.model_fields["columns"].default
+        return {**known, **given} if isinstance(given, dict) else given
 
 
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF"]

@@ -21,7 +21,7 @@ SPLIT_NAMES: dict[str, Split] = {
 }  # fmt: skip
 METADATA = "metadata.csv"
 _LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx"}
-# What people lay at the top of a dataset beside its class folders.
+# What people lay beside the class folders, and not in them.
 _DOCUMENTS = {"", ".md", ".txt", ".csv", ".tsv", ".json", ".yaml", ".yml", ".html", ".pdf", ".parquet"}
 
 
@@ -126,7 +126,7 @@ def place(tree: Tree, root: Path) -> tuple[list[Placed], list[Fault], set[str]]:
         if len(parts) > depth + 1:
             split = SPLIT_NAMES[parts[0].lower()] if by_split else None
             placed.append(Placed(path, parts[depth], split))
-        elif len(parts) > 1 or PurePosixPath(path).suffix.lower() not in _DOCUMENTS:
+        elif not _is_document(path):
             faults.append(
                 Fault(path, "no-label", "in no class folder", "a file in its class's folder", "move it there")
             )
@@ -136,8 +136,12 @@ def place(tree: Tree, root: Path) -> tuple[list[Placed], list[Fault], set[str]]:
     return placed, faults, classes
 
 
+def _is_document(path: str) -> bool:
+    return PurePosixPath(path).suffix.lower() in _DOCUMENTS
+
+
 def _has_split_level(tree: Tree, root: Path) -> bool:
-    direct = {path.split("/")[0] for path in tree.files if path.count("/") == 1}
+    direct = {path.split("/")[0] for path in tree.files if path.count("/") == 1 and not _is_document(path)}
     used = {path.split("/")[0] for path in tree.files if "/" in path}
     named = [folder for folder in tree.folders if folder.lower() in SPLIT_NAMES]
     nested = [folder for folder in named if folder not in direct and _subfolders(root, folder)]

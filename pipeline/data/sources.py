@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +34,10 @@ def read(root: Path, data: DataConfig) -> Listing:
             mend="put the data there (dvc pull), or list it in a table and set data.table",
             details=[f"{fault.path}: {fault.found}" for fault in listing.faults],
         )  # fmt: skip
-    pairs = twins([example.path for example in listing.examples])
-    return Listing(
-        listing.examples, listing.faults, (*listing.findings, *([pairs] if pairs else [])),
-    )  # fmt: skip
+    paths = {example.path for example in listing.examples}
+    folders = {path.rpartition("/")[0] for path in paths}
+    same = twins(paths | folders | {example.target for example in listing.examples})
+    return replace(listing, findings=(*listing.findings, *([same] if same else [])))
 
 
 def _from_folders(root: Path, data: DataConfig) -> Listing:

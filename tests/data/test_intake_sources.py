@@ -74,7 +74,7 @@ def test_splits_beside_classes_stop(tmp_path: Path) -> None:
 
 
 def test_files_without_a_class_are_faults_and_documents_are_not(tmp_path: Path) -> None:
-    touch(tmp_path, "train/cat/a.png", "test/b.png", "c.png", "README.md", "LICENSE")
+    touch(tmp_path, "train/cat/a.png", "test/b.png", "c.png", "README.md", "LICENSE", "train/README.md")
     result = listing(tmp_path)
     assert [(fault.path, fault.code) for fault in result.faults] == [("c.png", "no-label"), ("test/b.png", "no-label")]
 
@@ -186,6 +186,12 @@ def test_twins_stop_and_both_are_named(tmp_path: Path) -> None:
     assert all(path in finding.items[0] for path in both)
 
 
+def test_twins_among_classes_stop(tmp_path: Path) -> None:
+    one, other = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    result = listing(tmp_path, **table(tmp_path, f"path,label\na.png,{one}\nb.png,{other}\n"))
+    assert codes(result) == ["name-twins"]
+
+
 def test_nothing_there_stops(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         listing(tmp_path / "absent")
@@ -199,6 +205,8 @@ def test_nothing_there_stops(tmp_path: Path) -> None:
 def test_table_with_everything(tmp_path: Path) -> None:
     settings = table(tmp_path, 'file,class,patient,fold,age\na.png,cat,p1,train,3\n"b,c.png",dog,p2,Valid,4\n')
     columns = {"path": "file", "label": "class", "group": "patient", "split": "fold"}
+    with pytest.raises(DataError, match="a column 'label'"):
+        listing(tmp_path, **settings, columns={"path": "file"})
     examples = listing(tmp_path, **settings, columns=columns).examples
     assert [(e.path, e.target, e.group, e.given_split, dict(e.meta)) for e in examples] == [
         ("a.png", "cat", "p1", "train", {"age": 3}), ("b,c.png", "dog", "p2", "val", {"age": 4}),
