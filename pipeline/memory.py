@@ -104,10 +104,10 @@ class Memory:
             stages = {stage.name: stage for stage in repo.stage.load_all(str(self.root / "dvc.yaml"))}
             for name in [name for name in STEPS if name in stages]:
                 why = self._why(stages[name])
-                outputs = {self._name(dep) for dep in stages[name].deps}
-                before = [earlier for earlier in states if f"artifacts/{earlier}" in outputs]
-                after = [e for e in before if not states[e].fresh] + [a for e in before for a in states[e].after]
-                states[name] = State(not why, why, tuple(dict.fromkeys(after)))
+                read = {self._name(dep) for dep in stages[name].deps}
+                before = [earlier for earlier in states if f"artifacts/{earlier}" in read]
+                stale = {a for e in before for a in (*states[e].after, *([] if states[e].fresh else [e]))}
+                states[name] = State(not why, why, tuple(earlier for earlier in states if earlier in stale))
             return states
 
         return self._with_dvc(ask)
@@ -139,15 +139,15 @@ class Memory:
             found = self._stage(repo, stage)
             if self._only_cache_lost(found):
                 found.commit()
-                return True
-            # As `dvc repro` does, outputs go first: what was changed by hand must not stay among what is restored.
-            found.remove_outs()
-            try:
-                repo.stage_cache.restore(found)
-            except RunCacheNotFoundError:
-                return False
-            self._save(repo, found)
-            return True
+            else:
+                # As `dvc repro` does, outputs go first: what was changed by hand must not stay among what comes back.
+                found.remove_outs()
+                try:
+                    repo.stage_cache.restore(found)
+                except RunCacheNotFoundError:
+                    return False
+                self._save(found)
+            return not (stage == "split" and self._ledger_objects())
 
         return self._with_dvc(bring_back)
 
@@ -163,7 +163,7 @@ class Memory:
             found = self._stage(repo, stage)
             self._refuse_changed(found, snapshot)
             self._refuse_unmade(found, snapshot)
-            self._save(repo, found)
+            self._save(found)
 
         self._with_dvc(remember)
 
@@ -291,10 +291,30 @@ class Memory:
             if isinstance(dep, ParamsDependency):
                 why += _setting_changes(dep.params, dep.hash_info.value or {}, dep.read_params(), self._name(dep))
             else:
-                why += [f"{self._name(dep)} {_WORDS[status]}" for status in dep.status().values()]
+                why += [f"{self._name(dep)} {_file_changes(dep, status)}" for status in dep.status().values()]
         for out in stage.outs:
             why += [f"output {self._name(out)} {_WORDS[status]}" for status in out.status().values()]
-        return tuple(why)
+        return tuple(why) or (self._ledger_objects() if stage.name == "split" else ())
+
+    def _ledger_objects(self) -> tuple[str, ...]:
+        """What speaks against a split that DVC finds fresh: it knows nothing of the ledger, which the step writes."""
+        ledger, split = self.root / "ledger.parquet", self.root / "artifacts" / "split" / "manifest.parquet"
+        if not split.exists():
+            return ()
+        if not ledger.exists():
+            return ("ledger.parquet is missing",)
+        # Reading both takes pyarrow, which takes longer to import than everything else here: once for each version.
+        seen = self.root / ".thaw" / "ledger-agrees"
+        versions = repr([(facts.st_ino, facts.st_size, facts.st_mtime_ns) for facts in (ledger.stat(), split.stat())])
+        if seen.is_file() and seen.read_text() == versions:
+            return ()
+        from pipeline.data.ledger import agrees
+
+        if not agrees(ledger, split):
+            return ("ledger.parquet says otherwise than the split",)
+        seen.parent.mkdir(exist_ok=True)
+        seen.write_text(versions)
+        return ()
 
     def _inputs(self, stage: Stage) -> dict[str, Any]:
         stage.save_deps()
@@ -345,7 +365,7 @@ class Memory:
         entries = (*stage.deps, *stage.outs)
         return all(entry.hash_info for entry in entries) and not any(stage.changed_entries())
 
-    def _save(self, repo: Repo, stage: PipelineStage) -> None:
+    def _save(self, stage: PipelineStage) -> None:
         stage.save()
         stage.commit()
         stage.dump(update_pipeline=False)
@@ -401,6 +421,21 @@ _WORDS = {
     "new": "is new",
     "not in cache": "is not in DVC's cache",
 }
+
+
+def _file_changes(dep: Output, status: str) -> str:
+    """How a dependency changed, with files counted where the cache still knows the old ones."""
+    before = dep.get_obj() if status == "modified" and dep.hash_info.isdir else None
+    if before is None:
+        return _WORDS[status]
+    dep.save()
+    old, new = ({key: oid for key, _, oid in tree} for tree in (before, dep.obj))
+    counts = {
+        "added": len(new.keys() - old.keys()),
+        "removed": len(old.keys() - new.keys()),
+        "changed": sum(old[key] != new[key] for key in old.keys() & new.keys()),
+    }
+    return "changed: " + ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def _pin_of(path: Path) -> Path:
