@@ -216,6 +216,7 @@ def input_spec(config: BackboneConfig, name: str, loaded: weights.Weights, thing
 
     Raises:
         BackboneError: the file's metadata cannot be understood.
+        ConfigError: the weights are those of a transformer for another size than the one set.
     """
     published = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     size, resize = int(published.crop_size[0]), int(published.resize_size[0])
@@ -232,9 +233,15 @@ def input_spec(config: BackboneConfig, name: str, loaded: weights.Weights, thing
         if config.size is not None:
             size, resize = config.size, round(resize * config.size / size)
         values |= {key: own for key in ("mean", "std") if (own := getattr(config, key)) is not None}
-        return InputSpec(size=size, resize=resize, **values)
+        spec = InputSpec(size=size, resize=resize, **values)
     except (TypeError, ValueError) as fault:
         raise BackboneError(
             thing, found=f"metadata that says how to present inputs, and cannot be read: {fault}",
             expected="size as a number, mean and std as JSON lists of three", mend="save the weights again",
         ) from fault  # fmt: skip
+    if side is not None and spec.size != side:
+        raise ConfigError(
+            "backbone.size", found=f"{spec.size} pixels", expected=f"{side} pixels, which the weights' positions fit",
+            mend="set it to that, or to null",
+        )  # fmt: skip
+    return spec

@@ -148,7 +148,7 @@ def build(
         seed: of the random weights.
 
     Raises:
-        ConfigError: there is no such architecture.
+        ConfigError: there is no such architecture, or it cannot be built for that size.
     """
     kwargs = stocks.stock_kwargs(stocks.check(architecture), size)
     return BlockedModel(
@@ -158,12 +158,12 @@ def build(
 
 def _blocks(network: nn.Module) -> list[Block]:
     groups: list[list[routes.Step]] = []
-    waiting: list[routes.Step] = []  # a dropout and what follows it, until the next block opens
+    waiting: list[routes.Step] = []  # what comes before the first block, or a dropout and what follows it
     for step in routes.steps(network):
         if _opens(network, step):
             groups.append([*waiting, step])
             waiting = []
-        elif waiting or isinstance(step.call, nn.Dropout):
+        elif waiting or not groups or isinstance(step.call, nn.Dropout):
             waiting.append(_harmless(step))
         else:
             groups[-1].append(step)

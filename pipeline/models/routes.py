@@ -54,13 +54,23 @@ def _relu(x: Tensor) -> Tensor:
     return F.relu(x, inplace=True)
 
 
+def _check_side(x: Tensor, side: int) -> None:
+    if x.shape[-2:] != (side, side):
+        raise ConfigError(
+            "task.input.size", found=f"{x.shape[-2]} × {x.shape[-1]} pixels", expected=f"{side} × {side} pixels",
+            mend="this transformer fits one size: set task.input.size to it, or to auto",
+        )  # fmt: skip
+
+
+def _of_one_size(maxvit: Any, x: Tensor) -> Tensor:
+    """MaxViT divides the grid it was built for; of another size it would fail within."""
+    _check_side(x, 4 * maxvit.blocks[0].grid_size[0])
+    return x
+
+
 def _tokens(vit: Any, x: Tensor) -> Tensor:
     """Patches, class token and positions: (N, 3, S, S) → (N, patches + 1, width)."""
-    if x.shape[-2:] != (vit.image_size, vit.image_size):
-        raise ConfigError(
-            "task.input.size", found=f"{x.shape[-2]} × {x.shape[-1]} pixels", expected=f"{vit.image_size} pixels",
-            mend="this transformer's positions fit one size: set task.input.size to it, or to auto",
-        )  # fmt: skip
+    _check_side(x, vit.image_size)
     x = vit.conv_proj(x).flatten(2).transpose(1, 2)
     tokens = torch.cat([vit.class_token.expand(len(x), -1, -1), x], dim=1)
     positioned: Tensor = tokens + vit.encoder.pos_embedding
@@ -119,7 +129,7 @@ ROUTES: dict[str, tuple[Entry, ...]] = {
     "Inception3": (*_INCEPTION, "dropout", _flatten, "fc"),
     "SwinTransformer": ("features*", "norm", "permute", "avgpool", "flatten", "head"),
     "VisionTransformer": (_TOKENS, "encoder.dropout", "encoder.layers*", "encoder.ln", _class_token, "heads*"),
-    "MaxVit": ("stem*", "blocks*", "classifier*"),
+    "MaxVit": (Bound(_of_one_size, ()), "stem*", "blocks*", "classifier*"),
 }
 
 
@@ -143,7 +153,7 @@ def steps(stock: nn.Module) -> Iterator[Step]:
     """The network's forward, step by step."""
     for entry in ROUTES[type(stock).__name__]:
         if isinstance(entry, Bound):
-            yield Step(entry.owns[0], partial(entry.function, stock), entry.owns)
+            yield Step(entry.owns[0] if entry.owns else "", partial(entry.function, stock), entry.owns)
         elif isinstance(entry, str):
             path = entry.removesuffix("*")
             yield from _units(path, stock.get_submodule(path)) if entry != path else [_step(stock, path)]

@@ -83,13 +83,22 @@ def construct(
     Args:
         meta: shapes without memory; only constant buffers hold values.
         seed: of the random weights otherwise, which torchvision initialises in the manner of each paper.
+
+    Raises:
+        ConfigError: there is no such architecture, or it cannot be built for that size.
     """
     if "init_weights" in kwargs:
         kwargs = {**kwargs, "init_weights": not meta}
-    with seeded(seed), _Shapes() if meta else _nothing():
-        network: nn.Module = torchvision.models.get_model(
-            check(architecture), weights=None, num_classes=classes, **kwargs
-        )
+    try:
+        with seeded(seed), _Shapes() if meta else _nothing():
+            network: nn.Module = torchvision.models.get_model(
+                check(architecture), weights=None, num_classes=classes, **kwargs
+            )
+    except (AssertionError, ValueError) as fault:
+        raise ConfigError(
+            f"backbone.size, for torchvision/{architecture}", found=str(fault).splitlines()[0],
+            expected="a size that its patches and windows divide", mend="set it to a multiple of 224, or to null",
+        ) from fault  # fmt: skip
     return network
 
 

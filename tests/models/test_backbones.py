@@ -215,6 +215,8 @@ class TestFit:
         assert model.stock_kwargs == {"image_size": 64}
         spec = backbones.input_spec(config(), "vit_b_32", Weights(state, {}), "the file")
         assert spec.size == 64
+        with pytest.raises(ConfigError, match=r"backbone\.size"):
+            backbones.input_spec(config(size=96), "vit_b_32", Weights(state, {}), "the file")
 
 
 class TestInput:

@@ -297,3 +297,15 @@ def test_an_unknown_architecture_is_answered_with_the_nearest() -> None:
 def test_a_transformer_shown_another_size_names_the_setting() -> None:
     with pytest.raises(ConfigError, match=r"task\.input\.size"):
         _small_transformer()(torch.zeros(1, 3, 48, 48))
+
+
+def test_maxvit_shown_another_size_names_the_setting() -> None:
+    with pytest.raises(ConfigError, match=r"task\.input\.size"):
+        blocks.build("maxvit_t", 3, meta=True)(torch.zeros(1, 3, 256, 256))
+    assert blocks.build("maxvit_t", 3, size=448, meta=True).stock_kwargs == {"input_size": [448, 448]}
+
+
+@pytest.mark.parametrize(("name", "size"), [("maxvit_t", 96), ("vit_b_32", 100)])
+def test_a_size_that_a_transformer_cannot_be_built_for_is_named(name: str, size: int) -> None:
+    with pytest.raises(ConfigError, match=r"backbone\.size"):
+        blocks.build(name, 3, size=size, meta=True)
