@@ -70,7 +70,7 @@ def lines(
         marks: (x, name) where something begins.
         log_x: a logarithmic horizontal axis.
     """
-    every = [point for curve in curves for point in curve.points if all(map(math.isfinite, point))]
+    every = [point for curve in curves for point in _finite(curve.points)]
     if not every:
         return Markup("")
     x_low, x_high = min(x for x, _ in every), max(x for x, _ in every)
@@ -145,6 +145,8 @@ def _bottom(x: Scale, label: str, at: Sequence[float] | None = None, form: str =
 def _marks(x: Scale, marks: Iterable[tuple[float, str]]) -> str:
     parts = []
     for value, name in marks:
+        if not x.low <= value <= x.high:
+            continue
         at = f"{x(value):.1f}"
         parts.append(f'<line class="mark" x1="{at}" y1="{TOP - 4}" x2="{at}" y2="{HEIGHT - BOTTOM}"/>')
         parts.append(f'<text class="mark" x="{float(at) + 3:.1f}" y="{TOP - 8}">{_cut(name)}</text>')
@@ -152,7 +154,9 @@ def _marks(x: Scale, marks: Iterable[tuple[float, str]]) -> str:
 
 
 def _curve(curve: Line, x: Scale, y: Scale) -> str:
-    at = [(x(a), y(b)) for a, b in curve.points if math.isfinite(a) and math.isfinite(b)]
+    at = [(x(a), y(b)) for a, b in _finite(curve.points)]
+    if not at:
+        return ""
     if len(at) == 1:
         return f'<circle class="{curve.style}" cx="{at[0][0]:.1f}" cy="{at[0][1]:.1f}" r="3"/>'
     return f'<polyline class="{curve.style}" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in at)}"/>'
@@ -160,13 +164,20 @@ def _curve(curve: Line, x: Scale, y: Scale) -> str:
 
 def _labels(curves: Sequence[Line], y: Scale) -> str:
     """Names at the curves' ends, moved apart where they would lie on each other."""
-    ends = sorted((y(curve.points[-1][1]), curve) for curve in curves if curve.points and curve.name)
-    parts, last = [], -math.inf
-    for level, curve in ends:
-        last = max(level, last + LABEL_GAP)
-        place = f'x="{WIDTH - RIGHT + 6}" y="{last:.1f}" dy="0.35em"'
-        parts.append(f'<text class="end {curve.style}" {place}>{_cut(curve.name)}</text>')
-    return "".join(parts)
+    ends = [(_finite(curve.points)[-1:], curve) for curve in curves if curve.name]
+    placed = sorted(((y(points[0][1]), curve) for points, curve in ends if points), key=lambda pair: pair[0])
+    levels: list[float] = []
+    for level, _ in placed:
+        levels.append(max(level, levels[-1] + LABEL_GAP) if levels else level)
+    lift = max(0.0, levels[-1] - (HEIGHT - BOTTOM)) if levels else 0.0
+    return "".join(
+        f'<text class="end {curve.style}" x="{WIDTH - RIGHT + 6}" y="{level - lift:.1f}" dy="0.35em">{_cut(curve.name)}</text>'
+        for level, (_, curve) in zip(levels, placed, strict=True)
+    )
+
+
+def _finite(points: Iterable[Point]) -> list[Point]:
+    return [point for point in points if all(map(math.isfinite, point))]
 
 
 def _cut(name: str) -> Markup:

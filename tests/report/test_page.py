@@ -1,0 +1,250 @@
+"""The page says what the records say, loads nothing, and shows hostile names as text."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from example_run import HOSTILE, LABELS, Made, make
+
+from pipeline.records import Comparison, DataVersion, Estimate, Finding
+from pipeline.report import page
+from pipeline.workspace import Workspace
+
+SECTIONS = ("result", "mistakes", "slices", "calibration", "data", "split", "training", "use", "provenance")
+VOID = {"meta", "img", "br", "hr", "input", "link", "line", "circle", "polyline", "col"}
+
+
+class Read(HTMLParser):
+    """Reads a page strictly: every element is closed by its own end tag."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes something else at {self.getpos()}"
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.words).replace("\u202f", "").split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def read(made: Made) -> Read:
+    return Read(made.html())
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make(tmp_path_factory.mktemp("hostile"), labels=(*LABELS[:3], HOSTILE, "x" * 300), hostile=True)
+
+
+def test_every_section_is_there_and_every_link_inside_leads_somewhere(read: Read) -> None:
+    ids = {attributes["id"] for _, attributes in read.elements if "id" in attributes}
+    assert ids >= set(SECTIONS)
+    inside = {a["href"][1:] for a in read.all("a") if (a["href"] or "").startswith("#")}
+    assert inside == set(SECTIONS)
+
+
+def test_the_page_loads_nothing(made: Made, read: Read) -> None:
+    html = made.html()
+    for tag, attributes in read.elements:
+        assert tag not in {"script", "link", "iframe", "object", "embed"}
+        for name in ("src", "srcset", "data", "poster", "background", "xlink:href"):
+            assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "@import" not in style
+    assert "url(" not in style
+
+
+def test_pictures_and_charts_have_words(read: Read) -> None:
+    pictures = read.all("img")
+    assert pictures
+    assert all(picture["alt"] for picture in pictures)
+    charts = read.all("svg")
+    assert len(charts) == 4  # loss, accuracy, a sweep, reliability
+    assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
+    assert all(span["aria-label"] for span in read.all("span") if span.get("role") == "img")
+
+
+def test_tables_have_headers(read: Read) -> None:
+    tables, captions = len(read.all("table")), len(read.all("caption"))
+    assert captions == tables - 1  # the matrix is described by the line above it
+    assert [t["aria-describedby"] for t in read.all("table") if "aria-describedby" in t] == ["matrix"]
+    assert all(head.get("scope") in ("col", "row") for head in read.all("th"))
+
+
+def test_numbers_come_from_the_records(made: Made, read: Read) -> None:
+    assert "Fine-tuning reached 90.5% accuracy" in read.text
+    assert "on 63 test examples" in read.text
+    changed = made.evaluated.model_copy(
+        update={
+            "examples": 4321,
+            "metrics": {**made.evaluated.metrics, "accuracy": Estimate(value=0.1234, low=0.1111, high=0.1357)},
+        }
+    )
+    text = Read(dataclasses.replace(made, evaluated=changed).html()).text
+    assert "Fine-tuning reached 12.3% accuracy (11–14) on 4321 test examples" in text
+    assert "90.5%" not in text[: text.index("right on test")]
+    for told in (
+        "336 examples",
+        "3 that cannot be used",
+        "24 examples were new",
+        "1.5 million parameters",
+        "180 optimiser steps",
+    ):
+        assert told in read.text
+    for metric in made.evaluated.metrics.values():
+        assert f"{100 * metric.value:.1f}%" in read.text or f"{metric.value:.3f}" in read.text
+
+
+def test_every_candidate_class_and_step_is_named(made: Made, read: Read) -> None:
+    for name in (
+        *made.finetuned.candidates,
+        *LABELS,
+        *made.extras.seconds,
+        "thaw predict",
+        "models:/surfaces@champion",
+    ):
+        assert name in read.text
+
+
+def test_hostile_names_are_shown_as_text(hostile: Made) -> None:
+    html = hostile.html()
+    assert HOSTILE not in html
+    read = Read(html)
+    assert not read.all("script")
+    assert read.text.count(HOSTILE) > 5
+    for _, attributes in read.elements:
+        assert not any(name.startswith("on") for name in attributes)
+
+
+def test_what_cannot_be_seen_is_made_visible(made: Made) -> None:
+    odd = Finding(
+        code="x", severity="warning", thing="a\nb", found="\u202egnp.exe", items=("bad\udcffbyte", "tab\there")
+    )
+    html = dataclasses.replace(made, validated=made.validated.model_copy(update={"findings": (odd,)})).html()
+    for shown in (r"a\nb", r"\u202egnp.exe", r"bad\udcffbyte", r"tab\there"):
+        assert shown in html
+    html.encode("utf-8")
+
+
+def test_links_lead_only_where_a_reader_would_go(made: Made) -> None:
+    links = {"safe": "https://example.org/?a=1&b=2", "odd": "javascript:alert(1)"}
+    read = Read(dataclasses.replace(made, extras=dataclasses.replace(made.extras, links=links)).html())
+    targets = [a["href"] for a in read.all("a")]
+    assert links["safe"] in targets
+    assert links["odd"] not in targets
+
+
+def test_a_bare_run_has_a_page_too(tmp_path: Path) -> None:
+    made = make(tmp_path, labels=("ants", "bees"), baseline=False, skill=(50, 20))
+    read = Read(dataclasses.replace(made, registered=None, extras=page.Extras(workspace="bees")).html())
+    assert "It made no mistake" in read.text
+    assert "Not registered yet" in read.text
+    assert "scratch" not in read.text
+
+
+def test_many_classes_stay_readable(tmp_path: Path) -> None:
+    made = make(tmp_path, labels=[f"class {n:04d}" for n in range(200)], parts=200)
+    html = made.html()
+    assert len(html) < 300_000
+    assert 'class="matrix"' not in html
+    assert "Most often" in html
+
+
+def test_the_latency_of_another_model_is_not_shown(made: Made) -> None:
+    other = {**(made.extras.latency or {}), "model_sha256": "0" * 64}
+    text = Read(dataclasses.replace(made, extras=dataclasses.replace(made.extras, latency=other)).html()).text
+    assert "one answer takes" not in text
+
+
+def test_without_a_registry_the_page_says_why(made: Made) -> None:
+    off = made.registered.model_copy(
+        update={"version": "", "aliases": (), "champion": False, "reason": "tracking is off"}
+    )
+    text = Read(dataclasses.replace(made, registered=off).html()).text
+    assert "Tracking is off." in text
+    assert "registered as" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict", "said"),
+    [
+        (0.124, "better", "12.4 points above training from scratch;"),
+        (-0.05, "worse", "5.0 points below training from scratch;"),
+        (0.013, "cannot-tell", "1.3 points above training from scratch, too little to tell the two apart;"),
+        (0.0, "cannot-tell", "level with training from scratch;"),
+    ],
+)
+def test_the_verdict_says_no_more_than_the_comparison(made: Made, value: float, verdict: str, said: str) -> None:
+    found = Comparison(
+        other="scratch", metric="accuracy", p_value=0.5, verdict=verdict,
+        difference=Estimate(value=value, low=value - 0.1, high=value + 0.1),
+    )  # fmt: skip
+    evaluated = made.evaluated.model_copy(update={"comparisons": (found,)})
+    assert said in Read(dataclasses.replace(made, evaluated=evaluated).html()).text
+
+
+def test_write_replaces_the_page_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "report.html"
+    page.write("old é", target)
+    with pytest.raises(UnicodeEncodeError):
+        page.write("new \udcff", target)
+    assert target.read_text(encoding="utf-8") == "old é"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_gather_takes_what_the_latest_run_left(tmp_path: Path) -> None:
+    runs = tmp_path / ".thaw" / "runs"
+    for name, megabytes in (("20260101T000000Z-aa", 1.0), ("20260102T000000Z-aa", 2.0), ("20260103T000000Z-aa", None)):
+        (runs / name / "evaluate").mkdir(parents=True)
+        text = json.dumps({"megabytes": megabytes}) if megabytes else "{broken"
+        (runs / name / "evaluate" / "latency.json").write_text(text)
+    drift = [{"code": "drift-x", "severity": "warning", "thing": "t", "found": "f"}]
+    (runs / "20260101T000000Z-aa" / "validate").mkdir()
+    (runs / "20260101T000000Z-aa" / "validate" / "drift.json").write_text(json.dumps(drift))
+    data = DataVersion(md5="0.dir", size=1, files=1, git_revision=None, dirty=False)
+    extras = page.gather(Workspace(tmp_path), data, {"finetune": 3.0})
+    assert extras.latency == {"megabytes": 2.0}
+    assert [finding.code for finding in extras.drift] == ["drift-x"]
+    assert extras.workspace == tmp_path.name
+    assert "finetune" not in extras.unchanged
+    assert "validate" in extras.unchanged
+    assert "torch" in extras.versions
+
+
+def test_the_style_uses_only_colours_it_defines(made: Made) -> None:
+    html = made.html()
+    used, defined = set(re.findall(r"var\((--[\w-]+)", html)), set(re.findall(r"(--[\w-]+):", html))
+    assert used <= defined
