@@ -1,0 +1,350 @@
+"""DVC as the one memory: freshness with reasons, restoring, committing, data and ledger, locks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import MemoryFault, WorkspaceError
+from pipeline.memory import Memory, initialise
+from pipeline.workspace import Workspace, lock
+
+STEPS = {"validate": ("data",), "backbone": (), "finetune": ("artifacts/validate", "artifacts/backbone")}
+SETTINGS = {"validate": "task", "backbone": "backbone", "finetune": "finetune"}
+PARAMS = """\
+engine: 1
+task: {name: image-classification}
+data: {path: data}
+backbone: {name: torchvision/resnet18}
+finetune: {epochs: 15, lr: 0.001}
+"""
+
+
+def make(root: Path) -> Path:
+    """A workspace of three tiny stages that copy what they read, initialised and pinned but never run."""
+    root.mkdir(parents=True, exist_ok=True)
+    initialise(root, "remote")
+    (root / "params.yaml").write_text(PARAMS)
+    lines = ["stages:"]
+    for name, deps in STEPS.items():
+        lines += [
+            f"  {name}:",
+            f"    cmd: mkdir -p artifacts/{name} && cat {' '.join(f'{d}/*' for d in deps)} params.yaml > artifacts/{name}/record.json",
+        ]
+        lines += [f"    deps: [{', '.join(deps)}]"] if deps else []
+        lines += [f"    params: [engine, {SETTINGS[name]}]", f"    outs: [artifacts/{name}]"]
+    (root / "dvc.yaml").write_text("\n".join(lines) + "\n")
+    (root / "data").mkdir()
+    for number in range(3):
+        (root / "data" / f"{number}.txt").write_text(f"{number}\n")
+    Memory(root).add_data()
+    return root
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workspace with every stage run once through Memory."""
+    root = make(tmp_path_factory.mktemp("pristine") / "ws")
+    for name in STEPS:
+        run(root, name)
+    return root
+
+
+@pytest.fixture
+def ws(pristine: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pristine, tmp_path / "ws", symlinks=True))
+
+
+def run(root: Path, name: str) -> None:
+    memory = Memory(root)
+    before = memory.snapshot(name)
+    memory.clear(name)
+    produce(root, name)
+    memory.commit(name, before)
+
+
+def produce(root: Path, name: str) -> None:
+    text = "".join(file.read_text() for dep in STEPS[name] for file in sorted((root / dep).glob("*")))
+    out = root / "artifacts" / name
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "record.json").write_text(text + (root / "params.yaml").read_text())
+
+
+def edit(root: Path, old: str, new: str) -> None:
+    text = (root / "params.yaml").read_text()
+    assert old in text
+    (root / "params.yaml").write_text(text.replace(old, new))
+
+
+def stale(root: Path) -> dict[str, tuple[str, ...]]:
+    return {name: state.why for name, state in Memory(root).states().items() if not state.fresh}
+
+
+def dvc(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("dvc")), *arguments], cwd=root, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "DVC_NO_ANALYTICS": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_stages_never_run_say_so(tmp_path: Path) -> None:
+    states = Memory(make(tmp_path / "ws")).states()
+    assert list(states) == list(STEPS)
+    assert {state.why for state in states.values()} == {("never run",)}
+    assert states["finetune"].after == ("validate", "backbone")
+
+
+def test_after_a_run_all_is_fresh_and_dvc_repro_does_nothing(ws: Path) -> None:
+    assert stale(ws) == {}
+    before = (ws / "dvc.lock").read_bytes()
+    assert "Running stage" not in dvc(ws, "repro")
+    assert (ws / "dvc.lock").read_bytes() == before
+
+
+def test_why_a_stage_is_stale(ws: Path) -> None:
+    edit(ws, "epochs: 15", "epochs: 20")
+    assert stale(ws) == {"finetune": ("params.yaml: finetune.epochs 15 → 20",)}
+    edit(ws, "engine: 1", "engine: 2")
+    assert stale(ws)["backbone"] == ("engine changed",)
+    (ws / "data" / "new.txt").write_text("new")
+    (ws / "data" / "0.txt").unlink()
+    assert stale(ws)["validate"] == ("data changed: 1 added, 1 removed", "engine changed")
+    shutil.rmtree(ws / "artifacts" / "backbone")
+    assert "output artifacts/backbone is missing" in stale(ws)["backbone"]
+
+
+def test_a_setting_changed_back_restores_without_running(ws: Path) -> None:
+    memory = Memory(ws)
+    edit(ws, "epochs: 15", "epochs: 20")
+    assert not memory.restore("finetune")
+    run(ws, "finetune")
+    assert "20" in (ws / "artifacts/finetune/record.json").read_text()
+    edit(ws, "epochs: 20", "epochs: 15")
+    assert memory.restore("finetune")
+    assert "epochs: 15" in (ws / "artifacts/finetune/record.json").read_text()
+    assert stale(ws) == {}
+
+
+def test_deleted_outputs_come_back_from_the_cache(ws: Path) -> None:
+    before = (ws / "artifacts/validate/record.json").read_text()
+    shutil.rmtree(ws / "artifacts")
+    assert all(Memory(ws).restore(name) for name in STEPS)
+    assert (ws / "artifacts/validate/record.json").read_text() == before
+    assert stale(ws) == {}
+
+
+def test_an_output_edited_by_hand_is_put_right(ws: Path) -> None:
+    path = ws / "artifacts/validate/record.json"
+    path.unlink()
+    path.write_text("tampered")
+    assert stale(ws)["validate"] == ("output artifacts/validate changed",)
+    assert Memory(ws).restore("validate")
+    assert path.read_text() != "tampered"
+
+
+def test_a_lost_cache_is_stale_and_no_error(ws: Path) -> None:
+    shutil.rmtree(ws / "artifacts" / "finetune")
+    shutil.rmtree(ws / ".dvc" / "cache" / "files")
+    assert not Memory(ws).restore("finetune")
+    run(ws, "validate")  # and running still works
+
+
+def test_a_lost_cache_is_refilled_from_outputs_that_are_whole(ws: Path) -> None:
+    shutil.rmtree(ws / ".dvc" / "cache" / "files")
+    assert stale(ws)["backbone"] == ("output artifacts/backbone is not in DVC's cache",)
+    assert Memory(ws).restore("backbone")
+    assert "backbone" not in stale(ws)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [("epochs: 15", "epochs: 16", "finetune.epochs 15 → 16"), ("engine: 1", "engine: 2", "engine")],
+)
+def test_settings_edited_during_a_step_commit_nothing(ws: Path, old: str, new: str, said: str) -> None:
+    memory, before = Memory(ws), (ws / "dvc.lock").read_bytes()
+    snapshot = memory.snapshot("finetune")
+    memory.clear("finetune")
+    edit(ws, old, new)
+    produce(ws, "finetune")
+    with pytest.raises(MemoryFault, match=said):
+        memory.commit("finetune", snapshot)
+    assert (ws / "dvc.lock").read_bytes() == before
+
+
+def test_data_edited_during_a_step_commits_nothing(ws: Path) -> None:
+    memory = Memory(ws)
+    snapshot = memory.snapshot("validate")
+    memory.clear("validate")
+    (ws / "data" / "late.txt").write_text("late")
+    produce(ws, "validate")
+    with pytest.raises(MemoryFault, match="data changed"):
+        memory.commit("validate", snapshot)
+
+
+def test_outputs_this_run_did_not_make_commit_nothing(ws: Path) -> None:
+    memory = Memory(ws)
+    with pytest.raises(MemoryFault, match="there before the run"):
+        memory.commit("validate", memory.snapshot("validate"))
+    memory.clear("validate")
+    snapshot = memory.snapshot("validate")
+    with pytest.raises(MemoryFault, match="missing or empty"):
+        memory.commit("validate", snapshot)
+    (ws / "artifacts/validate").mkdir()
+    with pytest.raises(MemoryFault, match="missing or empty"):
+        memory.commit("validate", snapshot)
+
+
+def test_clearing_leaves_the_cache_alone(ws: Path) -> None:
+    memory = Memory(ws)
+    memory.clear("finetune")
+    assert not (ws / "artifacts/finetune").exists()
+    assert memory.restore("finetune")
+
+
+def test_a_missing_section_is_a_fault_that_names_it(ws: Path) -> None:
+    edit(ws, "backbone: {name: torchvision/resnet18}\n", "")
+    with pytest.raises(MemoryFault, match="backbone"):
+        Memory(ws).snapshot("backbone")
+
+
+# --- data -------------------------------------------------------------------------------------------------
+
+
+def test_the_version_of_the_data(ws: Path) -> None:
+    memory = Memory(ws)
+    clean = memory.data_version()
+    assert (clean.files, clean.size, clean.dirty, clean.git_revision) == (3, 6, False, None)
+    assert clean.md5.endswith(".dir")
+    (ws / "data" / "new.txt").write_text("new")
+    dirty = memory.data_version()
+    assert (dirty.files, dirty.dirty) == (4, True)
+    assert "data.dvc" in dirty.dirty_reason
+    memory.add_data()
+    assert memory.data_version() == dirty.model_copy(update={"dirty": False, "dirty_reason": ""})
+
+
+def test_missing_data_comes_from_the_cache_then_from_the_remote(ws: Path) -> None:
+    dvc(ws, "push", "data.dvc")
+    for cached in (True, False):
+        shutil.rmtree(ws / "data")
+        if not cached:
+            shutil.rmtree(ws / ".dvc" / "cache")
+        Memory(ws).ensure_data()
+        assert sorted(path.name for path in (ws / "data").iterdir()) == ["0.txt", "1.txt", "2.txt"]
+
+
+def test_data_that_nowhere_is_names_path_hash_and_remote(ws: Path) -> None:
+    md5 = Memory(ws).data_version().md5
+    shutil.rmtree(ws / "data")
+    shutil.rmtree(ws / ".dvc" / "cache")
+    with pytest.raises(MemoryFault) as caught:
+        Memory(ws).ensure_data()
+    assert all(part in str(caught.value) for part in (str(ws / "data"), md5, "remote"))
+
+
+def test_data_that_nothing_pins_says_how_to_bring_it(ws: Path) -> None:
+    shutil.rmtree(ws / "data")
+    (ws / "data.dvc").unlink()
+    with pytest.raises(MemoryFault, match="dvc add data"):
+        Memory(ws).ensure_data()
+
+
+def test_the_ledger_is_pinned_as_ledger_dvc_and_brought_back(ws: Path) -> None:
+    memory, ledger = Memory(ws), ws / "ledger.parquet"
+    ledger.write_text("one")
+    memory.add_ledger()
+    assert "ledger.parquet" in (ws / "ledger.dvc").read_text()
+    assert memory.pinned_ledger() is None
+    ledger.unlink()
+    memory.ensure_ledger()
+    assert ledger.read_text() == "one"
+    ledger.unlink()
+    ledger.write_text("two")
+    pinned = memory.pinned_ledger()
+    assert pinned is not None
+    assert pinned.read_text() == "one"
+    assert stale(ws) == {}
+
+
+# --- Git --------------------------------------------------------------------------------------------------
+
+
+def test_inside_another_git_repository(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    root = make(tmp_path / "below" / "ws")
+    memory = Memory(root)
+    assert memory.data_version().git_revision is None
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "data")
+    version = memory.data_version()
+    assert (version.git_revision, version.dirty) == (git(tmp_path, "rev-parse", "HEAD").strip(), False)
+    (root / "data" / "new.txt").write_text("new")
+    memory.add_data()
+    assert memory.data_version().dirty_reason == "data.dvc is not committed to Git"
+    run(root, "validate")
+    assert "validate" not in stale(root)
+    status = git(tmp_path, "status", "--porcelain", "--untracked-files=all")
+    assert "artifacts/validate" not in status
+
+
+def git(root: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=t", "-c", "user.email=t@t"]
+    return subprocess.run(["git", *who, *arguments], cwd=root, capture_output=True, text=True, check=True).stdout
+
+
+# --- locks ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def process(code: str) -> Iterator[subprocess.Popen[str]]:
+    """Another Python that runs `code`, prints when it is ready and then waits to be ended."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", code + "\nprint('ready', flush=True)\ninput()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_a_dvc_that_stays_locked_is_named(ws: Path) -> None:
+    code = f"import zc.lockfile; held = zc.lockfile.LockFile({str(ws / '.dvc/tmp/lock')!r})"
+    with process(code) as child, pytest.raises(MemoryFault, match=f"PID {child.pid}"):
+        Memory(ws, patience=0.1).states()
+    assert stale(ws) == {}
+
+
+def test_a_second_run_names_the_first(tmp_path: Path) -> None:
+    place = Workspace(tmp_path)
+    code = f"""
+from pathlib import Path
+from pipeline.workspace import Workspace, lock
+held = lock(Workspace(Path({str(tmp_path)!r}))); held.__enter__()"""
+    with process(code) as child:
+        with pytest.raises(WorkspaceError) as caught, lock(place):
+            pass
+        assert f"process {child.pid} since" in caught.value.found
+        assert "-c" in caught.value.found
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert json.loads((tmp_path / ".thaw" / "run.json").read_text())["pid"] == child.pid  # left behind
+        with lock(place):  # and harmless
+            assert json.loads((tmp_path / ".thaw" / "run.json").read_text())["pid"] == os.getpid()
+    assert not (tmp_path / ".thaw" / "run.json").exists()
