@@ -121,16 +121,12 @@ def upload(store: Store, folder: Path, name: str, run_id: str, key: str, tags: M
         The model's id, and where its files are.
     """
     from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model
 
     client, experiment = store.client, store.experiment_id
-    there = client.search_logged_models([experiment], f"tags.`{KEY}` = '{key}' AND status = 'READY'", max_results=1)
-    if there:
-        return there[0].model_id, there[0].artifact_location
+    for there in client.search_logged_models([experiment], f"tags.`{KEY}` = '{key}'"):
+        if str(there.status) == "READY":  # which the filter cannot ask for
+            return there.model_id, there.artifact_location
     made = client.create_logged_model(experiment, name, run_id, {KEY: key, **tags}, model_type="classifier")
-    saved = Model.load(str(folder))
-    saved.model_id, saved.run_id, saved.artifact_path = made.model_id, run_id, made.artifact_location
-    saved.save(str(folder / "MLmodel"))
     client.log_model_artifacts(made.model_id, str(folder))
     client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=0)])
     client.finalize_logged_model(made.model_id, "READY")
