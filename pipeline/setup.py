@@ -92,7 +92,7 @@ def init(folder: Path, *, source: Path | None, config: Config, remote: str | Non
         stream.write(f"/{LOCAL_REMOTE.name}\n")
     (folder / ".dvcignore").write_text(DVCIGNORE, encoding="utf-8")
     with (folder / ".gitignore").open("a", encoding="utf-8") as stream:
-        stream.write(GITIGNORE)
+        stream.write("\n" * (stream.tell() > 0) + GITIGNORE)
     (folder / "params.yaml").write_text(to_yaml(config), encoding="utf-8")
     (folder / "dvc.yaml").write_text(dvc_yaml(), encoding="utf-8")
     if copied:

@@ -96,7 +96,9 @@ def load(path: Path) -> Ledger:
         LedgerError: the file is not a ledger, or contradicts itself.
     """
     try:
-        table = pq.read_table(path, schema=SCHEMA)
+        table = pq.read_table(path)
+        if not table.schema.equals(SCHEMA):
+            raise pa.ArrowInvalid(f"columns {', '.join(table.column_names)}")
     except (OSError, pa.ArrowException) as fault:
         raise LedgerError(
             str(path), found=str(fault).splitlines()[0], expected="the ledger of earlier splits", mend=BRING_BACK

@@ -1,0 +1,106 @@
+"""Running one step by name, in a workspace."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import Config, SplitConfig, to_yaml
+from pipeline.context import Context, NoTracker, Silent
+from pipeline.errors import ConfigError, MemoryFault
+from pipeline.records import SplitRecord, ValidateRecord
+from pipeline.setup import STAGE_DEPS, dvc_yaml
+from pipeline.steps import run as steps
+from pipeline.workspace import STEPS, Workspace, lock
+
+VALIDATED = ValidateRecord(
+    manifest_sha256="", labels=("a", "b"), examples=0, files=0, aliases=0, quarantined=0, per_class={}, converted={},
+    findings=(), checks=1,
+)  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workspace:
+    (tmp_path / "params.yaml").write_text(to_yaml(Config()))
+    (tmp_path / "dvc.yaml").write_text(dvc_yaml())
+    return Workspace(tmp_path)
+
+
+def run(place: Workspace, name: str) -> object:
+    return steps.run_step(place, name, console=Silent(), tracker=NoTracker(), side=place.scratch / "side")
+
+
+def fake(seen: list[object]) -> Callable[..., SplitRecord]:
+    def split(config: SplitConfig, validated: ValidateRecord, out: Path, context: Context) -> SplitRecord:
+        seen.extend([config, validated.labels, list(out.iterdir()), context.data, context.side.is_dir()])
+        return SplitRecord(
+            manifest_sha256="", labels=validated.labels, counts={}, new=0, left_out=(), warnings=(),
+            near_duplicate_groups=0,
+        ).save(out)  # fmt: skip
+
+    return split
+
+
+def test_a_step_gets_its_settings_earlier_records_and_an_empty_folder(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    VALIDATED.save(place.output("validate"))
+    old = place.output("split") / "deep" / "old"
+    old.parent.mkdir(parents=True)
+    cached = place.root / "cached"
+    cached.write_text("remembered")
+    cached.chmod(0o444)
+    old.hardlink_to(cached)
+    seen: list[object] = []
+    monkeypatch.setattr("pipeline.steps.split.split", fake(seen))
+    record = run(place, "split")
+    assert seen == [SplitConfig(), ("a", "b"), [], place.root / "data", True]
+    assert record == steps.load_record(place, "split")
+    assert cached.read_text() == "remembered"
+
+
+def test_a_step_before_its_time_says_what_is_missing_and_removes_nothing(place: Workspace) -> None:
+    kept = place.output("split") / "kept"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("")
+    with pytest.raises(MemoryFault, match="validate"):
+        run(place, "split")
+    assert kept.exists()
+
+
+def test_there_is_no_such_step(place: Workspace) -> None:
+    with pytest.raises(ConfigError, match="one of validate, split"):
+        run(place, "register")
+
+
+def test_steps_and_stages_agree() -> None:
+    assert tuple(steps.STEPS) == STEPS
+    for name, step in steps.STEPS.items():
+        assert step.needs == tuple(Path(dep).name for dep in STAGE_DEPS[name] if dep.startswith("artifacts/"))
+
+
+def python(place: Workspace, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "pipeline", *arguments]
+    return subprocess.run(command, cwd=place.root, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_from_the_shell_an_error_is_its_text_and_exit_code_2(place: Workspace) -> None:
+    (place.root / "queue.py").write_text("raise RuntimeError('the workspace was imported')")
+    (place.root / "pipeline").mkdir()
+    (place.root / "pipeline" / "__init__.py").write_text("raise RuntimeError('the workspace was imported')")
+    done = python(place, "split")
+    assert done.returncode == 2
+    assert done.stderr.startswith("memory: ")
+    assert "Traceback" not in done.stderr
+    assert python(place, "nothing").returncode == 2
+
+
+def test_from_the_shell_a_workspace_in_use_is_left_alone(place: Workspace) -> None:
+    with lock(place):
+        done = python(place, "split")
+    assert done.returncode == 2
+    assert "in use by process" in done.stderr

@@ -1,0 +1,262 @@
+"""The split step: manifest in, manifest with splits and a longer ledger out."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline import manifest
+from pipeline.config import Config as Settings
+from pipeline.config import SplitConfig, to_yaml
+from pipeline.context import Context
+from pipeline.data.ledger import load
+from pipeline.errors import LedgerError, SplitError
+from pipeline.memory import Memory, initialise
+from pipeline.records import SplitRecord, ValidateRecord
+from pipeline.setup import dvc_yaml
+from pipeline.steps.split import split
+from pipeline.workspace import emptied
+
+CONFIG = SplitConfig()
+
+
+@dataclass
+class Place:
+    """A workspace whose validate step is done by hand."""
+
+    root: Path
+    rows: list[dict[str, object]] = field(default_factory=list)
+
+    def add(
+        self, name: str, target: str, group: str | None = None, given: str | None = None, phash: str | None = None
+    ) -> None:
+        row = {"id": hashlib.md5(name.encode()).hexdigest(), "path": name, "aliases": [], "target": target}
+        self.rows.append(row | {"group": group, "given_split": given, "split": None, "scan.phash": phash})
+
+    def grow(self, prefix: str, count: int) -> None:
+        for target in ("ok", "crack"):
+            for number in range(count):
+                self.add(f"{target}/{prefix}{number}", target, group=f"{target}{prefix}{number // 3}")
+
+    def split(self, config: SplitConfig = CONFIG) -> SplitRecord:
+        labels = tuple(sorted({str(row["target"]) for row in self.rows}))
+        before = emptied(self.root / "artifacts/validate")
+        schema = pa.schema([*manifest.COLUMNS, pa.field("scan.phash", pa.string())])
+        sha256 = manifest.write(pa.Table.from_pylist(self.rows, schema=schema), before / "manifest.parquet")
+        validated = ValidateRecord(
+            manifest_sha256=sha256, labels=labels, examples=len(self.rows), files=len(self.rows), aliases=0,
+            quarantined=0, per_class={}, converted={}, findings=(), checks=1,
+        ).save(before)  # fmt: skip
+        context = Context(self.root, self.root / "data", self.root / ".thaw", self.root / ".thaw/runs/x")
+        return split(config, validated, emptied(self.root / "artifacts/split"), context)
+
+    def splits(self) -> dict[str, str | None]:
+        table = manifest.read(self.root / "artifacts/split/manifest.parquet")
+        return dict(zip(table["path"].to_pylist(), table["split"].to_pylist(), strict=True))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+@pytest.fixture
+def pinned(place: Place) -> Place:
+    """The same, where DVC remembers."""
+    initialise(place.root, "remote")
+    (place.root / "params.yaml").write_text(to_yaml(Settings()))
+    (place.root / "dvc.yaml").write_text(dvc_yaml())
+    place.grow("a", 12)
+    place.split()
+    return place
+
+
+def test_growing_three_times_moves_nothing_and_keeps_the_fractions(place: Place) -> None:
+    before: dict[str, str | None] = {}
+    for growth, count in enumerate((30, 9, 60, 21)):
+        place.grow(f"{growth}-", count)
+        record = place.split()
+        now = place.splits()
+        assert {path: now[path] for path in before} == before
+        assert record.new == 2 * count
+        for target in record.labels:
+            total = sum(record.counts[name][target] for name in manifest.SPLITS)
+            for name in manifest.SPLITS:
+                assert record.counts[name][target] == pytest.approx(getattr(CONFIG.fractions, name) * total, abs=4)
+        before = now
+
+
+def test_relabelling_reordering_and_removing_move_nothing(place: Place) -> None:
+    place.grow("a", 30)
+    place.split()
+    before = place.splits()
+    sha256 = manifest.sha256(place.root / "artifacts/split/manifest.parquet")
+    random.Random(0).shuffle(place.rows)
+    place.split()
+    assert manifest.sha256(place.root / "artifacts/split/manifest.parquet") == sha256
+    for row in place.rows[:10]:
+        row["target"] = "ok" if row["target"] == "crack" else "crack"
+    gone = place.rows.pop()
+    place.split()
+    assert place.splits() == {path: name for path, name in before.items() if path != gone["path"]}
+    place.rows.append(gone)
+    place.split()
+    assert place.splits() == before
+
+
+def test_running_again_gives_the_same_record(place: Place) -> None:
+    place.grow("a", 30)
+    assert place.split() == place.split()
+
+
+def test_a_given_validation_set_as_the_test_set(place: Place) -> None:
+    for name, count in (("train", 60), ("val", 20)):
+        for number in range(count):
+            place.add(f"{name}{number}", "ok", given=name)
+    record = place.split(SplitConfig(given_val_as="test"))
+    assert {path for path, name in place.splits().items() if name == "test"} == {f"val{n}" for n in range(20)}
+    assert record.counts["val"]["ok"] == pytest.approx(60 * 0.15 / 0.85, abs=1)
+
+
+def test_without_a_given_test_set_it_is_dealt_from_train(place: Place) -> None:
+    for name, count in (("train", 60), ("val", 20)):
+        for number in range(count):
+            place.add(f"{name}{number}", "ok", given=name)
+    record = place.split()
+    assert record.counts["val"]["ok"] == 20
+    assert record.counts["test"]["ok"] == pytest.approx(60 * 0.15 / 0.85, abs=1)
+
+
+def test_given_splits_can_be_ignored(place: Place) -> None:
+    for number in range(40):
+        place.add(f"{number}", "ok", given="test")
+    assert place.split(SplitConfig(given="ignore")).counts["train"]["ok"] == 28
+
+
+def test_a_given_split_that_moved_is_a_warning_and_the_ledger_wins(place: Place) -> None:
+    for name in manifest.SPLITS:
+        for number in range(5):
+            place.add(f"{name}{number}", "ok", given=name)
+    place.split()
+    place.rows[0]["given_split"] = "test"
+    record = place.split()
+    assert [(w.code, w.items) for w in record.warnings] == [("given-split-moved", ("train0: train",))]
+    assert place.splits()["train0"] == "train"
+
+
+def test_a_bridging_example_is_left_out_by_name(place: Place) -> None:
+    place.grow("a", 30)
+    place.split()
+    sides = {name: next(path for path, s in place.splits().items() if s == name) for name in ("train", "test")}
+    rows = {str(row["path"]): row for row in place.rows}
+    rows[sides["test"]]["scan.phash"] = "0123456789abcdef"
+    place.add("ok/bridge", "ok", group=str(rows[sides["train"]]["group"]), phash="0123456789abcdee")
+    record = place.split()
+    assert [finding.items for finding in record.left_out] == [("ok/bridge",)]
+    assert place.splits()["ok/bridge"] is None
+    assert sum(sum(classes.values()) for classes in record.counts.values()) == 60
+    assert record.near_duplicate_groups == 0
+
+
+def test_near_duplicates_are_counted_and_kept_together(place: Place) -> None:
+    for number in range(30):
+        place.add(f"{number}", "ok", phash=f"{0x0123456789ABCDEF ^ (0x1111 * (number // 2)) << (number // 2):016x}")
+    record = place.split()
+    assert record.near_duplicate_groups > 0
+    assert all(place.splits()[f"{n}"] == place.splits()[f"{n + 1}"] for n in range(0, 30, 2))
+
+
+def test_a_class_without_training_examples_stops(place: Place) -> None:
+    place.grow("a", 10)
+    for number in range(5):
+        place.add(f"rare{number}", "rare", given="test")
+    with pytest.raises(SplitError, match="rare"):
+        place.split()
+    assert not (place.root / "ledger.parquet").exists()
+
+
+def test_a_class_of_one_group_is_warned_of(place: Place) -> None:
+    place.grow("a", 10)
+    for number in range(12):
+        place.add(f"lone{number}", "lone", group="only")
+    assert [warning.code for warning in place.split().warnings if warning.thing == "class lone"] == [
+        "no-val",
+        "no-test",
+    ]
+
+
+# --- with DVC ---------------------------------------------------------------------------------------------
+
+
+def test_the_ledger_is_pinned(pinned: Place) -> None:
+    assert Memory(pinned.root).pinned_ledger() is None
+    pin = (pinned.root / "ledger.dvc").read_text()
+    pinned.grow("b", 6)
+    pinned.split()
+    assert (pinned.root / "ledger.dvc").read_text() != pin
+    assert Memory(pinned.root).pinned_ledger() is None
+
+
+def test_a_missing_ledger_comes_back_from_the_cache(pinned: Place) -> None:
+    before = pinned.splits()
+    (pinned.root / "ledger.parquet").unlink()
+    pinned.split(SplitConfig(seed=1))  # which would deal otherwise
+    assert pinned.splits() == before
+
+
+def test_a_ledger_that_cannot_be_had_stops_and_no_new_one_is_started(pinned: Place) -> None:
+    (pinned.root / "ledger.parquet").unlink()
+    for kept in (pinned.root / ".dvc/cache/files").rglob("*"):
+        if kept.is_file():
+            kept.unlink()
+    with pytest.raises(LedgerError, match=r"dvc pull ledger\.dvc"):
+        pinned.split()
+    assert not (pinned.root / "ledger.parquet").exists()
+    assert not list((pinned.root / "artifacts/split").iterdir())
+
+
+def test_a_kill_between_ledger_and_pin_loses_nothing(pinned: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned.grow("b", 6)
+    fired = []
+
+    def killed(_memory: Memory) -> None:
+        fired.append(True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Memory, "add_ledger", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pinned.split()
+    assert fired
+    before = load(pinned.root / "ledger.parquet")
+    pinned.split()
+    assert load(pinned.root / "ledger.parquet") == before
+
+
+def test_a_colleagues_ledger_is_taken_in(pinned: Place) -> None:
+    """ledger.dvc came by `git pull`, and the file on the disk is still the old one."""
+    old = (pinned.root / "ledger.parquet").read_bytes()
+    pinned.grow("b", 6)
+    pinned.split()
+    both = load(pinned.root / "ledger.parquet")
+    (pinned.root / "ledger.parquet").unlink()
+    (pinned.root / "ledger.parquet").write_bytes(old)
+    pinned.split(SplitConfig(seed=5))
+    assert load(pinned.root / "ledger.parquet") == both
+
+
+def test_a_split_that_the_ledger_contradicts_is_not_fresh(pinned: Place) -> None:
+    assert not Memory(pinned.root)._ledger_objects()
+    (pinned.root / "ledger.parquet").unlink()
+    assert Memory(pinned.root)._ledger_objects() == ("ledger.parquet is missing",)
+    (pinned.root / "ledger.dvc").unlink()
+    fresh = Place(pinned.root, [{**row} for row in pinned.rows])
+    kept = (pinned.root / "artifacts/split/manifest.parquet").read_bytes()
+    fresh.split(SplitConfig(seed=7))
+    (pinned.root / "artifacts/split/manifest.parquet").write_bytes(kept)
+    assert Memory(pinned.root)._ledger_objects() == ("ledger.parquet says otherwise than the split",)

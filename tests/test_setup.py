@@ -1,0 +1,170 @@
+"""Making a workspace: what is there at the end, what is refused, and that the source is left alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import setup
+from pipeline.config import STAGE_PARAMS, Config, load, parse
+from pipeline.errors import WorkspaceError
+from pipeline.memory import Memory
+from pipeline.workspace import STEPS, Workspace
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    for name in ("cat/1.jpg", "cat/2 with space.jpg", "dog/ü.jpg", "-dash.csv"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, tuple[str, int]]:
+    return {str(p.relative_to(folder)): (p.read_text(), p.stat().st_ino) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_workspace_is_made(source: Path, tmp_path: Path) -> None:
+    before = contents(source)
+    config = parse({"backbone": {"weights": "shipped"}}, "test")
+    words = setup.init(tmp_path / "ws", source=source, config=config)
+    place = Workspace.find(tmp_path / "ws" / "data")
+    assert place.config() == config
+    assert contents(source) == before
+    copied = contents(place.root / "data")
+    assert {name: text for name, (text, _) in copied.items()} == {name: text for name, (text, _) in before.items()}
+    assert not {inode for _, inode in copied.values()} & {inode for _, inode in before.values()}
+    states = Memory(place.root).states()
+    assert tuple(states) == STEPS
+    assert {state.why for state in states.values()} == {("never run",)}
+    version = Memory(place.root).data_version()
+    assert (version.files, version.dirty) == (4, False)
+    assert "copied 4 files" in words
+    assert words.endswith(f"cd {place.root}\n  thaw run")
+
+
+def test_a_moved_workspace_still_works(source: Path, tmp_path: Path) -> None:
+    setup.init(tmp_path / "ws", source=source, config=Config())
+    shutil.move(tmp_path / "ws", tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "elsewhere" / "data")
+    Memory(tmp_path / "elsewhere").ensure_data()
+    assert str(tmp_path) not in (tmp_path / "elsewhere" / ".dvc" / "config").read_text()
+
+
+def test_without_a_source_the_data_comes_later(tmp_path: Path) -> None:
+    words = setup.init(tmp_path / "ws", source=None, config=Config())
+    assert "dvc add data" in words
+    assert not (tmp_path / "ws" / "data").exists()
+
+
+def test_a_remote_that_was_asked_for(tmp_path: Path) -> None:
+    setup.init(tmp_path / "ws", source=None, config=Config(), remote="s3://team/flowers")
+    assert "url = s3://team/flowers" in (tmp_path / "ws" / ".dvc" / "config").read_text()
+
+
+def test_links_are_not_followed_out_of_the_source(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (source / "out.jpg").symlink_to(tmp_path / "secret")
+    (source / "nowhere.jpg").symlink_to(source / "missing")
+    (source / "loop").symlink_to(source)
+    (source / "cat" / "same.jpg").symlink_to(source / "cat" / "1.jpg")
+    os.mkfifo(source / "pipe")
+    words = setup.init(tmp_path / "ws", source=source, config=Config())
+    names = set(contents(tmp_path / "ws" / "data"))
+    assert names == {"cat/1.jpg", "cat/2 with space.jpg", "dog/ü.jpg", "-dash.csv", "cat/same.jpg"}
+    assert (
+        "loop (link to a folder), nowhere.jpg (dangling link), out.jpg (link out of the folder), pipe (not a file)"
+        in words
+    )
+
+
+@pytest.mark.parametrize("taken", ["params.yaml", "data", ".dvc", "ledger.dvc"])
+def test_nothing_is_overwritten(taken: str, source: Path, tmp_path: Path) -> None:
+    (tmp_path / "ws").mkdir()
+    (tmp_path / "ws" / taken).write_text("mine")
+    with pytest.raises(WorkspaceError, match=taken):
+        setup.init(tmp_path / "ws", source=source, config=Config())
+    assert [p.name for p in (tmp_path / "ws").iterdir()] == [taken]
+
+
+def test_what_else_is_in_the_folder_stays(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "ws").mkdir()
+    (tmp_path / "ws" / ".gitignore").write_text("mine")
+    (tmp_path / "ws" / "README").write_text("mine")
+    setup.init(tmp_path / "ws", source=source, config=Config())
+    assert (tmp_path / "ws" / "README").read_text() == "mine"
+    assert (tmp_path / "ws" / ".gitignore").read_text().splitlines()[0] == "mine"
+
+
+@pytest.mark.parametrize("where", ["photos/ws", "."])
+def test_source_and_workspace_lie_apart(where: str, source: Path, tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match="one in the other"):
+        setup.init(tmp_path / where, source=source, config=Config())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["photos"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("nowhere", "no such folder"), ("photos/cat/1.jpg", "a file"), ("empty", "no files")]
+)
+def test_a_source_that_cannot_be_used(name: str, said: str, source: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WorkspaceError, match=said):
+        setup.init(tmp_path / "ws", source=tmp_path / name, config=Config())
+    assert not (tmp_path / "ws").exists()
+
+
+def test_a_full_disk_is_seen_before_anything_is_made(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100, 99, 1))
+    with pytest.raises(WorkspaceError, match="twice the data"):
+        setup.init(tmp_path / "ws", source=source, config=Config())
+    assert not (tmp_path / "ws").exists()
+
+
+def test_an_init_that_was_killed_says_what_to_do(source: Path, tmp_path: Path) -> None:
+    code = f"""
+import os, signal
+from pathlib import Path
+from pipeline import setup
+from pipeline.config import Config
+setup.shutil.copyfile = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+setup.init(Path({str(tmp_path / "ws")!r}), source=Path({str(source)!r}), config=Config())"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    with pytest.raises(WorkspaceError, match="cut short") as caught:
+        setup.init(tmp_path / "ws", source=source, config=Config())
+    command = caught.value.mend.partition(": ")[2]
+    subprocess.run(command, shell=True, check=True)
+    assert "made" in setup.init(tmp_path / "ws", source=source, config=Config())
+
+
+def test_inside_git_what_runs_make_is_ignored_and_the_pins_are_not(source: Path, tmp_path: Path) -> None:
+    root = tmp_path / "repository"
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    setup.init(root / "ws", source=source, config=Config())
+    status = ["git", "status", "--porcelain", "--untracked-files=all"]
+    files = {
+        line[3:]
+        for line in subprocess.run(status, cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
+    }
+    below = {".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore", "data.dvc", "dvc.yaml", "params.yaml"}
+    assert files == {f"ws/{name}" for name in below}
+
+
+def test_the_repositorys_own_stages_are_the_generated_ones() -> None:
+    assert (REPOSITORY / "dvc.yaml").read_text() == setup.dvc_yaml()
+    assert (REPOSITORY / ".dvcignore").read_text() == setup.DVCIGNORE
+    stages = yaml.safe_load(setup.dvc_yaml())["stages"]
+    assert list(stages) == list(STEPS) == list(STAGE_PARAMS)
+    assert load(REPOSITORY / "params.yaml").data.table == "metadata.csv"
