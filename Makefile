@@ -3,6 +3,8 @@
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
 PYTHON ?= python3
+# Compiling the libraries anew in every process costs seconds each time.
+unexport PYTHONDONTWRITEBYTECODE
 UV := .venv/bin/uv
 INSTALLED := .venv/.installed
 
