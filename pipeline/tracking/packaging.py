@@ -111,7 +111,7 @@ def ask(model: Any, images: Sequence[bytes]) -> Any:
     """The model's answers as a table: label, score, probabilities."""
     import pandas as pd
 
-    return model.predict(pd.DataFrame({"image": list(images)}))
+    return model.predict(pd.DataFrame({"image": pd.Series(list(images), dtype=object)}))
 
 
 def upload(store: Store, folder: Path, name: str, run_id: str, key: str, tags: Mapping[str, str]) -> tuple[str, str]:
