@@ -88,7 +88,7 @@ def _files(seed: int, parts: int) -> Iterator[tuple[str, bytes]]:
         material = dice.pick(tuple(MATERIALS))
         surface = MATERIALS[material](dice)
         wear(surface, dice)
-        FLAWS[label](surface, dice, dice.between(55, 110))
+        FLAWS[label](surface, dice, dice.between(90, 160))
         group, line = f"part-{part:04d}", dice.pick(("A", "B", "C"))
         for view in range(dice.between(2, 4)):
             lighting = dice.pick(("ring", "ring", "side", "dim"))

@@ -196,8 +196,8 @@ def crack(surface: Surface, dice: Dice, strength: int) -> None:
 def pit(surface: Surface, dice: Dice, strength: int) -> None:
     """One to five small round hollows, close together."""
     y, x = _middle(dice), _middle(dice)
-    for _ in range(dice.between(1, 5)):
-        radius = dice.between(3, 5)
+    for _ in range(dice.between(2, 5)):
+        radius = dice.between(3, 6)
         bowl = _disc(y + dice.between(-14, 14), x + dice.between(-14, 14), radius, radius + dice.between(-1, 1))
         surface.albedo -= bowl * (480 * strength // 100) >> 8
         surface.height -= bowl * (900 * strength // 100) >> 8
@@ -250,7 +250,7 @@ class Lamp:
 LAMPS: dict[str, Lamp] = {
     "ring": Lamp(gain=(92, 112), relief=55, slope=250, noise=55),
     "side": Lamp(gain=(80, 110), relief=130, slope=900, noise=60),
-    "dim": Lamp(gain=(34, 46), relief=80, slope=500, noise=85),
+    "dim": Lamp(gain=(34, 46), relief=80, slope=400, noise=75),
 }
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.data.sample import COLUMNS, SIDE, SampleSummary, generate, png
 from pipeline.errors import WorkspaceError
 
-MD5 = "2f8ab74c8edfcb90f9feee900ff77e6c"
+MD5 = "4e3713da5e5b15df762f4e966715a260"
 
 
 @pytest.fixture(scope="module")
