@@ -15,6 +15,7 @@ import json
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,11 @@ if TYPE_CHECKING:
     from pipeline.training.feeding import Store
     from pipeline.training.order import Rows
 
+Mapped = np.memmap[Any, Any]
+
 CHUNK = 32
 READ_BYTES_PER_SECOND = 0.5e9  # what a disk surely gives; memory gives more
+UNSAFE_BYTES = 64 * 2**20  # written at most before it is made sure that the disk has it
 SPARE_BYTES = 2**30  # disk that is always left to others
 
 
@@ -111,11 +115,15 @@ class FeatureStore:
 
     Args:
         data: (turns, N, *shape) memory-mapped, float32 or the bits of bfloat16 as int16.
-        done: (turns,) memory-mapped, 1 where a turn is computed.
+        done: (turns, chunks) memory-mapped, 1 where a chunk is computed and on the disk.
+        between: called between chunks; what it raises ends the computing, and nothing computed is lost.
     """
 
-    def __init__(self, prefix: Prefix, data: NDArray[Any], done: NDArray[np.uint8], console: Console) -> None:
-        self._prefix, self._data, self._done, self._console = prefix, data, done, console
+    def __init__(
+        self, prefix: Prefix, data: Mapped, done: Mapped, console: Console, between: Callable[[], None]
+    ) -> None:
+        self._prefix, self._data, self._done = prefix, data, done
+        self._console, self._between = console, between
         self._filling = threading.Lock()
         self._order = np.argsort(prefix.rows, kind="stable")
         self._sorted_rows = prefix.rows[self._order]
@@ -139,22 +147,33 @@ class FeatureStore:
 
     def _fill(self, turn: int) -> None:
         with self._filling:  # loader threads may ask at once
-            if self._done[turn]:
-                return
-            total = self._data.shape[1]
-            what = "features" if self._prefix.views is None else f"features, {turn + 1} of {self._prefix.views} views"
-            for start in range(0, total, CHUNK):
-                chunk = slice(start, min(start + CHUNK, total))
-                self._data[turn, chunk] = _bits(self._prefix(chunk, turn), self._data.dtype)
-                self._console.progress(what, chunk.stop, total)
-            self._flush(self._data)
-            self._done[turn] = 1
-            self._flush(self._done)
+            missing = np.flatnonzero(self._done[turn] == 0).tolist()
+            written: list[int] = []
+            try:
+                for chunk in missing:
+                    self._between()
+                    self._compute(turn, chunk)
+                    written.append(chunk)
+                    if len(written) * self._data[0, :CHUNK].nbytes >= UNSAFE_BYTES:
+                        self._settle(turn, written)
+            finally:
+                self._settle(turn, written)
 
-    @staticmethod
-    def _flush(array: NDArray[Any]) -> None:
-        if isinstance(array, np.memmap):
-            array.flush()
+    def _compute(self, turn: int, chunk: int) -> None:
+        total = self._data.shape[1]
+        chosen = slice(chunk * CHUNK, min((chunk + 1) * CHUNK, total))
+        self._data[turn, chosen] = _bits(self._prefix(chosen, turn), self._data.dtype)
+        views = self._prefix.views
+        what = "features" if views is None else f"features, {turn + 1} of {views} views"
+        self._console.progress(what, chosen.stop, total)
+
+    def _settle(self, turn: int, written: list[int]) -> None:
+        """Flags chunks as computed once their data are surely on the disk."""
+        if written:
+            self._data.flush()
+            self._done[turn, written] = 1
+            self._done.flush()
+            written.clear()
 
 
 def open_features(
@@ -172,6 +191,7 @@ def open_features(
     key: str,
     scratch: Path,
     console: Console,
+    between: Callable[[], None] = lambda: None,
 ) -> FeatureStore | None:
     """The outputs of blocks[:boundary] for these rows; None, having said why, where keeping them would not pay or fit.
 
@@ -180,6 +200,7 @@ def open_features(
         views: augmented views of each example; None: the plain presentation.
         key: fingerprint of the weights of blocks[:boundary].
         scratch: the workspace's `.thaw`; the files lie under `features/`.
+        between: called between chunks of computing, now and later, in whatever thread computes; it may raise.
     """
     if not plan.feature_cache or not boundary or not len(rows):
         return None
@@ -192,19 +213,15 @@ def open_features(
     found = _reopen(folder)
     if found is None:
         found = _create(folder, prefix, console)
-    return None if found is None else FeatureStore(prefix, *found, console)
+    return None if found is None else FeatureStore(prefix, *found, console, between)
 
 
-Arrays = tuple[NDArray[Any], NDArray[np.uint8]]
-
-
-def _reopen(folder: Path) -> Arrays | None:
+def _reopen(folder: Path) -> tuple[Mapped, Mapped] | None:
     """The files of a store that was made before; None where there is none or it is damaged."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         shape, dtype = tuple(meta["shape"]), np.dtype(meta["dtype"])
-        sizes = {"data": int(np.prod(shape)) * dtype.itemsize, "done": shape[0]}
-        if any((folder / name).stat().st_size != size for name, size in sizes.items()):
+        if any((folder / name).stat().st_size != size for name, size in _sizes(shape, dtype).items()):
             return None
         (folder / "meta.json").touch()  # used last, evicted last
         return _map(folder, shape, dtype)
@@ -212,12 +229,21 @@ def _reopen(folder: Path) -> Arrays | None:
         return None
 
 
-def _map(folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Arrays:
+def _sizes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, int]:
+    """Bytes of each file of a store (turns, N, …)."""
+    return {"data": int(np.prod(shape)) * dtype.itemsize, "done": shape[0] * _chunks(shape)}
+
+
+def _chunks(shape: tuple[int, ...]) -> int:
+    return -(-shape[1] // CHUNK)
+
+
+def _map(folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Mapped, Mapped]:
     data = np.memmap(folder / "data", dtype, "r+", shape=shape)
-    return data, np.memmap(folder / "done", np.uint8, "r+", shape=(shape[0],))
+    return data, np.memmap(folder / "done", np.uint8, "r+", shape=(shape[0], _chunks(shape)))
 
 
-def _create(folder: Path, prefix: Prefix, console: Console) -> Arrays | None:
+def _create(folder: Path, prefix: Prefix, console: Console) -> tuple[Mapped, Mapped] | None:
     example, seconds = _probe(prefix)
     dtype = np.dtype(np.int16 if prefix.plan.precision == "bf16" else np.float32)
     shape = (prefix.views or 1, len(prefix.ids), *example.shape[1:])
@@ -228,13 +254,14 @@ def _create(folder: Path, prefix: Prefix, console: Console) -> Arrays | None:
             f"{1e3 * seconds:.1f} ms to compute them"
         )
         return None
-    refusal = _make_room(folder.parent, int(np.prod(shape)) * dtype.itemsize, prefix.plan.feature_cache_gb)
+    sizes = _sizes(shape, dtype)
+    refusal = _make_room(folder.parent, sizes["data"], prefix.plan.feature_cache_gb)
     if refusal:
         console.say(f"features: computed each time; {refusal}")
         return None
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name, size in (("data", int(np.prod(shape)) * dtype.itemsize), ("done", shape[0])):
+    for name, size in sizes.items():
         with (folder / name).open("wb") as stream:
             stream.truncate(size)  # takes disk only as it is filled
     temporary = folder / "meta.json-part"
