@@ -78,7 +78,7 @@ def run_alone(workspace: Workspace, name: str, *, console: Console) -> records.R
     """
     tracked = find(name).tracked
     with lock(workspace):
-        tracker = open_tracker(workspace.config(), workspace) if tracked else NoTracker()
+        tracker = open_tracker(workspace.config(), workspace, console) if tracked else NoTracker()
         return run_step(workspace, name, console=console, tracker=tracker, side=new_run(workspace) / name)
 
 
@@ -96,13 +96,13 @@ def new_run(workspace: Workspace) -> Path:
     return workspace.scratch / "runs" / (datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ-") + secrets.token_hex(2))
 
 
-def open_tracker(config: Config, workspace: Workspace) -> Tracker:
+def open_tracker(config: Config, workspace: Workspace, console: Console | None = None) -> Tracker:
     """Where params.yaml says that runs are recorded; nowhere if it says so."""
     if not config.tracking.enabled:
         return NoTracker()
     from pipeline import tracking
 
-    return tracking.open_tracker(config.tracking, workspace)
+    return tracking.open_tracker(config.tracking, workspace, console=console)
 
 
 def find(name: str) -> Step:

@@ -17,6 +17,7 @@ from pipeline.context import Context
 from pipeline.data.ledger import load
 from pipeline.errors import LedgerError, SplitError
 from pipeline.memory import Memory, initialise
+from pipeline.memory.reasons import ledger_objects
 from pipeline.records import SplitRecord, ValidateRecord
 from pipeline.setup import dvc_yaml
 from pipeline.steps.split import split
@@ -251,12 +252,12 @@ def test_a_colleagues_ledger_is_taken_in(pinned: Place) -> None:
 
 
 def test_a_split_that_the_ledger_contradicts_is_not_fresh(pinned: Place) -> None:
-    assert not Memory(pinned.root)._ledger_objects()
+    assert not ledger_objects(pinned.root)
     (pinned.root / "ledger.parquet").unlink()
-    assert Memory(pinned.root)._ledger_objects() == ("ledger.parquet is missing",)
+    assert ledger_objects(pinned.root) == ("ledger.parquet is missing",)
     (pinned.root / "ledger.dvc").unlink()
     fresh = Place(pinned.root, [{**row} for row in pinned.rows])
     kept = (pinned.root / "artifacts/split/manifest.parquet").read_bytes()
     fresh.split(SplitConfig(seed=7))
     (pinned.root / "artifacts/split/manifest.parquet").write_bytes(kept)
-    assert Memory(pinned.root)._ledger_objects() == ("ledger.parquet says otherwise than the split",)
+    assert ledger_objects(pinned.root) == ("ledger.parquet says otherwise than the split",)

@@ -1,0 +1,142 @@
+"""The stages of dvc.yaml: why one is stale, bringing its outputs back, remembering new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import MemoryFault
+from pipeline.memory import reasons
+from pipeline.workspace import STEPS
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+    from dvc.stage import PipelineStage
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether a stage's outputs are what its inputs determine.
+
+    Args:
+        why: what makes it stale, in a user's words; empty where it is fresh.
+        after: stale stages before it; while there are any, `fresh` speaks of their present outputs only.
+    """
+
+    fresh: bool
+    why: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a stage depends on, and which output files there were, before it ran."""
+
+    stage: str
+    inputs: dict[str, Any]  # path → hash; parameter file → values
+    leftovers: frozenset[tuple[str, int, int]]  # path, inode, mtime of output files
+
+
+def load(repo: Repo, name: str) -> PipelineStage:
+    """The stage of that name, with what dvc.lock remembers of it."""
+    return repo.stage.load_one(str(Path(repo.root_dir) / "dvc.yaml"), name)
+
+
+def states(repo: Repo) -> dict[str, State]:
+    """The state of every stage, in order; no other file is searched for stages."""
+    found: dict[str, State] = {}
+    stages = {stage.name: stage for stage in repo.stage.load_all(str(Path(repo.root_dir) / "dvc.yaml"))}
+    for name in [name for name in STEPS if name in stages]:
+        read = {reasons.name(dep) for dep in stages[name].deps}
+        before = [earlier for earlier in found if f"artifacts/{earlier}" in read]
+        stale = {late for e in before for late in (*found[e].after, *([] if found[e].fresh else [e]))}
+        now = state(stages[name])
+        found[name] = State(now.fresh, now.why, tuple(earlier for earlier in found if earlier in stale))
+    return found
+
+
+def state(stage: PipelineStage) -> State:
+    """The state of one stage."""
+    why = reasons.why(stage) or (reasons.ledger_objects(Path(stage.repo.root_dir)) if stage.name == "split" else ())
+    return State(not why, why)
+
+
+def snapshot(stage: PipelineStage) -> Snapshot:
+    """What the stage depends on now, and which output files there are."""
+    stage.save_deps()
+    return Snapshot(stage.name, _inputs(stage), frozenset(_files(stage)))
+
+
+def restore(stage: PipelineStage) -> bool:
+    """Whether outputs that these inputs once had are there again, and remembered."""
+    from dvc.stage.cache import RunCacheNotFoundError
+
+    if _only_cache_lost(stage):
+        stage.commit()
+    else:
+        # As `dvc repro` does, outputs go first: what was changed by hand must not stay among what comes back.
+        stage.remove_outs()
+        try:
+            stage.repo.stage_cache.restore(stage)
+        except RunCacheNotFoundError:
+            return False
+        stage.save()
+        _remember(stage)
+    return stage.name != "split" or not reasons.ledger_objects(Path(stage.repo.root_dir))
+
+
+def commit(stage: PipelineStage, before: Snapshot) -> None:
+    """Remembers the outputs, unless an input is another than before or an output was not made meanwhile."""
+    _refuse_unmade(stage, before)
+    # Hashed first, then compared, then written: what is compared is what is written.
+    stage.save(run_cache=False)
+    changed = reasons.input_changes(before.inputs, _inputs(stage))
+    if changed:
+        raise MemoryFault(
+            f"step {before.stage}", found="what it depends on changed while it ran; nothing was committed",
+            expected="the same inputs from its start to its end", mend="thaw run", details=changed,
+        )  # fmt: skip
+    _remember(stage)
+
+
+def _remember(stage: PipelineStage) -> None:
+    """Writes a stage that was just hashed to the run-cache, the cache and dvc.lock."""
+    stage.repo.stage_cache.save(stage)
+    stage.commit()
+    stage.dump(update_pipeline=False)
+
+
+def _inputs(stage: PipelineStage) -> dict[str, Any]:
+    return {reasons.name(dep): dep.hash_info.value for dep in stage.deps}
+
+
+def _files(stage: PipelineStage) -> Iterator[tuple[str, int, int]]:
+    for out in stage.outs:
+        path = Path(out.fs_path)
+        for file in [path] if path.is_file() else path.rglob("*"):
+            if file.is_file():
+                facts = file.stat()
+                yield str(file.relative_to(stage.repo.root_dir)), facts.st_ino, facts.st_mtime_ns
+
+
+def _refuse_unmade(stage: PipelineStage, before: Snapshot) -> None:
+    made = list(_files(stage))
+    outs = [reasons.name(out) for out in stage.outs]
+    details = [f"{name} was there before the run" for name, *_ in sorted(before.leftovers.intersection(made))]
+    details += [
+        f"{out} is missing or empty" for out in outs if not any(Path(name).is_relative_to(out) for name, *_ in made)
+    ]
+    if details:
+        raise MemoryFault(
+            f"step {before.stage}", found="outputs that this run did not make; nothing was committed",
+            expected="every declared output, made by this run", mend=f"thaw run --force {before.stage}",
+            details=details,
+        )  # fmt: skip
+
+
+def _only_cache_lost(stage: PipelineStage) -> bool:
+    """Whether inputs and outputs are as remembered and just the cache lacks the outputs."""
+    entries = (*stage.deps, *stage.outs)
+    return all(entry.hash_info for entry in entries) and not any(stage.changed_entries())
