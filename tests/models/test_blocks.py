@@ -55,6 +55,7 @@ def test_the_blocks_in_order_equal_the_stock_forward_to_the_bit(name: str, side:
 
 @pytest.mark.full
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_every_classifiers_blocks_equal_its_stock_forward_to_the_bit() -> None:
     for name in stock.architectures():
         if name not in FAMILIES:
