@@ -18,13 +18,13 @@ LIBRARIES = ("thaw", "torch", "torchvision", "numpy", "mlflow", "dvc", "prefect"
 
 @dataclass(frozen=True)
 class Sweep:
-    """A learning rate sweep: the loss at each rate, and the rate suggested."""
+    """A learning rate sweep: the loss at each rate, and the rate that it suggests."""
 
     candidate: str
     stage: str
     rates: tuple[float, ...]
     losses: tuple[float, ...]
-    suggested: float | None = None
+    suggestion: float | None = None
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def quarantine(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
 
 
 # --- training -------------------------------------------------------------------------------------------
-def schedule(candidate: CandidateRecord, blocks: Sequence[str]) -> list[dict[str, Any]]:
+def schedule(candidate: CandidateRecord, blocks: Sequence[str]) -> dict[str, Any]:
     """What thawed when: a row a run of `blocks` (input to output) that were treated alike, the head on top, a cell a
     stage."""
     treated = [tuple(block in stage.trained for stage in candidate.stages) for block in blocks]
@@ -179,7 +179,12 @@ def schedule(candidate: CandidateRecord, blocks: Sequence[str]) -> list[dict[str
     for _, run in itertools.groupby(zip(blocks, treated, strict=True), key=lambda pair: pair[1]):
         names = [block for block, _ in run]
         rows.append({"first": names[0], "last": names[-1], "count": len(names), "cells": _cells(candidate, names)})
-    return rows[::-1]
+    ends = list(itertools.accumulate(stage.epochs for stage in candidate.stages))
+    columns = [
+        {"name": stage.name, "from": end - stage.epochs + 1, "to": end, "best": stage.best_epoch}
+        for stage, end in zip(candidate.stages, ends, strict=True)
+    ]
+    return {"columns": columns, "rows": rows[::-1]}
 
 
 def _cells(candidate: CandidateRecord, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -231,7 +236,7 @@ def _points(rows: Iterable[Mapping[str, str]], split: str, metric: str) -> list[
 def sweeps(extras: Extras) -> list[dict[str, Any]]:
     figures = []
     for sweep in extras.sweeps:
-        marks = [(sweep.suggested, words.rate(sweep.suggested))] if sweep.suggested else []
+        marks = [(sweep.suggestion, words.rate(sweep.suggestion))] if sweep.suggestion else []
         title = f"Loss by learning rate, {sweep.candidate}, stage {sweep.stage}"
         # Past the point where it diverges a sweep shows nothing but its own height.
         limit = DIVERGED * sweep.losses[0]
