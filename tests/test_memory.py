@@ -167,6 +167,32 @@ def test_a_lost_cache_is_refilled_from_outputs_that_are_whole(ws: Path) -> None:
     assert "backbone" not in stale(ws)
 
 
+def test_outputs_damaged_in_the_cache_are_stale_and_do_not_come_back(ws: Path) -> None:
+    shutil.rmtree(ws / "artifacts" / "finetune")
+    damage(ws, "lr: 0.001")
+    assert not Memory(ws).restore("finetune")
+    run(ws, "finetune")
+    assert "finetune" not in stale(ws)
+    shutil.rmtree(ws / "artifacts" / "finetune")
+    assert Memory(ws).restore("finetune")
+    assert "lr: 0.001" in (ws / "artifacts/finetune/record.json").read_text()
+
+
+def damage(root: Path, containing: str) -> None:
+    """Another content, as long, for every cached file that contains the text; DVC is not to notice by size or time."""
+    hit = 0
+    for file in [file for file in (root / ".dvc/cache/files").rglob("*") if file.is_file()]:
+        text = file.read_text()
+        if containing in text:
+            facts = file.stat()
+            file.unlink()
+            file.write_text(text.replace(containing, "#" * len(containing)))
+            file.chmod(facts.st_mode)
+            os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+            hit += 1
+    assert hit
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [("epochs: 15", "epochs: 16", "finetune.epochs 15 → 16"), ("engine: 1", "engine: 2", "engine")],
@@ -251,6 +277,36 @@ def test_data_that_nowhere_is_names_path_hash_and_remote(ws: Path) -> None:
     with pytest.raises(MemoryFault) as caught:
         Memory(ws).ensure_data()
     assert all(part in str(caught.value) for part in (str(ws / "data"), md5, "remote"))
+
+
+def test_damaged_data_is_mended_from_the_remote_or_refused(ws: Path) -> None:
+    dvc(ws, "push", "data.dvc")
+    shutil.rmtree(ws / "data")
+    damage(ws, "2\n")
+    Memory(ws).ensure_data()
+    assert (ws / "data" / "2.txt").read_text() == "2\n"
+    shutil.rmtree(ws / "data")
+    shutil.rmtree(ws / "remote")
+    damage(ws, "2\n")
+    with pytest.raises(MemoryFault) as caught:
+        Memory(ws).ensure_data()
+    assert caught.value.details == ("data/2.txt",)
+
+
+def test_bringing_data_that_was_cut_short_is_completed(ws: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(ws / "data")
+
+    def killed(_out: object) -> list[str]:
+        (ws / "data" / "1.txt").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.memory.pins.discard_damaged", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Memory(ws).ensure_data()
+    assert not (ws / "data" / "1.txt").exists()
+    Memory(ws).ensure_data()
+    assert (ws / "data" / "1.txt").read_text() == "1\n"
 
 
 def test_data_that_nothing_pins_says_how_to_bring_it(ws: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import MemoryFault
+from pipeline.memory.proof import discard_damaged
 from pipeline.memory.session import Session
 from pipeline.records import DataVersion
 
@@ -92,21 +93,30 @@ def _out(repo: Repo, what: Pinned) -> Output:
 def _bring(repo: Repo, what: Pinned) -> None:
     from dvc.exceptions import CheckoutError, DvcException
 
+    damaged: list[str] = []
     try:
         repo.checkout([str(what.pin)], force=True)
+        damaged = discard_damaged(_out(repo, what))
+        if not damaged:
+            return
     except CheckoutError:
-        try:
-            repo.pull([str(what.pin)], force=True)
-        except DvcException as fault:
-            raise _nowhere(repo, what) from fault
+        pass
+    try:
+        repo.pull([str(what.pin)], force=True)
+    except DvcException as fault:
+        raise _nowhere(repo, what, damaged) from fault
+    damaged = discard_damaged(_out(repo, what))
+    if damaged:
+        raise _nowhere(repo, what, damaged)
 
 
-def _nowhere(repo: Repo, what: Pinned) -> MemoryFault:
+def _nowhere(repo: Repo, what: Pinned, damaged: list[str] | None = None) -> MemoryFault:
     remote = repo.config["core"].get("remote")
     where = f"remote {remote}: {repo.config['remote'][remote]['url']}" if remote else "no remote configured"
     value = _out(repo, what).hash_info.value
     return MemoryFault(
-        str(what.path), found=f"neither the cache nor the remote has {value}, which {what.pin.name} pins",
+        str(what.path), found=f"neither the cache nor the remote has {value}, which {what.pin.name} pins"
+        + (f", whole: {len(damaged)} files are damaged" if damaged else ""), details=damaged or (),
         expected=where, mend=f"bring {what.path.name} back, or run `dvc push` where it still is",
     )  # fmt: skip
 

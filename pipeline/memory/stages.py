@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import MemoryFault
 from pipeline.memory import reasons
+from pipeline.memory.proof import discard_damaged
 from pipeline.workspace import STEPS
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ def restore(stage: PipelineStage) -> bool:
             stage.repo.stage_cache.restore(stage)
         except RunCacheNotFoundError:
             return False
-        stage.save()
+        stage.save(run_cache=False)
+        if [file for out in stage.outs for file in discard_damaged(out)]:
+            return False
         _remember(stage)
     return stage.name != "split" or not reasons.ledger_objects(Path(stage.repo.root_dir))
 
