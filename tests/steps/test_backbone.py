@@ -94,6 +94,13 @@ def test_weights_are_pinned_once_they_fit(context: Context) -> None:
     assert (context.root / "backbone.lock").read_text() == pinned
 
 
+def test_the_weights_that_ship_with_thaw(context: Context) -> None:
+    record = run(context, "mobilenet_v3_small", weights="shipped", offline=True)
+    assert record.source == "shipped"
+    assert record.input.size == record.input.resize == 96
+    assert "torchvision/mobilenet_v3_small shipped" in (context.root / "backbone.lock").read_text()
+
+
 @pytest.mark.real
 def test_published_imagenet_weights(context: Context, real: Path) -> None:
     path = real / "weights" / "mobilenet_v2_imagenet_int8pc_dequant.pth"
