@@ -168,3 +168,11 @@ def test_the_repositorys_own_stages_are_the_generated_ones() -> None:
     stages = yaml.safe_load(setup.dvc_yaml())["stages"]
     assert list(stages) == list(STEPS) == list(STAGE_PARAMS)
     assert load(REPOSITORY / "params.yaml").data.table == "metadata.csv"
+
+
+def test_the_repositorys_data_is_the_sample(tmp_path: Path) -> None:
+    from pipeline.data.sample import generate
+
+    generate(tmp_path / "sample")
+    setup.init(tmp_path / "ws", source=tmp_path / "sample", config=Config())
+    assert (tmp_path / "ws" / "data.dvc").read_text() == (REPOSITORY / "data.dvc").read_text()
