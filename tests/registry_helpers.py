@@ -57,13 +57,28 @@ def pictures(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def probabilities(model: Any, files: list[Path], spec: InputSpec) -> np.ndarray[Any, Any]:
-    """What evaluation finds: the task's own presentation, the network in blocks, fp32."""
+def _logits(model: Any, files: list[Path], spec: InputSpec) -> torch.Tensor:
     kind = ImageClassification()
     decoded = torch.from_numpy(np.stack([kind.decode(file, spec) for file in files]))
     with torch.inference_mode():
-        output = model.eval()(kind.prepare(decoded, spec, TaskConfig(), None))
-    return kind.probabilities(output).double().numpy()
+        found: torch.Tensor = model.eval()(kind.prepare(decoded, spec, TaskConfig(), None))
+    return found
+
+
+def probabilities(model: Any, files: list[Path], spec: InputSpec) -> np.ndarray[Any, Any]:
+    """What evaluation finds: the task's own presentation, the network in blocks, fp32."""
+    return ImageClassification().probabilities(_logits(model, files, spec)).double().numpy()
+
+
+def _spread(model: Any, files: list[Path], spec: InputSpec) -> None:
+    """Makes a random network tell its inputs apart, as a trained one does: logits that differ by about 1."""
+    logits = _logits(model, files, spec)
+    factor = 1 / logits.std(dim=0).mean()
+    with torch.no_grad():
+        for name, parameter in model.blocks[-1].named_parameters():
+            parameter.mul_(factor)
+            if name.endswith("bias"):
+                parameter.sub_(logits.mean(dim=0) * factor * 0.9)
 
 
 class Finished:
@@ -108,6 +123,7 @@ def build(root: Path, architecture: str = "squeezenet1_1", spec: InputSpec = SPE
     out = root / "artifacts"
     files = pictures(root / "data")
     model = blocks.build(architecture, len(LABELS), seed=seed)
+    _spread(model, files, spec)
     folder = out / "finetune" / "head"
     folder.mkdir(parents=True)
     save_file(blocks.state(model), folder / "model.safetensors")

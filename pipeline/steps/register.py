@@ -234,14 +234,15 @@ def _version(
     folder = context.scratch / "serving" / key[:16]
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _package(folder, config, candidate, {KEY: key, **facts})
+    package(folder, config, candidate, {KEY: key, **facts})
     _try(folder, candidate, evaluated, context)
     model_id, source = packaging.upload(store, folder, name, run.id, key, facts)
     shutil.rmtree(folder)
     return registry.register(store, name, source, model_id, run.id, {KEY: key, **facts})
 
 
-def _package(folder: Path, config: Config, candidate: CandidateRecord, metadata: Mapping[str, str]) -> None:
+def package(folder: Path, config: Config, candidate: CandidateRecord, metadata: Mapping[str, str]) -> None:
+    """Saves a candidate into `folder`, which must not exist, as a model that MLflow serves without Thaw."""
     from pipeline import serving
     from pipeline.models import blocks
     from pipeline.tracking import packaging

@@ -37,8 +37,12 @@ def die(*_: object, **__: object) -> None:
     raise KeyboardInterrupt  # as a kill at this point
 
 
-def test_an_evaluation_is_registered_once_with_its_evidence(done: Finished, tmp_path: Path) -> None:
+def test_an_evaluation_is_registered_once_with_its_evidence(
+    done: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "report.html").write_text("<p>")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # where MLflow would lay a store of its own if it were left to it
     (done.out / "evaluate" / "confusion.csv").write_text("a,b\n")
     done.with_thresholds(accuracy=0.8)
     first = done.register(tmp_path / "report.html")
@@ -61,6 +65,7 @@ def test_an_evaluation_is_registered_once_with_its_evidence(done: Finished, tmp_
     assert [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs] == [("data", DATA.md5)]
     assert [file.path for file in ask.list_artifacts(first.run_id)] == ["report.html", "test"]
     (child,) = ask.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{first.run_id}'")
+    assert not list((tmp_path / "elsewhere").iterdir())
     curve = ask.get_metric_history(child.info.run_id, "train/loss")
     assert [(point.step, point.value) for point in curve] == [(4 * step, 1 / step) for step in range(1, 6)]
 
