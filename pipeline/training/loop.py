@@ -201,6 +201,7 @@ class StageRun:
             self._step(x, rows[cut])
             self._tell()
             self._pause()
+        freeze.check_modes(self.model, self.scope, self.stage.name)
         crash_point("last-batch")
 
     def _step(self, x: torch.Tensor, chosen: Rows) -> None:
@@ -306,7 +307,6 @@ class StageRun:
         position, config = self.position, self.job.config
         probabilities = self.validate()
         metrics = scores.of(probabilities.double(), self.job.val.targets)
-        freeze.check_modes(self.model, self.scope, self.stage.name)
         self._note(metrics)
         result = scores.score(metrics, config.primary)
         position.stall += 1
@@ -339,7 +339,10 @@ class StageRun:
 
     def _note(self, metrics: dict[str, float]) -> None:
         position = self.position
-        rates = {f"lr/{g['name'].partition('/')[0]}": g["lr"] for g in self.optimizer.param_groups}
+        # From the step alone: an optimiser that was just resumed has not been given its rates yet.
+        done = (position.epoch + 1 - position.begun) * self.per_epoch - 1
+        share = optim.factor(done, self.stage.epochs * self.per_epoch, self.stage.warmup)
+        rates = {f"lr/{block}": peak * share for block, peak in self.peaks.items()}
         values = {"loss": position.loss / position.seen, **rates}
         for split, named in (("train", values), ("val", metrics)):
             position.rows += [

@@ -88,6 +88,8 @@ class TinyModel:
 class TinyTask:
     """Tells red from green from blue."""
 
+    name = "tiny"
+
     def prepare(
         self, decoded: torch.Tensor, spec: InputSpec, task: TaskConfig, draws: Sequence[Draw] | None
     ) -> torch.Tensor:

@@ -1,0 +1,53 @@
+"""Optimisers: groups, rates and their course."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import TinyModel
+
+from pipeline.config import FinetuneConfig, StageConfig
+from pipeline.training import optim, stages
+
+
+def built(train: str, config: FinetuneConfig, lr: float = 0.1, decay: float = 0.5) -> torch.optim.Optimizer:
+    model = TinyModel()
+    scope = stages.scope(model, StageConfig(name="s", train=(train,), epochs=1))  # type: ignore[arg-type]
+    stages.apply(model, scope)  # type: ignore[arg-type]
+    peaks = optim.rates([block.name for block in model.blocks], scope, lr, decay)
+    return optim.build(config, optim.groups(model, peaks, config.weight_decay))  # type: ignore[arg-type]
+
+
+def test_rates_fall_block_by_block_and_norms_and_biases_do_not_decay() -> None:
+    groups = {g["name"]: g for g in built("all", FinetuneConfig(weight_decay=0.3)).param_groups}
+    assert {name: g["peak"] for name, g in groups.items() if "/" not in name} == {
+        "low": 0.0125, "mid": 0.025, "top": 0.05, "head": 0.1,
+    }  # fmt: skip
+    assert groups["low"]["names"] == ["low.0.weight"]
+    assert groups["low/no-decay"]["names"] == ["low.0.bias", "low.1.weight", "low.1.bias"]
+    assert {g["weight_decay"] for name, g in groups.items() if "/" in name} == {0.0}
+    assert {g["weight_decay"] for name, g in groups.items() if "/" not in name} == {0.3}
+
+
+def test_the_rate_rises_then_falls_along_half_a_cosine() -> None:
+    course = [optim.factor(step, 100, 0.1) for step in range(100)]
+    assert course[:10] == sorted(course[:10])
+    assert course[10] == 1
+    assert course[10:] == sorted(course[10:], reverse=True)
+    assert course[55] == pytest.approx(0.5)
+    assert 0 < course[-1] < 0.001
+    assert optim.factor(0, 1, 0.0) == 1
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_moments_come_back_as_they_were(kind: str) -> None:
+    config = FinetuneConfig(optimizer=kind)
+    one, other = built("last:1", config), built("last:1", config)
+    for group in one.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.randn_like(parameter)
+    one.step()
+    optim.restore_moments(other, optim.moments(one))
+    assert optim.moments(one).keys() == optim.moments(other).keys() != set()
+    assert all(torch.equal(value, optim.moments(other)[key]) for key, value in optim.moments(one).items())
+    assert optim.layout(one) == optim.layout(other)

@@ -1,0 +1,57 @@
+"""Recipes: names that stand for stages."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.config import FinetuneConfig, StageConfig
+from pipeline.errors import ConfigError
+from pipeline.training import recipes
+
+BLOCKS = [f"layer{n}" for n in range(9)] + ["head"]
+
+
+@pytest.mark.parametrize("name", recipes.BUILT_IN)
+@pytest.mark.parametrize("epochs", [1, 2, 3, 15, 40])
+def test_a_built_in_recipe_spends_exactly_the_epochs_it_is_given(name: str, epochs: int) -> None:
+    stages = recipes.stages(name, FinetuneConfig(epochs=epochs), BLOCKS)
+    assert sum(stage.epochs for stage in stages) == epochs
+    assert len({stage.name for stage in stages}) == len(stages)
+
+
+def test_gradual_unfreezes_from_the_top_down() -> None:
+    stages = recipes.stages("gradual", FinetuneConfig(), BLOCKS)
+    assert [stage.train for stage in stages] == [("head",), ("last:3",), ("last:6",)]
+    rates = [stage.lr for stage in stages]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_scratch_starts_from_random_weights_and_moves_its_statistics() -> None:
+    (stage,) = recipes.stages("scratch", FinetuneConfig(), BLOCKS)
+    assert (stage.init, stage.batchnorm, stage.train) == ("random", "train", ("all",))
+
+
+def test_the_baseline_has_the_epochs_of_the_candidate_it_is_compared_with() -> None:
+    (stage,) = recipes.baseline(7, FinetuneConfig(epochs=15))
+    assert stage.epochs == 7
+
+
+def test_a_recipe_of_ones_own() -> None:
+    own = (StageConfig(name="a", train=("layer8",), epochs=2),)
+    assert recipes.stages("mine", FinetuneConfig(own={"mine": own}), BLOCKS) == own
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean gradual") as fault:
+        recipes.stages("gradul", FinetuneConfig(), BLOCKS)
+    assert "lp-ft" in fault.value.expected
+
+
+def test_two_stages_of_one_name_are_refused() -> None:
+    own = (StageConfig(name="a", train=("head",), epochs=1),) * 2
+    with pytest.raises(ConfigError, match="two stages of one name"):
+        recipes.stages("mine", FinetuneConfig(own={"mine": own}), BLOCKS)
+
+
+def test_auto_rates_stay_auto() -> None:
+    assert {stage.lr for stage in recipes.stages("gradual", FinetuneConfig(lr="auto"), BLOCKS)} == {"auto"}
