@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from pathlib import Path
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -29,6 +30,8 @@ from torch import nn
 class Marks(Callback):
     """Notes time and accuracy after each epoch."""
 
+    order = 60  # after the recorder, which has the accuracy
+
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
 
@@ -37,14 +40,15 @@ class Marks(Callback):
             self.clock.images += len(self.x)
 
     def after_epoch(self) -> None:
-        self.clock.mark(float(self.recorder.values[-1][-1]) if self.recorder.values else 0.0)
+        self.clock.mark(float(self.recorder.values[-1][-1]))
 
 
 def main() -> None:
     setting = given()
     clock = Clock()
+    images = sum(1 for _ in Path(setting.data).glob("train/*/*"))
     data = ImageDataLoaders.from_folder(
-        setting.data, train="train", valid="val", item_tfms=Resize(setting.resize),
+        setting.data, train="train", valid="val", bs=min(64, images // 2), item_tfms=Resize(setting.resize),
         batch_tfms=[*aug_transforms(size=setting.size), Normalize.from_stats(setting.mean, setting.std)],
         num_workers=setting.threads, seed=setting.seed, device="cpu",
     )  # fmt: skip
