@@ -72,6 +72,9 @@ def probabilities(model: Any, files: list[Path], spec: InputSpec) -> np.ndarray[
 
 def _spread(model: Any, files: list[Path], spec: InputSpec) -> None:
     """Makes a random network tell its inputs apart, as a trained one does: logits that differ by about 1."""
+    with torch.no_grad():  # a vision transformer's new head is all zeros
+        for parameter in model.blocks[-1].parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(0))
     logits = _logits(model, files, spec)
     factor = 1 / logits.std(dim=0).mean()
     with torch.no_grad():

@@ -159,13 +159,22 @@ def _record_runs(
         parent.artifact(report)
     for recipe in finetuned.candidates:
         candidate = finetuned.candidate(recipe)
-        run = tracker.open(candidate.key, recipe, parent=parent)
-        run.params({"recipe": recipe, "steps": candidate.steps, **{f"plan.{k}": v for k, v in candidate.plan.items()}})
-        run.metrics(_curves(candidate.folder / "curves.csv"))
-        run.close()
+        _record_candidate(tracker.open(candidate.key, recipe, parent=parent), candidate)
     parent.close()
     tracker.settle()
     return parent
+
+
+def _record_candidate(run: Run, candidate: CandidateRecord) -> None:
+    from pipeline.steps.finetune import points
+    from pipeline.training.candidates import read_curves
+
+    run.params({
+        "recipe": candidate.name, "architecture": candidate.architecture, "steps": candidate.steps,
+        **{f"plan.{name}": value for name, value in candidate.plan.items()},
+    })  # fmt: skip
+    run.metrics(points(read_curves(candidate.folder)))
+    run.close()
 
 
 def _test_metrics(evaluated: EvaluateRecord) -> Iterator[Metric]:
@@ -173,18 +182,6 @@ def _test_metrics(evaluated: EvaluateRecord) -> Iterator[Metric]:
         yield Metric(f"test/{name}", estimate.value, 0)
         yield Metric(f"test/{name}_low", estimate.low, 0)
         yield Metric(f"test/{name}_high", estimate.high, 0)
-
-
-def _curves(path: Path) -> list[Metric]:
-    """The curves of a candidate, as training records them."""
-    import csv
-
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as stream:
-        return [
-            Metric(f"{r['split']}/{r['metric']}", float(r["value"]), int(r["step"])) for r in csv.DictReader(stream)
-        ]
 
 
 def _environment() -> dict[str, str]:

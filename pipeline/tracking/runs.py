@@ -43,6 +43,7 @@ class Run:
         self.finished = False  # it had ended when it was opened
         self.sampler: Sampler | None = None
         self._tracker = tracker
+        self._told: dict[tuple[str, int], float] = {}  # what this process was told already
 
     def params(self, values: Mapping[str, object]) -> None:
         self._write({"op": "params", "values": {_name(key): str(value) for key, value in values.items()}})
@@ -52,7 +53,12 @@ class Run:
 
     def metrics(self, points: Iterable[Metric]) -> None:
         now = _now()
-        rows = [[_name(point.name), float(point.value), int(point.step), now] for point in points]
+        rows = []
+        for point in points:
+            name, value, step = _name(point.name), float(point.value), int(point.step)
+            if self._told.get((name, step)) != value:
+                self._told[name, step] = value
+                rows.append([name, value, step, now])
         if rows:
             self.spool.append({"op": "metrics", "points": rows})
             self._tracker.send(self, metrics_only=True)
