@@ -25,6 +25,7 @@ from pipeline.training.plan import Plan, autocast, place, to_input
 SPEC = InputSpec(size=32, resize=40)
 PLAN = Plan(threads=1, feature_cache_always=True, torch=torch.__version__)
 VIEWS = 3
+PROBED = 5  # examples looked at before anything is kept
 
 
 class Store:
@@ -273,7 +274,7 @@ def test_how_much_memory_a_batch_may_take_changes_nothing(model: blocks.BlockedM
 def test_what_an_interruption_left_is_gone_on_with(model: blocks.BlockedModel, tmp_path: Path) -> None:
     class Stumbling(Counting):
         def prepare(self, decoded: torch.Tensor, *rest: Any) -> torch.Tensor:
-            if self.prepared >= 9 + features.CHUNK:  # the probe, then a chunk
+            if self.prepared >= PROBED + features.CHUNK:  # the probe, then a chunk
                 raise KeyboardInterrupt
             return super().prepare(decoded, *rest)
 
@@ -299,7 +300,7 @@ def test_between_chunks_the_caller_may_stop_it(model: blocks.BlockedModel, tmp_p
     task = Counting()
     with pytest.raises(InterruptedError):
         kept(model, tmp_path, store=store, task=task, between=between).batch(rows, views)
-    assert task.prepared == 9 + features.CHUNK
+    assert task.prepared == PROBED + features.CHUNK
 
 
 DAMAGE = {
