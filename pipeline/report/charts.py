@@ -65,7 +65,7 @@ def lines(
 
     Args:
         title: what is shown; also the text for who cannot see it.
-        x_label: name of the horizontal axis.
+        x_label: name of the horizontal axis, which counts.
         y_format: writes a value of the vertical axis.
         marks: (x, name) where something begins.
         log_x: a logarithmic horizontal axis.
@@ -136,7 +136,8 @@ def _bottom(x: Scale, label: str, at: Sequence[float] | None = None, form: str =
         powers = range(math.ceil(math.log10(x.low) - 1e-9), math.floor(math.log10(x.high) + 1e-9) + 1)
         named = [(10.0**power, f"1e{power}".replace("-", "\u2212")) for power in powers]
     else:
-        named = [(value, form.format(value)) for value in (at if at is not None else ticks(x.low, x.high))]
+        whole = [value for value in ticks(x.low, x.high) if value == round(value)]  # epochs, examples
+        named = [(value, form.format(value)) for value in (at if at is not None else whole)]
     texts = [f'<text class="x" x="{x(value):.1f}" y="{HEIGHT - BOTTOM + 15}">{name}</text>' for value, name in named]
     end = f'<text class="x" x="{(x.start + x.end) / 2:.1f}" y="{HEIGHT - 4}">{escape(label)}</text>'
     return "".join(texts) + end

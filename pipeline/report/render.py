@@ -69,7 +69,7 @@ def _environment() -> Environment:
     )  # fmt: skip
     made.filters |= {
         name: getattr(words, name)
-        for name in ("percent", "number", "said", "spread", "points", "gap", "rate", "seconds", "size", "many",
+        for name in ("percent", "number", "said", "spread", "points", "gap", "rate", "seconds", "milliseconds", "size", "many",
                      "p_value", "listed", "meaning")
     }  # fmt: skip
     made.filters |= {"link": _link, "thousands": words.count}

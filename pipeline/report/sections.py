@@ -49,13 +49,14 @@ def floor_of(values: Iterable[float]) -> float:
 def metrics(evaluated: EvaluateRecord) -> dict[str, Any]:
     """The metrics in two groups, each on one scale: shares, where more is better, and the rest on their own."""
     every = [evaluated.metrics, *evaluated.others.values()]
-    rising = [name for name in evaluated.metrics if words.meaning(name).higher_is_better]
+    ordered = sorted(evaluated.metrics, key=words.order)
+    rising = [name for name in ordered if words.meaning(name).higher_is_better]
     low = floor_of(one[name].low for one in every for name in rising if name in one)
     rows: list[Row] = []
     for name in (evaluated.primary, *(name for name in rising if name != evaluated.primary)):
         if name in rising:
             rows.append(_metric(evaluated, name, low, 1.0))
-    for name in evaluated.metrics:
+    for name in ordered:
         if name not in rising:
             rows.append(_metric(evaluated, name, 0.0, max(one[name].high for one in every if name in one)))
     return {"rows": rows, "low": low, "others": list(evaluated.others)}

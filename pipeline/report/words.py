@@ -43,6 +43,15 @@ def meaning(metric: str) -> Meaning:
     return MEANINGS.get(metric, Meaning(metric.replace("_", " ").capitalize(), False, True, ""))
 
 
+def order(metric: str) -> tuple[int, str]:
+    """Where a metric stands among others: as the table above has them, top-k after accuracy's kin, then the rest."""
+    known = list(MEANINGS)
+    return (
+        known.index("auroc") if metric.startswith("top_") else known.index(metric) if metric in known else 99,
+        metric,
+    )
+
+
 def shown(value: object) -> object:
     r"""Text with what a reader could not see, or be misled by, made visible: control characters, undecodable bytes,
     marks that turn the writing's direction. The template engine passes every value through here."""
@@ -108,6 +117,12 @@ def seconds(value: float) -> str:
     if minutes < 90:
         return f"{minutes}{SPACE}min {rest:02d}{SPACE}s"
     return f"{minutes // 60}{SPACE}h {minutes % 60:02d}{SPACE}min"
+
+
+def milliseconds(value: float) -> str:
+    if value >= 1000:
+        return seconds(value / 1000)
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}{SPACE}ms"
 
 
 def size(value: float) -> str:
