@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,20 +16,20 @@ import torch
 
 from pipeline.config import StageConfig
 from pipeline.errors import Interrupted, TrainingError
-from pipeline.records import StageResult, digest
-from pipeline.training import fingerprint, freeze, optim, order, scores, stages
+from pipeline.records import StageResult
+from pipeline.training import freeze, optim, order, scores, stages
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.crash import crash_point
-from pipeline.training.feeding import Feed, Job, ahead
+from pipeline.training.feeding import Feed, Job, ahead, feeds
+from pipeline.training.gradient import NoMemory, accumulate
 from pipeline.training.interrupt import Stop
 from pipeline.training.objective import objective
 from pipeline.training.plan import Plan, autocast, place, to_input
 from pipeline.training.position import Best, Position, Row
-from pipeline.training.trouble import NotFinite, is_out_of_memory
+from pipeline.training.trouble import NotFinite
 
 if TYPE_CHECKING:
     from pipeline.models.blocks import BlockedModel
-    from pipeline.training.features import FeatureStore
     from pipeline.training.order import Rows
 
 Tensors = dict[str, torch.Tensor]
@@ -103,12 +105,12 @@ class StageRun:
         self.scope = stages.scope(self.model, stage)
         place(self.model, self.plan)
         stages.apply(self.model, self.scope)
+        self.objective = objective(job.config, job.train.targets, len(job.labels))
         if not position.opened:
-            position.lr = _rate(stage)
+            position.lr = self._sweep() if stage.lr == "auto" else stage.lr
         self.peaks = optim.rates([b.name for b in self.model.blocks], self.scope, position.lr, stage.lr_decay)
         groups = optim.groups(self.model, self.peaks, job.config.weight_decay)
         self.optimizer = optim.build(job.config, groups)
-        self.objective = objective(job.config, job.train.targets, len(job.labels))
         self.per_epoch = -(-len(job.train) // job.config.batch_size)
         if position.opened:
             self._check_layout()
@@ -129,32 +131,39 @@ class StageRun:
                 expected="the same parameters in the same groups", mend=f"remove {self.session.checkpoints.folder}",
             )  # fmt: skip
 
+    def _sweep(self) -> float:
+        """The peak rate that a sweep over the stage's own batches suggests; its curve joins the others."""
+        from pipeline.training import lr_find
+
+        config, position = self.job.config, self.position
+        self._set_feeds()
+        peaks = optim.rates([b.name for b in self.model.blocks], self.scope, 1.0, self.stage.lr_decay)
+        optimizer = optim.build(config, optim.groups(self.model, peaks, config.weight_decay))
+        with self._timed("sweep"):
+            sweep = lr_find.find(self.model.stock, optimizer, self._endless(), self._gradients)
+        for kind, values in (("rate", sweep.rates), ("loss", sweep.losses)):
+            metric = f"{self.stage.name}/{kind}"
+            position.rows += [Row(self.stage.name, n, n, lr_find.SPLIT, metric, v) for n, v in enumerate(values)]
+        rate = sweep.suggestion or lr_find.FALLBACK
+        found = (
+            f"lr {rate:.2g}, by a sweep"
+            if sweep.suggestion
+            else f"lr {rate:.2g}: in the sweep no rate lowered the loss"
+        )
+        position.notes.append(f"stage '{self.stage.name}': {found}")
+        self.job.console.say(f"{self.session.name}: {self.stage.name}: {found}")
+        return rate
+
+    def _endless(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The stage's first epoch over and over: input of its first trained block, and targets."""
+        stages.set_modes(self.model, self.scope)
+        rows, shown, cuts = self._epoch()
+        for cut in itertools.cycle(cuts):
+            x = self.feeds["train"].batch(rows[cut], shown[cut])
+            yield x, self.job.train.targets[torch.from_numpy(rows[cut])]
+
     def _set_feeds(self) -> None:
-        boundary = self.scope.boundary
-        features = {split: self._features(split) for split in ("train", "val")}
-        self.feeds = {
-            split: Feed(self.job, examples, features[split], boundary if features[split] else 0)
-            for split, examples in (("train", self.job.train), ("val", self.job.val))
-        }
-
-    def _features(self, split: str) -> FeatureStore | None:
-        if not self.scope.boundary or not self.plan.feature_cache:
-            return None
-        from pipeline.training.features import open_features
-
-        job = self.job
-        prefix = tuple(block.name for block in self.model.blocks[: self.scope.boundary])
-        weights = fingerprint.of_tensors(stages.tensors(self.model, prefix))
-        self.model.stock.eval()
-        try:
-            return open_features(
-                self.model, self.scope.boundary, job.store,
-                (job.train if split == "train" else job.val).rows, job.task, job.spec, job.task_config,
-                seed=job.config.seed, views=job.config.views if split == "train" else None, plan=self.plan,
-                key=digest(weights), scratch=job.scratch, console=job.console,
-            )  # fmt: skip
-        finally:
-            stages.set_modes(self.model, self.scope)
+        self.feeds = feeds(self.job, self.model, self.scope, self.plan, self._look_up)
 
     def _finished(self) -> bool:
         done = self.position.epoch - self.position.begun
@@ -164,40 +173,34 @@ class StageRun:
     def _close(self) -> None:
         position, best = self.position, self.position.best
         assert best is not None  # a stage has at least one epoch
-        own = stages.tensors(self.model, self.scope.trained)
         with torch.no_grad():
-            for name, tensor in own.items():
+            for name, tensor in stages.tensors(self.model, self.scope.trained).items():
                 tensor.copy_(self.kept[f"weights/{name}"])
-        position.results.append(
-            StageResult(
-                name=self.stage.name,
-                epochs=position.epoch - position.begun,
-                best_epoch=best.epoch,
-                trained=self.scope.trained,
-                frozen=self.scope.frozen,
-                freeze_digest=freeze.verify(position.proof, self.model, self.scope, self.stage.name),
-                lr=self.peaks,
-                val=best.metrics,
-            )
-        )
+        proof = freeze.verify(position.proof, self.model, self.scope, self.stage.name)
+        result = StageResult(
+            name=self.stage.name, epochs=position.epoch - position.begun, best_epoch=best.epoch,
+            trained=self.scope.trained, frozen=self.scope.frozen, freeze_digest=proof, lr=self.peaks, val=best.metrics,
+        )  # fmt: skip
+        position.close(result)
         self.kept = {"probabilities": self.kept["probabilities"]}
-        position.stage += 1
-        position.opened, position.best, position.top, position.stall = False, None, None, 0
-        position.proof, position.layout = {}, {}
         self.save(start=True)
         crash_point("between-stages")
 
     # --- an epoch ---------------------------------------------------------------------------------------
+    def _epoch(self) -> tuple[Rows, Rows, list[Rows]]:
+        """What the epoch shows: positions and views in its order, and the cuts that make batches of them."""
+        train, config, epoch = self.job.train, self.job.config, self.position.epoch
+        rows, repeats = order.epoch_rows(train.keys, train.targets.numpy(), config.sampling, config.seed, epoch)
+        shown = order.views(train.keys[rows], epoch, config.views, repeats)
+        return rows, shown, order.batches(np.arange(len(rows)), config.batch_size)
+
     def _train_epoch(self) -> None:
-        job, position = self.job, self.position
-        config, classes = job.config, job.train.targets.numpy()
-        rows, repeats = order.epoch_rows(job.train.keys, classes, config.sampling, config.seed, position.epoch)
-        shown = order.views(job.train.keys[rows], position.epoch, config.views, repeats)
-        cuts = order.batches(np.arange(len(rows)), config.batch_size)[position.batch :]
+        rows, shown, cuts = self._epoch()
+        cuts = cuts[self.position.batch :]
         stages.set_modes(self.model, self.scope)
         feed = self.feeds["train"]
-        loaded = ahead((partial(feed.batch, rows[cut], shown[cut]) for cut in cuts), config.plan.workers)
-        for cut, x in zip(cuts, loaded, strict=True):
+        loaded = ahead((partial(feed.batch, rows[cut], shown[cut]) for cut in cuts), self.job.config.plan.workers)
+        for cut, x in zip(cuts, self._watched(loaded), strict=True):
             self._step(x, rows[cut])
             self._tell()
             self._pause()
@@ -230,30 +233,17 @@ class StageRun:
 
     def _gradients(self, x: torch.Tensor, targets: torch.Tensor) -> float:
         """Accumulates the batch's gradient and returns its mean loss, in as many pieces as memory asks for."""
-        position = self.position
+        position, start = self.position, self.feeds["train"].start
         while True:
             # Dropout follows from the step alone, wherever the training was interrupted.
             torch.manual_seed(
                 order.counted(self.job.config.seed, "step", position.stage, position.epoch, position.batch)
             )
             try:
-                return self._accumulate(x, targets)
-            except (RuntimeError, MemoryError) as fault:
-                if not is_out_of_memory(fault):
-                    raise
-                self.optimizer.zero_grad(set_to_none=True)
-                size = min(self.plan.batch_size, len(x))
+                return accumulate(self.model, self.objective, self.plan, start, x, targets)
+            except NoMemory as fault:
+                size = fault.size
             self._halve(size)
-
-    def _accumulate(self, x: torch.Tensor, targets: torch.Tensor) -> float:
-        mass, total, start = self.objective.mass(targets), 0.0, self.feeds["train"].start
-        for at in range(0, len(x), self.plan.batch_size):
-            piece = slice(at, at + self.plan.batch_size)
-            with autocast(self.plan):
-                loss = self.objective(self.model, to_input(x[piece], self.plan), start, targets[piece]) / mass
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
-        return total
 
     def _halve(self, size: int) -> None:
         if size == 1:
@@ -282,6 +272,19 @@ class StageRun:
             )  # fmt: skip
         if self.session.checkpoints.due():
             self.save()
+
+    def _look_up(self) -> None:
+        """Ends a long piece of work inside a batch, in whatever thread does it, where an end was asked for."""
+        if self.session.stop.asked.is_set():
+            raise Interrupted(f"training '{self.session.name}'", found=self.session.stop.reason)
+
+    def _watched(self, loaded: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """The batches; where an end was asked for while one was made, everything is saved first."""
+        try:
+            yield from loaded
+        except Interrupted:
+            self._pause()
+            raise
 
     def save(self, *, start: bool = False) -> bool:
         """Writes a checkpoint of this very moment."""
@@ -331,7 +334,7 @@ class StageRun:
 
     def _answers(self, feed: Feed, cuts: list[Rows]) -> Iterator[torch.Tensor]:
         loaded = ahead((partial(feed.batch, cut, None) for cut in cuts), self.job.config.plan.workers)
-        for x in loaded:
+        for x in self._watched(loaded):
             with autocast(self.plan):
                 output = self.model.run(to_input(x, self.plan), feed.start)
             yield self.job.task.probabilities(output).cpu()
@@ -354,25 +357,10 @@ class StageRun:
         own = stages.tensors(self.model, self.scope.trained)
         return {f"weights/{name}": tensor.detach().clone() for name, tensor in own.items()}
 
-    def _timed(self, what: str) -> _Timer:
-        return _Timer(self.seconds, what)
-
-
-@dataclass
-class _Timer:
-    seconds: Counter[str]
-    what: str
-
-    def __enter__(self) -> None:
-        self.began = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self.what] += time.monotonic() - self.began  # type: ignore[assignment]
-
-
-def _rate(stage: StageConfig) -> float:
-    if stage.lr == "auto":
-        raise TrainingError(
-            f"stage '{stage.name}'", found="lr: auto", expected="a learning rate", mend="find one: thaw lr-find"
-        )
-    return stage.lr
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[what] += time.monotonic() - began  # type: ignore[assignment]

@@ -1,8 +1,9 @@
 """A learning rate by trying them: a short sweep from a rate that does nothing to one that destroys.
 
 Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3 (the range test), with rates rising
-exponentially. The suggestion is the rate at which the smoothed loss falls fastest per decade: past it, a larger rate
-still helps but less; well before the minimum, where training is about to break.
+exponentially. The suggestion is the rate at which the loss falls fastest per decade: past it, a larger rate still
+helps but less; well before the minimum, where training is about to break. Value and slope come from a local linear
+fit (Cleveland 1979), since the losses of single batches are noisy.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import TrainingError
-
 if TYPE_CHECKING:
     import torch
 
+Curve = NDArray[np.float64]
+
 LOW, HIGH = 1e-6, 1.0
-STEPS = 80
-DIVERGED = 4.0  # times the smallest smoothed loss
-SMOOTHING = 0.9  # of the exponential mean over steps
+STEPS = 60
+FALLBACK = 1e-3  # where a sweep suggests nothing
+SPLIT = "sweep"  # what a sweep's points are called among the curves
+DIVERGED = 4.0  # times the smallest loss so far, for the last few batches on average
+BANDWIDTH = 0.4  # of the local fit, in decades of the rate
 
 
 class Sweep(NamedTuple):
@@ -32,13 +35,13 @@ class Sweep(NamedTuple):
 
     Args:
         rates: tried, in rising order.
-        losses: smoothed loss after each.
-        suggestion: the rate to train at.
+        losses: mean loss of the batch at each, smoothed.
+        suggestion: the rate to train at; None where the loss never fell.
     """
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
-    suggestion: float
+    suggestion: float | None
 
 
 def find(
@@ -60,9 +63,6 @@ def find(
         optimizer: its groups keep the ratios of their rates; the largest is swept from `low` to `high`.
         batches: at least one; gone through again where there are fewer than `steps`.
         gradients: computes a batch's gradients and returns its mean loss.
-
-    Raises:
-        TrainingError: the loss never fell, so that no rate can be suggested.
     """
     shares = _shares(optimizer)
     raw: list[float] = []
@@ -79,39 +79,29 @@ def find(
             optimizer.step()
             raw.append(loss)
             rates.append(rate)
-            smoothed = smooth(np.array(raw))
-            if smoothed[-1] > DIVERGED * smoothed.min():
+            if np.mean(raw[-3:]) > DIVERGED * min(raw):
                 break
-    losses = smooth(np.array(raw))
-    return Sweep(tuple(rates), tuple(losses.tolist()), suggest(np.array(rates), losses))
+    losses, slopes = smooth(np.log10(rates), np.array(raw))
+    return Sweep(tuple(rates), tuple(losses.tolist()), suggest(np.array(rates), losses, slopes))
 
 
-def smooth(losses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The exponential mean of losses (N,), corrected for its start (Kingma and Ba 2015, section 3)."""
-    mean, smoothed = 0.0, []
-    for count, loss in enumerate(losses.tolist(), start=1):
-        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-        smoothed.append(mean / (1 - SMOOTHING**count))
-    return np.array(smoothed)
+def smooth(decades: Curve, losses: Curve) -> tuple[Curve, Curve]:
+    """Value (N,) and slope per decade (N,) of a local linear fit with Gaussian weights to losses (N,)."""
+    if len(losses) < 3:
+        return losses, np.zeros_like(losses)
+    away = decades[None, :] - decades[:, None]
+    weights = np.exp(-0.5 * (away / BANDWIDTH) ** 2)
+    total, first, second = (np.sum(weights * away**power, axis=1) for power in (0, 1, 2))
+    mean, moment = weights @ losses, np.sum(weights * away * losses, axis=1)
+    determinant = total * second - first**2
+    return (second * mean - first * moment) / determinant, (total * moment - first * mean) / determinant
 
 
-def suggest(rates: NDArray[np.float64], losses: NDArray[np.float64]) -> float:
-    """The rate of the steepest fall of the loss per decade, before the loss is smallest.
-
-    Raises:
-        TrainingError: there is no fall.
-    """
+def suggest(rates: Curve, losses: Curve, slopes: Curve) -> float | None:
+    """The rate of the steepest fall per decade before the loss is smallest; None where it never falls."""
     end = int(np.argmin(losses)) + 1 if len(losses) else 0
-    if end >= 3:
-        slopes = np.gradient(losses[:end], np.log10(rates[:end]))
-        steepest = int(np.argmin(slopes))
-        if slopes[steepest] < 0:
-            return float(rates[steepest])
-    raise TrainingError(
-        "learning rate sweep", found="a loss that never fell", expected="rates at which the network learns",
-        mend="set the stage's lr yourself; look at the labels and at the backbone's mean and std",
-        details=[f"{rate:.2e}: {loss:.4f}" for rate, loss in zip(rates[::8], losses[::8], strict=True)],
-    )  # fmt: skip
+    steepest = int(np.argmin(slopes[:end])) if end else 0
+    return float(rates[steepest]) if end > 1 and slopes[steepest] < 0 else None
 
 
 def _again(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
