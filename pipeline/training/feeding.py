@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pipeline.errors import ThawError, TrainingError
+from pipeline.records import digest
 from pipeline.tasks.base import Draw
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pipeline.records import InputSpec
     from pipeline.tasks.base import Task
     from pipeline.training.order import Keys, Rows
+    from pipeline.training.plan import Plan
+    from pipeline.training.stages import Scope
 
 T = TypeVar("T")
 
@@ -125,6 +128,28 @@ class Feed:
             except Exception as fault:
                 broken.append(f"{self.examples.ids[chosen[turn]]}: {fault}")
         return broken or [self.examples.ids[position] for position in chosen.tolist()]
+
+
+def feeds(job: Job, model: BlockedModel, scope: Scope, plan: Plan, between: Callable[[], None]) -> dict[str, Feed]:
+    """A stage's batches of `train` and `val`, from the outputs of its frozen prefix where keeping them pays.
+
+    Args:
+        between: called now and then while outputs are computed; may raise to end that.
+    """
+    from pipeline.training import fingerprint, stages
+    from pipeline.training.features import open_features
+
+    prefix = tuple(block.name for block in model.blocks[: scope.boundary])
+    key = digest(fingerprint.of_tensors(stages.tensors(model, prefix)) if plan.feature_cache else {})
+    result = {}
+    for split, examples, views in (("train", job.train, job.config.views), ("val", job.val, None)):
+        features = open_features(
+            model, scope.boundary, job.store, examples.rows, job.task, job.spec, job.task_config,
+            seed=job.config.seed, views=views, plan=plan, key=key, scratch=job.scratch, console=job.console,
+            between=between,
+        )  # fmt: skip
+        result[split] = Feed(job, examples, features, scope.boundary if features is not None else 0)
+    return result
 
 
 def examples(store: Store, ids: Sequence[str], targets: torch.Tensor) -> Examples:

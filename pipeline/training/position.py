@@ -74,6 +74,12 @@ class Position:
     results: list[StageResult] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def close(self, result: StageResult) -> None:
+        """Ends a stage: the next has not begun."""
+        self.results.append(result)
+        self.stage += 1
+        self.opened, self.best, self.top, self.stall, self.proof, self.layout = False, None, None, 0, {}, {}
+
     def dump(self) -> dict[str, Any]:
         """JSON values from which `parse` makes the same position."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

@@ -11,7 +11,7 @@ import torch
 from tiny import PLAN, STAGES, Setting, TinyStore, TinyTask, Words, weights_hash
 
 from pipeline.errors import TrainingError
-from pipeline.training import loop
+from pipeline.training import gradient
 from pipeline.training.objective import Objective
 from pipeline.training.trouble import NotFinite
 
@@ -42,7 +42,7 @@ def test_bf16_that_loses_itself_is_done_again_in_fp32_from_the_stages_beginning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plans: list[str] = []
-    plain = loop.autocast
+    plain = gradient.autocast
 
     def failing(plan: Any) -> Any:
         plans.append(plan.precision)
@@ -54,7 +54,7 @@ def test_bf16_that_loses_itself_is_done_again_in_fp32_from_the_stages_beginning(
         return found * float("nan") if lost else found
 
     original = Objective.__call__
-    monkeypatch.setattr(loop, "autocast", failing)
+    monkeypatch.setattr(gradient, "autocast", failing)
     monkeypatch.setattr(Objective, "__call__", loss)
     words = Words()
     trained = Setting(tmp_path, plan=PLAN.model_copy(update={"precision": "bf16"})).train(words)

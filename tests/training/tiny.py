@@ -9,6 +9,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,7 @@ _processes = multiprocessing.get_context("forkserver")
 
 def elsewhere(work: Callable[..., Any], *arguments: Any, env: dict[str, str] | None = None) -> tuple[int | None, Any]:
     """Does `work` in another process: its exit code (−9: killed) and what it returned."""
-    _processes.set_forkserver_preload(["torch", "tiny"])
+    _start_server()
     ours, theirs = _processes.Pipe(duplex=False)
     process = _processes.Process(target=_report, args=(theirs, work, arguments, env or {}))
     process.start()
@@ -215,6 +216,17 @@ def elsewhere(work: Callable[..., Any], *arguments: Any, env: dict[str, str] | N
         answer = None
     process.join(60)
     return process.exitcode, answer
+
+
+def _start_server() -> None:
+    """Starts, once, the process that the others are forked from; it must find this module by itself."""
+    _processes.set_forkserver_preload(["tiny", "safetensors.torch", "torch._dynamo"])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
 
 
 def _report(channel: Any, work: Callable[..., Any], arguments: tuple[Any, ...], env: dict[str, str]) -> None:
