@@ -72,16 +72,17 @@ def probabilities(model: Any, files: list[Path], spec: InputSpec) -> np.ndarray[
 
 def _spread(model: Any, files: list[Path], spec: InputSpec) -> None:
     """Makes a random network tell its inputs apart, as a trained one does: logits that differ by about 1."""
-    with torch.no_grad():  # a vision transformer's new head is all zeros
-        for parameter in model.blocks[-1].parameters():
-            parameter.normal_(generator=torch.Generator().manual_seed(0))
+    head = dict(model.blocks[-1].named_parameters())
+    with torch.no_grad():
+        for name, parameter in head.items():  # a vision transformer's new head is all zeros
+            parameter.zero_() if name.endswith("bias") else parameter.normal_(
+                generator=torch.Generator().manual_seed(0)
+            )
     logits = _logits(model, files, spec)
     factor = 1 / logits.std(dim=0).mean()
     with torch.no_grad():
-        for name, parameter in model.blocks[-1].named_parameters():
-            parameter.mul_(factor)
-            if name.endswith("bias"):
-                parameter.sub_(logits.mean(dim=0) * factor * 0.9)
+        for name, parameter in head.items():
+            parameter.copy_(-0.9 * logits.mean(dim=0) if name.endswith("bias") else parameter).mul_(factor)
 
 
 class Finished:

@@ -80,7 +80,7 @@ def register(
     )
     aliases = ("challenger", "champion") if champion else ("challenger",)
     record = RegisterRecord(
-        evaluation=evaluated.digest, tracking_uri=store.uri, model=name, version=model.version, run_id=run.id,
+        evaluation=evaluated.digest, tracking_uri=store.shown, model=name, version=model.version, run_id=run.id,
         aliases=aliases, champion=champion, reason=reason,
     )  # fmt: skip
     receipts.write(config, workspace, record)

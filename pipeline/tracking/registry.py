@@ -100,7 +100,7 @@ def find(store: Store, reference: str) -> Version:
         if alias in one.aliases or one.version == number:
             return one
     raise ConfigError(
-        "--model", found=f"{reference}: no such {'version' if there else 'model'} at {store.uri}",
+        "--model", found=f"{reference}: no such {'version' if there else 'model'} at {store.shown}",
         expected="one that is registered", mend="" if there else "thaw run", details=[str(one) for one in there],
     )  # fmt: skip
 

@@ -127,7 +127,7 @@ class RunTracker:
             self._rest_until = time.monotonic() + max(_EVERY, _RATIO * (time.monotonic() - now))
             if self._trouble:
                 self._trouble = ""
-                self._say(f"tracking: {self.store.uri} answers again; what was kept is recorded")
+                self._say(f"tracking: {self.store.shown} answers again; what was kept is recorded")
 
     def settle(self) -> None:
         """Sends everything unconfirmed, with patience.
@@ -167,7 +167,7 @@ class RunTracker:
         if not self._trouble:
             self._trouble = str(fault)
             reason = stores.trouble(self.store, "tracking", fault).found
-            self._say(f"tracking: {self.store.uri} is away; the run goes on and is recorded later ({reason[:160]})")
+            self._say(f"tracking: {self.store.shown} is away; the run goes on and is recorded later ({reason[:160]})")
 
     def _say(self, text: str) -> None:
         if self._console is not None:

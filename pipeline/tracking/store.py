@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sqlite3
 import sys
 import time
@@ -14,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.errors import ThawError, TrackingError
+from pipeline.errors import ConfigError, ThawError, TrackingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,6 +37,8 @@ _QUIET = {
     "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
+_SERVED = ("http://", "https://", "databricks")
+_DATABASES = ("postgresql", "mysql", "mssql")
 _REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
 
 
@@ -54,6 +57,11 @@ class Store:
     artifacts: str | None
     experiment: str
     embedded: Path | None = None
+
+    @property
+    def shown(self) -> str:
+        """The URI without a password."""
+        return re.sub(r"://[^/@]*@", "://…@", self.uri)
 
     @cached_property
     def client(self) -> MlflowClient:
@@ -86,16 +94,25 @@ class Store:
 
 
 def find(config: TrackingConfig, workspace: Workspace, name: str | None = None) -> Store:
-    """The store that the settings name; touches nothing."""
+    """The store that the settings name; touches nothing. A relative database path is below the workspace.
+
+    Raises:
+        ConfigError: the URI is of no kind that MLflow keeps runs in.
+    """
     experiment = config.experiment or name or workspace.root.name
+    folder = workspace.mlflow
     if config.uri is None:
-        folder = workspace.mlflow
         return Store(f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri(), experiment, folder)
     if config.uri.startswith("sqlite:///"):
-        artifacts = Path(config.uri.removeprefix("sqlite:///")).parent / "artifacts"
-        return Store(config.uri, artifacts.resolve().as_uri(), experiment)
-    served = config.uri.startswith(("http://", "https://", "databricks"))
-    return Store(config.uri, None if served else (workspace.mlflow / "artifacts").as_uri(), experiment)
+        database = workspace.root / config.uri.removeprefix("sqlite:///")
+        return Store(f"sqlite:///{database}", (database.parent / "artifacts").as_uri(), experiment)
+    if not config.uri.startswith((*_SERVED, *_DATABASES)):
+        raise ConfigError(
+            "tracking.uri", found=config.uri, expected="http://…, https://…, sqlite:///…, postgresql://… or mysql://…",
+            mend="correct it in params.yaml; null is the store embedded in the workspace",
+        )  # fmt: skip
+    served = config.uri.startswith(_SERVED)
+    return Store(config.uri, None if served else (folder / "artifacts").as_uri(), experiment)
 
 
 def new_client(uri: str) -> MlflowClient:
@@ -166,7 +183,7 @@ def _transient(fault: BaseException) -> bool:
 
 def trouble(store: Store, what: str, fault: BaseException) -> TrackingError:
     """The store's own exception as an error that says what to do."""
-    found = " ".join(str(fault).split())[:400] or type(fault).__name__
+    found = " ".join(str(fault).replace(store.uri, store.shown).split())[:400] or type(fault).__name__
     if "locked" in found and store.uri.startswith("sqlite:///"):
         path = store.uri.removeprefix("sqlite:///")
         return TrackingError(
@@ -176,10 +193,10 @@ def trouble(store: Store, what: str, fault: BaseException) -> TrackingError:
     if "out-of-date database schema" in found:
         return TrackingError(
             what, found=found, expected="the database version of the MLflow installed here",
-            mend=f"copy the database aside, then: mlflow db upgrade {store.uri}",
+            mend=f"copy the database aside, then: mlflow db upgrade {store.shown}",
         )  # fmt: skip
     return TrackingError(
-        what, found=found, expected=f"an answer from {store.uri}",
+        what, found=found, expected=f"an answer from {store.shown}",
         mend="see that it is up, reachable and has space, then thaw run: what is finished is not done again",
     )  # fmt: skip
 

@@ -204,6 +204,7 @@ def test_the_champions_weights_are_brought_for_a_warm_start(done: Finished, tmp_
     assert (found["labels"], found["architecture"], found["input"]["size"]) == (LABELS, "squeezenet1_1", 64)
     assert found["weights"].read_bytes() == done.candidate.model.read_bytes()
     assert tmp_path in found["weights"].parents
+    assert champion(done.config, place, "insects", tmp_path / "champion") == found  # again, into the same folder
 
 
 def test_a_registry_that_is_away_is_named(done: Finished) -> None:

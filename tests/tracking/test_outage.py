@@ -25,7 +25,6 @@ def workspace(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Works
 @pytest.fixture
 def server(workspace: Workspace) -> Iterator[Flaky]:
     with pytest.MonkeyPatch.context() as patch, flaky_server(workspace, patch) as flaky:
-        patch.setitem(store.TRAINING, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
         patch.setitem(store.PATIENT, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         yield flaky
 
@@ -48,6 +47,7 @@ def test_a_server_that_breaks_in_the_middle_is_told_everything_once_it_answers(
     opened = tracker(workspace, said, uri=server.url)
     run = opened.open(KEY, "head")
     run.metrics(curve(0, 1, 2))
+    opened.settle()  # however slow this machine is
     server.mode = "500"
     began = time.monotonic()
     for step in range(3, 200):
@@ -74,6 +74,8 @@ def test_what_a_slow_server_did_without_answering_in_time_is_not_done_twice(
     opened = tracker(workspace, Said(), uri=server.url)
     run = opened.open(KEY, "head")
     run.metrics(curve(0))
+    opened.settle()  # however slow this machine is
+    monkeypatch.setitem(store.TRAINING, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     server.mode = "lost"
     began = time.monotonic()
     run.metrics(curve(1, 2, 3))
@@ -83,12 +85,14 @@ def test_what_a_slow_server_did_without_answering_in_time_is_not_done_twice(
     assert sorted(recorded(workspace, run.id)) == [0, 1, 2, 3], "the server did nothing: this test tests nothing"
     assert run.spool.ops, "the tracker took a lost answer for a yes"
     server.mode = "ok"
+    monkeypatch.setitem(store.TRAINING, "MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     opened.settle()
     assert sorted(recorded(workspace, run.id)) == [0, 1, 2, 3]
     resumed = tracker(workspace, Said(), uri=server.url)  # and once more by the next process
     again = resumed.open(KEY, "head")
     again.metrics(curve(2, 3, 4))
     again.close()
+    resumed.settle()
     assert again.id == run.id
     assert sorted(recorded(workspace, run.id)) == [0, 1, 2, 3, 4]
 

@@ -15,9 +15,9 @@ from store_helpers import lay_store, tracker
 
 from pipeline.config import TrackingConfig
 from pipeline.context import Metric, NoTracker
-from pipeline.errors import TrackingError
+from pipeline.errors import ConfigError, TrackingError
 from pipeline.tracking import open_tracker, server_command
-from pipeline.tracking.store import patiently
+from pipeline.tracking.store import find, patiently, trouble
 from pipeline.workspace import Workspace
 
 KEY, OTHER = "a" * 64, "b" * 64
@@ -192,6 +192,18 @@ def test_patience_waits_for_a_lock_that_passes(workspace: Workspace) -> None:
 
     assert patiently(tracker(workspace).store, "asking", call) == "done"
     assert len(calls) == 2
+
+
+def test_a_uri_that_mlflow_has_no_store_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tracking\.uri"):
+        open_tracker(TrackingConfig(uri="./mlruns"), Workspace(tmp_path))
+
+
+def test_a_relative_database_is_below_the_workspace_and_a_password_is_not_shown(tmp_path: Path) -> None:
+    assert find(TrackingConfig(uri="sqlite:///my.db"), Workspace(tmp_path)).uri == f"sqlite:///{tmp_path}/my.db"
+    store = find(TrackingConfig(uri="https://me:secret@mlflow.example.com"), Workspace(tmp_path))
+    assert store.shown == "https://…@mlflow.example.com"
+    assert "secret" not in str(trouble(store, "asking", OSError(f"no route to {store.uri}")))
 
 
 def test_tracking_can_be_off(tmp_path: Path) -> None:
