@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipeline.records import DataVersion, Finding
+from pipeline.records import CandidateRecord, DataVersion, Finding
 from pipeline.workspace import STEPS, Workspace
 
 LIBRARIES = ("thaw", "torch", "torchvision", "numpy", "mlflow", "dvc", "prefect", "great-expectations")
@@ -69,7 +70,24 @@ def gather(workspace: Workspace, data: DataVersion, seconds: Mapping[str, float]
         latency=_latest(runs, "evaluate/latency.json"),
         versions=_versions(),
         links={},
+        sweeps=tuple(sweeps(workspace.output("finetune"))),
     )
+
+
+def sweeps(finetuned: Path) -> Iterator[Sweep]:
+    """The learning rate sweeps among the curves of a fine-tuning's candidates."""
+    for path in sorted(finetuned.glob("*/curves.csv")):
+        found: dict[str, dict[str, list[float]]] = {}
+        with path.open(newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream):
+                if row["split"] == "sweep":
+                    kind = row["metric"].rpartition("/")[2]
+                    found.setdefault(row["stage"], {}).setdefault(kind, []).append(float(row["value"]))
+        used = (
+            {stage.name: max(stage.lr.values()) for stage in CandidateRecord.load(path.parent).stages} if found else {}
+        )
+        for stage, curve in found.items():
+            yield Sweep(path.parent.name, stage, tuple(curve["rate"]), tuple(curve["loss"]), used.get(stage))
 
 
 def _versions() -> dict[str, str]:
