@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,9 @@ def conducting(setting: Setting) -> dict[str, Any]:
         [thaw, "init", folder, "--data", setting.data, "--backbone", f"torchvision/{setting.architecture}",
          "--weights", setting.weights], check=True, capture_output=True, timeout=600,
     )  # fmt: skip
+    params = folder / "params.yaml"
+    epochs = setting.epochs["conducting"]
+    params.write_text(re.sub(r"^  epochs: \d+", f"  epochs: {epochs}", params.read_text(), flags=re.MULTILINE))
     first, again = (
         subprocess.run([thaw, "run", "--timings"], cwd=folder, check=True, capture_output=True, text=True, timeout=3000)
         for _ in range(2)
@@ -112,7 +116,18 @@ def _laps(printed: str) -> dict[str, float]:
 
 PARTS = {"loading": loading, "keeping": keeping, "growth": growth, "conducting": conducting}
 
+
+def attempt(part: Callable[[Setting], dict[str, Any]], setting: Setting) -> dict[str, Any]:
+    """A part's result; where it fails, what it failed with, so that the others are not lost."""
+    try:
+        return part(setting)
+    except subprocess.CalledProcessError as fault:
+        return {"failed": f"{fault}\n{fault.stdout}\n{fault.stderr}"}
+    except Exception as fault:
+        return {"failed": f"{type(fault).__name__}: {fault}"}
+
+
 if __name__ == "__main__":
     asked = given()
-    measured = {name: PARTS[name](asked) for name in sys.argv[3:] or PARTS}
+    measured = {name: attempt(part, asked) for name, part in PARTS.items() if name in (sys.argv[3:] or PARTS)}
     leave([Result("micro", [], 0, 0.0, 0, measured)])

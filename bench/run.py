@@ -34,7 +34,7 @@ from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
 EPOCHS = {
-    "tutorial-head": 25, "tutorial-full": 25, "fastai": 4, "lightning": 5, "thaw-head": 15, "thaw-gradual": 15, "micro": 6,
+    "tutorial-head": 25, "tutorial-full": 25, "fastai": 4, "lightning": 5, "thaw-head": 15, "thaw-gradual": 15, "micro": 6, "conducting": 15,
 }  # fmt: skip
 SCRIPTS = {
     "tutorial-head": "tutorial.py", "tutorial-full": "tutorial.py", "fastai": "peer_fastai.py",
