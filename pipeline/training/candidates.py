@@ -31,6 +31,8 @@ def find(scratch: Path, key: str, console: Console) -> CandidateRecord | None:
     try:
         record = CandidateRecord.load(folder)
         if manifest.sha256(record.model) == record.model_sha256:
+            # A kill may have come between its completion and the end of its checkpoints.
+            shutil.rmtree(checkpoints_of(scratch, key), ignore_errors=True)
             return record
     except (MemoryFault, OSError):
         if not folder.exists():
@@ -38,6 +40,11 @@ def find(scratch: Path, key: str, console: Console) -> CandidateRecord | None:
     console.say(f"candidate {key[:8]} in {folder.parent} is damaged; trained again")
     shutil.rmtree(folder, ignore_errors=True)
     return None
+
+
+def checkpoints_of(scratch: Path, key: str) -> Path:
+    """Where the checkpoints of a candidate lie while it is trained."""
+    return scratch / "checkpoints" / key[:32]
 
 
 def keep(job: Job, recipe: Recipe, trained: Trained, architecture: str, target: Sequence[str]) -> CandidateRecord:

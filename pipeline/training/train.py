@@ -11,6 +11,7 @@ import torch
 
 from pipeline.config import StageConfig
 from pipeline.records import digest
+from pipeline.training.candidates import checkpoints_of
 from pipeline.training.checkpoints import Checkpoint, Checkpoints
 from pipeline.training.crash import crash_point
 from pipeline.training.determinism import deterministic
@@ -68,7 +69,7 @@ def train(
         Interrupted: a signal came; everything is saved.
         TrainingError: the result could not be trusted; see `StageRun.run`.
     """
-    settings, folder = job.config.checkpoint, job.scratch / "checkpoints" / recipe.key
+    settings, folder = job.config.checkpoint, checkpoints_of(job.scratch, recipe.key)
     checkpoints = Checkpoints(folder, recipe.identity, job.console, settings.keep, settings.every_seconds)
     session = Session(job, recipe.name, checkpoints, stop, report)
     found = checkpoints.load()

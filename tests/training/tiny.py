@@ -91,6 +91,21 @@ class TinyTask:
 
     name = "tiny"
 
+    def input(self, task: TaskConfig, backbone: Any) -> InputSpec:
+        return SPEC
+
+    def shape(self, spec: InputSpec) -> tuple[int, ...]:
+        return (8, 8, 3)
+
+    def decode(self, path: Path, spec: InputSpec) -> Any:
+        return np.frombuffer(path.read_bytes(), np.uint8).reshape(8, 8, 3)
+
+    def targets(self, manifest: Any, labels: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([labels.index(label) for label in manifest.column("target").to_pylist()])
+
+    def build(self, backbone: Any, labels: Sequence[str], *, pretrained: bool = True, seed: int = 0) -> TinyModel:
+        return TinyModel(len(labels), seed=10 * seed + pretrained)
+
     def prepare(
         self, decoded: torch.Tensor, spec: InputSpec, task: TaskConfig, draws: Sequence[Draw] | None
     ) -> torch.Tensor:
