@@ -30,6 +30,7 @@ from pipeline.training.trouble import NotFinite
 
 if TYPE_CHECKING:
     from pipeline.models.blocks import BlockedModel
+    from pipeline.training.lr_find import Sweep
     from pipeline.training.order import Rows
 
 Tensors = dict[str, torch.Tensor]
@@ -102,12 +103,9 @@ class StageRun:
         if not position.opened and stage.init == "random":
             self.model.stock.load_state_dict(job.build(False).stock.state_dict())
             self.kept = {}
-        self.scope = stages.scope(self.model, stage)
-        place(self.model, self.plan)
-        stages.apply(self.model, self.scope)
-        self.objective = objective(job.config, job.train.targets, len(job.labels))
+        self._arrange()
         if not position.opened:
-            position.lr = self._sweep() if stage.lr == "auto" else stage.lr
+            position.lr = self._found_rate() if stage.lr == "auto" else stage.lr
         self.peaks = optim.rates([b.name for b in self.model.blocks], self.scope, position.lr, stage.lr_decay)
         groups = optim.groups(self.model, self.peaks, job.config.weight_decay)
         self.optimizer = optim.build(job.config, groups)
@@ -131,27 +129,38 @@ class StageRun:
                 expected="the same parameters in the same groups", mend=f"remove {self.session.checkpoints.folder}",
             )  # fmt: skip
 
-    def _sweep(self) -> float:
-        """The peak rate that a sweep over the stage's own batches suggests; its curve joins the others."""
+    def _arrange(self) -> None:
+        """Puts the network into the state that the stage trains it in."""
+        self.scope = stages.scope(self.model, self.stage)
+        place(self.model, self.plan)
+        stages.apply(self.model, self.scope)
+        self.objective = objective(self.job.config, self.job.train.targets, len(self.job.labels))
+
+    def sweep(self) -> Sweep:
+        """Tries learning rates on the stage's own batches, from the weights it has now; changes none of them."""
         from pipeline.training import lr_find
 
-        config, position = self.job.config, self.position
+        self._arrange()
         self._set_feeds()
         peaks = optim.rates([b.name for b in self.model.blocks], self.scope, 1.0, self.stage.lr_decay)
-        optimizer = optim.build(config, optim.groups(self.model, peaks, config.weight_decay))
+        optimizer = optim.build(self.job.config, optim.groups(self.model, peaks, self.job.config.weight_decay))
+        return lr_find.find(self.model.stock, optimizer, self._endless(), self._gradients)
+
+    def _found_rate(self) -> float:
+        """The peak rate that a sweep suggests; its curve joins the others."""
+        from pipeline.training.lr_find import FALLBACK, SPLIT
+
+        position, name = self.position, self.stage.name
         with self._timed("sweep"):
-            sweep = lr_find.find(self.model.stock, optimizer, self._endless(), self._gradients)
+            sweep = self.sweep()
         for kind, values in (("rate", sweep.rates), ("loss", sweep.losses)):
-            metric = f"{self.stage.name}/{kind}"
-            position.rows += [Row(self.stage.name, n, n, lr_find.SPLIT, metric, v) for n, v in enumerate(values)]
-        rate = sweep.suggestion or lr_find.FALLBACK
-        found = (
-            f"lr {rate:.2g}, by a sweep"
-            if sweep.suggestion
-            else f"lr {rate:.2g}: in the sweep no rate lowered the loss"
+            position.rows += [Row(name, n, n, SPLIT, f"{name}/{kind}", value) for n, value in enumerate(values)]
+        rate = sweep.suggestion or FALLBACK
+        found = f"lr {rate:.2g}, " + (
+            "by a sweep" if sweep.suggestion else "since no rate lowered the loss in the sweep"
         )
-        position.notes.append(f"stage '{self.stage.name}': {found}")
-        self.job.console.say(f"{self.session.name}: {self.stage.name}: {found}")
+        position.notes.append(f"stage '{name}': {found}")
+        self.job.console.say(f"{self.session.name}: {name}: {found}")
         return rate
 
     def _endless(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
