@@ -18,7 +18,7 @@ from ours import backbone_record, split_record, train
 
 from pipeline.config import FinetuneConfig, TaskConfig
 from pipeline.context import Context
-from pipeline.steps.finetune import Bench
+from pipeline.steps.finetune import Shared
 from pipeline.training import order, stages
 from pipeline.training.feeding import Feed
 from pipeline.training.objective import objective
@@ -32,7 +32,7 @@ def loading(setting: Setting) -> dict[str, Any]:
     split, data = split_record(setting, folder)
     config = FinetuneConfig.model_validate({**setting.config, "recipes": ("full",)})
     context = Context(root=folder, data=data, scratch=folder / ".thaw", side=folder / "side")
-    bench = Bench(config, TaskConfig(), split, backbone_record(setting, folder), context)
+    bench = Shared(config, TaskConfig(), split, backbone_record(setting, folder), context)
     job, plan, model = bench.job, bench.plan(), bench._build(True)
     torch.set_num_threads(plan.threads)
     place(model, plan)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import manifest
 from pipeline.config import ENGINE, FinetuneConfig, StageConfig, TaskConfig
 from pipeline.context import Context, Metric, TrackedRun
+from pipeline.errors import Interrupted, TrainingError
 from pipeline.records import BackboneRecord, CandidateRecord, FinetuneRecord, SplitRecord, digest
 from pipeline.tasks import catalog
 from pipeline.training import candidates, recipes, scores, warm
@@ -56,30 +58,38 @@ def finetune(
     scores.check(config.primary)
     names = list(dict.fromkeys(config.recipes))
     stages = {name: recipes.stages(name, config, backbone.blocks) for name in names}
-    bench = Bench(config, task, split, backbone, context)
-    key = digest(ENGINE, bench.determinants, config.model_dump(mode="json", exclude={"checkpoint"}))
-    parent = context.tracker.open(key, "finetune")
-    with interruptible() as stop:
-        done = [bench.candidate(name, stages[name], stop, parent) for name in names]
+    shared = Shared(config, task, split, backbone, context)
+    key = digest(ENGINE, shared.determinants, config.model_dump(mode="json", exclude={"checkpoint"}))
+    with _recorded(context.tracker.open(key, "finetune")) as parent, interruptible() as stop:
+        done = [shared.candidate(name, stages[name], stop, parent) for name in names]
         best = max(done, key=lambda record: scores.score(record.val, config.primary))
         if config.baseline and recipes.BASELINE not in names:
             budget = sum(stage.epochs for stage in best.stages)
-            done.append(bench.candidate(recipes.BASELINE, recipes.baseline(budget, config), stop, parent))
+            done.append(shared.candidate(recipes.BASELINE, recipes.baseline(budget, config), stop, parent))
+        parent.params({"recipes": ", ".join(names), "best": best.name})
+        parent.metrics(Metric(f"val/{name}", value, 0) for name, value in best.val.items())
     for record in done:
         candidates.hand_out(record, out / record.name, baseline=record.name not in names)
-    bench.write_timing()
-    result = FinetuneRecord(
+    shared.write_timing()
+    return FinetuneRecord(
         key=key, candidates=tuple(record.name for record in done), best=best.name, primary=config.primary,
         higher_is_better=scores.higher_is_better(config.primary), val={record.name: record.val for record in done},
-    )  # fmt: skip
-    parent.params({"recipes": ", ".join(names), "best": best.name})
-    parent.metrics(Metric(f"val/{name}", value, 0) for name, value in best.val.items())
-    parent.close()
-    return result.save(out)
+    ).save(out)  # fmt: skip
+
+
+@contextmanager
+def _recorded(run: TrackedRun) -> Iterator[TrackedRun]:
+    """Closes a tracked run with what became of it."""
+    try:
+        yield run
+    except BaseException as fault:
+        run.close("KILLED" if isinstance(fault, Interrupted) else "FAILED")
+        raise
+    run.close()
 
 
 @dataclass
-class Bench:
+class Shared:
     """What the candidates of one run share, made when the first of them needs it."""
 
     config: FinetuneConfig
@@ -103,7 +113,14 @@ class Bench:
         import pyarrow.compute as pc
 
         table = manifest.read(self.split.manifest)
-        return {name: table.filter(pc.equal(table.column("split"), name)).sort_by("id") for name in ("train", "val")}
+        found = {name: table.filter(pc.equal(table.column("split"), name)).sort_by("id") for name in ("train", "val")}
+        empty = [name for name, rows in found.items() if not rows.num_rows]
+        if empty:
+            raise TrainingError(
+                "the split", found=f"no examples in {' and '.join(empty)}", expected="some to train and to validate on",
+                mend="look at `split` in params.yaml",
+            )  # fmt: skip
+        return found
 
     @cached_property
     def determinants(self) -> dict[str, Any]:
@@ -134,13 +151,13 @@ class Bench:
         console = self.context.console
         plain = [stage.model_dump(mode="json") for stage in stages]
         recipe = Recipe(name, stages, {"recipe": name, "stages": plain, **self.determinants})
-        run = self.context.tracker.open(recipe.key, name, parent=parent)
-        record = candidates.find(self.context.scratch, recipe.key, console)
-        if record is not None:
-            console.say(f"{name}: unchanged")
-        else:
-            record = self._train(recipe, stop, run)
-        _track(run, record)
+        with _recorded(self.context.tracker.open(recipe.key, name, parent=parent)) as run:
+            record = candidates.find(self.context.scratch, recipe.key, console)
+            if record is not None:
+                console.say(f"{name}: unchanged")
+            else:
+                record = self._train(recipe, stop, run)
+            _track(run, record)
         console.say(f"{name}: {self.config.primary} {record.val[self.config.primary]:.4f} on validation")
         return record
 
@@ -153,8 +170,7 @@ class Bench:
         record = candidates.keep(self.job, recipe, trained, self.backbone.architecture, target)
         self.timing[recipe.name] = {
             "seconds": time.monotonic() - began,
-            "stages": {name: dict(spent) for name, spent in trained.seconds.items()},
-            "examples": record.steps * self.config.batch_size,
+            "stages": {name: timed(spent) for name, spent in trained.spent.items()},
             **peak_memory(),
         }
         return record
@@ -240,6 +256,11 @@ def points(rows: Sequence[Row]) -> list[Metric]:
     ]
 
 
+def timed(spent: Mapping[str, float]) -> dict[str, float]:
+    """A stage's times in seconds, and its examples a second while training."""
+    return {**spent, "examples_per_second": spent["examples"] / spent["train"] if spent.get("train") else 0.0}
+
+
 def peak_memory() -> dict[str, int]:
     """Most memory this process has held so far, in bytes; on a GPU too where one was used."""
     import torch
@@ -259,4 +280,3 @@ def _track(run: TrackedRun, record: CandidateRecord) -> None:
     })  # fmt: skip
     run.tags({"thaw.candidate": record.name, "thaw.model_sha256": record.model_sha256})
     run.metrics(points(candidates.read_curves(record.folder)))
-    run.close()

@@ -6,7 +6,7 @@ from pipeline.config import FinetuneConfig, TaskConfig
 from pipeline.context import Context
 from pipeline.errors import ConfigError
 from pipeline.records import BackboneRecord, SplitRecord
-from pipeline.steps.finetune import Bench
+from pipeline.steps.finetune import Shared
 from pipeline.training import recipes
 from pipeline.training.interrupt import interruptible
 from pipeline.training.lr_find import Sweep
@@ -42,7 +42,7 @@ def lr_find(
     wanted = stage or next(iter(rows))
     if wanted not in rows:
         raise ConfigError(f"stage of recipe '{name}'", found=wanted, expected="one of " + ", ".join(rows))
-    bench = Bench(config, task, split, backbone, context)
+    bench = Shared(config, task, split, backbone, context)
     with interruptible() as stop:
         plan = bench.plan()
         nowhere = Checkpoints(context.scratch / "lr-find", {}, context.console, 1, float("inf"))

@@ -54,8 +54,9 @@ def keep(job: Job, recipe: Recipe, trained: Trained, architecture: str, target: 
         target: (N,) label of each validation example, by name, in the order of their ids.
     """
     folder = _place(job.scratch, recipe.key)
+    for leftover in folder.parent.glob(f"{folder.name}.*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     temporary = folder.with_suffix(f".{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     _write_validation(temporary / VALIDATION, job.val.ids, target, trained.probabilities, job.labels)
     write_curves(temporary / CURVES, trained.position.rows)

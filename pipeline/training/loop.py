@@ -43,7 +43,7 @@ class Session:
 
     Args:
         name: the candidate's.
-        report: told the curves so far whenever they are saved; the same points may come again.
+        report: told the curves as they grow; the same points may come again.
     """
 
     job: Job
@@ -61,6 +61,7 @@ class StageRun:
         position: where the training is; kept up to date as it goes.
         kept: weights and buffers of the trained blocks at the best result, and the probabilities (N, C) that this
             result's validation gave, as `weights/…` and `probabilities`.
+        spent: seconds by what was done, and `examples` trained on.
     """
 
     session: Session
@@ -69,7 +70,7 @@ class StageRun:
     model: BlockedModel
     position: Position
     kept: Tensors
-    seconds: Counter[str] = field(default_factory=Counter)
+    spent: Counter[str] = field(default_factory=Counter)
 
     @property
     def job(self) -> Job:
@@ -239,6 +240,7 @@ class StageRun:
         position.steps += 1
         position.loss += loss * len(chosen)
         position.seen += len(chosen)
+        self.spent["examples"] += len(chosen)
 
     def _gradients(self, x: torch.Tensor, targets: torch.Tensor) -> float:
         """Accumulates the batch's gradient and returns its mean loss, in as many pieces as memory asks for."""
@@ -300,9 +302,7 @@ class StageRun:
         moments = {} if start else optim.moments(self.optimizer)
         parts = {"model": self.model.stock.state_dict(), "optimizer": moments, "kept": self.kept}
         tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
-        saved = self.session.checkpoints.save(self.position.dump(), tensors, start=start)
-        self.session.report(self.position.rows)
-        return saved
+        return self.session.checkpoints.save(self.position.dump(), tensors, start=start)
 
     def _tell(self) -> None:
         total = self.stage.epochs * self.per_epoch
@@ -356,11 +356,13 @@ class StageRun:
         share = optim.factor(done, self.stage.epochs * self.per_epoch, self.stage.warmup)
         rates = {f"lr/{block}": peak * share for block, peak in self.peaks.items()}
         values = {"loss": position.loss / position.seen, **rates}
-        for split, named in (("train", values), ("val", metrics)):
-            position.rows += [
-                Row(self.stage.name, position.epoch + 1, position.steps, split, metric, value)
-                for metric, value in named.items()
-            ]
+        rows = [
+            Row(self.stage.name, position.epoch + 1, position.steps, split, metric, value)
+            for split, named in (("train", values), ("val", metrics))
+            for metric, value in named.items()
+        ]
+        position.rows += rows
+        self.session.report(rows)
 
     def _weights(self) -> Tensors:
         own = stages.tensors(self.model, self.scope.trained)
@@ -372,4 +374,4 @@ class StageRun:
         try:
             yield
         finally:
-            self.seconds[what] += time.monotonic() - began  # type: ignore[assignment]
+            self.spent[what] += time.monotonic() - began  # type: ignore[assignment]

@@ -45,14 +45,14 @@ class Trained:
 
     Args:
         probabilities: (N, C) of the validation examples at the best result, in the order of their ids.
-        seconds: stage → what was done → how long, in this process.
+        spent: stage → seconds by what was done, and `examples` trained on, in this process.
         checkpoints: to be cleared once the result is in its place.
     """
 
     model: BlockedModel
     position: Position
     probabilities: torch.Tensor
-    seconds: dict[str, Counter[str]]
+    spent: dict[str, Counter[str]]
     checkpoints: Checkpoints
 
 
@@ -63,7 +63,7 @@ def train(
 
     Args:
         choose: makes the plan; asked only where no checkpoint brings one.
-        report: told the curves so far now and then; the same points may come again.
+        report: told the curves as they grow; the same points may come again.
 
     Raises:
         Interrupted: a signal came; everything is saved.
@@ -76,27 +76,33 @@ def train(
     if found is not None:
         crash_point("after-resume")
         job.console.say(f"{recipe.name}: going on from epoch {found.position['epoch'] + 1}")
-    position = _position(found, lambda: choose().model_dump(mode="json"))
-    seconds: dict[str, Counter[str]] = {stage.name: Counter() for stage in recipe.stages}
+        report(Position.parse(found.position).rows)
+    position = Position.parse(found.position) if found is not None else Position(plan=choose().model_dump(mode="json"))
+    spent: dict[str, Counter[str]] = {stage.name: Counter() for stage in recipe.stages}
     while True:
         try:
             plan = _obeyed(session, position, choose)
-            model, probabilities = _attempt(session, recipe.stages, position, plan, found, seconds)
-            return Trained(model, position, probabilities, seconds, checkpoints)
+            model, probabilities = _attempt(session, recipe.stages, position, plan, found, spent)
+            return Trained(model, position, probabilities, spent, checkpoints)
         except NotFinite as fault:
             if position.plan["precision"] == "fp32":
                 raise
-            job.console.say(
-                f"{recipe.name}: {fault.thing}: {fault.found} in {position.plan['precision']}; again in fp32"
-            )
-            found, exact = checkpoints.load(start=True), {**position.plan, "precision": "fp32"}
-            position = _position(found, lambda: exact)  # noqa: B023
-            position.plan = exact
-            position.notes.append(f"{fault.thing}: {fault.found}; trained in fp32 from the beginning of that stage")
+            found, position = _in_fp32(session, position, fault)
 
 
-def _position(found: Checkpoint | None, plan: Callable[[], dict[str, Any]]) -> Position:
-    return Position.parse(found.position) if found is not None else Position(plan=plan())
+def _in_fp32(session: Session, lost: Position, fault: NotFinite) -> tuple[Checkpoint | None, Position]:
+    """The beginning of the stage that lost itself, to be done again in fp32.
+
+    Not the newest checkpoint: when that was written depends on the clock, and the result must not.
+    """
+    session.job.console.say(
+        f"{session.name}: {fault.thing}: {fault.found} in {lost.plan['precision']}; the stage again in fp32"
+    )
+    found = session.checkpoints.load(start=True)
+    position = Position.parse(found.position) if found is not None else Position(plan={})
+    position.plan = {**lost.plan, "precision": "fp32"}
+    position.notes.append(f"{fault.thing}: {fault.found}; trained in fp32 from the beginning of that stage")
+    return found, position
 
 
 def _attempt(
@@ -105,7 +111,7 @@ def _attempt(
     position: Position,
     plan: Plan,
     found: Checkpoint | None,
-    seconds: dict[str, Counter[str]],
+    spent: dict[str, Counter[str]],
 ) -> tuple[BlockedModel, torch.Tensor]:
     """Trains what is left of the stages; the network, and the probabilities that its best validation gave."""
     kept = found.part("kept") if found is not None else {}
@@ -115,7 +121,7 @@ def _attempt(
         if found is not None:
             model.stock.load_state_dict(found.part("model"))
         for stage in stages[position.stage :]:
-            run = StageRun(session, stage, plan, model, position, kept, seconds[stage.name])
+            run = StageRun(session, stage, plan, model, position, kept, spent[stage.name])
             run.run(moments)
             plan, kept, moments = run.plan, run.kept, {}
     return model, kept["probabilities"]
