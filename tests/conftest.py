@@ -6,33 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from commands import REPOSITORY, Thaw, run_thaw
 from flows import settings
-
-REPOSITORY = Path(__file__).parents[1]
-THAW = Path(sys.executable).with_name("thaw")
 
 for key, value in settings.QUIET.items():
     os.environ.setdefault(key, value)
 os.environ.setdefault("MPLBACKEND", "agg")
-
-Thaw = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def run_thaw(
-    *arguments: str | Path, cwd: Path, check: bool = True, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """`thaw ARGUMENTS` as a user runs it; fails the test with all it printed where `check` is not met."""
-    done = subprocess.run(
-        [str(THAW), *map(str, arguments)], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True,
-        timeout=540, check=False,
-    )  # fmt: skip
-    assert not check or done.returncode == 0, f"{arguments} exited {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +51,7 @@ def _finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str
 
 
 @pytest.fixture
-def finished(_finished: tuple[Path, Path, str]) -> Iterator[Path]:
+def finished(_finished: tuple[Path, Path, str]) -> Path:
     """The finished workspace, as it was right after its first run, whatever the test before did to it.
 
     It is laid anew at the same path, since the tracking store names its artifacts by absolute paths.
@@ -75,7 +59,7 @@ def finished(_finished: tuple[Path, Path, str]) -> Iterator[Path]:
     place, pristine, _ = _finished
     shutil.rmtree(place)
     shutil.copytree(pristine, place, symlinks=True)
-    yield place
+    return place
 
 
 @pytest.fixture(scope="session")

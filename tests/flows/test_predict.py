@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from registry_helpers import LABELS, Finished, lay_finished
 
 from flows.predict import as_lines, as_table, predict
 from pipeline.config import Config, RegisterConfig, to_yaml
 from pipeline.errors import ConfigError, ServingError
 from pipeline.workspace import Workspace
+from registry_helpers import LABELS, Finished, lay_finished
 
 
 @pytest.fixture

@@ -1,0 +1,26 @@
+"""Running `thaw` as a user does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+THAW = Path(sys.executable).with_name("thaw")
+
+Thaw = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run_thaw(
+    *arguments: str | Path, cwd: Path, check: bool = True, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`thaw ARGUMENTS` as a user runs it; fails the test with all it printed where `check` is not met."""
+    done = subprocess.run(
+        [str(THAW), *map(str, arguments)], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True,
+        timeout=540, check=False,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, f"{arguments} exited {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done

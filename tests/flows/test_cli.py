@@ -1,0 +1,93 @@
+"""The command line: quick to answer, complete, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from commands import REPOSITORY, Thaw
+from pipeline.config import parse
+from pipeline.setup import init
+
+COMMANDS = ("init", "run", "step", "status", "sample", "predict", "up", "doctor", "clean")
+
+
+def test_help_names_every_command_and_each_has_an_example(thaw: Thaw, tmp_path: Path) -> None:
+    listed = thaw("--help", cwd=tmp_path).stdout
+    for command in COMMANDS:
+        assert re.search(rf"^  {command} ", listed, re.M)
+    from typer.main import get_command
+
+    from flows.cli import app
+
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        assert "Example" in (command.help or ""), name
+        assert f"thaw {name}" in (command.help or ""), name
+    assert "..." not in listed.split("Commands:")[1]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ["torch", "torchvision", "prefect", "mlflow", "dvc", "great_expectations", "pandas", "pyarrow", "numpy"]
+    code = (
+        "import sys; sys.argv=['thaw','--help']\n"
+        "from flows.cli import app\n"
+        "try: app()\n"
+        "except SystemExit: pass\n"
+        f"print('LOADED', [m for m in {heavy!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "LOADED []" in done.stdout
+
+
+def test_outside_a_workspace_the_mend_is_named(thaw: Thaw, tmp_path: Path) -> None:
+    done = thaw("run", cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "thaw init" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_bad_setting_is_named_at_once(thaw: Thaw, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    init(place, source=None, config=parse({}, "test"))
+    params = place / "params.yaml"
+    params.write_text(params.read_text().replace("epochs: 15", "epochs: 0").replace("seed: 0", "sed: 0", 1))
+    done = thaw("run", cwd=place, check=False)
+    assert done.returncode == 2
+    assert "split.sed" in done.stderr
+    assert "did you mean seed?" in done.stderr
+    assert "finetune.epochs" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_finds_what_is_there(thaw: Thaw, tmp_path: Path) -> None:
+    done = thaw("doctor", cwd=tmp_path, check=False)
+    assert "torchvision" in done.stdout
+    assert "workspace" in done.stdout
+    assert "thaw init" in done.stdout
+
+
+def test_the_doctors_bounds_are_the_packages_own() -> None:
+    from packaging.requirements import Requirement
+
+    from flows.doctor import BOUNDS
+
+    tomllib = pytest.importorskip("tomllib")
+    wanted = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    ours = {Requirement(text).name: Requirement(text).specifier for text in wanted}
+    for name, bound in BOUNDS.items():
+        assert str(ours[name]) == str(Requirement(f"{name}{bound}").specifier), name
+
+
+def test_what_is_installed_is_what_was_tested() -> None:
+    """The bounds that keep Prefect's flows and schedules alive hold in constraints.txt."""
+    pins = dict(line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().split())
+    from packaging.specifiers import SpecifierSet
+
+    from flows.doctor import BOUNDS
+
+    for name, bound in BOUNDS.items():
+        assert SpecifierSet(bound).contains(pins[name]), name

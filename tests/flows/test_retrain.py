@@ -1,0 +1,186 @@
+"""One command retrains: what a user sees of the first run, and of every kind of run after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from commands import Thaw, run_thaw
+from pipeline.records import EvaluateRecord, FinetuneRecord
+from pipeline.workspace import STEPS, Workspace, lock
+
+pytestmark = pytest.mark.slow
+
+
+def settings(place: Path, old: str, new: str) -> None:
+    """Changes one setting as a user would, in the file."""
+    params = place / "params.yaml"
+    text = params.read_text()
+    assert old in text
+    params.write_text(text.replace(old, new, 1))
+
+
+def steps(printed: str) -> dict[str, str]:
+    """Step → what the run said of it."""
+    found = re.findall(rf"^    ({'|'.join((*STEPS, 'register'))}) +(\S.*)$", printed, re.M)
+    return dict(reversed(found))
+
+
+def test_the_first_run_registers_a_champion_and_explains_itself(finished: Path, first_run_output: str) -> None:
+    evaluated = EvaluateRecord.load(finished / "artifacts" / "evaluate")
+    assert evaluated.comparisons, "the comparison with training from scratch is missing"
+    assert "scratch" in {comparison.other for comparison in evaluated.comparisons}
+    assert "registered as surfaces v1" in first_run_output
+    assert "champion" in first_run_output
+    report = (finished / "report.html").read_text()
+    assert "surfaces" in report
+    assert not re.search(r'(src|href)="https?://', report)
+
+
+def test_nothing_changed_means_nothing_done(finished: Path, thaw: Thaw) -> None:
+    before = (finished / "dvc.lock").read_bytes()
+    done = thaw("run", cwd=finished)
+    assert "nothing changed" in done.stdout
+    assert set(steps(done.stdout)) == {*STEPS, "register"}
+    assert all(said.startswith("unchanged") for said in steps(done.stdout).values())
+    assert (finished / "dvc.lock").read_bytes() == before
+
+
+def test_asking_needs_neither_torch_nor_prefect(finished: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom pipeline.workspace import Workspace\n"
+        "from flows.glance import glance\n"
+        "assert glance(Workspace(Path.cwd())).nothing_to_do\n"
+        "print([m for m in ('torch', 'prefect', 'mlflow', 'great_expectations') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=finished, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_dvc_agrees_after_a_run(finished: Path) -> None:
+    dvc = Path(sys.executable).with_name("dvc")
+    environment = {**os.environ, "PATH": f"{dvc.parent}:{os.environ['PATH']}"}
+    done = subprocess.run([dvc, "repro"], cwd=finished, env=environment, capture_output=True, text=True, check=True)
+    assert "Running stage" not in done.stdout
+
+
+def test_a_changed_setting_reruns_what_depends_on_it_and_back_again_restores(finished: Path, thaw: Thaw) -> None:
+    first = (finished / "artifacts/evaluate/record.json").read_bytes()
+    settings(finished, "bootstrap: 200", "bootstrap: 150")
+    changed = thaw("run", cwd=finished)
+    said = steps(changed.stdout)
+    assert {name for name in STEPS if said[name] == "unchanged"} == {"validate", "split", "backbone", "finetune"}
+    assert "evaluate.bootstrap 200 → 150" in said["evaluate"]
+    assert (finished / "artifacts/evaluate/record.json").read_bytes() != first
+    settings(finished, "bootstrap: 150", "bootstrap: 200")
+    back = thaw("run", cwd=finished)
+    assert steps(back.stdout)["evaluate"] == "restored"
+    assert (finished / "artifacts/evaluate/record.json").read_bytes() == first
+
+
+def test_a_kill_before_registering_still_ends_in_a_registration(finished: Path, thaw: Thaw) -> None:
+    (finished / ".thaw/receipts/register.json").unlink()
+    done = thaw("run", cwd=finished)
+    said = steps(done.stdout)
+    assert all(said[name] == "unchanged" for name in STEPS)
+    assert "registered as surfaces v1" in done.stdout, "the same evaluation was registered twice"
+
+
+def test_a_missing_ledger_stops_the_run(finished: Path, thaw: Thaw) -> None:
+    (finished / "ledger.parquet").unlink()
+    shutil.rmtree(finished / ".dvc" / "cache")
+    done = thaw("run", cwd=finished, check=False)
+    assert done.returncode == 2
+    assert "ledger" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (finished / "ledger.parquet").exists()
+
+
+def test_a_second_run_at_the_same_time_names_the_holder(finished: Path, thaw: Thaw) -> None:
+    settings(finished, "bootstrap: 200", "bootstrap: 120")
+    with lock(Workspace(finished)):
+        done = thaw("run", cwd=finished, check=False)
+    assert done.returncode == 2
+    assert f"process {os.getpid()}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_prefect_and_memory_a_step_gives_the_same_outputs(finished: Path) -> None:
+    before = {path.name: path.read_bytes() for path in (finished / "artifacts/split").iterdir()}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "pipeline", "split"], cwd=finished, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert {path.name: path.read_bytes() for path in (finished / "artifacts/split").iterdir()} == before
+
+
+def test_predict_answers_from_the_registry(finished: Path, thaw: Thaw) -> None:
+    finetuned = FinetuneRecord.load(finished / "artifacts/finetune")
+    picture = next((finished / "data" / "ok").glob("*.png"))
+    done = thaw("predict", "--json", picture, cwd=finished)
+    answer = json.loads(done.stdout.splitlines()[0])
+    assert answer["label"] in finetuned.candidate().labels
+    assert 0 < answer["score"] <= 1
+
+
+def test_status_says_what_is_stale_and_why(finished: Path, thaw: Thaw) -> None:
+    settings(finished, "min_slice: 10", "min_slice: 5")
+    said = thaw("status", cwd=finished).stdout
+    assert re.search(r"finetune +fresh", said)
+    assert re.search(r"evaluate +stale: .*min_slice 10 → 5", said)
+    assert "surfaces v1" in said
+
+
+def test_clean_removes_caches_and_nothing_else(finished: Path, thaw: Thaw) -> None:
+    assert (finished / ".thaw/pixels").is_dir()
+    thaw("clean", cwd=finished)
+    assert (finished / ".thaw/pixels").is_dir(), "without --yes nothing goes"
+    thaw("clean", "--trainings", "--history", "--yes", cwd=finished)
+    assert not (finished / ".thaw/pixels").exists()
+    assert "nothing changed" in run_thaw("run", cwd=finished).stdout
+
+
+def test_servers_start_on_loopback_conduct_a_run_and_end(finished: Path, thaw: Thaw) -> None:
+    settings(finished, "bootstrap: 200", "bootstrap: 110")
+    command = [str(Path(sys.executable).with_name("thaw")), "up", "--prefect-port", "0", "--mlflow-port", "0"]
+    servers = subprocess.Popen(command, cwd=finished, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert servers.stdout is not None
+        printed = []
+        until = time.monotonic() + 180
+        while not any("Ctrl-C" in line for line in printed) and time.monotonic() < until:
+            printed.append(servers.stdout.readline())
+            assert printed[-1], "".join(printed)
+        known = json.loads((finished / ".thaw/servers.json").read_text())
+        assert known["prefect"].startswith("http://127.0.0.1:")
+        assert known["mlflow"].startswith("http://127.0.0.1:")
+        assert "evaluate.bootstrap 200 → 110" in thaw("run", cwd=finished).stdout
+        assert _flow_runs(known) == ["COMPLETED"]
+    finally:
+        servers.terminate()
+        servers.wait(60)
+    assert not (finished / ".thaw/servers.json").exists()
+
+
+def _flow_runs(known: dict[str, str]) -> list[str]:
+    """States of the flow runs that began while these servers ran, newest first: of the last one."""
+    import base64
+    import urllib.request
+
+    request = urllib.request.Request(
+        f"{known['prefect']}/flow_runs/filter", data=b'{"sort":"START_TIME_DESC","limit":1}',
+        headers={
+            "Content-Type": "application/json",
+            "Authorization": "Basic " + base64.b64encode(known["prefect_auth"].encode()).decode(),
+        },
+    )  # fmt: skip
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return [run["state_type"] for run in json.load(answer)]
