@@ -1,5 +1,8 @@
 """Square RGB images as a network's input: plainly, or by crops, turns and colours from counted random numbers.
 
+The first view, number 0, is the plain one: it is what the network will be asked about, and a training that keeps one
+view of each image keeps that.
+
 Images are worked on one by one, several at a time in threads: the temporaries stay in the processor's cache, and an
 image's result cannot depend, even in its last bit, on its neighbours in the batch. NumPy does the arithmetic because
 its loops stay in their thread; torch's would each wait for all cores.
@@ -68,23 +71,33 @@ def view(draw: Draw, side: int, config: ImageAugmentConfig) -> View:
 def plain(decoded: torch.Tensor, spec: InputSpec) -> torch.Tensor:
     """The centre `size` × `size` pixels, scaled to [0, 1] and normalised: (N, 3, size, size) of float32."""
     images = decoded.numpy()
-    margin = (spec.resize - spec.size) // 2
-    cut = slice(margin, margin + spec.size)
 
     def present(position: int, planes: Planes) -> None:
-        np.copyto(planes, images[position, cut, cut].transpose(2, 0, 1))
-        _normalise(planes, spec)
+        _centre(images[position], planes, spec)
 
     return _each(present, len(images), spec)
+
+
+def _centre(image: Pixels, planes: Planes, spec: InputSpec) -> None:
+    margin = (spec.resize - spec.size) // 2
+    cut = slice(margin, margin + spec.size)
+    np.copyto(planes, image[cut, cut].transpose(2, 0, 1))
+    _normalise(planes, spec)
 
 
 def augmented(
     decoded: torch.Tensor, spec: InputSpec, config: ImageAugmentConfig, draws: Sequence[Draw]
 ) -> torch.Tensor:
-    """Randomly cropped, resized to `size`, flipped, turned, coloured and normalised: (N, 3, size, size) of float32."""
+    """Randomly cropped, resized to `size`, flipped, turned, coloured and normalised: (N, 3, size, size) of float32.
+
+    View 0 is plain.
+    """
     images = decoded.numpy()
 
     def present(position: int, planes: Planes) -> None:
+        if draws[position].view == 0:
+            _centre(images[position], planes, spec)
+            return
         seen = view(draws[position], spec.resize, config)
         np.copyto(planes, _turn(_crop(images[position], seen, spec.size), seen).transpose(2, 0, 1))
         _colour(planes, seen)

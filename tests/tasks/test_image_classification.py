@@ -38,7 +38,7 @@ def batch(count: int, side: int = 64) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8))
 
 
-def draws(count: int, view: int = 0, seed: int = 0) -> list[Draw]:
+def draws(count: int, view: int = 1, seed: int = 0) -> list[Draw]:
     return [Draw(seed, view, f"{number:032x}") for number in range(count)]
 
 
@@ -150,6 +150,12 @@ def test_neighbours_in_the_batch_change_not_a_bit(threads: int) -> None:
     assert torch.equal(together, other[turned])
 
 
+def test_the_first_view_is_the_plain_one() -> None:
+    mixed = [Draw(0, view, f"{view:032x}") for view in (0, 1, 0)]
+    found, plain = TASK.prepare(batch(3), SPEC, TaskConfig(), mixed), TASK.prepare(batch(3), SPEC, TaskConfig(), None)
+    assert [torch.equal(a, b) for a, b in zip(found, plain, strict=True)] == [True, False, True]
+
+
 def test_a_view_follows_from_seed_view_and_id_alone() -> None:
     config = ImageAugmentConfig()
     views = {augment.view(Draw(s, v, i), 256, config) for s in (0, 1) for v in (0, 1) for i in ("a", "b")}
@@ -216,7 +222,7 @@ def test_colours_equal_one_adjustment_after_another() -> None:
 def test_colours_are_clipped_to_what_a_picture_can_hold() -> None:
     white = torch.full((1, 64, 64, 3), 255, dtype=torch.uint8)
     config = TaskConfig(augment=STILL.model_copy(update={"brightness": 0.9}))
-    for view in range(6):
+    for view in range(1, 7):
         x = TASK.prepare(white, SPEC, config, draws(1, view))
         assert x.max() <= (1 - min(SPEC.mean)) / min(SPEC.std) + 1e-5
 
