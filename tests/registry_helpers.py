@@ -15,7 +15,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from store_helpers import lay_store
 
 from pipeline.config import Config, RegisterConfig, TaskConfig
 from pipeline.context import Context
@@ -33,6 +32,7 @@ from pipeline.records import (
     digest,
 )
 from pipeline.tasks.image_classification import ImageClassification
+from store_helpers import lay_store
 
 LABELS = ("ant", "bee", "wasp")
 SPEC = InputSpec(size=64, resize=72)

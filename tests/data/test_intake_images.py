@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_builders import dataset, encoded, frames, picture, placeholder, png_header, save
 from PIL import ExifTags, Image
 
+from image_builders import dataset, encoded, frames, picture, placeholder, png_header, save
 from pipeline.config import ImageIntakeConfig
 from pipeline.errors import DataError
 from pipeline.examples import Fault, Measured

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from image_builders import dataset, save
 
+from image_builders import dataset, save
 from pipeline.config import DataConfig
 from pipeline.data.files import shown
 from pipeline.data.sources import read

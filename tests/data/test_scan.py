@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from image_builders import dataset, encoded, picture, save
 
+from image_builders import dataset, encoded, picture, save
 from pipeline.config import ImageIntakeConfig
 from pipeline.context import Silent
 from pipeline.data.recall import ScanMemory

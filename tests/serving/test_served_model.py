@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from registry_helpers import LABELS, Finished, build, lay_finished, pictures, probabilities
 
 from pipeline.models import blocks
 from pipeline.records import InputSpec
 from pipeline.steps.register import package
 from pipeline.tracking import packaging
+from registry_helpers import LABELS, Finished, build, lay_finished, pictures, probabilities
 
 
 def saved(done: Finished, folder: Path) -> Path:

@@ -9,8 +9,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from registry_helpers import DATA, LABELS, Finished, lay_finished
-from store_helpers import Said
 
 from pipeline.config import Config, RegisterConfig, TrackingConfig
 from pipeline.errors import ConfigError, TrackingError
@@ -18,6 +16,8 @@ from pipeline.steps.register import receipt_is_current
 from pipeline.tracking import champion, registered
 from pipeline.tracking.store import find
 from pipeline.workspace import Workspace
+from registry_helpers import DATA, LABELS, Finished, lay_finished
+from store_helpers import Said
 
 
 @pytest.fixture

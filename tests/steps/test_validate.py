@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from image_builders import dataset, encoded, picture, placeholder, save
 
+from image_builders import dataset, encoded, picture, placeholder, save
 from pipeline import manifest
 from pipeline.config import DataConfig, TaskConfig
 from pipeline.context import Context, Silent

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from store_helpers import Flaky, Said, flaky_server, lay_store, tracker
 
 from pipeline.context import Metric
 from pipeline.errors import TrackingError
 from pipeline.tracking import runs, store
 from pipeline.workspace import Workspace
+from store_helpers import Flaky, Said, flaky_server, lay_store, tracker
 
 KEY = "c" * 64
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_helpers import lay_store, tracker
 
 from pipeline.config import TrackingConfig
 from pipeline.context import Metric, NoTracker
@@ -19,6 +18,7 @@ from pipeline.errors import ConfigError, TrackingError
 from pipeline.tracking import open_tracker, server_command
 from pipeline.tracking.store import find, patiently, trouble
 from pipeline.workspace import Workspace
+from store_helpers import lay_store, tracker
 
 KEY, OTHER = "a" * 64, "b" * 64
 

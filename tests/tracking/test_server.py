@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from registry_helpers import Finished, lay_finished
 
 from flows.predict import predict
 from pipeline.config import Config, RegisterConfig, TrackingConfig, to_yaml
 from pipeline.tracking import registered, server_command
 from pipeline.workspace import Workspace
+from registry_helpers import Finished, lay_finished
 
 pytestmark = pytest.mark.full
 

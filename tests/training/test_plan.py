@@ -82,6 +82,29 @@ def test_a_loss_that_disagrees_with_fp32_is_not_taken(tmp_path: Path, pretend: A
     assert (picked.precision, picked.memory_format) == ("fp32", "channels-last")
 
 
+def test_a_clear_winner_ends_the_measuring_early(tmp_path: Path, pretend: Any) -> None:
+    asked = pretend(USUAL)
+    chosen(tmp_path)
+    assert len(asked) == 2 * len(USUAL)
+    close = pretend(dict.fromkeys(USUAL, (0.1, 0.7)))
+    chosen(tmp_path / "other")
+    assert len(close) == plan.TURNS * len(USUAL)
+
+
+def test_a_candidate_that_fails_is_dropped(tmp_path: Path, pretend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(USUAL)
+    usual = plan._step
+
+    def failing(model: Any, x: Any, targets: Any, candidate: Plan, objective: Any) -> Measured:
+        if candidate.precision == "bf16":
+            raise RuntimeError("no such kernel")
+        return usual(model, x, targets, candidate, objective)
+
+    monkeypatch.setattr(plan, "_step", failing)
+    picked = chosen(tmp_path)
+    assert (picked.precision, picked.memory_format) == ("fp32", "channels-last")
+
+
 def test_without_units_of_its_own_bf16_is_not_tried(
     tmp_path: Path, pretend: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
