@@ -45,6 +45,9 @@ TARGETS = {
     ("thaw-head", "tutorial-head"): 30, ("thaw-gradual", "tutorial-full"): 10,
     ("thaw-head", "fastai"): 15, ("thaw-head", "lightning"): 15,
 }  # fmt: skip
+CONFIG = {
+    "thaw-head": {"views": 1, "lr": 3e-3}, "thaw-gradual": {"views": 1, "lr": 3e-3},
+}  # fmt: skip
 console = Console()
 
 
@@ -55,7 +58,7 @@ def main() -> None:
         names = [name for name in SCRIPTS if not options.only or name in options.only]
         found = {name: contend(name, setting, Path(scratch)) for name in names if available(name)}
     report = {
-        "machine": machine(), "setting": {k: v for k, v in setting.items() if k != "scratch"}, "quick": options.quick,
+        "machine": machine(), "setting": setting, "config": CONFIG, "quick": options.quick,
         "contenders": {name: summary(result) for name, result in found.items() if name != "micro" and result},
         "micro": found["micro"]["parts"] if found.get("micro") else None,
     }  # fmt: skip
@@ -148,7 +151,8 @@ def contend(name: str, setting: dict[str, Any], scratch: Path) -> dict[str, Any]
         if name != "micro"
         else {**setting["epochs"], "thaw-head": setting["epochs"]["micro"]}
     )
-    given.write_text(json.dumps({**setting, "epochs": own, "scratch": str(place)}))
+    config = {**CONFIG.get(name, {}), **setting["config"]}
+    given.write_text(json.dumps({**setting, "epochs": own, "config": config, "scratch": str(place)}))
     console.print(f"{name} …")
     began = time.perf_counter()
     with (scratch / f"{name}.log").open("w") as log:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pipeline.tasks.base import Task
 
 SECONDS = 4.0  # of measuring in all
+TURNS = 4  # measured steps of a candidate, at the most
+CLEAR = 1.15  # how much longer than the winner the others must take for an early end
 EXAMPLES = 8  # in a measured step
 LOSS_TOLERANCE = 0.02  # relative; bf16 keeps 8 bits of significand
 MEMORY_SHARE = 0.6  # of what is available, for a batch's activations
@@ -137,27 +139,43 @@ def measure(
 ) -> list[Measured]:
     """Times a training step without its update for each candidate, in turns, for `SECONDS` in all at the most.
 
-    The first candidate is always measured. One that fails, or is slower than all others after a turn, is dropped.
+    The first turn warms up: kernels are chosen and memory is had. From the second on, a clear winner ends it. The first
+    candidate, the reference, is always measured; another that fails is dropped.
     """
     import torch
 
     objective = Objective(config.label_smoothing, None)
     started = time.perf_counter()
     best: dict[Plan, Measured] = {}
+    dropped: set[Plan] = set()
     had_threads = torch.get_num_threads()
     try:
         torch.set_num_threads(candidates[0].threads)
-        for turn, candidate in product(range(4), candidates):
-            if time.perf_counter() - started > SECONDS and best:
+        for turn, candidate in product(range(TURNS), candidates):
+            late = time.perf_counter() - started > SECONDS
+            if best and (late or (candidate is candidates[0] and turn > 1 and _is_clear(list(best.values())))):
                 break
-            result = _step(model, x, targets, candidate, objective)
-            # The first turn warms up: kernels are chosen and memory is had.
+            if candidate in dropped:
+                continue
+            try:
+                result = _step(model, x, targets, candidate, objective)
+            except RuntimeError:  # no kernel for this arithmetic, or no memory
+                if candidate is candidates[0]:
+                    raise
+                dropped.add(candidate)
+                best.pop(candidate, None)
+                continue
             if turn < 2 or result.seconds < best[candidate].seconds:
                 best[candidate] = result
     finally:
         torch.set_num_threads(had_threads)
         model.zero_grad(set_to_none=True)
     return list(best.values())
+
+
+def _is_clear(results: list[Measured]) -> bool:
+    fastest, *others = sorted(result.seconds for result in results)
+    return not others or others[0] > CLEAR * fastest
 
 
 def _step(model: BlockedModel, x: torch.Tensor, targets: torch.Tensor, plan: Plan, objective: Objective) -> Measured:
