@@ -44,9 +44,13 @@ class Ready:
         self, kind: Task, task: TaskConfig, candidate: CandidateRecord, table: pa.Table, limit_gb: float,
         context: Context,
     ) -> None:  # fmt: skip
+        import torch
+
         from pipeline.data.cache import open_store
+        from pipeline.models.allocation import keep_memory
         from pipeline.models.blocks import load_finetuned
 
+        keep_memory()
         self.kind, self.task, self.candidate, self.console = kind, task, candidate, context.console
         self.rows = table.num_rows
         files: list[tuple[str, Path]] = [
@@ -60,12 +64,16 @@ class Ready:
         self.model = load_finetuned(
             candidate.architecture, len(candidate.labels), candidate.model, size=candidate.input.size
         )
+        # Channels last: convolutions in fp32 take half the time on a CPU, and are none the worse elsewhere.
+        self.layout = torch.channels_last
         self.model.eval().to(self.device)
+        self.model.to(memory_format=self.layout)
 
     def inputs(self, rows: Any) -> torch.Tensor:
         """The network's input for rows given by number, unaugmented."""
         decoded = self.store.batch(np.asarray(rows))
-        return self.kind.prepare(decoded, self.candidate.input, self.task, None).to(self.device)
+        prepared = self.kind.prepare(decoded, self.candidate.input, self.task, None)
+        return prepared.to(self.device).contiguous(memory_format=self.layout)
 
     def probabilities(self) -> Floats:
         """(rows, classes), float64, in the candidate's order of classes."""

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pipeline.models.allocation import keep_memory
+
 
 @contextmanager
 def deterministic(threads: int) -> Iterator[None]:
@@ -34,23 +36,3 @@ def deterministic(threads: int) -> Iterator[None]:
             memory.fill_uninitialized_memory = fill
             torch.backends.cudnn.benchmark = benchmark
             torch.set_num_threads(had_threads)
-
-
-def keep_memory() -> None:
-    """Has glibc keep freed memory for the next tensors instead of handing it back to the system each time.
-
-    An activation of some megabytes is mapped, cleared page by page and unmapped again at every layer otherwise: 10,000
-    to 80,000 page faults a batch, up to a third of the time. Elsewhere than on glibc this does nothing.
-    """
-    import ctypes
-    import sys
-
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
