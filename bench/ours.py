@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 import torch  # noqa: F401  (imported by all contenders before their clocks start)
-from common import Clock, Result, Setting, given, leave
+from common import Clock, Result, Setting, given, leave, pretrained
+from safetensors.torch import save_file
 
 from pipeline import manifest
 from pipeline.config import BackboneConfig, FinetuneConfig, TaskConfig
@@ -63,12 +64,13 @@ def split_record(setting: Setting, folder: Path, copies: int = 1) -> tuple[Split
 
 
 def backbone_record(setting: Setting, folder: Path) -> BackboneRecord:
-    """The backbone step's, from the setting's weights."""
+    """The backbone step's, from the setting's weights; their file says how the setting presents images."""
     (folder / "backbone").mkdir()
-    config = BackboneConfig(
-        name=f"torchvision/{setting.architecture}", weights=setting.weights, offline=True, size=setting.size,
-        mean=tuple(setting.mean), std=tuple(setting.std),
-    )  # fmt: skip
+    weights = folder / "weights.safetensors"
+    presented = {key: getattr(setting, key) for key in ("size", "resize", "mean", "std")}
+    state = {name: tensor.contiguous() for name, tensor in pretrained(setting).state_dict().items()}
+    save_file(state, weights, metadata={key: json.dumps(value) for key, value in presented.items()})
+    config = BackboneConfig(name=f"torchvision/{setting.architecture}", weights=str(weights), offline=True)
     context = Context(root=folder, data=folder, scratch=folder / ".thaw", side=folder / "side")
     return backbone(config, folder / "backbone", context)
 
@@ -84,12 +86,12 @@ def train(setting: Setting, name: str, *, copies: int = 1, **changes: Any) -> Re
     config = FinetuneConfig.model_validate({**values, "epochs": setting.epochs[name]})
     task = TaskConfig()
     context = Context(root=folder, data=data, scratch=folder / ".thaw", side=folder / "side")
+    weights = backbone_record(setting, folder)
     clock = Clock()
-    pretrained = backbone_record(setting, folder)
     out = folder / "out"
     out.mkdir()
     with _marked(clock):
-        record = finetune(config, task, split, pretrained, out, context)
+        record = finetune(config, task, split, weights, out, context)
     candidate = record.candidate()
     examples = sum(split.counts["val"].values())
     timing = json.loads((folder / "side" / "timing.json").read_text())

@@ -34,7 +34,7 @@ from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
 EPOCHS = {
-    "tutorial-head": 25, "tutorial-full": 25, "fastai": 4, "lightning": 5, "thaw-head": 15, "thaw-gradual": 15, "micro": 6, "conducting": 15,
+    "tutorial-head": 25, "tutorial-full": 25, "fastai": 4, "lightning": 5, "thaw-head": 30, "thaw-gradual": 15, "micro": 6, "conducting": 15,
 }  # fmt: skip
 SCRIPTS = {
     "tutorial-head": "tutorial.py", "tutorial-full": "tutorial.py", "fastai": "peer_fastai.py",
@@ -46,7 +46,7 @@ TARGETS = {
     ("thaw-head", "fastai"): 15, ("thaw-head", "lightning"): 15,
 }  # fmt: skip
 CONFIG = {
-    "thaw-head": {"views": 1, "lr": 3e-3}, "thaw-gradual": {"views": 1, "lr": 3e-3},
+    "thaw-head": {"views": 1, "lr": 3e-3, "patience": 0}, "thaw-gradual": {"views": 1, "lr": 3e-3},
 }  # fmt: skip
 console = Console()
 
