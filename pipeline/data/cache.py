@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -149,8 +150,6 @@ def open_store(
         missing = list({name: row for row, (name, _) in enumerate(rows) if name not in known}.values())
         wanted = {name for name, _ in rows}
         needed = [segment for segment in segments if wanted.intersection(segment.ids)]
-        for segment in needed:
-            os.utime(segment.path)
         room = _make_room(scratch / "pixels", needed, len(missing) * _size(shape), int(limit_gb * 1e9))
         fits = missing[: room // _size(shape)]
         if len(fits) < len(missing):
@@ -159,6 +158,9 @@ def open_store(
                 f"(finetune.plan.pixel_cache_gb: {limit_gb:g}); the others are decoded each time"
             )
         segments = needed + _decode_all(decode, fits, folder, shape, console, workers)
+        now = time.time_ns()  # the file system's own clock may tick too slowly to tell two uses apart
+        for segment in segments:
+            os.utime(segment.path, ns=(now, now))
         return _store(rows, shape, segments, decode)
 
 

@@ -12,6 +12,7 @@ their ids, since the last bits of a matrix product differ with the batch size.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -223,7 +224,7 @@ def _reopen(folder: Path) -> tuple[Mapped, Mapped] | None:
         shape, dtype = tuple(meta["shape"]), np.dtype(meta["dtype"])
         if any((folder / name).stat().st_size != size for name, size in _sizes(shape, dtype).items()):
             return None
-        (folder / "meta.json").touch()  # used last, evicted last
+        _touch(folder)
         return _map(folder, shape, dtype)
     except (OSError, ValueError, TypeError, KeyError, IndexError):
         return None
@@ -267,7 +268,14 @@ def _create(folder: Path, prefix: Prefix, console: Console) -> tuple[Mapped, Map
     temporary = folder / "meta.json-part"
     temporary.write_text(json.dumps({"shape": shape, "dtype": dtype.name}), encoding="utf-8")
     temporary.replace(folder / "meta.json")
+    _touch(folder)
     return _map(folder, shape, dtype)
+
+
+def _touch(folder: Path) -> None:
+    """Used last, evicted last. The file system's own clock may tick too slowly to tell two uses apart."""
+    now = time.time_ns()
+    os.utime(folder / "meta.json", ns=(now, now))
 
 
 def _probe(prefix: Prefix) -> tuple[torch.Tensor, float]:
