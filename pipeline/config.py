@@ -238,8 +238,8 @@ class FinetuneConfig(Section):
     """epochs of a built-in recipe in all, shared out over its stages"""
     lr: float | Literal["auto"] = 1e-3
     """peak rate of the head in the built-in recipes"""
-    lr_decay: float = Field(default=0.5, gt=0, le=1)
-    """rate multiplier per block going deeper in the built-in recipes"""
+    lr_decay: float = Field(default=0.9, gt=0, le=1)
+    """rate multiplier per block going deeper in the built-in recipes; blocks are fine-grained, ten to a hundred a network"""
     seed: int = 0
     batch_size: Positive = 32
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -255,7 +255,7 @@ class FinetuneConfig(Section):
     patience: int = Field(default=5, ge=0)
     """stop a stage after this many epochs without a better validation result; 0: never; the best is restored"""
     views: Positive = 8
-    """augmented views of each example that a cached frozen prefix keeps"""
+    """presentations of each example, the first plain, the others augmented; a cached frozen prefix keeps them all"""
     primary: str = "accuracy"
     """the validation metric that chooses the best epoch and the best candidate"""
     warm_start: Literal["none", "champion"] = "none"

@@ -218,7 +218,10 @@ def input_spec(config: BackboneConfig, name: str, loaded: weights.Weights, thing
         BackboneError: the file's metadata cannot be understood.
         ConfigError: the weights are those of a transformer for another size than the one set.
     """
-    published = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    offered = torchvision.models.get_model_weights(name)
+    # A file that does not say how its network was shown images was most likely trained as the architecture's first
+    # published weights were (resize 256, crop 224), not by the provider's newer recipes (resize 232).
+    published = (offered.DEFAULT if config.weights == "default" else next(iter(offered))).transforms()
     size, resize = int(published.crop_size[0]), int(published.resize_size[0])
     values: dict[str, Any] = {"interpolation": published.interpolation.value}
     values |= stock.normalisation(name) or {"mean": tuple(published.mean), "std": tuple(published.std)}

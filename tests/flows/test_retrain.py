@@ -166,7 +166,7 @@ def test_servers_start_on_loopback_conduct_a_run_and_end(finished: Path, thaw: T
         assert _flow_runs(known) == ["COMPLETED"]
     finally:
         servers.terminate()
-        servers.wait(60)
+        servers.communicate(timeout=60)
     assert not (finished / ".thaw/servers.json").exists()
 
 

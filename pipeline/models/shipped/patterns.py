@@ -243,30 +243,37 @@ def _embossed(height: Tensor, angle: Tensor) -> Tensor:
     return dy * torch.sin(angle) + dx * torch.cos(angle)
 
 
-def draw(random: torch.Generator, n: int, side: int) -> tuple[Tensor, Tensor]:
-    """Pictures as bytes (n, 3, side, side), and the numbers of their textures and marks (n, 2)."""
+def draw(random: torch.Generator, n: int, side: int, ease: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Pictures as bytes (n, 3, side, side), and the numbers of their textures and marks (n, 2).
+
+    `ease` goes from 0, as hard as it gets, to 1, bold marks on faint textures.
+    """
     textures = torch.randint(len(TEXTURES), (n,), generator=random)
     marks = torch.randint(len(MARKS), (n,), generator=random)
     ground, shape = torch.zeros(n, side, side), torch.zeros(n, SEGMENTS, 2, 2)
     width, fray = torch.zeros(n), torch.zeros(n)
     for number, texture in enumerate(TEXTURES):
         chosen = (textures == number).nonzero()[:, 0]
-        ground[chosen] = texture(random, len(chosen), side)
+        if len(chosen):
+            ground[chosen] = texture(random, len(chosen), side)
     for number, (mark, widths, frayed) in enumerate(MARKS):
         chosen = (marks == number).nonzero()[:, 0]
         shape[chosen] = mark(random, len(chosen))
         width[chosen], fray[chosen] = uniform(random, *widths, len(chosen)), frayed
     distance = _distance(_placed(random, shape, side), side)
     distance += noise(random, n, side, side // 5, side // 5) * fray[:, None, None]
-    profile = ((width[:, None, None] - distance) / uniform(random, 0.8, 1.6, n, 1, 1) + 0.5).clamp(0, 1)
+    bold = width * (1 + 0.7 * ease)
+    profile = ((bold[:, None, None] - distance) / uniform(random, 0.8, 1.6, n, 1, 1) + 0.5).clamp(0, 1)
     profile[width == 0] = 0
-    return _lit(random, ground, profile, side), torch.stack([textures, marks], 1)
+    return _lit(random, ground, profile, side, ease), torch.stack([textures, marks], 1)
 
 
-def _lit(random: torch.Generator, ground: Tensor, mark: Tensor, side: int) -> Tensor:
+def _lit(random: torch.Generator, ground: Tensor, mark: Tensor, side: int, ease: float) -> Tensor:
     """The mark laid on the texture in some colour and relief, then lit and photographed."""
     n = len(ground)
-    contrast, depth = uniform(random, 0.02, 0.22, n, 1, 1), uniform(random, 0.2, 0.6, n, 1, 1)
+    faint = 1 - 0.7 * ease
+    contrast = uniform(random, 0.02, 0.22, n, 1, 1) * faint
+    depth = uniform(random, 0.2, 0.6, n, 1, 1) * (1 + ease)
     angle = uniform(random, 0, 2 * math.pi, n, 1, 1)
     sign = chance(random, 0.5, n, 1, 1) * 2 - 1
     relief = chance(random, 0.35, n, 1, 1)
@@ -279,5 +286,5 @@ def _lit(random: torch.Generator, ground: Tensor, mark: Tensor, side: int) -> Te
     shade = 1 + ramp * uniform(random, 0, 0.7, n, 1, 1) + noise(random, n, side, 3, 3) * 0.1
     gain = torch.where(chance(random, 0.3, n, 1, 1) > 0, uniform(random, 0.3, 0.6, n, 1, 1), 1.0)
     picture = (light[:, None] * colour + dye) * (shade * gain)[:, None]
-    picture = picture + torch.randn(picture.shape, generator=random) * uniform(random, 0.005, 0.04, n, 1, 1, 1)
+    picture = picture + torch.randn(picture.shape, generator=random) * uniform(random, 0.005, 0.04, n, 1, 1, 1) * faint
     return (picture * 255).clamp(0, 255).to(torch.uint8)

@@ -4,7 +4,8 @@
 
 The rate follows a warm-up and a cosine over the steps or the minutes of processor time, whichever runs out first; given
 only steps, the same machine makes the same weights again. Pictures are drawn in rounds, and each round is seen a few
-times, turned and mirrored anew, because drawing costs about as much as learning.
+times, turned and mirrored anew, because drawing costs about as much as learning. The first rounds are easy and small:
+a network that pools over the whole picture would otherwise take long to notice marks at all.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from pipeline.models.shipped.patterns import MARKS, OUTPUTS, TEXTURES, draw
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 FORMAT = "1"
+DRAWN = 160
+"""Pictures drawn at a time."""
 HELD_OUT = 1 << 40
 """Seeds from here on are never trained on."""
 
@@ -38,18 +41,20 @@ class Recipe(NamedTuple):
     Attributes:
         side: pictures' side in pixels for the last sixth of the training; before, they have two thirds of it.
         round, passes: how many pictures are drawn at once, and how often each is seen.
+        easy: share of the training over which pictures go from easy to as hard as they get.
         minutes, steps: the training ends with whichever runs out first; minutes are of processor time.
     """
 
     architecture: str
     seed: int = 0
     minutes: float = math.inf
-    steps: int = 2200
+    steps: int = 4400
     side: int = 96
-    batch: int = 64
-    round: int = 3200
+    batch: int = 32
+    round: int = 1600
     passes: int = 3
-    lr: float = 3e-3
+    lr: float = 2e-3
+    easy: float = 0.6
     weight_decay: float = 0.02
 
 
@@ -66,13 +71,13 @@ def _turned(pictures: Tensor, random: torch.Generator) -> Tensor:
     return pictures.flip(3) if mirror else pictures
 
 
-def _rounds(recipe: Recipe, side: int, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _rounds(recipe: Recipe, side: int, number: int, ease: float) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of one freshly drawn round."""
     random = torch.Generator().manual_seed((recipe.seed << 20) + number)
-    drawn = [draw(random, recipe.batch, side) for _ in range(max(1, recipe.round // recipe.batch))]
+    drawn = [draw(random, DRAWN, side, ease) for _ in range(-(-recipe.round // DRAWN))]
     pictures, labels = torch.cat([p for p, _ in drawn]), torch.cat([c for _, c in drawn])
     for _ in range(recipe.passes):
-        for chosen in torch.randperm(len(labels), generator=random).tensor_split(len(drawn)):
+        for chosen in torch.randperm(len(labels), generator=random).tensor_split(len(labels) // recipe.batch):
             yield _turned(pictures[chosen], random), labels[chosen]
 
 
@@ -87,30 +92,32 @@ def pretrain(recipe: Recipe) -> tuple[nn.Module, int]:
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 0.1  # MobileNetV3's own 0.01 lags hundreds of steps behind; the file does not hold it
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    started, step, number, progress, loss_sum = time.process_time(), 0, 0, 0.0, 0.0
+    started, step, number, progress, sums = time.process_time(), 0, 0, 0.0, torch.zeros(2)
     while progress < 1:
         side = recipe.side if progress > 5 / 6 else recipe.side * 2 // 3
-        for pictures, labels in _rounds(recipe, side, number):
+        for pictures, labels in _rounds(recipe, side, number, max(0.0, 1 - progress / recipe.easy)):
             progress = max(step / recipe.steps, (time.process_time() - started) / 60 / recipe.minutes)
             if progress >= 1:
                 break
             optimizer.param_groups[0]["lr"] = recipe.lr * _rate(progress)
-            loss = _loss(model(normalised(pictures)), labels)
+            losses = _losses(model(normalised(pictures)), labels)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            losses.sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            step, loss_sum = step + 1, loss_sum + float(loss.detach())
-            if step % 50 == 0:
-                log.info("step %d  %.0f %%  side %d  loss %.3f", step, 100 * progress, side, loss_sum / 50)
-                loss_sum = 0.0
+            step, sums = step + 1, sums + losses.detach()
+            if step % 100 == 0:
+                log.info("step %d, side %d: texture %.3f mark %.3f", step, side, *(sums / 100).tolist())
+                sums = torch.zeros(2)
         number += 1
     return model.eval(), step
 
 
-def _loss(output: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the texture plus that of the mark."""
+def _losses(output: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the texture and that of the mark."""
     texture, mark = output.tensor_split([len(TEXTURES)], 1)
-    return nn.functional.cross_entropy(texture, labels[:, 0]) + nn.functional.cross_entropy(mark, labels[:, 1])
+    return torch.stack(
+        [nn.functional.cross_entropy(texture, labels[:, 0]), nn.functional.cross_entropy(mark, labels[:, 1])]
+    )
 
 
 def _rate(progress: float) -> float:
@@ -128,11 +135,12 @@ class Accuracy(NamedTuple):
 
 
 @torch.no_grad()
-def measure(model: nn.Module, side: int, pictures: int = 2048) -> Accuracy:
+def measure(model: nn.Module, side: int, pictures: int) -> Accuracy:
+    """Accuracy on pictures never trained on."""
     random = torch.Generator().manual_seed(HELD_OUT)
     right = []
-    for _ in range(max(1, pictures // 128)):
-        drawn, labels = draw(random, 128, side)
+    for _ in range(-(-pictures // DRAWN)):
+        drawn, labels = draw(random, DRAWN, side)
         texture, mark = model(normalised(drawn)).tensor_split([len(TEXTURES)], 1)
         right.append(torch.stack([texture.argmax(1), mark.argmax(1)], 1) == labels)
     return Accuracy(*torch.cat(right).float().mean(0).tolist())
@@ -169,12 +177,13 @@ def main(arguments: list[str] | None = None) -> Path:
     parser.add_argument("--minutes", type=float, default=math.inf, help="of processor time")
     parser.add_argument("--steps", type=int, default=Recipe._field_defaults["steps"])
     parser.add_argument("--round", type=int, default=Recipe._field_defaults["round"], help="pictures drawn at once")
+    parser.add_argument("--held-out", type=int, default=2048, help="pictures to measure accuracy on at the end")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     recipe = Recipe(options.architecture, options.seed, options.minutes, options.steps, round=options.round)
     model, steps = pretrain(recipe)
-    accuracy = measure(model, recipe.side)
+    accuracy = measure(model, recipe.side, options.held_out)
     log.info("%d steps; held out: %s", steps, accuracy)
     path: Path = options.out / f"{recipe.architecture}.safetensors"
     save(model, path, recipe, steps, accuracy)
