@@ -13,10 +13,10 @@ run: $(INSTALLED)
 	.venv/bin/thaw run
 
 test: lint
-	.venv/bin/pytest -m "not full and not real"
+	.venv/bin/pytest -n 2 -m "not full and not real"
 
 test-all: lint
-	.venv/bin/pytest
+	.venv/bin/pytest -n 2
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check .

@@ -268,6 +268,43 @@ def status() -> None:
 
 
 @app.command()
+def lr_find(
+    recipe: Annotated[str, typer.Option(help="One of finetune.recipes or built in; default: the first of them.")] = "",
+    stage: Annotated[str, typer.Option(help="A stage of that recipe; default: its first.")] = "",
+) -> None:
+    """Find a learning rate for a stage, and train nothing.
+
+    A short sweep from a rate that does nothing to one that destroys, from the backbone's weights. `lr: auto` in
+    params.yaml does the same at the beginning of every stage.
+
+    Examples:
+
+      thaw lr-find
+
+      thaw lr-find --recipe gradual --stage head
+    """
+    from flows.terminal import Terminal
+
+    place = _workspace()
+    terminal = Terminal()
+    terminal.heading(f"{place.root.name}: looking for a learning rate")
+    from flows import lr_find as finder
+
+    try:
+        found = finder.lr_find(place, recipe or None, stage or None, terminal)
+    finally:
+        terminal.close()
+    sweep = found.sweep
+    what = f"{sweep.candidate}, stage {sweep.stage}"
+    if sweep.suggestion is None:
+        terminal.heading(f"{what}: no rate from {sweep.rates[0]:.1g} to {sweep.rates[-1]:.1g} lowered the loss")
+    else:
+        terminal.heading(f"{what}: {sweep.suggestion:.1e}")
+        terminal.say("set it as lr: in params.yaml, or lr: auto to have every stage find its own")
+    terminal.say(f"the sweep: {found.page.as_uri()}")
+
+
+@app.command()
 def sample(
     folder: Annotated[Path | None, typer.Argument(help="Where to; default: the workspace's data folder.")] = None,
 ) -> None:

@@ -81,7 +81,7 @@ class Run:
 
 def stage(run: Run, name: str) -> Any:
     """Runs a step as a Prefect task, unless DVC remembers its result; returns its record either way."""
-    return conducted(name, lambda: _remember(run, name))
+    return conducted(name, lambda: remember(run, name))
 
 
 def conducted(name: str, work: Callable[[], T], retries: int = 0) -> T:
@@ -105,7 +105,8 @@ def _may_mend_itself(_task: Any, _run: Any, state: Any) -> bool:
     return False
 
 
-def _remember(run: Run, name: str) -> Record:
+def remember(run: Run, name: str) -> Record:
+    """A step's record: as it is where it is fresh, from DVC's cache where it is there, else by running the step."""
     began = time.monotonic()
     state = run.memory.state(name)
     how: How = "unchanged"

@@ -15,9 +15,9 @@ from pipeline.records import (
     ValidateRecord,
 )
 from pipeline.report.extras import Extras, Sweep, gather
-from pipeline.report.render import render
+from pipeline.report.render import render, render_sweep
 
-__all__ = ["Extras", "Sweep", "build", "gather", "write"]
+__all__ = ["Extras", "Sweep", "build", "gather", "swept", "write"]
 
 
 def build(
@@ -32,6 +32,11 @@ def build(
 ) -> str:
     """The page. Every number on it comes from the records, their files, or `extras`."""
     return render(validated, split, backbone, finetuned, evaluated, registered, extras)
+
+
+def swept(workspace: str, sweep: Sweep) -> str:
+    """A page of one learning rate sweep, made before anything is trained."""
+    return render_sweep(workspace, sweep)
 
 
 def write(html: str, path: Path) -> None:

@@ -18,7 +18,7 @@ from pipeline.records import (
     ValidateRecord,
 )
 from pipeline.report import files, sections, words
-from pipeline.report.extras import Extras
+from pipeline.report.extras import Extras, Sweep
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -56,6 +56,14 @@ def render(
         uri=sections.model_uri(landed) if landed else None,
         times=sections.times(extras),
         latency=_latency(extras, evaluated),
+    )  # fmt: skip
+
+
+def render_sweep(workspace: str, sweep: Sweep) -> str:
+    """The page of a learning rate sweep."""
+    return _environment().get_template("sweep.html.j2").render(
+        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        workspace=workspace, sweep=sweep, figure=sections.sweep_figure(sweep),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from pipeline.records import CandidateRecord, Estimate, EvaluateRecord, FinetuneRecord, RegisterRecord, SplitRecord
 from pipeline.report import charts, files, words
-from pipeline.report.extras import Extras
+from pipeline.report.extras import Extras, Sweep
 
 MATRIX_CLASSES = 16  # with more, the matrix is left out for the list of its largest errors
 LISTED_CLASSES = 30
@@ -235,20 +235,21 @@ def _points(rows: Iterable[Mapping[str, str]], split: str, metric: str) -> list[
 
 
 def sweeps(extras: Extras) -> list[dict[str, Any]]:
-    figures = []
-    for sweep in extras.sweeps:
-        marks = [(sweep.suggestion, words.rate(sweep.suggestion))] if sweep.suggestion else []
-        title = f"Loss by learning rate, {sweep.candidate}, stage {sweep.stage}"
-        # Past the point where it diverges a sweep shows nothing but its own height.
-        limit = DIVERGED * sweep.losses[0]
-        stop = next((at for at, loss in enumerate(sweep.losses) if not loss < limit), len(sweep.losses))
-        points = list(zip(sweep.rates[:stop], sweep.losses[:stop], strict=True))
-        chart: Markup = charts.lines(
-            title, [charts.Line("", points)], x_label="learning rate", y_format=lambda value: f"{value:.2g}",
-            marks=marks, log_x=True,
-        )  # fmt: skip
-        figures.append({"title": title, "chart": chart})
-    return figures
+    return [sweep_figure(sweep) for sweep in extras.sweeps]
+
+
+def sweep_figure(sweep: Sweep) -> dict[str, Any]:
+    marks = [(sweep.suggestion, words.rate(sweep.suggestion))] if sweep.suggestion else []
+    title = f"Loss by learning rate, {sweep.candidate}, stage {sweep.stage}"
+    # Past the point where it diverges a sweep shows nothing but its own height.
+    limit = DIVERGED * sweep.losses[0]
+    stop = next((at for at, loss in enumerate(sweep.losses) if not loss < limit), len(sweep.losses))
+    points = list(zip(sweep.rates[:stop], sweep.losses[:stop], strict=True))
+    chart: Markup = charts.lines(
+        title, [charts.Line("", points)], x_label="learning rate", y_format=lambda value: f"{value:.2g}",
+        marks=marks, log_x=True,
+    )  # fmt: skip
+    return {"title": title, "chart": chart}
 
 
 def candidates(finetuned: FinetuneRecord, evaluated: EvaluateRecord) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from pipeline.config import FinetuneConfig, TaskConfig
 from pipeline.context import Context
 from pipeline.errors import ConfigError
@@ -10,6 +12,14 @@ from pipeline.steps.finetune import Shared
 from pipeline.training import recipes
 from pipeline.training.interrupt import interruptible
 from pipeline.training.lr_find import Sweep
+
+
+class Swept(NamedTuple):
+    """A sweep, and the recipe and stage that it was made for."""
+
+    recipe: str
+    stage: str
+    sweep: Sweep
 
 
 def lr_find(
@@ -21,7 +31,7 @@ def lr_find(
     *,
     recipe: str | None = None,
     stage: str | None = None,
-) -> Sweep:
+) -> Swept:
     """Sweeps the learning rate of a stage, from the backbone's weights, as if it were the recipe's first.
 
     Args:
@@ -50,4 +60,4 @@ def lr_find(
         with deterministic(plan.threads):
             model = bench.job.build(rows[wanted].init == "keep")
             run = StageRun(session, rows[wanted], plan, model, Position(plan=plan.model_dump(mode="json")), {})
-            return run.sweep()
+            return Swept(name, wanted, run.sweep())

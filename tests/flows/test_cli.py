@@ -13,7 +13,7 @@ from commands import REPOSITORY, Thaw
 from pipeline.config import parse
 from pipeline.setup import init
 
-COMMANDS = ("init", "run", "step", "status", "sample", "predict", "up", "doctor", "clean")
+COMMANDS = ("init", "run", "step", "status", "lr-find", "sample", "predict", "up", "doctor", "clean")
 
 
 def test_help_names_every_command_and_each_has_an_example(thaw: Thaw, tmp_path: Path) -> None:

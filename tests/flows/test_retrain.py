@@ -184,3 +184,14 @@ def _flow_runs(known: dict[str, str]) -> list[str]:
     )  # fmt: skip
     with urllib.request.urlopen(request, timeout=20) as answer:
         return [run["state_type"] for run in json.load(answer)]
+
+
+def test_a_learning_rate_is_found_and_nothing_trained(finished: Path, thaw: Thaw) -> None:
+    before = sorted(path for path in finished.rglob("*") if ".thaw" not in path.parts and "mlflow" not in path.parts)
+    done = thaw("lr-find", "--recipe", "lp-ft", "--stage", "tune", cwd=finished)
+    assert "lp-ft, stage tune: " in done.stdout
+    page = Path(re.search(r"file://(\S+sweep\.html)", done.stdout)[1])  # type: ignore[index]
+    assert "<svg" in page.read_text()
+    assert "Smith 2017" in page.read_text()
+    after = sorted(path for path in finished.rglob("*") if ".thaw" not in path.parts and "mlflow" not in path.parts)
+    assert after == before

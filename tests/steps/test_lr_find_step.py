@@ -65,9 +65,11 @@ def context(folder: Path, scratch: Path) -> Context:
 
 
 def test_the_first_stage_unless_another_is_asked_for(place: Path, tmp_path: Path) -> None:
-    sweep = lr_find(CONFIG, TASK, *records(place), context(place, tmp_path))
+    found = lr_find(CONFIG, TASK, *records(place), context(place, tmp_path))
+    sweep = found.sweep
+    assert (found.recipe, found.stage) == ("gradual", "head")
     assert len(sweep.rates) == len(sweep.losses) > 10
-    assert lr_find(CONFIG, TASK, *records(place), context(place, tmp_path)) == sweep
+    assert lr_find(CONFIG, TASK, *records(place), context(place, tmp_path)) == found
     assert not (tmp_path / "candidates").exists()
     assert not list(tmp_path.glob("lr-find/*"))
 
@@ -77,7 +79,7 @@ def test_any_stage_of_any_recipe(place: Path, tmp_path: Path) -> None:
         lr_find(CONFIG, TASK, *records(place), context(place, tmp_path), recipe="lp-ft", stage=stage)
         for stage in ("probe", "tune")
     )
-    assert probe.losses != tune.losses
+    assert probe.sweep.losses != tune.sweep.losses
 
 
 def test_an_unknown_stage_is_named(place: Path, tmp_path: Path) -> None:
