@@ -116,15 +116,15 @@ def run(
     clock = Clock()
     place = _workspace()
     terminal = Terminal()
-    if not force:
-        glance = _glance(place)
-        clock.lap("asking DVC")
-        if glance.nothing_to_do:
-            _say_unchanged(terminal, place, glance)
-            clock.lap("ours")
-            _timings(timings, clock)
-            return
-    summary = _conduct(terminal, place, force, clock)
+    glance = _glance(place)
+    clock.lap("asking DVC")
+    if glance.nothing_to_do and not force:
+        _say_unchanged(terminal, place, glance)
+        clock.lap("ours")
+        _timings(timings, clock)
+        return
+    stale = {*force, *(name for name, state in glance.states.items() if not state.fresh)}
+    summary = _conduct(terminal, place, force, stale, clock)
     _closing(terminal, summary.evaluated, summary.registered, summary.report)
     _timings(timings, clock)
 
@@ -166,19 +166,39 @@ def _say_unchanged(terminal: Any, place: Workspace, glance: Glance) -> None:
     _closing(terminal, glance.evaluated, glance.registered, place.report)
 
 
-def _conduct(terminal: Any, place: Workspace, force: list[str], clock: Clock) -> Summary:
+def _conduct(terminal: Any, place: Workspace, force: list[str], stale: set[str], clock: Clock) -> Summary:
+    from flows.glance import check
+
+    check(place, force)
+    terminal.heading(f"{place.root.name}: retraining")
+    from flows import temporary
+
+    def meanwhile() -> None:
+        from flows import warm
+
+        warm.up(stale)
+        clock.lap("importing")
+
+    with temporary.server(place.scratch, meanwhile):
+        clock.lap("starting Prefect")
+        summary = _flow(terminal, place, force)
+        clock.lap("flow")
+    clock.lap("ending Prefect")
+    clock.laps["of which steps"] = sum(outcome.seconds for outcome in summary.outcomes)
+    return summary
+
+
+def _flow(terminal: Any, place: Workspace, force: list[str]) -> Summary:
     import logging
 
-    terminal.heading(f"{place.root.name}: retraining")
     from flows.retrain import retrain
     from flows.stage import CONSOLE
 
     # Prefect's own lines go to its server; here they would break into ours.
     logging.getLogger().handlers = [h for h in logging.getLogger().handlers if type(h).__module__[:7] != "prefect"]
-    clock.lap("importing")
     token = CONSOLE.set(terminal)
     try:
-        summary = retrain(str(place.root), tuple(force))
+        return retrain(str(place.root), tuple(force))
     except RuntimeError as fault:
         if "server" not in str(fault).lower() and "api" not in str(fault).lower():
             raise
@@ -186,10 +206,6 @@ def _conduct(terminal: Any, place: Workspace, force: list[str], clock: Clock) ->
     finally:
         terminal.close()
         CONSOLE.reset(token)
-    steps = sum(outcome.seconds for outcome in summary.outcomes)
-    clock.lap("flow")
-    clock.laps["of which steps"] = steps
-    return summary
 
 
 def _no_server(fault: Exception) -> ThawError:

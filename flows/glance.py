@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.errors import ConfigError
 from pipeline.memory import Memory, State
 from pipeline.records import EvaluateRecord, RegisterRecord
-from pipeline.workspace import Workspace
+from pipeline.workspace import STEPS, Workspace, lock
 
 
 @dataclass(frozen=True)
@@ -33,3 +35,18 @@ def glance(place: Workspace) -> Glance:
     except MemoryFault:
         return Glance(states, None, None)
     return Glance(states, evaluated, receipt_is_current(place.config(), place, evaluated))
+
+
+def check(place: Workspace, force: Sequence[str] = ()) -> None:
+    """What would stop a run at once, asked before seconds are spent on starting anything.
+
+    Raises:
+        ConfigError: params.yaml, or a forced step that does not exist.
+        WorkspaceError: another run has the workspace.
+    """
+    unknown = set(force) - {*STEPS, "register"}
+    if unknown:
+        raise ConfigError("--force", found=", ".join(sorted(unknown)), expected=", ".join((*STEPS, "register")))
+    place.config()
+    with lock(place):
+        pass

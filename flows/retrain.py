@@ -12,12 +12,12 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
+from flows.glance import check
 from flows.stage import Outcome, Run, conducted, stage, tell
-from pipeline.errors import ConfigError
 from pipeline.memory import Memory
 from pipeline.records import EvaluateRecord, RegisterRecord
 from pipeline.steps.run import context, new_run, open_tracker
-from pipeline.workspace import STEPS, Workspace, lock
+from pipeline.workspace import Workspace, lock
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,11 @@ def retrain(workspace: str, force: Sequence[str] = ()) -> Summary:
         force: steps to run even where nothing changed.
 
     Raises:
+        ConfigError: params.yaml, or a forced step that does not exist.
         ThawError: whatever a step has to say; nothing half-done is remembered.
     """
     place = Workspace(Path(workspace))
+    check(place, force)
     with lock(place):
         run = begin(place, force)
         validated = stage(run, "validate")
@@ -60,11 +62,8 @@ def begin(place: Workspace, force: Sequence[str] = ()) -> Run:
     """A run of the workspace, with nothing done yet.
 
     Raises:
-        ConfigError: params.yaml, or a forced step that does not exist.
+        ConfigError: params.yaml cannot be used.
     """
-    unknown = set(force) - {*STEPS, "register"}
-    if unknown:
-        raise ConfigError("--force", found=", ".join(sorted(unknown)), expected=", ".join((*STEPS, "register")))
     config = place.config()
     memory = Memory(place.root)
     memory.ensure_data()

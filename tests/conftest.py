@@ -19,6 +19,7 @@ for key, value in settings.QUIET.items():
 os.environ.setdefault("MPLBACKEND", "agg")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers, a file's tests share one, and so do all tests of the finished workspace: what they have
     in common is made once."""

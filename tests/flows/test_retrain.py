@@ -6,11 +6,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from commands import Thaw, run_thaw
@@ -111,6 +113,28 @@ def test_a_second_run_at_the_same_time_names_the_holder(finished: Path, thaw: Th
     assert done.returncode == 2
     assert f"process {os.getpid()}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_says_so_without_a_traceback_and_leaves_no_server(finished: Path, thaw: Thaw) -> None:
+    settings(finished, "seed: 0\n  batch_size", "seed: 1\n  batch_size")
+    command = [str(Path(sys.executable).with_name("thaw")), "run"]
+    run = subprocess.Popen(
+        command, cwd=finished, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    assert run.stdout is not None
+    printed = [run.stdout.readline()]
+    while printed[-1] and "plan:" not in printed[-1]:
+        printed.append(run.stdout.readline())
+    servers = [child.pid for child in psutil.Process(run.pid).children() if "flows.temporary" in child.cmdline()]
+    assert len(servers) == 1
+    os.killpg(run.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    printed.append(run.communicate(timeout=60)[0])
+    said = "".join(printed)
+    assert run.returncode == 130, said
+    assert "thaw run goes on from here" in said
+    assert "Traceback" not in said
+    assert "Error logging to API" not in said
+    assert not psutil.pid_exists(servers[0])
 
 
 def test_without_prefect_and_memory_a_step_gives_the_same_outputs(finished: Path) -> None:
