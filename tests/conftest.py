@@ -19,15 +19,6 @@ for key, value in settings.QUIET.items():
 os.environ.setdefault("MPLBACKEND", "agg")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers, a file's tests share one, and so do all tests of the finished workspace: what they have
-    in common is made once."""
-    for item in items:
-        shared = "_finished" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("finished" if shared else str(item.path)))
-
-
 @pytest.fixture(scope="session")
 def thaw() -> Thaw:
     """The command."""
