@@ -61,12 +61,14 @@ def _workspace() -> Workspace:
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(help="The workspace to make; must not exist or be empty.")],
+    folder: Annotated[Path, typer.Argument(help="The workspace to make; may exist, unless it is one already.")],
     data: Annotated[Path, typer.Option("--data", help="Your folder of examples; copied in, never moved or linked.")],
     backbone: Annotated[str, typer.Option(help="provider/name of the pretrained network.")] = "",
     weights: Annotated[str, typer.Option(help="default, shipped, a file, or a URL.")] = "",
     given_val_as: Annotated[str, typer.Option(help="What a given val split is: val or test.")] = "",
-    recipe: Annotated[list[str], typer.Option(help="head, full, gradual, lp-ft, scratch; repeatable.")] = [],  # noqa: B006
+    recipe: Annotated[
+        list[str], typer.Option(help="head, full, gradual, lp-ft, scratch, or compare: all of them; repeatable.")
+    ] = [],  # noqa: B006
     remote: Annotated[str, typer.Option(help="DVC remote for the data: a folder, s3://…; default: local.")] = "",
 ) -> None:
     """Make a workspace for a folder of your own examples.

@@ -107,6 +107,7 @@ def _report(run: Run, records: tuple[Any, ...], registered: RegisterRecord) -> P
         run.workspace,
         run.memory.data_version(),
         {done.step: done.seconds for done in run.outcomes if done.how == "done"},
+        registered,
     )
     page.write(page.build(*records, registered=registered, extras=extras), path)
     run.tracker.open(records[3].key, run.workspace.root.name).artifact(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -67,6 +67,14 @@ class DataConfig(Section):
     max_imbalance: float = Field(default=20.0, ge=1)
     """warn when the largest class has this many times the examples of the smallest"""
     drift: DriftConfig = DriftConfig()
+
+    @field_validator("path")
+    @classmethod
+    def _below(cls, given: str) -> str:
+        path = PurePosixPath(given)
+        if not path.parts or path.is_absolute() or ".." in path.parts:
+            raise ValueError("must be a folder below the workspace, such as data")
+        return given
 
     @field_validator("columns", mode="before")
     @classmethod
@@ -229,7 +237,7 @@ class CheckpointConfig(Section):
 
 class FinetuneConfig(Section):
     recipes: tuple[str, ...] = ("gradual",)
-    """the candidates, one a recipe: head, full, gradual, lp-ft, scratch, or one from `own`"""
+    """the candidates, one a recipe: head, full, gradual, lp-ft, scratch, one from `own`, or `compare`: all five built-in ones"""
     own: dict[str, tuple[StageConfig, ...]] = {}
     """your recipes: name → list of stages"""
     baseline: bool = True

@@ -113,6 +113,32 @@ def reliability(title: str, dots: Sequence[Dot]) -> Markup:
     return _svg(title, parts)
 
 
+def matrix(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
+    """How often each class (row) was taken for each (column): darker where it is more of the row."""
+    side = (HEIGHT - TOP - BOTTOM) / len(labels)
+    left = (WIDTH - side * len(labels)) / 2
+    parts = []
+    for row, (label, line) in enumerate(zip(labels, counts, strict=True)):
+        y, total = TOP + row * side, sum(line) or 1
+        parts.append(
+            f'<text class="y" x="{left - 6:.1f}" y="{y + side / 2:.1f}" dy="0.35em">{_cut(label)}</text>'
+            f'<text class="x" x="{left + (row + 0.5) * side:.1f}" y="{HEIGHT - BOTTOM + 15}">{_cut(label, int(side / 5))}</text>'
+        )
+        for column, count in enumerate(line):
+            x, kind = left + column * side, "" if row == column else "second"
+            parts.append(
+                f'<circle class="{kind}" cx="{x + side / 2:.1f}" cy="{y + side / 2:.1f}" '
+                f'r="{0.48 * side * math.sqrt(count / total):.1f}" fill-opacity="0.35"/>'
+                + (
+                    f'<text class="x" x="{x + side / 2:.1f}" y="{y + side / 2:.1f}" dy="0.35em">{count}</text>'
+                    if count
+                    else ""
+                )
+            )
+    parts.append(f'<text x="{left:.1f}" y="{TOP - 8}">is (row), was taken for (column)</text>')
+    return _svg(title, parts)
+
+
 def _svg(title: str, parts: Iterable[str]) -> Markup:
     name = escape(shown(title))
     return Markup(
@@ -181,6 +207,6 @@ def _finite(points: Iterable[Point]) -> list[Point]:
     return [point for point in points if all(map(math.isfinite, point))]
 
 
-def _cut(name: str) -> Markup:
+def _cut(name: str, length: int = LABEL_LENGTH) -> Markup:
     text = str(shown(name))
-    return escape(text if len(text) <= LABEL_LENGTH else text[: LABEL_LENGTH - 1] + "…")
+    return escape(text if len(text) <= length else text[: max(0, length - 1)] + "…")

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from pipeline.records import CandidateRecord, DataVersion, Finding
+from pipeline.records import CandidateRecord, DataVersion, Finding, RegisterRecord
 from pipeline.workspace import STEPS, Workspace
 
 LIBRARIES = ("thaw", "torch", "torchvision", "numpy", "mlflow", "dvc", "prefect", "great-expectations")
@@ -57,7 +58,9 @@ class Extras:
     sweeps: tuple[Sweep, ...] = ()
 
 
-def gather(workspace: Workspace, data: DataVersion, seconds: Mapping[str, float]) -> Extras:
+def gather(
+    workspace: Workspace, data: DataVersion, seconds: Mapping[str, float], registered: RegisterRecord | None = None
+) -> Extras:
     """The extras of a run that just ended in a workspace; `seconds` has the steps that ran in it."""
     runs = workspace.scratch / "runs"
     return Extras(
@@ -69,7 +72,7 @@ def gather(workspace: Workspace, data: DataVersion, seconds: Mapping[str, float]
         unchanged=tuple(step for step in STEPS if step not in seconds),
         latency=_latest(runs, "evaluate/latency.json"),
         versions=_versions(),
-        links={},
+        links=dict(_links(workspace, registered)),
         sweeps=tuple(sweeps(workspace.output("finetune"))),
     )
 
@@ -88,6 +91,18 @@ def sweeps(finetuned: Path) -> Iterator[Sweep]:
         )
         for stage, curve in found.items():
             yield Sweep(path.parent.name, stage, tuple(curve["rate"]), tuple(curve["loss"]), used.get(stage))
+
+
+def _links(workspace: Workspace, registered: RegisterRecord | None) -> Iterator[tuple[str, str]]:
+    """The data's checks as Data Docs, beside the page; the registered version, where a server shows it."""
+    docs = sorted((workspace.scratch / "runs").glob("*/validate/data-docs/index.html"))
+    if docs:
+        yield "Data Docs of the last validation", quote(docs[-1].relative_to(workspace.report.parent).as_posix())
+    if registered and registered.version and registered.tracking_uri.startswith(("http://", "https://")):
+        where = (
+            f"{registered.tracking_uri.rstrip('/')}/#/models/{quote(registered.model)}/versions/{registered.version}"
+        )
+        yield f"{registered.model}, version {registered.version}, in MLflow", where
 
 
 def _versions() -> dict[str, str]:

@@ -56,7 +56,7 @@ def finetune(
         TrainingError: a training could not be trusted; see `pipeline.training.train.train`.
     """
     scores.check(config.primary)
-    names = list(dict.fromkeys(config.recipes))
+    names = recipes.named(config)
     stages = {name: recipes.stages(name, config, backbone.blocks) for name in names}
     shared = Shared(config, task, split, backbone, context)
     key = digest(ENGINE, shared.determinants, config.model_dump(mode="json", exclude={"checkpoint"}))
@@ -183,7 +183,7 @@ class Shared:
         began = time.monotonic()
         context, config = self.context, self.config
         rows = [
-            (identity, context.data / path)
+            (identity, manifest.real_path(context.data, path))
             for table in self.tables.values()
             for identity, path in zip(table.column("id").to_pylist(), table.column("path").to_pylist(), strict=True)
         ]
@@ -216,10 +216,18 @@ class Shared:
         began = time.monotonic()
         chosen = choose(
             lambda: self._build(True), self.task, self._sample(), self.config, self.context.scratch,
-            self.context.console,
+            self.context.console, steps=self._steps(),
         )  # fmt: skip
         self.timing["plan"] = time.monotonic() - began
         return chosen
+
+    def _steps(self) -> int:
+        """Optimiser steps of the longest candidate, at most: whether compiling pays depends on them."""
+        epochs = [
+            sum(stage.epochs for stage in recipes.stages(name, self.config, self.backbone.blocks))
+            for name in recipes.named(self.config)
+        ]
+        return max(epochs) * -(-len(self.job.train) // self.config.batch_size)
 
     def _sample(self) -> tuple[torch.Tensor, torch.Tensor]:
         job = self.job

@@ -47,7 +47,7 @@ def lr_find(
     from pipeline.training.loop import Session, StageRun
     from pipeline.training.position import Position
 
-    name = recipe or config.recipes[0]
+    name = recipe or recipes.named(config)[0]
     rows = {row.name: row for row in recipes.stages(name, config, backbone.blocks)}
     wanted = stage or next(iter(rows))
     if wanted not in rows:

@@ -148,6 +148,8 @@ def _record_runs(
     evaluated: EvaluateRecord, report: Path | None, facts: Mapping[str, str], context: Context,
 ) -> Run:  # fmt: skip
     """The parent run and one run a candidate, completed from the outputs; what is there is not written again."""
+    from pipeline.report import plots
+
     parent = tracker.open(finetuned.key, context.root.name, tags={**facts, **_environment()})
     parent.params({**_flat(config.model_dump(mode="json", by_alias=True)), "backbone.sha256": backbone.sha256})
     parent.metrics(_test_metrics(evaluated))
@@ -155,6 +157,8 @@ def _record_runs(
         parent.artifact(file, "test")
     if (evaluated.folder / "worst").is_dir():
         parent.artifact(evaluated.folder / "worst", "test/worst")
+    for plot in plots.write(finetuned, evaluated, context.side / "plots"):
+        parent.artifact(plot, "plots")
     if report is not None:
         parent.artifact(report)
     for recipe in finetuned.candidates:

@@ -63,13 +63,15 @@ def registered(config: Config, workspace: Workspace, name: str | None = None) ->
     if not config.tracking.enabled:
         return []
     store = stores.find(config.tracking, workspace)
+    if store.empty:
+        return []
     wanted = name or workspace.model_name(config)
     return stores.patiently(store, "asking what is registered", lambda: versions(store, wanted))
 
 
 def versions(store: Store, name: str) -> list[Version]:
-    """All versions of a model, newest first; an embedded store that is not there yet is not made for the asking."""
-    if store.embedded is not None and not (store.embedded / "mlflow.db").exists():
+    """All versions of a model, newest first."""
+    if store.empty:
         return []
     found = list(_pages(store, name))
     aliases = aliases_of(store, name) if found else {}

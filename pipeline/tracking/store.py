@@ -63,6 +63,11 @@ class Store:
         """The URI without a password."""
         return re.sub(r"://[^/@]*@", "://…@", self.uri)
 
+    @property
+    def empty(self) -> bool:
+        """An embedded store that nothing was recorded in yet; it is not made for the asking."""
+        return self.embedded is not None and not (self.embedded / "mlflow.db").exists()
+
     @cached_property
     def client(self) -> MlflowClient:
         """MLflow's client; importing MLflow takes seconds, and so does opening a database.

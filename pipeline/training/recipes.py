@@ -7,6 +7,8 @@
 | gradual | the head, then ever more blocks from the top down | ibid., section 3.2: gradual unfreezing |
 | lp-ft | the head, then everything at a lower rate | Kumar et al. 2022, section 3.2: linear probing, then tuning |
 | scratch | everything, from random weights | the comparison that says whether pretraining pays |
+
+`compare` is all five: which kind of fine-tuning pays here, at equal budget.
 """
 
 from __future__ import annotations
@@ -19,6 +21,13 @@ from pipeline.errors import ConfigError
 
 Stages = tuple[StageConfig, ...]
 BASELINE = "scratch"
+SETS = {"compare": ("scratch", "head", "gradual", "full", "lp-ft")}
+
+
+def named(config: FinetuneConfig) -> tuple[str, ...]:
+    """The configured recipes, sets written out, each once."""
+    one_by_one = (recipe for name in config.recipes for recipe in SETS.get(name, (name,)))
+    return tuple(dict.fromkeys(one_by_one))
 
 
 def stages(name: str, config: FinetuneConfig, blocks: Sequence[str]) -> Stages:
@@ -30,7 +39,7 @@ def stages(name: str, config: FinetuneConfig, blocks: Sequence[str]) -> Stages:
     if name in config.own:
         return _checked(name, config.own[name])
     if name not in BUILT_IN:
-        known = [*BUILT_IN, *config.own]
+        known = [*BUILT_IN, *SETS, *config.own]
         close = difflib.get_close_matches(name, known, 1)
         raise ConfigError(
             "finetune.recipes", found=name, expected="one of " + ", ".join(known),

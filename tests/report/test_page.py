@@ -7,12 +7,13 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from example_run import HOSTILE, LABELS, Made, make
 
-from pipeline.records import Comparison, DataVersion, Estimate, Finding
-from pipeline.report import page
+from pipeline.records import Comparison, DataVersion, Estimate, Finding, RegisterRecord
+from pipeline.report import page, plots
 from pipeline.workspace import Workspace
 
 SECTIONS = ("result", "mistakes", "slices", "calibration", "data", "split", "training", "use", "provenance")
@@ -242,6 +243,33 @@ def test_gather_takes_what_the_latest_run_left(tmp_path: Path) -> None:
     assert "finetune" not in extras.unchanged
     assert "validate" in extras.unchanged
     assert "torch" in extras.versions
+
+
+def test_it_leads_to_the_data_docs_and_to_a_server_that_shows_the_version(tmp_path: Path) -> None:
+    docs = tmp_path / ".thaw/runs/20260101T000000Z-aa/validate/data-docs/index.html"
+    docs.parent.mkdir(parents=True)
+    docs.touch()
+    data = DataVersion(md5="0.dir", size=1, files=1, git_revision=None, dirty=False)
+    served = RegisterRecord(
+        evaluation="e", tracking_uri="http://mlflow.example:5000", model="small parts", version="3", run_id="r",
+        aliases=("challenger",), champion=False, reason="",
+    )  # fmt: skip
+    links = page.gather(Workspace(tmp_path), data, {}, served).links
+    assert (tmp_path / links["Data Docs of the last validation"]).samefile(docs)
+    assert links["small parts, version 3, in MLflow"] == "http://mlflow.example:5000/#/models/small%20parts/versions/3"
+    embedded = served.model_copy(update={"tracking_uri": "sqlite:///mlflow.db"})
+    assert list(page.gather(Workspace(tmp_path), data, {}, embedded).links) == ["Data Docs of the last validation"]
+
+
+def test_the_charts_stand_alone_as_pictures(made: Made, hostile: Made, tmp_path: Path) -> None:
+    for number, one in enumerate((made, hostile)):
+        written = plots.write(one.finetuned, one.evaluated, tmp_path / str(number))
+        assert {path.stem for path in written} >= {"curve-1", "calibration"}
+        for path in written:
+            root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+            assert root.tag == "{http://www.w3.org/2000/svg}svg"
+            assert not list(root.iter("{http://www.w3.org/2000/svg}script"))
+    assert (tmp_path / "0" / "confusion.svg").exists()
 
 
 def test_the_style_uses_only_colours_it_defines(made: Made) -> None:

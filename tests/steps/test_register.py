@@ -63,7 +63,7 @@ def test_an_evaluation_is_registered_once_with_its_evidence(
     assert run.data.metrics["test/accuracy_high"] == 1.0
     assert "version.torch" in run.data.tags
     assert [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs] == [("data", DATA.md5)]
-    assert [file.path for file in ask.list_artifacts(first.run_id)] == ["report.html", "test"]
+    assert [file.path for file in ask.list_artifacts(first.run_id)] == ["plots", "report.html", "test"]
     (child,) = ask.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{first.run_id}'")
     assert not list((tmp_path / "elsewhere").iterdir())
     curve = ask.get_metric_history(child.info.run_id, "train/loss")

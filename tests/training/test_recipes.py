@@ -55,3 +55,11 @@ def test_two_stages_of_one_name_are_refused() -> None:
 
 def test_auto_rates_stay_auto() -> None:
     assert {stage.lr for stage in recipes.stages("gradual", FinetuneConfig(lr="auto"), BLOCKS)} == {"auto"}
+
+
+def test_compare_is_every_built_in_recipe_once() -> None:
+    config = FinetuneConfig(recipes=("head", "compare"))
+    assert recipes.named(config) == ("head", "scratch", "gradual", "full", "lp-ft")
+    assert set(recipes.named(config)) == set(recipes.BUILT_IN)
+    epochs = {name: sum(stage.epochs for stage in recipes.stages(name, config, BLOCKS)) for name in recipes.BUILT_IN}
+    assert set(epochs.values()) == {config.epochs}, "not at equal budget"
