@@ -178,7 +178,7 @@ class Peak(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        while not self.over.wait(0.25):
+        while not self.over.wait(1.0):
             try:
                 process = psutil.Process(self.pid)
                 family = [process, *process.children(recursive=True)]

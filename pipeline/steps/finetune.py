@@ -216,7 +216,7 @@ class Shared:
         began = time.monotonic()
         chosen = choose(
             lambda: self._build(True), self.task, self._sample(), self.config, self.context.scratch,
-            self.context.console, steps=self._steps(),
+            self.context.console, steps=self._steps(), passes=self._passes(),
         )  # fmt: skip
         self.timing["plan"] = time.monotonic() - began
         return chosen
@@ -228,6 +228,17 @@ class Shared:
             for name in recipes.named(self.config)
         ]
         return max(epochs) * -(-len(self.job.train) // self.config.batch_size)
+
+    def _passes(self) -> int:
+        """Forward passes of one example in all trainings; a head's stage presents each view once, thanks to the cache."""
+        from pipeline.training.plan import BACKWARD
+
+        config, total = self.config, 0
+        names = recipes.named(config)
+        for name in (*names, *([recipes.BASELINE] if config.baseline and recipes.BASELINE not in names else [])):
+            for stage in recipes.stages(name, config, self.backbone.blocks):
+                total += min(config.views, stage.epochs) if stage.train == ("head",) else BACKWARD * stage.epochs
+        return total * len(self.job.train)
 
     def _sample(self) -> tuple[torch.Tensor, torch.Tensor]:
         job = self.job

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.config import ENGINE
 from pipeline.records import digest
 from pipeline.tasks.base import Draw
 from pipeline.training import order
@@ -108,7 +109,7 @@ class Prefix:
         plan = self.plan
         arithmetic = (plan.precision, plan.memory_format, plan.threads, plan.compile, plan.device, plan.torch, CHUNK)
         shown = (self.task.name, self.spec, self.task_config, None if self.views is None else (self.seed, self.views))
-        return digest(weights, self.boundary, shown, self.ids, arithmetic)
+        return digest(ENGINE, weights, self.boundary, shown, self.ids, arithmetic)
 
 
 class FeatureStore:

@@ -37,6 +37,8 @@ EXAMPLES = 8  # in a measured step
 LOSS_TOLERANCE = 0.02  # relative; bf16 keeps 8 bits of significand
 MEMORY_SHARE = 0.6  # of what is available, for a batch's activations
 LONG = 600.0  # seconds of training from which compiling pays
+PAYS = 20  # times what measuring costs that a training must cost for measuring to pay
+BACKWARD = 3  # forward passes that a training step takes as long as
 
 Precision = Literal["fp32", "bf16"]
 MemoryFormat = Literal["contiguous", "channels-last"]
@@ -99,6 +101,7 @@ def choose(
     console: Console,
     *,
     steps: int = 0,
+    passes: int = 0,
 ) -> Plan:
     """The fastest plan whose loss agrees with fp32's, of those that the settings leave open.
 
@@ -107,6 +110,8 @@ def choose(
         sample_batch: some prepared input (n, …) of float32 and its class indices (n,).
         scratch: the workspace's `.thaw`; the choice is remembered under `plans/`.
         steps: optimiser steps to come, to tell whether compiling pays; 0: not known.
+        passes: forward passes of one example to come, a training step counting `BACKWARD`, to tell whether measuring
+            pays; 0: not known, and it does.
 
     Raises:
         ConfigError: the configured device is not there.
@@ -121,7 +126,12 @@ def choose(
     about = [task.name, model.architecture, model.classes, tuple(x.shape[1:]), config.batch_size, config.plan]
     path = scratch / "plans" / f"{digest(hardware.machine(), base, about)[:32]}.json"
     chosen, how = _remembered(path), "remembered"
-    if chosen is None:
+    cost = BACKWARD * TURNS * EXAMPLES * len(candidates)
+    if chosen is None and 0 < passes < PAYS * cost and base.device == "cpu":
+        # One step, for the memory it takes: the usual winner is not worth a race that takes as long as the training.
+        chosen = _best(measure(model, x[:EXAMPLES], targets[:EXAMPLES], [_usual(candidates)], config, turns=1), config)
+        how = "as usual on a CPU; too little to train for measuring to pay"
+    elif chosen is None:
         results = measure(model, x[:EXAMPLES], targets[:EXAMPLES], candidates, config)
         chosen = _best(results, config)
         _remember(path, chosen)
@@ -135,8 +145,9 @@ def choose(
 
 
 def measure(
-    model: BlockedModel, x: torch.Tensor, targets: torch.Tensor, candidates: list[Plan], config: FinetuneConfig
-) -> list[Measured]:
+    model: BlockedModel, x: torch.Tensor, targets: torch.Tensor, candidates: list[Plan], config: FinetuneConfig,
+    turns: int = TURNS,
+) -> list[Measured]:  # fmt: skip
     """Times a training step without its update for each candidate, in turns, for `SECONDS` in all at the most.
 
     The first turn warms up: kernels are chosen and memory is had. From the second on, a clear winner ends it. The first
@@ -151,7 +162,7 @@ def measure(
     had_threads = torch.get_num_threads()
     try:
         torch.set_num_threads(candidates[0].threads)
-        for turn, candidate in product(range(TURNS), candidates):
+        for turn, candidate in product(range(turns), candidates):
             late = time.perf_counter() - started > SECONDS
             if best and (late or (candidate is candidates[0] and turn > 1 and _is_clear(list(best.values())))):
                 break
@@ -171,6 +182,12 @@ def measure(
         torch.set_num_threads(had_threads)
         model.zero_grad(set_to_none=True)
     return list(best.values())
+
+
+def _usual(candidates: list[Plan]) -> Plan:
+    """What most networks are fastest in on most CPUs: fp32, channels last where the input has channels."""
+    exact = [plan for plan in candidates if plan.precision == "fp32"] or candidates
+    return next((plan for plan in exact if plan.memory_format == "channels-last"), exact[0])
 
 
 def _is_clear(results: list[Measured]) -> bool:

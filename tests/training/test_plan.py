@@ -37,10 +37,14 @@ def sample(count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(count, 3, 48, 48, generator=torch.Generator().manual_seed(0)), torch.arange(count) % 2
 
 
-def chosen(scratch: Path, console: Any = None, steps: int = 0, factory: Any = network, **settings: Any) -> Plan:
+def chosen(
+    scratch: Path, console: Any = None, steps: int = 0, passes: int = 0, factory: Any = network, **settings: Any
+) -> Plan:
     other = {key: settings.pop(key) for key in ("batch_size",) if key in settings}
     config = FinetuneConfig(plan=PlanConfig(**{"device": "cpu", **settings}), **other)
-    return plan.choose(factory, ImageClassification(), sample(), config, scratch, console or Silent(), steps=steps)
+    return plan.choose(
+        factory, ImageClassification(), sample(), config, scratch, console or Silent(), steps=steps, passes=passes
+    )
 
 
 @pytest.fixture
@@ -89,6 +93,16 @@ def test_a_clear_winner_ends_the_measuring_early(tmp_path: Path, pretend: Any) -
     close = pretend(dict.fromkeys(USUAL, (0.1, 0.7)))
     chosen(tmp_path / "other")
     assert len(close) == plan.TURNS * len(USUAL)
+
+
+def test_a_short_training_is_not_preceded_by_a_long_race(tmp_path: Path, pretend: Any) -> None:
+    asked = pretend(USUAL)
+    console = Words()
+    picked = chosen(tmp_path, console, passes=400)
+    assert (picked.precision, picked.memory_format) == ("fp32", "channels-last")
+    assert len(asked) == 1
+    assert "too little to train" in console.said[0]
+    assert (chosen(tmp_path, passes=10**6).precision, len(asked) > 1) == ("bf16", True), "remembered for a longer one"
 
 
 def test_a_candidate_that_fails_is_dropped(tmp_path: Path, pretend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
