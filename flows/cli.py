@@ -228,7 +228,7 @@ def _closing(terminal: Any, evaluated: EvaluateRecord, registered: RegisterRecor
     for other in evaluated.comparisons:
         terminal.say(
             f"against {other.other}: {other.difference.value:+.1%} "
-            f"({other.difference.low:+.1%} to {other.difference.high:+.1%}), {other.verdict}"
+            f"({other.difference.low:+.1%} to {other.difference.high:+.1%}), {other.verdict.replace('-', ' ')}"
         )
     aliases = f" ({', '.join(registered.aliases)})" if registered.aliases else ""
     terminal.say(f"registered as {registered.model} v{registered.version}{aliases}: {registered.reason}")
