@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from pipeline.errors import ConfigError
 
@@ -29,6 +29,8 @@ STAGE_PARAMS: dict[str, tuple[str, ...]] = {
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Above = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Level = Annotated[int, Field(ge=0, le=255)]
 
 
 class Section(BaseModel):
@@ -68,6 +70,13 @@ class DataConfig(Section):
     """warn when the largest class has this many times the examples of the smallest"""
     drift: DriftConfig = DriftConfig()
 
+    @field_validator("labels")
+    @classmethod
+    def _once(cls, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if given is not None and len(set(given)) < len(given):
+            raise ValueError("must name every class once")
+        return given
+
     @field_validator("path")
     @classmethod
     def _below(cls, given: str) -> str:
@@ -101,21 +110,21 @@ class ImageIntakeConfig(Section):
     """reject, as a placeholder or an empty frame, an image whose grey levels have less entropy than this (bits per pixel), unless more than max_bad_fraction of the data are like that; 0: off"""
     animated: Literal["reject", "first-frame"] = "reject"
     """what to do with a file of several frames or pages"""
-    background: tuple[int, int, int] = (255, 255, 255)
+    background: tuple[Level, Level, Level] = (255, 255, 255)
     """the colour (RGB, 0–255) that transparent images are laid on"""
 
 
 class ImageInputConfig(Section):
-    size: int | Literal["auto"] = "auto"
+    size: Positive | Literal["auto"] = "auto"
     """side of the network's square input in pixels; auto: what the backbone was trained with"""
     fit: Literal["crop", "squash", "pad"] = "crop"
     """how an image becomes square: crop the centre, squash both sides, or pad with the background"""
 
 
 class ImageAugmentConfig(Section):
-    crop_scale: tuple[float, float] = (0.5, 1.0)
+    crop_scale: tuple[Above, Above] = (0.5, 1.0)
     """random resized crop: share of the area kept"""
-    crop_ratio: tuple[float, float] = (0.75, 1.3333)
+    crop_ratio: tuple[Above, Above] = (0.75, 1.3333)
     """random resized crop: aspect ratio"""
     hflip: Fraction = 0.5
     """probability of a horizontal flip"""
@@ -129,6 +138,15 @@ class ImageAugmentConfig(Section):
     """random contrast factor, 1 ± this"""
     saturation: Fraction = 0.2
     """random saturation factor, 1 ± this"""
+
+    @field_validator("crop_scale", "crop_ratio")
+    @classmethod
+    def _rising(cls, given: tuple[float, float], info: ValidationInfo) -> tuple[float, float]:
+        if given[0] > given[1] or (info.field_name == "crop_scale" and given[1] > 1):
+            raise ValueError(
+                "must be the smallest, then the largest" + ", at most 1" * (info.field_name == "crop_scale")
+            )
+        return given
 
 
 class TaskConfig(Section):
@@ -176,11 +194,11 @@ class BackboneConfig(Section):
     """fetch the provider's published weights from below this folder or URL instead of the provider's own server"""
     offline: bool = False
     """never ask the network: a file or the cache, or an error that says how to bring the file"""
-    size: int | None = None
+    size: Positive | None = None
     """input side the weights were trained with; null: the provider's"""
     mean: tuple[float, float, float] | None = None
     """channel means the weights were trained with; null: the provider's"""
-    std: tuple[float, float, float] | None = None
+    std: tuple[Above, Above, Above] | None = None
     """channel standard deviations the weights were trained with; null: the provider's"""
 
     @field_validator("name")
@@ -198,7 +216,7 @@ class StageConfig(Section):
     train: tuple[str, ...]
     """what trains: head, last:N (the last N blocks and the head), all, or a pattern such as layer4*"""
     epochs: Positive
-    lr: float | Literal["auto"] = 1e-3
+    lr: Above | Literal["auto"] = 1e-3
     """peak learning rate of the head; auto: found by a sweep"""
     lr_decay: float = Field(default=1.0, gt=0, le=1)
     """multiplies the rate per block going deeper (Howard and Ruder 2018, section 3.1)"""
@@ -214,7 +232,7 @@ class PlanConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """arithmetic of the training; auto: measured on this machine"""
     memory_format: Literal["auto", "contiguous", "channels-last"] = "auto"
-    threads: int | Literal["auto"] = "auto"
+    threads: Positive | Literal["auto"] = "auto"
     """CPU threads; auto: the cores this process may use"""
     workers: int = Field(default=0, ge=0)
     """loader processes; the decoded store makes 0 the fastest on most machines"""
@@ -236,7 +254,7 @@ class CheckpointConfig(Section):
 
 
 class FinetuneConfig(Section):
-    recipes: tuple[str, ...] = ("gradual",)
+    recipes: tuple[str, ...] = Field(default=("gradual",), min_length=1)
     """the candidates, one a recipe: head, full, gradual, lp-ft, scratch, one from `own`, or `compare`: all five built-in ones"""
     own: dict[str, tuple[StageConfig, ...]] = {}
     """your recipes: name → list of stages"""
@@ -244,7 +262,7 @@ class FinetuneConfig(Section):
     """also train `scratch` with the best candidate's budget, for comparison"""
     epochs: Positive = 15
     """epochs of a built-in recipe in all, shared out over its stages"""
-    lr: float | Literal["auto"] = 1e-3
+    lr: Above | Literal["auto"] = 1e-3
     """peak rate of the head in the built-in recipes"""
     lr_decay: float = Field(default=0.9, gt=0, le=1)
     """rate multiplier per block going deeper in the built-in recipes; blocks are fine-grained, ten to a hundred a network"""
@@ -258,7 +276,7 @@ class FinetuneConfig(Section):
     """weigh the loss by inverse class frequency"""
     sampling: Literal["shuffle", "balanced"] = "shuffle"
     """balanced: every class equally often in an epoch"""
-    clip_norm: float | None = 1.0
+    clip_norm: Above | None = 1.0
     """gradient norm limit; null: none"""
     patience: int = Field(default=5, ge=0)
     """stop a stage after this many epochs without a better validation result; 0: never; the best is restored"""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import STAGE_PARAMS, Config, to_yaml
+from pipeline.data.files import shown
 from pipeline.errors import WorkspaceError
 
 # stage → what it reads; `${data.path}` is filled in by DVC from params.yaml
@@ -141,23 +142,44 @@ def _plan_copy(source: Path, folder: Path) -> _Copy:
             str(folder), found=f"the data folder {found} and the workspace lie one in the other",
             expected="separate folders", mend="choose another folder for the workspace",
         )  # fmt: skip
+    unusable: list[str] = []
     files, left_out, size = [], [], 0
-    for path, why in _walk(found):
+    for path, why in _walk(found, unusable):
         name = path.relative_to(found).as_posix()
         if why:
-            left_out.append(f"{name} ({why})")
+            left_out.append(shown(f"{name} ({why})"))
+        elif not os.access(path, os.R_OK):
+            unusable.append(f"{shown(name)}: cannot be read")
+        elif not _is_utf8(name):
+            unusable.append(f"{shown(name)}: its name is not UTF-8, and DVC keeps no other")
         else:
             files.append(name)
             size += path.stat().st_size
+    if unusable:
+        raise WorkspaceError(
+            str(source), found=f"{len(unusable)} that cannot be copied", expected="readable files with names in UTF-8",
+            mend="change their permissions or names, or move them away", details=unusable,
+        )  # fmt: skip
     if not files:
         raise WorkspaceError(str(source), found="no files", expected="a folder of examples")
     _refuse_full(size, target)
     return _Copy(found, tuple(files), size, tuple(left_out))
 
 
-def _walk(source: Path) -> Iterator[tuple[Path, str]]:
-    """Every file below `source`, and why it cannot be copied, if so."""
-    for folder, folders, names in os.walk(source):
+def _is_utf8(name: str) -> bool:
+    return not any("\udc80" <= letter <= "\udcff" for letter in name)
+
+
+def _walk(source: Path, unreadable: list[str]) -> Iterator[tuple[Path, str]]:
+    """Every file below `source`, and why it cannot be copied, if so; folders that cannot be listed are `unreadable`."""
+
+    def failed(fault: OSError) -> None:
+        unreadable.append(f"{shown(str(fault.filename))}: {fault.strerror}")
+
+    for folder, folders, names in os.walk(source, onerror=failed):
+        if not os.access(folder, os.X_OK):
+            unreadable.append(f"{shown(folder)}: a folder that cannot be entered")
+            continue
         folders.sort()
         yield from ((Path(folder, name), "link to a folder") for name in folders if Path(folder, name).is_symlink())
         for name in sorted(names):

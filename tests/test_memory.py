@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import MemoryFault, WorkspaceError
+from pipeline.errors import DataError, MemoryFault, WorkspaceError
 from pipeline.memory import Memory, initialise
 from pipeline.workspace import Workspace, lock
 
@@ -307,6 +307,50 @@ def test_bringing_data_that_was_cut_short_is_completed(ws: Path, monkeypatch: py
     assert not (ws / "data" / "1.txt").exists()
     Memory(ws).ensure_data()
     assert (ws / "data" / "1.txt").read_text() == "1\n"
+
+
+def test_data_put_back_by_hand_after_a_failure_stay(ws: Path) -> None:
+    shutil.copytree(ws / "data", ws / "mine")
+    (ws / "mine" / "new.txt").write_text("new")
+    shutil.rmtree(ws / "data")
+    shutil.rmtree(ws / ".dvc" / "cache")
+    with pytest.raises(MemoryFault, match="bring data back"):
+        Memory(ws).ensure_data()
+    shutil.copytree(ws / "mine", ws / "data")
+    Memory(ws).ensure_data()
+    assert sorted(path.name for path in (ws / "data").iterdir()) == ["0.txt", "1.txt", "2.txt", "new.txt"]
+
+
+def test_data_put_back_by_hand_over_half_of_them_stay(ws: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(ws / "data")
+
+    def killed(_out: object) -> list[str]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.memory.pins.discard_damaged", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Memory(ws).ensure_data()
+    (ws / "data" / "new.txt").write_text("new")
+    with pytest.raises(MemoryFault, match="dvc add data"):
+        Memory(ws).ensure_data()
+    assert (ws / "data" / "new.txt").read_text() == "new"
+    assert (ws / "data" / "2.txt").read_text() == "2\n"
+
+
+def test_what_dvc_cannot_hash_is_named_before_it_is_asked(ws: Path) -> None:
+    data = ws / "data"
+    os.mkfifo(data / "pipe")
+    (data / "gone").symlink_to("nowhere")
+    (data / "loop").symlink_to("loop")
+    (data / "up").symlink_to("..")
+    (data / os.fsdecode(b"caf\xe9.png")).write_text("x")
+    for ask in (lambda: Memory(ws).states(), lambda: Memory(ws).data_version(), lambda: Memory(ws).add_data()):
+        with pytest.raises(DataError) as caught:
+            ask()
+        assert [line.partition(":")[0] for line in caught.value.details] == [
+            "caf\\udce9.png", "gone", "loop", "pipe", "up",
+        ]  # fmt: skip
 
 
 def test_data_that_nothing_pins_says_how_to_bring_it(ws: Path) -> None:

@@ -176,3 +176,23 @@ def test_the_repositorys_data_is_the_sample(tmp_path: Path) -> None:
     generate(tmp_path / "sample")
     setup.init(tmp_path / "ws", source=tmp_path / "sample", config=Config())
     assert (tmp_path / "ws" / "data.dvc").read_text() == (REPOSITORY / "data.dvc").read_text()
+
+
+def test_a_name_that_dvc_cannot_keep_is_refused_before_anything_is_made(source: Path, tmp_path: Path) -> None:
+    (source / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+    with pytest.raises(WorkspaceError, match="UTF-8"):
+        setup.init(tmp_path / "place", source=source, config=parse({}, "test"))
+    assert not (tmp_path / "place").exists()
+
+
+def test_folders_that_cannot_be_read_are_named_before_anything_is_made(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = source / "closed"
+    closed.mkdir()
+    usual = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: str(closed) != str(path) and usual(path, mode))
+    with pytest.raises(WorkspaceError) as caught:
+        setup.init(tmp_path / "place", source=source, config=parse({}, "test"))
+    assert "closed" in str(caught.value)
+    assert not (tmp_path / "place").exists()

@@ -23,6 +23,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from pipeline.config import ENGINE
 from pipeline.errors import TrainingError
 from pipeline.records import digest
 
@@ -142,7 +143,7 @@ def open_store(
     """
     shape = tuple(task.shape(spec))
     decode = _Decode(task, spec, rows)
-    folder = scratch / "pixels" / digest(task.name, spec)[:16]
+    folder = scratch / "pixels" / digest(ENGINE, task.name, spec)[:16]
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(scratch / "pixels", console):
         segments = _finished(folder, shape)

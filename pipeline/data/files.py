@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path, PurePosixPath
 
@@ -26,7 +27,11 @@ def outside(root: Path, path: str) -> tuple[str, str, str, str] | None:
     except FileNotFoundError:
         return None  # that it is missing is another fault
     except OSError as fault:
-        return "link-loop", fault.strerror or "a loop of links", "a file", "replace the link by the file"
+        if fault.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
+            return None  # so is this
+        if fault.errno == errno.ELOOP:
+            return "link-loop", fault.strerror or "a loop of links", "a file", "replace the link by the file"
+        return "unreadable", fault.strerror or "cannot be read", "a readable file", "check its permissions"
     if os.path.commonpath([top, real]) != top:
         return "outside", "a link that leads out of the data folder", "a file in it", "replace the link by a copy"
     return None

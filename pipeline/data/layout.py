@@ -44,7 +44,7 @@ def walk(root: Path) -> Tree:
     """
     try:
         with os.scandir(root) as entries:
-            folders = sorted(stored_path(entry.name) for entry in entries if entry.is_dir() and not _ignored(entry))
+            folders = sorted(stored_path(entry.name) for entry in entries if _is_folder(entry))
     except OSError as fault:
         raise DataError(
             f"data folder {root}", found=fault.strerror or str(fault), expected="a folder of examples",
@@ -53,6 +53,10 @@ def walk(root: Path) -> Tree:
     faults: list[Fault] = []
     files = sorted(_files(root, "", faults))
     return Tree(tuple(files), tuple(folders), tuple(sorted(faults, key=lambda fault: fault.path)))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False) and not _ignored(entry)
 
 
 def _ignored(entry: os.DirEntry[str]) -> bool:
@@ -144,8 +148,9 @@ def _has_split_level(tree: Tree, root: Path) -> bool:
     direct = {path.split("/")[0] for path in tree.files if path.count("/") == 1 and not _is_document(path)}
     used = {path.split("/")[0] for path in tree.files if "/" in path}
     named = [folder for folder in tree.folders if folder.lower() in SPLIT_NAMES]
-    nested = [folder for folder in named if folder not in direct and _subfolders(root, folder)]
     others = [folder for folder in tree.folders if folder in used and folder not in named]
+    # A stray file beside the classes of a split does not make the split a class; beside other classes it may be one.
+    nested = [folder for folder in named if not (others and folder in direct) and _subfolders(root, folder)]
     if nested and others:
         raise DataError(
             f"data folder {root}", found=f"folders for splits ({', '.join(nested)}) beside others ({', '.join(others)})",
@@ -156,10 +161,11 @@ def _has_split_level(tree: Tree, root: Path) -> bool:
 
 
 def _subfolders(root: Path, folder: str) -> list[str]:
-    with os.scandir(real_path(root, folder)) as entries:
-        return [
-            stored_path(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False) and not _ignored(entry)
-        ]
+    try:
+        with os.scandir(real_path(root, folder)) as entries:
+            return [stored_path(entry.name) for entry in entries if _is_folder(entry)]
+    except OSError:
+        return []  # a fault of the walk already
 
 
 def twins(paths: Iterable[str]) -> Finding | None:

@@ -72,8 +72,9 @@ class ScanMemory:
         return None if found is None else _at(path, found)
 
     def add(self, path: str, result: Measured | Fault) -> None:
-        """Remembers a result; one whose content could not be read is not worth it."""
-        if result.id is not None:
+        """Remembers what the content determines: neither what could not be read, nor a shortage of memory."""
+        passing = isinstance(result, Fault) and result.code == "out-of-memory"
+        if result.id is not None and not passing:
             self._results[_key(path, result.id)] = _at("", result)
             self._grown = True
 

@@ -69,7 +69,7 @@ def _stamps(root: Path, paths: Sequence[str]) -> dict[str, Stamp]:
     for path in paths:
         folder, _, name = path.rpartition("/")
         if folder not in within:
-            within[folder] = outside(root, folder or ".") is None and not path.startswith("/")
+            within[folder] = not path.startswith("/") and (not folder or outside(root, folder) is None)
         stamp = Stamp.of(real_path(root, path)) if within[folder] and name != ".." else None
         if stamp is not None:
             stamps[path] = stamp
@@ -104,11 +104,15 @@ def _measure_all(paths: list[str], measure: Measure, workers: int) -> Iterator[t
     left = []
     with _pool(workers) as pool:
         futures = {pool.submit(_measure_chunk, measure, chunk): chunk for chunk in chunks}
-        for future in as_completed(futures):
-            try:
-                yield from zip(futures[future], future.result(), strict=True)
-            except BrokenProcessPool:
-                left += futures[future]
+        try:
+            for future in as_completed(futures):
+                try:
+                    yield from zip(futures[future], future.result(), strict=True)
+                except BrokenProcessPool:
+                    left += futures[future]
+        except BaseException:  # an interrupt, or nobody asks for more: what has not begun need not
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     yield from _one_by_one(sorted(left), measure)
 
 

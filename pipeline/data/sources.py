@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pipeline.config import DataConfig
 from pipeline.data.files import outside
-from pipeline.data.layout import METADATA, SPLIT_NAMES, Placed, place, twins, walk
+from pipeline.data.layout import METADATA, SPLIT_NAMES, Placed, Tree, place, twins, walk
 from pipeline.data.tables import Rows, read_table
 from pipeline.errors import DataError
 from pipeline.examples import Fault, Listed, Listing
@@ -44,6 +44,7 @@ def _from_folders(root: Path, data: DataConfig) -> Listing:
     tree = walk(root)
     placed, faults, classes = place(tree, root)
     extras, findings = _metadata(root, data, {file.path: file.label for file in placed})
+    findings += _unread_metadata(tree)
     kept = [file for file in placed if file.label not in data.drop_classes]
     examples = tuple(_listed(file, extras.get(file.path, _NOTHING)) for file in kept)
     findings += _label_findings(data, {file.label for file in kept}, classes)
@@ -69,7 +70,7 @@ def _metadata(root: Path, data: DataConfig, known: dict[str, str]) -> tuple[dict
     """What metadata.csv says of each file, by path; a label there must be the folder's."""
     if not (root / METADATA).exists():
         return {}, []
-    rows = read_table(root / METADATA, METADATA)
+    rows = read_table(root / METADATA, METADATA, data.columns.values())
     paths = _paths(rows, data, METADATA)
     repeated = sorted(path for path, count in Counter(paths).items() if count > 1)
     if repeated:
@@ -83,7 +84,29 @@ def _metadata(root: Path, data: DataConfig, known: dict[str, str]) -> tuple[dict
         for path in sorted(known)
         if str(known[path] if told.get(path) is None else told[path]) != known[path]
     ]
-    return extras, [*([_unused(unknown)] if unknown else []), *([_mislabelled(wrong)] if wrong else [])]
+    alone = sorted(known.keys() - set(paths)) if data.columns["group"] in rows.columns else []
+    findings = [*([_unused(unknown)] if unknown else []), *([_mislabelled(wrong)] if wrong else [])]
+    return extras, [*findings, *([_ungrouped(alone)] if alone else [])]
+
+
+def _unread_metadata(tree: Tree) -> list[Finding]:
+    """Groups that are not read are dealt apart, for ever: better to stop than to pass a file over."""
+    found = [path for path in tree.files if path.rpartition("/")[2].lower() == METADATA]
+    if not found:
+        return []
+    return [Finding(
+        code="metadata-unread", severity="critical", thing="metadata tables", found=", ".join(found),
+        expected=f"one {METADATA}, at the top of the data folder, with paths below it",
+        mend="move its rows there, or rename the file if it is something else", items=tuple(found),
+    )]  # fmt: skip
+
+
+def _ungrouped(paths: list[str]) -> Finding:
+    return Finding(
+        code="metadata-missing", severity="warning", thing=METADATA, found=f"{len(paths)} examples without a row",
+        expected="a row, and so a group, for each: without, they may be dealt apart from their group", mend="add them",
+        items=tuple(paths),
+    )  # fmt: skip
 
 
 def _mislabelled(items: list[str]) -> Finding:
@@ -108,7 +131,7 @@ def _from_table(root: Path, data: DataConfig) -> Listing:
     reason = outside(root, str(data.table))
     if reason:
         raise DataError(name, found=reason[1], expected="a file in the data folder", mend="correct data.table")
-    rows = read_table(root / str(data.table), name)
+    rows = read_table(root / str(data.table), name, data.columns.values())
     paths, labels = _paths(rows, data, name), _labels(rows, data, name)
     extras = _extras(rows, data, {data.columns["path"], data.columns["label"]}, name)
     examples, faults = [], []

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,19 @@ class Rows:
     lines: list[int]
 
 
-def read_table(path: Path, name: str) -> Rows:
+def read_table(path: Path, name: str, text: Collection[str] = ()) -> Rows:
     """Reads a CSV (UTF-8, header, comma or semicolon or tab) or a Parquet file; empty cells become None.
 
     Args:
         path: the file.
         name: what to call it in errors.
+        text: columns of a CSV that are names, also where they look like numbers: 1.10 is not 1.1.
 
     Raises:
         DataError: it is missing, is neither, is ragged, repeats a column name, or holds no row.
     """
     try:
-        rows = _parquet(path, name) if path.suffix.lower() in (".parquet", ".pq") else _csv(path, name)
+        rows = _parquet(path, name) if path.suffix.lower() in (".parquet", ".pq") else _csv(path, name, text)
     except FileNotFoundError as fault:
         raise DataError(
             name, found="no such table", expected="a CSV or Parquet file in the data folder",
@@ -64,7 +66,7 @@ def _plain(value: Any) -> Any:
     return str(value) or None
 
 
-def _csv(path: Path, name: str) -> Rows:
+def _csv(path: Path, name: str, text: Collection[str]) -> Rows:
     lines = list(_csv_rows(_text(path, name), name))
     if not lines:
         raise DataError(name, found="an empty file", expected="a header and one row an example")
@@ -78,7 +80,10 @@ def _csv(path: Path, name: str) -> Rows:
             expected=f"{len(header)} cells, as in the header", mend="quote cells that hold a separator",
             details=ragged,
         )  # fmt: skip
-    columns = {column: _typed([cells[at] for _, cells in body]) for at, column in enumerate(header)}
+    columns: dict[str, list[Any]] = {}
+    for at, column in enumerate(header):
+        cells = [row[at] for _, row in body]
+        columns[column] = [cell or None for cell in cells] if column in text else _typed(cells)
     return Rows(columns, [line for line, _ in body])
 
 

@@ -11,7 +11,7 @@ import shutil
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.memory import pins, stages
+from pipeline.memory import entries, pins, stages
 from pipeline.memory.session import Session, initialise
 from pipeline.memory.stages import Snapshot, State
 from pipeline.records import DataVersion
@@ -21,7 +21,8 @@ __all__ = ["Memory", "Snapshot", "State", "initialise"]
 
 
 class Memory:
-    """DVC's memory of one workspace. Every method may raise MemoryFault: DVC is locked for too long, or refuses.
+    """DVC's memory of one workspace. Every method may raise MemoryFault: DVC is locked for too long, or refuses; and
+    DataError where it looks at the data: they hold what DVC cannot hash.
 
     Args:
         root: the workspace.
@@ -35,15 +36,15 @@ class Memory:
     # --- stages ------------------------------------------------------------------------------------------
     def states(self) -> dict[str, State]:
         """The state of every stage, in order, in one pass."""
-        return self._session.run(stages.states)
+        return self._on_data.run(stages.states)
 
     def state(self, stage: str) -> State:
         """The state of one stage, its inputs taken as they are."""
-        return self._session.run(lambda repo: stages.state(stages.load(repo, stage)))
+        return self._on_data.run(lambda repo: stages.state(stages.load(repo, stage)))
 
     def snapshot(self, stage: str) -> Snapshot:
         """What `stage` depends on right now; to be taken before it runs."""
-        return self._session.run(lambda repo: stages.snapshot(stages.load(repo, stage)))
+        return self._on_data.run(lambda repo: stages.snapshot(stages.load(repo, stage)))
 
     def clear(self, stage: str) -> None:
         """Removes the stage's outputs; read-only links into the cache are unlinked, the cache is untouched."""
@@ -66,7 +67,7 @@ class Memory:
     # --- data and ledger ---------------------------------------------------------------------------------
     def add_data(self) -> None:
         """Pins the data folder as it is in `<data>.dvc`."""
-        self._session.run(lambda repo: pins.pin(repo, self._data))
+        self._on_data.run(lambda repo: pins.pin(repo, self._data))
 
     def add_ledger(self) -> None:
         """Pins ledger.parquet as it is in ledger.dvc."""
@@ -95,7 +96,14 @@ class Memory:
 
     def data_version(self) -> DataVersion:
         """Which data there is now, and whether data.dvc and Git would lead back to it."""
-        return self._session.run(lambda repo: pins.version(repo, self._data, stages.load(repo, "validate")))
+        return self._on_data.run(lambda repo: pins.version(repo, self._data, stages.load(repo, "validate")))
+
+    @cached_property
+    def _on_data(self) -> Session:
+        """The session, once the data were looked at."""
+        if self._data.path.is_dir():
+            entries.check(self._data.path)
+        return self._session
 
     @cached_property
     def _data(self) -> pins.Pinned:

@@ -43,9 +43,16 @@ def ensure(session: Session, what: Pinned) -> None:
             str(what.path), found=f"no such path, and no {what.pin.name} to bring it back by",
             mend=f"put {what.path.name} there, then: dvc add {what.path.name}",
         )  # fmt: skip
+    # What lies there is half brought, or was put there by hand since: nothing goes that the cache does not hold.
+    there = what.path.exists()
     begun.parent.mkdir(exist_ok=True)
     begun.touch()
-    session.run(lambda repo: _bring(repo, what))
+    try:
+        session.run(lambda repo: _bring(repo, what, force=not there))
+    except MemoryFault:
+        if not what.path.exists():
+            begun.unlink()  # nothing was brought: what appears later is the user's
+        raise
     begun.unlink()
 
 
@@ -90,24 +97,36 @@ def _out(repo: Repo, what: Pinned) -> Output:
     return repo.stage.load_one(str(what.pin)).outs[0]
 
 
-def _bring(repo: Repo, what: Pinned) -> None:
-    from dvc.exceptions import CheckoutError, DvcException
+def _bring(repo: Repo, what: Pinned, *, force: bool) -> None:
+    from dvc.exceptions import CheckoutError, ConfirmRemoveError, DvcException
 
     damaged: list[str] = []
     try:
-        repo.checkout([str(what.pin)], force=True)
+        repo.checkout([str(what.pin)], force=force)
         damaged = discard_damaged(_out(repo, what))
         if not damaged:
             return
+    except ConfirmRemoveError as fault:
+        raise _unpinned(what) from fault
     except CheckoutError:
         pass
     try:
-        repo.pull([str(what.pin)], force=True)
+        repo.pull([str(what.pin)], force=force)
+    except ConfirmRemoveError as fault:
+        raise _unpinned(what) from fault
     except DvcException as fault:
         raise _nowhere(repo, what, damaged) from fault
     damaged = discard_damaged(_out(repo, what))
     if damaged:
         raise _nowhere(repo, what, damaged)
+
+
+def _unpinned(what: Pinned) -> MemoryFault:
+    name = what.path.name
+    return MemoryFault(
+        str(what.path), found=f"files that {what.pin.name} does not pin, after bringing {name} back was cut short",
+        expected=f"what {what.pin.name} pins", mend=f"to go on with {name} as it is: dvc add {name}; else move it away",
+    )  # fmt: skip
 
 
 def _nowhere(repo: Repo, what: Pinned, damaged: list[str] | None = None) -> MemoryFault:

@@ -51,6 +51,8 @@ class Session:
                 except DvcException as fault:
                     cause = f" ({fault.__cause__})" if fault.__cause__ else ""
                     raise MemoryFault(str(self.root), found=f"{plain(fault)}{cause}", mend="thaw doctor") from fault
+                except (OSError, UnicodeError) as fault:
+                    raise MemoryFault(str(self.root), found=f"DVC: {fault}", mend="thaw doctor") from fault
 
     def _busy(self, fault: Exception) -> MemoryFault:
         holders = [line.strip() for line in str(fault).splitlines() if "(PID" in line] or _lock_holder(self.root)

@@ -82,7 +82,7 @@ def _read(root: Path, path: str, intake: ImageIntakeConfig) -> bytes:
                 "save it smaller, or raise task.intake.max_bytes",
             )  # fmt: skip
         return file.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise _Unusable("missing", "no such file", "a file", "add the file, or take it off the list") from None
     except (OSError, ValueError) as fault:
         raise _Unusable("unreadable", _reason(fault), "a readable file", "check its permissions and disk") from fault

@@ -13,7 +13,7 @@ import pytest
 
 from image_builders import dataset, save
 from pipeline.config import DataConfig
-from pipeline.data.files import shown
+from pipeline.data.files import outside, shown
 from pipeline.data.sources import read
 from pipeline.errors import DataError
 from pipeline.examples import Listing
@@ -127,7 +127,7 @@ def test_metadata_adds_groups_and_columns(tmp_path: Path) -> None:
 
 def test_metadata_of_no_file_is_a_warning(tmp_path: Path) -> None:
     touch(tmp_path, "cat/a.png", "dog/c.png", "eel/e.png")
-    table(tmp_path, "path,group\ncat/z.png,p1\neel/e.png,p2\n", "metadata.csv")
+    table(tmp_path, "path,group\ncat/z.png,p1\ncat/a.png,p1\ndog/c.png,p3\neel/e.png,p2\n", "metadata.csv")
     (finding,) = listing(tmp_path, drop_classes=["eel"]).findings
     assert (finding.code, finding.severity, finding.items) == ("metadata-unused", "warning", ("cat/z.png",))
 
@@ -297,3 +297,54 @@ def test_order_of_the_folder_does_not_matter(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(os, "scandir", Backwards)
     assert listing(tmp_path) == before
+
+
+def test_names_that_look_like_numbers_stay_what_they_are(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "b.png", "c.png")
+    given = table(tmp_path, "path,label,group,shift\na.png,1.10,1E2,1\nb.png,1.1,100.0,2\nc.png,2.0,100,3\n")
+    found = listing(tmp_path, **given)
+    assert [example.target for example in found.examples] == ["1.10", "1.1", "2.0"]
+    assert [example.group for example in found.examples] == ["1E2", "100.0", "100"]
+    assert [dict(example.meta)["shift"] for example in found.examples] == [1, 2, 3]
+
+
+def test_a_stray_file_does_not_make_classes_of_the_splits(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        touch(tmp_path, f"{split}/cat/a.png", f"{split}/dog/b.png", f"{split}/preview.png")
+    found = listing(tmp_path)
+    assert {(example.target, example.given_split) for example in found.examples} == {
+        (label, split) for label in ("cat", "dog") for split in ("train", "test")
+    }
+    assert {(fault.path, fault.code) for fault in found.faults} == {
+        ("train/preview.png", "no-label"), ("test/preview.png", "no-label"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["Metadata.csv", "cat/metadata.csv", "METADATA.CSV"])
+def test_metadata_that_would_not_be_read_stops_the_run(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "cat/a.png", "dog/c.png")
+    table(tmp_path, "path,group\ncat/a.png,p1\n", name)
+    (finding,) = (finding for finding in listing(tmp_path).findings if finding.code == "metadata-unread")
+    assert finding.severity == "critical"
+    assert name in finding.found
+
+
+def test_examples_without_a_group_beside_others_with_one_are_told(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.png", "cat/b.png", "dog/c.png")
+    table(tmp_path, "path,group\ncat/a.png,p1\ndog/c.png,p2\n", "metadata.csv")
+    (finding,) = listing(tmp_path).findings
+    assert (finding.code, finding.severity, finding.items) == ("metadata-missing", "warning", ("cat/b.png",))
+
+
+def test_a_link_to_itself_at_the_top_is_one_fault(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.png", "dog/c.png")
+    (tmp_path / "self").symlink_to("self")
+    found = listing(tmp_path)
+    assert len(found.examples) == 2
+    assert [(fault.path, fault.code) for fault in found.faults] == [("self", "link-loop")]
+
+
+def test_a_file_taken_for_a_folder_is_no_loop(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.png")
+    assert outside(tmp_path, "cat/a.png/x") is None
+    assert outside(tmp_path, "n" * 300) is None

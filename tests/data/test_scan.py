@@ -57,6 +57,21 @@ def test_second_scan_measures_nothing_and_finds_the_same(data: Path, tmp_path: P
     assert after == before
 
 
+def test_files_beside_the_table_are_known_as_well(tmp_path: Path) -> None:
+    root = tmp_path / "flat"
+    save(root / "a.png", seed=1)
+    run(root, tmp_path / "memory")
+    assert run(root, tmp_path / "memory")[0] == []
+
+
+def test_a_shortage_of_memory_is_not_held_against_the_file(data: Path, tmp_path: Path) -> None:
+    def short(path: str) -> Fault:
+        return Fault(path, "out-of-memory", "f", "e", "m", hashlib.md5((data / path).read_bytes()).hexdigest())
+
+    scan(data, listed(data), short, ScanMemory(tmp_path / "memory", "k"), Silent())
+    assert run(data, tmp_path / "memory")[0] == listed(data)
+
+
 def test_grown_data_pay_for_what_is_new(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path / "memory")
     save(data / "cat" / "new.png", seed=99)
