@@ -98,7 +98,7 @@ def _out(repo: Repo, what: Pinned) -> Output:
 
 
 def _bring(repo: Repo, what: Pinned, *, force: bool) -> None:
-    from dvc.exceptions import CheckoutError, ConfirmRemoveError, DvcException
+    from dvc.exceptions import CheckoutError, DvcException
 
     damaged: list[str] = []
     try:
@@ -106,15 +106,17 @@ def _bring(repo: Repo, what: Pinned, *, force: bool) -> None:
         damaged = discard_damaged(_out(repo, what))
         if not damaged:
             return
-    except ConfirmRemoveError as fault:
-        raise _unpinned(what) from fault
     except CheckoutError:
         pass
+    except DvcException as fault:  # it would remove what it does not hold
+        if force:
+            raise
+        raise _unpinned(what) from fault
     try:
         repo.pull([str(what.pin)], force=force)
-    except ConfirmRemoveError as fault:
-        raise _unpinned(what) from fault
     except DvcException as fault:
+        if not force:
+            raise _unpinned(what) from fault
         raise _nowhere(repo, what, damaged) from fault
     damaged = discard_damaged(_out(repo, what))
     if damaged:
