@@ -15,8 +15,11 @@ def write(finetuned: FinetuneRecord, evaluated: EvaluateRecord, folder: Path) ->
     """Writes curves, calibration and, for few classes, the confusion matrix as SVG files into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = {f"curve-{number}": figure["chart"] for number, figure in enumerate(sections.curves(finetuned), 1)}
-    figures["calibration"] = sections.calibration(evaluated)["chart"]
-    matrix = sections.confusion(evaluated)["matrix"]
+    # Older evaluations may lack a table; a model is registered without its picture all the same.
+    if (evaluated.folder / "reliability.csv").is_file():
+        figures["calibration"] = sections.calibration(evaluated)["chart"]
+    tabled = (evaluated.folder / "confusion.csv").is_file()
+    matrix = sections.confusion(evaluated)["matrix"] if tabled else []
     if matrix:
         counts = [[cell["examples"] for cell in row["cells"]] for row in matrix]
         title = f"Confusion on {words.many(evaluated.examples, 'test example')}"
