@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -72,6 +73,25 @@ def test_dvc_agrees_after_a_run(finished: Path) -> None:
     environment = {**os.environ, "PATH": f"{dvc.parent}:{os.environ['PATH']}"}
     done = subprocess.run([dvc, "repro"], cwd=finished, env=environment, capture_output=True, text=True, check=True)
     assert "Running stage" not in done.stdout
+
+
+@pytest.mark.full
+def test_dvc_alone_gives_the_same_outputs(finished: Path) -> None:
+    def outputs() -> dict[str, str]:
+        files = (path for path in (finished / "artifacts").rglob("*") if path.is_file())
+        return {str(path.relative_to(finished)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    before = outputs()
+    shutil.rmtree(finished / "artifacts")
+    shutil.rmtree(finished / ".thaw")
+    shutil.rmtree(finished / ".dvc" / "cache" / "runs")
+    (finished / "dvc.lock").unlink()
+    dvc = Path(sys.executable).with_name("dvc")
+    environment = {**os.environ, "PATH": f"{dvc.parent}:{os.environ['PATH']}"}
+    done = subprocess.run([dvc, "repro"], cwd=finished, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("Running stage") == len(STEPS)
+    assert outputs() == before
 
 
 def test_a_changed_setting_reruns_what_depends_on_it_and_back_again_restores(finished: Path, thaw: Thaw) -> None:
