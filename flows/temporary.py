@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows import settings
+from flows.up import HOST, free_port
 from pipeline.errors import ThawError
 
-HOST = "127.0.0.1"
 SECONDS_TO_START = 300
 SECONDS_TO_END = 10
 
@@ -40,8 +40,6 @@ def server(scratch: Path, meanwhile: Callable[[], None]) -> Iterator[None]:
         ThawError: the server does not start; its log is named.
     """
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-
-    from flows.up import free_port
 
     if PREFECT_API_URL.value():
         meanwhile()
