@@ -236,6 +236,8 @@ class PlanConfig(Section):
     """CPU threads; auto: the cores this process may use"""
     workers: int = Field(default=0, ge=0)
     """loader processes; the decoded store makes 0 the fastest on most machines"""
+    fuse: Literal["auto", "off"] = "auto"
+    """run a frozen prefix with BatchNorm folded into its convolutions: the same but for the last bits, and faster"""
     feature_cache: Literal["auto", "on", "off"] = "auto"
     """compute a frozen prefix once per example and view"""
     feature_cache_gb: float = Field(default=8.0, gt=0)

@@ -16,9 +16,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from pipeline.models import routes, weights
+from pipeline.models import fused, routes, weights
 from pipeline.models import stock as stocks
 from pipeline.models.select import HEAD
 
@@ -103,6 +104,7 @@ class BlockedModel(nn.Module):
         self.architecture, self.classes, self.stock_kwargs = architecture, classes, stock_kwargs
         self.stock = network
         self.blocks = _blocks(network)
+        self._fused: list[list[fused.Call]] = []
 
     @property
     def names(self) -> list[str]:
@@ -114,9 +116,33 @@ class BlockedModel(nn.Module):
 
     def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Applies blocks[start:stop]."""
-        for block in self.blocks[start:stop]:
-            x = block(x)
+        for index in range(len(self.blocks))[start:stop]:
+            x = self._block(index, x)
         return x
+
+    def fuse(self, x: Tensor, stop: int, *, activations: bool = False) -> None:
+        """Runs blocks[:stop] in fewer operations from now on, with the weights they have now, until `unfuse`.
+
+        They must be in eval, and neither train nor change meanwhile. A block that answers otherwise than before, or
+        that cannot be traced, runs as it did.
+
+        Args:
+            x: some input (N, …) that it is tried on.
+            activations: fuse these too; for fp32 on a CPU.
+        """
+        self.unfuse()
+        with torch.inference_mode():
+            for block in self.blocks[:stop]:
+                calls, expected = fused.fused(self.stock, block.calls, activations=activations), block(x.clone())
+                self._fused.append(calls if fused.agree(calls, x, expected) else block.calls)
+                x = expected
+
+    def unfuse(self) -> None:
+        """Runs every block as the stock network does."""
+        self._fused = []
+
+    def _block(self, index: int, x: Tensor) -> Tensor:
+        return fused.run(self._fused[index], x) if index < len(self._fused) else self.blocks[index](x)
 
     def outputs(self, x: Tensor, start: int = 0) -> tuple[Tensor, list[tuple[float, Tensor]]]:
         """Applies blocks[start:], and the auxiliary classifiers of those among them that are in training.
@@ -127,8 +153,8 @@ class BlockedModel(nn.Module):
             The logits (N, classes), and for each auxiliary classifier the weight of its loss and its logits.
         """
         extra = []
-        for block in self.blocks[start:]:
-            x = block(x)
+        for index, block in enumerate(self.blocks[start:], start):
+            x = self._block(index, x)
             if block.auxiliary is not None and min(x.shape[-2:]) >= block.auxiliary.side:
                 classifier = self.stock.get_submodule(block.auxiliary.path)
                 extra += [(block.auxiliary.weight, classifier(x))] if classifier.training else []

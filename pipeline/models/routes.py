@@ -83,7 +83,7 @@ def _class_token(x: Tensor) -> Tensor:
 
 def _grow(layer: nn.Module, x: Tensor) -> Tensor:
     """A DenseNet layer appends its features to all earlier ones."""
-    grown: Tensor = torch.cat([x, layer(x)], 1)
+    grown: Tensor = torch.cat([x, layer([x])], 1)  # a list, since asking for a tensor's type cannot be traced
     return grown
 
 

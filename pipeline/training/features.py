@@ -107,7 +107,16 @@ class Prefix:
     def key(self, weights: str) -> str:
         """What the outputs are determined by."""
         plan = self.plan
-        arithmetic = (plan.precision, plan.memory_format, plan.threads, plan.compile, plan.device, plan.torch, CHUNK)
+        arithmetic = (
+            plan.precision,
+            plan.memory_format,
+            plan.threads,
+            plan.compile,
+            plan.fuse,
+            plan.device,
+            plan.torch,
+            CHUNK,
+        )
         shown = (self.task.name, self.spec, self.task_config, None if self.views is None else (self.seed, self.views))
         return digest(ENGINE, weights, self.boundary, shown, self.ids, arithmetic)
 

@@ -135,7 +135,16 @@ class StageRun:
         self.scope = stages.scope(self.model, self.stage)
         place(self.model, self.plan)
         stages.apply(self.model, self.scope)
+        self._fuse()
         self.objective = objective(self.job.config, self.job.train.targets, len(self.job.labels))
+
+    def _fuse(self) -> None:
+        """Has the frozen prefix run in fewer operations: its outputs, kept or not, come from the same ones."""
+        job, plan = self.job, self.plan
+        if plan.fuse and not plan.compile and self.scope.boundary:
+            x = job.task.prepare(job.store.batch(job.train.rows[:1]), job.spec, job.task_config, None)
+            exact = plan.device == "cpu" and plan.precision == "fp32"
+            self.model.fuse(to_input(x, plan), self.scope.boundary, activations=exact)
 
     def sweep(self) -> Sweep:
         """Tries learning rates on the stage's own batches, from the weights it has now; changes none of them."""
@@ -186,6 +195,7 @@ class StageRun:
         with torch.no_grad():
             for name, tensor in stages.tensors(self.model, self.scope.trained).items():
                 tensor.copy_(self.kept[f"weights/{name}"])
+        self.model.unfuse()
         proof = freeze.verify(position.proof, self.model, self.scope, self.stage.name)
         result = StageResult(
             name=self.stage.name, epochs=position.epoch - position.begun, best_epoch=best.epoch,

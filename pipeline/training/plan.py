@@ -52,6 +52,7 @@ class Plan(Frozen):
 
     Args:
         batch_size: examples computed at once; a larger optimiser batch is accumulated.
+        fuse: whether a frozen prefix runs in fewer operations; see `pipeline.models.fused`.
         feature_cache: whether a frozen prefix's outputs may be kept.
         feature_cache_gb: most disk they may take, in 10⁹ bytes.
         feature_cache_always: keep them even where computing looks as fast as reading.
@@ -64,6 +65,7 @@ class Plan(Frozen):
     batch_size: int = 32
     feature_cache: bool = True
     compile: bool = False
+    fuse: bool = False
     device: str = "cpu"
     torch: str = ""
     feature_cache_gb: float = 8.0
@@ -77,7 +79,7 @@ class Plan(Frozen):
 
 
 class Measured(NamedTuple):
-    """One candidate's step: seconds, mean loss, and bytes kept for the backward pass for each example."""
+    """One candidate's step of some examples: seconds, mean loss, and bytes that each example keeps for the backward."""
 
     plan: Plan
     seconds: float
@@ -122,26 +124,36 @@ def choose(
     if len(candidates) == 1 and not (config.plan.compile == "auto" and base.device.startswith("cuda")):
         console.say(f"plan: {candidates[0]} (as configured)")
         return candidates[0]
-    model = model_factory()
-    about = [task.name, model.architecture, model.classes, tuple(x.shape[1:]), config.batch_size, config.plan]
-    path = scratch / "plans" / f"{digest(hardware.machine(), base, about)[:32]}.json"
-    chosen, how = _remembered(path), "remembered"
-    cost = BACKWARD * TURNS * EXAMPLES * len(candidates)
-    if chosen is None and 0 < passes < PAYS * cost and base.device == "cpu":
-        # One step, for the memory it takes: the usual winner is not worth a race that takes as long as the training.
-        chosen = _best(measure(model, x[:EXAMPLES], targets[:EXAMPLES], [_usual(candidates)], config, turns=1), config)
-        how = "as usual on a CPU; too little to train for measuring to pay"
-    elif chosen is None:
-        results = measure(model, x[:EXAMPLES], targets[:EXAMPLES], candidates, config)
-        chosen = _best(results, config)
-        _remember(path, chosen)
-        took = ", ".join(f"{r.plan.precision} {r.plan.memory_format} {1e3 * r.seconds:.0f} ms" for r in results)
-        how = f"steps of {min(len(x), EXAMPLES)}: {took}"
+    about = [task.name, tuple(x.shape[1:]), config.batch_size, config.plan]
+    chosen, how = _find(model_factory(), (x, targets), candidates, config, scratch, about, passes)
     long = steps * config.batch_size * chosen.seconds_per_example > LONG
     compiles = base.compile or (config.plan.compile == "auto" and base.device.startswith("cuda") and long)
     plan = chosen.plan.model_copy(update={"compile": compiles})
     console.say(f"plan: {plan} ({how})")
     return plan
+
+
+def _find(
+    model: BlockedModel, sample: tuple[torch.Tensor, torch.Tensor], candidates: list[Plan], config: FinetuneConfig,
+    scratch: Path, about: list[object], passes: int,
+) -> tuple[Chosen, str]:  # fmt: skip
+    """The best candidate and how it was found: remembered, taken as usual for a short training, or measured."""
+    key = digest(hardware.machine(), candidates[0], [model.architecture, model.classes, *about])
+    path = scratch / "plans" / f"{key[:32]}.json"
+    chosen = _remembered(path)
+    if chosen is not None:
+        return chosen, "remembered"
+    x, targets = (tensor[:EXAMPLES] for tensor in sample)
+    cost = BACKWARD * TURNS * len(x) * len(candidates)
+    if 0 < passes < PAYS * cost and candidates[0].device == "cpu":
+        # One example, for the memory it takes: no race that takes as long as the training.
+        step = measure(model, x[:1], targets[:1], [_usual(candidates)], config, turns=1)
+        return _best(step, config, 1), "as usual on a CPU; too little to train for measuring to pay"
+    results = measure(model, x, targets, candidates, config)
+    chosen = _best(results, config, len(x))
+    _remember(path, chosen)
+    took = ", ".join(f"{r.plan.precision} {r.plan.memory_format} {1e3 * r.seconds:.0f} ms" for r in results)
+    return chosen, f"steps of {len(x)}: {took}"
 
 
 def measure(
@@ -217,7 +229,7 @@ def _step(model: BlockedModel, x: torch.Tensor, targets: torch.Tensor, plan: Pla
     return Measured(plan, time.perf_counter() - began, value, kept // len(x))
 
 
-def _best(results: list[Measured], config: FinetuneConfig) -> Chosen:
+def _best(results: list[Measured], config: FinetuneConfig, examples: int) -> Chosen:
     reference = next((r for r in results if r.plan.precision == "fp32"), results[0])
     agreeing = [r for r in results if abs(r.loss - reference.loss) <= LOSS_TOLERANCE * abs(reference.loss)]
     fastest = min(agreeing or [reference], key=lambda r: r.seconds)
@@ -225,7 +237,7 @@ def _best(results: list[Measured], config: FinetuneConfig) -> Chosen:
     while size > 1 and size * fastest.bytes_per_example > MEMORY_SHARE * hardware.available(fastest.plan.device):
         size = -(-size // 2)
     return Chosen(
-        plan=fastest.plan.model_copy(update={"batch_size": size}), seconds_per_example=fastest.seconds / EXAMPLES
+        plan=fastest.plan.model_copy(update={"batch_size": size}), seconds_per_example=fastest.seconds / examples
     )
 
 
@@ -236,7 +248,7 @@ def _base(config: FinetuneConfig) -> Plan:
     return Plan(
         threads=hardware.cores() if wanted.threads == "auto" else wanted.threads, batch_size=config.batch_size,
         feature_cache=wanted.feature_cache != "off", feature_cache_gb=wanted.feature_cache_gb,
-        feature_cache_always=wanted.feature_cache == "on", compile=wanted.compile == "on",
+        feature_cache_always=wanted.feature_cache == "on", compile=wanted.compile == "on", fuse=wanted.fuse == "auto",
         device=hardware.device(wanted.device), torch=torch.__version__,
     )  # fmt: skip
 

@@ -139,7 +139,7 @@ def test_a_setting_that_is_fixed_is_obeyed(tmp_path: Path, pretend: Any) -> None
 def test_with_everything_fixed_nothing_is_measured_or_built(tmp_path: Path, pretend: Any) -> None:
     asked = pretend(USUAL)
     picked = chosen(tmp_path, factory=None, threads=1, feature_cache="off", **FIXED)
-    assert picked == Plan(threads=1, feature_cache=False, torch=torch.__version__)
+    assert picked == Plan(threads=1, feature_cache=False, fuse=True, torch=torch.__version__)
     assert asked == []
 
 

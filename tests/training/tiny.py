@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from pathlib import Path
@@ -19,6 +19,8 @@ from torch import nn
 
 from pipeline.config import FinetuneConfig, StageConfig, TaskConfig
 from pipeline.context import Silent
+from pipeline.models.blocks import Block, BlockedModel
+from pipeline.models.routes import Step
 from pipeline.records import InputSpec
 from pipeline.tasks.base import Draw
 from pipeline.training import feeding, order
@@ -31,34 +33,11 @@ SPEC = InputSpec(size=8, resize=8)
 PLAN = Plan(threads=1, batch_size=8, feature_cache=False, torch=torch.__version__)
 
 
-@dataclass
-class TinyBlock:
-    """A block that is one module."""
-
-    name: str
-    module: nn.Module
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = self.module(x)
-        return result
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return self.module.named_parameters(prefix=self.name)
-
-    def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
-        return self.module.named_buffers(prefix=self.name)
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        return self.module.parameters()
-
-    def modules(self) -> Iterator[nn.Module]:
-        return self.module.modules()
-
-
-class TinyModel:
-    """Three small convolutions with BatchNorm and dropout, and a head: a `BlockedModel` in all but name."""
+class TinyModel(BlockedModel):
+    """Three small convolutions with BatchNorm and dropout, and a head."""
 
     def __init__(self, classes: int = 3, seed: int = 0) -> None:
+        nn.Module.__init__(self)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.stock = nn.ModuleDict(
@@ -75,15 +54,9 @@ class TinyModel:
                     "head": nn.Sequential(nn.Dropout(0.1), nn.Linear(8, classes)),
                 }
             )
-        self.blocks = [TinyBlock(name, module) for name, module in self.stock.items()]
-
-    def run(self, x: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        for block in self.blocks[start:stop]:
-            x = block(x)
-        return x
-
-    def outputs(self, x: torch.Tensor, start: int = 0) -> tuple[torch.Tensor, list[tuple[float, torch.Tensor]]]:
-        return self.run(x, start), []
+        self.architecture, self.classes, self.stock_kwargs = "tiny", classes, {}
+        self.blocks = [Block(name, [Step(name, module, (name,))], self.stock) for name, module in self.stock.items()]
+        self.unfuse()
 
 
 class TinyTask:
