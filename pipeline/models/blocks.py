@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ class BlockedModel(nn.Module):
         self.architecture, self.classes, self.stock_kwargs = architecture, classes, stock_kwargs
         self.stock = network
         self.blocks = _blocks(network)
-        self._fused: list[list[fused.Call]] = []
+        self._fused: list[Sequence[fused.Call]] = []
 
     @property
     def names(self) -> list[str]:
@@ -133,7 +133,8 @@ class BlockedModel(nn.Module):
         self.unfuse()
         with torch.inference_mode():
             for block in self.blocks[:stop]:
-                calls, expected = fused.fused(self.stock, block.calls, activations=activations), block(x.clone())
+                modules = [member for _, member in block._members() if isinstance(member, nn.Module)]
+                calls, expected = fused.fused(block.calls, modules, activations=activations), block(x.clone())
                 self._fused.append(calls if fused.agree(calls, x, expected) else block.calls)
                 x = expected
 

@@ -147,8 +147,9 @@ def _find(
     cost = BACKWARD * TURNS * len(x) * len(candidates)
     if 0 < passes < PAYS * cost and candidates[0].device == "cpu":
         # One example, for the memory it takes: no race that takes as long as the training.
-        step = measure(model, x[:1], targets[:1], [_usual(candidates)], config, turns=1)
-        return _best(step, config, 1), "as usual on a CPU; too little to train for measuring to pay"
+        loss = Objective(config.label_smoothing, None)
+        step = _step(model, x[:1], targets[:1], _usual(candidates), loss, backward=False)
+        return _best([step], config, 1), "as usual on a CPU; too little to train for measuring to pay"
     results = measure(model, x, targets, candidates, config)
     chosen = _best(results, config, len(x))
     _remember(path, chosen)
@@ -157,9 +158,8 @@ def _find(
 
 
 def measure(
-    model: BlockedModel, x: torch.Tensor, targets: torch.Tensor, candidates: list[Plan], config: FinetuneConfig,
-    turns: int = TURNS,
-) -> list[Measured]:  # fmt: skip
+    model: BlockedModel, x: torch.Tensor, targets: torch.Tensor, candidates: list[Plan], config: FinetuneConfig
+) -> list[Measured]:
     """Times a training step without its update for each candidate, in turns, for `SECONDS` in all at the most.
 
     The first turn warms up: kernels are chosen and memory is had. From the second on, a clear winner ends it. The first
@@ -174,7 +174,7 @@ def measure(
     had_threads = torch.get_num_threads()
     try:
         torch.set_num_threads(candidates[0].threads)
-        for turn, candidate in product(range(turns), candidates):
+        for turn, candidate in product(range(TURNS), candidates):
             late = time.perf_counter() - started > SECONDS
             if best and (late or (candidate is candidates[0] and turn > 1 and _is_clear(list(best.values())))):
                 break
@@ -207,7 +207,15 @@ def _is_clear(results: list[Measured]) -> bool:
     return not others or others[0] > CLEAR * fastest
 
 
-def _step(model: BlockedModel, x: torch.Tensor, targets: torch.Tensor, plan: Plan, objective: Objective) -> Measured:
+def _step(
+    model: BlockedModel,
+    x: torch.Tensor,
+    targets: torch.Tensor,
+    plan: Plan,
+    objective: Objective,
+    *,
+    backward: bool = True,
+) -> Measured:
     import torch
 
     place(model, plan.model_copy(update={"compile": False}))
@@ -217,14 +225,15 @@ def _step(model: BlockedModel, x: torch.Tensor, targets: torch.Tensor, plan: Pla
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
         nonlocal kept
-        kept += tensor.numel() * tensor.element_size()
+        kept += 0 if isinstance(tensor, torch.nn.Parameter) else tensor.numel() * tensor.element_size()
         return tensor
 
     began = time.perf_counter()
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         with autocast(plan):
             loss = objective(model, to_input(x, plan), 0, targets) / len(x)
-        loss.backward()  # type: ignore[no-untyped-call]
+        if backward:
+            loss.backward()  # type: ignore[no-untyped-call]
     value = float(loss.detach())
     return Measured(plan, time.perf_counter() - began, value, kept // len(x))
 

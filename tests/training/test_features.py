@@ -25,7 +25,7 @@ from pipeline.training.plan import Plan, autocast, place, to_input
 SPEC = InputSpec(size=32, resize=40)
 PLAN = Plan(threads=1, feature_cache_always=True, torch=torch.__version__)
 VIEWS = 3
-PROBED = 5  # examples looked at before anything is kept
+PROBED = 2  # examples looked at before anything is kept
 
 
 class Store:

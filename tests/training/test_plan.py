@@ -55,7 +55,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Steps], list[Plan]]:
     def install(steps: Steps, size: int = 1000) -> list[Plan]:
         asked: list[Plan] = []
 
-        def step(model: Any, x: Any, targets: Any, candidate: Plan, objective: Any) -> Measured:
+        def step(model: Any, x: Any, targets: Any, candidate: Plan, objective: Any, **other: Any) -> Measured:
             asked.append(candidate)
             return Measured(candidate, *steps[candidate.precision, candidate.memory_format], size)
 
