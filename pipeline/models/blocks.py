@@ -104,7 +104,7 @@ class BlockedModel(nn.Module):
         self.architecture, self.classes, self.stock_kwargs = architecture, classes, stock_kwargs
         self.stock = network
         self.blocks = _blocks(network)
-        self._fused: list[Sequence[fused.Call]] = []
+        self.unfuse()
 
     @property
     def names(self) -> list[str]:
@@ -116,8 +116,8 @@ class BlockedModel(nn.Module):
 
     def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Applies blocks[start:stop]."""
-        for index in range(len(self.blocks))[start:stop]:
-            x = self._block(index, x)
+        for apply in self._ways(x)[start:stop]:
+            x = apply(x)
         return x
 
     def fuse(self, x: Tensor, stop: int, *, activations: bool = False) -> None:
@@ -131,19 +131,24 @@ class BlockedModel(nn.Module):
             activations: fuse these too; for fp32 on a CPU.
         """
         self.unfuse()
+        self._hides_nan = activations
         with torch.inference_mode():
             for block in self.blocks[:stop]:
                 modules = [member for _, member in block._members() if isinstance(member, nn.Module)]
-                calls, expected = fused.fused(block.calls, modules, activations=activations), block(x.clone())
-                self._fused.append(calls if fused.agree(calls, x, expected) else block.calls)
+                faster, expected = fused.fused(block.calls, modules, activations=activations), block(x.clone())
+                self._fused.append(faster if faster is not None and fused.agree(faster, x, expected) else block)
                 x = expected
 
     def unfuse(self) -> None:
         """Runs every block as the stock network does."""
-        self._fused = []
+        self._fused: list[fused.Call] = []
+        self._hides_nan = False
 
-    def _block(self, index: int, x: Tensor) -> Tensor:
-        return fused.run(self._fused[index], x) if index < len(self._fused) else self.blocks[index](x)
+    def _ways(self, x: Tensor) -> Sequence[fused.Call]:
+        """How each block is applied. A fused activation makes a number of NaN, so such input goes the usual way."""
+        if not self._fused or (self._hides_nan and not x.sum().isfinite()):
+            return self.blocks
+        return [*self._fused, *self.blocks[len(self._fused) :]]
 
     def outputs(self, x: Tensor, start: int = 0) -> tuple[Tensor, list[tuple[float, Tensor]]]:
         """Applies blocks[start:], and the auxiliary classifiers of those among them that are in training.
@@ -154,8 +159,8 @@ class BlockedModel(nn.Module):
             The logits (N, classes), and for each auxiliary classifier the weight of its loss and its logits.
         """
         extra = []
-        for index, block in enumerate(self.blocks[start:], start):
-            x = self._block(index, x)
+        for apply, block in zip(self._ways(x)[start:], self.blocks[start:], strict=True):
+            x = apply(x)
             if block.auxiliary is not None and min(x.shape[-2:]) >= block.auxiliary.side:
                 classifier = self.stock.get_submodule(block.auxiliary.path)
                 extra += [(block.auxiliary.weight, classifier(x))] if classifier.training else []

@@ -20,38 +20,31 @@ TOLERANCE = 0.01  # of the largest output; a GPU that multiplies with 10 bits of
 Call = Callable[[Tensor], Tensor]
 
 
-def fused(calls: Sequence[Call], modules: Sequence[nn.Module], *, activations: bool) -> Sequence[Call]:
-    """The same calls in fewer operations, from the weights of this moment; as they are where there is nothing to fuse.
+def fused(calls: Sequence[Call], modules: Sequence[nn.Module], *, activations: bool) -> Call | None:
+    """The same calls as one with fewer operations, from the weights of this moment; None where nothing can be fused.
 
     Args:
         modules: what the calls run, in eval.
-        activations: have convolutions apply the activation behind them; for fp32 on a CPU.
+        activations: have convolutions apply the activation behind them; for fp32 on a CPU. NaN becomes a number there.
     """
     chain = _Chain(calls, modules)
     try:
         graph = fx.Tracer().trace(chain)
     except (fx.proxy.TraceError, TypeError, NameError, AttributeError, RuntimeError):
-        return calls  # what they do depends on what runs through them
+        return None  # what they do depends on what runs through them
     activations = activations and _has_joined_convolutions()
     found = [(node, _module(chain, node)) for node in graph.nodes]
     convolutions = [(node, m) for node, m in found if type(m) is nn.Conv2d and isinstance(m.padding, tuple)]
     targets = [node.target for node, _ in convolutions]
     once = [(node, m) for node, m in convolutions if targets.count(node.target) == 1 and m.padding_mode == "zeros"]
     fused = [_fuse(chain, node, convolution, activations=activations) for node, convolution in once]
-    return [fx.GraphModule(chain, graph)] if any(fused) else calls
+    return fx.GraphModule(chain, graph) if any(fused) else None
 
 
-def run(calls: Sequence[Call], x: Tensor) -> Tensor:
-    """Calls one after another."""
-    for call in calls:
-        x = call(x)
-    return x
-
-
-def agree(calls: Sequence[Call], x: Tensor, expected: Tensor) -> bool:
-    """Whether the calls give what is expected of them, but for rounding."""
+def agree(call: Call, x: Tensor, expected: Tensor) -> bool:
+    """Whether a call gives what is expected of it, but for rounding."""
     try:
-        found = run(calls, x)
+        found = call(x)
     except (RuntimeError, TypeError, ValueError):
         return False
     close = found.shape == expected.shape and (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
@@ -67,7 +60,9 @@ class _Chain(nn.Module):
         self._calls = tuple(calls)
 
     def forward(self, x: Tensor) -> Tensor:
-        return run(self._calls, x)
+        for call in self._calls:
+            x = call(x)
+        return x
 
 
 def _has_joined_convolutions() -> bool:

@@ -98,6 +98,7 @@ class Shared:
     backbone: BackboneRecord
     context: Context
     timing: dict[str, Any] = field(default_factory=dict)
+    _measured: list[BlockedModel] = field(default_factory=list)
 
     @cached_property
     def task(self) -> Any:
@@ -202,6 +203,8 @@ class Shared:
         )  # fmt: skip
 
     def _build(self, pretrained: bool) -> BlockedModel:
+        if pretrained and self._measured:
+            return self._measured.pop()
         model: BlockedModel = self.task.build(
             self.backbone, self.split.labels, pretrained=pretrained, seed=self.config.seed
         )
@@ -214,8 +217,13 @@ class Shared:
         from pipeline.training.plan import choose
 
         began = time.monotonic()
+
+        def build() -> BlockedModel:
+            self._measured.append(self._build(True))  # measuring changes no weight: the training begins with it
+            return self._measured[-1]
+
         chosen = choose(
-            lambda: self._build(True), self.task, self._sample(), self.config, self.context.scratch,
+            build, self.task, self._sample(), self.config, self.context.scratch,
             self.context.console, steps=self._steps(), passes=self._passes(),
         )  # fmt: skip
         self.timing["plan"] = time.monotonic() - began

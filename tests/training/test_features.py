@@ -120,15 +120,19 @@ def epochs(store: Store, count: int, size: int) -> list[tuple[order.Rows, order.
 # --- the same numbers -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("boundary", [2, 10, -1])
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels-last"])
+@pytest.mark.parametrize("fuse", [False, True])
 def test_equal_to_the_bit_in_fp32_at_one_batch_size(
-    model: blocks.BlockedModel, tmp_path: Path, boundary: int, memory_format: Any
+    model: blocks.BlockedModel, tmp_path: Path, boundary: int, memory_format: Any, fuse: bool
 ) -> None:
-    plan = PLAN.model_copy(update={"memory_format": memory_format})
+    plan = PLAN.model_copy(update={"memory_format": memory_format, "fuse": fuse})
     place(model, plan)
     store = Store(2 * features.CHUNK)
+    if fuse:
+        model.fuse(torch.zeros(1, 3, 32, 32), boundary % len(model.blocks), activations=True)
     cached = kept(model, tmp_path, boundary=boundary, store=store, plan=plan)
     for rows, views in epochs(store, VIEWS + 1, features.CHUNK):
         assert torch.equal(cached.batch(rows, views), computed(model, store, rows, views, boundary, plan))
+    model.unfuse()
     place(model, PLAN)
 
 
@@ -252,6 +256,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "size": {"spec": SPEC.model_copy(update={"size": 40})},
     "augmentation": {"task_config": TaskConfig(augment=ImageAugmentConfig(hflip=0.3))},
     "memory format": {"plan": PLAN.model_copy(update={"memory_format": "channels-last"})},
+    "fused operations": {"plan": PLAN.model_copy(update={"fuse": True})},
     "precision": {"plan": PLAN.model_copy(update={"precision": "bf16"})},
     "examples": {"store": Store(41)},
 }

@@ -20,7 +20,9 @@ from pipeline.training.interrupt import interruptible
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("batch", [1, 6, 14, 30], ids=["first", "validating", "second epoch", "second stage"])
+@pytest.mark.parametrize(
+    "batch", [2, 7, 15, 18, 32], ids=["first", "validating", "second epoch", "second stage", "third"]
+)
 def test_a_signal_at_any_batch_is_saved_and_changes_nothing(number: signal.Signals, batch: int, tmp_path: Path) -> None:
     whole = train_and_hash(Setting(tmp_path / "whole", every_seconds=1e9))
     setting = Setting(tmp_path / "stopped", every_seconds=1e9)

@@ -52,11 +52,12 @@ def test_another_seed_is_another_training(tmp_path: Path, reference: str) -> Non
     assert trained(tmp_path, config=DEFAULT.model_copy(update={"seed": 1})) != reference
 
 
-def test_a_cached_prefix_gives_the_same_bits_at_one_batch_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fuse", [False, True])
+def test_a_cached_prefix_gives_the_same_bits_at_one_batch_size(tmp_path: Path, fuse: bool) -> None:
     """Batches as large as the cache's chunks, so that the prefix's matrix products are the same ones."""
     config, count = DEFAULT.model_copy(update={"batch_size": 32}), 43  # 32 of them train
     stages = (StageConfig(name="head", train=("head",), epochs=4, lr=1e-2),)
-    plan = PLAN.model_copy(update={"batch_size": 32})
+    plan = PLAN.model_copy(update={"batch_size": 32, "fuse": fuse})
     cached = plan.model_copy(update={"feature_cache": True, "feature_cache_always": True})
     one = trained(tmp_path / "one", config=config, stages=stages, plan=plan, count=count)
     other = trained(tmp_path / "other", config=config, stages=stages, plan=cached, count=count)
@@ -69,6 +70,15 @@ def test_a_cached_prefix_changes_little_at_any_batch_size(tmp_path: Path) -> Non
     one = Setting(tmp_path / "one", every_seconds=1e9).train()
     other = Setting(tmp_path / "other", every_seconds=1e9, plan=cached).train()
     assert torch.allclose(one.probabilities, other.probabilities, atol=1e-5)
+
+
+def test_a_fused_prefix_changes_little_and_leaves_the_network_as_it_was(tmp_path: Path) -> None:
+    plain = PLAN.model_copy(update={"fuse": False})
+    one = Setting(tmp_path / "one", every_seconds=1e9, stages=STAGES[:2]).train()
+    other = Setting(tmp_path / "other", every_seconds=1e9, stages=STAGES[:2], plan=plain).train()
+    assert torch.allclose(one.probabilities, other.probabilities, atol=1e-5)
+    assert not torch.equal(one.probabilities, other.probabilities), "nothing was fused"
+    assert [r.freeze_digest for r in one.position.results] == [r.freeze_digest for r in other.position.results]
 
 
 def test_balanced_sampling_and_class_weights_count_too(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from pipeline.training.train import Recipe, Trained, train
 
 LABELS = ("red", "green", "blue")
 SPEC = InputSpec(size=8, resize=8)
-PLAN = Plan(threads=1, batch_size=8, feature_cache=False, torch=torch.__version__)
+PLAN = Plan(threads=1, batch_size=8, feature_cache=False, fuse=True, torch=torch.__version__)
 
 
 class TinyModel(BlockedModel):
