@@ -15,7 +15,7 @@ from pipeline.errors import ThawError
 if TYPE_CHECKING:
     from flows.glance import Glance
     from flows.retrain import Summary
-    from flows.up import Server
+    from flows.servers import Server
     from pipeline.records import EvaluateRecord, RegisterRecord
     from pipeline.workspace import Workspace
 

@@ -37,6 +37,18 @@ def glance(place: Workspace) -> Glance:
     return Glance(states, evaluated, receipt_is_current(place.config(), place, evaluated))
 
 
+def known_steps(force: Sequence[str]) -> frozenset[str]:
+    """The steps to be forced.
+
+    Raises:
+        ConfigError: one of them does not exist.
+    """
+    unknown = set(force) - {*STEPS, "register"}
+    if unknown:
+        raise ConfigError("--force", found=", ".join(sorted(unknown)), expected=", ".join((*STEPS, "register")))
+    return frozenset(force)
+
+
 def check(place: Workspace, force: Sequence[str] = ()) -> None:
     """What would stop a run at once, asked before seconds are spent on starting anything.
 
@@ -44,9 +56,7 @@ def check(place: Workspace, force: Sequence[str] = ()) -> None:
         ConfigError: params.yaml, or a forced step that does not exist.
         WorkspaceError: another run has the workspace.
     """
-    unknown = set(force) - {*STEPS, "register"}
-    if unknown:
-        raise ConfigError("--force", found=", ".join(sorted(unknown)), expected=", ".join((*STEPS, "register")))
+    known_steps(force)
     place.config()
     with lock(place):
         pass

@@ -10,22 +10,16 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import subprocess
 import sys
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows import settings
-from flows.up import HOST, free_port
-from pipeline.errors import ThawError
+from flows import servers
+from flows.servers import HOST, Server, free_port
 
 SECONDS_TO_START = 300
-SECONDS_TO_END = 10
 
 
 @contextmanager
@@ -37,7 +31,7 @@ def server(scratch: Path, meanwhile: Callable[[], None]) -> Iterator[None]:
         meanwhile: done while the server starts.
 
     Raises:
-        ThawError: the server does not start; its log is named.
+        WorkspaceError: the server does not start; its log is named.
     """
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
@@ -46,24 +40,24 @@ def server(scratch: Path, meanwhile: Callable[[], None]) -> Iterator[None]:
         yield
         return
     port, secret = free_port(0), f"thaw:{secrets.token_urlsafe(18)}"
-    log = scratch / "logs" / "prefect-temporary.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "flows.temporary", str(port)], stdin=subprocess.PIPE, stdout=stream,
-            stderr=stream, env={**os.environ, **_environment(secret)}, start_new_session=True,
-        )  # fmt: skip
+    ours = Server(
+        "Prefect", f"http://{HOST}:{port}", f"http://{HOST}:{port}/api/health",
+        [sys.executable, "-P", "-m", "flows.temporary", str(port)], _environment(secret),
+        scratch / "logs" / "prefect-temporary.log", Path.cwd(), piped=True, seconds=SECONDS_TO_START,
+        mend=", or set PREFECT_API_URL to a server of yours",
+    )  # fmt: skip
+    process = ours.start()
     try:
         meanwhile()
-        _wait(process, port, log)
-        updates = {PREFECT_API_URL: f"http://{HOST}:{port}/api", PREFECT_API_AUTH_STRING: secret}
+        ours.wait(process)
+        updates = {PREFECT_API_URL: f"{ours.url}/api", PREFECT_API_AUTH_STRING: secret}
         with temporary_settings(updates=updates):
             try:
                 yield
             finally:
                 _last_words()
     finally:
-        _end(process)
+        servers.stop([process])
 
 
 def _last_words() -> None:
@@ -72,42 +66,15 @@ def _last_words() -> None:
     from prefect.logging.handlers import APILogWorker
 
     for worker in (APILogWorker, EventsWorker):
-        worker.drain_all(timeout=SECONDS_TO_END)
+        worker.drain_all(timeout=servers.SECONDS_TO_END)
 
 
 def _environment(secret: str) -> dict[str, str]:
     return {
-        **settings.QUIET, "PREFECT_SERVER_API_AUTH_STRING": secret, "PREFECT_SERVER_UI_ENABLED": "false",
+        "PREFECT_SERVER_API_AUTH_STRING": secret, "PREFECT_SERVER_UI_ENABLED": "false",
         # As Prefect marks its own: no scheduler and no other service that only a lasting server needs.
         "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1",
     }  # fmt: skip
-
-
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    until = time.monotonic() + SECONDS_TO_START
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://{HOST}:{port}/api/health", timeout=5):
-                return
-        except urllib.error.HTTPError:  # it is there, and asks who we are
-            return
-        except OSError:
-            time.sleep(0.1)
-    last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing in its log"]
-    raise ThawError(
-        "Prefect's temporary server", found=last[0], expected=f"an answer within {SECONDS_TO_START} s",
-        mend=f"read {log}, or set PREFECT_API_URL to a server of yours",
-    )  # fmt: skip
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    process.stdin.close()
-    try:
-        process.wait(SECONDS_TO_END)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def serve(port: int) -> None:

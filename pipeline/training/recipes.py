@@ -21,7 +21,6 @@ from pipeline.errors import ConfigError
 
 Stages = tuple[StageConfig, ...]
 BASELINE = "scratch"
-SETS = {"compare": ("scratch", "head", "gradual", "full", "lp-ft")}
 
 
 def named(config: FinetuneConfig) -> tuple[str, ...]:
@@ -101,8 +100,9 @@ def scratch(config: FinetuneConfig, depth: int) -> Stages:
 
 
 BUILT_IN: dict[str, Callable[[FinetuneConfig, int], Stages]] = {
-    "head": head, "full": full, "gradual": gradual, "lp-ft": lp_ft, "scratch": scratch,
+    "scratch": scratch, "head": head, "gradual": gradual, "full": full, "lp-ft": lp_ft,
 }  # fmt: skip
+SETS = {"compare": tuple(BUILT_IN)}
 
 
 def _stage(config: FinetuneConfig, name: str, train: tuple[str, ...], epochs: int, scale: float = 1.0) -> StageConfig:

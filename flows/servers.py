@@ -1,0 +1,104 @@
+"""A server of Thaw's own: started on loopback, waited for, and ended with all its workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows import settings
+from pipeline.errors import WorkspaceError
+
+HOST = "127.0.0.1"
+SECONDS_TO_END = 10
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server to be run.
+
+    Args:
+        log: where what it says goes.
+        cwd: the folder it runs in.
+        piped: its standard input is a pipe to this process, which closes when this process ends, however it does.
+        seconds: it has to answer at `health`.
+        mend: what to do where it does not, besides reading its log.
+    """
+
+    name: str
+    url: str
+    health: str
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    log: Path
+    cwd: Path
+    piped: bool = False
+    seconds: float = 90
+    mend: str = ""
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Starts it in a process group of its own: a Ctrl-C meant for this process does not reach it."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            return subprocess.Popen(
+                self.argv, env={**os.environ, **settings.QUIET, **self.env}, cwd=self.cwd, stdout=log, stderr=log,
+                stdin=subprocess.PIPE if self.piped else None, start_new_session=True,
+            )  # fmt: skip
+
+    def wait(self, process: subprocess.Popen[bytes]) -> None:
+        """Waits until it answers.
+
+        Raises:
+            WorkspaceError: it ended, or did not answer in time; its log is named.
+        """
+        until = time.monotonic() + self.seconds
+        while time.monotonic() < until and process.poll() is None:
+            try:
+                with urllib.request.urlopen(self.health, timeout=5):
+                    return
+            except urllib.error.HTTPError as fault:
+                if fault.code in (401, 403):  # it is there, and asks who we are
+                    return
+            except OSError:
+                pass
+            time.sleep(0.1)
+        last = self.log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing in its log"]
+        raise WorkspaceError(
+            f"{self.name}'s server", found=last[0], expected=f"an answer at {self.health} within {self.seconds:.0f} s",
+            mend=f"read {self.log}{self.mend}",
+        )  # fmt: skip
+
+
+def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ends servers with all their workers: each leads a process group of its own."""
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+    for process in processes:
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def free_port(wanted: int) -> int:
+    """`wanted` where nobody listens there, else any free port on loopback."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            chosen: int = probe.getsockname()[1]
+            return chosen
+    raise WorkspaceError("no free port on 127.0.0.1", mend="close a program that listens there")
