@@ -233,7 +233,7 @@ class PlanConfig(Section):
     """arithmetic of the training; auto: measured on this machine"""
     memory_format: Literal["auto", "contiguous", "channels-last"] = "auto"
     threads: Positive | Literal["auto"] = "auto"
-    """CPU threads; auto: the cores this process may use"""
+    """CPU threads; auto: one for each core this process may use, or two where the core runs two and that is faster"""
     workers: int = Field(default=0, ge=0)
     """loader processes; the decoded store makes 0 the fastest on most machines"""
     fuse: Literal["auto", "off"] = "auto"

@@ -41,6 +41,13 @@ def cores() -> int:
         return allowed
 
 
+def physical_cores() -> int:
+    """Cores this process may use, each counted once however many threads it runs."""
+    import psutil
+
+    return min(cores(), psutil.cpu_count(logical=False) or cores())
+
+
 def machine() -> list[str]:
     """What makes a measured choice this machine's: processor, cores, accelerator, PyTorch."""
     import torch

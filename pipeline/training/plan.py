@@ -120,7 +120,7 @@ def choose(
     """
     x, targets = sample_batch
     base = _base(config)
-    candidates = [base.model_copy(update={"precision": p, "memory_format": m}) for p, m in _open(config, base, x)]
+    candidates = _open(config, base, x)
     if len(candidates) == 1 and not (config.plan.compile == "auto" and base.device.startswith("cuda")):
         console.say(f"plan: {candidates[0]} (as configured)")
         return candidates[0]
@@ -153,8 +153,13 @@ def _find(
     results = measure(model, x, targets, candidates, config)
     chosen = _best(results, config, len(x))
     _remember(path, chosen)
-    took = ", ".join(f"{r.plan.precision} {r.plan.memory_format} {1e3 * r.seconds:.0f} ms" for r in results)
-    return chosen, f"steps of {len(x)}: {took}"
+    return chosen, f"steps of {len(x)}: {', '.join(_told(result, candidates) for result in results)}"
+
+
+def _told(result: Measured, candidates: list[Plan]) -> str:
+    plan = result.plan
+    threads = f" {plan.threads} threads" if len({candidate.threads for candidate in candidates}) > 1 else ""
+    return f"{plan.precision} {plan.memory_format}{threads} {1e3 * result.seconds:.0f} ms"
 
 
 def measure(
@@ -173,13 +178,13 @@ def measure(
     dropped: set[Plan] = set()
     had_threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(candidates[0].threads)
         for turn, candidate in product(range(TURNS), candidates):
             late = time.perf_counter() - started > SECONDS
             if best and (late or (candidate is candidates[0] and turn > 1 and _is_clear(list(best.values())))):
                 break
             if candidate in dropped:
                 continue
+            torch.set_num_threads(candidate.threads)
             try:
                 result = _step(model, x, targets, candidate, objective)
             except RuntimeError:  # no kernel for this arithmetic, or no memory
@@ -197,8 +202,10 @@ def measure(
 
 
 def _usual(candidates: list[Plan]) -> Plan:
-    """What most networks are fastest in on most CPUs: fp32, channels last where the input has channels."""
-    exact = [plan for plan in candidates if plan.precision == "fp32"] or candidates
+    """What most networks are fastest in on most CPUs: fp32, a thread a core, channels last where there are channels."""
+    fewest = min(plan.threads for plan in candidates)
+    quiet = [plan for plan in candidates if plan.threads == fewest]
+    exact = [plan for plan in quiet if plan.precision == "fp32"] or quiet
     return next((plan for plan in exact if plan.memory_format == "channels-last"), exact[0])
 
 
@@ -262,15 +269,22 @@ def _base(config: FinetuneConfig) -> Plan:
     )  # fmt: skip
 
 
-def _open(config: FinetuneConfig, base: Plan, x: torch.Tensor) -> list[tuple[Precision, MemoryFormat]]:
-    """What the settings and the hardware leave open; the reference first."""
+def _open(config: FinetuneConfig, base: Plan, x: torch.Tensor) -> list[Plan]:
+    """The plans that the settings and the hardware leave open; the reference first."""
     precisions: list[Precision] = ["fp32", "bf16"] if hardware.has_bf16(base.device) else ["fp32"]
     formats: list[MemoryFormat] = ["contiguous", "channels-last"] if x.ndim == 4 else ["contiguous"]
     if config.plan.precision != "auto":
         precisions = [config.plan.precision]
     if config.plan.memory_format != "auto":
         formats = [config.plan.memory_format]
-    return list(product(precisions, formats))
+    threads = [base.threads]
+    if config.plan.threads == "auto" and base.device == "cpu":
+        # Two threads of one core share its units: arithmetic is often faster with one of them.
+        threads = sorted({base.threads, hardware.physical_cores()}, reverse=True)
+    return [
+        base.model_copy(update={"threads": t, "precision": p, "memory_format": m})
+        for t, p, m in product(threads, precisions, formats)
+    ]
 
 
 def _remembered(path: Path) -> Chosen | None:

@@ -136,6 +136,29 @@ def test_a_setting_that_is_fixed_is_obeyed(tmp_path: Path, pretend: Any) -> None
     assert chosen(tmp_path, memory_format="contiguous").memory_format == "contiguous"
 
 
+def test_where_cores_run_two_threads_each_both_numbers_are_tried(
+    tmp_path: Path, pretend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = pretend(USUAL)
+    usual, set_to = plan._step, []
+
+    def step(model: Any, x: Any, targets: Any, candidate: Plan, objective: Any, **other: Any) -> Measured:
+        set_to.append((candidate.threads, torch.get_num_threads()))
+        found = usual(model, x, targets, candidate, objective)
+        return found._replace(seconds=found.seconds * candidate.threads)
+
+    monkeypatch.setattr(plan, "_step", step)
+    monkeypatch.setattr(hardware, "cores", lambda: 2)
+    monkeypatch.setattr(hardware, "physical_cores", lambda: 1)
+    console = Words()
+    assert chosen(tmp_path, console).threads == 1
+    assert {candidate.threads for candidate in asked} == {1, 2}
+    assert all(wanted == had for wanted, had in set_to)
+    assert "bf16 channels-last 1 threads 100 ms" in console.said[0]
+    assert chosen(tmp_path / "fixed", threads=2).threads == 2
+    assert chosen(tmp_path / "short", passes=400).threads == 1
+
+
 def test_with_everything_fixed_nothing_is_measured_or_built(tmp_path: Path, pretend: Any) -> None:
     asked = pretend(USUAL)
     picked = chosen(tmp_path, factory=None, threads=1, feature_cache="off", **FIXED)
@@ -227,7 +250,7 @@ def test_the_first_candidate_is_measured_however_long_it_takes(monkeypatch: pyte
 def test_cores_are_those_this_process_may_use() -> None:
     import os
 
-    assert 1 <= hardware.cores() <= len(os.sched_getaffinity(0))
+    assert 1 <= hardware.physical_cores() <= hardware.cores() <= len(os.sched_getaffinity(0))
 
 
 def test_placing_goes_there_and_back() -> None:
