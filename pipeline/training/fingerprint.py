@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +20,12 @@ ROW = 4096  # words hashed into one
 CHUNK = 32 * ROW  # words at a time: 1 MiB, so that temporaries stay in the processor's cache
 
 
+@functools.cache  # a network has hundreds of tensors, most of them small
 def _weights() -> NDArray[np.uint64]:
     with np.errstate(over="ignore"):
-        return mix(np.arange(ROW, dtype=np.uint64)) | np.uint64(1)
+        weights: NDArray[np.uint64] = mix(np.arange(ROW, dtype=np.uint64)) | np.uint64(1)
+    weights.flags.writeable = False
+    return weights
 
 
 def fingerprint(data: NDArray[np.uint8], *about: Any) -> str:

@@ -115,7 +115,8 @@ class StageRun:
             self._check_layout()
             optim.restore_moments(self.optimizer, moments)
             return
-        position.proof = freeze.take(self.model, self.scope)
+        with self._timed("prove"):
+            position.proof = freeze.take(self.model, self.scope)
         position.layout = optim.layout(self.optimizer)
         position.opened, position.begun = True, position.epoch
         if position.results and stage.init == "keep":
@@ -196,7 +197,8 @@ class StageRun:
             for name, tensor in stages.tensors(self.model, self.scope.trained).items():
                 tensor.copy_(self.kept[f"weights/{name}"])
         self.model.unfuse()
-        proof = freeze.verify(position.proof, self.model, self.scope, self.stage.name)
+        with self._timed("prove"):
+            proof = freeze.verify(position.proof, self.model, self.scope, self.stage.name)
         result = StageResult(
             name=self.stage.name, epochs=position.epoch - position.begun, best_epoch=best.epoch,
             trained=self.scope.trained, frozen=self.scope.frozen, freeze_digest=proof, lr=self.peaks, val=best.metrics,
