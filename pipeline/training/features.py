@@ -290,7 +290,8 @@ def _touch(folder: Path) -> None:
 
 def _probe(prefix: Prefix) -> tuple[torch.Tensor, float]:
     """One example's output, and the seconds an example takes."""
-    prefix(slice(0, 1), 0)  # kernels are chosen
+    if not prefix.plan.fuse:  # then it has run already, and its kernels are chosen
+        prefix(slice(0, 1), 0)
     began = time.perf_counter()
     output = prefix(slice(0, 1), 0)
     return output, time.perf_counter() - began

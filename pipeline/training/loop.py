@@ -142,7 +142,7 @@ class StageRun:
     def _fuse(self) -> None:
         """Has the frozen prefix run in fewer operations: its outputs, kept or not, come from the same ones."""
         job, plan = self.job, self.plan
-        if plan.fuse and not plan.compile and self.scope.boundary:
+        if plan.fuse and self.scope.boundary:
             x = job.task.prepare(job.store.batch(job.train.rows[:1]), job.spec, job.task_config, None)
             exact = plan.device == "cpu" and plan.precision == "fp32"
             self.model.fuse(to_input(x, plan), self.scope.boundary, activations=exact)

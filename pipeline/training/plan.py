@@ -128,7 +128,7 @@ def choose(
     chosen, how = _find(model_factory(), (x, targets), candidates, config, scratch, about, passes)
     long = steps * config.batch_size * chosen.seconds_per_example > LONG
     compiles = base.compile or (config.plan.compile == "auto" and base.device.startswith("cuda") and long)
-    plan = chosen.plan.model_copy(update={"compile": compiles})
+    plan = chosen.plan.model_copy(update={"compile": compiles, "fuse": base.fuse and not compiles})
     console.say(f"plan: {plan} ({how})")
     return plan
 
@@ -264,7 +264,7 @@ def _base(config: FinetuneConfig) -> Plan:
     return Plan(
         threads=hardware.cores() if wanted.threads == "auto" else wanted.threads, batch_size=config.batch_size,
         feature_cache=wanted.feature_cache != "off", feature_cache_gb=wanted.feature_cache_gb,
-        feature_cache_always=wanted.feature_cache == "on", compile=wanted.compile == "on", fuse=wanted.fuse == "auto",
+        feature_cache_always=wanted.feature_cache == "on", compile=wanted.compile == "on", fuse=wanted.fuse == "auto" and wanted.compile != "on",
         device=hardware.device(wanted.device), torch=torch.__version__,
     )  # fmt: skip
 

@@ -217,6 +217,7 @@ def test_compiling_on_a_gpu_is_left_to_long_trainings(
     assert chosen(tmp_path, steps=10**6).compile
     assert not chosen(tmp_path, steps=10**6, compile="off").compile
     assert chosen(tmp_path, steps=10, compile="on").compile
+    assert [chosen(tmp_path, steps=n).fuse for n in (10, 10**6)] == [True, False], "compiling fuses by itself"
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
