@@ -264,7 +264,8 @@ def _base(config: FinetuneConfig) -> Plan:
     return Plan(
         threads=hardware.cores() if wanted.threads == "auto" else wanted.threads, batch_size=config.batch_size,
         feature_cache=wanted.feature_cache != "off", feature_cache_gb=wanted.feature_cache_gb,
-        feature_cache_always=wanted.feature_cache == "on", compile=wanted.compile == "on", fuse=wanted.fuse == "auto" and wanted.compile != "on",
+        feature_cache_always=wanted.feature_cache == "on", compile=wanted.compile == "on",
+        fuse=wanted.fuse == "auto" and wanted.compile != "on",  # compiling fuses by itself
         device=hardware.device(wanted.device), torch=torch.__version__,
     )  # fmt: skip
 
