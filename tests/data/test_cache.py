@@ -107,6 +107,16 @@ def test_another_presentation_is_another_store(tmp_path: Path) -> None:
     assert values(other, [2]) == [2]
 
 
+def test_what_another_version_of_the_engine_decoded_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = files(tmp_path / "data", range(3))
+    opened(rows, tmp_path)
+    monkeypatch.setattr(cache, "ENGINE", cache.ENGINE + 1)
+    _, task = opened(rows, tmp_path)
+    assert len(task.decoded) == 3
+
+
 def test_content_listed_twice_is_decoded_once(tmp_path: Path) -> None:
     rows = files(tmp_path / "data", range(3))
     store, task = opened([*rows, rows[1]], tmp_path)

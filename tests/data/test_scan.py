@@ -218,6 +218,29 @@ def test_file_that_kills_its_worker_is_named_and_the_others_are_measured(shared:
     assert results == alone
 
 
+def _marked(root: Path, marks: Path, path: str) -> Measured | Fault:
+    (marks / path.replace("/", "-")).touch()
+    return measure(root, path, ImageIntakeConfig())
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_what_no_worker_has_begun(
+    tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.data.scan._CHUNK", 1)
+    monkeypatch.setattr("pipeline.data.scan._TOLD_EVERY", 1)
+    data, marks = dataset(tmp_path / "more", each=60), tmp_path / "marks"
+    marks.mkdir()
+
+    class Interrupting(Silent):
+        def progress(self, what: str, done: int, total: int, note: str = "") -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scan(data, listed(data), partial(_marked, data, marks), ScanMemory(tmp_path / "m", "k"), Interrupting(), 2)
+    assert 1 <= len(list(marks.iterdir())) < len(listed(data)) / 2
+
+
 def test_progress_reaches_the_end(data: Path, tmp_path: Path) -> None:
     class Console(Silent):
         def progress(self, what: str, done: int, total: int, note: str = "") -> None:

@@ -269,6 +269,15 @@ def test_another_training_has_its_own(model: blocks.BlockedModel, tmp_path: Path
     assert len(list((tmp_path / "features").iterdir())) == 2
 
 
+def test_what_another_version_of_the_engine_computed_is_not_believed(
+    model: blocks.BlockedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept(model, tmp_path)
+    monkeypatch.setattr(features, "ENGINE", features.ENGINE + 1)
+    kept(model, tmp_path)
+    assert len(list((tmp_path / "features").iterdir())) == 2
+
+
 def test_how_much_memory_a_batch_may_take_changes_nothing(model: blocks.BlockedModel, tmp_path: Path) -> None:
     kept(model, tmp_path)
     kept(model, tmp_path, plan=PLAN.model_copy(update={"batch_size": 4}))
