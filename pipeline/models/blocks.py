@@ -116,39 +116,44 @@ class BlockedModel(nn.Module):
 
     def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Applies blocks[start:stop]."""
-        for apply in self._ways(x)[start:stop]:
+        for apply in self._ways(x, *slice(start, stop).indices(len(self.blocks))[:2]):
             x = apply(x)
         return x
 
     def fuse(self, x: Tensor, stop: int, *, activations: bool = False) -> None:
         """Runs blocks[:stop] in fewer operations from now on, with the weights they have now, until `unfuse`.
 
-        They must be in eval, and neither train nor change meanwhile. A block that answers otherwise than before, or
-        that cannot be traced, runs as it did.
+        They must be in eval, and neither train nor change meanwhile. All together are tried first; where they cannot
+        be traced, or answer otherwise than before, each is tried alone, and one that fails again runs as it did.
 
         Args:
-            x: some input (N, …) that it is tried on.
+            x: some input (N, …) that they are tried on.
             activations: fuse these too; for fp32 on a CPU.
         """
         self.unfuse()
         self._hides_nan = activations
         with torch.inference_mode():
-            for block in self.blocks[:stop]:
-                modules = [member for _, member in block._members() if isinstance(member, nn.Module)]
-                faster, expected = fused.fused(block.calls, modules, activations=activations), block(x.clone())
-                self._fused.append(faster if faster is not None and fused.agree(faster, x, expected) else block)
-                x = expected
+            together, _ = _faster(self.blocks[:stop], x, activations=activations)
+            if together is not None:
+                self._fused.append(together)
+            else:
+                for block in self.blocks[:stop]:
+                    faster, x = _faster([block], x, activations=activations)
+                    self._fused.append(faster or block)
+        self._fused_stop = stop
 
     def unfuse(self) -> None:
         """Runs every block as the stock network does."""
         self._fused: list[fused.Call] = []
+        self._fused_stop = 0
         self._hides_nan = False
 
-    def _ways(self, x: Tensor) -> Sequence[fused.Call]:
-        """How each block is applied. A fused activation makes a number of NaN, so such input goes the usual way."""
-        if not self._fused or (self._hides_nan and not x.sum().isfinite()):
-            return self.blocks
-        return [*self._fused, *self.blocks[len(self._fused) :]]
+    def _ways(self, x: Tensor, start: int, stop: int) -> Sequence[fused.Call]:
+        """How blocks[start:stop] are applied. Fused activations make numbers of NaN: such input goes the usual way."""
+        whole = start == 0 and stop >= self._fused_stop > 0
+        if not whole or (self._hides_nan and not x.sum().isfinite()):
+            return self.blocks[start:stop]
+        return [*self._fused, *self.blocks[self._fused_stop : stop]]
 
     def outputs(self, x: Tensor, start: int = 0) -> tuple[Tensor, list[tuple[float, Tensor]]]:
         """Applies blocks[start:], and the auxiliary classifiers of those among them that are in training.
@@ -159,12 +164,24 @@ class BlockedModel(nn.Module):
             The logits (N, classes), and for each auxiliary classifier the weight of its loss and its logits.
         """
         extra = []
-        for apply, block in zip(self._ways(x)[start:], self.blocks[start:], strict=True):
-            x = apply(x)
+        behind = start or self._fused_stop  # no auxiliary classifier of a fused block is in training
+        x = self.run(x, start, behind)
+        for block in self.blocks[behind:]:
+            x = block(x)
             if block.auxiliary is not None and min(x.shape[-2:]) >= block.auxiliary.side:
                 classifier = self.stock.get_submodule(block.auxiliary.path)
                 extra += [(block.auxiliary.weight, classifier(x))] if classifier.training else []
         return x, extra
+
+
+def _faster(blocks: Sequence[Block], x: Tensor, *, activations: bool) -> tuple[fused.Call | None, Tensor]:
+    """The blocks as one call of fewer operations, None where there is none that agrees; and their output."""
+    expected = x.clone()  # blocks may write into what they are given
+    for block in blocks:
+        expected = block(expected)
+    modules = [member for block in blocks for _, member in block._members() if isinstance(member, nn.Module)]
+    found = fused.fused([call for block in blocks for call in block.calls], modules, activations=activations)
+    return (found if found is not None and fused.agree(found, x.clone(), expected) else None), expected
 
 
 def build(

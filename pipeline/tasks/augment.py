@@ -5,7 +5,8 @@ view of each image keeps that.
 
 Images are worked on one by one, several at a time in threads: the temporaries stay in the processor's cache, and an
 image's result cannot depend, even in its last bit, on its neighbours in the batch. NumPy does the arithmetic because
-its loops stay in their thread; torch's would each wait for all cores.
+its loops stay in their thread; torch's would each wait for all cores. Inputs are written channels last, as the pixels
+lie and as convolutions on a CPU want them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from pipeline.tasks.base import Draw
 
 Pixels = NDArray[np.uint8]
-Planes = NDArray[np.float32]
+Planes = NDArray[np.float32]  # (3, H, W)
+Values = NDArray[np.float32]  # (H, W, 3)
 
 GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 
@@ -72,17 +74,17 @@ def plain(decoded: torch.Tensor, spec: InputSpec) -> torch.Tensor:
     """The centre `size` × `size` pixels, scaled to [0, 1] and normalised: (N, 3, size, size) of float32."""
     images = decoded.numpy()
 
-    def present(position: int, planes: Planes) -> None:
-        _centre(images[position], planes, spec)
+    def present(position: int, out: Values) -> None:
+        _centre(images[position], out, spec)
 
     return _each(present, len(images), spec)
 
 
-def _centre(image: Pixels, planes: Planes, spec: InputSpec) -> None:
+def _centre(image: Pixels, out: Values, spec: InputSpec) -> None:
     margin = (spec.resize - spec.size) // 2
     cut = slice(margin, margin + spec.size)
-    np.copyto(planes, image[cut, cut].transpose(2, 0, 1))
-    _normalise(planes, spec)
+    np.copyto(out, image[cut, cut])
+    _normalise(out, spec)
 
 
 def augmented(
@@ -94,34 +96,36 @@ def augmented(
     """
     images = decoded.numpy()
 
-    def present(position: int, planes: Planes) -> None:
+    def present(position: int, out: Values) -> None:
         if draws[position].view == 0:
-            _centre(images[position], planes, spec)
+            _centre(images[position], out, spec)
             return
         seen = view(draws[position], spec.resize, config)
-        np.copyto(planes, _turn(_crop(images[position], seen, spec.size), seen).transpose(2, 0, 1))
+        pixels = _turn(_crop(images[position], seen, spec.size), seen)
+        planes = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32)
         _colour(planes, seen)
-        _normalise(planes, spec)
+        np.copyto(out, planes.transpose(1, 2, 0))
+        _normalise(out, spec)
 
     return _each(present, len(images), spec)
 
 
-def _each(present: Callable[[int, Planes], None], count: int, spec: InputSpec) -> torch.Tensor:
-    """Fills a batch by calling `present(position, planes)` for each image, in as many threads as torch may use."""
+def _each(present: Callable[[int, Values], None], count: int, spec: InputSpec) -> torch.Tensor:
+    """Fills a batch by calling `present(position, out)` for each image, in as many threads as torch may use."""
     from concurrent.futures import ThreadPoolExecutor
 
     import torch
 
-    out = torch.empty((count, 3, spec.size, spec.size), dtype=torch.float32)
-    planes = out.numpy()
+    batch = torch.empty((count, spec.size, spec.size, 3), dtype=torch.float32)
+    outs = batch.numpy()
     threads = min(torch.get_num_threads(), count // 4)
     if threads < 2:
         for position in range(count):
-            present(position, planes[position])
+            present(position, outs[position])
     else:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(present, range(count), planes))
-    return out
+            list(pool.map(present, range(count), outs))
+    return batch.permute(0, 3, 1, 2)
 
 
 def _crop(image: Pixels, seen: View, size: int) -> Pixels:
@@ -162,7 +166,8 @@ def _colour(planes: Planes, seen: View) -> None:
         np.clip(plane, 0, 255, out=plane)
 
 
-def _normalise(planes: Planes, spec: InputSpec) -> None:
-    for plane, mean, std in zip(planes, spec.mean, spec.std, strict=True):
-        plane *= np.float32(1 / (255 * std))
-        plane -= np.float32(mean / std)
+def _normalise(out: Values, spec: InputSpec) -> None:
+    """In place, on (H, W, 3) of values 0 to 255, a whole line of pixels at a time."""
+    lines = out.reshape(spec.size, 3 * spec.size)
+    lines *= np.tile(np.array([1 / (255 * std) for std in spec.std], np.float32), spec.size)
+    lines -= np.tile(np.array([m / std for m, std in zip(spec.mean, spec.std, strict=True)], np.float32), spec.size)

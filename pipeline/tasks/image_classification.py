@@ -89,7 +89,7 @@ class ImageClassification:
     ) -> torch.Tensor:
         """(N, resize, resize, 3) of uint8 as (N, 3, size, size) of float32, normalised; see `pipeline.tasks.augment`.
 
-        What comes of an example depends on its pixels and its draw alone, to the bit.
+        What comes of an example depends on its pixels and its draw alone, to the bit. Channels lie last in memory.
         """
         from pipeline.tasks import augment
 

@@ -36,3 +36,14 @@ def deterministic(threads: int) -> Iterator[None]:
             memory.fill_uninitialized_memory = fill
             torch.backends.cudnn.benchmark = benchmark
             torch.set_num_threads(had_threads)
+
+
+def seed(value: int, device: str) -> None:
+    """Sets the global random state that a step on this device draws from."""
+    import torch
+
+    if device == "cpu":
+        torch.default_generator.manual_seed(value)
+    else:
+        # Where CUDA was never used, this notes the call and its stack for later: a millisecond and some memory a step.
+        torch.manual_seed(value)

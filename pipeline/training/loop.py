@@ -20,6 +20,7 @@ from pipeline.records import StageResult
 from pipeline.training import freeze, optim, order, scores, stages
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.crash import crash_point
+from pipeline.training.determinism import seed
 from pipeline.training.feeding import Feed, Job, ahead, feeds
 from pipeline.training.gradient import NoMemory, accumulate
 from pipeline.training.interrupt import Stop
@@ -259,9 +260,8 @@ class StageRun:
         position, start = self.position, self.feeds["train"].start
         while True:
             # Dropout follows from the step alone, wherever the training was interrupted.
-            torch.manual_seed(
-                order.counted(self.job.config.seed, "step", position.stage, position.epoch, position.batch)
-            )
+            counted = order.counted(self.job.config.seed, "step", position.stage, position.epoch, position.batch)
+            seed(counted, self.plan.device)
             try:
                 return accumulate(self.model, self.objective, self.plan, start, x, targets)
             except NoMemory as fault:

@@ -328,6 +328,8 @@ def to_input(x: torch.Tensor, plan: Plan) -> torch.Tensor:
     """A batch on the plan's device, in its memory format where it has one."""
     import torch
 
-    if plan.memory_format == "channels-last" and x.ndim == 4:
-        return x.to(plan.device, memory_format=torch.channels_last)
-    return x.to(plan.device)
+    if x.ndim != 4:
+        return x.to(plan.device)
+    # Asked for either way: a convolution goes by its input's layout as much as by its own weights'.
+    last = plan.memory_format == "channels-last"
+    return x.to(plan.device, memory_format=torch.channels_last if last else torch.contiguous_format)

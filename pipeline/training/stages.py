@@ -62,9 +62,11 @@ def apply(model: BlockedModel, scope: Scope) -> None:
 
 def set_modes(model: BlockedModel, scope: Scope) -> None:
     """Frozen blocks wholly in eval (BatchNorm and dropout); in the others BatchNorm as the scope says."""
-    model.stock.eval()
-    for module, training in _modes(model, scope):
-        module.training = training
+    wanted = {id(module): training for module, training in _modes(model, scope)}
+    for module in model.stock.modules():
+        training = wanted.get(id(module), False)
+        if module.training != training:  # setting it takes longer than looking, and this is done twice an epoch
+            module.training = training
 
 
 def wrong_modes(model: BlockedModel, scope: Scope) -> list[str]:

@@ -136,12 +136,13 @@ class Unit(nn.Module):
         return self.way(self, x)
 
 
-def one(unit: nn.Module) -> BlockedModel:
-    """A network of one block."""
+def one(*units: nn.Module) -> BlockedModel:
+    """A network of one block, or of a block for each unit."""
     model = BlockedModel.__new__(BlockedModel)
     nn.Module.__init__(model)
-    model.stock = nn.ModuleDict({"unit": unit})
-    model.blocks = [Block("unit", [Step("unit", unit, ("unit",))], model.stock)]
+    named = {f"unit{n}": unit for n, unit in enumerate(units)}
+    model.stock = nn.ModuleDict(named)
+    model.blocks = [Block(name, [Step(name, unit, (name,))], model.stock) for name, unit in named.items()]
     model.unfuse()
     return model
 
@@ -194,6 +195,29 @@ def test_what_cannot_be_fused_safely_runs_as_it_did(unit: Unit) -> None:
         model.fuse(x, 1)
         assert torch.equal(model.run(x), expected)
     assert model._fused[0] is model.blocks[0]
+
+
+def test_one_block_that_cannot_be_fused_does_not_hold_up_the_others(
+    normed: Callable[[BlockedModel], list[str]],
+) -> None:
+    model, x = one(Unit(plain), Unit(by_value), Unit(plain)).eval(), images(8)
+    with torch.inference_mode():
+        expected = model.run(x)
+        normed(model)
+        model.fuse(x, 3)
+        normed(model)
+        torch.testing.assert_close(model.run(x), expected)
+    assert normed(model) == ["unit1.norm"]
+    assert model._fused[1] is model.blocks[1]
+
+
+def test_only_the_whole_prefix_runs_fused() -> None:
+    model, x = network("resnet18"), images()
+    model.fuse(x, 5, activations=True)
+    with torch.inference_mode():
+        halfway = model.run(x, 0, 3)
+        assert torch.equal(halfway, model.blocks[2](model.blocks[1](model.blocks[0](x))))
+        torch.testing.assert_close(model.run(halfway, 3, 6), model.run(x, 0, 6), rtol=1e-3, atol=1e-4)
 
 
 def test_a_norm_in_training_is_left_alone() -> None:

@@ -12,6 +12,7 @@ from tiny import PLAN, STAGES, Setting, TinyTask, weights_hash
 
 from pipeline.config import FinetuneConfig, PlanConfig, StageConfig
 from pipeline.tasks.base import Draw
+from pipeline.training.determinism import seed
 
 DEFAULT = Setting(Path()).config
 
@@ -104,3 +105,14 @@ def test_every_example_shows_the_view_its_epoch_gives_it(tmp_path: Path) -> None
         shown = seen[epoch * count : (epoch + 1) * count]
         assert sorted(draw.id for draw in shown) == sorted(job.train.ids)
         assert all(draw.view == (epoch + keys[draw.id] % 3) % 3 for draw in shown)
+
+
+def test_seeding_a_step_leaves_nothing_behind_for_a_gpu_that_is_not_used() -> None:
+    """PyTorch notes a call and its stack for later wherever CUDA has not been used: a leak if done every step."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        expected = torch.rand(3)
+        noted = len(torch.cuda._queued_calls)
+        seed(7, "cpu")
+        assert torch.equal(torch.rand(3), expected)
+        assert len(torch.cuda._queued_calls) == noted
