@@ -395,7 +395,7 @@ def up(
 
     def ready(started: list[Server], secret: str) -> None:
         for server in started:
-            print(f"{server.name:<8} {server.url}")
+            print(f"{server.name:<8} {server.url}{server.page}")
         print(f"Prefect asks for: {secret}\nCtrl-C ends both.", flush=True)
 
     def interrupt(*_: object) -> None:

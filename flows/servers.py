@@ -30,6 +30,7 @@ class Server:
         piped: its standard input is a pipe to this process, which closes when this process ends, however it does.
         seconds: it has to answer at `health`.
         mend: what to do where it does not, besides reading its log.
+        page: behind its url, to be opened first.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Server:
     piped: bool = False
     seconds: float = 90
     mend: str = ""
+    page: str = ""
 
     def start(self) -> subprocess.Popen[bytes]:
         """Starts it in a process group of its own: a Ctrl-C meant for this process does not reach it."""

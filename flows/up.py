@@ -16,6 +16,9 @@ from flows.servers import HOST, Server, free_port, stop
 from pipeline.errors import WorkspaceError
 from pipeline.workspace import Workspace
 
+# Without it MLflow opens its pages about language models, which hide the registry.
+TRAININGS = "/#/experiments?workflowType=machine_learning"
+
 
 def plan(workspace: Workspace, prefect_port: int, mlflow_port: int) -> tuple[list[Server], str]:
     """The two servers, and the secret Prefect's asks for."""
@@ -37,7 +40,7 @@ def plan(workspace: Workspace, prefect_port: int, mlflow_port: int) -> tuple[lis
     command, env = server_command(workspace, HOST, port)
     mlflow = Server(
         "MLflow", f"http://{HOST}:{port}", f"http://{HOST}:{port}/health", command, env, logs / "mlflow.log",
-        workspace.root,
+        workspace.root, page=TRAININGS,
     )  # fmt: skip
     return [prefect, mlflow], secret
 
