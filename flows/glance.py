@@ -37,8 +37,8 @@ def glance(place: Workspace) -> Glance:
     return Glance(states, evaluated, receipt_is_current(place.config(), place, evaluated))
 
 
-def known_steps(force: Sequence[str]) -> frozenset[str]:
-    """The steps to be forced.
+def check_steps(force: Sequence[str]) -> None:
+    """Refuses to force what is no step.
 
     Raises:
         ConfigError: one of them does not exist.
@@ -46,7 +46,6 @@ def known_steps(force: Sequence[str]) -> frozenset[str]:
     unknown = set(force) - {*STEPS, "register"}
     if unknown:
         raise ConfigError("--force", found=", ".join(sorted(unknown)), expected=", ".join((*STEPS, "register")))
-    return frozenset(force)
 
 
 def check(place: Workspace, force: Sequence[str] = ()) -> None:
@@ -56,7 +55,7 @@ def check(place: Workspace, force: Sequence[str] = ()) -> None:
         ConfigError: params.yaml, or a forced step that does not exist.
         WorkspaceError: another run has the workspace.
     """
-    known_steps(force)
+    check_steps(force)
     place.config()
     with lock(place):
         pass

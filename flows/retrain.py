@@ -12,7 +12,7 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-from flows.glance import known_steps
+from flows.glance import check_steps
 from flows.stage import Outcome, Run, conducted, stage, tell
 from pipeline.memory import Memory
 from pipeline.records import EvaluateRecord, RegisterRecord
@@ -43,7 +43,7 @@ def retrain(workspace: str, force: Sequence[str] = ()) -> Summary:
         ThawError: whatever a step has to say; nothing half-done is remembered.
     """
     place = Workspace(Path(workspace))
-    known_steps(force)  # before the lock and all that follows
+    check_steps(force)  # before the lock and all that follows
     with lock(place):
         run = begin(place, force)
         validated = stage(run, "validate")

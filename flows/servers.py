@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ class Server:
     """One server to be run.
 
     Args:
+        health: path at which it answers once it is there.
         log: where what it says goes.
         cwd: the folder it runs in.
         piped: its standard input is a pipe to this process, which closes when this process ends, however it does.
@@ -34,7 +36,7 @@ class Server:
     """
 
     name: str
-    url: str
+    port: int
     health: str
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -44,6 +46,10 @@ class Server:
     seconds: float = 90
     mend: str = ""
     page: str = ""
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
 
     def start(self) -> subprocess.Popen[bytes]:
         """Starts it in a process group of its own: a Ctrl-C meant for this process does not reach it."""
@@ -63,7 +69,7 @@ class Server:
         until = time.monotonic() + self.seconds
         while time.monotonic() < until and process.poll() is None:
             try:
-                with urllib.request.urlopen(self.health, timeout=5):
+                with urllib.request.urlopen(self.url + self.health, timeout=5):
                     return
             except urllib.error.HTTPError as fault:
                 if fault.code in (401, 403):  # it is there, and asks who we are
@@ -73,7 +79,8 @@ class Server:
             time.sleep(0.1)
         last = self.log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing in its log"]
         raise WorkspaceError(
-            f"{self.name}'s server", found=last[0], expected=f"an answer at {self.health} within {self.seconds:.0f} s",
+            f"{self.name}'s server", found=last[0],
+            expected=f"an answer at {self.url}{self.health} within {self.seconds:.0f} s",
             mend=f"read {self.log}{self.mend}",
         )  # fmt: skip
 
@@ -91,6 +98,11 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def new_secret() -> str:
+    """What a Prefect server is to ask for: name and password."""
+    return f"thaw:{secrets.token_urlsafe(18)}"
 
 
 def free_port(wanted: int) -> int:

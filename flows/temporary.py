@@ -8,7 +8,6 @@ own, asks for a secret, and ends when the pipe to the run closes. It also starts
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import sys
 import threading
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows import servers
-from flows.servers import HOST, Server, free_port
+from flows.servers import HOST, Server, free_port, new_secret
 
 SECONDS_TO_START = 300
 
@@ -39,10 +38,9 @@ def server(scratch: Path, meanwhile: Callable[[], None]) -> Iterator[None]:
         meanwhile()
         yield
         return
-    port, secret = free_port(0), f"thaw:{secrets.token_urlsafe(18)}"
+    port, secret = free_port(0), new_secret()
     ours = Server(
-        "Prefect", f"http://{HOST}:{port}", f"http://{HOST}:{port}/api/health",
-        [sys.executable, "-P", "-m", "flows.temporary", str(port)], _environment(secret),
+        "Prefect", port, "/api/health", [sys.executable, "-P", "-m", "flows.temporary", str(port)], _environment(secret),
         scratch / "logs" / "prefect-temporary.log", Path.cwd(), piped=True, seconds=SECONDS_TO_START,
         mend=", or set PREFECT_API_URL to a server of yours",
     )  # fmt: skip

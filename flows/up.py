@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flows import settings
-from flows.servers import HOST, Server, free_port, stop
+from flows.servers import HOST, Server, free_port, new_secret, stop
 from pipeline.errors import WorkspaceError
 from pipeline.workspace import Workspace
 
@@ -24,7 +23,7 @@ def plan(workspace: Workspace, prefect_port: int, mlflow_port: int) -> tuple[lis
     """The two servers, and the secret Prefect's asks for."""
     from pipeline.tracking import server_command
 
-    logs, secret = workspace.scratch / "logs", f"thaw:{secrets.token_urlsafe(18)}"
+    logs, secret = workspace.scratch / "logs", new_secret()
     port = free_port(prefect_port)
     env = {
         "PREFECT_SERVER_API_AUTH_STRING": secret, "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{port}",
@@ -32,16 +31,10 @@ def plan(workspace: Workspace, prefect_port: int, mlflow_port: int) -> tuple[lis
         "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api", "PREFECT_API_URL": f"http://{HOST}:{port}/api",
     }  # fmt: skip
     argv = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    prefect = Server(
-        "Prefect", f"http://{HOST}:{port}", f"http://{HOST}:{port}/api/health", argv, env, logs / "prefect.log",
-        workspace.root,
-    )  # fmt: skip
+    prefect = Server("Prefect", port, "/api/health", argv, env, logs / "prefect.log", workspace.root)
     port = free_port(mlflow_port)
     command, env = server_command(workspace, HOST, port)
-    mlflow = Server(
-        "MLflow", f"http://{HOST}:{port}", f"http://{HOST}:{port}/health", command, env, logs / "mlflow.log",
-        workspace.root, page=TRAININGS,
-    )  # fmt: skip
+    mlflow = Server("MLflow", port, "/health", command, env, logs / "mlflow.log", workspace.root, page=TRAININGS)
     return [prefect, mlflow], secret
 
 

@@ -24,3 +24,11 @@ def run_thaw(
     )  # fmt: skip
     assert not check or done.returncode == 0, f"{arguments} exited {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def change(place: Path, old: str, new: str) -> None:
+    """Changes one setting of a workspace as a user would, in the file."""
+    params = place / "params.yaml"
+    text = params.read_text()
+    assert old in text
+    params.write_text(text.replace(old, new, 1))

@@ -37,8 +37,8 @@ def fused(calls: Sequence[Call], modules: Sequence[nn.Module], *, activations: b
     convolutions = [(node, m) for node, m in found if type(m) is nn.Conv2d and isinstance(m.padding, tuple)]
     targets = [node.target for node, _ in convolutions]
     once = [(node, m) for node, m in convolutions if targets.count(node.target) == 1 and m.padding_mode == "zeros"]
-    fused = [_fuse(chain, node, convolution, activations=activations) for node, convolution in once]
-    return fx.GraphModule(chain, graph) if any(fused) else None
+    changed = [_fuse(chain, node, convolution, activations=activations) for node, convolution in once]
+    return fx.GraphModule(chain, graph) if any(changed) else None
 
 
 def agree(call: Call, x: Tensor, expected: Tensor) -> bool:

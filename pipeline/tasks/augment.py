@@ -84,7 +84,6 @@ def _centre(image: Pixels, out: Values, spec: InputSpec) -> None:
     margin = (spec.resize - spec.size) // 2
     cut = slice(margin, margin + spec.size)
     np.copyto(out, image[cut, cut])
-    _normalise(out, spec)
 
 
 def augmented(
@@ -105,26 +104,35 @@ def augmented(
         planes = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32)
         _colour(planes, seen)
         np.copyto(out, planes.transpose(1, 2, 0))
-        _normalise(out, spec)
 
     return _each(present, len(images), spec)
 
 
 def _each(present: Callable[[int, Values], None], count: int, spec: InputSpec) -> torch.Tensor:
-    """Fills a batch by calling `present(position, out)` for each image, in as many threads as torch may use."""
+    """Fills a batch, in as many threads as torch may use: `present(position, out)` leaves an image's values, 0 to 255,
+    which are then normalised, a whole line of pixels at a time."""
     from concurrent.futures import ThreadPoolExecutor
 
     import torch
 
     batch = torch.empty((count, spec.size, spec.size, 3), dtype=torch.float32)
     outs = batch.numpy()
+    scale = np.tile(np.array([1 / (255 * std) for std in spec.std], np.float32), spec.size)
+    shift = np.tile(np.array([m / std for m, std in zip(spec.mean, spec.std, strict=True)], np.float32), spec.size)
+
+    def fill(position: int) -> None:
+        present(position, outs[position])
+        lines = outs[position].reshape(spec.size, 3 * spec.size)
+        lines *= scale
+        lines -= shift
+
     threads = min(torch.get_num_threads(), count // 4)
     if threads < 2:
         for position in range(count):
-            present(position, outs[position])
+            fill(position)
     else:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(present, range(count), outs))
+            list(pool.map(fill, range(count)))
     return batch.permute(0, 3, 1, 2)
 
 
@@ -164,10 +172,3 @@ def _colour(planes: Planes, seen: View) -> None:
         plane *= np.float32(gain * seen.saturation)
         plane += grey
         np.clip(plane, 0, 255, out=plane)
-
-
-def _normalise(out: Values, spec: InputSpec) -> None:
-    """In place, on (H, W, 3) of values 0 to 255, a whole line of pixels at a time."""
-    lines = out.reshape(spec.size, 3 * spec.size)
-    lines *= np.tile(np.array([1 / (255 * std) for std in spec.std], np.float32), spec.size)
-    lines -= np.tile(np.array([m / std for m, std in zip(spec.mean, spec.std, strict=True)], np.float32), spec.size)

@@ -43,7 +43,7 @@ def seed(value: int, device: str) -> None:
     import torch
 
     if device == "cpu":
+        # torch.manual_seed would note itself and its stack for a CUDA never used: a millisecond and some memory a step.
         torch.default_generator.manual_seed(value)
     else:
-        # Where CUDA was never used, this notes the call and its stack for later: a millisecond and some memory a step.
         torch.manual_seed(value)

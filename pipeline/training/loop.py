@@ -142,9 +142,9 @@ class StageRun:
 
     def _fuse(self) -> None:
         """Has the frozen prefix run in fewer operations: its outputs, kept or not, come from the same ones."""
-        job, plan = self.job, self.plan
+        plan = self.plan
         if plan.fuse and self.scope.boundary:
-            x = job.task.prepare(job.store.batch(job.train.rows[:1]), job.spec, job.task_config, None)
+            x = Feed(self.job, self.job.train, None, 0).batch(np.arange(1), None)
             exact = plan.device == "cpu" and plan.precision == "fp32"
             self.model.fuse(to_input(x, plan), self.scope.boundary, activations=exact)
 

@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psutil
 import pytest
 
-from commands import THAW, Thaw
+from commands import THAW, Thaw, change
+from flows import settings
 from pipeline.config import TrackingConfig
 from pipeline.records import CandidateRecord, FinetuneRecord
 from pipeline.steps.finetune import points
@@ -34,7 +35,7 @@ def test_a_retry_of_a_killed_flow_goes_on_in_the_same_runs(finished: Path, thaw:
     lengthen(finished)
     runs_before = len(recorded(finished))
     with running(THAW, "up", "--prefect-port", "0", "--mlflow-port", "0", cwd=finished, log=tmp_path / "up.log"):
-        prefect = Prefect(awaited("thaw up", lambda: servers(finished)))
+        prefect = Prefect(awaited("thaw up", lambda: settings.servers(finished / ".thaw")))
         serve = (
             f"from flows.retrain import retrain; retrain.serve('night', parameters={{'workspace': {str(finished)!r}}})"
         )
@@ -65,15 +66,11 @@ def test_a_retry_of_a_killed_flow_goes_on_in_the_same_runs(finished: Path, thaw:
 
 def lengthen(place: Path) -> None:
     """One training of two stages, seconds long, which saves all the time."""
-    params = place / "params.yaml"
-    text = params.read_text()
     for old, new in {
         'recipes: ["head", "gradual"]': 'recipes: ["gradual"]', "baseline: true": "baseline: false",
         "epochs: 4": "epochs: 24", "every_seconds: 60.0": "every_seconds: 0.2",
     }.items():  # fmt: skip
-        assert old in text
-        text = text.replace(old, new, 1)
-    params.write_text(text)
+        change(place, old, new)
 
 
 class Prefect:
@@ -90,11 +87,6 @@ class Prefect:
 
     def state(self, run: str) -> str:
         return str(json.loads(self.says("flow-run", "inspect", run, "-o", "json"))["state"]["type"])
-
-
-def servers(place: Path) -> dict[str, Any] | None:
-    note = place / ".thaw" / "servers.json"
-    return json.loads(note.read_text()) if note.exists() else None
 
 
 def training(runner: psutil.Process, place: Path) -> psutil.Process | None:

@@ -16,19 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from commands import Thaw, run_thaw
+from commands import Thaw, change, run_thaw
 from pipeline.records import EvaluateRecord, FinetuneRecord
 from pipeline.workspace import STEPS, Workspace, lock
 
 pytestmark = pytest.mark.slow
-
-
-def settings(place: Path, old: str, new: str) -> None:
-    """Changes one setting as a user would, in the file."""
-    params = place / "params.yaml"
-    text = params.read_text()
-    assert old in text
-    params.write_text(text.replace(old, new, 1))
 
 
 def steps(printed: str) -> dict[str, str]:
@@ -96,13 +88,13 @@ def test_dvc_alone_gives_the_same_outputs(finished: Path) -> None:
 
 def test_a_changed_setting_reruns_what_depends_on_it_and_back_again_restores(finished: Path, thaw: Thaw) -> None:
     first = (finished / "artifacts/evaluate/record.json").read_bytes()
-    settings(finished, "bootstrap: 200", "bootstrap: 150")
+    change(finished, "bootstrap: 200", "bootstrap: 150")
     changed = thaw("run", cwd=finished)
     said = steps(changed.stdout)
     assert {name for name in STEPS if said[name] == "unchanged"} == {"validate", "split", "backbone", "finetune"}
     assert "evaluate.bootstrap 200 → 150" in said["evaluate"]
     assert (finished / "artifacts/evaluate/record.json").read_bytes() != first
-    settings(finished, "bootstrap: 150", "bootstrap: 200")
+    change(finished, "bootstrap: 150", "bootstrap: 200")
     back = thaw("run", cwd=finished)
     assert steps(back.stdout)["evaluate"] == "restored"
     assert (finished / "artifacts/evaluate/record.json").read_bytes() == first
@@ -127,7 +119,7 @@ def test_a_missing_ledger_stops_the_run(finished: Path, thaw: Thaw) -> None:
 
 
 def test_a_second_run_at_the_same_time_names_the_holder(finished: Path, thaw: Thaw) -> None:
-    settings(finished, "bootstrap: 200", "bootstrap: 120")
+    change(finished, "bootstrap: 200", "bootstrap: 120")
     with lock(Workspace(finished)):
         done = thaw("run", cwd=finished, check=False)
     assert done.returncode == 2
@@ -136,7 +128,7 @@ def test_a_second_run_at_the_same_time_names_the_holder(finished: Path, thaw: Th
 
 
 def test_ctrl_c_says_so_without_a_traceback_and_leaves_no_server(finished: Path, thaw: Thaw) -> None:
-    settings(finished, "seed: 0\n  batch_size", "seed: 1\n  batch_size")
+    change(finished, "seed: 0\n  batch_size", "seed: 1\n  batch_size")
     command = [str(Path(sys.executable).with_name("thaw")), "run"]
     run = subprocess.Popen(
         command, cwd=finished, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
@@ -176,7 +168,7 @@ def test_predict_answers_from_the_registry(finished: Path, thaw: Thaw) -> None:
 
 
 def test_status_says_what_is_stale_and_why(finished: Path, thaw: Thaw) -> None:
-    settings(finished, "min_slice: 10", "min_slice: 5")
+    change(finished, "min_slice: 10", "min_slice: 5")
     said = thaw("status", cwd=finished).stdout
     assert re.search(r"finetune +fresh", said)
     assert re.search(r"evaluate +stale: .*min_slice 10 → 5", said)
@@ -193,7 +185,7 @@ def test_clean_removes_caches_and_nothing_else(finished: Path, thaw: Thaw) -> No
 
 
 def test_servers_start_on_loopback_conduct_a_run_and_end(finished: Path, thaw: Thaw) -> None:
-    settings(finished, "bootstrap: 200", "bootstrap: 110")
+    change(finished, "bootstrap: 200", "bootstrap: 110")
     command = [str(Path(sys.executable).with_name("thaw")), "up", "--prefect-port", "0", "--mlflow-port", "0"]
     servers = subprocess.Popen(command, cwd=finished, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
