@@ -33,7 +33,7 @@ class Terminal:
         if self._bar is None:
             self._start()
         if what not in self._tasks:
-            self._tasks[what] = self._bar.add_task(what, total=total)
+            self._tasks[what] = self._bar.add_task(what, total=total, note=note)
         self._bar.update(self._tasks[what], completed=done, total=total, note=note)
         if done >= total:
             self._bar.remove_task(self._tasks.pop(what))
