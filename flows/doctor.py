@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline.cores import cores
 from pipeline.errors import ThawError
 from pipeline.workspace import Workspace
 
@@ -148,5 +149,4 @@ def _accelerator() -> Check:
         return Check("accelerator", "ok", torch.cuda.get_device_name(0))
     if torch.backends.mps.is_available():
         return Check("accelerator", "ok", "Apple MPS")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Check("accelerator", "note", f"none: {cores} CPU cores, {torch.backends.cpu.get_cpu_capability()}")
+    return Check("accelerator", "note", f"none: {cores()} CPU cores, {torch.backends.cpu.get_cpu_capability()}")

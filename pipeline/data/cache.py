@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from pipeline.config import ENGINE
+from pipeline.cores import cores
 from pipeline.errors import TrainingError
 from pipeline.records import digest
 
@@ -241,7 +242,7 @@ def _decode_all(
     each = max(1, SEGMENT_BYTES // _size(shape))
     segments: list[_Segment] = []
     first = 1 + max((int(path.stem) for path in folder.glob("*.u8")), default=0)
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(workers or cores()) as pool:
         for start in range(0, len(rows), each):
             part = rows[start : start + each]
             progress = _Progress(console, start, len(rows))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -12,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from pipeline.context import Console
+from pipeline.cores import cores
 from pipeline.data.files import outside
 from pipeline.data.recall import ScanMemory, Stamp
 from pipeline.examples import Fault, Measured
@@ -42,7 +42,7 @@ def scan(
         What was measured, or the fault, by path.
     """
     started = time.time()
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or cores()
     stamps = _stamps(root, paths)
     results = _recall(root, stamps, memory, workers)
     unknown = [path for path in dict.fromkeys(paths) if path not in results]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 
+from pipeline.cores import cores as cores
 from pipeline.errors import ConfigError
 
 
@@ -29,16 +29,6 @@ def device(wanted: str) -> str:
             mend="set finetune.plan.device: auto",
         )  # fmt: skip
     return name
-
-
-def cores() -> int:
-    """CPU cores this process may use: its affinity, and the quota of its control group."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(allowed, -(-int(quota) // int(period))))
-    except (OSError, ValueError):  # no control group, or no quota ("max")
-        return allowed
 
 
 def physical_cores() -> int:
