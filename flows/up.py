@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flows import settings
 from flows.servers import HOST, Server, free_port, new_secret, stop
+from pipeline import files
 from pipeline.errors import WorkspaceError
 from pipeline.workspace import Workspace
 
@@ -75,5 +76,4 @@ def _publish(note: Path, servers: Sequence[Server], secret: str) -> None:
         "prefect": f"{prefect.url}/api", "prefect_ui": prefect.url, "prefect_auth": secret, "mlflow": mlflow.url,
         "pid": os.getpid(),
     }  # fmt: skip
-    with open(os.open(note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:  # noqa: PTH123
-        json.dump(values, stream)
+    files.replace_text(note, json.dumps(values), private=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -68,9 +69,9 @@ def _listed(file: Placed, extra: _Extra) -> Listed:
 
 def _metadata(root: Path, data: DataConfig, known: dict[str, str]) -> tuple[dict[str, _Extra], list[Finding]]:
     """What metadata.csv says of each file, by path; a label there must be the folder's."""
-    if not (root / METADATA).exists():
+    if not os.path.lexists(root / METADATA):
         return {}, []
-    rows = read_table(root / METADATA, METADATA, data.columns.values())
+    rows = _table_rows(root, METADATA, METADATA, data)
     paths = _paths(rows, data, METADATA)
     repeated = sorted(path for path, count in Counter(paths).items() if count > 1)
     if repeated:
@@ -128,10 +129,7 @@ def _from_table(root: Path, data: DataConfig) -> Listing:
     name = f"table {data.table}"
     if not root.is_dir():
         walk(root)  # says what is wrong with it
-    reason = outside(root, str(data.table))
-    if reason:
-        raise DataError(name, found=reason[1], expected="a file in the data folder", mend="correct data.table")
-    rows = read_table(root / str(data.table), name, data.columns.values())
+    rows = _table_rows(root, str(data.table), name, data)
     paths, labels = _paths(rows, data, name), _labels(rows, data, name)
     extras = _extras(rows, data, {data.columns["path"], data.columns["label"]}, name)
     examples, faults = [], []
@@ -142,6 +140,15 @@ def _from_table(root: Path, data: DataConfig) -> Listing:
             examples.append(_listed(Placed(path, label, None), extra))
     findings = _label_findings(data, {example.target for example in examples}, {label for label in labels if label})
     return Listing(tuple(examples), tuple(faults), tuple(findings))
+
+
+def _table_rows(root: Path, path: str, name: str, data: DataConfig) -> Rows:
+    """A table in the data folder; one that leads out of it, by its path or by a link, is refused as a file would be."""
+    reason = outside(root, path)
+    if reason:
+        _, found, expected, mend = reason
+        raise DataError(name, found=found, expected=expected, mend=mend)
+    return read_table(root / path, name, data.columns.values())
 
 
 def _paths(rows: Rows, data: DataConfig, name: str) -> list[str]:

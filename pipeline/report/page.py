@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
+from pipeline import files
 from pipeline.records import (
     BackboneRecord,
     EvaluateRecord,
@@ -41,13 +40,4 @@ def swept(workspace: str, sweep: Sweep) -> str:
 
 def write(html: str, path: Path) -> None:
     """Puts the page in place whole: who opens it meanwhile sees the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(html)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    files.replace_text(path, html)

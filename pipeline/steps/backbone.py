@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline import files
 from pipeline.config import BackboneConfig
 from pipeline.context import Context
 from pipeline.records import BackboneRecord
@@ -28,6 +29,7 @@ def backbone(config: BackboneConfig, out: Path, context: Context) -> BackboneRec
     model = backbones.fitted(architecture, loaded, str(found.path))
     spec = backbones.input_spec(config, architecture, loaded, str(found.path))
     save_file(blocks.state(model), out / "weights.safetensors")
+    files.apply_umask(out / "weights.safetensors")
     backbones.pin(config, context, found)
     record = BackboneRecord(
         name=config.name,

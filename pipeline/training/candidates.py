@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import manifest
+from pipeline import files, manifest
 from pipeline.context import Console
 from pipeline.errors import MemoryFault
 from pipeline.records import CandidateRecord, InputSpec
@@ -102,6 +102,7 @@ def _write_model(path: Path, trained: Trained) -> str:
     from pipeline.models.blocks import state
 
     save_file(state(trained.model), path)
+    files.apply_umask(path)
     return manifest.sha256(path)
 
 

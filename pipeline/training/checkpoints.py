@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import files
 from pipeline.context import Console
 from pipeline.errors import TrainingError
 from pipeline.training import fingerprint
@@ -116,6 +117,7 @@ class Checkpoints:
         temporary = self.folder / f"{os.getpid()}.tmp"
         try:
             save_file(tensors, temporary, metadata=header)
+            files.apply_umask(temporary)
             mark = fingerprint.of_file(temporary)
             _flush(temporary)
             crash_point("within-save")

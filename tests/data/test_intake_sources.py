@@ -320,6 +320,27 @@ def test_a_stray_file_does_not_make_classes_of_the_splits(tmp_path: Path) -> Non
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("settings", [{}, {"table": "metadata.csv"}])
+def test_a_table_that_is_a_link_out_of_the_data_folder_is_refused_by_name(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    root = tmp_path / "data"
+    touch(root, "cat/a.png", "dog/b.png")
+    (tmp_path / "private.csv").write_text("path,label,salary\ncat/a.png,cat,1000\n")
+    (root / "metadata.csv").symlink_to("../private.csv")
+    with pytest.raises(DataError, match=r"metadata\.csv") as caught:
+        listing(root, **settings)
+    assert caught.value.found == "a link that leads out of the data folder"
+    assert "copy" in caught.value.mend
+
+
+def test_a_table_that_is_a_link_within_the_data_folder_is_read(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.png", "dog/b.png")
+    (tmp_path / "groups.csv").write_text("path,group\ncat/a.png,p1\ndog/b.png,p2\n")
+    (tmp_path / "metadata.csv").symlink_to("groups.csv")
+    assert [example.group for example in listing(tmp_path).examples] == ["p1", "p2"]
+
+
 @pytest.mark.parametrize("name", ["Metadata.csv", "cat/metadata.csv", "METADATA.CSV"])
 def test_metadata_that_would_not_be_read_stops_the_run(tmp_path: Path, name: str) -> None:
     touch(tmp_path, "cat/a.png", "dog/c.png")

@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pipeline import files
 from pipeline.models.shipped.patterns import MARKS, OUTPUTS, TEXTURES, draw
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -166,7 +167,7 @@ def save(model: nn.Module, path: Path, recipe: Recipe, steps: int, accuracy: Acc
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, path, metadata=metadata)
-    path.chmod(0o644)
+    files.apply_umask(path)
 
 
 def main(arguments: list[str] | None = None) -> Path:
