@@ -113,11 +113,13 @@ def run(
 
       thaw run --force finetune
     """
+    from flows.glance import bring_up_to_date
     from flows.terminal import Terminal
 
     clock = Clock()
     place = _workspace()
     terminal = Terminal()
+    bring_up_to_date(place, terminal)
     glance = _glance(place)
     clock.lap("asking DVC")
     if glance.nothing_to_do and not force:
@@ -265,6 +267,7 @@ def status() -> None:
     """
     from flows.terminal import Terminal
     from pipeline.memory import Memory
+    from pipeline.upgrade import outdated
 
     place = _workspace()
     terminal = Terminal()
@@ -272,6 +275,8 @@ def status() -> None:
     version = Memory(place.root).data_version()
     dirty = f", {version.dirty_reason}" if version.dirty else ""
     terminal.say(f"data      {version.files} files, {version.md5}{dirty}")
+    for change in outdated(place):
+        terminal.say(f"`thaw run` will write {change.meaning}")
     glance = _glance(place)
     for name, state in glance.states.items():
         terminal.say(f"{name:<9} " + ("fresh" if state.fresh else "stale: " + "; ".join(state.why)))
@@ -336,10 +341,13 @@ def sample(
 
       thaw sample /tmp/surfaces
     """
+    from flows.glance import bring_up_to_date
+    from flows.terminal import Terminal
     from pipeline.data.sample import generate
 
     if folder is None:
         place = _workspace()
+        bring_up_to_date(place, Terminal())
         folder = place.root / place.config().data.path
     made = generate(folder)
     print(

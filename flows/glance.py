@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.context import Console
 from pipeline.errors import ConfigError
 from pipeline.memory import Memory, State
 from pipeline.records import EvaluateRecord, RegisterRecord
+from pipeline.upgrade import outdated, upgrade
 from pipeline.workspace import STEPS, Workspace, lock
 
 
@@ -35,6 +37,20 @@ def glance(place: Workspace) -> Glance:
     except MemoryFault:
         return Glance(states, None, None)
     return Glance(states, evaluated, receipt_is_current(place.config(), place, evaluated))
+
+
+def bring_up_to_date(place: Workspace, console: Console) -> None:
+    """Rewrites what an earlier version of Thaw wrote otherwise, and says so.
+
+    Raises:
+        ConfigError: params.yaml cannot be used, or was written by a newer version.
+        WorkspaceError: dvc.yaml cannot be used, or another run has the workspace.
+    """
+    if not outdated(place):
+        return
+    with lock(place):
+        for line in upgrade(place):
+            console.say(line)
 
 
 def check_steps(force: Sequence[str]) -> None:

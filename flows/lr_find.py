@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.glance import bring_up_to_date
 from flows.stage import Run, remember
 from pipeline.context import Console, NoTracker
 from pipeline.memory import Memory
@@ -33,6 +34,7 @@ def lr_find(place: Workspace, recipe: str | None, stage: str | None, console: Co
         ConfigError: params.yaml cannot be used, or there is no such recipe or stage.
         ThawError: whatever the steps before have to say.
     """
+    bring_up_to_date(place, console)
     with lock(place):
         config = place.config()
         memory = Memory(place.root)

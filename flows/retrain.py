@@ -13,10 +13,11 @@ from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows.glance import check_steps
-from flows.stage import Outcome, Run, conducted, stage, tell
+from flows.stage import Outcome, Run, Voice, conducted, stage, tell
 from pipeline.memory import Memory
 from pipeline.records import EvaluateRecord, RegisterRecord
 from pipeline.steps.run import context, new_run, open_tracker
+from pipeline.upgrade import upgrade
 from pipeline.workspace import Workspace, lock
 
 
@@ -63,13 +64,17 @@ def begin(place: Workspace, force: Sequence[str] = ()) -> Run:
 
     Raises:
         ConfigError: params.yaml cannot be used.
+        WorkspaceError: dvc.yaml cannot be used.
     """
+    console = Voice()
+    for line in upgrade(place):
+        console.say(line)
     config = place.config()
     memory = Memory(place.root)
     memory.ensure_data()
     return Run(
         workspace=place, memory=memory, side=new_run(place),
-        tracker=open_tracker(config, place), force=frozenset(force),
+        tracker=open_tracker(config, place), force=frozenset(force), console=console,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from pipeline.errors import ConfigError
 
-ENGINE = 1
+ENGINE = 2  # raised where the same settings and data give other results than before
 
 # The keys of params.yaml each DVC stage depends on; dvc.yaml is written from this.
 STAGE_PARAMS: dict[str, tuple[str, ...]] = {
@@ -375,6 +375,7 @@ def load(path: Path) -> Config:
 
 def parse(values: dict[str, Any], source: str) -> Config:
     """Checks settings read from `source`; see `load` for the errors."""
+    _refuse_newer(values, source)
     try:
         return Config.model_validate(values)
     except ValidationError as fault:
@@ -385,6 +386,18 @@ def parse(values: dict[str, Any], source: str) -> Config:
             mend="correct them; `thaw init` writes every setting with its meaning",
             details=details,
         ) from fault
+
+
+def _refuse_newer(values: dict[str, Any], source: str) -> None:
+    """Refuses what a newer version wrote: settings unknown here would only hide the cause."""
+    engine = values.get("engine")
+    if isinstance(engine, int) and engine > ENGINE:
+        raise ConfigError(
+            f"{source}: engine",
+            found=f"{engine}: the workspace was used with a newer version of Thaw",
+            expected=f"at most {ENGINE}",
+            mend="install that version, or a later one",
+        )
 
 
 def _explain(error: Any) -> str:

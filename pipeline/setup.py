@@ -8,18 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import STAGE_PARAMS, Config, to_yaml
+from pipeline.config import Config, to_yaml
 from pipeline.data.files import shown
+from pipeline.dvc_yaml import PLACEHOLDERS
 from pipeline.errors import WorkspaceError
-
-# stage → what it reads; `${data.path}` is filled in by DVC from params.yaml
-STAGE_DEPS: dict[str, tuple[str, ...]] = {
-    "validate": ("${data.path}",),
-    "split": ("artifacts/validate",),
-    "backbone": (),
-    "finetune": ("${data.path}", "artifacts/split", "artifacts/backbone"),
-    "evaluate": ("${data.path}", "artifacts/split", "artifacts/finetune"),
-}
+from pipeline.upgrade import upgrade
+from pipeline.workspace import Workspace
 
 GITIGNORE = """\
 # what runs make; data.dvc, ledger.dvc, dvc.lock and backbone.lock belong into Git
@@ -40,30 +34,15 @@ DVCIGNORE = """\
 /.ruff_cache
 """
 
-HEADER = """\
-# What depends on what. `thaw run` and `dvc repro` both go by this; written from pipeline/config.py.
-"""
-
 # What a workspace consists of: none of it may be there before.
 OURS = (
     "params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "ledger.dvc", "ledger.parquet", "backbone.lock", ".dvc",
-    ".dvcignore", "artifacts", "mlflow", ".thaw",
+    ".dvcignore", "artifacts", "mlflow", ".thaw", *(entry.file for entry in PLACEHOLDERS),
 )  # fmt: skip
 
 UNFINISHED = Path(".thaw") / "init-unfinished"
 LOCAL_REMOTE = Path(".dvc") / "storage"
 SHOWN = 5  # names of what was left out that the closing words give
-
-
-def dvc_yaml() -> str:
-    """dvc.yaml: five stages, each `thaw step NAME`, with the settings and outputs they depend on."""
-    lines = [HEADER + "stages:"]
-    for name, params in STAGE_PARAMS.items():
-        lines += [f"  {name}:", f"    cmd: thaw step {name}"]
-        lines += ["    deps:", *(f"      - {dep}" for dep in STAGE_DEPS[name])] if STAGE_DEPS[name] else []
-        lines += ["    params:", *(f"      - {param}" for param in params)]
-        lines += ["    outs:", f"      - artifacts/{name}"]
-    return "\n".join(lines) + "\n"
 
 
 def init(folder: Path, *, source: Path | None, config: Config, remote: str | None = None) -> str:
@@ -95,7 +74,7 @@ def init(folder: Path, *, source: Path | None, config: Config, remote: str | Non
     with (folder / ".gitignore").open("a", encoding="utf-8") as stream:
         stream.write("\n" * (stream.tell() > 0) + GITIGNORE)
     (folder / "params.yaml").write_text(to_yaml(config), encoding="utf-8")
-    (folder / "dvc.yaml").write_text(dvc_yaml(), encoding="utf-8")
+    upgrade(Workspace(folder))  # dvc.yaml, and the lock files that its stages depend on
     if copied:
         _copy(copied, data)
         memory.Memory(folder).add_data()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import dvc_yaml
 from pipeline.errors import DataError, MemoryFault, WorkspaceError
 from pipeline.memory import Memory, initialise
 from pipeline.workspace import Workspace, lock
@@ -216,6 +217,45 @@ def test_data_edited_during_a_step_commits_nothing(ws: Path) -> None:
     produce(ws, "validate")
     with pytest.raises(MemoryFault, match="data changed"):
         memory.commit("validate", snapshot)
+
+
+@pytest.fixture
+def lock_file(ws: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A lock file that the backbone stage depends on and may fill in."""
+    entry = dvc_yaml.Placeholder("some.lock", "backbone")
+    monkeypatch.setattr(dvc_yaml, "PLACEHOLDERS", (entry,))
+    path = ws / entry.file
+    path.write_text(entry.content)
+    stages = (ws / "dvc.yaml").read_text()
+    (ws / "dvc.yaml").write_text(stages.replace("  backbone:\n", "  backbone:\n    deps: [some.lock]\n"))
+    return path
+
+
+def test_a_lock_file_that_the_step_filled_in_is_committed_as_it_is_now(ws: Path, lock_file: Path) -> None:
+    memory = Memory(ws)
+    assert set(stale(ws)) == {"backbone"}
+    for content in ('{"a": 1}', '{"a": 1, "b": 2}'):
+        snapshot = memory.snapshot("backbone")
+        memory.clear("backbone")
+        produce(ws, "backbone")
+        lock_file.write_text(content)
+        memory.commit("backbone", snapshot)
+        assert stale(ws) == {}
+        assert "Running stage" not in dvc(ws, "repro")
+
+
+@pytest.mark.parametrize("content", ['{"a": 2}', "{}", "neither JSON nor: YAML: this"])
+def test_a_lock_file_that_lost_what_it_held_during_a_step_commits_nothing(
+    ws: Path, lock_file: Path, content: str
+) -> None:
+    memory = Memory(ws)
+    lock_file.write_text('{"a": 1}')
+    snapshot = memory.snapshot("backbone")
+    memory.clear("backbone")
+    produce(ws, "backbone")
+    lock_file.write_text(content)
+    with pytest.raises(MemoryFault, match=r"some\.lock changed"):
+        memory.commit("backbone", snapshot)
 
 
 def test_outputs_this_run_did_not_make_commit_nothing(ws: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import setup
+from pipeline import dvc_yaml, setup
 from pipeline.config import STAGE_PARAMS, Config, load, parse
 from pipeline.errors import WorkspaceError
 from pipeline.memory import Memory
@@ -137,7 +137,7 @@ def test_an_init_that_was_killed_says_what_to_do(source: Path, tmp_path: Path) -
     code = f"""
 import os, signal
 from pathlib import Path
-from pipeline import setup
+from pipeline import dvc_yaml, setup
 from pipeline.config import Config
 setup.shutil.copyfile = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 setup.init(Path({str(tmp_path / "ws")!r}), source=Path({str(source)!r}), config=Config())"""
@@ -163,9 +163,9 @@ def test_inside_git_what_runs_make_is_ignored_and_the_pins_are_not(source: Path,
 
 
 def test_the_repositorys_own_stages_are_the_generated_ones() -> None:
-    assert (REPOSITORY / "dvc.yaml").read_text() == setup.dvc_yaml()
+    assert (REPOSITORY / "dvc.yaml").read_text() == dvc_yaml.generate()
     assert (REPOSITORY / ".dvcignore").read_text() == setup.DVCIGNORE
-    stages = yaml.safe_load(setup.dvc_yaml())["stages"]
+    stages = yaml.safe_load(dvc_yaml.generate())["stages"]
     assert list(stages) == list(STEPS) == list(STAGE_PARAMS)
     assert load(REPOSITORY / "params.yaml").data.table == "metadata.csv"
 

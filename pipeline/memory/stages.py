@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.dvc_yaml import may_become, placeholders
 from pipeline.errors import MemoryFault
 from pipeline.memory import reasons
 from pipeline.memory.proof import discard_damaged
@@ -38,6 +39,7 @@ class Snapshot:
     stage: str
     inputs: dict[str, Any]  # path → hash; parameter file → values
     leftovers: frozenset[tuple[str, int, int]]  # path, inode, mtime of output files
+    placeholders: dict[str, bytes]  # lock files that the step may fill in: path → content
 
 
 def load(repo: Repo, name: str) -> PipelineStage:
@@ -67,7 +69,7 @@ def state(stage: PipelineStage) -> State:
 def snapshot(stage: PipelineStage) -> Snapshot:
     """What the stage depends on now, and which output files there are."""
     stage.save_deps()
-    return Snapshot(stage.name, _inputs(stage), frozenset(_files(stage)))
+    return Snapshot(stage.name, _inputs(stage), frozenset(_files(stage)), _placeholders(stage))
 
 
 def restore(stage: PipelineStage) -> bool:
@@ -91,11 +93,18 @@ def restore(stage: PipelineStage) -> bool:
 
 
 def commit(stage: PipelineStage, before: Snapshot) -> None:
-    """Remembers the outputs, unless an input is another than before or an output was not made meanwhile."""
+    """Remembers the outputs, unless an input is another than before or an output was not made meanwhile.
+
+    A placeholder that the step filled in is remembered as it is now, as `dvc repro` does, which hashes dependencies
+    after the command.
+    """
     _refuse_unmade(stage, before)
     # Hashed first, then compared, then written: what is compared is what is written.
     stage.save(run_cache=False)
-    changed = reasons.input_changes(before.inputs, _inputs(stage))
+    inputs = _inputs(stage)
+    filled = _filled(stage, before)
+    expected = {path: inputs.get(path) if path in filled else value for path, value in before.inputs.items()}
+    changed = reasons.input_changes(expected, inputs)
     if changed:
         raise MemoryFault(
             f"step {before.stage}", found="what it depends on changed while it ran; nothing was committed",
@@ -113,6 +122,18 @@ def _remember(stage: PipelineStage) -> None:
 
 def _inputs(stage: PipelineStage) -> dict[str, Any]:
     return {reasons.name(dep): dep.hash_info.value for dep in stage.deps}
+
+
+def _placeholders(stage: PipelineStage) -> dict[str, bytes]:
+    root = Path(stage.repo.root_dir)
+    present = [file for file in placeholders(stage.name) if (root / file).is_file()]
+    return {file: (root / file).read_bytes() for file in present}
+
+
+def _filled(stage: PipelineStage, before: Snapshot) -> set[str]:
+    """The placeholders that only grew since the snapshot."""
+    now = _placeholders(stage)
+    return {file for file, content in before.placeholders.items() if may_become(content, now.get(file, b""))}
 
 
 def _files(stage: PipelineStage) -> Iterator[tuple[str, int, int]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pipeline import records
 from pipeline.context import Console, Context, NoTracker, Tracker
 from pipeline.errors import ConfigError
+from pipeline.upgrade import refuse_outdated
 from pipeline.workspace import Workspace, emptied, lock
 
 if TYPE_CHECKING:
@@ -74,9 +75,11 @@ def run_alone(workspace: Workspace, name: str, *, console: Console) -> records.R
     """Runs one step without memory or conductor, as the stages of dvc.yaml do; see `run_step` for the errors.
 
     Raises:
-        WorkspaceError: another run has the workspace.
+        WorkspaceError: another run has the workspace, or an earlier version of Thaw made it and this one has not yet
+            brought it up to date.
     """
     tracked = find(name).tracked
+    refuse_outdated(workspace)
     with lock(workspace):
         tracker = open_tracker(workspace.config(), workspace, console) if tracked else NoTracker()
         return run_step(workspace, name, console=console, tracker=tracker, side=new_run(workspace) / name)

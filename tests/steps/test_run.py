@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import dvc_yaml
 from pipeline.config import Config, SplitConfig, to_yaml
 from pipeline.context import Context, NoTracker, Silent
 from pipeline.errors import ConfigError, MemoryFault
 from pipeline.records import SplitRecord, ValidateRecord
-from pipeline.setup import STAGE_DEPS, dvc_yaml
 from pipeline.steps import run as steps
 from pipeline.workspace import STEPS, Workspace, lock
 
@@ -26,7 +26,7 @@ VALIDATED = ValidateRecord(
 @pytest.fixture
 def place(tmp_path: Path) -> Workspace:
     (tmp_path / "params.yaml").write_text(to_yaml(Config()))
-    (tmp_path / "dvc.yaml").write_text(dvc_yaml())
+    (tmp_path / "dvc.yaml").write_text(dvc_yaml.generate())
     return Workspace(tmp_path)
 
 
@@ -80,7 +80,7 @@ def test_there_is_no_such_step(place: Workspace) -> None:
 def test_steps_and_stages_agree() -> None:
     assert tuple(steps.STEPS) == STEPS
     for name, step in steps.STEPS.items():
-        assert step.needs == tuple(Path(dep).name for dep in STAGE_DEPS[name] if dep.startswith("artifacts/"))
+        assert step.needs == tuple(Path(dep).name for dep in dvc_yaml.STAGE_DEPS[name] if dep.startswith("artifacts/"))
 
 
 def python(place: Workspace, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline import manifest
+from pipeline import dvc_yaml, manifest
 from pipeline.config import Config as Settings
 from pipeline.config import SplitConfig, to_yaml
 from pipeline.context import Context
@@ -19,7 +19,6 @@ from pipeline.errors import LedgerError, SplitError
 from pipeline.memory import Memory, initialise
 from pipeline.memory.reasons import ledger_objects
 from pipeline.records import SplitRecord, ValidateRecord
-from pipeline.setup import dvc_yaml
 from pipeline.steps.split import split
 from pipeline.workspace import emptied
 
@@ -71,7 +70,7 @@ def pinned(place: Place) -> Place:
     """The same, where DVC remembers."""
     initialise(place.root, "remote")
     (place.root / "params.yaml").write_text(to_yaml(Settings()))
-    (place.root / "dvc.yaml").write_text(dvc_yaml())
+    (place.root / "dvc.yaml").write_text(dvc_yaml.generate())
     place.grow("a", 12)
     place.split()
     return place

@@ -1,0 +1,100 @@
+"""A workspace made by an earlier version of Thaw: what this version would have written otherwise, and writing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from pipeline import dvc_yaml
+from pipeline.config import ENGINE
+from pipeline.errors import WorkspaceError
+from pipeline.workspace import Workspace, write_whole
+
+
+class Change(NamedTuple):
+    """One file of a workspace to be written anew, and what that changes, in a user's words."""
+
+    path: Path
+    text: str
+    meaning: str
+
+
+def outdated(workspace: Workspace) -> list[Change]:
+    """What `upgrade` would write; empty where the workspace is as this version makes it. Nothing is written.
+
+    Raises:
+        ConfigError: params.yaml cannot be used, or was written by a newer version.
+        WorkspaceError: dvc.yaml cannot be used.
+    """
+    return list(_changes(workspace))
+
+
+def upgrade(workspace: Workspace) -> list[str]:
+    """Writes what this version would have written otherwise, and says what that was; see `outdated` for the errors.
+
+    Settings, comments, stages of the user's own and everything else in these files stay as they are.
+    """
+    changes = outdated(workspace)
+    for change in changes:
+        write_whole(change.path, change.text)
+    return [change.meaning for change in changes]
+
+
+def refuse_outdated(workspace: Workspace) -> None:
+    """Refuses to run a single step in a workspace that is to be upgraded first: dvc.yaml cannot be changed under DVC.
+
+    Raises:
+        WorkspaceError: it names what is outdated.
+    """
+    changes = outdated(workspace)
+    if changes:
+        raise WorkspaceError(
+            str(workspace.root),
+            found="a workspace made by an earlier version of Thaw",
+            expected="one that this version has brought up to date",
+            mend="thaw run (once; then `dvc repro` and `thaw step` work as well)",
+            details=[change.meaning for change in changes],
+        )
+
+
+def _changes(workspace: Workspace) -> Iterator[Change]:
+    older = workspace.config().engine
+    if older < ENGINE:
+        path = workspace.root / "params.yaml"
+        text = _with_engine(_read(path))
+        yield Change(path, text, f"params.yaml: engine {older} → {ENGINE}, so every step runs anew")
+    yield from _dvc_yaml_changes(workspace.root / "dvc.yaml")
+    for entry in dvc_yaml.PLACEHOLDERS:
+        path = workspace.root / entry.file
+        if not path.exists():
+            yield Change(path, entry.content, f"{entry.file}: made, for the {entry.stage} step to fill in")
+
+
+def _dvc_yaml_changes(path: Path) -> Iterator[Change]:
+    if not path.exists():
+        yield Change(path, dvc_yaml.generate(), "dvc.yaml: made")
+        return
+    text = _read(path)
+    stages = dvc_yaml.outdated_stages(text)
+    if stages:
+        meaning = f"dvc.yaml: stages {', '.join(stages)} rewritten as this version of Thaw needs them"
+        yield Change(path, dvc_yaml.updated(text), meaning)
+
+
+def _read(path: Path) -> str:
+    """The file's text, with its own ends of lines."""
+    return path.read_bytes().decode("utf-8")
+
+
+def _with_engine(text: str) -> str:
+    """params.yaml with the number of its `engine` raised, and nothing else changed."""
+    root = yaml.compose(text)
+    assert isinstance(root, yaml.MappingNode)  # it was understood as settings
+    value = next(value for key, value in root.value if key.value == "engine")
+    lines = text.splitlines(keepends=True)
+    at, start, end = value.start_mark.line, value.start_mark.column, value.end_mark.column
+    lines[at] = lines[at][:start] + str(ENGINE) + lines[at][end:]
+    return "".join(lines)
