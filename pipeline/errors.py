@@ -2,6 +2,7 @@
 
     ThawError
     ├── ConfigError      params.yaml or an option says something that cannot be used
+    ├── StorageError     a disk is full, over quota, read-only or closed to us
     ├── WorkspaceError   the folder is not a workspace, is locked, or would be overwritten
     ├── DataError        the dataset cannot be used as it is
     ├── LedgerError      the record of which example belongs to which split is missing or contradicts itself
@@ -67,6 +68,12 @@ class ConfigError(ThawError):
     """params.yaml or an option says something that cannot be used."""
 
     code = "config"
+
+
+class StorageError(ThawError):
+    """A disk is full, over quota, read-only, or does not let us in."""
+
+    code = "storage"
 
 
 class WorkspaceError(ThawError):

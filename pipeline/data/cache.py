@@ -23,6 +23,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from pipeline import storage
 from pipeline.config import ENGINE
 from pipeline.cores import cores
 from pipeline.errors import TrainingError
@@ -131,7 +132,8 @@ def open_store(
 ) -> DecodedStore:
     """The store of these examples; what is missing is decoded now, in parallel.
 
-    Examples beyond the limit, or beyond what the disk has room for, are decoded each time they are asked for.
+    Examples beyond the limit, or beyond what the disk has room for, are decoded each time they are asked for, and so
+    are all of them where the disk takes nothing; that is said.
 
     Args:
         rows: id (MD5 of the content) and file of each example.
@@ -145,14 +147,26 @@ def open_store(
     shape = tuple(task.shape(spec))
     decode = _Decode(task, spec, rows)
     folder = scratch / "pixels" / digest(ENGINE, task.name, spec)[:16]
+    try:
+        return _open(folder, shape, decode, limit_gb, console, workers or cores())
+    except OSError as fault:
+        console.say(f"decoded store: {storage.describe(fault, folder)}; examples are decoded each time")
+        return _store(rows, shape, [], decode)
+
+
+def _open(
+    folder: Path, shape: tuple[int, ...], decode: _Decode, limit_gb: float, console: Console, workers: int
+) -> DecodedStore:
+    """The store in a folder; raises OSError where the disk does not even take its lock."""
+    rows, stores = decode.rows, folder.parent
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(scratch / "pixels", console):
+    with _alone(stores, console):
         segments = _finished(folder, shape)
         known = {name for segment in segments for name in segment.ids}
         missing = list({name: row for row, (name, _) in enumerate(rows) if name not in known}.values())
         wanted = {name for name, _ in rows}
         needed = [segment for segment in segments if wanted.intersection(segment.ids)]
-        room = _make_room(scratch / "pixels", needed, len(missing) * _size(shape), int(limit_gb * 1e9))
+        room = _make_room(stores, needed, len(missing) * _size(shape), int(limit_gb * 1e9))
         fits = missing[: room // _size(shape)]
         if len(fits) < len(missing):
             console.say(
@@ -236,18 +250,26 @@ def _room(stores: Path, held: int, limit: int) -> int:
 
 
 def _decode_all(
-    decode: _Decode, rows: list[int], folder: Path, shape: tuple[int, ...], console: Console, workers: int | None
+    decode: _Decode, rows: list[int], folder: Path, shape: tuple[int, ...], console: Console, workers: int
 ) -> list[_Segment]:
-    """Decodes rows into new segments of at most `SEGMENT_BYTES`."""
+    """Decodes rows into new segments of at most `SEGMENT_BYTES`; where the disk is full before the end, that is said."""
     each = max(1, SEGMENT_BYTES // _size(shape))
     segments: list[_Segment] = []
     first = 1 + max((int(path.stem) for path in folder.glob("*.u8")), default=0)
-    with ThreadPoolExecutor(workers or cores()) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(rows), each):
             part = rows[start : start + each]
             progress = _Progress(console, start, len(rows))
             path = folder / f"{first + len(segments):06d}.u8"
-            segments.append(_write_segment(decode, part, path, shape, pool, progress))
+            try:
+                segments.append(_write_segment(decode, part, path, shape, pool, progress))
+            except OSError as fault:
+                progress(len(rows) - start)
+                console.say(
+                    f"decoded store: {storage.describe(fault, path)}; "
+                    f"{len(rows) - start} examples are decoded each time"
+                )
+                break
     return segments
 
 
@@ -263,30 +285,52 @@ class _Progress(NamedTuple):
 def _write_segment(
     decode: _Decode, rows: list[int], path: Path, shape: tuple[int, ...], pool: ThreadPoolExecutor, progress: _Progress
 ) -> _Segment:
+    """Raises OSError where the disk does not take it; then nothing of it is left."""
     temporary = path.with_suffix(".u8-part")
-    pixels = np.memmap(temporary, np.uint8, "w+", shape=(len(rows), *shape))
-    faults = []
-    for position, fault in enumerate(pool.map(lambda item: _into(pixels, item, decode), enumerate(rows))):
-        faults += [fault] if fault is not None else []
-        progress(position + 1)
-    if faults:
-        del pixels
-        temporary.unlink()
-        raise _together(faults)
-    pixels.flush()
-    temporary.replace(path)
-    segment = _Segment(path, tuple(decode.rows[row][0] for row in rows))
-    _publish(path.with_suffix(".json"), {"shape": shape, "ids": segment.ids, "check": digest(segment.ids)})
+    index = path.with_suffix(".json")
+    try:
+        _write_pixels(temporary, decode, rows, shape, pool, progress)
+        temporary.replace(path)
+        segment = _Segment(path, tuple(decode.rows[row][0] for row in rows))
+        _publish(index, {"shape": shape, "ids": segment.ids, "check": digest(segment.ids)})
+    except (OSError, TrainingError):
+        for part in (temporary, path, index.with_suffix(".json-part")):
+            part.unlink(missing_ok=True)
+        raise
     return segment
 
 
-def _into(pixels: Pixels, item: tuple[int, int], decode: _Decode) -> TrainingError | None:
-    position, row = item
-    try:
-        pixels[position] = decode(row)
-    except TrainingError as fault:
-        return fault
-    return None
+def _write_pixels(
+    path: Path, decode: _Decode, rows: list[int], shape: tuple[int, ...], pool: ThreadPoolExecutor, progress: _Progress
+) -> None:
+    """Raises TrainingError naming what cannot be decoded, OSError where the disk refuses."""
+    pixels = storage.PositionedFile(path)
+    refused: list[OSError] = []
+
+    def write(position: int, row: int) -> TrainingError | None:
+        if refused:
+            return None
+        try:
+            decoded = decode(row)
+        except TrainingError as fault:
+            return fault
+        if decoded.shape != shape:
+            raise ValueError(f"{decode.task.name} decoded {decoded.shape} where {shape} was promised")
+        try:
+            pixels.write(decoded, position * _size(shape))
+        except OSError as fault:
+            refused.append(fault)
+        return None
+
+    faults = []
+    for position, fault in enumerate(pool.map(write, range(len(rows)), rows)):
+        faults += [fault] if fault is not None else []
+        progress(position + 1)
+    if faults:
+        raise _together(faults)
+    if refused:
+        raise refused[0]
+    pixels.sync()
 
 
 def _together(faults: list[TrainingError]) -> TrainingError:

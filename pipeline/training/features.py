@@ -5,6 +5,9 @@ The store is therefore filled a *turn* at a time: turn t holds, for every exampl
 that are t mod V, and is computed the first time any of it is asked for. So no view is computed that no epoch shows,
 and never more than the epochs would have computed themselves.
 
+The files are mapped for reading alone and written by calls: on a full disk these fail, and what is not kept yet is
+computed each time.
+
 What is stored must not depend on who asked first: a turn is computed in chunks of `CHUNK` examples in the order of
 their ids, since the last bits of a matrix product differ with the batch size.
 """
@@ -17,7 +20,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import storage
 from pipeline.config import ENGINE
 from pipeline.records import digest
 from pipeline.tasks.base import Draw
@@ -78,19 +82,24 @@ class Prefix:
 
     def __call__(self, chosen: slice, turn: int) -> torch.Tensor:
         """The prefix's output for some examples in one turn, on the CPU: (n, …)."""
+        positions = np.arange(len(self.ids))[chosen]
+        return self.at(positions, np.full(len(positions), turn))
+
+    def at(self, positions: Rows, turns: Rows) -> torch.Tensor:
+        """The prefix's output for examples (n,), each in its turn (n,), on the CPU: (n, …)."""
         import torch
 
-        x = self.task.prepare(
-            self.store.batch(self.rows[chosen]), self.spec, self.task_config, self._draws(chosen, turn)
-        )
+        pixels = self.store.batch(self.rows[positions])
+        x = self.task.prepare(pixels, self.spec, self.task_config, self._draws(positions, turns))
         with self._evaluating(), torch.inference_mode(), autocast(self.plan):
             return self.model.run(to_input(x, self.plan), 0, self.boundary).cpu()
 
-    def _draws(self, chosen: slice, turn: int) -> list[Draw] | None:
+    def _draws(self, positions: Rows, turns: Rows) -> list[Draw] | None:
         if self.views is None:
             return None
-        views = order.views(self.keys[chosen], turn, self.views)
-        return [Draw(self.seed, view, name) for view, name in zip(views.tolist(), self.ids[chosen], strict=True)]
+        views = (order.views(self.keys[positions], 0, self.views) + turns) % self.views
+        names = [self.ids[position] for position in positions.tolist()]
+        return [Draw(self.seed, view, name) for view, name in zip(views.tolist(), names, strict=True)]
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -121,21 +130,56 @@ class Prefix:
         return digest(ENGINE, weights, self.boundary, shown, self.ids, arithmetic)
 
 
+class Files:
+    """The files of one store.
+
+    Args:
+        folder: holds `data` and `done`, in their full sizes.
+
+    Attributes:
+        data: (turns, N, *shape) memory-mapped for reading, float32 or the bits of bfloat16 as int16.
+        done: (turns, chunks), 1 where a chunk is computed and on the disk.
+
+    Raises:
+        OSError: one of them cannot be opened to be read and written.
+        ValueError: it is of another size.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.folder = folder
+        self.data: Mapped = np.memmap(folder / "data", dtype, "r", shape=shape)
+        flags = np.fromfile(folder / "done", np.uint8)
+        self.done = flags.reshape(shape[0], _chunks(shape))
+        self._data_file = storage.PositionedFile(folder / "data")
+        self._done_file = storage.PositionedFile(folder / "done")
+
+    def write(self, turn: int, first: int, values: NDArray[Any]) -> None:
+        """Writes outputs (n, …) of the examples from `first` on; raises OSError where the disk is full."""
+        example = turn * self.data.shape[1] + first
+        self._data_file.write(values, example * self.data[0, :1].nbytes)
+
+    def flag(self, turn: int, chunks: list[int]) -> None:
+        """Flags chunks as computed once their data are surely on the disk; raises OSError where they are not."""
+        self._data_file.sync()
+        flags = self.done[turn].copy()
+        flags[chunks] = 1
+        self._done_file.write(flags, turn * len(flags))
+        self._done_file.sync()
+        self.done[turn] = flags
+
+
 class FeatureStore:
     """Inputs of `blocks[boundary]` for the rows it was opened with; see the module's docstring.
 
     Args:
-        data: (turns, N, *shape) memory-mapped, float32 or the bits of bfloat16 as int16.
-        done: (turns, chunks) memory-mapped, 1 where a chunk is computed and on the disk.
         between: called between chunks; what it raises ends the computing, and nothing computed is lost.
     """
 
-    def __init__(
-        self, prefix: Prefix, data: Mapped, done: Mapped, console: Console, between: Callable[[], None]
-    ) -> None:
-        self._prefix, self._data, self._done = prefix, data, done
+    def __init__(self, prefix: Prefix, files: Files, console: Console, between: Callable[[], None]) -> None:
+        self._prefix, self._files = prefix, files
         self._console, self._between = console, between
         self._filling = threading.Lock()
+        self._refused = False  # by the disk
         self._order = np.argsort(prefix.rows, kind="stable")
         self._sorted_rows = prefix.rows[self._order]
 
@@ -146,9 +190,15 @@ class FeatureStore:
         positions = self._order[np.searchsorted(self._sorted_rows, rows)]
         turns = self._turns(positions, views)
         for turn in np.unique(turns).tolist():
-            self._fill(turn)
-        found = torch.from_numpy(self._data[turns, positions])
+            if not self._fill(turn):
+                return self._computed(positions, turns)
+        found = torch.from_numpy(self._files.data[turns, positions])
         return found.view(torch.bfloat16) if found.dtype == torch.int16 else found
+
+    def _computed(self, positions: Rows, turns: Rows) -> torch.Tensor:
+        """The same without the files, but for the last bits of another batch size."""
+        output = self._prefix.at(positions, turns)
+        return output.bfloat16() if self._files.data.dtype == np.int16 else output.float()
 
     def _turns(self, positions: Rows, views: Rows | None) -> Rows:
         count = self._prefix.views
@@ -156,35 +206,58 @@ class FeatureStore:
             return np.zeros(len(positions), np.int64)
         return (views - order.views(self._prefix.keys[positions], 0, count)) % count
 
-    def _fill(self, turn: int) -> None:
+    def _fill(self, turn: int) -> bool:
+        """Computes what is missing of a turn; False where the disk does not take it."""
         with self._filling:  # loader threads may ask at once
-            missing = np.flatnonzero(self._done[turn] == 0).tolist()
-            written: list[int] = []
+            missing = np.flatnonzero(self._files.done[turn] == 0).tolist()
+            if not missing:
+                return True
+            if self._refused:
+                return False
             try:
-                for chunk in missing:
-                    self._between()
-                    self._compute(turn, chunk)
-                    written.append(chunk)
-                    if len(written) * self._data[0, :CHUNK].nbytes >= UNSAFE_BYTES:
-                        self._settle(turn, written)
-            finally:
+                self._compute_all(turn, missing)
+            except storage.Refused as fault:
+                self._refused = True
+                self._console.progress(self._what(turn), 1, 1)
+                said = storage.describe(fault.reason, self._files.folder)
+                self._console.say(f"features: {said}; what is not kept yet is computed each time")
+            return not self._refused
+
+    def _compute_all(self, turn: int, chunks: list[int]) -> None:
+        """Raises storage.Refused where the disk does not take them; what it took before is kept."""
+        written: list[int] = []
+        try:
+            for chunk in chunks:
+                self._between()
+                self._compute(turn, chunk)
+                written.append(chunk)
+                if len(written) * self._files.data[0, :CHUNK].nbytes >= UNSAFE_BYTES:
+                    self._settle(turn, written)
+        except BaseException:
+            with suppress(storage.Refused):
                 self._settle(turn, written)
+            raise
+        self._settle(turn, written)
 
     def _compute(self, turn: int, chunk: int) -> None:
-        total = self._data.shape[1]
+        data = self._files.data
+        total = data.shape[1]
         chosen = slice(chunk * CHUNK, min((chunk + 1) * CHUNK, total))
-        self._data[turn, chosen] = _bits(self._prefix(chosen, turn), self._data.dtype)
+        values = _bits(self._prefix(chosen, turn), data.dtype)
+        with storage.refusals():
+            self._files.write(turn, chosen.start, values)
+        self._console.progress(self._what(turn), chosen.stop, total)
+
+    def _what(self, turn: int) -> str:
         views = self._prefix.views
-        what = "features" if views is None else f"features, {turn + 1} of {views} views"
-        self._console.progress(what, chosen.stop, total)
+        return "features" if views is None else f"features, {turn + 1} of {views} views"
 
     def _settle(self, turn: int, written: list[int]) -> None:
-        """Flags chunks as computed once their data are surely on the disk."""
         if written:
-            self._data.flush()
-            self._done[turn, written] = 1
-            self._done.flush()
+            chunks = list(written)
             written.clear()
+            with storage.refusals():
+                self._files.flag(turn, chunks)
 
 
 def open_features(
@@ -224,10 +297,10 @@ def open_features(
     found = _reopen(folder)
     if found is None:
         found = _create(folder, prefix, console)
-    return None if found is None else FeatureStore(prefix, *found, console, between)
+    return None if found is None else FeatureStore(prefix, found, console, between)
 
 
-def _reopen(folder: Path) -> tuple[Mapped, Mapped] | None:
+def _reopen(folder: Path) -> Files | None:
     """The files of a store that was made before; None where there is none or it is damaged."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
@@ -235,7 +308,7 @@ def _reopen(folder: Path) -> tuple[Mapped, Mapped] | None:
         if any((folder / name).stat().st_size != size for name, size in _sizes(shape, dtype).items()):
             return None
         _touch(folder)
-        return _map(folder, shape, dtype)
+        return Files(folder, shape, dtype)
     except (OSError, ValueError, TypeError, KeyError, IndexError):
         return None
 
@@ -249,12 +322,7 @@ def _chunks(shape: tuple[int, ...]) -> int:
     return -(-shape[1] // CHUNK)
 
 
-def _map(folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Mapped, Mapped]:
-    data = np.memmap(folder / "data", dtype, "r+", shape=shape)
-    return data, np.memmap(folder / "done", np.uint8, "r+", shape=(shape[0], _chunks(shape)))
-
-
-def _create(folder: Path, prefix: Prefix, console: Console) -> tuple[Mapped, Mapped] | None:
+def _create(folder: Path, prefix: Prefix, console: Console) -> Files | None:
     example, seconds = _probe(prefix)
     dtype = np.dtype(np.int16 if prefix.plan.precision == "bf16" else np.float32)
     shape = (prefix.views or 1, len(prefix.ids), *example.shape[1:])
@@ -265,21 +333,30 @@ def _create(folder: Path, prefix: Prefix, console: Console) -> tuple[Mapped, Map
             f"{1e3 * seconds:.1f} ms to compute them"
         )
         return None
-    sizes = _sizes(shape, dtype)
-    refusal = _make_room(folder.parent, sizes["data"], prefix.plan.feature_cache_gb)
-    if refusal:
-        console.say(f"features: computed each time; {refusal}")
-        return None
+    wanted = _sizes(shape, dtype)["data"]
+    try:
+        refusal = _make_room(folder.parent, wanted, prefix.plan.feature_cache_gb)
+        if not refusal:
+            return _lay(folder, shape, dtype)
+    except OSError as fault:
+        refusal = storage.describe(fault, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    console.say(f"features: computed each time; {refusal}")
+    return None
+
+
+def _lay(folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Files:
+    """New files, which take disk only as they are filled; `meta.json` last, so that with it they are whole."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name, size in sizes.items():
+    for name, size in _sizes(shape, dtype).items():
         with (folder / name).open("wb") as stream:
-            stream.truncate(size)  # takes disk only as it is filled
+            stream.truncate(size)
     temporary = folder / "meta.json-part"
     temporary.write_text(json.dumps({"shape": shape, "dtype": dtype.name}), encoding="utf-8")
     temporary.replace(folder / "meta.json")
     _touch(folder)
-    return _map(folder, shape, dtype)
+    return Files(folder, shape, dtype)
 
 
 def _touch(folder: Path) -> None:

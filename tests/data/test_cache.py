@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from disks import small_disk, small_files
 from pipeline.context import Silent
 from pipeline.data import cache
 from pipeline.errors import TrainingError
@@ -185,9 +186,8 @@ def test_a_damaged_segment_is_decoded_again(tmp_path: Path, small_segments: None
 
 
 KILLED = """
-import hashlib, os, signal, sys
+import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
 import test_cache
 from pipeline.data import cache
 cache.SEGMENT_BYTES = 4 * test_cache.BYTES
@@ -196,15 +196,19 @@ class Deadly(test_cache.Bytes):
         if path.name == "9.bin":
             os.kill(os.getpid(), signal.SIGKILL)
         return super().decode(path, spec)
-test_cache.opened(test_cache.files(Path(sys.argv[2]) / "data", range(12)), Path(sys.argv[2]), task=Deadly())
+test_cache.opened(test_cache.files(Path(sys.argv[1]) / "data", range(12)), Path(sys.argv[1]), task=Deadly())
 """
 
 
-def test_a_kill_while_decoding_loses_only_the_segment_being_written(tmp_path: Path, small_segments: None) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED), str(Path(__file__).parent), str(tmp_path)],
+def in_another_process(code: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
+
+
+def test_a_kill_while_decoding_loses_only_the_segment_being_written(tmp_path: Path, small_segments: None) -> None:
+    done = in_another_process(KILLED, tmp_path)
     assert done.returncode == -signal.SIGKILL, done.stderr
     store, task = opened(files(tmp_path / "data", range(12)), tmp_path)
     assert sorted(task.decoded) == ["10.bin", "11.bin", "8.bin", "9.bin"]
@@ -262,6 +266,66 @@ def test_a_full_disk_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.Monkey
     store, _ = opened(rows, tmp_path, console=console)
     assert "room for 0 of 3" in console.said[0]
     assert values(store, [2]) == [2]
+
+
+FILLED = """
+import sys
+from pathlib import Path
+import test_cache
+from pipeline.data import cache
+cache.SPARE_BYTES = -(10**12)  # there was room when it was looked for
+cache.SEGMENT_BYTES = 64 * 2**20
+class Large(test_cache.Bytes):
+    def shape(self, spec):
+        return (400, 400, 3)
+    def decode(self, path, spec):
+        (value,) = path.read_bytes()
+        return test_cache.np.full((400, 400, 3), value, test_cache.np.uint8)
+console = test_cache.Words()
+store, _ = test_cache.opened(
+    test_cache.files(Path(sys.argv[1]), range(12)), Path(sys.argv[2]), task=Large(), console=console
+)
+print([int(example[0, 0, 0]) for example in store.batch(test_cache.np.arange(12))])
+print(*console.said, sep="\\n")
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_meanwhile_is_said_and_the_examples_are_decoded_each_time(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", megabytes=3) as disk:
+        done = in_another_process(FILLED, tmp_path / "data", disk)
+        left = [path for path in disk.rglob("*") if path.is_file() and path.name != "lock"]
+    assert done.returncode == 0, f"ended by {done.returncode}: {done.stderr}"
+    assert str(list(range(12))) in done.stdout
+    assert "No space left on device" in done.stdout
+    assert "MB free" in done.stdout
+    assert "12 examples are decoded each time" in done.stdout
+    assert left == []
+
+
+def test_a_segment_the_disk_refuses_leaves_nothing_and_those_before_it_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "SEGMENT_BYTES", 2 * BYTES)
+    rows, console = files(tmp_path / "data", range(5)), Words()
+    opened(rows[:2], tmp_path)
+    monkeypatch.setattr(cache, "SEGMENT_BYTES", 64 * BYTES)
+    with small_files(2 * BYTES):
+        store, task = opened(rows, tmp_path, console=console)
+    assert len(segments(tmp_path)) == 1
+    assert not list(tmp_path.glob("pixels/*/*part"))
+    assert "3 examples are decoded each time" in console.said[0]
+    assert str(segments(tmp_path)[0].parent) in console.said[0]
+    assert values(store, list(range(5))) == list(range(5))
+    assert "0.bin" not in task.decoded
+
+
+def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path: Path) -> None:
+    (tmp_path / "pixels").write_text("in the way")
+    console = Words()
+    store, _ = opened(files(tmp_path / "data", range(3)), tmp_path, console=console)
+    assert str(tmp_path / "pixels") in console.said[0]
+    assert values(store, [0, 1, 2]) == [0, 1, 2]
 
 
 class Usage:

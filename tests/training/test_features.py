@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny import elsewhere
 
+from disks import small_disk, small_files
 from pipeline.config import ImageAugmentConfig, TaskConfig
 from pipeline.context import Silent
 from pipeline.models import blocks
@@ -351,6 +353,40 @@ def test_on_a_full_disk_it_says_so(model: blocks.BlockedModel, tmp_path: Path, m
     console = Words()
     assert opened(model, tmp_path, console=console) is None
     assert "free disk" in console.said[0]
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_meanwhile_is_said_and_the_outputs_are_computed_each_time(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", megabytes=1) as disk:
+        code, said = elsewhere(_on_a_disk_that_fills, disk)
+    assert code == 0, said
+    assert len(said) == 1, said
+    assert "No space left on device" in said[0]
+    assert str(tmp_path / "disk") in said[0]
+    assert "MB free" in said[0]
+
+
+def _on_a_disk_that_fills(disk: Path) -> list[str]:
+    """Two epochs on a disk that has room for the flags and one of the turns, and what was said."""
+    features.SPARE_BYTES = -(10**12)  # there was room when it was looked for
+    model, store, console = blocks.build("mobilenet_v2", 3).eval(), Store(112), Words()
+    opened_store = kept(model, disk, store=store, console=console)
+    for rows, views in epochs(store, 2, 16):
+        found = opened_store.batch(rows, views)
+        assert found.dtype == torch.float32
+        assert torch.allclose(found, computed(model, store, rows, views, -1), rtol=1e-3, atol=1e-4)
+    (folder,) = (disk / "features").iterdir()
+    assert np.fromfile(folder / "done", np.uint8).any(), "what the disk took is kept"
+    return console.said
+
+
+def test_files_the_disk_refuses_are_not_left_behind(model: blocks.BlockedModel, tmp_path: Path) -> None:
+    console = Words()
+    with small_files(1000):
+        assert opened(model, tmp_path, console=console) is None
+    assert "computed each time" in console.said[0]
+    assert "MB free" in console.said[0]
+    assert list((tmp_path / "features").iterdir()) == []
 
 
 def test_where_reading_takes_as_long_as_computing_it_says_so(
