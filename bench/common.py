@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -99,6 +100,12 @@ def given() -> Setting:
 def leave(results: Sequence[Result]) -> None:
     """Writes the results where the command line says."""
     Path(sys.argv[2]).write_text(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
+
+
+def printed_laps(printed: str) -> dict[str, float]:
+    """Where a command's seconds went, as `--timings` printed it."""
+    line = next(line for line in reversed(printed.splitlines()) if "starting Python" in line)
+    return {name.strip(): float(seconds) for name, seconds in re.findall(r"([A-Za-z ]+) ([\d.]+) s", line)}
 
 
 def pretrained(setting: Setting) -> nn.Module:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Result, Setting, given, leave
+from common import Result, Setting, given, leave, printed_laps
 from ours import backbone_record, split_record, train
 
 from pipeline.config import FinetuneConfig, TaskConfig
@@ -100,18 +100,13 @@ def conducting(setting: Setting) -> dict[str, Any]:
         subprocess.run([thaw, "run", "--timings"], cwd=folder, check=True, capture_output=True, text=True, timeout=3000)
         for _ in range(2)
     )
-    laps, unchanged = _laps(first.stdout), _laps(again.stdout)
+    laps, unchanged = printed_laps(first.stdout), printed_laps(again.stdout)
     imports = laps.get("importing", 0.0) + laps.get("starting Python", 0.0)
     total = sum(seconds for name, seconds in laps.items() if name != "of which steps") - imports
     return {
         "run": laps, "share": 1 - laps["of which steps"] / total, "unchanged": unchanged,
         "unchanged_seconds": sum(unchanged.values()) - unchanged.get("starting Python", 0.0),
     }  # fmt: skip
-
-
-def _laps(printed: str) -> dict[str, float]:
-    line = next(line for line in reversed(printed.splitlines()) if "starting Python" in line)
-    return {name.strip(): float(seconds) for name, seconds in re.findall(r"([A-Za-z ]+) ([\d.]+) s", line)}
 
 
 PARTS = {"loading": loading, "keeping": keeping, "growth": growth, "conducting": conducting}
