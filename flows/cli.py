@@ -81,7 +81,8 @@ def init(
 
       thaw init flowers --data ~/photos/flowers --recipe head --recipe gradual --remote s3://team/flowers
     """
-    from pipeline import config, setup
+    from pipeline import config, preflight, setup
+    from pipeline.workspace import Workspace
 
     changes: dict[str, Any] = {"backbone": {}, "split": {}, "finetune": {}}
     changes["backbone"] |= {"name": backbone} if backbone else {}
@@ -89,6 +90,7 @@ def init(
     changes["split"] |= {"given_val_as": given_val_as} if given_val_as else {}
     changes["finetune"] |= {"recipes": recipe} if recipe else {}
     settings = config.parse(changes, "thaw init")
+    preflight.require(list(preflight.quick_checks(Workspace(folder.absolute()), settings)))
     made = setup.init(folder, source=data, config=settings, remote=remote or None)
     print(made)
 
@@ -173,7 +175,7 @@ def _say_unchanged(terminal: Any, place: Workspace, glance: Glance) -> None:
 def _conduct(terminal: Any, place: Workspace, force: list[str], stale: set[str], clock: Clock) -> Summary:
     from flows.glance import check
 
-    check(place, force)
+    check(place, stale, force)
     terminal.heading(f"{place.root.name}: retraining")
     from flows import temporary
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline.config import Config
 from pipeline.cores import cores
 from pipeline.errors import ThawError
 from pipeline.workspace import Workspace
@@ -49,8 +50,7 @@ def examine(start: Path) -> Iterator[Check]:
         yield look(root)
     if place:
         yield _settings(place)
-        yield _data(place)
-        yield from _servers(place)
+        yield from _readable(place)
     yield _git()
     yield _accelerator()
 
@@ -96,6 +96,28 @@ def _settings(place: Workspace) -> Check:
         return Check("params.yaml", "bad", "; ".join(fault.details) or fault.found, fault.mend)
 
 
+def _readable(place: Workspace) -> Iterator[Check]:
+    """What can only be looked at where params.yaml can be read."""
+    try:
+        config = place.config()
+    except ThawError:
+        return  # said already
+    yield from _preflight(place, config)
+    yield _data(place)
+    yield from _servers(place)
+
+
+def _preflight(place: Workspace, config: Config) -> Iterator[Check]:
+    """What a run would check before it begins."""
+    from pipeline import preflight
+
+    states: dict[str, Literal["ok", "note", "bad"]] = {"ok": "ok", "warning": "note", "error": "bad"}
+    for looked in (preflight.quick_checks, preflight.thorough_checks):
+        for check in looked(place, config):
+            found = check.found if check.state == "ok" or not check.expected else f"{check.found}; {check.expected}"
+            yield Check(check.name, states[check.state], found, check.hint)
+
+
 def _data(place: Workspace) -> Check:
     from pipeline.memory import Memory
 
@@ -119,9 +141,6 @@ def _servers(place: Workspace) -> Iterator[Check]:
         yield _reach("Prefect", os.environ["PREFECT_API_URL"] + "/health")
     else:
         yield Check("servers", "note", "none running: each run starts its own for a few seconds", "thaw up")
-    uri = place.config().tracking.uri
-    if uri and uri.startswith("http"):
-        yield _reach("MLflow", uri.rstrip("/") + "/health")
 
 
 def _reach(name: str, url: str) -> Check:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from pipeline import preflight
 from pipeline.context import Console
 from pipeline.errors import ConfigError
 from pipeline.memory import Memory, State
@@ -64,14 +65,19 @@ def check_steps(force: Sequence[str]) -> None:
         raise ConfigError("--force", found=", ".join(sorted(unknown)), expected=", ".join((*STEPS, "register")))
 
 
-def check(place: Workspace, force: Sequence[str] = ()) -> None:
+def check(place: Workspace, stale: Collection[str], force: Sequence[str] = ()) -> None:
     """What would stop a run at once, asked before seconds are spent on starting anything.
+
+    Args:
+        stale: the steps that something changed for.
 
     Raises:
         ConfigError: params.yaml, or a forced step that does not exist.
+        PreflightError: a name or setting that would stop the run later.
         WorkspaceError: another run has the workspace.
     """
     check_steps(force)
-    place.config()
+    config = place.config()
+    preflight.require(list(preflight.quick_checks(place, config, preflight.needed_steps(stale, force))))
     with lock(place):
         pass

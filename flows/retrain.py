@@ -14,6 +14,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows.glance import check_steps
 from flows.stage import Outcome, Run, Voice, conducted, stage, tell
+from pipeline import preflight
 from pipeline.memory import Memory
 from pipeline.records import EvaluateRecord, RegisterRecord
 from pipeline.steps.run import context, new_run, open_tracker
@@ -47,8 +48,10 @@ def retrain(workspace: str, force: Sequence[str] = ()) -> Summary:
     check_steps(force)  # before the lock and all that follows
     with lock(place):
         run = begin(place, force)
+        _preflight(run)
         validated = stage(run, "validate")
         split = stage(run, "split")
+        preflight.check_thresholds(place.config(), len(split.labels))
         backbone = stage(run, "backbone")
         finetuned = stage(run, "finetune")
         evaluated = stage(run, "evaluate")
@@ -76,6 +79,21 @@ def begin(place: Workspace, force: Sequence[str] = ()) -> Run:
         workspace=place, memory=memory, side=new_run(place),
         tracker=open_tracker(config, place), force=frozenset(force), console=console,
     )  # fmt: skip
+
+
+def _preflight(run: Run) -> None:
+    """Everything that the steps to come will need, checked before the first of them; a warning is only said."""
+    stale = [name for name, state in run.memory.states().items() if not state.fresh]
+    needed = preflight.needed_steps(stale, run.force)
+    config = run.workspace.config()
+    checks = [
+        *preflight.quick_checks(run.workspace, config, needed),
+        *preflight.thorough_checks(run.workspace, config, needed),
+    ]
+    preflight.require(checks)
+    for check in checks:
+        if check.state == "warning":
+            run.console.say(f"warning: {check.name}: {check.found}; {check.hint}")
 
 
 def _register(run: Run, records: tuple[Any, ...]) -> RegisterRecord:

@@ -30,6 +30,7 @@ STAGE_PARAMS: dict[str, tuple[str, ...]] = {
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Above = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+RecipeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$")]  # a folder is called so
 Level = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -258,7 +259,7 @@ class CheckpointConfig(Section):
 class FinetuneConfig(Section):
     recipes: tuple[str, ...] = Field(default=("gradual",), min_length=1)
     """the candidates, one a recipe: head, full, gradual, lp-ft, scratch, one from `own`, or `compare`: all five built-in ones"""
-    own: dict[str, tuple[StageConfig, ...]] = {}
+    own: dict[RecipeName, tuple[StageConfig, ...]] = {}
     """your recipes: name → list of stages"""
     baseline: bool = True
     """also train `scratch` with the best candidate's budget, for comparison"""

@@ -3,6 +3,7 @@
     ThawError
     ├── ConfigError      params.yaml or an option says something that cannot be used
     ├── StorageError     a disk is full, over quota, read-only or closed to us
+    ├── PreflightError   something that would stop a run later was found before it began
     ├── WorkspaceError   the folder is not a workspace, is locked, or would be overwritten
     ├── DataError        the dataset cannot be used as it is
     ├── LedgerError      the record of which example belongs to which split is missing or contradicts itself
@@ -74,6 +75,12 @@ class StorageError(ThawError):
     """A disk is full, over quota, read-only, or does not let us in."""
 
     code = "storage"
+
+
+class PreflightError(ThawError):
+    """Something that would stop the run later was found before any work was done."""
+
+    code = "preflight"
 
 
 class WorkspaceError(ThawError):

@@ -105,6 +105,18 @@ def top_k(classes: int, wanted: int) -> int | None:
     return k if k > 1 else None
 
 
+def names(wanted_k: int, classes: int | None = None) -> tuple[str, ...]:
+    """The metrics that predictions of so many classes have; of any number of classes, where it is None."""
+    known = ["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "calibration_error"]
+    largest = wanted_k if classes is None else top_k(classes, wanted_k)
+    smallest = 2 if classes is None else largest
+    if largest is not None and smallest is not None:
+        known += [f"top_{k}_accuracy" for k in range(smallest, largest + 1)]
+    if classes is None or classes <= AUROC_CLASSES:
+        known.append("auroc")
+    return tuple(known)
+
+
 def measure(made: Predictions, weights: Weights, wanted_k: int, *, areas: bool = True) -> dict[str, Floats]:
     """Every metric for each column of weights (N, R), as (R,); NaN where a column leaves a metric undefined, and
     for auroc without `areas`."""

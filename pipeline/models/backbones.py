@@ -75,6 +75,29 @@ def resolve(config: BackboneConfig, context: Context, patience: fetch.Patience |
     return found
 
 
+def reachable(config: BackboneConfig, root: Path) -> str:
+    """Where the weights are to be had, in words; a server is asked for the file's beginning and no more.
+
+    Raises:
+        ConfigError: the backbone's name does not exist.
+        BackboneError: there is no such file, the server refuses or does not answer, or the network is switched off
+            and the cache has no copy; says how to bring the file.
+    """
+    reference = _reference(config, root)
+    if isinstance(reference, Path):
+        if not reference.is_file():
+            raise _no_file(config, reference)
+        return f"{config.name}, {reference}"
+    fetch.require_reachable(reference, no_network=config.offline or fetch.offline())
+    return f"{config.name}, {transfer.shown(reference)}"
+
+
+def parameters(config: BackboneConfig) -> int:
+    """How many parameters the architecture has as published, its head included."""
+    offered = torchvision.models.get_model_weights(architecture(config))
+    return int(next(iter(offered)).meta["num_params"])
+
+
 def _reference(config: BackboneConfig, root: Path) -> Path | str:
     """A local file, or a URL."""
     name = architecture(config)

@@ -69,10 +69,7 @@ def fetch(url: str, console: Console, *, no_network: bool = False, patience: Pat
     if final.is_file():  # asked before anything is written: the cache may be read-only
         return final
     if no_network:
-        raise BackboneError(
-            transfer.shown(url), found="not in the cache, and the network is switched off",
-            expected=f"the file at {final}", mend=_recipe(url, final),
-        )  # fmt: skip
+        raise _not_cached(url, final)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{final}.lock", timeout=patience.total):
@@ -89,6 +86,38 @@ def fetch(url: str, console: Console, *, no_network: bool = False, patience: Pat
             mend="make room or give the folder's rights, or set THAW_CACHE to another folder",
         ) from fault  # fmt: skip
     return final
+
+
+def require_reachable(url: str, *, no_network: bool = False, stall: float = 10.0) -> None:
+    """Makes sure that `fetch` has a copy or is likely to get one.
+
+    Args:
+        stall: seconds that a server has to answer.
+
+    Raises:
+        BackboneError: there is no copy, and the network is switched off or the server does not answer or refuses.
+    """
+    final = place(url)
+    if final.is_file():
+        return
+    if no_network:
+        raise _not_cached(url, final)
+    try:
+        with transfer.opened(url, 0, None, stall):
+            return
+    except Interrupted as fault:
+        raise BackboneError(
+            transfer.shown(url), found=str(fault), expected="an answer", mend=_recipe(url, final)
+        ) from fault
+
+
+def _not_cached(url: str, final: Path) -> BackboneError:
+    return BackboneError(
+        transfer.shown(url),
+        found="not in the cache, and the network is switched off",
+        expected=f"the file at {final}",
+        mend=_recipe(url, final),
+    )
 
 
 def _recipe(url: str, final: Path) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,7 +127,8 @@ def upload(store: Store, folder: Path, name: str, run_id: str, key: str, tags: M
     for there in client.search_logged_models([experiment], f"tags.`{KEY}` = '{key}'"):
         if str(there.status) == "READY":  # which the filter cannot ask for
             return there.model_id, there.artifact_location
-    made = client.create_logged_model(experiment, name, run_id, {KEY: key, **tags}, model_type="classifier")
+    title = re.sub(r"[/:.%\"']", "-", name)  # a logged model's name may not hold these, a registered one's may
+    made = client.create_logged_model(experiment, title, run_id, {KEY: key, **tags}, model_type="classifier")
     client.log_model_artifacts(made.model_id, str(folder))
     client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=0)])
     client.finalize_logged_model(made.model_id, "READY")

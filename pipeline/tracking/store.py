@@ -37,6 +37,7 @@ _QUIET = {
     "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
+PROBE_SECONDS = 5
 _SERVED = ("http://", "https://", "databricks")
 _DATABASES = ("postgresql", "mysql", "mssql")
 _REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
@@ -118,6 +119,108 @@ def find(config: TrackingConfig, workspace: Workspace, name: str | None = None) 
         )  # fmt: skip
     served = config.uri.startswith(_SERVED)
     return Store(config.uri, None if served else (folder / "artifacts").as_uri(), experiment)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a store said when it was asked for nothing in particular.
+
+    Args:
+        silent: it did not answer, which may pass.
+        found: why not, in words.
+    """
+
+    silent: bool = False
+    found: str = ""
+
+
+def probe(store: Store) -> Answer:
+    """Asks the store one small question, with little patience; makes nothing.
+
+    Raises:
+        TrackingError: it answers and refuses, is no MLflow server, or cannot be written.
+    """
+    if store.uri.startswith(_SERVED):
+        return _probe_server(store)
+    if store.uri.startswith("sqlite:///"):
+        _require_writable(store)
+        return Answer()
+    return _probe_database(store)
+
+
+def _probe_server(store: Store) -> Answer:
+    prepare()
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    endpoint = "/api/2.0/mlflow/experiments/search"
+    try:
+        response = http_request(  # type: ignore[no-untyped-call]
+            get_default_host_creds(store.uri),  # type: ignore[no-untyped-call]
+            endpoint,
+            "POST",
+            json={"max_results": 1},
+            timeout=PROBE_SECONDS,
+            max_retries=0,
+            raise_on_status=False,
+        )
+    except MlflowException as fault:
+        return Answer(silent=True, found=_reason(fault))
+    if response.status_code >= 500 or response.status_code == 429:
+        return Answer(silent=True, found=f"HTTP {response.status_code}")
+    is_json = "json" in response.headers.get("Content-Type", "")
+    if response.status_code == 200 and is_json:
+        return Answer()
+    refused_user = response.status_code in (401, 403)
+    raise TrackingError(
+        f"tracking store {store.shown}",
+        found=f"HTTP {response.status_code}, {response.headers.get('Content-Type', 'no content type')}",
+        expected="an MLflow server that lets this user in",
+        mend="check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        if refused_user
+        else "check tracking.uri in params.yaml",
+    )
+
+
+def _reason(fault: BaseException) -> str:
+    """The innermost cause by its kind, since its text may repeat the address with a password in it."""
+    cause = fault
+    while cause.__cause__ or cause.__context__:
+        cause = cause.__cause__ or cause.__context__ or cause
+    return type(cause).__name__
+
+
+def _require_writable(store: Store) -> None:
+    database = Path(store.uri.removeprefix("sqlite:///"))
+    folder = next(place for place in database.parents if place.exists())
+    wanted = [database] if database.exists() else []
+    locked = [path for path in [folder, *wanted] if not os.access(path, os.W_OK)]
+    if locked:
+        raise TrackingError(
+            f"tracking store {store.shown}",
+            found=f"{locked[0]} cannot be written",
+            expected="a database that can be written",
+            mend="give yourself the right to write there, or set tracking.uri",
+        )
+
+
+def _probe_database(store: Store) -> Answer:
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+
+    try:
+        with create_engine(store.uri).connect():
+            return Answer()
+    except OperationalError as fault:
+        return Answer(silent=True, found=_reason(fault))
+    except (ArgumentError, NoSuchModuleError, ImportError) as fault:
+        raise TrackingError(
+            f"tracking store {store.shown}",
+            found=f"{type(fault).__name__}: no driver for this kind of database",
+            expected="an address that SQLAlchemy understands, and its driver installed",
+            mend="correct tracking.uri, or pip install the driver (psycopg2-binary, pymysql, …)",
+        ) from fault
 
 
 def new_client(uri: str) -> MlflowClient:

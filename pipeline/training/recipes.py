@@ -35,16 +35,21 @@ def stages(name: str, config: FinetuneConfig, blocks: Sequence[str]) -> Stages:
     Raises:
         ConfigError: there is no such recipe, it has no stages, or two of its stages have one name.
     """
+    check_name(name, config)
     if name in config.own:
         return _checked(name, config.own[name])
-    if name not in BUILT_IN:
+    return BUILT_IN[name](config, len(blocks) - 1)
+
+
+def check_name(name: str, config: FinetuneConfig) -> None:
+    """Raises ConfigError where there is no such recipe; the nearest name is given."""
+    if name not in config.own and name not in BUILT_IN:
         known = [*BUILT_IN, *SETS, *config.own]
         close = difflib.get_close_matches(name, known, 1)
         raise ConfigError(
             "finetune.recipes", found=name, expected="one of " + ", ".join(known),
             mend=f"did you mean {close[0]}?" if close else "or describe it under finetune.own",
         )  # fmt: skip
-    return BUILT_IN[name](config, len(blocks) - 1)
 
 
 def baseline(epochs: int, config: FinetuneConfig) -> Stages:

@@ -1,0 +1,294 @@
+"""What would stop a run later, found before any work is done: names, settings, weights, tracking store, disk room.
+
+`quick_checks` need no heavy library. `thorough_checks` ask the weights' server and the tracking store, and import what
+the run is about to import anyway. Both look only at what the stale steps need; `thaw doctor` lists all of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.config import Config
+from pipeline.errors import ConfigError, PreflightError, ThawError
+from pipeline.workspace import STEPS, Workspace
+
+State = Literal["ok", "warning", "error"]
+
+LONGEST_EXPERIMENT_NAME = 500  # MLflow's limit
+SPARE_BYTES = 2**30  # disk that is always left to others
+BYTES_PER_PARAMETER = 4
+MODEL_COPIES = 3  # of a candidate: its own folder, the step's output, the registered one
+CHECKPOINT_COPIES = 8  # two checkpoints of weights, the best weights and two moments of the optimiser
+IMAGE_CHANNELS = 3
+USUAL_SIDE = 256  # pixels, where the settings leave the input size to the backbone
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Args:
+        state: `warning` does not stop a run.
+        hint: what to do where it is not ok.
+    """
+
+    name: str
+    state: State
+    found: str
+    expected: str = ""
+    hint: str = ""
+
+
+def quick_checks(workspace: Workspace, config: Config, stale: Collection[str] = STEPS) -> Iterator[Check]:
+    """Names and settings, from the settings alone.
+
+    Args:
+        stale: the steps that will run.
+    """
+    yield _workspace_path(workspace)
+    if not stale:
+        return
+    yield _model_name(workspace, config)
+    yield _experiment_name(workspace, config)
+    yield _asked("recipes", lambda: _recipe_names(config))
+    yield _asked("primary metric", lambda: _primary_metric(config))
+    yield _thresholds(config)
+    if "backbone" in stale:
+        yield _weights_file(workspace, config)
+
+
+def thorough_checks(workspace: Workspace, config: Config, stale: Collection[str] = STEPS) -> Iterator[Check]:
+    """Weights, device, disk room and tracking store."""
+    if "backbone" in stale:
+        yield _asked("backbone weights", lambda: _weights(workspace, config))
+    if not stale:
+        return
+    if "finetune" in stale:
+        yield _asked("device", lambda: _device(config))
+        yield _asked("disk room", lambda: _model_room(workspace, config))
+        yield _cache_room(workspace, config)
+    if config.tracking.enabled:
+        yield _tracking_store(workspace, config)
+
+
+def require(checks: Sequence[Check]) -> None:
+    """Refuses to start where a check failed.
+
+    Raises:
+        PreflightError: names every failed check, what was found, what was expected and what to do.
+    """
+    failed = [check for check in checks if check.state == "error"]
+    if not failed:
+        return
+    if len(failed) == 1:
+        only = failed[0]
+        raise PreflightError(only.name, found=only.found, expected=only.expected, mend=only.hint)
+    details = [f"{check.name}: {check.found}; {check.hint or check.expected}" for check in failed]
+    raise PreflightError(
+        "this workspace", found=f"{len(failed)} things that would stop the run later", mend="see below", details=details
+    )
+
+
+def needed_steps(states_stale: Collection[str], forced: Collection[str] = ()) -> tuple[str, ...]:
+    """The steps that may run: the stale and the forced ones, and every step that reads an output of theirs."""
+    first = {*states_stale, *forced}
+    after_data = {"split", "finetune", "evaluate"} if first & {"validate", "split"} else set()
+    after_training = {"finetune", "evaluate"} if first & {"backbone", "finetune"} else set()
+    wanted = first | after_data | after_training
+    return tuple(step for step in STEPS if step in wanted)
+
+
+def check_thresholds(config: Config, classes: int) -> None:
+    """Refuses thresholds on metrics that a problem of so many classes does not have.
+
+    Raises:
+        ConfigError: names them and the metrics there are.
+    """
+    from pipeline.evaluation.metrics import names
+
+    known = names(config.evaluate.top_k, classes)
+    unknown = sorted(set(config.register_.thresholds) - set(known))
+    if unknown:
+        raise ConfigError(
+            "register.thresholds",
+            found=", ".join(unknown),
+            expected="one of " + ", ".join(known),
+            mend="correct it in params.yaml",
+        )
+
+
+def _asked(name: str, ask: Callable[[], str]) -> Check:
+    """A check by a function that raises where something is wrong, and says what it found where nothing is."""
+    try:
+        return Check(name, "ok", ask())
+    except ThawError as fault:
+        details = "".join(f"; {detail}" for detail in fault.details)
+        return Check(name, "error", f"{fault.thing}: {fault.found}{details}", fault.expected, fault.mend)
+
+
+def _workspace_path(workspace: Workspace) -> Check:
+    root = str(workspace.root)
+    odd = sorted({letter for letter in root if letter == "?" or not letter.isprintable()})
+    if odd:
+        return Check(
+            "workspace path",
+            "error",
+            f"{', '.join(map(repr, odd))} in {root!r}",
+            "a path that can stand in a database's address",
+            "rename the folder",
+        )
+    return Check("workspace path", "ok", root)
+
+
+def _model_name(workspace: Workspace, config: Config) -> Check:
+    name = workspace.model_name(config)
+    bad = sorted({letter for letter in name if letter in "/:" or not letter.isprintable()})
+    if bad or not name.strip() or name in (".", "..") or name != name.strip():
+        return Check(
+            "model name",
+            "error",
+            repr(name),
+            "a name that the model registry takes: without '/', ':' and blanks around it",
+            "set register.name in params.yaml",
+        )
+    return Check("model name", "ok", name)
+
+
+def _experiment_name(workspace: Workspace, config: Config) -> Check:
+    name = config.tracking.experiment or workspace.root.name
+    if not name.strip() or len(name) > LONGEST_EXPERIMENT_NAME:
+        return Check(
+            "experiment name",
+            "error",
+            repr(name[:50]),
+            f"1 to {LONGEST_EXPERIMENT_NAME} characters",
+            "set tracking.experiment in params.yaml",
+        )
+    return Check("experiment name", "ok", name)
+
+
+def _recipe_names(config: Config) -> str:
+    from pipeline.training import recipes
+
+    names = recipes.named(config.finetune)
+    for name in names:
+        recipes.check_name(name, config.finetune)
+    return ", ".join(names)
+
+
+def _primary_metric(config: Config) -> str:
+    from pipeline.training import scores
+
+    scores.check(config.finetune.primary)
+    return config.finetune.primary
+
+
+def _thresholds(config: Config) -> Check:
+    from pipeline.evaluation.metrics import names
+
+    labels = config.data.labels
+    known = names(config.evaluate.top_k, len(labels) if labels else None)
+    unknown = sorted(set(config.register_.thresholds) - set(known))
+    if unknown:
+        return Check(
+            "register.thresholds",
+            "error",
+            ", ".join(unknown),
+            "one of " + ", ".join(known),
+            "correct it in params.yaml",
+        )
+    wanted = [f"{metric} {value:g}" for metric, value in config.register_.thresholds.items()]
+    return Check("register.thresholds", "ok", ", ".join(wanted) or "none: no model becomes champion")
+
+
+def _weights_file(workspace: Workspace, config: Config) -> Check:
+    """Whether a file that the settings name is there; needs no knowledge of architectures."""
+    reference = config.backbone.weights
+    if reference in ("default", "shipped") or "://" in reference.removeprefix("file://"):
+        return Check("weights file", "ok", reference.partition("://")[0])
+    path = workspace.root / Path(reference.removeprefix("file://")).expanduser()
+    if path.is_file():
+        return Check("weights file", "ok", str(path))
+    return Check(
+        "weights file", "error", f"no file {path}", "a weights file", "correct backbone.weights in params.yaml"
+    )
+
+
+def _weights(workspace: Workspace, config: Config) -> str:
+    from pipeline.models import backbones
+
+    return backbones.reachable(config.backbone, workspace.root)
+
+
+def _device(config: Config) -> str:
+    from pipeline.training import hardware
+
+    return hardware.device(config.finetune.plan.device)
+
+
+def _model_room(workspace: Workspace, config: Config) -> str:
+    """Room for checkpoints and candidates, which a training cannot do without."""
+    from pipeline.models import backbones
+    from pipeline.training import recipes
+
+    each = backbones.parameters(config.backbone) * BYTES_PER_PARAMETER
+    candidates = len(recipes.named(config.finetune)) + 1
+    wanted = each * (MODEL_COPIES * candidates + CHECKPOINT_COPIES)
+    free = shutil.disk_usage(workspace.root).free
+    if wanted > free:
+        raise PreflightError(
+            str(workspace.root),
+            found=f"{_gigabytes(free)} free",
+            expected=f"about {_gigabytes(wanted)} for checkpoints and {candidates} candidates",
+            mend="make room, or: thaw clean",
+        )
+    return f"{_gigabytes(free)} free, about {_gigabytes(wanted)} needed for checkpoints and candidates"
+
+
+def _cache_room(workspace: Workspace, config: Config) -> Check:
+    """Room for the store of decoded examples; where there is too little, training is slower and no worse."""
+    size = config.task.input.size
+    side = USUAL_SIDE if size == "auto" else size
+    examples = _files_below(workspace.root / config.data.path)
+    wanted = min(examples * IMAGE_CHANNELS * side * side, int(config.finetune.plan.pixel_cache_gb * 1e9))
+    free = shutil.disk_usage(workspace.root).free - SPARE_BYTES
+    if wanted > free:
+        return Check(
+            "cache room",
+            "warning",
+            f"{_gigabytes(max(0, free))} to spare",
+            f"about {_gigabytes(wanted)} for decoded examples",
+            "make room, or: thaw clean; else examples are decoded in every epoch, which is slower",
+        )
+    return Check("cache room", "ok", f"about {_gigabytes(wanted)} for {examples} decoded examples")
+
+
+def _files_below(folder: Path) -> int:
+    return sum(1 for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+
+
+def _tracking_store(workspace: Workspace, config: Config) -> Check:
+    from pipeline.tracking import store as stores
+
+    try:
+        store = stores.find(config.tracking, workspace)
+        answer = stores.probe(store)
+    except ThawError as fault:
+        return Check("tracking store", "error", fault.found, fault.expected, fault.mend)
+    if answer.silent:
+        return Check(
+            "tracking store",
+            "warning",
+            f"{store.shown} does not answer: {answer.found}",
+            "an answer",
+            "start it before the run ends; until then what it is to be told is kept on disk",
+        )
+    return Check("tracking store", "ok", store.shown)
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"
