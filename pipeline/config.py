@@ -39,6 +39,24 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, given: Any) -> Any:
+        """A section with nothing below it is null in YAML, and means its defaults."""
+        if not isinstance(given, dict):
+            return given
+        empty = [key for key, value in given.items() if value is None and key in cls._sections()]
+        return {key: value for key, value in given.items() if key not in empty}
+
+    @classmethod
+    def _sections(cls) -> set[str]:
+        """The keys that hold sections of their own."""
+        keys = set()
+        for name, field in cls.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                keys.add(field.alias or name)
+        return keys
+
 
 class DriftConfig(Section):
     label_shift: Fraction = 0.15
@@ -58,7 +76,9 @@ class DataConfig(Section):
         "group": "group",
         "split": "split",
     }
-    """the table's column names; every other column is metadata, kept for slices"""
+    """the table's column names, or positions from 1 where it has no header; every other column is metadata, kept for slices"""
+    header: bool | Literal["auto"] = "auto"
+    """whether the table's first line holds the column names; auto: it does, and a line that is an example stops the run"""
     labels: tuple[str, ...] | None = None
     """the label space, in order; null: the classes found, sorted"""
     drop_classes: tuple[str, ...] = ()
@@ -89,8 +109,11 @@ class DataConfig(Section):
     @field_validator("columns", mode="before")
     @classmethod
     def _all_columns(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
         known = cls.model_fields["columns"].default
-        return {**known, **given} if isinstance(given, dict) else given
+        names = {role: str(name) if type(name) is int else name for role, name in given.items()}
+        return {**known, **names}
 
 
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF"]
@@ -356,7 +379,8 @@ def load(path: Path) -> Config:
     """Reads params.yaml.
 
     Raises:
-        ConfigError: it is missing, not YAML, or has an unknown key or an unusable value; all faults are listed.
+        ConfigError: it is missing, not YAML, has an unknown key or an unusable value (all faults are listed), or does
+            not set data.path.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -371,7 +395,16 @@ def load(path: Path) -> Config:
         ) from fault
     if not isinstance(values, dict):
         raise ConfigError(str(path), found=type(values).__name__, expected="sections such as `data:` and `finetune:`")
-    return parse(values, str(path))
+    config = parse(values, str(path))
+    if "path" not in (values.get("data") or {}):
+        # A default would not do: DVC fills it into dvc.yaml from this file.
+        raise ConfigError(
+            f"{path}: data.path",
+            found="not set",
+            expected="the data folder, which DVC reads here",
+            mend=f"below `data:` write `path: {config.data.path}`",
+        )
+    return config
 
 
 def parse(values: dict[str, Any], source: str) -> Config:

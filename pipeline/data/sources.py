@@ -148,7 +148,7 @@ def _table_rows(root: Path, path: str, name: str, data: DataConfig) -> Rows:
     if reason:
         _, found, expected, mend = reason
         raise DataError(name, found=found, expected=expected, mend=mend)
-    return read_table(root / path, name, data.columns.values())
+    return read_table(root / path, name, root, data)
 
 
 def _paths(rows: Rows, data: DataConfig, name: str) -> list[str]:
@@ -164,8 +164,12 @@ def _paths(rows: Rows, data: DataConfig, name: str) -> list[str]:
 
 
 def _no_column(rows: Rows, column: str, name: str, role: str) -> DataError:
-    near = difflib.get_close_matches(column, rows.columns, 1)
-    mend = f"name the column in data.columns.{role}" + (f": did you mean {near[0]}?" if near else "")
+    close = difflib.get_close_matches(column, rows.columns, 1)
+    mend = f"name the column in data.columns.{role}"
+    if close:
+        mend += f": did you mean {close[0]}?"
+    else:
+        mend += "; for a table without a header, set data.header to false and data.columns to positions, such as 1"
     return DataError(name, found="the columns " + ", ".join(rows.columns), expected=f"a column '{column}'", mend=mend)
 
 

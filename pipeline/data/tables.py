@@ -1,17 +1,33 @@
-"""Tables that come with the data, CSV or Parquet, read strictly: whatever is wrong is named with its line."""
+"""Tables that come with the data, CSV or Parquet, read strictly: whatever is wrong is named with its line.
+
+The cells of a CSV are text and stay text. What a column means is for its reader to say: 1.10 is not 1.1.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-import re
+import itertools
+import json
+import sys
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, TextIO
 
+from pipeline.config import DataConfig
 from pipeline.errors import DataError
+from pipeline.manifest import real_path
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PARQUET = (".parquet", ".pq")
+TABBED = (".tsv", ".tab")
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+SAMPLED = 100  # lines by which two separators that both occur in the first one are told apart
 
 
 @dataclass(frozen=True)
@@ -22,24 +38,32 @@ class Rows:
     lines: list[int]
 
 
-def read_table(path: Path, name: str, text: Collection[str] = ()) -> Rows:
-    """Reads a CSV (UTF-8, header, comma or semicolon or tab) or a Parquet file; empty cells become None.
+def read_table(path: Path, name: str, root: Path, data: DataConfig) -> Rows:
+    """Reads a CSV (UTF-8; separated by tabs if it is called .tsv) or a Parquet file.
+
+    Cells of a CSV are strings, those of a Parquet file booleans, numbers or strings; empty ones are None. Without a
+    header, columns are named by their position: "1", "2", …
 
     Args:
         path: the file.
         name: what to call it in errors.
-        text: columns of a CSV that are names, also where they look like numbers: 1.10 is not 1.1.
+        root: the data folder.
+        data: which columns there should be, and whether there is a header.
 
     Raises:
-        DataError: it is missing, is neither, is ragged, repeats a column name, or holds no row.
+        DataError: it is missing, is neither, is ragged, repeats a column name, holds no row, or begins with an
+            example where a header is expected.
     """
     try:
-        rows = _parquet(path, name) if path.suffix.lower() in (".parquet", ".pq") else _csv(path, name, text)
+        is_parquet = path.suffix.lower() in PARQUET
+        rows = _read_parquet(path, name) if is_parquet else _read_csv(path, name, root, data)
     except FileNotFoundError as fault:
         raise DataError(
-            name, found="no such table", expected="a CSV or Parquet file in the data folder",
+            name,
+            found="no such table",
+            expected="a CSV or Parquet file in the data folder",
             mend="correct data.table in params.yaml, or add the file",
-        ) from fault  # fmt: skip
+        ) from fault
     except OSError as fault:
         raise DataError(name, found=fault.strerror or str(fault), expected="a readable table") from fault
     if not rows.lines:
@@ -47,7 +71,10 @@ def read_table(path: Path, name: str, text: Collection[str] = ()) -> Rows:
     return rows
 
 
-def _parquet(path: Path, name: str) -> Rows:
+# --- Parquet ------------------------------------------------------------------------------------------------
+
+
+def _read_parquet(path: Path, name: str) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -56,83 +83,235 @@ def _parquet(path: Path, name: str) -> Rows:
     except (pa.ArrowException, ValueError) as fault:
         raise DataError(name, found=" ".join(str(fault).split()), expected="a Parquet file") from fault
     _refuse_repeated(table.column_names, name, "schema")
-    columns = {column: [_plain(value) for value in table[column].to_pylist()] for column in table.column_names}
+    columns = {}
+    for column in table.column_names:
+        try:
+            columns[column] = _plain_values(table[column])
+        except (pa.ArrowException, ValueError, OverflowError, TypeError) as fault:
+            raise DataError(
+                f"{name}, column '{column}'",
+                found=" ".join(str(fault).split()),
+                expected="values that can be read",
+                mend="write the column as text, or leave it out",
+            ) from fault
     return Rows(columns, list(range(1, table.num_rows + 1)))
 
 
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    return str(value) or None
+def _plain_values(column: pa.ChunkedArray) -> list[Any]:
+    """A column as booleans, numbers or strings: structures as JSON, and a number that is none (NaN) as None."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if types.is_floating(column.type):
+        numbers = column.cast(pa.float64()).to_pylist()
+        return [None if number is None or number != number else number for number in numbers]
+    values: list[Any] = column.to_pylist()
+    if types.is_boolean(column.type) or types.is_integer(column.type):
+        return values
+    if types.is_nested(column.type):
+        return [None if value is None else _json(value) for value in values]
+    if types.is_binary(column.type) or types.is_large_binary(column.type):
+        return [None if value is None else f"{len(value)} bytes" for value in values]
+    return [None if value is None else str(value) or None for value in values]
 
 
-def _csv(path: Path, name: str, text: Collection[str]) -> Rows:
-    lines = list(_csv_rows(_text(path, name), name))
-    if not lines:
-        raise DataError(name, found="an empty file", expected="a header and one row an example")
-    (first, header), body = lines[0], lines[1:]
-    header = [column.strip() for column in header]
-    _refuse_repeated(header, name, f"line {first}")
-    ragged = [f"line {line}: {len(cells)} cells" for line, cells in body if len(cells) != len(header)]
-    if ragged:
-        raise DataError(
-            name, found=f"{len(ragged)} ragged line{'s' if len(ragged) > 1 else ''}",
-            expected=f"{len(header)} cells, as in the header", mend="quote cells that hold a separator",
-            details=ragged,
-        )  # fmt: skip
-    columns: dict[str, list[Any]] = {}
-    for at, column in enumerate(header):
-        cells = [row[at] for _, row in body]
-        columns[column] = [cell or None for cell in cells] if column in text else _typed(cells)
-    return Rows(columns, [line for line, _ in body])
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
 
 
-def _text(path: Path, name: str) -> str:
-    data = path.read_bytes()
+# --- CSV ----------------------------------------------------------------------------------------------------
+
+
+def _read_csv(path: Path, name: str, root: Path, data: DataConfig) -> Rows:
     try:
-        return data.decode("utf-8-sig")
+        with _cells_of_any_length(), path.open(encoding="utf-8-sig", newline="") as stream:
+            separator = _separator(stream, path, name, data)
+            stream.seek(0)
+            return _columns(_csv_rows(stream, separator, name), name, root, data)
     except UnicodeDecodeError as fault:
-        line = data[: fault.start].count(b"\n") + 1
-        raise DataError(
-            name, found=f"a byte that is not UTF-8 at offset {fault.start}, line {line}", expected="UTF-8",
-            mend="save the table as UTF-8",
-        ) from fault  # fmt: skip
+        raise _not_utf8(path, name) from fault
 
 
-def _csv_rows(text: str, name: str) -> list[tuple[int, list[str]]]:
-    header = text.partition("\n")[0]
-    separator = max(",;\t", key=header.count)  # the first where none occurs
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    rows, start = [], 1
+@contextmanager
+def _cells_of_any_length() -> Iterator[None]:
+    """The csv module refuses cells of more than 131,072 characters, unless told otherwise."""
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _not_utf8(path: Path, name: str) -> DataError:
+    content = path.read_bytes()
+    try:
+        content.decode("utf-8-sig")
+        where = "at its end"
+    except UnicodeDecodeError as fault:
+        line = content[: fault.start].count(b"\n") + 1
+        where = f"at offset {fault.start}, line {line}"
+    return DataError(name, found=f"a byte that is not UTF-8 {where}", expected="UTF-8", mend="save the table as UTF-8")
+
+
+def _separator(stream: TextIO, path: Path, name: str, data: DataConfig) -> str:
+    """The tab where the file's name says so; else what the first line is cut by.
+
+    Raises:
+        DataError: the name says tab and the first line has none, or several separators fit.
+    """
+    lines = (line for line in stream if line.strip())
+    sample = list(itertools.islice(lines, SAMPLED))
+    first = sample[0] if sample else ""
+    present = [mark for mark in SEPARATORS if mark in first]
+    if path.suffix.lower() in TABBED:
+        if present and "\t" not in present:
+            raise DataError(
+                name,
+                found=f"no tab in the first line, but a {SEPARATORS[present[0]]}",
+                expected=f"columns separated by tabs, as {path.suffix} says",
+                mend="call it .csv, or separate the columns by tabs",
+            )
+        return "\t"
+    if len(present) < 2:
+        return present[0] if present else ","
+    return _only_fitting(present, sample, name, data)
+
+
+def _only_fitting(marks: Sequence[str], sample: Sequence[str], name: str, data: DataConfig) -> str:
+    """Of several separators in the first line, the one that gives the wanted column or lines of equal length."""
+    cut = {mark: _cut(sample, mark) for mark in marks}
+    named = [mark for mark in marks if cut[mark] and data.columns["path"] in _stripped(cut[mark][0])]
+    even = [mark for mark in marks if len({len(cells) for cells in cut[mark]}) == 1]
+    for fitting in (named, even):
+        if len(fitting) == 1:
+            return fitting[0]
+    raise DataError(
+        name,
+        found="a first line with " + " and ".join(SEPARATORS[mark] for mark in marks),
+        expected="one separator",
+        mend="quote the cells that hold another, or separate the columns by tabs and call the file .tsv",
+    )
+
+
+def _cut(sample: Sequence[str], mark: str) -> list[list[str]]:
+    try:
+        return list(csv.reader(sample, delimiter=mark, strict=True))
+    except csv.Error:  # an open quote: a sample may end within a cell
+        return [line.split(mark) for line in sample[:1]]
+
+
+def _csv_rows(stream: TextIO, separator: str, name: str) -> Iterator[tuple[int, list[str]]]:
+    """The lines that are not empty, each with its number."""
+    reader = csv.reader(stream, delimiter=separator, strict=True)
+    start = 1
     try:
         for cells in reader:
             if cells:
-                rows.append((start, cells))
+                yield start, cells
             start = reader.line_num + 1
     except csv.Error as fault:
         raise DataError(
-            f"{name}, line {start}", found=str(fault), expected="CSV", mend="mend the quotes there"
+            f"{name}, line {start}", found=str(fault), expected="CSV", mend="correct the quotes there"
         ) from fault
+
+
+def _columns(lines: Iterator[tuple[int, list[str]]], name: str, root: Path, data: DataConfig) -> Rows:
+    opening = list(itertools.islice(lines, 2))
+    if not opening:
+        raise DataError(name, found="an empty file", expected="a header and one row an example")
+    first, cells = opening[0]
+    if data.header is False:
+        header = [str(position) for position in range(1, len(cells) + 1)]
+        body = itertools.chain(opening, lines)
+    else:
+        header = _stripped(cells)
+        if data.header == "auto":
+            _refuse_example(header, name, root)
+        _refuse_repeated(header, name, f"line {first}")
+        body = itertools.chain(opening[1:], lines)
+    rows = _gather(body, header, name)
+    if data.header == "auto":
+        _refuse_value(rows, name, data)
     return rows
 
 
-def _refuse_repeated(header: list[str], name: str, where: str) -> None:
-    repeated = sorted(column for column, count in Counter(header).items() if count > 1)
+def _stripped(cells: Sequence[str]) -> list[str]:
+    return [cell.strip() for cell in cells]
+
+
+def _gather(body: Iterator[tuple[int, list[str]]], header: Sequence[str], name: str) -> Rows:
+    columns: list[list[str | None]] = [[] for _ in header]
+    numbers, ragged = [], []
+    for number, cells in body:
+        if len(cells) != len(header):
+            ragged.append(f"line {number}: {len(cells)} cells")
+            continue
+        numbers.append(number)
+        for column, cell in zip(columns, cells, strict=True):
+            column.append(cell or None)
+    if ragged:
+        raise DataError(
+            name,
+            found=f"{len(ragged)} ragged line{'s' if len(ragged) > 1 else ''}",
+            expected=f"{len(header)} cells, as in the first line",
+            mend="quote cells that hold a separator",
+            details=ragged,
+        )
+    return Rows(dict(zip(header, columns, strict=True)), numbers)
+
+
+def _refuse_repeated(header: Sequence[str], name: str, where: str) -> None:
+    counts = Counter(header)
+    repeated = sorted(column for column, count in counts.items() if count > 1)
     if repeated:
         raise DataError(
-            f"{name}, {where}", found=f"the column {', '.join(map(repr, repeated))} more than once",
-            expected="every column once", mend="rename or remove the second",
-        )  # fmt: skip
+            f"{name}, {where}",
+            found=f"the column {', '.join(map(repr, repeated))} more than once",
+            expected="every column once",
+            mend="rename or remove the second",
+        )
 
 
-_INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")  # "007" is a name
-_NUMBER = re.compile(_INTEGER.pattern + r"(\.\d+)?([eE][-+]?\d{1,2})?")
+# --- a table without a header -------------------------------------------------------------------------------
 
 
-def _typed(cells: list[str]) -> list[Any]:
-    """A CSV column as integers or numbers where every cell is one, else as strings."""
-    given = [cell for cell in cells if cell]
-    kind: type = str
-    if all(map(_NUMBER.fullmatch, given)):
-        kind = int if all(map(_INTEGER.fullmatch, given)) else float
-    return [kind(cell) if cell else None for cell in cells]
+def _refuse_example(header: Sequence[str], name: str, root: Path) -> None:
+    """Raises DataError where a cell of the first line names a file of the data: the line is an example."""
+    for cell in header:
+        if cell and _is_file(root, cell):
+            raise _no_header(header, name, f"the file '{cell}' in the first line")
+
+
+def _is_file(root: Path, cell: str) -> bool:
+    try:
+        return real_path(root, cell).is_file()
+    except (OSError, ValueError):  # what no file can be called
+        return False
+
+
+def _refuse_value(rows: Rows, name: str, data: DataConfig) -> None:
+    """Raises DataError where data.columns names the cells of an example, though its file is missing.
+
+    So it is where a column's name stands among the column's own values, or is a file name as they are.
+    """
+    header = list(rows.columns)
+    for role, column in data.columns.items():
+        values = rows.columns.get(column, [])
+        suffix = PurePosixPath(column).suffix
+        is_file_name = bool(suffix and values and values[0] and PurePosixPath(values[0]).suffix == suffix)
+        if column in values or (role == "path" and is_file_name):
+            raise _no_header(header, name, f"a first line whose '{column}' is one of the values below it")
+
+
+def _no_header(header: Sequence[str], name: str, found: str) -> DataError:
+    positions = [f"{position}: {cell}" for position, cell in enumerate(header, start=1)]
+    return DataError(
+        name,
+        found=found,
+        expected="a line of column names",
+        mend="add one; or set data.header to false and data.columns to positions, such as {path: 1, label: 2}; "
+        "or, if this is the header, set data.header to true",
+        details=positions,
+    )

@@ -30,7 +30,6 @@ def evaluate(
     Raises:
         SplitError: there are no test examples.
         TrainingError: a candidate answers with something that is no probability.
-        ConfigError: `evaluate.slices` names a column that is not there.
     """
     from pipeline.evaluation import compare, metrics
 
@@ -55,7 +54,7 @@ def evaluate(
         comparisons=tuple(
             compare.compare(name, ours.correct, made[name].correct, ours.units, **settings) for name in found
         ),
-        warnings=tuple(_warnings(ours, best.labels, slices)),
+        warnings=(*_warnings(ours, best.labels, slices), *_absent_slices(config, table)),
     )
     _track(record, finetuned, out, context)
     return record.save(out)
@@ -138,6 +137,25 @@ def _warnings(made: Predictions, labels: tuple[str, ...], slices: list[Slice]) -
         found.append(_warning("weak-slice", "metadata slices", f"accuracy below the overall one in {len(weak)}",
             "about as good everywhere", "look at these examples, or bring more like them", weak))  # fmt: skip
     return found
+
+
+def _absent_slices(config: EvaluateConfig, table: pa.Table) -> list[Finding]:
+    """A warning, since a training is worth more than a table of its slices."""
+    from pipeline.evaluation.slices import absent_columns
+
+    absent = absent_columns(table, config.slices)
+    if not absent:
+        return []
+    return [
+        _warning(
+            "no-such-slice",
+            "evaluate.slices",
+            f"{len(absent)} that the data do not have",
+            "metadata columns of the data",
+            "name a column that is there, or write auto",
+            tuple(absent),
+        )
+    ]
 
 
 def _warning(code: str, thing: str, found: str, expected: str, mend: str, items: tuple[str, ...] = ()) -> Finding:

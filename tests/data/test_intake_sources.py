@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import unicodedata
 from collections.abc import Iterator
@@ -120,7 +121,7 @@ def test_metadata_adds_groups_and_columns(tmp_path: Path) -> None:
     examples = {example.path: example for example in listing(tmp_path).examples}
     assert examples["cat/a.png"].group == "p1"
     assert examples["cat/a.png"].given_split == "test"
-    assert dict(examples["cat/a.png"].meta) == {"line": "007", "weight": 1.5}
+    assert dict(examples["cat/a.png"].meta) == {"line": "007", "weight": "1.5"}
     assert dict(examples["dog/c.png"].meta) == {"line": "008", "weight": None}
     assert examples["cat/b.png"].meta == ()
 
@@ -209,7 +210,7 @@ def test_table_with_everything(tmp_path: Path) -> None:
         listing(tmp_path, **settings, columns={"path": "file"})
     examples = listing(tmp_path, **settings, columns=columns).examples
     assert [(e.path, e.target, e.group, e.given_split, dict(e.meta)) for e in examples] == [
-        ("a.png", "cat", "p1", "train", {"age": 3}), ("b,c.png", "dog", "p2", "val", {"age": 4}),
+        ("a.png", "cat", "p1", "train", {"age": "3"}), ("b,c.png", "dog", "p2", "val", {"age": "4"}),
     ]  # fmt: skip
 
 
@@ -225,6 +226,89 @@ def test_parquet_table(tmp_path: Path) -> None:
 def test_other_separators_and_a_byte_order_mark(tmp_path: Path, separator: str) -> None:
     settings = table(tmp_path, "\ufeffpath,label\na.png,cat\n".replace(",", separator))
     assert places(listing(tmp_path, **settings)) == [("a.png", "cat", None)]
+
+
+def test_tabs_are_expected_where_the_name_says_so(tmp_path: Path) -> None:
+    given = table(tmp_path, "path\tlabel\tnote, if any\na,b.png\tcat\tx;y\n", "train.tsv")
+    (example,) = listing(tmp_path, **given).examples
+    assert (example.path, example.target, dict(example.meta)) == ("a,b.png", "cat", {"note, if any": "x;y"})
+    with pytest.raises(DataError, match="no tab in the first line, but a comma"):
+        listing(tmp_path, **table(tmp_path, "path,label\na.png,cat\n", "train.tsv"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path;label;width, mm\na.png;cat;1,5\n",
+        "width, mm;path;label\n1,5;a.png;cat\n",
+        'path;label;note\na.png;cat;"one; two, three"\n',
+    ],
+)
+def test_semicolons_are_recognised_beside_commas(tmp_path: Path, text: str) -> None:
+    assert places(listing(tmp_path, **table(tmp_path, text))) == [("a.png", "cat", None)]
+
+
+def test_separators_that_cannot_be_told_apart_stop(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="comma and semicolon"):
+        listing(tmp_path, **table(tmp_path, "file,a;class\na.png,b;cat\n"))
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.tsv"])
+def test_a_table_without_a_header_never_loses_its_first_row(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "1.png", "2.png")
+    text = "1.png,cat,cat\n2.png,dog,dog\n".replace(",", "\t" if name.endswith(".tsv") else ",")
+    given = table(tmp_path, text, name)
+    with pytest.raises(DataError, match=r"the file '1\.png' in the first line") as refused:
+        listing(tmp_path, **given)
+    assert "set data.header to false" in refused.value.mend
+    with pytest.raises(DataError, match=r"the file '1\.png' in the first line"):
+        listing(tmp_path, **given, columns={"path": "1.png", "label": "cat"})
+    found = listing(tmp_path, **given, header=False, columns={"path": 1, "label": 2})
+    assert places(found) == [("1.png", "cat", None), ("2.png", "dog", None)]
+    with pytest.raises(DataError, match="expected: a column 'path'"):
+        listing(tmp_path, **given, header=False)
+
+
+@pytest.mark.parametrize("first", ["absent.png,cat", "absent,cat"])
+def test_cells_of_an_example_are_no_column_names_though_its_file_is_missing(tmp_path: Path, first: str) -> None:
+    path, label = first.split(",")
+    given = table(tmp_path, f"{first}\n2.png,cat\n3.png,dog\n")
+    with pytest.raises(DataError, match="is one of the values below it"):
+        listing(tmp_path, **given, columns={"path": path, "label": label})
+    forced = listing(tmp_path, **given, columns={"path": path, "label": label}, header=True)
+    assert len(forced.examples) == 2
+
+
+def test_cells_may_be_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
+    long = "x" * 200_000
+    (example,) = listing(tmp_path, **table(tmp_path, f"path,label,note\na.png,cat,{long}\n")).examples
+    assert dict(example.meta) == {"note": long}
+
+
+def test_a_column_of_digits_stays_text(tmp_path: Path) -> None:
+    lines = [f"{at}.png,cat,{text}" for at, text in enumerate(("1.10", "1.1", "9007199254740993", "007", "1E2"))]
+    found = listing(tmp_path, **table(tmp_path, "\n".join(["path,label,note", *lines])))
+    assert [example.meta[0][1] for example in found.examples] == ["1.10", "1.1", "9007199254740993", "007", "1E2"]
+
+
+def test_columns_of_parquet_are_plain_or_become_text(tmp_path: Path) -> None:
+    columns = {
+        "path": ["a.png", "b.png"],
+        "label": ["cat", "dog"],
+        "day": [datetime.date(2024, 2, 29), None],
+        "structure": [{"b": [1, 2], "a": "é"}, None],
+        "content": [b"abc", b""],
+        "number": [float("nan"), float("inf")],
+        "large": pa.array([2**64 - 1, 0], pa.uint64()),
+        "kind": pa.array(["x", "y"]).dictionary_encode(),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    first, second = (dict(example.meta) for example in listing(tmp_path, table="t.parquet").examples)
+    assert first == {
+        "day": "2024-02-29", "structure": '{"a": "é", "b": [1, 2]}', "content": "3 bytes", "number": None,
+        "large": 2**64 - 1, "kind": "x",
+    }  # fmt: skip
+    assert second["number"] == float("inf")
 
 
 BAD_TABLES = {
@@ -305,7 +389,7 @@ def test_names_that_look_like_numbers_stay_what_they_are(tmp_path: Path) -> None
     found = listing(tmp_path, **given)
     assert [example.target for example in found.examples] == ["1.10", "1.1", "2.0"]
     assert [example.group for example in found.examples] == ["1E2", "100.0", "100"]
-    assert [dict(example.meta)["shift"] for example in found.examples] == [1, 2, 3]
+    assert [dict(example.meta)["shift"] for example in found.examples] == ["1", "2", "3"]
 
 
 def test_a_stray_file_does_not_make_classes_of_the_splits(tmp_path: Path) -> None:
