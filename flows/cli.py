@@ -5,24 +5,28 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.errors import ThawError
+from pipeline.text import write_anything
 
 if TYPE_CHECKING:
     from flows.glance import Glance
+    from flows.lr_find import Found
     from flows.retrain import Summary
     from flows.servers import Server
-    from pipeline.records import EvaluateRecord, RegisterRecord
+    from flows.terminal import Terminal
+    from pipeline.records import Comparison, EvaluateRecord, RegisterRecord
     from pipeline.workspace import Workspace
 
 app = typer.Typer(
     name="thaw",
-    help="Fine-tune a pretrained network on your own data, again and again, and register the better model with the "
-    "evidence for it.\n\nStart: thaw init DIR --data FOLDER, then thaw run inside DIR.",
+    help="Fine-tune a pretrained network on your own data, repeatedly, and register the better model together with "
+    "the evidence.\n\nStart: thaw init DIR --data FOLDER, then thaw run inside DIR.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -35,8 +39,12 @@ Force = Annotated[
 ]
 
 
+MARKS = {"ok": ("ok   ", ""), "note": ("note ", "yellow"), "bad": ("BAD  ", "bold red")}
+
+
 def main() -> None:
-    """Runs the command line; a mendable error is printed without a traceback and exits with 2."""
+    """Runs the command line; an error that the user can fix is printed without a traceback and exits with 2."""
+    write_anything((sys.stdout, sys.stderr))
     try:
         app()
     except ThawError as fault:
@@ -61,17 +69,19 @@ def _workspace() -> Workspace:
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(help="The workspace to make; may exist, unless it is one already.")],
-    data: Annotated[Path, typer.Option("--data", help="Your folder of examples; copied in, never moved or linked.")],
-    backbone: Annotated[str, typer.Option(help="provider/name of the pretrained network.")] = "",
+    folder: Annotated[Path, typer.Argument(help="The workspace to create; an existing folder that is none will do.")],
+    data: Annotated[Path, typer.Option("--data", help="Your folder of examples; copied, never moved or linked.")],
+    backbone: Annotated[str, typer.Option(help="The pretrained network, as provider/name.")] = "",
     weights: Annotated[str, typer.Option(help="default, shipped, a file, or a URL.")] = "",
-    given_val_as: Annotated[str, typer.Option(help="What a given val split is: val or test.")] = "",
+    given_val_as: Annotated[str, typer.Option(help="Use a given val split as: val or test.")] = "",
     recipe: Annotated[
-        list[str], typer.Option(help="head, full, gradual, lp-ft, scratch, or compare: all of them; repeatable.")
+        list[str], typer.Option(help="head, full, gradual, lp-ft, scratch, or compare (all of them); repeatable.")
     ] = [],  # noqa: B006
-    remote: Annotated[str, typer.Option(help="DVC remote for the data: a folder, s3://…; default: local.")] = "",
+    remote: Annotated[
+        str, typer.Option(help="DVC remote for the data: a folder or a URL such as s3://...; default: a local folder.")
+    ] = "",
 ) -> None:
-    """Make a workspace for a folder of your own examples.
+    """Create a workspace for your own examples.
 
     Examples:
 
@@ -81,6 +91,7 @@ def init(
 
       thaw init flowers --data ~/photos/flowers --recipe head --recipe gradual --remote s3://team/flowers
     """
+    from flows.terminal import Terminal
     from pipeline import config, preflight, setup
     from pipeline.workspace import Workspace
 
@@ -90,9 +101,13 @@ def init(
     changes["split"] |= {"given_val_as": given_val_as} if given_val_as else {}
     changes["finetune"] |= {"recipes": recipe} if recipe else {}
     settings = config.parse(changes, "thaw init")
-    preflight.require(list(preflight.quick_checks(Workspace(folder.absolute()), settings)))
-    made = setup.init(folder, source=data, config=settings, remote=remote or None)
-    print(made)
+    with Terminal() as terminal:
+        with terminal.working("checking the settings"):
+            preflight.require(list(preflight.quick_checks(Workspace(folder.absolute()), settings)))
+        with terminal.working(f"copying {data}"):
+            made = setup.init(folder, source=data, config=settings, remote=remote or None)
+        for line in made.splitlines():
+            terminal.line(line)
 
 
 def _weights(reference: str) -> str:
@@ -103,11 +118,12 @@ def _weights(reference: str) -> str:
 @app.command()
 def run(
     force: Force = [],  # noqa: B006
-    timings: Annotated[bool, typer.Option("--timings", help="Say where the seconds went.")] = False,
+    timings: Annotated[bool, typer.Option("--timings", help="Print how long each part took.")] = False,
 ) -> None:
-    """Retrain what changed, and register the result.
+    """Retrain what changed; register the result.
 
-    Six steps: validate, split, backbone, finetune, evaluate, register. Only what depends on something changed runs again; with nothing changed it says so and trains nothing.
+    Six steps: validate, split, backbone, finetune, evaluate, register. A step runs only if something it depends on
+    changed; if nothing changed, nothing is trained.
 
     Examples:
 
@@ -120,19 +136,20 @@ def run(
 
     clock = Clock()
     place = _workspace()
-    terminal = Terminal()
-    bring_up_to_date(place, terminal)
-    glance = _glance(place)
-    clock.lap("asking DVC")
-    if glance.nothing_to_do and not force:
-        _say_unchanged(terminal, place, glance)
-        clock.lap("ours")
-        _timings(timings, clock)
-        return
-    stale = {*force, *(name for name, state in glance.states.items() if not state.fresh)}
-    summary = _conduct(terminal, place, force, stale, clock)
-    _closing(terminal, summary.evaluated, summary.registered, summary.report)
-    _timings(timings, clock)
+    with Terminal() as terminal:
+        with terminal.working("checking what changed"):
+            bring_up_to_date(place, terminal)
+            glance = _glance(place)
+        clock.lap("asking DVC")
+        if glance.nothing_to_do and not force:
+            _say_unchanged(terminal, place, glance)
+            clock.lap("ours")
+        else:
+            stale = {*force, *(name for name, state in glance.states.items() if not state.fresh)}
+            summary = _conduct(terminal, place, force, stale, clock)
+            _say_result(terminal, summary.evaluated, summary.registered, summary.report)
+        if timings:
+            _say_timings(terminal, clock)
 
 
 class Clock:
@@ -151,9 +168,8 @@ class Clock:
         self._last = now
 
 
-def _timings(wanted: bool, clock: Clock) -> None:
-    if wanted:
-        print("    " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in clock.laps.items()))
+def _say_timings(terminal: Terminal, clock: Clock) -> None:
+    terminal.say(", ".join(f"{name} {seconds:.2f} s" for name, seconds in clock.laps.items()))
 
 
 def _glance(place: Workspace) -> Glance:
@@ -162,22 +178,21 @@ def _glance(place: Workspace) -> Glance:
     return glance(place)
 
 
-def _say_unchanged(terminal: Any, place: Workspace, glance: Glance) -> None:
+def _say_unchanged(terminal: Terminal, place: Workspace, glance: Glance) -> None:
+    from pipeline.steps.summary import step_line, summarize
+
     assert glance.evaluated is not None
     assert glance.registered is not None
     terminal.heading(f"{place.root.name}: nothing changed since the last run, nothing to train")
     for step in glance.states:
-        terminal.say(f"{step:<9} unchanged")
-    terminal.say(f"register  unchanged: {glance.registered.model} v{glance.registered.version}")
-    _closing(terminal, glance.evaluated, glance.registered, place.report)
+        terminal.say(step_line(step, "unchanged"))
+    terminal.say(step_line("register", f"unchanged: {summarize(glance.registered)}"))
+    _say_result(terminal, glance.evaluated, glance.registered, place.report)
 
 
-def _conduct(terminal: Any, place: Workspace, force: list[str], stale: set[str], clock: Clock) -> Summary:
-    from flows.glance import check
-
-    check(place, stale, force)
-    terminal.heading(f"{place.root.name}: retraining")
+def _conduct(terminal: Terminal, place: Workspace, force: list[str], stale: set[str], clock: Clock) -> Summary:
     from flows import temporary
+    from flows.glance import check
 
     def meanwhile() -> None:
         from flows import warm
@@ -185,7 +200,12 @@ def _conduct(terminal: Any, place: Workspace, force: list[str], stale: set[str],
         warm.up(stale)
         clock.lap("importing")
 
-    with temporary.server(place.scratch, meanwhile):
+    with terminal.working("checking the workspace"):
+        check(place, stale, force)
+    terminal.heading(f"{place.root.name}: retraining")
+    with terminal.working("retraining"), ExitStack() as prefect:
+        with terminal.working("starting Prefect, importing libraries"):
+            prefect.enter_context(temporary.server(place.scratch, meanwhile))
         clock.lap("starting Prefect")
         summary = _flow(terminal, place, force)
         clock.lap("flow")
@@ -194,7 +214,7 @@ def _conduct(terminal: Any, place: Workspace, force: list[str], stale: set[str],
     return summary
 
 
-def _flow(terminal: Any, place: Workspace, force: list[str]) -> Summary:
+def _flow(terminal: Terminal, place: Workspace, force: list[str]) -> Summary:
     import logging
 
     from flows.retrain import retrain
@@ -210,7 +230,6 @@ def _flow(terminal: Any, place: Workspace, force: list[str]) -> Summary:
             raise
         raise _no_server(fault) from fault
     finally:
-        terminal.close()
         CONSOLE.reset(token)
 
 
@@ -223,27 +242,31 @@ def _no_server(fault: Exception) -> ThawError:
     )  # fmt: skip
 
 
-def _closing(terminal: Any, evaluated: EvaluateRecord, registered: RegisterRecord, report: Path) -> None:
-    score = evaluated.metrics[evaluated.primary]
-    terminal.heading(
-        f"{evaluated.candidate}: test {evaluated.primary} {score.value:.1%} "
-        f"({score.low:.1%} to {score.high:.1%}, {evaluated.examples} examples)"
-    )
-    for other in evaluated.comparisons:
-        terminal.say(
-            f"against {other.other}: {other.difference.value:+.1%} "
-            f"({other.difference.low:+.1%} to {other.difference.high:+.1%}), {other.verdict.replace('-', ' ')}"
-        )
-    aliases = f" ({', '.join(registered.aliases)})" if registered.aliases else ""
-    terminal.say(f"registered as {registered.model} v{registered.version}{aliases}: {registered.reason}")
+def _say_result(terminal: Terminal, evaluated: EvaluateRecord, registered: RegisterRecord, report: Path) -> None:
+    """The closing lines of a run: a heading with the result, and what there is to know of it, one line each."""
+    from pipeline.steps.summary import summarize
+
+    terminal.heading(summarize(evaluated))
+    for comparison in evaluated.comparisons:
+        terminal.say(_comparison_line(comparison))
+    terminal.say(f"registered as {registered.model} v{registered.version}; {registered.reason}")
     terminal.say(f"report: {report.as_uri()}")
+
+
+def _comparison_line(comparison: Comparison) -> str:
+    difference = comparison.difference
+    verdict = {"cannot-tell": "too little to tell them apart"}.get(comparison.verdict, comparison.verdict)
+    return (
+        f"compared with {comparison.other}: {100 * difference.value:+.1f} points of {comparison.metric} "
+        f"({100 * difference.low:+.1f} to {100 * difference.high:+.1f}), {verdict}"
+    )
 
 
 @app.command()
 def step(name: Annotated[str, typer.Argument(help="validate, split, backbone, finetune or evaluate.")]) -> None:
     """Run one step alone.
 
-    Without memory and without Prefect: this is what the stages of dvc.yaml call.
+    Neither DVC nor Prefect takes part: this is what the stages of dvc.yaml run.
 
     Example:
 
@@ -252,55 +275,71 @@ def step(name: Annotated[str, typer.Argument(help="validate, split, backbone, fi
     from flows.terminal import Terminal
     from pipeline.steps import run as steps
 
-    terminal = Terminal()
-    try:
+    with Terminal() as terminal, terminal.working(name):
         steps.run_alone(_workspace(), name, console=terminal)
-    finally:
-        terminal.close()
 
 
 @app.command()
 def status() -> None:
-    """Say what is fresh, stale and registered, and why.
+    """Show what is stale and what is registered.
+
+    Each step is fresh or stale, with the reason; then the versions in the model registry.
 
     Example:
 
       thaw status
     """
     from flows.terminal import Terminal
-    from pipeline.memory import Memory
     from pipeline.upgrade import outdated
 
     place = _workspace()
-    terminal = Terminal()
-    terminal.heading(str(place.root))
+    with Terminal() as terminal:
+        terminal.heading(str(place.root))
+        with terminal.working("reading the data's version"):
+            terminal.say(_data_line(place))
+        for change in outdated(place):
+            terminal.say(f"`thaw run` will write {change.meaning}")
+        with terminal.working("checking what changed"):
+            glance = _glance(place)
+        _say_states(terminal, glance)
+        with terminal.working("asking the model registry"):
+            from pipeline.tracking.registry import registered
+
+            versions = registered(place.config(), place)
+        terminal.heading("registered" if versions else "nothing registered yet")
+        for version in versions:
+            terminal.say(str(version))
+
+
+def _data_line(place: Workspace) -> str:
+    from pipeline.memory import Memory
+    from pipeline.steps.summary import step_line
+
     version = Memory(place.root).data_version()
     dirty = f", {version.dirty_reason}" if version.dirty else ""
-    terminal.say(f"data      {version.files} files, {version.md5}{dirty}")
-    for change in outdated(place):
-        terminal.say(f"`thaw run` will write {change.meaning}")
-    glance = _glance(place)
-    for name, state in glance.states.items():
-        terminal.say(f"{name:<9} " + ("fresh" if state.fresh else "stale: " + "; ".join(state.why)))
-    fresh = glance.registered is not None
-    terminal.say(f"register  {'done' if fresh else 'to do: the last evaluation is not registered'}")
-    from pipeline.tracking.registry import registered
+    return step_line("data", f"{version.files:,} files, {version.md5}{dirty}")
 
-    versions = registered(place.config(), place)
-    terminal.heading("registered" if versions else "nothing registered yet")
-    for entry in versions:
-        terminal.say(str(entry))
+
+def _say_states(terminal: Terminal, glance: Glance) -> None:
+    from pipeline.steps.summary import step_line
+
+    for name, state in glance.states.items():
+        terminal.say(step_line(name, "fresh" if state.fresh else f"stale: {'; '.join(state.why)}"))
+    is_registered = glance.registered is not None
+    terminal.say(step_line("register", "fresh" if is_registered else "stale: the last evaluation is not registered"))
 
 
 @app.command()
 def lr_find(
-    recipe: Annotated[str, typer.Option(help="One of finetune.recipes or built in; default: the first of them.")] = "",
+    recipe: Annotated[
+        str, typer.Option(help="One of finetune.recipes, or a built-in one; default: the first of finetune.recipes.")
+    ] = "",
     stage: Annotated[str, typer.Option(help="A stage of that recipe; default: its first.")] = "",
 ) -> None:
-    """Find a learning rate for a stage, and train nothing.
+    """Suggest a learning rate for a stage.
 
-    A short sweep from a rate that does nothing to one that destroys, from the backbone's weights. `lr: auto` in
-    params.yaml does the same at the beginning of every stage.
+    A learning-rate range test: a short training from the backbone's weights at rates that rise exponentially, of which
+    nothing is kept. `lr: auto` in params.yaml does the same at the beginning of every stage.
 
     Examples:
 
@@ -311,22 +350,24 @@ def lr_find(
     from flows.terminal import Terminal
 
     place = _workspace()
-    terminal = Terminal()
-    terminal.heading(f"{place.root.name}: looking for a learning rate")
-    from flows import lr_find as finder
+    with Terminal() as terminal:
+        terminal.heading(f"{place.root.name}: learning-rate range test")
+        with terminal.working("importing libraries"):
+            from flows import lr_find as finder
+        with terminal.working("learning-rate range test"):
+            found = finder.lr_find(place, recipe or None, stage or None, terminal)
+        _say_sweep(terminal, found)
 
-    try:
-        found = finder.lr_find(place, recipe or None, stage or None, terminal)
-    finally:
-        terminal.close()
+
+def _say_sweep(terminal: Terminal, found: Found) -> None:
     sweep = found.sweep
-    what = f"{sweep.candidate}, stage {sweep.stage}"
+    subject = f"{sweep.candidate}, stage {sweep.stage}"
     if sweep.suggestion is None:
-        terminal.heading(f"{what}: no rate from {sweep.rates[0]:.1g} to {sweep.rates[-1]:.1g} lowered the loss")
+        terminal.heading(f"{subject}: no rate from {sweep.rates[0]:.1g} to {sweep.rates[-1]:.1g} lowered the loss")
     else:
-        terminal.heading(f"{what}: {sweep.suggestion:.1e}")
-        terminal.say("set it as lr: in params.yaml, or lr: auto to have every stage find its own")
-    terminal.say(f"the sweep: {found.page.as_uri()}")
+        terminal.heading(f"{subject}: suggested learning rate {sweep.suggestion:.1e}")
+        terminal.say("set it as lr: in params.yaml, or set lr: auto to have every stage find its own")
+    terminal.say(f"plot: {found.page.as_uri()}")
 
 
 @app.command()
@@ -335,7 +376,7 @@ def sample(
 ) -> None:
     """Generate the sample data set.
 
-    Surface inspection in five classes, the same bytes on every machine.
+    Surface inspection in five classes; the files are byte-identical on every machine.
 
     Examples:
 
@@ -345,26 +386,31 @@ def sample(
     """
     from flows.glance import bring_up_to_date
     from flows.terminal import Terminal
-    from pipeline.data.sample import generate
 
-    if folder is None:
-        place = _workspace()
-        bring_up_to_date(place, Terminal())
-        folder = place.root / place.config().data.path
-    made = generate(folder)
-    print(
-        f"{made.images} photographs of {made.parts} parts, {len(made.classes)} classes, in {made.folder}"
-        + ("" if made.written else " (there already)")
-    )
+    with Terminal() as terminal:
+        if folder is None:
+            place = _workspace()
+            bring_up_to_date(place, terminal)
+            folder = place.root / place.config().data.path
+        with terminal.working("generating the sample"):
+            from pipeline.data.sample import generate
+
+            made = generate(folder)
+        already = "" if made.written else " (already there)"
+        terminal.line(
+            f"{made.images} photographs of {made.parts} parts, {len(made.classes)} classes, in {made.folder}{already}"
+        )
 
 
 @app.command()
 def predict(
     files: Annotated[list[Path], typer.Argument(help="Files or folders.")],
     model: Annotated[str, typer.Option(help="models:/NAME@ALIAS or models:/NAME/VERSION; default: the champion.")] = "",
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Ask a registered model about files: labels and scores.
+    """Predict labels with a registered model.
+
+    For files, and for all files in folders.
 
     Examples:
 
@@ -374,12 +420,20 @@ def predict(
 
       thaw predict photo.jpg --model models:/flowers/3
     """
-    from flows import predict as predictions
+    from flows.terminal import Terminal
 
     place = _workspace()
-    answer = predictions.predict(files, model or None, place)
-    for line in predictions.as_lines(answer) if json else predictions.as_table(answer):
-        print(line)
+    with Terminal() as terminal:
+        with terminal.working("importing libraries"):
+            from flows import predict as predictions
+        with terminal.working("predicting"):
+            answer = predictions.predict(files, model or None, place)
+        if json:
+            for line in predictions.as_lines(answer):
+                print(line)
+        else:
+            for line in predictions.as_table(answer):
+                terminal.line(line)
     if any(row.error for row in answer):
         raise typer.Exit(1)
 
@@ -389,11 +443,9 @@ def up(
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server, if it is free.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server, if it is free.")] = 5000,
 ) -> None:
-    """Run this workspace's Prefect and MLflow servers.
+    """Run the Prefect and MLflow servers.
 
-    On loopback, until interrupted.
-
-    While they run, `thaw run` uses them.
+    This workspace's, on loopback, until interrupted. While they run, `thaw run` uses them.
 
     Example:
 
@@ -418,7 +470,7 @@ def up(
 
 @app.command()
 def doctor() -> None:
-    """Look for what is wrong, and name the mend.
+    """Diagnose the installation and suggest fixes.
 
     Versions, disk, write access, settings, data, servers and accelerator.
 
@@ -427,14 +479,16 @@ def doctor() -> None:
       thaw doctor
     """
     from flows.doctor import examine
+    from flows.terminal import Terminal
 
-    marks = {"ok": "ok  ", "note": "note", "bad": "BAD "}
     bad = 0
-    for check in examine(Path.cwd()):
-        print(f"{marks[check.state]}  {check.name:<19} {check.found}")
-        if check.mend:
-            print(f"      {'':<19} mend: {check.mend}")
-        bad += check.state == "bad"
+    with Terminal() as terminal, terminal.working("examining"):
+        for check in examine(Path.cwd()):
+            mark, style = MARKS[check.state]
+            terminal.line(f"{mark} {check.name:<19} {check.found}", style=style)
+            if check.mend:
+                terminal.line(f"{'':<5} {'':<19} fix: {check.mend}", style=style)
+            bad += check.state == "bad"
     if bad:
         raise typer.Exit(1)
 
@@ -443,7 +497,7 @@ def doctor() -> None:
 def clean(
     trainings: Annotated[bool, typer.Option("--trainings", help="Also checkpoints and finished candidates.")] = False,
     history: Annotated[bool, typer.Option("--history", help="Also times and logs of past runs.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove them; without it, only list what would go.")] = False,
 ) -> None:
     """Remove caches that can be made again.
 
@@ -456,17 +510,25 @@ def clean(
       thaw clean --trainings --yes
     """
     from flows import clean as cleaning
+    from flows.terminal import Terminal
     from pipeline.workspace import lock
 
     place = _workspace()
-    with lock(place):
-        items = cleaning.removable(place, trainings=trainings, history=history)
+    with lock(place), Terminal() as terminal:
+        with terminal.working("measuring"):
+            items = cleaning.removable(place, trainings=trainings, history=history)
         for item in items:
-            print(f"{item.bytes / 2**20:9.1f} MiB  {item.path.relative_to(place.root)}  ({item.meaning})")
+            name = item.path.relative_to(place.root)
+            terminal.line(f"{_mebibytes(item.bytes)}  {name}  ({item.meaning})")
         if yes:
-            cleaning.remove(items)
-    total = sum(item.bytes for item in items) / 2**20
-    print(f"{total:9.1f} MiB  " + ("removed" if yes else "in all; remove it with --yes"))
+            with terminal.working("removing"):
+                cleaning.remove(items)
+        total = _mebibytes(sum(item.bytes for item in items))
+        terminal.line(f"{total}  " + ("removed" if yes else "in all; to remove it: --yes"))
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:9.1f} MiB"
 
 
 if __name__ == "__main__":

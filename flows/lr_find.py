@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.glance import bring_up_to_date
-from flows.stage import Run, remember
-from pipeline.context import Console, NoTracker
+from flows.stage import LiveConsole, Run, remember
+from pipeline.context import NoTracker
 from pipeline.memory import Memory
 from pipeline.report import page
 from pipeline.report.extras import Sweep
@@ -27,7 +27,7 @@ class Found:
     page: Path
 
 
-def lr_find(place: Workspace, recipe: str | None, stage: str | None, console: Console) -> Found:
+def lr_find(place: Workspace, recipe: str | None, stage: str | None, console: LiveConsole) -> Found:
     """Brings what a training needs up to date, then sweeps the learning rate of a stage; trains nothing.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`thaw predict`: asks a registered model about files."""
+"""`thaw predict`: predicts labels for files with a registered model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, ServingError
+from pipeline.text import printable
 from pipeline.workspace import Workspace
 
 TOP = 3
@@ -138,13 +139,13 @@ def as_lines(answer: Answer) -> Iterator[str]:
             values["error"] = row.error
         else:
             values |= {"label": row.label, "score": row.score, "top": [{"label": k, "score": v} for k, v in row.top]}
-        yield json.dumps(values, ensure_ascii=False)
+        yield json.dumps(values)
 
 
 def as_table(answer: Answer) -> Iterator[str]:
     """A table for the eye: file, label, score, the runners-up."""
     yield answer.model + (f"  ({answer.note})" if answer.note else "")
-    names = [_printable(row.file) for row in answer]
+    names = [printable(str(row.file)) for row in answer]
     wide = max(len(name) for name in names)
     label = max((len(row.label) for row in answer), default=0)
     for name, row in zip(names, answer, strict=True):
@@ -153,9 +154,3 @@ def as_table(answer: Answer) -> Iterator[str]:
             continue
         others = "  ".join(f"{other} {score:.1%}" for other, score in row.top[1:])
         yield f"{name:<{wide}}  {row.label:<{label}}  {row.score:6.1%}  {others}".rstrip()
-
-
-def _printable(file: Path) -> str:
-    """A file's name on one line, whatever bytes it has."""
-    text = str(file).encode("utf-8", "backslashreplace").decode()
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

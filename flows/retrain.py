@@ -13,11 +13,12 @@ from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows.glance import check_steps
-from flows.stage import Outcome, Run, Voice, conducted, stage, tell
+from flows.stage import Outcome, PrefectConsole, Run, conducted, stage
 from pipeline import preflight
 from pipeline.memory import Memory
 from pipeline.records import EvaluateRecord, RegisterRecord
 from pipeline.steps.run import context, new_run, open_tracker
+from pipeline.steps.summary import done_line, running_line, step_line, summarize
 from pipeline.upgrade import upgrade
 from pipeline.workspace import Workspace, lock
 
@@ -69,7 +70,7 @@ def begin(place: Workspace, force: Sequence[str] = ()) -> Run:
         ConfigError: params.yaml cannot be used.
         WorkspaceError: dvc.yaml cannot be used.
     """
-    console = Voice()
+    console = PrefectConsole()
     for line in upgrade(place):
         console.say(line)
     config = place.config()
@@ -86,10 +87,11 @@ def _preflight(run: Run) -> None:
     stale = [name for name, state in run.memory.states().items() if not state.fresh]
     needed = preflight.needed_steps(stale, run.force)
     config = run.workspace.config()
-    checks = [
-        *preflight.quick_checks(run.workspace, config, needed),
-        *preflight.thorough_checks(run.workspace, config, needed),
-    ]
+    with run.console.working("checking what the steps need"):
+        checks = [
+            *preflight.quick_checks(run.workspace, config, needed),
+            *preflight.thorough_checks(run.workspace, config, needed),
+        ]
     preflight.require(checks)
     for check in checks:
         if check.state == "warning":
@@ -105,16 +107,26 @@ def _register(run: Run, records: tuple[Any, ...]) -> RegisterRecord:
     config = run.workspace.config()
     known = receipt_is_current(config, run.workspace, evaluated)
     if known and "register" not in run.force:
-        tell(run, "register", f"unchanged: {known.model} v{known.version}")
+        run.console.say(step_line("register", f"unchanged: {summarize(known)}"))
         run.outcomes.append(Outcome("register", "unchanged", (), time.monotonic() - began))
         return known
     why = ("forced",) if "register" in run.force else ("this evaluation is not registered yet",)
-    tell(run, "register", why[0])
-    registered = register(
-        config, run.workspace.model_name(config), split, backbone, finetuned, evaluated, None,
-        run.memory.data_version(), context(run.workspace, config, run.console, run.tracker, run.side / "register"),
-    )  # fmt: skip
-    run.outcomes.append(Outcome("register", "done", why, time.monotonic() - began))
+    run.console.say(running_line("register", why))
+    with run.console.working("register"):
+        registered = register(
+            config,
+            run.workspace.model_name(config),
+            split,
+            backbone,
+            finetuned,
+            evaluated,
+            None,
+            run.memory.data_version(),
+            context(run.workspace, config, run.console, run.tracker, run.side / "register"),
+        )
+    seconds = time.monotonic() - began
+    run.outcomes.append(Outcome("register", "done", why, seconds))
+    run.console.say(done_line("register", seconds, registered))
     return registered
 
 
@@ -126,14 +138,11 @@ def _report(run: Run, records: tuple[Any, ...], registered: RegisterRecord) -> P
     path = run.workspace.report
     if path.exists() and not run.changed:
         return path
-    extras = gather(
-        run.workspace,
-        run.memory.data_version(),
-        {done.step: done.seconds for done in run.outcomes if done.how == "done"},
-        registered,
-    )
-    page.write(page.build(*records, registered=registered, extras=extras), path)
-    run.tracker.open(records[3].key, run.workspace.root.name).artifact(path)
+    seconds = {done.step: done.seconds for done in run.outcomes if done.how == "done"}
+    with run.console.working("writing the report"):
+        extras = gather(run.workspace, run.memory.data_version(), seconds, registered)
+        page.write(page.build(*records, registered=registered, extras=extras), path)
+        run.tracker.open(records[3].key, run.workspace.root.name).artifact(path)
     _remember_times(run)
     return path
 
@@ -141,7 +150,7 @@ def _report(run: Run, records: tuple[Any, ...], registered: RegisterRecord) -> P
 def _remember_times(run: Run) -> None:
     run.side.mkdir(parents=True, exist_ok=True)
     values = [{"step": o.step, "how": o.how, "why": list(o.why), "seconds": round(o.seconds, 3)} for o in run.outcomes]
-    (run.side / "outcomes.json").write_text(json.dumps(values, indent=2) + "\n")
+    (run.side / "outcomes.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _show(run: Run, evaluated: EvaluateRecord, registered: RegisterRecord, report: Path) -> None:

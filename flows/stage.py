@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -21,17 +22,27 @@ from pipeline.errors import ThawError, TrackingError
 from pipeline.memory import Memory
 from pipeline.records import Record
 from pipeline.steps.run import load_record, run_step
+from pipeline.steps.summary import done_line, running_line, step_line
+from pipeline.text import printable
 from pipeline.workspace import Workspace
 
 T = TypeVar("T")
 How = Literal["unchanged", "restored", "done"]
 
-# Where the words of the run in this context go besides Prefect's log: the command line sets its terminal.
-CONSOLE: ContextVar[Console | None] = ContextVar("thaw_console", default=None)
+
+class LiveConsole(Console, Protocol):
+    """A console that also shows what is being worked on."""
+
+    def working(self, on: str) -> AbstractContextManager[None]:
+        """Until the block ends, somebody who looks can see that it goes on."""
 
 
-class Voice:
-    """A console that speaks to Prefect's run log and to the terminal, where there is one."""
+# Where the lines of the run in this context go besides Prefect's log: the command line sets its terminal.
+CONSOLE: ContextVar[LiveConsole | None] = ContextVar("thaw_console", default=None)
+
+
+class PrefectConsole:
+    """A console that writes to Prefect's run log and to the terminal, where there is one."""
 
     def say(self, text: str) -> None:
         _log(text)
@@ -44,8 +55,13 @@ class Voice:
         if terminal is not None:
             terminal.progress(what, done, total, note)
 
+    def working(self, on: str) -> AbstractContextManager[None]:
+        terminal = CONSOLE.get()
+        return nullcontext() if terminal is None else terminal.working(on)
+
 
 def _log(text: str) -> None:
+    text = printable(text)
     try:
         get_run_logger().info(text)
     except MissingContextError:  # the report is also made outside a flow
@@ -71,7 +87,7 @@ class Run:
     side: Path  # .thaw/runs/<run>
     tracker: Tracker
     force: frozenset[str] = frozenset()
-    console: Console = field(default_factory=Voice)
+    console: LiveConsole = field(default_factory=PrefectConsole)
     outcomes: list[Outcome] = field(default_factory=list)
 
     @property
@@ -108,27 +124,26 @@ def _may_mend_itself(_task: Any, _run: Any, state: Any) -> bool:
 def remember(run: Run, name: str) -> Record:
     """A step's record: as it is where it is fresh, from DVC's cache where it is there, else by running the step."""
     began = time.monotonic()
+    forced = name in run.force
     state = run.memory.state(name)
-    how: How = "unchanged"
-    why: Sequence[str] = ()
-    if name in run.force or not state.fresh:
-        why = ("forced",) if name in run.force else state.why
-        if name not in run.force and run.memory.restore(name):
-            how = "restored"
-        else:
-            how = "done"
-            tell(run, name, "; ".join(why))
-            before = run.memory.snapshot(name)
-            run.memory.clear(name)
-            run_step(run.workspace, name, console=run.console, tracker=run.tracker, side=run.side / name)
-            run.memory.commit(name, before)
-    outcome = Outcome(name, how, tuple(why), time.monotonic() - began)
-    run.outcomes.append(outcome)
-    if how != "done":
-        tell(run, name, how)
-    return load_record(run.workspace, name)
+    if state.fresh and not forced:
+        return _finish(run, name, "unchanged", (), began)
+    if not forced and run.memory.restore(name):
+        return _finish(run, name, "restored", state.why, began)
+    reasons = ("forced",) if forced else tuple(state.why)
+    run.console.say(running_line(name, reasons))
+    before = run.memory.snapshot(name)
+    run.memory.clear(name)
+    with run.console.working(name):
+        run_step(run.workspace, name, console=run.console, tracker=run.tracker, side=run.side / name)
+        run.memory.commit(name, before)
+    return _finish(run, name, "done", reasons, began)
 
 
-def tell(run: Run, name: str, text: str) -> None:
-    """One line about a step, in a column."""
-    run.console.say(f"{name:<9} {text}")
+def _finish(run: Run, name: str, how: How, why: Sequence[str], began: float) -> Record:
+    """Notes what became of a step, says so, and returns its record."""
+    seconds = time.monotonic() - began
+    record = load_record(run.workspace, name)
+    run.outcomes.append(Outcome(name, how, tuple(why), seconds))
+    run.console.say(done_line(name, seconds, record) if how == "done" else step_line(name, how))
+    return record

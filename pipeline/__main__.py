@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import ThawError
 from pipeline.steps.run import STEPS, run_alone
+from pipeline.text import printable, write_anything
 from pipeline.workspace import Workspace
 
 
@@ -20,18 +21,19 @@ class Plain:
         self._tenths: dict[str, int] = {}
 
     def say(self, text: str) -> None:
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(printable(text) + "\n")
         sys.stdout.flush()
 
     def progress(self, what: str, done: int, total: int, note: str = "") -> None:
         tenth = 10 * done // max(total, 1)
         if self._tenths.get(what) != tenth:
             self._tenths[what] = tenth
-            sys.stderr.write(f"{what}: {done} of {total} {note}".rstrip() + "\n")
+            sys.stderr.write(printable(f"{what}: {done} of {total} {note}".rstrip()) + "\n")
 
 
 def main(arguments: list[str]) -> int:
     """Runs the step named; returns the exit code."""
+    write_anything((sys.stdout, sys.stderr))
     if len(arguments) != 1 or arguments[0] not in STEPS:
         sys.stderr.write(f"usage: python -P -m pipeline {{{','.join(STEPS)}}}\n")
         return 2

@@ -24,6 +24,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from pipeline.text import printable
+
 
 class ThawError(Exception):
     """Something the user can mend.
@@ -47,12 +49,16 @@ class ThawError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self, details: int | None = None) -> list[str]:
+        """What is printed, each line safe to show; of the details the first so many, all by default."""
         lines = [f"{self.code}: {self.thing}"]
         lines += [f"  found:    {self.found}"] if self.found else []
         lines += [f"  expected: {self.expected}"] if self.expected else []
         lines += [f"  mend:     {self.mend}"] if self.mend else []
-        lines += [f"  - {detail}" for detail in self.details]
-        return "\n".join(lines)
+        lines += [f"  - {detail}" for detail in self.details[:details]]
+        return [printable(line) for line in lines]
 
     def __reduce__(self) -> tuple[object, ...]:
         # Worker processes send errors home by pickling them; keyword-only arguments need this.

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import Config, to_yaml
-from pipeline.data.files import shown
 from pipeline.dvc_yaml import PLACEHOLDERS
 from pipeline.errors import WorkspaceError
+from pipeline.text import printable
 from pipeline.upgrade import upgrade
 from pipeline.workspace import Workspace
 
@@ -126,11 +126,11 @@ def _plan_copy(source: Path, folder: Path) -> _Copy:
     for path, why in _walk(found, unusable):
         name = path.relative_to(found).as_posix()
         if why:
-            left_out.append(shown(f"{name} ({why})"))
+            left_out.append(printable(f"{name} ({why})"))
         elif not os.access(path, os.R_OK):
-            unusable.append(f"{shown(name)}: cannot be read")
+            unusable.append(f"{printable(name)}: cannot be read")
         elif not _is_utf8(name):
-            unusable.append(f"{shown(name)}: its name is not UTF-8, and DVC keeps no other")
+            unusable.append(f"{printable(name)}: its name is not UTF-8, and DVC keeps no other")
         else:
             files.append(name)
             size += path.stat().st_size
@@ -153,11 +153,11 @@ def _walk(source: Path, unreadable: list[str]) -> Iterator[tuple[Path, str]]:
     """Every file below `source`, and why it cannot be copied, if so; folders that cannot be listed are `unreadable`."""
 
     def failed(fault: OSError) -> None:
-        unreadable.append(f"{shown(str(fault.filename))}: {fault.strerror}")
+        unreadable.append(f"{printable(str(fault.filename))}: {fault.strerror}")
 
     for folder, folders, names in os.walk(source, onerror=failed):
         if not os.access(folder, os.X_OK):
-            unreadable.append(f"{shown(folder)}: a folder that cannot be entered")
+            unreadable.append(f"{printable(folder)}: a folder that cannot be entered")
             continue
         folders.sort()
         yield from ((Path(folder, name), "link to a folder") for name in folders if Path(folder, name).is_symlink())

@@ -39,6 +39,7 @@ class PseudoTerminal:
         self._screen = pyte.HistoryScreen(columns, HEIGHT, history=10_000, ratio=1.0)
         self._stream = pyte.ByteStream(self._screen)
         self.raw = b""
+        self._pending: list[bytes] = []
         self._master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", HEIGHT, columns, 0, 0))
         self._process = subprocess.Popen(
@@ -57,9 +58,14 @@ class PseudoTerminal:
         os.write(self._master, keys)
 
     def wait(self, seconds: float = 540, until: Callable[[], bool] | None = None) -> int | None:
-        """Reads until the command ends, or `until` holds; returns the exit status, None while it runs."""
+        """Reads until the command ends, or `until` holds; returns the exit status, None while it runs.
+
+        `until` is asked after every redrawn line, however much comes at once.
+        """
         deadline = time.monotonic() + seconds
         while until is None or not until():
+            if self._draw():
+                continue
             assert time.monotonic() < deadline, "the command did not get there:\n" + "\n".join(self.lines())
             if not self._read():
                 return self._process.wait(timeout=30)
@@ -97,7 +103,7 @@ class PseudoTerminal:
         self.close()
 
     def _read(self) -> bool:
-        """Shows what came; False at the end."""
+        """Takes what came; False at the end."""
         ready, _, _ = select.select([self._master], [], [], 0.2)
         if not ready:
             return True
@@ -106,8 +112,16 @@ class PseudoTerminal:
         except OSError:  # Linux's way to say that the other side is closed
             return False
         self.raw += data
-        self._stream.feed(data)
+        self._pending += data.split(b"\r")
         return bool(data)
+
+    def _draw(self) -> bool:
+        """Shows the next piece of what came, up to where the cursor went back; False where there is none."""
+        if not self._pending:
+            return False
+        piece = self._pending.pop(0)
+        self._stream.feed(piece + b"\r" if self._pending else piece)
+        return True
 
 
 def _take_terminal() -> None:

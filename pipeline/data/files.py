@@ -35,10 +35,3 @@ def outside(root: Path, path: str) -> tuple[str, str, str, str] | None:
     if os.path.commonpath([top, real]) != top:
         return "outside", "a link that leads out of the data folder", "a file in it", "replace the link by a copy"
     return None
-
-
-def shown(path: str) -> str:
-    """A path as one line that can be printed: what would move the cursor or hide is escaped."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in path
-    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import secrets
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pipeline import records
 from pipeline.context import Console, Context, NoTracker, Tracker
 from pipeline.errors import ConfigError
+from pipeline.steps.summary import done_line, running_line
 from pipeline.upgrade import refuse_outdated
 from pipeline.workspace import Workspace, emptied, lock
 
@@ -82,7 +84,11 @@ def run_alone(workspace: Workspace, name: str, *, console: Console) -> records.R
     refuse_outdated(workspace)
     with lock(workspace):
         tracker = open_tracker(workspace.config(), workspace, console) if tracked else NoTracker()
-        return run_step(workspace, name, console=console, tracker=tracker, side=new_run(workspace) / name)
+        began = time.monotonic()
+        console.say(running_line(name, ()))
+        record = run_step(workspace, name, console=console, tracker=tracker, side=new_run(workspace) / name)
+        console.say(done_line(name, time.monotonic() - began, record))
+        return record
 
 
 def context(workspace: Workspace, config: Config, console: Console, tracker: Tracker, side: Path) -> Context:

@@ -17,10 +17,13 @@ from pipeline.errors import LedgerError, MemoryFault, SplitError
 from pipeline.manifest import SPLITS, Split
 from pipeline.memory import Memory
 from pipeline.records import Finding, SplitRecord, ValidateRecord
+from pipeline.steps.summary import format_finding
+from pipeline.text import first_few
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+NAMED = 5  # of what was left out, and of warnings, on the console; record.json has them all
 LARGE = 0.2  # near-duplicates of one another that make up more of the dataset than this are worth a word
 
 
@@ -59,9 +62,17 @@ def split(config: SplitConfig, validated: ValidateRecord, out: Path, context: Co
     extended.save(path)
     if (context.root / ".dvc").is_dir():
         Memory(context.root).add_ledger()
-    totals = ", ".join(f"{sum(counts[name].values())} {name}" for name in SPLITS)
-    context.console.say(f"{totals}; {record.new} new, {len(table) - len(present)} left out")
+    _say_findings(record, context)
     return record
+
+
+def _say_findings(record: SplitRecord, context: Context) -> None:
+    """What was left out, and what else the user should know; record.json has all of it."""
+    where = "artifacts/split/record.json"
+    left_out = [f"left out {item}: {finding.found}" for finding in record.left_out for item in finding.items]
+    warnings = [f"warning: {format_finding(finding)}" for finding in record.warnings]
+    for line in (*first_few(left_out, NAMED, where), *first_few(warnings, NAMED, where)):
+        context.console.say(line)
 
 
 def _ledger(root: Path, path: Path) -> Ledger:
@@ -155,7 +166,7 @@ def _moved(examples: Iterable[Example]) -> list[Finding]:
         Finding(
             code="given-split-moved", severity="warning", thing=f"{len(moved)} known examples",
             found="came with another split than before", expected="the split they were first given, which they keep",
-            mend="nothing, if the move was not meant; a split is for ever", items=tuple(sorted(moved)),
+            mend="no action needed: splits are permanent", items=tuple(sorted(moved)),
         )
     ]  # fmt: skip
 

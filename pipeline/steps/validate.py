@@ -17,7 +17,6 @@ from pipeline.context import Context
 from pipeline.data import checks
 from pipeline.data.accepted import Accepted
 from pipeline.data.expectations import content_suites, drift_suite
-from pipeline.data.files import shown
 from pipeline.data.fold import Folded, conversions, fold, sort_out
 from pipeline.data.recall import ScanMemory
 from pipeline.data.scan import scan
@@ -25,8 +24,9 @@ from pipeline.errors import DataError
 from pipeline.examples import Expected, Fault
 from pipeline.records import Finding, ValidateRecord, digest
 from pipeline.tasks import catalog
+from pipeline.text import first_few, printable
 
-_TOLD = 10  # quarantined files named on the console; quarantine.parquet has them all
+NAMED = 5  # quarantined files named on the console; quarantine.parquet has them all
 
 
 def validate(data: config.DataConfig, task: config.TaskConfig, out: Path, context: Context) -> ValidateRecord:
@@ -140,11 +140,11 @@ def _lines(finding: Finding) -> list[str]:
     told = f"{finding.severity}: {finding.thing}: {finding.found}"
     told += f"; expected {finding.expected}" if finding.expected else ""
     told += f"; {finding.mend}" if finding.mend else ""
-    return [shown(told), *(f"    {shown(item)}" for item in finding.items)]
+    return [printable(told), *(f"    {printable(item)}" for item in finding.items)]
 
 
 def _line(fault: Fault) -> str:
-    return shown(f"{fault.path}: {fault.code}: {fault.found}; expected {fault.expected}")
+    return printable(f"{fault.path}: {fault.code}: {fault.found}; expected {fault.expected}")
 
 
 def _quarantine(faults: Sequence[Fault]) -> pa.Table:
@@ -164,15 +164,10 @@ def _per_class(intake: _Intake) -> dict[str, int]:
 
 def _tell(record: ValidateRecord, faults: Sequence[Fault], drift: Sequence[Finding], context: Context) -> None:
     say = context.console.say
-    say(
-        f"{record.files} files: {record.examples} examples in {len(record.labels)} classes, {record.aliases} copies, "
-        f"{record.quarantined} quarantined; {record.checks} checks passed or warned"
-    )
-    for fault in faults[:_TOLD]:
-        say(f"quarantined {_line(fault)}")
-    if len(faults) > _TOLD:
-        say(f"… and {len(faults) - _TOLD} more, all in {record.quarantine.name}")
+    quarantined = [f"quarantined {_line(fault)}" for fault in faults]
+    for line in first_few(quarantined, NAMED, f"artifacts/validate/{record.quarantine.name}"):
+        say(line)
     for finding in (*record.findings, *drift):
         if finding.severity == "warning":
             say(_lines(finding)[0])
-    say(f"data docs: {context.side / checks.DOCS / 'index.html'}")
+    say(f"{record.files} files, {record.checks} checks; data docs: {context.side / checks.DOCS / 'index.html'}")

@@ -14,11 +14,12 @@ import pytest
 
 from image_builders import dataset, save
 from pipeline.config import DataConfig
-from pipeline.data.files import outside, shown
+from pipeline.data.files import outside
 from pipeline.data.sources import read
 from pipeline.errors import DataError
 from pipeline.examples import Listing
 from pipeline.manifest import real_path, stored_path
+from pipeline.text import printable
 
 
 def listing(root: Path, **settings: object) -> Listing:
@@ -165,7 +166,7 @@ def test_odd_names_come_back(tmp_path: Path) -> None:
     assert sorted(os.fsencode(real_path(tmp_path, path)) for path in stored) == sorted(
         os.fsencode(path) for path in tmp_path.rglob("*.png")
     )
-    assert all(shown(path).isprintable() for path in stored)
+    assert all(printable(path).isprintable() for path in stored)
 
 
 @pytest.mark.parametrize(

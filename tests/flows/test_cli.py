@@ -17,7 +17,7 @@ COMMANDS = ("init", "run", "step", "status", "lr-find", "sample", "predict", "up
 
 
 def test_help_names_every_command_and_each_has_an_example(thaw: Thaw, tmp_path: Path) -> None:
-    listed = thaw("--help", cwd=tmp_path).stdout
+    listed = thaw("--help", cwd=tmp_path, env={"COLUMNS": "60"}).stdout
     for command in COMMANDS:
         assert re.search(rf"^  {command} ", listed, re.M)
     from typer.main import get_command
