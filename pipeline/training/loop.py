@@ -62,7 +62,7 @@ class StageRun:
         position: where the training is; kept up to date as it goes.
         kept: weights and buffers of the trained blocks at the best result, and the probabilities (N, C) that this
             result's validation gave, as `weights/…` and `probabilities`.
-        spent: seconds by what was done, and `examples` trained on.
+        spent: seconds by what was done, and `examples` trained on; `train` includes `step`, the computing.
     """
 
     session: Session
@@ -224,7 +224,8 @@ class StageRun:
         feed = self.feeds["train"]
         loaded = ahead((partial(feed.batch, rows[cut], shown[cut]) for cut in cuts), self.job.config.plan.workers)
         for cut, x in zip(cuts, self._watched(loaded), strict=True):
-            self._step(x, rows[cut])
+            with self._timed("step"):
+                self._step(x, rows[cut])
             self._tell()
             self._pause()
         freeze.check_modes(self.model, self.scope, self.stage.name)

@@ -1,16 +1,20 @@
 """The plan of a training: its arithmetic, threads, batch size and cache use, chosen by measuring the machine at hand.
 
 What is fastest differs by network and machine (on a CPU, bf16 may be seven times faster or slower), so a few real
-steps decide. A plan is remembered for the machine, network and settings, saved with every checkpoint and obeyed on
-resume.
+steps decide: short trials of every candidate in turns, so that what else the machine does hits all of them, and the
+fastest trial of each. A plan is remembered for the machine, network and settings, saved with every checkpoint and
+obeyed on resume. Where the time was up before every candidate had its trials, what was not measured is no candidate,
+and nothing is remembered.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -30,9 +34,11 @@ if TYPE_CHECKING:
     from pipeline.models.blocks import BlockedModel
     from pipeline.tasks.base import Task
 
-SECONDS = 4.0  # of measuring in all
-TURNS = 4  # measured steps of a candidate, at the most
-CLEAR = 1.15  # how much longer than the winner the others must take for an early end
+SECONDS = 4.0  # of measuring in all, or more where that is no more than 1 / PAYS of the training
+TRIALS = 4  # measured steps of a candidate, at the most
+FEWEST_TRIALS = 2  # of which the first chooses kernels and gets memory; with fewer, a candidate is not measured
+HOPELESS = 2.0  # how much longer than the fastest a candidate must take to be given up after the fewest trials
+CLEAR = 1.15  # and after one more
 EXAMPLES = 8  # in a measured step
 LOSS_TOLERANCE = 0.02  # relative; bf16 keeps 8 bits of significand
 MEMORY_SHARE = 0.6  # of what is available, for a batch's activations
@@ -88,10 +94,23 @@ class Measured(NamedTuple):
 
 
 class Chosen(Frozen):
-    """What is remembered of a measurement."""
+    """What is remembered of a measurement.
+
+    Args:
+        seconds_per_example: of a training step of the whole network.
+        shares: of each block in the seconds of a forward pass, from input to output; empty where not measured.
+    """
 
     plan: Plan
     seconds_per_example: float
+    shares: tuple[float, ...] = ()
+
+
+class Remembered(NamedTuple):
+    """A choice, and the file that remembers it."""
+
+    chosen: Chosen
+    path: Path
 
 
 def choose(
@@ -124,8 +143,9 @@ def choose(
     if len(candidates) == 1 and not (config.plan.compile == "auto" and base.device.startswith("cuda")):
         console.say(f"plan: {candidates[0]} (as configured)")
         return candidates[0]
-    about = [task.name, tuple(x.shape[1:]), config.batch_size, config.plan]
-    chosen, how = _find(model_factory(), (x, targets), candidates, config, scratch, about, passes)
+    model = model_factory()
+    path = _path(model, task, x, config, candidates, scratch)
+    chosen, how = _find(model, (x, targets), candidates, config, path, passes)
     long = steps * config.batch_size * chosen.seconds_per_example > LONG
     compiles = base.compile or (config.plan.compile == "auto" and base.device.startswith("cuda") and long)
     plan = chosen.plan.model_copy(update={"compile": compiles, "fuse": base.fuse and not compiles})
@@ -133,27 +153,54 @@ def choose(
     return plan
 
 
+def remembered(
+    model: BlockedModel, task: Task, x: torch.Tensor, config: FinetuneConfig, scratch: Path
+) -> Remembered | None:
+    """What is remembered of a measurement for this network, input `x` (n, …) and settings on this machine."""
+    path = _path(model, task, x, config, _open(config, _base(config), x), scratch)
+    chosen = _read(path)
+    return None if chosen is None else Remembered(chosen, path)
+
+
+def seconds_per_example(
+    model: BlockedModel, x: torch.Tensor, targets: torch.Tensor, plan: Plan, config: FinetuneConfig
+) -> float:
+    """What an example takes in a training step of the whole network, measured on `x` (n, …)."""
+    trials = measure(model, x, targets, [plan], config, turns=FEWEST_TRIALS)
+    return trials.best[plan].seconds / len(x)
+
+
+def _path(
+    model: BlockedModel, task: Task, x: torch.Tensor, config: FinetuneConfig, candidates: list[Plan], scratch: Path
+) -> Path:
+    about = [model.architecture, model.classes, task.name, tuple(x.shape[1:]), config.batch_size, config.plan]
+    key = digest(hardware.machine(), candidates[0], about)
+    return scratch / "plans" / f"{key[:32]}.json"
+
+
 def _find(
     model: BlockedModel, sample: tuple[torch.Tensor, torch.Tensor], candidates: list[Plan], config: FinetuneConfig,
-    scratch: Path, about: list[object], passes: int,
+    path: Path, passes: int,
 ) -> tuple[Chosen, str]:  # fmt: skip
     """The best candidate and how it was found: remembered, taken as usual for a short training, or measured."""
-    key = digest(hardware.machine(), candidates[0], [model.architecture, model.classes, *about])
-    path = scratch / "plans" / f"{key[:32]}.json"
-    chosen = _remembered(path)
-    if chosen is not None:
-        return chosen, "remembered"
+    known = _read(path)
+    if known is not None:
+        return known, "remembered"
     x, targets = (tensor[:EXAMPLES] for tensor in sample)
-    cost = BACKWARD * TURNS * len(x) * len(candidates)
+    cost = BACKWARD * TRIALS * len(x) * len(candidates)
     if 0 < passes < PAYS * cost and candidates[0].device == "cpu":
         # One example, for the memory it takes: no race that takes as long as the training.
         loss = Objective(config.label_smoothing, None)
-        step = _step(model, x[:1], targets[:1], _usual(candidates), loss, backward=False)
+        step = _step(model, x[:1], targets[:1], candidates[0], loss, backward=False)
         return _best([step], config, 1), "as usual on a CPU; too little to train for measuring to pay"
-    results = measure(model, x, targets, candidates, config)
-    chosen = _best(results, config, len(x))
+    trials = measure(model, x, targets, candidates, config, passes=passes)
+    chosen = _best(list(trials.measured.values()), config, len(x))
+    measured = ", ".join(_told(result, candidates) for result in trials.measured.values())
+    if not trials.complete:
+        return chosen, f"not all was measured in the time for it, so measured again next time: {measured}"
+    chosen = chosen.model_copy(update={"shares": _shares(model, x, chosen.plan)})
     _remember(path, chosen)
-    return chosen, f"steps of {len(x)}: {', '.join(_told(result, candidates) for result in results)}"
+    return chosen, f"steps of {len(x)}: {measured}"
 
 
 def _told(result: Measured, candidates: list[Plan]) -> str:
@@ -162,56 +209,126 @@ def _told(result: Measured, candidates: list[Plan]) -> str:
     return f"{plan.precision} {plan.memory_format}{threads} {1e3 * result.seconds:.0f} ms"
 
 
-def measure(
-    model: BlockedModel, x: torch.Tensor, targets: torch.Tensor, candidates: list[Plan], config: FinetuneConfig
-) -> list[Measured]:
-    """Times a training step without its update for each candidate, in turns, for `SECONDS` in all at the most.
+@dataclass
+class Trials:
+    """Timed steps of some candidates.
 
-    The first turn warms up: kernels are chosen and memory is had. From the second on, a clear winner ends it. The first
-    candidate, the reference, is always measured; another that fails is dropped.
+    Args:
+        best: each candidate's fastest step.
+        counts: steps of each candidate that was not dropped.
+        dropped: candidates that failed.
+    """
+
+    candidates: list[Plan]
+    best: dict[Plan, Measured] = field(default_factory=dict)
+    counts: Counter[Plan] = field(default_factory=Counter)
+    dropped: set[Plan] = field(default_factory=set)
+
+    @property
+    def measured(self) -> dict[Plan, Measured]:
+        """The candidates that had their trials; the first one where none had."""
+        enough = {plan: result for plan, result in self.best.items() if self.counts[plan] >= FEWEST_TRIALS}
+        return enough or {self.candidates[0]: self.best[self.candidates[0]]}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every candidate that works had its trials."""
+        working = [plan for plan in self.candidates if plan not in self.dropped]
+        return all(self.counts[plan] >= FEWEST_TRIALS for plan in working)
+
+    def add(self, result: Measured) -> None:
+        plan = result.plan
+        self.counts[plan] += 1
+        if plan not in self.best or result.seconds < self.best[plan].seconds:
+            self.best[plan] = result
+
+    def drop(self, plan: Plan) -> None:
+        self.dropped.add(plan)
+        self.best.pop(plan, None)
+
+    def contenders(self) -> list[Plan]:
+        """The candidates that may still turn out the fastest; what was slow once may only have been disturbed."""
+        working = [plan for plan in self.candidates if plan not in self.dropped]
+        fewest = min(self.counts[plan] for plan in working)
+        if fewest < FEWEST_TRIALS:
+            return working
+        fastest = min(self.best[plan].seconds for plan in working)
+        far = {plan for plan in working if self.best[plan].seconds > self._margin(plan) * fastest}
+        return [plan for plan in working if plan not in far]
+
+    def _margin(self, plan: Plan) -> float:
+        return HOPELESS if self.counts[plan] == FEWEST_TRIALS else CLEAR
+
+
+def measure(
+    model: BlockedModel,
+    x: torch.Tensor,
+    targets: torch.Tensor,
+    candidates: list[Plan],
+    config: FinetuneConfig,
+    *,
+    passes: int = 0,
+    turns: int = TRIALS,
+) -> Trials:
+    """Times a training step without its update for each candidate, in turns.
+
+    The first candidate, the reference, is always measured; another that fails is dropped. The time for it is `SECONDS`,
+    or what 1 / `PAYS` of the training takes at the reference's speed, whichever is longer: a busy machine takes longer
+    over both.
+
+    Args:
+        passes: forward passes of one example to come; see `choose`.
     """
     import torch
 
+    trials = Trials(candidates)
     objective = Objective(config.label_smoothing, None)
     started = time.perf_counter()
-    best: dict[Plan, Measured] = {}
-    dropped: set[Plan] = set()
     had_threads = torch.get_num_threads()
     try:
-        for turn, candidate in product(range(TURNS), candidates):
-            late = time.perf_counter() - started > SECONDS
-            if best and (late or (candidate is candidates[0] and turn > 1 and _is_clear(list(best.values())))):
+        for _ in range(turns):
+            contenders = trials.contenders()
+            if trials.complete and len(contenders) == 1:
                 break
-            if candidate in dropped:
-                continue
-            torch.set_num_threads(candidate.threads)
-            try:
-                result = _step(model, x, targets, candidate, objective)
-            except RuntimeError:  # no kernel for this arithmetic, or no memory
-                if candidate is candidates[0]:
-                    raise
-                dropped.add(candidate)
-                best.pop(candidate, None)
-                continue
-            if turn < 2 or result.seconds < best[candidate].seconds:
-                best[candidate] = result
+            for candidate in contenders:
+                if trials.best and time.perf_counter() - started > _time_for_it(trials, len(x), passes):
+                    return trials
+                torch.set_num_threads(candidate.threads)
+                try:
+                    trials.add(_step(model, x, targets, candidate, objective))
+                except RuntimeError:  # no kernel for this arithmetic, or no memory
+                    if candidate is candidates[0]:
+                        raise
+                    trials.drop(candidate)
     finally:
         torch.set_num_threads(had_threads)
         model.zero_grad(set_to_none=True)
-    return list(best.values())
+    return trials
 
 
-def _usual(candidates: list[Plan]) -> Plan:
-    """What most networks are fastest in on most CPUs: fp32, a thread a core, channels last where there are channels."""
-    fewest = min(plan.threads for plan in candidates)
-    quiet = [plan for plan in candidates if plan.threads == fewest]
-    exact = [plan for plan in quiet if plan.precision == "fp32"] or quiet
-    return next((plan for plan in exact if plan.memory_format == "channels-last"), exact[0])
+def _time_for_it(trials: Trials, examples: int, passes: int) -> float:
+    seconds_per_pass = trials.best[trials.candidates[0]].seconds / (BACKWARD * examples)
+    return max(SECONDS, passes * seconds_per_pass / PAYS)
 
 
-def _is_clear(results: list[Measured]) -> bool:
-    fastest, *others = sorted(result.seconds for result in results)
-    return not others or others[0] > CLEAR * fastest
+def _shares(model: BlockedModel, x: torch.Tensor, plan: Plan) -> tuple[float, ...]:
+    """Each block's share of the seconds of a forward pass; on an accelerator, which works on its own, not known."""
+    import torch
+
+    if plan.device != "cpu":
+        return ()
+    place(model, plan.model_copy(update={"compile": False}))
+    model.eval()
+    seconds = [float("inf")] * len(model.blocks)
+    with torch.inference_mode(), autocast(plan):
+        for _ in range(FEWEST_TRIALS):
+            output = to_input(x, plan)
+            for index in range(len(model.blocks)):
+                began = time.perf_counter()
+                output = model.run(output, index, index + 1)
+                seconds[index] = min(seconds[index], time.perf_counter() - began)
+    whole = sum(seconds)
+    return tuple(each / whole for each in seconds)
 
 
 def _step(
@@ -271,9 +388,13 @@ def _base(config: FinetuneConfig) -> Plan:
 
 
 def _open(config: FinetuneConfig, base: Plan, x: torch.Tensor) -> list[Plan]:
-    """The plans that the settings and the hardware leave open; the reference first."""
+    """The plans that the settings and the hardware leave open.
+
+    The first is what most networks are fastest in on most CPUs: fp32, a thread a core, channels last where there are
+    channels. It is the reference, and what is taken where nothing could be measured.
+    """
     precisions: list[Precision] = ["fp32", "bf16"] if hardware.has_bf16(base.device) else ["fp32"]
-    formats: list[MemoryFormat] = ["contiguous", "channels-last"] if x.ndim == 4 else ["contiguous"]
+    formats: list[MemoryFormat] = ["channels-last", "contiguous"] if x.ndim == 4 else ["contiguous"]
     if config.plan.precision != "auto":
         precisions = [config.plan.precision]
     if config.plan.memory_format != "auto":
@@ -281,14 +402,14 @@ def _open(config: FinetuneConfig, base: Plan, x: torch.Tensor) -> list[Plan]:
     threads = [base.threads]
     if config.plan.threads == "auto" and base.device == "cpu":
         # Two threads of one core share its units: arithmetic is often faster with one of them.
-        threads = sorted({base.threads, hardware.physical_cores()}, reverse=True)
+        threads = sorted({base.threads, hardware.physical_cores()})
     return [
         base.model_copy(update={"threads": t, "precision": p, "memory_format": m})
         for t, p, m in product(threads, precisions, formats)
     ]
 
 
-def _remembered(path: Path) -> Chosen | None:
+def _read(path: Path) -> Chosen | None:
     try:
         return Chosen.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, ValidationError):

@@ -11,6 +11,7 @@ import torch
 
 from pipeline.config import StageConfig
 from pipeline.records import digest
+from pipeline.training import pace
 from pipeline.training.candidates import checkpoints_of
 from pipeline.training.checkpoints import Checkpoint, Checkpoints
 from pipeline.training.crash import crash_point
@@ -123,6 +124,7 @@ def _attempt(
         for stage in stages[position.stage :]:
             run = StageRun(session, stage, plan, model, position, kept, spent[stage.name])
             run.run(moments)
+            pace.check(run)
             plan, kept, moments = run.plan, run.kept, {}
     return model, kept["probabilities"]
 

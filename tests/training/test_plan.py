@@ -86,13 +86,81 @@ def test_a_loss_that_disagrees_with_fp32_is_not_taken(tmp_path: Path, pretend: A
     assert (picked.precision, picked.memory_format) == ("fp32", "channels-last")
 
 
-def test_a_clear_winner_ends_the_measuring_early(tmp_path: Path, pretend: Any) -> None:
+def test_what_cannot_win_is_given_up_early(tmp_path: Path, pretend: Any) -> None:
     asked = pretend(USUAL)
     chosen(tmp_path)
-    assert len(asked) == 2 * len(USUAL)
+    assert len(asked) == plan.FEWEST_TRIALS * len(USUAL) + 2, "bf16 alone goes on, until channels-last is clearly ahead"
     close = pretend(dict.fromkeys(USUAL, (0.1, 0.7)))
     chosen(tmp_path / "other")
-    assert len(close) == plan.TURNS * len(USUAL)
+    assert len(close) == plan.TRIALS * len(USUAL)
+
+
+class BusyMachine:
+    """A clock that only steps move, each by what it takes alone times how busy the machine is at that moment."""
+
+    def __init__(self, busy: Callable[[int], float]) -> None:
+        self.busy, self.now, self.asked = busy, 0.0, 0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def step(self, model: Any, x: Any, targets: Any, candidate: Plan, objective: Any, **other: Any) -> Measured:
+        alone, loss = USUAL[candidate.precision, candidate.memory_format]
+        seconds = alone * self.busy(self.asked)
+        self.asked += 1
+        self.now += seconds
+        return Measured(candidate, seconds, loss, 1000)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], float]], BusyMachine]:
+    """Replaces the clock and the steps by a busy machine's."""
+    monkeypatch.setattr(hardware, "has_bf16", lambda device: True)
+    monkeypatch.setattr(plan, "_shares", lambda *_: ())
+
+    def install(busy: Callable[[int], float]) -> BusyMachine:
+        made = BusyMachine(busy)
+        monkeypatch.setattr(plan, "time", made)
+        monkeypatch.setattr(plan, "_step", made.step)
+        return made
+
+    return install
+
+
+def test_measuring_that_ends_after_one_candidate_takes_the_usual_plan_and_remembers_nothing(
+    tmp_path: Path, machine: Any
+) -> None:
+    machine(lambda turn: 20.0)
+    console = Words()
+    picked = chosen(tmp_path, console)
+    assert (picked.precision, picked.memory_format) == ("fp32", "channels-last")
+    assert "measured again next time" in console.said[0]
+    assert not (tmp_path / "plans").exists()
+    machine(lambda turn: 1.0)
+    picked = chosen(tmp_path)
+    assert (picked.precision, picked.memory_format) == ("bf16", "channels-last")
+
+
+def test_a_candidate_whose_first_steps_were_disturbed_still_wins(tmp_path: Path, machine: Any) -> None:
+    disturbed = {2, 3}  # the fastest one's and its neighbour's first steps
+    machine(lambda turn: 30.0 if turn in disturbed else 1.0)
+    picked = chosen(tmp_path, passes=10**6)
+    assert (picked.precision, picked.memory_format) == ("bf16", "channels-last")
+
+
+def test_on_a_busy_machine_a_long_training_is_still_worth_a_whole_measurement(tmp_path: Path, machine: Any) -> None:
+    machine(lambda turn: 20.0)
+    picked = chosen(tmp_path, passes=10**6)
+    assert (picked.precision, picked.memory_format) == ("bf16", "channels-last")
+    assert len(list((tmp_path / "plans").iterdir())) == 1
+
+
+def test_a_whole_measurement_is_no_longer_than_a_share_of_the_training(tmp_path: Path, machine: Any) -> None:
+    clock = machine(lambda turn: 20.0)
+    passes = plan.PAYS * plan.BACKWARD * plan.TRIALS * 4 * len(USUAL)  # just enough for measuring to be begun
+    chosen(tmp_path, passes=passes)
+    training = passes / plan.BACKWARD / 4 * 20.0 * USUAL["fp32", "channels-last"][0]
+    assert clock.now <= training / plan.PAYS + 20.0 * USUAL["fp32", "contiguous"][0]
 
 
 def test_a_short_training_is_not_preceded_by_a_long_race(tmp_path: Path, pretend: Any) -> None:
@@ -233,7 +301,9 @@ def test_real_steps_are_measured_and_leave_the_network_as_it_was(monkeypatch: py
     threads = torch.get_num_threads()
     candidates = [Plan(memory_format="contiguous"), Plan(memory_format="channels-last")]
     monkeypatch.setattr(plan, "SECONDS", 60.0)
-    results = plan.measure(model, *sample(), candidates, FinetuneConfig())
+    trials = plan.measure(model, *sample(), candidates, FinetuneConfig())
+    results = list(trials.measured.values())
+    assert trials.complete
     assert [result.plan for result in results] == candidates
     assert all(result.seconds > 0 and result.bytes_per_example > 48 * 48 * 3 * 4 for result in results)
     assert results[0].loss == pytest.approx(results[1].loss, rel=1e-4)
@@ -245,7 +315,21 @@ def test_real_steps_are_measured_and_leave_the_network_as_it_was(monkeypatch: py
 def test_the_first_candidate_is_measured_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "SECONDS", 0.0)
     candidates = [Plan(), Plan(memory_format="channels-last")]
-    assert [r.plan for r in plan.measure(network(), *sample(), candidates, FinetuneConfig())] == candidates[:1]
+    trials = plan.measure(network(), *sample(), candidates, FinetuneConfig())
+    assert list(trials.measured) == candidates[:1]
+    assert not trials.complete
+
+
+def test_the_shares_of_the_blocks_are_measured_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "SECONDS", 60.0)
+    config = FinetuneConfig(plan=PlanConfig(device="cpu", precision="fp32"))
+    model = network()
+    plan.choose(lambda: model, ImageClassification(), sample(), config, tmp_path, Silent())
+    found = plan.remembered(model, ImageClassification(), sample()[0], config, tmp_path)
+    assert found is not None
+    assert len(found.chosen.shares) == len(model.blocks)
+    assert sum(found.chosen.shares) == pytest.approx(1)
+    assert found.chosen.seconds_per_example > 0
 
 
 def test_cores_are_those_this_process_may_use() -> None:

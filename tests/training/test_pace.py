@@ -1,0 +1,90 @@
+"""The pace: a stage far slower than its plan says so and has the plan measured anew; others leave it alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import LABELS, Setting, TinyModel, TinyTask, Words
+
+from pipeline.config import FinetuneConfig, PlanConfig
+from pipeline.context import Silent
+from pipeline.training import pace, plan
+from pipeline.training.pace import step_share
+from pipeline.training.plan import Chosen, Measured, Plan
+
+SHARES = (0.4, 0.3, 0.2, 0.1)
+
+
+@pytest.fixture(autouse=True)
+def every_step_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "LEAST_SECONDS", 0.0)
+
+
+def setting(folder: Path, seconds: float, monkeypatch: pytest.MonkeyPatch) -> Setting:
+    """A training whose plan was remembered as taking so many seconds an example."""
+    config = FinetuneConfig(
+        batch_size=8, patience=0, views=3, plan=PlanConfig(device="cpu", precision="fp32", threads=1)
+    )
+
+    def step(model: Any, x: Any, targets: Any, candidate: Plan, objective: Any, **other: Any) -> Measured:
+        return Measured(candidate, seconds * len(x), 0.7, 100)
+
+    monkeypatch.setattr(plan, "_step", step)
+    monkeypatch.setattr(plan, "_shares", lambda *_: SHARES)
+    x, targets = torch.zeros(4, 3, 8, 8), torch.arange(4) % len(LABELS)
+    chosen = plan.choose(TinyModel, TinyTask(), (x, targets), config, folder, Silent())  # type: ignore[arg-type]
+    assert plans(folder), "the measurement was not remembered"
+    return Setting(folder, config=config, plan=chosen, every_seconds=1e9)
+
+
+def plans(folder: Path) -> list[Path]:
+    return list((folder / "plans").glob("*.json"))
+
+
+def test_a_stage_at_less_than_half_the_planned_speed_says_so_and_the_plan_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, words = setting(tmp_path, 1e-9, monkeypatch), Words()
+    trained = slow.train(words)
+    assert "of the planned speed" in words
+    assert not plans(tmp_path)
+    assert trained.position.plan == slow.plan.model_dump(mode="json"), "the running training keeps its own"
+
+
+def test_a_stage_at_the_planned_speed_leaves_the_plan_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, words = setting(tmp_path, 1e3, monkeypatch), Words()
+    usual.train(words)
+    assert "planned speed" not in words
+    assert plans(tmp_path)
+
+
+def test_another_arithmetic_than_the_remembered_is_not_judged_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, words = setting(tmp_path, 1e-9, monkeypatch), Words()
+    slow.plan = slow.plan.model_copy(update={"threads": 2})
+    slow.train(words)
+    assert "planned speed" not in words
+
+
+@pytest.mark.parametrize(
+    ("start", "boundary", "expected"),
+    [
+        (0, 0, 1.0),
+        (0, 3, (1.0 + 2 * 0.1) / 3),  # everything forward, the head alone backward
+        (3, 3, 0.1),  # the prefix was computed once
+        (2, 2, 0.3),
+    ],
+)
+def test_a_stage_is_compared_with_what_its_own_blocks_take(start: int, boundary: int, expected: float) -> None:
+    chosen = Chosen(plan=Plan(), seconds_per_example=1.0, shares=SHARES)
+    assert step_share(chosen, start, boundary) == pytest.approx(expected)
+
+
+def test_without_shares_only_the_whole_network_is_compared() -> None:
+    chosen = Chosen(plan=Plan(), seconds_per_example=1.0)
+    assert step_share(chosen, 0, 0) == 1.0
+    assert step_share(chosen, 0, 2) is None
