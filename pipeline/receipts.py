@@ -7,8 +7,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from pipeline import served
 from pipeline.config import Config
-from pipeline.records import EvaluateRecord, RegisterRecord, digest
+from pipeline.errors import MemoryFault
+from pipeline.records import CandidateRecord, EvaluateRecord, RegisterRecord, digest
 from pipeline.workspace import Workspace
 
 
@@ -28,15 +30,21 @@ def write(config: Config, workspace: Workspace, record: RegisterRecord) -> None:
 
 
 def receipt_is_current(config: Config, workspace: Workspace, evaluated: EvaluateRecord) -> RegisterRecord | None:
-    """The receipt, where it is of this evaluation, this model name and these settings; else None."""
+    """The receipt, where it is of this evaluation, of what would be served now and of these settings; else None."""
+    name = workspace.model_name(config)
     try:
         values = json.loads(path(workspace).read_text(encoding="utf-8"))
         record = RegisterRecord.model_validate(values["record"])
-    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        candidate = CandidateRecord.load(workspace.output("finetune") / evaluated.candidate)
+    except (OSError, ValueError, KeyError, TypeError, ValidationError, MemoryFault):
         return None
-    current = values.get("settings") == _settings(config) and record.evaluation == evaluated.digest
-    gone = config.tracking.enabled and config.tracking.uri is None and not (workspace.mlflow / "mlflow.db").exists()
-    return record if current and not gone and record.model == workspace.model_name(config) else None
+    if values.get("settings") != _settings(config) or record.evaluation != evaluated.digest:
+        return None
+    if record.model != name or record.key != served.key(config, name, candidate):
+        return None
+    embedded = config.tracking.enabled and config.tracking.uri is None
+    gone = embedded and not (workspace.mlflow / "mlflow.db").exists()
+    return None if gone else record
 
 
 def _settings(config: Config) -> str:

@@ -189,7 +189,8 @@ class CandidateRecord(Record):
 
 
 class FinetuneRecord(Record):
-    """All candidates and which is best on validation. Files: one folder a candidate, named by its recipe."""
+    """All candidates and which is best on validation. Files: one folder a candidate, named by its recipe;
+    members.parquet (id, group, split, target of every example they learnt from or will be tested on)."""
 
     key: str
     candidates: tuple[str, ...]
@@ -197,6 +198,10 @@ class FinetuneRecord(Record):
     primary: str  # the metric that chose, and its direction
     higher_is_better: bool
     val: dict[str, dict[str, float]]  # candidate → metric → value
+
+    @property
+    def members(self) -> Path:
+        return self.folder / "members.parquet"
 
     def candidate(self, name: str | None = None) -> CandidateRecord:
         """The record of a candidate, the best one by default."""
@@ -259,6 +264,7 @@ class RegisterRecord(Record):
     """What was registered: kept as the receipt `.thaw/receipts/register.json`, no output of a DVC stage."""
 
     evaluation: str  # digest of the EvaluateRecord
+    key: str = ""  # of the version: of its weights and everything else that is served
     tracking_uri: str
     model: str
     version: str

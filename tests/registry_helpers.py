@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.config import Config, RegisterConfig, TaskConfig
+from pipeline.config import Config, ImageIntakeConfig, RegisterConfig, TaskConfig
 from pipeline.context import Context
 from pipeline.manifest import sha256
 from pipeline.models import blocks
@@ -32,6 +32,7 @@ from pipeline.records import (
     digest,
 )
 from pipeline.tasks.image_classification import ImageClassification
+from pipeline.training import members
 from store_helpers import lay_store
 
 LABELS = ("ant", "bee", "wasp")
@@ -98,15 +99,31 @@ class Finished:
         self.candidate = self.finetuned.candidate()
         self.evaluated = EvaluateRecord.load(self.out / "evaluate")
 
-    def judge(self, accuracy: float) -> EvaluateRecord:
-        """The evaluation, with that accuracy."""
+    def judge(self, accuracy: float, **others: float) -> EvaluateRecord:
+        """The evaluation, with that accuracy and these other metrics."""
         value = Estimate(value=accuracy, low=accuracy - 0.1, high=min(1.0, accuracy + 0.1))
         loss = Estimate(value=0.3, low=0.2, high=0.4)
-        self.evaluated = self.evaluated.model_copy(update={"metrics": {"accuracy": value, "log_loss": loss}})
+        metrics = {"accuracy": value, "log_loss": loss}
+        for name, other in others.items():
+            metrics[name] = Estimate(value=other, low=other, high=other)
+        self.evaluated = self.evaluated.model_copy(update={"metrics": metrics})
         return self.evaluated.save(self.out / "evaluate")
 
+    def retrained(self, seed: int) -> Finished:
+        """The same workspace after another training: other weights, judged as well."""
+        shutil.rmtree(self.out)
+        again = build(self.root, seed=seed)
+        again.config = self.config
+        return again
+
     def with_thresholds(self, **thresholds: float) -> Config:
-        self.config = Config(register=RegisterConfig(thresholds=thresholds))  # type: ignore[call-arg]
+        self.config = Config(register=RegisterConfig(name="insects", thresholds=thresholds))  # type: ignore[call-arg]
+        return self.config
+
+    def with_intake(self, **intake: Any) -> Config:
+        """The same settings with other limits on what is taken in."""
+        task = TaskConfig(intake=ImageIntakeConfig(**intake))
+        self.config = self.config.model_copy(update={"task": task})
         return self.config
 
     def context(self, **more: Any) -> Context:
@@ -141,6 +158,8 @@ def build(root: Path, architecture: str = "squeezenet1_1", spec: InputSpec = SPE
         key=digest("finetune", seed), candidates=("head",), best="head", primary="accuracy", higher_is_better=True,
         val={"head": {"accuracy": 0.9}},
     ).save(out / "finetune")  # fmt: skip
+    rows = [{"id": file.name, "group": None, "split": "test", "target": LABELS[0]} for file in files]
+    members.write(pa.Table.from_pylist(rows, schema=members.SCHEMA), out / "finetune" / members.FILE)
     evaluated = EvaluateRecord(
         candidate="head", model_sha256=weights, labels=LABELS, examples=len(files), primary="accuracy",
         higher_is_better=True, metrics={}, others={}, comparisons=(), warnings=(),

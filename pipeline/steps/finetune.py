@@ -18,11 +18,12 @@ from pipeline.context import Context, Metric, TrackedRun
 from pipeline.errors import Interrupted, TrainingError
 from pipeline.records import BackboneRecord, CandidateRecord, FinetuneRecord, SplitRecord, digest
 from pipeline.tasks import catalog
-from pipeline.training import candidates, recipes, scores, warm
+from pipeline.training import candidates, members, recipes, scores, warm
 from pipeline.training.interrupt import Stop, interruptible
 from pipeline.training.position import Row
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
 
     from pipeline.models.blocks import BlockedModel
@@ -70,6 +71,7 @@ def finetune(
         parent.metrics(Metric(f"val/{name}", value, 0) for name, value in best.val.items())
     for record in done:
         candidates.hand_out(record, out / record.name, baseline=record.name not in names)
+    members.write(shared.members, out / members.FILE)
     shared.write_timing()
     return FinetuneRecord(
         key=key, candidates=tuple(record.name for record in done), best=best.name, primary=config.primary,
@@ -122,6 +124,12 @@ class Shared:
                 mend="look at `split` in params.yaml",
             )  # fmt: skip
         return found
+
+    @cached_property
+    def members(self) -> pa.Table:
+        """What the candidates learn from and will be tested on, and what a champion they start from learnt from."""
+        own = members.of_split(manifest.read(self.split.manifest))
+        return own
 
     @cached_property
     def determinants(self) -> dict[str, Any]:

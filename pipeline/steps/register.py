@@ -10,7 +10,7 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import receipts
+from pipeline import manifest, receipts, served
 from pipeline.config import Config
 from pipeline.context import Context, Metric
 from pipeline.errors import ConfigError, TrackingError
@@ -23,7 +23,6 @@ from pipeline.records import (
     FinetuneRecord,
     RegisterRecord,
     SplitRecord,
-    digest,
 )
 from pipeline.workspace import Workspace
 
@@ -45,8 +44,10 @@ def register(
 ) -> RegisterRecord:  # fmt: skip
     """Registers the evaluated candidate as a model version: found again by its key, or made.
 
-    Calling it again registers nothing new, and completes what a kill cut short. The runs are recorded first, from
-    the steps' outputs, where the store does not have them.
+    The key is of the weights and everything else that is served. So calling it again registers nothing new, and
+    completes what a kill cut short or the store has lost; a later evaluation of the same model updates the tags and
+    the description of its version. The runs are recorded first, from the steps' outputs, where the store does not
+    have them.
 
     Args:
         name: the model's name in the registry.
@@ -59,29 +60,29 @@ def register(
     """
     workspace = Workspace(context.root)
     unmet = _unmet(config.register_.thresholds, evaluated)
+    candidate = finetuned.candidate(evaluated.candidate)
+    key = served.key(config, name, candidate)
     if not config.tracking.enabled:
-        return _off(config, workspace, name, evaluated)
+        return _off(config, workspace, name, key, evaluated)
     from pipeline.tracking import store as stores
 
     tracker = _tracker(config, workspace, context)
-    candidate = finetuned.candidate(evaluated.candidate)
-    key = digest("register", name, evaluated.digest)
-    facts = _facts(candidate, evaluated, version)
+    facts = _facts(candidate, finetuned, evaluated, version)
     run = _record_runs(tracker, config, backbone, finetuned, evaluated, report, facts, context)
     _log_data(tracker.store, run, version, context.data.name)
     store = tracker.store
     model = stores.patiently(
         store,
         f"registering {name}",
-        lambda: _version(store, name, key, config, candidate, evaluated, run, facts, context),
+        lambda: _version(store, name, key, config, finetuned, evaluated, run, facts, context),
     )
     champion, reason = stores.patiently(
         store, f"naming {name}'s aliases", lambda: _aliases(store, model, config, unmet)
     )
     aliases = ("challenger", "champion") if champion else ("challenger",)
     record = RegisterRecord(
-        evaluation=evaluated.digest, tracking_uri=store.shown, model=name, version=model.version, run_id=run.id,
-        aliases=aliases, champion=champion, reason=reason,
+        evaluation=evaluated.digest, key=key, tracking_uri=store.shown, model=name, version=model.version,
+        run_id=run.id, aliases=aliases, champion=champion, reason=reason,
     )  # fmt: skip
     receipts.write(config, workspace, record)
     return record
@@ -108,10 +109,10 @@ def _unmet(thresholds: Mapping[str, float], evaluated: EvaluateRecord) -> list[s
     return unmet
 
 
-def _off(config: Config, workspace: Workspace, name: str, evaluated: EvaluateRecord) -> RegisterRecord:
+def _off(config: Config, workspace: Workspace, name: str, key: str, evaluated: EvaluateRecord) -> RegisterRecord:
     record = RegisterRecord(
-        evaluation=evaluated.digest, tracking_uri="", model=name, version="", run_id="", aliases=(), champion=False,
-        reason="not registered: tracking.enabled is false",
+        evaluation=evaluated.digest, key=key, tracking_uri="", model=name, version="", run_id="", aliases=(),
+        champion=False, reason="not registered: tracking.enabled is false",
     )  # fmt: skip
     receipts.write(config, workspace, record)
     return record
@@ -128,9 +129,12 @@ def _tracker(config: Config, workspace: Workspace, context: Context) -> RunTrack
     return opened
 
 
-def _facts(candidate: CandidateRecord, evaluated: EvaluateRecord, version: DataVersion) -> dict[str, str]:
+def _facts(
+    candidate: CandidateRecord, finetuned: FinetuneRecord, evaluated: EvaluateRecord, version: DataVersion
+) -> dict[str, str]:
     """What the run and the registered version are tagged with."""
     facts = {
+        "members.sha256": manifest.sha256(finetuned.members),
         "evaluation": evaluated.digest, "recipe": candidate.name, "architecture": candidate.architecture,
         "model.sha256": candidate.model_sha256, "primary": evaluated.primary, "data.md5": version.md5,
         "data.files": str(version.files), "data.dirty": str(version.dirty).lower(),
@@ -222,41 +226,58 @@ def _log_data(store: Store, run: Run, version: DataVersion, name: str) -> None:
 
 
 def _version(
-    store: Store, name: str, key: str, config: Config, candidate: CandidateRecord, evaluated: EvaluateRecord, run: Run,
+    store: Store, name: str, key: str, config: Config, finetuned: FinetuneRecord, evaluated: EvaluateRecord, run: Run,
     facts: Mapping[str, str], context: Context,
 ) -> Version:  # fmt: skip
-    """The version with this key, which is made, tried and uploaded where there is none."""
+    """The version with this key: made where there is none, else brought up to date and completed."""
     from pipeline.tracking import packaging, registry
     from pipeline.tracking.runs import KEY
 
-    there = next((one for one in registry.versions(store, name) if one.key == key), None)
-    if there is not None:
-        return there
+    candidate = finetuned.candidate(evaluated.candidate)
     folder = context.scratch / "serving" / key[:16]
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    package(folder, config, candidate, {KEY: key, **facts})
+    package(folder, config, candidate, finetuned.members, {KEY: key, "recipe": candidate.name})
     _try(folder, candidate, evaluated, context)
-    model_id, source = packaging.upload(store, folder, name, run.id, key, facts)
+    tags = {KEY: key, **facts}
+    description = _description(evaluated)
+    there = next((one for one in registry.versions(store, name) if one.key == key), None)
+    if there is None:
+        model_id, source = packaging.upload(store, folder, name, run.id, key, facts)
+        version = registry.register(store, name, source, model_id, run.id, tags, description)
+    else:
+        if there.tags.get("members.sha256") != facts["members.sha256"]:
+            registry.upload(store, there, folder, [finetuned.members.name])
+        lost = registry.lost(store, there, folder)
+        registry.upload(store, there, folder, lost)
+        if lost:
+            context.console.say(
+                f"{name} v{there.version}: {len(lost)} files were lost and are there again: {', '.join(lost)}"
+            )
+        version = registry.update(store, there, tags, description)
     shutil.rmtree(folder)
-    return registry.register(store, name, source, model_id, run.id, {KEY: key, **facts})
+    return version
 
 
-def package(folder: Path, config: Config, candidate: CandidateRecord, metadata: Mapping[str, str]) -> None:
+def _description(evaluated: EvaluateRecord) -> str:
+    """A version in a sentence, as the registry's page shows it."""
+    score = evaluated.metrics[evaluated.primary]
+    interval = f"{score.low:.3f} to {score.high:.3f}"
+    return f"{evaluated.candidate}: {evaluated.primary} {score.value:.3f} ({interval}) on {evaluated.examples} test examples"
+
+
+def package(
+    folder: Path, config: Config, candidate: CandidateRecord, members: Path, metadata: Mapping[str, str]
+) -> None:
     """Saves a candidate into `folder`, which must not exist, as a model that MLflow serves without Thaw."""
-    from pipeline import serving
     from pipeline.models import blocks
     from pipeline.tracking import packaging
 
     model = blocks.load_finetuned(
         candidate.architecture, len(candidate.labels), candidate.model, size=candidate.input.size
     )
-    intake = config.task.intake
-    limits = {
-        "max_bytes": intake.max_bytes, "max_pixels": intake.max_pixels, "single_frame": intake.animated == "reject",
-    }  # fmt: skip
-    code = Path(serving.__path__[0]) / "model.py"
-    packaging.save(folder, code, candidate, model.stock_kwargs, limits, metadata)
+    settings = {**served.settings(config, candidate), "kwargs": model.stock_kwargs}
+    packaging.save(folder, served.code(), candidate.model, settings, members, metadata)
 
 
 def _try(folder: Path, candidate: CandidateRecord, evaluated: EvaluateRecord, context: Context) -> None:
@@ -295,9 +316,14 @@ def _aliases(store: Store, model: Version, config: Config, unmet: list[str]) -> 
     from pipeline.tracking import registry
 
     registry.set_alias(store, model, registry.CHALLENGER)
-    holder = registry.aliases_of(store, model.name).get(registry.CHAMPION)
+    there = registry.versions(store, model.name)
+    champions = [one for one in there if registry.CHAMPION in one.aliases]
+    holder = champions[0].version if champions else None
     if holder == model.version:
         return True, "champion already"
+    if champions and champions[0].tags.get("model.sha256") == model.tags["model.sha256"]:
+        registry.set_alias(store, model, registry.CHAMPION)
+        return True, f"champion: the weights of version {holder}, the champion before, served with other settings"
     if holder is not None:
         return False, f"challenger to version {holder}, the champion"
     if not config.register_.thresholds:

@@ -12,45 +12,40 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.tracking import store as stores
 from pipeline.tracking.runs import KEY
 from pipeline.tracking.store import Store
 
-if TYPE_CHECKING:
-    from pipeline.records import CandidateRecord
-
 NEEDED = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision")  # what answering needs
 
 
 def save(
-    folder: Path, code: Path, candidate: CandidateRecord, kwargs: Mapping[str, Any], limits: Mapping[str, Any],
-    metadata: Mapping[str, str],
-) -> None:  # fmt: skip
+    folder: Path, code: Path, weights: Path, settings: Mapping[str, Any], members: Path, metadata: Mapping[str, str]
+) -> None:
     """Saves a candidate into `folder`, which must not exist, as a model that answers without Thaw.
 
     Args:
         code: the file that answers.
-        kwargs: what the architecture's builder needs beside the number of classes.
-        limits: what the served model refuses: `max_bytes`, `max_pixels`, `single_frame`.
+        weights: a stock state dict, as safetensors.
+        settings: what the code reads beside the weights, as `pipeline.served.settings` gives it, and `kwargs`: what
+            the architecture's builder needs beside the number of classes.
+        members: the table of the examples that the model learnt from; it answers without it.
         metadata: what the model's own page says of it.
     """
     parts = folder.with_name(folder.name + ".parts") / "model"
     shutil.rmtree(parts.parent, ignore_errors=True)
     parts.mkdir(parents=True)
-    settings = {
-        "architecture": candidate.architecture, "kwargs": dict(kwargs), "labels": list(candidate.labels),
-        "input": candidate.input.model_dump(mode="json"), "limits": dict(limits), "sha256": candidate.model_sha256,
-    }  # fmt: skip
     (parts / "model.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    shutil.copyfile(candidate.model, parts / "weights.safetensors")
+    shutil.copyfile(weights, parts / "weights.safetensors")
     with _quietly():
         _pyfunc().save_model(
             str(folder), python_model=str(code), artifacts={"model": str(parts)}, signature=signature(),
             input_example=example(), pip_requirements=requirements(), metadata=dict(metadata),
         )  # fmt: skip
     shutil.rmtree(parts.parent)
+    shutil.copyfile(members, folder / members.name)
 
 
 def signature() -> Any:
@@ -133,6 +128,18 @@ def upload(store: Store, folder: Path, name: str, run_id: str, key: str, tags: M
     client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=0)])
     client.finalize_logged_model(made.model_id, "READY")
     return made.model_id, made.artifact_location
+
+
+def retag(store: Store, key: str, tags: Mapping[str, str], outdated: Sequence[str]) -> None:
+    """Brings the tags of an uploaded model up to date.
+
+    Args:
+        outdated: names of tags to remove.
+    """
+    for model in store.client.search_logged_models([store.experiment_id], f"tags.`{KEY}` = '{key}'"):
+        store.client.set_logged_model_tags(model.model_id, dict(tags))
+        for name in set(outdated) & set(model.tags):
+            store.client.delete_logged_model_tag(model.model_id, name)
 
 
 def log_dataset(store: Store, run_id: str, name: str, digest: str, facts: Mapping[str, str]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError, TrackingError
+from pipeline.tracking import packaging
 from pipeline.tracking import store as stores
 from pipeline.tracking.runs import KEY
 from pipeline.tracking.store import Store
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 _METRIC = "metric."  # tags of a version that hold its test metrics
+_OF_EVALUATION = (_METRIC, "data.", "git.")  # tags of a version that speak of its last evaluation
+
+# Files of a saved model that hold a time, an identifier or the libraries installed where it was saved.
+VARYING = frozenset({"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"})
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,9 @@ def find(store: Store, reference: str) -> Version:
     )  # fmt: skip
 
 
-def register(store: Store, name: str, source: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> Version:
+def register(
+    store: Store, name: str, source: str, model_id: str, run_id: str, tags: Mapping[str, str], description: str
+) -> Version:
     """A new version of the model `name`, which is made where there is none."""
     from mlflow.exceptions import MlflowException
 
@@ -116,7 +123,66 @@ def register(store: Store, name: str, source: str, model_id: str, run_id: str, t
     except MlflowException as fault:
         if fault.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    return _version(store.client.create_model_version(name, source, run_id, dict(tags), model_id=model_id), [])
+    made = store.client.create_model_version(
+        name, source, run_id, dict(tags), model_id=model_id, description=description
+    )
+    return _version(made, [])
+
+
+def update(store: Store, version: Version, tags: Mapping[str, str], description: str) -> Version:
+    """The same version, described by a later evaluation: its tags are these now, whatever else it is tagged with."""
+    outdated = [name for name in version.tags if name.startswith(_OF_EVALUATION) and name not in tags]
+    for name, value in tags.items():
+        if version.tags.get(name) != value:
+            store.client.set_model_version_tag(version.name, version.version, name, value)
+    for name in outdated:
+        store.client.delete_model_version_tag(version.name, version.version, name)
+    store.client.update_model_version(version.name, version.version, description)
+    packaging.retag(store, version.key, tags, outdated)
+    kept = {name: value for name, value in version.tags.items() if name not in outdated}
+    return replace(version, tags={**kept, **tags})
+
+
+def lost(store: Store, version: Version, folder: Path) -> list[str]:
+    """The files of a version that the store has no longer, or has cut short; paths below `folder`.
+
+    Args:
+        folder: the version as it should be. What MLflow writes anew into every saved model (`VARYING`) may differ
+            from it and is looked for by name alone; everything else by size too.
+    """
+    there = dict(_listed(_files(store, version), None))
+    found = []
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = file.relative_to(folder).as_posix()
+        sizes = (None, file.stat().st_size)
+        whole = name in there and (name in VARYING or there[name] in sizes)
+        if not whole:
+            found.append(name)
+    return found
+
+
+def upload(store: Store, version: Version, folder: Path, names: Sequence[str]) -> None:
+    """Puts files below `folder` to a version's others, over those of the same name."""
+    files = _files(store, version)
+    for name in names:
+        parent = PurePosixPath(name).parent.as_posix()
+        files.log_artifact(str(folder / name), None if parent == "." else parent)
+
+
+def _files(store: Store, version: Version) -> Any:
+    """Where the store keeps a version's files."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(version.source, tracking_uri=store.uri)
+
+
+def _listed(files: Any, folder: str | None) -> Iterator[tuple[str, int | None]]:
+    """Path → size in bytes of every file in an artifact store; None where the store does not say the size."""
+    for entry in files.list_artifacts(folder):
+        if entry.is_dir:
+            yield from _listed(files, entry.path)
+        else:
+            yield entry.path, entry.file_size
 
 
 def set_alias(store: Store, version: Version, alias: str) -> None:

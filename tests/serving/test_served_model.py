@@ -29,7 +29,7 @@ from registry_helpers import LABELS, Finished, build, lay_finished, pictures, pr
 
 
 def saved(done: Finished, folder: Path) -> Path:
-    package(folder, done.config, done.candidate, {})
+    package(folder, done.config, done.candidate, done.finetuned.members, {})
     return folder
 
 

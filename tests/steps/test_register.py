@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pipeline.config import Config, RegisterConfig, TrackingConfig
 from pipeline.errors import ConfigError, TrackingError
@@ -130,11 +135,105 @@ def test_a_threshold_not_reached_is_named(done: Finished) -> None:
 def test_a_second_model_becomes_challenger_and_leaves_the_champion(done: Finished) -> None:
     done.with_thresholds(accuracy=0.8)
     done.register()
-    done.judge(0.99)
-    second = done.register()
+    second = done.retrained(seed=4).register()
     assert (second.version, second.champion, second.aliases) == ("2", False, ("challenger",))
     assert "version 1" in second.reason
     assert [version.aliases for version in versions(done)] == [("challenger",), ("champion",)]
+
+
+def test_a_changed_evaluation_updates_the_version_and_makes_none(done: Finished) -> None:
+    first = done.register()
+    done.judge(0.95, precision=0.8)
+    second = done.register()
+    (version,) = versions(done)
+    assert (second.version, second.run_id) == (first.version, first.run_id)
+    assert version.metrics == {"accuracy": 0.95, "log_loss": 0.3, "precision": 0.8}
+    assert version.tags["evaluation"] == done.evaluated.digest
+    ask = client(done)
+    assert "accuracy 0.950 (0.850 to 1.000)" in ask.get_model_version("insects", "1").description
+    experiments = [one.experiment_id for one in ask.search_experiments()]
+    (model,) = ask.search_logged_models(experiments)
+    assert model.tags["metric.accuracy"] == "0.95"
+    done.judge(0.9)
+    done.register()
+    (version,) = versions(done)
+    assert version.metrics == {"accuracy": 0.9, "log_loss": 0.3}, "a metric that is no longer evaluated has gone"
+
+
+def test_changed_serving_limits_make_a_version_and_the_champion_follows(done: Finished) -> None:
+    place = Workspace(done.root)
+    done.with_thresholds(accuracy=0.8)
+    first = done.register()
+    assert receipt_is_current(done.config, place, done.evaluated) == first
+    done.with_intake(max_pixels=700_000)
+    assert receipt_is_current(done.config, place, done.evaluated) is None
+    second = done.register()
+    assert (second.version, second.champion) == ("2", True)
+    assert "version 1" in second.reason
+    assert [version.aliases for version in versions(done)] == [("challenger", "champion"), ()]
+    assert receipt_is_current(done.config, place, done.evaluated) == second
+
+
+@pytest.mark.slow
+def test_the_champion_loaded_elsewhere_obeys_changed_limits(done: Finished, tmp_path: Path) -> None:
+    done.with_thresholds(accuracy=0.8)
+    done.register()
+    done.with_intake(max_pixels=700_000)
+    uri = done.register().tracking_uri
+    large = tmp_path / "large.png"
+    Image.new("RGB", (1000, 800)).save(large)
+    assert "1000 × 800 pixels; at most 700000 are accepted" in json.loads(ask_elsewhere(uri, large))
+
+
+ASK = """
+import json, pathlib, sys
+import mlflow.pyfunc, pandas
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/insects@champion")
+table = pandas.DataFrame({"image": [pathlib.Path(sys.argv[2]).read_bytes()]})
+try:
+    print(json.dumps(model.predict(table)["label"][0]))
+except Exception as fault:
+    print(json.dumps(str(fault)))
+"""
+
+
+def ask_elsewhere(uri: str, image: Path) -> str:
+    """What the champion says of an image in a process of its own: a label, or why it refuses."""
+    command = [sys.executable, "-P", "-W", "ignore", "-c", ASK, uri, str(image)]
+    answered = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert answered.returncode == 0, answered.stderr
+    return answered.stdout.splitlines()[-1]
+
+
+def test_registering_again_uploads_what_the_store_has_lost(done: Finished) -> None:
+    first = done.register()
+    files = served_files(done, first.version)
+    whole = {file: file.read_bytes() for file in files}
+    lost = [file for file in files if file.name in ("MLmodel", "weights.safetensors", "members.parquet")]
+    cut = next(file for file in files if file.name == "model.json")
+    assert len(lost) == 3
+    for file in lost:
+        file.unlink()
+    cut.write_bytes(cut.read_bytes()[:-9])
+    said = Said()
+    again = done.register(console=said)
+    assert again.version == first.version
+    assert any("4 files" in line and "weights.safetensors" in line for line in said.lines)
+    assert served_files(done, first.version) == files
+    assert all(file.read_bytes() == content for file, content in whole.items() if file.name != "MLmodel")
+    from pipeline.tracking import packaging
+
+    assert packaging.answers(files[0].parent, [done.files[0].read_bytes()])
+    done.register(console=(quiet := Said()))
+    assert not any("files" in line for line in quiet.lines)
+
+
+def served_files(done: Finished, version: str) -> list[Path]:
+    """The files of a version, where the embedded store keeps them; the first lies in their folder."""
+    source = client(done).get_model_version("insects", version).source
+    folder = Path(unquote(urlsplit(source).path))
+    return sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: len(path.parts))
 
 
 def test_a_threshold_on_an_unknown_metric_lists_those_there_are(done: Finished) -> None:
