@@ -64,8 +64,7 @@ def test_files_and_folders_are_answered_and_broken_files_spoil_no_others(
 def test_the_champion_answers_where_there_is_one_and_any_version_by_name(done: Finished, tmp_path: Path) -> None:
     done.config = Config(register=RegisterConfig(name="insects", thresholds={"accuracy": 0.5}))  # type: ignore[call-arg]
     done.register()
-    done.judge(0.99)
-    assert done.register().version == "2"
+    assert done.retrained(seed=4).register().version == "2"
     place = Workspace(done.root)
     answer = predict(done.files[:1], None, place)
     assert (answer.model, answer.note) == ("models:/insects/1", "")
