@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.errors import ThawError
+from pipeline.signals import ending
+from pipeline.storage import storage_errors
 from pipeline.text import write_anything
 
 if TYPE_CHECKING:
@@ -46,13 +47,18 @@ def main() -> None:
     """Runs the command line; an error that the user can fix is printed without a traceback and exits with 2."""
     write_anything((sys.stdout, sys.stderr))
     try:
-        app()
+        with ending(), storage_errors(Path.cwd()):
+            app()
     except ThawError as fault:
         print(f"\n{fault}", file=sys.stderr)
         sys.exit(fault.exit_code)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+    except SystemExit as fault:
+        if isinstance(fault.code, int) and fault.code > 128:
+            print("\ninterrupted", file=sys.stderr)
+        raise
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
@@ -460,10 +466,6 @@ def up(
             print(f"{server.name:<8} {server.url}{server.page}")
         print(f"Prefect asks for: {secret}\nCtrl-C ends both.", flush=True)
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
     print("starting Prefect and MLflow …", flush=True)
     servers.up(place, prefect_port, mlflow_port, ready)
 

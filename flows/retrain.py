@@ -19,6 +19,7 @@ from pipeline.memory import Memory
 from pipeline.records import EvaluateRecord, RegisterRecord
 from pipeline.steps.run import context, new_run, open_tracker
 from pipeline.steps.summary import done_line, running_line, step_line, summarize
+from pipeline.storage import storage_errors
 from pipeline.upgrade import upgrade
 from pipeline.workspace import Workspace, lock
 
@@ -47,7 +48,7 @@ def retrain(workspace: str, force: Sequence[str] = ()) -> Summary:
     """
     place = Workspace(Path(workspace))
     check_steps(force)  # before the lock and all that follows
-    with lock(place):
+    with storage_errors(place.root), lock(place):
         run = begin(place, force)
         _preflight(run)
         validated = stage(run, "validate")

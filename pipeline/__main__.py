@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from pipeline.errors import ThawError
+from pipeline.signals import ending
 from pipeline.steps.run import STEPS, run_alone
 from pipeline.text import printable, write_anything
 from pipeline.workspace import Workspace
@@ -38,10 +39,14 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"usage: python -P -m pipeline {{{','.join(STEPS)}}}\n")
         return 2
     try:
-        run_alone(Workspace.find(Path.cwd()), arguments[0], console=Plain())
+        with ending():
+            run_alone(Workspace.find(Path.cwd()), arguments[0], console=Plain())
     except ThawError as fault:
         sys.stderr.write(f"{fault}\n")
         return fault.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
     return 0
 
 

@@ -14,12 +14,12 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import StorageError, ThawError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FULL_SAID = ("no space left on device", "disk is full", "disk quota exceeded")
@@ -55,6 +55,8 @@ class PositionedFile:
 
     def write(self, values: NDArray[Any], offset: int) -> None:
         """Writes an array's bytes; raises OSError where the disk does not take all of them."""
+        import numpy as np
+
         left = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
         while left:
             written = os.pwrite(self._descriptor, left, offset)

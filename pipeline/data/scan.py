@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from pipeline.context import Console
 from pipeline.cores import cores
 from pipeline.data.files import outside
 from pipeline.data.recall import ScanMemory, Stamp
+from pipeline.data.workers import Workers
 from pipeline.examples import Fault, Measured
 from pipeline.manifest import real_path
 
@@ -102,17 +102,15 @@ def _measure_all(paths: list[str], measure: Measure, workers: int) -> Iterator[t
         return
     chunks = [paths[at : at + _CHUNK] for at in range(0, len(paths), _CHUNK)]
     left = []
-    with _pool(workers) as pool:
+    with Workers(workers) as pool:
         futures = {pool.submit(_measure_chunk, measure, chunk): chunk for chunk in chunks}
-        try:
-            for future in as_completed(futures):
-                try:
-                    yield from zip(futures[future], future.result(), strict=True)
-                except BrokenProcessPool:
-                    left += futures[future]
-        except BaseException:  # an interrupt, or nobody asks for more: what has not begun need not
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in as_completed(futures):
+            try:
+                results = future.result()
+            except BrokenProcessPool:
+                left += futures[future]
+            else:
+                yield from zip(futures[future], results, strict=True)
     yield from _one_by_one(sorted(left), measure)
 
 
@@ -120,15 +118,10 @@ def _measure_chunk(measure: Measure, paths: list[str]) -> list[Measured | Fault]
     return [measure(path) for path in paths]
 
 
-def _pool(workers: int) -> Executor:
-    # Not forked: the parent may run threads, and a fork copies their locks as they stand.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-
-
 def _one_by_one(paths: list[str], measure: Measure) -> Iterator[tuple[str, Measured | Fault]]:
     """After a worker died: one file at a time, so that the one that kills its worker gets the blame."""
     while paths:
-        with _pool(1) as pool:
+        with Workers(1) as pool:
             for at, path in enumerate(paths):
                 try:
                     yield path, pool.submit(measure, path).result()

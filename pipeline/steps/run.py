@@ -17,6 +17,7 @@ from pipeline import records
 from pipeline.context import Console, Context, NoTracker, Tracker
 from pipeline.errors import ConfigError
 from pipeline.steps.summary import done_line, running_line
+from pipeline.storage import storage_errors
 from pipeline.upgrade import refuse_outdated
 from pipeline.workspace import Workspace, emptied, lock
 
@@ -82,7 +83,7 @@ def run_alone(workspace: Workspace, name: str, *, console: Console) -> records.R
     """
     tracked = find(name).tracked
     refuse_outdated(workspace)
-    with lock(workspace):
+    with storage_errors(workspace.root), lock(workspace):
         tracker = open_tracker(workspace.config(), workspace, console) if tracked else NoTracker()
         began = time.monotonic()
         console.say(running_line(name, ()))

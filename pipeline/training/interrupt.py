@@ -1,17 +1,15 @@
-"""Stopping on SIGTERM and SIGINT without losing work."""
+"""Stopping on SIGTERM, SIGINT and SIGHUP without losing work."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 from pipeline.errors import Interrupted
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from pipeline.signals import CTRL_C, ENDING, handled
 
 
 class Stop:
@@ -36,8 +34,8 @@ class Stop:
             self._deferred = before
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler; a second signal does not wait."""
-        again = self.asked.is_set()
+        """The signal handler; a second signal does not wait, but for the two that a closed terminal sends."""
+        again = self.asked.is_set() and number != signal.SIGHUP
         self.reason = f"{signal.Signals(number).name} received"
         self.asked.set()
         if again or not self._deferred:
@@ -46,18 +44,11 @@ class Stop:
 
 @contextmanager
 def interruptible() -> Iterator[Stop]:
-    """Handles SIGTERM and SIGINT within the block; the former handlers are back after it.
+    """Handles SIGTERM, SIGINT and SIGHUP within the block; the former handlers are back after it.
 
-    Python allows that in the main thread only. In another thread the block changes nothing: a signal then ends the
-    process as its owner has it, and the newest checkpoint is what the next run goes on from.
+    In another thread than the main one the block changes nothing: a signal then ends the process as its owner has it,
+    and the newest checkpoint is what the next run goes on from.
     """
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
+    with handled((CTRL_C, *ENDING), stop.handle):
         yield stop
-        return
-    former: dict[int, Callable[..., Any] | int | None] = {s: signal.signal(s, stop.handle) for s in SIGNALS}
-    try:
-        yield stop
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

@@ -19,7 +19,7 @@ from pipeline.errors import Interrupted
 from pipeline.training.interrupt import interruptible
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize(
     "batch", [2, 7, 15, 18, 32], ids=["first", "validating", "second epoch", "second stage", "third"]
 )
