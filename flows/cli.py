@@ -467,7 +467,7 @@ def up(
         print(f"Prefect asks for: {secret}\nCtrl-C ends both.", flush=True)
 
     print("starting Prefect and MLflow …", flush=True)
-    servers.up(place, prefect_port, mlflow_port, ready)
+    servers.up(place, prefect_port, mlflow_port, ready, print)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline import loopback
 from pipeline.config import Config
 from pipeline.cores import cores
 from pipeline.errors import ThawError
@@ -38,6 +39,7 @@ class Check:
 
 def examine(start: Path) -> Iterator[Check]:
     """Looks at everything in turn; a check that itself fails is a bad check, never a traceback."""
+    loopback.bypass_proxies()
     yield _python()
     yield from _versions()
     try:

@@ -8,28 +8,27 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows import settings
+from flows.tether import SECONDS_TO_END
+from pipeline import loopback, storage
 from pipeline.errors import WorkspaceError
 
 HOST = "127.0.0.1"
-SECONDS_TO_END = 10
 
 
 @dataclass(frozen=True)
 class Server:
-    """One server to be run.
+    """One server to be run. Its standard input is a pipe to this process, at whose end it is to end too.
 
     Args:
         health: path at which it answers once it is there.
         log: where what it says goes.
         cwd: the folder it runs in.
-        piped: its standard input is a pipe to this process, which closes when this process ends, however it does.
+        secret: what a Prefect server asks for; with it, that it is this one that answers is made sure.
         seconds: it has to answer at `health`.
         mend: what to do where it does not, besides reading its log.
         page: behind its url, to be opened first.
@@ -42,7 +41,7 @@ class Server:
     env: Mapping[str, str]
     log: Path
     cwd: Path
-    piped: bool = False
+    secret: str = ""
     seconds: float = 90
     mend: str = ""
     page: str = ""
@@ -57,7 +56,7 @@ class Server:
         with self.log.open("wb") as log:
             return subprocess.Popen(
                 self.argv, env={**os.environ, **settings.QUIET, **self.env}, cwd=self.cwd, stdout=log, stderr=log,
-                stdin=subprocess.PIPE if self.piped else None, start_new_session=True,
+                stdin=subprocess.PIPE, start_new_session=True,
             )  # fmt: skip
 
     def wait(self, process: subprocess.Popen[bytes]) -> None:
@@ -68,21 +67,20 @@ class Server:
         """
         until = time.monotonic() + self.seconds
         while time.monotonic() < until and process.poll() is None:
-            try:
-                with urllib.request.urlopen(self.url + self.health, timeout=5):
-                    return
-            except urllib.error.HTTPError as fault:
-                if fault.code in (401, 403):  # it is there, and asks who we are
-                    return
-            except OSError:
-                pass
+            if self._answers():
+                return
             time.sleep(0.1)
         last = self.log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing in its log"]
         raise WorkspaceError(
-            f"{self.name}'s server", found=last[0],
+            f"{self.name}'s server", found=f"{last[0]} ({storage.room(self.log)})",
             expected=f"an answer at {self.url}{self.health} within {self.seconds:.0f} s",
             mend=f"read {self.log}{self.mend}",
         )  # fmt: skip
+
+    def _answers(self) -> bool:
+        if self.secret:
+            return settings.is_prefect_with(f"{self.url}/api", self.secret)
+        return loopback.status(self.url + self.health) == 200
 
 
 def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -94,7 +92,7 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         if process.stdin is not None:
             process.stdin.close()
         try:
-            process.wait(SECONDS_TO_END)
+            process.wait(SECONDS_TO_END + 5)  # what it runs is killed after SECONDS_TO_END
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -105,14 +103,21 @@ def new_secret() -> str:
     return f"thaw:{secrets.token_urlsafe(18)}"
 
 
-def free_port(wanted: int) -> int:
-    """`wanted` where nobody listens there, else any free port on loopback."""
+def free_port(wanted: int, taken: Collection[int] = ()) -> int:
+    """`wanted` where nobody listens there, else any free port on loopback.
+
+    Args:
+        taken: ports that are free still but meant for others.
+    """
     for port in (wanted, 0):
         with socket.socket() as probe:
+            # As servers do: a port whose last connections are only just closing is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((HOST, port))
             except OSError:
                 continue
             chosen: int = probe.getsockname()[1]
-            return chosen
+            if chosen not in taken:
+                return chosen
     raise WorkspaceError("no free port on 127.0.0.1", mend="close a program that listens there")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
+
+from pipeline import loopback
 
 SERVERS = "servers.json"  # in the scratch folder, written by `thaw up`
 
@@ -38,6 +38,7 @@ def prepare(scratch: Path) -> None:
     """Sets what is not set yet; `scratch` is the workspace's `.thaw`."""
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
+    loopback.bypass_proxies()
     if os.environ.get("PREFECT_API_URL"):
         return
     running = servers(scratch)
@@ -56,12 +57,29 @@ def prefect_database(scratch: Path) -> str:
 
 
 def servers(scratch: Path) -> dict[str, Any] | None:
-    """The servers `thaw up` started for this workspace, where Prefect's answers; else None."""
-    try:
-        known: dict[str, Any] = json.loads((scratch / SERVERS).read_text())
-        with urllib.request.urlopen(f"{known['prefect']}/health", timeout=1):
-            return known
-    except urllib.error.HTTPError:
+    """The servers that `thaw up` runs for this workspace; None where none run, or where others have their ports."""
+    known = noted_servers(scratch)
+    if known is not None and is_prefect_with(known["prefect"], known["prefect_auth"]):
         return known
-    except (OSError, ValueError, KeyError):
+    return None
+
+
+def noted_servers(scratch: Path) -> dict[str, Any] | None:
+    """What the last `thaw up` wrote down of its servers, whether or not they run; None where it ended in order."""
+    try:
+        known = json.loads((scratch / SERVERS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
+    expected = ("prefect", "prefect_ui", "prefect_auth", "mlflow")
+    if isinstance(known, dict) and all(isinstance(known.get(name), str) for name in expected):
+        return known
+    return None
+
+
+def is_prefect_with(api: str, secret: str) -> bool:
+    """Whether the Prefect server whose secret this is answers at an address: nobody else knows it.
+
+    The address is asked without it first, so that a stranger is not told.
+    """
+    url = f"{api}/admin/version"
+    return loopback.status(url) == 401 and loopback.status(url, secret) == 200

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from flows import servers
 from flows.servers import HOST, Server, free_port, new_secret
+from flows.tether import SECONDS_TO_END, wait_for_end_of_input
 
 SECONDS_TO_START = 300
 
@@ -41,7 +42,7 @@ def server(scratch: Path, meanwhile: Callable[[], None]) -> Iterator[None]:
     port, secret = free_port(0), new_secret()
     ours = Server(
         "Prefect", port, "/api/health", [sys.executable, "-P", "-m", "flows.temporary", str(port)], _environment(secret),
-        scratch / "logs" / "prefect-temporary.log", Path.cwd(), piped=True, seconds=SECONDS_TO_START,
+        scratch / "logs" / "prefect-temporary.log", Path.cwd(), secret=secret, seconds=SECONDS_TO_START,
         mend=", or set PREFECT_API_URL to a server of yours",
     )  # fmt: skip
     process = ours.start()
@@ -64,7 +65,7 @@ def _last_words() -> None:
     from prefect.logging.handlers import APILogWorker
 
     for worker in (APILogWorker, EventsWorker):
-        worker.drain_all(timeout=servers.SECONDS_TO_END)
+        worker.drain_all(timeout=SECONDS_TO_END)
 
 
 def _environment(secret: str) -> dict[str, str]:
@@ -80,8 +81,7 @@ def serve(port: int) -> None:
     import uvicorn
 
     def watch() -> None:
-        while sys.stdin.buffer.read(1):
-            pass
+        wait_for_end_of_input()
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()

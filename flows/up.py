@@ -7,17 +7,22 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flows import settings
 from flows.servers import HOST, Server, free_port, new_secret, stop
+from flows.tether import SECONDS_TO_END
 from pipeline import files
 from pipeline.errors import WorkspaceError
 from pipeline.workspace import Workspace
 
 # Without it MLflow opens its pages about language models, which hide the registry.
 TRAININGS = "/#/experiments?workflowType=machine_learning"
+
+TETHERED = (sys.executable, "-P", "-m", "flows.tether")
+SAME_START = 2.0  # seconds by which a process's start may seem to differ where the clock was set meanwhile
 
 
 def plan(workspace: Workspace, prefect_port: int, mlflow_port: int) -> tuple[list[Server], str]:
@@ -32,26 +37,46 @@ def plan(workspace: Workspace, prefect_port: int, mlflow_port: int) -> tuple[lis
         "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api", "PREFECT_API_URL": f"http://{HOST}:{port}/api",
     }  # fmt: skip
     argv = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    prefect = Server("Prefect", port, "/api/health", argv, env, logs / "prefect.log", workspace.root)
-    port = free_port(mlflow_port)
-    command, env = server_command(workspace, HOST, port)
-    mlflow = Server("MLflow", port, "/health", command, env, logs / "mlflow.log", workspace.root, page=TRAININGS)
+    prefect = Server(
+        "Prefect", port, "/api/health", [*TETHERED, *argv], env, logs / "prefect.log", workspace.root, secret=secret
+    )
+    port = free_port(mlflow_port, taken=[prefect.port])
+    argv, env = server_command(workspace, HOST, port)
+    mlflow = Server(
+        "MLflow", port, "/health", [*TETHERED, *argv], env, logs / "mlflow.log", workspace.root, page=TRAININGS
+    )
     return [prefect, mlflow], secret
 
 
-def up(workspace: Workspace, prefect_port: int, mlflow_port: int, ready: Callable[[list[Server], str], None]) -> None:
+def up(
+    workspace: Workspace,
+    prefect_port: int,
+    mlflow_port: int,
+    ready: Callable[[list[Server], str], None],
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
     """Runs both servers, calls `ready` when both answer, and returns when interrupted; then both are gone.
+
+    Should this process be killed, its servers end by themselves; what is left of them all the same is ended by the
+    next `thaw up`.
+
+    Args:
+        say: told what is not as it was asked for.
 
     Raises:
         WorkspaceError: this workspace's servers run already, or one of them dies; its log is named.
     """
-    running = settings.servers(workspace.scratch)
-    if running:
-        raise WorkspaceError(
-            "thaw up", found=f"servers already at {running['prefect_ui']} and {running['mlflow']}",
-            expected="one pair of servers a workspace", mend="use them, or end the other `thaw up` first",
-        )  # fmt: skip
-    servers, secret = plan(workspace, prefect_port, mlflow_port)
+    with _only_one(workspace):
+        if _end_leftovers(workspace.scratch):
+            say("ended servers that an earlier thaw up left behind")
+        servers, secret = plan(workspace, prefect_port, mlflow_port)
+        for server, wanted in zip(servers, (prefect_port, mlflow_port), strict=True):
+            if wanted not in (0, server.port):
+                say(f"port {wanted} is in use by another program: {server.name} gets {server.port}")
+        _run(workspace, servers, secret, ready)
+
+
+def _run(workspace: Workspace, servers: list[Server], secret: str, ready: Callable[[list[Server], str], None]) -> None:
     processes: list[subprocess.Popen[bytes]] = []
     note = workspace.scratch / settings.SERVERS
     try:
@@ -59,7 +84,7 @@ def up(workspace: Workspace, prefect_port: int, mlflow_port: int, ready: Callabl
             processes.append(server.start())
         for server, process in zip(servers, processes, strict=True):
             server.wait(process)
-        _publish(note, servers, secret)
+        _publish(note, servers, secret, processes)
         ready(servers, secret)
         while all(process.poll() is None for process in processes):
             time.sleep(0.5)
@@ -70,10 +95,71 @@ def up(workspace: Workspace, prefect_port: int, mlflow_port: int, ready: Callabl
         stop(processes)
 
 
-def _publish(note: Path, servers: Sequence[Server], secret: str) -> None:
+@contextmanager
+def _only_one(workspace: Workspace) -> Iterator[None]:
+    """Keeps a second `thaw up` of the workspace out; a killed one lets go of the lock by dying.
+
+    Raises:
+        WorkspaceError: there is one already; it is named, with its servers as soon as they are known.
+    """
+    from filelock import FileLock, Timeout
+
+    workspace.scratch.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(workspace.scratch / "up.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as fault:
+        known = settings.noted_servers(workspace.scratch)
+        found = "another one that is just starting"
+        if known is not None:
+            found = f"servers already at {known['prefect_ui']} and {known['mlflow']}, of process {known.get('pid')}"
+        raise WorkspaceError(
+            "thaw up", found=found, expected="one pair of servers a workspace",
+            mend="use them, or end the other `thaw up` first",
+        ) from fault  # fmt: skip
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _publish(
+    note: Path, servers: Sequence[Server], secret: str, processes: Sequence[subprocess.Popen[bytes]] = ()
+) -> None:
     prefect, mlflow = servers
     values = {
         "prefect": f"{prefect.url}/api", "prefect_ui": prefect.url, "prefect_auth": secret, "mlflow": mlflow.url,
-        "pid": os.getpid(),
+        "pid": os.getpid(), "processes": _identities(processes),
     }  # fmt: skip
     files.replace_text(note, json.dumps(values), private=True)
+
+
+def _identities(processes: Sequence[subprocess.Popen[bytes]]) -> list[tuple[int, float]]:
+    """Id and start of the servers' processes: an id alone may be another program's later."""
+    import psutil
+
+    found: list[tuple[int, float]] = []
+    for process in processes:
+        with suppress(psutil.Error):
+            own = psutil.Process(process.pid)
+            found += [(each.pid, each.create_time()) for each in (own, *own.children(recursive=True))]
+    return found
+
+
+def _end_leftovers(scratch: Path) -> bool:
+    """Ends what the last `thaw up` noted and left running; returns whether there was any."""
+    import psutil
+
+    known = settings.noted_servers(scratch) or {}
+    left = []
+    for pid, started in known.get("processes", ()):
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if abs(process.create_time() - started) < SAME_START:
+                process.terminate()
+                left.append(process)
+    for process in psutil.wait_procs(left, timeout=SECONDS_TO_END)[1]:
+        with suppress(psutil.Error):
+            process.kill()
+    (scratch / settings.SERVERS).unlink(missing_ok=True)
+    return bool(left)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import ConfigError, ThawError, TrackingError
+from pipeline.loopback import bypass_proxies
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -240,6 +241,7 @@ def prepare() -> None:
     """Turns off MLflow's telemetry, progress bars, chatter and the loading of pickles, unless the user set them."""
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
+    bypass_proxies()
 
 
 @contextlib.contextmanager

@@ -201,7 +201,7 @@ def test_servers_start_on_loopback_conduct_a_run_and_end(finished: Path, thaw: T
         assert "evaluate.bootstrap 200 → 110" in thaw("run", cwd=finished).stdout
         assert _flow_runs(known) == ["COMPLETED"]
     finally:
-        servers.terminate()
+        servers.send_signal(signal.SIGHUP)  # as when its terminal is closed
         servers.communicate(timeout=60)
     assert not (finished / ".thaw/servers.json").exists()
 
