@@ -137,7 +137,7 @@ def run(
 
       thaw run --force finetune
     """
-    from flows.glance import bring_up_to_date
+    from flows.glance import bring_up_to_date, refuse_changed_weights
     from flows.terminal import Terminal
 
     clock = Clock()
@@ -145,6 +145,7 @@ def run(
     with Terminal() as terminal:
         with terminal.working("checking what changed"):
             bring_up_to_date(place, terminal)
+            refuse_changed_weights(place)
             glance = _glance(place)
         clock.lap("asking DVC")
         if glance.nothing_to_do and not force:
@@ -308,6 +309,7 @@ def status() -> None:
         with terminal.working("checking what changed"):
             glance = _glance(place)
         _say_states(terminal, glance)
+        _say_changed_weights(terminal, place)
         with terminal.working("asking the model registry"):
             from pipeline.tracking.registry import registered
 
@@ -333,6 +335,16 @@ def _say_states(terminal: Terminal, glance: Glance) -> None:
         terminal.say(step_line(name, "fresh" if state.fresh else f"stale: {'; '.join(state.why)}"))
     is_registered = glance.registered is not None
     terminal.say(step_line("register", "fresh" if is_registered else "stale: the last evaluation is not registered"))
+
+
+def _say_changed_weights(terminal: Terminal, place: Workspace) -> None:
+    from flows.glance import refuse_changed_weights
+    from pipeline.errors import BackboneError
+
+    try:
+        refuse_changed_weights(place)
+    except BackboneError as fault:
+        terminal.say(f"`thaw run` will refuse {fault.thing}: {fault.found}; expected {fault.expected}; {fault.mend}")
 
 
 @app.command()

@@ -54,6 +54,21 @@ def bring_up_to_date(place: Workspace, console: Console) -> None:
             console.say(line)
 
 
+def refuse_changed_weights(place: Workspace) -> None:
+    """Makes sure that the backbone's weights file, where it is here, is the one that backbone.lock names.
+
+    DVC cannot tell: the stage depends on the lock, since the file may lie anywhere.
+
+    Raises:
+        ConfigError: params.yaml cannot be used.
+        BackboneError: the file is another one.
+    """
+    from pipeline.models import backbone_lock, references
+
+    backbone_lock.remove_secrets(place.root)
+    references.refuse_changed(place.config().backbone, place.root, place.scratch)
+
+
 def check_steps(force: Sequence[str]) -> None:
     """Refuses to force what is no step.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.glance import bring_up_to_date
+from flows.glance import bring_up_to_date, refuse_changed_weights
 from flows.stage import LiveConsole, Run, remember
 from pipeline.context import NoTracker
 from pipeline.memory import Memory
@@ -35,6 +35,7 @@ def lr_find(place: Workspace, recipe: str | None, stage: str | None, console: Li
         ThawError: whatever the steps before have to say.
     """
     bring_up_to_date(place, console)
+    refuse_changed_weights(place)
     with lock(place):
         config = place.config()
         memory = Memory(place.root)

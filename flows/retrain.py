@@ -12,7 +12,7 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-from flows.glance import check_steps
+from flows.glance import check_steps, refuse_changed_weights
 from flows.stage import Outcome, PrefectConsole, Run, conducted, stage
 from pipeline import preflight
 from pipeline.memory import Memory
@@ -70,10 +70,12 @@ def begin(place: Workspace, force: Sequence[str] = ()) -> Run:
     Raises:
         ConfigError: params.yaml cannot be used.
         WorkspaceError: dvc.yaml cannot be used.
+        BackboneError: the weights are others than backbone.lock says.
     """
     console = PrefectConsole()
     for line in upgrade(place):
         console.say(line)
+    refuse_changed_weights(place)
     config = place.config()
     memory = Memory(place.root)
     memory.ensure_data()

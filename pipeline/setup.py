@@ -36,7 +36,7 @@ DVCIGNORE = """\
 
 # What a workspace consists of: none of it may be there before.
 OURS = (
-    "params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "ledger.dvc", "ledger.parquet", "backbone.lock", ".dvc",
+    "params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "ledger.dvc", "ledger.parquet", ".dvc",
     ".dvcignore", "artifacts", "mlflow", ".thaw", *(entry.file for entry in PLACEHOLDERS),
 )  # fmt: skip
 

@@ -56,10 +56,6 @@ class Workspace:
         return self.root / "ledger.parquet"
 
     @property
-    def backbone_lock(self) -> Path:
-        return self.root / "backbone.lock"
-
-    @property
     def mlflow(self) -> Path:
         """Folder of the embedded tracking store."""
         return self.root / "mlflow"

@@ -14,6 +14,7 @@ import yaml
 
 from pipeline import dvc_yaml, setup
 from pipeline.config import STAGE_PARAMS, Config, load, parse
+from pipeline.dvc_yaml import PLACEHOLDERS
 from pipeline.errors import WorkspaceError
 from pipeline.memory import Memory
 from pipeline.workspace import STEPS, Workspace
@@ -159,6 +160,7 @@ def test_inside_git_what_runs_make_is_ignored_and_the_pins_are_not(source: Path,
         for line in subprocess.run(status, cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
     }
     below = {".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore", "data.dvc", "dvc.yaml", "params.yaml"}
+    below |= {entry.file for entry in PLACEHOLDERS}
     assert files == {f"ws/{name}" for name in below}
 
 

@@ -1,19 +1,17 @@
 """Pretrained networks by `provider/name` and a weights reference: found, verified, understood.
 
 Weights are pinned: the first use writes the file's sha256 to `backbone.lock` in the workspace, every later use
-must match it.
+must match it (`pipeline.models.references`).
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 from collections.abc import Mapping
-from importlib import resources
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import torchvision
 from torch import Tensor
@@ -21,19 +19,12 @@ from torch import Tensor
 from pipeline.config import BackboneConfig
 from pipeline.context import Context
 from pipeline.errors import BackboneError, ConfigError
-from pipeline.models import blocks, fetch, stock, transfer, weights
+from pipeline.models import backbone_lock, blocks, fetch, references, stock, transfer, weights
+from pipeline.models.digests import FileStat
+from pipeline.models.references import WeightsFile
 from pipeline.records import InputSpec
 
 PROVIDERS = ("torchvision",)
-LOCK = "backbone.lock"
-
-
-class Found(NamedTuple):
-    """A weights file that is what it should be."""
-
-    path: Path
-    source: str  # "shipped", "file" or the URL
-    sha256: str
 
 
 def architecture(config: BackboneConfig) -> str:
@@ -52,7 +43,7 @@ def architecture(config: BackboneConfig) -> str:
     return stock.check(name)
 
 
-def resolve(config: BackboneConfig, context: Context, patience: fetch.Patience | None = None) -> Found:
+def resolve(config: BackboneConfig, context: Context, patience: fetch.Patience | None = None) -> WeightsFile:
     """The weights file that the configuration refers to, fetched if need be and verified.
 
     Raises:
@@ -70,9 +61,35 @@ def resolve(config: BackboneConfig, context: Context, patience: fetch.Patience |
         no_network = config.offline or fetch.offline()
         path = fetch.fetch(reference, context.console, no_network=no_network, patience=patience)
         source = transfer.shown(reference)
-    found = Found(path, source, fetch.sha256(path))
-    _verify(config, context.root, found, ours=not isinstance(reference, Path))
+    stat = FileStat.of(path)
+    found = WeightsFile(path, source, fetch.sha256(path), stat)
+    published = _published_digest(path) if config.weights == "default" else None
+    fetched = isinstance(reference, str)
+    references.verify(config, context.root, path, found.sha256, published, fetched=fetched)
+    cache = references.digest_cache(context.scratch)
+    cache.remember(backbone_lock.entry_name(config), path, stat, found.sha256)
     return found
+
+
+def refuse_rewritten(found: WeightsFile) -> None:
+    """Makes sure that the file which was read is the one which was hashed before.
+
+    Raises:
+        BackboneError: it was written to meanwhile.
+    """
+    if FileStat.of(found.path) != found.stat:
+        raise BackboneError(
+            str(found.path),
+            found="a file that was written to while it was read",
+            expected="one that stays as it is",
+            mend="thaw run, once it is whole",
+        )
+
+
+def _published_digest(path: Path) -> str | None:
+    """The beginning of the sha256 that torchvision puts into the names of its files."""
+    named = re.search(r"-([0-9a-f]{8,64})\.", path.name)
+    return named[1] if named else None
 
 
 def reachable(config: BackboneConfig, root: Path) -> str:
@@ -101,14 +118,10 @@ def parameters(config: BackboneConfig) -> int:
 def _reference(config: BackboneConfig, root: Path) -> Path | str:
     """A local file, or a URL."""
     name = architecture(config)
-    if config.weights == "shipped":
-        return Path(str(resources.files("pipeline.models") / "shipped" / f"{name}.safetensors"))
-    text = config.weights
-    if text == "default":
-        published = published_url(name)
-        text = f"{config.mirror.rstrip('/')}/{PurePosixPath(published).name}" if config.mirror else published
-    text = text.removeprefix("file://")
-    return text if "://" in text else root / Path(text).expanduser()
+    published = published_url(name) if config.weights == "default" else None
+    found = references.locate(config, root, published)
+    assert found is not None
+    return found
 
 
 def published_url(name: str) -> str:
@@ -130,61 +143,6 @@ def _no_file(config: BackboneConfig, path: Path) -> BackboneError:
         expected="a weights file",
         mend="correct backbone.weights: default, shipped, a file or a URL",
     )
-
-
-def _verify(config: BackboneConfig, root: Path, found: Found, *, ours: bool) -> None:
-    locked = _locked(root).get(_key(config), {}).get("sha256")
-    pins = {"backbone.sha256": config.sha256, LOCK: locked}
-    if config.weights == "default":
-        named = re.search(r"-([0-9a-f]{8,64})\.", found.path.name)
-        pins["its name"] = named[1] if named else None
-    for pin, expected in pins.items():
-        if expected and not found.sha256.startswith(expected.lower()):
-            if ours:
-                found.path.unlink(missing_ok=True)
-            raise BackboneError(
-                str(found.path), found=f"sha256 {found.sha256}" + (" (this copy was deleted)" if ours else ""),
-                expected=f"{expected}, by {pin}", mend=_mend(config, pin, ours),
-            )  # fmt: skip
-
-
-def _mend(config: BackboneConfig, pin: str, ours: bool) -> str:
-    again = "run again to fetch it anew" if ours else "bring the right file"
-    if pin == LOCK:
-        return f"{again}; if other weights are meant, remove {_key(config)!r} from {LOCK}"
-    return again + ("; if other weights are meant, change backbone.sha256" if pin == "backbone.sha256" else "")
-
-
-def _key(config: BackboneConfig) -> str:
-    return f"{config.name} {config.weights}"
-
-
-def _locked(root: Path) -> dict[str, dict[str, Any]]:
-    path = root / LOCK
-    if not path.exists():
-        return {}
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values()):
-            return entries
-    except (OSError, ValueError):
-        pass
-    raise BackboneError(
-        str(path), found="not the JSON that Thaw wrote", expected="name and weights → sha256, size",
-        mend="restore it from version control; deleting it accepts whatever weights come next",
-    )  # fmt: skip
-
-
-def pin(config: BackboneConfig, context: Context, found: Found) -> None:
-    """Remembers the file's sha256 in `backbone.lock`, unless it is there already."""
-    entries = _locked(context.root)
-    if _key(config) in entries:
-        return
-    entries[_key(config)] = {"sha256": found.sha256, "size": found.path.stat().st_size}
-    path = context.root / LOCK
-    part = path.with_name(f"{LOCK}.{os.getpid()}.part")
-    part.write_text(json.dumps(entries, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def fitted(name: str, loaded: weights.Weights, thing: str) -> blocks.BlockedModel:

@@ -13,7 +13,8 @@ from pipeline.records import BackboneRecord
 def backbone(config: BackboneConfig, out: Path, context: Context) -> BackboneRecord:
     """Fetches, verifies and rewrites pretrained weights as `weights.safetensors`, a stock fp32 state dict.
 
-    The same weights give the same bytes. The first use of a weights reference is pinned in `backbone.lock`.
+    The same weights give the same bytes. The first use of a weights reference is pinned in `backbone.lock`, once the
+    file has been found to fit.
 
     Raises:
         ConfigError: there is no such provider or architecture.
@@ -21,7 +22,7 @@ def backbone(config: BackboneConfig, out: Path, context: Context) -> BackboneRec
     """
     from safetensors.torch import save_file
 
-    from pipeline.models import backbones, blocks, fetch, weights
+    from pipeline.models import backbone_lock, backbones, blocks, fetch, weights
 
     architecture = backbones.architecture(config)
     found = backbones.resolve(config, context)
@@ -30,7 +31,8 @@ def backbone(config: BackboneConfig, out: Path, context: Context) -> BackboneRec
     spec = backbones.input_spec(config, architecture, loaded, str(found.path))
     save_file(blocks.state(model), out / "weights.safetensors")
     files.apply_umask(out / "weights.safetensors")
-    backbones.pin(config, context, found)
+    backbones.refuse_rewritten(found)
+    backbone_lock.pin(config, context.root, found.sha256, found.stat.size)
     record = BackboneRecord(
         name=config.name,
         architecture=architecture,

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from weights_server import WeightsServer, serving, whole
 
 from pipeline.config import BackboneConfig
 from pipeline.context import Context
 from pipeline.errors import BackboneError, ConfigError
-from pipeline.models import backbones, blocks, fetch, stock
+from pipeline.models import backbone_lock, backbones, blocks, fetch, stock
+from pipeline.models.references import WeightsFile
 from pipeline.models.weights import Weights
+from weights_server import WeightsServer, serving, whole
 
 NAME = "torchvision/shufflenet_v2_x0_5"
 
@@ -46,6 +47,10 @@ def body(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def config(**settings: Any) -> BackboneConfig:
     return BackboneConfig(**{"name": NAME, **settings})
+
+
+def pin(settings: BackboneConfig, context: Context, found: WeightsFile) -> None:
+    backbone_lock.pin(settings, context.root, found.sha256, found.stat.size)
 
 
 def fault(settings: BackboneConfig, context: Context) -> BackboneError:
@@ -124,7 +129,7 @@ class TestPins:
         path = context.root / "mine.safetensors"
         path.write_bytes(body)
         found = backbones.resolve(config(weights="mine.safetensors"), context)
-        backbones.pin(config(weights="mine.safetensors"), context, found)
+        pin(config(weights="mine.safetensors"), context, found)
         locked = json.loads((context.root / "backbone.lock").read_text())
         assert locked == {f"{NAME} mine.safetensors": {"sha256": found.sha256, "size": len(body)}}
         assert backbones.resolve(config(weights="mine.safetensors"), context) == found
@@ -138,7 +143,7 @@ class TestPins:
         for name in ("one", "two"):
             (context.root / name).write_bytes(body)
             settings = config(weights=name)
-            backbones.pin(settings, context, backbones.resolve(settings, context))
+            pin(settings, context, backbones.resolve(settings, context))
         assert len(json.loads((context.root / "backbone.lock").read_text())) == 2
         assert [path.name for path in context.root.glob("backbone.lock*")] == ["backbone.lock"]
 
@@ -158,7 +163,7 @@ class TestPins:
         server.script = [whole(body)]
         settings = config(weights=server.url)
         found = backbones.resolve(settings, context)
-        backbones.pin(settings, context, found)
+        pin(settings, context, found)
         found.path.write_bytes(body[:-1] + b"\x01")
         assert "deleted" in fault(settings, context).found
         assert backbones.resolve(settings, context).path.read_bytes() == body
