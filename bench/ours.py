@@ -45,7 +45,7 @@ def split_record(setting: Setting, folder: Path, copies: int = 1) -> tuple[Split
             }  # fmt: skip
     columns: dict[str, list[Any]] = {field.name: [] for field in manifest.COLUMNS}
     for name, row in rows.items():
-        values = {"id": name, "aliases": [], "group": None, "given_split": row["split"], **row}
+        values = {"id": name, "aliases": [], "group": None, "given_split": row["split"], "unit": name, **row}
         for column, found in columns.items():
             found.append(values[column])
     out = folder / "split"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +95,7 @@ class Context:
         side: `.thaw/runs/<run>/<step>`: what this run saw but its inputs do not determine (times, Data Docs).
         console: where words go.
         tracker: where runs are recorded.
+        pixel_cache_gb: most disk the store of decoded examples may take; no result depends on it.
     """
 
     root: Path
@@ -102,3 +104,4 @@ class Context:
     side: Path
     console: Console = field(default_factory=Silent)
     tracker: Tracker = field(default_factory=NoTracker)
+    pixel_cache_gb: float = math.inf

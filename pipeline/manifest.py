@@ -12,6 +12,7 @@ metadata (`meta.<name>`, used for slices).
 | group | string, null | what must stay in one split together (a patient, a part, a video), as the user gave it |
 | given_split | string, null | `train`, `val` or `test` where the data came already split |
 | split | string, null | the split it has; null until the split step, and for an example that was left out |
+| unit | string, null | what is one piece of evidence: groups and near-duplicates joined in any chain, by the least id among them; null where split is |
 
 Rows are sorted by id, so the order in which files were listed changes nothing.
 """
@@ -41,6 +42,7 @@ COLUMNS = pa.schema(
         pa.field("group", pa.string()),
         pa.field("given_split", pa.string()),
         pa.field("split", pa.string()),
+        pa.field("unit", pa.string()),
     ]
 )
 SCAN, META = "scan.", "meta."

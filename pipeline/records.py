@@ -104,12 +104,12 @@ class ValidateRecord(Record):
 
 
 class SplitRecord(Record):
-    """The dataset with a split for every example. Files: manifest.parquet (column split filled)."""
+    """The dataset with a split for every example. Files: manifest.parquet (columns split and unit filled)."""
 
     manifest_sha256: str
     labels: tuple[str, ...]
     counts: dict[str, dict[str, int]]  # split → class → examples
-    new: int  # examples the ledger had not seen before
+    new: int  # examples that the ledger's latest batch brought, without edited ones
     left_out: tuple[Finding, ...]  # bridging examples, near-duplicates across given splits
     warnings: tuple[Finding, ...]
     near_duplicate_groups: int
@@ -222,7 +222,7 @@ class Comparison(Frozen):
     other: str
     metric: str
     difference: Estimate  # best − other
-    p_value: float  # two-sided, exact McNemar on correct/incorrect
+    p_value: float  # two-sided, exact sign-flip test over units; of single examples, McNemar's
     verdict: Literal["better", "worse", "cannot-tell"]
 
 
@@ -235,7 +235,7 @@ class EvaluateRecord(Record):
     model_sha256: str
     labels: tuple[str, ...]
     examples: int
-    units: int | None = None  # what the intervals resample: groups of examples, or the examples themselves
+    units: int | None = None  # what the intervals resample: groups and near-duplicates, or examples on their own
     confidence: float = 0.95  # of every interval
     primary: str
     higher_is_better: bool

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -166,7 +167,7 @@ def _open(
         missing = list({name: row for row, (name, _) in enumerate(rows) if name not in known}.values())
         wanted = {name for name, _ in rows}
         needed = [segment for segment in segments if wanted.intersection(segment.ids)]
-        room = _make_room(stores, needed, len(missing) * _size(shape), int(limit_gb * 1e9))
+        room = _make_room(stores, needed, len(missing) * _size(shape), _bytes(limit_gb))
         fits = missing[: room // _size(shape)]
         if len(fits) < len(missing):
             console.say(
@@ -228,6 +229,11 @@ def _index(path: Path, shape: tuple[int, ...]) -> tuple[str, ...] | None:
         return ids if values["shape"] == list(shape) and values["check"] == digest(ids) else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def _bytes(gigabytes: float) -> int:
+    """The same in bytes; without a limit, more than any disk has."""
+    return int(min(gigabytes * 1e9, sys.maxsize))
 
 
 def _make_room(stores: Path, keep: list[_Segment], wish: int, limit: int) -> int:

@@ -11,11 +11,16 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pipeline.config import SplitConfig
 from pipeline.data.duplicates import clusters
 from pipeline.manifest import SPLITS, Split
 from pipeline.records import Finding
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Splits = dict[str, Split]  # by id
 
@@ -77,6 +82,14 @@ def deal(examples: Iterable[Example], config: SplitConfig) -> Dealing:
 
 def together(examples: Sequence[Example], distance: int) -> list[list[Example]]:
     """The examples in sets that belong together: joined by groups and near-duplicates, in any chain."""
+    sets: dict[int, list[Example]] = defaultdict(list)
+    for example, number in zip(examples, components(examples, distance).tolist(), strict=True):
+        sets[number].append(example)
+    return list(sets.values())
+
+
+def components(examples: Sequence[Example], distance: int) -> npt.NDArray[np.int64]:
+    """A number for each example (N,), the same for those that belong together."""
     import numpy as np
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -87,10 +100,8 @@ def together(examples: Sequence[Example], distance: int) -> list[list[Example]]:
     every = np.arange(len(examples))
     ends = (np.concatenate([every, every]), np.concatenate([near, np.array(grouped, dtype=np.int64)]))
     graph = coo_array((np.ones(2 * len(every), dtype=bool), ends), shape=(len(every), len(every)))
-    sets: dict[int, list[Example]] = defaultdict(list)
-    for example, label in zip(examples, connected_components(graph, directed=False)[1].tolist(), strict=True):
-        sets[label].append(example)
-    return list(sets.values())
+    _, numbers = connected_components(graph, directed=False)
+    return np.asarray(numbers, dtype=np.int64)
 
 
 def _keep_known(known: Sequence[Example], config: SplitConfig, left_out: list[Finding]) -> Splits:

@@ -84,7 +84,7 @@ def fold(usable: Sequence[tuple[Listed, Measured]]) -> Folded:
         rows.append(
             {
                 "id": copies[0][1].id, "path": paths[0], "aliases": paths[1:], "target": listed[0].target,
-                "group": groups[0] if groups else None, "split": None,
+                "group": groups[0] if groups else None, "split": None, "unit": None,
                 "given_split": next((split for split in ("test", "val", "train") if split in splits), None),
                 "scan": copies[0][1].values, "meta": dict(listed[0].meta),
             }

@@ -1,17 +1,18 @@
 """Bootstrap intervals by weights: a resample is how often each example was drawn, so that every metric becomes a
 weighted sum and all resamples are computed in one matrix product.
 
-What is resampled is the *unit*: an example, or a whole group of examples where the data names groups. Several views
-of one part share its difficulty; resampling them one by one would count them as independent evidence and make the
-interval too narrow (Cameron, Gelbach and Miller 2008, "Bootstrap-based improvements for inference with clustered
+What is resampled is the *unit* that the split step found: an example, or all examples joined by groups that the data
+name and by being near-duplicates. Several views of one part share its difficulty; resampling them one by one would
+count them as independent evidence and make the interval too narrow (Cameron, Gelbach and Miller 2008, "Bootstrap-based improvements for inference with clustered
 errors", resample the clusters).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.records import Estimate
@@ -23,11 +24,10 @@ Units = NDArray[np.intp]  # (examples,): the unit of each example, 0 â€¦ units â
 CELLS = 1_000_000  # of the weights held at once: 8 MB, about what a processor's cache holds
 
 
-def units_of(groups: Sequence[str | None]) -> Units:
-    """The unit of each example: its group, or itself where it has none."""
-    names = [("group", group) if group is not None else ("alone", str(row)) for row, group in enumerate(groups)]
-    order = {name: code for code, name in enumerate(dict.fromkeys(names))}
-    return np.array([order[name] for name in names], dtype=np.intp)
+def units_of(column: pa.ChunkedArray) -> Units:
+    """The manifest's column `unit` as numbers, in the order in which the units come."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.intp)
 
 
 def resamples(units: Units, count: int, seed: int) -> Iterator[tuple[int, Weights]]:

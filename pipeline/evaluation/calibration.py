@@ -23,7 +23,7 @@ class Bin:
 
 
 def reliability(made: Predictions, *, count: int, confidence: float, seed: int) -> list[Bin]:
-    """The bins that hold examples (DeGroot and Fienberg 1983; the bins of the calibration error)."""
+    """The bins of equal width that hold examples (DeGroot and Fienberg 1983)."""
     bins = bin_of(made.confidence)
     found = []
     for number in np.unique(bins):

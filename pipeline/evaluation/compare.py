@@ -13,15 +13,46 @@ from pipeline.records import Comparison, Estimate
 Verdict = Literal["better", "worse", "cannot-tell"]
 
 
-def mcnemar(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> float:
-    """The two-sided exact McNemar test (McNemar 1947; exact as in Dietterich 1998, section 2): were as many examples
-    right only for one model as only for the other? `ours` and `theirs` are (N,), whether each was right."""
+def sign_flip_test(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], units: Units) -> float:
+    """The two-sided p-value of the exact sign-flip test: are two models equally often right?
+
+    If they are, a unit in which one gained so many examples might as well have been one in which the other did. Every
+    way to swap the models within whole units is counted (Winkler et al. 2014, "Permutation inference for the general
+    linear model", section on exchangeability blocks). Where every unit is a single example this is McNemar's test
+    (McNemar 1947).
+
+    Args:
+        ours, theirs: (N,), whether each model was right.
+        units: (N,), which examples are one piece of evidence.
+    """
     from scipy.stats import binomtest
 
-    only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    if not only_ours + only_theirs:
+    gains = np.bincount(units, weights=ours.astype(np.float64) - theirs)
+    sizes = np.abs(gains).astype(np.int64)
+    sizes = sizes[sizes > 0]
+    if not len(sizes):
         return 1.0
-    return float(binomtest(only_ours, only_ours + only_theirs, 0.5).pvalue)
+    if sizes.max() == 1:
+        return float(binomtest(int((gains > 0).sum()), len(sizes), 0.5).pvalue)
+    return _share_at_least(int(abs(gains.sum())), sizes)
+
+
+def _share_at_least(total: int, sizes: NDArray[np.int64]) -> float:
+    """The share of the sign patterns of `sizes` (U,) whose sum is at least `total` away from 0.
+
+    A sum of independent ± sizes has the product of their cosines as its characteristic function, and as it takes
+    whole numbers only, a discrete Fourier transform of that gives the probability of each.
+    """
+    points = 2 * int(sizes.sum()) + 1
+    angles = 2 * np.pi * np.arange(points) / points
+    function = np.ones(points)
+    for size, count in zip(*np.unique(sizes, return_counts=True), strict=True):
+        function *= np.cos(size * angles) ** count
+    probabilities = np.fft.ifft(function).real
+    sums = np.minimum(np.arange(points), points - np.arange(points))  # a negative sum stands at its complement
+    share = float(probabilities[sums >= total].sum())
+    least = 0.5 ** (len(sizes) - 1)  # what is observed, and its mirror image; below lie rounding errors
+    return min(max(share, least), 1.0)
 
 
 def difference(
@@ -34,8 +65,7 @@ def difference(
 
 
 def verdict(found: Estimate, p_value: float, confidence: float) -> Verdict:
-    """What may be said of a difference where more is better: only what interval and test both support. The test
-    takes examples as independent; the interval does not, and keeps it honest where they come in groups."""
+    """What may be said of a difference where more is better: only what interval and test both support."""
     if p_value > 1 - confidence:
         return "cannot-tell"
     if found.low > 0:
@@ -55,7 +85,7 @@ def compare(
 ) -> Comparison:
     """Compares accuracies; `ours` and `theirs` (N,) say whether each of the same examples was right."""
     found = difference(ours, theirs, units, count=count, confidence=confidence, seed=seed)
-    p_value = mcnemar(ours, theirs)
+    p_value = sign_flip_test(ours, theirs, units)
     return Comparison(
         other=other, metric="accuracy", difference=found, p_value=p_value, verdict=verdict(found, p_value, confidence)
     )

@@ -36,14 +36,12 @@ class Ready:
         task: its settings.
         candidate: the finished candidate.
         table: the manifest's rows.
-        limit_gb: most disk the decoded store may take.
         context: the step's surroundings.
     """
 
     def __init__(
-        self, kind: Task, task: TaskConfig, candidate: CandidateRecord, table: pa.Table, limit_gb: float,
-        context: Context,
-    ) -> None:  # fmt: skip
+        self, kind: Task, task: TaskConfig, candidate: CandidateRecord, table: pa.Table, context: Context
+    ) -> None:
         import torch
 
         from pipeline.data.cache import open_store
@@ -58,7 +56,7 @@ class Ready:
             for row, path in zip(table["id"].to_pylist(), table["path"].to_pylist(), strict=True)
         ]
         self.store = open_store(
-            kind, candidate.input, files, context.scratch, limit_gb=limit_gb, console=context.console
+            kind, candidate.input, files, context.scratch, limit_gb=context.pixel_cache_gb, console=context.console
         )
         self.device = _device(candidate.plan.get("device"))
         self.model = load_finetuned(

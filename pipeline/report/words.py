@@ -31,7 +31,9 @@ MEANINGS = {
     "macro_f1": Meaning("Macro F1", True, True, "mean F1, every class counting the same"),
     "auroc": Meaning("AUROC", True, True, "chance that the right class is ranked above a wrong one"),
     "log_loss": Meaning("Log loss", False, False, "how surprised the model is by the right class"),
-    "calibration_error": Meaning("Calibration error", True, False, "mean gap between confidence and accuracy"),
+    "calibration_error": Meaning(
+        "Calibration error", True, False, "typical gap between confidence and accuracy, beyond what chance makes"
+    ),
 }
 
 

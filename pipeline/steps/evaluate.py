@@ -79,18 +79,17 @@ def _predictions(
     task: TaskConfig, finetuned: FinetuneRecord, table: pa.Table, context: Context
 ) -> dict[str, Predictions]:
     """What each candidate answers; beside it, size and latency of the best go to the run's own folder."""
-    from pipeline.config import PlanConfig
     from pipeline.evaluation import metrics
     from pipeline.evaluation.bootstrap import units_of
     from pipeline.evaluation.predict import Ready
     from pipeline.tasks import catalog
 
     kind = catalog.get(task.name)
-    units = units_of(table["group"].to_pylist())
+    units = units_of(table["unit"])
     made = {}
     for name in finetuned.candidates:
         candidate = finetuned.candidate(name)
-        ready = Ready(kind, task, candidate, table, PlanConfig().pixel_cache_gb, context)
+        ready = Ready(kind, task, candidate, table, context)
         probabilities = ready.probabilities()
         metrics.check(probabilities, name, table["path"].to_pylist())
         targets = kind.targets(table, candidate.labels).numpy()
@@ -129,7 +128,8 @@ def _warnings(made: Predictions, labels: tuple[str, ...], slices: list[Slice]) -
             f"at least {FEW_EXAMPLES}, for intervals that tell anything", "bring more data"))  # fmt: skip
     elif units < FEW_UNITS:
         found.append(_warning("few-test-groups", "test split", f"{examples} examples in {units} groups",
-            f"at least {FEW_UNITS} groups: examples of a group are no independent evidence", "bring more groups"))  # fmt: skip
+            f"at least {FEW_UNITS} groups: examples of a group, and near-duplicates, are no independent evidence",
+            "bring more groups"))  # fmt: skip
     if absent:
         found.append(_warning("class-not-tested", "test split", f"no examples of {len(absent)} classes",
             "examples of every class", "bring more of them; the averages over classes leave them out", absent))  # fmt: skip

@@ -97,7 +97,7 @@ def context(workspace: Workspace, config: Config, console: Console, tracker: Tra
     side.mkdir(parents=True, exist_ok=True)
     return Context(
         root=workspace.root, data=workspace.root / config.data.path, scratch=workspace.scratch, side=side,
-        console=console, tracker=tracker,
+        console=console, tracker=tracker, pixel_cache_gb=config.finetune.plan.pixel_cache_gb,
     )  # fmt: skip
 
 

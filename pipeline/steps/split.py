@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import manifest
 from pipeline.config import SplitConfig
 from pipeline.context import Context
-from pipeline.data.dealing import Example, deal, together
+from pipeline.data.dealing import Example, components, deal
 from pipeline.data.duplicates import clusters
 from pipeline.data.ledger import Entry, Ledger, load, merged
 from pipeline.errors import LedgerError, MemoryFault, SplitError
@@ -28,7 +28,7 @@ LARGE = 0.2  # near-duplicates of one another that make up more of the dataset t
 
 
 def split(config: SplitConfig, validated: ValidateRecord, out: Path, context: Context) -> SplitRecord:
-    """Fills the manifest's split column and extends the ledger.
+    """Fills the manifest's columns split and unit, and extends the ledger.
 
     Precedence: the ledger, a given split, group and near-duplicates, the hash. A split that is missing where others
     were given is dealt from the given train. Once the outputs are complete the ledger is replaced, then pinned.
@@ -43,19 +43,21 @@ def split(config: SplitConfig, validated: ValidateRecord, out: Path, context: Co
     examples = _examples(table, ledger, config)
     dealing = deal(examples, config)
     present = [example for example in examples if example.id in dealing.splits]
-    _refuse_leaks(present, dealing.splits, config)
+    units = _units(present, config)
+    _refuse_leaks(present, dealing.splits, units)
     counts = _counts(present, table, validated.labels, dealing.splits)
     warnings = [*_moved(examples), *_coverage(counts, dealing.left_out)]
+    remembered = [example for example in examples if not example.present]
     extended = ledger.extended(_entries(present, dealing.splits, ledger))
     near = Counter(clusters([example.phash for example in present], config.near_duplicates).tolist())
     warnings += _large(near, len(present))
 
-    filled = [dealing.splits.get(i) for i in table["id"].to_pylist()]
-    sha256 = manifest.write(_with_splits(table, filled), out / "manifest.parquet")
-    batch = extended.next_batch - 1
+    ids = table["id"].to_pylist()
+    filled = _with_column(table, "split", [dealing.splits.get(i) for i in ids])
+    filled = _with_column(filled, "unit", [units.get(i) for i in ids])
+    sha256 = manifest.write(filled, out / "manifest.parquet")
     record = SplitRecord(
-        manifest_sha256=sha256, labels=validated.labels, counts=counts,
-        new=sum(extended.entries[example.id].batch == batch for example in present),
+        manifest_sha256=sha256, labels=validated.labels, counts=counts, new=_new(present, remembered, extended, config),
         left_out=tuple(dealing.left_out), warnings=tuple(warnings),
         near_duplicate_groups=sum(size > 1 for size in near.values()),
     ).save(out)  # fmt: skip
@@ -128,12 +130,36 @@ def _entries(examples: Iterable[Example], splits: dict[str, Split], ledger: Ledg
     return [Entry(e.id, e.group, splits[e.id], e.target, e.phash, ledger.next_batch) for e in examples if not e.known]
 
 
-def _with_splits(table: pa.Table, splits: list[Split | None]) -> pa.Table:
+def _with_column(table: pa.Table, name: str, values: Sequence[str | None]) -> pa.Table:
     import pyarrow as pa
 
-    return table.set_column(
-        table.column_names.index("split"), pa.field("split", pa.string()), pa.array(splits, pa.string())
-    )
+    column = pa.array(values, pa.string())
+    return table.set_column(table.column_names.index(name), pa.field(name, pa.string()), column)
+
+
+def _units(present: Sequence[Example], config: SplitConfig) -> dict[str, str]:
+    """id → unit of the examples that have a split, in the order of their ids: the least id of those that belong
+    together."""
+    import numpy as np
+
+    ids = [example.id for example in present]
+    numbers = components(present, config.near_duplicates)
+    _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+    return {i: ids[at] for i, at in zip(ids, first[inverse].tolist(), strict=True)}
+
+
+def _new(present: Sequence[Example], remembered: Sequence[Example], ledger: Ledger, config: SplitConfig) -> int:
+    """How many examples the ledger's latest batch brought to the dataset.
+
+    One that looks like an example of an earlier batch which is no longer there is that example, edited. It is asked
+    of the ledger as it is after the split, so that splitting the same data again gives the same answer.
+    """
+    latest = ledger.next_batch - 1
+    came = [example for example in present if ledger.entries[example.id].batch == latest]
+    gone = [example for example in remembered if ledger.entries[example.id].batch < latest]
+    near = clusters([example.phash for example in (*came, *gone)], config.near_duplicates).tolist()
+    lookalikes = Counter(near[: len(came)]) & Counter(near[len(came) :])
+    return len(came) - lookalikes.total()
 
 
 def _counts(
@@ -146,9 +172,12 @@ def _counts(
     return {name: {label: found[name, label] for label in order} for name in SPLITS}
 
 
-def _refuse_leaks(present: list[Example], splits: dict[str, Split], config: SplitConfig) -> None:
+def _refuse_leaks(present: Sequence[Example], splits: dict[str, Split], units: dict[str, str]) -> None:
     """Proves that what belongs together is in one split."""
-    for members in together(present, config.near_duplicates):
+    by_unit: dict[str, list[Example]] = defaultdict(list)
+    for example in present:
+        by_unit[units[example.id]].append(example)
+    for members in by_unit.values():
         found = {splits[example.id] for example in members}
         if len(found) > 1:
             raise SplitError(

@@ -67,7 +67,7 @@ def _validate(record: records.ValidateRecord) -> str:
 def _split(record: records.SplitRecord) -> str:
     sizes = [f"{sum(record.counts[split].values()):,} {split}" for split in SPLITS]
     left_out = sum(len(finding.items) for finding in record.left_out)
-    return f"{', '.join(sizes)}; {record.new:,} new, {left_out:,} left out"
+    return f"{', '.join(sizes)}; {record.new:,} in the latest addition, {left_out:,} left out"
 
 
 def _backbone(record: records.BackboneRecord) -> str:

@@ -30,7 +30,7 @@ def rows(labels: dict[str, int], **columns: list[Any]) -> pa.Table:
         "id": [hashlib.md5(name.encode()).hexdigest() for name in names], "path": names, "aliases": [[]] * total,
         "target": targets, "group": [None] * total, "given_split": [None] * total, "split": [None] * total,
     }  # fmt: skip
-    table = pa.table({field.name: pa.array(values[field.name], field.type) for field in COLUMNS})
+    table = pa.table({field.name: pa.array(values.get(field.name, [None] * total), field.type) for field in COLUMNS})
     measured = {"scan__format": ["PNG"] * total, "scan__width": [64] * total, **columns}
     for name, given in measured.items():
         table = table.append_column(name.replace("__", "."), pa.array(given))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from pipeline.evaluation.compare import compare, difference, mcnemar, verdict
+from pipeline.evaluation.compare import compare, difference, sign_flip_test, verdict
 from pipeline.records import Estimate
 
 SETTINGS = {"count": 400, "confidence": 0.95, "seed": 0}
@@ -20,9 +22,40 @@ def pair(both: int, ours: int, theirs: int, neither: int) -> tuple[np.ndarray, n
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(9, 1), (5, 5), (0, 7), (30, 12)])
-def test_mcnemar_is_the_binomial_test_on_the_discordant_pairs(ours: int, theirs: int) -> None:
+def test_of_single_examples_the_test_is_mcnemars(ours: int, theirs: int) -> None:
     a, b = pair(50, ours, theirs, 20)
-    assert mcnemar(a, b) == pytest.approx(binomtest(min(ours, theirs), ours + theirs, 0.5).pvalue)
+    expected = binomtest(min(ours, theirs), ours + theirs, 0.5).pvalue
+    assert sign_flip_test(a, b, np.arange(len(a))) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_of_units_every_way_to_swap_the_models_is_counted(seed: int) -> None:
+    dice = np.random.default_rng(seed)
+    units = np.sort(dice.integers(0, 9, 40))
+    a, b = dice.random(40) < 0.8, dice.random(40) < 0.6
+    gains = np.bincount(units, weights=a.astype(float) - b)
+    sums = [abs(np.dot(signs, gains)) for signs in itertools.product((1, -1), repeat=len(gains))]
+    expected = np.mean(np.array(sums) >= abs(gains.sum()))
+    assert sign_flip_test(a, b, units) == pytest.approx(expected)
+
+
+def test_models_that_are_equal_within_units_are_told_apart_no_oftener_than_the_test_says() -> None:
+    """Five copies of an example share their fate: one by one they would count five times."""
+    dice = np.random.default_rng(0)
+    units = np.repeat(np.arange(30), 5)
+    found = []
+    for _ in range(400):
+        a, b = (np.repeat(dice.random(30) < 0.7, 5) for _ in range(2))
+        found.append(sign_flip_test(a, b, units))
+    assert np.mean(np.array(found) < 0.05) < 0.07
+
+
+def test_many_units_of_many_sizes_have_a_p_value() -> None:
+    dice = np.random.default_rng(0)
+    units = dice.integers(0, 20_000, 100_000)
+    ours = dice.random(100_000) < 0.9
+    assert sign_flip_test(ours, dice.random(100_000) < 0.8, units) < 1e-9
+    assert sign_flip_test(ours, dice.permutation(ours), units) > 1e-3
 
 
 def test_two_equal_models_cannot_be_told_apart() -> None:
@@ -46,11 +79,11 @@ def test_noise_is_not_called_better() -> None:
 
 
 def test_one_lucky_group_is_not_called_better() -> None:
-    """The test alone would be sure (12 to 0); the interval over groups knows that it is one part."""
+    """Twelve to nothing, yet all of one part."""
     a, b = pair(48, 12, 0, 0)
     units = np.repeat(np.arange(5), 12)
     found = compare("head", a, b, units, **SETTINGS)
-    assert found.p_value < 0.001
+    assert found.p_value == 1.0
     assert found.verdict == "cannot-tell"
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn import metrics as sk
 
 from pipeline.errors import TrainingError
-from pipeline.evaluation import metrics
 from pipeline.evaluation.bootstrap import exact, proportion, resamples, units_of
-from pipeline.evaluation.metrics import Predictions, check, estimates, measure, top_k
+from pipeline.evaluation.metrics import Predictions, check, estimates, measure, squared_calibration_error, top_k
 
 SETTINGS = {"wanted_k": 3, "count": 200, "confidence": 0.95, "seed": 0}
 
@@ -47,23 +47,71 @@ def test_values_equal_scikit_learns(classes: int, ties: bool) -> None:
         assert found[f"top_{k}_accuracy"] == pytest.approx(sk.top_k_accuracy_score(t, p, k=k))
 
 
-def test_calibration_error_is_the_gap_weighed_by_the_bins() -> None:
-    made, expected = answers(500, 4, skill=2), 0.0
-    for number in range(metrics.BINS):
-        low, high = number / metrics.BINS, (number + 1) / metrics.BINS
-        within = (made.confidence > low) & (made.confidence <= high)
-        if within.any():
-            expected += within.mean() * abs(made.correct[within].mean() - made.confidence[within].mean())
-    assert once(made)["calibration_error"] == pytest.approx(expected)
+def calibrated(examples: int, copies: int, overconfidence: float, dice: np.random.Generator) -> Predictions:
+    """Answers that are right as often as they say, but for a share of the right ones that is spoilt; each answer and
+    its outcome stand there `copies` times, as one unit."""
+    powers = np.exp(dice.normal(0, 1.5, (examples, 3)))
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    targets = (dice.random((examples, 1)) > probabilities.cumsum(axis=1)).sum(axis=1).clip(max=2)
+    spoilt = (dice.random(examples) < overconfidence) & (targets == probabilities.argmax(axis=1))
+    targets = np.where(spoilt, (targets + 1) % 3, targets)
+    units = np.arange(examples)
+    return Predictions(*(np.repeat(values, copies, axis=0) for values in (probabilities, targets, units)))
+
+
+def test_calibration_error_is_the_root_of_the_mean_product_of_gaps_of_two_units() -> None:
+    made = calibrated(60, 2, 0.5, np.random.default_rng(0))
+    gaps, expected = made.correct - made.confidence, 0.0
+    assert len(np.unique(made.bins)) == 6
+    for number in np.unique(made.bins):
+        within = np.flatnonzero(made.bins == number)
+        products = [gaps[i] * gaps[j] for i in within for j in within if made.units[i] != made.units[j]]
+        expected += len(within) / 120 * np.mean(products)
+    assert squared_calibration_error(made, np.ones((120, 1)))[0] == pytest.approx(expected)
+    assert once(made)["calibration_error"] == pytest.approx(expected**0.5)
+
+
+@pytest.mark.parametrize("copies", [1, 5])
+def test_calibration_error_of_a_perfectly_calibrated_model_is_unbiased(copies: int) -> None:
+    dice = np.random.default_rng(copies)
+    found = []
+    for _ in range(400):
+        made = calibrated(120, copies, 0, dice)
+        found.append(squared_calibration_error(made, np.ones((120 * copies, 1)))[0])
+    standard_error = np.std(found) / len(found) ** 0.5
+    assert abs(np.mean(found)) < 3 * standard_error
+    assert 0.4 < np.mean(np.array(found) < 0) < 0.65
+
+
+@pytest.mark.parametrize(("overconfidence", "copies"), [(0, 1), (0, 5), (0.2, 1), (0.2, 3)])
+def test_interval_of_the_calibration_error_covers_the_truth(overconfidence: float, copies: int) -> None:
+    dice = np.random.default_rng(8)
+    covered = starts_at_its_value = 0
+    for trial in range(60):
+        made = calibrated(150, copies, overconfidence, dice)
+        found = estimates(made, wanted_k=1, count=100, confidence=0.95, seed=trial)["calibration_error"]
+        truth = overconfidence * np.mean(made.confidence**2) ** 0.5
+        covered += found.low <= truth <= found.high
+        starts_at_its_value += found.low == found.value > 0
+    assert covered >= 0.9 * 60
+    assert not starts_at_its_value
+
+
+def test_without_two_units_there_is_no_calibration_error() -> None:
+    made = calibrated(1, 30, 0, np.random.default_rng(0))
+    assert "calibration_error" not in estimates(made, **SETTINGS)
 
 
 def test_a_weight_counts_as_so_many_copies() -> None:
     made = answers(60, 3)
     counts = np.random.default_rng(1).integers(0, 4, 60)
     rows = np.repeat(np.arange(60), counts)
-    copied = Predictions(made.probabilities[rows], made.targets[rows], np.arange(len(rows)))
-    weighted = measure(made, counts[:, None].astype(float), 2)
-    assert {name: value[0] for name, value in weighted.items()} == pytest.approx(once(copied, 2))
+    copied = Predictions(made.probabilities[rows], made.targets[rows], rows)
+    weighted = {name: value[0] for name, value in measure(made, counts[:, None].astype(float), 2).items()}
+    expected = once(copied, 2)
+    # Its bins are those of the answers that were given, not of the ones that were drawn.
+    del weighted["calibration_error"], expected["calibration_error"]
+    assert weighted == pytest.approx(expected)
 
 
 def test_a_class_absent_from_the_test_split_is_left_out_of_the_averages() -> None:
@@ -124,15 +172,11 @@ def test_without_a_mistake_the_interval_is_the_exact_one() -> None:
 
 
 def test_resamples_draw_whole_units() -> None:
-    units = units_of(["a", None, "a", None, "b"])
-    assert units.tolist() == [0, 1, 0, 2, 3]
+    units = units_of(pa.chunked_array([["a", "b"], ["a", "c", "b"]]))
+    assert units.tolist() == [0, 1, 0, 2, 1]
     for _, weights in resamples(units, 50, 0):
         assert (weights[0] == weights[2]).all()
-        assert (weights[[0, 1, 3, 4]].sum(axis=0) == 4).all()
-
-
-def test_a_group_is_not_mistaken_for_an_ungrouped_row() -> None:
-    assert len(set(units_of(["1", None, "0", None]).tolist())) == 4
+        assert (weights[[0, 1, 3]].sum(axis=0) == 3).all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, -0.5, 0.9])

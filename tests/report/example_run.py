@@ -134,7 +134,7 @@ def _evaluated(
 ) -> EvaluateRecord:
     out.mkdir(parents=True)
     targets = np.array([labels.index(name) for name in table["target"].to_pylist()])
-    units = units_of(table["group"].to_pylist())
+    units = units_of(table["group"])
     made = {
         name: metrics.Predictions(_answers(targets, len(labels), much, dice), targets, units)
         for name, much in skill.items()

@@ -120,7 +120,7 @@ def test_numbers_come_from_the_records(made: Made, read: Read) -> None:
     for told in (
         "336 examples",
         "3 that cannot be used",
-        "24 examples were new",
+        "24 examples came with the last growth",
         "1.5 million parameters",
         "180 optimiser steps",
     ):

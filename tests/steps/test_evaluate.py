@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from pipeline import manifest
 from pipeline.config import EvaluateConfig, TaskConfig
-from pipeline.context import Context, Metric, NoRun, TrackedRun
+from pipeline.context import Context, Metric, NoRun, Silent, TrackedRun
 from pipeline.errors import SplitError, TrainingError
 from pipeline.models import blocks
 from pipeline.records import CandidateRecord, EvaluateRecord, FinetuneRecord, InputSpec, SplitRecord
@@ -60,12 +60,12 @@ class Place:
     finetuned: FinetuneRecord
     run: Recorded
 
-    def evaluate(self, name: str = "evaluate", config: EvaluateConfig = CONFIG) -> EvaluateRecord:
+    def evaluate(self, name: str = "evaluate", config: EvaluateConfig = CONFIG, **surroundings: Any) -> EvaluateRecord:
         out = self.root / name
         out.mkdir()
         context = Context(
             root=self.root, data=self.root / "data", scratch=self.root / ".thaw", side=self.root / ".thaw/runs/now/e",
-            tracker=self.run,
+            tracker=self.run, **surroundings,
         )  # fmt: skip
         return evaluate(config, TaskConfig(), self.split, self.finetuned, out, context)
 
@@ -120,6 +120,7 @@ def _examples(data: Path) -> list[dict[str, Any]]:
         rows.append({
             "id": manifest_id(path), "path": path.relative_to(data).as_posix(), "aliases": [], "target": target,
             "group": f"part {number // 4}", "given_split": None, "split": "test" if number < 36 else "train",
+            "unit": f"unit {number // 4}",
             "meta.lamp": "left" if number % 3 else "right",
         })  # fmt: skip
     return rows
@@ -243,6 +244,24 @@ def test_a_model_that_answers_nan_is_refused(place: Place) -> None:
     _candidate(place.finetuned.folder / "scratch", "scratch", 1, spoil=True)
     with pytest.raises(TrainingError, match="candidate 'scratch'"):
         place.evaluate()
+
+
+def test_the_store_of_decoded_examples_keeps_to_the_limit_it_is_given(place: Place) -> None:
+    class Told(Silent):
+        lines: ClassVar[list[str]] = []
+
+        def say(self, text: str) -> None:
+            self.lines.append(text)
+
+    record = place.evaluate("without", pixel_cache_gb=0.0, console=Told())
+    assert any("finetune.plan.pixel_cache_gb: 0" in line for line in Told.lines)
+    assert record.metrics == place.evaluate("with").metrics
+
+
+def test_a_slice_that_is_not_there_is_told_and_stops_nothing(place: Place) -> None:
+    record = place.evaluate(config=EvaluateConfig(bootstrap=50, slices=("lamp", "lmap")))
+    (warning,) = (one for one in record.warnings if one.code == "no-such-slice")
+    assert warning.items == ("lmap: did you mean lamp?",)
 
 
 def test_slices_come_from_the_metadata(done: tuple[Place, EvaluateRecord]) -> None:

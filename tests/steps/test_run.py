@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import dvc_yaml
-from pipeline.config import Config, SplitConfig, to_yaml
+from pipeline.config import STAGE_PARAMS, Config, SplitConfig, to_yaml
 from pipeline.context import Context, NoTracker, Silent
 from pipeline.errors import ConfigError, MemoryFault
 from pipeline.records import SplitRecord, ValidateRecord
@@ -104,3 +104,10 @@ def test_from_the_shell_a_workspace_in_use_is_left_alone(place: Workspace) -> No
         done = python(place, "split")
     assert done.returncode == 2
     assert "in use by process" in done.stderr
+
+
+def test_the_disk_that_decoded_examples_may_take_is_a_setting_and_no_input_of_evaluate(place: Workspace) -> None:
+    config = Config.model_validate({"finetune": {"plan": {"pixel_cache_gb": 3.5}}})
+    surroundings = steps.context(place, config, Silent(), NoTracker(), place.scratch / "side")
+    assert surroundings.pixel_cache_gb == 3.5
+    assert not any(setting.startswith("finetune") for setting in STAGE_PARAMS["evaluate"])

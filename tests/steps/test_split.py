@@ -7,7 +7,9 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from pipeline import dvc_yaml, manifest
@@ -16,6 +18,7 @@ from pipeline.config import SplitConfig, to_yaml
 from pipeline.context import Context
 from pipeline.data.ledger import load
 from pipeline.errors import LedgerError, SplitError
+from pipeline.evaluation.bootstrap import proportion, units_of
 from pipeline.memory import Memory, initialise
 from pipeline.memory.reasons import ledger_objects
 from pipeline.records import SplitRecord, ValidateRecord
@@ -36,7 +39,7 @@ class Place:
         self, name: str, target: str, group: str | None = None, given: str | None = None, phash: str | None = None
     ) -> None:
         row = {"id": hashlib.md5(name.encode()).hexdigest(), "path": name, "aliases": [], "target": target}
-        self.rows.append(row | {"group": group, "given_split": given, "split": None, "scan.phash": phash})
+        self.rows.append(row | {"group": group, "given_split": given, "split": None, "unit": None, "scan.phash": phash})
 
     def grow(self, prefix: str, count: int) -> None:
         for target in ("ok", "crack"):
@@ -56,8 +59,14 @@ class Place:
         return split(config, validated, emptied(self.root / "artifacts/split"), context)
 
     def splits(self) -> dict[str, str | None]:
+        return self._column("split")
+
+    def units(self) -> dict[str, str | None]:
+        return self._column("unit")
+
+    def _column(self, name: str) -> dict[str, str | None]:
         table = manifest.read(self.root / "artifacts/split/manifest.parquet")
-        return dict(zip(table["path"].to_pylist(), table["split"].to_pylist(), strict=True))
+        return dict(zip(table["path"].to_pylist(), table[name].to_pylist(), strict=True))
 
 
 @pytest.fixture
@@ -169,6 +178,70 @@ def test_near_duplicates_are_counted_and_kept_together(place: Place) -> None:
     record = place.split()
     assert record.near_duplicate_groups > 0
     assert all(place.splits()[f"{n}"] == place.splits()[f"{n + 1}"] for n in range(0, 30, 2))
+
+
+def test_an_edited_example_is_not_new(place: Place) -> None:
+    place.grow("a", 12)
+    place.add("ok/photo", "ok", phash="0123456789abcdef")
+    assert place.split().new == 25
+    place.rows.pop()
+    place.add("ok/photo, retouched", "ok", phash="0123456789abcdee")
+    place.add("ok/other", "ok", phash="fedcba9876543210")
+    assert place.split().new == 1
+    assert place.split().new == 1
+
+
+def test_units_are_groups_and_near_duplicates_joined_in_any_chain(place: Place) -> None:
+    place.grow("a", 12)
+    near = ("0123456789abcdef", "0123456789abcdee", "0123456789abcdec")
+    place.add("ok/1", "ok", group="left", phash=near[0])
+    place.add("ok/2", "ok", phash=near[1])
+    place.add("ok/3", "ok", group="right", phash=near[2])
+    place.add("ok/4", "ok", group="right")
+    place.add("ok/5", "ok", phash="fedcba9876543210")
+    place.split()
+    units = place.units()
+    assert len({units[f"ok/{number}"] for number in range(1, 5)}) == 1
+    assert units["ok/5"] == hashlib.md5(b"ok/5").hexdigest()
+    assert len(set(units.values())) == 8 + 2
+    members = [hashlib.md5(f"ok/{number}".encode()).hexdigest() for number in range(1, 5)]
+    assert units["ok/1"] == min(members)
+
+
+def test_without_near_duplicates_only_groups_are_units(place: Place) -> None:
+    place.grow("a", 12)
+    for number in range(3):
+        place.add(f"ok/{number}", "ok", phash="0123456789abcdef")
+    place.split(SplitConfig(near_duplicates=-1))
+    assert len(set(place.units().values())) == 8 + 3
+
+
+def test_an_example_that_was_left_out_has_no_unit(place: Place) -> None:
+    place.grow("a", 30)
+    place.split()
+    sides = {name: next(path for path, s in place.splits().items() if s == name) for name in ("train", "test")}
+    groups = {str(row["path"]): row for row in place.rows}
+    groups[sides["test"]]["scan.phash"] = "0123456789abcdef"
+    place.add("ok/bridge", "ok", group=str(groups[sides["train"]]["group"]), phash="0123456789abcdee")
+    place.split()
+    assert place.units()["ok/bridge"] is None
+
+
+def test_copies_of_photographs_widen_the_interval_as_groups_do(place: Place) -> None:
+    """Twenty photographs, five near copies of each, twelve of them right: the evidence of twenty examples."""
+    dice = random.Random(0)
+    for number in range(20):
+        phash = dice.getrandbits(64)
+        for copy in range(5):
+            place.add(f"test/{number:02d}-{copy}", "ok", given="test", phash=f"{phash ^ copy:016x}")
+            place.add(f"train/{number:02d}-{copy}", "ok", given="train", phash=f"{dice.getrandbits(64):016x}")
+    place.split()
+    table = manifest.read(place.root / "artifacts/split/manifest.parquet")
+    rows = table.filter(pc.equal(table["split"], "test"))
+    right = np.array([int(path[5:7]) < 12 for path in rows["path"].to_pylist()])
+    found = proportion(right, units_of(rows["unit"]), count=2000, confidence=0.95, seed=0)
+    assert (len(right), found.value) == (100, 0.6)
+    assert (found.low, found.high) == pytest.approx((0.4, 0.8), abs=0.05)
 
 
 def test_a_class_without_training_examples_stops(place: Place) -> None:
