@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline import redaction
 from pipeline.errors import ThawError
 from pipeline.signals import ending
 from pipeline.storage import storage_errors
@@ -46,6 +47,7 @@ MARKS = {"ok": ("ok   ", ""), "note": ("note ", "yellow"), "bad": ("BAD  ", "bol
 def main() -> None:
     """Runs the command line; an error that the user can fix is printed without a traceback and exits with 2."""
     write_anything((sys.stdout, sys.stderr))
+    redaction.install_streams()
     try:
         with ending(), storage_errors(Path.cwd()):
             app()

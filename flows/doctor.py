@@ -147,15 +147,17 @@ def _servers(place: Workspace) -> Iterator[Check]:
 
 def _reach(name: str, url: str) -> Check:
     import urllib.error
-    import urllib.request
 
+    from pipeline.models import transfer
+
+    plain, login = transfer.without_login(url)
     try:
-        with urllib.request.urlopen(url, timeout=3):
-            return Check(name, "ok", url)
+        with transfer.opener(plain, login).open(plain, timeout=3):
+            return Check(name, "ok", plain)
     except urllib.error.HTTPError as fault:
-        return Check(name, "note", f"{url} answers {fault.code}", "check the user and password in its address")
+        return Check(name, "note", f"{plain} answers {fault.code}", "check the user and password in its address")
     except OSError as fault:
-        return Check(name, "bad", f"{url}: {fault}", "start it, or unset its address to use the embedded one")
+        return Check(name, "bad", f"{plain}: {fault}", "start it, or unset its address to use the embedded one")
 
 
 def _git() -> Check:

@@ -14,7 +14,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows.glance import check_steps, refuse_changed_weights
 from flows.stage import Outcome, PrefectConsole, Run, conducted, stage
-from pipeline import preflight
+from pipeline import preflight, redaction
 from pipeline.memory import Memory
 from pipeline.records import EvaluateRecord, RegisterRecord
 from pipeline.steps.run import context, new_run, open_tracker
@@ -47,6 +47,11 @@ def retrain(workspace: str, force: Sequence[str] = ()) -> Summary:
         ThawError: whatever a step has to say; nothing half-done is remembered.
     """
     place = Workspace(Path(workspace))
+    redaction.install()
+    return redaction.guarded(lambda: _retrain(place, force))()
+
+
+def _retrain(place: Workspace, force: Sequence[str]) -> Summary:
     check_steps(force)  # before the lock and all that follows
     with storage_errors(place.root), lock(place):
         run = begin(place, force)

@@ -21,6 +21,7 @@ from pipeline.context import Console, Tracker
 from pipeline.errors import ThawError, TrackingError
 from pipeline.memory import Memory
 from pipeline.records import Record
+from pipeline.redaction import guarded
 from pipeline.steps.run import load_record, run_step
 from pipeline.steps.summary import done_line, running_line, step_line
 from pipeline.text import printable
@@ -110,7 +111,7 @@ def conducted(name: str, work: Callable[[], T], retries: int = 0) -> T:
         name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, retries=retries,
         retry_delay_seconds=exponential_backoff(2), retry_condition_fn=_may_mend_itself,
     )  # fmt: skip
-    return conductor(work)()
+    return conductor(guarded(work))()
 
 
 def _may_mend_itself(_task: Any, _run: Any, state: Any) -> bool:

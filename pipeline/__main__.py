@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from pipeline import redaction
 from pipeline.errors import ThawError
 from pipeline.signals import ending
 from pipeline.steps.run import STEPS, run_alone
@@ -38,6 +39,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or arguments[0] not in STEPS:
         sys.stderr.write(f"usage: python -P -m pipeline {{{','.join(STEPS)}}}\n")
         return 2
+    redaction.install_streams()
     try:
         with ending():
             run_alone(Workspace.find(Path.cwd()), arguments[0], console=Plain())

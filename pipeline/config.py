@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
+import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from pipeline import redaction
 from pipeline.errors import ConfigError
+from pipeline.redaction import redact_forms
 
 ENGINE = 2  # raised where the same settings and data give other results than before
 
@@ -211,11 +215,11 @@ class BackboneConfig(Section):
     name: str = "torchvision/mobilenet_v3_small"
     """provider/name: torchvision/<any of its classifiers>"""
     weights: str = "default"
-    """default (the provider's published weights), shipped (the small ones that come with Thaw), a file, or any fsspec URL (https://, s3://, …)"""
+    """default (the provider's published weights), shipped (the small ones that come with Thaw), a file, or any fsspec URL (https://, s3://, …); ${NAME} in it stands for an environment variable, so that no password lies here"""
     sha256: str | None = None
     """the weights file's sha256; null: what backbone.lock holds, which is written on first use and checked ever after"""
     mirror: str | None = None
-    """fetch the provider's published weights from below this folder or URL instead of the provider's own server"""
+    """fetch the provider's published weights from below this folder or URL instead of the provider's own server; ${NAME} as in weights"""
     offline: bool = False
     """never ask the network: a file or the cache, or an error that says how to bring the file"""
     size: Positive | None = None
@@ -224,6 +228,16 @@ class BackboneConfig(Section):
     """channel means the weights were trained with; null: the provider's"""
     std: tuple[Above, Above, Above] | None = None
     """channel standard deviations the weights were trained with; null: the provider's"""
+
+    @field_validator("weights", "mirror")
+    @classmethod
+    def _no_secret(cls, given: str | None) -> str | None:
+        if given is not None and redact_forms(given) != given:
+            raise ValueError(
+                "must hold no password or token, since DVC copies it into dvc.lock, which goes to Git; "
+                "put it into an environment variable and name that, as in https://${WEIGHTS_LOGIN}@host/file"
+            )
+        return given
 
     @field_validator("name")
     @classmethod
@@ -339,7 +353,7 @@ class RegisterConfig(Section):
 
 class TrackingConfig(Section):
     uri: str | None = None
-    """an MLflow server (http://…) or database (sqlite:///…); null: the one embedded under mlflow/"""
+    """an MLflow server (http://…) or database (sqlite:///…); null: the one embedded under mlflow/; ${NAME} stands for an environment variable"""
     experiment: str | None = None
     """the experiment's name; null: the workspace folder's name"""
     enabled: bool = True
@@ -407,8 +421,33 @@ def load(path: Path) -> Config:
     return config
 
 
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+def expand_variables(text: str, setting: str) -> str:
+    """A setting's text with the value of an environment variable for each `${NAME}` in it.
+
+    Raises:
+        ConfigError: there is no such variable.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1])
+        if found is None:
+            raise ConfigError(
+                setting, found=f"{match[0]}, and no environment variable {match[1]}", expected="one that is set",
+                mend=f"export {match[1]}=…",
+            )  # fmt: skip
+        return found
+
+    expanded = _VARIABLE.sub(value, text)
+    redaction.learn(expanded)
+    return expanded
+
+
 def parse(values: dict[str, Any], source: str) -> Config:
-    """Checks settings read from `source`; see `load` for the errors."""
+    """Checks settings read from `source`, and remembers the secrets among them; see `load` for the errors."""
+    redaction.learn(values)
     _refuse_newer(values, source)
     try:
         return Config.model_validate(values)

@@ -24,11 +24,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from pipeline.redaction import redact
 from pipeline.text import printable
 
 
 class ThawError(Exception):
-    """Something the user can mend.
+    """Something the user can mend. Secrets are taken out of its text.
 
     Args:
         thing: what is wrong, named: a path, a key of params.yaml, a class, a stage.
@@ -44,8 +45,9 @@ class ThawError(Exception):
     def __init__(
         self, thing: str, *, found: str = "", expected: str = "", mend: str = "", details: Sequence[str] = ()
     ) -> None:
-        self.thing, self.found, self.expected, self.mend = thing, found, expected, mend
-        self.details = tuple(details)
+        self.thing, self.found = redact(thing), redact(found)
+        self.expected, self.mend = redact(expected), redact(mend)
+        self.details = tuple(redact(detail) for detail in details)
         super().__init__(str(self))
 
     def __str__(self) -> str:

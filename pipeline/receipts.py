@@ -11,6 +11,7 @@ from pipeline import served
 from pipeline.config import Config
 from pipeline.errors import MemoryFault
 from pipeline.records import CandidateRecord, EvaluateRecord, RegisterRecord, digest
+from pipeline.redaction import redact_forms
 from pipeline.workspace import Workspace
 
 
@@ -48,4 +49,7 @@ def receipt_is_current(config: Config, workspace: Workspace, evaluated: Evaluate
 
 
 def _settings(config: Config) -> str:
-    return digest(config.register_, config.tracking)
+    tracking = config.tracking.model_dump(mode="json")
+    uri = config.tracking.uri
+    # A new password for the same server is no other server.
+    return digest(config.register_, {**tracking, "uri": redact_forms(uri) if uri is not None else None})

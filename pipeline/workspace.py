@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipeline.config import Config, load
 from pipeline.errors import WorkspaceError
+from pipeline.redaction import redact
 
 STEPS = ("validate", "split", "backbone", "finetune", "evaluate")  # the DVC stages; register is a step besides
 
@@ -117,7 +118,8 @@ def lock(workspace: Workspace, wait: float = 0.0) -> Iterator[None]:
         ) from fault  # fmt: skip
     try:
         started = time.strftime("%Y-%m-%d %H:%M:%S")
-        holder.write_text(json.dumps({"pid": os.getpid(), "started": started, "command": " ".join(sys.argv)}))
+        command = redact(" ".join(sys.argv))
+        holder.write_text(json.dumps({"pid": os.getpid(), "started": started, "command": command}))
         yield
     finally:
         # Removed before letting go: afterwards it may be the next run's.

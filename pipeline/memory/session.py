@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from pipeline import redaction
 from pipeline.errors import MemoryFault
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Session:
             while True:
                 try:
                     with Repo(str(self.root)) as repo, lock_repo(repo):
+                        redaction.learn(repo.config["remote"])
                         return work(repo)
                 except LockError as fault:
                     if time.monotonic() > until:

@@ -11,6 +11,7 @@ from pipeline.dvc_yaml import may_become, placeholders
 from pipeline.errors import MemoryFault
 from pipeline.memory import reasons
 from pipeline.memory.proof import discard_damaged
+from pipeline.redaction import redact
 from pipeline.workspace import STEPS
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def states(repo: Repo) -> dict[str, State]:
 def state(stage: PipelineStage) -> State:
     """The state of one stage."""
     why = reasons.why(stage) or (reasons.ledger_objects(Path(stage.repo.root_dir)) if stage.name == "split" else ())
-    return State(not why, why)
+    return State(not why, tuple(redact(reason) for reason in why))  # it may name a setting's old and new value
 
 
 def snapshot(stage: PipelineStage) -> Snapshot:

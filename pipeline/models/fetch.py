@@ -21,6 +21,7 @@ from pipeline.context import Console
 from pipeline.errors import BackboneError
 from pipeline.models import transfer
 from pipeline.models.transfer import Interrupted
+from pipeline.redaction import redact_forms
 
 _SPARE = 64 << 20  # bytes of disk to leave free
 
@@ -48,9 +49,10 @@ def offline() -> bool:
 
 
 def place(url: str) -> Path:
-    """Where the cache keeps the file of a URL."""
-    name = PurePosixPath(unquote(urlsplit(url).path)).name or "weights"
-    return cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:8] / name
+    """Where the cache keeps the file of a URL, whatever the login or signature it is fetched with."""
+    public = redact_forms(url)
+    name = PurePosixPath(unquote(urlsplit(public).path)).name or "weights"
+    return cache_folder() / hashlib.sha256(public.encode()).hexdigest()[:8] / name
 
 
 def sha256(path: Path) -> str:

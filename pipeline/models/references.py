@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from pipeline.config import BackboneConfig
-from pipeline.errors import BackboneError
+from pipeline.config import BackboneConfig, expand_variables
+from pipeline.errors import BackboneError, ConfigError
 from pipeline.models import backbone_lock, fetch
 from pipeline.models.backbone_lock import LOCK
 from pipeline.models.digests import DigestCache, FileStat
@@ -34,14 +34,18 @@ def locate(config: BackboneConfig, root: Path, published: str | None) -> Path | 
 
     Args:
         published: where the provider publishes the weights; None where it was not asked, which imports torch.
+
+    Raises:
+        ConfigError: the settings name an environment variable that is not set.
     """
-    text = config.weights
+    text = expand_variables(config.weights, "backbone.weights")
     if text == "shipped":
         return SHIPPED / f"{config.name.partition('/')[2]}.safetensors"
     if text == "default":
         if published is None:
             return None
-        text = f"{config.mirror.rstrip('/')}/{PurePosixPath(published).name}" if config.mirror else published
+        mirror = expand_variables(config.mirror or "", "backbone.mirror").rstrip("/")
+        text = f"{mirror}/{PurePosixPath(published).name}" if mirror else published
     text = text.removeprefix("file://")
     return text if "://" in text else root / Path(text).expanduser()
 
@@ -62,7 +66,10 @@ def refuse_changed(config: BackboneConfig, root: Path, scratch: Path) -> None:
     name = backbone_lock.entry_name(config)
     locked = backbone_lock.read(root).get(name, {}).get("sha256")
     known = digest_cache(scratch)
-    place = locate(config, root, None) or known.file_of(name)
+    try:
+        place = locate(config, root, None) or known.file_of(name)
+    except ConfigError:  # without the environment variable that the settings name, nothing can be fetched anew either
+        place = known.file_of(name)
     file = fetch.place(place) if isinstance(place, str) else place
     if locked is None or file is None or not file.is_file():
         return

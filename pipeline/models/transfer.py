@@ -10,9 +10,10 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import NamedTuple
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pipeline.errors import BackboneError
+from pipeline.redaction import MARK, redact_forms
 
 CHUNK = 1 << 20
 _TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
@@ -32,9 +33,8 @@ class Body(NamedTuple):
 
 
 def shown(url: str) -> str:
-    """The URL without user, password and query: fit for records and messages."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    """The URL, or chain of URLs, without user, password and query: fit for records and messages."""
+    return redact_forms(url).replace(f"{MARK}@", "").partition("?")[0].partition("#")[0]
 
 
 @contextmanager
@@ -84,8 +84,9 @@ def _http(url: str, start: int, version: str | None, stall: float, stack: ExitSt
     headers = {"User-Agent": "thaw", "Accept-Encoding": "identity"}
     if start and version:
         headers |= {"Range": f"bytes={start}-", "If-Range": version}
-    request = urllib.request.Request(url, headers=headers)
-    response = stack.enter_context(urllib.request.urlopen(request, timeout=stall))
+    plain, login = without_login(url)
+    request = urllib.request.Request(plain, headers=headers)
+    response = stack.enter_context(opener(plain, login).open(request, timeout=stall))
     if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
         raise web_page(url)
     asked = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
@@ -95,6 +96,26 @@ def _http(url: str, start: int, version: str | None, stall: float, stack: ExitSt
     current = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
     # read1 hands over what has come, so that a trickle cannot outlast the time allowed.
     return Body(_chunks(url, response.read1), start, start + int(length) if length else None, current)
+
+
+def without_login(url: str) -> tuple[str, tuple[str, str] | None]:
+    """A URL without its user and password, and these."""
+    parts = urlsplit(url)
+    userinfo, separator, host = parts.netloc.rpartition("@")
+    if not separator:
+        return url, None
+    user, _, password = userinfo.partition(":")
+    return urlunsplit(parts._replace(netloc=host)), (unquote(user), unquote(password))
+
+
+def opener(url: str, login: tuple[str, str] | None) -> urllib.request.OpenerDirector:
+    """Opens URLs; the login goes with requests to the URL's own server alone, wherever that redirects to."""
+    if login is None:
+        return urllib.request.build_opener()
+    known = urllib.request.HTTPPasswordMgrWithPriorAuth()
+    server = urlunsplit(urlsplit(url)._replace(path="/", query="", fragment=""))
+    known.add_password(None, server, *login, is_authenticated=True)
+    return urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(known))
 
 
 def _fsspec(url: str, start: int, version: str | None, stack: ExitStack) -> Body:

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.records import CandidateRecord, DataVersion, Finding, RegisterRecord
+from pipeline.redaction import MARK
 from pipeline.workspace import STEPS, Workspace
 
 LIBRARIES = ("thaw", "torch", "torchvision", "numpy", "mlflow", "dvc", "prefect", "great-expectations")
@@ -99,9 +100,8 @@ def _links(workspace: Workspace, registered: RegisterRecord | None) -> Iterator[
     if docs:
         yield "Data Docs of the last validation", quote(docs[-1].relative_to(workspace.report.parent).as_posix())
     if registered and registered.version and registered.tracking_uri.startswith(("http://", "https://")):
-        where = (
-            f"{registered.tracking_uri.rstrip('/')}/#/models/{quote(registered.model)}/versions/{registered.version}"
-        )
+        server = registered.tracking_uri.replace(f"{MARK}@", "").rstrip("/")
+        where = f"{server}/#/models/{quote(registered.model)}/versions/{registered.version}"
         yield f"{registered.model}, version {registered.version}, in MLflow", where
 
 

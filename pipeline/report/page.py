@@ -13,6 +13,7 @@ from pipeline.records import (
     SplitRecord,
     ValidateRecord,
 )
+from pipeline.redaction import redact
 from pipeline.report.extras import Extras, Sweep, gather
 from pipeline.report.render import render, render_sweep
 
@@ -40,4 +41,4 @@ def swept(workspace: str, sweep: Sweep) -> str:
 
 def write(html: str, path: Path) -> None:
     """Puts the page in place whole: who opens it meanwhile sees the old one."""
-    files.replace_text(path, html)
+    files.replace_text(path, redact(html))

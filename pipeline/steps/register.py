@@ -290,13 +290,14 @@ def _try(folder: Path, candidate: CandidateRecord, evaluated: EvaluateRecord, co
 
     from pipeline.manifest import real_path
     from pipeline.tracking import packaging
+    from pipeline.tracking import store as stores
 
     rows = pq.read_table(evaluated.predictions).slice(0, TRIED).to_pylist()
     images = [real_path(context.data, row["path"]).read_bytes() for row in rows]
     try:
         found = packaging.answers(folder, images)
     except Exception as fault:
-        raise _unservable(candidate, f"it cannot answer: {' '.join(str(fault).split())[:300]}") from fault
+        raise _unservable(candidate, f"it cannot answer: {stores.one_line(fault)[:300]}") from fault
     for row, answer in zip(rows, found, strict=True):
         worst = max(abs(answer[label] - row[f"p.{label}"]) for label in candidate.labels)
         if not worst <= TOLERANCE:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import sqlite3
 import sys
 import time
@@ -15,8 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pipeline.config import expand_variables
 from pipeline.errors import ConfigError, ThawError, TrackingError
 from pipeline.loopback import bypass_proxies
+from pipeline.redaction import redact, redact_forms
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,6 +38,7 @@ _QUIET = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would print the password in the server's address
 }
 PROBE_SECONDS = 5
 _SERVED = ("http://", "https://", "databricks")
@@ -63,7 +65,7 @@ class Store:
     @property
     def shown(self) -> str:
         """The URI without a password."""
-        return re.sub(r"://[^/@]*@", "://…@", self.uri)
+        return redact_forms(self.uri)
 
     @property
     def empty(self) -> bool:
@@ -108,18 +110,19 @@ def find(config: TrackingConfig, workspace: Workspace, name: str | None = None) 
     """
     experiment = config.experiment or name or workspace.root.name
     folder = workspace.mlflow
-    if config.uri is None:
+    uri = expand_variables(config.uri, "tracking.uri") if config.uri is not None else None
+    if uri is None:
         return Store(f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri(), experiment, folder)
-    if config.uri.startswith("sqlite:///"):
-        database = workspace.root / config.uri.removeprefix("sqlite:///")
+    if uri.startswith("sqlite:///"):
+        database = workspace.root / uri.removeprefix("sqlite:///")
         return Store(f"sqlite:///{database}", (database.parent / "artifacts").as_uri(), experiment)
-    if not config.uri.startswith((*_SERVED, *_DATABASES)):
+    if not uri.startswith((*_SERVED, *_DATABASES)):
         raise ConfigError(
-            "tracking.uri", found=config.uri, expected="http://…, https://…, sqlite:///…, postgresql://… or mysql://…",
+            "tracking.uri", found=uri, expected="http://…, https://…, sqlite:///…, postgresql://… or mysql://…",
             mend="correct it in params.yaml; null is the store embedded in the workspace",
         )  # fmt: skip
-    served = config.uri.startswith(_SERVED)
-    return Store(config.uri, None if served else (folder / "artifacts").as_uri(), experiment)
+    served = uri.startswith(_SERVED)
+    return Store(uri, None if served else (folder / "artifacts").as_uri(), experiment)
 
 
 @dataclass(frozen=True)
@@ -293,7 +296,7 @@ def _transient(fault: BaseException) -> bool:
 
 def trouble(store: Store, what: str, fault: BaseException) -> TrackingError:
     """The store's own exception as an error that says what to do."""
-    found = " ".join(str(fault).replace(store.uri, store.shown).split())[:400] or type(fault).__name__
+    found = one_line(fault)[:400] or type(fault).__name__
     if "locked" in found and store.uri.startswith("sqlite:///"):
         path = store.uri.removeprefix("sqlite:///")
         return TrackingError(
@@ -309,6 +312,11 @@ def trouble(store: Store, what: str, fault: BaseException) -> TrackingError:
         what, found=found, expected=f"an answer from {store.shown}",
         mend="see that it is up, reachable and has space, then thaw run: what is finished is not done again",
     )  # fmt: skip
+
+
+def one_line(fault: BaseException) -> str:
+    """An exception's text on one line, without secrets; redacted before anything is cut off it."""
+    return " ".join(redact(str(fault)).split())
 
 
 def _holders(path: str) -> str:

@@ -9,18 +9,20 @@ import signal
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections import namedtuple
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import fsspec
 import pytest
-from weights_server import BODY, WeightsServer, answer, cut, serving, stalled, trickle, whole
 
 from pipeline.context import Silent
 from pipeline.errors import BackboneError
 from pipeline.models import fetch
 from pipeline.models.fetch import Patience
+from weights_server import BODY, WeightsServer, answer, cut, serving, stalled, trickle, whole
 
 QUICK = Patience(attempts=3, pause=0.02, stall=0.4, total=20)
 LOGIN = b"<!DOCTYPE html><html><body>Please sign in</body></html>"
@@ -149,6 +151,44 @@ class TestRefusals:
     def test_secrets_in_urls_are_not_repeated(self, server: WeightsServer, code: int) -> None:
         server.script = [answer(code)]
         assert "hush5309" not in str(refused(server.url + "?token=hush5309"))
+
+
+class TestLogin:
+    def test_user_and_password_of_a_url_are_sent_and_never_asked_of_the_name_server(
+        self, server: WeightsServer, cache: Path
+    ) -> None:
+        url = server.url.replace("://", "://lab:p%40ss%2Fword-5309@")
+        path = get(url)
+        assert path.read_bytes() == BODY
+        assert server.requests[0]["Authorization"] == "Basic " + b64encode(b"lab:p@ss/word-5309").decode()
+        assert server.requests[0]["Host"] == server.url.split("/")[2]
+
+    def test_they_are_not_sent_where_the_server_redirects_to(self, server: WeightsServer) -> None:
+        with serving() as other:
+
+            def redirect(handler: BaseHTTPRequestHandler) -> None:
+                handler.send_response(302)
+                handler.send_header("Location", other.url)
+                handler.send_header("Content-Length", "0")
+                handler.end_headers()
+
+            server.script = [redirect]
+            assert get(server.url.replace("://", "://lab:hush5309@")).read_bytes() == BODY
+            assert "Authorization" in server.requests[0]
+            assert "Authorization" not in other.requests[0]
+
+    def test_another_password_or_signature_leads_to_the_same_copy(self, server: WeightsServer) -> None:
+        first = get(server.url.replace("://", "://lab:hush5309@") + "?v=1&X-Amz-Date=1&X-Amz-Signature=abc")
+        again = get(server.url.replace("://", "://lab:hush8675@") + "?v=1&X-Amz-Date=2&X-Amz-Signature=def")
+        assert first == again
+        assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("chain", ["simplecache::", "filecache::blockcache::"])
+    def test_a_chain_of_urls_is_shown_without_them(self, server: WeightsServer, chain: str) -> None:
+        server.script = [answer(401)]
+        fault = refused(chain + server.url.replace("://", "://lab:hush5309@") + "?sig=hush8675")
+        assert "hush" not in str(fault)
+        assert server.url in str(fault)
 
 
 class TestOffline:

@@ -202,7 +202,7 @@ def test_a_uri_that_mlflow_has_no_store_for_is_refused(tmp_path: Path) -> None:
 def test_a_relative_database_is_below_the_workspace_and_a_password_is_not_shown(tmp_path: Path) -> None:
     assert find(TrackingConfig(uri="sqlite:///my.db"), Workspace(tmp_path)).uri == f"sqlite:///{tmp_path}/my.db"
     store = find(TrackingConfig(uri="https://me:secret@mlflow.example.com"), Workspace(tmp_path))
-    assert store.shown == "https://…@mlflow.example.com"
+    assert store.shown == "https://***@mlflow.example.com"
     assert "secret" not in str(trouble(store, "asking", OSError(f"no route to {store.uri}")))
 
 
