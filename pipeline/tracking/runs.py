@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.context import Console, Metric, TrackedRun
+from pipeline.redaction import redact
+from pipeline.tracking import spool
 from pipeline.tracking import store as stores
 from pipeline.tracking.spool import Op, Spool
 from pipeline.tracking.store import Store
@@ -46,10 +48,10 @@ class Run:
         self._told: dict[tuple[str, int], float] = {}  # what this process was told already
 
     def params(self, values: Mapping[str, object]) -> None:
-        self._write({"op": "params", "values": {_name(key): str(value) for key, value in values.items()}})
+        self._write({"op": "params", "values": _texts(values)})
 
     def tags(self, values: Mapping[str, str]) -> None:
-        self._write({"op": "tags", "values": {_name(key): str(value) for key, value in values.items()}})
+        self._write({"op": "tags", "values": _texts(values)})
 
     def metrics(self, points: Iterable[Metric]) -> None:
         now = _now()
@@ -64,7 +66,23 @@ class Run:
             self._tracker.send(self, metrics_only=True)
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        self._write({"op": "artifact", "path": str(path.absolute()), "folder": folder})
+        inside = sorted(below for below in path.rglob("*") if below.is_file()) if path.is_dir() else []
+        files = []
+        for file in inside or [path]:
+            name = file.relative_to(path).as_posix() if inside else file.name
+            try:
+                listed, fault = self.spool.keep(file, name)
+            except OSError as unreadable:
+                self._tracker.say(f"tracking: {name} cannot be read and is left out ({unreadable.strerror})")
+                continue
+            files.append(listed)
+            if fault is not None:
+                self._tracker.say(
+                    f"tracking: no copy of {name} could be kept ({fault.strerror}); it is recorded if the store takes it "
+                    "before the file changes"
+                )
+        if files:
+            self._write({"op": "artifact", "files": files, "folder": folder})
 
     def close(self, status: str = "FINISHED") -> None:
         if self.sampler is not None:
@@ -100,7 +118,7 @@ class RunTracker:
     ) -> Run:
         run = self._runs.setdefault(key, Run(self, key))
         above = parent.key if isinstance(parent, Run) else None
-        given = {_name(tag): str(value) for tag, value in (tags or {}).items()}
+        given = _texts(tags or {})
         run.spool.append({"op": "open", "name": name, "parent": above, "tags": given, "time": _now()})
         self.send(run)
         if self._system_metrics and above is None and not run.finished and run.sampler is None:
@@ -119,6 +137,7 @@ class RunTracker:
                 self.store.client  # noqa: B018  imports MLflow, once: no fault of the store's
                 now = time.monotonic()
                 self._send([run, *self._others(run)], now + _BUDGET)
+                self._sweep()
         except _Late:
             self._rest_until = self._away_until = time.monotonic() + _RATIO * (time.monotonic() - now)
         except Exception as fault:
@@ -127,7 +146,7 @@ class RunTracker:
             self._rest_until = time.monotonic() + max(_EVERY, _RATIO * (time.monotonic() - now))
             if self._trouble:
                 self._trouble = ""
-                self._say(f"tracking: {self.store.shown} answers again; what was kept is recorded")
+                self.say(f"tracking: {self.store.shown} answers again; what was kept is recorded")
 
     def settle(self) -> None:
         """Sends everything unconfirmed, with patience.
@@ -138,6 +157,10 @@ class RunTracker:
         runs = list(self._runs.values())
         stores.patiently(self.store, "recording the run", lambda: self._send([*runs, *self._others(*runs)], math.inf))
         self._away_until, self._trouble = 0.0, ""
+        self._sweep()
+
+    def _sweep(self) -> None:
+        spool.sweep(self.folder, {run.key for run in self._others()})
 
     def _others(self, *runs: Run) -> list[Run]:
         """Runs with unconfirmed writes, those that earlier processes left among them."""
@@ -159,7 +182,7 @@ class RunTracker:
                 except Exception as fault:
                     if not stores.refused(fault):
                         raise
-                    self._say(f"tracking: refused and left out: {' '.join(str(fault).split())[:200]}")
+                    self.say(f"tracking: refused and left out: {stores.one_line(fault)[:200]}")
                 run.spool.drop(len(ops))
 
     def _away(self, fault: Exception, spent: float) -> None:
@@ -167,13 +190,14 @@ class RunTracker:
         if not self._trouble:
             self._trouble = str(fault)
             reason = stores.trouble(self.store, "tracking", fault).found
-            self._say(f"tracking: {self.store.shown} is away; the run goes on and is recorded later ({reason[:160]})")
+            self.say(f"tracking: {self.store.shown} is away; the run goes on and is recorded later ({reason[:160]})")
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """A line for the user."""
         if self._console is not None:
-            self._console.say(text)
+            self._console.say(redact(text))
         else:
-            logging.getLogger(__name__).warning(text)
+            logging.getLogger(__name__).warning(redact(text))
 
     # --- what the operations ask of the store ---------------------------------------------------------------
 
@@ -251,11 +275,14 @@ class RunTracker:
             run.points[name][step] = row[1]
 
     def _artifact(self, run: Run, ops: list[Op], check: Callable[[], None]) -> None:
-        path, folder = Path(ops[0]["path"]), ops[0]["folder"] or None
-        if path.is_dir():
-            self.store.client.log_artifacts(self._identify(run), str(path), folder)
-        elif path.is_file():
-            self.store.client.log_artifact(self._identify(run), str(path), folder)
+        run_id = self._identify(run)
+        listed = ops[0].get("files", [])  # none in what a Thaw before this one left, which kept no contents
+        with run.spool.laid_out(listed) as (files, lost):
+            if lost or not listed:
+                names = ", ".join(lost) or Path(ops[0]["path"]).name
+                self.say(f"tracking: left out of run {run_id}, changed or removed since: {names}")
+            if len(lost) < len(listed):
+                self.store.client.log_artifacts(run_id, str(files), ops[0]["folder"] or None)
 
     def _close(self, run: Run, ops: list[Op], check: Callable[[], None]) -> None:
         self.store.client.set_terminated(self._identify(run), ops[0]["status"], ops[0]["time"])
@@ -296,6 +323,11 @@ def _in_tags(client: Any, run_id: str, values: Mapping[str, str]) -> None:
     tags = [RunTag(key, _short(value, 5000)) for key, value in values.items()]
     for start in range(0, len(tags), _PAIRS):
         client.log_batch(run_id, tags=tags[start : start + _PAIRS])
+
+
+def _texts(values: Mapping[str, object]) -> dict[str, str]:
+    """Parameters or tags as the store gets them: texts without secrets, by names that it accepts."""
+    return {_name(key): redact(str(value)) for key, value in values.items()}
 
 
 def _name(text: str) -> str:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import time
+from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,3 +144,138 @@ def test_a_write_the_server_refuses_is_left_out_and_does_not_block_the_others(wo
     assert opened.store.client.get_run(run.id).data.tags["after"] == "it"
     assert len(said.lines) == 1
     assert "refused" in said.lines[0]
+
+
+AWAY = "http://127.0.0.1:9"  # nobody listens at the discard port
+
+
+def tables(folder: Path, text: str) -> Path:
+    """What a run leaves: a table, written over in place, and a folder of pictures, made anew."""
+    shutil.rmtree(folder / "worst", ignore_errors=True)
+    (folder / "worst" / "deep").mkdir(parents=True)
+    (folder / "per_class.csv").write_text(text)
+    (folder / "worst" / "deep" / "1.png").write_text(f"picture {text}")
+    return folder
+
+
+def artifacts(workspace: Workspace, name: str) -> dict[str, str]:
+    """The content of every artifact of the run of that name, by its path."""
+    store = tracker(workspace).store
+    (found,) = [run for run in store.client.search_runs([store.experiment_id]) if run.info.run_name == name]
+    folder = Path(store.client.download_artifacts(found.info.run_id, ""))
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def left(workspace: Workspace) -> list[str]:
+    spools = workspace.scratch / "spool"
+    return sorted(path.relative_to(spools).as_posix() for path in spools.rglob("*"))
+
+
+def test_a_run_recorded_late_has_its_own_tables_and_not_its_successors(workspace: Workspace, tmp_path: Path) -> None:
+    for key, name in (("1" * 64, "first"), ("2" * 64, "second")):
+        run = tracker(workspace, Said(), uri=AWAY).open(key, name)
+        run.artifact(tables(tmp_path / "out", name) / "per_class.csv", "test")
+        run.artifact(tmp_path / "out" / "worst", "test/worst")
+        run.close()
+    shutil.rmtree(tmp_path / "out")
+    said = Said()
+    tracker(workspace, said).open("3" * 64, "third")  # the store is back
+    for name in ("first", "second"):
+        assert artifacts(workspace, name) == {
+            "test/per_class.csv": name, "test/worst/deep/1.png": f"picture {name}",
+        }  # fmt: skip
+    assert said.lines == []
+    assert left(workspace) == []
+
+
+def test_a_file_of_one_content_is_kept_once_and_until_every_write_of_it_is_confirmed(
+    server: Flaky, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.mode = "500"
+    opened = tracker(workspace, Said(), uri=server.url)
+    run = opened.open(KEY, "head")
+    run.artifact(tables(tmp_path, "same") / "per_class.csv", "one")
+    run.artifact(tmp_path / "per_class.csv", "two")
+    assert len(left(workspace)) == 3, "the writes, and a folder with one content"
+    server.mode = "ok"
+    opened.settle()
+    assert artifacts(workspace, "head") == {"one/per_class.csv": "same", "two/per_class.csv": "same"}
+    assert left(workspace) == []
+
+
+def test_what_cannot_be_kept_is_said_and_never_replaced(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1, 1, 1000))
+    said = Said()
+    run = tracker(workspace, said, uri=AWAY).open(KEY, "head")
+    run.artifact(tables(tmp_path, "first") / "per_class.csv")
+    run.artifact(tmp_path / "worst", "worst")
+    run.artifact(tmp_path / "gone.csv")
+    assert [line.split(";")[0] for line in said.lines[1:]] == [
+        "tracking: no copy of per_class.csv could be kept (No space left on device)",
+        "tracking: no copy of deep/1.png could be kept (No space left on device)",
+        "tracking: gone.csv cannot be read and is left out (No such file or directory)",
+    ]
+    (tmp_path / "per_class.csv").write_text("second")  # the next run writes over it
+    later = Said()
+    tracker(workspace, later).open("d" * 64, "another")
+    assert artifacts(workspace, "head") == {"worst/deep/1.png": "picture first"}, "this one was still as it was"
+    assert len(later.lines) == 1
+    assert later.lines[0].endswith("changed or removed since: per_class.csv")
+    assert left(workspace) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.config import TrackingConfig
+from pipeline.context import Metric
+from pipeline.tracking import open_tracker, spool
+from pipeline.workspace import Workspace
+
+drop, wanted = spool.Spool.drop, int(sys.argv[3])
+
+def killed(self, count):
+    global wanted
+    wanted -= 1
+    if wanted < 0:
+        os.kill(os.getpid(), signal.SIGKILL)  # the store has it, and the spool still says that it has not
+    drop(self, count)
+
+spool.Spool.drop = killed
+tracker = open_tracker(TrackingConfig(system_metrics=False), Workspace(Path(sys.argv[1])))
+run = tracker.open("9" * 64, "killed", tags={"git": "abc"})
+run.params({"lr": 0.1})
+run.metrics([Metric("train/loss", 1.0 / (1 + step), step) for step in range(5)])
+run.artifact(Path(sys.argv[2]), "test")
+run.close()
+tracker.settle()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("confirmed", [0, 2, 3])
+def test_a_kill_between_sending_and_confirming_doubles_nothing(
+    workspace: Workspace, tmp_path: Path, confirmed: int
+) -> None:
+    table = tables(tmp_path / "out", "first") / "per_class.csv"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(workspace.root), str(table), str(confirmed)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    assert left(workspace), "nothing was left to send again: this test tests nothing"
+    table.write_text("second")
+    tracker(workspace, Said()).open("d" * 64, "another")
+    store = tracker(workspace).store
+    found = [run for run in store.client.search_runs([store.experiment_id]) if run.info.run_name == "killed"]
+    assert len(found) == 1
+    assert found[0].data.tags["git"] == "abc"
+    if confirmed > 0:
+        assert found[0].data.params == {"lr": "0.1"}
+        assert recorded(workspace, found[0].info.run_id) == list(range(5))
+    if confirmed > 2:
+        assert artifacts(workspace, "killed") == {"test/per_class.csv": "first"}
+    assert left(workspace) == []
