@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.config import Config
+from pipeline.config import Config, expand_variables
 from pipeline.errors import ConfigError, PreflightError, ThawError
 from pipeline.workspace import STEPS, Workspace
 
@@ -207,7 +207,10 @@ def _thresholds(config: Config) -> Check:
 
 def _weights_file(workspace: Workspace, config: Config) -> Check:
     """Whether a file that the settings name is there; needs no knowledge of architectures."""
-    reference = config.backbone.weights
+    try:
+        reference = expand_variables(config.backbone.weights, "backbone.weights")
+    except ConfigError as fault:
+        return Check("weights file", "error", fault.found, fault.expected, fault.mend)
     if reference in ("default", "shipped") or "://" in reference.removeprefix("file://"):
         return Check("weights file", "ok", reference.partition("://")[0])
     path = workspace.root / Path(reference.removeprefix("file://")).expanduser()
