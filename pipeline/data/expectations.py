@@ -11,11 +11,14 @@ import pyarrow.compute as pc
 
 from pipeline.config import DataConfig
 from pipeline.data.checks import Check, Suite
+from pipeline.data.labels import hints
 from pipeline.examples import Expected
 from pipeline.manifest import SCAN
 
 if TYPE_CHECKING:
     import pandas as pd
+
+MEANT = "look at what was added; if it is meant, nothing needs doing"
 
 
 def content_suites(
@@ -43,34 +46,59 @@ def drift_suite(rows: pa.Table, before: pa.Table, data: DataConfig) -> Suite:
     """How the data moved since another accepted version: the label space by its names, label shares by their total
     variation distance, each measured number by the shift of its mean in standard deviations of before."""
     now, then = _shares(rows), _shares(before)
+    added = now.keys() - then.keys()
+    gone = then.keys() - now.keys()
     variation = sum(abs(now.get(label, 0) - then.get(label, 0)) for label in now.keys() | then.keys()) / 2
-    labels = "the labels of the last accepted version"
-    shares = f"a total variation of at most {data.drift.label_shift:g} (data.drift.label_shift)"
-    mean = f"a mean within {data.drift.statistic_shift:g} standard deviations (data.drift.statistic_shift)"
-    moves = [
-        ("labels-added", len(now.keys() - then.keys()), 0.0, labels),
-        ("labels-gone", len(then.keys() - now.keys()), 0.0, labels),
-        ("label-shares", variation, data.drift.label_shift, shares),
-    ]
-    for column in _numbers(rows, before):
-        shift = _mean_shift(rows[column], before[column])
-        moves.append((column.removeprefix(SCAN), shift, data.drift.statistic_shift, mean))
+    moved = {"labels-added": float(len(added)), "labels-gone": float(len(gone)), "label-shares": variation}
     checks = [
-        Check(
-            code=f"drift-{name}", severity="warning", thing=f"drift of {name.replace('-', ' ')}", expected=expected,
-            mend="look at what was added; if it is meant, nothing needs doing",
-            kind="ExpectColumnValuesToBeBetween", arguments={"column": name, "max_value": limit},
-        )
-        for name, _, limit, expected in moves
-    ]  # fmt: skip
+        _drift_check(
+            "labels-added",
+            "new classes",
+            0.0,
+            "the classes of the last accepted version",
+            "if one is misspelt, correct its name; else nothing needs doing",
+        ),
+        _drift_check(
+            "labels-gone",
+            "classes that are gone",
+            0.0,
+            "the classes of the last accepted version",
+            "bring their examples back, if they were not meant to go",
+        ),
+        _drift_check(
+            "label-shares",
+            "drift of label shares",
+            data.drift.label_shift,
+            f"a total variation of at most {data.drift.label_shift:g} (data.drift.label_shift)",
+            MEANT,
+        ),
+    ]
+    limit = data.drift.statistic_shift
+    for column in _numbers(rows, before):
+        name = column.removeprefix(SCAN)
+        moved[name] = _mean_shift(rows[column], before[column])
+        expected = f"a mean within {limit:g} standard deviations (data.drift.statistic_shift)"
+        checks.append(_drift_check(name, f"drift of {name.replace('-', ' ')}", limit, expected, MEANT))
     items = {
-        "drift-labels-added": sorted(now.keys() - then.keys()),
-        "drift-labels-gone": sorted(then.keys() - now.keys()),
+        "drift-labels-added": hints(added, then),
+        "drift-labels-gone": sorted(gone),
         "drift-label-shares": [
             f"{label}: {then.get(label, 0):.1%} before, {now.get(label, 0):.1%} now" for label in sorted(now | then)
         ],
     }
-    return Suite("drift", _frame([{name: moved for name, moved, *_ in moves}]), tuple(checks), items)
+    return Suite("drift", _frame([moved]), tuple(checks), items)
+
+
+def _drift_check(name: str, thing: str, limit: float, expected: str, mend: str) -> Check:
+    return Check(
+        code=f"drift-{name}",
+        severity="warning",
+        thing=thing,
+        expected=expected,
+        mend=mend,
+        kind="ExpectColumnValuesToBeBetween",
+        arguments={"column": name, "max_value": limit},
+    )
 
 
 def _examples(rows: pa.Table, labels: Sequence[str], expected: Sequence[Expected], data: DataConfig) -> Suite:

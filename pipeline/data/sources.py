@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from pipeline.config import DataConfig
 from pipeline.data.files import outside
+from pipeline.data.labels import hints, similar_labels
 from pipeline.data.layout import METADATA, SPLIT_NAMES, Placed, Tree, place, twins, walk
 from pipeline.data.tables import Rows, read_table
 from pipeline.errors import DataError
@@ -37,8 +38,11 @@ def read(root: Path, data: DataConfig) -> Listing:
         )  # fmt: skip
     paths = {example.path for example in listing.examples}
     folders = {path.rpartition("/")[0] for path in paths}
-    same = twins(paths | folders | {example.target for example in listing.examples})
-    return replace(listing, findings=(*listing.findings, *([same] if same else [])))
+    counts = Counter(example.target for example in listing.examples)
+    names = [twins(paths | folders | counts.keys())]
+    if data.labels is None:  # else what is not in the list stops the run
+        names.append(similar_labels(counts))
+    return replace(listing, findings=(*listing.findings, *(finding for finding in names if finding)))
 
 
 def _from_folders(root: Path, data: DataConfig) -> Listing:
@@ -222,12 +226,15 @@ def _label_findings(data: DataConfig, used: set[str], classes: set[str]) -> list
     if unknown:
         findings.append(
             Finding(
-                code="unknown-label", severity="critical", thing="labels that data.labels does not have",
-                found=", ".join(unknown), expected=", ".join(sorted(declared)),
+                code="unknown-label",
+                severity="critical",
+                thing="labels that data.labels does not have",
+                found=", ".join(unknown),
+                expected=", ".join(sorted(declared)),
                 mend="correct the labels, add them to data.labels, or list them in data.drop_classes",
-                items=tuple(unknown),
+                items=tuple(hints(unknown, declared)),
             )
-        )  # fmt: skip
+        )
     absent = sorted(set(data.drop_classes) - classes)
     if absent:
         near = {name: difflib.get_close_matches(name, classes, 1) for name in absent}

@@ -26,7 +26,8 @@ from pipeline.records import Finding, ValidateRecord, digest
 from pipeline.tasks import catalog
 from pipeline.text import first_few, printable
 
-NAMED = 5  # quarantined files named on the console; quarantine.parquet has them all
+FINDINGS, DRIFT = "findings.json", "drift.json"
+NAMED = 5  # quarantined files, and items of a finding, named on the console; files have them all
 
 
 def validate(data: config.DataConfig, task: config.TaskConfig, out: Path, context: Context) -> ValidateRecord:
@@ -50,8 +51,8 @@ def validate(data: config.DataConfig, task: config.TaskConfig, out: Path, contex
     if any(finding.severity == "critical" for finding in findings):
         raise _refusal(intake, findings, context)
 
-    _write(judged.drift, context.side / "drift.json")
-    _write(findings, context.side / "findings.json")
+    _write(judged.drift, context.side / DRIFT)
+    _write(findings, context.side / FINDINGS)
     for name in ("manifest.parquet", "quarantine.parquet"):
         shutil.copyfile(context.side / name, out / name)
     accepted.add(out / "manifest.parquet", sha256)
@@ -122,7 +123,7 @@ def _nothing_usable(intake: _Intake) -> Finding:
 
 def _refusal(intake: _Intake, findings: Sequence[Finding], context: Context) -> DataError:
     """One error that names everything: what stops the run first, then warnings, then what was quarantined."""
-    _write(findings, context.side / "findings.json")
+    _write(findings, context.side / FINDINGS)
     critical = [finding for finding in findings if finding.severity == "critical"]
     warnings = [finding for finding in findings if finding.severity == "warning"]
     told = [line for finding in (*critical, *warnings) for line in _lines(finding)]
@@ -141,6 +142,11 @@ def _lines(finding: Finding) -> list[str]:
     told += f"; expected {finding.expected}" if finding.expected else ""
     told += f"; {finding.mend}" if finding.mend else ""
     return [printable(told), *(f"    {printable(item)}" for item in finding.items)]
+
+
+def _written_to(finding: Finding) -> str:
+    """The file that holds all items of a finding that stops nothing."""
+    return DRIFT if finding.code.startswith("drift-") else FINDINGS
 
 
 def _line(fault: Fault) -> str:
@@ -169,5 +175,8 @@ def _tell(record: ValidateRecord, faults: Sequence[Fault], drift: Sequence[Findi
         say(line)
     for finding in (*record.findings, *drift):
         if finding.severity == "warning":
-            say(_lines(finding)[0])
+            first, *items = _lines(finding)
+            say(first)
+            for line in first_few(items, NAMED, str(context.side / _written_to(finding))):
+                say(line)
     say(f"{record.files} files, {record.checks} checks; data docs: {context.side / checks.DOCS / 'index.html'}")

@@ -40,6 +40,13 @@ def test_the_latest_other_version_is_the_reference(accepted: Accepted, tmp_path:
     assert before(accepted, "new") == "one"
 
 
+def test_a_version_of_an_earlier_layout_is_still_the_reference(accepted: Accepted, tmp_path: Path) -> None:
+    path = tmp_path / "old.parquet"
+    sha256 = manifest.write_table(pa.table({"id": ["x"], "target": ["old"]}), path)
+    accepted.add(path, sha256)
+    assert before(accepted, "new") == "old"
+
+
 def test_damaged_version_is_passed_over(accepted: Accepted, tmp_path: Path) -> None:
     for name in ("one", "two"):
         accepted.add(*version(tmp_path, name))

@@ -116,6 +116,22 @@ def test_misspelt_names_are_told(tmp_path: Path) -> None:
     assert (finding.code, finding.items) == ("unknown-label", ("dog",))
 
 
+@pytest.mark.parametrize("slip", ["Black Bear", "black bear ", "blackbear", "black\u00a0bear", "black b\u200bear"])
+def test_classes_that_differ_by_case_blanks_or_form_are_a_warning_by_name(tmp_path: Path, slip: str) -> None:
+    touch(tmp_path, "black bear/a.png", "black bear/b.png", f"{slip}/c.png", "brown bear/d.png")
+    (finding,) = listing(tmp_path).findings
+    assert (finding.code, finding.severity) == ("similar-classes", "warning")
+    assert finding.items in ((f"'black bear' (2) and '{slip}' (1)",), (f"'{slip}' (1) and 'black bear' (2)",))
+
+
+def test_a_class_that_the_list_of_labels_lacks_stops_with_the_one_it_may_mean(tmp_path: Path) -> None:
+    touch(tmp_path, "ants/a.png", "bees/b.png", "Bees/c.png", "anst/d.png", "wasps/e.png")
+    (finding,) = listing(tmp_path, labels=["ants", "bees"]).findings
+    assert (finding.code, finding.severity) == ("unknown-label", "critical")
+    assert finding.items == ("Bees: did you mean bees?", "anst: did you mean ants?", "wasps")
+    assert listing(tmp_path, labels=["ants", "anst", "bees", "Bees", "wasps"]).findings == ()
+
+
 def test_metadata_adds_groups_and_columns(tmp_path: Path) -> None:
     touch(tmp_path, "cat/a.png", "cat/b.png", "dog/c.png")
     table(tmp_path, "path,group,line,weight,split\ncat/a.png,p1,007,1.5,test\n./dog//c.png,p2,008,,\n", "metadata.csv")
