@@ -14,7 +14,7 @@ from pipeline import redaction
 from pipeline.errors import ThawError
 from pipeline.signals import ending
 from pipeline.storage import storage_errors
-from pipeline.text import write_anything
+from pipeline.text import use_utf8_names, write_anything
 
 if TYPE_CHECKING:
     from flows.glance import Glance
@@ -39,20 +39,20 @@ app = typer.Typer(
 Force = Annotated[
     list[str], typer.Option("--force", metavar="STEP", help="Run this step even if nothing changed; repeatable.")
 ]
-
-
+DETAILS = 20  # of an error, on the terminal
 MARKS = {"ok": ("ok   ", ""), "note": ("note ", "yellow"), "bad": ("BAD  ", "bold red")}
 
 
 def main() -> None:
     """Runs the command line; an error that the user can fix is printed without a traceback and exits with 2."""
+    use_utf8_names()
     write_anything((sys.stdout, sys.stderr))
     redaction.install_streams()
     try:
         with ending(), storage_errors(Path.cwd()):
             app()
     except ThawError as fault:
-        print(f"\n{fault}", file=sys.stderr)
+        _say_error(fault)
         sys.exit(fault.exit_code)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -64,6 +64,31 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+
+
+def _say_error(fault: ThawError) -> None:
+    """The error on standard error; of many details the first, and where all of them are."""
+    from flows.terminal import Terminal
+
+    written = _write_error(fault) if len(fault.details) > DETAILS else None
+    terminal = Terminal(stderr=True)
+    terminal.line("")
+    for line in fault.lines(details=DETAILS if written else None):
+        terminal.line(line)
+    if written:
+        terminal.line(f"  … and {len(fault.details) - DETAILS} more, all in {written}")
+
+
+def _write_error(fault: ThawError) -> Path | None:
+    """Writes the whole error into the workspace and returns where; None where there is no workspace to write to."""
+    from pipeline.workspace import Workspace
+
+    try:
+        written = Workspace.find(Path.cwd()).scratch / "error.txt"
+        written.write_text(f"{fault}\n", encoding="utf-8")
+    except (ThawError, OSError):
+        return None
+    return written
 
 
 def _workspace() -> Workspace:
@@ -472,16 +497,21 @@ def up(
       thaw up
     """
     from flows import up as servers
+    from flows.terminal import Terminal
 
     place = _workspace()
+    with Terminal() as terminal, ExitStack() as starting:
 
-    def ready(started: list[Server], secret: str) -> None:
-        for server in started:
-            print(f"{server.name:<8} {server.url}{server.page}")
-        print(f"Prefect asks for: {secret}\nCtrl-C ends both.", flush=True)
+        def ready(started: list[Server], secret: str) -> None:
+            starting.close()
+            for server in started:
+                terminal.line(f"{server.name:<8} {server.url}{server.page}")
+            terminal.line(f"Prefect asks for: {secret}")
+            terminal.line("Ctrl-C ends both.")
 
-    print("starting Prefect and MLflow …", flush=True)
-    servers.up(place, prefect_port, mlflow_port, ready, print)
+        terminal.line("starting Prefect and MLflow")
+        starting.enter_context(terminal.working("starting"))
+        servers.up(place, prefect_port, mlflow_port, ready, terminal.line)
 
 
 @app.command()

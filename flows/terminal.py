@@ -57,10 +57,14 @@ class Activity:
 
 
 class Terminal:
-    """A console (`pipeline.context.Console`) for a person; use it as a context manager, so that the live line goes."""
+    """A console (`pipeline.context.Console`) for a person; use it as a context manager, so that the live line goes.
 
-    def __init__(self) -> None:
-        self._console = _rich_console()
+    Args:
+        stderr: write to standard error instead of standard output.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        self._console = _rich_console(stderr)
         self._live: Live | None = None
         self._activities: list[Activity] = []
         self._reported: dict[str, float] = {}
@@ -211,7 +215,7 @@ def _broken(text: str, columns: int) -> list[str]:
     ) or [""]
 
 
-def _rich_console() -> RichConsole:
+def _rich_console(stderr: bool) -> RichConsole:
     from rich.console import Console
 
     class VisibleCursor(Console):
@@ -222,4 +226,4 @@ def _rich_console() -> RichConsole:
 
     # Data may hold brackets, so nothing in a line is read as markup.
     options: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-    return VisibleCursor(soft_wrap=True, **options)
+    return VisibleCursor(stderr=stderr, soft_wrap=True, **options)

@@ -12,7 +12,7 @@ from pipeline import redaction
 from pipeline.errors import ThawError
 from pipeline.signals import ending
 from pipeline.steps.run import STEPS, run_alone
-from pipeline.text import printable, write_anything
+from pipeline.text import printable, use_utf8_names, write_anything
 from pipeline.workspace import Workspace
 
 
@@ -35,6 +35,7 @@ class Plain:
 
 def main(arguments: list[str]) -> int:
     """Runs the step named; returns the exit code."""
+    use_utf8_names()
     write_anything((sys.stdout, sys.stderr))
     if len(arguments) != 1 or arguments[0] not in STEPS:
         sys.stderr.write(f"usage: python -P -m pipeline {{{','.join(STEPS)}}}\n")

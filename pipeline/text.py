@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
@@ -39,6 +41,19 @@ def first_few(items: Sequence[str], limit: int, where: str) -> Iterator[str]:
     yield from items[:limit]
     if len(items) > limit:
         yield f"… and {len(items) - limit} more, all in {where}"
+
+
+def use_utf8_names() -> None:
+    """Starts the command again in Python's UTF-8 mode where file names would be read in another encoding.
+
+    Class names are read from folders and written to files in UTF-8: under a Latin-1 locale the same folder would be
+    another class. What the terminal is written in stays as it was.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    os.environ.setdefault("PYTHONIOENCODING", sys.stdout.encoding)
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def write_anything(streams: Iterable[TextIO]) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from commands import REPOSITORY, Thaw, run_thaw
 from flows import settings
+from pseudo_terminal import PseudoTerminal, thaw_on_terminal
 
 for key, value in settings.QUIET.items():
     os.environ.setdefault(key, value)
@@ -39,19 +40,20 @@ def _own_homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """A workspace of a small sample after one `thaw run`: where it lives, its pristine copy, what the run printed."""
+def _finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, PseudoTerminal]:
+    """A workspace of a small sample after one `thaw run`: where it lives, its pristine copy, the terminal of the run."""
     base = tmp_path_factory.mktemp("finished")
     place, pristine = base / "surfaces", base / "pristine"
     made = REPOSITORY / "tests" / "small_workspace.py"
     subprocess.run([sys.executable, str(made), str(place)], check=True, timeout=120)
-    printed = run_thaw("run", cwd=place).stdout
+    with thaw_on_terminal("run", cwd=place, columns=60) as terminal:
+        assert terminal.wait() == 0, "\n".join(terminal.lines())
     shutil.copytree(place, pristine, symlinks=True)
-    return place, pristine, printed
+    return place, pristine, terminal
 
 
 @pytest.fixture
-def finished(_finished: tuple[Path, Path, str]) -> Path:
+def finished(_finished: tuple[Path, Path, PseudoTerminal]) -> Path:
     """The finished workspace, as it was right after its first run, whatever the test before did to it.
 
     It is laid anew at the same path, since the tracking store names its artifacts by absolute paths.
@@ -63,9 +65,15 @@ def finished(_finished: tuple[Path, Path, str]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def first_run_output(_finished: tuple[Path, Path, str]) -> str:
-    """What the first `thaw run` printed."""
+def first_run(_finished: tuple[Path, Path, PseudoTerminal]) -> PseudoTerminal:
+    """The terminal, 60 columns wide, on which the first `thaw run` ran."""
     return _finished[2]
+
+
+@pytest.fixture(scope="session")
+def first_run_output(first_run: PseudoTerminal) -> str:
+    """What the first `thaw run` said, on one line."""
+    return first_run.text()
 
 
 @pytest.fixture(scope="session")

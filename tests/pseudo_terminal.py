@@ -80,6 +80,10 @@ class PseudoTerminal:
             shown.pop()
         return shown
 
+    def text(self) -> str:
+        """All that is shown on one line, wherever the terminal's width broke it."""
+        return " ".join(" ".join(self.lines()).split())
+
     @property
     def cursor_hidden(self) -> bool:
         return bool(self._screen.cursor.hidden)
