@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -177,6 +178,8 @@ def _tell(record: ValidateRecord, faults: Sequence[Fault], drift: Sequence[Findi
         if finding.severity == "warning":
             first, *items = _lines(finding)
             say(first)
-            for line in first_few(items, NAMED, str(context.side / _written_to(finding))):
+            where = os.path.relpath(context.side / _written_to(finding), context.root)
+            for line in first_few(items, NAMED, where):
                 say(line)
-    say(f"{record.files} files, {record.checks} checks; data docs: {context.side / checks.DOCS / 'index.html'}")
+    docs = os.path.relpath(context.side / checks.DOCS / "index.html", context.root)
+    say(f"{record.files} files, {record.checks} checks; data docs: {docs}")

@@ -126,7 +126,7 @@ def test_a_whole_run_on_a_narrow_terminal(first_run: PseudoTerminal) -> None:
     assert "validate running (first run)" in text
     for outcome in (
         r"validate done in [\d.]+ s: \d+ examples in 5 classes, 0 quarantined",
-        r"split done in .+?: \d+ train, \d+ val, \d+ test; \d+ new, 0 left out",
+        r"split done in .+?: \d+ train, \d+ val, \d+ test; .*\b0 left out",
         r"backbone done in .+?: torchvision/mobilenet_v3_small, 1.5 million parameters, weights: shipped",
         r"finetune done in .+?: \w+ with validation accuracy [\d.]+%, the best of 3 candidates",
         r"evaluate done in .+?: \w+ with test accuracy [\d.]+% \([\d.]+% to [\d.]+%\) on \d+ examples",
