@@ -12,6 +12,7 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
+from flows.dead_runs import close_dead_runs
 from flows.glance import check_steps, refuse_changed_weights
 from flows.stage import Outcome, PrefectConsole, Run, conducted, stage
 from pipeline import preflight, redaction
@@ -55,6 +56,7 @@ def _retrain(place: Workspace, force: Sequence[str]) -> Summary:
     check_steps(force)  # before the lock and all that follows
     with storage_errors(place.root), lock(place):
         run = begin(place, force)
+        _close_dead_runs(run)
         _preflight(run)
         validated = stage(run, "validate")
         split = stage(run, "split")
@@ -88,6 +90,17 @@ def begin(place: Workspace, force: Sequence[str] = ()) -> Run:
         workspace=place, memory=memory, side=new_run(place),
         tracker=open_tracker(config, place), force=frozenset(force), console=console,
     )  # fmt: skip
+
+
+def _close_dead_runs(run: Run) -> None:
+    """A run is no worse for what earlier ones left behind, so trouble here is only said."""
+    try:
+        closed = close_dead_runs(retrain.name, run.workspace.root)
+    except Exception as fault:
+        run.console.say(f"Prefect: killed runs stay open ({type(fault).__name__}: {fault})")
+        return
+    if closed:
+        run.console.say(f"Prefect: {closed} earlier {'run' if closed == 1 else 'runs'} had been killed; set to Crashed")
 
 
 def _preflight(run: Run) -> None:

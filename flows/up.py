@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows import settings
 from flows.servers import HOST, Server, free_port, new_secret, stop
@@ -18,11 +19,13 @@ from pipeline import files
 from pipeline.errors import WorkspaceError
 from pipeline.workspace import Workspace
 
+if TYPE_CHECKING:
+    from flows.processes import Identity
+
 # Without it MLflow opens its pages about language models, which hide the registry.
 TRAININGS = "/#/experiments?workflowType=machine_learning"
 
 TETHERED = (sys.executable, "-P", "-m", "flows.tether")
-SAME_START = 2.0  # seconds by which a process's start may seem to differ where the clock was set meanwhile
 
 
 def plan(workspace: Workspace, prefect_port: int, mlflow_port: int) -> tuple[list[Server], str]:
@@ -134,15 +137,17 @@ def _publish(
     files.replace_text(note, json.dumps(values), private=True)
 
 
-def _identities(processes: Sequence[subprocess.Popen[bytes]]) -> list[tuple[int, float]]:
-    """Id and start of the servers' processes: an id alone may be another program's later."""
+def _identities(processes: Sequence[subprocess.Popen[bytes]]) -> list[Identity]:
+    """The servers' processes, their workers among them."""
     import psutil
 
-    found: list[tuple[int, float]] = []
+    from flows.processes import Identity
+
+    found: list[Identity] = []
     for process in processes:
         with suppress(psutil.Error):
             own = psutil.Process(process.pid)
-            found += [(each.pid, each.create_time()) for each in (own, *own.children(recursive=True))]
+            found += [Identity.of(each) for each in (own, *own.children(recursive=True))]
     return found
 
 
@@ -150,14 +155,14 @@ def _end_leftovers(scratch: Path) -> bool:
     """Ends what the last `thaw up` noted and left running; returns whether there was any."""
     import psutil
 
+    from flows.processes import Identity, find
+
     known = settings.noted_servers(scratch) or {}
-    left = []
-    for pid, started in known.get("processes", ()):
+    noted = [find(Identity(*values)) for values in known.get("processes", ())]
+    left = [process for process in noted if process is not None]
+    for process in left:
         with suppress(psutil.Error):
-            process = psutil.Process(pid)
-            if abs(process.create_time() - started) < SAME_START:
-                process.terminate()
-                left.append(process)
+            process.terminate()
     for process in psutil.wait_procs(left, timeout=SECONDS_TO_END)[1]:
         with suppress(psutil.Error):
             process.kill()

@@ -8,9 +8,11 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -184,8 +186,41 @@ def test_clean_removes_caches_and_nothing_else(finished: Path, thaw: Thaw) -> No
     assert "nothing changed" in run_thaw("run", cwd=finished).stdout
 
 
+def prefect_states(place: Path) -> dict[str, list[str]]:
+    """The states of all flow runs and of all task runs that the workspace's Prefect database holds, oldest first."""
+    with closing(sqlite3.connect(place / ".thaw/prefect/prefect.db")) as database:
+        return {
+            table: [state for (state,) in database.execute(f"SELECT state_type FROM {table} ORDER BY created")]
+            for table in ("flow_run", "task_run")
+        }
+
+
+def kill_at(place: Path, line: str) -> None:
+    """Runs `thaw run` and kills it when it has printed something."""
+    command = [str(Path(sys.executable).with_name("thaw")), "run"]
+    with subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        assert run.stdout is not None
+        printed = [run.stdout.readline()]
+        while line not in printed[-1]:
+            printed.append(run.stdout.readline())
+            assert printed[-1], "".join(printed)
+        run.kill()
+
+
+def test_a_killed_run_is_closed_by_the_next_one(finished: Path, thaw: Thaw) -> None:
+    change(finished, "bootstrap: 200", "bootstrap: 130")
+    kill_at(finished, "evaluate  running")
+    assert prefect_states(finished)["flow_run"][-1] == "RUNNING"
+    said = thaw("run", cwd=finished).stdout
+    assert "Prefect: 1 earlier run had been killed; set to Crashed" in said
+    states = prefect_states(finished)
+    assert states["flow_run"][-2:] == ["CRASHED", "COMPLETED"]
+    assert "RUNNING" not in states["task_run"]
+
+
 def test_servers_start_on_loopback_conduct_a_run_and_end(finished: Path, thaw: Thaw) -> None:
     change(finished, "bootstrap: 200", "bootstrap: 110")
+    kill_at(finished, "evaluate  running")
     command = [str(Path(sys.executable).with_name("thaw")), "up", "--prefect-port", "0", "--mlflow-port", "0"]
     servers = subprocess.Popen(command, cwd=finished, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
@@ -200,6 +235,7 @@ def test_servers_start_on_loopback_conduct_a_run_and_end(finished: Path, thaw: T
         assert known["mlflow"].startswith("http://127.0.0.1:")
         assert "evaluate.bootstrap 200 → 110" in thaw("run", cwd=finished).stdout
         assert _flow_runs(known) == ["COMPLETED"]
+        assert "RUNNING" not in prefect_states(finished)["flow_run"], "the killed run was not closed"
     finally:
         servers.send_signal(signal.SIGHUP)  # as when its terminal is closed
         servers.communicate(timeout=60)
