@@ -22,8 +22,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_FULL_SAID = ("no space left on device", "disk is full", "disk quota exceeded")
-_READ_ONLY_SAID = ("read-only file system", "readonly database")
+_SAID = {  # by libraries that hand a refusal on as words
+    "no space left on device": errno.ENOSPC,
+    "disk is full": errno.ENOSPC,
+    "disk quota exceeded": errno.EDQUOT,
+    "read-only file system": errno.EROFS,
+    "readonly database": errno.EROFS,
+    "disk i/o error": errno.EIO,
+}
 _ELSEWHERE = (ConnectionError, TimeoutError, InterruptedError, BlockingIOError)  # a network or a signal, not a disk
 
 _MENDS = {
@@ -158,11 +164,7 @@ def _full_or_read_only(fault: BaseException) -> int | None:
     if isinstance(fault, ThawError):
         return None
     said = str(fault).lower()
-    if any(words in said for words in _FULL_SAID):
-        return errno.ENOSPC
-    if any(words in said for words in _READ_ONLY_SAID):
-        return errno.EROFS
-    return None
+    return next((number for words, number in _SAID.items() if words in said), None)
 
 
 def _is_of_a_disk(fault: OSError) -> bool:
