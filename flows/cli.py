@@ -181,7 +181,7 @@ def run(
         else:
             stale = {*force, *(name for name, state in glance.states.items() if not state.fresh)}
             summary = _conduct(terminal, place, force, stale, clock)
-            _say_result(terminal, summary.evaluated, summary.registered, summary.report)
+            _say_result(terminal, place, summary.evaluated, summary.registered)
         if timings:
             _say_timings(terminal, clock)
 
@@ -221,7 +221,13 @@ def _say_unchanged(terminal: Terminal, place: Workspace, glance: Glance) -> None
     for step in glance.states:
         terminal.say(step_line(step, "unchanged"))
     terminal.say(step_line("register", f"unchanged: {summarize(glance.registered)}"))
-    _say_result(terminal, glance.evaluated, glance.registered, place.report)
+    if glance.report:
+        from flows.glance import make_report
+
+        with terminal.working("writing the report"):
+            make_report(place, glance.registered, terminal)
+        terminal.say(step_line("report", f"{glance.report}: made again"))
+    _say_result(terminal, place, glance.evaluated, glance.registered)
 
 
 def _conduct(terminal: Terminal, place: Workspace, force: list[str], stale: set[str], clock: Clock) -> Summary:
@@ -276,15 +282,18 @@ def _no_server(fault: Exception) -> ThawError:
     )  # fmt: skip
 
 
-def _say_result(terminal: Terminal, evaluated: EvaluateRecord, registered: RegisterRecord, report: Path) -> None:
+def _say_result(terminal: Terminal, place: Workspace, evaluated: EvaluateRecord, registered: RegisterRecord) -> None:
     """The closing lines of a run: a heading with the result, and what there is to know of it, one line each."""
+    from flows.glance import unshared
     from pipeline.steps.summary import summarize
 
     terminal.heading(summarize(evaluated))
     for comparison in evaluated.comparisons:
         terminal.say(_comparison_line(comparison))
     terminal.say(f"registered as {registered.model} v{registered.version}; {registered.reason}")
-    terminal.say(f"report: {report.as_uri()}")
+    terminal.say(f"report: {place.report.resolve().as_uri()}")
+    for line in unshared(place):
+        terminal.say(line)
 
 
 def _comparison_line(comparison: Comparison) -> str:
@@ -324,6 +333,7 @@ def status() -> None:
       thaw status
     """
     from flows.terminal import Terminal
+    from pipeline.memory import Memory
     from pipeline.upgrade import outdated
 
     place = _workspace()
@@ -333,6 +343,8 @@ def status() -> None:
             terminal.say(_data_line(place))
         for change in outdated(place):
             terminal.say(f"`thaw run` will write {change.meaning}")
+        if not Memory(place.root).pins_are_current():
+            terminal.say("`thaw run` will follow data.dvc and ledger.dvc, which have changed")
         with terminal.working("checking what changed"):
             glance = _glance(place)
         _say_states(terminal, glance)
@@ -429,13 +441,15 @@ def sample(
 
       thaw sample /tmp/surfaces
     """
-    from flows.glance import bring_up_to_date
     from flows.terminal import Terminal
+    from pipeline.upgrade import upgrade
+    from pipeline.workspace import lock
 
     with Terminal() as terminal:
         if folder is None:
             place = _workspace()
-            bring_up_to_date(place, terminal)
+            with lock(place):
+                upgrade(place)  # so that `dvc repro` finds all that its stages depend on
             folder = place.root / place.config().data.path
         with terminal.working("generating the sample"):
             from pipeline.data.sample import generate

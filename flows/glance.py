@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from flows import report
 from pipeline import preflight
 from pipeline.context import Console
 from pipeline.errors import ConfigError
@@ -21,6 +22,7 @@ class Glance:
     states: dict[str, State]
     evaluated: EvaluateRecord | None  # of the last finished evaluation, fresh or not
     registered: RegisterRecord | None  # of that evaluation, where it is registered
+    report: str = ""  # why report.html has to be made again; empty where it has not, or there is nothing to report
 
     @property
     def nothing_to_do(self) -> bool:
@@ -37,21 +39,67 @@ def glance(place: Workspace) -> Glance:
         evaluated = EvaluateRecord.load(place.output("evaluate"))
     except MemoryFault:
         return Glance(states, None, None)
-    return Glance(states, evaluated, receipt_is_current(place.config(), place, evaluated))
+    registered = receipt_is_current(place.config(), place, evaluated)
+    why = report.outdated(place, states, registered) if registered else ""
+    return Glance(states, evaluated, registered, why)
+
+
+def make_report(place: Workspace, registered: RegisterRecord, console: Console) -> None:
+    """Makes report.html again where nothing else is to do.
+
+    Raises:
+        WorkspaceError: another run has the workspace.
+    """
+    from pipeline.steps.run import open_tracker
+
+    with lock(place):
+        tracker = open_tracker(place.config(), place, console)
+        report.make(place, Memory(place.root), registered, tracker)
 
 
 def bring_up_to_date(place: Workspace, console: Console) -> None:
-    """Rewrites what an earlier version of Thaw wrote otherwise, and says so.
+    """`prepare`, where there is anything to do; takes the workspace's lock for it.
+
+    Raises:
+        WorkspaceError: another run has the workspace; besides what `prepare` raises.
+    """
+    memory = Memory(place.root)
+    memory.refuse_conflicts()
+    if outdated(place) or not memory.pins_are_current():
+        with lock(place):
+            prepare(place, console)
+
+
+def prepare(place: Workspace, console: Console) -> None:
+    """Rewrites what an earlier version of Thaw wrote otherwise, and follows data.dvc and ledger.dvc where they changed;
+    says what was done. The workspace's lock is held.
 
     Raises:
         ConfigError: params.yaml cannot be used, or was written by a newer version.
-        WorkspaceError: dvc.yaml cannot be used, or another run has the workspace.
+        WorkspaceError: dvc.yaml cannot be used, or a Git merge conflict was left unresolved.
+        MemoryFault, LedgerError: what is pinned cannot be had, or what was edited here is in the way.
     """
-    if not outdated(place):
-        return
-    with lock(place):
-        for line in upgrade(place):
-            console.say(line)
+    memory = Memory(place.root)
+    memory.refuse_conflicts()
+    _say_all(console, upgrade(place))
+    _say_all(console, memory.update_data())
+    _say_all(console, memory.update_ledger())
+
+
+def _say_all(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.say(line)
+
+
+def unshared(place: Workspace) -> list[str]:
+    """What wants committing and pushing, in a user's words: a lost ledger would deal test examples into training."""
+    found = Memory(place.root).unshared()
+    lines = []
+    if found.uncommitted:
+        lines.append(f"not committed to Git: {', '.join(found.uncommitted)}")
+    if found.unpushed:
+        lines.append(f"not in the DVC remote: {', '.join(found.unpushed)}; push with: dvc push")
+    return lines
 
 
 def refuse_changed_weights(place: Workspace) -> None:

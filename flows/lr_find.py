@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.glance import bring_up_to_date, refuse_changed_weights
+from flows.glance import prepare, refuse_changed_weights
 from flows.stage import LiveConsole, Run, remember
 from pipeline.context import NoTracker
 from pipeline.memory import Memory
@@ -34,12 +34,11 @@ def lr_find(place: Workspace, recipe: str | None, stage: str | None, console: Li
         ConfigError: params.yaml cannot be used, or there is no such recipe or stage.
         ThawError: whatever the steps before have to say.
     """
-    bring_up_to_date(place, console)
-    refuse_changed_weights(place)
     with lock(place):
+        prepare(place, console)
+        refuse_changed_weights(place)
         config = place.config()
         memory = Memory(place.root)
-        memory.ensure_data()
         run = Run(workspace=place, memory=memory, side=new_run(place), tracker=NoTracker(), console=console)
         ready: dict[str, Any] = {name: remember(run, name) for name in NEEDED}
         swept = sweep(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
+from flows import report
 from flows.dead_runs import close_dead_runs
-from flows.glance import check_steps, refuse_changed_weights
+from flows.glance import check_steps, prepare, refuse_changed_weights
 from flows.stage import Outcome, PrefectConsole, Run, conducted, stage
 from pipeline import preflight, redaction
 from pipeline.memory import Memory
@@ -21,7 +21,6 @@ from pipeline.records import EvaluateRecord, RegisterRecord
 from pipeline.steps.run import context, new_run, open_tracker
 from pipeline.steps.summary import done_line, running_line, step_line, summarize
 from pipeline.storage import storage_errors
-from pipeline.upgrade import upgrade
 from pipeline.workspace import Workspace, lock
 
 
@@ -66,9 +65,9 @@ def _retrain(place: Workspace, force: Sequence[str]) -> Summary:
         evaluated = stage(run, "evaluate")
         records = (validated, split, backbone, finetuned, evaluated)
         registered = conducted("register", lambda: _register(run, records), retries=2)
-        report = conducted("report", lambda: _report(run, records, registered))
-        _show(run, evaluated, registered, report)
-        return Summary(tuple(run.outcomes), evaluated, registered, report)
+        page = conducted("report", lambda: _report(run, registered))
+        _show(run, evaluated, registered, page)
+        return Summary(tuple(run.outcomes), evaluated, registered, page)
 
 
 def begin(place: Workspace, force: Sequence[str] = ()) -> Run:
@@ -80,12 +79,10 @@ def begin(place: Workspace, force: Sequence[str] = ()) -> Run:
         BackboneError: the weights are others than backbone.lock says.
     """
     console = PrefectConsole()
-    for line in upgrade(place):
-        console.say(line)
+    prepare(place, console)
     refuse_changed_weights(place)
     config = place.config()
     memory = Memory(place.root)
-    memory.ensure_data()
     return Run(
         workspace=place, memory=memory, side=new_run(place),
         tracker=open_tracker(config, place), force=frozenset(force), console=console,
@@ -129,7 +126,7 @@ def _register(run: Run, records: tuple[Any, ...]) -> RegisterRecord:
     known = receipt_is_current(config, run.workspace, evaluated)
     if known and "register" not in run.force:
         run.console.say(step_line("register", f"unchanged: {summarize(known)}"))
-        run.outcomes.append(Outcome("register", "unchanged", (), time.monotonic() - began))
+        run.finished(Outcome("register", "unchanged", (), time.monotonic() - began))
         return known
     why = ("forced",) if "register" in run.force else ("this evaluation is not registered yet",)
     run.console.say(running_line("register", why))
@@ -146,35 +143,20 @@ def _register(run: Run, records: tuple[Any, ...]) -> RegisterRecord:
             context(run.workspace, config, run.console, run.tracker, run.side / "register"),
         )
     seconds = time.monotonic() - began
-    run.outcomes.append(Outcome("register", "done", why, seconds))
+    run.finished(Outcome("register", "done", why, seconds))
     run.console.say(done_line("register", seconds, registered))
     return registered
 
 
-def _report(run: Run, records: tuple[Any, ...], registered: RegisterRecord) -> Path:
-    """Writes the report anew where anything changed, and keeps it with the run in the tracking store."""
-    from pipeline.report import page
-    from pipeline.report.extras import gather
-
-    path = run.workspace.report
-    if path.exists() and not run.changed:
-        return path
-    seconds = {done.step: done.seconds for done in run.outcomes if done.how == "done"}
+def _report(run: Run, registered: RegisterRecord) -> Path:
+    """The report, made anew where what it shows has changed."""
+    if not report.outdated(run.workspace, run.memory.states(), registered):
+        return run.workspace.report
     with run.console.working("writing the report"):
-        extras = gather(run.workspace, run.memory.data_version(), seconds, registered)
-        page.write(page.build(*records, registered=registered, extras=extras), path)
-        run.tracker.open(records[3].key, run.workspace.root.name).artifact(path)
-    _remember_times(run)
-    return path
+        return report.make(run.workspace, run.memory, registered, run.tracker)
 
 
-def _remember_times(run: Run) -> None:
-    run.side.mkdir(parents=True, exist_ok=True)
-    values = [{"step": o.step, "how": o.how, "why": list(o.why), "seconds": round(o.seconds, 3)} for o in run.outcomes]
-    (run.side / "outcomes.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-def _show(run: Run, evaluated: EvaluateRecord, registered: RegisterRecord, report: Path) -> None:
+def _show(run: Run, evaluated: EvaluateRecord, registered: RegisterRecord, page: Path) -> None:
     """The summary on the Prefect run's own page. A run is no worse for lacking it, so trouble here is only said."""
     rows = [f"| {o.step} | {o.how} | {'; '.join(o.why) or '—'} | {o.seconds:.1f} s |" for o in run.outcomes]
     primary = evaluated.metrics[evaluated.primary]
@@ -187,6 +169,6 @@ def _show(run: Run, evaluated: EvaluateRecord, registered: RegisterRecord, repor
     )  # fmt: skip
     try:
         create_markdown_artifact(table, key="summary", description="What this retraining did")
-        create_link_artifact(report.resolve().as_uri(), link_text="report", key="report")
+        create_link_artifact(page.resolve().as_uri(), link_text="report", key="report")
     except Exception as fault:
         run.console.say(f"Prefect kept no summary ({type(fault).__name__}: {fault})")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -19,9 +20,11 @@ from prefect.tasks import exponential_backoff
 
 from pipeline.context import Console, Tracker
 from pipeline.errors import ThawError, TrackingError
+from pipeline.files import replace_text
 from pipeline.memory import Memory
 from pipeline.records import Record
 from pipeline.redaction import guarded
+from pipeline.report.extras import OUTCOMES
 from pipeline.steps.run import load_record, run_step
 from pipeline.steps.summary import done_line, running_line, step_line
 from pipeline.text import printable
@@ -91,9 +94,13 @@ class Run:
     console: LiveConsole = field(default_factory=PrefectConsole)
     outcomes: list[Outcome] = field(default_factory=list)
 
-    @property
-    def changed(self) -> bool:
-        return any(outcome.how != "unchanged" for outcome in self.outcomes)
+    def finished(self, outcome: Outcome) -> None:
+        """Notes what became of a step, and keeps the times of a run in which anything changed."""
+        self.outcomes.append(outcome)
+        if all(each.how == "unchanged" for each in self.outcomes):
+            return
+        values = [asdict(each) for each in self.outcomes]
+        replace_text(self.side / OUTCOMES, json.dumps(values, indent=2) + "\n")
 
 
 def stage(run: Run, name: str) -> Any:
@@ -145,6 +152,6 @@ def _finish(run: Run, name: str, how: How, why: Sequence[str], began: float) -> 
     """Notes what became of a step, says so, and returns its record."""
     seconds = time.monotonic() - began
     record = load_record(run.workspace, name)
-    run.outcomes.append(Outcome(name, how, tuple(why), seconds))
+    run.finished(Outcome(name, how, tuple(why), seconds))
     run.console.say(done_line(name, seconds, record) if how == "done" else step_line(name, how))
     return record

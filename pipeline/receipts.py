@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from pipeline import served
 from pipeline.config import Config
 from pipeline.errors import MemoryFault
+from pipeline.files import replace_text
 from pipeline.records import CandidateRecord, EvaluateRecord, RegisterRecord, digest
 from pipeline.redaction import redact_forms
 from pipeline.workspace import Workspace
@@ -22,12 +24,8 @@ def path(workspace: Workspace) -> Path:
 
 def write(config: Config, workspace: Workspace, record: RegisterRecord) -> None:
     """Keeps a registration as the receipt, with the digest of the settings it followed."""
-    target = path(workspace)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(".tmp")
     values = {"settings": _settings(config), "record": record.model_dump(mode="json")}
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(target)
+    replace_text(path(workspace), json.dumps(values, indent=2) + "\n")
 
 
 def receipt_is_current(config: Config, workspace: Workspace, evaluated: EvaluateRecord) -> RegisterRecord | None:
@@ -46,6 +44,36 @@ def receipt_is_current(config: Config, workspace: Workspace, evaluated: Evaluate
     embedded = config.tracking.enabled and config.tracking.uri is None
     gone = embedded and not (workspace.mlflow / "mlflow.db").exists()
     return None if gone else record
+
+
+def write_report(workspace: Workspace, inputs: str) -> None:
+    """Remembers the page as it is now, and the digest of what it was made from."""
+    values = {"inputs": inputs, "page": _sha256(workspace.report)}
+    replace_text(_report_receipt(workspace), json.dumps(values, indent=2) + "\n")
+
+
+def report_fault(workspace: Workspace, inputs: str) -> str:
+    """Why the page is not the one that was made from these inputs; empty where it is."""
+    name = workspace.report.name
+    if not workspace.report.is_file():
+        return f"{name} is missing"
+    try:
+        known = json.loads(_report_receipt(workspace).read_text(encoding="utf-8"))
+        made_from, page = known["inputs"], known["page"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"it is not known what {name} was made from"
+    if made_from != inputs:
+        return f"{name} was made from earlier results"
+    return "" if page == _sha256(workspace.report) else f"{name} was edited"
+
+
+def _report_receipt(workspace: Workspace) -> Path:
+    return workspace.scratch / "receipts" / "report.json"
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _settings(config: Config) -> str:

@@ -11,7 +11,8 @@ import yaml
 from pipeline import dvc_yaml
 from pipeline.config import ENGINE
 from pipeline.errors import WorkspaceError
-from pipeline.workspace import Workspace, write_whole
+from pipeline.files import replace_text
+from pipeline.workspace import Workspace
 
 
 class Change(NamedTuple):
@@ -39,7 +40,7 @@ def upgrade(workspace: Workspace) -> list[str]:
     """
     changes = outdated(workspace)
     for change in changes:
-        write_whole(change.path, change.text)
+        replace_text(change.path.resolve(), change.text)
     return [change.meaning for change in changes]
 
 

@@ -83,17 +83,6 @@ def emptied(folder: Path) -> Path:
     return folder
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replaces a file's content; it is wholly the old or wholly the new one, whatever happens meanwhile."""
-    target = path.resolve()
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(text.encode("utf-8"))
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 @contextmanager
 def lock(workspace: Workspace, wait: float = 0.0) -> Iterator[None]:
     """Keeps the workspace to this process while the block runs; a killed process lets go of it by dying.

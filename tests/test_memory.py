@@ -306,7 +306,7 @@ def test_missing_data_comes_from_the_cache_then_from_the_remote(ws: Path) -> Non
         shutil.rmtree(ws / "data")
         if not cached:
             shutil.rmtree(ws / ".dvc" / "cache")
-        Memory(ws).ensure_data()
+        Memory(ws).update_data()
         assert sorted(path.name for path in (ws / "data").iterdir()) == ["0.txt", "1.txt", "2.txt"]
 
 
@@ -315,7 +315,7 @@ def test_data_that_nowhere_is_names_path_hash_and_remote(ws: Path) -> None:
     shutil.rmtree(ws / "data")
     shutil.rmtree(ws / ".dvc" / "cache")
     with pytest.raises(MemoryFault) as caught:
-        Memory(ws).ensure_data()
+        Memory(ws).update_data()
     assert all(part in str(caught.value) for part in (str(ws / "data"), md5, "remote"))
 
 
@@ -323,30 +323,14 @@ def test_damaged_data_is_mended_from_the_remote_or_refused(ws: Path) -> None:
     dvc(ws, "push", "data.dvc")
     shutil.rmtree(ws / "data")
     damage(ws, "2\n")
-    Memory(ws).ensure_data()
+    Memory(ws).update_data()
     assert (ws / "data" / "2.txt").read_text() == "2\n"
     shutil.rmtree(ws / "data")
     shutil.rmtree(ws / "remote")
     damage(ws, "2\n")
     with pytest.raises(MemoryFault) as caught:
-        Memory(ws).ensure_data()
+        Memory(ws).update_data()
     assert caught.value.details == ("data/2.txt",)
-
-
-def test_bringing_data_that_was_cut_short_is_completed(ws: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.rmtree(ws / "data")
-
-    def killed(_out: object) -> list[str]:
-        (ws / "data" / "1.txt").unlink()
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pipeline.memory.pins.discard_damaged", killed)
-        with pytest.raises(KeyboardInterrupt):
-            Memory(ws).ensure_data()
-    assert not (ws / "data" / "1.txt").exists()
-    Memory(ws).ensure_data()
-    assert (ws / "data" / "1.txt").read_text() == "1\n"
 
 
 def test_data_put_back_by_hand_after_a_failure_stay(ws: Path) -> None:
@@ -355,27 +339,10 @@ def test_data_put_back_by_hand_after_a_failure_stay(ws: Path) -> None:
     shutil.rmtree(ws / "data")
     shutil.rmtree(ws / ".dvc" / "cache")
     with pytest.raises(MemoryFault, match="bring data back"):
-        Memory(ws).ensure_data()
+        Memory(ws).update_data()
     shutil.copytree(ws / "mine", ws / "data")
-    Memory(ws).ensure_data()
+    assert Memory(ws).update_data() == []
     assert sorted(path.name for path in (ws / "data").iterdir()) == ["0.txt", "1.txt", "2.txt", "new.txt"]
-
-
-def test_data_put_back_by_hand_over_half_of_them_stay(ws: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.rmtree(ws / "data")
-
-    def killed(_out: object) -> list[str]:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pipeline.memory.pins.discard_damaged", killed)
-        with pytest.raises(KeyboardInterrupt):
-            Memory(ws).ensure_data()
-    (ws / "data" / "new.txt").write_text("new")
-    with pytest.raises(MemoryFault, match="dvc add data"):
-        Memory(ws).ensure_data()
-    assert (ws / "data" / "new.txt").read_text() == "new"
-    assert (ws / "data" / "2.txt").read_text() == "2\n"
 
 
 def test_what_dvc_cannot_hash_is_named_before_it_is_asked(ws: Path) -> None:
@@ -397,24 +364,7 @@ def test_data_that_nothing_pins_says_how_to_bring_it(ws: Path) -> None:
     shutil.rmtree(ws / "data")
     (ws / "data.dvc").unlink()
     with pytest.raises(MemoryFault, match="dvc add data"):
-        Memory(ws).ensure_data()
-
-
-def test_the_ledger_is_pinned_as_ledger_dvc_and_brought_back(ws: Path) -> None:
-    memory, ledger = Memory(ws), ws / "ledger.parquet"
-    ledger.write_text("one")
-    memory.add_ledger()
-    assert "ledger.parquet" in (ws / "ledger.dvc").read_text()
-    assert memory.pinned_ledger() is None
-    ledger.unlink()
-    memory.ensure_ledger()
-    assert ledger.read_text() == "one"
-    ledger.unlink()
-    ledger.write_text("two")
-    pinned = memory.pinned_ledger()
-    assert pinned is not None
-    assert pinned.read_text() == "one"
-    assert stale(ws) == {}
+        Memory(ws).update_data()
 
 
 # --- Git --------------------------------------------------------------------------------------------------

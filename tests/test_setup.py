@@ -58,7 +58,7 @@ def test_a_moved_workspace_still_works(source: Path, tmp_path: Path) -> None:
     setup.init(tmp_path / "ws", source=source, config=Config())
     shutil.move(tmp_path / "ws", tmp_path / "elsewhere")
     shutil.rmtree(tmp_path / "elsewhere" / "data")
-    Memory(tmp_path / "elsewhere").ensure_data()
+    Memory(tmp_path / "elsewhere").update_data()
     assert str(tmp_path) not in (tmp_path / "elsewhere" / ".dvc" / "config").read_text()
 
 

@@ -10,12 +10,19 @@ from __future__ import annotations
 import shutil
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline.memory import entries, pins, stages
+from pipeline.dvc_yaml import PLACEHOLDERS
+from pipeline.memory import conflicts, entries, ledgers, pins, sharing, stages
+from pipeline.memory.checkout import Pinned
 from pipeline.memory.session import Session, initialise
+from pipeline.memory.sharing import Unshared
 from pipeline.memory.stages import Snapshot, State
 from pipeline.records import DataVersion
 from pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
 
 __all__ = ["Memory", "Snapshot", "State", "initialise"]
 
@@ -73,30 +80,63 @@ class Memory:
         """Pins ledger.parquet as it is in ledger.dvc."""
         self._session.run(lambda repo: pins.pin(repo, self._ledger))
 
-    def ensure_data(self) -> None:
-        """Brings the data folder back, from the cache or the remote, where it is missing or was brought in part.
+    def pins_are_current(self) -> bool:
+        """Whether data.dvc and ledger.dvc are as this machine last wrote or followed them, and nothing is missing: then
+        `update_data` and `update_ledger` have nothing to do. Asks neither DVC nor the content."""
+        return all(pins.is_current(self.root, what) for what in (self._data, self._ledger) if self._concerns(what))
+
+    def update_data(self) -> list[str]:
+        """Brings the data folder to the version that data.dvc pins, from the cache or the remote, and says what
+        changed. What was edited here since data.dvc was last followed stays as it is. A Git merge conflict in data.dvc
+        is resolved by joining what both sides changed.
 
         Raises:
-            MemoryFault: neither has it (path, hash and remote are named), what they have is damaged, or nothing
-                pins it.
+            MemoryFault: data.dvc pins another version and edited files are in the way (they are named), what it pins
+                cannot be had whole (path, hash and remote are named), or there are no data and nothing pins any.
         """
-        pins.ensure(self._session, self._data)
+        return self._on_data.run(self._update_data)
 
-    def ensure_ledger(self) -> None:
-        """The same for ledger.parquet, which ledger.dvc pins."""
-        pins.ensure(self._session, self._ledger)
-
-    def pinned_ledger(self) -> Path | None:
-        """The ledger that ledger.dvc pins, in the cache, where ledger.parquet differs from it; else None.
+    def update_ledger(self) -> list[str]:
+        """Joins ledger.parquet with the ledger that ledger.dvc pins, and says so where that changed it.
 
         Raises:
-            MemoryFault: neither the cache nor the remote has it.
+            LedgerError: what is pinned cannot be had, or gives an example another split.
         """
-        return self._session.run(lambda repo: pins.other(repo, self._ledger))
+        return self._session.run(lambda repo: ledgers.update(repo, self._ledger))
+
+    def refuse_conflicts(self) -> None:
+        """Refuses a workspace in which a Git merge was left unresolved; in data.dvc and ledger.dvc Thaw resolves it.
+
+        Raises:
+            WorkspaceError: it names the files, with what to do about each.
+        """
+        either = "either side will do: git checkout --ours"
+        locks = [entry.file for entry in PLACEHOLDERS]
+        names = ["params.yaml", "dvc.yaml", "dvc.lock", *locks]
+        mends = {"dvc.lock": f"{either} dvc.lock"} | {name: f"git checkout --ours {name}" for name in locks}
+        conflicts.refuse([self.root / name for name in names], mends)
 
     def data_version(self) -> DataVersion:
         """Which data there is now, and whether data.dvc and Git would lead back to it."""
-        return self._on_data.run(lambda repo: pins.version(repo, self._data, stages.load(repo, "validate")))
+        return self._on_data.run(lambda repo: pins.version(repo, self._data, stages.data_of(repo, self._data.path)))
+
+    def _update_data(self, repo: Repo) -> list[str]:
+        if conflicts.sides(self._data.pin):
+            return pins.join(repo, self._data, stages.data_of(repo, self._data.path))
+        return pins.update(repo, self._data)
+
+    def _concerns(self, what: Pinned) -> bool:
+        return what == self._data or what.pin.is_file()
+
+    def unshared(self) -> Unshared:
+        """Which of the files that belong into Git it does not hold as they are, and which of the data and the ledger
+        the DVC remote lacks, where that is known at once."""
+        pinned = [what for what in (self._data, self._ledger) if what.pin.is_file()]
+        pins_ = [str(what.pin.relative_to(self.root)) for what in (self._data, self._ledger)]
+        locks = [entry.file for entry in PLACEHOLDERS]
+        names = ["params.yaml", "dvc.yaml", *pins_, "dvc.lock", *locks]
+        unpushed = self._session.run(lambda repo: sharing.unpushed(repo, pinned))
+        return Unshared(sharing.uncommitted(self.root, names), unpushed)
 
     @cached_property
     def _on_data(self) -> Session:
@@ -106,10 +146,10 @@ class Memory:
         return self._session
 
     @cached_property
-    def _data(self) -> pins.Pinned:
+    def _data(self) -> Pinned:
         path = self.root / Workspace(self.root).config().data.path
-        return pins.Pinned(path, path.with_name(path.name + ".dvc"))
+        return Pinned(path, path.with_name(path.name + ".dvc"))
 
     @property
-    def _ledger(self) -> pins.Pinned:
-        return pins.Pinned(self.root / "ledger.parquet", self.root / "ledger.dvc")
+    def _ledger(self) -> Pinned:
+        return Pinned(self.root / "ledger.parquet", self.root / "ledger.dvc")

@@ -1,26 +1,21 @@
-"""Data and ledger: pinned by .dvc files, brought back by them, and named by a version."""
+"""Data and ledger: pinned by .dvc files, brought to what these pin, and named by a version."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import yaml
 
 from pipeline.errors import MemoryFault
-from pipeline.memory.proof import discard_damaged
-from pipeline.memory.session import Session
+from pipeline.files import replace_text
+from pipeline.memory import checkout, conflicts
+from pipeline.memory.checkout import NOTHING, Base, Files, Pinned, Plan
 from pipeline.records import DataVersion
 
 if TYPE_CHECKING:
     from dvc.output import Output
     from dvc.repo import Repo
-    from dvc.stage import PipelineStage
-
-
-class Pinned(NamedTuple):
-    """A file or folder, and the .dvc file that pins it."""
-
-    path: Path
-    pin: Path
 
 
 def pin(repo: Repo, what: Pinned) -> None:
@@ -31,59 +26,119 @@ def pin(repo: Repo, what: Pinned) -> None:
         )
         stage.add_outs()
         stage.dump()
+    checkout.remember(Path(repo.root_dir), what, Base(stage.outs[0].hash_info.value))
 
 
-def ensure(session: Session, what: Pinned) -> None:
-    """Brings `what` back where it is missing, or where bringing it was cut short the last time."""
-    begun = session.root / ".thaw" / f"bringing-{what.path.name}"
-    if what.path.exists() and not begun.exists():
-        return
+def is_current(root: Path, what: Pinned) -> bool:
+    """Whether nothing was pinned since this machine last pinned or checked out; asks neither DVC nor the content."""
+    if not what.path.exists():
+        return False
     if not what.pin.is_file():
-        raise MemoryFault(
-            str(what.path), found=f"no such path, and no {what.pin.name} to bring it back by",
-            mend=f"put {what.path.name} there, then: dvc add {what.path.name}",
-        )  # fmt: skip
-    # What lies there is half brought, or was put there by hand since: nothing goes that the cache does not hold.
-    there = what.path.exists()
-    begun.parent.mkdir(exist_ok=True)
-    begun.touch()
+        return True
     try:
-        session.run(lambda repo: _bring(repo, what, force=not there))
-    except MemoryFault:
-        if not what.path.exists():
-            begun.unlink()  # nothing was brought: what appears later is the user's
-        raise
-    begun.unlink()
+        pinned = pinned_version(what.pin.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, MemoryFault):
+        return False
+    return checkout.recall(root, what) == Base(pinned)
 
 
-def other(repo: Repo, what: Pinned) -> Path | None:
-    """The pinned file, in the cache, where the one on the disk differs from it; else None."""
-    out = _out(repo, what)
-    if not out.changed_checksum():
-        return None
-    kept = Path(out.cache.oid_to_path(out.hash_info.value))
-    if not kept.is_file():
-        repo.fetch([str(what.pin)])
-    if not kept.is_file():
-        raise _nowhere(repo, what)
-    return kept
+def update(repo: Repo, what: Pinned) -> list[str]:
+    """Brings a folder to the version that its .dvc file pins, and says what changed; see `pipeline.memory.checkout`.
 
-
-def version(repo: Repo, data: Pinned, reader: PipelineStage) -> DataVersion:
-    """Which data there is now, as the stage `reader` depends on it."""
-    deps = [dep for dep in reader.deps if Path(dep.fs_path) == data.path]
-    if not deps:
+    Raises:
+        MemoryFault: it is missing and nothing pins it, what is pinned cannot be had, or files that were edited here
+            are in the way: all others are brought first.
+    """
+    root = Path(repo.root_dir)
+    if not what.pin.is_file():
+        if what.path.exists():
+            return []
         raise MemoryFault(
-            f"{Path(repo.root_dir) / 'dvc.yaml'}", found=f"stage {reader.name} does not depend on the data",
-            expected=f"{data.path.name}, which params.yaml names as data.path", mend="correct it there",
-        )  # fmt: skip
-    deps[0].save()
-    found, meta = deps[0].hash_info, deps[0].meta
+            str(what.path),
+            found=f"no such path, and no {what.pin.name} to bring it back by",
+            mend=f"put {what.path.name} there, then: dvc add {what.path.name}",
+        )
+    out = checkout.load_pin(repo, what)
+    pinned = out.hash_info.value
+    base = checkout.recall(root, what) if what.path.exists() else Base(NOTHING)
+    if base == Base(pinned):
+        return []  # what else lies there was edited here since
+    there_version, there = checkout.files_there(out)
+    if there_version == pinned:
+        checkout.remember(root, what, Base(pinned))
+        return []
+    bases = _bases(out, base, there_version, there)
+    plan = checkout.compare(bases, _fetched_files(out, what, pinned), there)
+    begun = Base(base.version if base else there_version, unfinished=pinned)
+    _follow(out, what, plan, pinned, begun)
+    checkout.remember(root, what, Base(pinned))
+    return _words(what, plan, there)
+
+
+def join(repo: Repo, what: Pinned, out: Output) -> list[str]:
+    """Resolves a Git merge conflict in the .dvc file: the folder gets what the other side changed since the common
+    ancestor, keeps what was changed here, and is pinned anew. Says so; says nothing where there is no conflict.
+
+    Args:
+        out: the folder as a stage depends on it, since the .dvc file cannot be read.
+
+    Raises:
+        WorkspaceError: Git does not know the common ancestor.
+        MemoryFault: the other side cannot be had, or both changed a file, otherwise: all others are brought first.
+    """
+    sides = conflicts.sides(what.pin)
+    if not sides:
+        return []
+    ours, theirs = sides
+    version = pinned_version(theirs)
+    ancestor = pinned_version(conflicts.common_ancestor(what.pin))
+    _, there = checkout.files_there(out)
+    bases = [_fetched_files(out, what, ancestor)]
+    plan = checkout.compare(bases, _fetched_files(out, what, version), there, keep_edited=True)
+    _follow(out, what, plan, version, Base(ancestor, unfinished=version))
+    replace_text(what.pin, ours)  # one that can be read, to be pinned over
+    pin(repo, what)
+    return [f"{what.pin.name}: both sides of the Git merge joined", *_words(what, plan, there)]
+
+
+def pinned_version(text: str) -> str:
+    """The hash that a .dvc file pins.
+
+    Raises:
+        MemoryFault: it pins none.
+    """
+    try:
+        return str(yaml.safe_load(text)["outs"][0]["md5"])
+    except (yaml.YAMLError, KeyError, TypeError, IndexError) as fault:
+        raise MemoryFault("a .dvc file", found="no hash of what it pins", expected="one", mend="dvc add") from fault
+
+
+def _fetched_files(out: Output, what: Pinned, version: str) -> Files:
+    checkout.fetch(out, what, version, [version])
+    return checkout.files_of(out, version) or {}
+
+
+def _follow(out: Output, what: Pinned, plan: Plan, version: str, begun: Base) -> None:
+    """Brings what the plan says, then stops where files were edited here."""
+    if plan.write or plan.remove:
+        checkout.fetch(out, what, version, plan.write.values())
+        checkout.remember(Path(out.repo.root_dir), what, begun)
+        checkout.check_out(out, what, plan)
+    if plan.edited:
+        raise _edited(what, plan)
+
+
+def version(repo: Repo, data: Pinned, read: Output) -> DataVersion:
+    """Which data there is now, as a stage depends on it."""
+    read.save()
+    found, meta = read.hash_info, read.meta
     revision, committed = _git(repo, data.pin)
     reason = ""
     if not data.pin.is_file():
         reason = f"{data.pin.name} is missing"
-    elif _out(repo, data).hash_info != found:
+    elif conflicts.sides(data.pin):
+        reason = f"{data.pin.name} holds a Git merge conflict"
+    elif checkout.load_pin(repo, data).hash_info != found:
         reason = f"{data.path.name} differs from what {data.pin.name} pins"
     elif revision and not committed:
         reason = f"{data.pin.name} is not committed to Git"
@@ -93,53 +148,47 @@ def version(repo: Repo, data: Pinned, reader: PipelineStage) -> DataVersion:
     )  # fmt: skip
 
 
-def _out(repo: Repo, what: Pinned) -> Output:
-    return repo.stage.load_one(str(what.pin)).outs[0]
+def _bases(out: Output, base: Base | None, version: str, there: Files) -> list[Files]:
+    """The versions that this machine put in place, as far as they are known. Without any, data that were pinned once
+    are nobody's unfinished work: the cache holds their directory object."""
+    if base is None:
+        return [there] if out.cache.exists(version) else []
+    versions = (base.version, base.unfinished)
+    found = [there if each == version else checkout.files_of(out, each) for each in versions]
+    return [files for files in found if files is not None]
 
 
-def _bring(repo: Repo, what: Pinned, *, force: bool) -> None:
-    from dvc.exceptions import CheckoutError, DvcException
-
-    damaged: list[str] = []
-    try:
-        repo.checkout([str(what.pin)], force=force)
-        damaged = discard_damaged(_out(repo, what))
-        if not damaged:
-            return
-    except CheckoutError:
-        pass
-    except DvcException as fault:  # it would remove what it does not hold
-        if force:
-            raise
-        raise _unpinned(what) from fault
-    try:
-        repo.pull([str(what.pin)], force=force)
-    except DvcException as fault:
-        if not force:
-            raise _unpinned(what) from fault
-        raise _nowhere(repo, what, damaged) from fault
-    damaged = discard_damaged(_out(repo, what))
-    if damaged:
-        raise _nowhere(repo, what, damaged)
-
-
-def _unpinned(what: Pinned) -> MemoryFault:
+def _edited(what: Pinned, plan: Plan) -> MemoryFault:
     name = what.path.name
+    brought = len(plan.write) + len(plan.remove)
     return MemoryFault(
-        str(what.path), found=f"files that {what.pin.name} does not pin, after bringing {name} back was cut short",
-        expected=f"what {what.pin.name} pins", mend=f"to go on with {name} as it is: dvc add {name}; else move it away",
-    )  # fmt: skip
+        str(what.path),
+        found=f"{what.pin.name} pins another version, and {len(plan.edited)} files were changed here"
+        + (f"; {brought} others are as pinned now" if brought else ""),
+        expected="files as this machine last pinned or checked them out",
+        mend=_ways_out(what),
+        details=[f"{name}/{file}" for file in plan.edited],
+    )
 
 
-def _nowhere(repo: Repo, what: Pinned, damaged: list[str] | None = None) -> MemoryFault:
-    remote = repo.config["core"].get("remote")
-    where = f"remote {remote}: {repo.config['remote'][remote]['url']}" if remote else "no remote configured"
-    value = _out(repo, what).hash_info.value
-    return MemoryFault(
-        str(what.path), found=f"neither the cache nor the remote has {value}, which {what.pin.name} pins"
-        + (f", whole: {len(damaged)} files are damaged" if damaged else ""), details=damaged or (),
-        expected=where, mend=f"bring {what.path.name} back, or run `dvc push` where it still is",
-    )  # fmt: skip
+def _ways_out(what: Pinned) -> str:
+    name, pinned = what.path.name, what.pin.name
+    if conflicts.sides(what.pin):
+        return (
+            f"to keep what is here: git checkout --ours {pinned}, then dvc add {name}; to have what the other side "
+            f"pinned: git checkout --theirs {pinned}, then dvc checkout --force {pinned}"
+        )
+    return f"to keep what is here: dvc add {name}; to have what is pinned: dvc checkout --force {pinned}"
+
+
+def _words(what: Pinned, plan: Plan, there: Files) -> list[str]:
+    new = sum(path not in there for path in plan.write)
+    counts = {"added": new, "changed": len(plan.write) - new, "removed": len(plan.remove)}
+    said = ", ".join(f"{count} {meaning}" for meaning, count in counts.items() if count)
+    lines = [f"{what.path.name}: {said} files, as {what.pin.name} pins"] if said else []
+    if plan.added:
+        lines.append(f"{what.path.name}: {len(plan.added)} files that were added here stay; pin them: dvc add")
+    return lines
 
 
 def _git(repo: Repo, file: Path) -> tuple[str | None, bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,29 @@ def discard_damaged(out: Output) -> list[str]:
     files they came from, and named."""
     damaged = []
     for file, oid in _files(out):
-        with file.open("rb") as stream:
-            if hashlib.file_digest(stream, _md5).hexdigest() == oid:
-                continue
+        if md5(file) == oid:
+            continue
         damaged.append(file.relative_to(out.repo.root_dir).as_posix())
         file.unlink()
         Path(out.cache.oid_to_path(oid)).unlink(missing_ok=True)
     return damaged
+
+
+def discard_damaged_objects(out: Output, oids: Iterable[str]) -> list[str]:
+    """The same for objects that are still in the cache, before any of them is put in place; returns their hashes."""
+    damaged = []
+    for oid in oids:
+        cached = Path(out.cache.oid_to_path(oid))
+        if cached.is_file() and md5(cached) != oid.removesuffix(".dir"):
+            cached.unlink()
+            damaged.append(oid)
+    return damaged
+
+
+def md5(file: Path) -> str:
+    """The MD5 of a file's content, as DVC takes it."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, _md5).hexdigest()
 
 
 def _files(out: Output) -> Iterator[tuple[Path, str]]:

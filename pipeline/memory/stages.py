@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from pipeline.redaction import redact
 from pipeline.workspace import STEPS
 
 if TYPE_CHECKING:
+    from dvc.output import Output
     from dvc.repo import Repo
     from dvc.stage import PipelineStage
 
@@ -26,11 +27,13 @@ class State:
     Args:
         why: what makes it stale, in a user's words; empty where it is fresh.
         after: stale stages before it; while there are any, `fresh` speaks of their present outputs only.
+        outputs: hashes of its outputs, as dvc.lock remembers them; empty where it never ran.
     """
 
     fresh: bool
     why: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,22 @@ def load(repo: Repo, name: str) -> PipelineStage:
     return repo.stage.load_one(str(Path(repo.root_dir) / "dvc.yaml"), name)
 
 
+def data_of(repo: Repo, data: Path) -> Output:
+    """The data folder, as the first stage depends on it.
+
+    Raises:
+        MemoryFault: it does not.
+    """
+    reader = load(repo, STEPS[0])
+    for dep in reader.deps:
+        if Path(dep.fs_path) == data:
+            return dep
+    raise MemoryFault(
+        f"{Path(repo.root_dir) / 'dvc.yaml'}", found=f"stage {reader.name} does not depend on the data",
+        expected=f"{data.name}, which params.yaml names as data.path", mend="correct it there",
+    )  # fmt: skip
+
+
 def states(repo: Repo) -> dict[str, State]:
     """The state of every stage, in order; no other file is searched for stages."""
     found: dict[str, State] = {}
@@ -57,14 +76,16 @@ def states(repo: Repo) -> dict[str, State]:
         before = [earlier for earlier in found if f"artifacts/{earlier}" in read]
         stale = {late for e in before for late in (*found[e].after, *([] if found[e].fresh else [e]))}
         now = state(stages[name])
-        found[name] = State(now.fresh, now.why, tuple(earlier for earlier in found if earlier in stale))
+        found[name] = replace(now, after=tuple(earlier for earlier in found if earlier in stale))
     return found
 
 
 def state(stage: PipelineStage) -> State:
     """The state of one stage."""
+    outputs = tuple(out.hash_info.value for out in stage.outs if out.hash_info)
     why = reasons.why(stage) or (reasons.ledger_objects(Path(stage.repo.root_dir)) if stage.name == "split" else ())
-    return State(not why, tuple(redact(reason) for reason in why))  # it may name a setting's old and new value
+    shown = tuple(redact(reason) for reason in why)  # it may name a setting's old and new value
+    return State(not why, shown, outputs=outputs)
 
 
 def snapshot(stage: PipelineStage) -> Snapshot:

@@ -16,6 +16,7 @@ from pipeline.records import CandidateRecord, DataVersion, Finding, RegisterReco
 from pipeline.redaction import MARK
 from pipeline.workspace import STEPS, Workspace
 
+OUTCOMES = "outcomes.json"  # of a run, in its folder: what became of each step, and how long it took
 LIBRARIES = ("thaw", "torch", "torchvision", "numpy", "mlflow", "dvc", "prefect", "great-expectations")
 
 
@@ -59,17 +60,16 @@ class Extras:
     sweeps: tuple[Sweep, ...] = ()
 
 
-def gather(
-    workspace: Workspace, data: DataVersion, seconds: Mapping[str, float], registered: RegisterRecord | None = None
-) -> Extras:
-    """The extras of a run that just ended in a workspace; `seconds` has the steps that ran in it."""
+def gather(workspace: Workspace, data: DataVersion, registered: RegisterRecord | None = None) -> Extras:
+    """The extras of the last run of a workspace in which a step ran or was restored."""
     runs = workspace.scratch / "runs"
+    seconds = _seconds(runs)
     return Extras(
         workspace=workspace.root.name,
         when=datetime.now(UTC),
         data=data,
         drift=_drift(runs),
-        seconds=dict(seconds),
+        seconds=seconds,
         unchanged=tuple(step for step in STEPS if step not in seconds),
         latency=_latest(runs, "evaluate/latency.json"),
         versions=_versions(),
@@ -123,6 +123,12 @@ def _latest(runs: Path, name: str) -> Any:
         except (OSError, ValueError):
             continue
     return None
+
+
+def _seconds(runs: Path) -> dict[str, float]:
+    """What each step took that ran, rather than being restored."""
+    outcomes = _latest(runs, OUTCOMES) or ()
+    return {outcome["step"]: outcome["seconds"] for outcome in outcomes if outcome["how"] == "done"}
 
 
 def _drift(runs: Path) -> tuple[Finding, ...]:

@@ -12,8 +12,8 @@ from pipeline.config import SplitConfig
 from pipeline.context import Context
 from pipeline.data.dealing import Example, components, deal
 from pipeline.data.duplicates import clusters
-from pipeline.data.ledger import Entry, Ledger, load, merged
-from pipeline.errors import LedgerError, MemoryFault, SplitError
+from pipeline.data.ledger import Entry, Ledger, load
+from pipeline.errors import SplitError
 from pipeline.manifest import SPLITS, Split
 from pipeline.memory import Memory
 from pipeline.records import Finding, SplitRecord, ValidateRecord
@@ -81,18 +81,8 @@ def _ledger(root: Path, path: Path) -> Ledger:
     """The ledger there is, with what ledger.dvc pins; an empty one only where there never was any."""
     if not (root / "ledger.dvc").is_file():
         return load(path) if path.exists() else Ledger({})
-    memory = Memory(root)
-    try:
-        memory.ensure_ledger()
-        pinned = memory.pinned_ledger()
-    except MemoryFault as fault:
-        raise LedgerError(
-            str(path), found=f"not to be had, though ledger.dvc pins it: {fault.found}",
-            expected="the ledger of earlier splits: a new one would leak test examples into training",
-            mend="dvc pull ledger.dvc, or bring the file back from where it was last used",
-        ) from fault  # fmt: skip
-    here = load(path)
-    return here if pinned is None else merged(load(pinned), here, str(path))
+    Memory(root).update_ledger()
+    return load(path)
 
 
 def _examples(table: pa.Table, ledger: Ledger, config: SplitConfig) -> list[Example]:

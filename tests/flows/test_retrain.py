@@ -62,6 +62,53 @@ def test_asking_needs_neither_torch_nor_prefect(finished: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_report_that_is_missing_or_edited_is_made_again_though_nothing_else_changed(
+    finished: Path, thaw: Thaw
+) -> None:
+    report = finished / "report.html"
+    times = re.search(r"Time of each step, .*", report.read_text())
+    assert times is not None
+    report.unlink()
+    done = thaw("run", cwd=finished)
+    assert "nothing changed" in done.stdout
+    assert "report.html is missing" in done.stdout
+    assert times.group() in report.read_text(), "the times of the run that made the results are lost"
+    report.write_text("edited")
+    assert "report.html was edited" in thaw("run", cwd=finished).stdout
+    assert "surfaces" in report.read_text()
+    assert "made again" not in thaw("run", cwd=finished).stdout
+
+
+def test_making_the_report_again_needs_neither_torch_nor_prefect(finished: Path) -> None:
+    (finished / "report.html").unlink()
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom pipeline.context import Silent\n"
+        "from pipeline.workspace import Workspace\nfrom flows.glance import glance, make_report\n"
+        "place = Workspace(Path.cwd())\nmake_report(place, glance(place).registered, Silent())\n"
+        "print([m for m in ('torch', 'prefect', 'great_expectations') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=finished, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert (finished / "report.html").is_file()
+
+
+def test_a_kill_between_registration_and_report_still_ends_in_a_report_of_these_results(
+    finished: Path, thaw: Thaw
+) -> None:
+    change(finished, "bootstrap: 200", "bootstrap: 110")
+    code = (
+        "import os, signal, sys\nfrom flows import cli, report\n"
+        "report.make = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nsys.argv = ['thaw', 'run']\ncli.main()"
+    )
+    killed = subprocess.run([sys.executable, "-P", "-c", code], cwd=finished, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    before = (finished / "report.html").read_bytes()
+    done = thaw("run", cwd=finished)
+    assert "nothing changed" in done.stdout
+    assert "report.html was made from earlier results" in done.stdout
+    assert (finished / "report.html").read_bytes() != before
+
+
 def test_dvc_agrees_after_a_run(finished: Path) -> None:
     dvc = Path(sys.executable).with_name("dvc")
     environment = {**os.environ, "PATH": f"{dvc.parent}:{os.environ['PATH']}"}

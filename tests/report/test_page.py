@@ -236,7 +236,11 @@ def test_gather_takes_what_the_latest_run_left(tmp_path: Path) -> None:
     (runs / "20260101T000000Z-aa" / "validate").mkdir()
     (runs / "20260101T000000Z-aa" / "validate" / "drift.json").write_text(json.dumps(drift))
     data = DataVersion(md5="0.dir", size=1, files=1, git_revision=None, dirty=False)
-    extras = page.gather(Workspace(tmp_path), data, {"finetune": 3.0})
+    outcomes = [{"step": "finetune", "how": "done", "why": [], "seconds": 3.0}]
+    outcomes += [{"step": "evaluate", "how": "restored", "why": [], "seconds": 1.0}]
+    (runs / "20260102T000000Z-aa" / "outcomes.json").write_text(json.dumps(outcomes))
+    extras = page.gather(Workspace(tmp_path), data)
+    assert extras.seconds == {"finetune": 3.0}
     assert extras.latency == {"megabytes": 2.0}
     assert [finding.code for finding in extras.drift] == ["drift-x"]
     assert extras.workspace == tmp_path.name
@@ -254,11 +258,11 @@ def test_it_leads_to_the_data_docs_and_to_a_server_that_shows_the_version(tmp_pa
         evaluation="e", tracking_uri="http://mlflow.example:5000", model="small parts", version="3", run_id="r",
         aliases=("challenger",), champion=False, reason="",
     )  # fmt: skip
-    links = page.gather(Workspace(tmp_path), data, {}, served).links
+    links = page.gather(Workspace(tmp_path), data, served).links
     assert (tmp_path / links["Data Docs of the last validation"]).samefile(docs)
     assert links["small parts, version 3, in MLflow"] == "http://mlflow.example:5000/#/models/small%20parts/versions/3"
     embedded = served.model_copy(update={"tracking_uri": "sqlite:///mlflow.db"})
-    assert list(page.gather(Workspace(tmp_path), data, {}, embedded).links) == ["Data Docs of the last validation"]
+    assert list(page.gather(Workspace(tmp_path), data, embedded).links) == ["Data Docs of the last validation"]
 
 
 def test_the_charts_stand_alone_as_pictures(made: Made, hostile: Made, tmp_path: Path) -> None:

@@ -267,12 +267,12 @@ def test_a_class_of_one_group_is_warned_of(place: Place) -> None:
 
 
 def test_the_ledger_is_pinned(pinned: Place) -> None:
-    assert Memory(pinned.root).pinned_ledger() is None
+    assert Memory(pinned.root).update_ledger() == []
     pin = (pinned.root / "ledger.dvc").read_text()
     pinned.grow("b", 6)
     pinned.split()
     assert (pinned.root / "ledger.dvc").read_text() != pin
-    assert Memory(pinned.root).pinned_ledger() is None
+    assert Memory(pinned.root).update_ledger() == []
 
 
 def test_a_missing_ledger_comes_back_from_the_cache(pinned: Place) -> None:

@@ -1,0 +1,509 @@
+"""New data and a newer ledger arrive, and nothing that was edited here is lost: case by case, with real DVC and Git."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.ledger import Entry, Ledger, load
+from pipeline.errors import LedgerError, MemoryFault, WorkspaceError
+from pipeline.memory import Memory, initialise
+from pipeline.memory.checkout import compare
+
+DVC_YAML = "stages:\n  validate: {cmd: 'true', deps: [data], outs: [artifacts/validate]}\n"
+ONE = {"a.txt": "a", "b.txt": "b", "deep/c.txt": "c"}
+TWO = {"a.txt": "a", "b.txt": "B", "new/d.txt": "d"}  # b changed, c removed, d added
+
+
+def make(root: Path, files: dict[str, str] = ONE, *, remote: str = "remote") -> Path:
+    """A workspace with pinned data, as a stage reads them."""
+    root.mkdir(parents=True, exist_ok=True)
+    initialise(root, remote)
+    (root / "params.yaml").write_text("data: {path: data}\n")
+    (root / "dvc.yaml").write_text(DVC_YAML)
+    put(root, files)
+    Memory(root).add_data()
+    return root
+
+
+def put(root: Path, files: dict[str, str]) -> None:
+    """These files as data, and no others."""
+    shutil.rmtree(root / "data", ignore_errors=True)
+    for name, text in files.items():
+        path = root / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def there(root: Path) -> dict[str, str]:
+    data = root / "data"
+    return {str(path.relative_to(data)): path.read_text() for path in sorted(data.rglob("*")) if path.is_file()}
+
+
+def edit(root: Path, name: str, text: str) -> None:
+    path = root / "data" / name
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+
+
+def dvc(root: Path, *arguments: str) -> None:
+    subprocess.run([Path(sys.executable).with_name("dvc"), *arguments], cwd=root, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def _pulled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = make(tmp_path_factory.mktemp("pulled") / "ws", TWO)
+    newer = (root / "data.dvc").read_text()
+    dvc(root, "push")
+    put(root, ONE)
+    Memory(root).add_data()
+    dvc(root, "push")
+    (root / "newer.txt").write_text(newer)
+    (root / "older.txt").write_text((root / "data.dvc").read_text())
+    return root
+
+
+@pytest.fixture
+def ws(_pulled: Path, tmp_path: Path) -> Path:
+    """A workspace with version one of the data in place and pinned, and data.dvc of versions one and two."""
+    return Path(shutil.copytree(_pulled, tmp_path / "ws", symlinks=True))
+
+
+def pull(root: Path, name: str = "newer.txt") -> None:
+    """What `git pull` does to data.dvc."""
+    (root / "data.dvc").write_text((root / name).read_text())
+
+
+# --- the table --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base", "pinned", "now", "becomes"),
+    [
+        ("1", "1", "1", "stays"), ("1", "2", "2", "stays"), (None, "2", "2", "stays"), ("1", None, None, "stays"),
+        ("1", "2", "1", "2"), (None, "2", None, "2"), ("1", None, "1", "removed"),
+        ("1", "1", "x", "edited"), ("1", "2", "x", "edited"), ("1", None, "x", "edited"), ("1", "1", None, "edited"),
+        ("1", "2", None, "edited"), (None, "2", "x", "edited"), (None, None, "x", "added"),
+    ],
+)  # fmt: skip
+def test_what_becomes_of_a_file(base: str | None, pinned: str | None, now: str | None, becomes: str) -> None:
+    def files(content: str | None) -> dict[str, str]:
+        return {"f": content} if content else {}
+
+    plan = compare([files(base)], files(pinned), files(now))
+    found = {
+        "removed": bool(plan.remove), "edited": bool(plan.edited), "added": bool(plan.added), "2": plan.write == {"f": "2"},
+    }  # fmt: skip
+    assert [each for each, so in found.items() if so] == ([] if becomes == "stays" else [becomes])
+
+
+@pytest.mark.parametrize(("pinned", "now"), [("1", None), ("1", "x"), ("2", "x")])
+def test_without_a_base_whatever_differs_counts_as_edited(pinned: str, now: str | None) -> None:
+    assert compare([], {"f": pinned}, {"f": now} if now else {}).edited
+
+
+# --- data -------------------------------------------------------------------------------------------------
+
+
+def test_newer_data_replace_unedited_ones(ws: Path) -> None:
+    memory = Memory(ws)
+    assert memory.pins_are_current()
+    pull(ws)
+    assert not memory.pins_are_current()
+    assert memory.update_data() == ["data: 1 added, 1 changed, 1 removed files, as data.dvc pins"]
+    assert there(ws) == TWO
+    assert not (ws / "data" / "deep").exists()
+    assert memory.pins_are_current()
+    assert not memory.data_version().dirty
+    pull(ws, "older.txt")
+    memory.update_data()
+    assert there(ws) == ONE
+
+
+def test_newer_data_come_from_the_remote(ws: Path) -> None:
+    shutil.rmtree(ws / ".dvc" / "cache")
+    pull(ws)
+    Memory(ws).update_data()
+    assert there(ws) == TWO
+
+
+@pytest.mark.parametrize("name", ["a.txt", "b.txt", "deep/c.txt"])
+@pytest.mark.parametrize("text", ["mine", None])
+def test_files_edited_or_deleted_here_stop_the_run_by_name_and_stay(ws: Path, name: str, text: str | None) -> None:
+    if text is None and name == "deep/c.txt":
+        pytest.skip("both sides deleted it")
+    (ws / "data" / name).unlink()
+    if text is not None:
+        edit(ws, name, text)
+    pull(ws)
+    for _ in range(2):
+        with pytest.raises(MemoryFault) as caught:
+            Memory(ws).update_data()
+        assert [line.partition(" ")[0] for line in caught.value.details] == [f"data/{name}"]
+        found = there(ws)
+        assert found.pop(name, None) == text
+        assert found == {path: content for path, content in TWO.items() if path != name}
+    Memory(ws).add_data()  # what the error says keeps it
+    assert Memory(ws).update_data() == []
+    assert there(ws).get(name) == text
+
+
+def test_the_other_way_out_of_edits_is_what_is_pinned(ws: Path) -> None:
+    edit(ws, "b.txt", "mine")
+    pull(ws)
+    with pytest.raises(MemoryFault) as caught:
+        Memory(ws).update_data()
+    command = caught.value.mend.rpartition("dvc checkout")[2].split()
+    dvc(ws, "checkout", *command)
+    assert Memory(ws).update_data() == []
+    assert there(ws) == TWO
+
+
+def test_files_added_here_stay_and_are_told(ws: Path) -> None:
+    edit(ws, "mine.txt", "mine")
+    pull(ws)
+    said = Memory(ws).update_data()
+    assert "1 files that were added here stay" in said[-1]
+    assert there(ws) == {**TWO, "mine.txt": "mine"}
+    assert Memory(ws).data_version().dirty_reason == "data differs from what data.dvc pins"
+    assert Memory(ws).update_data() == []
+
+
+def test_a_file_added_here_and_upstream_is_not_overwritten(ws: Path) -> None:
+    edit(ws, "new/d.txt", "mine")
+    pull(ws)
+    with pytest.raises(MemoryFault, match=r"new/d\.txt"):
+        Memory(ws).update_data()
+    assert there(ws)["new/d.txt"] == "mine"
+
+
+def test_data_edited_here_while_data_dvc_is_unchanged_stay(ws: Path) -> None:
+    edit(ws, "a.txt", "mine")
+    edit(ws, "more.txt", "more")
+    (ws / "data" / "b.txt").unlink()
+    before = there(ws)
+    assert Memory(ws).pins_are_current()
+    assert Memory(ws).update_data() == []
+    assert there(ws) == before
+    assert Memory(ws).data_version().dirty
+
+
+def test_without_a_base_data_that_were_pinned_once_are_unedited(ws: Path) -> None:
+    shutil.rmtree(ws / ".thaw")
+    pull(ws)
+    Memory(ws).update_data()
+    assert there(ws) == TWO
+
+
+def test_without_a_base_other_data_stop_the_run_by_name(ws: Path) -> None:
+    shutil.rmtree(ws / ".thaw")
+    edit(ws, "a.txt", "mine")
+    pull(ws)
+    before = there(ws)
+    with pytest.raises(MemoryFault, match=r"a\.txt"):
+        Memory(ws).update_data()
+    assert there(ws) == before
+
+
+def test_a_version_that_is_nowhere_stops_the_run_and_changes_nothing(ws: Path) -> None:
+    shutil.rmtree(ws / ".dvc" / "cache")
+    shutil.rmtree(ws / "remote")
+    pull(ws)
+    with pytest.raises(MemoryFault, match="neither the cache nor the remote"):
+        Memory(ws).update_data()
+    assert there(ws) == ONE
+
+
+def test_what_no_cache_holds_is_put_there_before_it_goes(ws: Path) -> None:
+    for file in (ws / "data").rglob("*.txt"):
+        text = file.read_text()
+        file.unlink()
+        file.write_text(text)
+    cache = ws / ".dvc" / "cache" / "files" / "md5"
+    for text in ("b", "c"):  # as `dvc gc` leaves it
+        next(path for path in cache.rglob("*") if path.is_file() and path.read_bytes() == text.encode()).unlink()
+    pull(ws)
+    Memory(ws).update_data()
+    assert {"b", "c"} <= {path.read_text() for path in cache.rglob("*") if path.is_file()}
+    pull(ws, "older.txt")
+    Memory(ws).update_data()
+    assert there(ws) == ONE
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.memory import Memory, checkout
+put, left = checkout._put, [int(sys.argv[2])]
+def killed(*given):
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    put(*given)
+checkout._put = killed
+Memory(Path(sys.argv[1])).update_data()
+"""
+
+
+def kill_after(root: Path, files: int) -> None:
+    """A checkout, killed when it has put that many files in place."""
+    done = subprocess.run([sys.executable, "-c", KILLED, str(root), str(files)], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize("files", [0, 1])
+def test_a_checkout_that_was_killed_is_completed(ws: Path, files: int) -> None:
+    pull(ws)
+    kill_after(ws, files)
+    assert there(ws) not in (ONE, TWO)
+    Memory(ws).update_data()
+    assert there(ws) == TWO
+
+
+def test_a_checkout_that_was_killed_can_go_back(ws: Path) -> None:
+    pull(ws)
+    kill_after(ws, 1)
+    pull(ws, "older.txt")
+    assert not Memory(ws).pins_are_current()
+    Memory(ws).update_data()
+    assert there(ws) == ONE
+
+
+def test_bringing_missing_data_that_was_killed_is_completed_and_keeps_what_was_put_there_since(ws: Path) -> None:
+    shutil.rmtree(ws / "data")
+    kill_after(ws, 1)
+    assert len(there(ws)) == 1
+    edit(ws, "mine.txt", "mine")
+    Memory(ws).update_data()
+    assert there(ws) == {**ONE, "mine.txt": "mine"}
+
+
+def test_data_that_were_pinned_or_checked_out_by_dvc_itself_are_the_new_base(ws: Path) -> None:
+    put(ws, {**ONE, "e.txt": "e"})
+    dvc(ws, "add", "data")
+    pinned = (ws / "data.dvc").read_text()
+    Memory(ws).update_data()
+    pull(ws)
+    dvc(ws, "checkout", "data.dvc")
+    Memory(ws).update_data()
+    (ws / "data.dvc").write_text(pinned)
+    Memory(ws).update_data()
+    assert there(ws) == {**ONE, "e.txt": "e"}
+
+
+# --- ledger -----------------------------------------------------------------------------------------------
+
+
+def entries(splits: dict[str, str]) -> Ledger:
+    return Ledger({i: Entry(i, None, split, "x", None, 0) for i, split in splits.items()})  # type: ignore[arg-type]
+
+
+def splits(root: Path) -> dict[str, str]:
+    return {i: entry.split for i, entry in load(root / "ledger.parquet").entries.items()}
+
+
+def pin_ledger(root: Path, known: dict[str, str]) -> str:
+    (root / "ledger.parquet").unlink(missing_ok=True)
+    entries(known).save(root / "ledger.parquet")
+    Memory(root).add_ledger()
+    return (root / "ledger.dvc").read_text()
+
+
+def test_a_missing_ledger_is_brought_back_and_dvc_finds_it_unchanged(ws: Path) -> None:
+    pinned = pin_ledger(ws, {"1": "train"})
+    (ws / "ledger.parquet").unlink()
+    assert not Memory(ws).pins_are_current()
+    assert Memory(ws).update_ledger() == []
+    assert splits(ws) == {"1": "train"}
+    assert (ws / "ledger.dvc").read_text() == pinned
+    assert Memory(ws).pins_are_current()
+
+
+def test_a_newer_ledger_is_joined_and_nothing_known_here_is_lost(ws: Path) -> None:
+    theirs = pin_ledger(ws, {"1": "train", "2": "test"})
+    pin_ledger(ws, {"1": "train", "3": "val"})
+    (ws / "ledger.dvc").write_text(theirs)
+    assert Memory(ws).update_ledger() == ["ledger.parquet: 1 examples joined that ledger.dvc pins"]
+    assert splits(ws) == {"1": "train", "2": "test", "3": "val"}
+    assert (ws / "ledger.dvc").read_text() != theirs
+    assert Memory(ws).update_ledger() == []
+
+
+def test_a_ledger_that_only_lags_behind_becomes_the_pinned_one(ws: Path) -> None:
+    pin_ledger(ws, {"1": "train"})
+    old = (ws / "ledger.parquet").read_bytes()
+    theirs = pin_ledger(ws, {"1": "train", "2": "test"})
+    (ws / "ledger.parquet").unlink()
+    (ws / "ledger.parquet").write_bytes(old)
+    Memory(ws).update_ledger()
+    assert splits(ws) == {"1": "train", "2": "test"}
+    assert (ws / "ledger.dvc").read_text() == theirs
+
+
+def test_two_ledgers_that_contradict_each_other_stop_the_run_by_name(ws: Path) -> None:
+    theirs = pin_ledger(ws, {"1": "test"})
+    pin_ledger(ws, {"1": "train"})
+    (ws / "ledger.dvc").write_text(theirs)
+    with pytest.raises(LedgerError, match="1: test and train"):
+        Memory(ws).update_ledger()
+    assert splits(ws) == {"1": "train"}
+
+
+def test_a_pinned_ledger_that_is_nowhere_stops_the_run(ws: Path) -> None:
+    pin_ledger(ws, {"1": "train"})
+    (ws / "ledger.parquet").unlink()
+    shutil.rmtree(ws / ".dvc" / "cache")
+    with pytest.raises(LedgerError, match="leak test examples"):
+        Memory(ws).update_ledger()
+    assert not (ws / "ledger.parquet").exists()
+
+
+# --- Git --------------------------------------------------------------------------------------------------
+
+
+def git(root: Path, *arguments: str, check: bool = True) -> str:
+    who = ["-c", "user.name=t", "-c", "user.email=t@t"]
+    done = subprocess.run(["git", *who, *arguments], cwd=root, capture_output=True, text=True, check=check)
+    return done.stdout
+
+
+def clone(origin: Path, root: Path) -> Path:
+    git(origin.parent, "clone", "-q", str(origin), str(root))
+    Memory(root).update_data()
+    Memory(root).update_ledger()
+    return root
+
+
+def publish(root: Path) -> None:
+    """Commits and pushes what the team shares."""
+    dvc(root, "push")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "data")
+    git(root, "push", "-q", "origin", "HEAD:main")
+
+
+@pytest.fixture(scope="module")
+def _team(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("team")
+    git(base, "init", "-q", "-b", "main", "--bare", "origin")
+    git(base, "clone", "-q", "origin", "first")
+    root = base / "first"
+    git(root, "checkout", "-q", "-b", "main")
+    make(root, remote=str(base / "shared"))
+    (root / ".gitignore").write_text("/.thaw/\n/artifacts/\n/data\n/ledger.parquet\n")
+    pin_ledger(root, {"1": "train"})
+    publish(root)
+    return base
+
+
+@pytest.fixture
+def clones(_team: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Two clones of one repository that share a DVC remote, with the data and the ledger in place."""
+    origin = Path(shutil.copytree(_team / "origin", tmp_path / "origin"))
+    return clone(origin, tmp_path / "ours"), clone(origin, tmp_path / "theirs")
+
+
+def grow(root: Path, name: str, split: str) -> None:
+    """New data, and their split in the ledger, pinned."""
+    edit(root, f"{name}.txt", name)
+    Memory(root).add_data()
+    pin_ledger(root, {**splits(root), name: split})
+
+
+def test_what_a_colleague_pushed_arrives_with_git_pull(clones: tuple[Path, Path]) -> None:
+    ours, theirs = clones
+    grow(theirs, "t", "test")
+    publish(theirs)
+    git(ours, "pull", "-q", "origin", "main")
+    Memory(ours).update_data()
+    Memory(ours).update_ledger()
+    assert there(ours) == {**ONE, "t.txt": "t"}
+    assert splits(ours) == {"1": "train", "t": "test"}
+    assert git(ours, "status", "--porcelain") == ""
+
+
+def test_what_wants_committing_and_pushing_is_told(clones: tuple[Path, Path]) -> None:
+    ours, _ = clones
+    memory = Memory(ours)
+    assert memory.unshared() == ((), ())
+    grow(ours, "o", "val")
+    (ours / "dvc.lock").write_text("schema: '2.0'\n")
+    (ours / "notes.txt").write_text("mine")
+    assert memory.unshared() == (("data.dvc", "ledger.dvc", "dvc.lock"), ("data", "ledger.parquet"))
+    dvc(ours, "push")
+    git(ours, "add", "ledger.dvc", "dvc.lock")
+    git(ours, "commit", "-qm", "ours")
+    assert memory.unshared() == (("data.dvc",), ())
+
+
+def test_without_git_and_with_the_remote_in_the_workspace_nothing_can_be_shared(ws: Path) -> None:
+    assert Memory(ws).unshared() == ((), ())
+
+
+def test_where_both_added_data_and_dealt_them_the_merge_keeps_both_and_moves_nothing(
+    clones: tuple[Path, Path],
+) -> None:
+    ours, theirs = clones
+    grow(theirs, "t", "test")
+    (theirs / "data" / "a.txt").unlink()
+    edit(theirs, "b.txt", "B")
+    Memory(theirs).add_data()
+    publish(theirs)
+    grow(ours, "o", "val")
+    git(ours, "commit", "-qam", "ours")
+    git(ours, "pull", "-q", "--no-rebase", "origin", "main", check=False)
+    assert "<<<<<<<" in (ours / "data.dvc").read_text()
+    memory = Memory(ours)
+    assert not memory.pins_are_current()
+    said = [*memory.update_data(), *memory.update_ledger()]
+    assert [line.partition(":")[0] for line in said] == ["data.dvc", "data", "ledger.dvc"]
+    assert there(ours) == {"b.txt": "B", "deep/c.txt": "c", "o.txt": "o", "t.txt": "t"}
+    assert splits(ours) == {"1": "train", "o": "val", "t": "test"}
+    assert memory.pins_are_current()
+    publish(ours)
+    git(theirs, "pull", "-q", "origin", "main")
+    Memory(theirs).update_data()
+    Memory(theirs).update_ledger()
+    assert there(theirs) == there(ours)
+    assert splits(theirs) == splits(ours)
+
+
+def test_a_merge_in_which_both_edited_a_file_stops_by_name_and_can_be_settled(clones: tuple[Path, Path]) -> None:
+    ours, theirs = clones
+    for root, text in ((ours, "ours"), (theirs, "theirs")):
+        edit(root, "a.txt", text)
+        grow(root, text, "train")
+    publish(theirs)
+    git(ours, "commit", "-qam", "ours")
+    git(ours, "pull", "-q", "--no-rebase", "origin", "main", check=False)
+    with pytest.raises(MemoryFault, match=r"data/a\.txt") as caught:
+        Memory(ours).update_data()
+    assert there(ours) == {**ONE, "a.txt": "ours", "ours.txt": "ours", "theirs.txt": "theirs"}
+    assert "<<<<<<<" in (ours / "data.dvc").read_text()
+    assert "git checkout --ours data.dvc" in caught.value.mend
+    git(ours, "checkout", "--ours", "data.dvc")
+    Memory(ours).add_data()
+    assert there(ours) == {**ONE, "a.txt": "ours", "ours.txt": "ours", "theirs.txt": "theirs"}
+
+
+def test_a_conflict_of_which_git_knows_no_ancestor_is_named(ws: Path) -> None:
+    newer, older = (ws / "newer.txt").read_text(), (ws / "older.txt").read_text()
+    (ws / "data.dvc").write_text(f"<<<<<<< HEAD\n{older}=======\n{newer}>>>>>>> other\n")
+    with pytest.raises(WorkspaceError, match=r"data\.dvc"):
+        Memory(ws).update_data()
+    assert there(ws) == ONE
+
+
+def test_conflicts_in_other_files_are_named_with_what_to_do(ws: Path) -> None:
+    text = "<<<<<<< HEAD\na: 1\n||||||| base\na: 0\n=======\na: 2\n>>>>>>> other\n"
+    (ws / "dvc.lock").write_text(text)
+    with pytest.raises(WorkspaceError, match=r"git checkout --ours dvc\.lock"):
+        Memory(ws).refuse_conflicts()
+    (ws / "dvc.lock").write_text("a: 1\n")
+    Memory(ws).refuse_conflicts()
