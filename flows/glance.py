@@ -95,6 +95,8 @@ def unshared(place: Workspace) -> list[str]:
     """What wants committing and pushing, in a user's words: a lost ledger would deal test examples into training."""
     found = Memory(place.root).unshared()
     lines = []
+    if found.unpinned:
+        lines.append(f"{found.unpinned}; pin the data with: dvc add {place.config().data.path}")
     if found.uncommitted:
         lines.append(f"not committed to Git: {', '.join(found.uncommitted)}")
     if found.unpushed:

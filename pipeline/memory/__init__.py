@@ -129,14 +129,20 @@ class Memory:
         return what == self._data or what.pin.is_file()
 
     def unshared(self) -> Unshared:
-        """Which of the files that belong into Git it does not hold as they are, and which of the data and the ledger
-        the DVC remote lacks, where that is known at once."""
-        pinned = [what for what in (self._data, self._ledger) if what.pin.is_file()]
-        pins_ = [str(what.pin.relative_to(self.root)) for what in (self._data, self._ledger)]
-        locks = [entry.file for entry in PLACEHOLDERS]
-        names = ["params.yaml", "dvc.yaml", *pins_, "dvc.lock", *locks]
-        unpushed = self._session.run(lambda repo: sharing.unpushed(repo, pinned))
-        return Unshared(sharing.uncommitted(self.root, names), unpushed)
+        """Whether data.dvc leads back to the data, which of the files that belong into Git it does not hold as they
+        are, and which of the data and the ledger the DVC remote lacks, where that is known at once."""
+        both = (self._data, self._ledger)
+        pinned = [what for what in both if what.pin.is_file()]
+        pin_names = [str(what.pin.relative_to(self.root)) for what in both]
+        lock_names = [entry.file for entry in PLACEHOLDERS]
+        names = ["params.yaml", "dvc.yaml", *pin_names, "dvc.lock", *lock_names]
+
+        def ask(repo: Repo) -> tuple[str, tuple[str, ...]]:
+            read = stages.data_of(repo, self._data.path)
+            return pins.unpinned(repo, self._data, read), sharing.unpushed(repo, pinned)
+
+        unpinned, unpushed = self._on_data.run(ask)
+        return Unshared(unpinned, sharing.uncommitted(self.root, names), unpushed)
 
     @cached_property
     def _on_data(self) -> Session:

@@ -16,6 +16,7 @@ from pipeline.records import DataVersion
 if TYPE_CHECKING:
     from dvc.output import Output
     from dvc.repo import Repo
+    from dvc_data.hashfile.hash_info import HashInfo
 
 
 def pin(repo: Repo, what: Pinned) -> None:
@@ -67,6 +68,8 @@ def update(repo: Repo, what: Pinned) -> list[str]:
     if there_version == pinned:
         checkout.remember(root, what, Base(pinned))
         return []
+    if base is None and not there:
+        base = Base(NOTHING)  # an empty folder
     bases = _bases(out, base, there_version, there)
     plan = checkout.compare(bases, _fetched_files(out, what, pinned), there)
     begun = Base(base.version if base else there_version, unfinished=pinned)
@@ -133,19 +136,29 @@ def version(repo: Repo, data: Pinned, read: Output) -> DataVersion:
     read.save()
     found, meta = read.hash_info, read.meta
     revision, committed = _git(repo, data.pin)
-    reason = ""
-    if not data.pin.is_file():
-        reason = f"{data.pin.name} is missing"
-    elif conflicts.sides(data.pin):
-        reason = f"{data.pin.name} holds a Git merge conflict"
-    elif checkout.load_pin(repo, data).hash_info != found:
-        reason = f"{data.path.name} differs from what {data.pin.name} pins"
-    elif revision and not committed:
+    reason = _unpinned(repo, data, found)
+    if not reason and revision and not committed:
         reason = f"{data.pin.name} is not committed to Git"
     return DataVersion(
         md5=found.value, size=meta.size or 0, files=meta.nfiles or 0, git_revision=revision, dirty=bool(reason),
         dirty_reason=reason,
     )  # fmt: skip
+
+
+def unpinned(repo: Repo, data: Pinned, read: Output) -> str:
+    """Why the .dvc file does not lead back to the data there are now; empty where it does."""
+    read.save()
+    return _unpinned(repo, data, read.hash_info)
+
+
+def _unpinned(repo: Repo, data: Pinned, found: HashInfo) -> str:
+    if not data.pin.is_file():
+        return f"{data.pin.name} is missing"
+    if conflicts.sides(data.pin):
+        return f"{data.pin.name} holds a Git merge conflict"
+    if checkout.load_pin(repo, data).hash_info != found:
+        return f"{data.path.name} differs from what {data.pin.name} pins"
+    return ""
 
 
 def _bases(out: Output, base: Base | None, version: str, there: Files) -> list[Files]:

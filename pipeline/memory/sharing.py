@@ -15,8 +15,15 @@ if TYPE_CHECKING:
 
 
 class Unshared(NamedTuple):
-    """Names below the workspace: of files that Git does not hold as they are, and of data that the remote lacks."""
+    """What others could not get back.
 
+    Args:
+        unpinned: why data.dvc does not lead back to the data; empty where it does.
+        uncommitted: files that Git does not hold as they are.
+        unpushed: the data or the ledger, where the DVC remote lacks them.
+    """
+
+    unpinned: str
     uncommitted: tuple[str, ...]
     unpushed: tuple[str, ...]
 
