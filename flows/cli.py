@@ -545,9 +545,11 @@ def doctor() -> None:
     with Terminal() as terminal, terminal.working("examining"):
         for check in examine(Path.cwd()):
             mark, style = MARKS[check.state]
-            terminal.line(f"{mark} {check.name:<19} {check.found}", style=style)
+            beginning = f"{mark} {check.name:<19} "
+            hanging = len(beginning)
+            terminal.line(beginning + check.found, hanging=hanging, style=style)
             if check.mend:
-                terminal.line(f"{'':<5} {'':<19} fix: {check.mend}", style=style)
+                terminal.line(f"fix: {check.mend}", indent=hanging, hanging=hanging, style=style)
             bad += check.state == "bad"
     if bad:
         raise typer.Exit(1)

@@ -83,11 +83,15 @@ class Terminal:
         """One line in bold."""
         self.line(text, style="bold")
 
-    def line(self, text: str, *, indent: int = 0, style: str = "") -> None:
-        """One line, whatever it holds; on a terminal it is broken between words, in a pipe never."""
+    def line(self, text: str, *, indent: int = 0, hanging: int | None = None, style: str = "") -> None:
+        """One line, whatever it holds; on a terminal it is broken between words, in a pipe never.
+
+        Args:
+            hanging: columns before its further lines; None: as its beginning suggests.
+        """
         shown = " " * indent + printable(text)
         if self._console.is_terminal:
-            shown = "\n".join(_broken(shown, self._console.width))
+            shown = "\n".join(_broken(shown, self._console.width, hanging))
         self._console.print(shown, style=style)
 
     @contextmanager
@@ -199,11 +203,12 @@ def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def _broken(text: str, columns: int) -> list[str]:
+def _broken(text: str, columns: int, hanging: int | None = None) -> list[str]:
     """The text in lines of at most so many columns; a path or address longer than that stays whole, to be copied."""
-    indent = len(text) - len(text.lstrip())
-    column = _COLUMN.match(text, indent)
-    hanging = column.end() if column and column.end() < columns // 2 else indent + INDENT
+    if hanging is None:
+        indent = len(text) - len(text.lstrip())
+        column = _COLUMN.match(text, indent)
+        hanging = column.end() if column and column.end() < columns // 2 else indent + INDENT
     return textwrap.wrap(
         text,
         columns,

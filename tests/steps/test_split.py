@@ -34,6 +34,12 @@ class Place:
 
     root: Path
     rows: list[dict[str, object]] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def progress(self, what: str, done: int, total: int, note: str = "") -> None: ...
 
     def add(
         self, name: str, target: str, group: str | None = None, given: str | None = None, phash: str | None = None
@@ -55,7 +61,7 @@ class Place:
             manifest_sha256=sha256, labels=labels, examples=len(self.rows), files=len(self.rows), aliases=0,
             quarantined=0, per_class={}, converted={}, findings=(), checks=1,
         ).save(before)  # fmt: skip
-        context = Context(self.root, self.root / "data", self.root / ".thaw", self.root / ".thaw/runs/x")
+        context = Context(self.root, self.root / "data", self.root / ".thaw", self.root / ".thaw/runs/x", self)
         return split(config, validated, emptied(self.root / "artifacts/split"), context)
 
     def splits(self) -> dict[str, str | None]:
@@ -167,6 +173,7 @@ def test_a_bridging_example_is_left_out_by_name(place: Place) -> None:
     place.add("ok/bridge", "ok", group=str(rows[sides["train"]]["group"]), phash="0123456789abcdee")
     record = place.split()
     assert [finding.items for finding in record.left_out] == [("ok/bridge",)]
+    assert "left out ok/bridge: belong together with examples of train and test" in place.said
     assert place.splits()["ok/bridge"] is None
     assert sum(sum(classes.values()) for classes in record.counts.values()) == 60
     assert record.near_duplicate_groups == 0

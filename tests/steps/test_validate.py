@@ -91,6 +91,15 @@ def test_manifest_quarantine_and_record(bench: Bench) -> None:
     assert (bench.side / "data-docs" / "index.html").is_file()
 
 
+def test_the_first_quarantined_files_are_named_then_how_many_more_and_where_all_are(bench: Bench) -> None:
+    for number in range(7):
+        save(bench.data / "cat" / f"broken{number}.png", b"text")
+    bench.run(max_bad_fraction=0.5)
+    named = [line for line in bench.said if line.startswith("quarantined")]
+    assert [line.split(":")[0] for line in named] == [f"quarantined cat/broken{number}.png" for number in range(5)]
+    assert "… and 2 more, all in artifacts/validate/quarantine.parquet" in bench.said
+
+
 def test_outputs_are_the_same_bytes_whatever_happened_before(bench: Bench) -> None:
     save(bench.data / "cat" / "broken.png", b"text")
     bench.run()
