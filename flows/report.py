@@ -13,7 +13,6 @@ from pipeline import receipts
 from pipeline.context import Tracker
 from pipeline.memory import Memory, State
 from pipeline.records import RegisterRecord, digest
-from pipeline.steps.run import load_record
 from pipeline.workspace import STEPS, Workspace
 
 
@@ -27,6 +26,7 @@ def make(place: Workspace, memory: Memory, registered: RegisterRecord, tracker: 
     the tracking store."""
     from pipeline.report import page
     from pipeline.report.extras import gather
+    from pipeline.steps.run import load_record
 
     inputs = _inputs(memory.states(), registered)
     records: dict[str, Any] = {step: load_record(place, step) for step in STEPS}

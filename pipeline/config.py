@@ -389,6 +389,15 @@ TITLES = {
 }
 
 
+def read_yaml(text: str) -> Any:
+    """What a YAML text says; with libyaml, where it is there, in a tenth of the time.
+
+    Raises:
+        yaml.YAMLError: it is not YAML.
+    """
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def load(path: Path) -> Config:
     """Reads params.yaml.
 
@@ -397,7 +406,7 @@ def load(path: Path) -> Config:
             not set data.path.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as fault:
         raise ConfigError(
             str(path), found="no such file", expected="a workspace's settings",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from pipeline.config import STAGE_PARAMS
+from pipeline.config import STAGE_PARAMS, read_yaml
 from pipeline.errors import WorkspaceError
 
 
@@ -89,7 +89,7 @@ def placeholders(stage: str) -> tuple[str, ...]:
 def may_become(before: bytes, after: bytes) -> bool:
     """Whether a placeholder's content only grew: every key that was there has its value still."""
     try:
-        old, new = (yaml.safe_load(content) or {} for content in (before, after))
+        old, new = (read_yaml(content.decode()) or {} for content in (before, after))
     except (yaml.YAMLError, UnicodeDecodeError):
         return False
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
@@ -123,7 +123,7 @@ def _key_lines(key: str, value: str | list[str], indent: int) -> list[str]:
 def _parse(text: str) -> dict[str, Any]:
     """The stages by name."""
     try:
-        values = yaml.safe_load(text) or {}
+        values = read_yaml(text) or {}
     except yaml.YAMLError as fault:
         raise _unusable(" ".join(str(fault).split())) from fault
     stages = values.get("stages") if isinstance(values, dict) else None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from pipeline.config import read_yaml
 from pipeline.errors import MemoryFault
 from pipeline.files import replace_text
 from pipeline.memory import checkout, conflicts
@@ -111,7 +112,7 @@ def pinned_version(text: str) -> str:
         MemoryFault: it pins none.
     """
     try:
-        return str(yaml.safe_load(text)["outs"][0]["md5"])
+        return str(read_yaml(text)["outs"][0]["md5"])
     except (yaml.YAMLError, KeyError, TypeError, IndexError) as fault:
         raise MemoryFault("a .dvc file", found="no hash of what it pins", expected="one", mend="dvc add") from fault
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline import records
-from pipeline.manifest import SPLITS
 from pipeline.records import Estimate, Finding
 from pipeline.report.words import meaning
 from pipeline.text import format_seconds, pluralize
@@ -65,6 +64,8 @@ def _validate(record: records.ValidateRecord) -> str:
 
 
 def _split(record: records.SplitRecord) -> str:
+    from pipeline.manifest import SPLITS  # takes pyarrow, which a run with nothing to do has no use for
+
     sizes = [f"{sum(record.counts[split].values()):,} {split}" for split in SPLITS]
     left_out = sum(len(finding.items) for finding in record.left_out)
     return f"{', '.join(sizes)}; {record.new:,} in the latest addition, {left_out:,} left out"
