@@ -13,8 +13,8 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows import report
 from flows.dead_runs import close_dead_runs
-from flows.glance import check_steps, prepare, refuse_changed_weights
-from flows.stage import Outcome, PrefectConsole, Run, conducted, stage
+from flows.glance import check_steps, prepare, refuse_changed_weights, unshared
+from flows.stage import CONSOLE, Outcome, PrefectConsole, Run, conducted, stage
 from pipeline import preflight, redaction
 from pipeline.memory import Memory
 from pipeline.records import EvaluateRecord, RegisterRecord
@@ -67,6 +67,9 @@ def _retrain(place: Workspace, force: Sequence[str]) -> Summary:
         registered = conducted("register", lambda: _register(run, records), retries=2)
         page = conducted("report", lambda: _report(run, registered))
         _show(run, evaluated, registered, page)
+        if CONSOLE.get() is None:  # the command line says it below the result
+            for line in unshared(place):
+                run.console.say(line)
         return Summary(tuple(run.outcomes), evaluated, registered, page)
 
 
