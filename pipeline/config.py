@@ -298,8 +298,10 @@ class FinetuneConfig(Section):
     """the candidates, one a recipe: head, full, gradual, lp-ft, scratch, one from `own`, or `compare`: all five built-in ones"""
     own: dict[RecipeName, tuple[StageConfig, ...]] = {}
     """your recipes: name → list of stages"""
-    baseline: bool = True
-    """also train `scratch` with the best candidate's budget, for comparison"""
+    baseline: Literal["first", "always", "never"] = "first"
+    """compare with training from scratch; first: train it once, remember it in baseline.dvc and ask it about each new test split; always: train it anew whenever anything changes; never"""
+    baseline_steps: Positive | None = None
+    """optimiser steps of that comparison, rounded up to whole epochs; null: those that `gradual` is configured to"""
     epochs: Positive = 15
     """epochs of a built-in recipe in all, shared out over its stages"""
     lr: Above | Literal["auto"] = 1e-3
@@ -328,6 +330,11 @@ class FinetuneConfig(Section):
     """start from the registered champion's weights instead of the backbone's"""
     plan: PlanConfig = PlanConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @field_validator("baseline", mode="before")
+    @classmethod
+    def _once_a_switch(cls, value: Any) -> Any:
+        return {True: "first", False: "never"}[value] if isinstance(value, bool) else value
 
 
 class EvaluateConfig(Section):

@@ -29,7 +29,10 @@ class Placeholder(NamedTuple):
     content: str = "{}\n"
 
 
-PLACEHOLDERS: tuple[Placeholder, ...] = (Placeholder("backbone.lock", "backbone"),)
+PLACEHOLDERS: tuple[Placeholder, ...] = (
+    Placeholder("backbone.lock", "backbone"),
+    Placeholder("baseline.lock", "finetune"),
+)
 
 # stage → what earlier stages and the data give it; `${data.path}` is filled in by DVC from params.yaml
 STAGE_DEPS: dict[str, tuple[str, ...]] = {

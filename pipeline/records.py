@@ -188,6 +188,31 @@ class CandidateRecord(Record):
         return self.folder / "model.safetensors"
 
 
+class BaselineAge(Frozen):
+    """When and from what the model trained from scratch for comparison was made, where it is remembered."""
+
+    trained: str  # the day, as 2026-11-25
+    data: str  # DVC's hash of the data then
+    examples: int  # trained and validated on then
+
+
+class BaselineRecord(Record):
+    """A model trained from scratch for comparison, remembered beside the data: `baseline/`, pinned by baseline.dvc.
+    Files: candidate/ (a CandidateRecord's), members.parquet (what it was trained and validated on)."""
+
+    age: BaselineAge
+    model_sha256: str
+    conditions: dict[str, Any]  # what must be the same for it to be compared with
+
+    @property
+    def candidate(self) -> Path:
+        return self.folder / "candidate"
+
+    @property
+    def members(self) -> Path:
+        return self.folder / "members.parquet"
+
+
 class FinetuneRecord(Record):
     """All candidates and which is best on validation. Files: one folder a candidate, named by its recipe;
     members.parquet (id, group, split, target of every example they learnt from or will be tested on)."""
@@ -198,6 +223,7 @@ class FinetuneRecord(Record):
     primary: str  # the metric that chose, and its direction
     higher_is_better: bool
     val: dict[str, dict[str, float]]  # candidate → metric → value
+    baseline: BaselineAge | None = None  # of the candidate `scratch`, where it is a remembered one
 
     @property
     def members(self) -> Path:
@@ -222,6 +248,7 @@ class Comparison(Frozen):
     other: str
     metric: str
     difference: Estimate  # best − other
+    examples: int | None = None  # pairs, where the other had learnt from some of the test examples
     p_value: float  # two-sided, exact sign-flip test over units; of single examples, McNemar's
     verdict: Literal["better", "worse", "cannot-tell"]
 
@@ -242,6 +269,7 @@ class EvaluateRecord(Record):
     metrics: dict[str, Estimate]
     others: dict[str, dict[str, Estimate]]  # the other candidates' metrics on the same examples
     comparisons: tuple[Comparison, ...]
+    baseline: BaselineAge | None = None  # as in FinetuneRecord
     warnings: tuple[Finding, ...]
 
     @property

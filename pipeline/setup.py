@@ -16,12 +16,13 @@ from pipeline.upgrade import upgrade
 from pipeline.workspace import Workspace
 
 GITIGNORE = """\
-# what runs make; data.dvc, ledger.dvc, dvc.lock and backbone.lock belong into Git
+# what runs make; data.dvc, ledger.dvc, baseline.dvc, baseline.lock, dvc.lock and backbone.lock belong into Git
 /artifacts/
 /.thaw/
 /mlflow/
 /report.html
 /ledger.parquet
+/baseline/
 """
 
 DVCIGNORE = """\
@@ -36,7 +37,7 @@ DVCIGNORE = """\
 
 # What a workspace consists of: none of it may be there before.
 OURS = (
-    "params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "ledger.dvc", "ledger.parquet", ".dvc",
+    "params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "ledger.dvc", "ledger.parquet", "baseline", "baseline.dvc", ".dvc",
     ".dvcignore", "artifacts", "mlflow", ".thaw", *(entry.file for entry in PLACEHOLDERS),
 )  # fmt: skip
 

@@ -57,6 +57,21 @@ class Workspace:
         return self.root / "ledger.parquet"
 
     @property
+    def baseline(self) -> Path:
+        """Folder of the model trained from scratch for comparison."""
+        return self.root / "baseline"
+
+    @property
+    def baseline_dvc(self) -> Path:
+        """What pins that folder."""
+        return self.root / "baseline.dvc"
+
+    @property
+    def baseline_lock(self) -> Path:
+        """Which of them have been used: the dependency of the fine-tuning."""
+        return self.root / "baseline.lock"
+
+    @property
     def mlflow(self) -> Path:
         """Folder of the embedded tracking store."""
         return self.root / "mlflow"

@@ -50,6 +50,13 @@ class Predictions:
     targets: NDArray[np.intp]
     units: Units
 
+    def of(self, rows: NDArray[np.bool_]) -> Predictions:
+        """Those of some rows (N,); the units are counted anew."""
+        if rows.all():
+            return self
+        _, units = np.unique(self.units[rows], return_inverse=True)
+        return Predictions(self.probabilities[rows], self.targets[rows], units.astype(np.intp))
+
     @cached_property
     def predicted(self) -> NDArray[np.intp]:
         found: NDArray[np.intp] = self.probabilities.argmax(axis=1)

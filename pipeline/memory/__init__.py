@@ -80,6 +80,18 @@ class Memory:
         """Pins ledger.parquet as it is in ledger.dvc."""
         self._session.run(lambda repo: pins.pin(repo, self._ledger))
 
+    def add_baseline(self) -> None:
+        """Pins the folder `baseline` as it is in baseline.dvc."""
+        self._session.run(lambda repo: pins.pin(repo, self._baseline))
+
+    def update_baseline(self) -> None:
+        """Brings the folder `baseline` to the version that baseline.dvc pins, from the cache or the remote.
+
+        Raises:
+            MemoryFault: neither has it, what they have is damaged, or files in the folder were edited.
+        """
+        self._session.run(lambda repo: pins.update(repo, self._baseline))
+
     def pins_are_current(self) -> bool:
         """Whether data.dvc and ledger.dvc are as this machine last wrote or followed them, and nothing is missing: then
         `update_data` and `update_ledger` have nothing to do. Asks neither DVC nor the content."""
@@ -112,8 +124,9 @@ class Memory:
         """
         either = "either side will do: git checkout --ours"
         locks = [entry.file for entry in PLACEHOLDERS]
-        names = ["params.yaml", "dvc.yaml", "dvc.lock", *locks]
-        mends = {"dvc.lock": f"{either} dvc.lock"} | {name: f"git checkout --ours {name}" for name in locks}
+        names = ["params.yaml", "dvc.yaml", "dvc.lock", "baseline.dvc", *locks]
+        mends = {name: f"{either} {name}" for name in ("dvc.lock", "baseline.dvc")}
+        mends |= {name: f"git checkout --ours {name}" for name in locks}
         conflicts.refuse([self.root / name for name in names], mends)
 
     def data_version(self) -> DataVersion:
@@ -130,10 +143,10 @@ class Memory:
 
     def unshared(self) -> Unshared:
         """Whether data.dvc leads back to the data, which of the files that belong into Git it does not hold as they
-        are, and which of the data and the ledger the DVC remote lacks, where that is known at once."""
-        both = (self._data, self._ledger)
-        pinned = [what for what in both if what.pin.is_file()]
-        pin_names = [str(what.pin.relative_to(self.root)) for what in both]
+        are, and which of the data, the ledger and the baseline the DVC remote lacks, where that is known at once."""
+        tracked = (self._data, self._ledger, self._baseline)
+        pinned = [what for what in tracked if what.pin.is_file()]
+        pin_names = [str(what.pin.relative_to(self.root)) for what in tracked]
         lock_names = [entry.file for entry in PLACEHOLDERS]
         names = ["params.yaml", "dvc.yaml", *pin_names, "dvc.lock", *lock_names]
 
@@ -155,6 +168,10 @@ class Memory:
     def _data(self) -> Pinned:
         path = self.root / Workspace(self.root).config().data.path
         return Pinned(path, path.with_name(path.name + ".dvc"))
+
+    @property
+    def _baseline(self) -> Pinned:
+        return Pinned(self.root / "baseline", self.root / "baseline.dvc")
 
     @property
     def _ledger(self) -> Pinned:

@@ -39,6 +39,7 @@ def render(
     return _environment().get_template("page.html.j2").render(
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         validated=validated, split=split, backbone=backbone, finetuned=finetuned, evaluated=evaluated,
+        baseline_age=words.describe_baseline(evaluated) if evaluated.baseline else None,
         registered=landed, why_not=registered.reason if registered else None, extras=extras, best=best, baseline=baseline, verdict=verdict,
         candidates=candidates,
         metrics=sections.metrics(evaluated),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.records import Comparison, Estimate, EvaluateRecord, RegisterRecord
+from pipeline.records import BaselineAge, Comparison, Estimate, EvaluateRecord, RegisterRecord
+from pipeline.text import pluralize
 
 SPACE = "\u202f"  # narrow and unbreakable: between a number and its unit
 TIED = "\u00a0"  # unbreakable: between a number and its noun
@@ -151,6 +152,25 @@ def p_value(value: float) -> str:
 def listed(names: Sequence[str]) -> str:
     """a, b and c"""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else list(names))
+
+
+def describe_age(age: BaselineAge) -> str:
+    """When and from what a remembered training from scratch was made."""
+    return f"trained on {age.trained} from data version {age.data[:8]}, {pluralize(age.examples, 'example')} then"
+
+
+def describe_baseline(evaluated: EvaluateRecord) -> str:
+    """Since when a remembered training from scratch is, from what, and what was left out of the comparison for it."""
+    assert evaluated.baseline is not None
+    text = describe_age(evaluated.baseline)
+    partial = [one.examples for one in evaluated.comparisons if one.examples is not None]
+    if not partial:
+        return text
+    left_out = evaluated.examples - partial[0]
+    return (
+        f"{text}; {left_out:,} of today's {pluralize(evaluated.examples, 'test example')} left out of the comparison, "
+        "because it had learnt from them"
+    )
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import SplitError
-from pipeline.records import Estimate, EvaluateRecord, Finding
+from pipeline.records import Comparison, Estimate, EvaluateRecord, Finding
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from pipeline.config import EvaluateConfig, TaskConfig
     from pipeline.context import Context
@@ -31,14 +33,17 @@ def evaluate(
         SplitError: there are no test examples.
         TrainingError: a candidate answers with something that is no probability.
     """
-    from pipeline.evaluation import compare, metrics
+    from pipeline.evaluation import metrics
 
     table = _test_rows(split)
     made = _predictions(task, finetuned, table, context)
+    unseen = {name: _unseen(finetuned.folder / name, table) for name in made}
     best = finetuned.candidate()
     ours = made[best.name]
     settings: dict[str, Any] = {"count": config.bootstrap, "confidence": config.confidence, "seed": config.seed}
-    found = {name: metrics.estimates(one, wanted_k=config.top_k, **settings) for name, one in made.items()}
+    found = {
+        name: metrics.estimates(one.of(unseen[name]), wanted_k=config.top_k, **settings) for name, one in made.items()
+    }
     slices = _write(config, task, table, ours, best.labels, settings, out, context)
     record = EvaluateRecord(
         candidate=best.name,
@@ -51,13 +56,46 @@ def evaluate(
         higher_is_better=finetuned.higher_is_better,
         metrics=found.pop(best.name),
         others=found,
-        comparisons=tuple(
-            compare.compare(name, ours.correct, made[name].correct, ours.units, **settings) for name in found
-        ),
+        comparisons=tuple(_compare(name, ours, made[name], unseen[name], settings) for name in found),
+        baseline=finetuned.baseline,
         warnings=(*_warnings(ours, best.labels, slices), *_absent_slices(config, table)),
     )
+    _say_baseline(record, context)
     _track(record, finetuned, out, context)
     return record.save(out)
+
+
+def _unseen(candidate: Path, table: pa.Table) -> NDArray[np.bool_]:
+    """Which test rows (N,) may be asked of a candidate: all, unless it comes from an earlier run and brings along the
+    members that it had learnt from then."""
+    import numpy as np
+
+    from pipeline.training import members
+
+    path = candidate / members.FILE
+    if not path.exists():
+        return np.ones(table.num_rows, np.bool_)
+    return members.unseen(table, members.read(path))
+
+
+def _compare(
+    name: str, ours: Predictions, theirs: Predictions, unseen: NDArray[np.bool_], settings: dict[str, Any]
+) -> Comparison:
+    """The paired comparison on the examples that both had not seen."""
+    from pipeline.evaluation import compare
+
+    mine, other = ours.of(unseen), theirs.of(unseen)
+    found = compare.compare(name, mine.correct, other.correct, mine.units, **settings)
+    return found if unseen.all() else found.model_copy(update={"examples": int(unseen.sum())})
+
+
+def _say_baseline(record: EvaluateRecord, context: Context) -> None:
+    """The age of what it was compared with, where that comes from an earlier run."""
+    if record.baseline is None:
+        return
+    from pipeline.report.words import describe_baseline
+
+    context.console.say(f"compared with training from scratch: {describe_baseline(record)}")
 
 
 def _test_rows(split: SplitRecord) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,8 +17,10 @@ from pipeline import manifest
 from pipeline.config import ENGINE, FinetuneConfig, StageConfig, TaskConfig
 from pipeline.context import Context, Metric, TrackedRun
 from pipeline.errors import Interrupted, TrainingError
-from pipeline.records import BackboneRecord, CandidateRecord, FinetuneRecord, SplitRecord, digest
+from pipeline.records import BackboneRecord, BaselineRecord, CandidateRecord, FinetuneRecord, SplitRecord, digest
+from pipeline.steps import baseline
 from pipeline.tasks import catalog
+from pipeline.text import format_seconds
 from pipeline.training import candidates, members, recipes, scores, warm
 from pipeline.training.interrupt import Stop, interruptible
 from pipeline.training.position import Row
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 
 # What changes how fast a training runs, or what is made of it, but not its result.
 IMMATERIAL: Any = {
-    "recipes": True, "own": True, "baseline": True, "epochs": True, "lr": True, "lr_decay": True, "checkpoint": True,
+    "recipes": True, "own": True, "baseline": True, "baseline_steps": True, "epochs": True, "lr": True, "lr_decay": True, "checkpoint": True,
     "plan": {"workers", "pixel_cache_gb"},
 }  # fmt: skip
 
@@ -61,22 +64,36 @@ def finetune(
     stages = {name: recipes.stages(name, config, backbone.blocks) for name in names}
     shared = Shared(config, task, split, backbone, context)
     key = digest(ENGINE, shared.determinants, config.model_dump(mode="json", exclude={"checkpoint"}))
+    compared = config.baseline in ("first", "always") and recipes.BASELINE not in names
+    remembered = baseline.recall(shared.comparison) if compared and config.baseline == "first" else None
+    shared.trains_baseline = compared and remembered is None
     with _recorded(context.tracker.open(key, "finetune")) as parent, interruptible() as stop:
         done = [shared.candidate(name, stages[name], stop, parent) for name in names]
         best = max(done, key=lambda record: scores.score(record.val, config.primary))
-        if config.baseline and recipes.BASELINE not in names:
-            budget = sum(stage.epochs for stage in best.stages)
-            done.append(shared.candidate(recipes.BASELINE, recipes.baseline(budget, config), stop, parent))
+        if compared:
+            done.append(_baseline(shared, remembered, stop, parent))
         parent.params({"recipes": ", ".join(names), "best": best.name})
         parent.metrics(Metric(f"val/{name}", value, 0) for name, value in best.val.items())
     for record in done:
         candidates.hand_out(record, out / record.name, baseline=record.name not in names)
+    if compared and config.baseline == "first":
+        remembered = remembered or baseline.remember(shared.comparison, done[-1], shared.members)
+        shutil.copy(remembered.members, out / recipes.BASELINE / members.FILE)
     members.write(shared.members, out / members.FILE)
     shared.write_timing()
     return FinetuneRecord(
         key=key, candidates=tuple(record.name for record in done), best=best.name, primary=config.primary,
         higher_is_better=scores.higher_is_better(config.primary), val={record.name: record.val for record in done},
+        baseline=remembered.age if remembered else None,
     ).save(out)  # fmt: skip
+
+
+def _baseline(shared: Shared, remembered: BaselineRecord | None, stop: Stop, parent: TrackedRun) -> CandidateRecord:
+    """The candidate trained from scratch for comparison: remembered, or trained."""
+    if remembered is not None:
+        return shared.known(CandidateRecord.load(remembered.candidate), parent)
+    steps_per_epoch = -(-len(shared.job.train) // shared.config.batch_size)
+    return shared.candidate(recipes.BASELINE, recipes.baseline(shared.config, steps_per_epoch), stop, parent)
 
 
 @contextmanager
@@ -100,7 +117,9 @@ class Shared:
     backbone: BackboneRecord
     context: Context
     timing: dict[str, Any] = field(default_factory=dict)
+    trains_baseline: bool = False
     _measured: list[BlockedModel] = field(default_factory=list)
+    _planned: list[Plan] = field(default_factory=list)
 
     @cached_property
     def task(self) -> Any:
@@ -147,6 +166,13 @@ class Shared:
         }  # fmt: skip
 
     @cached_property
+    def comparison(self) -> baseline.Comparison:
+        """What a remembered training from scratch must fit."""
+        return baseline.Comparison(
+            self.config, self.backbone.architecture, self.spec, self.split.labels, self.split, self.context
+        )
+
+    @cached_property
     def champion(self) -> warm.Champion | None:
         """What a warm start begins from; None without one."""
         if self.config.warm_start == "none":
@@ -170,9 +196,17 @@ class Shared:
         console.say(f"{name}: {self.config.primary} {record.val[self.config.primary]:.4f} on validation")
         return record
 
+    def known(self, record: CandidateRecord, parent: TrackedRun) -> CandidateRecord:
+        """A finished candidate of an earlier run, told to the tracking store like the others."""
+        with _recorded(self.context.tracker.open(record.key, record.name, parent=parent)) as run:
+            _track(run, record)
+        return record
+
     def _train(self, recipe: Recipe, stop: Stop, run: TrackedRun) -> CandidateRecord:
         from pipeline.training.train import train
 
+        if recipe.name == recipes.BASELINE and not candidates.checkpoints_of(self.context.scratch, recipe.key).exists():
+            self._say_duration(recipe)
         began = time.monotonic()
         trained = train(self.job, recipe, self.plan, stop, lambda rows: run.metrics(points(rows)))
         target = self.tables["val"].column("target").to_pylist()
@@ -224,6 +258,8 @@ class Shared:
         """The arithmetic, measured on this machine or remembered."""
         from pipeline.training.plan import choose
 
+        if self._planned:
+            return self._planned.pop()
         began = time.monotonic()
 
         def build() -> BlockedModel:
@@ -236,6 +272,31 @@ class Shared:
         )  # fmt: skip
         self.timing["plan"] = time.monotonic() - began
         return chosen
+
+    def _say_duration(self, recipe: Recipe) -> None:
+        """Says, before it starts, about how long a training of the whole network will take."""
+        from pipeline.training.plan import BACKWARD
+
+        plan = self.plan()
+        self._planned.append(plan)  # for the training that follows
+        seconds = self._seconds_per_example(plan)
+        epochs, job = sum(stage.epochs for stage in recipe.stages), self.job
+        per_epoch = len(job.train) + len(job.val) / BACKWARD
+        self.context.console.say(
+            f"{recipe.name}: for comparison, at most {epochs} epochs in about {format_seconds(epochs * per_epoch * seconds)} "
+            f"({1e3 * seconds:.1f} ms an example); finetune.baseline: never goes without"
+        )
+
+    def _seconds_per_example(self, plan: Plan) -> float:
+        """Of a training step of the whole network: as its plan was measured, else by a few steps now."""
+        from pipeline.training.plan import remembered, seconds_per_example
+
+        x, targets = self._sample()
+        model = self._build(False)
+        planned = remembered(model, self.task, x, self.config, self.context.scratch)
+        if planned is not None:
+            return planned.chosen.seconds_per_example
+        return seconds_per_example(model, x, targets, plan, self.config)
 
     def _steps(self) -> int:
         """Optimiser steps of the longest candidate, at most: whether compiling pays depends on them."""
@@ -251,7 +312,7 @@ class Shared:
 
         config, total = self.config, 0
         names = recipes.named(config)
-        for name in (*names, *([recipes.BASELINE] if config.baseline and recipes.BASELINE not in names else [])):
+        for name in (*names, *([recipes.BASELINE] if self.trains_baseline else [])):
             for stage in recipes.stages(name, config, self.backbone.blocks):
                 total += min(config.views, stage.epochs) if stage.train == ("head",) else BACKWARD * stage.epochs
         return total * len(self.job.train)

@@ -71,7 +71,8 @@ def keep(job: Job, recipe: Recipe, trained: Trained, architecture: str, target: 
 
 def hand_out(record: CandidateRecord, folder: Path, *, baseline: bool) -> CandidateRecord:
     """Copies a finished candidate into a step's output folder."""
-    shutil.copytree(record.folder, folder)
+    # Without the modes: what DVC keeps is read-only.
+    shutil.copytree(record.folder, folder, copy_function=shutil.copyfile)
     return record.model_copy(update={"baseline": baseline}).save(folder)
 
 

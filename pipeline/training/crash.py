@@ -17,6 +17,8 @@ POINTS = (
     "between-stages",  # the stage's best is restored and saved, the next has not begun
     "after-resume",  # a checkpoint was loaded, nothing was done since
     "after-candidate",  # a candidate is complete in the cache
+    "before-baseline",  # the comparison was trained, and is about to be remembered
+    "after-baseline",  # it is pinned, and not yet in baseline.lock
 )
 _passed: Counter[str] = Counter()
 

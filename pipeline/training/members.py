@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline import manifest
 
@@ -39,6 +41,19 @@ def with_ancestor(own: pa.Table, ancestor: pa.Table) -> pa.Table:
 def seen(members: pa.Table) -> pa.Table:
     """The members a model was trained or validated on."""
     return members.filter(pc.is_in(members.column("split"), value_set=pa.array(SEEN)))
+
+
+def unseen(table: pa.Table, members: pa.Table) -> NDArray[np.bool_]:
+    """Which rows of a manifest (N,) a model learnt nothing of: not that example, nor one that belongs with it, by a
+    group or as a near-duplicate."""
+    learnt = seen(members)
+    known_ids = set(learnt.column("id").to_pylist())
+    known_groups = set(learnt.column("group").to_pylist()) - {None}
+    ids, groups, units = (table.column(name).to_pylist() for name in ("id", "group", "unit"))
+    known = [identity in known_ids or group in known_groups for identity, group in zip(ids, groups, strict=True)]
+    known_units = {unit for unit, is_known in zip(units, known, strict=True) if is_known} - {None}
+    new = [not is_known and unit not in known_units for unit, is_known in zip(units, known, strict=True)]
+    return np.array(new, np.bool_)
 
 
 def write(members: pa.Table, path: Path) -> None:

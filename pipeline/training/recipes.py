@@ -52,8 +52,12 @@ def check_name(name: str, config: FinetuneConfig) -> None:
         )  # fmt: skip
 
 
-def baseline(epochs: int, config: FinetuneConfig) -> Stages:
-    """`scratch` with the budget of another candidate: as many epochs, so as many optimiser steps."""
+def baseline(config: FinetuneConfig, steps_per_epoch: int) -> Stages:
+    """`scratch` with a budget from settings alone, so that no candidate's early stop changes what it is compared with:
+    `baseline_steps` in whole epochs, or the epochs of `gradual`, which are all that are configured."""
+    epochs = config.epochs
+    if config.baseline_steps is not None:
+        epochs = -(-config.baseline_steps // steps_per_epoch)
     return scratch(config.model_copy(update={"epochs": epochs}), 0)
 
 

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.full]
 SETTINGS = {
     "epochs: 15": "epochs: 3",
     "views: 8": "views: 1",
-    "baseline: true": "baseline: false",
+    'baseline: "first"': 'baseline: "never"',
     "worst: 12": "worst: 0",
 }
 

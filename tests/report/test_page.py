@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from example_run import HOSTILE, LABELS, Made, make
 
-from pipeline.records import Comparison, DataVersion, Estimate, Finding, RegisterRecord
+from pipeline.records import BaselineAge, Comparison, DataVersion, Estimate, Finding, RegisterRecord
 from pipeline.report import page, plots
 from pipeline.workspace import Workspace
 
@@ -215,6 +215,18 @@ def test_the_verdict_says_no_more_than_the_comparison(made: Made, value: float, 
     )  # fmt: skip
     evaluated = made.evaluated.model_copy(update={"comparisons": (found,)})
     assert said in Read(dataclasses.replace(made, evaluated=evaluated).html()).text
+
+
+def test_a_remembered_comparison_says_its_age_and_what_was_left_out(made: Made) -> None:
+    age = BaselineAge(trained="2026-01-31", data="0123456789abcdef.dir", examples=1234)
+    comparisons = [
+        one.model_copy(update={"examples": made.evaluated.examples - 5}) if one.other == "scratch" else one
+        for one in made.evaluated.comparisons
+    ]
+    evaluated = made.evaluated.model_copy(update={"baseline": age, "comparisons": tuple(comparisons)})
+    text = Read(dataclasses.replace(made, evaluated=evaluated).html()).text
+    assert "It was trained on 2026-01-31 from data version 01234567, 1,234 examples then; 5 of today's" in text
+    assert "2026-01-31" not in Read(made.html()).text
 
 
 def test_write_replaces_the_page_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

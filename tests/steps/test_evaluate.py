@@ -22,8 +22,9 @@ from pipeline.config import EvaluateConfig, TaskConfig
 from pipeline.context import Context, Metric, NoRun, Silent, TrackedRun
 from pipeline.errors import SplitError, TrainingError
 from pipeline.models import blocks
-from pipeline.records import CandidateRecord, EvaluateRecord, FinetuneRecord, InputSpec, SplitRecord
+from pipeline.records import BaselineAge, CandidateRecord, EvaluateRecord, FinetuneRecord, InputSpec, SplitRecord
 from pipeline.steps.evaluate import evaluate
+from pipeline.training import members
 
 LABELS = ("dark", "light", "never")
 ARCHITECTURE = "squeezenet1_1"
@@ -49,6 +50,16 @@ class Recorded(NoRun):
 
     def artifact(self, path: Path, folder: str = "") -> None:
         self.artifacts.append(f"{folder}/{path.name}")
+
+
+class Words(Silent):
+    """A console that remembers."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
 
 
 @dataclass
@@ -157,6 +168,31 @@ def test_every_candidate_is_judged_on_the_test_split(done: tuple[Place, Evaluate
     right = [row["target"] == row["predicted"] for row in answers.to_pylist()]
     assert record.metrics["accuracy"].value == pytest.approx(np.mean(right))
     assert any("é\n" in path for path in answers["path"].to_pylist())  # the odd name was opened, and kept
+
+
+def test_a_remembered_candidate_is_compared_on_what_it_had_not_learnt_from(tmp_path: Path) -> None:
+    place = _place(tmp_path)
+    table = manifest.read(place.split.manifest)
+    group = [row for row in table.to_pylist() if row["group"] == "part 0"]
+    learnt = [{**group[0], "split": "train"}, {**group[1], "split": "val"}]
+    rows = [{name: row[name] for name in members.SCHEMA.names} for row in learnt]
+    members.write(pa.Table.from_pylist(rows, members.SCHEMA), place.finetuned.folder / "scratch" / members.FILE)
+    age = BaselineAge(trained="2026-01-31", data="0123456789abcdef.dir", examples=1234)
+    words = Words()
+    finetuned = place.finetuned.model_copy(update={"baseline": age})
+    record = replace(place, finetuned=finetuned).evaluate(console=words)
+    (comparison,) = record.comparisons
+    assert (record.examples, comparison.examples) == (36, 32), "the other two examples of their group go with them"
+    left_out = {row["id"] for row in group}
+    answers = [row for row in pq.read_table(record.predictions).to_pylist() if row["id"] not in left_out]
+    ours = np.mean([row["target"] == row["predicted"] for row in answers])
+    theirs = record.others["scratch"]["accuracy"].value
+    assert comparison.difference.value == pytest.approx(ours - theirs)
+
+    assert record.baseline == age
+    (said,) = [line for line in words.said if line.startswith("compared with training from scratch")]
+    assert "trained on 2026-01-31 from data version 01234567, 1,234 examples then" in said
+    assert "4 of today's 36 test examples left out" in said
 
 
 def test_the_answers_are_the_networks_own_in_fp32(done: tuple[Place, EvaluateRecord]) -> None:

@@ -118,7 +118,7 @@ def test_a_candidates_files_say_what_the_record_says(tmp_path: Path) -> None:
     assert not (best.folder / "timing.json").exists()
 
 
-def test_the_baseline_has_the_budget_of_the_best_and_is_not_it(tmp_path: Path) -> None:
+def test_the_baseline_is_trained_for_comparison_and_is_not_the_best(tmp_path: Path) -> None:
     record = run(tmp_path)
     head, scratch = record.candidate("head"), record.candidate("scratch")
     assert record.best == "head"
@@ -129,8 +129,8 @@ def test_the_baseline_has_the_budget_of_the_best_and_is_not_it(tmp_path: Path) -
 
 
 def test_adding_a_recipe_trains_only_that_one(tmp_path: Path) -> None:
-    first, words = run(tmp_path, CONFIG.model_copy(update={"baseline": False})), Words()
-    more = CONFIG.model_copy(update={"baseline": False, "recipes": ("full", "head")})
+    first, words = run(tmp_path, CONFIG.model_copy(update={"baseline": "never"})), Words()
+    more = CONFIG.model_copy(update={"baseline": "never", "recipes": ("full", "head")})
     second = run(tmp_path, more, console=words)
     assert "head: unchanged" in words
     assert "full: unchanged" not in words
@@ -139,7 +139,7 @@ def test_adding_a_recipe_trains_only_that_one(tmp_path: Path) -> None:
 
 
 def test_a_damaged_candidate_is_trained_again(tmp_path: Path) -> None:
-    config = CONFIG.model_copy(update={"baseline": False})
+    config = CONFIG.model_copy(update={"baseline": "never"})
     first, words = run(tmp_path, config), Words()
     (model,) = (tmp_path / ".thaw" / "candidates").glob("*/model.safetensors")
     model.write_bytes(b"rubbish")
@@ -149,10 +149,10 @@ def test_a_damaged_candidate_is_trained_again(tmp_path: Path) -> None:
 
 
 def test_what_does_not_change_the_result_does_not_change_the_key(tmp_path: Path) -> None:
-    config = CONFIG.model_copy(update={"baseline": False})
+    config = CONFIG.model_copy(update={"baseline": "never"})
     run(tmp_path, config)
     words = Words()
-    others = {"checkpoint": config.checkpoint.model_copy(update={"keep": 5}), "baseline": False, "epochs": 3}
+    others = {"checkpoint": config.checkpoint.model_copy(update={"keep": 5}), "baseline": "never", "epochs": 3}
     plan = config.plan.model_copy(update={"workers": 2})
     run(tmp_path, config.model_copy(update={**others, "plan": plan}), console=words)
     assert "head: unchanged" in words
@@ -209,7 +209,7 @@ def test_settings_that_cannot_be_used_are_refused_before_any_work(
 
 
 def test_the_metric_chosen_decides_and_low_loss_is_better(tmp_path: Path) -> None:
-    config = CONFIG.model_copy(update={"recipes": ("head", "full"), "primary": "log_loss", "baseline": False})
+    config = CONFIG.model_copy(update={"recipes": ("head", "full"), "primary": "log_loss", "baseline": "never"})
     record = run(tmp_path, config)
     assert not record.higher_is_better
     assert record.best == min(record.val, key=lambda name: record.val[name]["log_loss"])

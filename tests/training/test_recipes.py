@@ -31,9 +31,16 @@ def test_scratch_starts_from_random_weights_and_moves_its_statistics() -> None:
     assert (stage.init, stage.batchnorm, stage.train) == ("random", "train", ("all",))
 
 
-def test_the_baseline_has_the_epochs_of_the_candidate_it_is_compared_with() -> None:
-    (stage,) = recipes.baseline(7, FinetuneConfig(epochs=15))
-    assert stage.epochs == 7
+@pytest.mark.parametrize(("steps", "epochs"), [(None, 15), (1, 1), (10, 1), (11, 2), (100, 10)])
+def test_the_baselines_budget_follows_from_settings_alone(steps: int | None, epochs: int) -> None:
+    (stage,) = recipes.baseline(FinetuneConfig(epochs=15, baseline_steps=steps), steps_per_epoch=10)
+    assert stage.epochs == epochs
+
+
+def test_by_default_the_baseline_may_do_the_steps_that_gradual_is_configured_to() -> None:
+    config = FinetuneConfig(epochs=7)
+    (stage,) = recipes.baseline(config, steps_per_epoch=10)
+    assert stage.epochs == sum(stage.epochs for stage in recipes.stages("gradual", config, BLOCKS))
 
 
 def test_a_recipe_of_ones_own() -> None:

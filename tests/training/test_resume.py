@@ -13,6 +13,7 @@ from tiny import Setting, elsewhere, train_and_hash
 from pipeline.training.crash import POINTS
 
 KILLED = -signal.SIGKILL
+AFTERWARDS = ("after-candidate", "before-baseline", "after-baseline")  # when a training is over
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("passing", [1, 3])
-@pytest.mark.parametrize("point", [p for p in POINTS if p not in ("after-candidate", "after-resume")])
+@pytest.mark.parametrize("point", [p for p in POINTS if p not in ("after-resume", *AFTERWARDS)])
 def test_a_kill_at_any_named_point_changes_nothing(
     point: str, passing: int, tmp_path: Path, uninterrupted: str
 ) -> None:
