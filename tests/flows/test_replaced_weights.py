@@ -189,7 +189,8 @@ def test_a_changed_copy_of_a_url_is_refused_and_fetched_anew(
     place: Workspace, server: WeightsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("THAW_CACHE", str(tmp_path / "cache"))
-    url = f"{server.url}?token=s3cret"
+    monkeypatch.setenv("WEIGHTS_TOKEN", "s3cret")
+    url = f"{server.url}?token=${{WEIGHTS_TOKEN}}"
     change(place.root, f'weights: "{FILE}"', f'weights: "{url}"')
     assert run(place) == "done"
     assert "s3cret" not in (place.root / "backbone.lock").read_text()

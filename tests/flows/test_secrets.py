@@ -193,7 +193,7 @@ def test_no_canary_leaves_after_good_and_failed_runs(finished: Path, tmp_path: P
         assert "registered as" in run("run", code=0)
         assert (f"/net.safetensors?token={PASSWORDS['token']}", True) in server.asked
         run("doctor", code=None)
-        assert "done" in run("status", code=0)
+        assert "register  fresh" in run("status", code=0)
         data = finished / "data"
         data.rename(tmp_path / "moved")
         for name in ("files", "runs"):
