@@ -37,6 +37,24 @@ AREA_CELLS, AREA_RESAMPLES = 200_000_000, 100  # past so many cells, auroc's int
 
 
 @dataclass(frozen=True)
+class GapSums:
+    """How far confidence and accuracy lie apart, summed by bin and unit: sparse (bins, units) each.
+
+    Args:
+        first: (units,) the first example of each unit.
+        sizes: how many examples there are.
+        gaps: the sum of 1 or 0 for right or wrong, less the confidence.
+        squared_sizes, squared_gaps: the squares of these sums.
+    """
+
+    first: NDArray[np.intp]
+    sizes: Any
+    gaps: Any
+    squared_sizes: Any
+    squared_gaps: Any
+
+
+@dataclass(frozen=True)
 class Predictions:
     """What a model answered for N examples.
 
@@ -89,6 +107,13 @@ class Predictions:
         shares = np.arange(1, count) / count
         edges = np.quantile(self.confidence, shares, method="inverted_cdf")
         return np.searchsorted(edges, self.confidence, side="left")
+
+    @cached_property
+    def gap_sums(self) -> GapSums:
+        _, first, units = np.unique(self.units, return_index=True, return_inverse=True)
+        sizes = _sums(self.bins, units, np.ones(len(units)))
+        gaps = _sums(self.bins, units, self.correct - self.confidence)
+        return GapSums(first, sizes, gaps, sizes * sizes, gaps * gaps)
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -219,13 +244,11 @@ def squared_calibration_error(made: Predictions, weights: Weights) -> Floats:
     makes the square of the mean gap too large; it cannot make a product of independent gaps so. For single examples
     this is Kumar, Liang and Ma's estimate, which subtracts the variance instead.
     """
-    _, first, units = np.unique(made.units, return_index=True, return_inverse=True)
-    gaps = _sums(made.bins, units, made.correct - made.confidence)
-    sizes = _sums(made.bins, units, np.ones(len(units)))
-    drawn = weights[first]
-    examples = sizes @ drawn
-    pairs = examples**2 - (sizes * sizes) @ drawn**2
-    products = (gaps @ drawn) ** 2 - (gaps * gaps) @ drawn**2
+    sums = made.gap_sums
+    drawn = weights[sums.first]
+    examples = sums.sizes @ drawn
+    pairs = examples**2 - sums.squared_sizes @ drawn**2
+    products = (sums.gaps @ drawn) ** 2 - sums.squared_gaps @ drawn**2
     squared = _ratio(products, pairs)
     defined = np.isfinite(squared)
     mass = np.where(defined, examples, 0)

@@ -147,6 +147,8 @@ def _new(present: Sequence[Example], remembered: Sequence[Example], ledger: Ledg
     latest = ledger.next_batch - 1
     came = [example for example in present if ledger.entries[example.id].batch == latest]
     gone = [example for example in remembered if ledger.entries[example.id].batch < latest]
+    if not gone:
+        return len(came)
     near = clusters([example.phash for example in (*came, *gone)], config.near_duplicates).tolist()
     lookalikes = Counter(near[: len(came)]) & Counter(near[len(came) :])
     return len(came) - lookalikes.total()

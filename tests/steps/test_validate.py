@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,6 +18,7 @@ from pipeline import manifest
 from pipeline.config import DataConfig, TaskConfig
 from pipeline.context import Context, Silent
 from pipeline.errors import DataError
+from pipeline.evaluation.slices import slices
 from pipeline.records import ValidateRecord
 from pipeline.steps.validate import validate
 
@@ -223,6 +228,32 @@ def test_table_with_metadata_reaches_the_manifest(bench: Bench) -> None:
     row = next(row for row in manifest.read(record.manifest).to_pylist() if row["path"] == files[3])
     assert (row["group"], row["meta.number"], row["meta.line"]) == ("part3", "3", "line1")
     assert pq.read_table(record.quarantine)["code"].to_pylist() == ["missing"]
+
+
+def test_odd_metadata_reach_the_manifest_and_can_be_sliced(bench: Bench) -> None:
+    files = sorted(str(file.relative_to(bench.data)) for file in bench.data.rglob("*.png"))
+    count = len(files)
+    odd = {
+        "serial": [2**60 + at for at in range(count)],
+        "unsigned": pa.array([2**64 - 1 - at for at in range(count)], pa.uint64()),
+        "checked": [None if at % 3 else at % 2 == 0 for at in range(count)],
+        "day": [datetime.date(2024, 1, 1 + at % 5) for at in range(count)],
+        "moment": [datetime.datetime(2024, 1, 1, at % 24, tzinfo=datetime.UTC) for at in range(count)],
+        "size": [(-1) ** at * 1.7e308 / (at + 1) for at in range(count)],
+        "gap": [float("inf") if at % 2 else float("nan") for at in range(count)],
+        "nested": [{"a": [at % 3]} for at in range(count)],
+        "text": ["x" * 200_000 for at in range(count)],
+        "price": [decimal.Decimal(at) / 100 for at in range(count)],
+        "nothing": pa.nulls(count),
+    }
+    table = {"path": files, "label": [file[:3] for file in files], **odd}
+    pq.write_table(pa.table(table), bench.data / "list.parquet")
+    rows = manifest.read(bench.run(table="list.parquet").manifest)
+    assert set(odd) == {name.removeprefix("meta.") for name in rows.column_names if name.startswith("meta.")}
+    for name in odd:
+        correct, units = np.ones(count, dtype=bool), np.arange(count)
+        found = slices(rows, correct, units, wanted=(name,), smallest=1, count=10, confidence=0.9, seed=0)
+        assert sum(one.examples for one in found) == count
 
 
 def test_odd_names_reach_the_manifest_and_never_the_terminal(bench: Bench) -> None:
