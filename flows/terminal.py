@@ -180,7 +180,9 @@ def live_line(activity: Activity, now: float, columns: int, *, ascii_only: bool)
     line.append(f"{_count(progress.done, progress.total)}  ", "green")
     remaining = progress.remaining(now)
     line.append(elapsed if remaining is None else f"{_whole_seconds(max(1.0, remaining))} left", "dim")
-    return line.append(f"  {printable(progress.note)}" if progress.note else "")
+    note = f"  {printable(progress.note)}"
+    # Half a note says less than none.
+    return line.append(note) if progress.note and line.cell_len + len(note) < columns else line
 
 
 def _append_bar(line: Text, share: float, length: int, ascii_only: bool) -> None:

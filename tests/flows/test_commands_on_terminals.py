@@ -140,3 +140,16 @@ def test_a_whole_run_on_a_narrow_terminal(first_run: PseudoTerminal) -> None:
     assert re.search(r"gradual: \w+  [━─]+  \d+ of \d+", drawn)
     assert b"\x1b[?25l" not in first_run.raw, "the cursor was hidden"
     assert not any("Traceback" in line or "Warning" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_libraries_are_imported_leaves_the_terminal_in_order(finished: Path) -> None:
+    with thaw_on_terminal("run", "--force", "evaluate", cwd=finished, columns=60) as terminal:
+        terminal.wait(until=lambda: "importing libraries" in terminal.text())
+        terminal.send(b"\x03")
+        assert terminal.wait() == 130
+        shown = "\n".join(terminal.lines())
+        assert terminal.lines()[-1] == "interrupted", shown
+        assert "Traceback" not in shown
+        assert not LIVE.search(shown), shown
+        assert not terminal.cursor_hidden
