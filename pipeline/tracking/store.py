@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import sqlite3
 import sys
 import time
@@ -80,7 +81,7 @@ class Store:
             TrackingError: MLflow is not installed.
         """
         if self.embedded is not None:
-            Path(self.embedded, "artifacts").mkdir(parents=True, exist_ok=True)
+            create(self.embedded)
             relocate(self.embedded)
         return new_client(self.uri)
 
@@ -228,7 +229,11 @@ def _probe_database(store: Store) -> Answer:
 
 
 def new_client(uri: str) -> MlflowClient:
-    """A client for any URI, quietly."""
+    """A client for any URI, quietly; raises TrackingError where MLflow is not installed."""
+    return _client_class()(tracking_uri=uri, registry_uri=uri)
+
+
+def _client_class() -> type[MlflowClient]:
     prepare()
     try:
         from mlflow import MlflowClient
@@ -237,7 +242,7 @@ def new_client(uri: str) -> MlflowClient:
             "MLflow", found=str(fault), expected="the package mlflow", mend="pip install mlflow, or run make"
         ) from fault
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    return MlflowClient
 
 
 def prepare() -> None:
@@ -331,6 +336,29 @@ def _holders(path: str) -> str:
     return f", held open by {', '.join(names)}" if names else ""
 
 
+def create(folder: Path) -> None:
+    """Makes an embedded store's database where there is none, whole or not at all.
+
+    MLflow makes it in many steps; one that a full disk or a kill cut short it could never open again.
+    """
+    database, artifacts = folder / "mlflow.db", folder / "artifacts"
+    artifacts.mkdir(parents=True, exist_ok=True)
+    if database.exists():
+        return
+    _client_class()  # MLflow is there, and quiet
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    make: Any = SqlAlchemyStore
+    part = folder / f".mlflow.{secrets.token_hex(4)}.db"
+    try:
+        make(f"sqlite:///{part}", artifacts.as_uri()).engine.dispose()
+        with contextlib.suppress(FileExistsError):  # another process was quicker
+            database.hardlink_to(part)
+    finally:
+        for left in folder.glob(f"{part.name}*"):
+            left.unlink()
+
+
 def relocate(folder: Path) -> None:
     """Makes an embedded store that was moved or copied name its artifacts where they are now.
 
@@ -367,7 +395,7 @@ def server_command(workspace: Workspace, host: str, port: int) -> tuple[list[str
     with and without the server are of one kind.
     """
     folder = workspace.mlflow
-    folder.mkdir(parents=True, exist_ok=True)
+    create(folder)
     argv = [
         sys.executable, "-P", "-m", "mlflow", "server", "--host", host, "--port", str(port), "-w", "1",
         "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
