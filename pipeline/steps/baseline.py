@@ -132,9 +132,7 @@ def remember(comparison: Comparison, candidate: CandidateRecord, table: pa.Table
     part.replace(place.baseline)
     record = BaselineRecord.load(place.baseline)
     _keep(comparison, record)
-    comparison.context.console.say(
-        "scratch: remembered for later runs; commit baseline.dvc and baseline.lock to Git, and run dvc push"
-    )
+    comparison.context.console.say("scratch: remembered in baseline.dvc; later runs are compared with it")
     return record
 
 
@@ -185,6 +183,7 @@ def _data_version(comparison: Comparison) -> str:
 
 def _keep(comparison: Comparison, record: BaselineRecord) -> None:
     """Pins what lies in `baseline/` and adds it to baseline.lock; where a kill came between, the next run does it."""
+    crash_point("before-pinning")
     if comparison.has_dvc:
         Memory(comparison.context.root).add_baseline()
     crash_point("after-baseline")

@@ -18,6 +18,7 @@ POINTS = (
     "after-resume",  # a checkpoint was loaded, nothing was done since
     "after-candidate",  # a candidate is complete in the cache
     "before-baseline",  # the comparison was trained, and is about to be remembered
+    "before-pinning",  # it lies in its place, not yet pinned
     "after-baseline",  # it is pinned, and not yet in baseline.lock
 )
 _passed: Counter[str] = Counter()

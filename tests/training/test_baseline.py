@@ -25,6 +25,7 @@ from pipeline.tasks import catalog
 from pipeline.training import members
 
 ONCE = CONFIG.model_copy(update={"baseline_steps": 10})
+ANOTHER = CONFIG.model_copy(update={"baseline_steps": 1})
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,11 @@ def run(
 def run_in_another_process(root: Path) -> None:
     catalog.get = lambda name: TinyTask()  # type: ignore[assignment, return-value]
     run(root)
+
+
+def train_another_in_another_process(root: Path) -> None:
+    catalog.get = lambda name: TinyTask()  # type: ignore[assignment, return-value]
+    run(root, ANOTHER)
 
 
 def forget_candidates(root: Path) -> None:
@@ -221,6 +227,18 @@ def test_what_is_pinned_now_replaces_what_was_pinned_before(pinned: Path) -> Non
     (pinned / "baseline.dvc").write_bytes(pin)
     forget_candidates(pinned)
     assert scratch_sha(run(pinned)) == sha
+
+
+def test_a_kill_before_a_new_one_is_pinned_has_the_next_run_pin_it(pinned: Path) -> None:
+    before = (pinned / "baseline.dvc").read_bytes()
+    code, _ = elsewhere(train_another_in_another_process, pinned, env={"THAW_CRASH_AT": "before-pinning"})
+    assert code == -9, "the kill never happened"
+    assert (pinned / "baseline.dvc").read_bytes() == before
+    forget_candidates(pinned)
+    record = run(pinned, ANOTHER, console=(words := Words()))
+    assert "for comparison, at most" not in words
+    shutil.rmtree(pinned / "baseline")
+    assert scratch_sha(run(pinned, ANOTHER)) == scratch_sha(record)
 
 
 def test_one_that_cannot_be_restored_stops_by_name(pinned: Path) -> None:

@@ -13,7 +13,7 @@ from tiny import Setting, elsewhere, train_and_hash
 from pipeline.training.crash import POINTS
 
 KILLED = -signal.SIGKILL
-AFTERWARDS = ("after-candidate", "before-baseline", "after-baseline")  # when a training is over
+AFTERWARDS = ("after-candidate", "before-baseline", "before-pinning", "after-baseline")  # when a training is over
 
 
 @pytest.fixture(scope="module")
