@@ -310,6 +310,8 @@ class FinetuneConfig(Section):
     """rate multiplier per block going deeper in the built-in recipes; blocks are fine-grained, ten to a hundred a network"""
     seed: int = 0
     batch_size: Positive = 32
+    head_solver: Literal["auto", "optimizer"] = "auto"
+    """a stage that trains only a linear head; auto: solved by L-BFGS on the frozen features, where epochs, lr, warmup and patience do not apply, unless that is too large; optimizer: trained like any other stage"""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: float = Field(default=0.01, ge=0)
     """not on norms and biases"""

@@ -154,17 +154,29 @@ class BackboneRecord(Record):
         return self.folder / "weights.safetensors"
 
 
+class SolvedHead(Frozen):
+    """How the linear head of a stage was solved; see `pipeline.training.head_stage`."""
+
+    strength: float  # inverse strength of the regularisation: scikit-learn's C, on standardised features
+    chosen_by: Literal["cross-validation", "validation", "default"]
+    objective: float  # mean loss and penalty at the solution
+    loss: float  # the mean loss alone
+    gradient: float  # its largest component there, in the solver's own scale
+    iterations: int  # of L-BFGS, at this strength
+
+
 class StageResult(Frozen):
     """What one stage of a recipe did."""
 
     name: str
-    epochs: int  # run before early stopping
+    epochs: int  # run before early stopping; 1 where the head was solved
     best_epoch: int
     trained: tuple[str, ...]  # blocks
     frozen: tuple[str, ...]
     freeze_digest: str  # over every frozen parameter and buffer, the same before and after
-    lr: dict[str, float]  # peak rate per trained block
+    lr: dict[str, float]  # peak rate per trained block; empty where the head was solved
     val: dict[str, float]  # metrics at the best epoch
+    solved: SolvedHead | None = None
 
 
 class CandidateRecord(Record):

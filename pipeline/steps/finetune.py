@@ -17,7 +17,15 @@ from pipeline import manifest
 from pipeline.config import ENGINE, FinetuneConfig, StageConfig, TaskConfig
 from pipeline.context import Context, Metric, TrackedRun
 from pipeline.errors import Interrupted, TrainingError
-from pipeline.records import BackboneRecord, BaselineRecord, CandidateRecord, FinetuneRecord, SplitRecord, digest
+from pipeline.records import (
+    BackboneRecord,
+    BaselineRecord,
+    CandidateRecord,
+    FinetuneRecord,
+    SplitRecord,
+    StageResult,
+    digest,
+)
 from pipeline.steps import baseline
 from pipeline.tasks import catalog
 from pipeline.text import format_seconds
@@ -156,7 +164,7 @@ class Shared:
         settings = self.config.model_dump(mode="json", exclude=IMMATERIAL)
         shown = self.task_config.model_dump(mode="json", exclude={"intake"})
         data = {
-            name: digest(table.column("id").to_pylist(), table.column("target").to_pylist())
+            name: digest(*(table.column(column).to_pylist() for column in ("id", "target", "unit")))
             for name, table in self.tables.items()
         }
         return {
@@ -216,6 +224,8 @@ class Shared:
             "stages": {name: timed(spent) for name, spent in trained.spent.items()},
             **peak_memory(),
         }
+        solving = {name: spent["solve"] for name, spent in trained.spent.items() if "solve" in spent}
+        run.tags({f"thaw.solve_seconds.{name}": f"{seconds:.3f}" for name, seconds in solving.items()})
         return record
 
     @cached_property
@@ -234,7 +244,12 @@ class Shared:
             self.task, self.spec, rows, context.scratch, limit_gb=config.plan.pixel_cache_gb, console=context.console
         )
         sets = {
-            name: examples(store, table.column("id").to_pylist(), self.task.targets(table, self.split.labels))
+            name: examples(
+                store,
+                table.column("id").to_pylist(),
+                self.task.targets(table, self.split.labels),
+                table.column("unit").to_pylist(),
+            )
             for name, table in self.tables.items()
         }
         self.timing["decode"] = time.monotonic() - began
@@ -311,10 +326,12 @@ class Shared:
         from pipeline.training.plan import BACKWARD
 
         config, total = self.config, 0
+        head_passes = 1 if config.head_solver == "auto" else config.views
         names = recipes.named(config)
         for name in (*names, *([recipes.BASELINE] if self.trains_baseline else [])):
             for stage in recipes.stages(name, config, self.backbone.blocks):
-                total += min(config.views, stage.epochs) if stage.train == ("head",) else BACKWARD * stage.epochs
+                of_head = stage.train == ("head",)
+                total += min(head_passes, stage.epochs) if of_head else BACKWARD * stage.epochs
         return total * len(self.job.train)
 
     def _sample(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -367,12 +384,24 @@ def peak_memory() -> dict[str, int]:
     return peak
 
 
+def stage_summary(stage: StageResult) -> str:
+    """What a stage did, in a line."""
+    blocks = ", ".join(stage.trained)
+    if stage.solved is None:
+        return f"{blocks}: {stage.epochs} epochs, best {stage.best_epoch}"
+    solved = stage.solved
+    return (
+        f"{blocks}: solved, C {solved.strength:.3g} by {solved.chosen_by}, {solved.iterations} iterations, "
+        f"objective {solved.objective:.6g}"
+    )
+
+
 def _track(run: TrackedRun, record: CandidateRecord) -> None:
     """Everything about a finished candidate; whatever was told before is told again and not doubled."""
     run.params({
         "recipe": record.name, "architecture": record.architecture, "steps": record.steps,
         **{f"plan.{name}": value for name, value in record.plan.items()},
-        **{f"stage.{s.name}": f"{', '.join(s.trained)}: {s.epochs} epochs, best {s.best_epoch}" for s in record.stages},
+        **{f"stage.{stage.name}": stage_summary(stage) for stage in record.stages},
     })  # fmt: skip
     run.tags({"thaw.candidate": record.name, "thaw.model_sha256": record.model_sha256})
     run.metrics(points(candidates.read_curves(record.folder)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.config import FinetuneConfig, TaskConfig
+from pipeline.config import FinetuneConfig, StageConfig, TaskConfig
 from pipeline.context import Context
 from pipeline.errors import ConfigError
 from pipeline.records import BackboneRecord, SplitRecord
@@ -12,6 +13,10 @@ from pipeline.steps.finetune import Shared
 from pipeline.training import recipes
 from pipeline.training.interrupt import interruptible
 from pipeline.training.lr_find import Sweep
+
+if TYPE_CHECKING:
+    from pipeline.models.blocks import BlockedModel
+    from pipeline.training.feeding import Job
 
 
 class Swept(NamedTuple):
@@ -36,10 +41,10 @@ def lr_find(
 
     Args:
         recipe: one of those configured or built in; None: the first configured.
-        stage: of that recipe; None: its first.
+        stage: of that recipe; None: its first that has a rate, since a linear head is solved.
 
     Raises:
-        ConfigError: there is no such recipe or stage.
+        ConfigError: there is no such recipe or stage, or its head is solved.
         Interrupted: a signal came; nothing was changed.
     """
     from pipeline.training.checkpoints import Checkpoints
@@ -49,15 +54,25 @@ def lr_find(
 
     name = recipe or recipes.named(config)[0]
     rows = {row.name: row for row in recipes.stages(name, config, backbone.blocks)}
-    wanted = stage or next(iter(rows))
-    if wanted not in rows:
-        raise ConfigError(f"stage of recipe '{name}'", found=wanted, expected="one of " + ", ".join(rows))
+    if stage is not None and stage not in rows:
+        raise ConfigError(f"stage of recipe '{name}'", found=stage, expected="one of " + ", ".join(rows))
     bench = Shared(config, task, split, backbone, context)
     with interruptible() as stop:
         plan = bench.plan()
         nowhere = Checkpoints(context.scratch / "lr-find", {}, context.console, 1, float("inf"))
         session = Session(bench.job, name, nowhere, stop, lambda rows: None)
         with deterministic(plan.threads):
-            model = bench.job.build(rows[wanted].init == "keep")
+            model = bench.job.build(True)
+            wanted = stage or _first_trained(bench.job, model, rows)
+            if rows[wanted].init == "random":
+                model = bench.job.build(False)
             run = StageRun(session, rows[wanted], plan, model, Position(plan=plan.model_dump(mode="json")), {})
             return Swept(name, wanted, run.sweep())
+
+
+def _first_trained(job: Job, model: BlockedModel, rows: Mapping[str, StageConfig]) -> str:
+    """The first stage that is not solved; the first of all where each is."""
+    from pipeline.training import head_stage
+
+    trained = [name for name, row in rows.items() if not head_stage.solves(job, model, row)]
+    return next(iter(trained or rows))

@@ -13,6 +13,7 @@ POINTS = (
     "before-save",  # a checkpoint is due
     "within-save",  # written, not yet renamed
     "after-save",  # the new checkpoint is in place, older ones not yet removed
+    "solving",  # a head, by its optimisation
     "last-batch",  # of an epoch: trained, not yet validated
     "between-stages",  # the stage's best is restored and saved, the next has not begun
     "after-resume",  # a checkpoint was loaded, nothing was done since

@@ -19,7 +19,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,10 +173,12 @@ class FeatureStore:
 
     Args:
         between: called between chunks; what it raises ends the computing, and nothing computed is lost.
+        folder: where the files lie.
     """
 
     def __init__(self, prefix: Prefix, files: Files, console: Console, between: Callable[[], None]) -> None:
         self._prefix, self._files = prefix, files
+        self.folder = files.folder
         self._console, self._between = console, between
         self._filling = threading.Lock()
         self._refused = False  # by the disk
@@ -276,6 +278,7 @@ def open_features(
     scratch: Path,
     console: Console,
     between: Callable[[], None] = lambda: None,
+    in_use: Collection[Path] = (),
 ) -> FeatureStore | None:
     """The outputs of blocks[:boundary] for these rows; None, having said why, where keeping them would not pay or fit.
 
@@ -285,6 +288,7 @@ def open_features(
         key: fingerprint of the weights of blocks[:boundary].
         scratch: the workspace's `.thaw`; the files lie under `features/`.
         between: called between chunks of computing, now and later, in whatever thread computes; it may raise.
+        in_use: folders of stores that must stay, whatever room this one takes.
     """
     if not plan.feature_cache or not boundary or not len(rows):
         return None
@@ -296,7 +300,7 @@ def open_features(
     folder = scratch / "features" / prefix.key(key)[:32]
     found = _reopen(folder)
     if found is None:
-        found = _create(folder, prefix, console)
+        found = _create(folder, prefix, console, in_use)
     return None if found is None else FeatureStore(prefix, found, console, between)
 
 
@@ -322,7 +326,7 @@ def _chunks(shape: tuple[int, ...]) -> int:
     return -(-shape[1] // CHUNK)
 
 
-def _create(folder: Path, prefix: Prefix, console: Console) -> Files | None:
+def _create(folder: Path, prefix: Prefix, console: Console, in_use: Collection[Path]) -> Files | None:
     example, seconds = _probe(prefix)
     dtype = np.dtype(np.int16 if prefix.plan.precision == "bf16" else np.float32)
     shape = (prefix.views or 1, len(prefix.ids), *example.shape[1:])
@@ -335,7 +339,7 @@ def _create(folder: Path, prefix: Prefix, console: Console) -> Files | None:
         return None
     wanted = _sizes(shape, dtype)["data"]
     try:
-        refusal = _make_room(folder.parent, wanted, prefix.plan.feature_cache_gb)
+        refusal = _make_room(folder.parent, wanted, prefix.plan.feature_cache_gb, in_use)
         if not refusal:
             return _lay(folder, shape, dtype)
     except OSError as fault:
@@ -374,14 +378,16 @@ def _probe(prefix: Prefix) -> tuple[torch.Tensor, float]:
     return output, time.perf_counter() - began
 
 
-def _make_room(folder: Path, wanted: int, limit_gb: float) -> str:
+def _make_room(folder: Path, wanted: int, limit_gb: float, in_use: Collection[Path]) -> str:
     """Removes stores, least recently used first, until `wanted` bytes fit; returns why they cannot, or ""."""
     limit = int(limit_gb * 1e9)
-    if wanted > limit:
-        return f"{wanted / 1e9:.1f} GB is over finetune.plan.feature_cache_gb: {limit_gb:g}"
+    needed = wanted + sum(_bytes(store) for store in in_use)
+    if needed > limit:
+        return f"{needed / 1e9:.1f} GB is over finetune.plan.feature_cache_gb: {limit_gb:g}"
     folder.mkdir(parents=True, exist_ok=True)
-    others = sorted(folder.glob("*/meta.json"), key=lambda path: path.stat().st_mtime_ns)
-    held = {path: _bytes(path.parent) for path in others}
+    stores = sorted(folder.glob("*/meta.json"), key=lambda path: path.stat().st_mtime_ns)
+    held = {path: _bytes(path.parent) for path in stores}
+    others = [path for path in stores if path.parent not in in_use]
     while others and (sum(held.values()) + wanted > limit or _free(folder) < wanted):
         oldest = others.pop(0)
         del held[oldest]

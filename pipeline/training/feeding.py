@@ -54,12 +54,14 @@ class Examples:
         rows: (N,) their rows in the store.
         keys: (N,) what their randomness is counted by.
         targets: (N,) class indices.
+        units: (N,) what belongs together: examples of one unit are never held out from each other.
     """
 
     ids: tuple[str, ...]
     rows: Rows
     keys: Keys
     targets: torch.Tensor
+    units: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -130,10 +132,13 @@ class Feed:
         return broken or [self.examples.ids[position] for position in chosen.tolist()]
 
 
-def feeds(job: Job, model: BlockedModel, scope: Scope, plan: Plan, between: Callable[[], None]) -> dict[str, Feed]:
+def feeds(
+    job: Job, model: BlockedModel, scope: Scope, plan: Plan, views: int | None, between: Callable[[], None]
+) -> dict[str, Feed]:
     """A stage's batches of `train` and `val`, from the outputs of its frozen prefix where keeping them pays.
 
     Args:
+        views: of `train`; None: its plain presentation alone.
         between: called now and then while outputs are computed; may raise to end that.
     """
     from pipeline.training import fingerprint, stages
@@ -141,19 +146,27 @@ def feeds(job: Job, model: BlockedModel, scope: Scope, plan: Plan, between: Call
 
     prefix = tuple(block.name for block in model.blocks[: scope.boundary])
     key = digest(fingerprint.of_tensors(stages.tensors(model, prefix)) if plan.feature_cache else {})
-    result = {}
-    for split, examples, views in (("train", job.train, job.config.views), ("val", job.val, None)):
+    result: dict[str, Feed] = {}
+    in_use: list[Path] = []
+    for split, examples, presented in (("train", job.train, views), ("val", job.val, None)):
         features = open_features(
             model, scope.boundary, job.store, examples.rows, job.task, job.spec, job.task_config,
-            seed=job.config.seed, views=views, plan=plan, key=key, scratch=job.scratch, console=job.console,
-            between=between,
+            seed=job.config.seed, views=presented, plan=plan, key=key, scratch=job.scratch, console=job.console,
+            between=between, in_use=in_use,
         )  # fmt: skip
+        in_use += [features.folder] if features is not None else []
         result[split] = Feed(job, examples, features, scope.boundary if features is not None else 0)
     return result
 
 
-def examples(store: Store, ids: Sequence[str], targets: torch.Tensor) -> Examples:
-    """The examples of these ids (N) with their targets (N,)."""
+def examples(
+    store: Store, ids: Sequence[str], targets: torch.Tensor, units: Sequence[str | None] | None = None
+) -> Examples:
+    """The examples of these ids (N) with their targets (N,).
+
+    Args:
+        units: (N) what each belongs to; None: to nothing but itself.
+    """
     import numpy as np
 
     from pipeline.training import order
@@ -162,7 +175,9 @@ def examples(store: Store, ids: Sequence[str], targets: torch.Tensor) -> Example
     turns = sorted(range(len(ids)), key=lambda turn: ids[turn])
     ordered = tuple(ids[turn] for turn in turns)
     rows = np.array([row[identity] for identity in ordered], np.int64)
-    return Examples(ordered, rows, order.keys(ordered), targets[turns])
+    own = [None] * len(ids) if units is None else units
+    kept = tuple(own[turn] or ids[turn] for turn in turns)
+    return Examples(ordered, rows, order.keys(ordered), targets[turns], kept)
 
 
 def ahead(work: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.training import batchnorm
 from pipeline.training.plan import Plan, autocast, to_input
 from pipeline.training.trouble import is_out_of_memory
 
@@ -35,9 +36,10 @@ def accumulate(
         The mean loss.
 
     Raises:
-        NoMemory: a piece did not fit; no gradient is left behind.
+        NoMemory: a piece did not fit; no gradient is left behind, and BatchNorm statistics are as they were.
     """
     mass, total, size = objective.mass(targets), 0.0, min(plan.batch_size, len(x))
+    statistics = [(buffer, buffer.clone()) for buffer in batchnorm.moving_statistics(model)]
     try:
         for at in range(0, len(x), size):
             piece = slice(at, at + size)
@@ -49,5 +51,7 @@ def accumulate(
         if not is_out_of_memory(fault):
             raise
         model.stock.zero_grad(set_to_none=True)
+        for buffer, before in statistics:
+            buffer.copy_(before)
         raise NoMemory(size) from None
     return total

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from pipeline.config import StageConfig
-from pipeline.errors import Interrupted, TrainingError
-from pipeline.records import StageResult
-from pipeline.training import freeze, optim, order, scores, stages
+from pipeline.errors import ConfigError, Interrupted, TrainingError
+from pipeline.records import SolvedHead, StageResult
+from pipeline.training import batchnorm, freeze, head_stage, optim, order, scores, stages
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.crash import crash_point
 from pipeline.training.determinism import seed
@@ -78,7 +78,7 @@ class StageRun:
         return self.session.job
 
     def run(self, moments: Tensors) -> None:
-        """Trains the stage to its end, restores its best and proves that what was frozen did not change.
+        """Trains the stage to its end, or solves it where it is a linear head's, restores its best and proves that what was frozen did not change.
 
         Args:
             moments: the optimiser's state where the stage goes on in the middle.
@@ -92,12 +92,27 @@ class StageRun:
         with self._timed("prepare"):
             self._set_feeds()
         with self.session.stop.deferred():
-            while not self._finished():
-                with self._timed("train"):
-                    self._train_epoch()
-                with self._timed("validate"):
-                    self._end_epoch()
+            if self.solves:
+                self._solve()
+            else:
+                self._train()
             self._close()
+
+    def _train(self) -> None:
+        while not self._finished():
+            with self._timed("train"):
+                self._train_epoch()
+            with self._timed("validate"):
+                self._end_epoch()
+
+    def _solve(self) -> None:
+        """The head at once, from nothing but the data: where this is interrupted, it is simply done again."""
+        position, examples = self.position, len(self.job.train)
+        with self._timed("solve"):
+            self.solved = head_stage.solve(self.job, self.model, self.feeds, self.objective, self.plan, self._look_up)
+        position.loss, position.seen = self.solved.loss * examples, examples
+        with self._timed("validate"):
+            self._end_epoch()
 
     # --- beginning and end ------------------------------------------------------------------------------
     def _open(self, moments: Tensors) -> None:
@@ -107,10 +122,13 @@ class StageRun:
             self.kept = {}
         self._arrange()
         if not position.opened:
-            position.lr = self._found_rate() if stage.lr == "auto" else stage.lr
+            self._say_how()
+            position.lr = self._peak_rate()
         self.peaks = optim.rates([b.name for b in self.model.blocks], self.scope, position.lr, stage.lr_decay)
         groups = optim.groups(self.model, self.peaks, job.config.weight_decay)
         self.optimizer = optim.build(job.config, groups)
+        if self.solves:
+            self.peaks = {}
         self.per_epoch = -(-len(job.train) // job.config.batch_size)
         if position.opened:
             self._check_layout()
@@ -137,8 +155,23 @@ class StageRun:
         self.scope = stages.scope(self.model, self.stage)
         place(self.model, self.plan)
         stages.apply(self.model, self.scope)
+        self.refusal = head_stage.refusal(self.job, self.model, self.scope)
+        self.solves = self.refusal is None
+        self.solved: SolvedHead | None = None
         self._fuse()
         self.objective = objective(self.job.config, self.job.train.targets, len(self.job.labels))
+
+    def _say_how(self) -> None:
+        """How a head's stage is trained, where the settings leave that open."""
+        name = self.stage.name
+        if self.solves:
+            note = f"stage '{name}': solved; epochs, lr, warmup and patience do not apply"
+        elif self.refusal:
+            note = f"stage '{name}': trained by {self.job.config.optimizer}, since {self.refusal}"
+        else:
+            return
+        self.position.notes.append(note)
+        self.job.console.say(f"{self.session.name}: {note}")
 
     def _fuse(self) -> None:
         """Has the frozen prefix run in fewer operations: its outputs, kept or not, come from the same ones."""
@@ -153,10 +186,21 @@ class StageRun:
         from pipeline.training import lr_find
 
         self._arrange()
+        if self.solves:
+            raise ConfigError(
+                f"stage '{self.stage.name}'", found="a linear head, which is solved",
+                expected="a stage that has a learning rate",
+                mend="choose another stage, or set finetune.head_solver: optimizer",
+            )  # fmt: skip
         self._set_feeds()
         peaks = optim.rates([b.name for b in self.model.blocks], self.scope, 1.0, self.stage.lr_decay)
         optimizer = optim.build(self.job.config, optim.groups(self.model, peaks, self.job.config.weight_decay))
         return lr_find.find(self.model.stock, optimizer, self._endless(), self._gradients)
+
+    def _peak_rate(self) -> float:
+        if self.solves:
+            return 0.0
+        return self._found_rate() if self.stage.lr == "auto" else self.stage.lr
 
     def _found_rate(self) -> float:
         """The peak rate that a sweep suggests; its curve joins the others."""
@@ -184,7 +228,8 @@ class StageRun:
             yield x, self.job.train.targets[torch.from_numpy(rows[cut])]
 
     def _set_feeds(self) -> None:
-        self.feeds = feeds(self.job, self.model, self.scope, self.plan, self._look_up)
+        views = None if self.solves else self.job.config.views
+        self.feeds = feeds(self.job, self.model, self.scope, self.plan, views, self._look_up)
 
     def _finished(self) -> bool:
         done = self.position.epoch - self.position.begun
@@ -203,6 +248,7 @@ class StageRun:
         result = StageResult(
             name=self.stage.name, epochs=position.epoch - position.begun, best_epoch=best.epoch,
             trained=self.scope.trained, frozen=self.scope.frozen, freeze_digest=proof, lr=self.peaks, val=best.metrics,
+            solved=self.solved,
         )  # fmt: skip
         position.close(result)
         self.kept = {"probabilities": self.kept["probabilities"]}
@@ -330,6 +376,7 @@ class StageRun:
     # --- validation -------------------------------------------------------------------------------------
     def _end_epoch(self) -> None:
         position, config = self.position, self.job.config
+        self._estimate_statistics()
         probabilities = self.validate()
         metrics = scores.of(probabilities.double(), self.job.val.targets)
         self._note(metrics)
@@ -342,6 +389,16 @@ class StageRun:
             self.kept = {"probabilities": probabilities, **self._weights()}
         position.epoch += 1
         position.batch, position.loss, position.seen = 0, 0.0, 0
+
+    def _estimate_statistics(self) -> None:
+        """BatchNorm statistics of the weights as they are now, where they move; see `pipeline.training.batchnorm`."""
+        if not self.scope.batchnorm:
+            return
+        train = self.job.train
+        feed = Feed(self.job, train, None, 0)
+        cuts = batchnorm.sample(train.keys, self.job.config.seed)
+        loaded = ahead((partial(feed.batch, cut, None) for cut in cuts), self.job.config.plan.workers)
+        batchnorm.estimate(self.model, self.scope, loaded, self.plan)
 
     def validate(self) -> torch.Tensor:
         """Probabilities (N, C), float32, of the validation examples presented plainly, in the order of their ids."""

@@ -57,8 +57,9 @@ def balanced(of: Keys, classes: Rows, seed: int, epoch: int) -> tuple[Rows, Rows
     picked, before = [], []
     for turn, label in enumerate(present):
         members = np.flatnonzero(classes == label)
-        count = share + (1 if (turn - epoch) % len(present) < extra else 0)
-        places = epoch * (share + (1 if extra else 0)) + np.arange(count)
+        before_epoch = epoch * share + sum(_has_extra(turn, past, len(present), extra) for past in range(epoch))
+        count = share + _has_extra(turn, epoch, len(present), extra)
+        places = before_epoch + np.arange(count)
         rounds = places // len(members)
         orders = {r: members[shuffle(of[members], seed, "round", int(r))] for r in np.unique(rounds)}
         picked.append(np.array([orders[r][p % len(members)] for r, p in zip(rounds, places, strict=True)], np.int64))
@@ -67,6 +68,11 @@ def balanced(of: Keys, classes: Rows, seed: int, epoch: int) -> tuple[Rows, Rows
     with np.errstate(over="ignore"):
         order = shuffle(mix(of[rows] + repeats.astype(np.uint64)), seed, epoch)
     return rows[order], repeats[order]
+
+
+def _has_extra(turn: int, epoch: int, classes: int, extra: int) -> bool:
+    """Whether class number `turn` is one of the `extra` that an epoch shows once more; they take turns."""
+    return (turn - epoch) % classes < extra
 
 
 def _occurrences(rows: Rows) -> Rows:

@@ -2,11 +2,14 @@
 
 | recipe | stages | source |
 |---|---|---|
-| head | the new head only | the linear probe |
+| head | the new head only | the linear probe (Alain and Bengio 2016) |
 | full | everything at once, deeper blocks slower | Howard and Ruder 2018, section 3.1: discriminative rates |
 | gradual | the head, then ever more blocks from the top down | ibid., section 3.2: gradual unfreezing |
 | lp-ft | the head, then everything at a lower rate | Kumar et al. 2022, section 3.2: linear probing, then tuning |
 | scratch | everything, from random weights | the comparison that says whether pretraining pays |
+
+A linear head's own stage is solved and takes no epochs from the others; its `epochs` are for a head that cannot be,
+which is trained for them (see `pipeline.training.head_stage`).
 
 `compare` is all five: which kind of fine-tuning pays here, at equal budget.
 """
@@ -87,7 +90,7 @@ def gradual(config: FinetuneConfig, depth: int) -> Stages:
         ("top", (f"last:{third}",), 0.5),
         ("deep", (f"last:{min(2 * third, depth)}",), 0.25),
     ]
-    counts = share(config.epochs, (0.3, 0.35, 0.35))
+    counts = _beside_head(config, (0.3, 0.35, 0.35))
     return tuple(
         _stage(config, name, train, epochs, scale)
         for (name, train, scale), epochs in zip(rows, counts, strict=True)
@@ -96,7 +99,7 @@ def gradual(config: FinetuneConfig, depth: int) -> Stages:
 
 
 def lp_ft(config: FinetuneConfig, depth: int) -> Stages:
-    probe, tune = share(config.epochs, (0.4, 0.6))
+    probe, tune = _beside_head(config, (0.4, 0.6))
     stages = (_stage(config, "probe", ("head",), probe),)
     return (*stages, _stage(config, "tune", ("all",), tune, 0.1)) if tune else stages
 
@@ -106,6 +109,14 @@ def scratch(config: FinetuneConfig, depth: int) -> Stages:
         name="scratch", train=("all",), epochs=config.epochs, lr=config.lr, batchnorm="train", init="random"
     )
     return (stage,)
+
+
+def _beside_head(config: FinetuneConfig, weights: Sequence[float]) -> list[int]:
+    """Epochs of the stages, the head's first: where it is solved, the others have all of them between them."""
+    epochs = share(config.epochs, weights)
+    if config.head_solver == "optimizer":
+        return epochs
+    return [epochs[0], *share(config.epochs, weights[1:])]
 
 
 BUILT_IN: dict[str, Callable[[FinetuneConfig, int], Stages]] = {

@@ -24,7 +24,7 @@ from pipeline.steps import finetune as step
 from pipeline.tasks import catalog
 
 CONFIG = FinetuneConfig(
-    recipes=("head",), epochs=3, batch_size=8, views=2, lr=1e-2,
+    recipes=("head",), epochs=3, batch_size=8, views=2, lr=1e-2, head_solver="optimizer",
     plan=PlanConfig(precision="fp32", memory_format="contiguous", threads=1, device="cpu"),
 )  # fmt: skip
 BACKBONE = BackboneRecord(

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,7 @@ class TinyStore:
         return torch.from_numpy(noise.astype(np.uint8))
 
 
+CONFIG = FinetuneConfig(batch_size=8, patience=0, views=3, head_solver="optimizer")
 STAGES = (
     StageConfig(name="head", train=("head",), epochs=2, lr=1e-2),
     StageConfig(name="top", train=("last:1",), epochs=2, lr=5e-3, lr_decay=0.5),
@@ -126,7 +127,7 @@ class Setting:
 
     scratch: Path
     stages: tuple[StageConfig, ...] = STAGES
-    config: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(batch_size=8, patience=0, views=3))
+    config: FinetuneConfig = CONFIG
     plan: Plan = PLAN
     listing: int = 0
     count: int = 44

@@ -1,0 +1,79 @@
+"""BatchNorm statistics: which of them move, and estimating them anew from the data.
+
+The running statistics are moving averages of what the network was while it trained. With a small momentum (0.01 in
+MobileNetV3) a short training leaves half of their initial values in them, and the network answers as if it had not
+trained at all. So where they move, they are computed over data before every validation, as
+`torch.optim.swa_utils.update_bn` does (Izmailov et al. 2018, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pipeline.training import order
+from pipeline.training.plan import Plan, autocast, to_input
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.models.blocks import BlockedModel
+    from pipeline.training.order import Keys, Rows
+    from pipeline.training.stages import Scope
+
+EXAMPLES = 512  # at most, to compute statistics over
+BATCH = 32  # at once; the statistics depend on it in their last bits
+
+
+def moving_statistics(model: BlockedModel) -> list[torch.Tensor]:
+    """The buffers that a forward pass changes, with the modules' modes as they are."""
+    moving = [module for module in _norms(model.stock.modules()) if module.training]
+    return [buffer for module in moving for buffer in module.buffers(recurse=False)]
+
+
+def sample(keys: Keys, seed: int) -> list[Rows]:
+    """Positions of the examples (keys: (N,), in the order of their ids) to compute statistics over, in batches."""
+    chosen = order.shuffle(keys, seed, "batchnorm")[:EXAMPLES]
+    chosen.sort()
+    return order.batches(chosen, BATCH)
+
+
+def estimate(model: BlockedModel, scope: Scope, batches: Iterable[torch.Tensor], plan: Plan) -> None:
+    """Replaces the statistics of the trained blocks by their mean over some batches of network input (n, …).
+
+    Nothing else moves: all other modules are in evaluation meanwhile, and the modules' modes are put back.
+    """
+    import torch
+
+    trained = [block for block in model.blocks if block.name in scope.trained]
+    norms = [norm for block in trained for norm in _norms(block.modules())]
+    with _cumulative(model, norms), torch.no_grad(), autocast(plan):
+        for x in batches:
+            model.run(to_input(x, plan))
+
+
+@contextmanager
+def _cumulative(model: BlockedModel, norms: list[torch.nn.modules.batchnorm._NormBase]) -> Iterator[None]:
+    """The statistics reset, and taken as plain means over the batches seen within."""
+    modes = [(module, module.training) for module in model.stock.modules()]
+    momenta = [norm.momentum for norm in norms]
+    model.stock.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.training = True
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, mode in modes:
+            module.training = mode
+
+
+def _norms(modules: Iterable[torch.nn.Module]) -> list[torch.nn.modules.batchnorm._NormBase]:
+    """The modules that keep running statistics."""
+    from torch.nn.modules.batchnorm import _NormBase
+
+    return [module for module in modules if isinstance(module, _NormBase) and module.track_running_stats]

@@ -1,0 +1,206 @@
+"""A stage that trains nothing but a linear head: solved instead of trained; see `pipeline.training.linear_head`.
+
+The head is solved on the outputs of the frozen blocks for the plain presentation of each training example. How
+strongly it is regularised is chosen by the log loss of examples that it was not fitted to: those of validation where
+there are many, else those of train, by cross-validation in which a group of examples stays in one fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pipeline.config import FinetuneConfig, StageConfig
+from pipeline.records import SolvedHead
+from pipeline.training import linear_head, stages
+from pipeline.training.crash import crash_point
+from pipeline.training.features import CHUNK
+from pipeline.training.feeding import ahead
+from pipeline.training.plan import autocast, to_input
+from pipeline.training.trouble import NotFinite
+
+if TYPE_CHECKING:
+    from pipeline.models.blocks import Block, BlockedModel
+    from pipeline.training.feeding import Examples, Feed, Job
+    from pipeline.training.linear_head import Components, Problem
+    from pipeline.training.objective import Objective
+    from pipeline.training.plan import Plan
+    from pipeline.training.stages import Scope
+
+STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-10, 3))  # from strong regularisation to weak
+DEFAULT_STRENGTH = 10.0**-1.5  # where there is nothing to choose it by
+FOLDS = 5
+ENOUGH_TO_VALIDATE = 1000  # examples of validation from which they choose the strength
+TYPICAL_ITERATIONS = 30
+MOST_OPERATIONS = 2e13  # some minutes on a CPU
+MOST_BYTES = 2e9
+MOST_COMPONENTS = 5000  # their computation takes the cube of it
+
+
+def linear(head: Block) -> torch.nn.Linear | None:
+    """The one linear layer that a head is, besides dropout; None where it is more."""
+    from torch import nn
+
+    layers = [module for module in head.modules() if not any(module.children())]
+    others = [layer for layer in layers if not isinstance(layer, (nn.Dropout, nn.Identity))]
+    if len(others) != 1 or not isinstance(others[0], nn.Linear) or head.auxiliary is not None:
+        return None
+    layer = others[0]
+    alone = {id(parameter) for parameter in head.parameters()} == {id(layer.weight), id(layer.bias)}
+    return layer if alone else None
+
+
+def solves(job: Job, model: BlockedModel, stage: StageConfig) -> bool:
+    """Whether a stage's head is solved."""
+    return refusal(job, model, stages.scope(model, stage)) is None
+
+
+def refusal(job: Job, model: BlockedModel, scope: Scope) -> str | None:
+    """Why a stage is trained by the optimiser and not solved; "" where it is not a head's stage at all, and None where
+    it is solved."""
+    head = model.blocks[-1]
+    if scope.trained != (head.name,) or job.config.head_solver == "optimizer":
+        return ""
+    layer = linear(head)
+    if layer is None:
+        return "the head is more than one linear layer"
+    return _too_large(len(job.train), layer, job)
+
+
+def _too_large(rows: int, layer: torch.nn.Linear, job: Job) -> str | None:
+    columns, classes = layer.in_features, layer.out_features
+    components = min(rows, columns)
+    fits = len(STRENGTHS) * (1 if len(job.val) >= ENOUGH_TO_VALIDATE else FOLDS)
+    operations = 4.0 * rows * components * classes * TYPICAL_ITERATIONS * fits
+    held = 8.0 * rows * (2 * columns + components + 3 * classes)
+    if operations > MOST_OPERATIONS or components > MOST_COMPONENTS:
+        return f"solving it would take {operations:.0e} operations, over {MOST_OPERATIONS:.0e}"
+    if held > MOST_BYTES:
+        return f"solving it would take {held / 1e9:.1f} GB of memory, over {MOST_BYTES / 1e9:.1f}"
+    return None
+
+
+def solve(
+    job: Job, model: BlockedModel, feeds: dict[str, Feed], objective: Objective, plan: Plan, between: Callable[[], None]
+) -> SolvedHead:
+    """Solves the head and gives the model its weights.
+
+    Args:
+        feeds: of the plain presentation of train and val.
+        between: called now and then; what it raises ends the solving, which left no trace.
+
+    Raises:
+        NotFinite: a feature is NaN or infinite.
+    """
+    layer = linear(model.blocks[-1])
+    assert layer is not None  # `refusal` was asked
+    train = _features(job, model, feeds["train"], plan, between)
+    _refuse_not_finite(train, job.train)
+    components = linear_head.Components.of(train)
+    targets = target_rows(job.config, job.train.targets, len(job.labels), objective)
+    problem = linear_head.Problem(components.project(train), components.variances, targets)
+
+    def interrupted() -> None:
+        crash_point("solving")
+        between()
+
+    held = partial(_features, job, model, feeds["val"], plan, between)
+    strength, chosen_by = _choose(job, problem, components, held, interrupted)
+    up_to = [value for value in STRENGTHS if value < strength]
+    *_, solution = linear_head.path(problem, [*up_to, strength], interrupted)
+    weight, bias = components.fold(solution.head)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+    decay = 1.0 / (solution.strength * problem.total)
+    penalty = 0.5 * decay * float(solution.head[:-1].square().sum())
+    return SolvedHead(
+        strength=strength,
+        chosen_by=chosen_by,
+        objective=solution.objective,
+        loss=solution.objective - penalty,
+        gradient=solution.gradient,
+        iterations=solution.iterations,
+    )
+
+
+def _refuse_not_finite(features: torch.Tensor, examples: Examples) -> None:
+    broken = (~features.isfinite().all(1)).nonzero()[:, 0].tolist()
+    if broken:
+        raise NotFinite(
+            "features of the head", found=f"{len(broken)} examples with NaN or infinity", expected="finite numbers",
+            mend="look at these examples, or set finetune.plan.precision: fp32",
+            details=[examples.ids[position] for position in broken],
+        )  # fmt: skip
+
+
+def target_rows(config: FinetuneConfig, classes: torch.Tensor, count: int, objective: Objective) -> torch.Tensor:
+    """How much each example counts towards each class (N, C): what the optimiser would minimise on average over an
+    epoch, with label smoothing, class weights and balanced sampling. The sum is N."""
+    smoothing = objective.smoothing
+    rows = torch.nn.functional.one_hot(classes, count).double() * (1 - smoothing) + smoothing / count
+    if objective.weights is not None:
+        rows = rows * objective.weights.double()
+    rows = rows * _sampling_weights(config, classes, count)[classes, None]
+    return rows * (len(classes) / rows.sum())
+
+
+def _sampling_weights(config: FinetuneConfig, classes: torch.Tensor, count: int) -> torch.Tensor:
+    """How often an epoch shows an example of each class, on average: (C,)."""
+    if config.sampling != "balanced":
+        return torch.ones(count, dtype=torch.float64)
+    counts = torch.bincount(classes, minlength=count).double()
+    present = int((counts > 0).sum())
+    return len(classes) / (present * counts.clamp_min(1))
+
+
+def _features(job: Job, model: BlockedModel, feed: Feed, plan: Plan, between: Callable[[], None]) -> torch.Tensor:
+    """The head's inputs (N, D), float64, in the order of the ids; computed in the chunks of the feature cache, so that
+    they are the same with it and without."""
+    count = len(feed.examples)
+    cuts = [np.arange(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
+    loaded = ahead((partial(feed.batch, cut, None) for cut in cuts), job.config.plan.workers)
+    outputs = []
+    model.stock.eval()
+    for x in loaded:
+        between()
+        with torch.inference_mode(), autocast(plan):
+            output = model.run(to_input(x, plan), feed.start, len(model.blocks) - 1)
+        outputs.append(output.cpu().double())
+        job.console.progress("features of the head", len(outputs), len(cuts))
+    return torch.cat(outputs).clone()
+
+
+def _choose(
+    job: Job, problem: Problem, components: Components, held: Callable[[], torch.Tensor], between: Callable[[], None]
+) -> tuple[float, str]:
+    """The strength, and what chose it.
+
+    Args:
+        held: computes the features of validation.
+    """
+    if len(job.val) >= ENOUGH_TO_VALIDATE:
+        inputs = components.project(held())
+        heads = linear_head.path(problem, STRENGTHS, between)
+        losses = [linear_head.log_losses(inputs, job.val.targets, solution.head) for solution in heads]
+        weights = _example_weights(problem, job.train, job.val.targets)
+        return linear_head.choose(STRENGTHS, torch.stack(losses), weights), "validation"
+    count = min(FOLDS, len(set(job.train.units)))
+    if count < 2:
+        return DEFAULT_STRENGTH, "default"
+    classes = job.train.targets
+    folds = linear_head.assign_folds(job.train.units, classes.tolist(), count)
+    table = linear_head.cross_validate(problem, classes, folds, STRENGTHS, between)
+    return linear_head.choose(STRENGTHS, table, problem.targets.sum(1)), "cross-validation"
+
+
+def _example_weights(problem: Problem, train: Examples, classes: torch.Tensor) -> torch.Tensor:
+    """How much examples of these classes (M,) count in the objective: as much as those of train do, on average."""
+    count = problem.targets.shape[1]
+    totals = torch.zeros(count, dtype=torch.float64).index_add(0, train.targets, problem.targets.sum(1))
+    means = totals / torch.bincount(train.targets, minlength=count).clamp_min(1)
+    return means[classes]

@@ -1,0 +1,178 @@
+"""A head's stage is solved: where it can be, whatever interrupts it, and what comes after starts from it."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import CONFIG, PLAN, STAGES, Setting, TinyModel, Words, elsewhere, train_and_hash
+
+from pipeline.config import StageConfig
+from pipeline.errors import Interrupted
+from pipeline.models import blocks
+from pipeline.training import head_stage, linear_head, stages
+from pipeline.training.interrupt import Stop
+
+SOLVED = CONFIG.model_copy(update={"head_solver": "auto"})
+HEAD = StageConfig(name="head", train=("head",), epochs=7, lr="auto")
+
+
+def setting(scratch: Path, **changes: Any) -> Setting:
+    return Setting(scratch, config=SOLVED, **changes)
+
+
+def test_a_solved_stage_is_one_row_without_rates_and_says_how(tmp_path: Path) -> None:
+    trained = setting(tmp_path, stages=(HEAD,)).train(words := Words())
+    (result,) = trained.position.results
+    assert (result.epochs, result.best_epoch, result.lr) == (1, 1, {})
+    assert result.frozen == ("low", "mid", "top")
+    assert result.solved is not None
+    assert result.solved.chosen_by == "cross-validation"
+    assert result.solved.gradient <= 10 * linear_head.TOLERANCE
+    assert trained.position.steps == 0
+    assert {(row.split, row.metric) for row in trained.position.rows} >= {("train", "loss"), ("val", "accuracy")}
+    assert {row.epoch for row in trained.position.rows} == {1}
+    assert not any(row.metric.startswith("lr/") for row in trained.position.rows)
+    assert "epochs, lr, warmup and patience do not apply" in words
+    assert trained.position.notes
+
+
+def test_a_solved_head_beats_a_nudged_one(tmp_path: Path) -> None:
+    """By what both minimise: the mean loss of the training examples."""
+    nudged = StageConfig(name="head", train=("head",), epochs=15, lr=1e-3)
+    solved = setting(tmp_path / "solved", stages=(HEAD,)).train().position
+    trained = Setting(tmp_path / "trained", stages=(nudged,)).train().position
+    losses = [
+        [row.value for row in position.rows if (row.split, row.metric) == ("train", "loss")][-1]
+        for position in (solved, trained)
+    ]
+    assert losses[0] < losses[1]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_the_head_is_the_same_with_the_feature_cache_and_without(cache: bool, tmp_path: Path) -> None:
+    plan = PLAN.model_copy(update={"feature_cache": cache, "feature_cache_always": cache})
+    trained = setting(tmp_path, stages=(HEAD,), plan=plan).train()
+    expected = setting(tmp_path / "plain", stages=(HEAD,)).train()
+    for name, tensor in expected.model.stock.state_dict().items():
+        assert torch.equal(trained.model.stock.state_dict()[name], tensor), name
+
+
+def test_it_does_not_depend_on_listing_workers_or_what_does_not_apply(tmp_path: Path) -> None:
+    expected = train_and_hash(setting(tmp_path / "a", stages=(HEAD,)))
+    other = HEAD.model_copy(update={"epochs": 1, "lr": 5.0, "warmup": 0.5})
+    assert train_and_hash(setting(tmp_path / "b", stages=(other,), listing=3)) == expected
+    plan = SOLVED.plan.model_copy(update={"workers": 2})
+    config = SOLVED.model_copy(update={"plan": plan, "batch_size": 5, "patience": 1, "clip_norm": None})
+    assert train_and_hash(Setting(tmp_path / "c", stages=(HEAD,), config=config)) == expected
+
+
+@pytest.mark.parametrize("point", ["solving:3", "solving:200", "between-stages", "after-save:2"])
+def test_a_kill_while_solving_or_after_changes_nothing(point: str, tmp_path: Path) -> None:
+    code, expected = elsewhere(train_and_hash, setting(tmp_path / "whole"))
+    assert code == 0, expected
+    killed = setting(tmp_path / "killed")
+    code, _ = elsewhere(train_and_hash, killed, env={"THAW_CRASH_AT": point})
+    assert code == -signal.SIGKILL, "the kill never happened"
+    assert elsewhere(train_and_hash, killed) == (0, expected)
+
+
+def test_a_head_solved_between_trained_stages_resumes_too(tmp_path: Path) -> None:
+    rows = (STAGES[1], HEAD, STAGES[2])
+    code, expected = elsewhere(train_and_hash, setting(tmp_path / "whole", stages=rows))
+    assert code == 0, expected
+    killed = setting(tmp_path / "killed", stages=rows)
+    assert elsewhere(train_and_hash, killed, env={"THAW_CRASH_AT": "solving:50"})[0] == -signal.SIGKILL
+    assert elsewhere(train_and_hash, killed) == (0, expected)
+
+
+def test_a_stop_ends_the_solving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = Stop()
+    original = linear_head.Problem.loss
+
+    def asked(self: Any, *arguments: Any) -> Any:
+        stop.asked.set()
+        return original(self, *arguments)
+
+    monkeypatch.setattr(linear_head.Problem, "loss", asked)
+    with pytest.raises(Interrupted):
+        setting(tmp_path, stages=(HEAD,)).train(stop=stop)
+    monkeypatch.undo()
+    assert train_and_hash(setting(tmp_path, stages=(HEAD,))) == train_and_hash(setting(tmp_path / "x", stages=(HEAD,)))
+
+
+def test_the_next_stage_starts_from_the_solved_head_and_keeps_it_where_it_is_better(tmp_path: Path) -> None:
+    harmful = StageConfig(name="all", train=("all",), epochs=1, lr=50.0)
+    trained = setting(tmp_path, stages=(HEAD, harmful)).train()
+    head, after = trained.position.results
+    assert after.val == head.val
+    assert after.best_epoch == head.best_epoch == 1
+    assert after.epochs == 1
+    alone = setting(tmp_path / "alone", stages=(HEAD,)).train()
+    for name, tensor in alone.model.stock.state_dict().items():
+        assert torch.equal(trained.model.stock.state_dict()[name], tensor), name
+
+
+def test_units_stay_in_one_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, ...]] = []
+    original = linear_head.assign_folds
+
+    def remembering(units: Any, classes: Any, count: int) -> torch.Tensor:
+        seen.append(tuple(units))
+        return original(units, classes, count)
+
+    monkeypatch.setattr(linear_head, "assign_folds", remembering)
+    one = setting(tmp_path, stages=(HEAD,))
+    job = one.job()
+    grouped = replace(job, train=replace(job.train, units=tuple(str(turn // 4) for turn in range(len(job.train)))))
+    monkeypatch.setattr(Setting, "job", lambda self, console=None: grouped)
+    one.train()
+    assert seen == [grouped.train.units]
+
+
+def test_many_validation_examples_choose_the_strength_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_stage, "ENOUGH_TO_VALIDATE", 8)
+    (result,) = setting(tmp_path, stages=(HEAD,)).train().position.results
+    assert result.solved is not None
+    assert result.solved.chosen_by == "validation"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "linear"),
+    [("mobilenet_v2", True), ("mobilenet_v3_small", True), ("resnet18", True), ("vit_b_16", True),
+     ("densenet121", True), ("convnext_tiny", True), ("vgg11", True), ("squeezenet1_1", False)],
+)  # fmt: skip
+def test_which_heads_are_one_linear_layer(architecture: str, linear: bool) -> None:
+    model = blocks.build(architecture, 3, meta=True)
+    assert (head_stage.linear(model.blocks[-1]) is not None) == linear
+
+
+def test_where_it_is_not_solved_the_optimiser_trains_and_the_reason_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, model = setting(tmp_path).job(), TinyModel()
+    assert head_stage.refusal(job, model, stages.scope(model, HEAD)) is None
+    everything = StageConfig(name="all", train=("all",), epochs=1)
+    assert head_stage.refusal(job, model, stages.scope(model, everything)) == ""
+    assert head_stage.refusal(Setting(tmp_path).job(), model, stages.scope(model, HEAD)) == ""
+    monkeypatch.setattr(head_stage, "MOST_OPERATIONS", 1e3)
+    short = HEAD.model_copy(update={"lr": 1e-2, "epochs": 2})
+    trained = setting(tmp_path, stages=(short,)).train(words := Words())
+    assert "trained by adamw, since solving it would take" in words
+    assert trained.position.results[0].solved is None
+    assert trained.position.results[0].epochs == 2
+
+
+def test_features_that_are_not_finite_name_their_examples(tmp_path: Path) -> None:
+    job = setting(tmp_path).job()
+    features = torch.zeros(3, 2)
+    features[1, 0] = float("nan")
+    with pytest.raises(head_stage.NotFinite) as fault:
+        head_stage._refuse_not_finite(features, job.train)
+    assert list(fault.value.details) == [job.train.ids[1]]
