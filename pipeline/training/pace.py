@@ -25,7 +25,7 @@ LEAST_SECONDS = 1.0  # of steps that are judged
 def check(run: StageRun) -> None:
     """Compares the steps that this process did of a finished stage with the remembered plan, like with like: with what
     the same blocks take."""
-    if run.spent["step"] < LEAST_SECONDS:
+    if not run.spent["examples"] or run.spent["step"] < LEAST_SECONDS:  # none: its head was solved
         return
     planned = _planned(run)
     if planned is None or not _same_arithmetic(run.plan, planned.chosen.plan):
