@@ -165,7 +165,7 @@ def solve(
         scaled.grad = gradient / scale
         return value
 
-    optimizer.step(evaluate)
+    optimizer.step(evaluate)  # type: ignore[no-untyped-call]
     head = scaled / scale
     value, gradient = problem.loss(head, decay)
     steepest = float((gradient / scale).abs().max())
@@ -195,7 +195,7 @@ def cross_validate(
         folds: (N,) the examples' folds.
     """
     losses = torch.zeros(len(strengths), len(classes), dtype=torch.float64)
-    for fold in folds.unique().tolist():
+    for fold in sorted(set(folds.tolist())):
         held_out = folds == fold
         others = torch.where(held_out[:, None], 0.0, problem.targets)
         fitted = Problem(problem.inputs, problem.variances, others)

@@ -63,6 +63,7 @@ class StageRun:
         kept: weights and buffers of the trained blocks at the best result, and the probabilities (N, C) that this
             result's validation gave, as `weights/…` and `probabilities`.
         spent: seconds by what was done, and `examples` trained on; `train` includes `step`, the computing.
+        solved: how the stage's head was solved, once it is.
     """
 
     session: Session
@@ -72,6 +73,7 @@ class StageRun:
     position: Position
     kept: Tensors
     spent: Counter[str] = field(default_factory=Counter)
+    solved: SolvedHead | None = None
 
     @property
     def job(self) -> Job:
@@ -104,15 +106,6 @@ class StageRun:
                 self._train_epoch()
             with self._timed("validate"):
                 self._end_epoch()
-
-    def _solve(self) -> None:
-        """The head at once, from nothing but the data: where this is interrupted, it is simply done again."""
-        position, examples = self.position, len(self.job.train)
-        with self._timed("solve"):
-            self.solved = head_stage.solve(self.job, self.model, self.feeds, self.objective, self.plan, self._look_up)
-        position.loss, position.seen = self.solved.loss * examples, examples
-        with self._timed("validate"):
-            self._end_epoch()
 
     # --- beginning and end ------------------------------------------------------------------------------
     def _open(self, moments: Tensors) -> None:
@@ -157,7 +150,6 @@ class StageRun:
         stages.apply(self.model, self.scope)
         self.refusal = head_stage.refusal(self.job, self.model, self.scope)
         self.solves = self.refusal is None
-        self.solved: SolvedHead | None = None
         self._fuse()
         self.objective = objective(self.job.config, self.job.train.targets, len(self.job.labels))
 
@@ -230,6 +222,15 @@ class StageRun:
     def _set_feeds(self) -> None:
         views = None if self.solves else self.job.config.views
         self.feeds = feeds(self.job, self.model, self.scope, self.plan, views, self._look_up)
+
+    def _solve(self) -> None:
+        """The head at once, from nothing but the data: where this is interrupted, it is simply done again."""
+        position, examples = self.position, len(self.job.train)
+        with self._timed("solve"):
+            self.solved = head_stage.solve(self.job, self.model, self.feeds, self.objective, self.plan, self._look_up)
+        position.loss, position.seen = self.solved.loss * examples, examples
+        with self._timed("validate"):
+            self._end_epoch()
 
     def _finished(self) -> bool:
         done = self.position.epoch - self.position.begun
