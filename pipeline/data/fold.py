@@ -7,11 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.examples import Fault, Listed, Measured
 from pipeline.manifest import COLUMNS, META, SCAN
 from pipeline.records import Finding
+
+INT64 = np.iinfo(np.int64)
 
 
 @dataclass(frozen=True)
@@ -138,11 +141,13 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def _column(values: list[Any]) -> pa.Array:
-    """Values of one type as that type; of several, as strings."""
-    kinds = {type(value) for value in values if value is not None}
+    """Values of one type as that type; of several, and whole numbers past 64 bits, as strings."""
+    present = [value for value in values if value is not None]
+    kinds = {type(value) for value in present}
     if kinds == {int, float}:
-        values, kinds = [None if value is None else float(value) for value in values], {float}
-    if len(kinds) != 1:
+        return pa.array([None if value is None else float(value) for value in values])
+    is_too_large = kinds == {int} and not all(INT64.min <= value <= INT64.max for value in present)
+    if len(kinds) != 1 or is_too_large:
         return pa.array([None if value is None else str(value) for value in values], pa.string())
     return pa.array(values)
 
