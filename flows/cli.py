@@ -344,7 +344,7 @@ def status() -> None:
         for change in outdated(place):
             terminal.say(f"`thaw run` will write {change.meaning}")
         if not Memory(place.root).pins_are_current():
-            terminal.say("`thaw run` will follow data.dvc and ledger.dvc, which have changed")
+            terminal.say("`thaw run` will bring the data and the ledger to what data.dvc and ledger.dvc pin")
         with terminal.working("checking what changed"):
             glance = _glance(place)
         _say_states(terminal, glance)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flows import report
 from pipeline import preflight
 from pipeline.context import Console
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ThawError
 from pipeline.memory import Memory, State
 from pipeline.records import EvaluateRecord, RegisterRecord
 from pipeline.upgrade import outdated, upgrade
@@ -92,8 +92,14 @@ def _say_all(console: Console, lines: Iterable[str]) -> None:
 
 
 def unshared(place: Workspace) -> list[str]:
-    """What wants committing and pushing, in a user's words: a lost ledger would deal test examples into training."""
-    found = Memory(place.root).unshared()
+    """What wants committing and pushing, in a user's words: a lost ledger would deal test examples into training.
+
+    A run that did its work is no worse where this cannot be told; that is said then.
+    """
+    try:
+        found = Memory(place.root).unshared()
+    except ThawError as fault:
+        return [f"cannot tell what is not committed or pushed: {fault.found}"]
     lines = []
     if found.unpinned:
         lines.append(f"{found.unpinned}; pin the data with: dvc add {place.config().data.path}")

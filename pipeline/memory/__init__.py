@@ -133,14 +133,6 @@ class Memory:
         """Which data there is now, and whether data.dvc and Git would lead back to it."""
         return self._on_data.run(lambda repo: pins.version(repo, self._data, stages.data_of(repo, self._data.path)))
 
-    def _update_data(self, repo: Repo) -> list[str]:
-        if conflicts.sides(self._data.pin):
-            return pins.join(repo, self._data, stages.data_of(repo, self._data.path))
-        return pins.update(repo, self._data)
-
-    def _concerns(self, what: Pinned) -> bool:
-        return what == self._data or what.pin.is_file()
-
     def unshared(self) -> Unshared:
         """Whether data.dvc leads back to the data, which of the files that belong into Git it does not hold as they
         are, and which of the data, the ledger and the baseline the DVC remote lacks, where that is known at once."""
@@ -156,6 +148,14 @@ class Memory:
 
         unpinned, unpushed = self._on_data.run(ask)
         return Unshared(unpinned, sharing.uncommitted(self.root, names), unpushed)
+
+    def _update_data(self, repo: Repo) -> list[str]:
+        if conflicts.sides(self._data.pin):
+            return pins.join(repo, self._data, stages.data_of(repo, self._data.path))
+        return pins.update(repo, self._data)
+
+    def _concerns(self, what: Pinned) -> bool:
+        return what == self._data or what.pin.is_file()
 
     @cached_property
     def _on_data(self) -> Session:
