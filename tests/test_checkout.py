@@ -365,6 +365,18 @@ def test_a_pinned_ledger_that_is_nowhere_stops_the_run(ws: Path) -> None:
     assert not (ws / "ledger.parquet").exists()
 
 
+def test_a_ledger_that_is_gone_with_its_pin_is_not_begun_anew(ws: Path) -> None:
+    assert Memory(ws).update_ledger() == []
+    pin_ledger(ws, {"1": "train"})
+    (ws / "ledger.parquet").unlink()
+    (ws / "ledger.dvc").unlink()
+    assert not Memory(ws).pins_are_current()
+    with pytest.raises(LedgerError, match=r"git checkout ledger\.dvc") as caught:
+        Memory(ws).update_ledger()
+    (ws / caught.value.mend.split()[-1]).unlink()
+    assert Memory(ws).update_ledger() == []
+
+
 # --- Git --------------------------------------------------------------------------------------------------
 
 

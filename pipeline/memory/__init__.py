@@ -155,7 +155,7 @@ class Memory:
         return pins.update(repo, self._data)
 
     def _concerns(self, what: Pinned) -> bool:
-        return what == self._data or what.pin.is_file()
+        return what == self._data or what.pin.is_file() or pins.is_known(self.root, what)
 
     @cached_property
     def _on_data(self) -> Session:

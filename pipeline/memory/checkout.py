@@ -110,7 +110,7 @@ def _what_happened(now: str | None, new: str | None, before: set[str | None]) ->
 def recall(root: Path, what: Pinned) -> Base | None:
     """What this machine last pinned or checked out; None where it is not known."""
     try:
-        entry = json.loads(_bases(root).read_text(encoding="utf-8"))[what.path.name]
+        entry = json.loads(bases_file(root).read_text(encoding="utf-8"))[what.path.name]
         return Base(entry["version"], entry["unfinished"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -119,14 +119,15 @@ def recall(root: Path, what: Pinned) -> Base | None:
 def remember(root: Path, what: Pinned, base: Base) -> None:
     """Keeps that for later runs."""
     try:
-        entries = dict(json.loads(_bases(root).read_text(encoding="utf-8")))
+        entries = dict(json.loads(bases_file(root).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         entries = {}
     entries[what.path.name] = {"version": base.version, "unfinished": base.unfinished}
-    replace_text(_bases(root), json.dumps(entries, indent=2) + "\n")
+    replace_text(bases_file(root), json.dumps(entries, indent=2) + "\n")
 
 
-def _bases(root: Path) -> Path:
+def bases_file(root: Path) -> Path:
+    """Where a workspace keeps them."""
     return root / ".thaw" / "receipts" / "pinned.json"
 
 

@@ -23,9 +23,11 @@ def update(repo: Repo, what: Pinned) -> list[str]:
     A Git merge conflict in ledger.dvc is resolved by joining both sides, and pinned anew.
 
     Raises:
-        LedgerError: what is pinned cannot be had, is no ledger, or gives an example another split than the ledger here.
+        LedgerError: what is pinned cannot be had, is no ledger, or gives an example another split than the ledger here;
+            or this machine had a ledger, and both files are gone.
     """
     if not what.pin.is_file():
+        _refuse_lost(what, checkout.recall(Path(repo.root_dir), what))
         return []
     sides = conflicts.sides(what.pin)
     if sides:
@@ -48,6 +50,19 @@ def update(repo: Repo, what: Pinned) -> list[str]:
         pins.pin(repo, what)
     new = len(joined.entries) - len(here.entries)
     return [f"{what.path.name}: {new} examples joined that {what.pin.name} pins"] if new and here.entries else []
+
+
+def _refuse_lost(what: Pinned, base: Base | None) -> None:
+    """Refuses to begin a new ledger where this machine knows of one."""
+    if base is None or what.path.exists():
+        return
+    raise LedgerError(
+        str(what.path),
+        found=f"neither it nor {what.pin.name} is there, though this machine pinned {base.version}",
+        expected="the ledger of earlier splits: a new one would leak test examples into training",
+        mend=f"bring {what.pin.name} back (git checkout {what.pin.name}); to split everything anew, remove "
+        f"{checkout.bases_file(Path()).as_posix()}",
+    )
 
 
 def _join_sides(repo: Repo, what: Pinned, sides: tuple[str, str]) -> list[str]:

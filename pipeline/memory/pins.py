@@ -44,6 +44,11 @@ def is_current(root: Path, what: Pinned) -> bool:
     return checkout.recall(root, what) == Base(pinned)
 
 
+def is_known(root: Path, what: Pinned) -> bool:
+    """Whether this machine ever pinned or checked it out."""
+    return checkout.recall(root, what) is not None
+
+
 def update(repo: Repo, what: Pinned) -> list[str]:
     """Brings a folder to the version that its .dvc file pins, and says what changed; see `pipeline.memory.checkout`.
 
