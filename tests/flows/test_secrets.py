@@ -201,4 +201,7 @@ def test_no_canary_leaves_after_good_and_failed_runs(finished: Path, tmp_path: P
         assert "data.dvc pins" in run("run", code=2)
         assert remote.asked, "the DVC remote was never asked"
 
-    assert told([finished, tmp_path], printed, {finished / "params.yaml", config}) == []
+    given = {finished / "params.yaml", config}
+    told_by_the_user = told([finished], [], set())
+    assert {line.partition(":")[0] for line in told_by_the_user} == set(map(str, given)), "the search finds nothing"
+    assert told([finished, tmp_path], printed, given) == []
