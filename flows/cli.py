@@ -164,7 +164,7 @@ def run(
 
       thaw run --force finetune
     """
-    from flows.glance import bring_up_to_date, refuse_changed_weights
+    from flows.glance import bring_up_to_date, follow_champion, refuse_changed_weights
     from flows.terminal import Terminal
 
     clock = Clock()
@@ -174,6 +174,10 @@ def run(
             bring_up_to_date(place, terminal)
             refuse_changed_weights(place)
             glance = _glance(place)
+        if glance.nothing_to_do and not force and place.config().finetune.warm_start == "champion":
+            with terminal.working("asking the registry for the champion"):
+                if follow_champion(place, terminal):
+                    glance = _glance(place)
         clock.lap("asking DVC")
         if glance.nothing_to_do and not force:
             _say_unchanged(terminal, place, glance)

@@ -110,6 +110,21 @@ def unshared(place: Workspace) -> list[str]:
     return lines
 
 
+def follow_champion(place: Workspace, console: Console) -> bool:
+    """Where everything is fresh: whether the registry has another champion to start from, which makes finetune stale.
+
+    Asking the registry takes seconds.
+
+    Raises:
+        TrainingError: champion.lock is not what Thaw writes.
+        WorkspaceError: another run has the workspace.
+    """
+    from pipeline.steps import champion
+
+    with lock(place):
+        return champion.follow(place, (), console)
+
+
 def refuse_changed_weights(place: Workspace) -> None:
     """Makes sure that the backbone's weights file, where it is here, is the one that backbone.lock names.
 

@@ -25,6 +25,7 @@ from pipeline.memory import Memory
 from pipeline.records import Record
 from pipeline.redaction import guarded
 from pipeline.report.extras import OUTCOMES
+from pipeline.steps import champion
 from pipeline.steps.run import load_record, run_step
 from pipeline.steps.summary import done_line, running_line, step_line
 from pipeline.text import printable
@@ -134,6 +135,8 @@ def remember(run: Run, name: str) -> Record:
     began = time.monotonic()
     forced = name in run.force
     state = run.memory.state(name)
+    if name == "finetune" and champion.follow(run.workspace, state.why, run.console, forced=forced):
+        state = run.memory.state(name)
     if state.fresh and not forced:
         return _finish(run, name, "unchanged", (), began)
     if not forced and run.memory.restore(name):

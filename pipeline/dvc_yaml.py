@@ -32,6 +32,7 @@ class Placeholder(NamedTuple):
 PLACEHOLDERS: tuple[Placeholder, ...] = (
     Placeholder("backbone.lock", "backbone"),
     Placeholder("baseline.lock", "finetune"),
+    Placeholder("champion.lock", "finetune"),
 )
 
 # stage → what earlier stages and the data give it; `${data.path}` is filled in by DVC from params.yaml

@@ -27,11 +27,13 @@ from pipeline.records import (
     digest,
 )
 from pipeline.steps import baseline
+from pipeline.steps import champion as champions
 from pipeline.tasks import catalog
 from pipeline.text import format_seconds
 from pipeline.training import candidates, members, recipes, scores, warm
 from pipeline.training.interrupt import Stop, interruptible
 from pipeline.training.position import Row
+from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,9 +67,14 @@ def finetune(
     Raises:
         ConfigError: an unknown recipe, block pattern or metric.
         Interrupted: a signal came; everything is saved.
-        TrainingError: a training could not be trusted; see `pipeline.training.train.train`.
+        TrackingError: the champion to start from is not to be had.
+        TrainingError: a training could not be trusted, see `pipeline.training.train.train`; or the champion to start
+            from learnt from what is a test example here.
     """
     scores.check(config.primary)
+    if config.warm_start == "champion":
+        place = Workspace(context.root)
+        champions.fill(place.config(), place)
     names = recipes.named(config)
     stages = {name: recipes.stages(name, config, backbone.blocks) for name in names}
     shared = Shared(config, task, split, backbone, context)
@@ -156,7 +163,7 @@ class Shared:
     def members(self) -> pa.Table:
         """What the candidates learn from and will be tested on, and what a champion they start from learnt from."""
         own = members.of_split(manifest.read(self.split.manifest))
-        return own
+        return own if self.champion is None else members.with_ancestor(own, self.champion.members)
 
     @cached_property
     def determinants(self) -> dict[str, Any]:
@@ -185,7 +192,7 @@ class Shared:
         """What a warm start begins from; None without one."""
         if self.config.warm_start == "none":
             return None
-        return _champion(self.context)
+        return champions.load(Workspace(self.context.root).config(), self.split, self.context)
 
     def candidate(self, name: str, stages: Sequence[StageConfig], stop: Stop, parent: TrackedRun) -> CandidateRecord:
         """The finished candidate of a recipe: found, gone on with, or trained from its beginning."""
@@ -344,21 +351,6 @@ class Shared:
         self.context.side.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.timing, indent=2)
         (self.context.side / "timing.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _champion(context: Context) -> warm.Champion | None:
-    """The registry's champion of this workspace; where there is none yet, that is said."""
-    from pipeline.tracking import registry
-    from pipeline.workspace import Workspace
-
-    place = Workspace(context.root)
-    config = place.config()
-    found = registry.champion(config, place, place.model_name(config), context.scratch / "champion")
-    if found is None:
-        context.console.say("warm start: there is no champion yet; starting from the backbone")
-        return None
-    context.console.say(f"warm start: from version {found['version']}, the champion")
-    return warm.Champion(found["weights"], found["labels"], manifest.sha256(found["weights"]))
 
 
 def points(rows: Sequence[Row]) -> list[Metric]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -213,28 +212,6 @@ def fetch(store: Store, version: Version, folder: Path | None = None) -> Path:
             mend="thaw run --force register",
         )  # fmt: skip
     return found
-
-
-def champion(config: Config, workspace: Workspace, name: str, folder: Path) -> dict[str, Any] | None:
-    """The champion's weights, to start a training from; None where there is no champion.
-
-    Returns:
-        `labels` (names in order), `architecture`, `weights` (path of a stock state dict as safetensors), `input`
-        (as in InputSpec), `version`.
-
-    Raises:
-        TrackingError: the store is away, or the champion's files are not to be had.
-    """
-    there = registered(config, workspace, name)
-    one = next((version for version in there if CHAMPION in version.aliases), None)
-    if one is None:
-        return None
-    files = fetch(stores.find(config.tracking, workspace), one, folder) / "artifacts" / "model"
-    settings = json.loads((files / "model.json").read_text(encoding="utf-8"))
-    return {
-        "labels": tuple(settings["labels"]), "architecture": settings["architecture"], "input": settings["input"],
-        "weights": files / "weights.safetensors", "version": one.version,
-    }  # fmt: skip
 
 
 def _pages(store: Store, name: str) -> Any:

@@ -366,9 +366,10 @@ def relocate(folder: Path) -> None:
     copied from. Nothing is done where the addresses are right.
     """
     database, here = folder / "mlflow.db", (folder / "artifacts").as_uri()
-    if not database.is_file():
-        return
     marker = folder / "artifacts" / ".address"
+    if not database.is_file():  # it is about to be made, with these addresses
+        marker.write_text(here, encoding="utf-8")
+        return
     there = marker.read_text(encoding="utf-8") if marker.is_file() else here
     if there != here:
         with contextlib.closing(sqlite3.connect(database)) as connection, connection:

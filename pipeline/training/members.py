@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -54,6 +56,34 @@ def unseen(table: pa.Table, members: pa.Table) -> NDArray[np.bool_]:
     known_units = {unit for unit, is_known in zip(units, known, strict=True) if is_known} - {None}
     new = [not is_known and unit not in known_units for unit, is_known in zip(units, known, strict=True)]
     return np.array(new, np.bool_)
+
+
+class Overlap(NamedTuple):
+    """Test examples that a model knows.
+
+    Args:
+        tests: test examples in all.
+        trained, validated: of those, how many the model was trained or validated on.
+        related: how many more belong with such an example, by a group or as near-duplicates.
+        paths: which, sorted.
+    """
+
+    tests: int
+    trained: int
+    validated: int
+    related: int
+    paths: tuple[str, ...]
+
+
+def overlap(members: pa.Table, split: pa.Table) -> Overlap:
+    """Which test examples of a manifest with splits a model with these members knows."""
+    tests = split.filter(pc.equal(split.column("split"), "test"))
+    known = tests.filter(pa.array(~unseen(tests, members)))
+    learnt = seen(members)
+    split_of = dict(zip(learnt.column("id").to_pylist(), learnt.column("split").to_pylist(), strict=True))
+    found = Counter(split_of.get(identity, "related") for identity in known.column("id").to_pylist())
+    paths = sorted(known.column("path").to_pylist())
+    return Overlap(tests.num_rows, found["train"], found["val"], found["related"], tuple(paths))
 
 
 def write(members: pa.Table, path: Path) -> None:

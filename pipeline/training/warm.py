@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import TrainingError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
 
     from pipeline.models.blocks import BlockedModel
@@ -22,11 +23,14 @@ class Champion:
     Args:
         weights: its stock state dict, as safetensors.
         labels: its label space, in order.
+        sha256: of the weights file.
+        members: what it learnt from; see `pipeline.training.members`.
     """
 
     weights: Path
     labels: tuple[str, ...]
     sha256: str
+    members: pa.Table
 
 
 def start(model: BlockedModel, champion: Champion, labels: Sequence[str]) -> None:

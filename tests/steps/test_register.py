@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.config import Config, RegisterConfig, TrackingConfig
 from pipeline.errors import ConfigError, TrackingError
 from pipeline.steps.register import receipt_is_current
-from pipeline.tracking import champion, registered
+from pipeline.tracking import registered
 from pipeline.tracking.store import find
 from pipeline.workspace import Workspace
 from registry_helpers import DATA, LABELS, Finished, lay_finished
@@ -291,19 +291,6 @@ def test_a_deleted_run_is_recorded_again_from_the_outputs(done: Finished) -> Non
     assert again.run_id != first.run_id
     assert again.version == first.version
     assert client(done).get_run(again.run_id).data.metrics["test/accuracy"] == 0.9
-
-
-def test_the_champions_weights_are_brought_for_a_warm_start(done: Finished, tmp_path: Path) -> None:
-    place = Workspace(done.root)
-    assert champion(done.config, place, "insects", tmp_path / "champion") is None
-    done.with_thresholds(accuracy=0.8)
-    done.register()
-    found = champion(done.config, place, "insects", tmp_path / "champion")
-    assert found is not None
-    assert (found["labels"], found["architecture"], found["input"]["size"]) == (LABELS, "squeezenet1_1", 64)
-    assert found["weights"].read_bytes() == done.candidate.model.read_bytes()
-    assert tmp_path in found["weights"].parents
-    assert champion(done.config, place, "insects", tmp_path / "champion") == found  # again, into the same folder
 
 
 def test_a_registry_that_is_away_is_named(done: Finished) -> None:

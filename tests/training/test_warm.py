@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tiny import TinyModel
 
 from pipeline.errors import TrainingError
-from pipeline.training import warm
+from pipeline.training import members, warm
 
 HEAD = ("head.1.weight", "head.1.bias")
 
@@ -46,6 +46,6 @@ def test_a_model_is_started_from_a_champions_file(tmp_path: Path) -> None:
     champion = TinyModel(2, seed=2)
     save_file(champion.stock.state_dict(), tmp_path / "champion.safetensors")
     model = TinyModel(3, seed=1)
-    found = warm.Champion(tmp_path / "champion.safetensors", ("x", "y"), "")
+    found = warm.Champion(tmp_path / "champion.safetensors", ("x", "y"), "", members.SCHEMA.empty_table())
     warm.start(model, found, ("x", "y", "z"))  # type: ignore[arg-type]
     assert torch.equal(model.stock["head"][1].weight[:2], champion.stock["head"][1].weight)
