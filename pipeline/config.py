@@ -329,7 +329,7 @@ class FinetuneConfig(Section):
     primary: str = "accuracy"
     """the validation metric that chooses the best epoch and the best candidate"""
     warm_start: Literal["none", "champion"] = "none"
-    """start from the registered champion's weights instead of the backbone's"""
+    """champion: start from the weights of the registered champion, which champion.lock names, instead of the backbone's"""
     plan: PlanConfig = PlanConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
 

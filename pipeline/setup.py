@@ -16,7 +16,7 @@ from pipeline.upgrade import upgrade
 from pipeline.workspace import Workspace
 
 GITIGNORE = """\
-# what runs make; data.dvc, ledger.dvc, baseline.dvc, baseline.lock, dvc.lock and backbone.lock belong into Git
+# what runs make; files named *.dvc and *.lock belong into Git
 /artifacts/
 /.thaw/
 /mlflow/
