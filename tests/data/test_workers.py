@@ -63,7 +63,14 @@ def scanning(folder: Path, begun: Callable[[psutil.Process], bool]) -> Iterator[
 
 
 def workers_of(own: psutil.Process) -> list[psutil.Process]:
-    return [child for child in own.children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
+    return [child for child in own.children(recursive=True) if "spawn_main" in command_of(child)]
+
+
+def command_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has ended
+        return ""
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
