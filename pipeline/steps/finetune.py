@@ -330,15 +330,16 @@ class Shared:
 
     def _passes(self) -> int:
         """Forward passes of one example in all trainings; a head's stage presents each view once, thanks to the cache."""
+        from pipeline.training.head_stage import PRESENTATIONS
         from pipeline.training.plan import BACKWARD
 
         config, total = self.config, 0
-        head_passes = 1 if config.head_solver == "auto" else config.views
+        head_passes = config.views if config.head_solver == "optimizer" else min(config.views, PRESENTATIONS)
         names = recipes.named(config)
         for name in (*names, *([recipes.BASELINE] if self.trains_baseline else [])):
             for stage in recipes.stages(name, config, self.backbone.blocks):
                 of_head = stage.train == ("head",)
-                total += min(head_passes, stage.epochs) if of_head else BACKWARD * stage.epochs
+                total += head_passes if of_head else BACKWARD * stage.epochs
         return total * len(self.job.train)
 
     def _sample(self) -> tuple[torch.Tensor, torch.Tensor]:

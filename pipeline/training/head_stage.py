@@ -1,6 +1,7 @@
 """A stage that trains nothing but a linear head: solved instead of trained; see `pipeline.training.linear_head`.
 
-The head is solved on the outputs of the frozen blocks for the plain presentation of each training example. How
+The head is solved on the outputs of the frozen blocks for the plain presentation of each training example and a few
+augmented ones, which together count as one example; where that is too large, for the plain one alone. How
 strongly it is regularised is chosen by the log loss of examples that it was not fitted to: those of validation where
 there are many, else those of train, by cross-validation in which a group of examples stays in one fold.
 """
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     from pipeline.training.plan import Plan
     from pipeline.training.stages import Scope
 
-STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-10, 3))  # from strong regularisation to weak
+STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-10, 1))  # from strong regularisation to weak
 DEFAULT_STRENGTH = 10.0**-1.5  # where there is nothing to choose it by
 FOLDS = 5
+PRESENTATIONS = 4  # of each training example at most, the first plain: docs/decisions/0006-heads-are-solved.md
 ENOUGH_TO_VALIDATE = 1000  # examples of validation from which they choose the strength
 TYPICAL_ITERATIONS = 30
 MOST_OPERATIONS = 2e13  # some minutes on a CPU
@@ -71,6 +73,14 @@ def refusal(job: Job, model: BlockedModel, scope: Scope) -> str | None:
     return _too_large(len(job.train), layer, job)
 
 
+def presentations(job: Job, head: Block) -> int | None:
+    """How many views of each training example a head is solved on; None: the plain one alone."""
+    layer, count = linear(head), min(PRESENTATIONS, job.config.views)
+    if layer is None or count == 1 or _too_large(count * len(job.train), layer, job):
+        return None
+    return count
+
+
 def _too_large(rows: int, layer: torch.nn.Linear, job: Job) -> str | None:
     columns, classes = layer.in_features, layer.out_features
     components = min(rows, columns)
@@ -90,7 +100,7 @@ def solve(
     """Solves the head and gives the model its weights.
 
     Args:
-        feeds: of the plain presentation of train and val.
+        feeds: of train in its `presentations`, and of val.
         between: called now and then; what it raises ends the solving, which left no trace.
 
     Raises:
@@ -98,17 +108,20 @@ def solve(
     """
     layer = linear(model.blocks[-1])
     assert layer is not None  # `refusal` was asked
-    train = _features(job, model, feeds["train"], plan, between)
+    views = presentations(job, model.blocks[-1])
+    shown = [None] if views is None else list(range(views))
+    each = [_features(job, model, feeds["train"], plan, view, between) for view in shown]
+    train = torch.cat(each)
     _refuse_not_finite(train, job.train)
     components = linear_head.Components.of(train)
-    targets = target_rows(job.config, job.train.targets, len(job.labels), objective)
-    problem = linear_head.Problem(components.project(train), components.variances, targets)
+    targets = target_rows(job.config, job.train.targets, len(job.labels), objective) / len(shown)
+    problem = linear_head.Problem(components.project(train), components.variances, targets.repeat(len(shown), 1))
 
     def interrupted() -> None:
         crash_point("solving")
         between()
 
-    held = partial(_features, job, model, feeds["val"], plan, between)
+    held = partial(_features, job, model, feeds["val"], plan, None, between)
     strength, chosen_by = _choose(job, problem, components, held, interrupted)
     up_to = [value for value in STRENGTHS if value < strength]
     *_, solution = linear_head.path(problem, [*up_to, strength], interrupted)
@@ -129,7 +142,9 @@ def solve(
 
 
 def _refuse_not_finite(features: torch.Tensor, examples: Examples) -> None:
-    broken = (~features.isfinite().all(1)).nonzero()[:, 0].tolist()
+    """Checks features (V · N, D) of N examples."""
+    rows = (~features.isfinite().all(1)).nonzero()[:, 0].tolist()
+    broken = sorted({row % len(examples) for row in rows})
     if broken:
         raise NotFinite(
             "features of the head", found=f"{len(broken)} examples with NaN or infinity", expected="finite numbers",
@@ -158,12 +173,16 @@ def _sampling_weights(config: FinetuneConfig, classes: torch.Tensor, count: int)
     return len(classes) / (present * counts.clamp_min(1))
 
 
-def _features(job: Job, model: BlockedModel, feed: Feed, plan: Plan, between: Callable[[], None]) -> torch.Tensor:
-    """The head's inputs (N, D), float64, in the order of the ids; computed in the chunks of the feature cache, so that
-    they are the same with it and without."""
+def _features(
+    job: Job, model: BlockedModel, feed: Feed, plan: Plan, view: int | None, between: Callable[[], None]
+) -> torch.Tensor:
+    """The head's inputs (N, D), float64, for one view of each example in the order of the ids; computed in the chunks
+    of the feature cache, so that they are the same with it and without."""
     count = len(feed.examples)
     cuts = [np.arange(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
-    loaded = ahead((partial(feed.batch, cut, None) for cut in cuts), job.config.plan.workers)
+    views = [None if view is None else np.full(len(cut), view, np.int64) for cut in cuts]
+    work = (partial(feed.batch, cut, seen) for cut, seen in zip(cuts, views, strict=True))
+    loaded = ahead(work, job.config.plan.workers)
     outputs = []
     model.stock.eval()
     for x in loaded:
@@ -195,12 +214,13 @@ def _choose(
     classes = job.train.targets
     folds = linear_head.assign_folds(job.train.units, classes.tolist(), count)
     table = linear_head.cross_validate(problem, classes, folds, STRENGTHS, between)
-    return linear_head.choose(STRENGTHS, table, problem.targets.sum(1)), "cross-validation"
+    return linear_head.choose(STRENGTHS, table, _example_weights(problem, job.train, classes)), "cross-validation"
 
 
 def _example_weights(problem: Problem, train: Examples, classes: torch.Tensor) -> torch.Tensor:
     """How much examples of these classes (M,) count in the objective: as much as those of train do, on average."""
     count = problem.targets.shape[1]
-    totals = torch.zeros(count, dtype=torch.float64).index_add(0, train.targets, problem.targets.sum(1))
+    own = problem.targets[: len(train)].sum(1)
+    totals = torch.zeros(count, dtype=torch.float64).index_add(0, train.targets, own)
     means = totals / torch.bincount(train.targets, minlength=count).clamp_min(1)
     return means[classes]

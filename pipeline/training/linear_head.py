@@ -191,16 +191,20 @@ def cross_validate(
     """Log losses (strengths, N) of the examples, each under the head that was solved without its fold.
 
     Args:
+        problem: its first N rows are what each example is judged by; further N are other presentations of them.
         classes: (N,) the examples' classes.
         folds: (N,) the examples' folds.
     """
+    judged = problem.inputs[: len(classes)]
+    presentations = len(problem.inputs) // len(classes)
     losses = torch.zeros(len(strengths), len(classes), dtype=torch.float64)
     for fold in sorted(set(folds.tolist())):
         held_out = folds == fold
-        others = torch.where(held_out[:, None], 0.0, problem.targets)
+        left_out = held_out.repeat(presentations)[:, None]
+        others = torch.where(left_out, 0.0, problem.targets)
         fitted = Problem(problem.inputs, problem.variances, others)
         for turn, solution in enumerate(path(fitted, strengths, between)):
-            losses[turn, held_out] = log_losses(problem.inputs[held_out], classes[held_out], solution.head)
+            losses[turn, held_out] = log_losses(judged[held_out], classes[held_out], solution.head)
     return losses
 
 

@@ -220,7 +220,7 @@ class StageRun:
             yield x, self.job.train.targets[torch.from_numpy(rows[cut])]
 
     def _set_feeds(self) -> None:
-        views = None if self.solves else self.job.config.views
+        views = head_stage.presentations(self.job, self.model.blocks[-1]) if self.solves else self.job.config.views
         self.feeds = feeds(self.job, self.model, self.scope, self.plan, views, self._look_up)
 
     def _solve(self) -> None:

@@ -81,7 +81,7 @@ def opened(
         model, boundary % len(model.blocks), store, np.arange(len(store.ids)) if rows is None else rows,
         task or ImageClassification(), values["spec"], values["task_config"], seed=values["seed"], views=views,
         plan=plan, key=values["key"], scratch=scratch, console=console or Silent(),
-        between=values.get("between", lambda: None),
+        between=values.get("between", lambda: None), in_use=values.get("in_use", ()),
     )  # fmt: skip
 
 
@@ -417,3 +417,17 @@ def test_stores_used_longest_ago_make_room(model: blocks.BlockedModel, tmp_path:
     assert task.prepared == 0
     kept(model, tmp_path, plan=plan, seed=2, task=task)
     assert task.prepared > 0
+
+
+def test_a_stages_second_store_leaves_its_first_alone(model: blocks.BlockedModel, tmp_path: Path) -> None:
+    """Room is made of other stages' stores; where that is not enough, the second is computed each time."""
+    each = VIEWS * 64 * 1280 * 4 / 1e9
+    plan = PLAN.model_copy(update={"feature_cache_gb": 1.5 * each})
+    kept(model, tmp_path, plan=plan, seed=9)
+    train = opened(model, tmp_path, plan=plan, seed=1)
+    assert train is not None
+    words = Words()
+    second = opened(model, tmp_path, plan=plan, seed=2, console=words, in_use=[train.folder])
+    assert second is None
+    assert train.folder.exists()
+    assert any("over finetune.plan.feature_cache_gb" in line for line in words.said)
