@@ -110,14 +110,10 @@ def recall(comparison: Comparison) -> BaselineRecord | None:
     return record
 
 
-def remember(comparison: Comparison, candidate: CandidateRecord, table: pa.Table) -> BaselineRecord:
-    """Keeps a finished candidate for later runs: in `baseline/`, baseline.dvc and baseline.lock.
-
-    Args:
-        table: members of its training; see `pipeline.training.members`.
-    """
+def remember(comparison: Comparison, candidate: CandidateRecord) -> BaselineRecord:
+    """Keeps a finished candidate for later runs: in `baseline/`, baseline.dvc and baseline.lock."""
     place, scratch = comparison.place, comparison.context.scratch
-    learnt = members.seen(table)
+    learnt = members.seen(members.of_split(manifest.read(comparison.split.manifest)))
     made = datetime.fromtimestamp((candidate.folder / "record.json").stat().st_mtime, UTC)
     age = BaselineAge(trained=made.date().isoformat(), data=_data_version(comparison), examples=learnt.num_rows)
     part = scratch / "baseline.part"

@@ -92,7 +92,7 @@ def finetune(
     for record in done:
         candidates.hand_out(record, out / record.name, baseline=record.name not in names)
     if compared and config.baseline == "first":
-        remembered = remembered or baseline.remember(shared.comparison, done[-1], shared.members)
+        remembered = remembered or baseline.remember(shared.comparison, done[-1])
         shutil.copy(remembered.members, out / recipes.BASELINE / members.FILE)
     members.write(shared.members, out / members.FILE)
     shared.write_timing()
