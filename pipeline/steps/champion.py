@@ -100,7 +100,8 @@ def follow(workspace: Workspace, reasons: Sequence[str], console: Console, *, fo
         return False
     if before is not None and not runs_anyway and now.sha256 in _own_weights(workspace):
         return False
-    console.say(f"warm start: {now} instead of {before}" if before else f"warm start: {now}")
+    if before is not None:
+        console.say(f"warm start: {now} instead of {before}")
     _write(workspace.root, now)
     return True
 
