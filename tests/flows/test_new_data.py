@@ -11,21 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from commands import Thaw
+from flows.glance import bring_up_to_date
 from pipeline import setup
 from pipeline.config import parse
 from pipeline.data.sample import generate
+from pipeline.dvc_yaml import PLACEHOLDERS
 from pipeline.memory import Memory
+from pipeline.workspace import Workspace
 
-SMALL = {
-    "split": {"near_duplicates": -1},
-    "backbone": {"weights": "shipped"},
-    "finetune": {
-        "recipes": ["head"], "epochs": 1, "views": 1, "patience": 0, "baseline": False,
-        "plan": {"precision": "fp32", "memory_format": "contiguous", "threads": 2},
-    },
-    "evaluate": {"bootstrap": 50, "worst": 2},
-    "tracking": {"system_metrics": False},
-}  # fmt: skip
+SETTINGS = {"split": {"near_duplicates": -1}, "backbone": {"weights": "shipped"}}
 
 
 def newer_version(place: Path, removed: str) -> str:
@@ -58,6 +52,23 @@ def test_newer_data_stop_at_a_file_that_was_edited_here_and_name_it(finished: Pa
     assert not (finished / "data" / gone).exists()
 
 
+@pytest.mark.slow
+def test_a_run_ends_by_saying_what_is_not_committed(finished: Path, thaw: Thaw) -> None:
+    git(finished, "init", "-q")
+    assert (
+        "not committed to Git: params.yaml, dvc.yaml, data.dvc, ledger.dvc, dvc.lock"
+        in thaw("run", cwd=finished).stdout
+    )
+    git(finished, "add", "params.yaml", "dvc.yaml", "data.dvc", "ledger.dvc", "dvc.lock", *lock_files(finished))
+    git(finished, "commit", "-qm", "first")
+    assert "not committed" not in thaw("run", cwd=finished).stdout
+
+
+def lock_files(root: Path) -> list[str]:
+    """The lock files that stages depend on."""
+    return [entry.file for entry in PLACEHOLDERS if (root / entry.file).exists()]
+
+
 # --- two clones -------------------------------------------------------------------------------------------
 
 
@@ -68,8 +79,7 @@ def git(root: Path, *arguments: str, check: bool = True) -> str:
 
 
 def publish(root: Path, message: str) -> None:
-    dvc = Path(sys.executable).with_name("dvc")
-    subprocess.run([dvc, "push", "-q"], cwd=root, check=True)
+    dvc(root, "push", "-q")
     git(root, "add", "-A")
     git(root, "commit", "-qm", message)
     git(root, "push", "-q", "origin", "HEAD:main")
@@ -80,59 +90,81 @@ def splits(root: Path) -> dict[str, str]:
     return dict(zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True))
 
 
+def dvc(root: Path, *arguments: str) -> None:
+    command = Path(sys.executable).with_name("dvc")
+    environment = {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}"}
+    done = subprocess.run([command, *arguments], cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def add_photographs(root: Path, source: Path, first: int, last: int) -> None:
-    """New photographs of every class, pinned as a user pins them."""
+    """New photographs of every class, pinned and split as a user does it."""
     for folder in sorted(path for path in source.iterdir() if path.is_dir()):
         for photograph in sorted(folder.iterdir())[first:last]:
-            os.link(photograph, root / "data" / folder.name / photograph.name)
-    dvc = Path(sys.executable).with_name("dvc")
-    subprocess.run([dvc, "add", "-q", "data"], cwd=root, check=True)
+            (root / "data" / folder.name / photograph.name).write_bytes(photograph.read_bytes())
+    dvc(root, "add", "-q", "data")
+    dvc(root, "repro", "-q", "split")
+
+
+class Lines:
+    """A console that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def progress(self, what: str, done: int, total: int, note: str = "") -> None: ...
+
+
+def follow(root: Path) -> list[str]:
+    """What every `thaw run` does before its steps."""
+    console = Lines()
+    bring_up_to_date(Workspace(root), console)
+    return console.said
 
 
 @pytest.mark.full
 def test_two_clones_that_both_grow_and_split_agree_after_the_merge(tmp_path: Path, thaw: Thaw) -> None:
     generate(tmp_path / "all", parts=90)
-    source, rest = tmp_path / "all", tmp_path / "start"
+    source, start = tmp_path / "all", tmp_path / "start"
     for folder in (path for path in source.iterdir() if path.is_dir()):
+        (start / folder.name).mkdir(parents=True)
         for photograph in sorted(folder.iterdir())[:20]:
-            (rest / folder.name).mkdir(parents=True, exist_ok=True)
-            os.link(photograph, rest / folder.name / photograph.name)
+            os.link(photograph, start / folder.name / photograph.name)
     git(tmp_path, "init", "-q", "-b", "main", "--bare", "origin")
     git(tmp_path, "clone", "-q", "origin", "ours")
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     git(ours, "checkout", "-q", "-b", "main")
-    setup.init(ours, source=rest, config=parse(dict(SMALL), "test"), remote=str(tmp_path / "shared"))
-    first = thaw("run", cwd=ours).stdout
-    assert "not committed to Git: params.yaml, dvc.yaml, data.dvc, ledger.dvc, dvc.lock" in first
-    assert "not in the DVC remote: data, ledger.parquet" in first
+    setup.init(ours, source=start, config=parse(dict(SETTINGS), "test"), remote=str(tmp_path / "shared"))
+    dvc(ours, "repro", "-q", "split")
     publish(ours, "first")
     git(tmp_path, "clone", "-q", "origin", "theirs")
-    start = splits(ours)
+    follow(theirs)
+    first = splits(ours)
+    assert splits(theirs) == first
 
-    add_photographs(theirs_with_data(theirs, thaw), source, 20, 23)
-    thaw("run", cwd=theirs)
+    add_photographs(theirs, source, 20, 23)
     publish(theirs, "theirs")
     add_photographs(ours, source, 23, 26)
-    thaw("run", cwd=ours)
     git(ours, "commit", "-qam", "ours")
-    before = {**splits(ours), **splits(theirs)}
-    assert len(before) > max(len(splits(ours)), len(splits(theirs))) > len(start)
+    both = {**splits(ours), **splits(theirs)}
+    assert len(both) == len(splits(ours)) + len(splits(theirs)) - len(first) > len(first)
 
     git(ours, "pull", "-q", "--no-rebase", "origin", "main", check=False)
     refused = thaw("run", cwd=ours, check=False)
+    assert refused.returncode == 2
     assert "git checkout --ours dvc.lock" in refused.stderr
     git(ours, "checkout", "--ours", "dvc.lock")
-    merged = thaw("run", cwd=ours).stdout
-    assert "data.dvc: both sides of the Git merge joined" in merged
-    assert "ledger.dvc: both sides of the Git merge joined" in merged
-    assert splits(ours) == before
+    said = follow(ours)
+    assert "data.dvc: both sides of the Git merge joined" in said
+    assert any(line.startswith("ledger.dvc: both sides of the Git merge joined") for line in said)
+    dvc(ours, "repro", "-q", "split")
+    assert splits(ours) == both
     publish(ours, "merged")
     git(theirs, "pull", "-q", "origin", "main")
-    thaw("run", cwd=theirs)
-    assert splits(theirs) == before
-
-
-def theirs_with_data(root: Path, thaw: Thaw) -> Path:
-    """The clone, once a run has brought the data and the ledger."""
-    thaw("run", cwd=root)
-    return root
+    follow(theirs)
+    dvc(theirs, "repro", "-q", "split")
+    assert splits(theirs) == both
+    assert git(theirs, "status", "--porcelain") == ""
