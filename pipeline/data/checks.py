@@ -81,10 +81,12 @@ def _great_expectations() -> ModuleType:
 
 
 def _site(folder: Path) -> dict[str, Any]:
+    # Great Expectations would put an environment variable's value, or an error, in the place of a $NAME.
+    base = str(folder.resolve()).replace("$", r"\$")
     return {
         "class_name": "SiteBuilder",
         "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder.resolve())},
+        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": base},
     }
 
 

@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pipeline.config import DataConfig
 from pipeline.data.files import outside
@@ -185,13 +185,28 @@ def _labels(rows: Rows, data: DataConfig, name: str) -> list[str | None]:
 
 
 def _extras(rows: Rows, data: DataConfig, used: set[str], name: str) -> list[_Extra]:
-    nothing: list[Any] = [None] * len(rows.lines)
-    group, split = data.columns.get("group"), data.columns.get("split")
-    groups = [None if value is None else str(value) for value in rows.columns.get(str(group), nothing)]
-    splits = _splits(rows.columns.get(str(split), nothing), rows, name)
-    others = [column for column in rows.columns if column not in {group, split, *used}]
+    groups = [None if value is None else str(value) for value in _optional(rows, data, "group", name)]
+    splits = _splits(_optional(rows, data, "split", name), rows, name)
+    known = {data.columns["group"], data.columns["split"], *used}
+    others = [column for column in rows.columns if column not in known]
     meta = [tuple(zip(others, values, strict=True)) for values in zip(*(rows.columns[c] for c in others), strict=True)]
     return [_Extra(*given) for given in zip(groups, splits, meta or [()] * len(rows.lines), strict=True)]
+
+
+def _optional(rows: Rows, data: DataConfig, role: Literal["group", "split"], name: str) -> list[Any]:
+    """The column of a role that a table may do without; all None where it does.
+
+    Raises:
+        DataError: the settings name a column of their own that is not there, or the table has one that differs from
+            the wanted one by case or blanks only. A group or split that is not read would be dealt apart, for ever.
+    """
+    column = data.columns[role]
+    if column in rows.columns:
+        return rows.columns[column]
+    alike = [other for other in rows.columns if other.strip().casefold() == column.casefold()]
+    if column != role or alike:
+        raise _no_column(rows, column, name, role)
+    return [None] * len(rows.lines)
 
 
 def _splits(values: list[Any], rows: Rows, name: str) -> list[Split | None]:

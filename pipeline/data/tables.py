@@ -112,9 +112,24 @@ def _plain_values(column: pa.ChunkedArray) -> list[Any]:
         return values
     if types.is_nested(column.type):
         return [None if value is None else _json(value) for value in values]
-    if types.is_binary(column.type) or types.is_large_binary(column.type):
-        return [None if value is None else f"{len(value)} bytes" for value in values]
+    if _is_binary(column.type):
+        return _decoded(values)
     return [None if value is None else str(value) or None for value in values]
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    kinds = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+    return any(is_kind(kind) for is_kind in kinds)
+
+
+def _decoded(values: Sequence[bytes | None]) -> list[str | None]:
+    """Text, where all of it is: Spark and others write it without saying so. Else the sizes are all there is to say."""
+    try:
+        return [value.decode() or None if value is not None else None for value in values]
+    except UnicodeDecodeError:
+        return [f"{len(value)} bytes" if value is not None else None for value in values]
 
 
 def _json(value: Any) -> str:

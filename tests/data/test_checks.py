@@ -61,6 +61,16 @@ def test_good_data_pass_and_data_docs_are_written(tmp_path: Path) -> None:
     assert sorted(pages) == ["dataset-classes.html", "dataset-dataset.html", "dataset-examples.html"]
 
 
+@pytest.mark.parametrize("name", ["$HOME", "${HOME}", "$unset", "\\$HOME"])
+def test_a_dollar_in_a_path_or_a_class_name_is_no_variable(tmp_path: Path, name: str) -> None:
+    table = rows({name: 30, "b": 30})
+    folder = tmp_path / name
+    folder.mkdir()
+    assert found(suites(table), folder) == {}
+    assert (folder / "data-docs" / "index.html").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_everything_wrong_is_found_at_once_with_its_items(tmp_path: Path) -> None:
     table = rows({"cat": 40, "dog": 2, "eel": 3, "yak": 3})
     table = replaced(table, "id", 1, table["id"][45].as_py())

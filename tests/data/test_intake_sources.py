@@ -314,7 +314,8 @@ def test_columns_of_parquet_are_plain_or_become_text(tmp_path: Path) -> None:
         "label": ["cat", "dog"],
         "day": [datetime.date(2024, 2, 29), None],
         "structure": [{"b": [1, 2], "a": "é"}, None],
-        "content": [b"abc", b""],
+        "content": [b"\x89PNG", b""],
+        "bytes": [b"abc", None],
         "number": [float("nan"), float("inf")],
         "large": pa.array([2**64 - 1, 0], pa.uint64()),
         "kind": pa.array(["x", "y"]).dictionary_encode(),
@@ -322,10 +323,33 @@ def test_columns_of_parquet_are_plain_or_become_text(tmp_path: Path) -> None:
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     first, second = (dict(example.meta) for example in listing(tmp_path, table="t.parquet").examples)
     assert first == {
-        "day": "2024-02-29", "structure": '{"a": "é", "b": [1, 2]}', "content": "3 bytes", "number": None,
-        "large": 2**64 - 1, "kind": "x",
+        "day": "2024-02-29", "structure": '{"a": "é", "b": [1, 2]}', "content": "4 bytes", "bytes": "abc",
+        "number": None, "large": 2**64 - 1, "kind": "x",
     }  # fmt: skip
     assert second["number"] == float("inf")
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(3), pa.binary_view()], ids=str)
+def test_text_that_parquet_holds_as_bytes_is_text(tmp_path: Path, kind: pa.DataType) -> None:
+    columns = {"path": pa.array([b"1.p", b"2.p"], kind), "label": pa.array([b"ant", b"bee"], kind)}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    assert places(listing(tmp_path, table="t.parquet")) == [("1.p", "ant", None), ("2.p", "bee", None)]
+
+
+UNREAD_COLUMNS = {
+    "named by a setting": ("patient", {"group": "patients"}),
+    "a split named by a setting": ("subset", {"split": "sub_set"}),
+    "in capitals": ("Group", {}),
+    "with a blank": ("split ", {}),
+}
+
+
+@pytest.mark.parametrize(("column", "columns"), UNREAD_COLUMNS.values(), ids=UNREAD_COLUMNS.keys())
+def test_groups_and_splits_that_would_not_be_read_stop(tmp_path: Path, column: str, columns: dict[str, str]) -> None:
+    """Dealt apart, for ever, they would leak the test split into training."""
+    pq.write_table(pa.table({"path": ["a"], "label": ["cat"], column: ["test"]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=f"did you mean {column}"):
+        listing(tmp_path, table="t.parquet", columns=columns)
 
 
 BAD_TABLES = {
