@@ -136,7 +136,7 @@ def init(
     settings = config.parse(changes, "thaw init")
     with Terminal() as terminal:
         with terminal.working("checking the settings"):
-            preflight.require(list(preflight.quick_checks(Workspace(folder.absolute()), settings)))
+            preflight.require(list(preflight.quick_checks(Workspace(folder.resolve()), settings)))
         with terminal.working(f"copying {data}"):
             made = setup.init(folder, source=data, config=settings, remote=remote or None)
         for line in made.splitlines():
@@ -144,7 +144,9 @@ def init(
 
 
 def _weights(reference: str) -> str:
-    path = Path(reference).expanduser()
+    from pipeline.files import expanded
+
+    path = expanded(reference)
     return str(path.resolve()) if path.is_file() else reference
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 import shutil
 import sys
 import tempfile
@@ -87,7 +88,7 @@ def _writable(root: Path) -> Check:
         with tempfile.NamedTemporaryFile(dir=root, prefix=".thaw-doctor-"):
             return Check("write access", "ok", str(root))
     except OSError as fault:
-        return Check("write access", "bad", str(fault), f"chown or chmod {root}")
+        return Check("write access", "bad", str(fault), f"chown or chmod {shlex.quote(str(root))}")
 
 
 def _settings(place: Workspace) -> Check:

@@ -28,6 +28,14 @@ def replace_text(path: Path, text: str, *, private: bool = False) -> None:
         part.unlink(missing_ok=True)
 
 
+def expanded(text: str) -> Path:
+    """A path, with the home folder for `~`; as it is where no user is called so."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
 def apply_umask(path: Path) -> None:
     """Gives a new file the mode that the umask says, where a library made it readable by its owner alone."""
     probe = _beside(path)  # the umask itself cannot be read without changing it for all threads

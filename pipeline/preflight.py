@@ -14,6 +14,7 @@ from typing import Literal
 
 from pipeline.config import Config, expand_variables
 from pipeline.errors import ConfigError, PreflightError, ThawError
+from pipeline.files import expanded
 from pipeline.workspace import STEPS, Workspace
 
 State = Literal["ok", "warning", "error"]
@@ -153,7 +154,7 @@ def _model_name(workspace: Workspace, config: Config) -> Check:
             "error",
             repr(name),
             "a name that the model registry takes: without '/', ':' and blanks around it",
-            "set register.name in params.yaml",
+            "set register.name in params.yaml" if config.register_.name else "rename the folder",
         )
     return Check("model name", "ok", name)
 
@@ -213,7 +214,7 @@ def _weights_file(workspace: Workspace, config: Config) -> Check:
         return Check("weights file", "error", fault.found, fault.expected, fault.mend)
     if reference in ("default", "shipped") or "://" in reference.removeprefix("file://"):
         return Check("weights file", "ok", reference.partition("://")[0])
-    path = workspace.root / Path(reference.removeprefix("file://")).expanduser()
+    path = workspace.root / expanded(reference.removeprefix("file://"))
     if path.is_file():
         return Check("weights file", "ok", str(path))
     return Check(

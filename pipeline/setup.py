@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from pipeline.config import Config, to_yaml
 from pipeline.dvc_yaml import PLACEHOLDERS
-from pipeline.errors import WorkspaceError
+from pipeline.errors import ThawError, WorkspaceError
+from pipeline.files import expanded
 from pipeline.text import printable
 from pipeline.upgrade import upgrade
 from pipeline.workspace import Workspace
@@ -61,14 +63,19 @@ def init(folder: Path, *, source: Path | None, config: Config, remote: str | Non
     """
     from pipeline import memory
 
-    folder = folder.absolute()
+    folder = folder.resolve()
     data = folder / config.data.path
     _refuse_taken(folder, data)
     copied = _plan_copy(source, folder) if source else None
+    address = _remote(remote)
     marker = folder / UNFINISHED
     marker.parent.mkdir(parents=True)
     marker.touch()
-    uses_git = memory.initialise(folder, _remote(remote))
+    try:
+        uses_git = memory.initialise(folder, address)
+    except ThawError:
+        _remove_begun(folder)
+        raise
     with (folder / ".dvc" / ".gitignore").open("a", encoding="utf-8") as stream:
         stream.write(f"/{LOCAL_REMOTE.name}\n")
     (folder / ".dvcignore").write_text(DVCIGNORE, encoding="utf-8")
@@ -108,7 +115,14 @@ def _refuse_taken(folder: Path, data: Path) -> None:
 
 
 def _begun(folder: Path) -> str:
-    return " ".join(str(folder / name) for name in (*OURS, "data", "data.part") if (folder / name).exists())
+    return shlex.join(str(folder / name) for name in (*OURS, "data", "data.part") if (folder / name).exists())
+
+
+def _remove_begun(folder: Path) -> None:
+    """Removes what an init that was refused has made: nothing of the user's had any of these names."""
+    for made in (folder / ".thaw", folder / ".dvc"):
+        shutil.rmtree(made, ignore_errors=True)
+    (folder / ".dvcignore").unlink(missing_ok=True)
 
 
 def _plan_copy(source: Path, folder: Path) -> _Copy:
@@ -195,7 +209,12 @@ def _copy(planned: _Copy, data: Path) -> None:
 def _remote(remote: str | None) -> str:
     if remote is None:
         return str(LOCAL_REMOTE)
-    return remote if "://" in remote else str(Path(remote).expanduser().absolute())
+    if "://" in remote:
+        return remote
+    folder = expanded(remote)
+    if str(folder).startswith("~"):
+        raise WorkspaceError("--remote", found=f"{folder.parts[0]}, and no such user", expected="a folder or a URL")
+    return str(folder.absolute())
 
 
 def _closing_words(folder: Path, data: Path, copied: _Copy | None, uses_git: bool) -> str:
@@ -208,4 +227,4 @@ def _closing_words(folder: Path, data: Path, copied: _Copy | None, uses_git: boo
             lines.append(f"left out {', '.join(copied.left_out[:SHOWN])}{more}")
     else:
         lines.append(f"put your examples into {data}, then: dvc add {data.name}")
-    return "\n".join([*lines, "", "next:", f"  cd {folder}", "  thaw run"])
+    return "\n".join([*lines, "", "next:", f"  cd {shlex.quote(str(folder))}", "  thaw run"])

@@ -94,6 +94,24 @@ def test_a_setting_that_would_stop_the_run_late_stops_it_first(
         preflight.require(list(found.values()))
 
 
+def test_weights_of_an_unknown_user_are_no_file(tmp_path: Path) -> None:
+    found = quick(tmp_path, settings(backbone={"weights": "~nobody-of-that-name/w.pth"}))["weights file"]
+    assert (found.state, found.hint) == ("error", "correct backbone.weights in params.yaml")
+
+
+def test_a_folder_that_no_model_can_be_called_by_is_to_be_renamed(tmp_path: Path) -> None:
+    assert quick(tmp_path / "a:b", settings())["model name"].hint == "rename the folder"
+
+
+def test_the_folder_above_is_a_workspace_by_its_own_name(thaw: Thaw, tmp_path: Path) -> None:
+    source, here = tmp_path / "photos", tmp_path / "flowers" / "notes"
+    for folder in (source / "ant", here):
+        folder.mkdir(parents=True)
+    (source / "ant" / "1.png").write_bytes(b"1")
+    thaw("init", "..", "--data", source, cwd=here)
+    assert (tmp_path / "flowers" / "params.yaml").is_file()
+
+
 def test_all_failures_are_named_at_once(tmp_path: Path) -> None:
     config = settings(register={"name": "a/b", "thresholds": {"acuracy": 1}})
     with pytest.raises(PreflightError) as fault:

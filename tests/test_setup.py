@@ -15,7 +15,7 @@ import yaml
 from pipeline import dvc_yaml, setup
 from pipeline.config import STAGE_PARAMS, Config, load, parse
 from pipeline.dvc_yaml import PLACEHOLDERS
-from pipeline.errors import WorkspaceError
+from pipeline.errors import ThawError, WorkspaceError
 from pipeline.memory import Memory
 from pipeline.workspace import STEPS, Workspace
 
@@ -71,6 +71,13 @@ def test_without_a_source_the_data_comes_later(tmp_path: Path) -> None:
 def test_a_remote_that_was_asked_for(tmp_path: Path) -> None:
     setup.init(tmp_path / "ws", source=None, config=Config(), remote="s3://team/flowers")
     assert "url = s3://team/flowers" in (tmp_path / "ws" / ".dvc" / "config").read_text()
+
+
+@pytest.mark.parametrize("remote", ["~nobody-of-that-name/store", "nosuch://team/flowers"])
+def test_a_remote_that_cannot_be_used_leaves_nothing_behind(remote: str, source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ThawError, match=r"no such user|nosuch://"):
+        setup.init(tmp_path / "ws", source=source, config=Config(), remote=remote)
+    assert "made" in setup.init(tmp_path / "ws", source=source, config=Config())
 
 
 def test_links_are_not_followed_out_of_the_source(source: Path, tmp_path: Path) -> None:
@@ -148,6 +155,17 @@ setup.init(Path({str(tmp_path / "ws")!r}), source=Path({str(source)!r}), config=
     command = caught.value.mend.partition(": ")[2]
     subprocess.run(command, shell=True, check=True)
     assert "made" in setup.init(tmp_path / "ws", source=source, config=Config())
+
+
+def test_commands_that_are_to_be_typed_are_quoted(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my $HOME"
+    (folder / ".thaw").mkdir(parents=True)
+    (folder / ".thaw" / "init-unfinished").touch()
+    with pytest.raises(WorkspaceError) as fault:
+        setup.init(folder, source=source, config=Config())
+    assert fault.value.mend.endswith(f"rm -r '{folder}/.thaw'")
+    shutil.rmtree(folder)
+    assert f"cd '{folder}'" in setup.init(folder, source=source, config=Config())
 
 
 def test_inside_git_what_runs_make_is_ignored_and_the_pins_are_not(source: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.context import Console
 from pipeline.errors import BackboneError
+from pipeline.files import expanded
 from pipeline.models import transfer
 from pipeline.models.transfer import Interrupted
 from pipeline.redaction import redact_forms
@@ -39,8 +40,8 @@ class Patience:
 def cache_folder() -> Path:
     """`weights` in $THAW_CACHE, or in the user's cache folder."""
     own = os.environ.get("THAW_CACHE")
-    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return (Path(own) if own else user / "thaw").expanduser() / "weights"
+    user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return expanded(own or f"{user}/thaw") / "weights"
 
 
 def offline() -> bool:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from pipeline.config import BackboneConfig, expand_variables
 from pipeline.errors import BackboneError, ConfigError
+from pipeline.files import expanded
 from pipeline.models import backbone_lock, fetch
 from pipeline.models.backbone_lock import LOCK
 from pipeline.models.digests import DigestCache, FileStat
@@ -47,7 +48,7 @@ def locate(config: BackboneConfig, root: Path, published: str | None) -> Path | 
         mirror = expand_variables(config.mirror or "", "backbone.mirror").rstrip("/")
         text = f"{mirror}/{PurePosixPath(published).name}" if mirror else published
     text = text.removeprefix("file://")
-    return text if "://" in text else root / Path(text).expanduser()
+    return text if "://" in text else root / expanded(text)
 
 
 def digest_cache(scratch: Path) -> DigestCache:
