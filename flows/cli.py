@@ -49,7 +49,7 @@ def main() -> None:
     write_anything((sys.stdout, sys.stderr))
     redaction.install_streams()
     try:
-        with ending(), storage_errors(Path.cwd()):
+        with ending(), storage_errors(_here()):
             app()
     except ThawError as fault:
         _say_error(fault)
@@ -64,6 +64,15 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError as fault:
+        raise ThawError(
+            "the current folder", found="it was deleted", expected="a folder", mend="cd into another one"
+        ) from fault
 
 
 def _say_error(fault: ThawError) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 REFRESHES_PER_SECOND = 8
 SECONDS_BETWEEN_LINES = 30.0  # of progress, where no live line can be drawn
 INDENT = 4
+USUAL_WIDTH = 80
 WIDE = 100  # columns from which the bar is long
 # A line that begins with a name in a column, as those of steps do: its further lines stand below its text.
 _COLUMN = re.compile(r"\S+ {2,}")
@@ -233,4 +234,7 @@ def _rich_console(stderr: bool) -> RichConsole:
 
     # Data may hold brackets, so nothing in a line is read as markup.
     options: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-    return VisibleCursor(stderr=stderr, soft_wrap=True, **options)
+    console = VisibleCursor(stderr=stderr, soft_wrap=True, **options)
+    if console.width < 1:  # COLUMNS=0, by which some programs say that they do not know
+        console.width = USUAL_WIDTH
+    return console

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import REPOSITORY, Thaw
+from commands import REPOSITORY, THAW, Thaw
 from pipeline.config import parse
 from pipeline.setup import init
 
@@ -91,3 +91,14 @@ def test_what_is_installed_is_what_was_tested() -> None:
 
     for name, bound in BOUNDS.items():
         assert SpecifierSet(bound).contains(pins[name]), name
+
+
+def test_a_folder_that_was_deleted_meanwhile_is_named(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    # A shell's child begins in the folder that the shell has just removed.
+    command = ["sh", "-c", 'rmdir "$0" && exec "$1" status', gone, THAW]
+    done = subprocess.run(command, cwd=gone, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "it was deleted" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from commands import REPOSITORY
-from flows.terminal import Activity, Progress, live_line
+from flows.terminal import Activity, Progress, Terminal, live_line
 from pipeline.steps.summary import running_line
 from pipeline.text import format_seconds
 from pseudo_terminal import python_on_terminal
@@ -63,6 +64,16 @@ def test_something_moves_while_nothing_reports() -> None:
         drawn = set(re.findall(r"importing  (\d) s", re.sub(r"\x1b\[[0-9;]*m", "", terminal.raw.decode())))
         assert {"0", "1", "2"} <= drawn
         assert terminal.lines() == []
+
+
+@pytest.mark.parametrize("text", ["", "words " * 30])
+def test_a_width_of_nothing_is_no_width(text: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Some programs set COLUMNS to 0 where they do not know it."""
+    monkeypatch.setenv("COLUMNS", "0")
+    for forced in ("", "1"):
+        monkeypatch.setenv("FORCE_COLOR", forced)
+        Terminal().line(f"first {text}")
+        assert "first" in capsys.readouterr().out
 
 
 def test_the_cursor_is_never_hidden() -> None:
