@@ -6,6 +6,7 @@ the run is about to import anyway. Both look only at what the stale steps need; 
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -133,13 +134,15 @@ def _asked(name: str, ask: Callable[[], str]) -> Check:
 
 def _workspace_path(workspace: Workspace) -> Check:
     root = str(workspace.root)
-    odd = sorted({letter for letter in root if letter == "?" or not letter.isprintable()})
+    # MLflow takes a path for an address: %20 in it would be a blank.
+    escapes = re.findall("%[0-9A-Fa-f]{2}", root)
+    odd = sorted({*escapes, *(letter for letter in root if letter == "?" or not letter.isprintable())})
     if odd:
         return Check(
             "workspace path",
             "error",
             f"{', '.join(map(repr, odd))} in {root!r}",
-            "a path that can stand in a database's address",
+            "a path that can stand in an address",
             "rename the folder",
         )
     return Check("workspace path", "ok", root)

@@ -54,6 +54,13 @@ def test_a_workspace_folder_of_any_usual_name_registers(
     assert record.version == "1"
 
 
+@pytest.mark.parametrize("folder", ["my%20flowers", "flowers?", "a%e4b/flowers", "flo\nwers"])
+def test_a_workspace_folder_that_reads_as_an_address_is_refused_before_any_work(folder: str, tmp_path: Path) -> None:
+    """It trained to the end and failed at registration: MLflow decodes plain paths, too."""
+    found = quick(tmp_path / folder, settings())["workspace path"]
+    assert (found.state, found.hint) == ("error", "rename the folder")
+
+
 def test_a_path_that_no_database_address_can_hold_is_refused_before_anything_is_made(
     thaw: Thaw, tmp_path: Path
 ) -> None:
