@@ -13,7 +13,7 @@ import pytest
 from pipeline.data.ledger import Entry, Ledger, load
 from pipeline.errors import LedgerError, MemoryFault, WorkspaceError
 from pipeline.memory import Memory, initialise
-from pipeline.memory.checkout import compare
+from pipeline.memory.checkout import bases_file, compare
 
 DVC_YAML = "stages:\n  validate: {cmd: 'true', deps: [data], outs: [artifacts/validate]}\n"
 ONE = {"a.txt": "a", "b.txt": "b", "deep/c.txt": "c"}
@@ -298,6 +298,19 @@ def test_data_that_were_pinned_or_checked_out_by_dvc_itself_are_the_new_base(ws:
     assert there(ws) == {**ONE, "e.txt": "e"}
 
 
+def test_a_file_comes_where_a_folder_of_the_users_is_only_by_name(ws: Path) -> None:
+    edit(ws, "e", "pinned")
+    Memory(ws).add_data()
+    newer = (ws / "data.dvc").read_text()
+    pull(ws, "older.txt")
+    Memory(ws).update_data()
+    edit(ws, "e/mine.txt", "mine")
+    (ws / "data.dvc").write_text(newer)
+    with pytest.raises(MemoryFault, match="data/e"):
+        Memory(ws).update_data()
+    assert there(ws) == {**ONE, "e/mine.txt": "mine"}
+
+
 # --- ledger -----------------------------------------------------------------------------------------------
 
 
@@ -485,6 +498,71 @@ def test_where_both_added_data_and_dealt_them_the_merge_keeps_both_and_moves_not
     Memory(theirs).update_ledger()
     assert there(theirs) == there(ours)
     assert splits(theirs) == splits(ours)
+
+
+def conflict(ours: Path, theirs: Path) -> None:
+    """Both add data, and Git is left with a conflict in data.dvc of ours, whose data are as they were before it."""
+    grow(theirs, "t", "test")
+    edit(theirs, "b.txt", "B")
+    Memory(theirs).add_data()
+    publish(theirs)
+    before = there(ours)
+    base = bases_file(ours).read_text()
+    grow(ours, "o", "val")
+    dvc(ours, "push")
+    git(ours, "commit", "-qam", "ours")
+    put(ours, before)
+    bases_file(ours).write_text(base)
+    git(ours, "pull", "-q", "--no-rebase", "origin", "main", check=False)
+    assert "<<<<<<<" in (ours / "data.dvc").read_text()
+
+
+@pytest.mark.parametrize("lying", ["nothing", "older data"])
+def test_a_merge_where_our_own_side_was_not_brought_yet_keeps_it_too(clones: tuple[Path, Path], lying: str) -> None:
+    ours, theirs = clones
+    conflict(ours, theirs)
+    if lying == "nothing":
+        shutil.rmtree(ours / "data")
+        shutil.rmtree(ours / ".thaw")
+        shutil.rmtree(ours / ".dvc" / "cache")
+    Memory(ours).update_data()
+    Memory(ours).update_ledger()
+    assert there(ours) == {**ONE, "b.txt": "B", "o.txt": "o", "t.txt": "t"}
+    assert splits(ours) == {"1": "train", "o": "val", "t": "test"}
+    assert Memory(ours).unshared().unpinned == ""
+
+
+KILLED_BEFORE_PINNING = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.memory import Memory, pins
+pins.pin = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
+Memory(Path(sys.argv[1])).update_data()
+"""
+
+
+def test_a_merge_that_was_killed_before_it_was_pinned_loses_nothing_of_either_side(clones: tuple[Path, Path]) -> None:
+    ours, theirs = clones
+    conflict(ours, theirs)
+    done = subprocess.run([sys.executable, "-c", KILLED_BEFORE_PINNING, str(ours)], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    Memory(ours).update_data()
+    assert there(ours) == {**ONE, "b.txt": "B", "o.txt": "o", "t.txt": "t"}
+
+
+def test_a_merge_that_was_settled_by_hand_goes_on_from_there(clones: tuple[Path, Path]) -> None:
+    ours, theirs = clones
+    for root, text in ((ours, "ours"), (theirs, "theirs")):
+        edit(root, "a.txt", text)
+        grow(root, text, "train")
+    publish(theirs)
+    git(ours, "commit", "-qam", "ours")
+    git(ours, "pull", "-q", "--no-rebase", "origin", "main", check=False)
+    with pytest.raises(MemoryFault, match=r"data/a\.txt"):
+        Memory(ours).update_data()
+    edit(ours, "a.txt", "theirs")
+    Memory(ours).update_data()
+    assert there(ours) == {**ONE, "a.txt": "theirs", "ours.txt": "ours", "theirs.txt": "theirs"}
 
 
 def test_a_merge_in_which_both_edited_a_file_stops_by_name_and_can_be_settled(clones: tuple[Path, Path]) -> None:

@@ -19,6 +19,7 @@ is done, so a checkout that was killed is completed by the next run.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -110,7 +111,7 @@ def _what_happened(now: str | None, new: str | None, before: set[str | None]) ->
 def recall(root: Path, what: Pinned) -> Base | None:
     """What this machine last pinned or checked out; None where it is not known."""
     try:
-        entry = json.loads(bases_file(root).read_text(encoding="utf-8"))[what.path.name]
+        entry = json.loads(bases_file(root).read_text(encoding="utf-8"))[_entry(root, what)]
         return Base(entry["version"], entry["unfinished"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -122,8 +123,12 @@ def remember(root: Path, what: Pinned, base: Base) -> None:
         entries = dict(json.loads(bases_file(root).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         entries = {}
-    entries[what.path.name] = {"version": base.version, "unfinished": base.unfinished}
+    entries[_entry(root, what)] = {"version": base.version, "unfinished": base.unfinished}
     replace_text(bases_file(root), json.dumps(entries, indent=2) + "\n")
+
+
+def _entry(root: Path, what: Pinned) -> str:
+    return what.path.relative_to(root).as_posix()
 
 
 def bases_file(root: Path) -> Path:
@@ -260,7 +265,9 @@ def _put(out: Output, content: str, part: Path, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         part.replace(place)
-    except OSError:  # on another disk, where nothing can be renamed to
+    except OSError as fault:
+        if fault.errno != errno.EXDEV:  # on another disk, where nothing can be renamed to
+            raise
         shutil.move(part, place)
 
 

@@ -56,7 +56,6 @@ def update(repo: Repo, what: Pinned) -> list[str]:
         MemoryFault: it is missing and nothing pins it, what is pinned cannot be had, or files that were edited here
             are in the way: all others are brought first.
     """
-    root = Path(repo.root_dir)
     if not what.pin.is_file():
         if what.path.exists():
             return []
@@ -66,22 +65,7 @@ def update(repo: Repo, what: Pinned) -> list[str]:
             mend=f"put {what.path.name} there, then: dvc add {what.path.name}",
         )
     out = checkout.load_pin(repo, what)
-    pinned = out.hash_info.value
-    base = checkout.recall(root, what) if what.path.exists() else Base(NOTHING)
-    if base == Base(pinned):
-        return []  # what else lies there was edited here since
-    there_version, there = checkout.files_there(out)
-    if there_version == pinned:
-        checkout.remember(root, what, Base(pinned))
-        return []
-    if base is None and not there:
-        base = Base(NOTHING)  # an empty folder
-    bases = _bases(out, base, there_version, there)
-    plan = checkout.compare(bases, _fetched_files(out, what, pinned), there)
-    begun = Base(base.version if base else there_version, unfinished=pinned)
-    _follow(out, what, plan, pinned, begun)
-    checkout.remember(root, what, Base(pinned))
-    return _words(what, plan, there)
+    return _bring(out, what, out.hash_info.value)
 
 
 def join(repo: Repo, what: Pinned, out: Output) -> list[str]:
@@ -99,15 +83,21 @@ def join(repo: Repo, what: Pinned, out: Output) -> list[str]:
     if not sides:
         return []
     ours, theirs = sides
-    version = pinned_version(theirs)
+    our_version, version = pinned_version(ours), pinned_version(theirs)
     ancestor = pinned_version(conflicts.common_ancestor(what.pin))
+    root = Path(out.repo.root_dir)
+    begun = Base(ancestor, unfinished=version)
+    brought = []
+    if checkout.recall(root, what) != begun or not what.path.exists():
+        brought = _bring(out, what, our_version)  # what lies here may be older than our side, or missing
     _, there = checkout.files_there(out)
     bases = [_fetched_files(out, what, ancestor)]
     plan = checkout.compare(bases, _fetched_files(out, what, version), there, keep_edited=True)
-    _follow(out, what, plan, version, Base(ancestor, unfinished=version))
+    _follow(out, what, plan, version, begun)
+    checkout.remember(root, what, Base(our_version))  # so that nothing is taken back where a kill leaves our pin alone
     replace_text(what.pin, ours)  # one that can be read, to be pinned over
     pin(repo, what)
-    return [f"{what.pin.name}: both sides of the Git merge joined", *_words(what, plan, there)]
+    return [*brought, f"{what.pin.name}: both sides of the Git merge joined", *_words(what, plan, there)]
 
 
 def pinned_version(text: str) -> str:
@@ -120,6 +110,26 @@ def pinned_version(text: str) -> str:
         return str(read_yaml(text)["outs"][0]["md5"])
     except (yaml.YAMLError, KeyError, TypeError, IndexError) as fault:
         raise MemoryFault("a .dvc file", found="no hash of what it pins", expected="one", mend="dvc add") from fault
+
+
+def _bring(out: Output, what: Pinned, pinned: str) -> list[str]:
+    """Brings a folder to a version, and says what changed."""
+    root = Path(out.repo.root_dir)
+    base = checkout.recall(root, what) if what.path.exists() else Base(NOTHING)
+    if base == Base(pinned):
+        return []  # what else lies there was edited here since
+    there_version, there = checkout.files_there(out)
+    if there_version == pinned:
+        checkout.remember(root, what, Base(pinned))
+        return []
+    if base is None and not there:
+        base = Base(NOTHING)  # an empty folder
+    bases = _bases(out, base, there_version, there)
+    plan = checkout.compare(bases, _fetched_files(out, what, pinned), there)
+    begun = Base(base.version if base else there_version, unfinished=pinned)
+    _follow(out, what, plan, pinned, begun)
+    checkout.remember(root, what, Base(pinned))
+    return _words(what, plan, there)
 
 
 def _fetched_files(out: Output, what: Pinned, version: str) -> Files:
