@@ -31,6 +31,9 @@ STAGE_PARAMS: dict[str, tuple[str, ...]] = {
     "evaluate": ("engine", "task.name", "evaluate"),
 }
 
+# Folders of a workspace that are written and removed by Thaw, DVC or Git: no place for data.
+OWN_FOLDERS = frozenset({"artifacts", "baseline", "mlflow", ".thaw", ".dvc", ".git"})
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Above = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -108,6 +111,8 @@ class DataConfig(Section):
         path = PurePosixPath(given)
         if not path.parts or path.is_absolute() or ".." in path.parts:
             raise ValueError("must be a folder below the workspace, such as data")
+        if path.parts[0] in OWN_FOLDERS:
+            raise ValueError(f"must not be in {path.parts[0]}, whose content is Thaw's, DVC's or Git's to remove")
         return given
 
     @field_validator("columns", mode="before")

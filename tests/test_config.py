@@ -26,3 +26,13 @@ def test_the_data_folder_is_written_for_dvc(tmp_path: Path, text: str) -> None:
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(ConfigError, match="below `data:` write `path: data`"):
         load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("path", ["baseline", "artifacts/photographs", "./mlflow", ".thaw", ".dvc/x", ".git"])
+def test_data_do_not_lie_where_others_clear_away(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.path.*must not be in"):
+        parse({"data": {"path": path}}, "params.yaml")
+
+
+def test_a_folder_of_that_name_elsewhere_is_one_like_others() -> None:
+    assert parse({"data": {"path": "sets/baseline"}}, "params.yaml").data.path == "sets/baseline"
