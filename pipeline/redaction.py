@@ -26,13 +26,17 @@ MARK = "***"
 
 # --- by form -----------------------------------------------------------------------------------------------------
 
-_TELLING = r"(?:password|passwd|secret|token|api[_-]?key|access[_-]?key)"  # in any parameter's name
+_TELLING = r"(?:password|passwd|secret|token|(?:api|access|account)[_-]?key)"  # in any parameter's name
 _IN_QUERIES = r"(?:x-(?:amz|goog)-[\w-]+|signature|credential|pwd|pass|auth|jwt|key|sig|sas)"  # as the whole name
 _VARIABLE = r"\$\{\w+\}"  # stands for a secret in a setting, and is none
 _USER_VARIABLE = rf"(?:[\w.+-]+:)?{_VARIABLE}(?::{_VARIABLE})?@"
+# A database's password may hold what ends the user part of any other URL.
+_DATABASE = r"\b(?:postgres|mysql|mariadb|mssql|oracle)[\w+]*://"
+_DATABASE_USER = r"[^\s/:@]*:(?:(?![\"'],)[^\s@])*"
 _FORMS = tuple(
     (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
+        (rf"({_DATABASE})(?!{_USER_VARIABLE}){_DATABASE_USER}@", rf"\1{MARK}@"),
         (rf"(://)(?!{_USER_VARIABLE})[^\s/\"'<>\\]+@", rf"\1{MARK}@"),
         (r"(://)[^\s/\"'<>\\@]*(\.\.\.|…)", rf"\1{MARK}\2"),  # cut short before its @
         (r"(\.\.\.|…)[^\s/\"'<>\\]+@", rf"\1{MARK}@"),  # and what follows such a cut
@@ -43,7 +47,11 @@ _FORMS = tuple(
         (r"(authorization[\"']?\s*[:=]\s*[\"']?(?:basic|bearer|digest|token)\s+)[^\s\"',]+", rf"\1{MARK}"),
     )
 )
-_USER_PART = re.compile(r"://([^\s/\"'<>\\]*)@([^\s/:?#\"'<>\\]*)")
+_HOST = r"[^\s/:?#\"'<>\\]*"
+_USER_PARTS = (
+    re.compile(rf"://([^\s/\"'<>\\]*)@({_HOST})"),
+    re.compile(rf"{_DATABASE}({_DATABASE_USER})@({_HOST})", re.IGNORECASE),
+)
 _PARAMETER = re.compile(
     rf"(?:{_TELLING}[\w.-]*|[?&;]{_IN_QUERIES})=([^\s&#\"'<>\\]+)",
     re.IGNORECASE,
@@ -60,7 +68,7 @@ def redact_forms(text: str) -> str:
 # --- by value ----------------------------------------------------------------------------------------------------
 
 _SECRET_VARIABLE = re.compile(
-    r"(?<![A-Z])(?:PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|ACCESS_KEY|PRIVATE_KEY|CREDENTIALS?|AUTH_STRING|AUTH)(?![A-Z])"
+    r"(?<![A-Z])(?:PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|ACC(?:ESS|OUNT)_KEY|PRIVATE_KEY|CREDENTIALS?|AUTH_STRING|AUTH)(?![A-Z])"
 )
 _PATH_LIKE = ("/", "~", ".")
 _LONG_WORD, _LONG = 10, 8
@@ -121,7 +129,7 @@ def learn_environment() -> None:
 
 
 def _secrets_in(text: str) -> Iterable[Iterable[str]]:
-    for match in _USER_PART.finditer(text):
+    for match in (found for pattern in _USER_PARTS for found in pattern.finditer(text)):
         user, separator, password = match[1].partition(":")
         secret = password if separator else user
         yield _forms_alone(secret)

@@ -95,7 +95,5 @@ def _with_engine(text: str) -> str:
     root = yaml.compose(text)
     assert isinstance(root, yaml.MappingNode)  # it was understood as settings
     value = next(value for key, value in root.value if key.value == "engine")
-    lines = text.splitlines(keepends=True)
-    at, start, end = value.start_mark.line, value.start_mark.column, value.end_mark.column
-    lines[at] = lines[at][:start] + str(ENGINE) + lines[at][end:]
-    return "".join(lines)
+    start, end = value.start_mark.index, value.end_mark.index
+    return text[:start] + str(ENGINE) + text[end:]

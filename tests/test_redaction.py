@@ -43,6 +43,9 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("simplecache::https://lab:canary@h/net.pt", "simplecache::https://***@h/net.pt"),
         ("zip://a.pt::s3://lab:canary@h/b.zip", "zip://a.pt::s3://***@h/b.zip"),
         ("postgresql+psycopg2://u:canary@db/x", "postgresql+psycopg2://***@db/x"),
+        ("postgresql+psycopg2://u:can/ary@db/x", "postgresql+psycopg2://***@db/x"),
+        ("mysql://u:c'a\"n/ry@db:3306/x and more", "mysql://***@db:3306/x and more"),
+        ("AccountName=lab;AccountKey=canary==", "AccountName=lab;AccountKey=***"),
         ("https://h/n?version=2&token=canary&a=b#c", "https://h/n?version=2&token=***&a=b#c"),
         ("https://h/n?password=canary", "https://h/n?password=***"),
         ("https://h/n?X-Amz-Date=1&X-Amz-Signature=canary&v=1", "https://h/n?X-Amz-Date=***&X-Amz-Signature=***&v=1"),
@@ -65,6 +68,8 @@ def test_what_looks_like_a_secret_is_taken_out(text: str, clean: str) -> None:
         "registered as flowers v3 (challenger): models:/flowers@champion",
         "http://127.0.0.1:5000/#/models/a@b",
         "learning-rate range test from 1e-6 to 1: 256 tokens, key=5, a.b=c",
+        "postgresql://db:5432/x by lab@example.com",
+        "mysql://${USER}:${PASSWORD}@db/x",
         "mail lab@example.com about https://example.com/a",
         "file:///work/a@b/data",
         "https://${WEIGHTS_LOGIN}@h/n?token=${TOKEN}&v=1",
@@ -96,6 +101,11 @@ def test_a_known_secret_is_taken_out_without_its_url_in_any_writing(written: str
         assert form not in said
     assert said.startswith("the server said ")
     assert said.endswith(", twice")
+
+
+def test_a_databases_password_is_known_whatever_it_holds() -> None:
+    redaction.learn({"uri": "postgresql://lab:S1ash/inside@db/x"})
+    assert redact("no such user: S1ash/inside, S1ash%2Finside") == "no such user: ***, ***"
 
 
 def test_short_and_common_words_do_not_mangle_what_is_said() -> None:

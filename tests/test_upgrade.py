@@ -161,6 +161,16 @@ def test_an_older_engine_is_raised_and_every_other_byte_stays(place: Workspace) 
     assert upgrade(place) == []
 
 
+def test_a_byte_order_mark_before_the_engine_stays(place: Workspace) -> None:
+    params = place.root / "params.yaml"
+    settings = params.read_text()
+    rest = settings[settings.index(f"engine: {ENGINE}") + len(f"engine: {ENGINE}") :]
+    params.write_text(f"\ufeffengine: 1{rest}")
+    upgrade(place)
+    assert params.read_text() == f"\ufeffengine: {ENGINE}{rest}"
+    assert load(params) == Config()
+
+
 def test_a_step_alone_refuses_a_workspace_that_is_outdated(place: Workspace) -> None:
     change(place.root, f"engine: {ENGINE}", "engine: 1")
     (place.root / "dvc.yaml").write_text(dvc_yaml.generate().replace("      - split\n", ""))
