@@ -106,7 +106,7 @@ def _readable(place: Workspace) -> Iterator[Check]:
     except ThawError:
         return  # said already
     yield from _preflight(place, config)
-    yield _data(place)
+    yield _data(place, config)
     yield from _servers(place)
 
 
@@ -121,17 +121,25 @@ def _preflight(place: Workspace, config: Config) -> Iterator[Check]:
             yield Check(check.name, states[check.state], found, check.hint)
 
 
-def _data(place: Workspace) -> Check:
+def _data(place: Workspace, config: Config) -> Check:
     from pipeline.memory import Memory
 
     try:
         version = Memory(place.root).data_version()
     except ThawError as fault:
-        return Check("data", "bad", fault.found or fault.thing, fault.mend)
+        return Check("data", "bad", fault.found or fault.thing, _mend_of_data(place, config, fault))
     text = f"{version.files} files, {version.md5}"
     return Check(
         "data", "note" if version.dirty else "ok", text + (f"; {version.dirty_reason}" if version.dirty else "")
     )
+
+
+def _mend_of_data(place: Workspace, config: Config, fault: ThawError) -> str:
+    if not (place.root / config.data.path).is_dir():
+        return "bring the data: dvc pull; or correct data.path in params.yaml"
+    if not (place.root / ".dvc").is_dir():
+        return "bring .dvc/ back, as Git has it; or make another workspace: thaw init"
+    return "" if fault.mend == "thaw doctor" else fault.mend
 
 
 def _servers(place: Workspace) -> Iterator[Check]:

@@ -151,12 +151,13 @@ def _workspace_path(workspace: Workspace) -> Check:
 def _model_name(workspace: Workspace, config: Config) -> Check:
     name = workspace.model_name(config)
     bad = sorted({letter for letter in name if letter in "/:" or not letter.isprintable()})
+    bad += ["' and \""] if {"'", '"'} <= set(name) else []  # MLflow cannot look for it
     if bad or not name.strip() or name in (".", "..") or name != name.strip():
         return Check(
             "model name",
             "error",
             repr(name),
-            "a name that the model registry takes: without '/', ':' and blanks around it",
+            "a name that the model registry takes: without '/', ':', both kinds of quotes and blanks around it",
             "set register.name in params.yaml" if config.register_.name else "rename the folder",
         )
     return Check("model name", "ok", name)

@@ -130,11 +130,11 @@ class Finished:
         scratch = self.root / ".thaw"
         return Context(root=self.root, data=self.root / "data", scratch=scratch, side=scratch / "side", **more)
 
-    def register(self, report: Path | None = None, **more: Any) -> Any:
+    def register(self, report: Path | None = None, name: str = "insects", **more: Any) -> Any:
         from pipeline.steps.register import register
 
         return register(
-            self.config, "insects", self.split, self.backbone, self.finetuned, self.evaluated, report, DATA,
+            self.config, name, self.split, self.backbone, self.finetuned, self.evaluated, report, DATA,
             self.context(**more),
         )  # fmt: skip
 

@@ -20,6 +20,7 @@ from pipeline.config import Config, parse
 from pipeline.errors import ConfigError, PreflightError
 from pipeline.preflight import Check
 from pipeline.setup import init
+from pipeline.tracking.registry import registered
 from pipeline.workspace import Workspace
 from registry_helpers import lay_finished
 
@@ -43,15 +44,19 @@ def test_a_usable_workspace_passes_every_check(tmp_path: Path) -> None:
     assert {"model name", "register.thresholds", "backbone weights", "tracking store", "disk room"} <= set(found)
 
 
-@pytest.mark.parametrize("folder", ["flowers.v2", "my flowers", "flowers #2", "50% flowers", "blümchen", "it's"])
+@pytest.mark.parametrize(
+    "folder", ["flowers.v2", "my flowers", "flowers #2", "50% flowers", "blümchen", "it's", '3"', "a\\"]
+)
 def test_a_workspace_folder_of_any_usual_name_registers(
     folder: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     done = lay_finished(tmp_path / folder, tmp_path_factory)
     assert quick(done.root, settings())["model name"].state == "ok"
-    record = done.register()
+    record = done.register(name=folder)
     assert record.model
     assert record.version == "1"
+    found = registered(settings(), Workspace(done.root), folder)
+    assert [one.name for one in found] == [folder]
 
 
 @pytest.mark.parametrize("folder", ["my%20flowers", "flowers?", "a%e4b/flowers", "flo\nwers"])
@@ -86,6 +91,7 @@ def test_the_name_of_an_own_recipe_cannot_leave_the_output_folder(name: str) -> 
     [
         ("register", {"thresholds": {"acuracy": 0.9}}, "register.thresholds", "acuracy"),
         ("register", {"name": "team/flowers"}, "model name", "team/flowers"),
+        ("register", {"name": "it's 3\" wide"}, "model name", '3" wide'),
         ("finetune", {"recipes": ["graduall"]}, "recipes", "graduall"),
         ("finetune", {"primary": "f1"}, "primary metric", "f1"),
         ("tracking", {"experiment": " "}, "experiment name", "' '"),

@@ -215,10 +215,11 @@ def fetch(store: Store, version: Version, folder: Path | None = None) -> Path:
 
 
 def _pages(store: Store, name: str) -> Any:
-    quoted = name.replace("'", "''")
+    # MLflow takes either quote around a name, and knows no way of writing that quote within.
+    quote = '"' if "'" in name else "'"
     token = None
     while True:
-        page = store.client.search_model_versions(f"name = '{quoted}'", max_results=1000, page_token=token)
+        page = store.client.search_model_versions(f"name = {quote}{name}{quote}", max_results=1000, page_token=token)
         yield from page
         token = page.token
         if not token:

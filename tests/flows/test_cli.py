@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from commands import REPOSITORY, THAW, Thaw
+from flows.doctor import _data
+from image_builders import save
 from pipeline.config import parse
 from pipeline.setup import init
+from pipeline.workspace import Workspace
 
 COMMANDS = ("init", "run", "step", "status", "lr-find", "sample", "predict", "up", "doctor", "clean")
 
@@ -68,6 +72,17 @@ def test_doctor_finds_what_is_there(thaw: Thaw, tmp_path: Path) -> None:
     assert "torchvision" in done.stdout
     assert "workspace" in done.stdout
     assert "thaw init" in done.stdout
+
+
+@pytest.mark.parametrize(("lost", "mend"), [("data", "dvc pull"), (".dvc", "bring .dvc/ back")])
+def test_the_doctor_sends_nobody_to_the_doctor(lost: str, mend: str, tmp_path: Path) -> None:
+    save(tmp_path / "photos" / "ant" / "1.png")
+    init(tmp_path / "flowers", source=tmp_path / "photos", config=parse({}, "test"))
+    shutil.rmtree(tmp_path / "flowers" / lost)
+    place = Workspace(tmp_path / "flowers")
+    found = _data(place, place.config())
+    assert found.state == "bad"
+    assert mend in found.mend
 
 
 def test_the_doctors_bounds_are_the_packages_own() -> None:
