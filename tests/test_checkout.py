@@ -472,6 +472,18 @@ def test_without_git_and_with_the_remote_in_the_workspace_nothing_can_be_shared(
     assert Memory(ws).unshared() == ("", (), ())
 
 
+def test_a_remote_that_is_not_configured_is_none_to_push_to_and_is_named_where_it_is_needed(ws: Path) -> None:
+    config = ws / ".dvc" / "config"
+    lines = config.read_text().replace("remote = storage", "remote = elsewhere")
+    assert "remote = elsewhere" in lines
+    config.write_text(lines)
+    assert Memory(ws).unshared() == ("", (), ())
+    shutil.rmtree(ws / ".dvc" / "cache")
+    pull(ws)
+    with pytest.raises(MemoryFault, match="elsewhere"):
+        Memory(ws).update_data()
+
+
 def test_where_both_added_data_and_dealt_them_the_merge_keeps_both_and_moves_nothing(
     clones: tuple[Path, Path],
 ) -> None:

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import MemoryFault
 from pipeline.files import replace_text
+from pipeline.memory import session
 from pipeline.memory.proof import discard_damaged_objects, md5
 
 if TYPE_CHECKING:
@@ -226,9 +227,8 @@ def fetch(out: Output, what: Pinned, version: str, contents: Iterable[str]) -> N
 
 
 def _nowhere(out: Output, what: Pinned, version: str, damaged: Iterable[str]) -> MemoryFault:
-    config = out.repo.config
-    remote = config["core"].get("remote")
-    where = f"remote {remote}: {config['remote'][remote]['url']}" if remote else "no remote configured"
+    remote, address = session.remote(out.repo)
+    where = f"remote {remote}: {address or 'not configured'}" if remote else "no remote configured"
     broken = set(damaged)
     files = files_of(out, version) or {}
     names = [f"{what.path.name}/{path}" if path else what.path.name for path, oid in files.items() if oid in broken]

@@ -93,6 +93,12 @@ def initialise(root: Path, remote: str) -> bool:
             raise MemoryFault(str(root), found=plain(fault), expected="a new DVC repository") from fault
 
 
+def remote(repo: Repo) -> tuple[str | None, str | None]:
+    """Name and address of the default remote; either is None where DVC's configuration lacks it."""
+    name = repo.config["core"].get("remote")
+    return name, repo.config["remote"].get(name, {}).get("url")
+
+
 def quieten() -> None:
     """Keeps DVC's log lines from the user, and its progress bars, which go by the log level."""
     for name in ("dvc", "dvc_data", "dvc_objects", "scmrepo"):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.memory import checkout
+from pipeline.memory import checkout, session
 from pipeline.memory.checkout import Pinned
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def uncommitted(root: Path, names: Iterable[str]) -> tuple[str, ...]:
     wanted = list(names)
     command = ["git", "status", "--porcelain", "-z", "--untracked-files=all", "--", *wanted]
     try:
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, errors="surrogateescape", check=True)
     except (OSError, subprocess.CalledProcessError):
         return ()
     paths = [entry[3:] for entry in done.stdout.split("\0")]  # from the top of the Git repository
@@ -43,9 +43,8 @@ def uncommitted(root: Path, names: Iterable[str]) -> tuple[str, ...]:
 def unpushed(repo: Repo, pinned: Iterable[Pinned]) -> tuple[str, ...]:
     """Those whose pinned version the DVC remote lacks. Only a folder outside the workspace is asked: another kind of
     remote takes seconds to answer, and what lies in the workspace is lost with it."""
-    name = repo.config["core"].get("remote")
-    address = str(repo.config["remote"][name]["url"]) if name else "://"
-    if "://" in address:
+    name, address = session.remote(repo)
+    if address is None or "://" in address:
         return ()
     folder = Path(repo.dvc_dir or repo.root_dir, address).resolve()
     if folder.is_relative_to(Path(repo.root_dir).resolve()):
