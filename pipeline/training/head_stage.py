@@ -159,7 +159,7 @@ def target_rows(config: FinetuneConfig, classes: torch.Tensor, count: int, objec
     smoothing = objective.smoothing
     rows = torch.nn.functional.one_hot(classes, count).double() * (1 - smoothing) + smoothing / count
     if objective.weights is not None:
-        rows = rows * objective.weights.double()
+        rows = rows * objective.weights.double()[classes, None]
     rows = rows * _sampling_weights(config, classes, count)[classes, None]
     return rows * (len(classes) / rows.sum())
 

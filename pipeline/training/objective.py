@@ -18,7 +18,9 @@ class Objective:
 
     Args:
         smoothing: share of the target spread over all classes.
-        weights: (C,) weight of each class, or None.
+        weights: (C,) weight of an example of each class, or None. It weighs all of the example's loss, what smoothing
+            spreads over the other classes too: were that part weighed by those classes, as PyTorch does, a rare one
+            would draw the examples of all others to it.
     """
 
     smoothing: float
@@ -42,10 +44,11 @@ class Objective:
     def _sum(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         from torch.nn import functional
 
-        weights = None if self.weights is None else self.weights.to(logits.device)
-        return functional.cross_entropy(
-            logits.float(), targets.to(logits.device), weight=weights, reduction="sum", label_smoothing=self.smoothing
-        )
+        targets = targets.to(logits.device)
+        losses = functional.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=self.smoothing)
+        if self.weights is not None:
+            losses = losses * self.weights.to(logits.device)[targets]
+        return losses.sum()
 
 
 def objective(config: FinetuneConfig, targets: torch.Tensor, classes: int) -> Objective:

@@ -71,19 +71,25 @@ def test_the_gradient_is_that_of_the_loss_training_minimises() -> None:
     value, gradient = problem.loss(head, 0.0)
 
     head.requires_grad_(True)
-    expected = torch.nn.functional.cross_entropy(
-        problem.inputs @ head, labels, loss.weights.double(), label_smoothing=0.2, reduction="sum"
-    )
-    expected = expected * (problem.total / _summed_weights(labels, loss.weights, 0.2))
-    expected = expected / problem.total
+    losses = torch.nn.functional.cross_entropy(problem.inputs @ head, labels, label_smoothing=0.2, reduction="none")
+    assert loss.weights is not None
+    weights = loss.weights.double()[labels]
+    expected = losses @ weights / weights.sum()
     expected.backward()
     assert float(value) == pytest.approx(float(expected.detach()), rel=1e-9)
     assert torch.allclose(gradient, head.grad, rtol=1e-9, atol=1e-12)
 
 
-def _summed_weights(labels: torch.Tensor, weights: torch.Tensor, smoothing: float) -> float:
-    own = (1 - smoothing) * weights[labels].double().sum()
-    return float(own + smoothing / len(weights) * weights.double().sum() * len(labels))
+@pytest.mark.parametrize("balance", [{"class_weights": "balanced"}, {"sampling": "balanced"}])
+def test_a_rare_class_does_not_draw_the_examples_of_all_others_to_it(balance: dict[str, str]) -> None:
+    """Label smoothing gives each example's other classes a part; that of a rare one must not be weighed by its rarity."""
+    draws = np.random.default_rng(0)
+    labels = torch.tensor([0] * 100 + [1] * 100 + [2])
+    features = torch.from_numpy(8 * np.eye(3)[labels] + draws.normal(size=(201, 3)))
+    config = FinetuneConfig.model_validate({"label_smoothing": 0.1, **balance})
+    _, problem = problem_of(features, labels, 3, config)
+    predicted = (problem.inputs @ solved(problem, 0.1).head).argmax(1)
+    assert (predicted == labels).double().mean() > 0.95
 
 
 def test_balanced_sampling_weighs_every_class_alike() -> None:
