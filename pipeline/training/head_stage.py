@@ -69,7 +69,7 @@ def refusal(job: Job, model: BlockedModel, scope: Scope) -> str | None:
         return ""
     layer = linear(head)
     if layer is None:
-        return "the head is more than one linear layer"
+        return "the head is not one linear layer with a bias"
     return _too_large(len(job.train), layer, job)
 
 
@@ -189,7 +189,7 @@ def _features(
         between()
         with torch.inference_mode(), autocast(plan):
             output = model.run(to_input(x, plan), feed.start, len(model.blocks) - 1)
-        outputs.append(output.cpu().double())
+        outputs.append(output.flatten(1).cpu().double())  # a head may begin with that
         job.console.progress("features of the head", len(outputs), len(cuts))
     return torch.cat(outputs).clone()
 
@@ -213,8 +213,12 @@ def _choose(
         return DEFAULT_STRENGTH, "default"
     classes = job.train.targets
     folds = linear_head.assign_folds(job.train.units, classes.tolist(), count)
+    judged = linear_head.judged(classes, folds)
+    if not judged.any():
+        return DEFAULT_STRENGTH, "default"
     table = linear_head.cross_validate(problem, classes, folds, STRENGTHS, between)
-    return linear_head.choose(STRENGTHS, table, _example_weights(problem, job.train, classes)), "cross-validation"
+    weights = _example_weights(problem, job.train, classes) * judged
+    return linear_head.choose(STRENGTHS, table, weights), "cross-validation"
 
 
 def _example_weights(problem: Problem, train: Examples, classes: torch.Tensor) -> torch.Tensor:

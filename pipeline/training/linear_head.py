@@ -208,6 +208,20 @@ def cross_validate(
     return losses
 
 
+def judged(classes: torch.Tensor, folds: torch.Tensor) -> torch.Tensor:
+    """Which examples cross-validation can judge (N,): those whose class other folds have too. Any head that was solved
+    without their class is wrong about them, and the less so the less it says at all.
+
+    Args:
+        classes: (N,) the examples' classes.
+        folds: (N,) the examples' folds.
+    """
+    held = torch.zeros(int(classes.max()) + 1, int(folds.max()) + 1, dtype=torch.int64)
+    held.index_put_((classes, folds), torch.ones_like(classes), accumulate=True)
+    within = held[classes, folds]
+    return within < held.sum(1)[classes]
+
+
 def log_losses(inputs: torch.Tensor, classes: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
     """The log loss of each example (N,)."""
     log_probabilities = (inputs @ head).log_softmax(1)
@@ -218,17 +232,20 @@ def choose(strengths: Sequence[float], losses: torch.Tensor, example_weights: to
     """The strongest regularisation whose held-out log loss is within one standard error of the lowest
     (Hastie, Tibshirani and Friedman 2009, section 7.10.1).
 
+    The error is that of the difference, example by example. That of the losses themselves is far larger, since some
+    examples are hard under any strength: of few examples it would allow a head that answers the commonest class only.
+
     Args:
         strengths: (S,) rising, so that the regularisation falls.
         losses: (S, N) held-out log losses.
         example_weights: (N,) how much each example counts.
     """
     shares = example_weights / example_weights.sum()
-    means = losses @ shares
-    best = int(means.argmin())
-    spread = (losses[best] - means[best]).square() @ shares.square()
-    limit = means[best] + spread.sqrt()
-    chosen = int((means <= limit).nonzero()[0])
+    best = int((losses @ shares).argmin())
+    excess = losses - losses[best]
+    means = excess @ shares
+    variances = (excess - means[:, None]).square() @ shares.square()
+    chosen = int((means <= variances.sqrt()).nonzero()[0])
     return strengths[chosen]
 
 

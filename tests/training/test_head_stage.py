@@ -15,7 +15,8 @@ from pipeline.config import StageConfig
 from pipeline.errors import Interrupted
 from pipeline.models import blocks
 from pipeline.training import head_stage, linear_head, stages
-from pipeline.training.interrupt import Stop
+from pipeline.training.interrupt import Stop, interruptible
+from pipeline.training.train import train
 
 SOLVED = CONFIG.model_copy(update={"head_solver": "auto"})
 HEAD = StageConfig(name="head", train=("head",), epochs=7, lr="auto")
@@ -132,6 +133,36 @@ def test_units_stay_in_one_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Setting, "job", lambda self, console=None: grouped)
     one.train()
     assert seen == [grouped.train.units]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_classes_of_one_unit_each_leave_the_strength_at_its_default(
+    smoothing: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held out, such a class is missing: whatever a head says of it is wrong, and one that says nothing would win."""
+    one = Setting(tmp_path, stages=(HEAD,), config=SOLVED.model_copy(update={"label_smoothing": smoothing}))
+    job = one.job()
+    grouped = replace(job, train=replace(job.train, units=tuple(str(label) for label in job.train.targets.tolist())))
+    monkeypatch.setattr(Setting, "job", lambda self, console=None: grouped)
+    (result,) = one.train().position.results
+    assert result.solved is not None
+    assert (result.solved.strength, result.solved.chosen_by) == (head_stage.DEFAULT_STRENGTH, "default")
+
+
+def test_a_head_that_begins_with_flattening_is_solved_like_others(tmp_path: Path) -> None:
+    def build(pretrained: bool) -> TinyModel:
+        model = TinyModel(seed=1)
+        top, head = model.blocks[-2:]
+        pool, layers = top.calls[0], head.calls[0]
+        top.calls = [lambda x: pool(x)[:, :, None, None]]
+        head.calls = [lambda x: layers(x.flatten(1))]
+        return model
+
+    job = replace(setting(tmp_path).job(), build=build)
+    with interruptible() as stop:
+        trained = train(job, setting(tmp_path, stages=(HEAD,)).recipe(), lambda: PLAN, stop, lambda rows: None)
+    expected = setting(tmp_path / "flat", stages=(HEAD,)).train()
+    assert torch.equal(trained.probabilities, expected.probabilities)
 
 
 def test_many_validation_examples_choose_the_strength_themselves(

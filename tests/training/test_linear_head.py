@@ -162,9 +162,31 @@ def test_folds_keep_units_whole_and_spread_the_classes() -> None:
     assert other.tolist() == [folds[turn] for turn in shuffled]
 
 
+def test_cross_validation_judges_no_class_that_it_had_not_shown() -> None:
+    classes, folds = torch.tensor([0, 0, 1, 1, 2, 0]), torch.tensor([0, 1, 0, 0, 1, 1])
+    assert linear_head.judged(classes, folds).tolist() == [True, True, False, False, False, True]
+
+
 def test_the_strongest_regularisation_within_one_standard_error_is_chosen() -> None:
-    losses = torch.tensor([[9.0, 9.0, 9.0, 9.0], [1.2, 0.6, 1.2, 0.6], [1.0, 0.5, 1.3, 0.7], [2.0, 2.0, 2.0, 2.0]])
-    assert linear_head.choose([0.1, 0.2, 0.3, 0.4], losses.double(), torch.ones(4).double()) == 0.2
+    best = [1.0, 0.5, 1.3, 0.7]
+    worse_by_chance = [1.3, 0.3, 1.4, 0.6]
+    surely_worse = [1.1, 0.6, 1.4, 0.8]
+    losses = torch.tensor([[9.0] * 4, surely_worse, worse_by_chance, best, [2.0] * 4]).double()
+    assert linear_head.choose([0.1, 0.2, 0.3, 0.4, 0.5], losses, torch.ones(4).double()) == 0.3
+
+
+def test_few_examples_of_uneven_classes_are_not_all_given_to_the_commonest() -> None:
+    draws = np.random.default_rng(3)
+    centres = draws.normal(size=(2, 200)) * 4 / 200**0.5
+    labels, tested = torch.tensor([0] * 12 + [1] * 4), torch.arange(300) % 2
+    features, others = (torch.from_numpy(centres[of] + draws.normal(size=(len(of), 200))) for of in (labels, tested))
+    components, problem = problem_of(features, labels, 2, FinetuneConfig())
+    folds = linear_head.assign_folds([str(turn) for turn in range(16)], labels.tolist(), 5)
+    strengths = head_stage.STRENGTHS
+    losses = linear_head.cross_validate(problem, labels, folds, strengths, lambda: None)
+    head = solved(problem, linear_head.choose(strengths, losses, torch.ones(16).double())).head
+    right = (components.project(others) @ head).argmax(1) == tested
+    assert right.double().mean() > 0.6
 
 
 @pytest.mark.parametrize("counts", [(1, 20, 20), (2, 1, 1), (0, 15, 15), (30, 0, 0), (400,) * 2, (1,) * 40])
