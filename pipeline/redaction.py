@@ -33,12 +33,15 @@ _USER_VARIABLE = rf"(?:[\w.+-]+:)?{_VARIABLE}(?::{_VARIABLE})?@"
 # A database's password may hold what ends the user part of any other URL.
 _DATABASE = r"\b(?:postgres|mysql|mariadb|mssql|oracle)[\w+]*://"
 _DATABASE_USER = r"[^\s/:@]*:(?:(?![\"'],)[^\s@])*"
+# As people write it who do not encode it; `host:5000/…@` and `zip://a::s3://…@` are none.
+_USER_WITH_SLASHES = r"[^\s/:@\"'<>\\]+:(?!\d*/|:)[^\s\"'<>\\]*"
 _FORMS = tuple(
     (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
         (rf"({_DATABASE})(?!{_USER_VARIABLE}){_DATABASE_USER}@", rf"\1{MARK}@"),
         (rf"(://)(?!{_USER_VARIABLE})[^\s/\"'<>\\]+@", rf"\1{MARK}@"),
-        (r"(://)[^\s/\"'<>\\@]*(\.\.\.|…)", rf"\1{MARK}\2"),  # cut short before its @
+        (rf"(://)(?!{_USER_VARIABLE}){_USER_WITH_SLASHES}@", rf"\1{MARK}@"),
+        (r"(://)[^\s/\"'<>\\@]+(\.\.\.|…)", rf"\1{MARK}\2"),  # cut short before its @
         (r"(\.\.\.|…)[^\s/\"'<>\\]+@", rf"\1{MARK}@"),  # and what follows such a cut
         (r"(%3A%2F%2F)(?:(?!%2F)[^\s/\"'<>\\&])*%40", rf"\1{MARK}%40"),
         (rf"({_TELLING}[\w.-]*=)(?!{_VARIABLE})[^\s&#\"'<>\\]+", rf"\1{MARK}"),
@@ -51,6 +54,7 @@ _HOST = r"[^\s/:?#\"'<>\\]*"
 _USER_PARTS = (
     re.compile(rf"://([^\s/\"'<>\\]*)@({_HOST})"),
     re.compile(rf"{_DATABASE}({_DATABASE_USER})@({_HOST})", re.IGNORECASE),
+    re.compile(rf"://({_USER_WITH_SLASHES})@({_HOST})"),
 )
 _PARAMETER = re.compile(
     rf"(?:{_TELLING}[\w.-]*|[?&;]{_IN_QUERIES})=([^\s&#\"'<>\\]+)",

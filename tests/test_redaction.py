@@ -45,6 +45,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("postgresql+psycopg2://u:canary@db/x", "postgresql+psycopg2://***@db/x"),
         ("postgresql+psycopg2://u:can/ary@db/x", "postgresql+psycopg2://***@db/x"),
         ("mysql://u:c'a\"n/ry@db:3306/x and more", "mysql://***@db:3306/x and more"),
+        ("Invalid url: http://u:can/ary@h:5000/api", "Invalid url: http://***@h:5000/api"),
         ("AccountName=lab;AccountKey=canary==", "AccountName=lab;AccountKey=***"),
         ("https://h/n?version=2&token=canary&a=b#c", "https://h/n?version=2&token=***&a=b#c"),
         ("https://h/n?password=canary", "https://h/n?password=***"),
@@ -69,6 +70,8 @@ def test_what_looks_like_a_secret_is_taken_out(text: str, clean: str) -> None:
         "http://127.0.0.1:5000/#/models/a@b",
         "learning-rate range test from 1e-6 to 1: 256 tokens, key=5, a.b=c",
         "postgresql://db:5432/x by lab@example.com",
+        "http://…, https://…, sqlite:///…, postgresql://… or mysql://…",
+        "http://[::1]:5000/#/models/a@b and zip://a.pt::file:///a@b",
         "mysql://${USER}:${PASSWORD}@db/x",
         "mail lab@example.com about https://example.com/a",
         "file:///work/a@b/data",
@@ -105,7 +108,8 @@ def test_a_known_secret_is_taken_out_without_its_url_in_any_writing(written: str
 
 def test_a_databases_password_is_known_whatever_it_holds() -> None:
     redaction.learn({"uri": "postgresql://lab:S1ash/inside@db/x"})
-    assert redact("no such user: S1ash/inside, S1ash%2Finside") == "no such user: ***, ***"
+    redaction.learn({"uri": "http://lab:An0ther/one@h/x"})
+    assert redact("no such user: S1ash/inside, S1ash%2Finside, An0ther/one") == "no such user: ***, ***, ***"
 
 
 def test_short_and_common_words_do_not_mangle_what_is_said() -> None:
