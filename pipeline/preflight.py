@@ -49,16 +49,15 @@ def quick_checks(workspace: Workspace, config: Config, stale: Collection[str] = 
     """Names and settings, from the settings alone.
 
     Args:
-        stale: the steps that will run.
+        stale: the steps that will run; registration, which every run may come to, besides them.
     """
     yield _workspace_path(workspace)
-    if not stale:
-        return
     yield _model_name(workspace, config)
     yield _experiment_name(workspace, config)
-    yield _asked("recipes", lambda: _recipe_names(config))
-    yield _asked("primary metric", lambda: _primary_metric(config))
     yield _thresholds(config)
+    if "finetune" in stale:
+        yield _asked("recipes", lambda: _recipe_names(config))
+        yield _asked("primary metric", lambda: _primary_metric(config))
     if "backbone" in stale:
         yield _weights_file(workspace, config)
 
@@ -67,8 +66,6 @@ def thorough_checks(workspace: Workspace, config: Config, stale: Collection[str]
     """Weights, device, disk room and tracking store."""
     if "backbone" in stale:
         yield _asked("backbone weights", lambda: _weights(workspace, config))
-    if not stale:
-        return
     if "finetune" in stale:
         yield _asked("device", lambda: _device(config))
         yield _asked("disk room", lambda: _model_room(workspace, config))
