@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,7 @@ from pipeline import loopback
 from pipeline.config import Config
 from pipeline.cores import cores
 from pipeline.errors import ThawError
-from pipeline.workspace import Workspace
+from pipeline.workspace import STEPS, Workspace
 
 # What is known to work: docs/decisions/0002-pins.md says why each bound is there.
 BOUNDS = {
@@ -111,14 +111,26 @@ def _readable(place: Workspace) -> Iterator[Check]:
 
 
 def _preflight(place: Workspace, config: Config) -> Iterator[Check]:
-    """What a run would check before it begins."""
+    """What a run would check before it begins, for the steps that it would run."""
     from pipeline import preflight
 
+    needed = preflight.needed_steps(_stale_steps(place))
     states: dict[str, Literal["ok", "note", "bad"]] = {"ok": "ok", "warning": "note", "error": "bad"}
     for looked in (preflight.quick_checks, preflight.thorough_checks):
-        for check in looked(place, config):
+        for check in looked(place, config, needed):
             found = check.found if check.state == "ok" or not check.expected else f"{check.found}; {check.expected}"
             yield Check(check.name, states[check.state], found, check.hint)
+
+
+def _stale_steps(place: Workspace) -> Sequence[str]:
+    """All steps where DVC cannot be asked; why it cannot is another check's to say."""
+    from pipeline.memory import Memory
+
+    try:
+        states = Memory(place.root).states()
+    except ThawError:
+        return STEPS
+    return [name for name, state in states.items() if not state.fresh]
 
 
 def _data(place: Workspace, config: Config) -> Check:

@@ -18,6 +18,8 @@ from pseudo_terminal import PseudoTerminal, thaw_on_terminal
 for key, value in settings.QUIET.items():
     os.environ.setdefault(key, value)
 os.environ.setdefault("MPLBACKEND", "agg")
+for name in ("COLUMNS", "LINES"):  # pytest-xdist sets them for its workers; a terminal's width is the terminal's own
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in (ODD_CLASS, "dog"):
         save(photos / name / "a\x1b[2J.png")
     folder = base / "wörk → space"
-    init(folder, source=photos, config=parse({}, "test"))
+    init(folder, source=photos, config=parse({"backbone": {"weights": "shipped"}}, "test"))
     photos.rename(folder / "photos")
     return folder
 
@@ -111,7 +111,7 @@ def test_of_an_error_with_many_details_the_first_are_shown_and_all_are_kept(tmp_
         (photos / "cat").mkdir(parents=True, exist_ok=True)
         (photos / "cat" / f"broken{number:02d}.png").write_bytes(b"no picture")
     folder = tmp_path / "space"
-    init(folder, source=photos, config=parse({}, "test"))
+    init(folder, source=photos, config=parse({"backbone": {"weights": "shipped"}}, "test"))
     with thaw_on_terminal("step", "validate", cwd=folder, columns=60) as terminal:
         assert terminal.wait() == 2
         assert "more, all in" in terminal.text()

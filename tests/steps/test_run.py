@@ -15,6 +15,7 @@ from pipeline.context import Context, NoTracker, Silent
 from pipeline.errors import ConfigError, MemoryFault
 from pipeline.records import SplitRecord, ValidateRecord
 from pipeline.steps import run as steps
+from pipeline.upgrade import upgrade
 from pipeline.workspace import STEPS, Workspace, lock
 
 VALIDATED = ValidateRecord(
@@ -26,8 +27,9 @@ VALIDATED = ValidateRecord(
 @pytest.fixture
 def place(tmp_path: Path) -> Workspace:
     (tmp_path / "params.yaml").write_text(to_yaml(Config()))
-    (tmp_path / "dvc.yaml").write_text(dvc_yaml.generate())
-    return Workspace(tmp_path)
+    made = Workspace(tmp_path)
+    upgrade(made)  # dvc.yaml, and the lock files that stages depend on
+    return made
 
 
 def run(place: Workspace, name: str) -> object:
