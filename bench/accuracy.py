@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 import xml.etree.ElementTree
 from collections import defaultdict
@@ -29,6 +27,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from run import REAL, available, contend, hymenoptera_setting, machine, shipped_setting, wilson
+from whole_run import command
 
 EPOCHS = {"fastai": 4, "lightning": 5}
 STRENGTHS = (1.0, 0.1, 0.01, 0.001)  # C of logistic regression, which divides the penalty
@@ -147,16 +146,13 @@ def compare(dataset: DataSet, scratch: Path, seed: int) -> dict[str, Any]:
 
 def thaw(dataset: DataSet, setting: dict[str, Any], data: Path, workspace: Path, seed: int) -> dict[str, Any]:
     """All of Thaw's built-in recipes, by its command."""
-    command = Path(sys.executable).with_name("thaw")
-    init = [
-        "init", workspace, "--data", data, "--backbone", f"torchvision/{setting['architecture']}",
-        "--weights", setting["weights_reference"], "--recipe", "compare", *dataset.init,
-    ]  # fmt: skip
-    subprocess.run([command, *init], check=True, capture_output=True, text=True)
+    init = ["init", str(workspace), "--data", str(data), "--recipe", "compare", *dataset.init]
+    network = ["--backbone", f"torchvision/{setting['architecture']}", "--weights", setting["weights_reference"]]
+    command(*init, *network)
     params = workspace / "params.yaml"
     values = params.read_text().replace("\n  seed: 0\n  batch_size", f"\n  seed: {seed}\n  batch_size")
     params.write_text(values)
-    subprocess.run([command, "run"], cwd=workspace, check=True, capture_output=True, text=True)
+    command("run", cwd=workspace)
     record = json.loads((workspace / "artifacts" / "evaluate" / "record.json").read_text())
     metrics = {record["candidate"]: record["metrics"], **record["others"]}
     return {

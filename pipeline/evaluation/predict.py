@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BATCH = 32
 TIMED_BATCHES = (1, 32)
-TIMED_RUNS, FEWEST_RUNS, TIMED_SECONDS = 30, 3, 1.5  # stop at so many runs, or after so long with enough of them
+TIMED_RUNS, FEWEST_RUNS, TIMED_SECONDS = 30, 3, 0.5  # stop at so many runs, or after so long with enough of them
 
 
 class Ready:
