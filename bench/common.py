@@ -117,7 +117,8 @@ def pretrained(setting: Setting) -> nn.Module:
         state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
     else:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    classes = list(state.values())[-1].shape[0]
+    last = list(torchvision.models.get_model(setting.architecture, weights=None).state_dict())[-1]
+    classes = state[last].shape[0]  # safetensors keeps tensors in an order of its own
     network: nn.Module = torchvision.models.get_model(setting.architecture, weights=None, num_classes=classes)
     network.load_state_dict(state)
     return network
