@@ -11,7 +11,7 @@
 A linear head's own stage is solved and takes no epochs from the others; its `epochs` are for a head that cannot be,
 which is trained for them (see `pipeline.training.head_stage`).
 
-`compare` is all five: which kind of fine-tuning pays here, at equal budget.
+`compare` is all five: which kind of fine-tuning pays here.
 """
 
 from __future__ import annotations
