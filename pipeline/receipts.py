@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from pydantic import ValidationError
 from pipeline import served
 from pipeline.config import Config
 from pipeline.errors import MemoryFault
-from pipeline.files import replace_text
+from pipeline.files import replace_text, sha256
 from pipeline.records import CandidateRecord, EvaluateRecord, RegisterRecord, digest
 from pipeline.redaction import redact_forms
 from pipeline.workspace import Workspace
@@ -48,7 +47,7 @@ def receipt_is_current(config: Config, workspace: Workspace, evaluated: Evaluate
 
 def write_report(workspace: Workspace, inputs: str) -> None:
     """Remembers the page as it is now, and the digest of what it was made from."""
-    values = {"inputs": inputs, "page": _sha256(workspace.report)}
+    values = {"inputs": inputs, "page": sha256(workspace.report)}
     replace_text(_report_receipt(workspace), json.dumps(values, indent=2) + "\n")
 
 
@@ -64,16 +63,11 @@ def report_fault(workspace: Workspace, inputs: str) -> str:
         return f"it is not known what {name} was made from"
     if made_from != inputs:
         return f"{name} was made from earlier results"
-    return "" if page == _sha256(workspace.report) else f"{name} was edited"
+    return "" if page == sha256(workspace.report) else f"{name} was edited"
 
 
 def _report_receipt(workspace: Workspace) -> Path:
     return workspace.scratch / "receipts" / "report.json"
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _settings(config: Config) -> str:

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.files import sha256
+
 Op = dict[str, Any]
 File = dict[str, str]  # name below the artifact's folder, path it was found at, sha256 of its content
 
@@ -75,7 +77,7 @@ class Spool:
         try:
             digest, fault = self._copied(path), None
         except OSError as refused:
-            digest, fault = _sha256(path), refused
+            digest, fault = sha256(path), refused
         return {"name": name, "path": str(path.absolute()), "sha256": digest}, fault
 
     @contextlib.contextmanager
@@ -104,7 +106,7 @@ class Spool:
             return kept
         original = Path(file["path"])
         with contextlib.suppress(OSError):
-            if _sha256(original) == file["sha256"]:
+            if sha256(original) == file["sha256"]:
                 return original
         return None
 
@@ -141,11 +143,6 @@ def sweep(folder: Path, keys: set[str]) -> None:
     for path in folder.glob(f"*{CONTENTS}"):
         if path.stem not in keys:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read(path: Path) -> list[Op]:
