@@ -89,9 +89,9 @@ def cells_of(source: Path, name: str) -> list[tuple[str, Image.Image]]:
     tree = xml.etree.ElementTree.parse(source / "Annotations" / f"{name}.xml")
     picture = Image.open(source / "JPEGImages" / f"{name}.jpg").convert("RGB")
     found: dict[str, Image.Image] = {}
-    for thing in tree.iterfind("object"):
-        label = thing.findtext("name", "")
-        edges = [int(thing.findtext(f"bndbox/{edge}", "0")) for edge in ("xmin", "ymin", "xmax", "ymax")]
+    for subject in tree.iterfind("object"):
+        label = subject.findtext("name", "")
+        edges = [int(subject.findtext(f"bndbox/{edge}", "0")) for edge in ("xmin", "ymin", "xmax", "ymax")]
         left, top, right, bottom = edges
         if min(right - left, bottom - top) < 16:
             continue

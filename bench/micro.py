@@ -18,10 +18,10 @@ from ours import backbone_record, split_record, train
 
 from pipeline.config import FinetuneConfig, TaskConfig
 from pipeline.context import Context
-from pipeline.steps.finetune import Shared
-from pipeline.training import order, stages
-from pipeline.training.feeding import Feed
-from pipeline.training.objective import objective
+from pipeline.steps.finetune import FinetuneRun
+from pipeline.training import sampling, stages
+from pipeline.training.batch_source import BatchSource
+from pipeline.training.losses import objective
 from pipeline.training.plan import autocast, place, to_input
 
 
@@ -32,15 +32,15 @@ def loading(setting: Setting) -> dict[str, Any]:
     split, data = split_record(setting, folder)
     config = FinetuneConfig.model_validate({**setting.config, "recipes": ("full",)})
     context = Context(root=folder, data=data, scratch=folder / ".thaw", side=folder / "side")
-    bench = Shared(config, TaskConfig(), split, backbone_record(setting, folder), context)
+    bench = FinetuneRun(config, TaskConfig(), split, backbone_record(setting, folder), context)
     job, plan, model = bench.job, bench.plan(), bench._build(True)
     torch.set_num_threads(plan.threads)
     place(model, plan)
     stages.apply(model, stages.scope(model, _all()))
     loss_of = objective(config, job.train.targets, len(job.labels))
-    feed = Feed(job, job.train, None, 0)
-    cuts = order.batches(order.shuffle(job.train.keys, 0, 0), config.batch_size)[: setting.epochs["micro"] + 1]
-    views = [order.views(job.train.keys[cut], 0, config.views) for cut in cuts]
+    feed = BatchSource(job, job.train, None, 0)
+    cuts = sampling.batches(sampling.shuffle(job.train.keys, 0, 0), config.batch_size)[: setting.epochs["micro"] + 1]
+    views = [sampling.views(job.train.keys[cut], 0, config.views) for cut in cuts]
     ready = [feed.batch(cut, shown) for cut, shown in zip(cuts, views, strict=True)]
 
     def step(x: torch.Tensor, cut: np.ndarray[Any, Any]) -> None:

@@ -20,7 +20,7 @@ from pipeline.models import blocks  # noqa: F401
 from pipeline.records import BackboneRecord, SplitRecord
 from pipeline.steps.backbone import backbone
 from pipeline.steps.finetune import finetune
-from pipeline.training import loop
+from pipeline.training import stage_trainer
 
 
 def split_record(setting: Setting, folder: Path, copies: int = 1) -> tuple[SplitRecord, Path]:
@@ -102,21 +102,21 @@ class _marked:
     """Marks the clock after each epoch of a training, by wrapping the loop's own end of an epoch."""
 
     def __init__(self, clock: Clock) -> None:
-        self.clock, self.original = clock, loop.StageRun._end_epoch
+        self.clock, self.original = clock, stage_trainer.StageTrainer._end_epoch
 
     def __enter__(self) -> None:
         original, clock = self.original, self.clock
 
-        def marked(run: loop.StageRun) -> None:
+        def marked(run: stage_trainer.StageTrainer) -> None:
             clock.images += run.position.seen
             original(run)
             accuracy = [row for row in run.position.rows if (row.split, row.metric) == ("val", "accuracy")]
             clock.mark(accuracy[-1].value)
 
-        loop.StageRun._end_epoch = marked  # type: ignore[method-assign]
+        stage_trainer.StageTrainer._end_epoch = marked  # type: ignore[method-assign]
 
     def __exit__(self, *_: object) -> None:
-        loop.StageRun._end_epoch = self.original  # type: ignore[method-assign]
+        stage_trainer.StageTrainer._end_epoch = self.original  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

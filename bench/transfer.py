@@ -84,7 +84,7 @@ def read_data(folder: Path, weights: Weights) -> Data:
     return Data(pictures, labels, [row["group"] for row in rows], [row["lighting"] for row in rows])
 
 
-def deal(data: Data, seed: int, share: float = 0.3) -> tuple[Tensor, Tensor]:
+def assign_splits(data: Data, seed: int, share: float = 0.3) -> tuple[Tensor, Tensor]:
     """Row numbers of train and test; a part is wholly in one, and every class is cut at the same share."""
     random = np.random.default_rng(seed)
     label_of = dict(zip(data.groups, data.labels.tolist(), strict=True))
@@ -167,7 +167,7 @@ def right(model: nn.Module, data: Data, rows: Tensor) -> Tensor:
 
 
 def run(way: str, data: Data, weights: Weights, seed: int, epochs: int, lr: float) -> Result:
-    rows, test = deal(data, seed)
+    rows, test = assign_splits(data, seed)
     started = time.monotonic()
     model = train(way, data, rows, weights, seed, epochs, lr)
     seconds = time.monotonic() - started

@@ -17,10 +17,10 @@ from pipeline.storage import storage_errors
 from pipeline.text import use_utf8_names, write_anything
 
 if TYPE_CHECKING:
-    from flows.glance import Glance
     from flows.lr_find import Found
     from flows.retrain import Summary
     from flows.servers import Server
+    from flows.status import WorkspaceStatus
     from flows.terminal import Terminal
     from pipeline.records import Comparison, EvaluateRecord, RegisterRecord
     from pipeline.workspace import Workspace
@@ -71,7 +71,7 @@ def _here() -> Path:
         return Path.cwd()
     except FileNotFoundError as fault:
         raise ThawError(
-            "the current folder", found="it was deleted", expected="a folder", mend="cd into another one"
+            "the current folder", found="it was deleted", expected="a folder", hint="cd into another one"
         ) from fault
 
 
@@ -175,7 +175,7 @@ def run(
 
       thaw run --force finetune
     """
-    from flows.glance import bring_up_to_date, follow_champion, refuse_changed_weights
+    from flows.status import bring_up_to_date, follow_champion, refuse_changed_weights
     from flows.terminal import Terminal
 
     clock = Clock()
@@ -184,17 +184,17 @@ def run(
         with terminal.working("checking what changed"):
             bring_up_to_date(place, terminal)
             refuse_changed_weights(place)
-            glance = _glance(place)
-        if glance.nothing_to_do and not force and place.config().finetune.warm_start == "champion":
+            examine_status = _glance(place)
+        if examine_status.nothing_to_do and not force and place.config().finetune.warm_start == "champion":
             with terminal.working("asking the registry for the champion"):
                 if follow_champion(place, terminal):
-                    glance = _glance(place)
+                    examine_status = _glance(place)
         clock.lap("asking DVC")
-        if glance.nothing_to_do and not force:
-            _say_unchanged(terminal, place, glance)
+        if examine_status.nothing_to_do and not force:
+            _say_unchanged(terminal, place, examine_status)
             clock.lap("ours")
         else:
-            stale = {*force, *(name for name, state in glance.states.items() if not state.fresh)}
+            stale = {*force, *(name for name, state in examine_status.states.items() if not state.fresh)}
             summary = _conduct(terminal, place, force, stale, clock)
             _say_result(terminal, place, summary.evaluated, summary.registered)
         if timings:
@@ -218,41 +218,41 @@ class Clock:
 
 
 def _say_timings(terminal: Terminal, clock: Clock) -> None:
-    terminal.say(", ".join(f"{name} {seconds:.2f} s" for name, seconds in clock.laps.items()))
+    terminal.info(", ".join(f"{name} {seconds:.2f} s" for name, seconds in clock.laps.items()))
 
 
-def _glance(place: Workspace) -> Glance:
-    from flows.glance import glance
+def _glance(place: Workspace) -> WorkspaceStatus:
+    from flows.status import examine_status
 
-    return glance(place)
+    return examine_status(place)
 
 
-def _say_unchanged(terminal: Terminal, place: Workspace, glance: Glance) -> None:
+def _say_unchanged(terminal: Terminal, place: Workspace, examine_status: WorkspaceStatus) -> None:
     from pipeline.steps.summary import step_line, summarize
 
-    assert glance.evaluated is not None
-    assert glance.registered is not None
+    assert examine_status.evaluated is not None
+    assert examine_status.registered is not None
     terminal.heading(f"{place.root.name}: nothing changed since the last run, nothing to train")
-    for step in glance.states:
-        terminal.say(step_line(step, "unchanged"))
-    terminal.say(step_line("register", f"unchanged: {summarize(glance.registered)}"))
-    if glance.report:
-        from flows.glance import make_report
+    for step in examine_status.states:
+        terminal.info(step_line(step, "unchanged"))
+    terminal.info(step_line("register", f"unchanged: {summarize(examine_status.registered)}"))
+    if examine_status.report:
+        from flows.status import make_report
 
         with terminal.working("writing the report"):
-            make_report(place, glance.registered, terminal)
-        terminal.say(step_line("report", f"{glance.report}: made again"))
-    _say_result(terminal, place, glance.evaluated, glance.registered)
+            make_report(place, examine_status.registered, terminal)
+        terminal.info(step_line("report", f"{examine_status.report}: made again"))
+    _say_result(terminal, place, examine_status.evaluated, examine_status.registered)
 
 
 def _conduct(terminal: Terminal, place: Workspace, force: list[str], stale: set[str], clock: Clock) -> Summary:
     from flows import temporary
-    from flows.glance import check
+    from flows.status import check
 
     def meanwhile() -> None:
-        from flows import warm
+        from flows import preload
 
-        warm.up(stale)
+        preload.up(stale)
         clock.lap("importing")
 
     with terminal.working("checking the workspace"):
@@ -293,22 +293,22 @@ def _no_server(fault: Exception) -> ThawError:
 
     return ThawError(
         f"Prefect's server {os.environ.get('PREFECT_API_URL', '(temporary)')}", found=str(fault).splitlines()[0],
-        expected="an answer", mend="start it, or unset PREFECT_API_URL to use a temporary one; see thaw doctor",
+        expected="an answer", hint="start it, or unset PREFECT_API_URL to use a temporary one; see thaw doctor",
     )  # fmt: skip
 
 
 def _say_result(terminal: Terminal, place: Workspace, evaluated: EvaluateRecord, registered: RegisterRecord) -> None:
     """The closing lines of a run: a heading with the result, and what there is to know of it, one line each."""
-    from flows.glance import unshared
+    from flows.status import unshared
     from pipeline.steps.summary import summarize
 
     terminal.heading(summarize(evaluated))
     for comparison in evaluated.comparisons:
-        terminal.say(_comparison_line(comparison))
-    terminal.say(f"registered as {registered.model} v{registered.version}; {registered.reason}")
-    terminal.say(f"report: {place.report.resolve().as_uri()}")
+        terminal.info(_comparison_line(comparison))
+    terminal.info(f"registered as {registered.model} v{registered.version}; {registered.reason}")
+    terminal.info(f"report: {place.report.resolve().as_uri()}")
     for line in unshared(place):
-        terminal.say(line)
+        terminal.info(line)
 
 
 def _comparison_line(comparison: Comparison) -> str:
@@ -348,21 +348,21 @@ def status() -> None:
       thaw status
     """
     from flows.terminal import Terminal
-    from pipeline.memory import Memory
     from pipeline.upgrade import outdated
+    from pipeline.versioning import Memory
 
     place = _workspace()
     with Terminal() as terminal:
         terminal.heading(str(place.root))
         with terminal.working("reading the data's version"):
-            terminal.say(_data_line(place))
+            terminal.info(_data_line(place))
         for change in outdated(place):
-            terminal.say(f"`thaw run` will write {change.meaning}")
+            terminal.info(f"`thaw run` will write {change.meaning}")
         if not Memory(place.root).pins_are_current():
-            terminal.say("`thaw run` will bring the data and the ledger to what data.dvc and ledger.dvc pin")
+            terminal.info("`thaw run` will bring the data and the ledger to what data.dvc and ledger.dvc pin")
         with terminal.working("checking what changed"):
-            glance = _glance(place)
-        _say_states(terminal, glance)
+            examine_status = _glance(place)
+        _say_states(terminal, examine_status)
         _say_changed_weights(terminal, place)
         with terminal.working("asking the model registry"):
             from pipeline.tracking.registry import registered
@@ -370,35 +370,35 @@ def status() -> None:
             versions = registered(place.config(), place)
         terminal.heading("registered" if versions else "nothing registered yet")
         for version in versions:
-            terminal.say(str(version))
+            terminal.info(str(version))
 
 
 def _data_line(place: Workspace) -> str:
-    from pipeline.memory import Memory
     from pipeline.steps.summary import step_line
+    from pipeline.versioning import Memory
 
     version = Memory(place.root).data_version()
     dirty = f", {version.dirty_reason}" if version.dirty else ""
     return step_line("data", f"{version.files:,} files, {version.md5}{dirty}")
 
 
-def _say_states(terminal: Terminal, glance: Glance) -> None:
+def _say_states(terminal: Terminal, examine_status: WorkspaceStatus) -> None:
     from pipeline.steps.summary import step_line
 
-    for name, state in glance.states.items():
-        terminal.say(step_line(name, "fresh" if state.fresh else f"stale: {'; '.join(state.why)}"))
-    is_registered = glance.registered is not None
-    terminal.say(step_line("register", "fresh" if is_registered else "stale: the last evaluation is not registered"))
+    for name, state in examine_status.states.items():
+        terminal.info(step_line(name, "fresh" if state.fresh else f"stale: {'; '.join(state.why)}"))
+    is_registered = examine_status.registered is not None
+    terminal.info(step_line("register", "fresh" if is_registered else "stale: the last evaluation is not registered"))
 
 
 def _say_changed_weights(terminal: Terminal, place: Workspace) -> None:
-    from flows.glance import refuse_changed_weights
+    from flows.status import refuse_changed_weights
     from pipeline.errors import BackboneError
 
     try:
         refuse_changed_weights(place)
     except BackboneError as fault:
-        terminal.say(f"`thaw run` will refuse {fault.thing}: {fault.found}; expected {fault.expected}; {fault.mend}")
+        terminal.info(f"`thaw run` will refuse {fault.subject}: {fault.found}; expected {fault.expected}; {fault.hint}")
 
 
 @app.command()
@@ -438,8 +438,8 @@ def _say_sweep(terminal: Terminal, found: Found) -> None:
         terminal.heading(f"{subject}: no rate from {sweep.rates[0]:.1g} to {sweep.rates[-1]:.1g} lowered the loss")
     else:
         terminal.heading(f"{subject}: suggested learning rate {sweep.suggestion:.1e}")
-        terminal.say("set it as lr: in params.yaml, or set lr: auto to have every stage find its own")
-    terminal.say(f"plot: {found.page.as_uri()}")
+        terminal.info("set it as lr: in params.yaml, or set lr: auto to have every stage find its own")
+    terminal.info(f"plot: {found.page.as_uri()}")
 
 
 @app.command()
@@ -563,8 +563,8 @@ def doctor() -> None:
             beginning = f"{mark} {check.name:<19} "
             hanging = len(beginning)
             terminal.line(beginning + check.found, hanging=hanging, style=style)
-            if check.mend:
-                terminal.line(f"fix: {check.mend}", indent=hanging, hanging=hanging, style=style)
+            if check.hint:
+                terminal.line(f"fix: {check.hint}", indent=hanging, hanging=hanging, style=style)
             bad += check.state == "bad"
     if bad:
         raise typer.Exit(1)

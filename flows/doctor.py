@@ -1,4 +1,4 @@
-"""`thaw doctor`: what this machine and workspace have, what is wrong, and the mend."""
+"""`thaw doctor`: what this machine and workspace have, what is wrong, and the hint."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Check:
     name: str
     state: Literal["ok", "note", "bad"]
     found: str
-    mend: str = ""
+    hint: str = ""
 
 
 def examine(start: Path) -> Iterator[Check]:
@@ -46,7 +46,7 @@ def examine(start: Path) -> Iterator[Check]:
     try:
         place = Workspace.find(start)
     except ThawError as fault:
-        yield Check("workspace", "note", fault.found, fault.mend)
+        yield Check("workspace", "note", fault.found, fault.hint)
         place = None
     root = place.root if place else start
     for look in (_disk, _writable):
@@ -72,8 +72,8 @@ def _versions() -> Iterator[Check]:
             yield Check(name, "bad", "not installed", f"pip install '{name}{bound}'")
             continue
         fits = SpecifierSet(bound).contains(found, prereleases=True)
-        mend = "" if fits else f"pip install '{name}{bound}'"
-        yield Check(name, "ok" if fits else "bad", f"{found} ({bound})", mend)
+        hint = "" if fits else f"pip install '{name}{bound}'"
+        yield Check(name, "ok" if fits else "bad", f"{found} ({bound})", hint)
 
 
 def _disk(root: Path) -> Check:
@@ -96,7 +96,7 @@ def _settings(place: Workspace) -> Check:
         place.config()
         return Check("params.yaml", "ok", "every setting understood")
     except ThawError as fault:
-        return Check("params.yaml", "bad", "; ".join(fault.details) or fault.found, fault.mend)
+        return Check("params.yaml", "bad", "; ".join(fault.details) or fault.found, fault.hint)
 
 
 def _readable(place: Workspace) -> Iterator[Check]:
@@ -124,7 +124,7 @@ def _preflight(place: Workspace, config: Config) -> Iterator[Check]:
 
 def _stale_steps(place: Workspace) -> Sequence[str]:
     """All steps where DVC cannot be asked; why it cannot is another check's to say."""
-    from pipeline.memory import Memory
+    from pipeline.versioning import Memory
 
     try:
         states = Memory(place.root).states()
@@ -134,12 +134,12 @@ def _stale_steps(place: Workspace) -> Sequence[str]:
 
 
 def _data(place: Workspace, config: Config) -> Check:
-    from pipeline.memory import Memory
+    from pipeline.versioning import Memory
 
     try:
         version = Memory(place.root).data_version()
     except ThawError as fault:
-        return Check("data", "bad", fault.found or fault.thing, _mend_of_data(place, config, fault))
+        return Check("data", "bad", fault.found or fault.subject, _mend_of_data(place, config, fault))
     text = f"{version.files} files, {version.md5}"
     return Check(
         "data", "note" if version.dirty else "ok", text + (f"; {version.dirty_reason}" if version.dirty else "")
@@ -151,7 +151,7 @@ def _mend_of_data(place: Workspace, config: Config, fault: ThawError) -> str:
         return "bring the data: dvc pull; or correct data.path in params.yaml"
     if not (place.root / ".dvc").is_dir():
         return "bring .dvc/ back, as Git has it; or make another workspace: thaw init"
-    return "" if fault.mend == "thaw doctor" else fault.mend
+    return "" if fault.hint == "thaw doctor" else fault.hint
 
 
 def _servers(place: Workspace) -> Iterator[Check]:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.glance import prepare, refuse_changed_weights
 from flows.stage import LiveConsole, Run, remember
+from flows.status import prepare, refuse_changed_weights
 from pipeline.context import NoTracker
-from pipeline.memory import Memory
 from pipeline.report import page
-from pipeline.report.extras import Sweep
+from pipeline.report.report_context import Sweep
 from pipeline.steps.lr_find import lr_find as sweep
 from pipeline.steps.run import context, new_run
+from pipeline.versioning import Memory
 from pipeline.workspace import Workspace, lock
 
 NEEDED = ("validate", "split", "backbone")

@@ -64,7 +64,7 @@ def predict(files: Sequence[Path], model: str | None, workspace: Workspace) -> A
     except Exception as fault:
         raise ServingError(
             f"{version.name} v{version.version}", found=f"{type(fault).__name__}: {fault}",
-            expected="a model that can be loaded", mend="thaw run --force register, or name another with --model",
+            expected="a model that can be loaded", hint="thaw run --force register, or name another with --model",
         ) from fault  # fmt: skip
     answer = Answer()
     answer.model, answer.note = f"models:/{version.name}/{version.version}", note
@@ -93,7 +93,7 @@ def _default(versions: Sequence[Any], name: str) -> tuple[Any, str]:
     there = [str(version) for version in versions]
     raise ServingError(
         f"model {name}", found="none has the alias champion or challenger" if there else "nothing is registered",
-        expected="a registered model", mend="name one with --model" if there else "thaw run", details=there,
+        expected="a registered model", hint="name one with --model" if there else "thaw run", details=there,
     )  # fmt: skip
 
 

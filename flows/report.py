@@ -11,8 +11,8 @@ from typing import Any
 
 from pipeline import receipts
 from pipeline.context import Tracker
-from pipeline.memory import Memory, State
 from pipeline.records import RegisterRecord, digest
+from pipeline.versioning import Memory, State
 from pipeline.workspace import STEPS, Workspace
 
 
@@ -25,7 +25,7 @@ def make(place: Workspace, memory: Memory, registered: RegisterRecord, tracker: 
     """Makes the page from the finished steps' outputs, remembers what it was made from, and keeps it with the run in
     the tracking store."""
     from pipeline.report import page
-    from pipeline.report.extras import gather
+    from pipeline.report.report_context import gather
     from pipeline.steps.run import load_record
 
     inputs = _inputs(memory.states(), registered)

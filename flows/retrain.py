@@ -13,14 +13,14 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows import report
 from flows.dead_runs import close_dead_runs
-from flows.glance import check_steps, prepare, refuse_changed_weights, unshared
-from flows.stage import CONSOLE, Outcome, PrefectConsole, Run, conducted, stage
+from flows.stage import CONSOLE, Outcome, PrefectConsole, Run, as_prefect_task, stage
+from flows.status import check_steps, prepare, refuse_changed_weights, unshared
 from pipeline import preflight, redaction
-from pipeline.memory import Memory
 from pipeline.records import EvaluateRecord, RegisterRecord
 from pipeline.steps.run import context, new_run, open_tracker
 from pipeline.steps.summary import done_line, running_line, step_line, summarize
 from pipeline.storage import storage_errors
+from pipeline.versioning import Memory
 from pipeline.workspace import Workspace, lock
 
 
@@ -64,12 +64,12 @@ def _retrain(place: Workspace, force: Sequence[str]) -> Summary:
         finetuned = stage(run, "finetune")
         evaluated = stage(run, "evaluate")
         records = (validated, split, backbone, finetuned, evaluated)
-        registered = conducted("register", lambda: _register(run, records), retries=2)
-        page = conducted("report", lambda: _report(run, registered))
+        registered = as_prefect_task("register", lambda: _register(run, records), retries=2)
+        page = as_prefect_task("report", lambda: _report(run, registered))
         _show(run, evaluated, registered, page)
         if CONSOLE.get() is None:  # the command line says it below the result
             for line in unshared(place):
-                run.console.say(line)
+                run.console.info(line)
         return Summary(tuple(run.outcomes), evaluated, registered, page)
 
 
@@ -97,10 +97,12 @@ def _close_dead_runs(run: Run) -> None:
     try:
         closed = close_dead_runs(retrain.name, run.workspace.root)
     except Exception as fault:
-        run.console.say(f"Prefect: killed runs stay open ({type(fault).__name__}: {fault})")
+        run.console.info(f"Prefect: killed runs stay open ({type(fault).__name__}: {fault})")
         return
     if closed:
-        run.console.say(f"Prefect: {closed} earlier {'run' if closed == 1 else 'runs'} had been killed; set to Crashed")
+        run.console.info(
+            f"Prefect: {closed} earlier {'run' if closed == 1 else 'runs'} had been killed; set to Crashed"
+        )
 
 
 def _preflight(run: Run) -> None:
@@ -116,7 +118,7 @@ def _preflight(run: Run) -> None:
     preflight.require(checks)
     for check in checks:
         if check.state == "warning":
-            run.console.say(f"warning: {check.name}: {check.found}; {check.hint}")
+            run.console.info(f"warning: {check.name}: {check.found}; {check.hint}")
 
 
 def _register(run: Run, records: tuple[Any, ...]) -> RegisterRecord:
@@ -128,11 +130,11 @@ def _register(run: Run, records: tuple[Any, ...]) -> RegisterRecord:
     config = run.workspace.config()
     known = receipt_is_current(config, run.workspace, evaluated)
     if known and "register" not in run.force:
-        run.console.say(step_line("register", f"unchanged: {summarize(known)}"))
+        run.console.info(step_line("register", f"unchanged: {summarize(known)}"))
         run.finished(Outcome("register", "unchanged", (), time.monotonic() - began))
         return known
     why = ("forced",) if "register" in run.force else ("this evaluation is not registered yet",)
-    run.console.say(running_line("register", why))
+    run.console.info(running_line("register", why))
     with run.console.working("register"):
         registered = register(
             config,
@@ -147,7 +149,7 @@ def _register(run: Run, records: tuple[Any, ...]) -> RegisterRecord:
         )
     seconds = time.monotonic() - began
     run.finished(Outcome("register", "done", why, seconds))
-    run.console.say(done_line("register", seconds, registered))
+    run.console.info(done_line("register", seconds, registered))
     return registered
 
 
@@ -174,4 +176,4 @@ def _show(run: Run, evaluated: EvaluateRecord, registered: RegisterRecord, page:
         create_markdown_artifact(table, key="summary", description="What this retraining did")
         create_link_artifact(page.resolve().as_uri(), link_text="report", key="report")
     except Exception as fault:
-        run.console.say(f"Prefect kept no summary ({type(fault).__name__}: {fault})")
+        run.console.info(f"Prefect kept no summary ({type(fault).__name__}: {fault})")

@@ -30,7 +30,7 @@ class Server:
         cwd: the folder it runs in.
         secret: what a Prefect server asks for; with it, that it is this one that answers is made sure.
         seconds: it has to answer at `health`.
-        mend: what to do where it does not, besides reading its log.
+        hint: what to do where it does not, besides reading its log.
         page: behind its url, to be opened first.
     """
 
@@ -43,7 +43,7 @@ class Server:
     cwd: Path
     secret: str = ""
     seconds: float = 90
-    mend: str = ""
+    hint: str = ""
     page: str = ""
 
     @property
@@ -74,7 +74,7 @@ class Server:
         raise WorkspaceError(
             f"{self.name}'s server", found=f"{last[0]} ({storage.room(self.log)})",
             expected=f"an answer at {self.url}{self.health} within {self.seconds:.0f} s",
-            mend=f"read {self.log}{self.mend}",
+            hint=f"read {self.log}{self.hint}",
         )  # fmt: skip
 
     def _answers(self) -> bool:
@@ -120,4 +120,4 @@ def free_port(wanted: int, taken: Collection[int] = ()) -> int:
             chosen: int = probe.getsockname()[1]
             if chosen not in taken:
                 return chosen
-    raise WorkspaceError("no free port on 127.0.0.1", mend="close a program that listens there")
+    raise WorkspaceError("no free port on 127.0.0.1", hint="close a program that listens there")

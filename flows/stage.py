@@ -21,14 +21,14 @@ from prefect.tasks import exponential_backoff
 from pipeline.context import Console, Tracker
 from pipeline.errors import ThawError, TrackingError
 from pipeline.files import replace_text
-from pipeline.memory import Memory
 from pipeline.records import Record
 from pipeline.redaction import guarded
-from pipeline.report.extras import OUTCOMES
+from pipeline.report.report_context import OUTCOMES
 from pipeline.steps import champion
 from pipeline.steps.run import load_record, run_step
 from pipeline.steps.summary import done_line, running_line, step_line
 from pipeline.text import printable
+from pipeline.versioning import Memory
 from pipeline.workspace import Workspace
 
 T = TypeVar("T")
@@ -49,11 +49,11 @@ CONSOLE: ContextVar[LiveConsole | None] = ContextVar("thaw_console", default=Non
 class PrefectConsole:
     """A console that writes to Prefect's run log and to the terminal, where there is one."""
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         _log(text)
         terminal = CONSOLE.get()
         if terminal is not None:
-            terminal.say(text)
+            terminal.info(text)
 
     def progress(self, what: str, done: int, total: int, note: str = "") -> None:
         terminal = CONSOLE.get()
@@ -106,14 +106,14 @@ class Run:
 
 def stage(run: Run, name: str) -> Any:
     """Runs a step as a Prefect task, unless DVC remembers its result; returns its record either way."""
-    return conducted(name, lambda: remember(run, name))
+    return as_prefect_task(name, lambda: remember(run, name))
 
 
-def conducted(name: str, work: Callable[[], T], retries: int = 0) -> T:
+def as_prefect_task(name: str, work: Callable[[], T], retries: int = 0) -> T:
     """`work` as a Prefect task. Prefect's own cache is off: DVC remembers, and two memories would disagree.
 
-    Only what may mend itself is tried again, with back-off: a tracking server that is away, a disk or a network
-    that hiccups. What the user must mend fails at once.
+    Only what may fix itself is tried again, with back-off: a tracking server that is away, a disk or a network
+    that hiccups. What the user must fix fails at once.
     """
     conductor = task(
         name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, retries=retries,
@@ -142,7 +142,7 @@ def remember(run: Run, name: str) -> Record:
     if not forced and run.memory.restore(name):
         return _finish(run, name, "restored", state.why, began)
     reasons = ("forced",) if forced else tuple(state.why)
-    run.console.say(running_line(name, reasons))
+    run.console.info(running_line(name, reasons))
     before = run.memory.snapshot(name)
     run.memory.clear(name)
     with run.console.working(name):
@@ -156,5 +156,5 @@ def _finish(run: Run, name: str, how: How, why: Sequence[str], began: float) -> 
     seconds = time.monotonic() - began
     record = load_record(run.workspace, name)
     run.finished(Outcome(name, how, tuple(why), seconds))
-    run.console.say(done_line(name, seconds, record) if how == "done" else step_line(name, how))
+    run.console.info(done_line(name, seconds, record) if how == "done" else step_line(name, how))
     return record

@@ -43,7 +43,7 @@ def server(scratch: Path, meanwhile: Callable[[], None]) -> Iterator[None]:
     ours = Server(
         "Prefect", port, "/api/health", [sys.executable, "-P", "-m", "flows.temporary", str(port)], _environment(secret),
         scratch / "logs" / "prefect-temporary.log", Path.cwd(), secret=secret, seconds=SECONDS_TO_START,
-        mend=", or set PREFECT_API_URL to a server of yours",
+        hint=", or set PREFECT_API_URL to a server of yours",
     )  # fmt: skip
     process = ours.start()
     try:

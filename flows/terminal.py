@@ -76,7 +76,7 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """One line, indented: what happens below the last heading."""
         self.line(text, indent=INDENT)
 
@@ -136,7 +136,7 @@ class Terminal:
         last = self._reported.setdefault(what, now)
         if now - last >= SECONDS_BETWEEN_LINES:
             self._reported[what] = now
-            self.say(f"{what}: {_count(done, total)} {note}".rstrip())
+            self.info(f"{what}: {_count(done, total)} {note}".rstrip())
 
     def _start(self) -> None:
         if self._live is not None or not self._console.is_interactive or self._console.is_dumb_terminal:

@@ -56,7 +56,7 @@ def up(
     prefect_port: int,
     mlflow_port: int,
     ready: Callable[[list[Server], str], None],
-    say: Callable[[str], None] = lambda line: None,
+    info: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Runs both servers, calls `ready` when both answer, and returns when interrupted; then both are gone.
 
@@ -71,11 +71,11 @@ def up(
     """
     with _only_one(workspace):
         if _end_leftovers(workspace.scratch):
-            say("ended servers that an earlier thaw up left behind")
+            info("ended servers that an earlier thaw up left behind")
         servers, secret = plan(workspace, prefect_port, mlflow_port)
         for server, wanted in zip(servers, (prefect_port, mlflow_port), strict=True):
             if wanted not in (0, server.port):
-                say(f"port {wanted} is in use by another program: {server.name} gets {server.port}")
+                info(f"port {wanted} is in use by another program: {server.name} gets {server.port}")
         _run(workspace, servers, secret, ready)
 
 
@@ -92,7 +92,7 @@ def _run(workspace: Workspace, servers: list[Server], secret: str, ready: Callab
         while all(process.poll() is None for process in processes):
             time.sleep(0.5)
         dead = [s.name for s, p in zip(servers, processes, strict=True) if p.poll() is not None]
-        raise WorkspaceError(f"{' and '.join(dead)} ended", found=f"see {servers[0].log.parent}", mend="thaw up, again")
+        raise WorkspaceError(f"{' and '.join(dead)} ended", found=f"see {servers[0].log.parent}", hint="thaw up, again")
     finally:
         note.unlink(missing_ok=True)
         stop(processes)
@@ -118,7 +118,7 @@ def _only_one(workspace: Workspace) -> Iterator[None]:
             found = f"servers already at {known['prefect_ui']} and {known['mlflow']}, of process {known.get('pid')}"
         raise WorkspaceError(
             "thaw up", found=found, expected="one pair of servers a workspace",
-            mend="use them, or end the other `thaw up` first",
+            hint="use them, or end the other `thaw up` first",
         ) from fault  # fmt: skip
     try:
         yield

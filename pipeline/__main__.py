@@ -22,7 +22,7 @@ class Plain:
     def __init__(self) -> None:
         self._tenths: dict[str, int] = {}
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         sys.stdout.write(printable(text) + "\n")
         sys.stdout.flush()
 

@@ -424,11 +424,11 @@ def load(path: Path) -> Config:
     except FileNotFoundError as fault:
         raise ConfigError(
             str(path), found="no such file", expected="a workspace's settings",
-            mend="run inside a workspace, or make one: thaw init DIR --data FOLDER",
+            hint="run inside a workspace, or make one: thaw init DIR --data FOLDER",
         ) from fault  # fmt: skip
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
         raise ConfigError(
-            str(path), found=" ".join(str(fault).split()), expected="YAML", mend="correct that line"
+            str(path), found=" ".join(str(fault).split()), expected="YAML", hint="correct that line"
         ) from fault
     if not isinstance(values, dict):
         raise ConfigError(str(path), found=type(values).__name__, expected="sections such as `data:` and `finetune:`")
@@ -439,7 +439,7 @@ def load(path: Path) -> Config:
             f"{path}: data.path",
             found="not set",
             expected="the data folder, which DVC reads here",
-            mend=f"below `data:` write `path: {config.data.path}`",
+            hint=f"below `data:` write `path: {config.data.path}`",
         )
     return config
 
@@ -459,7 +459,7 @@ def expand_variables(text: str, setting: str) -> str:
         if found is None:
             raise ConfigError(
                 setting, found=f"{match[0]}, and no environment variable {match[1]}", expected="one that is set",
-                mend=f"export {match[1]}=…",
+                hint=f"export {match[1]}=…",
             )  # fmt: skip
         return found
 
@@ -479,7 +479,7 @@ def parse(values: dict[str, Any], source: str) -> Config:
         raise ConfigError(
             source,
             found=f"{len(details)} setting{'s' if len(details) > 1 else ''} that cannot be used",
-            mend="correct them; `thaw init` writes every setting with its meaning",
+            hint="correct them; `thaw init` writes every setting with its meaning",
             details=details,
         ) from fault
 
@@ -492,7 +492,7 @@ def _refuse_newer(values: dict[str, Any], source: str) -> None:
             f"{source}: engine",
             found=f"{engine}: the workspace was used with a newer version of Thaw",
             expected=f"at most {ENGINE}",
-            mend="install that version, or a later one",
+            hint="install that version, or a later one",
         )
 
 

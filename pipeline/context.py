@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 class Console(Protocol):
     """Where a step's words go. Steps never print."""
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """One line for the user."""
 
     def progress(self, what: str, done: int, total: int, note: str = "") -> None:
@@ -22,7 +22,7 @@ class Console(Protocol):
 class Silent:
     """A console that says nothing."""
 
-    def say(self, text: str) -> None: ...
+    def info(self, text: str) -> None: ...
 
     def progress(self, what: str, done: int, total: int, note: str = "") -> None: ...
 

@@ -141,7 +141,7 @@ def _unusable(found: str) -> WorkspaceError:
         "dvc.yaml",
         found=found,
         expected="the stages that `thaw init` wrote, and your own",
-        mend="correct it, or take an earlier one back from Git",
+        hint="correct it, or take an earlier one back from Git",
     )
 
 

@@ -15,7 +15,7 @@
     ├── ServingError     a model cannot answer
     └── Interrupted      the run was asked to stop, and did so with everything saved
 
-An error names the thing, what was found, what was expected and the mend, so that the reader can act
+An error names the subject, what was found, what was expected and the hint, so that the reader can act
 without opening the source. The command line prints exactly that and exits with `exit_code`.
 """
 
@@ -29,13 +29,13 @@ from pipeline.text import printable
 
 
 class ThawError(Exception):
-    """Something the user can mend. Secrets are taken out of its text.
+    """Something the user can fix. Secrets are taken out of its text.
 
     Args:
-        thing: what is wrong, named: a path, a key of params.yaml, a class, a stage.
+        subject: what is wrong, named: a path, a key of params.yaml, a class, a stage.
         found: what was found there.
         expected: what would have been right.
-        mend: what to do or type next.
+        hint: what to do or type next.
         details: one line an item where many items are at fault (all are given; the reader shortens).
     """
 
@@ -43,10 +43,10 @@ class ThawError(Exception):
     exit_code: ClassVar[int] = 2
 
     def __init__(
-        self, thing: str, *, found: str = "", expected: str = "", mend: str = "", details: Sequence[str] = ()
+        self, subject: str, *, found: str = "", expected: str = "", hint: str = "", details: Sequence[str] = ()
     ) -> None:
-        self.thing, self.found = redact(thing), redact(found)
-        self.expected, self.mend = redact(expected), redact(mend)
+        self.subject, self.found = redact(subject), redact(found)
+        self.expected, self.hint = redact(expected), redact(hint)
         self.details = tuple(redact(detail) for detail in details)
         super().__init__(str(self))
 
@@ -55,22 +55,22 @@ class ThawError(Exception):
 
     def lines(self, details: int | None = None) -> list[str]:
         """What is printed, each line safe to show; of the details the first so many, all by default."""
-        lines = [f"{self.code}: {self.thing}"]
+        lines = [f"{self.code}: {self.subject}"]
         lines += [f"  found:    {self.found}"] if self.found else []
         lines += [f"  expected: {self.expected}"] if self.expected else []
-        lines += [f"  mend:     {self.mend}"] if self.mend else []
+        lines += [f"  hint:     {self.hint}"] if self.hint else []
         lines += [f"  - {detail}" for detail in self.details[:details]]
         return [printable(line) for line in lines]
 
     def __reduce__(self) -> tuple[object, ...]:
         # Worker processes send errors home by pickling them; keyword-only arguments need this.
-        return _rebuild, (type(self), self.thing, self.found, self.expected, self.mend, self.details)
+        return _rebuild, (type(self), self.subject, self.found, self.expected, self.hint, self.details)
 
 
 def _rebuild(
-    kind: type[ThawError], thing: str, found: str, expected: str, mend: str, details: tuple[str, ...]
+    kind: type[ThawError], subject: str, found: str, expected: str, hint: str, details: tuple[str, ...]
 ) -> ThawError:
-    return kind(thing, found=found, expected=expected, mend=mend, details=details)
+    return kind(subject, found=found, expected=expected, hint=hint, details=details)
 
 
 class ConfigError(ThawError):
@@ -127,7 +127,7 @@ class TrainingError(ThawError):
     code = "training"
 
 
-class MemoryFault(ThawError):
+class VersioningError(ThawError):
     """What DVC remembers and what is on the disk disagree."""
 
     code = "memory"

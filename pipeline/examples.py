@@ -27,7 +27,7 @@ class Fault:
     code: str  # "truncated", "not-an-image", "too-small", …
     found: str
     expected: str
-    mend: str
+    hint: str
     id: str | None = None
 
 

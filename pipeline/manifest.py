@@ -55,7 +55,7 @@ QUARANTINE = pa.schema(
         pa.field("code", pa.string(), nullable=False),
         pa.field("found", pa.string(), nullable=False),
         pa.field("expected", pa.string(), nullable=False),
-        pa.field("mend", pa.string(), nullable=False),
+        pa.field("hint", pa.string(), nullable=False),
     ]
 )
 
@@ -116,12 +116,12 @@ def read(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as fault:
-        raise DataError(f"manifest {path}", found=str(fault), expected="a Parquet file", mend="thaw run") from fault
+        raise DataError(f"manifest {path}", found=str(fault), expected="a Parquet file", hint="thaw run") from fault
     missing = [name for name in COLUMNS.names if name not in table.column_names]
     if missing:
         raise DataError(
             f"manifest {path}", found=f"no column {', '.join(missing)}", expected=", ".join(COLUMNS.names),
-            mend="thaw run --force validate",
+            hint="thaw run --force validate",
         )  # fmt: skip
     return table
 

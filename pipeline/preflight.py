@@ -85,10 +85,10 @@ def require(checks: Sequence[Check]) -> None:
         return
     if len(failed) == 1:
         only = failed[0]
-        raise PreflightError(only.name, found=only.found, expected=only.expected, mend=only.hint)
+        raise PreflightError(only.name, found=only.found, expected=only.expected, hint=only.hint)
     details = [f"{check.name}: {check.found}; {check.hint or check.expected}" for check in failed]
     raise PreflightError(
-        "this workspace", found=f"{len(failed)} things that would stop the run later", mend="see below", details=details
+        "this workspace", found=f"{len(failed)} things that would stop the run later", hint="see below", details=details
     )
 
 
@@ -116,7 +116,7 @@ def check_thresholds(config: Config, classes: int) -> None:
             "register.thresholds",
             found=", ".join(unknown),
             expected="one of " + ", ".join(known),
-            mend="correct it in params.yaml",
+            hint="correct it in params.yaml",
         )
 
 
@@ -126,7 +126,7 @@ def _asked(name: str, ask: Callable[[], str]) -> Check:
         return Check(name, "ok", ask())
     except ThawError as fault:
         details = "".join(f"; {detail}" for detail in fault.details)
-        return Check(name, "error", f"{fault.thing}: {fault.found}{details}", fault.expected, fault.mend)
+        return Check(name, "error", f"{fault.subject}: {fault.found}{details}", fault.expected, fault.hint)
 
 
 def _workspace_path(workspace: Workspace) -> Check:
@@ -183,9 +183,9 @@ def _recipe_names(config: Config) -> str:
 
 
 def _primary_metric(config: Config) -> str:
-    from pipeline.training import scores
+    from pipeline.training import validation_metrics
 
-    scores.check(config.finetune.primary)
+    validation_metrics.check(config.finetune.primary)
     return config.finetune.primary
 
 
@@ -212,7 +212,7 @@ def _weights_file(workspace: Workspace, config: Config) -> Check:
     try:
         reference = expand_variables(config.backbone.weights, "backbone.weights")
     except ConfigError as fault:
-        return Check("weights file", "error", fault.found, fault.expected, fault.mend)
+        return Check("weights file", "error", fault.found, fault.expected, fault.hint)
     if reference in ("default", "shipped") or "://" in reference.removeprefix("file://"):
         return Check("weights file", "ok", reference.partition("://")[0])
     path = workspace.root / expanded(reference.removeprefix("file://"))
@@ -249,7 +249,7 @@ def _model_room(workspace: Workspace, config: Config) -> str:
             str(workspace.root),
             found=f"{_gigabytes(free)} free",
             expected=f"about {_gigabytes(wanted)} for checkpoints and {candidates} candidates",
-            mend="make room, or: thaw clean",
+            hint="make room, or: thaw clean",
         )
     return f"{_gigabytes(free)} free, about {_gigabytes(wanted)} needed for checkpoints and candidates"
 
@@ -283,7 +283,7 @@ def _tracking_store(workspace: Workspace, config: Config) -> Check:
         store = stores.find(config.tracking, workspace)
         answer = stores.probe(store)
     except ThawError as fault:
-        return Check("tracking store", "error", fault.found, fault.expected, fault.mend)
+        return Check("tracking store", "error", fault.found, fault.expected, fault.hint)
     if answer.silent:
         return Check(
             "tracking store",

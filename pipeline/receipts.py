@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from pipeline import served
 from pipeline.config import Config
-from pipeline.errors import MemoryFault
+from pipeline.errors import VersioningError
 from pipeline.files import replace_text, sha256
 from pipeline.records import CandidateRecord, EvaluateRecord, RegisterRecord, digest
 from pipeline.redaction import redact_forms
@@ -34,7 +34,7 @@ def receipt_is_current(config: Config, workspace: Workspace, evaluated: Evaluate
         values = json.loads(path(workspace).read_text(encoding="utf-8"))
         record = RegisterRecord.model_validate(values["record"])
         candidate = CandidateRecord.load(workspace.output("finetune") / evaluated.candidate)
-    except (OSError, ValueError, KeyError, TypeError, ValidationError, MemoryFault):
+    except (OSError, ValueError, KeyError, TypeError, ValidationError, VersioningError):
         return None
     if values.get("settings") != _settings(config) or record.evaluation != evaluated.digest:
         return None

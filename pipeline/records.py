@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.errors import MemoryFault
+from pipeline.errors import VersioningError
 
 RECORD = "record.json"
 
@@ -58,8 +58,8 @@ class Record(Frozen):
             values = json.loads(path.read_text(encoding="utf-8"))
             return cls.model_validate({**values, "folder": folder})
         except (OSError, ValueError, ValidationError) as fault:
-            raise MemoryFault(
-                f"{path}", found=str(fault).splitlines()[0], expected=f"a {cls.__name__}", mend="thaw run"
+            raise VersioningError(
+                f"{path}", found=str(fault).splitlines()[0], expected=f"a {cls.__name__}", hint="thaw run"
             ) from fault
 
     @property
@@ -73,10 +73,10 @@ class Finding(Frozen):
 
     code: str
     severity: Literal["critical", "warning", "info"]
-    thing: str
+    subject: str
     found: str
     expected: str = ""
-    mend: str = ""
+    hint: str = ""
     items: tuple[str, ...] = ()  # paths, classes or pairs concerned; all of them
 
 

@@ -61,7 +61,7 @@ def init(folder: Path, *, source: Path | None, config: Config, remote: str | Non
             lies in the folder or around it, or does not fit on the disk.
         MemoryFault: DVC refuses.
     """
-    from pipeline import memory
+    from pipeline import versioning
 
     folder = folder.resolve()
     data = folder / config.data.path
@@ -72,7 +72,7 @@ def init(folder: Path, *, source: Path | None, config: Config, remote: str | Non
     marker.parent.mkdir(parents=True)
     marker.touch()
     try:
-        uses_git = memory.initialise(folder, address)
+        uses_git = versioning.initialise(folder, address)
     except ThawError:
         _remove_begun(folder)
         raise
@@ -85,7 +85,7 @@ def init(folder: Path, *, source: Path | None, config: Config, remote: str | Non
     upgrade(Workspace(folder))  # dvc.yaml, and the lock files that its stages depend on
     if copied:
         _copy(copied, data)
-        memory.Memory(folder).add_data()
+        versioning.Memory(folder).add_data()
     marker.unlink()
     return _closing_words(folder, data, copied, uses_git)
 
@@ -104,13 +104,13 @@ def _refuse_taken(folder: Path, data: Path) -> None:
     if (folder / UNFINISHED).exists():
         raise WorkspaceError(
             str(folder), found="an earlier `thaw init` was cut short here", expected="nothing of a workspace",
-            mend=f"remove what it made (your own folder was only copied from), then again: rm -r {_begun(folder)}",
+            hint=f"remove what it made (your own folder was only copied from), then again: rm -r {_begun(folder)}",
         )  # fmt: skip
     taken = [name for name in (*OURS, str(data.relative_to(folder))) if (folder / name).exists()]
     if taken:
         raise WorkspaceError(
             str(folder), found=f"{', '.join(taken)} already there", expected="nothing that would be overwritten",
-            mend="choose another folder; an existing workspace is used by `cd`ing into it",
+            hint="choose another folder; an existing workspace is used by `cd`ing into it",
         )  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def _plan_copy(source: Path, folder: Path) -> _Copy:
     if found.is_relative_to(target) or target.is_relative_to(found):
         raise WorkspaceError(
             str(folder), found=f"the data folder {found} and the workspace lie one in the other",
-            expected="separate folders", mend="choose another folder for the workspace",
+            expected="separate folders", hint="choose another folder for the workspace",
         )  # fmt: skip
     unusable: list[str] = []
     files, left_out, size = [], [], 0
@@ -152,7 +152,7 @@ def _plan_copy(source: Path, folder: Path) -> _Copy:
     if unusable:
         raise WorkspaceError(
             str(source), found=f"{len(unusable)} that cannot be copied", expected="readable files with names in UTF-8",
-            mend="change their permissions or names, or move them away", details=unusable,
+            hint="change their permissions or names, or move them away", details=unusable,
         )  # fmt: skip
     if not files:
         raise WorkspaceError(str(source), found="no files", expected="a folder of examples")
@@ -192,7 +192,7 @@ def _refuse_full(size: int, target: Path) -> None:
     if needed > free:
         raise WorkspaceError(
             str(target), found=f"{free / 1e9:.1f} GB free", expected=f"{needed / 1e9:.1f} GB: twice the data",
-            mend="make room, or choose a folder on another disk",
+            hint="make room, or choose a folder on another disk",
         )  # fmt: skip
 
 

@@ -175,9 +175,9 @@ def _is_of_a_disk(fault: OSError) -> bool:
 
 def _error(fault: BaseException, number: int, root: Path) -> StorageError:
     path = _path(fault, root)
-    mend = _MENDS.get(number, "see that it is there and may be read and written, then run it again")
+    hint = _MENDS.get(number, "see that it is there and may be read and written, then run it again")
     return StorageError(
-        str(path), found=f"{_reason(fault, number)}; {room(path)}", expected="a file that can be written", mend=mend
+        str(path), found=f"{_reason(fault, number)}; {room(path)}", expected="a file that can be written", hint=hint
     )
 
 

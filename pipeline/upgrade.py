@@ -56,7 +56,7 @@ def refuse_outdated(workspace: Workspace) -> None:
             str(workspace.root),
             found="a workspace made by an earlier version of Thaw",
             expected="one that this version has brought up to date",
-            mend="thaw run (once; then `dvc repro` and `thaw step` work as well)",
+            hint="thaw run (once; then `dvc repro` and `thaw step` work as well)",
             details=[change.meaning for change in changes],
         )
 

@@ -37,7 +37,7 @@ class Workspace:
                 return cls(folder)
         raise WorkspaceError(
             str(start), found="no params.yaml beside a dvc.yaml, here or above", expected="a workspace",
-            mend="cd into one, or make one: thaw init DIR --data FOLDER",
+            hint="cd into one, or make one: thaw init DIR --data FOLDER",
         )  # fmt: skip
 
     def config(self) -> Config:
@@ -118,7 +118,7 @@ def lock(workspace: Workspace, wait: float = 0.0) -> Iterator[None]:
     except Timeout as fault:
         raise WorkspaceError(
             str(workspace.root), found=f"in use by {_holder(holder)}", expected="one run at a time",
-            mend="wait for it to end, or stop it",
+            hint="wait for it to end, or stop it",
         ) from fault  # fmt: skip
     try:
         started = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -49,7 +49,7 @@ class Said:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self.lines.append(text)
 
     def progress(self, what: str, done: int, total: int, note: str = "") -> None: ...

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.ledger import Entry, Ledger, load
-from pipeline.errors import LedgerError, MemoryFault, WorkspaceError
-from pipeline.memory import Memory, initialise
-from pipeline.memory.checkout import bases_file, compare
+from pipeline.errors import LedgerError, VersioningError, WorkspaceError
+from pipeline.versioning import Memory, initialise
+from pipeline.versioning.checkout import bases_file, compare
 
 DVC_YAML = "stages:\n  validate: {cmd: 'true', deps: [data], outs: [artifacts/validate]}\n"
 ONE = {"a.txt": "a", "b.txt": "b", "deep/c.txt": "c"}
@@ -143,7 +143,7 @@ def test_files_edited_or_deleted_here_stop_the_run_by_name_and_stay(ws: Path, na
         edit(ws, name, text)
     pull(ws)
     for _ in range(2):
-        with pytest.raises(MemoryFault) as caught:
+        with pytest.raises(VersioningError) as caught:
             Memory(ws).update_data()
         assert [line.partition(" ")[0] for line in caught.value.details] == [f"data/{name}"]
         found = there(ws)
@@ -157,9 +157,9 @@ def test_files_edited_or_deleted_here_stop_the_run_by_name_and_stay(ws: Path, na
 def test_the_other_way_out_of_edits_is_what_is_pinned(ws: Path) -> None:
     edit(ws, "b.txt", "mine")
     pull(ws)
-    with pytest.raises(MemoryFault) as caught:
+    with pytest.raises(VersioningError) as caught:
         Memory(ws).update_data()
-    command = caught.value.mend.rpartition("dvc checkout")[2].split()
+    command = caught.value.hint.rpartition("dvc checkout")[2].split()
     dvc(ws, "checkout", *command)
     assert Memory(ws).update_data() == []
     assert there(ws) == TWO
@@ -178,7 +178,7 @@ def test_files_added_here_stay_and_are_told(ws: Path) -> None:
 def test_a_file_added_here_and_upstream_is_not_overwritten(ws: Path) -> None:
     edit(ws, "new/d.txt", "mine")
     pull(ws)
-    with pytest.raises(MemoryFault, match=r"new/d\.txt"):
+    with pytest.raises(VersioningError, match=r"new/d\.txt"):
         Memory(ws).update_data()
     assert there(ws)["new/d.txt"] == "mine"
 
@@ -207,7 +207,7 @@ def test_without_a_base_other_data_stop_the_run_by_name(ws: Path) -> None:
     edit(ws, "a.txt", "mine")
     pull(ws)
     before = there(ws)
-    with pytest.raises(MemoryFault, match=r"a\.txt"):
+    with pytest.raises(VersioningError, match=r"a\.txt"):
         Memory(ws).update_data()
     assert there(ws) == before
 
@@ -216,7 +216,7 @@ def test_a_version_that_is_nowhere_stops_the_run_and_changes_nothing(ws: Path) -
     shutil.rmtree(ws / ".dvc" / "cache")
     shutil.rmtree(ws / "remote")
     pull(ws)
-    with pytest.raises(MemoryFault, match="neither the cache nor the remote"):
+    with pytest.raises(VersioningError, match="neither the cache nor the remote"):
         Memory(ws).update_data()
     assert there(ws) == ONE
 
@@ -240,7 +240,7 @@ def test_what_no_cache_holds_is_put_there_before_it_goes(ws: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.memory import Memory, checkout
+from pipeline.versioning import Memory, checkout
 put, left = checkout._put, [int(sys.argv[2])]
 def killed(*given):
     if not left[0]:
@@ -306,7 +306,7 @@ def test_a_file_comes_where_a_folder_of_the_users_is_only_by_name(ws: Path) -> N
     Memory(ws).update_data()
     edit(ws, "e/mine.txt", "mine")
     (ws / "data.dvc").write_text(newer)
-    with pytest.raises(MemoryFault, match="data/e"):
+    with pytest.raises(VersioningError, match="data/e"):
         Memory(ws).update_data()
     assert there(ws) == {**ONE, "e/mine.txt": "mine"}
 
@@ -386,7 +386,7 @@ def test_a_ledger_that_is_gone_with_its_pin_is_not_begun_anew(ws: Path) -> None:
     assert not Memory(ws).pins_are_current()
     with pytest.raises(LedgerError, match=r"git checkout ledger\.dvc") as caught:
         Memory(ws).update_ledger()
-    (ws / caught.value.mend.split()[-1]).unlink()
+    (ws / caught.value.hint.split()[-1]).unlink()
     assert Memory(ws).update_ledger() == []
 
 
@@ -480,7 +480,7 @@ def test_a_remote_that_is_not_configured_is_none_to_push_to_and_is_named_where_i
     assert Memory(ws).unshared() == ("", (), ())
     shutil.rmtree(ws / ".dvc" / "cache")
     pull(ws)
-    with pytest.raises(MemoryFault, match="elsewhere"):
+    with pytest.raises(VersioningError, match="elsewhere"):
         Memory(ws).update_data()
 
 
@@ -547,8 +547,8 @@ def test_a_merge_where_our_own_side_was_not_brought_yet_keeps_it_too(clones: tup
 KILLED_BEFORE_PINNING = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.memory import Memory, pins
-pins.pin = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
+from pipeline.versioning import Memory, tracked_files
+tracked_files.pin = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
 Memory(Path(sys.argv[1])).update_data()
 """
 
@@ -570,7 +570,7 @@ def test_a_merge_that_was_settled_by_hand_goes_on_from_there(clones: tuple[Path,
     publish(theirs)
     git(ours, "commit", "-qam", "ours")
     git(ours, "pull", "-q", "--no-rebase", "origin", "main", check=False)
-    with pytest.raises(MemoryFault, match=r"data/a\.txt"):
+    with pytest.raises(VersioningError, match=r"data/a\.txt"):
         Memory(ours).update_data()
     edit(ours, "a.txt", "theirs")
     Memory(ours).update_data()
@@ -585,11 +585,11 @@ def test_a_merge_in_which_both_edited_a_file_stops_by_name_and_can_be_settled(cl
     publish(theirs)
     git(ours, "commit", "-qam", "ours")
     git(ours, "pull", "-q", "--no-rebase", "origin", "main", check=False)
-    with pytest.raises(MemoryFault, match=r"data/a\.txt") as caught:
+    with pytest.raises(VersioningError, match=r"data/a\.txt") as caught:
         Memory(ours).update_data()
     assert there(ours) == {**ONE, "a.txt": "ours", "ours.txt": "ours", "theirs.txt": "theirs"}
     assert "<<<<<<<" in (ours / "data.dvc").read_text()
-    assert "git checkout --ours data.dvc" in caught.value.mend
+    assert "git checkout --ours data.dvc" in caught.value.hint
     git(ours, "checkout", "--ours", "data.dvc")
     Memory(ours).add_data()
     assert there(ours) == {**ONE, "a.txt": "ours", "ours.txt": "ours", "theirs.txt": "theirs"}

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import dvc_yaml
-from pipeline.errors import DataError, MemoryFault, WorkspaceError
-from pipeline.memory import Memory, initialise
+from pipeline.errors import DataError, VersioningError, WorkspaceError
+from pipeline.versioning import Memory, initialise
 from pipeline.workspace import Workspace, lock
 
 STEPS = {"validate": ("data",), "backbone": (), "finetune": ("artifacts/validate", "artifacts/backbone")}
@@ -204,7 +204,7 @@ def test_settings_edited_during_a_step_commit_nothing(ws: Path, old: str, new: s
     memory.clear("finetune")
     edit(ws, old, new)
     produce(ws, "finetune")
-    with pytest.raises(MemoryFault, match=said):
+    with pytest.raises(VersioningError, match=said):
         memory.commit("finetune", snapshot)
     assert (ws / "dvc.lock").read_bytes() == before
 
@@ -215,7 +215,7 @@ def test_data_edited_during_a_step_commits_nothing(ws: Path) -> None:
     memory.clear("validate")
     (ws / "data" / "late.txt").write_text("late")
     produce(ws, "validate")
-    with pytest.raises(MemoryFault, match="data changed"):
+    with pytest.raises(VersioningError, match="data changed"):
         memory.commit("validate", snapshot)
 
 
@@ -254,20 +254,20 @@ def test_a_lock_file_that_lost_what_it_held_during_a_step_commits_nothing(
     memory.clear("backbone")
     produce(ws, "backbone")
     lock_file.write_text(content)
-    with pytest.raises(MemoryFault, match=r"some\.lock changed"):
+    with pytest.raises(VersioningError, match=r"some\.lock changed"):
         memory.commit("backbone", snapshot)
 
 
 def test_outputs_this_run_did_not_make_commit_nothing(ws: Path) -> None:
     memory = Memory(ws)
-    with pytest.raises(MemoryFault, match="there before the run"):
+    with pytest.raises(VersioningError, match="there before the run"):
         memory.commit("validate", memory.snapshot("validate"))
     memory.clear("validate")
     snapshot = memory.snapshot("validate")
-    with pytest.raises(MemoryFault, match="missing or empty"):
+    with pytest.raises(VersioningError, match="missing or empty"):
         memory.commit("validate", snapshot)
     (ws / "artifacts/validate").mkdir()
-    with pytest.raises(MemoryFault, match="missing or empty"):
+    with pytest.raises(VersioningError, match="missing or empty"):
         memory.commit("validate", snapshot)
 
 
@@ -280,7 +280,7 @@ def test_clearing_leaves_the_cache_alone(ws: Path) -> None:
 
 def test_a_missing_section_is_a_fault_that_names_it(ws: Path) -> None:
     edit(ws, "backbone: {name: torchvision/resnet18}\n", "")
-    with pytest.raises(MemoryFault, match="backbone"):
+    with pytest.raises(VersioningError, match="backbone"):
         Memory(ws).snapshot("backbone")
 
 
@@ -314,7 +314,7 @@ def test_data_that_nowhere_is_names_path_hash_and_remote(ws: Path) -> None:
     md5 = Memory(ws).data_version().md5
     shutil.rmtree(ws / "data")
     shutil.rmtree(ws / ".dvc" / "cache")
-    with pytest.raises(MemoryFault) as caught:
+    with pytest.raises(VersioningError) as caught:
         Memory(ws).update_data()
     assert all(part in str(caught.value) for part in (str(ws / "data"), md5, "remote"))
 
@@ -328,7 +328,7 @@ def test_damaged_data_is_mended_from_the_remote_or_refused(ws: Path) -> None:
     shutil.rmtree(ws / "data")
     shutil.rmtree(ws / "remote")
     damage(ws, "2\n")
-    with pytest.raises(MemoryFault) as caught:
+    with pytest.raises(VersioningError) as caught:
         Memory(ws).update_data()
     assert caught.value.details == ("data/2.txt",)
 
@@ -338,7 +338,7 @@ def test_data_put_back_by_hand_after_a_failure_stay(ws: Path) -> None:
     (ws / "mine" / "new.txt").write_text("new")
     shutil.rmtree(ws / "data")
     shutil.rmtree(ws / ".dvc" / "cache")
-    with pytest.raises(MemoryFault, match="bring data back"):
+    with pytest.raises(VersioningError, match="bring data back"):
         Memory(ws).update_data()
     shutil.copytree(ws / "mine", ws / "data")
     assert Memory(ws).update_data() == []
@@ -363,7 +363,7 @@ def test_what_dvc_cannot_hash_is_named_before_it_is_asked(ws: Path) -> None:
 def test_data_that_nothing_pins_says_how_to_bring_it(ws: Path) -> None:
     shutil.rmtree(ws / "data")
     (ws / "data.dvc").unlink()
-    with pytest.raises(MemoryFault, match="dvc add data"):
+    with pytest.raises(VersioningError, match="dvc add data"):
         Memory(ws).update_data()
 
 
@@ -416,7 +416,7 @@ def process(code: str) -> Iterator[subprocess.Popen[str]]:
 
 def test_a_dvc_that_stays_locked_is_named(ws: Path) -> None:
     code = f"import zc.lockfile; held = zc.lockfile.LockFile({str(ws / '.dvc/tmp/lock')!r})"
-    with process(code) as child, pytest.raises(MemoryFault, match=f"PID {child.pid}"):
+    with process(code) as child, pytest.raises(VersioningError, match=f"PID {child.pid}"):
         Memory(ws, patience=0.1).states()
     assert stale(ws) == {}
 

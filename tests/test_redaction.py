@@ -180,7 +180,7 @@ class TestExceptions:
         assert str(fault.__cause__) == "'cause'"
 
     def test_a_mendable_error_is_made_without_them(self) -> None:
-        fault = BackboneError(URL, found=f"no {URL}", expected=URL, mend=f"curl {URL}", details=[URL])
+        fault = BackboneError(URL, found=f"no {URL}", expected=URL, hint=f"curl {URL}", details=[URL])
         assert "canary" not in f"{fault} {fault.found} {fault.details} {fault.args}"
 
 

@@ -16,7 +16,7 @@ from pipeline import dvc_yaml, setup
 from pipeline.config import STAGE_PARAMS, Config, load, parse
 from pipeline.dvc_yaml import PLACEHOLDERS
 from pipeline.errors import ThawError, WorkspaceError
-from pipeline.memory import Memory
+from pipeline.versioning import Memory
 from pipeline.workspace import STEPS, Workspace
 
 REPOSITORY = Path(__file__).parents[1]
@@ -152,7 +152,7 @@ setup.init(Path({str(tmp_path / "ws")!r}), source=Path({str(source)!r}), config=
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     with pytest.raises(WorkspaceError, match="cut short") as caught:
         setup.init(tmp_path / "ws", source=source, config=Config())
-    command = caught.value.mend.partition(": ")[2]
+    command = caught.value.hint.partition(": ")[2]
     subprocess.run(command, shell=True, check=True)
     assert "made" in setup.init(tmp_path / "ws", source=source, config=Config())
 
@@ -163,7 +163,7 @@ def test_commands_that_are_to_be_typed_are_quoted(source: Path, tmp_path: Path) 
     (folder / ".thaw" / "init-unfinished").touch()
     with pytest.raises(WorkspaceError) as fault:
         setup.init(folder, source=source, config=Config())
-    assert fault.value.mend.endswith(f"rm -r '{folder}/.thaw'")
+    assert fault.value.hint.endswith(f"rm -r '{folder}/.thaw'")
     shutil.rmtree(folder)
     assert f"cd '{folder}'" in setup.init(folder, source=source, config=Config())
 

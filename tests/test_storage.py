@@ -27,7 +27,7 @@ def told(fault: BaseException, root: Path) -> StorageError:
 
 
 @pytest.mark.parametrize(
-    ("number", "mend"),
+    ("number", "hint"),
     [
         (errno.ENOSPC, "thaw clean"),
         (errno.EDQUOT, "quota"),
@@ -37,16 +37,16 @@ def told(fault: BaseException, root: Path) -> StorageError:
         (errno.ENOTDIR, "see that it is there"),
     ],
 )
-def test_every_kind_names_path_room_and_what_to_do(tmp_path: Path, number: int, mend: str) -> None:
+def test_every_kind_names_path_room_and_what_to_do(tmp_path: Path, number: int, hint: str) -> None:
     path = tmp_path / "artifacts" / "model.safetensors"
     error = told(OSError(number, os.strerror(number), str(path)), tmp_path)
-    assert error.thing == str(path)
+    assert error.subject == str(path)
     assert os.strerror(number) in error.found
-    assert mend in error.mend
+    assert hint in error.hint
 
 
 def test_a_fault_that_names_no_path_names_the_workspace(tmp_path: Path) -> None:
-    assert told(OSError(errno.ENOSPC, "No space left on device"), tmp_path).thing == str(tmp_path)
+    assert told(OSError(errno.ENOSPC, "No space left on device"), tmp_path).subject == str(tmp_path)
 
 
 def test_a_full_disk_behind_another_error_is_found(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_full_disk_behind_another_error_is_found(tmp_path: Path) -> None:
 
     with pytest.raises(StorageError) as caught, storage_errors(tmp_path):
         commit()
-    assert caught.value.thing == str(tmp_path / "cache/ab")
+    assert caught.value.subject == str(tmp_path / "cache/ab")
 
 
 def test_a_library_that_hands_it_on_as_words_is_understood(tmp_path: Path) -> None:

@@ -31,9 +31,9 @@ class Check:
 
     code: str
     severity: Literal["critical", "warning"]
-    thing: str
+    subject: str
     expected: str
-    mend: str
+    hint: str
     kind: str
     arguments: dict[str, Any]
     index: str | None = None
@@ -61,7 +61,7 @@ def judge(suites: Sequence[Suite], side: Path) -> list[Finding]:
     for suite in suites:
         if not suite.checks:
             raise DataError(
-                f"checks of {suite.name}", found="none", expected="at least one", mend="say what is expected"
+                f"checks of {suite.name}", found="none", expected="at least one", hint="say what is expected"
             )
     context = _great_expectations().get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
@@ -127,8 +127,8 @@ def _finding(suite: Suite, check: Check, batch: Any, expectation: Any) -> Findin
         value = result["observed_value"] if "observed_value" in result else result["unexpected_list"][0]
         found = f"{value:.4g}" if isinstance(value, float) else str(value)
     return Finding(
-        code=check.code, severity=check.severity, thing=check.thing, found=found, expected=check.expected,
-        mend=check.mend, items=tuple(items),
+        code=check.code, severity=check.severity, subject=check.subject, found=found, expected=check.expected,
+        hint=check.hint, items=tuple(items),
     )  # fmt: skip
 
 

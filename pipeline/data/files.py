@@ -10,7 +10,7 @@ from pipeline.manifest import real_path
 
 
 def outside(root: Path, path: str) -> tuple[str, str, str, str] | None:
-    """Why a path does not name something below the data folder: code, found, expected and mend; None if it does.
+    """Why a path does not name something below the data folder: code, found, expected and hint; None if it does.
 
     Args:
         root: the data folder.

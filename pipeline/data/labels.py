@@ -43,10 +43,10 @@ def similar_labels(examples: Mapping[str, int]) -> Finding | None:
     return Finding(
         code="similar-classes",
         severity="warning",
-        thing="class names",
+        subject="class names",
         found=f"{len(items)} that differ by case, blanks or Unicode form only",
         expected="one way of writing a name",
-        mend="if they are one class, rename the wrong one; if not, list both in data.labels",
+        hint="if they are one class, rename the wrong one; if not, list both in data.labels",
         items=tuple(items),
     )
 

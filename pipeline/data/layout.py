@@ -48,7 +48,7 @@ def walk(root: Path) -> Tree:
     except OSError as fault:
         raise DataError(
             f"data folder {root}", found=fault.strerror or str(fault), expected="a folder of examples",
-            mend="bring the data (dvc pull), or correct data.path in params.yaml",
+            hint="bring the data (dvc pull), or correct data.path in params.yaml",
         ) from fault  # fmt: skip
     faults: list[Fault] = []
     files = sorted(_files(root, "", faults))
@@ -155,7 +155,7 @@ def _has_split_level(tree: Tree, root: Path) -> bool:
         raise DataError(
             f"data folder {root}", found=f"folders for splits ({', '.join(nested)}) beside others ({', '.join(others)})",
             expected="class folders, or train/val/test folders that hold class folders",
-            mend="move the others away, or list the examples in a table (data.table)",
+            hint="move the others away, or list the examples in a table (data.table)",
         )  # fmt: skip
     return bool(nested)
 
@@ -168,7 +168,7 @@ def _subfolders(root: Path, folder: str) -> list[str]:
         return []  # a fault of the walk already
 
 
-def twins(paths: Iterable[str]) -> Finding | None:
+def unicode_collisions(paths: Iterable[str]) -> Finding | None:
     """Names that look the same and differ in their Unicode form (NFC and NFD): which is meant depends on the disk."""
     forms = defaultdict(set)
     for path in paths:
@@ -180,9 +180,9 @@ def twins(paths: Iterable[str]) -> Finding | None:
     if not pairs:
         return None
     return Finding(
-        code="name-twins", severity="critical", thing="names that look the same",
+        code="name-twins", severity="critical", subject="names that look the same",
         found=f"{len(pairs)} that differ only in how their accents are written", expected="one way of writing a name",
-        mend="rename or remove one of each", items=tuple(sorted(pairs)),
+        hint="rename or remove one of each", items=tuple(sorted(pairs)),
     )  # fmt: skip
 
 

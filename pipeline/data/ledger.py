@@ -101,7 +101,7 @@ def load(path: Path) -> Ledger:
             raise pa.ArrowInvalid(f"columns {', '.join(table.column_names)}")
     except (OSError, pa.ArrowException) as fault:
         raise LedgerError(
-            str(path), found=str(fault).splitlines()[0], expected="the ledger of earlier splits", mend=BRING_BACK
+            str(path), found=str(fault).splitlines()[0], expected="the ledger of earlier splits", hint=BRING_BACK
         ) from fault
     entries = [Entry(**row) for row in table.to_pylist()]
     details = [f"{entry.id}: split {entry.split}" for entry in entries if entry.split not in manifest.SPLITS]
@@ -110,22 +110,22 @@ def load(path: Path) -> Ledger:
         details += [f"{entry.id}: twice"] if entry.id in seen else []
         seen.add(entry.id)
     if details:
-        raise LedgerError(str(path), found="entries that cannot be", mend=BRING_BACK, details=details)
+        raise LedgerError(str(path), found="entries that cannot be", hint=BRING_BACK, details=details)
     return Ledger({entry.id: entry for entry in entries})
 
 
-def merged(left: Ledger, right: Ledger, thing: str) -> Ledger:
+def merged(left: Ledger, right: Ledger, subject: str) -> Ledger:
     """Both ledgers as one, where they grew apart or one is older; what both know is taken from `left`.
 
     Raises:
-        LedgerError: they gave an example different splits; `thing` names them.
+        LedgerError: they gave an example different splits; `subject` names them.
     """
     both = left.entries.keys() & right.entries.keys()
     apart = sorted(i for i in both if left.entries[i].split != right.entries[i].split)
     if apart:
         raise LedgerError(
-            thing, found=f"{len(apart)} examples that were split twice, and differently",
-            expected="one ledger, extended", mend="keep the one that trained models go by, and delete the other",
+            subject, found=f"{len(apart)} examples that were split twice, and differently",
+            expected="one ledger, extended", hint="keep the one that trained models go by, and delete the other",
             details=[f"{i}: {left.entries[i].split} and {right.entries[i].split}" for i in apart],
         )  # fmt: skip
     return Ledger({**right.entries, **left.entries})

@@ -64,7 +64,7 @@ def generate(folder: Path, *, seed: int = 0, parts: int = PARTS) -> SampleSummar
             str(folder),
             found=f"{len(present)} file(s) that are not this sample",
             expected="a new or empty folder, or the same sample",
-            mend="give another folder, or move what is there away",
+            hint="give another folder, or move what is there away",
         )
     if not present:
         _write(folder, files)
@@ -79,7 +79,7 @@ def generate(folder: Path, *, seed: int = 0, parts: int = PARTS) -> SampleSummar
 
 def _files(seed: int, parts: int) -> Iterator[tuple[str, bytes]]:
     """Every file of the sample: relative path and content."""
-    from pipeline.data.surfaces import FLAWS, LAMPS, MATERIALS, Dice, photograph, wear
+    from pipeline.data.sample_surfaces import FLAWS, LAMPS, MATERIALS, Dice, photograph, wear
 
     rows = [COLUMNS]
     for part in range(parts):

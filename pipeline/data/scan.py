@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.context import Console
 from pipeline.cores import cores
 from pipeline.data.files import outside
-from pipeline.data.recall import ScanMemory, Stamp
+from pipeline.data.scan_cache import FileStat, ScanCache
 from pipeline.data.workers import Workers
 from pipeline.examples import Fault, Measured
 from pipeline.manifest import real_path
@@ -26,7 +26,7 @@ _SETTLED = 2.0  # seconds; a file changed later than this before the scan could 
 
 
 def scan(
-    root: Path, paths: Sequence[str], measure: Measure, memory: ScanMemory, console: Console, workers: int | None = None
+    root: Path, paths: Sequence[str], measure: Measure, memory: ScanCache, console: Console, workers: int | None = None
 ) -> dict[str, Measured | Fault]:
     """Measures the files that the memory does not know, and adds them to it.
 
@@ -62,7 +62,7 @@ def scan(
     return results
 
 
-def _stamps(root: Path, paths: Sequence[str]) -> dict[str, Stamp]:
+def _stamps(root: Path, paths: Sequence[str]) -> dict[str, FileStat]:
     """Size, times and inode of the paths that are plain files below the folder; the others' faults are the task's."""
     within: dict[str, bool] = {}
     stamps = {}
@@ -70,13 +70,13 @@ def _stamps(root: Path, paths: Sequence[str]) -> dict[str, Stamp]:
         folder, _, name = path.rpartition("/")
         if folder not in within:
             within[folder] = not path.startswith("/") and (not folder or outside(root, folder) is None)
-        stamp = Stamp.of(real_path(root, path)) if within[folder] and name != ".." else None
+        stamp = FileStat.of(real_path(root, path)) if within[folder] and name != ".." else None
         if stamp is not None:
             stamps[path] = stamp
     return stamps
 
 
-def _recall(root: Path, stamps: dict[str, Stamp], memory: ScanMemory, workers: int) -> dict[str, Measured | Fault]:
+def _recall(root: Path, stamps: dict[str, FileStat], memory: ScanCache, workers: int) -> dict[str, Measured | Fault]:
     """What the memory knows of these files; the ones whose stamp is new are hashed."""
     if not memory:
         return {}

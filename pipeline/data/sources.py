@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from pipeline.config import DataConfig
 from pipeline.data.files import outside
 from pipeline.data.labels import hints, similar_labels
-from pipeline.data.layout import METADATA, SPLIT_NAMES, Placed, Tree, place, twins, walk
+from pipeline.data.layout import METADATA, SPLIT_NAMES, Placed, Tree, place, unicode_collisions, walk
 from pipeline.data.tables import Rows, read_table
 from pipeline.errors import DataError
 from pipeline.examples import Fault, Listed, Listing
@@ -33,13 +33,13 @@ def read(root: Path, data: DataConfig) -> Listing:
     if not listing.examples:
         raise DataError(
             f"data folder {root}", found="no examples", expected="folders named for their classes, or a table",
-            mend="put the data there (dvc pull), or list it in a table and set data.table",
+            hint="put the data there (dvc pull), or list it in a table and set data.table",
             details=[f"{fault.path}: {fault.found}" for fault in listing.faults],
         )  # fmt: skip
     paths = {example.path for example in listing.examples}
     folders = {path.rpartition("/")[0] for path in paths}
     counts = Counter(example.target for example in listing.examples)
-    names = [twins(paths | folders | counts.keys())]
+    names = [unicode_collisions(paths | folders | counts.keys())]
     if data.labels is None:  # else what is not in the list stops the run
         names.append(similar_labels(counts))
     return replace(listing, findings=(*listing.findings, *(finding for finding in names if finding)))
@@ -100,32 +100,32 @@ def _unread_metadata(tree: Tree) -> list[Finding]:
     if not found:
         return []
     return [Finding(
-        code="metadata-unread", severity="critical", thing="metadata tables", found=", ".join(found),
+        code="metadata-unread", severity="critical", subject="metadata tables", found=", ".join(found),
         expected=f"one {METADATA}, at the top of the data folder, with paths below it",
-        mend="move its rows there, or rename the file if it is something else", items=tuple(found),
+        hint="move its rows there, or rename the file if it is something else", items=tuple(found),
     )]  # fmt: skip
 
 
 def _ungrouped(paths: list[str]) -> Finding:
     return Finding(
-        code="metadata-missing", severity="warning", thing=METADATA, found=f"{len(paths)} examples without a row",
-        expected="a row, and so a group, for each: without, they may be dealt apart from their group", mend="add them",
+        code="metadata-missing", severity="warning", subject=METADATA, found=f"{len(paths)} examples without a row",
+        expected="a row, and so a group, for each: without, they may be dealt apart from their group", hint="add them",
         items=tuple(paths),
     )  # fmt: skip
 
 
 def _mislabelled(items: list[str]) -> Finding:
     return Finding(
-        code="metadata-label", severity="critical", thing=f"labels in {METADATA}",
+        code="metadata-label", severity="critical", subject=f"labels in {METADATA}",
         found=f"{len(items)} that are not the folder's", expected="the class folder's name",
-        mend="move the files, or correct or remove the column", items=tuple(items),
+        hint="move the files, or correct or remove the column", items=tuple(items),
     )  # fmt: skip
 
 
 def _unused(paths: list[str]) -> Finding:
     return Finding(
-        code="metadata-unused", severity="warning", thing=METADATA, found=f"{len(paths)} rows that name no example",
-        expected="paths below the data folder", mend="correct or remove those rows", items=tuple(paths),
+        code="metadata-unused", severity="warning", subject=METADATA, found=f"{len(paths)} rows that name no example",
+        expected="paths below the data folder", hint="correct or remove those rows", items=tuple(paths),
     )  # fmt: skip
 
 
@@ -150,8 +150,8 @@ def _table_rows(root: Path, path: str, name: str, data: DataConfig) -> Rows:
     """A table in the data folder; one that leads out of it, by its path or by a link, is refused as a file would be."""
     reason = outside(root, path)
     if reason:
-        _, found, expected, mend = reason
-        raise DataError(name, found=found, expected=expected, mend=mend)
+        _, found, expected, hint = reason
+        raise DataError(name, found=found, expected=expected, hint=hint)
     return read_table(root / path, name, root, data)
 
 
@@ -169,12 +169,12 @@ def _paths(rows: Rows, data: DataConfig, name: str) -> list[str]:
 
 def _no_column(rows: Rows, column: str, name: str, role: str) -> DataError:
     close = difflib.get_close_matches(column, rows.columns, 1)
-    mend = f"name the column in data.columns.{role}"
+    hint = f"name the column in data.columns.{role}"
     if close:
-        mend += f": did you mean {close[0]}?"
+        hint += f": did you mean {close[0]}?"
     else:
-        mend += "; for a table without a header, set data.header to false and data.columns to positions, such as 1"
-    return DataError(name, found="the columns " + ", ".join(rows.columns), expected=f"a column '{column}'", mend=mend)
+        hint += "; for a table without a header, set data.header to false and data.columns to positions, such as 1"
+    return DataError(name, found="the columns " + ", ".join(rows.columns), expected=f"a column '{column}'", hint=hint)
 
 
 def _labels(rows: Rows, data: DataConfig, name: str) -> list[str | None]:
@@ -219,7 +219,7 @@ def _splits(values: list[Any], rows: Rows, name: str) -> list[Split | None]:
     if wrong:
         raise DataError(
             name, found=f"{len(wrong)} rows with another split", expected="train, val, test or nothing",
-            mend="correct them, or name another column in data.columns.split", details=wrong,
+            hint="correct them, or name another column in data.columns.split", details=wrong,
         )  # fmt: skip
     return [SPLIT_NAMES[value] if value else None for value in names]
 
@@ -233,8 +233,8 @@ def _label_findings(data: DataConfig, used: set[str], classes: set[str]) -> list
     if empty:
         findings.append(
             Finding(
-                code="empty-class", severity="critical", thing="classes without examples", found=", ".join(empty),
-                expected="examples of every class", mend="add some, or list it in data.drop_classes", items=tuple(empty),
+                code="empty-class", severity="critical", subject="classes without examples", found=", ".join(empty),
+                expected="examples of every class", hint="add some, or list it in data.drop_classes", items=tuple(empty),
             )
         )  # fmt: skip
     unknown = sorted(used - declared)
@@ -243,10 +243,10 @@ def _label_findings(data: DataConfig, used: set[str], classes: set[str]) -> list
             Finding(
                 code="unknown-label",
                 severity="critical",
-                thing="labels that data.labels does not have",
+                subject="labels that data.labels does not have",
                 found=", ".join(unknown),
                 expected=", ".join(sorted(declared)),
-                mend="correct the labels, add them to data.labels, or list them in data.drop_classes",
+                hint="correct the labels, add them to data.labels, or list them in data.drop_classes",
                 items=tuple(hints(unknown, declared)),
             )
         )
@@ -255,9 +255,9 @@ def _label_findings(data: DataConfig, used: set[str], classes: set[str]) -> list
         near = {name: difflib.get_close_matches(name, classes, 1) for name in absent}
         findings.append(
             Finding(
-                code="no-such-class", severity="critical", thing="data.drop_classes", found=", ".join(absent),
+                code="no-such-class", severity="critical", subject="data.drop_classes", found=", ".join(absent),
                 expected="classes of the data: " + ", ".join(sorted(classes)),
-                mend="; ".join(f"did you mean {match[0]}?" for match in near.values() if match) or "remove it",
+                hint="; ".join(f"did you mean {match[0]}?" for match in near.values() if match) or "remove it",
                 items=tuple(absent),
             )
         )  # fmt: skip

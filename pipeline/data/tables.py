@@ -62,7 +62,7 @@ def read_table(path: Path, name: str, root: Path, data: DataConfig) -> Rows:
             name,
             found="no such table",
             expected="a CSV or Parquet file in the data folder",
-            mend="correct data.table in params.yaml, or add the file",
+            hint="correct data.table in params.yaml, or add the file",
         ) from fault
     except OSError as fault:
         raise DataError(name, found=fault.strerror or str(fault), expected="a readable table") from fault
@@ -92,7 +92,7 @@ def _read_parquet(path: Path, name: str) -> Rows:
                 f"{name}, column '{column}'",
                 found=" ".join(str(fault).split()),
                 expected="values that can be read",
-                mend="write the column as text, or leave it out",
+                hint="write the column as text, or leave it out",
             ) from fault
     return Rows(columns, list(range(1, table.num_rows + 1)))
 
@@ -167,7 +167,7 @@ def _not_utf8(path: Path, name: str) -> DataError:
     except UnicodeDecodeError as fault:
         line = content[: fault.start].count(b"\n") + 1
         where = f"at offset {fault.start}, line {line}"
-    return DataError(name, found=f"a byte that is not UTF-8 {where}", expected="UTF-8", mend="save the table as UTF-8")
+    return DataError(name, found=f"a byte that is not UTF-8 {where}", expected="UTF-8", hint="save the table as UTF-8")
 
 
 def _separator(stream: TextIO, path: Path, name: str, data: DataConfig) -> str:
@@ -186,7 +186,7 @@ def _separator(stream: TextIO, path: Path, name: str, data: DataConfig) -> str:
                 name,
                 found=f"no tab in the first line, but a {SEPARATORS[present[0]]}",
                 expected=f"columns separated by tabs, as {path.suffix} says",
-                mend="call it .csv, or separate the columns by tabs",
+                hint="call it .csv, or separate the columns by tabs",
             )
         return "\t"
     if len(present) < 2:
@@ -206,7 +206,7 @@ def _only_fitting(marks: Sequence[str], sample: Sequence[str], name: str, data: 
         name,
         found="a first line with " + " and ".join(SEPARATORS[mark] for mark in marks),
         expected="one separator",
-        mend="quote the cells that hold another, or separate the columns by tabs and call the file .tsv",
+        hint="quote the cells that hold another, or separate the columns by tabs and call the file .tsv",
     )
 
 
@@ -228,7 +228,7 @@ def _csv_rows(stream: TextIO, separator: str, name: str) -> Iterator[tuple[int, 
             start = reader.line_num + 1
     except csv.Error as fault:
         raise DataError(
-            f"{name}, line {start}", found=str(fault), expected="CSV", mend="correct the quotes there"
+            f"{name}, line {start}", found=str(fault), expected="CSV", hint="correct the quotes there"
         ) from fault
 
 
@@ -271,7 +271,7 @@ def _gather(body: Iterator[tuple[int, list[str]]], header: Sequence[str], name: 
             name,
             found=f"{len(ragged)} ragged line{'s' if len(ragged) > 1 else ''}",
             expected=f"{len(header)} cells, as in the first line",
-            mend="quote cells that hold a separator",
+            hint="quote cells that hold a separator",
             details=ragged,
         )
     return Rows(dict(zip(header, columns, strict=True)), numbers)
@@ -285,7 +285,7 @@ def _refuse_repeated(header: Sequence[str], name: str, where: str) -> None:
             f"{name}, {where}",
             found=f"the column {', '.join(map(repr, repeated))} more than once",
             expected="every column once",
-            mend="rename or remove the second",
+            hint="rename or remove the second",
         )
 
 
@@ -326,7 +326,7 @@ def _no_header(header: Sequence[str], name: str, found: str) -> DataError:
         name,
         found=found,
         expected="a line of column names",
-        mend="add one; or set data.header to false and data.columns to positions, such as {path: 1, label: 2}; "
+        hint="add one; or set data.header to false and data.columns to positions, such as {path: 1, label: 2}; "
         "or, if this is the header, set data.header to true",
         details=positions,
     )

@@ -136,7 +136,7 @@ def check(probabilities: Floats, candidate: str, ids: list[str]) -> None:
         raise TrainingError(
             f"candidate '{candidate}'", found=f"answers for {int(bad.sum())} test examples that are no probabilities",
             expected="finite probabilities that sum to 1",
-            mend="train it again: thaw run --force finetune; a lower learning rate or precision fp32 may help",
+            hint="train it again: thaw run --force finetune; a lower learning rate or precision fp32 may help",
             details=[ids[row] for row in np.flatnonzero(bad)],
         )  # fmt: skip
 
@@ -251,8 +251,8 @@ def squared_calibration_error(made: Predictions, weights: Weights) -> Floats:
     products = (sums.gaps @ drawn) ** 2 - sums.squared_gaps @ drawn**2
     squared = _ratio(products, pairs)
     defined = np.isfinite(squared)
-    mass = np.where(defined, examples, 0)
-    return _ratio((np.where(defined, squared, 0) * mass).sum(axis=0), mass.sum(axis=0))
+    total_weight = np.where(defined, examples, 0)
+    return _ratio((np.where(defined, squared, 0) * total_weight).sum(axis=0), total_weight.sum(axis=0))
 
 
 def _sums(rows: NDArray[np.intp], columns: NDArray[np.intp], values: NDArray[Any]) -> Any:

@@ -44,7 +44,7 @@ class Ready:
     ) -> None:
         import torch
 
-        from pipeline.data.cache import open_store
+        from pipeline.data.decoded_store import open_store
         from pipeline.models.allocation import keep_memory
         from pipeline.models.blocks import load_finetuned
 

@@ -41,7 +41,7 @@ def read(root: Path) -> Entries:
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise BackboneError(
             str(path), found="not the JSON that Thaw wrote", expected="name and weights → sha256, size",
-            mend="restore it from version control; `{}` in its place accepts whatever weights come next",
+            hint="restore it from version control; `{}` in its place accepts whatever weights come next",
         )  # fmt: skip
     return {_without_secrets(name): entry for name, entry in entries.items()}
 

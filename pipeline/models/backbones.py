@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.config import BackboneConfig
 from pipeline.context import Context
 from pipeline.errors import BackboneError, ConfigError
-from pipeline.models import backbone_lock, blocks, fetch, references, stock, transfer, weights
+from pipeline.models import backbone_lock, blocks, fetch, references, torchvision_models, transfer, weights
 from pipeline.models.digests import FileStat
 from pipeline.models.references import WeightsFile
 from pipeline.records import InputSpec
@@ -40,7 +40,7 @@ def architecture(config: BackboneConfig) -> str:
             f"backbone.name: {config.name}", found=f"no provider {provider!r}",
             expected=f"did you mean {near[0]}/{name}?" if near else "one of " + ", ".join(PROVIDERS),
         )  # fmt: skip
-    return stock.check(name)
+    return torchvision_models.check(name)
 
 
 def resolve(config: BackboneConfig, context: Context, patience: fetch.Patience | None = None) -> WeightsFile:
@@ -82,7 +82,7 @@ def refuse_rewritten(found: WeightsFile) -> None:
             str(found.path),
             found="a file that was written to while it was read",
             expected="one that stays as it is",
-            mend="thaw run, once it is whole",
+            hint="thaw run, once it is whole",
         )
 
 
@@ -135,17 +135,17 @@ def _no_file(config: BackboneConfig, path: Path) -> BackboneError:
         return BackboneError(
             f"backbone.weights: shipped, for {config.name}", found="Thaw ships none for this architecture",
             expected="one of " + ", ".join(f"torchvision/{name}" for name in names),
-            mend="take one of these, or weights: default",
+            hint="take one of these, or weights: default",
         )  # fmt: skip
     return BackboneError(
         str(path),
         found="no such file",
         expected="a weights file",
-        mend="correct backbone.weights: default, shipped, a file or a URL",
+        hint="correct backbone.weights: default, shipped, a file or a URL",
     )
 
 
-def fitted(name: str, loaded: weights.Weights, thing: str) -> blocks.BlockedModel:
+def fitted(name: str, loaded: weights.Weights, subject: str) -> blocks.BlockedModel:
     """The architecture holding the weights, its head included.
 
     Raises:
@@ -154,45 +154,47 @@ def fitted(name: str, loaded: weights.Weights, thing: str) -> blocks.BlockedMode
     made_for = loaded.metadata.get("architecture", name)
     if made_for != name:
         raise BackboneError(
-            thing,
+            subject,
             found=f"weights of {made_for}",
             expected=f"weights of {name}",
-            mend=f"backbone.name: torchvision/{made_for}",
+            hint=f"backbone.name: torchvision/{made_for}",
         )
-    state = stock.without_discarded(name, loaded.state)
+    state = torchvision_models.without_discarded(name, loaded.state)
     model = blocks.build(name, classes(name, state), size=weights.image_side(state), meta=True)
     try:
-        weights.fill(model.stock, state, thing)
+        weights.fill(model.stock, state, subject)
     except BackboneError as fault:
         like = resembled(state)
         raise BackboneError(
-            thing, found=f"weights of another network than {name}" + (f": it looks like {like}" if like else ""),
+            subject, found=f"weights of another network than {name}" + (f": it looks like {like}" if like else ""),
             expected=f"all weights of {name}, and no others", details=fault.details,
-            mend=f"backbone.name: torchvision/{like}" if like else "give the architecture the weights were made with",
+            hint=f"backbone.name: torchvision/{like}" if like else "give the architecture the weights were made with",
         ) from fault  # fmt: skip
     return model
 
 
 def classes(name: str, state: Mapping[str, Tensor]) -> int:
     """How many classes a state dict's head has; 1000 where it has no head of that name."""
-    head = next(key for key in sorted(stock.class_dependent(name), reverse=True) if key.endswith(".weight"))
+    head = next(
+        key for key in sorted(torchvision_models.class_dependent(name), reverse=True) if key.endswith(".weight")
+    )
     return int(state[head].shape[0]) if head in state and state[head].ndim else 1000
 
 
 def resembled(state: Mapping[str, Tensor]) -> str | None:
     """The architecture whose names and shapes, all but the head's, are those of the state dict."""
     size = sum(value.numel() for value in state.values())
-    for name in stock.architectures():
+    for name in torchvision_models.architectures():
         published = torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"]
         if not 0.5 * published < size < 1.5 * published + 5e6:  # leaves room for a head of any size
             continue
         expected = blocks.build(name, classes(name, state), meta=True).stock
-        if not weights.differences(expected, stock.without_discarded(name, state)):
+        if not weights.differences(expected, torchvision_models.without_discarded(name, state)):
             return name
     return None
 
 
-def input_spec(config: BackboneConfig, name: str, loaded: weights.Weights, thing: str) -> InputSpec:
+def input_spec(config: BackboneConfig, name: str, loaded: weights.Weights, subject: str) -> InputSpec:
     """How the backbone was shown its inputs: by the settings, else the file's metadata, else the provider.
 
     Raises:
@@ -205,7 +207,7 @@ def input_spec(config: BackboneConfig, name: str, loaded: weights.Weights, thing
     published = (offered.DEFAULT if config.weights == "default" else next(iter(offered))).transforms()
     size, resize = int(published.crop_size[0]), int(published.resize_size[0])
     values: dict[str, Any] = {"interpolation": published.interpolation.value}
-    values |= stock.normalisation(name) or {"mean": tuple(published.mean), "std": tuple(published.std)}
+    values |= torchvision_models.normalisation(name) or {"mean": tuple(published.mean), "std": tuple(published.std)}
     side = weights.image_side(loaded.state)
     if side is not None and side != size:
         size, resize = side, round(resize * side / size)
@@ -220,12 +222,12 @@ def input_spec(config: BackboneConfig, name: str, loaded: weights.Weights, thing
         spec = InputSpec(size=size, resize=resize, **values)
     except (TypeError, ValueError) as fault:
         raise BackboneError(
-            thing, found=f"metadata that says how to present inputs, and cannot be read: {fault}",
-            expected="size as a number, mean and std as JSON lists of three", mend="save the weights again",
+            subject, found=f"metadata that says how to present inputs, and cannot be read: {fault}",
+            expected="size as a number, mean and std as JSON lists of three", hint="save the weights again",
         ) from fault  # fmt: skip
     if side is not None and spec.size != side:
         raise ConfigError(
             "backbone.size", found=f"{spec.size} pixels", expected=f"{side} pixels, which the weights' positions fit",
-            mend="set it to that, or to null",
+            hint="set it to that, or to null",
         )  # fmt: skip
     return spec

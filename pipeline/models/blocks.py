@@ -19,9 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.models import fused, routes, weights
-from pipeline.models import stock as stocks
-from pipeline.models.select import HEAD
+from pipeline.models import forward_steps, fused, torchvision_models, weights
+from pipeline.models.block_patterns import HEAD
 
 
 class Block:
@@ -30,11 +29,11 @@ class Block:
     Names of parameters and buffers are those of the stock network's state dict.
     """
 
-    def __init__(self, name: str, steps: list[routes.Step], stock: nn.Module) -> None:
+    def __init__(self, name: str, steps: list[forward_steps.Step], stock: nn.Module) -> None:
         self.name = name
         self.calls = [step.call for step in steps]
         self.owns = [path for step in steps for path in step.owns]
-        self.auxiliary: routes.Auxiliary | None = None
+        self.auxiliary: forward_steps.Auxiliary | None = None
         self._stock = stock
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -199,16 +198,16 @@ def build(
     Raises:
         ConfigError: there is no such architecture, or it cannot be built for that size.
     """
-    kwargs = stocks.stock_kwargs(stocks.check(architecture), size)
+    kwargs = torchvision_models.stock_kwargs(torchvision_models.check(architecture), size)
     return BlockedModel(
-        architecture, classes, stocks.construct(architecture, classes, kwargs, meta=meta, seed=seed), kwargs
+        architecture, classes, torchvision_models.construct(architecture, classes, kwargs, meta=meta, seed=seed), kwargs
     )
 
 
 def _blocks(network: nn.Module) -> list[Block]:
-    groups: list[list[routes.Step]] = []
-    waiting: list[routes.Step] = []  # what comes before the first block, or a dropout and what follows it
-    for step in routes.steps(network):
+    groups: list[list[forward_steps.Step]] = []
+    waiting: list[forward_steps.Step] = []  # what comes before the first block, or a dropout and what follows it
+    for step in forward_steps.steps(network):
         if _opens(network, step):
             groups.append([*waiting, step])
             waiting = []
@@ -223,16 +222,16 @@ def _blocks(network: nn.Module) -> list[Block]:
     return blocks
 
 
-def _opens(network: nn.Module, step: routes.Step) -> bool:
+def _opens(network: nn.Module, step: forward_steps.Step) -> bool:
     block = Block("", [step], network)
     return any(parameter.ndim > 1 for parameter in block.parameters())
 
 
-def _name(network: nn.Module, group: list[routes.Step]) -> str:
+def _name(network: nn.Module, group: list[forward_steps.Step]) -> str:
     return next(step.name for step in group if _opens(network, step))
 
 
-def _harmless(step: routes.Step) -> routes.Step:
+def _harmless(step: forward_steps.Step) -> forward_steps.Step:
     """A dropout that opens a block must not write into the features it is given: they may be cached."""
     if isinstance(step.call, nn.Dropout):
         step.call.inplace = False
@@ -240,7 +239,7 @@ def _harmless(step: routes.Step) -> routes.Step:
 
 
 def _attach_auxiliary(network: nn.Module, blocks: list[Block]) -> None:
-    auxiliary = routes.AUXILIARY.get(type(network).__name__)
+    auxiliary = forward_steps.AUXILIARY.get(type(network).__name__)
     if auxiliary is not None:
         block = next(block for block in blocks if block.name == auxiliary.after)
         block.auxiliary = auxiliary
@@ -260,7 +259,7 @@ def load_pretrained(model: BlockedModel, source: Path | Mapping[str, Tensor], *,
         BackboneError: a name is missing, unexpected or of another shape, or the file cannot be read.
     """
     state = weights.read(source).state if isinstance(source, Path) else source
-    dependent = stocks.class_dependent(model.architecture)
+    dependent = torchvision_models.class_dependent(model.architecture)
     _reset(model.stock, {key.rpartition(".")[0] for key in dependent}, seed)
     fresh = {key: value for key, value in model.stock.state_dict().items() if key in dependent}
     body = copy.copy(state)  # keeps the format versions a state dict may carry
@@ -290,7 +289,7 @@ def state(model: BlockedModel) -> dict[str, Tensor]:
 
 
 def _reset(network: nn.Module, paths: set[str], seed: int) -> None:
-    with stocks.seeded(seed):
+    with torchvision_models.seeded(seed):
         for path in sorted(paths):
             layer: Any = network.get_submodule(path)
             layer.to_empty(device="cpu")

@@ -33,7 +33,7 @@ class Patience:
 
     attempts: int = 5
     pause: float = 1.0
-    stall: float = 30.0
+    epochs_without_improvement: float = 30.0
     total: float = 3600.0
 
 
@@ -81,17 +81,17 @@ def fetch(url: str, console: Console, *, no_network: bool = False, patience: Pat
     except Timeout as fault:
         raise BackboneError(
             str(final), found=f"another process has been fetching it for {patience.total:g} s",
-            mend=f"see which process holds {final}.lock, end it if it hangs, and run again",
+            hint=f"see which process holds {final}.lock, end it if it hangs, and run again",
         ) from fault  # fmt: skip
     except OSError as fault:
         raise BackboneError(
             str(final), found=f"cannot be written: {fault.strerror or fault}", expected="a cache folder with room",
-            mend="make room or give the folder's rights, or set THAW_CACHE to another folder",
+            hint="make room or give the folder's rights, or set THAW_CACHE to another folder",
         ) from fault  # fmt: skip
     return final
 
 
-def require_reachable(url: str, *, no_network: bool = False, stall: float = 10.0) -> None:
+def require_reachable(url: str, *, no_network: bool = False, epochs_without_improvement: float = 10.0) -> None:
     """Makes sure that `fetch` has a copy or is likely to get one.
 
     Args:
@@ -106,11 +106,11 @@ def require_reachable(url: str, *, no_network: bool = False, stall: float = 10.0
     if no_network:
         raise _not_cached(url, final)
     try:
-        with transfer.opened(url, 0, None, stall):
+        with transfer.opened(url, 0, None, epochs_without_improvement):
             return
     except Interrupted as fault:
         raise BackboneError(
-            transfer.shown(url), found=str(fault), expected="an answer", mend=_recipe(url, final)
+            transfer.shown(url), found=str(fault), expected="an answer", hint=_recipe(url, final)
         ) from fault
 
 
@@ -119,7 +119,7 @@ def _not_cached(url: str, final: Path) -> BackboneError:
         transfer.shown(url),
         found="not in the cache, and the network is switched off",
         expected=f"the file at {final}",
-        mend=_recipe(url, final),
+        hint=_recipe(url, final),
     )
 
 
@@ -143,7 +143,7 @@ def _bring(url: str, final: Path, patience: Patience, console: Console) -> None:
 
 def _complete(url: str, part: Path, final: Path, patience: Patience, console: Console) -> None:
     deadline = time.monotonic() + patience.total
-    download = _Download(url, part, patience.stall, deadline, console)
+    download = _Download(url, part, patience.epochs_without_improvement, deadline, console)
     reasons: list[str] = []
     for attempt in range(patience.attempts):
         try:
@@ -154,25 +154,33 @@ def _complete(url: str, part: Path, final: Path, patience: Patience, console: Co
             if time.monotonic() + pause > deadline:
                 break
             if attempt + 1 < patience.attempts:
-                console.say(f"{part.stem}: {fault}; trying again in {pause:g} s")
+                console.info(f"{part.stem}: {fault}; trying again in {pause:g} s")
                 time.sleep(pause)
     raise BackboneError(
         transfer.shown(url), found=f"{len(reasons)} attempts failed, the last: {reasons[-1]}",
-        expected="the whole file", mend=_recipe(url, final), details=reasons,
+        expected="the whole file", hint=_recipe(url, final), details=reasons,
     )  # fmt: skip
 
 
 class _Download:
     """A file on its way; remembers which version it has a part of."""
 
-    def __init__(self, url: str, part: Path, stall: float, deadline: float, console: Console) -> None:
-        self.url, self.part, self.stall, self.deadline, self.console = url, part, stall, deadline, console
+    def __init__(
+        self, url: str, part: Path, epochs_without_improvement: float, deadline: float, console: Console
+    ) -> None:
+        self.url, self.part, self.epochs_without_improvement, self.deadline, self.console = (
+            url,
+            part,
+            epochs_without_improvement,
+            deadline,
+            console,
+        )
         self.version: str | None = None
         self.have = 0
 
     def attempt(self) -> None:
         start = self.have if self.version else 0
-        with transfer.opened(self.url, start, self.version, self.stall) as body:
+        with transfer.opened(self.url, start, self.version, self.epochs_without_improvement) as body:
             self.have, self.version = body.start, body.version
             _check_room(self.part.parent, self.url, body.size, body.start)
             with self.part.open("ab" if body.start else "wb") as file:
@@ -201,7 +209,7 @@ def _check_room(folder: Path, url: str, size: int | None, have: int) -> None:
     if free < needed:
         raise BackboneError(
             str(folder), found=f"{free >> 20} MiB free", expected=f"{needed >> 20} MiB for {transfer.shown(url)}",
-            mend="make room, or set THAW_CACHE to a folder on another disk",
+            hint="make room, or set THAW_CACHE to a folder on another disk",
         )  # fmt: skip
 
 

@@ -108,7 +108,7 @@ def refusal(config: BackboneConfig, file: Path, found: str, pin: str, expected: 
         str(file),
         found=f"sha256 {found}" + (" (this copy was deleted)" if fetched else ""),
         expected=f"{expected}, by {pin}",
-        mend=_mend(config, pin, fetched=fetched),
+        hint=_mend(config, pin, fetched=fetched),
     )
 
 

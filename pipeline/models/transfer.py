@@ -38,7 +38,7 @@ def shown(url: str) -> str:
 
 
 @contextmanager
-def opened(url: str, start: int, version: str | None, stall: float) -> Iterator[Body]:
+def opened(url: str, start: int, version: str | None, epochs_without_improvement: float) -> Iterator[Body]:
     """Opens a URL at byte `start`, or at 0 if it cannot or if the file is another version than that.
 
     Args:
@@ -51,7 +51,11 @@ def opened(url: str, start: int, version: str | None, stall: float) -> Iterator[
     with ExitStack() as stack:
         with _translated(url):
             http_like = urlsplit(url).scheme in ("http", "https")
-            body = _http(url, start, version, stall, stack) if http_like else _fsspec(url, start, version, stack)
+            body = (
+                _http(url, start, version, epochs_without_improvement, stack)
+                if http_like
+                else _fsspec(url, start, version, stack)
+            )
         yield body
 
 
@@ -80,13 +84,13 @@ def _chunks(url: str, read: Callable[[int], bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _http(url: str, start: int, version: str | None, stall: float, stack: ExitStack) -> Body:
+def _http(url: str, start: int, version: str | None, epochs_without_improvement: float, stack: ExitStack) -> Body:
     headers = {"User-Agent": "thaw", "Accept-Encoding": "identity"}
     if start and version:
         headers |= {"Range": f"bytes={start}-", "If-Range": version}
     plain, login = without_login(url)
     request = urllib.request.Request(plain, headers=headers)
-    response = stack.enter_context(opener(plain, login).open(request, timeout=stall))
+    response = stack.enter_context(opener(plain, login).open(request, timeout=epochs_without_improvement))
     if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
         raise web_page(url)
     asked = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
@@ -139,7 +143,7 @@ def refused(url: str, found: str) -> BackboneError:
     """The server answers, and says no."""
     return BackboneError(
         shown(url), found=found, expected="a weights file",
-        mend="check backbone.weights and backbone.mirror, and that you may read it",
+        hint="check backbone.weights and backbone.mirror, and that you may read it",
     )  # fmt: skip
 
 
@@ -147,5 +151,5 @@ def web_page(url: str) -> BackboneError:
     """The server answers with a page to look at, such as a login."""
     return BackboneError(
         shown(url), found="a web page (HTML), perhaps a login or a proxy's notice", expected="a weights file",
-        mend="open the URL in a browser, download the file there and set backbone.weights to it",
+        hint="open the URL in a browser, download the file there and set backbone.weights to it",
     )  # fmt: skip

@@ -67,7 +67,7 @@ def _read_pickle(path: Path) -> Weights:
         named = re.search(r"(?:GLOBAL|class|function|global) ([\w.]+\.[\w.]+)", str(fault))
         raise BackboneError(
             str(path), found="a pickle that holds more than tensors" + (f": {named[1]}" if named else ""),
-            expected="tensors by name", mend="nothing in it was run; save the state dict alone, best as .safetensors",
+            expected="tensors by name", hint="nothing in it was run; save the state dict alone, best as .safetensors",
         ) from fault  # fmt: skip
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as fault:
         first = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
@@ -80,8 +80,8 @@ def _read_pickle(path: Path) -> Weights:
     return Weights(content, {})  # type: ignore[arg-type]  # kept as it is for the versions it may carry
 
 
-def _unreadable(path: Path, found: str, mend: str) -> BackboneError:
-    return BackboneError(str(path), found=found, expected="weights as .safetensors, or as .pth of tensors", mend=mend)
+def _unreadable(path: Path, found: str, hint: str) -> BackboneError:
+    return BackboneError(str(path), found=found, expected="weights as .safetensors, or as .pth of tensors", hint=hint)
 
 
 def _plain(value: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def image_side(state: Mapping[str, Tensor]) -> int | None:
 _DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
 
 
-def fill(network: nn.Module, state: Mapping[str, Tensor], thing: str) -> None:
+def fill(network: nn.Module, state: Mapping[str, Tensor], subject: str) -> None:
     """Gives a network, which may be on the meta device, exactly these weights, as copies.
 
     Raises:
@@ -124,8 +124,8 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], thing: str) -> None:
         network.load_state_dict(copies, strict=True, assign=True)
     except RuntimeError as fault:
         raise BackboneError(
-            thing, found="weights of another network", expected=f"those of {type(network).__name__}",
-            mend="give the architecture that the weights were made with", details=differences(network, copies),
+            subject, found="weights of another network", expected=f"those of {type(network).__name__}",
+            hint="give the architecture that the weights were made with", details=differences(network, copies),
         ) from fault  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline.errors import MemoryFault
+from pipeline.errors import VersioningError
 from pipeline.records import Estimate
 
 
@@ -38,7 +38,9 @@ def table(path: Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8") as stream:
             return list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as fault:
-        raise MemoryFault(str(path), found=str(fault), expected="a file of a finished step", mend="thaw run") from fault
+        raise VersioningError(
+            str(path), found=str(fault), expected="a file of a finished step", hint="thaw run"
+        ) from fault
 
 
 def value(row: Mapping[str, str], name: str) -> float | None:
@@ -58,7 +60,9 @@ def quarantine(path: Path) -> list[dict[str, str]]:
     try:
         rows: list[dict[str, str]] = pq.read_table(path).to_pylist()
     except (OSError, ValueError) as fault:
-        raise MemoryFault(str(path), found=str(fault), expected="a file of a finished step", mend="thaw run") from fault
+        raise VersioningError(
+            str(path), found=str(fault), expected="a file of a finished step", hint="thaw run"
+        ) from fault
     return sorted(rows, key=lambda row: (row["code"], row["path"]))
 
 
@@ -75,7 +79,9 @@ def worst(folder: Path) -> list[Mistake]:
             for row in rows
         ]  # fmt: skip
     except (OSError, ValueError, KeyError) as fault:
-        raise MemoryFault(str(path), found=str(fault), expected="a file of a finished step", mend="thaw run") from fault
+        raise VersioningError(
+            str(path), found=str(fault), expected="a file of a finished step", hint="thaw run"
+        ) from fault
 
 
 def _inside(picture: Path) -> str:

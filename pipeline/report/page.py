@@ -14,10 +14,10 @@ from pipeline.records import (
     ValidateRecord,
 )
 from pipeline.redaction import redact
-from pipeline.report.extras import Extras, Sweep, gather
 from pipeline.report.render import render, render_sweep
+from pipeline.report.report_context import ReportContext, Sweep, gather
 
-__all__ = ["Extras", "Sweep", "build", "gather", "swept", "write"]
+__all__ = ["ReportContext", "Sweep", "build", "gather", "swept", "write"]
 
 
 def build(
@@ -28,7 +28,7 @@ def build(
     evaluated: EvaluateRecord,
     *,
     registered: RegisterRecord | None,
-    extras: Extras,
+    extras: ReportContext,
 ) -> str:
     """The page. Every number on it comes from the records, their files, or `extras`."""
     return render(validated, split, backbone, finetuned, evaluated, registered, extras)

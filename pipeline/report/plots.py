@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from pipeline.records import EvaluateRecord, FinetuneRecord
-from pipeline.report import charts, sections, words
+from pipeline.report import charts, formatting, sections
 
 STYLE = Path(__file__).parent / "templates" / "style.css"
 
@@ -22,7 +22,7 @@ def write(finetuned: FinetuneRecord, evaluated: EvaluateRecord, folder: Path) ->
     matrix = sections.confusion(evaluated)["matrix"] if tabled else []
     if matrix:
         counts = [[cell["examples"] for cell in row["cells"]] for row in matrix]
-        title = f"Confusion on {words.many(evaluated.examples, 'test example')}"
+        title = f"Confusion on {formatting.many(evaluated.examples, 'test example')}"
         figures["confusion"] = charts.matrix(title, [row["label"] for row in matrix], counts)
     written = []
     for name, chart in figures.items():

@@ -17,8 +17,8 @@ from pipeline.records import (
     SplitRecord,
     ValidateRecord,
 )
-from pipeline.report import files, sections, words
-from pipeline.report.extras import Extras, Sweep
+from pipeline.report import files, formatting, sections
+from pipeline.report.report_context import ReportContext, Sweep
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -28,18 +28,18 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def render(
     validated: ValidateRecord, split: SplitRecord, backbone: BackboneRecord, finetuned: FinetuneRecord,
-    evaluated: EvaluateRecord, registered: RegisterRecord | None, extras: Extras,
+    evaluated: EvaluateRecord, registered: RegisterRecord | None, extras: ReportContext,
 ) -> str:  # fmt: skip
     """The page of one run."""
     candidates = sections.candidates(finetuned, evaluated)
     best = candidates[0]["record"]
     baseline = next((row["record"].name for row in candidates[1:] if row["record"].baseline), None)
     landed = registered if registered and registered.version else None
-    verdict = words.verdict(evaluated, landed, baseline, pretrained=not best.baseline)
+    verdict = formatting.verdict(evaluated, landed, baseline, pretrained=not best.baseline)
     return _environment().get_template("page.html.j2").render(
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         validated=validated, split=split, backbone=backbone, finetuned=finetuned, evaluated=evaluated,
-        baseline_age=words.describe_baseline(evaluated) if evaluated.baseline else None,
+        baseline_age=formatting.describe_baseline(evaluated) if evaluated.baseline else None,
         registered=landed, why_not=registered.reason if registered else None, extras=extras, best=best, baseline=baseline, verdict=verdict,
         candidates=candidates,
         metrics=sections.metrics(evaluated),
@@ -73,15 +73,15 @@ def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, finalize=words.shown, undefined=StrictUndefined,
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, finalize=formatting.shown, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     made.filters |= {
-        name: getattr(words, name)
+        name: getattr(formatting, name)
         for name in ("percent", "number", "said", "spread", "points", "gap", "rate", "seconds", "milliseconds", "size", "many",
                      "p_value", "listed", "meaning")
     }  # fmt: skip
-    made.filters |= {"link": _link, "thousands": words.count}
+    made.filters |= {"link": _link, "thousands": formatting.count}
     made.globals["SHORT"] = sections.SHORT
     return made
 
@@ -91,7 +91,7 @@ def _link(target: str) -> str | None:
     return target if urlsplit(target).scheme in ("", "http", "https", "file") else None
 
 
-def _latency(extras: Extras, evaluated: EvaluateRecord) -> Any:
+def _latency(extras: ReportContext, evaluated: EvaluateRecord) -> Any:
     """Size and speed, if they were measured of this very model."""
     found = extras.latency
     return found if found and found.get("model_sha256") == evaluated.model_sha256 else None

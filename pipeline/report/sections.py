@@ -10,8 +10,8 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.records import CandidateRecord, Estimate, EvaluateRecord, FinetuneRecord, RegisterRecord, SplitRecord
-from pipeline.report import charts, files, words
-from pipeline.report.extras import Extras, Sweep
+from pipeline.report import charts, files, formatting
+from pipeline.report.report_context import ReportContext, Sweep
 
 MATRIX_CLASSES = 16  # with more, the matrix is left out for the list of its largest errors
 LISTED_CLASSES = 30
@@ -49,8 +49,8 @@ def floor_of(values: Iterable[float]) -> float:
 def metrics(evaluated: EvaluateRecord) -> dict[str, Any]:
     """The metrics in two groups, each on one scale: shares, where more is better, and the rest on their own."""
     every = [evaluated.metrics, *evaluated.others.values()]
-    ordered = sorted(evaluated.metrics, key=words.order)
-    rising = [name for name in ordered if words.meaning(name).higher_is_better]
+    ordered = sorted(evaluated.metrics, key=formatting.order)
+    rising = [name for name in ordered if formatting.meaning(name).higher_is_better]
     low = floor_of(one[name].low for one in every for name in rising if name in one)
     rows: list[Row] = []
     for name in (evaluated.primary, *(name for name in rising if name != evaluated.primary)):
@@ -66,7 +66,7 @@ def _metric(evaluated: EvaluateRecord, name: str, low: float, high: float) -> di
     found = evaluated.metrics[name]
     others = {other: one[name] for other, one in evaluated.others.items() if name in one}
     return {
-        "name": name, "meaning": words.meaning(name), "found": found, "others": others,
+        "name": name, "meaning": formatting.meaning(name), "found": found, "others": others,
         "range": on_scale(found, low, high, (one.value for one in others.values())),
     }  # fmt: skip
 
@@ -167,7 +167,7 @@ def quarantine(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
     groups = []
     for code, members in itertools.groupby(rows, key=lambda row: row["code"]):
         found = list(members)
-        groups.append({"code": code, "rows": found[:PATHS_SHOWN], "count": len(found), "mend": found[0]["mend"]})
+        groups.append({"code": code, "rows": found[:PATHS_SHOWN], "count": len(found), "hint": found[0]["hint"]})
     return groups
 
 
@@ -213,7 +213,7 @@ def curves(finetuned: FinetuneRecord) -> list[dict[str, Any]]:
         ],
         x_label="epoch", y_format=lambda value: f"{value:.2g}", marks=marks,
     )  # fmt: skip
-    primary = words.meaning(finetuned.primary)
+    primary = formatting.meaning(finetuned.primary)
     others = [name for name in finetuned.candidates if name != finetuned.best]
     styles = {finetuned.best: "main", **dict.fromkeys(others, "faint")}
     chosen = charts.lines(
@@ -234,12 +234,12 @@ def _points(rows: Iterable[Mapping[str, str]], split: str, metric: str) -> list[
     ]
 
 
-def sweeps(extras: Extras) -> list[dict[str, Any]]:
+def sweeps(extras: ReportContext) -> list[dict[str, Any]]:
     return [sweep_figure(sweep) for sweep in extras.sweeps]
 
 
 def sweep_figure(sweep: Sweep) -> dict[str, Any]:
-    marks = [(sweep.suggestion, words.rate(sweep.suggestion))] if sweep.suggestion else []
+    marks = [(sweep.suggestion, formatting.rate(sweep.suggestion))] if sweep.suggestion else []
     title = f"Loss by learning rate, {sweep.candidate}, stage {sweep.stage}"
     # Past the point where it diverges a sweep shows nothing but its own height.
     limit = DIVERGED * sweep.losses[0]
@@ -274,7 +274,7 @@ def model_uri(registered: RegisterRecord) -> str:
     return f"models:/{registered.model}" + (f"@{alias}" if alias else f"/{registered.version}")
 
 
-def times(extras: Extras) -> dict[str, Any]:
+def times(extras: ReportContext) -> dict[str, Any]:
     longest = max(extras.seconds.values(), default=0.0) or 1.0
     rows = [{"step": step, "seconds": took, "share": took / longest} for step, took in extras.seconds.items()]
     return {"rows": rows, "total": sum(extras.seconds.values())}

@@ -22,13 +22,13 @@ import yaml
 from pipeline import manifest
 from pipeline.config import ENGINE, FinetuneConfig
 from pipeline.context import Context
-from pipeline.errors import MemoryFault, TrainingError
+from pipeline.errors import TrainingError, VersioningError
 from pipeline.files import replace_text
-from pipeline.memory import Memory
 from pipeline.records import BaselineAge, BaselineRecord, CandidateRecord, InputSpec, SplitRecord
-from pipeline.report.words import describe_age
+from pipeline.report.formatting import describe_age
 from pipeline.training import candidates, members
-from pipeline.training.crash import crash_point
+from pipeline.training.crash_points import crash_point
+from pipeline.versioning import Memory
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -100,10 +100,10 @@ def recall(comparison: Comparison) -> BaselineRecord | None:
     record = _load(comparison)
     reason = _why_unusable(comparison, record)
     if reason:
-        console.say(f"scratch: the remembered comparison cannot be used ({reason}); it is trained again")
+        console.info(f"scratch: the remembered comparison cannot be used ({reason}); it is trained again")
         return None
     _keep(comparison, record)
-    console.say(
+    console.info(
         f"scratch: remembered, {describe_age(record.age)}; to train it anew: remove baseline.dvc, then "
         "thaw run --force finetune"
     )
@@ -119,7 +119,7 @@ def remember(comparison: Comparison, candidate: CandidateRecord) -> BaselineReco
     part = scratch / "baseline.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    candidates.hand_out(candidate, part / "candidate", baseline=True)
+    candidates.copy_to_output(candidate, part / "candidate", baseline=True)
     members.write(learnt, part / members.FILE)
     record = BaselineRecord(age=age, model_sha256=candidate.model_sha256, conditions=comparison.conditions)
     record.save(part)
@@ -128,7 +128,7 @@ def remember(comparison: Comparison, candidate: CandidateRecord) -> BaselineReco
     part.replace(place.baseline)
     record = BaselineRecord.load(place.baseline)
     _keep(comparison, record)
-    comparison.context.console.say("scratch: remembered in baseline.dvc; later runs are compared with it")
+    comparison.context.console.info("scratch: remembered in baseline.dvc; later runs are compared with it")
     return record
 
 
@@ -139,12 +139,12 @@ def _load(comparison: Comparison) -> BaselineRecord:
             Memory(place.root).update_baseline()
         record = BaselineRecord.load(place.baseline)
         candidate = CandidateRecord.load(record.candidate)
-    except MemoryFault as fault:
+    except VersioningError as fault:
         raise TrainingError(
             str(place.baseline),
             found=f"cannot be restored; baseline.dvc tracks it: {fault.found}",
             expected="the model trained from scratch that earlier runs were compared with",
-            mend="dvc pull baseline.dvc; or remove baseline.dvc, and it is trained anew",
+            hint="dvc pull baseline.dvc; or remove baseline.dvc, and it is trained anew",
             details=fault.details,
         ) from fault
     if manifest.sha256(candidate.model) != record.model_sha256:
@@ -152,7 +152,7 @@ def _load(comparison: Comparison) -> BaselineRecord:
             str(candidate.model),
             found="damaged",
             expected=f"sha256 {record.model_sha256}",
-            mend=f"remove the folder {place.baseline.name}, and it is brought back; or baseline.dvc, and it is trained anew",
+            hint=f"remove the folder {place.baseline.name}, and it is brought back; or baseline.dvc, and it is trained anew",
         )
     return record
 

@@ -23,10 +23,10 @@ from pydantic import ValidationError
 from pipeline import manifest
 from pipeline.config import Config
 from pipeline.context import Console, Context
-from pipeline.errors import MemoryFault, ThawError, TrackingError, TrainingError
+from pipeline.errors import ThawError, TrackingError, TrainingError, VersioningError
 from pipeline.files import replace_text
 from pipeline.records import FinetuneRecord, Frozen, SplitRecord
-from pipeline.training import members, warm
+from pipeline.training import members, warm_start
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def read(root: Path) -> Pin | None:
             str(path),
             found="not the JSON that Thaw wrote",
             expected="model, version and sha256 of the champion",
-            mend="restore it from version control; `{}` in its place takes the champion there is now",
+            hint="restore it from version control; `{}` in its place takes the champion there is now",
         ) from fault
 
 
@@ -101,12 +101,12 @@ def follow(workspace: Workspace, reasons: Sequence[str], console: Console, *, fo
     if before is not None and not runs_anyway and now.sha256 in _own_weights(workspace):
         return False
     if before is not None:
-        console.say(f"warm start: {now} instead of {before}")
+        console.info(f"warm start: {now} instead of {before}")
     _write(workspace.root, now)
     return True
 
 
-def load(config: Config, split: SplitRecord, context: Context) -> warm.Champion | None:
+def load(config: Config, split: SplitRecord, context: Context) -> warm_start.Champion | None:
     """The champion that the lock names, with its files on this machine; None where it names none.
 
     Raises:
@@ -116,16 +116,16 @@ def load(config: Config, split: SplitRecord, context: Context) -> warm.Champion 
     workspace = Workspace(context.root)
     pin = read(context.root) or _ask(config, workspace)
     if pin.version is None or pin.sha256 is None:
-        context.console.say("warm start: there is no champion yet; starting from the backbone")
+        context.console.info("warm start: there is no champion yet; starting from the backbone")
         return None
     folder = context.scratch / "champion" / pin.sha256[:32]
     if not _is_whole(folder, pin.sha256):
         _fetch(config, workspace, pin, folder)
     known = _members(folder, pin)
     _refuse_leak(pin, known, split)
-    context.console.say(f"warm start: from {pin}")
+    context.console.info(f"warm start: from {pin}")
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    return warm.Champion(folder / WEIGHTS, tuple(settings["labels"]), pin.sha256, known)
+    return warm_start.Champion(folder / WEIGHTS, tuple(settings["labels"]), pin.sha256, known)
 
 
 def _write(root: Path, pin: Pin) -> None:
@@ -139,7 +139,7 @@ def _ask_patiently(config: Config, workspace: Workspace, before: Pin | None, con
         return _ask(config, workspace, need_versions=before is not None and before.version is not None)
     except ThawError as fault:
         kept = f"; champion.lock keeps {before}" if before else ""
-        console.say(f"warm start: the registry cannot be asked ({fault.thing}: {fault.found}){kept}")
+        console.info(f"warm start: the registry cannot be asked ({fault.subject}: {fault.found}){kept}")
         return None
 
 
@@ -162,11 +162,11 @@ def _ask(config: Config, workspace: Workspace, *, need_versions: bool = False) -
                 f"tracking store {store.shown}",
                 found=f"no answer: {answer.found}",
                 expected=f"the champion of {name}, to start from",
-                mend="see that it is up and reachable, or set finetune.warm_start: none",
+                hint="see that it is up and reachable, or set finetune.warm_start: none",
             )
     versions = registry.registered(config, workspace, name)
     if need_versions and not versions:
-        raise TrackingError(f"model {name}", found="nothing is registered", mend="thaw run registers a model")
+        raise TrackingError(f"model {name}", found="nothing is registered", hint="thaw run registers a model")
     champion = next((one for one in versions if registry.CHAMPION in one.aliases), None)
     if champion is None:
         return Pin(model=name)
@@ -191,7 +191,7 @@ def _own_weights(workspace: Workspace) -> set[str]:
     try:
         record = FinetuneRecord.load(workspace.output("finetune"))
         return {record.candidate(name).model_sha256 for name in record.candidates}
-    except MemoryFault:
+    except VersioningError:
         return set()
 
 
@@ -218,7 +218,7 @@ def _fetch(config: Config, workspace: Workspace, pin: Pin, folder: Path) -> None
             f"{pin}, which {LOCK} names",
             found=f"no such version at {store.shown}",
             expected="the model that the training is to start from",
-            mend=f"set tracking.uri to the registry that has it, or put {{}} into {LOCK} to take the champion there is",
+            hint=f"set tracking.uri to the registry that has it, or put {{}} into {LOCK} to take the champion there is",
         )
     arriving = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(arriving, ignore_errors=True)
@@ -230,7 +230,7 @@ def _fetch(config: Config, workspace: Workspace, pin: Pin, folder: Path) -> None
             f"{pin}, which {LOCK} names",
             found=f"weights with sha256 {found} at {store.shown}",
             expected=f"{pin.sha256}",
-            mend=f"set tracking.uri to the registry that has it, or put {{}} into {LOCK} to take the champion there is",
+            hint=f"set tracking.uri to the registry that has it, or put {{}} into {LOCK} to take the champion there is",
         )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -253,7 +253,7 @@ def _members(folder: Path, pin: Pin) -> Any:
             f"finetune.warm_start: {pin}, the champion",
             found=f"no {members.FILE}, so nothing tells whether it learnt from examples that are test here",
             expected="a version that this version of Thaw, or a later one, registered",
-            mend="set finetune.warm_start: none; the model it registers can be started from",
+            hint="set finetune.warm_start: none; the model it registers can be started from",
         )
     return members.read(path)
 
@@ -268,6 +268,6 @@ def _refuse_leak(pin: Pin, known: Any, split: SplitRecord) -> None:
         f"finetune.warm_start: {pin}, the champion",
         found=f"of {overlap.tests} test examples here it knows {len(overlap.paths)}: {counts}{related}",
         expected="a champion that has seen none of them: its test result would say nothing",
-        mend="set finetune.warm_start: none; or, where ledger.parquet was lost, bring back the one that ledger.dvc pins",
+        hint="set finetune.warm_start: none; or, where ledger.parquet was lost, bring back the one that ledger.dvc pins",
         details=overlap.paths,
     )

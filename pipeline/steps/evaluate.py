@@ -93,9 +93,9 @@ def _say_baseline(record: EvaluateRecord, context: Context) -> None:
     """The age of what it was compared with, where that comes from an earlier run."""
     if record.baseline is None:
         return
-    from pipeline.report.words import describe_baseline
+    from pipeline.report.formatting import describe_baseline
 
-    context.console.say(f"compared with training from scratch: {describe_baseline(record)}")
+    context.console.info(f"compared with training from scratch: {describe_baseline(record)}")
 
 
 def _test_rows(split: SplitRecord) -> pa.Table:
@@ -108,7 +108,7 @@ def _test_rows(split: SplitRecord) -> pa.Table:
     if not rows.num_rows:
         raise SplitError(
             "test split", found="no examples", expected="examples to judge the model on",
-            mend="give split.fractions.test more, or bring more data",
+            hint="give split.fractions.test more, or bring more data",
         )  # fmt: skip
     return rows
 
@@ -196,8 +196,10 @@ def _absent_slices(config: EvaluateConfig, table: pa.Table) -> list[Finding]:
     ]
 
 
-def _warning(code: str, thing: str, found: str, expected: str, mend: str, items: tuple[str, ...] = ()) -> Finding:
-    return Finding(code=code, severity="warning", thing=thing, found=found, expected=expected, mend=mend, items=items)
+def _warning(code: str, subject: str, found: str, expected: str, hint: str, items: tuple[str, ...] = ()) -> Finding:
+    return Finding(
+        code=code, severity="warning", subject=subject, found=found, expected=expected, hint=hint, items=items
+    )
 
 
 def _track(record: EvaluateRecord, finetuned: FinetuneRecord, out: Path, context: Context) -> None:

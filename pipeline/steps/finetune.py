@@ -30,9 +30,9 @@ from pipeline.steps import baseline
 from pipeline.steps import champion as champions
 from pipeline.tasks import catalog
 from pipeline.text import format_seconds
-from pipeline.training import candidates, members, recipes, scores, warm
-from pipeline.training.interrupt import Stop, interruptible
-from pipeline.training.position import Row
+from pipeline.training import candidates, members, recipes, validation_metrics, warm_start
+from pipeline.training.interruption import Stop, interruptible
+from pipeline.training.train_state import Row
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.models.blocks import BlockedModel
-    from pipeline.training.feeding import Job
+    from pipeline.training.batch_source import Job
     from pipeline.training.plan import Plan
-    from pipeline.training.train import Recipe
+    from pipeline.training.recipe_trainer import Recipe
 
 # What changes how fast a training runs, or what is made of it, but not its result.
 IMMATERIAL: Any = {
@@ -68,29 +68,29 @@ def finetune(
         ConfigError: an unknown recipe, block pattern or metric.
         Interrupted: a signal came; everything is saved.
         TrackingError: the champion to start from is not to be had.
-        TrainingError: a training could not be trusted, see `pipeline.training.train.train`; or the champion to start
+        TrainingError: a training could not be trusted, see `pipeline.training.recipe_trainer.train`; or the champion to start
             from learnt from what is a test example here.
     """
-    scores.check(config.primary)
+    validation_metrics.check(config.primary)
     if config.warm_start == "champion":
         place = Workspace(context.root)
         champions.fill(place.config(), place)
     names = recipes.named(config)
     stages = {name: recipes.stages(name, config, backbone.blocks) for name in names}
-    shared = Shared(config, task, split, backbone, context)
+    shared = FinetuneRun(config, task, split, backbone, context)
     key = digest(ENGINE, shared.determinants, config.model_dump(mode="json", exclude={"checkpoint"}))
     compared = config.baseline in ("first", "always") and recipes.BASELINE not in names
     remembered = baseline.recall(shared.comparison) if compared and config.baseline == "first" else None
     shared.trains_baseline = compared and remembered is None
     with _recorded(context.tracker.open(key, "finetune")) as parent, interruptible() as stop:
         done = [shared.candidate(name, stages[name], stop, parent) for name in names]
-        best = max(done, key=lambda record: scores.score(record.val, config.primary))
+        best = max(done, key=lambda record: validation_metrics.score(record.val, config.primary))
         if compared:
             done.append(_baseline(shared, remembered, stop, parent))
         parent.params({"recipes": ", ".join(names), "best": best.name})
         parent.metrics(Metric(f"val/{name}", value, 0) for name, value in best.val.items())
     for record in done:
-        candidates.hand_out(record, out / record.name, baseline=record.name not in names)
+        candidates.copy_to_output(record, out / record.name, baseline=record.name not in names)
     if compared and config.baseline == "first":
         remembered = remembered or baseline.remember(shared.comparison, done[-1])
         shutil.copy(remembered.members, out / recipes.BASELINE / members.FILE)
@@ -98,12 +98,14 @@ def finetune(
     shared.write_timing()
     return FinetuneRecord(
         key=key, candidates=tuple(record.name for record in done), best=best.name, primary=config.primary,
-        higher_is_better=scores.higher_is_better(config.primary), val={record.name: record.val for record in done},
+        higher_is_better=validation_metrics.higher_is_better(config.primary), val={record.name: record.val for record in done},
         baseline=remembered.age if remembered else None,
     ).save(out)  # fmt: skip
 
 
-def _baseline(shared: Shared, remembered: BaselineRecord | None, stop: Stop, parent: TrackedRun) -> CandidateRecord:
+def _baseline(
+    shared: FinetuneRun, remembered: BaselineRecord | None, stop: Stop, parent: TrackedRun
+) -> CandidateRecord:
     """The candidate trained from scratch for comparison: remembered, or trained."""
     if remembered is not None:
         return shared.known(CandidateRecord.load(remembered.candidate), parent)
@@ -123,7 +125,7 @@ def _recorded(run: TrackedRun) -> Iterator[TrackedRun]:
 
 
 @dataclass
-class Shared:
+class FinetuneRun:
     """What the candidates of one run share, made when the first of them needs it."""
 
     config: FinetuneConfig
@@ -155,7 +157,7 @@ class Shared:
         if empty:
             raise TrainingError(
                 "the split", found=f"no examples in {' and '.join(empty)}", expected="some to train and to validate on",
-                mend="look at `split` in params.yaml",
+                hint="look at `split` in params.yaml",
             )  # fmt: skip
         return found
 
@@ -188,7 +190,7 @@ class Shared:
         )
 
     @cached_property
-    def champion(self) -> warm.Champion | None:
+    def champion(self) -> warm_start.Champion | None:
         """What a warm start begins from; None without one."""
         if self.config.warm_start == "none":
             return None
@@ -196,7 +198,7 @@ class Shared:
 
     def candidate(self, name: str, stages: Sequence[StageConfig], stop: Stop, parent: TrackedRun) -> CandidateRecord:
         """The finished candidate of a recipe: found, gone on with, or trained from its beginning."""
-        from pipeline.training.train import Recipe
+        from pipeline.training.recipe_trainer import Recipe
 
         console = self.context.console
         plain = [stage.model_dump(mode="json") for stage in stages]
@@ -204,11 +206,11 @@ class Shared:
         with _recorded(self.context.tracker.open(recipe.key, name, parent=parent)) as run:
             record = candidates.find(self.context.scratch, recipe.key, console)
             if record is not None:
-                console.say(f"{name}: unchanged")
+                console.info(f"{name}: unchanged")
             else:
                 record = self._train(recipe, stop, run)
             _track(run, record)
-        console.say(f"{name}: {self.config.primary} {record.val[self.config.primary]:.4f} on validation")
+        console.info(f"{name}: {self.config.primary} {record.val[self.config.primary]:.4f} on validation")
         return record
 
     def known(self, record: CandidateRecord, parent: TrackedRun) -> CandidateRecord:
@@ -218,7 +220,7 @@ class Shared:
         return record
 
     def _train(self, recipe: Recipe, stop: Stop, run: TrackedRun) -> CandidateRecord:
-        from pipeline.training.train import train
+        from pipeline.training.recipe_trainer import train
 
         if recipe.name == recipes.BASELINE and not candidates.checkpoints_of(self.context.scratch, recipe.key).exists():
             self._say_duration(recipe)
@@ -237,8 +239,8 @@ class Shared:
 
     @cached_property
     def job(self) -> Job:
-        from pipeline.data.cache import open_store
-        from pipeline.training.feeding import Job, examples
+        from pipeline.data.decoded_store import open_store
+        from pipeline.training.batch_source import Job, examples
 
         began = time.monotonic()
         context, config = self.context, self.config
@@ -273,7 +275,7 @@ class Shared:
             self.backbone, self.split.labels, pretrained=pretrained, seed=self.config.seed
         )
         if pretrained and self.champion is not None:
-            warm.start(model, self.champion, self.split.labels)
+            warm_start.start(model, self.champion, self.split.labels)
         return model
 
     def plan(self) -> Plan:
@@ -304,7 +306,7 @@ class Shared:
         seconds = self._seconds_per_example(plan)
         epochs, job = sum(stage.epochs for stage in recipe.stages), self.job
         per_epoch = len(job.train) + len(job.val) / BACKWARD
-        self.context.console.say(
+        self.context.console.info(
             f"{recipe.name}: for comparison, at most {epochs} epochs in about {format_seconds(epochs * per_epoch * seconds)} "
             f"({1e3 * seconds:.1f} ms an example); finetune.baseline: never goes without"
         )

@@ -9,14 +9,14 @@ from pipeline.config import FinetuneConfig, StageConfig, TaskConfig
 from pipeline.context import Context
 from pipeline.errors import ConfigError
 from pipeline.records import BackboneRecord, SplitRecord
-from pipeline.steps.finetune import Shared
+from pipeline.steps.finetune import FinetuneRun
 from pipeline.training import recipes
-from pipeline.training.interrupt import interruptible
+from pipeline.training.interruption import interruptible
 from pipeline.training.lr_find import Sweep
 
 if TYPE_CHECKING:
     from pipeline.models.blocks import BlockedModel
-    from pipeline.training.feeding import Job
+    from pipeline.training.batch_source import Job
 
 
 class Swept(NamedTuple):
@@ -49,14 +49,14 @@ def lr_find(
     """
     from pipeline.training.checkpoints import Checkpoints
     from pipeline.training.determinism import deterministic
-    from pipeline.training.loop import Session, StageRun
-    from pipeline.training.position import Position
+    from pipeline.training.stage_trainer import Session, StageTrainer
+    from pipeline.training.train_state import TrainState
 
     name = recipe or recipes.named(config)[0]
     rows = {row.name: row for row in recipes.stages(name, config, backbone.blocks)}
     if stage is not None and stage not in rows:
         raise ConfigError(f"stage of recipe '{name}'", found=stage, expected="one of " + ", ".join(rows))
-    bench = Shared(config, task, split, backbone, context)
+    bench = FinetuneRun(config, task, split, backbone, context)
     with interruptible() as stop:
         plan = bench.plan()
         nowhere = Checkpoints(context.scratch / "lr-find", {}, context.console, 1, float("inf"))
@@ -66,7 +66,7 @@ def lr_find(
             wanted = stage or _first_trained(bench.job, model, rows)
             if rows[wanted].init == "random":
                 model = bench.job.build(False)
-            run = StageRun(session, rows[wanted], plan, model, Position(plan=plan.model_dump(mode="json")), {})
+            run = StageTrainer(session, rows[wanted], plan, model, TrainState(plan=plan.model_dump(mode="json")), {})
             return Swept(name, wanted, run.sweep())
 
 

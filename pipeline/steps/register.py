@@ -71,12 +71,12 @@ def register(
     run = _record_runs(tracker, config, backbone, finetuned, evaluated, report, facts, context)
     _log_data(tracker.store, run, version, context.data.name)
     store = tracker.store
-    model = stores.patiently(
+    model = stores.with_retries(
         store,
         f"registering {name}",
         lambda: _version(store, name, key, config, finetuned, evaluated, run, facts, context),
     )
-    champion, reason = stores.patiently(
+    champion, reason = stores.with_retries(
         store, f"naming {name}'s aliases", lambda: _aliases(store, model, config, unmet)
     )
     aliases = ("challenger", "champion") if champion else ("challenger",)
@@ -98,7 +98,7 @@ def _unmet(thresholds: Mapping[str, float], evaluated: EvaluateRecord) -> list[s
     if unknown:
         raise ConfigError(
             "register.thresholds", found=", ".join(unknown), expected="one of " + ", ".join(sorted(evaluated.metrics)),
-            mend="correct it in params.yaml",
+            hint="correct it in params.yaml",
         )  # fmt: skip
     unmet = []
     for metric, wanted in thresholds.items():
@@ -169,7 +169,7 @@ def _record_runs(
         candidate = finetuned.candidate(recipe)
         _record_candidate(tracker.open(candidate.key, recipe, parent=parent), candidate)
     parent.close()
-    tracker.settle()
+    tracker.flush()
     return parent
 
 
@@ -216,7 +216,7 @@ def _log_data(store: Store, run: Run, version: DataVersion, name: str) -> None:
     from pipeline.tracking import store as stores
 
     facts = {key: str(value) for key, value in version.model_dump(mode="json").items() if value not in (None, "")}
-    stores.patiently(
+    stores.with_retries(
         store, "recording the data's version",
         lambda: packaging.log_dataset(store, run.id, name or "data", version.md5, facts),
     )  # fmt: skip
@@ -251,7 +251,7 @@ def _version(
         lost = registry.lost(store, there, folder)
         registry.upload(store, there, folder, lost)
         if lost:
-            context.console.say(
+            context.console.info(
                 f"{name} v{there.version}: {len(lost)} files were lost and are there again: {', '.join(lost)}"
             )
         version = registry.update(store, there, tags, description)
@@ -308,7 +308,7 @@ def _unservable(candidate: CandidateRecord, found: str) -> TrackingError:
     return TrackingError(
         f"candidate {candidate.name}, loaded back", found=found,
         expected=f"the evaluation's answers, within {TOLERANCE}",
-        mend="nothing was registered; thaw run --force evaluate, and report it if it stays",
+        hint="nothing was registered; thaw run --force evaluate, and report it if it stays",
     )  # fmt: skip
 
 

@@ -86,9 +86,9 @@ def run_alone(workspace: Workspace, name: str, *, console: Console) -> records.R
     with storage_errors(workspace.root), lock(workspace):
         tracker = open_tracker(workspace.config(), workspace, console) if tracked else NoTracker()
         began = time.monotonic()
-        console.say(running_line(name, ()))
+        console.info(running_line(name, ()))
         record = run_step(workspace, name, console=console, tracker=tracker, side=new_run(workspace) / name)
-        console.say(done_line(name, time.monotonic() - began, record))
+        console.info(done_line(name, time.monotonic() - began, record))
         return record
 
 

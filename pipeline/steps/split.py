@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 from pipeline import manifest
 from pipeline.config import SplitConfig
 from pipeline.context import Context
-from pipeline.data.dealing import Example, components, deal
 from pipeline.data.duplicates import clusters
 from pipeline.data.ledger import Entry, Ledger, load
+from pipeline.data.split_assignment import Example, assign_splits, components
 from pipeline.errors import SplitError
 from pipeline.manifest import SPLITS, Split
-from pipeline.memory import Memory
 from pipeline.records import Finding, SplitRecord, ValidateRecord
 from pipeline.steps.summary import format_finding
 from pipeline.text import first_few
+from pipeline.versioning import Memory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,7 +41,7 @@ def split(config: SplitConfig, validated: ValidateRecord, out: Path, context: Co
     ledger = _ledger(context.root, path)
     table = manifest.read(validated.manifest)
     examples = _examples(table, ledger, config)
-    dealing = deal(examples, config)
+    dealing = assign_splits(examples, config)
     present = [example for example in examples if example.id in dealing.splits]
     units = _units(present, config)
     _refuse_leaks(present, dealing.splits, units)
@@ -74,7 +74,7 @@ def _say_findings(record: SplitRecord, context: Context) -> None:
     left_out = [f"left out {item}: {finding.found}" for finding in record.left_out for item in finding.items]
     warnings = [f"warning: {format_finding(finding)}" for finding in record.warnings]
     for line in (*first_few(left_out, NAMED, where), *first_few(warnings, NAMED, where)):
-        context.console.say(line)
+        context.console.info(line)
 
 
 def _ledger(root: Path, path: Path) -> Ledger:
@@ -174,7 +174,7 @@ def _refuse_leaks(present: Sequence[Example], splits: dict[str, Split], units: d
         if len(found) > 1:
             raise SplitError(
                 "the split leaks", found=f"examples that belong together in {', '.join(sorted(found))}",
-                expected="groups and near-duplicates in one split", mend="report this with the ledger: it is a fault of Thaw",
+                expected="groups and near-duplicates in one split", hint="report this with the ledger: it is a fault of Thaw",
                 details=[f"{example.path}: {splits[example.id]}" for example in members],
             )  # fmt: skip
 
@@ -185,9 +185,9 @@ def _moved(examples: Iterable[Example]) -> list[Finding]:
         return []
     return [
         Finding(
-            code="given-split-moved", severity="warning", thing=f"{len(moved)} known examples",
+            code="given-split-moved", severity="warning", subject=f"{len(moved)} known examples",
             found="came with another split than before", expected="the split they were first given, which they keep",
-            mend="no action needed: splits are permanent", items=tuple(sorted(moved)),
+            hint="no action needed: splits are permanent", items=tuple(sorted(moved)),
         )
     ]  # fmt: skip
 
@@ -204,13 +204,13 @@ def _coverage(counts: dict[str, dict[str, int]], left_out: list[Finding]) -> lis
         raise SplitError(
             f"class {', '.join(untaught)}", found="no training examples"
             + (f"; {lost} examples were left out for belonging together across splits" if lost else ""),
-            expected="some of every class", mend="add examples, or leave the class out with data.drop_classes",
-            details=[f"{finding.thing}: {finding.found}" for finding in left_out],
+            expected="some of every class", hint="add examples, or leave the class out with data.drop_classes",
+            details=[f"{finding.subject}: {finding.found}" for finding in left_out],
         )  # fmt: skip
     return [
         Finding(
-            code=f"no-{name}", severity="warning", thing=f"class {label}", found=f"no {name} examples",
-            expected="at least 3 groups of every class", mend="add examples of it from other groups",
+            code=f"no-{name}", severity="warning", subject=f"class {label}", found=f"no {name} examples",
+            expected="at least 3 groups of every class", hint="add examples of it from other groups",
         )
         for name in ("val", "test") for label, count in counts[name].items() if not count
     ]  # fmt: skip
@@ -222,8 +222,8 @@ def _large(near: Counter[int], examples: int) -> list[Finding]:
         return []
     return [
         Finding(
-            code="large-near-duplicate-cluster", severity="warning", thing=f"{size} of {examples} examples",
+            code="large-near-duplicate-cluster", severity="warning", subject=f"{size} of {examples} examples",
             found="near-duplicates of one another, in a chain", expected="small clusters",
-            mend="lower split.near_duplicates if they are not the same thing seen twice",
+            hint="lower split.near_duplicates if they are not the same thing seen twice",
         )
     ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline import records
 from pipeline.records import Estimate, Finding
-from pipeline.report.words import meaning
+from pipeline.report.formatting import meaning
 from pipeline.text import format_seconds, pluralize
 
 
@@ -48,9 +48,9 @@ def format_estimate(metric: str, estimate: Estimate) -> str:
 
 def format_finding(finding: Finding) -> str:
     """What was found of what, what was expected and what to do, on one line."""
-    parts = [f"{finding.thing}: {finding.found}"]
+    parts = [f"{finding.subject}: {finding.found}"]
     parts += [f"expected {finding.expected}"] if finding.expected else []
-    parts += [finding.mend] if finding.mend else []
+    parts += [finding.hint] if finding.hint else []
     return "; ".join(parts)
 
 

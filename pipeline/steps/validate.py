@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 from pipeline import config, manifest
 from pipeline.context import Context
 from pipeline.data import checks
-from pipeline.data.accepted import Accepted
+from pipeline.data.deduplication import Deduplicated, conversions, deduplicate, partition_by_fault
 from pipeline.data.expectations import content_suites, drift_suite
-from pipeline.data.fold import Folded, conversions, fold, sort_out
-from pipeline.data.recall import ScanMemory
+from pipeline.data.manifest_history import ManifestHistory
 from pipeline.data.scan import scan
+from pipeline.data.scan_cache import ScanCache
 from pipeline.errors import DataError
 from pipeline.examples import Expected, Fault
 from pipeline.records import Finding, ValidateRecord, digest
@@ -46,7 +46,7 @@ def validate(data: config.DataConfig, task: config.TaskConfig, out: Path, contex
     if not intake.folded.rows.num_rows:
         raise _refusal(intake, [*intake.findings, _nothing_usable(intake)], context)
     sha256 = manifest.write(intake.folded.rows, context.side / "manifest.parquet")
-    accepted = Accepted(context.scratch / "accepted")
+    accepted = ManifestHistory(context.scratch / "accepted")
     judged = _judge(intake, catalog.get(task.name).expectations(task), data, accepted.before(sha256), context)
     findings = [*intake.findings, *judged.findings]
     if any(finding.severity == "critical" for finding in findings):
@@ -70,7 +70,7 @@ def validate(data: config.DataConfig, task: config.TaskConfig, out: Path, contex
 class _Intake:
     """The data folder as it was read and scanned, before it is judged."""
 
-    folded: Folded
+    folded: Deduplicated
     faults: tuple[Fault, ...]  # by path
     labels: tuple[str, ...]
     files: int
@@ -82,11 +82,11 @@ def _take_in(data: config.DataConfig, task: config.TaskConfig, context: Context)
     kind = catalog.get(task.name)
     listing = kind.read(context.data, data)
     paths = sorted({example.path for example in listing.examples})
-    memory = ScanMemory(context.scratch / "scan", digest(config.ENGINE, task.name, task.intake))
+    memory = ScanCache(context.scratch / "scan", digest(config.ENGINE, task.name, task.intake))
     results = scan(context.data, paths, partial(kind.scan, context.data, task=task), memory, context.console)
-    parted = sort_out(listing.examples, results, data.max_bad_fraction)
+    parted = partition_by_fault(listing.examples, results, data.max_bad_fraction)
     faults = sorted((*listing.faults, *parted.faults), key=lambda fault: (fault.path, fault.code))
-    folded = fold(parted.usable)
+    folded = deduplicate(parted.usable)
     return _Intake(
         folded=folded, faults=tuple(faults),
         labels=data.labels or tuple(sorted({example.target for example in listing.examples})),
@@ -117,8 +117,8 @@ def _judge(
 
 def _nothing_usable(intake: _Intake) -> Finding:
     return Finding(
-        code="nothing-usable", severity="critical", thing="usable examples", found=f"none of {intake.files} files",
-        expected="examples that can be used", mend="see what is wrong with each", items=tuple(map(_line, intake.faults)),
+        code="nothing-usable", severity="critical", subject="usable examples", found=f"none of {intake.files} files",
+        expected="examples that can be used", hint="see what is wrong with each", items=tuple(map(_line, intake.faults)),
     )  # fmt: skip
 
 
@@ -132,16 +132,16 @@ def _refusal(intake: _Intake, findings: Sequence[Finding], context: Context) -> 
     told += [] if named else [f"quarantined {_line(fault)}" for fault in intake.faults]
     return DataError(
         f"data folder {context.data}",
-        found=f"{len(critical)} finding{'s' if len(critical) > 1 else ''} that must be mended first: "
+        found=f"{len(critical)} finding{'s' if len(critical) > 1 else ''} that must be fixed first: "
         + ", ".join(finding.code for finding in critical),
-        expected="data that pass every critical check", mend="as each line says; nothing was changed", details=told,
+        expected="data that pass every critical check", hint="as each line says; nothing was changed", details=told,
     )  # fmt: skip
 
 
 def _lines(finding: Finding) -> list[str]:
-    told = f"{finding.severity}: {finding.thing}: {finding.found}"
+    told = f"{finding.severity}: {finding.subject}: {finding.found}"
     told += f"; expected {finding.expected}" if finding.expected else ""
-    told += f"; {finding.mend}" if finding.mend else ""
+    told += f"; {finding.hint}" if finding.hint else ""
     return [printable(told), *(f"    {printable(item)}" for item in finding.items)]
 
 
@@ -170,16 +170,16 @@ def _per_class(intake: _Intake) -> dict[str, int]:
 
 
 def _tell(record: ValidateRecord, faults: Sequence[Fault], drift: Sequence[Finding], context: Context) -> None:
-    say = context.console.say
+    info = context.console.info
     quarantined = [f"quarantined {_line(fault)}" for fault in faults]
     for line in first_few(quarantined, NAMED, f"artifacts/validate/{record.quarantine.name}"):
-        say(line)
+        info(line)
     for finding in (*record.findings, *drift):
         if finding.severity == "warning":
             first, *items = _lines(finding)
-            say(first)
+            info(first)
             where = os.path.relpath(context.side / _written_to(finding), context.root)
             for line in first_few(items, NAMED, where):
-                say(line)
+                info(line)
     docs = os.path.relpath(context.side / checks.DOCS / "index.html", context.root)
-    say(f"{record.files} files, {record.checks} checks; data docs: {docs}")
+    info(f"{record.files} files, {record.checks} checks; data docs: {docs}")

@@ -111,7 +111,7 @@ class ImageClassification:
         if strange:
             raise DataError(
                 "labels of the manifest", found=", ".join(strange), expected="one of " + ", ".join(labels),
-                mend="thaw run --force validate",
+                hint="thaw run --force validate",
             )  # fmt: skip
         return torch.tensor([index[name] for name in names], dtype=torch.int64)
 

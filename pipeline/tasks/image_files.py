@@ -55,7 +55,7 @@ def open_rgb(
     except Exception as fault:  # decoders raise nearly anything on broken files
         raise DataError(
             str(path), found=f"{type(fault).__name__}: {fault}", expected="an image that can be decoded wholly",
-            mend="replace or remove the file",
+            hint="replace or remove the file",
         ) from fault  # fmt: skip
 
 

@@ -35,7 +35,7 @@ _REPLACE = "replace or remove the file"
 
 
 class _Unusable(Exception):
-    """A fault's code, found, expected and mend, on the way out of the checks."""
+    """A fault's code, found, expected and hint, on the way out of the checks."""
 
 
 def measure(root: Path, path: str, intake: ImageIntakeConfig) -> Measured | Fault:
@@ -61,8 +61,8 @@ def measure(root: Path, path: str, intake: ImageIntakeConfig) -> Measured | Faul
         with image_files.quiet():
             return _measure(data, path, identity, intake)
     except _Unusable as fault:
-        code, found, expected, mend = fault.args
-        return Fault(path, code, found, expected, mend, identity)
+        code, found, expected, hint = fault.args
+        return Fault(path, code, found, expected, hint, identity)
 
 
 def _read(root: Path, path: str, intake: ImageIntakeConfig) -> bytes:
@@ -125,8 +125,8 @@ def _open(data: bytes, intake: ImageIntakeConfig) -> Image.Image:
     except UnidentifiedImageError as fault:
         found = _describe(data)
         if found in image_files.DECODERS:
-            mend = f"save it in one of those formats, or add {found} to task.intake.formats"
-            raise _Unusable("format", f"a {found} file", f"one of {allowed}", mend) from fault
+            hint = f"save it in one of those formats, or add {found} to task.intake.formats"
+            raise _Unusable("format", f"a {found} file", f"one of {allowed}", hint) from fault
         raise _Unusable("not-an-image", found, f"an image: {allowed}", _REPLACE) from fault
 
 

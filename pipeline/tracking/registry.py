@@ -70,7 +70,7 @@ def registered(config: Config, workspace: Workspace, name: str | None = None) ->
     if store.empty:
         return []
     wanted = name or workspace.model_name(config)
-    return stores.patiently(store, "asking what is registered", lambda: versions(store, wanted))
+    return stores.with_retries(store, "asking what is registered", lambda: versions(store, wanted))
 
 
 def versions(store: Store, name: str) -> list[Version]:
@@ -101,13 +101,13 @@ def find(store: Store, reference: str) -> Version:
     if parts is None:
         raise ConfigError("--model", found=reference, expected="models:/NAME@ALIAS or models:/NAME/VERSION")
     name, alias, number = parts.groups()
-    there = stores.patiently(store, "asking what is registered", lambda: versions(store, name))
+    there = stores.with_retries(store, "asking what is registered", lambda: versions(store, name))
     for one in there:
         if alias in one.aliases or one.version == number:
             return one
     raise ConfigError(
         "--model", found=f"{reference}: no such {'version' if there else 'model'} at {store.shown}",
-        expected="one that is registered", mend="" if there else "thaw run", details=[str(one) for one in there],
+        expected="one that is registered", hint="" if there else "thaw run", details=[str(one) for one in there],
     )  # fmt: skip
 
 
@@ -205,11 +205,11 @@ def fetch(store: Store, version: Version, folder: Path | None = None) -> Path:
         destination = None if folder is None else str(folder)
         return Path(download_artifacts(artifact_uri=version.source, dst_path=destination, tracking_uri=store.uri))
 
-    found: Path = stores.patiently(store, f"fetching {version.name} v{version.version}", get)
+    found: Path = stores.with_retries(store, f"fetching {version.name} v{version.version}", get)
     if not (found / "MLmodel").is_file():
         raise TrackingError(
             f"{version.name} v{version.version}", found=f"no model at {version.source}", expected="its files",
-            mend="thaw run --force register",
+            hint="thaw run --force register",
         )  # fmt: skip
     return found
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from pipeline.context import Console, Metric, TrackedRun
 from pipeline.redaction import redact
-from pipeline.tracking import spool
+from pipeline.tracking import outbox
 from pipeline.tracking import store as stores
-from pipeline.tracking.spool import Op, Spool
+from pipeline.tracking.outbox import Outbox, Write
 from pipeline.tracking.store import Store
-from pipeline.tracking.system import Sampler
+from pipeline.tracking.system_metrics import Sampler
 
 KEY = "thaw.key"
 PARENT = "mlflow.parentRunId"
@@ -38,7 +38,7 @@ class Run:
 
     def __init__(self, tracker: RunTracker, key: str) -> None:
         self.key, self.id = key, ""
-        self.spool = Spool(tracker.folder / f"{key}.jsonl")
+        self.outbox = Outbox(tracker.folder / f"{key}.jsonl")
         self.start = 0  # ms since 1970, as the store has it
         self.points: dict[str, dict[int, float]] = {}  # metric → step → the value the store has
         self.found = True  # the run may hold metrics of an earlier process
@@ -62,7 +62,7 @@ class Run:
                 self._told[name, step] = value
                 rows.append([name, value, step, now])
         if rows:
-            self.spool.append({"op": "metrics", "points": rows})
+            self.outbox.append({"op": "metrics", "points": rows})
             self._tracker.send(self, metrics_only=True)
 
     def artifact(self, path: Path, folder: str = "") -> None:
@@ -71,13 +71,13 @@ class Run:
         for file in inside or [path]:
             name = file.relative_to(path).as_posix() if inside else file.name
             try:
-                listed, fault = self.spool.keep(file, name)
+                listed, fault = self.outbox.keep(file, name)
             except OSError as unreadable:
-                self._tracker.say(f"tracking: {name} cannot be read and is left out ({unreadable.strerror})")
+                self._tracker.info(f"tracking: {name} cannot be read and is left out ({unreadable.strerror})")
                 continue
             files.append(listed)
             if fault is not None:
-                self._tracker.say(
+                self._tracker.info(
                     f"tracking: no copy of {name} could be kept ({fault.strerror}); it is recorded if the store takes it "
                     "before the file changes"
                 )
@@ -88,11 +88,11 @@ class Run:
         if self.sampler is not None:
             self.sampler.stop()
             self.sampler = None
-        self.spool.append({"op": "close", "status": status, "time": _now()})
+        self.outbox.append({"op": "close", "status": status, "time": _now()})
         self._tracker.send(self, last=True)
 
-    def _write(self, op: Op) -> None:
-        self.spool.append(op)
+    def _write(self, op: Write) -> None:
+        self.outbox.append(op)
         self._tracker.send(self)
 
 
@@ -119,10 +119,10 @@ class RunTracker:
         run = self._runs.setdefault(key, Run(self, key))
         above = parent.key if isinstance(parent, Run) else None
         given = _texts(tags or {})
-        run.spool.append({"op": "open", "name": name, "parent": above, "tags": given, "time": _now()})
+        run.outbox.append({"op": "open", "name": name, "parent": above, "tags": given, "time": _now()})
         self.send(run)
         if self._system_metrics and above is None and not run.finished and run.sampler is None:
-            run.sampler = Sampler(lambda values: run.spool.append({"op": "system", "values": values, "time": _now()}))
+            run.sampler = Sampler(lambda values: run.outbox.append({"op": "system", "values": values, "time": _now()}))
         return run
 
     def send(self, run: Run, *, metrics_only: bool = False, last: bool = False) -> None:
@@ -130,7 +130,7 @@ class RunTracker:
         now = time.monotonic()
         if now < (self._away_until - _AWAY + _EVERY if last else self._away_until):
             return
-        if metrics_only and now < self._rest_until and len(run.spool.ops) < BATCH:
+        if metrics_only and now < self._rest_until and len(run.outbox.ops) < BATCH:
             return
         try:
             with stores.limits(stores.TRAINING):
@@ -146,26 +146,28 @@ class RunTracker:
             self._rest_until = time.monotonic() + max(_EVERY, _RATIO * (time.monotonic() - now))
             if self._trouble:
                 self._trouble = ""
-                self.say(f"tracking: {self.store.shown} answers again; what was kept is recorded")
+                self.info(f"tracking: {self.store.shown} answers again; what was kept is recorded")
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Sends everything unconfirmed, with patience.
 
         Raises:
             TrackingError: the store is away or refuses.
         """
         runs = list(self._runs.values())
-        stores.patiently(self.store, "recording the run", lambda: self._send([*runs, *self._others(*runs)], math.inf))
+        stores.with_retries(
+            self.store, "recording the run", lambda: self._send([*runs, *self._others(*runs)], math.inf)
+        )
         self._away_until, self._trouble = 0.0, ""
         self._sweep()
 
     def _sweep(self) -> None:
-        spool.sweep(self.folder, {run.key for run in self._others()})
+        outbox.sweep(self.folder, {run.key for run in self._others()})
 
     def _others(self, *runs: Run) -> list[Run]:
         """Runs with unconfirmed writes, those that earlier processes left among them."""
         known = {run.key for run in runs}
-        keys = {path.stem for path in self.folder.glob("*.jsonl")} | {k for k, r in self._runs.items() if r.spool.ops}
+        keys = {path.stem for path in self.folder.glob("*.jsonl")} | {k for k, r in self._runs.items() if r.outbox.ops}
         return [self._runs.get(key) or Run(self, key) for key in sorted(keys - known)]
 
     def _send(self, runs: list[Run], deadline: float) -> None:
@@ -174,28 +176,28 @@ class RunTracker:
                 raise _Late
 
         for run in runs:
-            while run.spool.ops:
+            while run.outbox.ops:
                 check()
-                ops = list(_batch(run.spool.ops))
+                ops = list(_batch(run.outbox.ops))
                 try:
-                    _DO[ops[0]["op"]](self, run, ops, check)
+                    HANDLERS[ops[0]["op"]](self, run, ops, check)
                 except Exception as fault:
                     if not stores.refused(fault):
                         raise
-                    self.say(f"tracking: refused and left out: {stores.one_line(fault)[:200]}")
-                run.spool.drop(len(ops))
+                    self.info(f"tracking: refused and left out: {stores.one_line(fault)[:200]}")
+                run.outbox.drop(len(ops))
 
     def _away(self, fault: Exception, spent: float) -> None:
         self._away_until = time.monotonic() + max(_AWAY, _RATIO * spent)
         if not self._trouble:
             self._trouble = str(fault)
             reason = stores.trouble(self.store, "tracking", fault).found
-            self.say(f"tracking: {self.store.shown} is away; the run goes on and is recorded later ({reason[:160]})")
+            self.info(f"tracking: {self.store.shown} is away; the run goes on and is recorded later ({reason[:160]})")
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """A line for the user."""
         if self._console is not None:
-            self._console.say(redact(text))
+            self._console.info(redact(text))
         else:
             logging.getLogger(__name__).warning(redact(text))
 
@@ -214,7 +216,7 @@ class RunTracker:
         run.start, run.id = info.start_time, info.run_id
         return run.id
 
-    def _open(self, run: Run, ops: list[Op], check: Callable[[], None]) -> None:
+    def _open(self, run: Run, ops: list[Write], check: Callable[[], None]) -> None:
         op = ops[0]
         first = not run.id
         self._identify(run, op["name"], op["time"])
@@ -226,7 +228,7 @@ class RunTracker:
             client.update_run(run.id, status=None if run.finished else "RUNNING", name=op["name"])
         _in_tags(client, run.id, {**op["tags"], **above})
 
-    def _params(self, run: Run, ops: list[Op], check: Callable[[], None]) -> None:
+    def _params(self, run: Run, ops: list[Write], check: Callable[[], None]) -> None:
         """Parameters cannot be changed in MLflow: one that differs is kept as a tag beside the first."""
         from mlflow.entities import Param
 
@@ -240,13 +242,13 @@ class RunTracker:
         changed = {f"changed.{key}"[:250]: value for key, value in values.items() if known.get(key, value) != value}
         _in_tags(client, run_id, changed)
 
-    def _tags(self, run: Run, ops: list[Op], check: Callable[[], None]) -> None:
+    def _tags(self, run: Run, ops: list[Write], check: Callable[[], None]) -> None:
         _in_tags(self.store.client, self._identify(run), {k: v for op in ops for k, v in op["values"].items()})
 
-    def _metrics(self, run: Run, ops: list[Op], check: Callable[[], None]) -> None:
+    def _metrics(self, run: Run, ops: list[Write], check: Callable[[], None]) -> None:
         self._points(run, [tuple(row) for op in ops for row in op["points"]], check)
 
-    def _system(self, run: Run, ops: list[Op], check: Callable[[], None]) -> None:
+    def _system(self, run: Run, ops: list[Write], check: Callable[[], None]) -> None:
         """The machine's own metrics, by the second since the run began."""
         self._identify(run)
         self._points(run, [
@@ -274,21 +276,21 @@ class RunTracker:
         for (name, step), row in fresh.items():
             run.points[name][step] = row[1]
 
-    def _artifact(self, run: Run, ops: list[Op], check: Callable[[], None]) -> None:
+    def _artifact(self, run: Run, ops: list[Write], check: Callable[[], None]) -> None:
         run_id = self._identify(run)
         listed = ops[0].get("files", [])  # none in what a Thaw before this one left, which kept no contents
-        with run.spool.laid_out(listed) as (files, lost):
+        with run.outbox.laid_out(listed) as (files, lost):
             if lost or not listed:
                 names = ", ".join(lost) or Path(ops[0]["path"]).name
-                self.say(f"tracking: left out of run {run_id}, changed or removed since: {names}")
+                self.info(f"tracking: left out of run {run_id}, changed or removed since: {names}")
             if len(lost) < len(listed):
                 self.store.client.log_artifacts(run_id, str(files), ops[0]["folder"] or None)
 
-    def _close(self, run: Run, ops: list[Op], check: Callable[[], None]) -> None:
+    def _close(self, run: Run, ops: list[Write], check: Callable[[], None]) -> None:
         self.store.client.set_terminated(self._identify(run), ops[0]["status"], ops[0]["time"])
 
 
-_DO: dict[str, Callable[[RunTracker, Run, list[Op], Callable[[], None]], None]] = {
+HANDLERS: dict[str, Callable[[RunTracker, Run, list[Write], Callable[[], None]], None]] = {
     "open": RunTracker._open,
     "params": RunTracker._params,
     "tags": RunTracker._tags,
@@ -305,7 +307,7 @@ def _new(known: Mapping[int, float], value: float, step: int) -> bool:
     return step == 0 and len(known) == 1 and known[0] != value and not math.isnan(value)
 
 
-def _batch(ops: list[Op]) -> Iterator[Op]:
+def _batch(ops: list[Write]) -> Iterator[Write]:
     """The first operation and those after it that can be sent with it."""
     kind, size = ops[0]["op"], 0
     for op in ops:

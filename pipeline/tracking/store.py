@@ -120,7 +120,7 @@ def find(config: TrackingConfig, workspace: Workspace, name: str | None = None) 
     if not uri.startswith((*_SERVED, *_DATABASES)):
         raise ConfigError(
             "tracking.uri", found=uri, expected="http://…, https://…, sqlite:///…, postgresql://… or mysql://…",
-            mend="correct it in params.yaml; null is the store embedded in the workspace",
+            hint="correct it in params.yaml; null is the store embedded in the workspace",
         )  # fmt: skip
     served = uri.startswith(_SERVED)
     return Store(uri, None if served else (folder / "artifacts").as_uri(), experiment)
@@ -182,7 +182,7 @@ def _probe_server(store: Store) -> Answer:
         f"tracking store {store.shown}",
         found=f"HTTP {response.status_code}, {response.headers.get('Content-Type', 'no content type')}",
         expected="an MLflow server that lets this user in",
-        mend="check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        hint="check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         if refused_user
         else "check tracking.uri in params.yaml",
     )
@@ -206,7 +206,7 @@ def _require_writable(store: Store) -> None:
             f"tracking store {store.shown}",
             found=f"{locked[0]} cannot be written",
             expected="a database that can be written",
-            mend="give yourself the right to write there, or set tracking.uri",
+            hint="give yourself the right to write there, or set tracking.uri",
         )
 
 
@@ -224,7 +224,7 @@ def _probe_database(store: Store) -> Answer:
             f"tracking store {store.shown}",
             found=f"{type(fault).__name__}: no driver for this kind of database",
             expected="an address that SQLAlchemy understands, and its driver installed",
-            mend="correct tracking.uri, or pip install the driver (psycopg2-binary, pymysql, …)",
+            hint="correct tracking.uri, or pip install the driver (psycopg2-binary, pymysql, …)",
         ) from fault
 
 
@@ -239,7 +239,7 @@ def _client_class() -> type[MlflowClient]:
         from mlflow import MlflowClient
     except ImportError as fault:
         raise TrackingError(
-            "MLflow", found=str(fault), expected="the package mlflow", mend="pip install mlflow, or run make"
+            "MLflow", found=str(fault), expected="the package mlflow", hint="pip install mlflow, or run make"
         ) from fault
     logging.getLogger("alembic").setLevel(logging.WARNING)
     return MlflowClient
@@ -273,7 +273,7 @@ def refused(fault: BaseException) -> bool:
     return code in _REFUSED and not str(fault).startswith("API request to")
 
 
-def patiently(store: Store, what: str, call: Callable[[], T], seconds: float = 30.0) -> T:
+def with_retries(store: Store, what: str, call: Callable[[], T], seconds: float = 30.0) -> T:
     """`call()` with the patience that registering has: what may pass is tried again for some seconds.
 
     Raises:
@@ -306,16 +306,16 @@ def trouble(store: Store, what: str, fault: BaseException) -> TrackingError:
         path = store.uri.removeprefix("sqlite:///")
         return TrackingError(
             what, found=f"{path} is locked{_holders(path)}", expected="a database that can be written",
-            mend="end that program, or wait for it; nothing is lost: thaw run goes on from here",
+            hint="end that program, or wait for it; nothing is lost: thaw run goes on from here",
         )  # fmt: skip
     if "out-of-date database schema" in found:
         return TrackingError(
             what, found=found, expected="the database version of the MLflow installed here",
-            mend=f"copy the database aside, then: mlflow db upgrade {store.shown}",
+            hint=f"copy the database aside, then: mlflow db upgrade {store.shown}",
         )  # fmt: skip
     return TrackingError(
         what, found=found, expected=f"an answer from {store.shown}",
-        mend="see that it is up, reachable and has space, then thaw run: what is finished is not done again",
+        hint="see that it is up, reachable and has space, then thaw run: what is finished is not done again",
     )  # fmt: skip
 
 

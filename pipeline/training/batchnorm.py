@@ -12,14 +12,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pipeline.training import order
+from pipeline.training import sampling
 from pipeline.training.plan import Plan, autocast, to_input
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.models.blocks import BlockedModel
-    from pipeline.training.order import Keys, Rows
+    from pipeline.training.sampling import Keys, Rows
     from pipeline.training.stages import Scope
 
 EXAMPLES = 512  # at most, to compute statistics over
@@ -34,9 +34,9 @@ def moving_statistics(model: BlockedModel) -> list[torch.Tensor]:
 
 def sample(keys: Keys, seed: int) -> list[Rows]:
     """Positions of the examples (keys: (N,), in the order of their ids) to compute statistics over, in batches."""
-    chosen = order.shuffle(keys, seed, "batchnorm")[:EXAMPLES]
+    chosen = sampling.shuffle(keys, seed, "batchnorm")[:EXAMPLES]
     chosen.sort()
-    return order.batches(chosen, BATCH)
+    return sampling.batches(chosen, BATCH)
 
 
 def estimate(model: BlockedModel, scope: Scope, batches: Iterable[torch.Tensor], plan: Plan) -> None:

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import files, manifest
 from pipeline.context import Console
-from pipeline.errors import MemoryFault
+from pipeline.errors import VersioningError
 from pipeline.records import CandidateRecord, InputSpec
-from pipeline.training.crash import crash_point
-from pipeline.training.position import Row
+from pipeline.training.crash_points import crash_point
+from pipeline.training.train_state import Row
 
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.training.feeding import Job
-    from pipeline.training.train import Recipe, Trained
+    from pipeline.training.batch_source import Job
+    from pipeline.training.recipe_trainer import Recipe, Trained
 
 CURVES, VALIDATION = "curves.csv", "val.parquet"
 
@@ -34,10 +34,10 @@ def find(scratch: Path, key: str, console: Console) -> CandidateRecord | None:
             # A kill may have come between its completion and the end of its checkpoints.
             shutil.rmtree(checkpoints_of(scratch, key), ignore_errors=True)
             return record
-    except (MemoryFault, OSError):
+    except (VersioningError, OSError):
         if not folder.exists():
             return None
-    console.say(f"candidate {key[:8]} in {folder.parent} is damaged; trained again")
+    console.info(f"candidate {key[:8]} in {folder.parent} is damaged; trained again")
     shutil.rmtree(folder, ignore_errors=True)
     return None
 
@@ -69,7 +69,7 @@ def keep(job: Job, recipe: Recipe, trained: Trained, architecture: str, target: 
     return CandidateRecord.load(folder)
 
 
-def hand_out(record: CandidateRecord, folder: Path, *, baseline: bool) -> CandidateRecord:
+def copy_to_output(record: CandidateRecord, folder: Path, *, baseline: bool) -> CandidateRecord:
     """Copies a finished candidate into a step's output folder."""
     # Without the modes: what DVC keeps is read-only.
     shutil.copytree(record.folder, folder, copy_function=shutil.copyfile)

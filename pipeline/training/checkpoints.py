@@ -20,8 +20,8 @@ from pipeline import files
 from pipeline.context import Console
 from pipeline.errors import TrainingError
 from pipeline.training import fingerprint
-from pipeline.training.crash import crash_point
-from pipeline.training.trouble import NotFinite
+from pipeline.training.crash_points import crash_point
+from pipeline.training.numerics import NonFiniteError
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,7 @@ class Checkpoints:
         try:
             self._write(_portable(tensors), dict(position), start)
         except OSError as fault:
-            self.console.say(
+            self.console.info(
                 f"no checkpoint could be written in {self.folder} ({fault}); the one before is kept, training goes on"
             )
             return False
@@ -140,7 +140,7 @@ class Checkpoints:
                 values = json.loads(stream.metadata()["thaw"])
                 tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         except (OSError, ValueError, KeyError, SafetensorError) as fault:
-            self.console.say(f"checkpoint {path.name} cannot be used ({fault}); the one before it is")
+            self.console.info(f"checkpoint {path.name} cannot be used ({fault}); the one before it is")
             return None
         return Checkpoint(values["position"], tensors, values["identity"])
 
@@ -150,7 +150,7 @@ class Checkpoints:
         if different:
             raise TrainingError(
                 f"checkpoint {path}", found="a training of other settings, data or weights",
-                expected="the one that is to be resumed", mend=f"remove {path.parent} to begin anew",
+                expected="the one that is to be resumed", hint=f"remove {path.parent} to begin anew",
                 details=different,
             )  # fmt: skip
 
@@ -193,9 +193,9 @@ def _refuse_broken(tensors: Mapping[str, torch.Tensor]) -> None:
 
     broken = [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
     if broken:
-        raise NotFinite(
+        raise NonFiniteError(
             "checkpoint", found=f"{len(broken)} tensors with NaN or infinity", expected="finite weights and moments",
-            mend="lower the learning rate, or set finetune.plan.precision: fp32; the last good checkpoint is kept",
+            hint="lower the learning rate, or set finetune.plan.precision: fp32; the last good checkpoint is kept",
             details=broken,
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.training.order import mix
+from pipeline.training.sampling import mix
 
 if TYPE_CHECKING:
     import torch

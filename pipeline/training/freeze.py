@@ -36,7 +36,7 @@ def verify(before: Proof, model: BlockedModel, scope: Scope, stage: str) -> str:
         raise TrainingError(
             f"stage '{stage}'", found=f"{len(changed)} frozen tensors changed",
             expected="every parameter and buffer of a frozen block the same to the bit",
-            mend="this is a fault of Thaw or of the network's own code; nothing trained by it is used",
+            hint="this is a fault of Thaw or of the network's own code; nothing trained by it is used",
             details=changed,
         )  # fmt: skip
     return digest(after)

@@ -26,7 +26,7 @@ def device(wanted: str) -> str:
     if name not in there:
         raise ConfigError(
             "finetune.plan.device", found=wanted, expected="one of " + ", ".join(["auto", *there]),
-            mend="set finetune.plan.device: auto",
+            hint="set finetune.plan.device: auto",
         )  # fmt: skip
     return name
 

@@ -18,17 +18,17 @@ import torch
 from pipeline.config import FinetuneConfig, StageConfig
 from pipeline.records import SolvedHead
 from pipeline.training import linear_head, stages
-from pipeline.training.crash import crash_point
-from pipeline.training.features import CHUNK
-from pipeline.training.feeding import ahead
+from pipeline.training.batch_source import ahead
+from pipeline.training.crash_points import crash_point
+from pipeline.training.feature_cache import CHUNK
+from pipeline.training.numerics import NonFiniteError
 from pipeline.training.plan import autocast, to_input
-from pipeline.training.trouble import NotFinite
 
 if TYPE_CHECKING:
     from pipeline.models.blocks import Block, BlockedModel
-    from pipeline.training.feeding import Examples, Feed, Job
+    from pipeline.training.batch_source import BatchSource, Examples, Job
     from pipeline.training.linear_head import Components, Problem
-    from pipeline.training.objective import Objective
+    from pipeline.training.losses import Objective
     from pipeline.training.plan import Plan
     from pipeline.training.stages import Scope
 
@@ -95,7 +95,12 @@ def _too_large(rows: int, layer: torch.nn.Linear, job: Job) -> str | None:
 
 
 def solve(
-    job: Job, model: BlockedModel, feeds: dict[str, Feed], objective: Objective, plan: Plan, between: Callable[[], None]
+    job: Job,
+    model: BlockedModel,
+    feeds: dict[str, BatchSource],
+    objective: Objective,
+    plan: Plan,
+    between: Callable[[], None],
 ) -> SolvedHead:
     """Solves the head and gives the model its weights.
 
@@ -146,9 +151,9 @@ def _refuse_not_finite(features: torch.Tensor, examples: Examples) -> None:
     rows = (~features.isfinite().all(1)).nonzero()[:, 0].tolist()
     broken = sorted({row % len(examples) for row in rows})
     if broken:
-        raise NotFinite(
+        raise NonFiniteError(
             "features of the head", found=f"{len(broken)} examples with NaN or infinity", expected="finite numbers",
-            mend="look at these examples, or set finetune.plan.precision: fp32",
+            hint="look at these examples, or set finetune.plan.precision: fp32",
             details=[examples.ids[position] for position in broken],
         )  # fmt: skip
 
@@ -174,7 +179,7 @@ def _sampling_weights(config: FinetuneConfig, classes: torch.Tensor, count: int)
 
 
 def _features(
-    job: Job, model: BlockedModel, feed: Feed, plan: Plan, view: int | None, between: Callable[[], None]
+    job: Job, model: BlockedModel, feed: BatchSource, plan: Plan, view: int | None, between: Callable[[], None]
 ) -> torch.Tensor:
     """The head's inputs (N, D), float64, for one view of each example in the order of the ids; computed in the chunks
     of the feature cache, so that they are the same with it and without."""

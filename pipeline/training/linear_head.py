@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 
-from pipeline.training import order
+from pipeline.training import sampling
 
 MAX_ITERATIONS = 500
 TOLERANCE = 1e-6  # of the largest component of the scaled gradient of the mean loss
@@ -261,7 +261,7 @@ def assign_folds(units: Sequence[str], classes: Sequence[int], count: int) -> to
     held = [[0] * count for _ in range(numbers)]
     sizes = [0] * count
     folds = torch.zeros(len(units), dtype=torch.int64)
-    for unit in sorted(members, key=lambda name: (order.counted("fold", name), name)):
+    for unit in sorted(members, key=lambda name: (sampling.counted("fold", name), name)):
         positions = members[unit]
         label = classes[positions[0]]
         fold = min(range(count), key=lambda number: (held[label][number], sizes[number], number))

@@ -132,7 +132,7 @@ def _restored(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Ite
     gradients = [(p, None if p.grad is None else p.grad.clone()) for p in network.parameters()]
     modes = [(module, module.training) for module in network.modules()]
     groups = [{key: value for key, value in g.items() if key != "params"} for g in optimizer.param_groups]
-    moments = {
+    optimizer_state = {
         parameter: {key: value.clone() if torch.is_tensor(value) else value for key, value in state.items()}
         for parameter, state in optimizer.state.items()
     }
@@ -151,6 +151,6 @@ def _restored(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Ite
         for group, settings in zip(optimizer.param_groups, groups, strict=True):
             group.update(settings)
         optimizer.state.clear()
-        optimizer.state.update(moments)
+        optimizer.state.update(optimizer_state)
         random.setstate(others[0])
         np.random.set_state(others[1])

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from pipeline.config import FinetuneConfig
 from pipeline.records import Frozen, digest
 from pipeline.training import hardware
-from pipeline.training.objective import Objective
+from pipeline.training.losses import Objective
 
 if TYPE_CHECKING:
     import torch
@@ -141,7 +141,7 @@ def choose(
     base = _base(config)
     candidates = _open(config, base, x)
     if len(candidates) == 1 and not (config.plan.compile == "auto" and base.device.startswith("cuda")):
-        console.say(f"plan: {candidates[0]} (as configured)")
+        console.info(f"plan: {candidates[0]} (as configured)")
         return candidates[0]
     model = model_factory()
     path = _path(model, task, x, config, candidates, scratch)
@@ -149,7 +149,7 @@ def choose(
     long = steps * config.batch_size * chosen.seconds_per_example > LONG
     compiles = base.compile or (config.plan.compile == "auto" and base.device.startswith("cuda") and long)
     plan = chosen.plan.model_copy(update={"compile": compiles, "fuse": base.fuse and not compiles})
-    console.say(f"plan: {plan} ({how})")
+    console.info(f"plan: {plan} ({how})")
     return plan
 
 

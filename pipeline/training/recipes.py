@@ -51,7 +51,7 @@ def check_name(name: str, config: FinetuneConfig) -> None:
         close = difflib.get_close_matches(name, known, 1)
         raise ConfigError(
             "finetune.recipes", found=name, expected="one of " + ", ".join(known),
-            mend=f"did you mean {close[0]}?" if close else "or describe it under finetune.own",
+            hint=f"did you mean {close[0]}?" if close else "or describe it under finetune.own",
         )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import StageConfig
 from pipeline.errors import TrainingError
-from pipeline.models.select import select
+from pipeline.models.block_patterns import select
 
 if TYPE_CHECKING:
     import torch
@@ -107,6 +107,6 @@ def _refuse_ties(model: BlockedModel, scope: Scope) -> None:
         raise TrainingError(
             "tied weights", found=f"{len(tied)} shared by a block that trains and one that is frozen",
             expected="blocks that share weights to train together",
-            mend="name both blocks in the stage's `train`",
+            hint="name both blocks in the stage's `train`",
             details=[f"{name} is {other}" for name, other in tied.items()],
         )  # fmt: skip

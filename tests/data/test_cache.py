@@ -18,7 +18,7 @@ import pytest
 
 from disks import small_disk, small_files
 from pipeline.context import Silent
-from pipeline.data import cache
+from pipeline.data import decoded_store
 from pipeline.errors import TrainingError
 from pipeline.records import InputSpec
 
@@ -47,7 +47,7 @@ class Words(Silent):
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self.said.append(text)
 
 
@@ -64,12 +64,14 @@ def files(folder: Path, values: range) -> list[tuple[str, Path]]:
 def opened(
     rows: list[tuple[str, Path]], scratch: Path, *, task: Any = None, spec: InputSpec = SPEC, limit_gb: float = 1.0,
     console: Any = None,
-) -> tuple[cache.DecodedStore, Any]:  # fmt: skip
+) -> tuple[decoded_store.DecodedStore, Any]:  # fmt: skip
     task = task or Bytes()
-    return cache.open_store(task, spec, rows, scratch, limit_gb=limit_gb, console=console or Silent(), workers=2), task
+    return decoded_store.open_store(
+        task, spec, rows, scratch, limit_gb=limit_gb, console=console or Silent(), workers=2
+    ), task
 
 
-def values(store: cache.DecodedStore, rows: list[int]) -> list[int]:
+def values(store: decoded_store.DecodedStore, rows: list[int]) -> list[int]:
     found = store.batch(np.array(rows, np.int64))
     assert tuple(found.shape) == (len(rows), 4, 4, 3)
     assert all(len(example.unique()) == 1 for example in found)
@@ -82,7 +84,7 @@ def segments(scratch: Path) -> list[Path]:
 
 @pytest.fixture
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "SEGMENT_BYTES", 4 * BYTES)
+    monkeypatch.setattr(decoded_store, "SEGMENT_BYTES", 4 * BYTES)
 
 
 def test_rows_come_in_the_order_asked_for_and_may_repeat(tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_what_another_version_of_the_engine_decoded_is_not_believed(
 ) -> None:
     rows = files(tmp_path / "data", range(3))
     opened(rows, tmp_path)
-    monkeypatch.setattr(cache, "ENGINE", cache.ENGINE + 1)
+    monkeypatch.setattr(decoded_store, "ENGINE", decoded_store.ENGINE + 1)
     _, task = opened(rows, tmp_path)
     assert len(task.decoded) == 3
 
@@ -189,8 +191,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import test_cache
-from pipeline.data import cache
-cache.SEGMENT_BYTES = 4 * test_cache.BYTES
+from pipeline.data import decoded_store
+decoded_store.SEGMENT_BYTES = 4 * test_cache.BYTES
 class Deadly(test_cache.Bytes):
     def decode(self, path, spec):
         if path.name == "9.bin":
@@ -261,7 +263,7 @@ def test_beyond_the_limit_examples_are_decoded_each_time_and_that_is_said(tmp_pa
 
 
 def test_a_full_disk_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(cache.SPARE_BYTES // 2))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(decoded_store.SPARE_BYTES // 2))
     rows, console = files(tmp_path / "data", range(3)), Words()
     store, _ = opened(rows, tmp_path, console=console)
     assert "room for 0 of 3" in console.said[0]
@@ -272,9 +274,9 @@ FILLED = """
 import sys
 from pathlib import Path
 import test_cache
-from pipeline.data import cache
-cache.SPARE_BYTES = -(10**12)  # there was room when it was looked for
-cache.SEGMENT_BYTES = 64 * 2**20
+from pipeline.data import decoded_store
+decoded_store.SPARE_BYTES = -(10**12)  # there was room when it was looked for
+decoded_store.SEGMENT_BYTES = 64 * 2**20
 class Large(test_cache.Bytes):
     def shape(self, spec):
         return (400, 400, 3)
@@ -306,10 +308,10 @@ def test_a_disk_that_fills_meanwhile_is_said_and_the_examples_are_decoded_each_t
 def test_a_segment_the_disk_refuses_leaves_nothing_and_those_before_it_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "SEGMENT_BYTES", 2 * BYTES)
+    monkeypatch.setattr(decoded_store, "SEGMENT_BYTES", 2 * BYTES)
     rows, console = files(tmp_path / "data", range(5)), Words()
     opened(rows[:2], tmp_path)
-    monkeypatch.setattr(cache, "SEGMENT_BYTES", 64 * BYTES)
+    monkeypatch.setattr(decoded_store, "SEGMENT_BYTES", 64 * BYTES)
     with small_files(2 * BYTES):
         store, task = opened(rows, tmp_path, console=console)
     assert len(segments(tmp_path)) == 1

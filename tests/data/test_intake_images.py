@@ -69,7 +69,7 @@ def test_bad_file_is_a_fault(tmp_path: Path, name: str, data: bytes, settings: d
     assert (fault.code, fault.path) == (code, name)
     assert fault.found
     assert fault.expected
-    assert fault.mend
+    assert fault.hint
 
 
 def test_what_was_found_instead_is_said(tmp_path: Path) -> None:

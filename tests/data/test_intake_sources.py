@@ -111,7 +111,7 @@ def test_misspelt_names_are_told(tmp_path: Path) -> None:
     touch(tmp_path, "cat/a.png", "dog/b.png")
     (finding,) = listing(tmp_path, drop_classes=["dgo"]).findings
     assert finding.code == "no-such-class"
-    assert "did you mean dog" in finding.mend
+    assert "did you mean dog" in finding.hint
     (finding,) = listing(tmp_path, labels=["cat"]).findings
     assert (finding.code, finding.items) == ("unknown-label", ("dog",))
 
@@ -277,7 +277,7 @@ def test_a_table_without_a_header_never_loses_its_first_row(tmp_path: Path, name
     given = table(tmp_path, text, name)
     with pytest.raises(DataError, match=r"the file '1\.png' in the first line") as refused:
         listing(tmp_path, **given)
-    assert "set data.header to false" in refused.value.mend
+    assert "set data.header to false" in refused.value.hint
     with pytest.raises(DataError, match=r"the file '1\.png' in the first line"):
         listing(tmp_path, **given, columns={"path": "1.png", "label": "cat"})
     found = listing(tmp_path, **given, header=False, columns={"path": 1, "label": 2})
@@ -456,7 +456,7 @@ def test_a_table_that_is_a_link_out_of_the_data_folder_is_refused_by_name(
     with pytest.raises(DataError, match=r"metadata\.csv") as caught:
         listing(root, **settings)
     assert caught.value.found == "a link that leads out of the data folder"
-    assert "copy" in caught.value.mend
+    assert "copy" in caught.value.hint
 
 
 def test_a_table_that_is_a_link_within_the_data_folder_is_read(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 from image_builders import dataset, encoded, picture, save
 from pipeline.config import ImageIntakeConfig
 from pipeline.context import Silent
-from pipeline.data.recall import ScanMemory
 from pipeline.data.scan import scan
+from pipeline.data.scan_cache import ScanCache
 from pipeline.examples import Fault, Measured
 from pipeline.tasks.image_measure import measure
 
@@ -40,7 +40,7 @@ def listed(root: Path) -> list[str]:
 def run(root: Path, folder: Path, key: str = "k") -> tuple[list[str], Results]:
     """Scans with the memory in `folder`; what was measured anew, and all results."""
     counting = Counting(root)
-    return counting.paths, scan(root, listed(root), counting, ScanMemory(folder, key), Silent())
+    return counting.paths, scan(root, listed(root), counting, ScanCache(folder, key), Silent())
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_shortage_of_memory_is_not_held_against_the_file(data: Path, tmp_path:
     def short(path: str) -> Fault:
         return Fault(path, "out-of-memory", "f", "e", "m", hashlib.md5((data / path).read_bytes()).hexdigest())
 
-    scan(data, listed(data), short, ScanMemory(tmp_path / "memory", "k"), Silent())
+    scan(data, listed(data), short, ScanCache(tmp_path / "memory", "k"), Silent())
     assert run(data, tmp_path / "memory")[0] == listed(data)
 
 
@@ -165,7 +165,7 @@ def test_link_out_of_the_folder_is_not_recalled(data: Path, tmp_path: Path) -> N
     (data / "away").symlink_to(tmp_path / "out")
     counting = Counting(data)
     for path in ("away/x.png", "../out/x.png", str(tmp_path / "out" / "x.png")):
-        results = scan(data, [path], counting, ScanMemory(tmp_path / "memory", "k"), Silent())
+        results = scan(data, [path], counting, ScanCache(tmp_path / "memory", "k"), Silent())
         assert isinstance(results[path], Fault)
 
 
@@ -181,7 +181,7 @@ def test_broken_off_scan_keeps_what_it_measured(data: Path, tmp_path: Path) -> N
         return counting(path)
 
     with pytest.raises(Stop):
-        scan(data, listed(data), stops, ScanMemory(tmp_path / "memory", "k"), Silent())
+        scan(data, listed(data), stops, ScanCache(tmp_path / "memory", "k"), Silent())
     assert len(run(data, tmp_path / "memory")[0]) == 2
 
 
@@ -203,14 +203,14 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_worker_processes_find_the_same(shared: Path, tmp_path: Path) -> None:
     alone = run(shared, tmp_path / "alone")[1]
     measures = partial(measure, shared, intake=ImageIntakeConfig())
-    assert scan(shared, listed(shared), measures, ScanMemory(tmp_path / "m", "k"), Silent(), workers=2) == alone
+    assert scan(shared, listed(shared), measures, ScanCache(tmp_path / "m", "k"), Silent(), workers=2) == alone
 
 
 @pytest.mark.full
 def test_file_that_kills_its_worker_is_named_and_the_others_are_measured(shared: Path, tmp_path: Path) -> None:
     alone = run(shared, tmp_path / "alone")[1]
     dies = partial(_dies, shared)
-    results = scan(shared, listed(shared), dies, ScanMemory(tmp_path / "m", "k"), Silent(), workers=2)
+    results = scan(shared, listed(shared), dies, ScanCache(tmp_path / "m", "k"), Silent(), workers=2)
     culprit = results.pop("cat/cat0007.png")
     alone.pop("cat/cat0007.png")
     assert isinstance(culprit, Fault)
@@ -237,7 +237,7 @@ def test_an_interrupt_leaves_what_no_worker_has_begun(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        scan(data, listed(data), partial(_marked, data, marks), ScanMemory(tmp_path / "m", "k"), Interrupting(), 2)
+        scan(data, listed(data), partial(_marked, data, marks), ScanCache(tmp_path / "m", "k"), Interrupting(), 2)
     assert 1 <= len(list(marks.iterdir())) < len(listed(data)) / 2
 
 
@@ -247,12 +247,12 @@ def test_progress_reaches_the_end(data: Path, tmp_path: Path) -> None:
             told.append((what, done, total))
 
     told: list[tuple[str, int, int]] = []
-    scan(data, listed(data), Counting(data), ScanMemory(tmp_path, "k"), Console())
+    scan(data, listed(data), Counting(data), ScanCache(tmp_path, "k"), Console())
     assert told[-1] == ("scan", 6, 6)
 
 
 def test_same_path_twice_is_measured_once(tmp_path: Path) -> None:
     save(tmp_path / "a.png", encoded(picture(), "PNG"))
     counting = Counting(tmp_path)
-    scan(tmp_path, ["a.png", "a.png"], counting, ScanMemory(tmp_path / "m", "k"), Silent())
+    scan(tmp_path, ["a.png", "a.png"], counting, ScanCache(tmp_path / "m", "k"), Silent())
     assert counting.paths == ["a.png"]

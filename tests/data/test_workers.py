@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 import test_workers
 from pipeline.context import Silent
-from pipeline.data.recall import ScanMemory
+from pipeline.data.scan_cache import ScanMemory
 from pipeline.data.scan import scan
 from pipeline.signals import ending
 root = Path(sys.argv[1])

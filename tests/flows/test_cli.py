@@ -74,15 +74,15 @@ def test_doctor_finds_what_is_there(thaw: Thaw, tmp_path: Path) -> None:
     assert "thaw init" in done.stdout
 
 
-@pytest.mark.parametrize(("lost", "mend"), [("data", "dvc pull"), (".dvc", "bring .dvc/ back")])
-def test_the_doctor_sends_nobody_to_the_doctor(lost: str, mend: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lost", "hint"), [("data", "dvc pull"), (".dvc", "bring .dvc/ back")])
+def test_the_doctor_sends_nobody_to_the_doctor(lost: str, hint: str, tmp_path: Path) -> None:
     save(tmp_path / "photos" / "ant" / "1.png")
     init(tmp_path / "flowers", source=tmp_path / "photos", config=parse({}, "test"))
     shutil.rmtree(tmp_path / "flowers" / lost)
     place = Workspace(tmp_path / "flowers")
     found = _data(place, place.config())
     assert found.state == "bad"
-    assert mend in found.mend
+    assert hint in found.hint
 
 
 def test_the_doctors_bounds_are_the_packages_own() -> None:

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from commands import Thaw
-from flows.glance import bring_up_to_date
+from flows.status import bring_up_to_date
 from pipeline import setup
 from pipeline.config import parse
 from pipeline.data.sample import generate
-from pipeline.memory import Memory
+from pipeline.versioning import Memory
 from pipeline.workspace import Workspace
 
 SETTINGS = {"split": {"near_duplicates": -1}, "backbone": {"weights": "shipped"}}
@@ -105,7 +105,7 @@ class Lines:
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self.said.append(text)
 
     def progress(self, what: str, done: int, total: int, note: str = "") -> None: ...

@@ -96,9 +96,9 @@ def test_a_replaced_file_is_refused_by_name_and_trains_once_the_lock_lets_go(pla
     (place.root / FILE).write_bytes(NEW)
     for _ in range(2):
         said = refusal(place)
-        assert str(place.root / FILE) in said.thing
+        assert str(place.root / FILE) in said.subject
         assert "backbone.lock" in said.expected
-        assert f"'{NAME} {FILE}'" in said.mend
+        assert f"'{NAME} {FILE}'" in said.hint
         assert trains_from(place) == tensor(OLD)
     unlock(place)
     assert run(place) == "done"
@@ -159,8 +159,8 @@ def test_shipped_weights_that_another_version_brings_are_refused(
     assert run(place) == "done"
     shipped.write_bytes(NEW)
     said = refusal(place)
-    assert "version of Thaw" in said.mend
-    assert f"'{NAME} shipped'" in said.mend
+    assert "version of Thaw" in said.hint
+    assert f"'{NAME} shipped'" in said.hint
 
 
 def test_a_file_that_is_not_here_is_its_lock(place: Workspace) -> None:
@@ -175,7 +175,7 @@ def test_a_lock_of_someone_elses_is_refused_where_the_file_here_is_another(place
     entries: dict[str, Any] = json.loads(path.read_text())
     entries[f"{NAME} {FILE}"]["sha256"] = "0" * 64
     path.write_text(json.dumps(entries))
-    assert "bring the right file" in refusal(place).mend
+    assert "bring the right file" in refusal(place).hint
 
 
 @pytest.fixture

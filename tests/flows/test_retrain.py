@@ -55,7 +55,7 @@ def test_asking_needs_neither_torch_nor_prefect(finished: Path, thaw: Thaw) -> N
     thaw("status", cwd=finished)  # looks once whether the ledger agrees with the split, which takes pyarrow
     code = (
         "import sys\nfrom pathlib import Path\nfrom pipeline.workspace import Workspace\n"
-        "from flows.glance import glance\nfrom pipeline.steps import summary\n"
+        "from flows.status import glance\nfrom pipeline.steps import summary\n"
         "assert glance(Workspace(Path.cwd())).nothing_to_do\n"
         "print([m for m in ('torch', 'prefect', 'mlflow', 'great_expectations', 'pyarrow') if m in sys.modules])"
     )
@@ -84,7 +84,7 @@ def test_making_the_report_again_needs_neither_torch_nor_prefect(finished: Path)
     (finished / "report.html").unlink()
     code = (
         "import sys\nfrom pathlib import Path\nfrom pipeline.context import Silent\n"
-        "from pipeline.workspace import Workspace\nfrom flows.glance import glance, make_report\n"
+        "from pipeline.workspace import Workspace\nfrom flows.status import glance, make_report\n"
         "place = Workspace(Path.cwd())\nmake_report(place, glance(place).registered, Silent())\n"
         "print([m for m in ('torch', 'prefect', 'great_expectations') if m in sys.modules])"
     )

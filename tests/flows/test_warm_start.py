@@ -15,18 +15,18 @@ from safetensors.torch import load_file, save_file
 
 from commands import change
 from flows import retrain as flow
-from flows.glance import follow_champion
 from flows.stage import remember
+from flows.status import follow_champion
 from pipeline import manifest, setup
 from pipeline.config import parse
 from pipeline.errors import ThawError, TrackingError, TrainingError
-from pipeline.memory import Memory
 from pipeline.models import blocks
 from pipeline.records import FinetuneRecord, RegisterRecord, SplitRecord
 from pipeline.steps import champion
 from pipeline.tracking import registered
 from pipeline.tracking import store as stores
 from pipeline.training import members
+from pipeline.versioning import Memory
 from pipeline.workspace import STEPS, Workspace
 from store_helpers import Said
 
@@ -199,10 +199,10 @@ def test_a_champion_that_knows_test_examples_is_refused_with_counts(place: Works
     rows = [{**row, "split": leaked.get(row["id"], row["split"])} for row in rows]
     members.write(pa.Table.from_pylist(rows, schema=members.SCHEMA), path)
     said = refusal(place)
-    assert f"{NAME} v1" in said.thing
+    assert f"{NAME} v1" in said.subject
     assert f"of {len(tests)} test examples here it knows 3: 2 trained on and 1 validated on" in said.found
     assert set(said.details) == {row["path"] for row in tests[:3]}
-    assert "finetune.warm_start: none" in said.mend
+    assert "finetune.warm_start: none" in said.hint
     change(place.root, 'warm_start: "champion"', 'warm_start: "none"')
     assert retrain(place)[0]["finetune"] == "done"
     assert lock(place) == {}
@@ -212,14 +212,14 @@ def test_a_champion_that_does_not_say_what_it_learnt_from_is_refused(place: Work
     (source_of(place, "1") / members.FILE).unlink()
     said = refusal(place)
     assert "members.parquet" in said.found
-    assert "finetune.warm_start: none" in said.mend
+    assert "finetune.warm_start: none" in said.hint
 
 
 def test_other_weights_than_the_lock_names_are_refused(place: Workspace) -> None:
     path = source_of(place, "1") / "artifacts" / "model" / "weights.safetensors"
     save_file({name: tensor * 1.01 for name, tensor in load_file(path).items()}, path)
     said = refusal(place, TrackingError)
-    assert "champion.lock" in said.thing
+    assert "champion.lock" in said.subject
     assert manifest.sha256(path) in said.found
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from pipeline.config import BackboneConfig
 from pipeline.context import Context
 from pipeline.errors import BackboneError, ConfigError
-from pipeline.models import backbone_lock, backbones, blocks, fetch, stock
+from pipeline.models import backbone_lock, backbones, blocks, fetch, torchvision_models
 from pipeline.models.references import WeightsFile
 from pipeline.models.weights import Weights
 from weights_server import WeightsServer, serving, whole
@@ -55,7 +55,7 @@ def pin(settings: BackboneConfig, context: Context, found: WeightsFile) -> None:
 
 def fault(settings: BackboneConfig, context: Context) -> BackboneError:
     with pytest.raises(BackboneError) as caught:
-        backbones.resolve(settings, context, fetch.Patience(attempts=1, pause=0, stall=2, total=5))
+        backbones.resolve(settings, context, fetch.Patience(attempts=1, pause=0, epochs_without_improvement=2, total=5))
     return caught.value
 
 
@@ -85,7 +85,7 @@ class TestReferences:
         assert found.path == context.root / "mine.safetensors"
 
     def test_a_missing_file_is_named(self, context: Context) -> None:
-        assert str(context.root / "none.pth") in fault(config(weights="none.pth"), context).thing
+        assert str(context.root / "none.pth") in fault(config(weights="none.pth"), context).subject
 
     def test_a_url_is_fetched(self, context: Context, server: WeightsServer, body: bytes) -> None:
         server.script = [whole(body)]
@@ -109,8 +109,8 @@ class TestReferences:
 
     def test_published_weights_offline_say_how_to_bring_them(self, context: Context) -> None:
         said = fault(config(offline=True), context)
-        assert backbones.published_url("shufflenet_v2_x0_5") in said.mend
-        assert str(fetch.cache_folder()) in said.mend
+        assert backbones.published_url("shufflenet_v2_x0_5") in said.hint
+        assert str(fetch.cache_folder()) in said.hint
 
     def test_the_environment_switches_the_network_off(
         self, context: Context, server: WeightsServer, monkeypatch: pytest.MonkeyPatch
@@ -182,7 +182,7 @@ class TestPins:
     def test_a_damaged_lock_stops(self, context: Context, body: bytes, text: str) -> None:
         (context.root / "mine").write_bytes(body)
         (context.root / "backbone.lock").write_text(text)
-        assert "backbone.lock" in fault(config(weights="mine"), context).thing
+        assert "backbone.lock" in fault(config(weights="mine"), context).subject
 
 
 class TestFit:
@@ -191,7 +191,7 @@ class TestFit:
         with pytest.raises(BackboneError) as caught:
             backbones.fitted("squeezenet1_0", Weights(state, {}), "the file")
         assert "looks like squeezenet1_1" in caught.value.found
-        assert caught.value.mend == "backbone.name: torchvision/squeezenet1_1"
+        assert caught.value.hint == "backbone.name: torchvision/squeezenet1_1"
         assert any("other shape" in detail for detail in caught.value.details)
 
     def test_an_unknown_networks_weights_are_listed(self) -> None:
@@ -229,7 +229,7 @@ class TestInput:
         return backbones.input_spec(config(**settings), name, Weights({}, metadata or {}), "the file")
 
     def test_every_classifiers_published_input_is_known_offline(self) -> None:
-        for name in stock.architectures():
+        for name in torchvision_models.architectures():
             spec = self.spec(name)
             assert 224 <= spec.size <= spec.resize, name
             assert backbones.published_url(name).startswith("https://"), name

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.models import VisionTransformer
 
 from pipeline.errors import BackboneError, ConfigError
-from pipeline.models import blocks, stock
+from pipeline.models import blocks, torchvision_models
 from pipeline.models.blocks import BlockedModel
 
 # One of each family, with an input side that it accepts.
@@ -57,14 +57,14 @@ def test_the_blocks_in_order_equal_the_stock_forward_to_the_bit(name: str, side:
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_every_classifiers_blocks_equal_its_stock_forward_to_the_bit() -> None:
-    for name in stock.architectures():
+    for name in torchvision_models.architectures():
         if name not in FAMILIES:
             _check_same_function(name, _side(name))
 
 
 def test_the_blocks_of_every_classifier_hold_every_parameter_and_buffer_once() -> None:
-    assert len(stock.architectures()) >= 80
-    for name in stock.architectures():
+    assert len(torchvision_models.architectures()) >= 80
+    for name in torchvision_models.architectures():
         model = blocks.build(name, 5, meta=True)
         names = Counter(key for block in model.blocks for key, _ in [*block.named_parameters(), *block.named_buffers()])
         assert set(names) == set(model.stock.state_dict()), name
@@ -77,8 +77,8 @@ def test_the_blocks_of_every_classifier_hold_every_parameter_and_buffer_once() -
 
 def _check_head(name: str) -> None:
     head = {key for key, _ in blocks.build(name, 5, meta=True).blocks[-1].named_parameters()}
-    auxiliary = {key for key in stock.class_dependent(name) if key.startswith("AuxLogits")}
-    assert head == stock.class_dependent(name) - auxiliary, name
+    auxiliary = {key for key in torchvision_models.class_dependent(name) if key.startswith("AuxLogits")}
+    assert head == torchvision_models.class_dependent(name) - auxiliary, name
     assert any(key.endswith("weight") for key in head), name
 
 
@@ -89,7 +89,7 @@ def test_the_head_is_the_layer_whose_outputs_are_the_classes_and_nothing_else(na
 
 @pytest.mark.full
 def test_every_classifiers_head_is_its_class_layer_and_nothing_else() -> None:
-    for name in stock.architectures():
+    for name in torchvision_models.architectures():
         _check_head(name)
 
 
@@ -171,9 +171,9 @@ class TestAuxiliary:
         model = blocks.build("inception_v3", 5).train()
         x = torch.randn(2, 3, 299, 299)
         twin = copy.deepcopy(model)
-        with stock.seeded(0):
+        with torchvision_models.seeded(0):
             expected = twin.stock(x)
-        with stock.seeded(0):
+        with torchvision_models.seeded(0):
             logits, extra = model.outputs(x)
         assert torch.equal(logits, expected.logits)
         assert [weight for weight, _ in extra] == [0.4]
@@ -230,7 +230,7 @@ def test_pretrained_weights_all_arrive_but_the_heads(name: str, tmp_path: Path) 
     for meta in (True, False):
         model = blocks.build(name, 3, meta=meta)
         blocks.load_pretrained(model, tmp_path / "weights.safetensors")
-        got, new = blocks.state(model), stock.class_dependent(name)
+        got, new = blocks.state(model), torchvision_models.class_dependent(name)
         assert all(torch.equal(got[key], value) for key, value in source.items() if key not in new)
         assert all(got[key].shape[0] == 3 and got[key].isfinite().all() and got[key].any() for key in new)
         assert all(parameter.requires_grad for parameter in model.parameters())

@@ -24,7 +24,7 @@ from pipeline.models import fetch
 from pipeline.models.fetch import Patience
 from weights_server import BODY, WeightsServer, answer, cut, serving, stalled, trickle, whole
 
-QUICK = Patience(attempts=3, pause=0.02, stall=0.4, total=20)
+QUICK = Patience(attempts=3, pause=0.02, epochs_without_improvement=0.4, total=20)
 LOGIN = b"<!DOCTYPE html><html><body>Please sign in</body></html>"
 FETCH = "import sys; from pipeline.models import fetch; from pipeline.context import Silent; print(fetch.sha256(fetch.fetch(sys.argv[1], Silent())))"
 
@@ -104,14 +104,16 @@ class TestBrokenConnections:
         assert time.monotonic() - started < 10
         assert len(server.requests) == QUICK.attempts
         assert leftovers(cache) == []
-        assert f"curl -L -o net.safetensors '{server.url}'" in fault.mend
-        assert str(fetch.place(server.url)) in fault.mend
+        assert f"curl -L -o net.safetensors '{server.url}'" in fault.hint
+        assert str(fetch.place(server.url)) in fault.hint
 
     def test_a_trickle_ends_when_the_time_is_up(self, server: WeightsServer, cache: Path) -> None:
         server.script = [trickle(0.05)]
         started = time.monotonic()
         with pytest.raises(BackboneError, match="time allowed is over"):
-            fetch.fetch(server.url, Silent(), patience=Patience(attempts=3, pause=0.02, stall=5, total=0.5))
+            fetch.fetch(
+                server.url, Silent(), patience=Patience(attempts=3, pause=0.02, epochs_without_improvement=5, total=0.5)
+            )
         assert time.monotonic() - started < 5
         assert leftovers(cache) == []
 
@@ -120,7 +122,7 @@ class TestBrokenConnections:
             url = gone.url
         fault = refused(url)
         assert "3 attempts failed" in fault.found
-        assert "backbone.weights" in fault.mend
+        assert "backbone.weights" in fault.hint
 
 
 class TestRefusals:
@@ -196,9 +198,9 @@ class TestOffline:
         fault = refused(server.url, no_network=True)
         place = fetch.place(server.url)
         assert server.requests == []
-        assert server.url in fault.mend
-        assert str(place) in fault.mend
-        assert "backbone.weights" in fault.mend
+        assert server.url in fault.hint
+        assert str(place) in fault.hint
+        assert "backbone.weights" in fault.hint
         place.parent.mkdir(parents=True)
         place.write_bytes(BODY)  # what the message says to do
         assert get(server.url, no_network=True) == place
@@ -232,7 +234,7 @@ class TestDisk:
     ) -> None:
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("THAW_CACHE", str(tmp_path / "file" / "cache"))
-        assert "THAW_CACHE" in refused(server.url).mend
+        assert "THAW_CACHE" in refused(server.url).hint
 
     def test_room_is_asked_for_before(
         self, server: WeightsServer, cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -293,7 +295,7 @@ class TestOtherFileSystems:
         assert get("memory://models/net.pt").read_bytes() == BODY
 
     def test_a_missing_file_is_named(self) -> None:
-        assert refused("memory://models/none.pt").thing == "memory://models/none.pt"
+        assert refused("memory://models/none.pt").subject == "memory://models/none.pt"
 
     def test_an_unknown_protocol_is_named(self) -> None:
         assert "carrier" in refused("carrier://pigeon/net.pt").found

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.models import blocks, fused
 from pipeline.models.blocks import Block, BlockedModel
-from pipeline.models.routes import Step
+from pipeline.models.forward_steps import Step
 
 NORMED = [
     "densenet121", "efficientnet_b0", "inception_v3", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "resnet18",

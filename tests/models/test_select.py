@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.models.select import select
+from pipeline.models.block_patterns import select
 
 BLOCKS = ["conv1", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "head"]
 
@@ -45,5 +45,5 @@ def test_no_pattern_is_an_error() -> None:
 
 
 def test_choosing_blocks_needs_no_torch() -> None:
-    code = "import sys, pipeline.models.select, pipeline.models.fetch; assert 'torch' not in sys.modules"
+    code = "import sys, pipeline.models.block_patterns, pipeline.models.fetch; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

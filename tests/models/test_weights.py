@@ -27,7 +27,7 @@ class Bomb:
 def unreadable(path: Path) -> BackboneError:
     with pytest.raises(BackboneError) as caught:
         weights.read(path)
-    assert str(path) in caught.value.thing
+    assert str(path) in caught.value.subject
     return caught.value
 
 
@@ -42,7 +42,7 @@ class TestCode:
             torch.save(content, path)
         fault = unreadable(path)
         assert "more than tensors" in fault.found
-        assert "nothing in it was run" in fault.mend
+        assert "nothing in it was run" in fault.hint
         assert not mark.exists()
 
     @pytest.mark.parametrize("form", ["zip", "plain"])

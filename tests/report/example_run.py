@@ -51,7 +51,7 @@ class Made:
     finetuned: FinetuneRecord
     evaluated: EvaluateRecord
     registered: RegisterRecord | None
-    extras: page.Extras
+    extras: page.ReportContext
 
     def html(self) -> str:
         return page.build(
@@ -200,7 +200,7 @@ def _validated(folder: Path, labels: tuple[str, ...], hostile: bool) -> Validate
     ]  # fmt: skip
     manifest.write_table(
         pa.Table.from_pylist(
-            [{"path": p, "id": None, "code": c, "found": f, "expected": e, "mend": m} for p, c, f, e, m in bad],
+            [{"path": p, "id": None, "code": c, "found": f, "expected": e, "hint": m} for p, c, f, e, m in bad],
             schema=manifest.QUARANTINE,
         ),
         folder / "quarantine.parquet",
@@ -210,11 +210,11 @@ def _validated(folder: Path, labels: tuple[str, ...], hostile: bool) -> Validate
         manifest_sha256="a" * 64, labels=labels, examples=sum(per.values()), files=sum(per.values()) + 5, aliases=2,
         quarantined=3, per_class=per, converted={"exif-rotated": 3, "cmyk": 1}, checks=23,
         findings=(
-            Finding(code="duplicates", severity="info", thing="identical files", found="2 files with the content of another",
+            Finding(code="duplicates", severity="info", subject="identical files", found="2 files with the content of another",
                     items=("ok/part-002-1 (copy).png", "ok/part-010-0 (copy).png")),
-            Finding(code="class-imbalance", severity="warning", thing="class balance",
+            Finding(code="class-imbalance", severity="warning", subject="class balance",
                     found="ok has 1.5 times the examples of crack", expected="at most 1.4 times",
-                    mend="bring more of crack, or set finetune.sampling to balanced"),
+                    hint="bring more of crack, or set finetune.sampling to balanced"),
         ),
     ).save(folder)  # fmt: skip
 
@@ -228,8 +228,8 @@ def _split(folder: Path, labels: tuple[str, ...], test: int) -> SplitRecord:
             "test": {label: test // len(labels) for label in labels},
         },
         warnings=(
-            Finding(code="near-duplicates", severity="warning", thing="near-duplicates across the given splits",
-                    found="2 pairs", expected="none", mend="they were dropped from train",
+            Finding(code="near-duplicates", severity="warning", subject="near-duplicates across the given splits",
+                    found="2 pairs", expected="none", hint="they were dropped from train",
                     items=("train/ok/7.png ~ test/ok/9.png", "train/pit/3.png ~ test/pit/5.png")),
         ),
     ).save(folder)  # fmt: skip
@@ -243,14 +243,14 @@ def _backbone(folder: Path) -> BackboneRecord:
     ).save(folder)  # fmt: skip
 
 
-def _extras(hostile: bool) -> page.Extras:
+def _extras(hostile: bool) -> page.ReportContext:
     rates = [10 ** (-5 + n / 10) for n in range(41)]
-    return page.Extras(
+    return page.ReportContext(
         workspace=HOSTILE if hostile else "surfaces",
         when=datetime(2026, 11, 20, 23, 5, tzinfo=UTC),
         data=DataVersion(md5="0123456789abcdef0123456789abcdef.dir", size=11_534_336, files=413,
                          git_revision="9464c65aa21e", dirty=True, dirty_reason="data.dvc is not committed to Git"),
-        drift=(Finding(code="label-drift", severity="warning", thing="class shares", expected="at most 15 %",
+        drift=(Finding(code="label-drift", severity="warning", subject="class shares", expected="at most 15 %",
                        found="they moved by 17 % since the last accepted version"),),
         seconds={"validate": 2.31, "split": 0.4, "backbone": 0.2, "finetune": 48.2, "evaluate": 6.1, "register": 3.3},
         unchanged=("backbone",),
@@ -278,5 +278,5 @@ if __name__ == "__main__":
     many = make(target / "many", labels=[f"class {n:03d}" for n in range(60)], parts=240, skill=(3.5, 2.0))
     page.write(many.html(), target / "many.html")
     bare = make(target / "bare", labels=("ants", "bees"), baseline=False)
-    bare = dataclasses.replace(bare, registered=None, extras=page.Extras(workspace="bees"))
+    bare = dataclasses.replace(bare, registered=None, extras=page.ReportContext(workspace="bees"))
     page.write(bare.html(), target / "bare.html")

@@ -152,7 +152,7 @@ def test_hostile_names_are_shown_as_text(hostile: Made) -> None:
 
 def test_what_cannot_be_seen_is_made_visible(made: Made) -> None:
     odd = Finding(
-        code="x", severity="warning", thing="a\nb", found="\u202egnp.exe", items=("bad\udcffbyte", "tab\there")
+        code="x", severity="warning", subject="a\nb", found="\u202egnp.exe", items=("bad\udcffbyte", "tab\there")
     )
     html = dataclasses.replace(made, validated=made.validated.model_copy(update={"findings": (odd,)})).html()
     for shown in (r"a\nb", r"\u202egnp.exe", r"bad\udcffbyte", r"tab\there"):
@@ -170,7 +170,7 @@ def test_links_lead_only_where_a_reader_would_go(made: Made) -> None:
 
 def test_a_bare_run_has_a_page_too(tmp_path: Path) -> None:
     made = make(tmp_path, labels=("ants", "bees"), baseline=False, skill=(50, 20))
-    read = Read(dataclasses.replace(made, registered=None, extras=page.Extras(workspace="bees")).html())
+    read = Read(dataclasses.replace(made, registered=None, extras=page.ReportContext(workspace="bees")).html())
     assert "It made no mistake" in read.text
     assert "Not registered yet" in read.text
     assert "scratch" not in read.text
@@ -244,7 +244,7 @@ def test_gather_takes_what_the_latest_run_left(tmp_path: Path) -> None:
         (runs / name / "evaluate").mkdir(parents=True)
         text = json.dumps({"megabytes": megabytes}) if megabytes else "{broken"
         (runs / name / "evaluate" / "latency.json").write_text(text)
-    drift = [{"code": "drift-x", "severity": "warning", "thing": "t", "found": "f"}]
+    drift = [{"code": "drift-x", "severity": "warning", "subject": "t", "found": "f"}]
     (runs / "20260101T000000Z-aa" / "validate").mkdir()
     (runs / "20260101T000000Z-aa" / "validate" / "drift.json").write_text(json.dumps(drift))
     data = DataVersion(md5="0.dir", size=1, files=1, git_revision=None, dirty=False)

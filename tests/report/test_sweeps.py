@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.records import CandidateRecord, InputSpec, StageResult
-from pipeline.report.extras import Sweep, sweeps
+from pipeline.report.report_context import Sweep, sweeps
 from pipeline.training.candidates import write_curves
 from pipeline.training.lr_find import SPLIT
-from pipeline.training.position import Row
+from pipeline.training.train_state import Row
 
 
 def candidate(folder: Path, rows: list[Row]) -> None:

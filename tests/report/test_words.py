@@ -8,7 +8,7 @@ import math
 import pytest
 
 from pipeline.records import Estimate
-from pipeline.report import charts, sections, words
+from pipeline.report import charts, formatting, sections
 
 
 def plain(text: str) -> str:
@@ -20,7 +20,7 @@ def plain(text: str) -> str:
     [(1e-3, "1e-3"), (2.5e-4, "2.5e-4"), (0.5, "5e-1"), (0.00049, "4.9e-4"), (7.8125e-6, "7.8e-6"), (1.0, "1e0")],
 )
 def test_rates(value: float, said: str) -> None:
-    assert plain(words.rate(value)) == said
+    assert plain(formatting.rate(value)) == said
 
 
 @pytest.mark.parametrize(
@@ -36,18 +36,18 @@ def test_rates(value: float, said: str) -> None:
     ],
 )
 def test_seconds(value: float, said: str) -> None:
-    assert plain(words.seconds(value)) == said
+    assert plain(formatting.seconds(value)) == said
 
 
 @pytest.mark.parametrize(("value", "said"), [(512, "512B"), (11_534_336, "11.5MB"), (2.5e9, "2.5GB"), (3e12, "3.0TB")])
 def test_sizes(value: float, said: str) -> None:
-    assert plain(words.size(value)) == said
+    assert plain(formatting.size(value)) == said
 
 
 def test_counts_and_lists() -> None:
-    assert plain(words.many(1, "example")) == "1 example"
-    assert plain(words.many(12345, "class", "classes")) == "12345 classes"
-    assert [words.listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+    assert plain(formatting.many(1, "example")) == "1 example"
+    assert plain(formatting.many(12345, "class", "classes")) == "12345 classes"
+    assert [formatting.listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
         "",
         "a",
         "a and b",
@@ -56,15 +56,15 @@ def test_counts_and_lists() -> None:
 
 
 def test_points_and_intervals() -> None:
-    assert plain(words.points(-0.0521)) == "-5.2 points"
-    assert plain(words.gap(Estimate(value=0, low=-0.012, high=0.034))) == "-1.2 to +3.4"
-    assert words.spread("accuracy", Estimate(value=0.95, low=0.912, high=0.98)) == "91.2–98.0"
-    assert words.spread("log_loss", Estimate(value=0.2, low=0.1, high=0.3)) == "0.100–0.300"
+    assert plain(formatting.points(-0.0521)) == "-5.2 points"
+    assert plain(formatting.gap(Estimate(value=0, low=-0.012, high=0.034))) == "-1.2 to +3.4"
+    assert formatting.spread("accuracy", Estimate(value=0.95, low=0.912, high=0.98)) == "91.2–98.0"
+    assert formatting.spread("log_loss", Estimate(value=0.2, low=0.1, high=0.3)) == "0.100–0.300"
 
 
 def test_a_metric_of_another_task_is_shown_by_its_name() -> None:
-    assert words.meaning("mean_overlap").title == "Mean overlap"
-    assert words.meaning("top_5_accuracy").title == "Top-5 accuracy"
+    assert formatting.meaning("mean_overlap").title == "Mean overlap"
+    assert formatting.meaning("top_5_accuracy").title == "Top-5 accuracy"
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.3, 1.45), (-2, 7), (0, 1234), (0.001, 0.0011), (5, 5)])

@@ -58,7 +58,7 @@ class Words(Silent):
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self.said.append(text)
 
 
@@ -286,7 +286,7 @@ def test_the_store_of_decoded_examples_keeps_to_the_limit_it_is_given(place: Pla
     class Told(Silent):
         lines: ClassVar[list[str]] = []
 
-        def say(self, text: str) -> None:
+        def info(self, text: str) -> None:
             self.lines.append(text)
 
     record = place.evaluate("without", pixel_cache_gb=0.0, console=Told())

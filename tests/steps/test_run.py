@@ -12,7 +12,7 @@ import pytest
 from pipeline import dvc_yaml
 from pipeline.config import STAGE_PARAMS, Config, SplitConfig, to_yaml
 from pipeline.context import Context, NoTracker, Silent
-from pipeline.errors import ConfigError, MemoryFault
+from pipeline.errors import ConfigError, VersioningError
 from pipeline.records import SplitRecord, ValidateRecord
 from pipeline.steps import run as steps
 from pipeline.upgrade import upgrade
@@ -69,7 +69,7 @@ def test_a_step_before_its_time_says_what_is_missing_and_removes_nothing(place: 
     kept = place.output("split") / "kept"
     kept.parent.mkdir(parents=True)
     kept.write_text("")
-    with pytest.raises(MemoryFault, match="validate"):
+    with pytest.raises(VersioningError, match="validate"):
         run(place, "split")
     assert kept.exists()
 

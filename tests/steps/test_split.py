@@ -19,10 +19,10 @@ from pipeline.context import Context
 from pipeline.data.ledger import load
 from pipeline.errors import LedgerError, SplitError
 from pipeline.evaluation.bootstrap import proportion, units_of
-from pipeline.memory import Memory, initialise
-from pipeline.memory.reasons import ledger_objects
 from pipeline.records import SplitRecord, ValidateRecord
 from pipeline.steps.split import split
+from pipeline.versioning import Memory, initialise
+from pipeline.versioning.stale_reasons import ledger_objects
 from pipeline.workspace import emptied
 
 CONFIG = SplitConfig()
@@ -36,7 +36,7 @@ class Place:
     rows: list[dict[str, object]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self.said.append(text)
 
     def progress(self, what: str, done: int, total: int, note: str = "") -> None: ...
@@ -264,7 +264,7 @@ def test_a_class_of_one_group_is_warned_of(place: Place) -> None:
     place.grow("a", 10)
     for number in range(12):
         place.add(f"lone{number}", "lone", group="only")
-    assert [warning.code for warning in place.split().warnings if warning.thing == "class lone"] == [
+    assert [warning.code for warning in place.split().warnings if warning.subject == "class lone"] == [
         "no-val",
         "no-test",
     ]

@@ -53,7 +53,7 @@ def test_a_server_that_breaks_in_the_middle_is_told_everything_once_it_answers(
     opened = tracker(workspace, said, uri=server.url)
     run = opened.open(KEY, "head")
     run.metrics(curve(0, 1, 2))
-    opened.settle()  # however slow this machine is
+    opened.flush()  # however slow this machine is
     server.mode = "500"
     began = time.monotonic()
     for step in range(3, 200):
@@ -80,7 +80,7 @@ def test_what_a_slow_server_did_without_answering_in_time_is_not_done_twice(
     opened = tracker(workspace, Said(), uri=server.url)
     run = opened.open(KEY, "head")
     run.metrics(curve(0))
-    opened.settle()  # however slow this machine is
+    opened.flush()  # however slow this machine is
     monkeypatch.setitem(store.TRAINING, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     server.mode = "lost"
     began = time.monotonic()
@@ -89,16 +89,16 @@ def test_what_a_slow_server_did_without_answering_in_time_is_not_done_twice(
     assert server.fired == 1
     time.sleep(0.2)
     assert sorted(recorded(workspace, run.id)) == [0, 1, 2, 3], "the server did nothing: this test tests nothing"
-    assert run.spool.ops, "the tracker took a lost answer for a yes"
+    assert run.outbox.ops, "the tracker took a lost answer for a yes"
     server.mode = "ok"
     monkeypatch.setitem(store.TRAINING, "MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    opened.settle()
+    opened.flush()
     assert sorted(recorded(workspace, run.id)) == [0, 1, 2, 3]
     resumed = tracker(workspace, Said(), uri=server.url)  # and once more by the next process
     again = resumed.open(KEY, "head")
     again.metrics(curve(2, 3, 4))
     again.close()
-    resumed.settle()
+    resumed.flush()
     assert again.id == run.id
     assert sorted(recorded(workspace, run.id)) == [0, 1, 2, 3, 4]
 
@@ -120,7 +120,7 @@ def test_a_run_begun_with_the_server_down_is_recorded_by_the_next(workspace: Wor
     assert (parent.id, run.id) == ("", "")
     assert len(said.lines) == 1
     with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9"):
-        away.settle()
+        away.flush()
 
     later = tracker(workspace)
     later.open("e" * 64, "another")
@@ -139,7 +139,7 @@ def test_a_write_the_server_refuses_is_left_out_and_does_not_block_the_others(wo
     said = Said()
     opened = tracker(workspace, said)
     run = opened.open(KEY, "head")
-    run.spool.append({"op": "metrics", "points": [["a\nb", 1.0, 1, 1]]})
+    run.outbox.append({"op": "metrics", "points": [["a\nb", 1.0, 1, 1]]})
     run.tags({"after": "it"})
     assert opened.store.client.get_run(run.id).data.tags["after"] == "it"
     assert len(said.lines) == 1
@@ -198,7 +198,7 @@ def test_a_file_of_one_content_is_kept_once_and_until_every_write_of_it_is_confi
     run.artifact(tmp_path / "per_class.csv", "two")
     assert len(left(workspace)) == 3, "the writes, and a folder with one content"
     server.mode = "ok"
-    opened.settle()
+    opened.flush()
     assert artifacts(workspace, "head") == {"one/per_class.csv": "same", "two/per_class.csv": "same"}
     assert left(workspace) == []
 
@@ -232,10 +232,10 @@ import os, signal, sys
 from pathlib import Path
 from pipeline.config import TrackingConfig
 from pipeline.context import Metric
-from pipeline.tracking import open_tracker, spool
+from pipeline.tracking import open_tracker, outbox
 from pipeline.workspace import Workspace
 
-drop, wanted = spool.Spool.drop, int(sys.argv[3])
+drop, wanted = outbox.Spool.drop, int(sys.argv[3])
 
 def killed(self, count):
     global wanted
@@ -244,7 +244,7 @@ def killed(self, count):
         os.kill(os.getpid(), signal.SIGKILL)  # the store has it, and the spool still says that it has not
     drop(self, count)
 
-spool.Spool.drop = killed
+outbox.Spool.drop = killed
 tracker = open_tracker(TrackingConfig(system_metrics=False), Workspace(Path(sys.argv[1])))
 run = tracker.open("9" * 64, "killed", tags={"git": "abc"})
 run.params({"lr": 0.1})

@@ -16,7 +16,7 @@ from pipeline.config import TrackingConfig
 from pipeline.context import Metric, NoTracker
 from pipeline.errors import ConfigError, TrackingError
 from pipeline.tracking import open_tracker, server_command
-from pipeline.tracking.store import find, patiently, trouble
+from pipeline.tracking.store import find, trouble, with_retries
 from pipeline.workspace import Workspace
 from store_helpers import lay_store, tracker
 
@@ -66,9 +66,9 @@ def test_a_killed_run_goes_on_with_no_point_lost_or_doubled(workspace: Workspace
 
 
 def test_a_line_cut_short_by_a_kill_is_left_out(workspace: Workspace) -> None:
-    spool = workspace.scratch / "spool" / f"{KEY}.jsonl"
-    spool.parent.mkdir(parents=True)
-    spool.write_text('{"op": "tags", "values": {"a": "1"}}\n{"op": "tags", "val')
+    outbox = workspace.scratch / "spool" / f"{KEY}.jsonl"
+    outbox.parent.mkdir(parents=True)
+    outbox.write_text('{"op": "tags", "values": {"a": "1"}}\n{"op": "tags", "val')
     run = tracker(workspace).open(KEY, "head")
     assert tracker(workspace).store.client.get_run(run.id).data.tags["a"] == "1"
 
@@ -115,9 +115,9 @@ def test_files_and_folders_are_kept_with_the_run(workspace: Workspace, tmp_path:
 def test_the_machine_is_sampled_while_a_run_without_a_parent_is_open(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.tracking import system
+    from pipeline.tracking import system_metrics
 
-    monkeypatch.setattr(system.Sampler.__init__, "__defaults__", (0.05,))
+    monkeypatch.setattr(system_metrics.Sampler.__init__, "__defaults__", (0.05,))
     opened = tracker(workspace, system_metrics=True)
     parent = opened.open(KEY, "insects")
     child = opened.open(OTHER, "head", parent=parent)
@@ -174,10 +174,10 @@ def test_a_locked_database_names_its_holder_and_loses_nothing(workspace: Workspa
     assert time.monotonic() - began < 20
     assert run.id == "", "the database was not locked: this test tests nothing"
     with pytest.raises(TrackingError, match=f"locked, held open by process {locked.pid}"):
-        patiently(opened.store, "asking", lambda: opened.store.client.search_experiments(), seconds=0.1)
+        with_retries(opened.store, "asking", lambda: opened.store.client.search_experiments(), seconds=0.1)
     locked.kill()
     locked.wait()
-    opened.settle()
+    opened.flush()
     assert steps(opened.store.client, run.id, "val/accuracy") == [1]
 
 
@@ -190,7 +190,7 @@ def test_patience_waits_for_a_lock_that_passes(workspace: Workspace) -> None:
             raise sqlite3.OperationalError("database is locked")
         return "done"
 
-    assert patiently(tracker(workspace).store, "asking", call) == "done"
+    assert with_retries(tracker(workspace).store, "asking", call) == "done"
     assert len(calls) == 2
 
 

@@ -17,12 +17,12 @@ from pipeline import dvc_yaml, manifest
 from pipeline.config import Config, FinetuneConfig, TaskConfig, parse, to_yaml
 from pipeline.context import Context, Silent
 from pipeline.errors import TrainingError
-from pipeline.memory import Memory, initialise
 from pipeline.records import BackboneRecord, FinetuneRecord
 from pipeline.steps import baseline
 from pipeline.steps import finetune as step
 from pipeline.tasks import catalog
 from pipeline.training import members
+from pipeline.versioning import Memory, initialise
 
 ONCE = CONFIG.model_copy(update={"baseline_steps": 10})
 ANOTHER = CONFIG.model_copy(update={"baseline_steps": 1})

@@ -12,9 +12,9 @@ from tiny import PLAN, STAGES, Setting, TinyModel
 from torch.optim.swa_utils import update_bn
 
 from pipeline.config import StageConfig
-from pipeline.training import batchnorm, gradient, stages
-from pipeline.training.feeding import Feed
-from pipeline.training.objective import Objective
+from pipeline.training import batchnorm, gradient_accumulation, stages
+from pipeline.training.batch_source import BatchSource
+from pipeline.training.losses import Objective
 
 EVERYTHING = StageConfig(name="all", train=("all",), epochs=2, lr=1e-2, batchnorm="train")
 
@@ -25,7 +25,7 @@ def statistics(model: Any) -> dict[str, torch.Tensor]:
 
 def inputs(setting: Setting, model: Any) -> list[torch.Tensor]:
     job = setting.job()
-    feed = Feed(job, job.train, None, 0)
+    feed = BatchSource(job, job.train, None, 0)
     return [feed.batch(cut, None) for cut in batchnorm.sample(job.train.keys, job.config.seed)]
 
 
@@ -89,8 +89,10 @@ def test_want_of_memory_moves_no_statistics_twice(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Objective, "__call__", hungry)
     plan = PLAN.model_copy(update={"batch_size": 4})
-    with pytest.raises(gradient.NoMemory):
-        gradient.accumulate(model, Objective(0.0, None), plan, 0, torch.rand(8, 3, 8, 8), torch.arange(8) % 3)
+    with pytest.raises(gradient_accumulation.OutOfMemory):
+        gradient_accumulation.accumulate(
+            model, Objective(0.0, None), plan, 0, torch.rand(8, 3, 8, 8), torch.arange(8) % 3
+        )
     assert len(pieces) == 2, "memory ran out in the first piece"
     for name, value in model.stock.state_dict().items():
         assert torch.equal(value, before[name]), name

@@ -13,7 +13,7 @@ from tiny import Setting, Words, elsewhere, train_and_hash, weights_hash
 
 from pipeline.errors import TrainingError
 from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.trouble import NotFinite
+from pipeline.training.numerics import NonFiniteError
 
 KILLED = -9
 
@@ -78,7 +78,7 @@ def test_a_checkpoint_of_another_training_is_refused_with_the_difference(tmp_pat
 def test_moments_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     checkpoints, _ = made(tmp_path)
     save(checkpoints, 1)
-    with pytest.raises(NotFinite) as fault:
+    with pytest.raises(NonFiniteError) as fault:
         checkpoints.save({"step": 2}, {"optimizer/x:exp_avg": torch.tensor([1.0, float("nan")])})
     assert fault.value.details == ("optimizer/x:exp_avg",)
     found = checkpoints.load()

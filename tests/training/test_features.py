@@ -21,7 +21,7 @@ from pipeline.models import blocks
 from pipeline.records import InputSpec
 from pipeline.tasks.base import Draw
 from pipeline.tasks.image_classification import ImageClassification
-from pipeline.training import features, order
+from pipeline.training import feature_cache, sampling
 from pipeline.training.plan import Plan, autocast, place, to_input
 
 SPEC = InputSpec(size=32, resize=40)
@@ -37,7 +37,7 @@ class Store:
         self.ids = tuple(hashlib.md5(bytes([number])).hexdigest() for number in range(count))
         self.pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 40, 40, 3), dtype=np.uint8))
 
-    def batch(self, rows: order.Rows) -> torch.Tensor:
+    def batch(self, rows: sampling.Rows) -> torch.Tensor:
         return self.pixels[torch.from_numpy(rows)]
 
 
@@ -56,7 +56,7 @@ class Words(Silent):
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self.said.append(text)
 
 
@@ -74,10 +74,10 @@ def model() -> blocks.BlockedModel:
 def opened(
     model: blocks.BlockedModel, scratch: Path, *, boundary: int = -1, store: Any = None, rows: Any = None,
     task: Any = None, views: int | None = VIEWS, plan: Plan = PLAN, console: Any = None, **other: Any,
-) -> features.FeatureStore | None:  # fmt: skip
+) -> feature_cache.FeatureStore | None:  # fmt: skip
     store = store or Store(64)
     values = {"spec": SPEC, "task_config": TaskConfig(), "seed": 0, "key": "weights", **other}
-    return features.open_features(
+    return feature_cache.open_features(
         model, boundary % len(model.blocks), store, np.arange(len(store.ids)) if rows is None else rows,
         task or ImageClassification(), values["spec"], values["task_config"], seed=values["seed"], views=views,
         plan=plan, key=values["key"], scratch=scratch, console=console or Silent(),
@@ -85,21 +85,21 @@ def opened(
     )  # fmt: skip
 
 
-def kept(*arguments: Any, **options: Any) -> features.FeatureStore:
+def kept(*arguments: Any, **options: Any) -> feature_cache.FeatureStore:
     found = opened(*arguments, **options)
     assert found is not None
     return found
 
 
-def shown(store: Store, epoch: int, rows: order.Rows) -> order.Rows:
-    return order.views(order.keys(store.ids), epoch, VIEWS)[rows]
+def shown(store: Store, epoch: int, rows: sampling.Rows) -> sampling.Rows:
+    return sampling.views(sampling.keys(store.ids), epoch, VIEWS)[rows]
 
 
 def computed(
     model: blocks.BlockedModel,
     store: Store,
-    rows: order.Rows,
-    views: order.Rows | None,
+    rows: sampling.Rows,
+    views: sampling.Rows | None,
     boundary: int,
     plan: Plan = PLAN,
 ) -> torch.Tensor:
@@ -110,11 +110,11 @@ def computed(
         return model.run(to_input(x, plan), 0, boundary % len(model.blocks))
 
 
-def epochs(store: Store, count: int, size: int) -> list[tuple[order.Rows, order.Rows]]:
+def epochs(store: Store, count: int, size: int) -> list[tuple[sampling.Rows, sampling.Rows]]:
     """The batches of some epochs and their views."""
-    keys, found = order.keys(store.ids), []
+    keys, found = sampling.keys(store.ids), []
     for epoch in range(count):
-        for rows in order.batches(order.shuffle(keys, 0, epoch), size):
+        for rows in sampling.batches(sampling.shuffle(keys, 0, epoch), size):
             found.append((rows, shown(store, epoch, rows)))
     return found
 
@@ -128,11 +128,11 @@ def test_equal_to_the_bit_in_fp32_at_one_batch_size(
 ) -> None:
     plan = PLAN.model_copy(update={"memory_format": memory_format, "fuse": fuse})
     place(model, plan)
-    store = Store(2 * features.CHUNK)
+    store = Store(2 * feature_cache.CHUNK)
     if fuse:
         model.fuse(torch.zeros(1, 3, 32, 32), boundary % len(model.blocks), activations=True)
     cached = kept(model, tmp_path, boundary=boundary, store=store, plan=plan)
-    for rows, views in epochs(store, VIEWS + 1, features.CHUNK):
+    for rows, views in epochs(store, VIEWS + 1, feature_cache.CHUNK):
         assert torch.equal(cached.batch(rows, views), computed(model, store, rows, views, boundary, plan))
     model.unfuse()
     place(model, PLAN)
@@ -162,7 +162,7 @@ def test_within_its_precision_in_bf16(model: blocks.BlockedModel, tmp_path: Path
 
 
 def test_the_plain_presentation_has_no_views(model: blocks.BlockedModel, tmp_path: Path) -> None:
-    store = Store(features.CHUNK)
+    store = Store(feature_cache.CHUNK)
     cached = kept(model, tmp_path, store=store, views=None)
     by_id = np.array(sorted(range(len(store.ids)), key=lambda row: store.ids[row]))
     assert torch.equal(cached.batch(by_id, None), computed(model, store, by_id, None, -1))
@@ -275,7 +275,7 @@ def test_what_another_version_of_the_engine_computed_is_not_believed(
     model: blocks.BlockedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept(model, tmp_path)
-    monkeypatch.setattr(features, "ENGINE", features.ENGINE + 1)
+    monkeypatch.setattr(feature_cache, "ENGINE", feature_cache.ENGINE + 1)
     kept(model, tmp_path)
     assert len(list((tmp_path / "features").iterdir())) == 2
 
@@ -290,7 +290,7 @@ def test_how_much_memory_a_batch_may_take_changes_nothing(model: blocks.BlockedM
 def test_what_an_interruption_left_is_gone_on_with(model: blocks.BlockedModel, tmp_path: Path) -> None:
     class Stumbling(Counting):
         def prepare(self, decoded: torch.Tensor, *rest: Any) -> torch.Tensor:
-            if self.prepared >= PROBED + features.CHUNK:  # the probe, then a chunk
+            if self.prepared >= PROBED + feature_cache.CHUNK:  # the probe, then a chunk
                 raise KeyboardInterrupt
             return super().prepare(decoded, *rest)
 
@@ -300,7 +300,7 @@ def test_what_an_interruption_left_is_gone_on_with(model: blocks.BlockedModel, t
         kept(model, tmp_path, store=store, task=Stumbling()).batch(rows, views)
     task = Counting()
     found = kept(model, tmp_path, store=store, task=task).batch(rows, views)
-    assert task.prepared == 60 - features.CHUNK
+    assert task.prepared == 60 - feature_cache.CHUNK
     assert torch.equal(found, kept(model, tmp_path / "whole", store=store).batch(rows, views))
 
 
@@ -316,7 +316,7 @@ def test_between_chunks_the_caller_may_stop_it(model: blocks.BlockedModel, tmp_p
     task = Counting()
     with pytest.raises(InterruptedError):
         kept(model, tmp_path, store=store, task=task, between=between).batch(rows, views)
-    assert task.prepared == PROBED + features.CHUNK
+    assert task.prepared == PROBED + feature_cache.CHUNK
 
 
 DAMAGE = {
@@ -368,7 +368,7 @@ def test_a_disk_that_fills_meanwhile_is_said_and_the_outputs_are_computed_each_t
 
 def _on_a_disk_that_fills(disk: Path) -> list[str]:
     """Two epochs on a disk that has room for the flags and one of the turns, and what was said."""
-    features.SPARE_BYTES = -(10**12)  # there was room when it was looked for
+    feature_cache.SPARE_BYTES = -(10**12)  # there was room when it was looked for
     model, store, console = blocks.build("mobilenet_v2", 3).eval(), Store(112), Words()
     opened_store = kept(model, disk, store=store, console=console)
     for rows, views in epochs(store, 2, 16):
@@ -392,12 +392,12 @@ def test_files_the_disk_refuses_are_not_left_behind(model: blocks.BlockedModel, 
 def test_where_reading_takes_as_long_as_computing_it_says_so(
     model: blocks.BlockedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "READ_BYTES_PER_SECOND", 1.0)
+    monkeypatch.setattr(feature_cache, "READ_BYTES_PER_SECOND", 1.0)
     console = Words()
     measured = PLAN.model_copy(update={"feature_cache_always": False})
     assert opened(model, tmp_path, plan=measured, console=console) is None
     assert "as long to read" in console.said[0]
-    monkeypatch.setattr(features, "READ_BYTES_PER_SECOND", 1e15)
+    monkeypatch.setattr(feature_cache, "READ_BYTES_PER_SECOND", 1e15)
     assert opened(model, tmp_path, plan=measured) is not None
 
 

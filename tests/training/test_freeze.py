@@ -13,7 +13,7 @@ from tiny import STAGES, Setting, TinyModel, TinyTask
 
 from pipeline.config import StageConfig
 from pipeline.errors import TrainingError
-from pipeline.training import fingerprint, freeze, optim, stages
+from pipeline.training import fingerprint, freeze, optimizers, stages
 from pipeline.training.stages import Scope
 
 HEAD = (STAGES[0],)
@@ -34,7 +34,7 @@ def test_an_honest_stage_passes_and_its_digest_names_what_was_frozen(tmp_path: P
 
 def test_frozen_parameters_have_no_gradient_and_no_group() -> None:
     model, scope = frozen_model("last:1")
-    groups = optim.groups(model, {"top": 0.1, "head": 0.1}, 0.01)
+    groups = optimizers.groups(model, {"top": 0.1, "head": 0.1}, 0.01)
     assert {name.partition(".")[0] for group in groups for name in group["names"]} == {"top", "head"}
     assert not any(p.requires_grad for block in model.blocks[:2] for p in block.parameters())
     assert scope.boundary == 2

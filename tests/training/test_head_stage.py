@@ -15,8 +15,8 @@ from pipeline.config import StageConfig
 from pipeline.errors import Interrupted
 from pipeline.models import blocks
 from pipeline.training import head_stage, linear_head, stages
-from pipeline.training.interrupt import Stop, interruptible
-from pipeline.training.train import train
+from pipeline.training.interruption import Stop, interruptible
+from pipeline.training.recipe_trainer import train
 
 SOLVED = CONFIG.model_copy(update={"head_solver": "auto"})
 HEAD = StageConfig(name="head", train=("head",), epochs=7, lr="auto")
@@ -204,6 +204,6 @@ def test_features_that_are_not_finite_name_their_examples(tmp_path: Path) -> Non
     job = setting(tmp_path).job()
     features = torch.zeros(3, 2)
     features[1, 0] = float("nan")
-    with pytest.raises(head_stage.NotFinite) as fault:
+    with pytest.raises(head_stage.NonFiniteError) as fault:
         head_stage._refuse_not_finite(features, job.train)
     assert list(fault.value.details) == [job.train.ids[1]]

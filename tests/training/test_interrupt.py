@@ -16,7 +16,7 @@ import torch
 from tiny import Setting, TinyTask, train_and_hash, weights_hash
 
 from pipeline.errors import Interrupted
-from pipeline.training.interrupt import interruptible
+from pipeline.training.interruption import interruptible
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from pipeline.config import FinetuneConfig
 from pipeline.training import head_stage, linear_head
-from pipeline.training.objective import objective
+from pipeline.training.losses import objective
 
 
 def correlated(rows: int, columns: int, classes: int, *, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pipeline.training import lr_find
-from pipeline.training.train import Trained
+from pipeline.training.recipe_trainer import Trained
 
 
 class Problem:

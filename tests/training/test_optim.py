@@ -7,15 +7,15 @@ import torch
 from tiny import TinyModel
 
 from pipeline.config import FinetuneConfig, StageConfig
-from pipeline.training import optim, stages
+from pipeline.training import optimizers, stages
 
 
 def built(train: str, config: FinetuneConfig, lr: float = 0.1, decay: float = 0.5) -> torch.optim.Optimizer:
     model = TinyModel()
     scope = stages.scope(model, StageConfig(name="s", train=(train,), epochs=1))  # type: ignore[arg-type]
     stages.apply(model, scope)  # type: ignore[arg-type]
-    peaks = optim.rates([block.name for block in model.blocks], scope, lr, decay)
-    return optim.build(config, optim.groups(model, peaks, config.weight_decay))  # type: ignore[arg-type]
+    max_lrs = optimizers.rates([block.name for block in model.blocks], scope, lr, decay)
+    return optimizers.build(config, optimizers.groups(model, max_lrs, config.weight_decay))  # type: ignore[arg-type]
 
 
 def test_rates_fall_block_by_block_and_norms_and_biases_do_not_decay() -> None:
@@ -30,13 +30,13 @@ def test_rates_fall_block_by_block_and_norms_and_biases_do_not_decay() -> None:
 
 
 def test_the_rate_rises_then_falls_along_half_a_cosine() -> None:
-    course = [optim.factor(step, 100, 0.1) for step in range(100)]
+    course = [optimizers.factor(step, 100, 0.1) for step in range(100)]
     assert course[:10] == sorted(course[:10])
     assert course[10] == 1
     assert course[10:] == sorted(course[10:], reverse=True)
     assert course[55] == pytest.approx(0.5)
     assert 0 < course[-1] < 0.001
-    assert optim.factor(0, 1, 0.0) == 1
+    assert optimizers.factor(0, 1, 0.0) == 1
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
@@ -47,7 +47,10 @@ def test_moments_come_back_as_they_were(kind: str) -> None:
         for parameter in group["params"]:
             parameter.grad = torch.randn_like(parameter)
     one.step()
-    optim.restore_moments(other, optim.moments(one))
-    assert optim.moments(one).keys() == optim.moments(other).keys() != set()
-    assert all(torch.equal(value, optim.moments(other)[key]) for key, value in optim.moments(one).items())
-    assert optim.layout(one) == optim.layout(other)
+    optimizers.restore_moments(other, optimizers.optimizer_state(one))
+    assert optimizers.optimizer_state(one).keys() == optimizers.optimizer_state(other).keys() != set()
+    assert all(
+        torch.equal(value, optimizers.optimizer_state(other)[key])
+        for key, value in optimizers.optimizer_state(one).items()
+    )
+    assert optimizers.layout(one) == optimizers.layout(other)

@@ -11,16 +11,16 @@ from tiny import LABELS, Setting, TinyModel, TinyTask, Words
 
 from pipeline.config import FinetuneConfig, PlanConfig
 from pipeline.context import Silent
-from pipeline.training import pace, plan
-from pipeline.training.pace import step_share
+from pipeline.training import plan, throughput
 from pipeline.training.plan import Chosen, Measured, Plan
+from pipeline.training.throughput import step_share
 
 SHARES = (0.4, 0.3, 0.2, 0.1)
 
 
 @pytest.fixture(autouse=True)
 def every_step_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(throughput, "LEAST_SECONDS", 0.0)
 
 
 def setting(folder: Path, seconds: float, monkeypatch: pytest.MonkeyPatch) -> Setting:

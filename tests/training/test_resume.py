@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny import Setting, elsewhere, train_and_hash
 
-from pipeline.training.crash import POINTS
+from pipeline.training.crash_points import POINTS
 
 KILLED = -signal.SIGKILL
 AFTERWARDS = ("after-candidate", "before-baseline", "before-pinning", "after-baseline")  # when a training is over

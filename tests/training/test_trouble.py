@@ -11,9 +11,9 @@ import torch
 from tiny import PLAN, STAGES, Setting, TinyStore, TinyTask, Words, weights_hash
 
 from pipeline.errors import TrainingError
-from pipeline.training import gradient
-from pipeline.training.objective import Objective
-from pipeline.training.trouble import NotFinite
+from pipeline.training import gradient_accumulation
+from pipeline.training.losses import Objective
+from pipeline.training.numerics import NonFiniteError
 
 
 def test_a_loss_that_is_nan_names_the_batch_and_keeps_the_last_good_state(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_loss_that_is_nan_names_the_batch_and_keeps_the_last_good_state(tmp_pa
 
     bad = replace(job, task=Poisoned())
     setting.job = lambda console=None: bad  # type: ignore[method-assign]
-    with pytest.raises(NotFinite, match="loss of nan") as fault:
+    with pytest.raises(NonFiniteError, match="loss of nan") as fault:
         setting.train()
     assert poisoned in fault.value.details
     assert len(fault.value.details) <= 8
@@ -42,7 +42,7 @@ def test_bf16_that_loses_itself_is_done_again_in_fp32_from_the_stages_beginning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plans: list[str] = []
-    plain = gradient.autocast
+    plain = gradient_accumulation.autocast
 
     def failing(plan: Any) -> Any:
         plans.append(plan.precision)
@@ -54,7 +54,7 @@ def test_bf16_that_loses_itself_is_done_again_in_fp32_from_the_stages_beginning(
         return found * float("nan") if lost else found
 
     original = Objective.__call__
-    monkeypatch.setattr(gradient, "autocast", failing)
+    monkeypatch.setattr(gradient_accumulation, "autocast", failing)
     monkeypatch.setattr(Objective, "__call__", loss)
     words = Words()
     trained = Setting(tmp_path, plan=PLAN.model_copy(update={"precision": "bf16"})).train(words)
@@ -98,7 +98,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
     assert objective.weights is not None
     losses = torch.nn.functional.cross_entropy(model.run(x), y, label_smoothing=0.1, reduction="none")
     expected = losses @ objective.weights[y] / objective.weights[y].sum()
-    total = sum(objective(model, x[cut], 0, y[cut]) / objective.mass(y) for cut in (slice(0, 3), slice(3, 7)))  # type: ignore[arg-type]
+    total = sum(objective(model, x[cut], 0, y[cut]) / objective.total_weight(y) for cut in (slice(0, 3), slice(3, 7)))  # type: ignore[arg-type]
     assert torch.allclose(torch.as_tensor(total), expected)
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tiny import TinyModel
 
 from pipeline.errors import TrainingError
-from pipeline.training import members, warm
+from pipeline.training import members, warm_start
 
 HEAD = ("head.1.weight", "head.1.bias")
 
@@ -18,7 +18,7 @@ HEAD = ("head.1.weight", "head.1.bias")
 def test_head_rows_follow_their_class_by_name() -> None:
     fresh, champion = TinyModel(4, seed=1).stock.state_dict(), TinyModel(3, seed=2).stock.state_dict()
     labels, known = ("ant", "bee", "crow", "dove"), ("dove", "bee", "elk")
-    state = warm.warm_start(fresh, champion, labels, known, HEAD)
+    state = warm_start.warm_start(fresh, champion, labels, known, HEAD)
     for name in HEAD:
         assert torch.equal(state[name][3], champion[name][0])
         assert torch.equal(state[name][1], champion[name][1])
@@ -29,7 +29,7 @@ def test_head_rows_follow_their_class_by_name() -> None:
 
 def test_reordered_labels_are_no_trap() -> None:
     fresh, champion = TinyModel(3, seed=1).stock.state_dict(), TinyModel(3, seed=2).stock.state_dict()
-    state = warm.warm_start(fresh, champion, ("c", "a", "b"), ("a", "b", "c"), HEAD)
+    state = warm_start.warm_start(fresh, champion, ("c", "a", "b"), ("a", "b", "c"), HEAD)
     assert torch.equal(state["head.1.weight"], champion["head.1.weight"][[2, 0, 1]])
 
 
@@ -38,7 +38,7 @@ def test_a_champion_of_another_network_is_refused_by_tensor() -> None:
     champion["low.0.weight"] = torch.zeros(6, 3, 5, 5)
     champion["extra"] = torch.zeros(1)
     with pytest.raises(TrainingError, match="do not fit") as fault:
-        warm.warm_start(fresh, champion, ("a", "b", "c"), ("a", "b", "c"), HEAD)
+        warm_start.warm_start(fresh, champion, ("a", "b", "c"), ("a", "b", "c"), HEAD)
     assert set(fault.value.details) == {"low.0.weight", "extra"}
 
 
@@ -46,6 +46,6 @@ def test_a_model_is_started_from_a_champions_file(tmp_path: Path) -> None:
     champion = TinyModel(2, seed=2)
     save_file(champion.stock.state_dict(), tmp_path / "champion.safetensors")
     model = TinyModel(3, seed=1)
-    found = warm.Champion(tmp_path / "champion.safetensors", ("x", "y"), "", members.SCHEMA.empty_table())
-    warm.start(model, found, ("x", "y", "z"))  # type: ignore[arg-type]
+    found = warm_start.Champion(tmp_path / "champion.safetensors", ("x", "y"), "", members.SCHEMA.empty_table())
+    warm_start.start(model, found, ("x", "y", "z"))  # type: ignore[arg-type]
     assert torch.equal(model.stock["head"][1].weight[:2], champion.stock["head"][1].weight)

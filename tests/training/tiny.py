@@ -20,13 +20,13 @@ from torch import nn
 from pipeline.config import FinetuneConfig, StageConfig, TaskConfig
 from pipeline.context import Silent
 from pipeline.models.blocks import Block, BlockedModel
-from pipeline.models.routes import Step
+from pipeline.models.forward_steps import Step
 from pipeline.records import InputSpec
 from pipeline.tasks.base import Draw
-from pipeline.training import feeding, order
-from pipeline.training.interrupt import Stop, interruptible
+from pipeline.training import batch_source, sampling
+from pipeline.training.interruption import Stop, interruptible
 from pipeline.training.plan import Plan
-from pipeline.training.train import Recipe, Trained, train
+from pipeline.training.recipe_trainer import Recipe, Trained, train
 
 LABELS = ("red", "green", "blue")
 SPEC = InputSpec(size=8, resize=8)
@@ -85,7 +85,7 @@ class TinyTask:
         x = decoded.permute(0, 3, 1, 2).float() / 255
         if draws is None:
             return x
-        turns = [order.counted(draw.seed, draw.view, draw.id) for draw in draws]
+        turns = [sampling.counted(draw.seed, draw.view, draw.id) for draw in draws]
         gains = torch.tensor([0.8 + 0.4 * (turn % 1000) / 1000 for turn in turns])
         flips = torch.tensor([bool(turn >> 20 & 1) for turn in turns])
         return torch.where(flips[:, None, None, None], x.flip(3), x) * gains[:, None, None, None]
@@ -104,7 +104,7 @@ class TinyStore:
     def target(self, identity: str) -> int:
         return int(identity[-6:], 16) % 3
 
-    def batch(self, rows: order.Rows) -> torch.Tensor:
+    def batch(self, rows: sampling.Rows) -> torch.Tensor:
         return torch.stack([self._picture(self.ids[row]) for row in rows.tolist()])
 
     def _picture(self, identity: str) -> torch.Tensor:
@@ -133,7 +133,7 @@ class Setting:
     count: int = 44
     every_seconds: float = 0.0001
 
-    def job(self, console: Any = None) -> feeding.Job:
+    def job(self, console: Any = None) -> batch_source.Job:
         store = TinyStore(self.count, listing=self.listing)
         cut = self.count * 3 // 4
         names = sorted(store.ids)
@@ -142,11 +142,11 @@ class Setting:
             "val": [i for i in store.ids if i in names[cut:]],
         }
         sets = {
-            split: feeding.examples(store, ids, torch.tensor([store.target(i) for i in ids]))
+            split: batch_source.examples(store, ids, torch.tensor([store.target(i) for i in ids]))
             for split, ids in members.items()
         }
         checkpoint = self.config.checkpoint.model_copy(update={"every_seconds": self.every_seconds})
-        return feeding.Job(
+        return batch_source.Job(
             task=TinyTask(), task_config=TaskConfig(), config=self.config.model_copy(update={"checkpoint": checkpoint}),
             spec=SPEC, labels=LABELS, store=store, train=sets["train"], val=sets["val"], scratch=self.scratch,
             console=console or Silent(), build=lambda pretrained: TinyModel(seed=1 if pretrained else 2),
@@ -170,7 +170,7 @@ class Words:
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self.said.append(text)
 
     def progress(self, what: str, done: int, total: int, note: str = "") -> None: ...

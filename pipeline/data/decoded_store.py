@@ -1,0 +1,357 @@
+"""The decoded store: every example decoded once, as uint8 in memory-mapped files, shared by all that read examples.
+
+`<scratch>/pixels/<spec>/` holds one presentation's examples in segments: `<n>.u8` (the arrays, one after another) and
+`<n>.json` (shape and ids, written last, so a segment without it was never finished). Segments only come and go
+whole: a kill while decoding loses at most the segment being written, and a reader's map stays good when the file is
+evicted. What was used longest ago goes first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.config import ENGINE
+from pipeline.cores import cores
+from pipeline.errors import TrainingError
+from pipeline.records import digest
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.context import Console
+    from pipeline.records import InputSpec
+
+SEGMENT_BYTES = 256 * 2**20
+SPARE_BYTES = 2**30  # disk that is always left to others
+Pixels = NDArray[np.uint8]
+Rows = NDArray[np.int64]
+
+
+class Decoder(Protocol):
+    """The part of a Task that the store needs."""
+
+    name: str
+
+    def shape(self, spec: InputSpec) -> tuple[int, ...]:
+        """The shape of a decoded example."""
+
+    def decode(self, path: Path, spec: InputSpec) -> NDArray[Any]:
+        """A file as a uint8 array of that shape; raises where it cannot be read."""
+
+
+class DecodedStore:
+    """Decoded examples by row.
+
+    Args:
+        ids: the examples; their positions are the row numbers.
+        shape: of one decoded example.
+        places: where each row lies, as (segment, position); segment −1: not stored, decoded each time.
+        segments: memory-mapped arrays (examples, *shape).
+        decode: gives one row's array, for those not stored.
+    """
+
+    def __init__(
+        self, ids: tuple[str, ...], shape: tuple[int, ...], places: Rows, segments: list[Pixels], decode: _Decode
+    ) -> None:
+        self.ids, self.shape = ids, shape
+        self._places, self._segments, self._decode = places, segments, decode
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, rows: Rows) -> torch.Tensor:
+        """The examples of these rows: (N, *shape) of uint8."""
+        import torch
+
+        out = torch.empty((len(rows), *self.shape), dtype=torch.uint8)
+        arrays = out.numpy()
+        for position, (segment, place) in enumerate(self._places[rows].tolist()):
+            row = int(rows[position])
+            arrays[position] = self._segments[segment][place] if segment >= 0 else self._decode(row)
+        return out
+
+
+class _Decode(NamedTuple):
+    """Decodes one row, making sure that the file still is what its id says."""
+
+    task: Decoder
+    spec: InputSpec
+    rows: Sequence[tuple[str, Path]]
+
+    def __call__(self, row: int) -> Pixels:
+        """Raises TrainingError naming the file where it changed or cannot be decoded."""
+        name, path = self.rows[row]
+        try:
+            with path.open("rb") as stream:
+                found = hashlib.file_digest(stream, "md5").hexdigest()
+            decoded = self.task.decode(path, self.spec)
+        except Exception as fault:  # decoders raise nearly anything on broken files
+            raise TrainingError(
+                str(path), found=getattr(fault, "found", "") or str(fault), expected="the example that was validated",
+                hint="restore the file, or validate again: thaw run --force validate",
+            ) from fault  # fmt: skip
+        if found != name:
+            raise TrainingError(
+                str(path), found=f"content {found}", expected=f"content {name}: it changed since it was validated",
+                hint="thaw run again, so that the new content is validated",
+            )  # fmt: skip
+        return np.asarray(decoded, np.uint8)
+
+
+class _Segment(NamedTuple):
+    path: Path  # of the .u8 file
+    ids: tuple[str, ...]
+
+    def pixels(self, shape: tuple[int, ...]) -> Pixels:
+        return np.memmap(self.path, np.uint8, "r", shape=(len(self.ids), *shape))
+
+
+def open_store(
+    task: Decoder,
+    spec: InputSpec,
+    rows: Sequence[tuple[str, Path]],
+    scratch: Path,
+    *,
+    limit_gb: float,
+    console: Console,
+    workers: int | None = None,
+) -> DecodedStore:
+    """The store of these examples; what is missing is decoded now, in parallel.
+
+    Examples beyond the limit, or beyond what the disk has room for, are decoded each time they are asked for, and so
+    are all of them where the disk takes nothing; that is said.
+
+    Args:
+        rows: id (MD5 of the content) and file of each example.
+        scratch: the workspace's `.thaw`.
+        limit_gb: most disk that all stores below `scratch` may take, in 10⁹ bytes.
+        workers: decoding threads; None: the cores this process may use.
+
+    Raises:
+        TrainingError: a file is missing, changed since it was validated, or cannot be decoded; all are named.
+    """
+    shape = tuple(task.shape(spec))
+    decode = _Decode(task, spec, rows)
+    folder = scratch / "pixels" / digest(ENGINE, task.name, spec)[:16]
+    try:
+        return _open(folder, shape, decode, limit_gb, console, workers or cores())
+    except OSError as fault:
+        console.info(f"decoded store: {storage.describe(fault, folder)}; examples are decoded each time")
+        return _store(rows, shape, [], decode)
+
+
+def _open(
+    folder: Path, shape: tuple[int, ...], decode: _Decode, limit_gb: float, console: Console, workers: int
+) -> DecodedStore:
+    """The store in a folder; raises OSError where the disk does not even take its lock."""
+    rows, stores = decode.rows, folder.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(stores, console):
+        segments = _finished(folder, shape)
+        known = {name for segment in segments for name in segment.ids}
+        missing = list({name: row for row, (name, _) in enumerate(rows) if name not in known}.values())
+        wanted = {name for name, _ in rows}
+        needed = [segment for segment in segments if wanted.intersection(segment.ids)]
+        room = _make_room(stores, needed, len(missing) * _size(shape), _bytes(limit_gb))
+        fits = missing[: room // _size(shape)]
+        if len(fits) < len(missing):
+            console.info(
+                f"decoded store: room for {len(rows) - len(missing) + len(fits)} of {len(rows)} examples "
+                f"(finetune.plan.pixel_cache_gb: {limit_gb:g}); the others are decoded each time"
+            )
+        segments = needed + _decode_all(decode, fits, folder, shape, console, workers)
+        now = time.time_ns()  # the file system's own clock may tick too slowly to tell two uses apart
+        for segment in segments:
+            os.utime(segment.path, ns=(now, now))
+        return _store(rows, shape, segments, decode)
+
+
+@contextmanager
+def _alone(stores: Path, console: Console) -> Iterator[None]:
+    """One process at a time adds to the stores or evicts from them."""
+    lock = FileLock(stores / "lock")
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        console.info("decoded store: waiting for another process that is decoding")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _store(
+    rows: Sequence[tuple[str, Path]], shape: tuple[int, ...], segments: list[_Segment], decode: _Decode
+) -> DecodedStore:
+    found = {name: (s, p) for s, segment in enumerate(segments) for p, name in enumerate(segment.ids)}
+    places = np.array([found.get(name, (-1, -1)) for name, _ in rows], np.int64).reshape(len(rows), 2)
+    return DecodedStore(tuple(name for name, _ in rows), shape, places, [s.pixels(shape) for s in segments], decode)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape))
+
+
+def _finished(folder: Path, shape: tuple[int, ...]) -> list[_Segment]:
+    """The whole segments of a folder; leftovers and whatever is damaged are removed."""
+    segments = []
+    for path in sorted(folder.glob("*.u8")):
+        ids = _index(path.with_suffix(".json"), shape)
+        if ids is not None and path.stat().st_size == len(ids) * _size(shape):
+            segments.append(_Segment(path, ids))
+    whole = {path for segment in segments for path in (segment.path, segment.path.with_suffix(".json"))}
+    for path in folder.iterdir():
+        if path not in whole:
+            path.unlink()
+    return segments
+
+
+def _index(path: Path, shape: tuple[int, ...]) -> tuple[str, ...] | None:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        ids = tuple(str(name) for name in values["ids"])
+        return ids if values["shape"] == list(shape) and values["check"] == digest(ids) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _bytes(gigabytes: float) -> int:
+    """The same in bytes; without a limit, more than any disk has."""
+    return int(min(gigabytes * 1e9, sys.maxsize))
+
+
+def _make_room(stores: Path, keep: list[_Segment], wish: int, limit: int) -> int:
+    """Removes segments, least recently used first, until `wish` bytes fit; returns the bytes that do."""
+    kept = {segment.path for segment in keep}
+    others = sorted(
+        (path for path in stores.glob("*/*.u8") if path not in kept), key=lambda path: path.stat().st_mtime_ns
+    )
+    held = sum(path.stat().st_size for path in [*kept, *others])
+    while others and _room(stores, held, limit) < wish:
+        path = others.pop(0)
+        held -= path.stat().st_size
+        path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    return max(0, min(wish, _room(stores, held, limit)))
+
+
+def _room(stores: Path, held: int, limit: int) -> int:
+    return min(limit - held, shutil.disk_usage(stores).free - SPARE_BYTES)
+
+
+def _decode_all(
+    decode: _Decode, rows: list[int], folder: Path, shape: tuple[int, ...], console: Console, workers: int
+) -> list[_Segment]:
+    """Decodes rows into new segments of at most `SEGMENT_BYTES`; where the disk is full before the end, that is said."""
+    each = max(1, SEGMENT_BYTES // _size(shape))
+    segments: list[_Segment] = []
+    first = 1 + max((int(path.stem) for path in folder.glob("*.u8")), default=0)
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(rows), each):
+            part = rows[start : start + each]
+            progress = _Progress(console, start, len(rows))
+            path = folder / f"{first + len(segments):06d}.u8"
+            try:
+                segments.append(_write_segment(decode, part, path, shape, pool, progress))
+            except OSError as fault:
+                progress(len(rows) - start)
+                console.info(
+                    f"decoded store: {storage.describe(fault, path)}; "
+                    f"{len(rows) - start} examples are decoded each time"
+                )
+                break
+    return segments
+
+
+class _Progress(NamedTuple):
+    console: Console
+    before: int
+    total: int
+
+    def __call__(self, done: int) -> None:
+        self.console.progress("decoding", self.before + done, self.total)
+
+
+def _write_segment(
+    decode: _Decode, rows: list[int], path: Path, shape: tuple[int, ...], pool: ThreadPoolExecutor, progress: _Progress
+) -> _Segment:
+    """Raises OSError where the disk does not take it; then nothing of it is left."""
+    temporary = path.with_suffix(".u8-part")
+    index = path.with_suffix(".json")
+    try:
+        _write_pixels(temporary, decode, rows, shape, pool, progress)
+        temporary.replace(path)
+        segment = _Segment(path, tuple(decode.rows[row][0] for row in rows))
+        _publish(index, {"shape": shape, "ids": segment.ids, "check": digest(segment.ids)})
+    except (OSError, TrainingError):
+        for part in (temporary, path, index.with_suffix(".json-part")):
+            part.unlink(missing_ok=True)
+        raise
+    return segment
+
+
+def _write_pixels(
+    path: Path, decode: _Decode, rows: list[int], shape: tuple[int, ...], pool: ThreadPoolExecutor, progress: _Progress
+) -> None:
+    """Raises TrainingError naming what cannot be decoded, OSError where the disk refuses."""
+    pixels = storage.PositionedFile(path)
+    refused: list[OSError] = []
+
+    def write(position: int, row: int) -> TrainingError | None:
+        if refused:
+            return None
+        try:
+            decoded = decode(row)
+        except TrainingError as fault:
+            return fault
+        if decoded.shape != shape:
+            raise ValueError(f"{decode.task.name} decoded {decoded.shape} where {shape} was promised")
+        try:
+            pixels.write(decoded, position * _size(shape))
+        except OSError as fault:
+            refused.append(fault)
+        return None
+
+    faults = []
+    for position, fault in enumerate(pool.map(write, range(len(rows)), rows)):
+        faults += [fault] if fault is not None else []
+        progress(position + 1)
+    if faults:
+        raise _together(faults)
+    if refused:
+        raise refused[0]
+    pixels.sync()
+
+
+def _together(faults: list[TrainingError]) -> TrainingError:
+    if len(faults) == 1:
+        return faults[0]
+    return TrainingError(
+        f"{len(faults)} examples", found="files that changed or cannot be decoded", expected=faults[0].expected,
+        hint=faults[0].hint, details=[f"{fault.subject}: {fault.found}" for fault in faults],
+    )  # fmt: skip
+
+
+def _publish(path: Path, values: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".json-part")
+    with temporary.open("w", encoding="utf-8") as stream:
+        json.dump(values, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)

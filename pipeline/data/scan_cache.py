@@ -1,0 +1,131 @@
+"""What earlier scans measured, kept in one file and found again by content."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from pipeline.examples import Fault, Measured
+
+
+class FileStat(NamedTuple):
+    """What tells that a file is the one hashed before, without reading it; DVC trusts the like."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileStat | None:
+        """The stamp of a plain file, None for anything else."""
+        try:
+            status = path.lstat()
+        except (OSError, ValueError):
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+    @property
+    def changed(self) -> float:
+        """When the file was last changed, in seconds since the epoch."""
+        return max(self.mtime_ns, self.ctime_ns) / 1e9
+
+
+class ScanCache:
+    """Results of earlier scans by content and file extension; one file for each set of intake settings.
+
+    A memory that is damaged, or was written by another version, is as good as none.
+
+    Args:
+        folder: where memories lie; made when one is saved.
+        key: digest of everything beside the content that determines what a scan measures.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self._file = folder / f"{key}.json"
+        self._stamps: dict[str, tuple[FileStat, str]] = {}
+        self._results: dict[str, Measured | Fault] = {}
+        self._grown = False
+        try:
+            self._load()
+        except (OSError, ValueError, TypeError, KeyError):
+            self._stamps, self._results = {}, {}
+
+    def __bool__(self) -> bool:
+        return bool(self._results)
+
+    def identity(self, path: str, stamp: FileStat) -> str | None:
+        """The content id that a path had, if its file is unchanged since."""
+        before, identity = self._stamps.get(path, (None, None))
+        return identity if before == stamp else None
+
+    def recall(self, path: str, identity: str) -> Measured | Fault | None:
+        """The result for a content, as if it had been measured at this path."""
+        found = self._results.get(_key(path, identity))
+        return None if found is None else _at(path, found)
+
+    def add(self, path: str, result: Measured | Fault) -> None:
+        """Remembers what the content determines: neither what could not be read, nor a shortage of memory."""
+        passing = isinstance(result, Fault) and result.code == "out-of-memory"
+        if result.id is not None and not passing:
+            self._results[_key(path, result.id)] = _at("", result)
+            self._grown = True
+
+    def save(self, stamps: dict[str, FileStat], results: dict[str, Measured | Fault]) -> None:
+        """Writes the memory atomically, with the stamps of the files it has results for."""
+        known = {path: (stamp, results[path].id) for path, stamp in stamps.items() if path in results}
+        fresh = {path: (stamp, identity) for path, (stamp, identity) in known.items() if identity is not None}
+        if not self._grown and fresh == self._stamps:
+            return
+        self._stamps = fresh
+        text = json.dumps(
+            {
+                "stamps": {path: [*stamp, identity] for path, (stamp, identity) in fresh.items()},
+                "results": {key: _plain(result) for key, result in self._results.items()},
+            }
+        )
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        part = self._file.with_suffix(f".{os.getpid()}.part")
+        part.write_text(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}", encoding="utf-8")
+        part.replace(self._file)
+        self._grown = False
+
+    def _load(self) -> None:
+        claimed, _, text = self._file.read_text(encoding="utf-8").partition("\n")
+        if hashlib.sha256(text.encode()).hexdigest() != claimed:
+            raise ValueError("damaged")
+        values = json.loads(text)
+        self._stamps = {path: (FileStat(*given[:4]), given[4]) for path, given in values["stamps"].items()}
+        self._results = {key: _result(given) for key, given in values["results"].items()}
+
+
+def _key(path: str, identity: str) -> str:
+    # The extension counts: the same content under a wrong one is measured as such.
+    return identity + PurePosixPath(path).suffix.lower()
+
+
+def _at(path: str, result: Measured | Fault) -> Measured | Fault:
+    if isinstance(result, Fault):
+        return dataclasses.replace(result, path=path)
+    doubt = result.doubt and dataclasses.replace(result.doubt, path=path)
+    return dataclasses.replace(result, doubt=doubt) if doubt else result
+
+
+def _plain(result: Measured | Fault) -> dict[str, Any]:
+    if isinstance(result, Fault):
+        return {"fault": dataclasses.asdict(result)}
+    return dataclasses.asdict(result)
+
+
+def _result(given: dict[str, Any]) -> Measured | Fault:
+    if "fault" in given:
+        return Fault(**given["fault"])
+    doubt = given["doubt"]
+    return Measured(given["id"], given["values"], tuple(given["converted"]), Fault(**doubt) if doubt else None)

@@ -1,0 +1,199 @@
+"""From rows of the decoded store to batches for the network, cached prefix or not."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from pipeline.errors import ThawError, TrainingError
+from pipeline.records import digest
+from pipeline.tasks.base import Draw
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.config import FinetuneConfig, TaskConfig
+    from pipeline.context import Console
+    from pipeline.models.blocks import BlockedModel
+    from pipeline.records import InputSpec
+    from pipeline.tasks.base import Task
+    from pipeline.training.plan import Plan
+    from pipeline.training.sampling import Keys, Rows
+    from pipeline.training.stages import Scope
+
+T = TypeVar("T")
+
+
+class Store(Protocol):
+    """Decoded examples: `pipeline.data.decoded_store.DecodedStore`."""
+
+    @property
+    def ids(self) -> tuple[str, ...]: ...
+
+    def batch(self, rows: Rows) -> torch.Tensor:
+        """(N, *shape) uint8."""
+
+
+class Features(Protocol):
+    """A frozen prefix's outputs: `pipeline.training.feature_cache.FeatureStore`."""
+
+    def batch(self, rows: Rows, views: Rows | None) -> torch.Tensor:
+        """The input of the first block that trains, for rows of the store and their views."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Some of the store's examples.
+
+    Args:
+        ids: (N,) sorted, so that the order they were listed in is forgotten.
+        rows: (N,) their rows in the store.
+        keys: (N,) what their randomness is counted by.
+        targets: (N,) class indices.
+        units: (N,) what belongs together: examples of one unit are never held out from each other.
+    """
+
+    ids: tuple[str, ...]
+    rows: Rows
+    keys: Keys
+    targets: torch.Tensor
+    units: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all candidates of one fine-tuning share."""
+
+    task: Task
+    task_config: TaskConfig
+    config: FinetuneConfig
+    spec: InputSpec
+    labels: tuple[str, ...]
+    store: Store
+    train: Examples
+    val: Examples
+    scratch: Path
+    console: Console
+    build: Callable[[bool], BlockedModel]  # pretrained or not → the network, its head new
+
+
+@dataclass(frozen=True)
+class BatchSource:
+    """Makes batches of one set of examples, as input of `blocks[start]`."""
+
+    job: Job
+    examples: Examples
+    features: Features | None
+    start: int
+
+    def batch(self, chosen: Rows, views: Rows | None) -> torch.Tensor:
+        """Input for some of the examples (positions), each in its view, or plainly where `views` is None.
+
+        Raises:
+            TrainingError: an example cannot be loaded; names it.
+        """
+        try:
+            return self._make(chosen, views)
+        except ThawError:
+            raise
+        except Exception as fault:
+            raise TrainingError(
+                "loading a batch", found=f"{type(fault).__name__}: {fault}", expected="examples that can be read",
+                hint="thaw run --force validate looks at every file again", details=self._culprits(chosen, views),
+            ) from fault  # fmt: skip
+
+    def _make(self, chosen: Rows, views: Rows | None) -> torch.Tensor:
+        rows = self.examples.rows[chosen]
+        if self.features is not None:
+            return self.features.batch(rows, views)
+        job = self.job
+        draws = None
+        if views is not None:
+            pairs = zip(views.tolist(), chosen.tolist(), strict=True)
+            draws = [Draw(job.config.seed, view, self.examples.ids[position]) for view, position in pairs]
+        return job.task.prepare(job.store.batch(rows), job.spec, job.task_config, draws)
+
+    def _culprits(self, chosen: Rows, views: Rows | None) -> list[str]:
+        """Those of a failed batch that fail alone as well; all of them where none does."""
+        broken = []
+        for turn in range(len(chosen)):
+            one = slice(turn, turn + 1)
+            try:
+                self._make(chosen[one], None if views is None else views[one])
+            except Exception as fault:
+                broken.append(f"{self.examples.ids[chosen[turn]]}: {fault}")
+        return broken or [self.examples.ids[position] for position in chosen.tolist()]
+
+
+def feeds(
+    job: Job, model: BlockedModel, scope: Scope, plan: Plan, views: int | None, between: Callable[[], None]
+) -> dict[str, BatchSource]:
+    """A stage's batches of `train` and `val`, from the outputs of its frozen prefix where keeping them pays.
+
+    Args:
+        views: of `train`; None: its plain presentation alone.
+        between: called now and then while outputs are computed; may raise to end that.
+    """
+    from pipeline.training import fingerprint, stages
+    from pipeline.training.feature_cache import open_features
+
+    prefix = tuple(block.name for block in model.blocks[: scope.boundary])
+    key = digest(fingerprint.of_tensors(stages.tensors(model, prefix)) if plan.feature_cache else {})
+    result: dict[str, BatchSource] = {}
+    in_use: list[Path] = []
+    for split, examples, presented in (("train", job.train, views), ("val", job.val, None)):
+        features = open_features(
+            model, scope.boundary, job.store, examples.rows, job.task, job.spec, job.task_config,
+            seed=job.config.seed, views=presented, plan=plan, key=key, scratch=job.scratch, console=job.console,
+            between=between, in_use=in_use,
+        )  # fmt: skip
+        in_use += [features.folder] if features is not None else []
+        result[split] = BatchSource(job, examples, features, scope.boundary if features is not None else 0)
+    return result
+
+
+def examples(
+    store: Store, ids: Sequence[str], targets: torch.Tensor, units: Sequence[str | None] | None = None
+) -> Examples:
+    """The examples of these ids (N) with their targets (N,).
+
+    Args:
+        units: (N) what each belongs to; None: to nothing but itself.
+    """
+    import numpy as np
+
+    from pipeline.training import sampling
+
+    row = {identity: number for number, identity in enumerate(store.ids)}
+    turns = sorted(range(len(ids)), key=lambda turn: ids[turn])
+    ordered = tuple(ids[turn] for turn in turns)
+    rows = np.array([row[identity] for identity in ordered], np.int64)
+    own = [None] * len(ids) if units is None else units
+    kept = tuple(own[turn] or ids[turn] for turn in turns)
+    return Examples(ordered, rows, sampling.keys(ordered), targets[turns], kept)
+
+
+def ahead(work: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:
+    """The results of `work` in its order, `workers` of them being made while one is used; 0 makes each when asked."""
+    if not workers:
+        yield from (piece() for piece in work)
+        return
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="thaw-loader") as pool:
+        try:
+            for piece in work:
+                waiting.append(pool.submit(piece))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

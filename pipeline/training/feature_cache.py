@@ -1,0 +1,412 @@
+"""A frozen prefix computed once: its output for each example and view, kept in a memory-mapped file.
+
+Views are counted so that in one epoch each example shows its own: example i shows view (e + key(i)) mod V in epoch e.
+The store is therefore filled a *turn* at a time: turn t holds, for every example, the view it shows in the epochs
+that are t mod V, and is computed the first time any of it is asked for. So no view is computed that no epoch shows,
+and never more than the epochs would have computed themselves.
+
+The files are mapped for reading alone and written by calls: on a full disk these fail, and what is not kept yet is
+computed each time.
+
+What is stored must not depend on who asked first: a turn is computed in chunks of `CHUNK` examples in the order of
+their ids, since the last bits of a matrix product differ with the batch size.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Collection
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.config import ENGINE
+from pipeline.records import digest
+from pipeline.tasks.base import Draw
+from pipeline.training import sampling
+from pipeline.training.plan import Plan, autocast, to_input
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from pipeline.config import TaskConfig
+    from pipeline.context import Console
+    from pipeline.models.blocks import BlockedModel
+    from pipeline.records import InputSpec
+    from pipeline.tasks.base import Task
+    from pipeline.training.batch_source import Store
+    from pipeline.training.sampling import Rows
+
+Mapped = np.memmap[Any, Any]
+
+CHUNK = 32
+READ_BYTES_PER_SECOND = 0.5e9  # what a disk surely gives; memory gives more
+UNSAFE_BYTES = 64 * 2**20  # written at most before it is made sure that the disk has it
+SPARE_BYTES = 2**30  # disk that is always left to others
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The frozen blocks and all that determines their input.
+
+    Args:
+        rows: (N,) the examples' rows in the store, in the order of their ids.
+        ids: (N,) sorted.
+        keys: (N,) what their views are counted by.
+        views: how many views there are; None: the plain presentation.
+    """
+
+    model: BlockedModel
+    boundary: int
+    store: Store
+    rows: Rows
+    ids: tuple[str, ...]
+    keys: sampling.Keys
+    task: Task
+    spec: InputSpec
+    task_config: TaskConfig
+    seed: int
+    views: int | None
+    plan: Plan
+
+    def __call__(self, chosen: slice, turn: int) -> torch.Tensor:
+        """The prefix's output for some examples in one turn, on the CPU: (n, …)."""
+        positions = np.arange(len(self.ids))[chosen]
+        return self.at(positions, np.full(len(positions), turn))
+
+    def at(self, positions: Rows, turns: Rows) -> torch.Tensor:
+        """The prefix's output for examples (n,), each in its turn (n,), on the CPU: (n, …)."""
+        import torch
+
+        pixels = self.store.batch(self.rows[positions])
+        x = self.task.prepare(pixels, self.spec, self.task_config, self._draws(positions, turns))
+        with self._evaluating(), torch.inference_mode(), autocast(self.plan):
+            return self.model.run(to_input(x, self.plan), 0, self.boundary).cpu()
+
+    def _draws(self, positions: Rows, turns: Rows) -> list[Draw] | None:
+        if self.views is None:
+            return None
+        views = (sampling.views(self.keys[positions], 0, self.views) + turns) % self.views
+        names = [self.ids[position] for position in positions.tolist()]
+        return [Draw(self.seed, view, name) for view, name in zip(views.tolist(), names, strict=True)]
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """The blocks in eval: what is kept must not hold one batch's statistics or one step's dropout."""
+        modules = [m for block in self.model.blocks[: self.boundary] for m in block.modules() if m.training]
+        for module in modules:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in modules:
+                module.training = True
+
+    def key(self, weights: str) -> str:
+        """What the outputs are determined by."""
+        plan = self.plan
+        arithmetic = (
+            plan.precision,
+            plan.memory_format,
+            plan.threads,
+            plan.compile,
+            plan.fuse,
+            plan.device,
+            plan.torch,
+            CHUNK,
+        )
+        shown = (self.task.name, self.spec, self.task_config, None if self.views is None else (self.seed, self.views))
+        return digest(ENGINE, weights, self.boundary, shown, self.ids, arithmetic)
+
+
+class Files:
+    """The files of one store.
+
+    Args:
+        folder: holds `data` and `done`, in their full sizes.
+
+    Attributes:
+        data: (turns, N, *shape) memory-mapped for reading, float32 or the bits of bfloat16 as int16.
+        done: (turns, chunks), 1 where a chunk is computed and on the disk.
+
+    Raises:
+        OSError: one of them cannot be opened to be read and written.
+        ValueError: it is of another size.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.folder = folder
+        self.data: Mapped = np.memmap(folder / "data", dtype, "r", shape=shape)
+        flags = np.fromfile(folder / "done", np.uint8)
+        self.done = flags.reshape(shape[0], _chunks(shape))
+        self._data_file = storage.PositionedFile(folder / "data")
+        self._done_file = storage.PositionedFile(folder / "done")
+
+    def write(self, turn: int, first: int, values: NDArray[Any]) -> None:
+        """Writes outputs (n, …) of the examples from `first` on; raises OSError where the disk is full."""
+        example = turn * self.data.shape[1] + first
+        self._data_file.write(values, example * self.data[0, :1].nbytes)
+
+    def flag(self, turn: int, chunks: list[int]) -> None:
+        """Flags chunks as computed once their data are surely on the disk; raises OSError where they are not."""
+        self._data_file.sync()
+        flags = self.done[turn].copy()
+        flags[chunks] = 1
+        self._done_file.write(flags, turn * len(flags))
+        self._done_file.sync()
+        self.done[turn] = flags
+
+
+class FeatureStore:
+    """Inputs of `blocks[boundary]` for the rows it was opened with; see the module's docstring.
+
+    Args:
+        between: called between chunks; what it raises ends the computing, and nothing computed is lost.
+        folder: where the files lie.
+    """
+
+    def __init__(self, prefix: Prefix, files: Files, console: Console, between: Callable[[], None]) -> None:
+        self._prefix, self._files = prefix, files
+        self.folder = files.folder
+        self._console, self._between = console, between
+        self._filling = threading.Lock()
+        self._refused = False  # by the disk
+        self._order = np.argsort(prefix.rows, kind="stable")
+        self._sorted_rows = prefix.rows[self._order]
+
+    def batch(self, rows: Rows, views: Rows | None) -> torch.Tensor:
+        """Features (n, …) of rows of the decoded store in these views, float32 or bfloat16 as they were computed."""
+        import torch
+
+        positions = self._order[np.searchsorted(self._sorted_rows, rows)]
+        turns = self._turns(positions, views)
+        for turn in np.unique(turns).tolist():
+            if not self._fill(turn):
+                return self._computed(positions, turns)
+        found = torch.from_numpy(self._files.data[turns, positions])
+        return found.view(torch.bfloat16) if found.dtype == torch.int16 else found
+
+    def _computed(self, positions: Rows, turns: Rows) -> torch.Tensor:
+        """The same without the files, but for the last bits of another batch size."""
+        output = self._prefix.at(positions, turns)
+        return output.bfloat16() if self._files.data.dtype == np.int16 else output.float()
+
+    def _turns(self, positions: Rows, views: Rows | None) -> Rows:
+        count = self._prefix.views
+        if count is None or views is None:
+            return np.zeros(len(positions), np.int64)
+        return (views - sampling.views(self._prefix.keys[positions], 0, count)) % count
+
+    def _fill(self, turn: int) -> bool:
+        """Computes what is missing of a turn; False where the disk does not take it."""
+        with self._filling:  # loader threads may ask at once
+            missing = np.flatnonzero(self._files.done[turn] == 0).tolist()
+            if not missing:
+                return True
+            if self._refused:
+                return False
+            try:
+                self._compute_all(turn, missing)
+            except storage.Refused as fault:
+                self._refused = True
+                self._console.progress(self._what(turn), 1, 1)
+                said = storage.describe(fault.reason, self._files.folder)
+                self._console.info(f"features: {said}; what is not kept yet is computed each time")
+            return not self._refused
+
+    def _compute_all(self, turn: int, chunks: list[int]) -> None:
+        """Raises storage.Refused where the disk does not take them; what it took before is kept."""
+        written: list[int] = []
+        try:
+            for chunk in chunks:
+                self._between()
+                self._compute(turn, chunk)
+                written.append(chunk)
+                if len(written) * self._files.data[0, :CHUNK].nbytes >= UNSAFE_BYTES:
+                    self._settle(turn, written)
+        except BaseException:
+            with suppress(storage.Refused):
+                self._settle(turn, written)
+            raise
+        self._settle(turn, written)
+
+    def _compute(self, turn: int, chunk: int) -> None:
+        data = self._files.data
+        total = data.shape[1]
+        chosen = slice(chunk * CHUNK, min((chunk + 1) * CHUNK, total))
+        values = _bits(self._prefix(chosen, turn), data.dtype)
+        with storage.refusals():
+            self._files.write(turn, chosen.start, values)
+        self._console.progress(self._what(turn), chosen.stop, total)
+
+    def _what(self, turn: int) -> str:
+        views = self._prefix.views
+        return "features" if views is None else f"features, {turn + 1} of {views} views"
+
+    def _settle(self, turn: int, written: list[int]) -> None:
+        if written:
+            chunks = list(written)
+            written.clear()
+            with storage.refusals():
+                self._files.flag(turn, chunks)
+
+
+def open_features(
+    model: BlockedModel,
+    boundary: int,
+    store: Store,
+    rows: Rows,
+    task: Task,
+    spec: InputSpec,
+    task_config: TaskConfig,
+    *,
+    seed: int,
+    views: int | None,
+    plan: Plan,
+    key: str,
+    scratch: Path,
+    console: Console,
+    between: Callable[[], None] = lambda: None,
+    in_use: Collection[Path] = (),
+) -> FeatureStore | None:
+    """The outputs of blocks[:boundary] for these rows; None, having said why, where keeping them would not pay or fit.
+
+    Args:
+        rows: (N,) rows of the decoded store, in any order.
+        views: augmented views of each example; None: the plain presentation.
+        key: fingerprint of the weights of blocks[:boundary].
+        scratch: the workspace's `.thaw`; the files lie under `features/`.
+        between: called between chunks of computing, now and later, in whatever thread computes; it may raise.
+        in_use: folders of stores that must stay, whatever room this one takes.
+    """
+    if not plan.feature_cache or not boundary or not len(rows):
+        return None
+    ordered = np.array(sorted(rows.tolist(), key=lambda row: store.ids[row]), np.int64)
+    ids = tuple(store.ids[row] for row in ordered.tolist())
+    prefix = Prefix(
+        model, boundary, store, ordered, ids, sampling.keys(ids), task, spec, task_config, seed, views, plan
+    )  # fmt: skip
+    folder = scratch / "features" / prefix.key(key)[:32]
+    found = _reopen(folder)
+    if found is None:
+        found = _create(folder, prefix, console, in_use)
+    return None if found is None else FeatureStore(prefix, found, console, between)
+
+
+def _reopen(folder: Path) -> Files | None:
+    """The files of a store that was made before; None where there is none or it is damaged."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        shape, dtype = tuple(meta["shape"]), np.dtype(meta["dtype"])
+        if any((folder / name).stat().st_size != size for name, size in _sizes(shape, dtype).items()):
+            return None
+        _touch(folder)
+        return Files(folder, shape, dtype)
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        return None
+
+
+def _sizes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, int]:
+    """Bytes of each file of a store (turns, N, …)."""
+    return {"data": int(np.prod(shape)) * dtype.itemsize, "done": shape[0] * _chunks(shape)}
+
+
+def _chunks(shape: tuple[int, ...]) -> int:
+    return -(-shape[1] // CHUNK)
+
+
+def _create(folder: Path, prefix: Prefix, console: Console, in_use: Collection[Path]) -> Files | None:
+    example, seconds = _probe(prefix)
+    dtype = np.dtype(np.int16 if prefix.plan.precision == "bf16" else np.float32)
+    shape = (prefix.views or 1, len(prefix.ids), *example.shape[1:])
+    each = int(np.prod(example.shape[1:])) * dtype.itemsize
+    if not prefix.plan.feature_cache_always and seconds < each / READ_BYTES_PER_SECOND:
+        console.info(
+            f"features: computed each time; {each / 1e6:.1f} MB an example take as long to read as the "
+            f"{1e3 * seconds:.1f} ms to compute them"
+        )
+        return None
+    wanted = _sizes(shape, dtype)["data"]
+    try:
+        refusal = _make_room(folder.parent, wanted, prefix.plan.feature_cache_gb, in_use)
+        if not refusal:
+            return _lay(folder, shape, dtype)
+    except OSError as fault:
+        refusal = storage.describe(fault, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    console.info(f"features: computed each time; {refusal}")
+    return None
+
+
+def _lay(folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Files:
+    """New files, which take disk only as they are filled; `meta.json` last, so that with it they are whole."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, size in _sizes(shape, dtype).items():
+        with (folder / name).open("wb") as stream:
+            stream.truncate(size)
+    temporary = folder / "meta.json-part"
+    temporary.write_text(json.dumps({"shape": shape, "dtype": dtype.name}), encoding="utf-8")
+    temporary.replace(folder / "meta.json")
+    _touch(folder)
+    return Files(folder, shape, dtype)
+
+
+def _touch(folder: Path) -> None:
+    """Used last, evicted last. The file system's own clock may tick too slowly to tell two uses apart."""
+    now = time.time_ns()
+    os.utime(folder / "meta.json", ns=(now, now))
+
+
+def _probe(prefix: Prefix) -> tuple[torch.Tensor, float]:
+    """One example's output, and the seconds an example takes."""
+    if not prefix.plan.fuse:  # then it has run already, and its kernels are chosen
+        prefix(slice(0, 1), 0)
+    began = time.perf_counter()
+    output = prefix(slice(0, 1), 0)
+    return output, time.perf_counter() - began
+
+
+def _make_room(folder: Path, wanted: int, limit_gb: float, in_use: Collection[Path]) -> str:
+    """Removes stores, least recently used first, until `wanted` bytes fit; returns why they cannot, or ""."""
+    limit = int(limit_gb * 1e9)
+    needed = wanted + sum(_bytes(store) for store in in_use)
+    if needed > limit:
+        return f"{needed / 1e9:.1f} GB is over finetune.plan.feature_cache_gb: {limit_gb:g}"
+    folder.mkdir(parents=True, exist_ok=True)
+    stores = sorted(folder.glob("*/meta.json"), key=lambda path: path.stat().st_mtime_ns)
+    held = {path: _bytes(path.parent) for path in stores}
+    others = [path for path in stores if path.parent not in in_use]
+    while others and (sum(held.values()) + wanted > limit or _free(folder) < wanted):
+        oldest = others.pop(0)
+        del held[oldest]
+        shutil.rmtree(oldest.parent, ignore_errors=True)
+    free = _free(folder)
+    return "" if free >= wanted else f"{wanted / 1e9:.1f} GB is more than the {max(0, free) / 1e9:.1f} GB of free disk"
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free - SPARE_BYTES
+
+
+def _bits(features: torch.Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
+    import torch
+
+    if dtype == np.int16:
+        return features.bfloat16().contiguous().view(torch.int16).numpy()
+    return features.float().numpy()

@@ -1,0 +1,57 @@
+"""The gradient of a batch, in pieces where memory asks for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.training import batchnorm
+from pipeline.training.numerics import is_out_of_memory
+from pipeline.training.plan import Plan, autocast, to_input
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.models.blocks import BlockedModel
+    from pipeline.training.losses import Objective
+
+
+class OutOfMemory(Exception):
+    """A piece of this many examples did not fit."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
+def accumulate(
+    model: BlockedModel, objective: Objective, plan: Plan, start: int, x: torch.Tensor, targets: torch.Tensor
+) -> float:
+    """Adds the gradient of a batch's mean loss to the parameters, `plan.batch_size` examples at a time.
+
+    Args:
+        start: index of the block that `x` (N, …) is the input of.
+        targets: (N,) class indices.
+
+    Returns:
+        The mean loss.
+
+    Raises:
+        NoMemory: a piece did not fit; no gradient is left behind, and BatchNorm statistics are as they were.
+    """
+    total_weight, total, size = objective.total_weight(targets), 0.0, min(plan.batch_size, len(x))
+    statistics = [(buffer, buffer.clone()) for buffer in batchnorm.moving_statistics(model)]
+    try:
+        for at in range(0, len(x), size):
+            piece = slice(at, at + size)
+            with autocast(plan):
+                loss = objective(model, to_input(x[piece], plan), start, targets[piece]) / total_weight
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+    except (RuntimeError, MemoryError) as fault:
+        if not is_out_of_memory(fault):
+            raise
+        model.stock.zero_grad(set_to_none=True)
+        for buffer, before in statistics:
+            buffer.copy_(before)
+        raise OutOfMemory(size) from None
+    return total

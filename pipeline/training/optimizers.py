@@ -1,0 +1,109 @@
+"""Optimisers: one group a block and kind of parameter, rates that follow from the step alone."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import FinetuneConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.models.blocks import BlockedModel
+    from pipeline.training.stages import Scope
+
+
+def rates(blocks: list[str], scope: Scope, lr: float, decay: float) -> dict[str, float]:
+    """The peak rate of each trained block: `lr` at the output, times `decay` a block going deeper."""
+    depth = {name: turn for turn, name in enumerate(reversed(blocks))}
+    return {name: lr * decay ** depth[name] for name in scope.trained}
+
+
+def groups(model: BlockedModel, max_lrs: dict[str, float], weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups `block` and `block/no-decay`: norms and biases, which have one dimension, do not decay
+    (He et al. 2019, section 3.1). A parameter tied within trained blocks is in the first group that has it."""
+    seen: set[int] = set()
+    result = []
+    for block in model.blocks:
+        if block.name not in max_lrs:
+            continue
+        fresh = {name: p for name, p in block.named_parameters() if id(p) not in seen and p.requires_grad}
+        seen.update(id(p) for p in fresh.values())
+        for suffix, flat, decay in (("", False, weight_decay), ("/no-decay", True, 0.0)):
+            members = {name: p for name, p in fresh.items() if (p.ndim <= 1) == flat}
+            if members:
+                peak = max_lrs[block.name]
+                result.append({
+                    "params": list(members.values()), "names": list(members), "name": block.name + suffix,
+                    "peak": peak, "lr": peak, "weight_decay": decay,
+                })  # fmt: skip
+    return result
+
+
+def build(config: FinetuneConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The configured optimiser over these groups.
+
+    AdamW: Loshchilov and Hutter 2019. SGD with Nesterov momentum 0.9: Sutskever et al. 2013.
+    """
+    import torch
+
+    fused = {p.device.type for g in groups for p in g["params"]} <= {"cpu", "cuda"}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0, fused=fused)
+    return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, fused=fused)
+
+
+def factor(step: int, steps: int, warmup: float) -> float:
+    """The share of its peak that a rate has at 0-based `step` of a stage of `steps`: a linear rise over the share
+    `warmup` of them, then half a cosine down towards 0 (Loshchilov and Hutter 2017, equation 5)."""
+    rise = round(steps * warmup)
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def set_rates(optimizer: torch.optim.Optimizer, step: int, steps: int, warmup: float) -> None:
+    """Gives every group its rate for this step."""
+    share = factor(step, steps, warmup)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * share
+
+
+def layout(optimizer: torch.optim.Optimizer) -> dict[str, list[str]]:
+    """Which parameters are in which group: what a resumed optimiser must agree with."""
+    return {group["name"]: group["names"] for group in optimizer.param_groups}
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimiser's state by parameter name and kind: `layer.weight:exp_avg`."""
+    import torch
+
+    return {
+        f"{name}:{kind}": value
+        for name, parameter in _named(optimizer).items()
+        for kind, value in optimizer.state.get(parameter, {}).items()
+        if torch.is_tensor(value)
+    }
+
+
+def restore_moments(optimizer: torch.optim.Optimizer, saved: dict[str, torch.Tensor]) -> None:
+    """Gives a new optimiser the saved state, in the memory layout of its parameters: the same numbers laid out
+    otherwise may take another path through the arithmetic, which need not agree to the last bit."""
+    import torch
+
+    parameters = _named(optimizer)
+    for key, value in saved.items():
+        name, _, kind = key.rpartition(":")
+        parameter = parameters[name]
+        same = value.shape == parameter.shape and kind != "step"
+        like = torch.empty_like(parameter) if same else torch.empty_like(value, device=parameter.device)
+        optimizer.state[parameter][kind] = like.copy_(value)
+
+
+def _named(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    return {
+        name: parameter
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["names"], group["params"], strict=True)
+    }
