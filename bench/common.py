@@ -70,7 +70,7 @@ class Result:
     parts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class Clock:
+class StepClock:
     """Collects a contender's marks."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import torch  # noqa: F401  (imported by all contenders before their clocks start)
-from common import Clock, Result, Setting, given, leave, pretrained
+from common import Result, Setting, StepClock, given, leave, pretrained
 from safetensors.torch import save_file
 
 from pipeline import manifest
@@ -87,7 +87,7 @@ def train(setting: Setting, name: str, *, copies: int = 1, **changes: Any) -> Re
     task = TaskConfig()
     context = Context(root=folder, data=data, scratch=folder / ".thaw", side=folder / "side")
     weights = backbone_record(setting, folder)
-    clock = Clock()
+    clock = StepClock()
     out = folder / "out"
     out.mkdir()
     with _marked(clock):
@@ -101,7 +101,7 @@ def train(setting: Setting, name: str, *, copies: int = 1, **changes: Any) -> Re
 class _marked:
     """Marks the clock after each epoch of a training, by wrapping the loop's own end of an epoch."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: StepClock) -> None:
         self.clock, self.original = clock, stage_trainer.StageTrainer._end_epoch
 
     def __enter__(self) -> None:

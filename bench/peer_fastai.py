@@ -22,7 +22,7 @@ with warnings.catch_warnings():
     from fastai.vision.data import ImageDataLoaders
     from fastai.vision.learner import create_head
 
-from common import Clock, given, leave, pretrained
+from common import StepClock, given, leave, pretrained
 from fastai.callback.core import Callback
 from torch import nn
 
@@ -32,7 +32,7 @@ class Marks(Callback):
 
     order = 60  # after the recorder, which has the accuracy
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: StepClock) -> None:
         self.clock = clock
 
     def after_batch(self) -> None:
@@ -45,7 +45,7 @@ class Marks(Callback):
 
 def main() -> None:
     setting = given()
-    clock = Clock()
+    clock = StepClock()
     images = sum(1 for _ in Path(setting.data).glob("train/*/*"))
     data = ImageDataLoaders.from_folder(
         setting.data, train="train", valid="val", bs=min(64, images // 2), item_tfms=Resize(setting.resize),

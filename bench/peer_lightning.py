@@ -8,7 +8,7 @@ import warnings
 from typing import Any
 
 import torch
-from common import Clock, Setting, given, last_layer, leave, pretrained
+from common import Setting, StepClock, given, last_layer, leave, pretrained
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ BATCH = 32
 
 
 class Classifier(LightningModule):
-    def __init__(self, setting: Setting, clock: Clock) -> None:
+    def __init__(self, setting: Setting, clock: StepClock) -> None:
         super().__init__()
         self.clock = clock
         self.backbone = pretrained(setting)
@@ -65,7 +65,7 @@ def main() -> None:
     setting = given()
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    clock = Clock()
+    clock = StepClock()
     train, val = loader(setting, "train"), loader(setting, "val")
     epochs = setting.epochs["lightning"]
     unfreeze = BackboneFinetuning(

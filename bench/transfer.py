@@ -46,7 +46,7 @@ class Data(NamedTuple):
     lighting: list[str]
 
 
-class Weights(NamedTuple):
+class WeightsContent(NamedTuple):
     architecture: str
     classes: int
     state: dict[str, Tensor]
@@ -63,17 +63,17 @@ class Result(NamedTuple):
     seconds: float
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path) -> WeightsContent:
     with safe_open(path, "pt") as file:
         about = file.metadata()
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    return Weights(
+    return WeightsContent(
         about["architecture"], int(about["classes"]), state, json.loads(about["mean"]), json.loads(about["std"])
     )
 
 
-def read_data(folder: Path, weights: Weights) -> Data:
+def read_data(folder: Path, weights: WeightsContent) -> Data:
     generate(folder)
     rows = list(csv.DictReader((folder / "metadata.csv").read_text().splitlines()))
     pixels = torch.from_numpy(np.stack([np.asarray(Image.open(folder / row["path"])) for row in rows]))
@@ -96,7 +96,7 @@ def assign_splits(data: Data, seed: int, share: float = 0.3) -> tuple[Tensor, Te
     return (~test).nonzero()[:, 0], test.nonzero()[:, 0]
 
 
-def network(weights: Weights, labels: int, pretrained: bool) -> nn.Module:
+def network(weights: WeightsContent, labels: int, pretrained: bool) -> nn.Module:
     """The stock network with a new last layer for `labels` classes."""
     if not pretrained:
         fresh: nn.Module = torchvision.models.get_model(weights.architecture, weights=None, num_classes=labels)
@@ -115,7 +115,7 @@ def turned(pictures: Tensor, random: torch.Generator) -> Tensor:
     return (pictures.flip(3) if mirror else pictures).contiguous(memory_format=torch.channels_last)
 
 
-def train(way: str, data: Data, rows: Tensor, weights: Weights, seed: int, epochs: int, lr: float) -> nn.Module:
+def train(way: str, data: Data, rows: Tensor, weights: WeightsContent, seed: int, epochs: int, lr: float) -> nn.Module:
     torch.manual_seed(seed)
     model = network(weights, int(data.labels.max()) + 1, pretrained=way != "scratch")
     parameters = list(model.parameters())
@@ -166,7 +166,7 @@ def right(model: nn.Module, data: Data, rows: Tensor) -> Tensor:
     return torch.cat([model(data.pictures[batch]).argmax(1) == data.labels[batch] for batch in rows.split(64)]).float()
 
 
-def run(way: str, data: Data, weights: Weights, seed: int, epochs: int, lr: float) -> Result:
+def run(way: str, data: Data, weights: WeightsContent, seed: int, epochs: int, lr: float) -> Result:
     rows, test = assign_splits(data, seed)
     started = time.monotonic()
     model = train(way, data, rows, weights, seed, epochs, lr)

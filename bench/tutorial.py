@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from common import Clock, Result, Setting, given, last_layer, leave, pretrained
+from common import Result, Setting, StepClock, given, last_layer, leave, pretrained
 from torch import nn, optim
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
@@ -36,7 +36,7 @@ def loaders(setting: Setting) -> dict[str, DataLoader]:
 
 def train(setting: Setting, name: str, head_only: bool) -> Result:
     torch.manual_seed(setting.seed)
-    clock = Clock()
+    clock = StepClock()
     data = loaders(setting)
     model = pretrained(setting)
     for parameter in model.parameters():

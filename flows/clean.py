@@ -23,7 +23,7 @@ HISTORY = {"runs": "times and Data Docs of past runs", "logs": "servers' logs"}
 
 
 @dataclass(frozen=True)
-class Removable:
+class RemovableFolder:
     """A folder that may go."""
 
     path: Path
@@ -31,14 +31,14 @@ class Removable:
     bytes: int
 
 
-def removable(workspace: Workspace, *, trainings: bool, history: bool) -> list[Removable]:
+def removable(workspace: Workspace, *, trainings: bool, history: bool) -> list[RemovableFolder]:
     """What there is to remove, with sizes in bytes."""
     kinds = CACHES | (TRAININGS if trainings else {}) | (HISTORY if history else {})
     found = ((workspace.scratch / name, meaning) for name, meaning in kinds.items())
-    return [Removable(path, meaning, _size(path)) for path, meaning in found if path.is_dir()]
+    return [RemovableFolder(path, meaning, _size(path)) for path, meaning in found if path.is_dir()]
 
 
-def remove(items: list[Removable]) -> None:
+def remove(items: list[RemovableFolder]) -> None:
     """Removes them."""
     for item in items:
         shutil.rmtree(item.path)

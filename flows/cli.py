@@ -178,7 +178,7 @@ def run(
     from flows.status import bring_up_to_date, follow_champion, refuse_changed_weights
     from flows.terminal import Terminal
 
-    clock = Clock()
+    clock = StepClock()
     place = _workspace()
     with Terminal() as terminal:
         with terminal.working("checking what changed"):
@@ -201,7 +201,7 @@ def run(
             _say_timings(terminal, clock)
 
 
-class Clock:
+class StepClock:
     """Where a command's seconds went."""
 
     def __init__(self) -> None:
@@ -217,7 +217,7 @@ class Clock:
         self._last = now
 
 
-def _say_timings(terminal: Terminal, clock: Clock) -> None:
+def _say_timings(terminal: Terminal, clock: StepClock) -> None:
     terminal.info(", ".join(f"{name} {seconds:.2f} s" for name, seconds in clock.laps.items()))
 
 
@@ -245,7 +245,7 @@ def _say_unchanged(terminal: Terminal, place: Workspace, examine_status: Workspa
     _say_result(terminal, place, examine_status.evaluated, examine_status.registered)
 
 
-def _conduct(terminal: Terminal, place: Workspace, force: list[str], stale: set[str], clock: Clock) -> Summary:
+def _conduct(terminal: Terminal, place: Workspace, force: list[str], stale: set[str], clock: StepClock) -> Summary:
     from flows import temporary
     from flows.status import check
 

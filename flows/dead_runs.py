@@ -10,7 +10,7 @@ from uuid import UUID
 
 import psutil
 
-from flows.processes import Identity, find
+from flows.processes import ProcessIdentity, find
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -46,7 +46,7 @@ def close_dead_runs(flow: str, workspace: Path) -> int:
 
 
 def _labels() -> dict[str, Any]:
-    own = Identity.of(psutil.Process())
+    own = ProcessIdentity.of(psutil.Process())
     return {HOST: platform.node(), PID: own.pid, STARTED: own.started}
 
 
@@ -72,7 +72,7 @@ def _is_alive_here(labels: Mapping[str, Any]) -> bool:
     """Whether the process that a run was marked with is one of this machine's."""
     if labels.get(HOST) != platform.node() or PID not in labels or STARTED not in labels:
         return False
-    return find(Identity(int(labels[PID]), float(labels[STARTED]))) is not None
+    return find(ProcessIdentity(int(labels[PID]), float(labels[STARTED]))) is not None
 
 
 def _close(client: SyncPrefectClient, run: UUID) -> None:

@@ -9,7 +9,7 @@ import psutil
 SAME_START = 2.0  # seconds by which a start may seem to differ where the clock was set meanwhile
 
 
-class Identity(NamedTuple):
+class ProcessIdentity(NamedTuple):
     """A process of this machine.
 
     Args:
@@ -20,11 +20,11 @@ class Identity(NamedTuple):
     started: float
 
     @classmethod
-    def of(cls, process: psutil.Process) -> Identity:
+    def of(cls, process: psutil.Process) -> ProcessIdentity:
         return cls(process.pid, process.create_time())
 
 
-def find(identity: Identity) -> psutil.Process | None:
+def find(identity: ProcessIdentity) -> psutil.Process | None:
     """The process, where it still runs."""
     try:
         process = psutil.Process(identity.pid)

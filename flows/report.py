@@ -12,11 +12,11 @@ from typing import Any
 from pipeline import receipts
 from pipeline.context import Tracker
 from pipeline.records import RegisterRecord, digest
-from pipeline.versioning import Memory, State
+from pipeline.versioning import Memory, StageState
 from pipeline.workspace import STEPS, Workspace
 
 
-def outdated(place: Workspace, states: Mapping[str, State], registered: RegisterRecord) -> str:
+def outdated(place: Workspace, states: Mapping[str, StageState], registered: RegisterRecord) -> str:
     """Why the page has to be made again, in a user's words; empty where it is what these results determine."""
     return receipts.report_fault(place, _inputs(states, registered))
 
@@ -38,6 +38,6 @@ def make(place: Workspace, memory: Memory, registered: RegisterRecord, tracker: 
     return place.report
 
 
-def _inputs(states: Mapping[str, State], registered: RegisterRecord) -> str:
+def _inputs(states: Mapping[str, StageState], registered: RegisterRecord) -> str:
     """The digest of what determines the page: every step's outputs and the registration."""
     return digest({name: list(state.outputs) for name, state in states.items()}, registered)

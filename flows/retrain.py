@@ -13,7 +13,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows import report
 from flows.dead_runs import close_dead_runs
-from flows.stage import CONSOLE, Outcome, PrefectConsole, Run, as_prefect_task, stage
+from flows.stage import CONSOLE, PrefectConsole, Run, StepOutcome, as_prefect_task, stage
 from flows.status import check_steps, prepare, refuse_changed_weights, unshared
 from pipeline import preflight, redaction
 from pipeline.records import EvaluateRecord, RegisterRecord
@@ -28,7 +28,7 @@ from pipeline.workspace import Workspace, lock
 class Summary:
     """What a retraining came to."""
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[StepOutcome, ...]
     evaluated: EvaluateRecord
     registered: RegisterRecord
     report: Path
@@ -131,7 +131,7 @@ def _register(run: Run, records: tuple[Any, ...]) -> RegisterRecord:
     known = receipt_is_current(config, run.workspace, evaluated)
     if known and "register" not in run.force:
         run.console.info(step_line("register", f"unchanged: {summarize(known)}"))
-        run.finished(Outcome("register", "unchanged", (), time.monotonic() - began))
+        run.finished(StepOutcome("register", "unchanged", (), time.monotonic() - began))
         return known
     why = ("forced",) if "register" in run.force else ("this evaluation is not registered yet",)
     run.console.info(running_line("register", why))
@@ -148,7 +148,7 @@ def _register(run: Run, records: tuple[Any, ...]) -> RegisterRecord:
             context(run.workspace, config, run.console, run.tracker, run.side / "register"),
         )
     seconds = time.monotonic() - began
-    run.finished(Outcome("register", "done", why, seconds))
+    run.finished(StepOutcome("register", "done", why, seconds))
     run.console.info(done_line("register", seconds, registered))
     return registered
 

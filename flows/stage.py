@@ -74,7 +74,7 @@ def _log(text: str) -> None:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutcome:
     """What became of one step in this run."""
 
     step: str
@@ -93,9 +93,9 @@ class Run:
     tracker: Tracker
     force: frozenset[str] = frozenset()
     console: LiveConsole = field(default_factory=PrefectConsole)
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[StepOutcome] = field(default_factory=list)
 
-    def finished(self, outcome: Outcome) -> None:
+    def finished(self, outcome: StepOutcome) -> None:
         """Notes what became of a step, and keeps the times of a run in which anything changed."""
         self.outcomes.append(outcome)
         if all(each.how == "unchanged" for each in self.outcomes):
@@ -155,6 +155,6 @@ def _finish(run: Run, name: str, how: How, why: Sequence[str], began: float) -> 
     """Notes what became of a step, says so, and returns its record."""
     seconds = time.monotonic() - began
     record = load_record(run.workspace, name)
-    run.finished(Outcome(name, how, tuple(why), seconds))
+    run.finished(StepOutcome(name, how, tuple(why), seconds))
     run.console.info(done_line(name, seconds, record) if how == "done" else step_line(name, how))
     return record

@@ -11,7 +11,7 @@ from pipeline.context import Console
 from pipeline.errors import ConfigError, ThawError
 from pipeline.records import EvaluateRecord, RegisterRecord
 from pipeline.upgrade import outdated, upgrade
-from pipeline.versioning import Memory, State
+from pipeline.versioning import Memory, StageState
 from pipeline.workspace import STEPS, Workspace, lock
 
 
@@ -19,7 +19,7 @@ from pipeline.workspace import STEPS, Workspace, lock
 class WorkspaceStatus:
     """The state of a workspace."""
 
-    states: dict[str, State]
+    states: dict[str, StageState]
     evaluated: EvaluateRecord | None  # of the last finished evaluation, fresh or not
     registered: RegisterRecord | None  # of that evaluation, where it is registered
     report: str = ""  # why report.html has to be made again; empty where it has not, or there is nothing to report

@@ -49,7 +49,7 @@ class Progress:
 
 
 @dataclass
-class Activity:
+class TerminalActivity:
     """Something that takes a while, and how far its present piece of work has come."""
 
     name: str
@@ -67,7 +67,7 @@ class Terminal:
     def __init__(self, *, stderr: bool = False) -> None:
         self._console = _rich_console(stderr)
         self._live: Live | None = None
-        self._activities: list[Activity] = []
+        self._activities: list[TerminalActivity] = []
         self._reported: dict[str, float] = {}
 
     def __enter__(self) -> Terminal:
@@ -98,7 +98,7 @@ class Terminal:
     @contextmanager
     def working(self, on: str) -> Iterator[None]:
         """Shows what is being worked on, and for how long, until the block ends; nothing in a pipe."""
-        activity = Activity(on)
+        activity = TerminalActivity(on)
         self._activities.append(activity)
         self._start()
         try:
@@ -164,7 +164,7 @@ class Terminal:
         return line
 
 
-def live_line(activity: Activity, now: float, columns: int, *, ascii_only: bool) -> Text:
+def live_line(activity: TerminalActivity, now: float, columns: int, *, ascii_only: bool) -> Text:
     """The one line that moves, of any width; the caller cuts it."""
     from rich.text import Text
 

@@ -20,7 +20,7 @@ from pipeline.errors import WorkspaceError
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from flows.processes import Identity
+    from flows.processes import ProcessIdentity
 
 # Without it MLflow opens its pages about language models, which hide the registry.
 TRAININGS = "/#/experiments?workflowType=machine_learning"
@@ -137,17 +137,17 @@ def _publish(
     files.replace_text(note, json.dumps(values), private=True)
 
 
-def _identities(processes: Sequence[subprocess.Popen[bytes]]) -> list[Identity]:
+def _identities(processes: Sequence[subprocess.Popen[bytes]]) -> list[ProcessIdentity]:
     """The servers' processes, their workers among them."""
     import psutil
 
-    from flows.processes import Identity
+    from flows.processes import ProcessIdentity
 
-    found: list[Identity] = []
+    found: list[ProcessIdentity] = []
     for process in processes:
         with suppress(psutil.Error):
             own = psutil.Process(process.pid)
-            found += [Identity.of(each) for each in (own, *own.children(recursive=True))]
+            found += [ProcessIdentity.of(each) for each in (own, *own.children(recursive=True))]
     return found
 
 
@@ -155,10 +155,10 @@ def _end_leftovers(scratch: Path) -> bool:
     """Ends what the last `thaw up` noted and left running; returns whether there was any."""
     import psutil
 
-    from flows.processes import Identity, find
+    from flows.processes import ProcessIdentity, find
 
     known = settings.noted_servers(scratch) or {}
-    noted = [find(Identity(*values)) for values in known.get("processes", ())]
+    noted = [find(ProcessIdentity(*values)) for values in known.get("processes", ())]
     left = [process for process in noted if process is not None]
     for process in left:
         with suppress(psutil.Error):

@@ -41,7 +41,7 @@ RecipeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$")]
 Level = Annotated[int, Field(ge=0, le=255)]
 
 
-class Section(BaseModel):
+class ConfigSection(BaseModel):
     """A frozen section of params.yaml; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -60,19 +60,19 @@ class Section(BaseModel):
         """The keys that hold sections of their own."""
         keys = set()
         for name, field in cls.model_fields.items():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            if isinstance(field.annotation, type) and issubclass(field.annotation, ConfigSection):
                 keys.add(field.alias or name)
         return keys
 
 
-class DriftConfig(Section):
+class DriftConfig(ConfigSection):
     label_shift: Fraction = 0.15
     """warn when the class shares moved by more than this (total variation) since the last accepted version"""
     statistic_shift: float = Field(default=0.5, gt=0)
     """warn when a measured statistic's mean moved by more than this many of its standard deviations"""
 
 
-class DataConfig(Section):
+class DataConfig(ConfigSection):
     path: str = "data"
     """the data folder, below the workspace; data.dvc pins it"""
     table: str | None = None
@@ -128,7 +128,7 @@ class DataConfig(Section):
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF"]
 
 
-class ImageIntakeConfig(Section):
+class ImageIntakeConfig(ConfigSection):
     formats: tuple[ImageFormat, ...] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
     """file formats accepted, by what the file is and not by its name"""
     min_side: Positive = 16
@@ -147,14 +147,14 @@ class ImageIntakeConfig(Section):
     """the colour (RGB, 0–255) that transparent images are laid on"""
 
 
-class ImageInputConfig(Section):
+class ImageInputConfig(ConfigSection):
     size: Positive | Literal["auto"] = "auto"
     """side of the network's square input in pixels; auto: what the backbone was trained with"""
     fit: Literal["crop", "squash", "pad"] = "crop"
     """how an image becomes square: crop the centre, squash both sides, or pad with the background"""
 
 
-class ImageAugmentConfig(Section):
+class ImageAugmentConfig(ConfigSection):
     crop_scale: tuple[Above, Above] = (0.5, 1.0)
     """random resized crop: share of the area kept"""
     crop_ratio: tuple[Above, Above] = (0.75, 1.3333)
@@ -182,7 +182,7 @@ class ImageAugmentConfig(Section):
         return given
 
 
-class TaskConfig(Section):
+class TaskConfig(ConfigSection):
     name: Literal["image-classification"] = "image-classification"
     """the kind of problem"""
     intake: ImageIntakeConfig = ImageIntakeConfig()
@@ -190,7 +190,7 @@ class TaskConfig(Section):
     augment: ImageAugmentConfig = ImageAugmentConfig()
 
 
-class SplitFractions(Section):
+class SplitFractions(ConfigSection):
     train: Fraction = 0.7
     val: Fraction = 0.15
     test: Fraction = 0.15
@@ -204,7 +204,7 @@ class SplitFractions(Section):
         return self
 
 
-class SplitConfig(Section):
+class SplitConfig(ConfigSection):
     seed: int = 0
     """salt of the hash that deals new examples into splits; the ledger remembers what it dealt"""
     fractions: SplitFractions = SplitFractions()
@@ -216,7 +216,7 @@ class SplitConfig(Section):
     """keep examples in one split whose perceptual hashes differ in at most this many of 64 bits; -1: off"""
 
 
-class BackboneConfig(Section):
+class BackboneConfig(ConfigSection):
     name: str = "torchvision/mobilenet_v3_small"
     """provider/name: torchvision/<any of its classifiers>"""
     weights: str = "default"
@@ -252,7 +252,7 @@ class BackboneConfig(Section):
         return name
 
 
-class StageConfig(Section):
+class StageConfig(ConfigSection):
     """One row of a fine-tuning schedule."""
 
     name: str
@@ -271,7 +271,7 @@ class StageConfig(Section):
     """random: start this stage from newly initialised weights (training from scratch)"""
 
 
-class PlanConfig(Section):
+class PlanConfig(ConfigSection):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """arithmetic of the training; auto: measured on this machine"""
     memory_format: Literal["auto", "contiguous", "channels-last"] = "auto"
@@ -293,12 +293,12 @@ class PlanConfig(Section):
     """cpu, cuda, cuda:1, mps; auto: the best there is"""
 
 
-class CheckpointConfig(Section):
+class CheckpointConfig(ConfigSection):
     every_seconds: float = Field(default=60.0, gt=0)
     keep: Positive = 2
 
 
-class FinetuneConfig(Section):
+class FinetuneConfig(ConfigSection):
     recipes: tuple[str, ...] = Field(default=("gradual",), min_length=1)
     """the candidates, one a recipe: head, full, gradual, lp-ft, scratch, one from `own`, or `compare`: all five built-in ones"""
     own: dict[RecipeName, tuple[StageConfig, ...]] = {}
@@ -344,7 +344,7 @@ class FinetuneConfig(Section):
         return {True: "first", False: "never"}[value] if isinstance(value, bool) else value
 
 
-class EvaluateConfig(Section):
+class EvaluateConfig(ConfigSection):
     bootstrap: Positive = 1000
     """resamples for the intervals"""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
@@ -358,14 +358,14 @@ class EvaluateConfig(Section):
     """how many of the worst errors to show"""
 
 
-class RegisterConfig(Section):
+class RegisterConfig(ConfigSection):
     name: str | None = None
     """name in the model registry; null: the workspace folder's name"""
     thresholds: dict[str, float] = {}
     """test metrics a model must reach to become champion, such as accuracy: 0.9; without any, none does"""
 
 
-class TrackingConfig(Section):
+class TrackingConfig(ConfigSection):
     uri: str | None = None
     """an MLflow server (http://…) or database (sqlite:///…); null: the one embedded under mlflow/; ${NAME} stands for an environment variable"""
     experiment: str | None = None
@@ -374,7 +374,7 @@ class TrackingConfig(Section):
     system_metrics: bool = True
 
 
-class Config(Section):
+class Config(ConfigSection):
     """params.yaml."""
 
     engine: int = ENGINE

@@ -19,7 +19,7 @@ class Console(Protocol):
         """How far a named piece of work has come; `done == total` ends it."""
 
 
-class Silent:
+class SilentConsole:
     """A console that says nothing."""
 
     def info(self, text: str) -> None: ...
@@ -27,7 +27,7 @@ class Silent:
     def progress(self, what: str, done: int, total: int, note: str = "") -> None: ...
 
 
-class Metric(NamedTuple):
+class MetricPoint(NamedTuple):
     """One point of a curve."""
 
     name: str
@@ -44,7 +44,7 @@ class TrackedRun(Protocol):
 
     def tags(self, values: Mapping[str, str]) -> None: ...
 
-    def metrics(self, points: Iterable[Metric]) -> None: ...
+    def metrics(self, points: Iterable[MetricPoint]) -> None: ...
 
     def artifact(self, path: Path, folder: str = "") -> None: ...
 
@@ -68,7 +68,7 @@ class NoRun:
 
     def tags(self, values: Mapping[str, str]) -> None: ...
 
-    def metrics(self, points: Iterable[Metric]) -> None: ...
+    def metrics(self, points: Iterable[MetricPoint]) -> None: ...
 
     def artifact(self, path: Path, folder: str = "") -> None: ...
 
@@ -102,6 +102,6 @@ class Context:
     data: Path
     scratch: Path
     side: Path
-    console: Console = field(default_factory=Silent)
+    console: Console = field(default_factory=SilentConsole)
     tracker: Tracker = field(default_factory=NoTracker)
     pixel_cache_gb: float = math.inf

@@ -11,7 +11,7 @@ from pipeline.config import STAGE_PARAMS, read_yaml
 from pipeline.errors import WorkspaceError
 
 
-class Placeholder(NamedTuple):
+class LockPlaceholder(NamedTuple):
     """A small lock file in the workspace's root, on which a stage depends and which the stage itself may fill in.
 
     DVC refuses to run a stage that lacks a dependency, so the file always exists: `thaw init`, and `thaw run` where it
@@ -29,10 +29,10 @@ class Placeholder(NamedTuple):
     content: str = "{}\n"
 
 
-PLACEHOLDERS: tuple[Placeholder, ...] = (
-    Placeholder("backbone.lock", "backbone"),
-    Placeholder("baseline.lock", "finetune"),
-    Placeholder("champion.lock", "finetune"),
+PLACEHOLDERS: tuple[LockPlaceholder, ...] = (
+    LockPlaceholder("backbone.lock", "backbone"),
+    LockPlaceholder("baseline.lock", "finetune"),
+    LockPlaceholder("champion.lock", "finetune"),
 )
 
 # stage → what earlier stages and the data give it; `${data.path}` is filled in by DVC from params.yaml

@@ -9,7 +9,7 @@ from pipeline.records import Finding
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedExample:
     """One example as the reader found it, before anything was opened."""
 
     path: str  # below the data folder, `/`-separated, as the manifest writes it
@@ -20,7 +20,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Fault:
+class ExampleFault:
     """Why one file cannot be used: becomes a row of the quarantine."""
 
     path: str
@@ -32,28 +32,28 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Listing:
+class ExampleListing:
     """All examples the reader found, and what it could not read."""
 
-    examples: tuple[Listed, ...]
-    faults: tuple[Fault, ...]
+    examples: tuple[ListedExample, ...]
+    faults: tuple[ExampleFault, ...]
     findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredExample:
     """What a scan measured of one example, all of it determined by the content."""
 
     id: str  # MD5 of the content
     values: dict[str, Any]  # column → value, without the `scan.` prefix; `phash` is 16 hex digits where there is one
     converted: tuple[str, ...] = ()  # "exif-rotated", "cmyk", "16-bit", "alpha", "grey", "extension"
-    doubt: Fault | None = (
+    doubt: ExampleFault | None = (
         None  # usable, yet to be left out where few others look like this: a placeholder, a black frame
     )
 
 
 @dataclass(frozen=True)
-class Expected:
+class ColumnExpectation:
     """What one measured column of every usable example must satisfy: one of `values`, or between `low` and `high`."""
 
     column: str  # without the `scan.` prefix

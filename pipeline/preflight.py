@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError, PreflightError, ThawError
 from pipeline.files import expanded
 from pipeline.workspace import STEPS, Workspace
 
-State = Literal["ok", "warning", "error"]
+StageState = Literal["ok", "warning", "error"]
 
 LONGEST_EXPERIMENT_NAME = 500  # MLflow's limit
 SPARE_BYTES = 2**30  # disk that is always left to others
@@ -39,7 +39,7 @@ class Check:
     """
 
     name: str
-    state: State
+    state: StageState
     found: str
     expected: str = ""
     hint: str = ""

@@ -28,13 +28,13 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Frozen(BaseModel):
+class FrozenModel(BaseModel):
     """A frozen value that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Record(Frozen):
+class Record(FrozenModel):
     """What a step hands on."""
 
     folder: Path = Field(default=Path(), exclude=True, repr=False)
@@ -68,7 +68,7 @@ class Record(Frozen):
         return digest(self.model_dump(mode="json"))
 
 
-class Finding(Frozen):
+class Finding(FrozenModel):
     """One thing a check has to say about the data."""
 
     code: str
@@ -119,7 +119,7 @@ class SplitRecord(Record):
         return self.folder / "manifest.parquet"
 
 
-class InputSpec(Frozen):
+class InputSpec(FrozenModel):
     """How an example becomes a network's input: enough for another program to do the same.
 
     An image is resized so that `fit` brings it to `resize` pixels, then its centre `size` × `size` pixels are
@@ -154,7 +154,7 @@ class BackboneRecord(Record):
         return self.folder / "weights.safetensors"
 
 
-class SolvedHead(Frozen):
+class SolvedHead(FrozenModel):
     """How the linear head of a stage was solved; see `pipeline.training.head_stage`."""
 
     strength: float  # inverse strength of the regularisation: scikit-learn's C, on standardised features
@@ -165,7 +165,7 @@ class SolvedHead(Frozen):
     iterations: int  # of L-BFGS, at this strength
 
 
-class StageResult(Frozen):
+class StageResult(FrozenModel):
     """What one stage of a recipe did."""
 
     name: str
@@ -200,7 +200,7 @@ class CandidateRecord(Record):
         return self.folder / "model.safetensors"
 
 
-class BaselineAge(Frozen):
+class BaselineAge(FrozenModel):
     """When and from what the model trained from scratch for comparison was made, where it is remembered."""
 
     trained: str  # the day, as 2026-11-25
@@ -246,7 +246,7 @@ class FinetuneRecord(Record):
         return CandidateRecord.load(self.folder / (name or self.best))
 
 
-class Estimate(Frozen):
+class MetricEstimate(FrozenModel):
     """A metric with its bootstrap interval."""
 
     value: float
@@ -254,12 +254,12 @@ class Estimate(Frozen):
     high: float
 
 
-class Comparison(Frozen):
+class Comparison(FrozenModel):
     """The best candidate against another on the same test examples, by a paired test."""
 
     other: str
     metric: str
-    difference: Estimate  # best − other
+    difference: MetricEstimate  # best − other
     examples: int | None = None  # pairs, where the other had learnt from some of the test examples
     p_value: float  # two-sided, exact sign-flip test over units; of single examples, McNemar's
     verdict: Literal["better", "worse", "cannot-tell"]
@@ -278,8 +278,8 @@ class EvaluateRecord(Record):
     confidence: float = 0.95  # of every interval
     primary: str
     higher_is_better: bool
-    metrics: dict[str, Estimate]
-    others: dict[str, dict[str, Estimate]]  # the other candidates' metrics on the same examples
+    metrics: dict[str, MetricEstimate]
+    others: dict[str, dict[str, MetricEstimate]]  # the other candidates' metrics on the same examples
     comparisons: tuple[Comparison, ...]
     baseline: BaselineAge | None = None  # as in FinetuneRecord
     warnings: tuple[Finding, ...]
@@ -289,7 +289,7 @@ class EvaluateRecord(Record):
         return self.folder / "predictions.parquet"
 
 
-class DataVersion(Frozen):
+class DataVersion(FrozenModel):
     """Which data a run saw: enough to get the same files back, or to know that one cannot."""
 
     md5: str  # DVC's hash of the files as they are now

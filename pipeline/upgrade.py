@@ -15,7 +15,7 @@ from pipeline.files import replace_text
 from pipeline.workspace import Workspace
 
 
-class Change(NamedTuple):
+class WorkspaceChange(NamedTuple):
     """One file of a workspace to be written anew, and what that changes, in a user's words."""
 
     path: Path
@@ -23,7 +23,7 @@ class Change(NamedTuple):
     meaning: str
 
 
-def outdated(workspace: Workspace) -> list[Change]:
+def outdated(workspace: Workspace) -> list[WorkspaceChange]:
     """What `upgrade` would write; empty where the workspace is as this version makes it. Nothing is written.
 
     Raises:
@@ -61,28 +61,28 @@ def refuse_outdated(workspace: Workspace) -> None:
         )
 
 
-def _changes(workspace: Workspace) -> Iterator[Change]:
+def _changes(workspace: Workspace) -> Iterator[WorkspaceChange]:
     older = workspace.config().engine
     if older < ENGINE:
         path = workspace.root / "params.yaml"
         text = _with_engine(_read(path))
-        yield Change(path, text, f"params.yaml: engine {older} → {ENGINE}, so every step runs anew")
+        yield WorkspaceChange(path, text, f"params.yaml: engine {older} → {ENGINE}, so every step runs anew")
     yield from _dvc_yaml_changes(workspace.root / "dvc.yaml")
     for entry in dvc_yaml.PLACEHOLDERS:
         path = workspace.root / entry.file
         if not path.exists():
-            yield Change(path, entry.content, f"{entry.file}: made, for the {entry.stage} step to fill in")
+            yield WorkspaceChange(path, entry.content, f"{entry.file}: made, for the {entry.stage} step to fill in")
 
 
-def _dvc_yaml_changes(path: Path) -> Iterator[Change]:
+def _dvc_yaml_changes(path: Path) -> Iterator[WorkspaceChange]:
     if not path.exists():
-        yield Change(path, dvc_yaml.generate(), "dvc.yaml: made")
+        yield WorkspaceChange(path, dvc_yaml.generate(), "dvc.yaml: made")
         return
     text = _read(path)
     stages = dvc_yaml.outdated_stages(text)
     if stages:
         meaning = f"dvc.yaml: stages {', '.join(stages)} rewritten as this version of Thaw needs them"
-        yield Change(path, dvc_yaml.updated(text), meaning)
+        yield WorkspaceChange(path, dvc_yaml.updated(text), meaning)
 
 
 def _read(path: Path) -> str:

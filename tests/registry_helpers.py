@@ -24,10 +24,10 @@ from pipeline.records import (
     BackboneRecord,
     CandidateRecord,
     DataVersion,
-    Estimate,
     EvaluateRecord,
     FinetuneRecord,
     InputSpec,
+    MetricEstimate,
     SplitRecord,
     digest,
 )
@@ -101,11 +101,11 @@ class Finished:
 
     def judge(self, accuracy: float, **others: float) -> EvaluateRecord:
         """The evaluation, with that accuracy and these other metrics."""
-        value = Estimate(value=accuracy, low=accuracy - 0.1, high=min(1.0, accuracy + 0.1))
-        loss = Estimate(value=0.3, low=0.2, high=0.4)
+        value = MetricEstimate(value=accuracy, low=accuracy - 0.1, high=min(1.0, accuracy + 0.1))
+        loss = MetricEstimate(value=0.3, low=0.2, high=0.4)
         metrics = {"accuracy": value, "log_loss": loss}
         for name, other in others.items():
-            metrics[name] = Estimate(value=other, low=other, high=other)
+            metrics[name] = MetricEstimate(value=other, low=other, high=other)
         self.evaluated = self.evaluated.model_copy(update={"metrics": metrics})
         return self.evaluated.save(self.out / "evaluate")
 

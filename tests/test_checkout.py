@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.ledger import Entry, Ledger, load
+from pipeline.data.ledger import Ledger, LedgerEntry, load
 from pipeline.errors import LedgerError, VersioningError, WorkspaceError
 from pipeline.versioning import Memory, initialise
 from pipeline.versioning.checkout import bases_file, compare
@@ -315,7 +315,7 @@ def test_a_file_comes_where_a_folder_of_the_users_is_only_by_name(ws: Path) -> N
 
 
 def entries(splits: dict[str, str]) -> Ledger:
-    return Ledger({i: Entry(i, None, split, "x", None, 0) for i, split in splits.items()})  # type: ignore[arg-type]
+    return Ledger({i: LedgerEntry(i, None, split, "x", None, 0) for i, split in splits.items()})  # type: ignore[arg-type]
 
 
 def splits(root: Path) -> dict[str, str]:

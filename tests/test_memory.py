@@ -222,7 +222,7 @@ def test_data_edited_during_a_step_commits_nothing(ws: Path) -> None:
 @pytest.fixture
 def lock_file(ws: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A lock file that the backbone stage depends on and may fill in."""
-    entry = dvc_yaml.Placeholder("some.lock", "backbone")
+    entry = dvc_yaml.LockPlaceholder("some.lock", "backbone")
     monkeypatch.setattr(dvc_yaml, "PLACEHOLDERS", (entry,))
     path = ws / entry.file
     path.write_text(entry.content)

@@ -10,8 +10,8 @@ import yaml
 from commands import Thaw, change
 from pipeline import dvc_yaml
 from pipeline.config import ENGINE, Config, load, to_yaml
-from pipeline.context import Silent
-from pipeline.dvc_yaml import Placeholder
+from pipeline.context import SilentConsole
+from pipeline.dvc_yaml import LockPlaceholder
 from pipeline.errors import ConfigError, WorkspaceError
 from pipeline.steps.run import run_alone
 from pipeline.upgrade import outdated, upgrade
@@ -74,9 +74,9 @@ def place(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def some_lock(monkeypatch: pytest.MonkeyPatch) -> Placeholder:
+def some_lock(monkeypatch: pytest.MonkeyPatch) -> LockPlaceholder:
     """A lock file that a later version brings."""
-    entry = Placeholder("some.lock", "backbone")
+    entry = LockPlaceholder("some.lock", "backbone")
     monkeypatch.setattr(dvc_yaml, "PLACEHOLDERS", (*dvc_yaml.PLACEHOLDERS, entry))
     return entry
 
@@ -85,7 +85,7 @@ def test_a_new_workspace_has_nothing_to_upgrade(place: Workspace) -> None:
     assert outdated(place) == []
 
 
-def test_stages_of_an_earlier_version_are_rewritten_and_everything_else_stays(some_lock: Placeholder) -> None:
+def test_stages_of_an_earlier_version_are_rewritten_and_everything_else_stays(some_lock: LockPlaceholder) -> None:
     text = dvc_yaml.updated(EARLIER)
     stages = yaml.safe_load(text)["stages"]
     assert dvc_yaml.outdated_stages(text) == []
@@ -117,14 +117,14 @@ def test_a_dvc_yaml_that_cannot_be_edited_is_refused_by_name(text: str) -> None:
         dvc_yaml.updated(text)
 
 
-def test_line_endings_of_another_system_stay(some_lock: Placeholder) -> None:
+def test_line_endings_of_another_system_stay(some_lock: LockPlaceholder) -> None:
     text = dvc_yaml.updated(EARLIER.replace("\n", "\r\n"))
     assert "  mine:\r\n" in text
     assert some_lock.file in yaml.safe_load(text)["stages"]["backbone"]["deps"]
 
 
 def test_lock_files_that_stages_depend_on_are_made_where_they_are_missing(
-    place: Workspace, some_lock: Placeholder
+    place: Workspace, some_lock: LockPlaceholder
 ) -> None:
     said = "\n".join(upgrade(place))
     assert (place.root / some_lock.file).read_text() == some_lock.content
@@ -175,7 +175,7 @@ def test_a_step_alone_refuses_a_workspace_that_is_outdated(place: Workspace) -> 
     change(place.root, f"engine: {ENGINE}", "engine: 1")
     (place.root / "dvc.yaml").write_text(dvc_yaml.generate().replace("      - split\n", ""))
     with pytest.raises(WorkspaceError, match="thaw run") as caught:
-        run_alone(place, "backbone", console=Silent())
+        run_alone(place, "backbone", console=SilentConsole())
     assert [line.partition(":")[0] for line in caught.value.details] == ["params.yaml", "dvc.yaml"]
     assert not place.output("backbone").exists()
 
@@ -185,7 +185,7 @@ def test_a_newer_engine_is_refused(place: Workspace) -> None:
     with pytest.raises(ConfigError, match="newer version"):
         outdated(place)
     with pytest.raises(ConfigError, match="newer version"):
-        run_alone(place, "backbone", console=Silent())
+        run_alone(place, "backbone", console=SilentConsole())
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Suite:
+class ExpectationSuite:
     """Checks of one table; `items` gives, by a check's code, what to name where the values alone say too little."""
 
     name: str
@@ -49,7 +49,7 @@ class Suite:
     items: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def judge(suites: Sequence[Suite], side: Path) -> list[Finding]:
+def judge(suites: Sequence[ExpectationSuite], side: Path) -> list[Finding]:
     """Runs the suites, and writes Data Docs into `side / "data-docs"`.
 
     Returns:
@@ -90,7 +90,7 @@ def _site(folder: Path) -> dict[str, Any]:
     }
 
 
-def _run(context: Any, source: Any, suite: Suite) -> list[Finding]:
+def _run(context: Any, source: Any, suite: ExpectationSuite) -> list[Finding]:
     gx = _great_expectations()
     expectations = [
         getattr(gx.expectations, check.kind)(**check.arguments, severity=check.severity, meta={"at": at})
@@ -109,7 +109,7 @@ def _run(context: Any, source: Any, suite: Suite) -> list[Finding]:
     return [_finding(suite, suite.checks[at], batch, expectations[at]) for at in failed]
 
 
-def _finding(suite: Suite, check: Check, batch: Any, expectation: Any) -> Finding:
+def _finding(suite: ExpectationSuite, check: Check, batch: Any, expectation: Any) -> Finding:
     form: dict[str, Any] = {"result_format": "COMPLETE"}
     if check.index is not None:
         form["unexpected_index_column_names"] = [check.index]

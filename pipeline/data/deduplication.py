@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.examples import Fault, Listed, Measured
+from pipeline.examples import ExampleFault, ListedExample, MeasuredExample
 from pipeline.manifest import COLUMNS, META, SCAN
 from pipeline.records import Finding
 
@@ -21,13 +21,13 @@ INT64 = np.iinfo(np.int64)
 class Partition:
     """Examples that can be used, with what was measured of them, apart from those that cannot."""
 
-    usable: tuple[tuple[Listed, Measured], ...]  # by path
-    faults: tuple[Fault, ...]  # by path
+    usable: tuple[tuple[ListedExample, MeasuredExample], ...]  # by path
+    faults: tuple[ExampleFault, ...]  # by path
     findings: tuple[Finding, ...]
 
 
 def partition_by_fault(
-    listed: Sequence[Listed], results: Mapping[str, Measured | Fault], max_doubtful: float
+    listed: Sequence[ListedExample], results: Mapping[str, MeasuredExample | ExampleFault], max_doubtful: float
 ) -> Partition:
     """Parts the usable examples from the faults.
 
@@ -37,7 +37,7 @@ def partition_by_fault(
     faults, usable = {}, []
     for example in sorted(set(listed), key=_order):
         result = results[example.path]
-        if isinstance(result, Fault):
+        if isinstance(result, ExampleFault):
             faults[example.path] = result
         else:
             usable.append((example, result))
@@ -48,11 +48,11 @@ def partition_by_fault(
     return Partition(kept, tuple(sorted((faults | doubts).values(), key=lambda fault: fault.path)), ())
 
 
-def _order(example: Listed) -> tuple[str, ...]:
+def _order(example: ListedExample) -> tuple[str, ...]:
     return (example.path, example.target, example.group or "", example.given_split or "", repr(example.meta))
 
 
-def _doubtful(doubts: Sequence[Fault], total: int) -> Finding:
+def _doubtful(doubts: Sequence[ExampleFault], total: int) -> Finding:
     return Finding(
         code=doubts[0].code, severity="warning", subject="examples that look empty",
         found=f"{len(doubts)} of {total}, kept since they are so many", expected=doubts[0].expected,
@@ -69,13 +69,13 @@ class Deduplicated:
     findings: tuple[Finding, ...]
 
 
-def deduplicate(usable: Sequence[tuple[Listed, Measured]]) -> Deduplicated:
+def deduplicate(usable: Sequence[tuple[ListedExample, MeasuredExample]]) -> Deduplicated:
     """Folds examples, sorted by path, of the same content and label into one row.
 
     The row's path, group and metadata are the first's that has them. Where copies came in several given splits the
     row belongs to the test split before val before train, so that nothing judged was trained on.
     """
-    same: dict[tuple[str, str], list[tuple[Listed, Measured]]] = {}
+    same: dict[tuple[str, str], list[tuple[ListedExample, MeasuredExample]]] = {}
     for example, measured in usable:
         same.setdefault((measured.id, example.target), []).append((example, measured))
     rows: list[dict[str, Any]] = []
@@ -154,6 +154,6 @@ def _column(values: list[Any]) -> pa.Array:
     return pa.array(values)
 
 
-def conversions(measured: Iterable[Measured]) -> dict[str, int]:
+def conversions(measured: Iterable[MeasuredExample]) -> dict[str, int]:
     """How many examples were accepted by converting them, by kind."""
     return dict(sorted(Counter(kind for one in measured for kind in one.converted).items()))

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import DataConfig
-from pipeline.data.checks import Check, Suite
+from pipeline.data.checks import Check, ExpectationSuite
 from pipeline.data.labels import hints
-from pipeline.examples import Expected
+from pipeline.examples import ColumnExpectation
 from pipeline.manifest import SCAN
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ MEANT = "look at what was added; if it is meant, nothing needs doing"
 def content_suites(
     rows: pa.Table,
     labels: Sequence[str],
-    expected: Sequence[Expected],
+    expected: Sequence[ColumnExpectation],
     bad: Sequence[str],
     files: int,
     data: DataConfig,
-) -> list[Suite]:
+) -> list[ExpectationSuite]:
     """What the data must satisfy by themselves.
 
     Args:
@@ -42,7 +42,7 @@ def content_suites(
     return [_examples(rows, labels, expected, data), _classes(rows, labels, data), _dataset(rows, bad, files, data)]
 
 
-def drift_suite(rows: pa.Table, before: pa.Table, data: DataConfig) -> Suite:
+def drift_suite(rows: pa.Table, before: pa.Table, data: DataConfig) -> ExpectationSuite:
     """How the data moved since another accepted version: the label space by its names, label shares by their total
     variation distance, each measured number by the shift of its mean in standard deviations of before."""
     now, then = _shares(rows), _shares(before)
@@ -86,7 +86,7 @@ def drift_suite(rows: pa.Table, before: pa.Table, data: DataConfig) -> Suite:
             f"{label}: {then.get(label, 0):.1%} before, {now.get(label, 0):.1%} now" for label in sorted(now | then)
         ],
     }
-    return Suite("drift", _frame([moved]), tuple(checks), items)
+    return ExpectationSuite("drift", _frame([moved]), tuple(checks), items)
 
 
 def _drift_check(name: str, subject: str, limit: float, expected: str, hint: str) -> Check:
@@ -101,7 +101,9 @@ def _drift_check(name: str, subject: str, limit: float, expected: str, hint: str
     )
 
 
-def _examples(rows: pa.Table, labels: Sequence[str], expected: Sequence[Expected], data: DataConfig) -> Suite:
+def _examples(
+    rows: pa.Table, labels: Sequence[str], expected: Sequence[ColumnExpectation], data: DataConfig
+) -> ExpectationSuite:
     enough = 2 * data.min_per_class
     checks = [
         Check(
@@ -134,10 +136,10 @@ def _examples(rows: pa.Table, labels: Sequence[str], expected: Sequence[Expected
     ]  # fmt: skip
     columns = ["id", "path", "target", *(SCAN + rule.column for rule in expected)]
     frame = rows.select(columns).to_pandas()
-    return Suite("examples", frame, tuple(checks), {"conflicting-labels": _conflicts(rows)})
+    return ExpectationSuite("examples", frame, tuple(checks), {"conflicting-labels": _conflicts(rows)})
 
 
-def _measured(rule: Expected) -> Check:
+def _measured(rule: ColumnExpectation) -> Check:
     limits: dict[str, Any]
     if rule.values is not None:
         kind, limits, expected = "ExpectColumnValuesToBeInSet", {"value_set": list(rule.values)}, ", ".join(rule.values)
@@ -150,7 +152,7 @@ def _measured(rule: Expected) -> Check:
     )  # fmt: skip
 
 
-def _classes(rows: pa.Table, labels: Sequence[str], data: DataConfig) -> Suite:
+def _classes(rows: pa.Table, labels: Sequence[str], data: DataConfig) -> ExpectationSuite:
     found = _counts(rows)
     counts = [{"label": label, "examples": found.get(label, 0)} for label in sorted({*labels, *found})]
     least = Check(
@@ -159,10 +161,10 @@ def _classes(rows: pa.Table, labels: Sequence[str], data: DataConfig) -> Suite:
         hint="add examples, list the class in data.drop_classes, or lower data.min_per_class", index="label",
         kind="ExpectColumnValuesToBeBetween", arguments={"column": "examples", "min_value": data.min_per_class},
     )  # fmt: skip
-    return Suite("classes", _frame(counts), (least,))
+    return ExpectationSuite("classes", _frame(counts), (least,))
 
 
-def _dataset(rows: pa.Table, bad: Sequence[str], files: int, data: DataConfig) -> Suite:
+def _dataset(rows: pa.Table, bad: Sequence[str], files: int, data: DataConfig) -> ExpectationSuite:
     counts = _counts(rows).values()
     facts = {"bad_fraction": len(bad) / files, "imbalance": max(counts) / min(counts)}
     checks = (
@@ -180,7 +182,7 @@ def _dataset(rows: pa.Table, bad: Sequence[str], files: int, data: DataConfig) -
             kind="ExpectColumnValuesToBeBetween", arguments={"column": "imbalance", "max_value": data.max_imbalance},
         ),
     )  # fmt: skip
-    return Suite("dataset", _frame([facts]), checks, {"too-many-bad": tuple(bad)})
+    return ExpectationSuite("dataset", _frame([facts]), checks, {"too-many-bad": tuple(bad)})
 
 
 def _conflicts(rows: pa.Table) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.data.files import outside
 from pipeline.errors import DataError
-from pipeline.examples import Fault
+from pipeline.examples import ExampleFault
 from pipeline.manifest import Split, real_path, stored_path
 from pipeline.records import Finding
 
@@ -26,15 +26,15 @@ _DOCUMENTS = {"", ".md", ".txt", ".csv", ".tsv", ".json", ".yaml", ".yml", ".htm
 
 
 @dataclass(frozen=True)
-class Tree:
+class FolderTree:
     """What lies in a data folder, by paths as the manifest writes them."""
 
     files: tuple[str, ...]  # sorted
     folders: tuple[str, ...]  # at the top, sorted
-    faults: tuple[Fault, ...]
+    faults: tuple[ExampleFault, ...]
 
 
-def walk(root: Path) -> Tree:
+def walk(root: Path) -> FolderTree:
     """Lists a data folder; hidden entries and what operating systems leave behind are passed over.
 
     A link to a file in the folder is a file; any other link is a fault, and none is followed into a folder.
@@ -50,9 +50,9 @@ def walk(root: Path) -> Tree:
             f"data folder {root}", found=fault.strerror or str(fault), expected="a folder of examples",
             hint="bring the data (dvc pull), or correct data.path in params.yaml",
         ) from fault  # fmt: skip
-    faults: list[Fault] = []
+    faults: list[ExampleFault] = []
     files = sorted(_files(root, "", faults))
-    return Tree(tuple(files), tuple(folders), tuple(sorted(faults, key=lambda fault: fault.path)))
+    return FolderTree(tuple(files), tuple(folders), tuple(sorted(faults, key=lambda fault: fault.path)))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -63,7 +63,7 @@ def _ignored(entry: os.DirEntry[str]) -> bool:
     return entry.name.startswith(".") or entry.name.lower() in _LITTER
 
 
-def _files(root: Path, folder: str, faults: list[Fault]) -> Iterator[str]:
+def _files(root: Path, folder: str, faults: list[ExampleFault]) -> Iterator[str]:
     pending = [folder]
     while pending:
         folder = pending.pop()
@@ -81,28 +81,30 @@ def _files(root: Path, folder: str, faults: list[Fault]) -> Iterator[str]:
                         yield stored_path(path)
         except OSError as fault:
             faults.append(
-                Fault(
+                ExampleFault(
                     stored_path(folder), "unreadable", fault.strerror or "cannot be read", "a readable folder",
                     "check its permissions",
                 )
             )  # fmt: skip
 
 
-def _link(root: Path, path: str, entry: os.DirEntry[str], faults: list[Fault]) -> Iterator[str]:
+def _link(root: Path, path: str, entry: os.DirEntry[str], faults: list[ExampleFault]) -> Iterator[str]:
     stored = stored_path(path)
     reason = outside(root, stored)
     if reason:
-        faults.append(Fault(stored, *reason))
+        faults.append(ExampleFault(stored, *reason))
     elif entry.is_dir():
         faults.append(
-            Fault(stored, "folder-link", "a link to a folder", "a folder", "replace the link by a copy of the folder")
+            ExampleFault(
+                stored, "folder-link", "a link to a folder", "a folder", "replace the link by a copy of the folder"
+            )
         )
     else:
         yield stored
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedFile:
     """A file's place in the layout."""
 
     path: str
@@ -110,7 +112,7 @@ class Placed:
     given_split: Split | None
 
 
-def place(tree: Tree, root: Path) -> tuple[list[Placed], list[Fault], set[str]]:
+def place(tree: FolderTree, root: Path) -> tuple[list[PlacedFile], list[ExampleFault], set[str]]:
     """Reads the folders as classes, or as splits that hold classes.
 
     Folders named for splits hold classes where at least one of them holds folders; where all hold their files
@@ -129,10 +131,10 @@ def place(tree: Tree, root: Path) -> tuple[list[Placed], list[Fault], set[str]]:
         parts = path.split("/")
         if len(parts) > depth + 1:
             split = SPLIT_NAMES[parts[0].lower()] if by_split else None
-            placed.append(Placed(path, parts[depth], split))
+            placed.append(PlacedFile(path, parts[depth], split))
         elif not _is_document(path):
             faults.append(
-                Fault(path, "no-label", "in no class folder", "a file in its class's folder", "move it there")
+                ExampleFault(path, "no-label", "in no class folder", "a file in its class's folder", "move it there")
             )
     classes = set(tree.folders)
     if by_split:
@@ -144,7 +146,7 @@ def _is_document(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in _DOCUMENTS
 
 
-def _has_split_level(tree: Tree, root: Path) -> bool:
+def _has_split_level(tree: FolderTree, root: Path) -> bool:
     direct = {path.split("/")[0] for path in tree.files if path.count("/") == 1 and not _is_document(path)}
     used = {path.split("/")[0] for path in tree.files if "/" in path}
     named = [folder for folder in tree.folders if folder.lower() in SPLIT_NAMES]

@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """One example as it was when it was first seen."""
 
     id: str
@@ -54,13 +54,13 @@ class Entry:
 class Ledger:
     """Entries by id; a ledger is never changed, only extended into a new one."""
 
-    entries: dict[str, Entry]
+    entries: dict[str, LedgerEntry]
 
     @property
     def next_batch(self) -> int:
         return 1 + max((entry.batch for entry in self.entries.values()), default=-1)
 
-    def extended(self, new: Iterable[Entry]) -> Ledger:
+    def extended(self, new: Iterable[LedgerEntry]) -> Ledger:
         """With the new entries, numbered as the next batch.
 
         Raises:
@@ -103,7 +103,7 @@ def load(path: Path) -> Ledger:
         raise LedgerError(
             str(path), found=str(fault).splitlines()[0], expected="the ledger of earlier splits", hint=BRING_BACK
         ) from fault
-    entries = [Entry(**row) for row in table.to_pylist()]
+    entries = [LedgerEntry(**row) for row in table.to_pylist()]
     details = [f"{entry.id}: split {entry.split}" for entry in entries if entry.split not in manifest.SPLITS]
     seen: set[str] = set()
     for entry in entries:

@@ -13,11 +13,11 @@ from pipeline.context import Console
 from pipeline.cores import cores
 from pipeline.data.files import outside
 from pipeline.data.scan_cache import FileStat, ScanCache
-from pipeline.data.workers import Workers
-from pipeline.examples import Fault, Measured
+from pipeline.data.workers import WorkerPool
+from pipeline.examples import ExampleFault, MeasuredExample
 from pipeline.manifest import real_path
 
-Measure = Callable[[str], Measured | Fault]
+Measure = Callable[[str], MeasuredExample | ExampleFault]
 
 _IN_PROCESS = 256  # so many files are measured sooner than worker processes have started
 _CHUNK = 64
@@ -27,7 +27,7 @@ _SETTLED = 2.0  # seconds; a file changed later than this before the scan could 
 
 def scan(
     root: Path, paths: Sequence[str], measure: Measure, memory: ScanCache, console: Console, workers: int | None = None
-) -> dict[str, Measured | Fault]:
+) -> dict[str, MeasuredExample | ExampleFault]:
     """Measures the files that the memory does not know, and adds them to it.
 
     Args:
@@ -76,7 +76,9 @@ def _stamps(root: Path, paths: Sequence[str]) -> dict[str, FileStat]:
     return stamps
 
 
-def _recall(root: Path, stamps: dict[str, FileStat], memory: ScanCache, workers: int) -> dict[str, Measured | Fault]:
+def _recall(
+    root: Path, stamps: dict[str, FileStat], memory: ScanCache, workers: int
+) -> dict[str, MeasuredExample | ExampleFault]:
     """What the memory knows of these files; the ones whose stamp is new are hashed."""
     if not memory:
         return {}
@@ -96,13 +98,15 @@ def _md5(path: Path) -> str | None:
         return None  # the task says why it cannot be read
 
 
-def _measure_all(paths: list[str], measure: Measure, workers: int) -> Iterator[tuple[str, Measured | Fault]]:
+def _measure_all(
+    paths: list[str], measure: Measure, workers: int
+) -> Iterator[tuple[str, MeasuredExample | ExampleFault]]:
     if len(paths) < _IN_PROCESS or workers < 2:
         yield from ((path, measure(path)) for path in paths)
         return
     chunks = [paths[at : at + _CHUNK] for at in range(0, len(paths), _CHUNK)]
     left = []
-    with Workers(workers) as pool:
+    with WorkerPool(workers) as pool:
         futures = {pool.submit(_measure_chunk, measure, chunk): chunk for chunk in chunks}
         for future in as_completed(futures):
             try:
@@ -114,19 +118,22 @@ def _measure_all(paths: list[str], measure: Measure, workers: int) -> Iterator[t
     yield from _one_by_one(sorted(left), measure)
 
 
-def _measure_chunk(measure: Measure, paths: list[str]) -> list[Measured | Fault]:
+def _measure_chunk(measure: Measure, paths: list[str]) -> list[MeasuredExample | ExampleFault]:
     return [measure(path) for path in paths]
 
 
-def _one_by_one(paths: list[str], measure: Measure) -> Iterator[tuple[str, Measured | Fault]]:
+def _one_by_one(paths: list[str], measure: Measure) -> Iterator[tuple[str, MeasuredExample | ExampleFault]]:
     """After a worker died: one file at a time, so that the one that kills its worker gets the blame."""
     while paths:
-        with Workers(1) as pool:
+        with WorkerPool(1) as pool:
             for at, path in enumerate(paths):
                 try:
                     yield path, pool.submit(measure, path).result()
                 except BrokenProcessPool:
-                    yield path, Fault(path, "crashed", "its decoder died", "a file that can be decoded", "remove it")
+                    yield (
+                        path,
+                        ExampleFault(path, "crashed", "its decoder died", "a file that can be decoded", "remove it"),
+                    )
                     paths = paths[at + 1 :]
                     break
             else:

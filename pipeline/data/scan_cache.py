@@ -10,7 +10,7 @@ import stat
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from pipeline.examples import Fault, Measured
+from pipeline.examples import ExampleFault, MeasuredExample
 
 
 class FileStat(NamedTuple):
@@ -51,7 +51,7 @@ class ScanCache:
     def __init__(self, folder: Path, key: str) -> None:
         self._file = folder / f"{key}.json"
         self._stamps: dict[str, tuple[FileStat, str]] = {}
-        self._results: dict[str, Measured | Fault] = {}
+        self._results: dict[str, MeasuredExample | ExampleFault] = {}
         self._grown = False
         try:
             self._load()
@@ -66,19 +66,19 @@ class ScanCache:
         before, identity = self._stamps.get(path, (None, None))
         return identity if before == stamp else None
 
-    def recall(self, path: str, identity: str) -> Measured | Fault | None:
+    def recall(self, path: str, identity: str) -> MeasuredExample | ExampleFault | None:
         """The result for a content, as if it had been measured at this path."""
         found = self._results.get(_key(path, identity))
         return None if found is None else _at(path, found)
 
-    def add(self, path: str, result: Measured | Fault) -> None:
+    def add(self, path: str, result: MeasuredExample | ExampleFault) -> None:
         """Remembers what the content determines: neither what could not be read, nor a shortage of memory."""
-        passing = isinstance(result, Fault) and result.code == "out-of-memory"
+        passing = isinstance(result, ExampleFault) and result.code == "out-of-memory"
         if result.id is not None and not passing:
             self._results[_key(path, result.id)] = _at("", result)
             self._grown = True
 
-    def save(self, stamps: dict[str, FileStat], results: dict[str, Measured | Fault]) -> None:
+    def save(self, stamps: dict[str, FileStat], results: dict[str, MeasuredExample | ExampleFault]) -> None:
         """Writes the memory atomically, with the stamps of the files it has results for."""
         known = {path: (stamp, results[path].id) for path, stamp in stamps.items() if path in results}
         fresh = {path: (stamp, identity) for path, (stamp, identity) in known.items() if identity is not None}
@@ -111,21 +111,23 @@ def _key(path: str, identity: str) -> str:
     return identity + PurePosixPath(path).suffix.lower()
 
 
-def _at(path: str, result: Measured | Fault) -> Measured | Fault:
-    if isinstance(result, Fault):
+def _at(path: str, result: MeasuredExample | ExampleFault) -> MeasuredExample | ExampleFault:
+    if isinstance(result, ExampleFault):
         return dataclasses.replace(result, path=path)
     doubt = result.doubt and dataclasses.replace(result.doubt, path=path)
     return dataclasses.replace(result, doubt=doubt) if doubt else result
 
 
-def _plain(result: Measured | Fault) -> dict[str, Any]:
-    if isinstance(result, Fault):
+def _plain(result: MeasuredExample | ExampleFault) -> dict[str, Any]:
+    if isinstance(result, ExampleFault):
         return {"fault": dataclasses.asdict(result)}
     return dataclasses.asdict(result)
 
 
-def _result(given: dict[str, Any]) -> Measured | Fault:
+def _result(given: dict[str, Any]) -> MeasuredExample | ExampleFault:
     if "fault" in given:
-        return Fault(**given["fault"])
+        return ExampleFault(**given["fault"])
     doubt = given["doubt"]
-    return Measured(given["id"], given["values"], tuple(given["converted"]), Fault(**doubt) if doubt else None)
+    return MeasuredExample(
+        given["id"], given["values"], tuple(given["converted"]), ExampleFault(**doubt) if doubt else None
+    )

@@ -12,15 +12,15 @@ from typing import Any, Literal, NamedTuple
 from pipeline.config import DataConfig
 from pipeline.data.files import outside
 from pipeline.data.labels import hints, similar_labels
-from pipeline.data.layout import METADATA, SPLIT_NAMES, Placed, Tree, place, unicode_collisions, walk
+from pipeline.data.layout import METADATA, SPLIT_NAMES, FolderTree, PlacedFile, place, unicode_collisions, walk
 from pipeline.data.tables import Rows, read_table
 from pipeline.errors import DataError
-from pipeline.examples import Fault, Listed, Listing
+from pipeline.examples import ExampleFault, ExampleListing, ListedExample
 from pipeline.manifest import Split, real_path, stored_path
 from pipeline.records import Finding
 
 
-def read(root: Path, data: DataConfig) -> Listing:
+def read(root: Path, data: DataConfig) -> ExampleListing:
     """Lists the examples of a data folder: from `data.table`, or from class folders and `metadata.csv`.
 
     Class folders may lie below train/val/test folders, and `metadata.csv` at the top (column `path`, optionally
@@ -45,7 +45,7 @@ def read(root: Path, data: DataConfig) -> Listing:
     return replace(listing, findings=(*listing.findings, *(finding for finding in names if finding)))
 
 
-def _from_folders(root: Path, data: DataConfig) -> Listing:
+def _from_folders(root: Path, data: DataConfig) -> ExampleListing:
     tree = walk(root)
     placed, faults, classes = place(tree, root)
     extras, findings = _metadata(root, data, {file.path: file.label for file in placed})
@@ -53,7 +53,7 @@ def _from_folders(root: Path, data: DataConfig) -> Listing:
     kept = [file for file in placed if file.label not in data.drop_classes]
     examples = tuple(_listed(file, extras.get(file.path, _NOTHING)) for file in kept)
     findings += _label_findings(data, {file.label for file in kept}, classes)
-    return Listing(examples, (*tree.faults, *faults), tuple(findings))
+    return ExampleListing(examples, (*tree.faults, *faults), tuple(findings))
 
 
 class _Extra(NamedTuple):
@@ -67,8 +67,8 @@ class _Extra(NamedTuple):
 _NOTHING = _Extra(None, None, ())
 
 
-def _listed(file: Placed, extra: _Extra) -> Listed:
-    return Listed(file.path, file.label, extra.group, file.given_split or extra.split, extra.meta)
+def _listed(file: PlacedFile, extra: _Extra) -> ListedExample:
+    return ListedExample(file.path, file.label, extra.group, file.given_split or extra.split, extra.meta)
 
 
 def _metadata(root: Path, data: DataConfig, known: dict[str, str]) -> tuple[dict[str, _Extra], list[Finding]]:
@@ -94,7 +94,7 @@ def _metadata(root: Path, data: DataConfig, known: dict[str, str]) -> tuple[dict
     return extras, [*findings, *([_ungrouped(alone)] if alone else [])]
 
 
-def _unread_metadata(tree: Tree) -> list[Finding]:
+def _unread_metadata(tree: FolderTree) -> list[Finding]:
     """Groups that are not read are dealt apart, for ever: better to stop than to pass a file over."""
     found = [path for path in tree.files if path.rpartition("/")[2].lower() == METADATA]
     if not found:
@@ -129,7 +129,7 @@ def _unused(paths: list[str]) -> Finding:
     )  # fmt: skip
 
 
-def _from_table(root: Path, data: DataConfig) -> Listing:
+def _from_table(root: Path, data: DataConfig) -> ExampleListing:
     name = f"table {data.table}"
     if not root.is_dir():
         walk(root)  # says what is wrong with it
@@ -139,11 +139,13 @@ def _from_table(root: Path, data: DataConfig) -> Listing:
     examples, faults = [], []
     for path, label, extra, line in zip(paths, labels, extras, rows.lines, strict=True):
         if label is None:
-            faults.append(Fault(path, "no-label", f"no label in line {line}", "a label", f"fill it in in {data.table}"))
+            faults.append(
+                ExampleFault(path, "no-label", f"no label in line {line}", "a label", f"fill it in in {data.table}")
+            )
         elif label not in data.drop_classes:
-            examples.append(_listed(Placed(path, label, None), extra))
+            examples.append(_listed(PlacedFile(path, label, None), extra))
     findings = _label_findings(data, {example.target for example in examples}, {label for label in labels if label})
-    return Listing(tuple(examples), tuple(faults), tuple(findings))
+    return ExampleListing(tuple(examples), tuple(faults), tuple(findings))
 
 
 def _table_rows(root: Path, path: str, name: str, data: DataConfig) -> Rows:

@@ -20,7 +20,7 @@ T = TypeVar("T")
 _FROM_A_TERMINAL = {signal.SIGINT, signal.SIGHUP}
 
 
-class Workers:
+class WorkerPool:
     """A pool of worker processes, to be used as a context.
 
     Each watches a pipe to this process. It closes when this process ends, however it does, and when an exception
@@ -39,7 +39,7 @@ class Workers:
         with _deaf():
             return self._pool.submit(work, *arguments)
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.records import Estimate
+from pipeline.records import MetricEstimate
 
 Floats = NDArray[np.float64]
-Weights = NDArray[np.float64]  # (examples, resamples): how often each example was drawn
+WeightsContent = NDArray[np.float64]  # (examples, resamples): how often each example was drawn
 Units = NDArray[np.intp]  # (examples,): the unit of each example, 0 … units − 1
 
 CELLS = 1_000_000  # of the weights held at once: 8 MB, about what a processor's cache holds
@@ -30,7 +30,7 @@ def units_of(column: pa.ChunkedArray) -> Units:
     return np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.intp)
 
 
-def resamples(units: Units, count: int, seed: int) -> Iterator[tuple[int, Weights]]:
+def resamples(units: Units, count: int, seed: int) -> Iterator[tuple[int, WeightsContent]]:
     """`count` resamples of the units with replacement, some at a time: how many came before, and the weights
     (examples, some)."""
     generator = np.random.default_rng(seed)
@@ -44,18 +44,18 @@ def resamples(units: Units, count: int, seed: int) -> Iterator[tuple[int, Weight
         yield start, np.ascontiguousarray(counts.astype(np.float64).T[units])
 
 
-def interval(value: float, samples: Floats, confidence: float) -> Estimate:
+def interval(value: float, samples: Floats, confidence: float) -> MetricEstimate:
     """The percentile interval (Efron and Tibshirani 1993, chapter 13) of one metric's resampled values (resamples,);
     resamples in which the metric was not defined are left out."""
     usable = samples[np.isfinite(samples)]
     if not len(usable):
-        return Estimate(value=value, low=value, high=value)
+        return MetricEstimate(value=value, low=value, high=value)
     tail = (1 - confidence) / 2
     low, high = np.quantile(usable, [tail, 1 - tail])
-    return Estimate(value=value, low=min(float(low), value), high=max(float(high), value))
+    return MetricEstimate(value=value, low=min(float(low), value), high=max(float(high), value))
 
 
-def proportion(hits: NDArray[np.bool_], units: Units, *, count: int, confidence: float, seed: int) -> Estimate:
+def proportion(hits: NDArray[np.bool_], units: Units, *, count: int, confidence: float, seed: int) -> MetricEstimate:
     """The share of hits (examples,) with its interval.
 
     All hits or none resample to themselves, and a percentile interval would claim certainty; there the exact one of
@@ -73,7 +73,11 @@ def proportion(hits: NDArray[np.bool_], units: Units, *, count: int, confidence:
     return interval(value, np.concatenate(samples), confidence)
 
 
-def exact(value: float, trials: int, confidence: float) -> Estimate:
+def exact(value: float, trials: int, confidence: float) -> MetricEstimate:
     """Clopper and Pearson's interval of 0 or `trials` hits among `trials`; `value` is 0 or 1."""
     reach = ((1 - confidence) / 2) ** (1 / trials)
-    return Estimate(value=value, low=reach, high=1.0) if value else Estimate(value=value, low=0.0, high=1 - reach)
+    return (
+        MetricEstimate(value=value, low=reach, high=1.0)
+        if value
+        else MetricEstimate(value=value, low=0.0, high=1 - reach)
+    )

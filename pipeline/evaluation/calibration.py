@@ -8,28 +8,28 @@ import numpy as np
 
 from pipeline.evaluation.bootstrap import proportion
 from pipeline.evaluation.metrics import BINS, Predictions, bin_of
-from pipeline.records import Estimate
+from pipeline.records import MetricEstimate
 
 
 @dataclass(frozen=True)
-class Bin:
+class ReliabilityBin:
     """The examples whose confidence lies in (low, high]."""
 
     low: float
     high: float
     examples: int
     confidence: float  # mean
-    accuracy: Estimate
+    accuracy: MetricEstimate
 
 
-def reliability(made: Predictions, *, count: int, confidence: float, seed: int) -> list[Bin]:
+def reliability(made: Predictions, *, count: int, confidence: float, seed: int) -> list[ReliabilityBin]:
     """The bins of equal width that hold examples (DeGroot and Fienberg 1983)."""
     bins = bin_of(made.confidence)
     found = []
     for number in np.unique(bins):
         within = bins == number
         found.append(
-            Bin(
+            ReliabilityBin(
                 low=float(number / BINS),
                 high=float((number + 1) / BINS),
                 examples=int(within.sum()),

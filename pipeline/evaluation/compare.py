@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.bootstrap import Units, interval, resamples
-from pipeline.records import Comparison, Estimate
+from pipeline.records import Comparison, MetricEstimate
 
 Verdict = Literal["better", "worse", "cannot-tell"]
 
@@ -57,14 +57,14 @@ def _share_at_least(total: int, sizes: NDArray[np.int64]) -> float:
 
 def difference(
     ours: NDArray[np.bool_], theirs: NDArray[np.bool_], units: Units, *, count: int, confidence: float, seed: int
-) -> Estimate:
+) -> MetricEstimate:
     """How much more of the examples ours got right, with a bootstrap interval over pairs, whole units at a time."""
     gains = ours.astype(np.float64) - theirs
     samples = [(gains @ weights) / weights.sum(axis=0) for _, weights in resamples(units, count, seed)]
     return interval(float(gains.mean()), np.concatenate(samples), confidence)
 
 
-def verdict(found: Estimate, p_value: float, confidence: float) -> Verdict:
+def verdict(found: MetricEstimate, p_value: float, confidence: float) -> Verdict:
     """What may be said of a difference where more is better: only what interval and test both support."""
     if p_value > 1 - confidence:
         return "cannot-tell"

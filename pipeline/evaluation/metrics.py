@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import TrainingError
-from pipeline.evaluation.bootstrap import Floats, Units, Weights, exact, interval, resamples
-from pipeline.records import Estimate
+from pipeline.evaluation.bootstrap import Floats, Units, WeightsContent, exact, interval, resamples
+from pipeline.records import MetricEstimate
 
 BINS = 15
 UNITS_A_BIN = 10  # fewer say nothing of the accuracy within a bin
@@ -159,7 +159,7 @@ def names(wanted_k: int, classes: int | None = None) -> tuple[str, ...]:
     return tuple(known)
 
 
-def measure(made: Predictions, weights: Weights, wanted_k: int, *, areas: bool = True) -> dict[str, Floats]:
+def measure(made: Predictions, weights: WeightsContent, wanted_k: int, *, areas: bool = True) -> dict[str, Floats]:
     """Every metric for each column of weights (N, R), as (R,); NaN where a column leaves a metric undefined, and
     for auroc without `areas`."""
     total = weights.sum(axis=0)
@@ -179,7 +179,9 @@ def measure(made: Predictions, weights: Weights, wanted_k: int, *, areas: bool =
     return values
 
 
-def estimates(made: Predictions, *, wanted_k: int, count: int, confidence: float, seed: int) -> dict[str, Estimate]:
+def estimates(
+    made: Predictions, *, wanted_k: int, count: int, confidence: float, seed: int
+) -> dict[str, MetricEstimate]:
     """Every metric that is defined on these examples, with its interval over `count` resamples of the units."""
     once = np.ones((len(made.targets), 1))
     values = {name: float(found[0]) for name, found in measure(made, once, wanted_k).items()}
@@ -199,7 +201,7 @@ def estimates(made: Predictions, *, wanted_k: int, count: int, confidence: float
     return found
 
 
-def tallies(made: Predictions, weights: Weights) -> tuple[Floats, Floats, Floats]:
+def tallies(made: Predictions, weights: WeightsContent) -> tuple[Floats, Floats, Floats]:
     """Per class and resample (C, R): right answers, examples of the class, answers naming the class."""
     return (
         _rows(made.targets, made.classes, made.correct) @ weights,
@@ -230,13 +232,13 @@ def bin_of(confidence: Floats, bins: int = BINS) -> NDArray[np.intp]:
     return np.ceil(confidence * bins).clip(1, bins).astype(np.intp) - 1
 
 
-def _calibration_error(made: Predictions, weights: Weights) -> Floats:
+def _calibration_error(made: Predictions, weights: WeightsContent) -> Floats:
     squared = squared_calibration_error(made, weights)
     error: Floats = np.sqrt(np.maximum(squared, 0))
     return error
 
 
-def squared_calibration_error(made: Predictions, weights: Weights) -> Floats:
+def squared_calibration_error(made: Predictions, weights: WeightsContent) -> Floats:
     """The squared calibration error of each resample (R,), without bias: of a perfectly calibrated model it is below
     0 about as often as above. NaN where no bin holds two units.
 
@@ -262,7 +264,7 @@ def _sums(rows: NDArray[np.intp], columns: NDArray[np.intp], values: NDArray[Any
     return coo_array((values.astype(np.float64), (rows, columns))).tocsr()
 
 
-def _auroc(made: Predictions, weights: Weights) -> Floats:
+def _auroc(made: Predictions, weights: WeightsContent) -> Floats:
     """Mann and Whitney's statistic on the weights, ties counting half; one class against the rest, averaged."""
     draws = np.ascontiguousarray(weights.T)  # sums run along rows: several times as fast
     if made.classes == 2:

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.evaluation.bootstrap import proportion
 from pipeline.evaluation.metrics import Predictions, tallies
-from pipeline.records import Estimate
+from pipeline.records import MetricEstimate
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class ClassScore:
     examples: int
     predicted: int
     precision: float | None
-    recall: Estimate | None
+    recall: MetricEstimate | None
     f1: float | None
 
 
 @dataclass(frozen=True)
-class Confused:
+class ConfusedPair:
     """How many examples of a class were given a class, the right one among them."""
 
     target: str
@@ -59,8 +59,8 @@ def per_class(
     return rows
 
 
-def confusion(made: Predictions, labels: tuple[str, ...]) -> list[Confused]:
+def confusion(made: Predictions, labels: tuple[str, ...]) -> list[ConfusedPair]:
     """The pairs of target and predicted class that occur, in the order of the label space: the matrix without its
     zeros, so that ten thousand classes stay a short list."""
     pairs, counts = np.unique(np.stack([made.targets, made.predicted]), axis=1, return_counts=True)
-    return [Confused(labels[t], labels[p], int(n)) for (t, p), n in zip(pairs.T, counts, strict=True)]
+    return [ConfusedPair(labels[t], labels[p], int(n)) for (t, p), n in zip(pairs.T, counts, strict=True)]

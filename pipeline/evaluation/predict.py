@@ -28,7 +28,7 @@ TIMED_BATCHES = (1, 32)
 TIMED_RUNS, FEWEST_RUNS, TIMED_SECONDS = 30, 3, 0.5  # stop at so many runs, or after so long with enough of them
 
 
-class Ready:
+class LoadedCandidate:
     """A candidate loaded and the rows it is asked about, opened.
 
     Args:
@@ -45,10 +45,10 @@ class Ready:
         import torch
 
         from pipeline.data.decoded_store import open_store
-        from pipeline.models.allocation import keep_memory
+        from pipeline.models.allocation import keep_freed_memory
         from pipeline.models.blocks import load_finetuned
 
-        keep_memory()
+        keep_freed_memory()
         self.kind, self.task, self.candidate, self.console = kind, task, candidate, context.console
         self.rows = table.num_rows
         files: list[tuple[str, Path]] = [

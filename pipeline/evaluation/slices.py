@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.bootstrap import Floats, Units, proportion
 from pipeline.manifest import META
-from pipeline.records import Estimate
+from pipeline.records import MetricEstimate
 
 MOST_VALUES = 20
 QUARTILES = 4
@@ -24,13 +24,13 @@ NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$"  # "007" is a name
 
 
 @dataclass(frozen=True)
-class Slice:
+class SliceScore:
     """The test examples with one value of one metadata column."""
 
     column: str
     value: str
     examples: int
-    accuracy: Estimate | None  # None: too few examples to judge
+    accuracy: MetricEstimate | None  # None: too few examples to judge
     verdict: Literal["as-overall", "below", "too-small"]
 
 
@@ -151,7 +151,7 @@ def slices(
     count: int,
     confidence: float,
     seed: int,
-) -> list[Slice]:
+) -> list[SliceScore]:
     """Every slice of the rows of `table` (N), by column, worst first, the too small ones last.
 
     `correct` (N,) says which rows were right. A slice is `below` where its whole interval lies under the overall
@@ -164,9 +164,9 @@ def slices(
         for value, within in members(table[META + name]):
             size = int(within.sum())
             if size < smallest:
-                judged.append(Slice(name, value, size, None, "too-small"))
+                judged.append(SliceScore(name, value, size, None, "too-small"))
                 continue
             share = proportion(correct[within], units[within], count=count, confidence=confidence, seed=seed)
-            judged.append(Slice(name, value, size, share, "below" if share.high < overall else "as-overall"))
+            judged.append(SliceScore(name, value, size, share, "below" if share.high < overall else "as-overall"))
         found += sorted(judged, key=lambda s: (s.accuracy is None, s.accuracy.value if s.accuracy else 0.0))
     return found

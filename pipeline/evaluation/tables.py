@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.evaluation.calibration import Bin
+from pipeline.evaluation.calibration import ReliabilityBin
 from pipeline.evaluation.metrics import Predictions
-from pipeline.evaluation.per_class import ClassScore, Confused
-from pipeline.evaluation.slices import Slice
+from pipeline.evaluation.per_class import ClassScore, ConfusedPair
+from pipeline.evaluation.slices import SliceScore
 from pipeline.manifest import real_path, write_table
-from pipeline.records import Estimate
+from pipeline.records import MetricEstimate
 from pipeline.tasks.base import Task
 
 
@@ -34,16 +34,16 @@ def per_class(rows: Iterable[ClassScore], path: Path) -> None:
     _write(path, header, [(r.label, r.examples, r.predicted, r.precision, *_parts(r.recall), r.f1) for r in rows])
 
 
-def confusion(rows: Iterable[Confused], path: Path) -> None:
+def confusion(rows: Iterable[ConfusedPair], path: Path) -> None:
     _write(path, ("target", "predicted", "examples"), [(r.target, r.predicted, r.examples) for r in rows])
 
 
-def slices(rows: Iterable[Slice], path: Path) -> None:
+def slices(rows: Iterable[SliceScore], path: Path) -> None:
     header = ("column", "value", "examples", "accuracy", "accuracy_low", "accuracy_high", "verdict")
     _write(path, header, [(r.column, r.value, r.examples, *_parts(r.accuracy), r.verdict) for r in rows])
 
 
-def reliability(rows: Iterable[Bin], path: Path) -> None:
+def reliability(rows: Iterable[ReliabilityBin], path: Path) -> None:
     header = ("low", "high", "examples", "confidence", "accuracy", "accuracy_low", "accuracy_high")
     _write(path, header, [(r.low, r.high, r.examples, r.confidence, *_parts(r.accuracy)) for r in rows])
 
@@ -64,7 +64,7 @@ def worst(
     (folder / "worst.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _parts(estimate: Estimate | None) -> tuple[float | None, float | None, float | None]:
+def _parts(estimate: MetricEstimate | None) -> tuple[float | None, float | None, float | None]:
     return (estimate.value, estimate.low, estimate.high) if estimate else (None, None, None)
 
 

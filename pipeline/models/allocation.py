@@ -8,7 +8,7 @@ import sys
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
-def keep_memory() -> None:
+def keep_freed_memory() -> None:
     """Has glibc keep freed memory for the next tensors instead of handing it back to the system each time.
 
     An activation of some megabytes is mapped, cleared page by page and unmapped again at every layer otherwise: 10,000

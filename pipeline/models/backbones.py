@@ -43,7 +43,7 @@ def architecture(config: BackboneConfig) -> str:
     return torchvision_models.check(name)
 
 
-def resolve(config: BackboneConfig, context: Context, patience: fetch.Patience | None = None) -> WeightsFile:
+def resolve(config: BackboneConfig, context: Context, patience: fetch.RetryPolicy | None = None) -> WeightsFile:
     """The weights file that the configuration refers to, fetched if need be and verified.
 
     Raises:
@@ -145,7 +145,7 @@ def _no_file(config: BackboneConfig, path: Path) -> BackboneError:
     )
 
 
-def fitted(name: str, loaded: weights.Weights, subject: str) -> blocks.BlockedModel:
+def fitted(name: str, loaded: weights.WeightsContent, subject: str) -> blocks.BlockedModel:
     """The architecture holding the weights, its head included.
 
     Raises:
@@ -194,7 +194,7 @@ def resembled(state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def input_spec(config: BackboneConfig, name: str, loaded: weights.Weights, subject: str) -> InputSpec:
+def input_spec(config: BackboneConfig, name: str, loaded: weights.WeightsContent, subject: str) -> InputSpec:
     """How the backbone was shown its inputs: by the settings, else the file's metadata, else the provider.
 
     Raises:

@@ -33,7 +33,7 @@ class Block:
         self.name = name
         self.calls = [step.call for step in steps]
         self.owns = [path for step in steps for path in step.owns]
-        self.auxiliary: forward_steps.Auxiliary | None = None
+        self.auxiliary: forward_steps.AuxiliaryHead | None = None
         self._stock = stock
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ _SPARE = 64 << 20  # bytes of disk to leave free
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long a file is tried for, in seconds: `pause` doubles from attempt to attempt."""
 
     attempts: int = 5
@@ -62,13 +62,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(url: str, console: Console, *, no_network: bool = False, patience: Patience | None = None) -> Path:
+def fetch(url: str, console: Console, *, no_network: bool = False, patience: RetryPolicy | None = None) -> Path:
     """The cached copy of a URL, fetched if there is none.
 
     Raises:
         BackboneError: it cannot be had; the message says how to bring the file by hand.
     """
-    final, patience = place(url), patience or Patience()
+    final, patience = place(url), patience or RetryPolicy()
     if final.is_file():  # asked before anything is written: the cache may be read-only
         return final
     if no_network:
@@ -130,7 +130,7 @@ def _recipe(url: str, final: Path) -> str:
     )
 
 
-def _bring(url: str, final: Path, patience: Patience, console: Console) -> None:
+def _bring(url: str, final: Path, patience: RetryPolicy, console: Console) -> None:
     part = final.with_name(final.name + ".part")
     try:
         _complete(url, part, final, patience, console)
@@ -141,7 +141,7 @@ def _bring(url: str, final: Path, patience: Patience, console: Console) -> None:
     _sync_folder(final.parent)
 
 
-def _complete(url: str, part: Path, final: Path, patience: Patience, console: Console) -> None:
+def _complete(url: str, part: Path, final: Path, patience: RetryPolicy, console: Console) -> None:
     deadline = time.monotonic() + patience.total
     download = _Download(url, part, patience.epochs_without_improvement, deadline, console)
     reasons: list[str] = []

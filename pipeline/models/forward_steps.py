@@ -23,7 +23,7 @@ from pipeline.errors import ConfigError
 Function = Callable[[Tensor], Tensor]
 
 
-class Bound(NamedTuple):
+class BoundStep(NamedTuple):
     """A function of the whole network and its input, with the paths of the modules and parameters it owns."""
 
     function: Callable[[Any, Tensor], Tensor]
@@ -97,10 +97,10 @@ _INCEPTION = (
     "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a",
     "Mixed_7b", "Mixed_7c", "avgpool",
 )  # fmt: skip
-_TOKENS = Bound(_tokens, ("conv_proj", "class_token", "encoder.pos_embedding"))
+_TOKENS = BoundStep(_tokens, ("conv_proj", "class_token", "encoder.pos_embedding"))
 
-Entry = str | Function | Bound
-ROUTES: dict[str, tuple[Entry, ...]] = {
+LedgerEntry = str | Function | BoundStep
+ROUTES: dict[str, tuple[LedgerEntry, ...]] = {
     "AlexNet": _CONV_NET,
     "VGG": _CONV_NET,
     "MobileNetV2": ("features*", _pool, _flatten, "classifier*"),
@@ -129,11 +129,11 @@ ROUTES: dict[str, tuple[Entry, ...]] = {
     "Inception3": (*_INCEPTION, "dropout", _flatten, "fc"),
     "SwinTransformer": ("features*", "norm", "permute", "avgpool", "flatten", "head"),
     "VisionTransformer": (_TOKENS, "encoder.dropout", "encoder.layers*", "encoder.ln", _class_token, "heads*"),
-    "MaxVit": (Bound(_of_one_size, ()), "stem*", "blocks*", "classifier*"),
+    "MaxVit": (BoundStep(_of_one_size, ()), "stem*", "blocks*", "classifier*"),
 }
 
 
-class Auxiliary(NamedTuple):
+class AuxiliaryHead(NamedTuple):
     """A second classifier, on the output of a block within the network, whose loss helps in training."""
 
     after: str  # the block whose output it reads
@@ -144,7 +144,7 @@ class Auxiliary(NamedTuple):
 
 # Szegedy et al. 2016, "Rethinking the Inception Architecture", section 4; the weight is the customary one.
 # GoogLeNet's are left out: torchvision's published ones are untrained.
-AUXILIARY = {"Inception3": Auxiliary("Mixed_6e", "AuxLogits", 0.4, 17)}
+AUXILIARY = {"Inception3": AuxiliaryHead("Mixed_6e", "AuxLogits", 0.4, 17)}
 
 _LISTS = (nn.Sequential, nn.ModuleList, AnyStage, MaxVitBlock, _DenseBlock)
 
@@ -152,7 +152,7 @@ _LISTS = (nn.Sequential, nn.ModuleList, AnyStage, MaxVitBlock, _DenseBlock)
 def steps(stock: nn.Module) -> Iterator[Step]:
     """The network's forward, step by step."""
     for entry in ROUTES[type(stock).__name__]:
-        if isinstance(entry, Bound):
+        if isinstance(entry, BoundStep):
             yield Step(entry.owns[0] if entry.owns else "", partial(entry.function, stock), entry.owns)
         elif isinstance(entry, str):
             path = entry.removesuffix("*")

@@ -21,14 +21,14 @@ from pipeline.models.transfer import is_page
 _SHOWN = 6  # names listed a kind of mismatch
 
 
-class Weights(NamedTuple):
+class WeightsContent(NamedTuple):
     """A state dict on the CPU, floating point as fp32, and the text metadata of its file."""
 
     state: dict[str, Tensor]
     metadata: dict[str, str]
 
 
-def read(path: Path) -> Weights:
+def read(path: Path) -> WeightsContent:
     """Reads a `.safetensors` file, or a `.pth`/`.pt` file of tensors alone.
 
     Checkpoints of training scripts are opened as far as their `model` or `state_dict` entry.
@@ -47,18 +47,20 @@ def read(path: Path) -> Weights:
     broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise _unreadable(path, "NaN or infinite values in " + _few(broken), "use another weights file")
-    return Weights(_with_versions(state, weights.state), weights.metadata)
+    return WeightsContent(_with_versions(state, weights.state), weights.metadata)
 
 
-def _read_safetensors(path: Path) -> Weights:
+def _read_safetensors(path: Path) -> WeightsContent:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return Weights({key: file.get_tensor(key) for key in sorted(file.keys())}, dict(file.metadata() or {}))
+            return WeightsContent(
+                {key: file.get_tensor(key) for key in sorted(file.keys())}, dict(file.metadata() or {})
+            )
     except SafetensorError as fault:
         raise _unreadable(path, f"a file that is not safetensors: {fault}", "fetch or save it again") from fault
 
 
-def _read_pickle(path: Path) -> Weights:
+def _read_pickle(path: Path) -> WeightsContent:
     try:
         # Opened here, since torch goes by the suffix of a path; it warns of pickle formats that it then refuses.
         with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
@@ -77,7 +79,7 @@ def _read_pickle(path: Path) -> Weights:
             content = content[entry]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise _unreadable(path, f"a {type(content).__name__}, not a state dict", "save model.state_dict()")
-    return Weights(content, {})  # type: ignore[arg-type]  # kept as it is for the versions it may carry
+    return WeightsContent(content, {})  # type: ignore[arg-type]  # kept as it is for the versions it may carry
 
 
 def _unreadable(path: Path, found: str, hint: str) -> BackboneError:

@@ -13,11 +13,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from pipeline.errors import VersioningError
-from pipeline.records import Estimate
+from pipeline.records import MetricEstimate
 
 
 @dataclass(frozen=True)
-class Mistake:
+class WorstError:
     """One of the worst errors; `picture` is a data URI."""
 
     path: str
@@ -48,11 +48,11 @@ def value(row: Mapping[str, str], name: str) -> float | None:
     return float(row[name]) if row[name] else None
 
 
-def estimate(row: Mapping[str, str], name: str) -> Estimate | None:
+def estimate(row: Mapping[str, str], name: str) -> MetricEstimate | None:
     """A value with its interval from the columns name, name_low and name_high."""
     if not row[name]:
         return None
-    return Estimate(value=float(row[name]), low=float(row[f"{name}_low"]), high=float(row[f"{name}_high"]))
+    return MetricEstimate(value=float(row[name]), low=float(row[f"{name}_low"]), high=float(row[f"{name}_high"]))
 
 
 def quarantine(path: Path) -> list[dict[str, str]]:
@@ -66,13 +66,13 @@ def quarantine(path: Path) -> list[dict[str, str]]:
     return sorted(rows, key=lambda row: (row["code"], row["path"]))
 
 
-def worst(folder: Path) -> list[Mistake]:
+def worst(folder: Path) -> list[WorstError]:
     """The worst errors with their pictures inside."""
     path = folder / "worst.json"
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         return [
-            Mistake(
+            WorstError(
                 row["path"], row["target"], row["predicted"], row["confidence"], row["target_probability"],
                 _inside(folder / row["picture"]) if row["picture"] else None,
             )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.records import BaselineAge, Comparison, Estimate, EvaluateRecord, RegisterRecord
+from pipeline.records import BaselineAge, Comparison, EvaluateRecord, MetricEstimate, RegisterRecord
 from pipeline.text import pluralize
 
 SPACE = "\u202f"  # narrow and unbreakable: between a number and its unit
@@ -17,7 +17,7 @@ MINUS = "\u2212"
 
 
 @dataclass(frozen=True)
-class Meaning:
+class MetricMeaning:
     """How a metric is called, said and explained."""
 
     title: str
@@ -27,23 +27,23 @@ class Meaning:
 
 
 MEANINGS = {
-    "accuracy": Meaning("Accuracy", True, True, "share of examples given the right class"),
-    "balanced_accuracy": Meaning("Balanced accuracy", True, True, "mean recall, every class counting the same"),
-    "macro_f1": Meaning("Macro F1", True, True, "mean F1, every class counting the same"),
-    "auroc": Meaning("AUROC", True, True, "chance that the right class is ranked above a wrong one"),
-    "log_loss": Meaning("Log loss", False, False, "how surprised the model is by the right class"),
-    "calibration_error": Meaning(
+    "accuracy": MetricMeaning("Accuracy", True, True, "share of examples given the right class"),
+    "balanced_accuracy": MetricMeaning("Balanced accuracy", True, True, "mean recall, every class counting the same"),
+    "macro_f1": MetricMeaning("Macro F1", True, True, "mean F1, every class counting the same"),
+    "auroc": MetricMeaning("AUROC", True, True, "chance that the right class is ranked above a wrong one"),
+    "log_loss": MetricMeaning("Log loss", False, False, "how surprised the model is by the right class"),
+    "calibration_error": MetricMeaning(
         "Calibration error", True, False, "typical gap between confidence and accuracy, beyond what chance makes"
     ),
 }
 
 
-def meaning(metric: str) -> Meaning:
+def meaning(metric: str) -> MetricMeaning:
     """What the reader is told about a metric; a name that is not known here is shown as it is."""
     if metric.startswith("top_"):
         k = metric.split("_")[1]
-        return Meaning(f"Top-{k} accuracy", True, True, f"share with the right class among the {k} most probable")
-    return MEANINGS.get(metric, Meaning(metric.replace("_", " ").capitalize(), False, True, ""))
+        return MetricMeaning(f"Top-{k} accuracy", True, True, f"share with the right class among the {k} most probable")
+    return MEANINGS.get(metric, MetricMeaning(metric.replace("_", " ").capitalize(), False, True, ""))
 
 
 def order(metric: str) -> tuple[int, str]:
@@ -84,7 +84,7 @@ def said(metric: str, value: float) -> str:
     return percent(value) if meaning(metric).share else number(value)
 
 
-def spread(metric: str, estimate: Estimate, digits: int = 1) -> str:
+def spread(metric: str, estimate: MetricEstimate, digits: int = 1) -> str:
     """An interval without its unit: 91.2–98.0."""
     if meaning(metric).share:
         return f"{100 * estimate.low:.{digits}f}–{100 * estimate.high:.{digits}f}"
@@ -98,7 +98,7 @@ def points(value: float, digits: int = 1, *, sign: bool = True) -> str:
     return f"{mark}{text}{TIED}points"
 
 
-def gap(difference: Estimate) -> str:
+def gap(difference: MetricEstimate) -> str:
     """The interval of a difference of shares, in points: −1.2 to +3.4."""
     return f"{points(difference.low).split(TIED)[0]} to {points(difference.high).split(TIED)[0]}"
 

@@ -9,7 +9,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipeline.records import CandidateRecord, Estimate, EvaluateRecord, FinetuneRecord, RegisterRecord, SplitRecord
+from pipeline.records import (
+    CandidateRecord,
+    EvaluateRecord,
+    FinetuneRecord,
+    MetricEstimate,
+    RegisterRecord,
+    SplitRecord,
+)
 from pipeline.report import charts, files, formatting
 from pipeline.report.report_context import ReportContext, Sweep
 
@@ -32,7 +39,7 @@ class Range:
     others: tuple[float, ...]
 
 
-def on_scale(found: Estimate, low: float, high: float, others: Iterable[float] = ()) -> Range:
+def on_scale(found: MetricEstimate, low: float, high: float, others: Iterable[float] = ()) -> Range:
     def at(value: float) -> float:
         return min(1.0, max(0.0, (value - low) / ((high - low) or 1)))
 

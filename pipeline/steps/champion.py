@@ -25,19 +25,19 @@ from pipeline.config import Config
 from pipeline.context import Console, Context
 from pipeline.errors import ThawError, TrackingError, TrainingError, VersioningError
 from pipeline.files import replace_text
-from pipeline.records import FinetuneRecord, Frozen, SplitRecord
+from pipeline.records import FinetuneRecord, FrozenModel, SplitRecord
 from pipeline.training import members, warm_start
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from pipeline.tracking.registry import Version
+    from pipeline.tracking.registry import ModelVersion
 
 LOCK = "champion.lock"
 WEIGHTS, SETTINGS = "weights.safetensors", "model.json"
 _SHA256_TAG = "model.sha256"
 
 
-class Pin(Frozen):
+class Pin(FrozenModel):
     """What the lock says: a version of a registered model, or that there was no champion."""
 
     model: str
@@ -173,7 +173,7 @@ def _ask(config: Config, workspace: Workspace, *, need_versions: bool = False) -
     return Pin(model=name, version=champion.version, sha256=_weights_digest(config, workspace, champion))
 
 
-def _weights_digest(config: Config, workspace: Workspace, champion: Version) -> str:
+def _weights_digest(config: Config, workspace: Workspace, champion: ModelVersion) -> str:
     """The sha256 of a version's weights: as it is tagged, or by fetching what someone else registered."""
     from pipeline.tracking import registry
     from pipeline.tracking import store as stores

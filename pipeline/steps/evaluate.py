@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import SplitError
-from pipeline.records import Comparison, Estimate, EvaluateRecord, Finding
+from pipeline.records import Comparison, EvaluateRecord, Finding, MetricEstimate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.config import EvaluateConfig, TaskConfig
     from pipeline.context import Context
     from pipeline.evaluation.metrics import Predictions
-    from pipeline.evaluation.slices import Slice
+    from pipeline.evaluation.slices import SliceScore
     from pipeline.records import FinetuneRecord, SplitRecord
 
 FEW_EXAMPLES, FEW_UNITS = 30, 10
@@ -119,7 +119,7 @@ def _predictions(
     """What each candidate answers; beside it, size and latency of the best go to the run's own folder."""
     from pipeline.evaluation import metrics
     from pipeline.evaluation.bootstrap import units_of
-    from pipeline.evaluation.predict import Ready
+    from pipeline.evaluation.predict import LoadedCandidate
     from pipeline.tasks import catalog
 
     kind = catalog.get(task.name)
@@ -127,7 +127,7 @@ def _predictions(
     made = {}
     for name in finetuned.candidates:
         candidate = finetuned.candidate(name)
-        ready = Ready(kind, task, candidate, table, context)
+        ready = LoadedCandidate(kind, task, candidate, table, context)
         probabilities = ready.probabilities()
         metrics.check(probabilities, name, table["path"].to_pylist())
         targets = kind.targets(table, candidate.labels).numpy()
@@ -141,7 +141,7 @@ def _predictions(
 def _write(
     config: EvaluateConfig, task: TaskConfig, table: pa.Table, made: Predictions, labels: tuple[str, ...],
     settings: dict[str, Any], out: Path, context: Context,
-) -> list[Slice]:  # fmt: skip
+) -> list[SliceScore]:  # fmt: skip
     from pipeline.evaluation import calibration, per_class, slices, tables
     from pipeline.tasks import catalog
 
@@ -155,7 +155,7 @@ def _write(
     return judged
 
 
-def _warnings(made: Predictions, labels: tuple[str, ...], slices: list[Slice]) -> list[Finding]:
+def _warnings(made: Predictions, labels: tuple[str, ...], slices: list[SliceScore]) -> list[Finding]:
     examples, units = len(made.targets), len(set(made.units.tolist()))
     present = set(made.targets.tolist())
     absent = tuple(label for code, label in enumerate(labels) if code not in present)
@@ -204,11 +204,11 @@ def _warning(code: str, subject: str, found: str, expected: str, hint: str, item
 
 def _track(record: EvaluateRecord, finetuned: FinetuneRecord, out: Path, context: Context) -> None:
     """Test metrics and tables go to the run the candidates were trained under."""
-    from pipeline.context import Metric
+    from pipeline.context import MetricPoint
 
-    def parts(name: str, estimate: Estimate) -> list[Metric]:
+    def parts(name: str, estimate: MetricEstimate) -> list[MetricPoint]:
         named = ((name, estimate.value), (f"{name}_low", estimate.low), (f"{name}_high", estimate.high))
-        return [Metric(f"test/{label}", value, 0) for label, value in named]
+        return [MetricPoint(f"test/{label}", value, 0) for label, value in named]
 
     run = context.tracker.open(finetuned.key, context.root.name)
     run.metrics([point for name, estimate in record.metrics.items() for point in parts(name, estimate)])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import manifest
 from pipeline.config import ENGINE, FinetuneConfig, StageConfig, TaskConfig
-from pipeline.context import Context, Metric, TrackedRun
+from pipeline.context import Context, MetricPoint, TrackedRun
 from pipeline.errors import Interrupted, TrainingError
 from pipeline.records import (
     BackboneRecord,
@@ -31,7 +31,7 @@ from pipeline.steps import champion as champions
 from pipeline.tasks import catalog
 from pipeline.text import format_seconds
 from pipeline.training import candidates, members, recipes, validation_metrics, warm_start
-from pipeline.training.interruption import Stop, interruptible
+from pipeline.training.interruption import StopSignal, interruptible
 from pipeline.training.train_state import Row
 from pipeline.workspace import Workspace
 
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.models.blocks import BlockedModel
-    from pipeline.training.batch_source import Job
-    from pipeline.training.plan import Plan
+    from pipeline.training.batch_source import FinetuneJob
+    from pipeline.training.plan import TrainingPlan
     from pipeline.training.recipe_trainer import Recipe
 
 # What changes how fast a training runs, or what is made of it, but not its result.
@@ -88,7 +88,7 @@ def finetune(
         if compared:
             done.append(_baseline(shared, remembered, stop, parent))
         parent.params({"recipes": ", ".join(names), "best": best.name})
-        parent.metrics(Metric(f"val/{name}", value, 0) for name, value in best.val.items())
+        parent.metrics(MetricPoint(f"val/{name}", value, 0) for name, value in best.val.items())
     for record in done:
         candidates.copy_to_output(record, out / record.name, baseline=record.name not in names)
     if compared and config.baseline == "first":
@@ -104,7 +104,7 @@ def finetune(
 
 
 def _baseline(
-    shared: FinetuneRun, remembered: BaselineRecord | None, stop: Stop, parent: TrackedRun
+    shared: FinetuneRun, remembered: BaselineRecord | None, stop: StopSignal, parent: TrackedRun
 ) -> CandidateRecord:
     """The candidate trained from scratch for comparison: remembered, or trained."""
     if remembered is not None:
@@ -136,7 +136,7 @@ class FinetuneRun:
     timing: dict[str, Any] = field(default_factory=dict)
     trains_baseline: bool = False
     _measured: list[BlockedModel] = field(default_factory=list)
-    _planned: list[Plan] = field(default_factory=list)
+    _planned: list[TrainingPlan] = field(default_factory=list)
 
     @cached_property
     def task(self) -> Any:
@@ -196,7 +196,9 @@ class FinetuneRun:
             return None
         return champions.load(Workspace(self.context.root).config(), self.split, self.context)
 
-    def candidate(self, name: str, stages: Sequence[StageConfig], stop: Stop, parent: TrackedRun) -> CandidateRecord:
+    def candidate(
+        self, name: str, stages: Sequence[StageConfig], stop: StopSignal, parent: TrackedRun
+    ) -> CandidateRecord:
         """The finished candidate of a recipe: found, gone on with, or trained from its beginning."""
         from pipeline.training.recipe_trainer import Recipe
 
@@ -219,7 +221,7 @@ class FinetuneRun:
             _track(run, record)
         return record
 
-    def _train(self, recipe: Recipe, stop: Stop, run: TrackedRun) -> CandidateRecord:
+    def _train(self, recipe: Recipe, stop: StopSignal, run: TrackedRun) -> CandidateRecord:
         from pipeline.training.recipe_trainer import train
 
         if recipe.name == recipes.BASELINE and not candidates.checkpoints_of(self.context.scratch, recipe.key).exists():
@@ -238,9 +240,9 @@ class FinetuneRun:
         return record
 
     @cached_property
-    def job(self) -> Job:
+    def job(self) -> FinetuneJob:
         from pipeline.data.decoded_store import open_store
-        from pipeline.training.batch_source import Job, examples
+        from pipeline.training.batch_source import FinetuneJob, examples
 
         began = time.monotonic()
         context, config = self.context, self.config
@@ -262,7 +264,7 @@ class FinetuneRun:
             for name, table in self.tables.items()
         }
         self.timing["decode"] = time.monotonic() - began
-        return Job(
+        return FinetuneJob(
             task=self.task, task_config=self.task_config, config=config, spec=self.spec, labels=self.split.labels,
             store=store, train=sets["train"], val=sets["val"], scratch=context.scratch, console=context.console,
             build=self._build,
@@ -278,7 +280,7 @@ class FinetuneRun:
             warm_start.start(model, self.champion, self.split.labels)
         return model
 
-    def plan(self) -> Plan:
+    def plan(self) -> TrainingPlan:
         """The arithmetic, measured on this machine or remembered."""
         from pipeline.training.plan import choose
 
@@ -311,7 +313,7 @@ class FinetuneRun:
             f"({1e3 * seconds:.1f} ms an example); finetune.baseline: never goes without"
         )
 
-    def _seconds_per_example(self, plan: Plan) -> float:
+    def _seconds_per_example(self, plan: TrainingPlan) -> float:
         """Of a training step of the whole network: as its plan was measured, else by a few steps now."""
         from pipeline.training.plan import remembered, seconds_per_example
 
@@ -356,10 +358,10 @@ class FinetuneRun:
         (self.context.side / "timing.json").write_text(text + "\n", encoding="utf-8")
 
 
-def points(rows: Sequence[Row]) -> list[Metric]:
+def points(rows: Sequence[Row]) -> list[MetricPoint]:
     """Curves as points of a tracked run: `train/loss`, `val/accuracy`, `lr/<block>` by epoch."""
     return [
-        Metric(row.metric if row.metric.startswith("lr/") else f"{row.split}/{row.metric}", row.value, row.epoch)
+        MetricPoint(row.metric if row.metric.startswith("lr/") else f"{row.split}/{row.metric}", row.value, row.epoch)
         for row in rows
     ]
 

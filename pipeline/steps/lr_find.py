@@ -16,10 +16,10 @@ from pipeline.training.lr_find import Sweep
 
 if TYPE_CHECKING:
     from pipeline.models.blocks import BlockedModel
-    from pipeline.training.batch_source import Job
+    from pipeline.training.batch_source import FinetuneJob
 
 
-class Swept(NamedTuple):
+class SweepResult(NamedTuple):
     """A sweep, and the recipe and stage that it was made for."""
 
     recipe: str
@@ -36,7 +36,7 @@ def lr_find(
     *,
     recipe: str | None = None,
     stage: str | None = None,
-) -> Swept:
+) -> SweepResult:
     """Sweeps the learning rate of a stage, from the backbone's weights, as if it were the recipe's first.
 
     Args:
@@ -67,10 +67,10 @@ def lr_find(
             if rows[wanted].init == "random":
                 model = bench.job.build(False)
             run = StageTrainer(session, rows[wanted], plan, model, TrainState(plan=plan.model_dump(mode="json")), {})
-            return Swept(name, wanted, run.sweep())
+            return SweepResult(name, wanted, run.sweep())
 
 
-def _first_trained(job: Job, model: BlockedModel, rows: Mapping[str, StageConfig]) -> str:
+def _first_trained(job: FinetuneJob, model: BlockedModel, rows: Mapping[str, StageConfig]) -> str:
     """The first stage that is not solved; the first of all where each is."""
     from pipeline.training import head_stage
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import manifest, receipts, served
 from pipeline.config import Config
-from pipeline.context import Context, Metric
+from pipeline.context import Context, MetricPoint
 from pipeline.errors import ConfigError, TrackingError
 from pipeline.receipts import receipt_is_current
 from pipeline.records import (
@@ -27,7 +27,7 @@ from pipeline.records import (
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from pipeline.tracking.registry import Version
+    from pipeline.tracking.registry import ModelVersion
     from pipeline.tracking.runs import Run, RunTracker
     from pipeline.tracking.store import Store
 
@@ -185,11 +185,11 @@ def _record_candidate(run: Run, candidate: CandidateRecord) -> None:
     run.close()
 
 
-def _test_metrics(evaluated: EvaluateRecord) -> Iterator[Metric]:
+def _test_metrics(evaluated: EvaluateRecord) -> Iterator[MetricPoint]:
     for name, estimate in evaluated.metrics.items():
-        yield Metric(f"test/{name}", estimate.value, 0)
-        yield Metric(f"test/{name}_low", estimate.low, 0)
-        yield Metric(f"test/{name}_high", estimate.high, 0)
+        yield MetricPoint(f"test/{name}", estimate.value, 0)
+        yield MetricPoint(f"test/{name}_low", estimate.low, 0)
+        yield MetricPoint(f"test/{name}_high", estimate.high, 0)
 
 
 def _environment() -> dict[str, str]:
@@ -228,7 +228,7 @@ def _log_data(store: Store, run: Run, version: DataVersion, name: str) -> None:
 def _version(
     store: Store, name: str, key: str, config: Config, finetuned: FinetuneRecord, evaluated: EvaluateRecord, run: Run,
     facts: Mapping[str, str], context: Context,
-) -> Version:  # fmt: skip
+) -> ModelVersion:  # fmt: skip
     """The version with this key: made where there is none, else brought up to date and completed."""
     from pipeline.tracking import packaging, registry
     from pipeline.tracking.runs import KEY
@@ -312,7 +312,7 @@ def _unservable(candidate: CandidateRecord, found: str) -> TrackingError:
     )  # fmt: skip
 
 
-def _aliases(store: Store, model: Version, config: Config, unmet: list[str]) -> tuple[bool, str]:
+def _aliases(store: Store, model: ModelVersion, config: Config, unmet: list[str]) -> tuple[bool, str]:
     """Sets the aliases this version is due; returns whether it is champion, and why or why not."""
     from pipeline.tracking import registry
 

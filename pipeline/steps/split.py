@@ -11,7 +11,7 @@ from pipeline import manifest
 from pipeline.config import SplitConfig
 from pipeline.context import Context
 from pipeline.data.duplicates import clusters
-from pipeline.data.ledger import Entry, Ledger, load
+from pipeline.data.ledger import Ledger, LedgerEntry, load
 from pipeline.data.split_assignment import Example, assign_splits, components
 from pipeline.errors import SplitError
 from pipeline.manifest import SPLITS, Split
@@ -116,8 +116,10 @@ def _given(name: Split | None, config: SplitConfig) -> Split | None:
     return "test" if name == "val" and config.given_val_as == "test" else name
 
 
-def _entries(examples: Iterable[Example], splits: dict[str, Split], ledger: Ledger) -> list[Entry]:
-    return [Entry(e.id, e.group, splits[e.id], e.target, e.phash, ledger.next_batch) for e in examples if not e.known]
+def _entries(examples: Iterable[Example], splits: dict[str, Split], ledger: Ledger) -> list[LedgerEntry]:
+    return [
+        LedgerEntry(e.id, e.group, splits[e.id], e.target, e.phash, ledger.next_batch) for e in examples if not e.known
+    ]
 
 
 def _with_column(table: pa.Table, name: str, values: Sequence[str | None]) -> pa.Table:

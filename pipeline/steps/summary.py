@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline import records
-from pipeline.records import Estimate, Finding
+from pipeline.records import Finding, MetricEstimate
 from pipeline.report.formatting import meaning
 from pipeline.text import format_seconds, pluralize
 
@@ -40,7 +40,7 @@ def format_metric(metric: str, value: float) -> str:
     return f"{value:.1%}" if meaning(metric).share else f"{value:.3f}"
 
 
-def format_estimate(metric: str, estimate: Estimate) -> str:
+def format_estimate(metric: str, estimate: MetricEstimate) -> str:
     """A metric with its interval: 91.2% (85.1% to 95.3%)."""
     low, high = format_metric(metric, estimate.low), format_metric(metric, estimate.high)
     return f"{format_metric(metric, estimate.value)} ({low} to {high})"

@@ -22,7 +22,7 @@ from pipeline.data.manifest_history import ManifestHistory
 from pipeline.data.scan import scan
 from pipeline.data.scan_cache import ScanCache
 from pipeline.errors import DataError
-from pipeline.examples import Expected, Fault
+from pipeline.examples import ColumnExpectation, ExampleFault
 from pipeline.records import Finding, ValidateRecord, digest
 from pipeline.tasks import catalog
 from pipeline.text import first_few, printable
@@ -71,7 +71,7 @@ class _Intake:
     """The data folder as it was read and scanned, before it is judged."""
 
     folded: Deduplicated
-    faults: tuple[Fault, ...]  # by path
+    faults: tuple[ExampleFault, ...]  # by path
     labels: tuple[str, ...]
     files: int
     converted: dict[str, int]
@@ -104,7 +104,11 @@ class _Judged:
 
 
 def _judge(
-    intake: _Intake, expected: Sequence[Expected], data: config.DataConfig, before: pa.Table | None, context: Context
+    intake: _Intake,
+    expected: Sequence[ColumnExpectation],
+    data: config.DataConfig,
+    before: pa.Table | None,
+    context: Context,
 ) -> _Judged:
     rows = intake.folded.rows
     suites = content_suites(rows, intake.labels, expected, list(map(_line, intake.faults)), intake.files, data)
@@ -150,11 +154,11 @@ def _written_to(finding: Finding) -> str:
     return DRIFT if finding.code.startswith("drift-") else FINDINGS
 
 
-def _line(fault: Fault) -> str:
+def _line(fault: ExampleFault) -> str:
     return printable(f"{fault.path}: {fault.code}: {fault.found}; expected {fault.expected}")
 
 
-def _quarantine(faults: Sequence[Fault]) -> pa.Table:
+def _quarantine(faults: Sequence[ExampleFault]) -> pa.Table:
     columns = {name: [getattr(fault, name) for fault in faults] for name in manifest.QUARANTINE.names}
     return pa.table(columns, schema=manifest.QUARANTINE)
 
@@ -169,7 +173,7 @@ def _per_class(intake: _Intake) -> dict[str, int]:
     return {label: counted.get(label, 0) for label in intake.labels}
 
 
-def _tell(record: ValidateRecord, faults: Sequence[Fault], drift: Sequence[Finding], context: Context) -> None:
+def _tell(record: ValidateRecord, faults: Sequence[ExampleFault], drift: Sequence[Finding], context: Context) -> None:
     info = context.console.info
     quarantined = [f"quarantined {_line(fault)}" for fault in faults]
     for line in first_few(quarantined, NAMED, f"artifacts/validate/{record.quarantine.name}"):

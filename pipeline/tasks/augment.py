@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pipeline.config import ImageAugmentConfig
     from pipeline.records import InputSpec
-    from pipeline.tasks.base import Draw
+    from pipeline.tasks.base import RandomDraw
 
 Pixels = NDArray[np.uint8]
 Planes = NDArray[np.float32]  # (3, H, W)
@@ -47,7 +47,7 @@ class View(NamedTuple):
     saturation: float
 
 
-def view(draw: Draw, side: int, config: ImageAugmentConfig) -> View:
+def view(draw: RandomDraw, side: int, config: ImageAugmentConfig) -> View:
     """The crop, turns and colour factors of a draw, for an image of `side` × `side` pixels.
 
     The crop is Inception's (Szegedy et al. 2015, section 6): a uniform share of the area at a log-uniform ratio.
@@ -87,7 +87,7 @@ def _centre(image: Pixels, out: Values, spec: InputSpec) -> None:
 
 
 def augmented(
-    decoded: torch.Tensor, spec: InputSpec, config: ImageAugmentConfig, draws: Sequence[Draw]
+    decoded: torch.Tensor, spec: InputSpec, config: ImageAugmentConfig, draws: Sequence[RandomDraw]
 ) -> torch.Tensor:
     """Randomly cropped, resized to `size`, flipped, turned, coloured and normalised: (N, 3, size, size) of float32.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.examples import Expected, Fault, Listed, Listing, Measured
+from pipeline.examples import ColumnExpectation, ExampleFault, ExampleListing, ListedExample, MeasuredExample
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,11 +25,19 @@ if TYPE_CHECKING:
     from pipeline.records import BackboneRecord, InputSpec
 
 
-__all__ = ["Draw", "Expected", "Fault", "Listed", "Listing", "Measured", "Task"]
+__all__ = [
+    "ColumnExpectation",
+    "ExampleFault",
+    "ExampleListing",
+    "ListedExample",
+    "MeasuredExample",
+    "RandomDraw",
+    "Task",
+]
 
 
 @dataclass(frozen=True)
-class Draw:
+class RandomDraw:
     """The counted randomness of one example in one epoch: everything random about it follows from these."""
 
     seed: int
@@ -43,13 +51,13 @@ class Task(Protocol):
     name: str
 
     # --- intake -----------------------------------------------------------------------------------------
-    def read(self, root: Path, data: DataConfig) -> Listing:
+    def read(self, root: Path, data: DataConfig) -> ExampleListing:
         """Lists the examples below the data folder; raises DataError where nothing can be listed."""
 
-    def scan(self, root: Path, path: str, task: TaskConfig) -> Measured | Fault:
+    def scan(self, root: Path, path: str, task: TaskConfig) -> MeasuredExample | ExampleFault:
         """Decodes one example wholly and measures it; a fault instead of an exception, whatever is wrong."""
 
-    def expectations(self, task: TaskConfig) -> Sequence[Expected]:
+    def expectations(self, task: TaskConfig) -> Sequence[ColumnExpectation]:
         """What the scan's columns must satisfy; judged once more on the whole manifest, scanned or remembered."""
 
     # --- training ---------------------------------------------------------------------------------------
@@ -63,7 +71,7 @@ class Task(Protocol):
         """A file as a uint8 array of `shape(spec)`; determined by the content and the spec."""
 
     def prepare(
-        self, decoded: torch.Tensor, spec: InputSpec, task: TaskConfig, draws: Sequence[Draw] | None
+        self, decoded: torch.Tensor, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None
     ) -> torch.Tensor:
         """A batch (N, *shape) of uint8 as the network's float input; `draws` augment it, None presents it plainly."""
 

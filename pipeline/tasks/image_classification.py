@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError, TrainingError
-from pipeline.tasks.base import Draw, Expected, Fault, Listing, Measured
+from pipeline.tasks.base import ColumnExpectation, ExampleFault, ExampleListing, MeasuredExample, RandomDraw
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,17 +28,17 @@ class ImageClassification:
 
     name = "image-classification"
 
-    def read(self, root: Path, data: DataConfig) -> Listing:
+    def read(self, root: Path, data: DataConfig) -> ExampleListing:
         from pipeline.data import sources
 
         return sources.read(root, data)
 
-    def scan(self, root: Path, path: str, task: TaskConfig) -> Measured | Fault:
+    def scan(self, root: Path, path: str, task: TaskConfig) -> MeasuredExample | ExampleFault:
         from pipeline.tasks import image_measure
 
         return image_measure.measure(root, path, task.intake)
 
-    def expectations(self, task: TaskConfig) -> Sequence[Expected]:
+    def expectations(self, task: TaskConfig) -> Sequence[ColumnExpectation]:
         from pipeline.tasks import image_measure
 
         return image_measure.expectations(task.intake)
@@ -85,7 +85,7 @@ class ImageClassification:
         return np.array(square)
 
     def prepare(
-        self, decoded: torch.Tensor, spec: InputSpec, task: TaskConfig, draws: Sequence[Draw] | None
+        self, decoded: torch.Tensor, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None
     ) -> torch.Tensor:
         """(N, resize, resize, 3) of uint8 as (N, 3, size, size) of float32, normalised; see `pipeline.tasks.augment`.
 

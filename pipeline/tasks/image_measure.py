@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.config import ImageIntakeConfig
 from pipeline.data.files import outside
-from pipeline.examples import Expected, Fault, Measured
+from pipeline.examples import ColumnExpectation, ExampleFault, MeasuredExample
 from pipeline.manifest import real_path
 from pipeline.tasks import image_files
 
@@ -38,7 +38,7 @@ class _Unusable(Exception):
     """A fault's code, found, expected and hint, on the way out of the checks."""
 
 
-def measure(root: Path, path: str, intake: ImageIntakeConfig) -> Measured | Fault:
+def measure(root: Path, path: str, intake: ImageIntakeConfig) -> MeasuredExample | ExampleFault:
     """Opens one image file, decodes it wholly and measures it.
 
     Everything the header tells is checked before a pixel is decoded, and what the file is goes by its content.
@@ -62,7 +62,7 @@ def measure(root: Path, path: str, intake: ImageIntakeConfig) -> Measured | Faul
             return _measure(data, path, identity, intake)
     except _Unusable as fault:
         code, found, expected, hint = fault.args
-        return Fault(path, code, found, expected, hint, identity)
+        return ExampleFault(path, code, found, expected, hint, identity)
 
 
 def _read(root: Path, path: str, intake: ImageIntakeConfig) -> bytes:
@@ -88,7 +88,7 @@ def _read(root: Path, path: str, intake: ImageIntakeConfig) -> bytes:
         raise _Unusable("unreadable", _reason(fault), "a readable file", "check its permissions and disk") from fault
 
 
-def _measure(data: bytes, path: str, identity: str, intake: ImageIntakeConfig) -> Measured:
+def _measure(data: bytes, path: str, identity: str, intake: ImageIntakeConfig) -> MeasuredExample:
     try:
         with _open(data, intake) as image:
             _check_header(image, intake)
@@ -113,7 +113,7 @@ def _measure(data: bytes, path: str, identity: str, intake: ImageIntakeConfig) -
         raise _Unusable(
             "truncated" if cut else "undecodable", _reason(fault), "an image that can be decoded wholly", _REPLACE
         ) from fault
-    return Measured(identity, values, converted, _doubt(path, identity, values["detail"], intake))
+    return MeasuredExample(identity, values, converted, _doubt(path, identity, values["detail"], intake))
 
 
 def _open(data: bytes, intake: ImageIntakeConfig) -> Image.Image:
@@ -196,10 +196,10 @@ def _luma(grey: Image.Image) -> dict[str, Any]:
     }
 
 
-def _doubt(path: str, identity: str, detail: float, intake: ImageIntakeConfig) -> Fault | None:
+def _doubt(path: str, identity: str, detail: float, intake: ImageIntakeConfig) -> ExampleFault | None:
     if detail >= intake.min_detail:
         return None
-    return Fault(
+    return ExampleFault(
         path, "no-detail", f"nearly empty: {detail:g} bits per pixel, as of a placeholder or a blank frame",
         f"at least {intake.min_detail:g} (task.intake.min_detail)",
         "remove it, or lower task.intake.min_detail if it belongs", identity,
@@ -226,12 +226,12 @@ def _reason(fault: BaseException) -> str:
     return " ".join(f"{type(fault).__name__}: {fault}".split()).encode("utf-8", "replace").decode()
 
 
-def expectations(intake: ImageIntakeConfig) -> tuple[Expected, ...]:
+def expectations(intake: ImageIntakeConfig) -> tuple[ColumnExpectation, ...]:
     """What the measured columns of every accepted image satisfy."""
     return (
-        Expected("format", values=intake.formats),
-        Expected("width", low=intake.min_side, high=intake.max_pixels / intake.min_side),
-        Expected("height", low=intake.min_side, high=intake.max_pixels / intake.min_side),
-        Expected("bytes", low=1, high=intake.max_bytes),
-        Expected("brightness", low=0, high=255),
+        ColumnExpectation("format", values=intake.formats),
+        ColumnExpectation("width", low=intake.min_side, high=intake.max_pixels / intake.min_side),
+        ColumnExpectation("height", low=intake.min_side, high=intake.max_pixels / intake.min_side),
+        ColumnExpectation("bytes", low=1, high=intake.max_bytes),
+        ColumnExpectation("brightness", low=0, high=255),
     )

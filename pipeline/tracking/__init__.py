@@ -9,12 +9,12 @@ from __future__ import annotations
 from pipeline.config import TrackingConfig
 from pipeline.context import Console, NoTracker, Tracker
 from pipeline.tracking import store as _store
-from pipeline.tracking.registry import Version, registered
+from pipeline.tracking.registry import ModelVersion, registered
 from pipeline.tracking.runs import RunTracker
 from pipeline.tracking.store import server_command
 from pipeline.workspace import Workspace
 
-__all__ = ["Version", "open_tracker", "registered", "server_command"]
+__all__ = ["ModelVersion", "open_tracker", "registered", "server_command"]
 
 
 def open_tracker(

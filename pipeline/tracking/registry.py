@@ -27,7 +27,7 @@ VARYING = frozenset({"MLmodel", "conda.yaml", "python_env.yaml", "requirements.t
 
 
 @dataclass(frozen=True)
-class Version:
+class ModelVersion:
     """One version of a registered model."""
 
     name: str
@@ -58,7 +58,7 @@ class Version:
         return f"{self.name} v{self.version}{aliases}{value}  data {self.data[:12] or 'unknown'}"
 
 
-def registered(config: Config, workspace: Workspace, name: str | None = None) -> list[Version]:
+def registered(config: Config, workspace: Workspace, name: str | None = None) -> list[ModelVersion]:
     """What is registered under the workspace's name, newest first; empty where nothing is.
 
     Raises:
@@ -73,7 +73,7 @@ def registered(config: Config, workspace: Workspace, name: str | None = None) ->
     return stores.with_retries(store, "asking what is registered", lambda: versions(store, wanted))
 
 
-def versions(store: Store, name: str) -> list[Version]:
+def versions(store: Store, name: str) -> list[ModelVersion]:
     """All versions of a model, newest first."""
     if store.empty:
         return []
@@ -91,7 +91,7 @@ def aliases_of(store: Store, name: str) -> dict[str, str]:
     return {alias: str(version) for alias, version in found.items()}
 
 
-def find(store: Store, reference: str) -> Version:
+def find(store: Store, reference: str) -> ModelVersion:
     """The version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names.
 
     Raises:
@@ -113,7 +113,7 @@ def find(store: Store, reference: str) -> Version:
 
 def register(
     store: Store, name: str, source: str, model_id: str, run_id: str, tags: Mapping[str, str], description: str
-) -> Version:
+) -> ModelVersion:
     """A new version of the model `name`, which is made where there is none."""
     from mlflow.exceptions import MlflowException
 
@@ -128,7 +128,7 @@ def register(
     return _version(made, [])
 
 
-def update(store: Store, version: Version, tags: Mapping[str, str], description: str) -> Version:
+def update(store: Store, version: ModelVersion, tags: Mapping[str, str], description: str) -> ModelVersion:
     """The same version, described by a later evaluation: its tags are these now, whatever else it is tagged with."""
     outdated = [name for name in version.tags if name.startswith(_OF_EVALUATION) and name not in tags]
     for name, value in tags.items():
@@ -142,7 +142,7 @@ def update(store: Store, version: Version, tags: Mapping[str, str], description:
     return replace(version, tags={**kept, **tags})
 
 
-def lost(store: Store, version: Version, folder: Path) -> list[str]:
+def lost(store: Store, version: ModelVersion, folder: Path) -> list[str]:
     """The files of a version that the store has no longer, or has cut short; paths below `folder`.
 
     Args:
@@ -160,7 +160,7 @@ def lost(store: Store, version: Version, folder: Path) -> list[str]:
     return found
 
 
-def upload(store: Store, version: Version, folder: Path, names: Sequence[str]) -> None:
+def upload(store: Store, version: ModelVersion, folder: Path, names: Sequence[str]) -> None:
     """Puts files below `folder` to a version's others, over those of the same name."""
     files = _files(store, version)
     for name in names:
@@ -168,7 +168,7 @@ def upload(store: Store, version: Version, folder: Path, names: Sequence[str]) -
         files.log_artifact(str(folder / name), None if parent == "." else parent)
 
 
-def _files(store: Store, version: Version) -> Any:
+def _files(store: Store, version: ModelVersion) -> Any:
     """Where the store keeps a version's files."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -184,13 +184,13 @@ def _listed(files: Any, folder: str | None) -> Iterator[tuple[str, int | None]]:
             yield entry.path, entry.file_size
 
 
-def set_alias(store: Store, version: Version, alias: str) -> None:
+def set_alias(store: Store, version: ModelVersion, alias: str) -> None:
     """Points an alias at a version."""
     if aliases_of(store, version.name).get(alias) != version.version:
         store.client.set_registered_model_alias(version.name, alias, version.version)
 
 
-def fetch(store: Store, version: Version, folder: Path | None = None) -> Path:
+def fetch(store: Store, version: ModelVersion, folder: Path | None = None) -> Path:
     """A version's files on this machine: in `folder`, or wherever they already lie.
 
     Raises:
@@ -226,5 +226,7 @@ def _pages(store: Store, name: str) -> Any:
             return
 
 
-def _version(one: Any, aliases: list[str]) -> Version:
-    return Version(one.name, str(one.version), tuple(sorted(aliases)), dict(one.tags), one.run_id or "", one.source)
+def _version(one: Any, aliases: list[str]) -> ModelVersion:
+    return ModelVersion(
+        one.name, str(one.version), tuple(sorted(aliases)), dict(one.tags), one.run_id or "", one.source
+    )

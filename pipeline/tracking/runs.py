@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.context import Console, Metric, TrackedRun
+from pipeline.context import Console, MetricPoint, TrackedRun
 from pipeline.redaction import redact
 from pipeline.tracking import outbox
 from pipeline.tracking import store as stores
 from pipeline.tracking.outbox import Outbox, Write
 from pipeline.tracking.store import Store
-from pipeline.tracking.system_metrics import Sampler
+from pipeline.tracking.system_metrics import SystemSampler
 
 KEY = "thaw.key"
 PARENT = "mlflow.parentRunId"
@@ -43,7 +43,7 @@ class Run:
         self.points: dict[str, dict[int, float]] = {}  # metric → step → the value the store has
         self.found = True  # the run may hold metrics of an earlier process
         self.finished = False  # it had ended when it was opened
-        self.sampler: Sampler | None = None
+        self.sampler: SystemSampler | None = None
         self._tracker = tracker
         self._told: dict[tuple[str, int], float] = {}  # what this process was told already
 
@@ -53,7 +53,7 @@ class Run:
     def tags(self, values: Mapping[str, str]) -> None:
         self._write({"op": "tags", "values": _texts(values)})
 
-    def metrics(self, points: Iterable[Metric]) -> None:
+    def metrics(self, points: Iterable[MetricPoint]) -> None:
         now = _now()
         rows = []
         for point in points:
@@ -122,7 +122,9 @@ class RunTracker:
         run.outbox.append({"op": "open", "name": name, "parent": above, "tags": given, "time": _now()})
         self.send(run)
         if self._system_metrics and above is None and not run.finished and run.sampler is None:
-            run.sampler = Sampler(lambda values: run.outbox.append({"op": "system", "values": values, "time": _now()}))
+            run.sampler = SystemSampler(
+                lambda values: run.outbox.append({"op": "system", "values": values, "time": _now()})
+            )
         return run
 
     def send(self, run: Run, *, metrics_only: bool = False, last: bool = False) -> None:
@@ -261,7 +263,7 @@ class RunTracker:
 
         A metric that has no step but 0 is no curve: what a later evaluation found is logged after it, and shown.
         """
-        from mlflow.entities import Metric as Point
+        from mlflow.entities import MetricPoint as Point
 
         client, run_id = self.store.client, self._identify(run)
         for name in {row[0] for row in rows} - run.points.keys():

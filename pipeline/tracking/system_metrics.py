@@ -10,7 +10,7 @@ from typing import Any
 EVERY = 5.0  # seconds
 
 
-class Sampler:
+class SystemSampler:
     """Hands over the machine's metrics every few seconds, from a thread of its own, until stopped.
 
     MLflow's own monitors do the measuring. Its SystemMetricsMonitor, which also does the sending, asks the store

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pipeline.errors import ThawError, TrainingError
 from pipeline.records import digest
-from pipeline.tasks.base import Draw
+from pipeline.tasks.base import RandomDraw
 
 if TYPE_CHECKING:
     import torch
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pipeline.models.blocks import BlockedModel
     from pipeline.records import InputSpec
     from pipeline.tasks.base import Task
-    from pipeline.training.plan import Plan
+    from pipeline.training.plan import TrainingPlan
     from pipeline.training.sampling import Keys, Rows
-    from pipeline.training.stages import Scope
+    from pipeline.training.stages import StageScope
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class Store(Protocol):
         """(N, *shape) uint8."""
 
 
-class Features(Protocol):
+class FeatureSource(Protocol):
     """A frozen prefix's outputs: `pipeline.training.feature_cache.FeatureStore`."""
 
     def batch(self, rows: Rows, views: Rows | None) -> torch.Tensor:
@@ -46,7 +46,7 @@ class Features(Protocol):
 
 
 @dataclass(frozen=True)
-class Examples:
+class ExampleSet:
     """Some of the store's examples.
 
     Args:
@@ -68,7 +68,7 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Job:
+class FinetuneJob:
     """What all candidates of one fine-tuning share."""
 
     task: Task
@@ -77,8 +77,8 @@ class Job:
     spec: InputSpec
     labels: tuple[str, ...]
     store: Store
-    train: Examples
-    val: Examples
+    train: ExampleSet
+    val: ExampleSet
     scratch: Path
     console: Console
     build: Callable[[bool], BlockedModel]  # pretrained or not → the network, its head new
@@ -88,9 +88,9 @@ class Job:
 class BatchSource:
     """Makes batches of one set of examples, as input of `blocks[start]`."""
 
-    job: Job
-    examples: Examples
-    features: Features | None
+    job: FinetuneJob
+    examples: ExampleSet
+    features: FeatureSource | None
     start: int
 
     def batch(self, chosen: Rows, views: Rows | None) -> torch.Tensor:
@@ -117,7 +117,7 @@ class BatchSource:
         draws = None
         if views is not None:
             pairs = zip(views.tolist(), chosen.tolist(), strict=True)
-            draws = [Draw(job.config.seed, view, self.examples.ids[position]) for view, position in pairs]
+            draws = [RandomDraw(job.config.seed, view, self.examples.ids[position]) for view, position in pairs]
         return job.task.prepare(job.store.batch(rows), job.spec, job.task_config, draws)
 
     def _culprits(self, chosen: Rows, views: Rows | None) -> list[str]:
@@ -133,7 +133,12 @@ class BatchSource:
 
 
 def feeds(
-    job: Job, model: BlockedModel, scope: Scope, plan: Plan, views: int | None, between: Callable[[], None]
+    job: FinetuneJob,
+    model: BlockedModel,
+    scope: StageScope,
+    plan: TrainingPlan,
+    views: int | None,
+    between: Callable[[], None],
 ) -> dict[str, BatchSource]:
     """A stage's batches of `train` and `val`, from the outputs of its frozen prefix where keeping them pays.
 
@@ -161,7 +166,7 @@ def feeds(
 
 def examples(
     store: Store, ids: Sequence[str], targets: torch.Tensor, units: Sequence[str | None] | None = None
-) -> Examples:
+) -> ExampleSet:
     """The examples of these ids (N) with their targets (N,).
 
     Args:
@@ -177,7 +182,7 @@ def examples(
     rows = np.array([row[identity] for identity in ordered], np.int64)
     own = [None] * len(ids) if units is None else units
     kept = tuple(own[turn] or ids[turn] for turn in turns)
-    return Examples(ordered, rows, sampling.keys(ordered), targets[turns], kept)
+    return ExampleSet(ordered, rows, sampling.keys(ordered), targets[turns], kept)
 
 
 def ahead(work: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:

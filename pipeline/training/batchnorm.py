@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pipeline.training import sampling
-from pipeline.training.plan import Plan, autocast, to_input
+from pipeline.training.plan import TrainingPlan, autocast, to_input
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.models.blocks import BlockedModel
     from pipeline.training.sampling import Keys, Rows
-    from pipeline.training.stages import Scope
+    from pipeline.training.stages import StageScope
 
 EXAMPLES = 512  # at most, to compute statistics over
 BATCH = 32  # at once; the statistics depend on it in their last bits
@@ -39,7 +39,7 @@ def sample(keys: Keys, seed: int) -> list[Rows]:
     return sampling.batches(chosen, BATCH)
 
 
-def estimate(model: BlockedModel, scope: Scope, batches: Iterable[torch.Tensor], plan: Plan) -> None:
+def estimate(model: BlockedModel, scope: StageScope, batches: Iterable[torch.Tensor], plan: TrainingPlan) -> None:
     """Replaces the statistics of the trained blocks by their mean over some batches of network input (n, …).
 
     Nothing else moves: all other modules are in evaluation meanwhile, and the modules' modes are put back.

@@ -19,8 +19,8 @@ from pipeline.training.train_state import Row
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.training.batch_source import Job
-    from pipeline.training.recipe_trainer import Recipe, Trained
+    from pipeline.training.batch_source import FinetuneJob
+    from pipeline.training.recipe_trainer import Recipe, TrainedRecipe
 
 CURVES, VALIDATION = "curves.csv", "val.parquet"
 
@@ -47,7 +47,9 @@ def checkpoints_of(scratch: Path, key: str) -> Path:
     return scratch / "checkpoints" / key[:32]
 
 
-def keep(job: Job, recipe: Recipe, trained: Trained, architecture: str, target: Sequence[str]) -> CandidateRecord:
+def keep(
+    job: FinetuneJob, recipe: Recipe, trained: TrainedRecipe, architecture: str, target: Sequence[str]
+) -> CandidateRecord:
     """Writes a trained candidate's files, so that they appear whole or not at all, and clears its checkpoints.
 
     Args:
@@ -97,7 +99,7 @@ def _place(scratch: Path, key: str) -> Path:
     return scratch / "candidates" / key[:32]
 
 
-def _write_model(path: Path, trained: Trained) -> str:
+def _write_model(path: Path, trained: TrainedRecipe) -> str:
     from safetensors.torch import save_file
 
     from pipeline.models.blocks import state
@@ -119,7 +121,7 @@ def _write_validation(
 
 
 def _record(
-    spec: InputSpec, labels: tuple[str, ...], recipe: Recipe, trained: Trained, architecture: str, sha: str
+    spec: InputSpec, labels: tuple[str, ...], recipe: Recipe, trained: TrainedRecipe, architecture: str, sha: str
 ) -> CandidateRecord:
     position = trained.position
     notes = {"notes": position.notes} if position.notes else {}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.models.allocation import keep_memory
+from pipeline.models.allocation import keep_freed_memory
 
 
 @contextmanager
@@ -17,7 +17,7 @@ def deterministic(threads: int) -> Iterator[None]:
     are as they were. An operation that has no deterministic kernel runs all the same."""
     import torch
 
-    keep_memory()
+    keep_freed_memory()
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
     fill = memory.fill_uninitialized_memory

@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.config import ENGINE
 from pipeline.records import digest
-from pipeline.tasks.base import Draw
+from pipeline.tasks.base import RandomDraw
 from pipeline.training import sampling
-from pipeline.training.plan import Plan, autocast, to_input
+from pipeline.training.plan import TrainingPlan, autocast, to_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +57,7 @@ SPARE_BYTES = 2**30  # disk that is always left to others
 
 
 @dataclass(frozen=True)
-class Prefix:
+class FrozenPrefix:
     """The frozen blocks and all that determines their input.
 
     Args:
@@ -78,7 +78,7 @@ class Prefix:
     task_config: TaskConfig
     seed: int
     views: int | None
-    plan: Plan
+    plan: TrainingPlan
 
     def __call__(self, chosen: slice, turn: int) -> torch.Tensor:
         """The prefix's output for some examples in one turn, on the CPU: (n, …)."""
@@ -94,12 +94,12 @@ class Prefix:
         with self._evaluating(), torch.inference_mode(), autocast(self.plan):
             return self.model.run(to_input(x, self.plan), 0, self.boundary).cpu()
 
-    def _draws(self, positions: Rows, turns: Rows) -> list[Draw] | None:
+    def _draws(self, positions: Rows, turns: Rows) -> list[RandomDraw] | None:
         if self.views is None:
             return None
         views = (sampling.views(self.keys[positions], 0, self.views) + turns) % self.views
         names = [self.ids[position] for position in positions.tolist()]
-        return [Draw(self.seed, view, name) for view, name in zip(views.tolist(), names, strict=True)]
+        return [RandomDraw(self.seed, view, name) for view, name in zip(views.tolist(), names, strict=True)]
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -176,7 +176,7 @@ class FeatureStore:
         folder: where the files lie.
     """
 
-    def __init__(self, prefix: Prefix, files: Files, console: Console, between: Callable[[], None]) -> None:
+    def __init__(self, prefix: FrozenPrefix, files: Files, console: Console, between: Callable[[], None]) -> None:
         self._prefix, self._files = prefix, files
         self.folder = files.folder
         self._console, self._between = console, between
@@ -273,7 +273,7 @@ def open_features(
     *,
     seed: int,
     views: int | None,
-    plan: Plan,
+    plan: TrainingPlan,
     key: str,
     scratch: Path,
     console: Console,
@@ -294,7 +294,7 @@ def open_features(
         return None
     ordered = np.array(sorted(rows.tolist(), key=lambda row: store.ids[row]), np.int64)
     ids = tuple(store.ids[row] for row in ordered.tolist())
-    prefix = Prefix(
+    prefix = FrozenPrefix(
         model, boundary, store, ordered, ids, sampling.keys(ids), task, spec, task_config, seed, views, plan
     )  # fmt: skip
     folder = scratch / "features" / prefix.key(key)[:32]
@@ -326,7 +326,7 @@ def _chunks(shape: tuple[int, ...]) -> int:
     return -(-shape[1] // CHUNK)
 
 
-def _create(folder: Path, prefix: Prefix, console: Console, in_use: Collection[Path]) -> Files | None:
+def _create(folder: Path, prefix: FrozenPrefix, console: Console, in_use: Collection[Path]) -> Files | None:
     example, seconds = _probe(prefix)
     dtype = np.dtype(np.int16 if prefix.plan.precision == "bf16" else np.float32)
     shape = (prefix.views or 1, len(prefix.ids), *example.shape[1:])
@@ -369,7 +369,7 @@ def _touch(folder: Path) -> None:
     os.utime(folder / "meta.json", ns=(now, now))
 
 
-def _probe(prefix: Prefix) -> tuple[torch.Tensor, float]:
+def _probe(prefix: FrozenPrefix) -> tuple[torch.Tensor, float]:
     """One example's output, and the seconds an example takes."""
     if not prefix.plan.fuse:  # then it has run already, and its kernels are chosen
         prefix(slice(0, 1), 0)

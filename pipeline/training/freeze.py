@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import TrainingError
 from pipeline.records import digest
 from pipeline.training import fingerprint
-from pipeline.training.stages import Scope, tensors, wrong_modes
+from pipeline.training.stages import StageScope, tensors, wrong_modes
 
 if TYPE_CHECKING:
     from pipeline.models.blocks import BlockedModel
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 Proof = dict[str, str]  # tensor → fingerprint
 
 
-def take(model: BlockedModel, scope: Scope) -> Proof:
+def take(model: BlockedModel, scope: StageScope) -> Proof:
     """Fingerprints of all frozen tensors."""
     return fingerprint.of_tensors(tensors(model, scope.frozen))
 
 
-def verify(before: Proof, model: BlockedModel, scope: Scope, stage: str) -> str:
+def verify(before: Proof, model: BlockedModel, scope: StageScope, stage: str) -> str:
     """The digest over all frozen tensors.
 
     Raises:
@@ -42,7 +42,7 @@ def verify(before: Proof, model: BlockedModel, scope: Scope, stage: str) -> str:
     return digest(after)
 
 
-def check_modes(model: BlockedModel, scope: Scope, stage: str) -> None:
+def check_modes(model: BlockedModel, scope: StageScope, stage: str) -> None:
     """Dropout in a frozen block leaves no trace in its tensors, so the modes are looked at too.
 
     Raises:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from pipeline.training import batchnorm
 from pipeline.training.numerics import is_out_of_memory
-from pipeline.training.plan import Plan, autocast, to_input
+from pipeline.training.plan import TrainingPlan, autocast, to_input
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.models.blocks import BlockedModel
-    from pipeline.training.losses import Objective
+    from pipeline.training.losses import TrainingLoss
 
 
 class OutOfMemory(Exception):
@@ -24,7 +24,7 @@ class OutOfMemory(Exception):
 
 
 def accumulate(
-    model: BlockedModel, objective: Objective, plan: Plan, start: int, x: torch.Tensor, targets: torch.Tensor
+    model: BlockedModel, objective: TrainingLoss, plan: TrainingPlan, start: int, x: torch.Tensor, targets: torch.Tensor
 ) -> float:
     """Adds the gradient of a batch's mean loss to the parameters, `plan.batch_size` examples at a time.
 

@@ -26,11 +26,11 @@ from pipeline.training.plan import autocast, to_input
 
 if TYPE_CHECKING:
     from pipeline.models.blocks import Block, BlockedModel
-    from pipeline.training.batch_source import BatchSource, Examples, Job
-    from pipeline.training.linear_head import Components, Problem
-    from pipeline.training.losses import Objective
-    from pipeline.training.plan import Plan
-    from pipeline.training.stages import Scope
+    from pipeline.training.batch_source import BatchSource, ExampleSet, FinetuneJob
+    from pipeline.training.linear_head import HeadProblem, PrincipalComponents
+    from pipeline.training.losses import TrainingLoss
+    from pipeline.training.plan import TrainingPlan
+    from pipeline.training.stages import StageScope
 
 STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-10, 1))  # from strong regularisation to weak
 DEFAULT_STRENGTH = 10.0**-1.5  # where there is nothing to choose it by
@@ -56,12 +56,12 @@ def linear(head: Block) -> torch.nn.Linear | None:
     return layer if alone else None
 
 
-def solves(job: Job, model: BlockedModel, stage: StageConfig) -> bool:
+def solves(job: FinetuneJob, model: BlockedModel, stage: StageConfig) -> bool:
     """Whether a stage's head is solved."""
     return refusal(job, model, stages.scope(model, stage)) is None
 
 
-def refusal(job: Job, model: BlockedModel, scope: Scope) -> str | None:
+def refusal(job: FinetuneJob, model: BlockedModel, scope: StageScope) -> str | None:
     """Why a stage is trained by the optimiser and not solved; "" where it is not a head's stage at all, and None where
     it is solved."""
     head = model.blocks[-1]
@@ -73,7 +73,7 @@ def refusal(job: Job, model: BlockedModel, scope: Scope) -> str | None:
     return _too_large(len(job.train), layer, job)
 
 
-def presentations(job: Job, head: Block) -> int | None:
+def presentations(job: FinetuneJob, head: Block) -> int | None:
     """How many views of each training example a head is solved on; None: the plain one alone."""
     layer, count = linear(head), min(PRESENTATIONS, job.config.views)
     if layer is None or count == 1 or _too_large(count * len(job.train), layer, job):
@@ -81,7 +81,7 @@ def presentations(job: Job, head: Block) -> int | None:
     return count
 
 
-def _too_large(rows: int, layer: torch.nn.Linear, job: Job) -> str | None:
+def _too_large(rows: int, layer: torch.nn.Linear, job: FinetuneJob) -> str | None:
     columns, classes = layer.in_features, layer.out_features
     components = min(rows, columns)
     fits = len(STRENGTHS) * (1 if len(job.val) >= ENOUGH_TO_VALIDATE else FOLDS)
@@ -95,11 +95,11 @@ def _too_large(rows: int, layer: torch.nn.Linear, job: Job) -> str | None:
 
 
 def solve(
-    job: Job,
+    job: FinetuneJob,
     model: BlockedModel,
     feeds: dict[str, BatchSource],
-    objective: Objective,
-    plan: Plan,
+    objective: TrainingLoss,
+    plan: TrainingPlan,
     between: Callable[[], None],
 ) -> SolvedHead:
     """Solves the head and gives the model its weights.
@@ -118,9 +118,9 @@ def solve(
     each = [_features(job, model, feeds["train"], plan, view, between) for view in shown]
     train = torch.cat(each)
     _refuse_not_finite(train, job.train)
-    components = linear_head.Components.of(train)
+    components = linear_head.PrincipalComponents.of(train)
     targets = target_rows(job.config, job.train.targets, len(job.labels), objective) / len(shown)
-    problem = linear_head.Problem(components.project(train), components.variances, targets.repeat(len(shown), 1))
+    problem = linear_head.HeadProblem(components.project(train), components.variances, targets.repeat(len(shown), 1))
 
     def interrupted() -> None:
         crash_point("solving")
@@ -146,7 +146,7 @@ def solve(
     )
 
 
-def _refuse_not_finite(features: torch.Tensor, examples: Examples) -> None:
+def _refuse_not_finite(features: torch.Tensor, examples: ExampleSet) -> None:
     """Checks features (V · N, D) of N examples."""
     rows = (~features.isfinite().all(1)).nonzero()[:, 0].tolist()
     broken = sorted({row % len(examples) for row in rows})
@@ -158,7 +158,7 @@ def _refuse_not_finite(features: torch.Tensor, examples: Examples) -> None:
         )  # fmt: skip
 
 
-def target_rows(config: FinetuneConfig, classes: torch.Tensor, count: int, objective: Objective) -> torch.Tensor:
+def target_rows(config: FinetuneConfig, classes: torch.Tensor, count: int, objective: TrainingLoss) -> torch.Tensor:
     """How much each example counts towards each class (N, C): what the optimiser would minimise on average over an
     epoch, with label smoothing, class weights and balanced sampling. The sum is N."""
     smoothing = objective.smoothing
@@ -179,7 +179,12 @@ def _sampling_weights(config: FinetuneConfig, classes: torch.Tensor, count: int)
 
 
 def _features(
-    job: Job, model: BlockedModel, feed: BatchSource, plan: Plan, view: int | None, between: Callable[[], None]
+    job: FinetuneJob,
+    model: BlockedModel,
+    feed: BatchSource,
+    plan: TrainingPlan,
+    view: int | None,
+    between: Callable[[], None],
 ) -> torch.Tensor:
     """The head's inputs (N, D), float64, for one view of each example in the order of the ids; computed in the chunks
     of the feature cache, so that they are the same with it and without."""
@@ -200,7 +205,11 @@ def _features(
 
 
 def _choose(
-    job: Job, problem: Problem, components: Components, held: Callable[[], torch.Tensor], between: Callable[[], None]
+    job: FinetuneJob,
+    problem: HeadProblem,
+    components: PrincipalComponents,
+    held: Callable[[], torch.Tensor],
+    between: Callable[[], None],
 ) -> tuple[float, str]:
     """The strength, and what chose it.
 
@@ -226,7 +235,7 @@ def _choose(
     return linear_head.choose(STRENGTHS, table, weights), "cross-validation"
 
 
-def _example_weights(problem: Problem, train: Examples, classes: torch.Tensor) -> torch.Tensor:
+def _example_weights(problem: HeadProblem, train: ExampleSet, classes: torch.Tensor) -> torch.Tensor:
     """How much examples of these classes (M,) count in the objective: as much as those of train do, on average."""
     count = problem.targets.shape[1]
     own = problem.targets[: len(train)].sum(1)

@@ -12,7 +12,7 @@ from pipeline.errors import Interrupted
 from pipeline.signals import CTRL_C, ENDING, handled
 
 
-class Stop:
+class StopSignal:
     """Whether the run was asked to end.
 
     While `deferred`, a signal only raises the flag, and the training looks at it after every batch; elsewhere
@@ -43,12 +43,12 @@ class Stop:
 
 
 @contextmanager
-def interruptible() -> Iterator[Stop]:
+def interruptible() -> Iterator[StopSignal]:
     """Handles SIGTERM, SIGINT and SIGHUP within the block; the former handlers are back after it.
 
     In another thread than the main one the block changes nothing: a signal then ends the process as its owner has it,
     and the newest checkpoint is what the next run goes on from.
     """
-    stop = Stop()
+    stop = StopSignal()
     with handled((CTRL_C, *ENDING), stop.handle):
         yield stop

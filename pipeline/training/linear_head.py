@@ -29,7 +29,7 @@ SMALLEST_DEVIATION = 1e-3  # of the features' root mean square: what is below is
 
 
 @dataclass(frozen=True)
-class Components:
+class PrincipalComponents:
     """Features standardised and turned into principal components: an affine map.
 
     Args:
@@ -45,7 +45,7 @@ class Components:
     variances: torch.Tensor
 
     @classmethod
-    def of(cls, features: torch.Tensor) -> Components:
+    def of(cls, features: torch.Tensor) -> PrincipalComponents:
         """The components of features (N, D), float64."""
         mean = features.mean(0)
         deviation = features.std(0, unbiased=False)
@@ -76,7 +76,7 @@ class Components:
 
 
 @dataclass(frozen=True)
-class Problem:
+class HeadProblem:
     """What is minimised over a head θ on components, the bias last (R + 1, C):
 
         −Σᵢ Σ꜀ targetsᵢ꜀ · log softmax(inputs · θ)ᵢ꜀ / total  +  ‖θ without its bias‖² / (2 · strength · total)
@@ -120,7 +120,7 @@ class Problem:
         return torch.cat([weights, bias])[:, None].clamp_min(1e-12)
 
 
-class Solution(NamedTuple):
+class HeadSolution(NamedTuple):
     """A minimum.
 
     Args:
@@ -137,8 +137,8 @@ class Solution(NamedTuple):
 
 
 def solve(
-    problem: Problem, strength: float, start: torch.Tensor, between: Callable[[], None] = lambda: None
-) -> Solution:
+    problem: HeadProblem, strength: float, start: torch.Tensor, between: Callable[[], None] = lambda: None
+) -> HeadSolution:
     """The head that minimises a problem at one strength.
 
     Args:
@@ -169,10 +169,10 @@ def solve(
     head = scaled / scale
     value, gradient = problem.loss(head, decay)
     steepest = float((gradient / scale).abs().max())
-    return Solution(head, strength, float(value), steepest, int(optimizer.state[scaled]["n_iter"]))
+    return HeadSolution(head, strength, float(value), steepest, int(optimizer.state[scaled]["n_iter"]))
 
 
-def path(problem: Problem, strengths: Sequence[float], between: Callable[[], None]) -> Iterator[Solution]:
+def path(problem: HeadProblem, strengths: Sequence[float], between: Callable[[], None]) -> Iterator[HeadSolution]:
     """The solutions from the strongest regularisation to the weakest, each found from the one before."""
     head = torch.zeros(problem.inputs.shape[1], problem.targets.shape[1], dtype=torch.float64)
     for strength in strengths:
@@ -182,7 +182,7 @@ def path(problem: Problem, strengths: Sequence[float], between: Callable[[], Non
 
 
 def cross_validate(
-    problem: Problem,
+    problem: HeadProblem,
     classes: torch.Tensor,
     folds: torch.Tensor,
     strengths: Sequence[float],
@@ -202,7 +202,7 @@ def cross_validate(
         held_out = folds == fold
         left_out = held_out.repeat(presentations)[:, None]
         others = torch.where(left_out, 0.0, problem.targets)
-        fitted = Problem(problem.inputs, problem.variances, others)
+        fitted = HeadProblem(problem.inputs, problem.variances, others)
         for turn, solution in enumerate(path(fitted, strengths, between)):
             losses[turn, held_out] = log_losses(judged[held_out], classes[held_out], solution.head)
     return losses

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Objective:
+class TrainingLoss:
     """Cross-entropy with label smoothing (Szegedy et al. 2016, section 7) and class weights.
 
     Args:
@@ -51,7 +51,7 @@ class Objective:
         return losses.sum()
 
 
-def objective(config: FinetuneConfig, targets: torch.Tensor, classes: int) -> Objective:
+def objective(config: FinetuneConfig, targets: torch.Tensor, classes: int) -> TrainingLoss:
     """The configured loss; balanced weights are N / (C · count), 1 on average over the examples (N,)."""
     import torch
 
@@ -59,4 +59,4 @@ def objective(config: FinetuneConfig, targets: torch.Tensor, classes: int) -> Ob
     if config.class_weights == "balanced":
         counts = torch.bincount(targets, minlength=classes).clamp_min(1)
         weights = len(targets) / (classes * counts.float())
-    return Objective(config.label_smoothing, weights)
+    return TrainingLoss(config.label_smoothing, weights)

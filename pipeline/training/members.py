@@ -58,7 +58,7 @@ def unseen(table: pa.Table, members: pa.Table) -> NDArray[np.bool_]:
     return np.array(new, np.bool_)
 
 
-class Overlap(NamedTuple):
+class MemberOverlap(NamedTuple):
     """Test examples that a model knows.
 
     Args:
@@ -75,7 +75,7 @@ class Overlap(NamedTuple):
     paths: tuple[str, ...]
 
 
-def overlap(members: pa.Table, split: pa.Table) -> Overlap:
+def overlap(members: pa.Table, split: pa.Table) -> MemberOverlap:
     """Which test examples of a manifest with splits a model with these members knows."""
     tests = split.filter(pc.equal(split.column("split"), "test"))
     known = tests.filter(pa.array(~unseen(tests, members)))
@@ -83,7 +83,7 @@ def overlap(members: pa.Table, split: pa.Table) -> Overlap:
     split_of = dict(zip(learnt.column("id").to_pylist(), learnt.column("split").to_pylist(), strict=True))
     found = Counter(split_of.get(identity, "related") for identity in known.column("id").to_pylist())
     paths = sorted(known.column("path").to_pylist())
-    return Overlap(tests.num_rows, found["train"], found["val"], found["related"], tuple(paths))
+    return MemberOverlap(tests.num_rows, found["train"], found["val"], found["related"], tuple(paths))
 
 
 def write(members: pa.Table, path: Path) -> None:

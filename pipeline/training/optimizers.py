@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.models.blocks import BlockedModel
-    from pipeline.training.stages import Scope
+    from pipeline.training.stages import StageScope
 
 
-def rates(blocks: list[str], scope: Scope, lr: float, decay: float) -> dict[str, float]:
+def rates(blocks: list[str], scope: StageScope, lr: float, decay: float) -> dict[str, float]:
     """The peak rate of each trained block: `lr` at the output, times `decay` a block going deeper."""
     depth = {name: turn for turn, name in enumerate(reversed(blocks))}
     return {name: lr * decay ** depth[name] for name in scope.trained}

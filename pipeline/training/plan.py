@@ -23,9 +23,9 @@ from weakref import WeakSet
 from pydantic import ValidationError
 
 from pipeline.config import FinetuneConfig
-from pipeline.records import Frozen, digest
+from pipeline.records import FrozenModel, digest
 from pipeline.training import hardware
-from pipeline.training.losses import Objective
+from pipeline.training.losses import TrainingLoss
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ MemoryFormat = Literal["contiguous", "channels-last"]
 _compiled: WeakSet[BlockedModel] = WeakSet()  # a network is placed again for each of its stages
 
 
-class Plan(Frozen):
+class TrainingPlan(FrozenModel):
     """How a training computes.
 
     Args:
@@ -84,16 +84,16 @@ class Plan(Frozen):
         return ", ".join(parts)
 
 
-class Measured(NamedTuple):
+class MeasuredTrial(NamedTuple):
     """One candidate's step of some examples: seconds, mean loss, and bytes that each example keeps for the backward."""
 
-    plan: Plan
+    plan: TrainingPlan
     seconds: float
     loss: float
     bytes_per_example: int
 
 
-class Chosen(Frozen):
+class ChosenPlan(FrozenModel):
     """What is remembered of a measurement.
 
     Args:
@@ -101,7 +101,7 @@ class Chosen(Frozen):
         shares: of each block in the seconds of a forward pass, from input to output; empty where not measured.
     """
 
-    plan: Plan
+    plan: TrainingPlan
     seconds_per_example: float
     shares: tuple[float, ...] = ()
 
@@ -109,7 +109,7 @@ class Chosen(Frozen):
 class Remembered(NamedTuple):
     """A choice, and the file that remembers it."""
 
-    chosen: Chosen
+    chosen: ChosenPlan
     path: Path
 
 
@@ -123,7 +123,7 @@ def choose(
     *,
     steps: int = 0,
     passes: int = 0,
-) -> Plan:
+) -> TrainingPlan:
     """The fastest plan whose loss agrees with fp32's, of those that the settings leave open.
 
     Args:
@@ -163,7 +163,7 @@ def remembered(
 
 
 def seconds_per_example(
-    model: BlockedModel, x: torch.Tensor, targets: torch.Tensor, plan: Plan, config: FinetuneConfig
+    model: BlockedModel, x: torch.Tensor, targets: torch.Tensor, plan: TrainingPlan, config: FinetuneConfig
 ) -> float:
     """What an example takes in a training step of the whole network, measured on `x` (n, …)."""
     trials = measure(model, x, targets, [plan], config, turns=FEWEST_TRIALS)
@@ -171,7 +171,12 @@ def seconds_per_example(
 
 
 def _path(
-    model: BlockedModel, task: Task, x: torch.Tensor, config: FinetuneConfig, candidates: list[Plan], scratch: Path
+    model: BlockedModel,
+    task: Task,
+    x: torch.Tensor,
+    config: FinetuneConfig,
+    candidates: list[TrainingPlan],
+    scratch: Path,
 ) -> Path:
     about = [model.architecture, model.classes, task.name, tuple(x.shape[1:]), config.batch_size, config.plan]
     key = digest(hardware.machine(), candidates[0], about)
@@ -179,9 +184,9 @@ def _path(
 
 
 def _find(
-    model: BlockedModel, sample: tuple[torch.Tensor, torch.Tensor], candidates: list[Plan], config: FinetuneConfig,
+    model: BlockedModel, sample: tuple[torch.Tensor, torch.Tensor], candidates: list[TrainingPlan], config: FinetuneConfig,
     path: Path, passes: int,
-) -> tuple[Chosen, str]:  # fmt: skip
+) -> tuple[ChosenPlan, str]:  # fmt: skip
     """The best candidate and how it was found: remembered, taken as usual for a short training, or measured."""
     known = _read(path)
     if known is not None:
@@ -190,7 +195,7 @@ def _find(
     cost = BACKWARD * TRIALS * len(x) * len(candidates)
     if 0 < passes < PAYS * cost and candidates[0].device == "cpu":
         # One example, for the memory it takes: no race that takes as long as the training.
-        loss = Objective(config.label_smoothing, None)
+        loss = TrainingLoss(config.label_smoothing, None)
         step = _step(model, x[:1], targets[:1], candidates[0], loss, backward=False)
         return _best([step], config, 1), "as usual on a CPU; too little to train for measuring to pay"
     trials = measure(model, x, targets, candidates, config, passes=passes)
@@ -203,14 +208,14 @@ def _find(
     return chosen, f"steps of {len(x)}: {measured}"
 
 
-def _told(result: Measured, candidates: list[Plan]) -> str:
+def _told(result: MeasuredTrial, candidates: list[TrainingPlan]) -> str:
     plan = result.plan
     threads = f" {plan.threads} threads" if len({candidate.threads for candidate in candidates}) > 1 else ""
     return f"{plan.precision} {plan.memory_format}{threads} {1e3 * result.seconds:.0f} ms"
 
 
 @dataclass
-class Trials:
+class PlanTrials:
     """Timed steps of some candidates.
 
     Args:
@@ -219,13 +224,13 @@ class Trials:
         dropped: candidates that failed.
     """
 
-    candidates: list[Plan]
-    best: dict[Plan, Measured] = field(default_factory=dict)
-    counts: Counter[Plan] = field(default_factory=Counter)
-    dropped: set[Plan] = field(default_factory=set)
+    candidates: list[TrainingPlan]
+    best: dict[TrainingPlan, MeasuredTrial] = field(default_factory=dict)
+    counts: Counter[TrainingPlan] = field(default_factory=Counter)
+    dropped: set[TrainingPlan] = field(default_factory=set)
 
     @property
-    def measured(self) -> dict[Plan, Measured]:
+    def measured(self) -> dict[TrainingPlan, MeasuredTrial]:
         """The candidates that had their trials; the first one where none had."""
         enough = {plan: result for plan, result in self.best.items() if self.counts[plan] >= FEWEST_TRIALS}
         return enough or {self.candidates[0]: self.best[self.candidates[0]]}
@@ -236,17 +241,17 @@ class Trials:
         working = [plan for plan in self.candidates if plan not in self.dropped]
         return all(self.counts[plan] >= FEWEST_TRIALS for plan in working)
 
-    def add(self, result: Measured) -> None:
+    def add(self, result: MeasuredTrial) -> None:
         plan = result.plan
         self.counts[plan] += 1
         if plan not in self.best or result.seconds < self.best[plan].seconds:
             self.best[plan] = result
 
-    def drop(self, plan: Plan) -> None:
+    def drop(self, plan: TrainingPlan) -> None:
         self.dropped.add(plan)
         self.best.pop(plan, None)
 
-    def contenders(self) -> list[Plan]:
+    def contenders(self) -> list[TrainingPlan]:
         """The candidates that may still turn out the fastest; what was slow once may only have been disturbed."""
         working = [plan for plan in self.candidates if plan not in self.dropped]
         fewest = min(self.counts[plan] for plan in working)
@@ -256,7 +261,7 @@ class Trials:
         far = {plan for plan in working if self.best[plan].seconds > self._margin(plan) * fastest}
         return [plan for plan in working if plan not in far]
 
-    def _margin(self, plan: Plan) -> float:
+    def _margin(self, plan: TrainingPlan) -> float:
         return HOPELESS if self.counts[plan] == FEWEST_TRIALS else CLEAR
 
 
@@ -264,12 +269,12 @@ def measure(
     model: BlockedModel,
     x: torch.Tensor,
     targets: torch.Tensor,
-    candidates: list[Plan],
+    candidates: list[TrainingPlan],
     config: FinetuneConfig,
     *,
     passes: int = 0,
     turns: int = TRIALS,
-) -> Trials:
+) -> PlanTrials:
     """Times a training step without its update for each candidate, in turns.
 
     The first candidate, the reference, is always measured; another that fails is dropped. The time for it is `SECONDS`,
@@ -281,8 +286,8 @@ def measure(
     """
     import torch
 
-    trials = Trials(candidates)
-    objective = Objective(config.label_smoothing, None)
+    trials = PlanTrials(candidates)
+    objective = TrainingLoss(config.label_smoothing, None)
     started = time.perf_counter()
     had_threads = torch.get_num_threads()
     try:
@@ -306,12 +311,12 @@ def measure(
     return trials
 
 
-def _time_for_it(trials: Trials, examples: int, passes: int) -> float:
+def _time_for_it(trials: PlanTrials, examples: int, passes: int) -> float:
     seconds_per_pass = trials.best[trials.candidates[0]].seconds / (BACKWARD * examples)
     return max(SECONDS, passes * seconds_per_pass / PAYS)
 
 
-def _shares(model: BlockedModel, x: torch.Tensor, plan: Plan) -> tuple[float, ...]:
+def _shares(model: BlockedModel, x: torch.Tensor, plan: TrainingPlan) -> tuple[float, ...]:
     """Each block's share of the seconds of a forward pass; on an accelerator, which works on its own, not known."""
     import torch
 
@@ -335,11 +340,11 @@ def _step(
     model: BlockedModel,
     x: torch.Tensor,
     targets: torch.Tensor,
-    plan: Plan,
-    objective: Objective,
+    plan: TrainingPlan,
+    objective: TrainingLoss,
     *,
     backward: bool = True,
-) -> Measured:
+) -> MeasuredTrial:
     import torch
 
     place(model, plan.model_copy(update={"compile": False}))
@@ -359,26 +364,26 @@ def _step(
         if backward:
             loss.backward()  # type: ignore[no-untyped-call]
     value = float(loss.detach())
-    return Measured(plan, time.perf_counter() - began, value, kept // len(x))
+    return MeasuredTrial(plan, time.perf_counter() - began, value, kept // len(x))
 
 
-def _best(results: list[Measured], config: FinetuneConfig, examples: int) -> Chosen:
+def _best(results: list[MeasuredTrial], config: FinetuneConfig, examples: int) -> ChosenPlan:
     reference = next((r for r in results if r.plan.precision == "fp32"), results[0])
     agreeing = [r for r in results if abs(r.loss - reference.loss) <= LOSS_TOLERANCE * abs(reference.loss)]
     fastest = min(agreeing or [reference], key=lambda r: r.seconds)
     size = config.batch_size
     while size > 1 and size * fastest.bytes_per_example > MEMORY_SHARE * hardware.available(fastest.plan.device):
         size = -(-size // 2)
-    return Chosen(
+    return ChosenPlan(
         plan=fastest.plan.model_copy(update={"batch_size": size}), seconds_per_example=fastest.seconds / examples
     )
 
 
-def _base(config: FinetuneConfig) -> Plan:
+def _base(config: FinetuneConfig) -> TrainingPlan:
     import torch
 
     wanted = config.plan
-    return Plan(
+    return TrainingPlan(
         threads=hardware.cores() if wanted.threads == "auto" else wanted.threads, batch_size=config.batch_size,
         feature_cache=wanted.feature_cache != "off", feature_cache_gb=wanted.feature_cache_gb,
         feature_cache_always=wanted.feature_cache == "on", compile=wanted.compile == "on",
@@ -387,7 +392,7 @@ def _base(config: FinetuneConfig) -> Plan:
     )  # fmt: skip
 
 
-def _open(config: FinetuneConfig, base: Plan, x: torch.Tensor) -> list[Plan]:
+def _open(config: FinetuneConfig, base: TrainingPlan, x: torch.Tensor) -> list[TrainingPlan]:
     """The plans that the settings and the hardware leave open.
 
     The first is what most networks are fastest in on most CPUs: fp32, a thread a core, channels last where there are
@@ -409,21 +414,21 @@ def _open(config: FinetuneConfig, base: Plan, x: torch.Tensor) -> list[Plan]:
     ]
 
 
-def _read(path: Path) -> Chosen | None:
+def _read(path: Path) -> ChosenPlan | None:
     try:
-        return Chosen.model_validate_json(path.read_text(encoding="utf-8"))
+        return ChosenPlan.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, ValidationError):
         return None
 
 
-def _remember(path: Path, chosen: Chosen) -> None:
+def _remember(path: Path, chosen: ChosenPlan) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}")
     temporary.write_text(chosen.model_dump_json(indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
-def autocast(plan: Plan) -> AbstractContextManager[object]:
+def autocast(plan: TrainingPlan) -> AbstractContextManager[object]:
     """The plan's precision, for what is computed inside."""
     if plan.precision == "fp32":
         return nullcontext()
@@ -432,7 +437,7 @@ def autocast(plan: Plan) -> AbstractContextManager[object]:
     return torch.autocast(torch.device(plan.device).type, torch.bfloat16)
 
 
-def place(model: BlockedModel, plan: Plan) -> None:
+def place(model: BlockedModel, plan: TrainingPlan) -> None:
     """Moves a network to the plan's device and memory format, in place, and compiles its blocks if the plan says so."""
     import torch
 
@@ -445,7 +450,7 @@ def place(model: BlockedModel, plan: Plan) -> None:
             block.calls = [torch.compile(call) for call in block.calls]
 
 
-def to_input(x: torch.Tensor, plan: Plan) -> torch.Tensor:
+def to_input(x: torch.Tensor, plan: TrainingPlan) -> torch.Tensor:
     """A batch on the plan's device, in its memory format where it has one."""
     import torch
 

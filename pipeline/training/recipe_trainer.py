@@ -12,14 +12,14 @@ import torch
 from pipeline.config import StageConfig
 from pipeline.records import digest
 from pipeline.training import throughput
-from pipeline.training.batch_source import Job
+from pipeline.training.batch_source import FinetuneJob
 from pipeline.training.candidates import checkpoints_of
 from pipeline.training.checkpoints import Checkpoint, Checkpoints
 from pipeline.training.crash_points import crash_point
 from pipeline.training.determinism import deterministic
-from pipeline.training.interruption import Stop
+from pipeline.training.interruption import StopSignal
 from pipeline.training.numerics import NonFiniteError
-from pipeline.training.plan import Plan
+from pipeline.training.plan import TrainingPlan
 from pipeline.training.stage_trainer import Session, StageTrainer
 from pipeline.training.train_state import Row, TrainState, machine
 
@@ -41,7 +41,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRecipe:
     """A finished training.
 
     Args:
@@ -58,8 +58,12 @@ class Trained:
 
 
 def train(
-    job: Job, recipe: Recipe, choose: Callable[[], Plan], stop: Stop, report: Callable[[list[Row]], None]
-) -> Trained:
+    job: FinetuneJob,
+    recipe: Recipe,
+    choose: Callable[[], TrainingPlan],
+    stop: StopSignal,
+    report: Callable[[list[Row]], None],
+) -> TrainedRecipe:
     """Trains a recipe, going on from its newest checkpoint where there is one.
 
     Args:
@@ -86,7 +90,7 @@ def train(
         try:
             plan = _obeyed(session, position, choose)
             model, probabilities = _attempt(session, recipe.stages, position, plan, found, spent)
-            return Trained(model, position, probabilities, spent, checkpoints)
+            return TrainedRecipe(model, position, probabilities, spent, checkpoints)
         except NonFiniteError as fault:
             if position.plan["precision"] == "fp32":
                 raise
@@ -112,7 +116,7 @@ def _attempt(
     session: Session,
     stages: Sequence[StageConfig],
     position: TrainState,
-    plan: Plan,
+    plan: TrainingPlan,
     found: Checkpoint | None,
     spent: dict[str, Counter[str]],
 ) -> tuple[BlockedModel, torch.Tensor]:
@@ -131,9 +135,9 @@ def _attempt(
     return model, kept["probabilities"]
 
 
-def _obeyed(session: Session, position: TrainState, choose: Callable[[], Plan]) -> Plan:
+def _obeyed(session: Session, position: TrainState, choose: Callable[[], TrainingPlan]) -> TrainingPlan:
     """The plan the position brings; where its device is gone, or the machine is another, that is said and noted."""
-    plan = Plan.model_validate(position.plan)
+    plan = TrainingPlan.model_validate(position.plan)
     if plan.device.startswith("cuda") and not torch.cuda.is_available():
         plan = choose()
         position.plan = plan.model_dump(mode="json")

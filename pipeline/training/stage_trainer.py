@@ -18,16 +18,16 @@ from pipeline.config import StageConfig
 from pipeline.errors import ConfigError, Interrupted, TrainingError
 from pipeline.records import SolvedHead, StageResult
 from pipeline.training import batchnorm, freeze, head_stage, optimizers, sampling, stages, validation_metrics
-from pipeline.training.batch_source import BatchSource, Job, ahead, feeds
+from pipeline.training.batch_source import BatchSource, FinetuneJob, ahead, feeds
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.crash_points import crash_point
 from pipeline.training.determinism import seed
 from pipeline.training.gradient_accumulation import OutOfMemory, accumulate
-from pipeline.training.interruption import Stop
+from pipeline.training.interruption import StopSignal
 from pipeline.training.losses import objective
 from pipeline.training.numerics import NonFiniteError
-from pipeline.training.plan import Plan, autocast, place, to_input
-from pipeline.training.train_state import Best, Row, TrainState
+from pipeline.training.plan import TrainingPlan, autocast, place, to_input
+from pipeline.training.train_state import BestResult, Row, TrainState
 
 if TYPE_CHECKING:
     from pipeline.models.blocks import BlockedModel
@@ -47,10 +47,10 @@ class Session:
         report: told the curves as they grow; the same points may come again.
     """
 
-    job: Job
+    job: FinetuneJob
     name: str
     checkpoints: Checkpoints
-    stop: Stop
+    stop: StopSignal
     report: Callable[[list[Row]], None]
 
 
@@ -68,7 +68,7 @@ class StageTrainer:
 
     session: Session
     stage: StageConfig
-    plan: Plan
+    plan: TrainingPlan
     model: BlockedModel
     position: TrainState
     kept: Tensors
@@ -76,7 +76,7 @@ class StageTrainer:
     solved: SolvedHead | None = None
 
     @property
-    def job(self) -> Job:
+    def job(self) -> FinetuneJob:
         return self.session.job
 
     def run(self, optimizer_state: Tensors) -> None:
@@ -133,7 +133,7 @@ class StageTrainer:
         position.opened, position.begun = True, position.epoch
         if position.results and stage.init == "keep":
             last = position.results[-1]
-            position.best = Best(last.best_epoch, last.val)
+            position.best = BestResult(last.best_epoch, last.val)
             self.kept = {"probabilities": self.kept["probabilities"], **self._weights()}
 
     def _check_layout(self) -> None:
@@ -388,7 +388,7 @@ class StageTrainer:
         if position.top is None or result > position.top:
             position.top, position.epochs_without_improvement = (result.primary, result.negative_log_loss), 0
         if position.best is None or result > validation_metrics.score(position.best.metrics, config.primary):
-            position.best = Best(position.epoch + 1, metrics)
+            position.best = BestResult(position.epoch + 1, metrics)
             self.kept = {"probabilities": probabilities, **self._weights()}
         position.epoch += 1
         position.batch, position.loss, position.seen = 0, 0.0, 0

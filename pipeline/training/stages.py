@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Scope:
+class StageScope:
     """The blocks of one stage, both from input to output.
 
     Args:
@@ -32,7 +32,7 @@ class Scope:
     batchnorm: bool
 
 
-def scope(model: BlockedModel, stage: StageConfig) -> Scope:
+def scope(model: BlockedModel, stage: StageConfig) -> StageScope:
     """Resolves what a stage trains.
 
     Raises:
@@ -41,7 +41,7 @@ def scope(model: BlockedModel, stage: StageConfig) -> Scope:
     """
     names = [block.name for block in model.blocks]
     chosen = set(select(names, stage.train))
-    result = Scope(
+    result = StageScope(
         trained=tuple(n for n in names if n in chosen),
         frozen=tuple(n for n in names if n not in chosen),
         boundary=min(names.index(n) for n in chosen),
@@ -51,7 +51,7 @@ def scope(model: BlockedModel, stage: StageConfig) -> Scope:
     return result
 
 
-def apply(model: BlockedModel, scope: Scope) -> None:
+def apply(model: BlockedModel, scope: StageScope) -> None:
     """Puts every block into the state the scope asks for: gradients and, by `set_modes`, train or eval."""
     for block in model.blocks:
         for parameter in block.parameters():
@@ -60,7 +60,7 @@ def apply(model: BlockedModel, scope: Scope) -> None:
     set_modes(model, scope)
 
 
-def set_modes(model: BlockedModel, scope: Scope) -> None:
+def set_modes(model: BlockedModel, scope: StageScope) -> None:
     """Frozen blocks wholly in eval (BatchNorm and dropout); in the others BatchNorm as the scope says."""
     wanted = {id(module): training for module, training in _modes(model, scope)}
     for module in model.stock.modules():
@@ -69,13 +69,13 @@ def set_modes(model: BlockedModel, scope: Scope) -> None:
             module.training = training
 
 
-def wrong_modes(model: BlockedModel, scope: Scope) -> list[str]:
+def wrong_modes(model: BlockedModel, scope: StageScope) -> list[str]:
     """Blocks that have a module in train that belongs in eval, or the other way round."""
     wrong = {id(module) for module, training in _modes(model, scope) if module.training != training}
     return [block.name for block in model.blocks if any(id(module) in wrong for module in block.modules())]
 
 
-def _modes(model: BlockedModel, scope: Scope) -> list[tuple[torch.nn.Module, bool]]:
+def _modes(model: BlockedModel, scope: StageScope) -> list[tuple[torch.nn.Module, bool]]:
     from torch.nn.modules.batchnorm import _NormBase
 
     pairs = []
@@ -95,7 +95,7 @@ def tensors(model: BlockedModel, blocks: tuple[str, ...], *, buffers: bool = Tru
     return found
 
 
-def _refuse_ties(model: BlockedModel, scope: Scope) -> None:
+def _refuse_ties(model: BlockedModel, scope: StageScope) -> None:
     """A tensor cannot train and be frozen. Shared memory counts too: two parameters may be views of one storage."""
     frozen = {t.untyped_storage().data_ptr(): name for name, t in tensors(model, scope.frozen).items() if t.numel()}
     tied = {

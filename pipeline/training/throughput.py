@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.training.batch_source import BatchSource
-from pipeline.training.plan import BACKWARD, Chosen, Plan, Remembered, remembered
+from pipeline.training.plan import BACKWARD, ChosenPlan, Remembered, TrainingPlan, remembered
 
 if TYPE_CHECKING:
     from pipeline.training.stage_trainer import StageTrainer
@@ -51,7 +51,7 @@ def _planned(run: StageTrainer) -> Remembered | None:
     return remembered(run.model, job.task, x, job.config, job.scratch)
 
 
-def step_share(chosen: Chosen, start: int, boundary: int) -> float | None:
+def step_share(chosen: ChosenPlan, start: int, boundary: int) -> float | None:
     """What a training step of some blocks takes, as a share of the whole network's; None where that is not known.
 
     Args:
@@ -68,6 +68,6 @@ def step_share(chosen: Chosen, start: int, boundary: int) -> float | None:
     return (forward + backward) / BACKWARD
 
 
-def _same_arithmetic(plan: Plan, other: Plan) -> bool:
+def _same_arithmetic(plan: TrainingPlan, other: TrainingPlan) -> bool:
     names = ("precision", "memory_format", "threads", "device", "torch")
     return not plan.compile and all(getattr(plan, name) == getattr(other, name) for name in names)

@@ -22,7 +22,7 @@ class Row(NamedTuple):
 
 
 @dataclass
-class Best:
+class BestResult:
     """The best validation result so far, and when it was."""
 
     epoch: int
@@ -66,7 +66,7 @@ class TrainState:
     seen: int = 0
     epochs_without_improvement: int = 0
     top: tuple[float, float] | None = None
-    best: Best | None = None
+    best: BestResult | None = None
     lr: float = 0.0
     proof: dict[str, str] = field(default_factory=dict)
     layout: dict[str, list[str]] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class TrainState:
         return cls(**{
             **values,
             "top": tuple(values["top"]) if values["top"] else None,
-            "best": Best(**values["best"]) if values["best"] else None,
+            "best": BestResult(**values["best"]) if values["best"] else None,
             "rows": [Row(*row) for row in values["rows"]],
             "results": [StageResult.model_validate(result) for result in values["results"]],
         })  # fmt: skip

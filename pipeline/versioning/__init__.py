@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 from pipeline.dvc_yaml import PLACEHOLDERS
 from pipeline.records import DataVersion
 from pipeline.versioning import dvc_stages, ledger_sync, merge_conflicts, pointer_files, tracked_files, unshared_files
-from pipeline.versioning.checkout import Pinned
+from pipeline.versioning.checkout import PinnedFiles
 from pipeline.versioning.dvc_session import Session, initialise
-from pipeline.versioning.dvc_stages import Snapshot, State
-from pipeline.versioning.unshared_files import Unshared
+from pipeline.versioning.dvc_stages import StageSnapshot, StageState
+from pipeline.versioning.unshared_files import UnsharedFiles
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-__all__ = ["Memory", "Snapshot", "State", "initialise"]
+__all__ = ["Memory", "StageSnapshot", "StageState", "initialise"]
 
 
 class Memory:
@@ -41,15 +41,15 @@ class Memory:
         self._session = Session(self.root, patience)
 
     # --- stages ------------------------------------------------------------------------------------------
-    def states(self) -> dict[str, State]:
+    def states(self) -> dict[str, StageState]:
         """The state of every stage, in order, in one pass."""
         return self._on_data.run(dvc_stages.states)
 
-    def state(self, stage: str) -> State:
+    def state(self, stage: str) -> StageState:
         """The state of one stage, its inputs taken as they are."""
         return self._on_data.run(lambda repo: dvc_stages.state(dvc_stages.load(repo, stage)))
 
-    def snapshot(self, stage: str) -> Snapshot:
+    def snapshot(self, stage: str) -> StageSnapshot:
         """What `stage` depends on right now; to be taken before it runs."""
         return self._on_data.run(lambda repo: dvc_stages.snapshot(dvc_stages.load(repo, stage)))
 
@@ -62,7 +62,7 @@ class Memory:
         """Brings back outputs that these inputs once had; False where the cache does not hold them, whole."""
         return self._session.run(lambda repo: dvc_stages.restore(dvc_stages.load(repo, stage)))
 
-    def commit(self, stage: str, snapshot: Snapshot) -> None:
+    def commit(self, stage: str, snapshot: StageSnapshot) -> None:
         """Remembers the outputs a run of the stage has just made.
 
         Raises:
@@ -137,7 +137,7 @@ class Memory:
             lambda repo: tracked_files.version(repo, self._data, dvc_stages.data_of(repo, self._data.path))
         )
 
-    def unshared(self) -> Unshared:
+    def unshared(self) -> UnsharedFiles:
         """Whether data.dvc leads back to the data, which of the files that belong into Git it does not hold as they
         are, and which of the data, the ledger and the baseline the DVC remote lacks, where that is known at once."""
         tracked = (self._data, self._ledger, self._baseline)
@@ -151,14 +151,14 @@ class Memory:
             return tracked_files.unpinned(repo, self._data, read), unshared_files.unpushed(repo, pinned)
 
         unpinned, unpushed = self._on_data.run(ask)
-        return Unshared(unpinned, unshared_files.uncommitted(self.root, names), unpushed)
+        return UnsharedFiles(unpinned, unshared_files.uncommitted(self.root, names), unpushed)
 
     def _update_data(self, repo: Repo) -> list[str]:
         if merge_conflicts.sides(self._data.pin):
             return tracked_files.join(repo, self._data, dvc_stages.data_of(repo, self._data.path))
         return tracked_files.update(repo, self._data)
 
-    def _concerns(self, what: Pinned) -> bool:
+    def _concerns(self, what: PinnedFiles) -> bool:
         return what == self._data or what.pin.is_file() or tracked_files.is_known(self.root, what)
 
     @cached_property
@@ -169,14 +169,14 @@ class Memory:
         return self._session
 
     @cached_property
-    def _data(self) -> Pinned:
+    def _data(self) -> PinnedFiles:
         path = self.root / Workspace(self.root).config().data.path
-        return Pinned(path, path.with_name(path.name + ".dvc"))
+        return PinnedFiles(path, path.with_name(path.name + ".dvc"))
 
     @property
-    def _baseline(self) -> Pinned:
-        return Pinned(self.root / "baseline", self.root / "baseline.dvc")
+    def _baseline(self) -> PinnedFiles:
+        return PinnedFiles(self.root / "baseline", self.root / "baseline.dvc")
 
     @property
-    def _ledger(self) -> Pinned:
-        return Pinned(self.root / "ledger.parquet", self.root / "ledger.dvc")
+    def _ledger(self) -> PinnedFiles:
+        return PinnedFiles(self.root / "ledger.parquet", self.root / "ledger.dvc")

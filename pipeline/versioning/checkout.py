@@ -42,7 +42,7 @@ NOTHING = ""  # as a base: there was nothing in place
 Files = Mapping[str, str]  # path below the folder ("" for a file by itself) → MD5 of the content
 
 
-class Pinned(NamedTuple):
+class PinnedFiles(NamedTuple):
     """A file or folder, and the .dvc file that pins it."""
 
     path: Path
@@ -50,7 +50,7 @@ class Pinned(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Base:
+class CheckoutBase:
     """What this machine last pinned or checked out, by hash, and the version of a checkout that was cut short."""
 
     version: str | None
@@ -58,7 +58,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CheckoutPlan:
     """What a checkout does to files, all by their path below the folder."""
 
     write: Files  # → hash of the content to come
@@ -67,7 +67,7 @@ class Plan:
     added: tuple[str, ...]  # here alone; they stay
 
 
-def compare(bases: Iterable[Files], pinned: Files, there: Files, *, keep_edited: bool = False) -> Plan:
+def compare(bases: Iterable[Files], pinned: Files, there: Files, *, keep_edited: bool = False) -> CheckoutPlan:
     """Plans a checkout by the table above.
 
     Args:
@@ -93,7 +93,7 @@ def compare(bases: Iterable[Files], pinned: Files, there: Files, *, keep_edited:
             added.append(path)
         else:
             edited.append(f"{path} ({_what_happened(now, new, before)})")
-    return Plan(write, tuple(remove), tuple(edited), tuple(added))
+    return CheckoutPlan(write, tuple(remove), tuple(edited), tuple(added))
 
 
 def _what_happened(now: str | None, new: str | None, before: set[str | None]) -> str:
@@ -109,16 +109,16 @@ def _what_happened(now: str | None, new: str | None, before: set[str | None]) ->
 # --- what this machine knows ------------------------------------------------------------------------------
 
 
-def recall(root: Path, what: Pinned) -> Base | None:
+def recall(root: Path, what: PinnedFiles) -> CheckoutBase | None:
     """What this machine last pinned or checked out; None where it is not known."""
     try:
         entry = json.loads(bases_file(root).read_text(encoding="utf-8"))[_entry(root, what)]
-        return Base(entry["version"], entry["unfinished"])
+        return CheckoutBase(entry["version"], entry["unfinished"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def remember(root: Path, what: Pinned, base: Base) -> None:
+def remember(root: Path, what: PinnedFiles, base: CheckoutBase) -> None:
     """Keeps that for later runs."""
     try:
         entries = dict(json.loads(bases_file(root).read_text(encoding="utf-8")))
@@ -128,7 +128,7 @@ def remember(root: Path, what: Pinned, base: Base) -> None:
     replace_text(bases_file(root), json.dumps(entries, indent=2) + "\n")
 
 
-def _entry(root: Path, what: Pinned) -> str:
+def _entry(root: Path, what: PinnedFiles) -> str:
     return what.path.relative_to(root).as_posix()
 
 
@@ -140,7 +140,7 @@ def bases_file(root: Path) -> Path:
 # --- versions ---------------------------------------------------------------------------------------------
 
 
-def load_pin(repo: Repo, what: Pinned) -> Output:
+def load_pin(repo: Repo, what: PinnedFiles) -> Output:
     """The output that the .dvc file pins, which may be of any name."""
     return repo.stage.load_one(str(what.pin)).outs[0]
 
@@ -182,7 +182,7 @@ def _listed(found: object) -> Files:
 # --- doing it ---------------------------------------------------------------------------------------------
 
 
-def check_out(out: Output, what: Pinned, plan: Plan) -> None:
+def check_out(out: Output, what: PinnedFiles, plan: CheckoutPlan) -> None:
     """Writes and removes what the plan says; the contents must be in the cache.
 
     Every file is wholly the old or wholly the new one, whatever happens meanwhile.
@@ -199,7 +199,7 @@ def check_out(out: Output, what: Pinned, plan: Plan) -> None:
     _note_hashes(out, what, plan)
 
 
-def fetch(out: Output, what: Pinned, version: str, contents: Iterable[str]) -> None:
+def fetch(out: Output, what: PinnedFiles, version: str, contents: Iterable[str]) -> None:
     """Makes the cache hold contents of a version, or the version's own list of files, undamaged; from the remote where
     it lacks them.
 
@@ -226,7 +226,7 @@ def fetch(out: Output, what: Pinned, version: str, contents: Iterable[str]) -> N
         raise _nowhere(out, what, version, damaged)
 
 
-def _nowhere(out: Output, what: Pinned, version: str, damaged: Iterable[str]) -> VersioningError:
+def _nowhere(out: Output, what: PinnedFiles, version: str, damaged: Iterable[str]) -> VersioningError:
     remote, address = dvc_session.remote(out.repo)
     where = f"remote {remote}: {address or 'not configured'}" if remote else "no remote configured"
     broken = set(damaged)
@@ -242,11 +242,11 @@ def _nowhere(out: Output, what: Pinned, version: str, damaged: Iterable[str]) ->
     )
 
 
-def _place(what: Pinned, path: str) -> Path:
+def _place(what: PinnedFiles, path: str) -> Path:
     return what.path / path if path else what.path
 
 
-def _save_to_cache(out: Output, what: Pinned, plan: Plan) -> None:
+def _save_to_cache(out: Output, what: PinnedFiles, plan: CheckoutPlan) -> None:
     """Nothing is overwritten or removed that the cache does not hold."""
     for path in (*plan.remove, *plan.write):
         place = _place(what, path)
@@ -271,7 +271,7 @@ def _put(out: Output, content: str, part: Path, place: Path) -> None:
         shutil.move(part, place)
 
 
-def _remove_empty_folders(what: Pinned, removed: Iterable[str]) -> None:
+def _remove_empty_folders(what: PinnedFiles, removed: Iterable[str]) -> None:
     for path in removed:
         for folder in _place(what, path).parents:
             if folder == what.path or not folder.is_relative_to(what.path) or any(folder.iterdir()):
@@ -279,7 +279,7 @@ def _remove_empty_folders(what: Pinned, removed: Iterable[str]) -> None:
             folder.rmdir()
 
 
-def _note_hashes(out: Output, what: Pinned, plan: Plan) -> None:
+def _note_hashes(out: Output, what: PinnedFiles, plan: CheckoutPlan) -> None:
     """Tells DVC the hashes of what was just put in place, so that it need not read it again."""
     from dvc_data.hashfile.hash_info import HashInfo
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class State:
+class StageState:
     """Whether a stage's outputs are what its inputs determine.
 
     Args:
@@ -37,7 +37,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class StageSnapshot:
     """What a stage depends on, and which output files there were, before it ran."""
 
     stage: str
@@ -67,9 +67,9 @@ def data_of(repo: Repo, data: Path) -> Output:
     )  # fmt: skip
 
 
-def states(repo: Repo) -> dict[str, State]:
+def states(repo: Repo) -> dict[str, StageState]:
     """The state of every stage, in order; no other file is searched for stages."""
-    found: dict[str, State] = {}
+    found: dict[str, StageState] = {}
     stages = {stage.name: stage for stage in repo.stage.load_all(str(Path(repo.root_dir) / "dvc.yaml"))}
     for name in [name for name in STEPS if name in stages]:
         read = {stale_reasons.name(dep) for dep in stages[name].deps}
@@ -80,20 +80,20 @@ def states(repo: Repo) -> dict[str, State]:
     return found
 
 
-def state(stage: PipelineStage) -> State:
+def state(stage: PipelineStage) -> StageState:
     """The state of one stage."""
     outputs = tuple(out.hash_info.value for out in stage.outs if out.hash_info)
     why = stale_reasons.why(stage) or (
         stale_reasons.ledger_objects(Path(stage.repo.root_dir)) if stage.name == "split" else ()
     )
     shown = tuple(redact(reason) for reason in why)  # it may name a setting's old and new value
-    return State(not why, shown, outputs=outputs)
+    return StageState(not why, shown, outputs=outputs)
 
 
-def snapshot(stage: PipelineStage) -> Snapshot:
+def snapshot(stage: PipelineStage) -> StageSnapshot:
     """What the stage depends on now, and which output files there are."""
     stage.save_deps()
-    return Snapshot(stage.name, _inputs(stage), frozenset(_files(stage)), _placeholders(stage))
+    return StageSnapshot(stage.name, _inputs(stage), frozenset(_files(stage)), _placeholders(stage))
 
 
 def restore(stage: PipelineStage) -> bool:
@@ -116,7 +116,7 @@ def restore(stage: PipelineStage) -> bool:
     return stage.name != "split" or not stale_reasons.ledger_objects(Path(stage.repo.root_dir))
 
 
-def commit(stage: PipelineStage, before: Snapshot) -> None:
+def commit(stage: PipelineStage, before: StageSnapshot) -> None:
     """Remembers the outputs, unless an input is another than before or an output was not made meanwhile.
 
     A placeholder that the step filled in is remembered as it is now, as `dvc repro` does, which hashes dependencies
@@ -154,7 +154,7 @@ def _placeholders(stage: PipelineStage) -> dict[str, bytes]:
     return {file: (root / file).read_bytes() for file in present}
 
 
-def _filled(stage: PipelineStage, before: Snapshot) -> set[str]:
+def _filled(stage: PipelineStage, before: StageSnapshot) -> set[str]:
     """The placeholders that only grew since the snapshot."""
     now = _placeholders(stage)
     return {file for file, content in before.placeholders.items() if may_become(content, now.get(file, b""))}
@@ -169,7 +169,7 @@ def _files(stage: PipelineStage) -> Iterator[tuple[str, int, int]]:
                 yield str(file.relative_to(stage.repo.root_dir)), facts.st_ino, facts.st_mtime_ns
 
 
-def _refuse_unmade(stage: PipelineStage, before: Snapshot) -> None:
+def _refuse_unmade(stage: PipelineStage, before: StageSnapshot) -> None:
     made = list(_files(stage))
     outs = [stale_reasons.name(out) for out in stage.outs]
     details = [f"{name} was there before the run" for name, *_ in sorted(before.leftovers.intersection(made))]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import LedgerError
 from pipeline.files import replace_text
 from pipeline.versioning import checkout, merge_conflicts, tracked_files
-from pipeline.versioning.checkout import Base, Pinned, Plan
+from pipeline.versioning.checkout import CheckoutBase, CheckoutPlan, PinnedFiles
 from pipeline.versioning.integrity import md5
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.data.ledger import Ledger
 
 
-def update(repo: Repo, what: Pinned) -> list[str]:
+def update(repo: Repo, what: PinnedFiles) -> list[str]:
     """Makes ledger.parquet hold what ledger.dvc pins besides what it holds already, and says so where it did not.
 
     A Git merge conflict in ledger.dvc is resolved by joining both sides, and pinned anew.
@@ -35,7 +35,7 @@ def update(repo: Repo, what: Pinned) -> list[str]:
     out = checkout.load_pin(repo, what)
     pinned = out.hash_info.value
     if out.exists and not out.changed_checksum():
-        checkout.remember(Path(repo.root_dir), what, Base(pinned))
+        checkout.remember(Path(repo.root_dir), what, CheckoutBase(pinned))
         return []
     from pipeline.data.ledger import merged
 
@@ -43,8 +43,8 @@ def update(repo: Repo, what: Pinned) -> list[str]:
     theirs = _load(repo, what, pinned)
     joined = merged(theirs, here, str(what.path))
     if joined.entries == theirs.entries:
-        checkout.check_out(out, what, Plan({"": pinned}, (), (), ()))
-        checkout.remember(Path(repo.root_dir), what, Base(pinned))
+        checkout.check_out(out, what, CheckoutPlan({"": pinned}, (), (), ()))
+        checkout.remember(Path(repo.root_dir), what, CheckoutBase(pinned))
     else:
         joined.save(what.path)
         tracked_files.pin(repo, what)
@@ -52,7 +52,7 @@ def update(repo: Repo, what: Pinned) -> list[str]:
     return [f"{what.path.name}: {new} examples joined that {what.pin.name} pins"] if new and here.entries else []
 
 
-def _refuse_lost(what: Pinned, base: Base | None) -> None:
+def _refuse_lost(what: PinnedFiles, base: CheckoutBase | None) -> None:
     """Refuses to begin a new ledger where this machine knows of one."""
     if base is None or what.path.exists():
         return
@@ -65,7 +65,7 @@ def _refuse_lost(what: Pinned, base: Base | None) -> None:
     )
 
 
-def _join_sides(repo: Repo, what: Pinned, sides: tuple[str, str]) -> list[str]:
+def _join_sides(repo: Repo, what: PinnedFiles, sides: tuple[str, str]) -> list[str]:
     from pipeline.data.ledger import merged
 
     joined = _here(what)
@@ -77,19 +77,19 @@ def _join_sides(repo: Repo, what: Pinned, sides: tuple[str, str]) -> list[str]:
     return [f"{what.pin.name}: both sides of the Git merge joined, {len(joined.entries)} examples"]
 
 
-def _here(what: Pinned) -> Ledger:
+def _here(what: PinnedFiles) -> Ledger:
     from pipeline.data import ledger
 
     return ledger.load(what.path) if what.path.exists() else ledger.Ledger({})
 
 
-def _load(repo: Repo, what: Pinned, version: str) -> Ledger:
+def _load(repo: Repo, what: PinnedFiles, version: str) -> Ledger:
     from pipeline.data import ledger
 
     return ledger.load(_cached(repo, what, version))
 
 
-def _cached(repo: Repo, what: Pinned, version: str) -> Path:
+def _cached(repo: Repo, what: PinnedFiles, version: str) -> Path:
     """A pinned ledger, in the cache."""
     from dvc.exceptions import DvcException
     from dvc_data.hashfile.hash_info import HashInfo
@@ -107,7 +107,7 @@ def _cached(repo: Repo, what: Pinned, version: str) -> Path:
     return kept
 
 
-def _lost(what: Pinned, version: str, found: str) -> LedgerError:
+def _lost(what: PinnedFiles, version: str, found: str) -> LedgerError:
     return LedgerError(
         str(what.path),
         found=f"cannot be restored, though {what.pin.name} pins {version}: {found}",

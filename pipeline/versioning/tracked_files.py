@@ -12,7 +12,7 @@ from pipeline.errors import VersioningError
 from pipeline.files import replace_text
 from pipeline.records import DataVersion
 from pipeline.versioning import checkout, merge_conflicts
-from pipeline.versioning.checkout import NOTHING, Base, Files, Pinned, Plan
+from pipeline.versioning.checkout import NOTHING, CheckoutBase, CheckoutPlan, Files, PinnedFiles
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dvc_data.hashfile.hash_info import HashInfo
 
 
-def pin(repo: Repo, what: Pinned) -> None:
+def pin(repo: Repo, what: PinnedFiles) -> None:
     """`dvc add`, into a .dvc file of any name and without searching the workspace for stages."""
     with repo.scm_context:
         stage = repo.stage.create(
@@ -28,10 +28,10 @@ def pin(repo: Repo, what: Pinned) -> None:
         )
         stage.add_outs()
         stage.dump()
-    checkout.remember(Path(repo.root_dir), what, Base(stage.outs[0].hash_info.value))
+    checkout.remember(Path(repo.root_dir), what, CheckoutBase(stage.outs[0].hash_info.value))
 
 
-def is_current(root: Path, what: Pinned) -> bool:
+def is_current(root: Path, what: PinnedFiles) -> bool:
     """Whether nothing was pinned since this machine last pinned or checked out; asks neither DVC nor the content."""
     if not what.path.exists():
         return False
@@ -41,15 +41,15 @@ def is_current(root: Path, what: Pinned) -> bool:
         pinned = pinned_version(what.pin.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, VersioningError):
         return False
-    return checkout.recall(root, what) == Base(pinned)
+    return checkout.recall(root, what) == CheckoutBase(pinned)
 
 
-def is_known(root: Path, what: Pinned) -> bool:
+def is_known(root: Path, what: PinnedFiles) -> bool:
     """Whether this machine ever pinned or checked it out."""
     return checkout.recall(root, what) is not None
 
 
-def update(repo: Repo, what: Pinned) -> list[str]:
+def update(repo: Repo, what: PinnedFiles) -> list[str]:
     """Brings a folder to the version that its .dvc file pins, and says what changed; see `pipeline.versioning.checkout`.
 
     Raises:
@@ -68,7 +68,7 @@ def update(repo: Repo, what: Pinned) -> list[str]:
     return _bring(out, what, out.hash_info.value)
 
 
-def join(repo: Repo, what: Pinned, out: Output) -> list[str]:
+def join(repo: Repo, what: PinnedFiles, out: Output) -> list[str]:
     """Resolves a Git merge conflict in the .dvc file: the folder gets what the other side changed since the common
     ancestor, keeps what was changed here, and is pinned anew. Says so; says nothing where there is no conflict.
 
@@ -86,7 +86,7 @@ def join(repo: Repo, what: Pinned, out: Output) -> list[str]:
     our_version, version = pinned_version(ours), pinned_version(theirs)
     ancestor = pinned_version(merge_conflicts.common_ancestor(what.pin))
     root = Path(out.repo.root_dir)
-    begun = Base(ancestor, unfinished=version)
+    begun = CheckoutBase(ancestor, unfinished=version)
     brought = []
     if checkout.recall(root, what) != begun or not what.path.exists():
         brought = _bring(out, what, our_version)  # what lies here may be older than our side, or missing
@@ -94,7 +94,9 @@ def join(repo: Repo, what: Pinned, out: Output) -> list[str]:
     bases = [_fetched_files(out, what, ancestor)]
     plan = checkout.compare(bases, _fetched_files(out, what, version), there, keep_edited=True)
     _follow(out, what, plan, version, begun)
-    checkout.remember(root, what, Base(our_version))  # so that nothing is taken back where a kill leaves our pin alone
+    checkout.remember(
+        root, what, CheckoutBase(our_version)
+    )  # so that nothing is taken back where a kill leaves our pin alone
     replace_text(what.pin, ours)  # one that can be read, to be pinned over
     pin(repo, what)
     return [*brought, f"{what.pin.name}: both sides of the Git merge joined", *_words(what, plan, there)]
@@ -112,32 +114,32 @@ def pinned_version(text: str) -> str:
         raise VersioningError("a .dvc file", found="no hash of what it pins", expected="one", hint="dvc add") from fault
 
 
-def _bring(out: Output, what: Pinned, pinned: str) -> list[str]:
+def _bring(out: Output, what: PinnedFiles, pinned: str) -> list[str]:
     """Brings a folder to a version, and says what changed."""
     root = Path(out.repo.root_dir)
-    base = checkout.recall(root, what) if what.path.exists() else Base(NOTHING)
-    if base == Base(pinned):
+    base = checkout.recall(root, what) if what.path.exists() else CheckoutBase(NOTHING)
+    if base == CheckoutBase(pinned):
         return []  # what else lies there was edited here since
     there_version, there = checkout.files_there(out)
     if there_version == pinned:
-        checkout.remember(root, what, Base(pinned))
+        checkout.remember(root, what, CheckoutBase(pinned))
         return []
     if base is None and not there:
-        base = Base(NOTHING)  # an empty folder
+        base = CheckoutBase(NOTHING)  # an empty folder
     bases = _bases(out, base, there_version, there)
     plan = checkout.compare(bases, _fetched_files(out, what, pinned), there)
-    begun = Base(base.version if base else there_version, unfinished=pinned)
+    begun = CheckoutBase(base.version if base else there_version, unfinished=pinned)
     _follow(out, what, plan, pinned, begun)
-    checkout.remember(root, what, Base(pinned))
+    checkout.remember(root, what, CheckoutBase(pinned))
     return _words(what, plan, there)
 
 
-def _fetched_files(out: Output, what: Pinned, version: str) -> Files:
+def _fetched_files(out: Output, what: PinnedFiles, version: str) -> Files:
     checkout.fetch(out, what, version, [version])
     return checkout.files_of(out, version) or {}
 
 
-def _follow(out: Output, what: Pinned, plan: Plan, version: str, begun: Base) -> None:
+def _follow(out: Output, what: PinnedFiles, plan: CheckoutPlan, version: str, begun: CheckoutBase) -> None:
     """Brings what the plan says, then stops where files were edited here."""
     if plan.write or plan.remove:
         checkout.fetch(out, what, version, plan.write.values())
@@ -147,7 +149,7 @@ def _follow(out: Output, what: Pinned, plan: Plan, version: str, begun: Base) ->
         raise _edited(what, plan)
 
 
-def version(repo: Repo, data: Pinned, read: Output) -> DataVersion:
+def version(repo: Repo, data: PinnedFiles, read: Output) -> DataVersion:
     """Which data there is now, as a stage depends on it."""
     read.save()
     found, meta = read.hash_info, read.meta
@@ -161,13 +163,13 @@ def version(repo: Repo, data: Pinned, read: Output) -> DataVersion:
     )  # fmt: skip
 
 
-def unpinned(repo: Repo, data: Pinned, read: Output) -> str:
+def unpinned(repo: Repo, data: PinnedFiles, read: Output) -> str:
     """Why the .dvc file does not lead back to the data there are now; empty where it does."""
     read.save()
     return _unpinned(repo, data, read.hash_info)
 
 
-def _unpinned(repo: Repo, data: Pinned, found: HashInfo) -> str:
+def _unpinned(repo: Repo, data: PinnedFiles, found: HashInfo) -> str:
     if not data.pin.is_file():
         return f"{data.pin.name} is missing"
     if merge_conflicts.sides(data.pin):
@@ -177,7 +179,7 @@ def _unpinned(repo: Repo, data: Pinned, found: HashInfo) -> str:
     return ""
 
 
-def _bases(out: Output, base: Base | None, version: str, there: Files) -> list[Files]:
+def _bases(out: Output, base: CheckoutBase | None, version: str, there: Files) -> list[Files]:
     """The versions that this machine put in place, as far as they are known. Without any, data that were pinned once
     are nobody's unfinished work: the cache holds their directory object."""
     if base is None:
@@ -187,7 +189,7 @@ def _bases(out: Output, base: Base | None, version: str, there: Files) -> list[F
     return [files for files in found if files is not None]
 
 
-def _edited(what: Pinned, plan: Plan) -> VersioningError:
+def _edited(what: PinnedFiles, plan: CheckoutPlan) -> VersioningError:
     name = what.path.name
     brought = len(plan.write) + len(plan.remove)
     return VersioningError(
@@ -200,7 +202,7 @@ def _edited(what: Pinned, plan: Plan) -> VersioningError:
     )
 
 
-def _ways_out(what: Pinned) -> str:
+def _ways_out(what: PinnedFiles) -> str:
     name, pinned = what.path.name, what.pin.name
     if merge_conflicts.sides(what.pin):
         return (
@@ -210,7 +212,7 @@ def _ways_out(what: Pinned) -> str:
     return f"to keep what is here: dvc add {name}; to have what is pinned: dvc checkout --force {pinned}"
 
 
-def _words(what: Pinned, plan: Plan, there: Files) -> list[str]:
+def _words(what: PinnedFiles, plan: CheckoutPlan, there: Files) -> list[str]:
     new = sum(path not in there for path in plan.write)
     counts = {"added": new, "changed": len(plan.write) - new, "removed": len(plan.remove)}
     said = ", ".join(f"{count} {meaning}" for meaning, count in counts.items() if count)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.versioning import checkout, dvc_session
-from pipeline.versioning.checkout import Pinned
+from pipeline.versioning.checkout import PinnedFiles
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
 
-class Unshared(NamedTuple):
+class UnsharedFiles(NamedTuple):
     """What others could not get back.
 
     Args:
@@ -40,7 +40,7 @@ def uncommitted(root: Path, names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in wanted if any(f"/{path}".endswith(f"/{name}") for path in paths))
 
 
-def unpushed(repo: Repo, pinned: Iterable[Pinned]) -> tuple[str, ...]:
+def unpushed(repo: Repo, pinned: Iterable[PinnedFiles]) -> tuple[str, ...]:
     """Those whose pinned version the DVC remote lacks. Only a folder outside the workspace is asked: another kind of
     remote takes seconds to answer, and what lies in the workspace is lost with it."""
     name, address = dvc_session.remote(repo)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from disks import small_disk, small_files
-from pipeline.context import Silent
+from pipeline.context import SilentConsole
 from pipeline.data import decoded_store
 from pipeline.errors import TrainingError
 from pipeline.records import InputSpec
@@ -43,7 +43,7 @@ class Bytes:
         return np.full(self.shape(spec), value, np.uint8)
 
 
-class Words(Silent):
+class Words(SilentConsole):
     def __init__(self) -> None:
         self.said: list[str] = []
 
@@ -67,7 +67,7 @@ def opened(
 ) -> tuple[decoded_store.DecodedStore, Any]:  # fmt: skip
     task = task or Bytes()
     return decoded_store.open_store(
-        task, spec, rows, scratch, limit_gb=limit_gb, console=console or Silent(), workers=2
+        task, spec, rows, scratch, limit_gb=limit_gb, console=console or SilentConsole(), workers=2
     ), task
 
 

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pytest
 
 from pipeline.config import DataConfig
-from pipeline.data.checks import Suite, judge
+from pipeline.data.checks import ExpectationSuite, judge
 from pipeline.data.expectations import content_suites, drift_suite
 from pipeline.errors import DataError
-from pipeline.examples import Expected
+from pipeline.examples import ColumnExpectation
 from pipeline.manifest import COLUMNS
 from pipeline.records import Finding
 
-EXPECTED = (Expected("format", values=("PNG", "JPEG")), Expected("width", low=16, high=1000))
+EXPECTED = (ColumnExpectation("format", values=("PNG", "JPEG")), ColumnExpectation("width", low=16, high=1000))
 
 
 def rows(labels: dict[str, int], **columns: list[Any]) -> pa.Table:
@@ -43,13 +43,13 @@ def replaced(table: pa.Table, column: str, at: int, value: object) -> pa.Table:
     return table.set_column(table.column_names.index(column), column, pa.array(values))
 
 
-def suites(table: pa.Table, bad: Sequence[str] = (), **settings: object) -> list[Suite]:
+def suites(table: pa.Table, bad: Sequence[str] = (), **settings: object) -> list[ExpectationSuite]:
     data = DataConfig.model_validate({"min_per_class": 3, **settings})
     labels = data.labels or sorted(set(table["target"].to_pylist()))
     return content_suites(table, labels, EXPECTED, bad, table.num_rows + len(bad), data)
 
 
-def found(given: list[Suite], side: Path) -> dict[str, Finding]:
+def found(given: list[ExpectationSuite], side: Path) -> dict[str, Finding]:
     return {finding.code: finding for finding in judge(given, side)}
 
 
@@ -106,7 +106,7 @@ def test_one_class_and_too_few(tmp_path: Path) -> None:
 def test_empty_suite_is_refused(tmp_path: Path) -> None:
     (suite, *_) = suites(rows({"cat": 5, "dog": 5}))
     with pytest.raises(DataError, match="expected: at least one"):
-        judge([Suite("nothing", suite.frame, ())], tmp_path)
+        judge([ExpectationSuite("nothing", suite.frame, ())], tmp_path)
 
 
 def test_drift_of_labels_and_measurements(tmp_path: Path) -> None:

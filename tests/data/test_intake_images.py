@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 from image_builders import dataset, encoded, frames, picture, placeholder, png_header, save
 from pipeline.config import ImageIntakeConfig
 from pipeline.errors import DataError
-from pipeline.examples import Fault, Measured
+from pipeline.examples import ExampleFault, MeasuredExample
 from pipeline.tasks import image_files
 from pipeline.tasks.image_files import open_rgb
 from pipeline.tasks.image_measure import measure
@@ -46,19 +46,19 @@ FAULTS = {
 }  # fmt: skip
 
 
-def judged(root: Path, path: str = "a.png", **settings: object) -> Measured | Fault:
+def judged(root: Path, path: str = "a.png", **settings: object) -> MeasuredExample | ExampleFault:
     return measure(root, path, ImageIntakeConfig.model_validate(settings))
 
 
-def measured(root: Path, path: str = "a.png", **settings: object) -> Measured:
+def measured(root: Path, path: str = "a.png", **settings: object) -> MeasuredExample:
     result = judged(root, path, **settings)
-    assert isinstance(result, Measured), result
+    assert isinstance(result, MeasuredExample), result
     return result
 
 
-def refused(root: Path, path: str = "a.png", **settings: object) -> Fault:
+def refused(root: Path, path: str = "a.png", **settings: object) -> ExampleFault:
     result = judged(root, path, **settings)
-    assert isinstance(result, Fault), result
+    assert isinstance(result, ExampleFault), result
     return result
 
 
@@ -184,7 +184,7 @@ def test_exif_rotation_is_applied(tmp_path: Path, format_: str, name: str) -> No
     pixels = np.zeros((40, 64, 3), dtype=np.uint8)
     pixels[:, 32:] = 255
     exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.CheckoutBase.Orientation] = 6
     save(tmp_path / name, encoded(Image.fromarray(pixels), format_, exif=exif))
     upright = np.asarray(open_rgb(tmp_path / name))
     assert upright.shape == (64, 40, 3)
@@ -237,7 +237,7 @@ def test_placeholder_is_doubted_and_low_contrast_is_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(1000, 600), (512, 512), (300, 511), (100, 90)])
 def test_draft_never_undershoots(tmp_path: Path, size: tuple[int, int], turn: int) -> None:
     exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = turn
+    exif[ExifTags.CheckoutBase.Orientation] = turn
     save(tmp_path / "a.jpg", encoded(picture(size=size), "JPEG", exif=exif))
     whole = open_rgb(tmp_path / "a.jpg")
     reduced = open_rgb(tmp_path / "a.jpg", draft=(100, 60))

@@ -17,12 +17,12 @@ from pipeline.config import DataConfig
 from pipeline.data.files import outside
 from pipeline.data.sources import read
 from pipeline.errors import DataError
-from pipeline.examples import Listing
+from pipeline.examples import ExampleListing
 from pipeline.manifest import real_path, stored_path
 from pipeline.text import printable
 
 
-def listing(root: Path, **settings: object) -> Listing:
+def listing(root: Path, **settings: object) -> ExampleListing:
     return read(root, DataConfig.model_validate(settings))
 
 
@@ -31,11 +31,11 @@ def table(root: Path, text: str, name: str = "list.csv") -> dict[str, str]:
     return {"table": name}
 
 
-def places(result: Listing) -> list[tuple[str, str, str | None]]:
+def places(result: ExampleListing) -> list[tuple[str, str, str | None]]:
     return sorted((example.path, example.target, example.given_split) for example in result.examples)
 
 
-def codes(result: Listing) -> list[str]:
+def codes(result: ExampleListing) -> list[str]:
     return [finding.code for finding in result.findings]
 
 

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.data.ledger import SCHEMA, Entry, Ledger, agrees, load, merged
+from pipeline.data.ledger import SCHEMA, Ledger, LedgerEntry, agrees, load, merged
 from pipeline.errors import LedgerError
 
-A = Entry("a" * 32, "g", "train", "cat", "00ff00ff00ff00ff", 0)
-B = Entry("b" * 32, None, "test", "dog", None, 0)
+A = LedgerEntry("a" * 32, "g", "train", "cat", "00ff00ff00ff00ff", 0)
+B = LedgerEntry("b" * 32, None, "test", "dog", None, 0)
 
 
-def ledger(*entries: Entry) -> Ledger:
+def ledger(*entries: LedgerEntry) -> Ledger:
     return Ledger({entry.id: entry for entry in entries})
 
 

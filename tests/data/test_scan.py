@@ -12,13 +12,13 @@ import pytest
 
 from image_builders import dataset, encoded, picture, save
 from pipeline.config import ImageIntakeConfig
-from pipeline.context import Silent
+from pipeline.context import SilentConsole
 from pipeline.data.scan import scan
 from pipeline.data.scan_cache import ScanCache
-from pipeline.examples import Fault, Measured
+from pipeline.examples import ExampleFault, MeasuredExample
 from pipeline.tasks.image_measure import measure
 
-Results = dict[str, Measured | Fault]
+Results = dict[str, MeasuredExample | ExampleFault]
 
 
 class Counting:
@@ -28,7 +28,7 @@ class Counting:
         self.root = root
         self.paths: list[str] = []
 
-    def __call__(self, path: str) -> Measured | Fault:
+    def __call__(self, path: str) -> MeasuredExample | ExampleFault:
         self.paths.append(path)
         return measure(self.root, path, ImageIntakeConfig())
 
@@ -40,7 +40,7 @@ def listed(root: Path) -> list[str]:
 def run(root: Path, folder: Path, key: str = "k") -> tuple[list[str], Results]:
     """Scans with the memory in `folder`; what was measured anew, and all results."""
     counting = Counting(root)
-    return counting.paths, scan(root, listed(root), counting, ScanCache(folder, key), Silent())
+    return counting.paths, scan(root, listed(root), counting, ScanCache(folder, key), SilentConsole())
 
 
 @pytest.fixture
@@ -65,10 +65,10 @@ def test_files_beside_the_table_are_known_as_well(tmp_path: Path) -> None:
 
 
 def test_a_shortage_of_memory_is_not_held_against_the_file(data: Path, tmp_path: Path) -> None:
-    def short(path: str) -> Fault:
-        return Fault(path, "out-of-memory", "f", "e", "m", hashlib.md5((data / path).read_bytes()).hexdigest())
+    def short(path: str) -> ExampleFault:
+        return ExampleFault(path, "out-of-memory", "f", "e", "m", hashlib.md5((data / path).read_bytes()).hexdigest())
 
-    scan(data, listed(data), short, ScanCache(tmp_path / "memory", "k"), Silent())
+    scan(data, listed(data), short, ScanCache(tmp_path / "memory", "k"), SilentConsole())
     assert run(data, tmp_path / "memory")[0] == listed(data)
 
 
@@ -104,7 +104,7 @@ def test_changed_content_is_measured_although_size_and_time_are_the_same(data: P
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     anew, after = run(data, tmp_path / "memory")
     assert anew == ["cat/cat0000.png"]
-    assert isinstance(after["cat/cat0000.png"], Fault)
+    assert isinstance(after["cat/cat0000.png"], ExampleFault)
 
 
 def test_stamped_files_are_not_read_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,27 +165,27 @@ def test_link_out_of_the_folder_is_not_recalled(data: Path, tmp_path: Path) -> N
     (data / "away").symlink_to(tmp_path / "out")
     counting = Counting(data)
     for path in ("away/x.png", "../out/x.png", str(tmp_path / "out" / "x.png")):
-        results = scan(data, [path], counting, ScanCache(tmp_path / "memory", "k"), Silent())
-        assert isinstance(results[path], Fault)
+        results = scan(data, [path], counting, ScanCache(tmp_path / "memory", "k"), SilentConsole())
+        assert isinstance(results[path], ExampleFault)
 
 
 def test_broken_off_scan_keeps_what_it_measured(data: Path, tmp_path: Path) -> None:
-    class Stop(Exception):
+    class StopSignal(Exception):
         pass
 
     counting = Counting(data)
 
-    def stops(path: str) -> Measured | Fault:
+    def stops(path: str) -> MeasuredExample | ExampleFault:
         if len(counting.paths) == 4:
-            raise Stop
+            raise StopSignal
         return counting(path)
 
-    with pytest.raises(Stop):
-        scan(data, listed(data), stops, ScanCache(tmp_path / "memory", "k"), Silent())
+    with pytest.raises(StopSignal):
+        scan(data, listed(data), stops, ScanCache(tmp_path / "memory", "k"), SilentConsole())
     assert len(run(data, tmp_path / "memory")[0]) == 2
 
 
-def _dies(root: Path, path: str) -> Measured | Fault:
+def _dies(root: Path, path: str) -> MeasuredExample | ExampleFault:
     if path == "cat/cat0007.png":
         os._exit(1)
     return measure(root, path, ImageIntakeConfig())
@@ -203,22 +203,22 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_worker_processes_find_the_same(shared: Path, tmp_path: Path) -> None:
     alone = run(shared, tmp_path / "alone")[1]
     measures = partial(measure, shared, intake=ImageIntakeConfig())
-    assert scan(shared, listed(shared), measures, ScanCache(tmp_path / "m", "k"), Silent(), workers=2) == alone
+    assert scan(shared, listed(shared), measures, ScanCache(tmp_path / "m", "k"), SilentConsole(), workers=2) == alone
 
 
 @pytest.mark.full
 def test_file_that_kills_its_worker_is_named_and_the_others_are_measured(shared: Path, tmp_path: Path) -> None:
     alone = run(shared, tmp_path / "alone")[1]
     dies = partial(_dies, shared)
-    results = scan(shared, listed(shared), dies, ScanCache(tmp_path / "m", "k"), Silent(), workers=2)
+    results = scan(shared, listed(shared), dies, ScanCache(tmp_path / "m", "k"), SilentConsole(), workers=2)
     culprit = results.pop("cat/cat0007.png")
     alone.pop("cat/cat0007.png")
-    assert isinstance(culprit, Fault)
+    assert isinstance(culprit, ExampleFault)
     assert culprit.code == "crashed"
     assert results == alone
 
 
-def _marked(root: Path, marks: Path, path: str) -> Measured | Fault:
+def _marked(root: Path, marks: Path, path: str) -> MeasuredExample | ExampleFault:
     (marks / path.replace("/", "-")).touch()
     return measure(root, path, ImageIntakeConfig())
 
@@ -232,7 +232,7 @@ def test_an_interrupt_leaves_what_no_worker_has_begun(
     data, marks = dataset(tmp_path / "more", each=60), tmp_path / "marks"
     marks.mkdir()
 
-    class Interrupting(Silent):
+    class Interrupting(SilentConsole):
         def progress(self, what: str, done: int, total: int, note: str = "") -> None:
             raise KeyboardInterrupt
 
@@ -242,7 +242,7 @@ def test_an_interrupt_leaves_what_no_worker_has_begun(
 
 
 def test_progress_reaches_the_end(data: Path, tmp_path: Path) -> None:
-    class Console(Silent):
+    class Console(SilentConsole):
         def progress(self, what: str, done: int, total: int, note: str = "") -> None:
             told.append((what, done, total))
 
@@ -254,5 +254,5 @@ def test_progress_reaches_the_end(data: Path, tmp_path: Path) -> None:
 def test_same_path_twice_is_measured_once(tmp_path: Path) -> None:
     save(tmp_path / "a.png", encoded(picture(), "PNG"))
     counting = Counting(tmp_path)
-    scan(tmp_path, ["a.png", "a.png"], counting, ScanCache(tmp_path / "m", "k"), Silent())
+    scan(tmp_path, ["a.png", "a.png"], counting, ScanCache(tmp_path / "m", "k"), SilentConsole())
     assert counting.paths == ["a.png"]

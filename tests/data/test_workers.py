@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.examples import Fault, Measured
+from pipeline.examples import ExampleFault, MeasuredExample
 
 pytestmark = pytest.mark.slow
 
@@ -34,11 +34,11 @@ with ending():
 """
 
 
-def slow(root: Path, path: str) -> Measured | Fault:
+def slow(root: Path, path: str) -> MeasuredExample | ExampleFault:
     """Says that it has begun, and takes its time as a large picture does."""
     (root / "begun").touch()
     time.sleep(0.2)
-    return Fault(path, "slow", "", "", "")
+    return ExampleFault(path, "slow", "", "", "")
 
 
 Scanning = tuple[subprocess.Popen[str], list[psutil.Process]]

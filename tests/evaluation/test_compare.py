@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from pipeline.evaluation.compare import compare, difference, sign_flip_test, verdict
-from pipeline.records import Estimate
+from pipeline.records import MetricEstimate
 
 SETTINGS = {"count": 400, "confidence": 0.95, "seed": 0}
 
@@ -105,4 +105,4 @@ def test_pairing_narrows_the_interval() -> None:
     ],
 )
 def test_verdict(low: float, high: float, p_value: float, expected: str) -> None:
-    assert verdict(Estimate(value=(low + high) / 2, low=low, high=high), p_value, 0.95) == expected
+    assert verdict(MetricEstimate(value=(low + high) / 2, low=low, high=high), p_value, 0.95) == expected

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from commands import REPOSITORY
-from flows.terminal import Activity, Progress, Terminal, live_line
+from flows.terminal import Progress, Terminal, TerminalActivity, live_line
 from pipeline.steps.summary import running_line
 from pipeline.text import format_seconds
 from pseudo_terminal import python_on_terminal
@@ -132,7 +132,7 @@ def test_a_pipe_is_told_now_and_then_how_far_it_is() -> None:
 @pytest.mark.parametrize("total", [0, 7])
 def test_the_live_line_says_what_how_far_and_how_long(columns: int, total: int) -> None:
     progress = Progress("scan", 3, total, "note", began=100.0, done_at_first=1)
-    line = live_line(Activity("validate", 90.0, progress), 104.0, columns, ascii_only=True).plain
+    line = live_line(TerminalActivity("validate", 90.0, progress), 104.0, columns, ascii_only=True).plain
     assert "scan  " in line
     assert ("3 of 7" in line) == bool(total)
     assert ("8 s left" if total else "14 s") in line

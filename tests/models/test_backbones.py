@@ -16,7 +16,7 @@ from pipeline.context import Context
 from pipeline.errors import BackboneError, ConfigError
 from pipeline.models import backbone_lock, backbones, blocks, fetch, torchvision_models
 from pipeline.models.references import WeightsFile
-from pipeline.models.weights import Weights
+from pipeline.models.weights import WeightsContent
 from weights_server import WeightsServer, serving, whole
 
 NAME = "torchvision/shufflenet_v2_x0_5"
@@ -55,7 +55,9 @@ def pin(settings: BackboneConfig, context: Context, found: WeightsFile) -> None:
 
 def fault(settings: BackboneConfig, context: Context) -> BackboneError:
     with pytest.raises(BackboneError) as caught:
-        backbones.resolve(settings, context, fetch.Patience(attempts=1, pause=0, epochs_without_improvement=2, total=5))
+        backbones.resolve(
+            settings, context, fetch.RetryPolicy(attempts=1, pause=0, epochs_without_improvement=2, total=5)
+        )
     return caught.value
 
 
@@ -189,44 +191,44 @@ class TestFit:
     def test_another_architectures_weights_are_recognised(self) -> None:
         state = blocks.state(blocks.build("squeezenet1_1", 3))
         with pytest.raises(BackboneError) as caught:
-            backbones.fitted("squeezenet1_0", Weights(state, {}), "the file")
+            backbones.fitted("squeezenet1_0", WeightsContent(state, {}), "the file")
         assert "looks like squeezenet1_1" in caught.value.found
         assert caught.value.hint == "backbone.name: torchvision/squeezenet1_1"
         assert any("other shape" in detail for detail in caught.value.details)
 
     def test_an_unknown_networks_weights_are_listed(self) -> None:
         with pytest.raises(BackboneError) as caught:
-            backbones.fitted("squeezenet1_0", Weights({"w": torch.zeros(2)}, {}), "the file")
+            backbones.fitted("squeezenet1_0", WeightsContent({"w": torch.zeros(2)}, {}), "the file")
         assert "looks like" not in caught.value.found
         assert "unexpected (1): w" in caught.value.details
 
     def test_the_files_own_word_is_believed(self) -> None:
         with pytest.raises(BackboneError, match="weights of resnet18"):
-            backbones.fitted("squeezenet1_0", Weights({}, {"architecture": "resnet18"}), "the file")
+            backbones.fitted("squeezenet1_0", WeightsContent({}, {"architecture": "resnet18"}), "the file")
 
     def test_googlenets_untrained_auxiliary_heads_are_left_out(self) -> None:
         import torchvision
 
         full = torchvision.models.googlenet(weights=None, aux_logits=True, init_weights=False).state_dict()
         assert any(key.startswith("aux1.") for key in full)
-        model = backbones.fitted("googlenet", Weights(full, {}), "the file")
+        model = backbones.fitted("googlenet", WeightsContent(full, {}), "the file")
         assert model.classes == 1000
         assert not any(key.startswith("aux") for key in blocks.state(model))
 
     def test_a_transformer_trained_at_another_size(self) -> None:
         shapes = blocks.build("vit_b_32", 4, size=64, meta=True).stock.state_dict()
         state = {key: torch.zeros(value.shape) for key, value in shapes.items()}
-        model = backbones.fitted("vit_b_32", Weights(state, {}), "the file")
+        model = backbones.fitted("vit_b_32", WeightsContent(state, {}), "the file")
         assert model.stock_kwargs == {"image_size": 64}
-        spec = backbones.input_spec(config(), "vit_b_32", Weights(state, {}), "the file")
+        spec = backbones.input_spec(config(), "vit_b_32", WeightsContent(state, {}), "the file")
         assert spec.size == 64
         with pytest.raises(ConfigError, match=r"backbone\.size"):
-            backbones.input_spec(config(size=96), "vit_b_32", Weights(state, {}), "the file")
+            backbones.input_spec(config(size=96), "vit_b_32", WeightsContent(state, {}), "the file")
 
 
 class TestInput:
     def spec(self, name: str, metadata: dict[str, str] | None = None, **settings: Any) -> Any:
-        return backbones.input_spec(config(**settings), name, Weights({}, metadata or {}), "the file")
+        return backbones.input_spec(config(**settings), name, WeightsContent({}, metadata or {}), "the file")
 
     def test_every_classifiers_published_input_is_known_offline(self) -> None:
         for name in torchvision_models.architectures():

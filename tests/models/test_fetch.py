@@ -18,13 +18,13 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline.context import Silent
+from pipeline.context import SilentConsole
 from pipeline.errors import BackboneError
 from pipeline.models import fetch
-from pipeline.models.fetch import Patience
+from pipeline.models.fetch import RetryPolicy
 from weights_server import BODY, WeightsServer, answer, cut, serving, stalled, trickle, whole
 
-QUICK = Patience(attempts=3, pause=0.02, epochs_without_improvement=0.4, total=20)
+QUICK = RetryPolicy(attempts=3, pause=0.02, epochs_without_improvement=0.4, total=20)
 LOGIN = b"<!DOCTYPE html><html><body>Please sign in</body></html>"
 FETCH = "import sys; from pipeline.models import fetch; from pipeline.context import Silent; print(fetch.sha256(fetch.fetch(sys.argv[1], Silent())))"
 
@@ -44,7 +44,7 @@ def server() -> Iterator[WeightsServer]:
 
 
 def get(url: str, **options: object) -> Path:
-    return fetch.fetch(url, Silent(), patience=QUICK, **options)  # type: ignore[arg-type]
+    return fetch.fetch(url, SilentConsole(), patience=QUICK, **options)  # type: ignore[arg-type]
 
 
 def refused(url: str, **options: object) -> BackboneError:
@@ -112,7 +112,9 @@ class TestBrokenConnections:
         started = time.monotonic()
         with pytest.raises(BackboneError, match="time allowed is over"):
             fetch.fetch(
-                server.url, Silent(), patience=Patience(attempts=3, pause=0.02, epochs_without_improvement=5, total=0.5)
+                server.url,
+                SilentConsole(),
+                patience=RetryPolicy(attempts=3, pause=0.02, epochs_without_improvement=5, total=0.5),
             )
         assert time.monotonic() - started < 5
         assert leftovers(cache) == []

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from example_run import HOSTILE, LABELS, Made, make
 
-from pipeline.records import BaselineAge, Comparison, DataVersion, Estimate, Finding, RegisterRecord
+from pipeline.records import BaselineAge, Comparison, DataVersion, Finding, MetricEstimate, RegisterRecord
 from pipeline.report import page, plots
 from pipeline.workspace import Workspace
 
@@ -111,7 +111,7 @@ def test_numbers_come_from_the_records(made: Made, read: Read) -> None:
     changed = made.evaluated.model_copy(
         update={
             "examples": 4321,
-            "metrics": {**made.evaluated.metrics, "accuracy": Estimate(value=0.1234, low=0.1111, high=0.1357)},
+            "metrics": {**made.evaluated.metrics, "accuracy": MetricEstimate(value=0.1234, low=0.1111, high=0.1357)},
         }
     )
     text = Read(dataclasses.replace(made, evaluated=changed).html()).text
@@ -211,7 +211,7 @@ def test_without_a_registry_the_page_says_why(made: Made) -> None:
 def test_the_verdict_says_no_more_than_the_comparison(made: Made, value: float, verdict: str, said: str) -> None:
     found = Comparison(
         other="scratch", metric="accuracy", p_value=0.5, verdict=verdict,
-        difference=Estimate(value=value, low=value - 0.1, high=value + 0.1),
+        difference=MetricEstimate(value=value, low=value - 0.1, high=value + 0.1),
     )  # fmt: skip
     evaluated = made.evaluated.model_copy(update={"comparisons": (found,)})
     assert said in Read(dataclasses.replace(made, evaluated=evaluated).html()).text

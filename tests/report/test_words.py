@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from pipeline.records import Estimate
+from pipeline.records import MetricEstimate
 from pipeline.report import charts, formatting, sections
 
 
@@ -57,9 +57,9 @@ def test_counts_and_lists() -> None:
 
 def test_points_and_intervals() -> None:
     assert plain(formatting.points(-0.0521)) == "-5.2 points"
-    assert plain(formatting.gap(Estimate(value=0, low=-0.012, high=0.034))) == "-1.2 to +3.4"
-    assert formatting.spread("accuracy", Estimate(value=0.95, low=0.912, high=0.98)) == "91.2–98.0"
-    assert formatting.spread("log_loss", Estimate(value=0.2, low=0.1, high=0.3)) == "0.100–0.300"
+    assert plain(formatting.gap(MetricEstimate(value=0, low=-0.012, high=0.034))) == "-1.2 to +3.4"
+    assert formatting.spread("accuracy", MetricEstimate(value=0.95, low=0.912, high=0.98)) == "91.2–98.0"
+    assert formatting.spread("log_loss", MetricEstimate(value=0.2, low=0.1, high=0.3)) == "0.100–0.300"
 
 
 def test_a_metric_of_another_task_is_shown_by_its_name() -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from pipeline import manifest
 from pipeline.config import EvaluateConfig, TaskConfig
-from pipeline.context import Context, Metric, NoRun, Silent, TrackedRun
+from pipeline.context import Context, MetricPoint, NoRun, SilentConsole, TrackedRun
 from pipeline.errors import SplitError, TrainingError
 from pipeline.models import blocks
 from pipeline.records import BaselineAge, CandidateRecord, EvaluateRecord, FinetuneRecord, InputSpec, SplitRecord
@@ -45,14 +45,14 @@ class Recorded(NoRun):
         self.keys.append(key)
         return self
 
-    def metrics(self, points: Iterable[Metric]) -> None:
+    def metrics(self, points: Iterable[MetricPoint]) -> None:
         self.points |= {point.name: point.value for point in points}
 
     def artifact(self, path: Path, folder: str = "") -> None:
         self.artifacts.append(f"{folder}/{path.name}")
 
 
-class Words(Silent):
+class Words(SilentConsole):
     """A console that remembers."""
 
     def __init__(self) -> None:
@@ -283,7 +283,7 @@ def test_a_model_that_answers_nan_is_refused(place: Place) -> None:
 
 
 def test_the_store_of_decoded_examples_keeps_to_the_limit_it_is_given(place: Place) -> None:
-    class Told(Silent):
+    class Told(SilentConsole):
         lines: ClassVar[list[str]] = []
 
         def info(self, text: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import dvc_yaml
 from pipeline.config import STAGE_PARAMS, Config, SplitConfig, to_yaml
-from pipeline.context import Context, NoTracker, Silent
+from pipeline.context import Context, NoTracker, SilentConsole
 from pipeline.errors import ConfigError, VersioningError
 from pipeline.records import SplitRecord, ValidateRecord
 from pipeline.steps import run as steps
@@ -33,7 +33,7 @@ def place(tmp_path: Path) -> Workspace:
 
 
 def run(place: Workspace, name: str) -> object:
-    return steps.run_step(place, name, console=Silent(), tracker=NoTracker(), side=place.scratch / "side")
+    return steps.run_step(place, name, console=SilentConsole(), tracker=NoTracker(), side=place.scratch / "side")
 
 
 def fake(seen: list[object]) -> Callable[..., SplitRecord]:
@@ -110,6 +110,6 @@ def test_from_the_shell_a_workspace_in_use_is_left_alone(place: Workspace) -> No
 
 def test_the_disk_that_decoded_examples_may_take_is_a_setting_and_no_input_of_evaluate(place: Workspace) -> None:
     config = Config.model_validate({"finetune": {"plan": {"pixel_cache_gb": 3.5}}})
-    surroundings = steps.context(place, config, Silent(), NoTracker(), place.scratch / "side")
+    surroundings = steps.context(place, config, SilentConsole(), NoTracker(), place.scratch / "side")
     assert surroundings.pixel_cache_gb == 3.5
     assert not any(setting.startswith("finetune") for setting in STAGE_PARAMS["evaluate"])

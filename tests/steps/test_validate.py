@@ -16,14 +16,14 @@ import pytest
 from image_builders import dataset, encoded, picture, placeholder, save
 from pipeline import manifest
 from pipeline.config import DataConfig, TaskConfig
-from pipeline.context import Context, Silent
+from pipeline.context import Context, SilentConsole
 from pipeline.errors import DataError
 from pipeline.evaluation.slices import slices
 from pipeline.records import ValidateRecord
 from pipeline.steps.validate import validate
 
 
-class Told(Silent):
+class Told(SilentConsole):
     """A console that remembers."""
 
     def __init__(self) -> None:

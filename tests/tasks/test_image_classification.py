@@ -15,7 +15,7 @@ from pipeline.config import ImageAugmentConfig, ImageInputConfig, TaskConfig
 from pipeline.errors import DataError, TrainingError
 from pipeline.records import BackboneRecord, InputSpec
 from pipeline.tasks import augment, catalog
-from pipeline.tasks.base import Draw
+from pipeline.tasks.base import RandomDraw
 from pipeline.tasks.image_classification import ImageClassification
 
 TASK = ImageClassification()
@@ -38,8 +38,8 @@ def batch(count: int, side: int = 64) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8))
 
 
-def draws(count: int, view: int = 1, seed: int = 0) -> list[Draw]:
-    return [Draw(seed, view, f"{number:032x}") for number in range(count)]
+def draws(count: int, view: int = 1, seed: int = 0) -> list[RandomDraw]:
+    return [RandomDraw(seed, view, f"{number:032x}") for number in range(count)]
 
 
 def test_the_catalogue_knows_it() -> None:
@@ -151,16 +151,16 @@ def test_neighbours_in_the_batch_change_not_a_bit(threads: int) -> None:
 
 
 def test_the_first_view_is_the_plain_one() -> None:
-    mixed = [Draw(0, view, f"{view:032x}") for view in (0, 1, 0)]
+    mixed = [RandomDraw(0, view, f"{view:032x}") for view in (0, 1, 0)]
     found, plain = TASK.prepare(batch(3), SPEC, TaskConfig(), mixed), TASK.prepare(batch(3), SPEC, TaskConfig(), None)
     assert [torch.equal(a, b) for a, b in zip(found, plain, strict=True)] == [True, False, True]
 
 
 def test_a_view_follows_from_seed_view_and_id_alone() -> None:
     config = ImageAugmentConfig()
-    views = {augment.view(Draw(s, v, i), 256, config) for s in (0, 1) for v in (0, 1) for i in ("a", "b")}
+    views = {augment.view(RandomDraw(s, v, i), 256, config) for s in (0, 1) for v in (0, 1) for i in ("a", "b")}
     assert len(views) == 8
-    assert augment.view(Draw(0, 1, "a"), 256, config) == augment.view(Draw(0, 1, "a"), 256, config)
+    assert augment.view(RandomDraw(0, 1, "a"), 256, config) == augment.view(RandomDraw(0, 1, "a"), 256, config)
 
 
 def test_nothing_random_leaves_the_picture() -> None:
@@ -193,7 +193,7 @@ def test_quarter_turns_are_all_four_and_nothing_else() -> None:
 
 def test_crops_keep_to_their_limits_and_spread_over_them() -> None:
     config = ImageAugmentConfig(crop_scale=(0.3, 0.9), crop_ratio=(0.8, 1.25))
-    views = [augment.view(Draw(0, 0, str(n)), 256, config) for n in range(2000)]
+    views = [augment.view(RandomDraw(0, 0, str(n)), 256, config) for n in range(2000)]
     shares = np.array([v.height * v.width / 256**2 for v in views])
     ratios = np.array([v.width / v.height for v in views])
     assert shares.min() > 0.28

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.context import Metric
+from pipeline.context import MetricPoint
 from pipeline.errors import TrackingError
 from pipeline.tracking import runs, store
 from pipeline.workspace import Workspace
@@ -35,8 +35,8 @@ def server(workspace: Workspace) -> Iterator[Flaky]:
         yield flaky
 
 
-def curve(*steps: int) -> list[Metric]:
-    return [Metric("train/loss", 1.0 / (1 + step), step) for step in steps]
+def curve(*steps: int) -> list[MetricPoint]:
+    return [MetricPoint("train/loss", 1.0 / (1 + step), step) for step in steps]
 
 
 def recorded(workspace: Workspace, run_id: str) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import TrackingConfig
-from pipeline.context import Metric, NoTracker
+from pipeline.context import MetricPoint, NoTracker
 from pipeline.errors import ConfigError, TrackingError
 from pipeline.tracking import open_tracker, server_command
 from pipeline.tracking.store import find, trouble, with_retries
@@ -52,13 +52,13 @@ def test_a_run_is_made_once_for_its_key(workspace: Workspace) -> None:
 def test_a_killed_run_goes_on_with_no_point_lost_or_doubled(workspace: Workspace) -> None:
     killed = tracker(workspace)
     run = killed.open(KEY, "head")
-    run.metrics([Metric("train/loss", 1.0, step) for step in range(1200)])
-    run.metrics([Metric("train/loss", 1.0, step) for step in range(1200, 1300)])  # not sent yet: only spooled
+    run.metrics([MetricPoint("train/loss", 1.0, step) for step in range(1200)])
+    run.metrics([MetricPoint("train/loss", 1.0, step) for step in range(1200, 1300)])  # not sent yet: only spooled
     assert len(steps(killed.store.client, run.id, "train/loss")) < 1300, "everything was sent: this test tests nothing"
     assert killed.store.client.get_run(run.id).info.status == "RUNNING"
     resumed = tracker(workspace)
     run = resumed.open(KEY, "head")
-    run.metrics([Metric("train/loss", 1.0, step) for step in range(1000, 2500)])  # from the last checkpoint on
+    run.metrics([MetricPoint("train/loss", 1.0, step) for step in range(1000, 2500)])  # from the last checkpoint on
     run.close()
     assert steps(resumed.store.client, run.id, "train/loss") == list(range(2500))
     assert resumed.store.client.get_run(run.id).info.status == "FINISHED"
@@ -90,10 +90,14 @@ def test_params_may_be_long_changed_or_oddly_named(workspace: Workspace) -> None
 def test_a_later_evaluation_replaces_a_test_metric_but_no_point_of_a_curve(workspace: Workspace) -> None:
     first = tracker(workspace)
     run = first.open(KEY, "head")
-    run.metrics([Metric("test/accuracy", 0.8, 0), Metric("val/accuracy", 0.1, 0), Metric("val/accuracy", 0.2, 1)])
+    run.metrics(
+        [MetricPoint("test/accuracy", 0.8, 0), MetricPoint("val/accuracy", 0.1, 0), MetricPoint("val/accuracy", 0.2, 1)]
+    )
     run.close()
     run = tracker(workspace).open(KEY, "head")
-    run.metrics([Metric("test/accuracy", 0.9, 0), Metric("val/accuracy", 0.3, 0), Metric("val/accuracy", 0.4, 1)])
+    run.metrics(
+        [MetricPoint("test/accuracy", 0.9, 0), MetricPoint("val/accuracy", 0.3, 0), MetricPoint("val/accuracy", 0.4, 1)]
+    )
     run.close()
     client = first.store.client
     assert client.get_run(run.id).data.metrics == {"test/accuracy": 0.9, "val/accuracy": 0.2}
@@ -117,7 +121,7 @@ def test_the_machine_is_sampled_while_a_run_without_a_parent_is_open(
 ) -> None:
     from pipeline.tracking import system_metrics
 
-    monkeypatch.setattr(system_metrics.Sampler.__init__, "__defaults__", (0.05,))
+    monkeypatch.setattr(system_metrics.SystemSampler.__init__, "__defaults__", (0.05,))
     opened = tracker(workspace, system_metrics=True)
     parent = opened.open(KEY, "insects")
     child = opened.open(OTHER, "head", parent=parent)
@@ -170,7 +174,7 @@ def test_a_locked_database_names_its_holder_and_loses_nothing(workspace: Workspa
     opened = tracker(workspace)
     began = time.monotonic()
     run = opened.open(KEY, "head")
-    run.metrics([Metric("val/accuracy", 0.5, 1)])
+    run.metrics([MetricPoint("val/accuracy", 0.5, 1)])
     assert time.monotonic() - began < 20
     assert run.id == "", "the database was not locked: this test tests nothing"
     with pytest.raises(TrackingError, match=f"locked, held open by process {locked.pid}"):
@@ -209,7 +213,7 @@ def test_a_relative_database_is_below_the_workspace_and_a_password_is_not_shown(
 def test_tracking_can_be_off(tmp_path: Path) -> None:
     off = open_tracker(TrackingConfig(enabled=False), Workspace(tmp_path))
     assert isinstance(off, NoTracker)
-    off.open(KEY, "head").metrics([Metric("val/accuracy", 1.0, 0)])
+    off.open(KEY, "head").metrics([MetricPoint("val/accuracy", 1.0, 0)])
     assert not list(tmp_path.iterdir())
 
 

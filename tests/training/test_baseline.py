@@ -15,7 +15,7 @@ from tiny import TinyTask, Words, elsewhere
 
 from pipeline import dvc_yaml, manifest
 from pipeline.config import Config, FinetuneConfig, TaskConfig, parse, to_yaml
-from pipeline.context import Context, Silent
+from pipeline.context import Context, SilentConsole
 from pipeline.errors import TrainingError
 from pipeline.records import BackboneRecord, FinetuneRecord
 from pipeline.steps import baseline
@@ -46,7 +46,7 @@ def run(
     out = root / "artifacts" / f"finetune{len(list(root.glob('artifacts/finetune*')))}"
     out.mkdir(parents=True)
     context = Context(
-        root=root, data=root / "data", scratch=root / ".thaw", side=root / "side", console=console or Silent()
+        root=root, data=root / "data", scratch=root / ".thaw", side=root / "side", console=console or SilentConsole()
     )
     return step.finetune(config, TaskConfig(), split, backbone, out, context)
 

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import update_bn
 from pipeline.config import StageConfig
 from pipeline.training import batchnorm, gradient_accumulation, stages
 from pipeline.training.batch_source import BatchSource
-from pipeline.training.losses import Objective
+from pipeline.training.losses import TrainingLoss
 
 EVERYTHING = StageConfig(name="all", train=("all",), epochs=2, lr=1e-2, batchnorm="train")
 
@@ -77,21 +77,21 @@ def test_want_of_memory_moves_no_statistics_twice(monkeypatch: pytest.MonkeyPatc
     model = TinyModel()
     stages.apply(model, stages.scope(model, EVERYTHING))
     before = {name: value.clone() for name, value in model.stock.state_dict().items()}
-    original = Objective.__call__
+    original = TrainingLoss.__call__
     pieces: list[int] = []
 
-    def hungry(self: Objective, network: Any, x: torch.Tensor, start: int, targets: Any) -> torch.Tensor:
+    def hungry(self: TrainingLoss, network: Any, x: torch.Tensor, start: int, targets: Any) -> torch.Tensor:
         pieces.append(len(x))
         loss = original(self, network, x, start, targets)
         if len(pieces) == 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return loss
 
-    monkeypatch.setattr(Objective, "__call__", hungry)
+    monkeypatch.setattr(TrainingLoss, "__call__", hungry)
     plan = PLAN.model_copy(update={"batch_size": 4})
     with pytest.raises(gradient_accumulation.OutOfMemory):
         gradient_accumulation.accumulate(
-            model, Objective(0.0, None), plan, 0, torch.rand(8, 3, 8, 8), torch.arange(8) % 3
+            model, TrainingLoss(0.0, None), plan, 0, torch.rand(8, 3, 8, 8), torch.arange(8) % 3
         )
     assert len(pieces) == 2, "memory ran out in the first piece"
     for name, value in model.stock.state_dict().items():

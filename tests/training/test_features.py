@@ -16,16 +16,16 @@ from tiny import elsewhere
 
 from disks import small_disk, small_files
 from pipeline.config import ImageAugmentConfig, TaskConfig
-from pipeline.context import Silent
+from pipeline.context import SilentConsole
 from pipeline.models import blocks
 from pipeline.records import InputSpec
-from pipeline.tasks.base import Draw
+from pipeline.tasks.base import RandomDraw
 from pipeline.tasks.image_classification import ImageClassification
 from pipeline.training import feature_cache, sampling
-from pipeline.training.plan import Plan, autocast, place, to_input
+from pipeline.training.plan import TrainingPlan, autocast, place, to_input
 
 SPEC = InputSpec(size=32, resize=40)
-PLAN = Plan(threads=1, feature_cache_always=True, torch=torch.__version__)
+PLAN = TrainingPlan(threads=1, feature_cache_always=True, torch=torch.__version__)
 VIEWS = 3
 PROBED = 2  # examples looked at before anything is kept
 
@@ -52,7 +52,7 @@ class Counting(ImageClassification):
         return super().prepare(decoded, *rest)
 
 
-class Words(Silent):
+class Words(SilentConsole):
     def __init__(self) -> None:
         self.said: list[str] = []
 
@@ -73,14 +73,14 @@ def model() -> blocks.BlockedModel:
 
 def opened(
     model: blocks.BlockedModel, scratch: Path, *, boundary: int = -1, store: Any = None, rows: Any = None,
-    task: Any = None, views: int | None = VIEWS, plan: Plan = PLAN, console: Any = None, **other: Any,
+    task: Any = None, views: int | None = VIEWS, plan: TrainingPlan = PLAN, console: Any = None, **other: Any,
 ) -> feature_cache.FeatureStore | None:  # fmt: skip
     store = store or Store(64)
     values = {"spec": SPEC, "task_config": TaskConfig(), "seed": 0, "key": "weights", **other}
     return feature_cache.open_features(
         model, boundary % len(model.blocks), store, np.arange(len(store.ids)) if rows is None else rows,
         task or ImageClassification(), values["spec"], values["task_config"], seed=values["seed"], views=views,
-        plan=plan, key=values["key"], scratch=scratch, console=console or Silent(),
+        plan=plan, key=values["key"], scratch=scratch, console=console or SilentConsole(),
         between=values.get("between", lambda: None), in_use=values.get("in_use", ()),
     )  # fmt: skip
 
@@ -101,10 +101,10 @@ def computed(
     rows: sampling.Rows,
     views: sampling.Rows | None,
     boundary: int,
-    plan: Plan = PLAN,
+    plan: TrainingPlan = PLAN,
 ) -> torch.Tensor:
     """What a stage without the cache would give to its first trained block."""
-    draws = None if views is None else [Draw(0, int(v), store.ids[r]) for r, v in zip(rows, views, strict=True)]
+    draws = None if views is None else [RandomDraw(0, int(v), store.ids[r]) for r, v in zip(rows, views, strict=True)]
     x = ImageClassification().prepare(store.batch(rows), SPEC, TaskConfig(), draws)
     with torch.inference_mode(), autocast(plan):
         return model.run(to_input(x, plan), 0, boundary % len(model.blocks))

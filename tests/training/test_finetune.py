@@ -17,7 +17,7 @@ from tiny import LABELS, SPEC, TinyStore, TinyTask, Words, elsewhere
 
 from pipeline import manifest
 from pipeline.config import FinetuneConfig, PlanConfig, TaskConfig
-from pipeline.context import Context, Metric, NoTracker
+from pipeline.context import Context, MetricPoint, NoTracker
 from pipeline.errors import ConfigError
 from pipeline.records import BackboneRecord, FinetuneRecord, SplitRecord
 from pipeline.steps import finetune as step
@@ -185,7 +185,7 @@ def test_a_killed_step_goes_on_and_tells_the_same_points(tmp_path: Path) -> None
     }
     key = record.candidate("head").key
     assert set(again.runs[key].points) == set(plain.runs[key].points)
-    assert all(isinstance(point, Metric) for point in again.runs[key].points)
+    assert all(isinstance(point, MetricPoint) for point in again.runs[key].points)
     assert not any((tmp_path / "killed" / ".thaw" / "checkpoints").iterdir())
 
 

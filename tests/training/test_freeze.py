@@ -14,12 +14,12 @@ from tiny import STAGES, Setting, TinyModel, TinyTask
 from pipeline.config import StageConfig
 from pipeline.errors import TrainingError
 from pipeline.training import fingerprint, freeze, optimizers, stages
-from pipeline.training.stages import Scope
+from pipeline.training.stages import StageScope
 
 HEAD = (STAGES[0],)
 
 
-def frozen_model(train: str = "head") -> tuple[Any, Scope]:
+def frozen_model(train: str = "head") -> tuple[Any, StageScope]:
     model = TinyModel()
     scope = stages.scope(model, StageConfig(name="s", train=(train,), epochs=1))  # type: ignore[arg-type]
     stages.apply(model, scope)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from pipeline.config import StageConfig
 from pipeline.errors import Interrupted
 from pipeline.models import blocks
 from pipeline.training import head_stage, linear_head, stages
-from pipeline.training.interruption import Stop, interruptible
+from pipeline.training.interruption import StopSignal, interruptible
 from pipeline.training.recipe_trainer import train
 
 SOLVED = CONFIG.model_copy(update={"head_solver": "auto"})
@@ -92,14 +92,14 @@ def test_a_head_solved_between_trained_stages_resumes_too(tmp_path: Path) -> Non
 
 
 def test_a_stop_ends_the_solving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stop = Stop()
-    original = linear_head.Problem.loss
+    stop = StopSignal()
+    original = linear_head.HeadProblem.loss
 
     def asked(self: Any, *arguments: Any) -> Any:
         stop.asked.set()
         return original(self, *arguments)
 
-    monkeypatch.setattr(linear_head.Problem, "loss", asked)
+    monkeypatch.setattr(linear_head.HeadProblem, "loss", asked)
     with pytest.raises(Interrupted):
         setting(tmp_path, stages=(HEAD,)).train(stop=stop)
     monkeypatch.undo()

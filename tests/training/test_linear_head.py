@@ -25,13 +25,13 @@ def correlated(rows: int, columns: int, classes: int, *, seed: int = 0) -> tuple
 
 def problem_of(
     features: torch.Tensor, classes: torch.Tensor, count: int, config: FinetuneConfig
-) -> tuple[linear_head.Components, linear_head.Problem]:
-    components = linear_head.Components.of(features)
+) -> tuple[linear_head.PrincipalComponents, linear_head.HeadProblem]:
+    components = linear_head.PrincipalComponents.of(features)
     targets = head_stage.target_rows(config, classes, count, objective(config, classes, count))
-    return components, linear_head.Problem(components.project(features), components.variances, targets)
+    return components, linear_head.HeadProblem(components.project(features), components.variances, targets)
 
 
-def solved(problem: linear_head.Problem, strength: float) -> linear_head.Solution:
+def solved(problem: linear_head.HeadProblem, strength: float) -> linear_head.HeadSolution:
     start = torch.zeros(problem.inputs.shape[1], problem.targets.shape[1], dtype=torch.float64)
     return linear_head.solve(problem, strength, start)
 

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from pipeline.training import lr_find
-from pipeline.training.recipe_trainer import Trained
+from pipeline.training.recipe_trainer import TrainedRecipe
 
 
-class Problem:
+class HeadProblem:
     """Two clouds to be told apart by a small network with BatchNorm and dropout."""
 
     def __init__(self, rates: tuple[float, float] = (0.01, 0.01)) -> None:
@@ -59,7 +59,7 @@ class Problem:
         return lr_find.find(self.network, self.optimizer, self.batches(), gradients or self.gradients, **options)
 
 
-def trained(problem: Problem, rate: float, epochs: int = 4) -> float:
+def trained(problem: HeadProblem, rate: float, epochs: int = 4) -> float:
     for group in problem.optimizer.param_groups:
         group["lr"] = rate
     for _ in range(epochs):
@@ -71,17 +71,17 @@ def trained(problem: Problem, rate: float, epochs: int = 4) -> float:
 
 
 def test_the_suggestion_trains_better_than_far_smaller_and_far_larger_rates() -> None:
-    found = Problem().sweep(high=100.0).suggestion
+    found = HeadProblem().sweep(high=100.0).suggestion
     assert found is not None
     assert 1e-4 < found < 1
-    at, below, above = (trained(Problem(), rate) for rate in (found, found / 100, found * 1000))
+    at, below, above = (trained(HeadProblem(), rate) for rate in (found, found / 100, found * 1000))
     assert at < below
     assert at < above
 
 
 @pytest.mark.parametrize("before", ["fresh", "in the middle of training", "in eval"])
 def test_every_bit_is_as_it_was(before: str) -> None:
-    problem = Problem()
+    problem = HeadProblem()
     if before == "in the middle of training":
         trained(problem, 0.01, 1)
     if before == "in eval":
@@ -101,7 +101,7 @@ def test_every_bit_is_as_it_was(before: str) -> None:
 
 
 def test_a_sweep_that_fails_leaves_no_trace_either() -> None:
-    problem = Problem()
+    problem = HeadProblem()
     state = problem.state()
 
     def failing(x: torch.Tensor, targets: torch.Tensor) -> float:
@@ -116,7 +116,7 @@ def test_a_sweep_that_fails_leaves_no_trace_either() -> None:
 
 
 def test_training_goes_on_as_if_there_had_been_no_sweep() -> None:
-    with_sweep, without = Problem(), Problem()
+    with_sweep, without = HeadProblem(), HeadProblem()
     for problem in (with_sweep, without):
         torch.manual_seed(1)
         trained(problem, 0.01, 1)
@@ -128,7 +128,7 @@ def test_training_goes_on_as_if_there_had_been_no_sweep() -> None:
 
 
 def test_rates_rise_exponentially_and_groups_keep_their_ratio() -> None:
-    problem = Problem(rates=(0.001, 0.01))
+    problem = HeadProblem(rates=(0.001, 0.01))
     sweep = problem.sweep(low=1e-4, high=1e-2, steps=21)
     assert sweep.rates == pytest.approx(np.geomspace(1e-4, 1e-2, 21))
     assert [lower / upper for lower, upper in problem.seen] == pytest.approx([0.1] * 21)
@@ -136,7 +136,7 @@ def test_rates_rise_exponentially_and_groups_keep_their_ratio() -> None:
 
 
 def test_it_stops_where_the_loss_diverges_or_is_not_finite() -> None:
-    problem, after = Problem(), []
+    problem, after = HeadProblem(), []
 
     def diverging(x: torch.Tensor, targets: torch.Tensor) -> float:
         loss = problem.gradients(x, targets)
@@ -147,13 +147,13 @@ def test_it_stops_where_the_loss_diverges_or_is_not_finite() -> None:
     assert len(after) == 30
 
     exploding = [10.0 - n / 10 for n in range(30)] + [1000.0] * 50
-    problem = Problem()
+    problem = HeadProblem()
     sweep = problem.sweep(lambda x, targets: problem.gradients(x, targets) * 0 + exploding[len(problem.seen) - 1])
     assert len(sweep.rates) < 40
 
 
 def test_a_loss_that_never_falls_gives_no_suggestion() -> None:
-    problem = Problem()
+    problem = HeadProblem()
     sweep = problem.sweep(lambda x, targets: problem.gradients(x, targets) * 0 + 1 + len(problem.seen) / 99)
     assert len(sweep.rates) == lr_find.STEPS
     assert sweep.suggestion is None
@@ -182,7 +182,7 @@ def test_smoothing_keeps_a_straight_line() -> None:
 STAGES = tuple(stage.model_copy(update={"train": ("all",), "batchnorm": "train"}) for stage in tiny.STAGES[:2])
 
 
-def _training(folder: Path, lr: float | str) -> tuple[Trained, tiny.Words]:
+def _training(folder: Path, lr: float | str) -> tuple[TrainedRecipe, tiny.Words]:
     stages = tuple(stage.model_copy(update={"lr": lr}) for stage in STAGES)
     words = tiny.Words()
     return tiny.Setting(folder, stages=stages).train(words), words

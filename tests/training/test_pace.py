@@ -10,9 +10,9 @@ import torch
 from tiny import LABELS, Setting, TinyModel, TinyTask, Words
 
 from pipeline.config import FinetuneConfig, PlanConfig
-from pipeline.context import Silent
+from pipeline.context import SilentConsole
 from pipeline.training import plan, throughput
-from pipeline.training.plan import Chosen, Measured, Plan
+from pipeline.training.plan import ChosenPlan, MeasuredTrial, TrainingPlan
 from pipeline.training.throughput import step_share
 
 SHARES = (0.4, 0.3, 0.2, 0.1)
@@ -29,13 +29,13 @@ def setting(folder: Path, seconds: float, monkeypatch: pytest.MonkeyPatch) -> Se
         batch_size=8, patience=0, views=3, plan=PlanConfig(device="cpu", precision="fp32", threads=1)
     )
 
-    def step(model: Any, x: Any, targets: Any, candidate: Plan, objective: Any, **other: Any) -> Measured:
-        return Measured(candidate, seconds * len(x), 0.7, 100)
+    def step(model: Any, x: Any, targets: Any, candidate: TrainingPlan, objective: Any, **other: Any) -> MeasuredTrial:
+        return MeasuredTrial(candidate, seconds * len(x), 0.7, 100)
 
     monkeypatch.setattr(plan, "_step", step)
     monkeypatch.setattr(plan, "_shares", lambda *_: SHARES)
     x, targets = torch.zeros(4, 3, 8, 8), torch.arange(4) % len(LABELS)
-    chosen = plan.choose(TinyModel, TinyTask(), (x, targets), config, folder, Silent())  # type: ignore[arg-type]
+    chosen = plan.choose(TinyModel, TinyTask(), (x, targets), config, folder, SilentConsole())  # type: ignore[arg-type]
     assert plans(folder), "the measurement was not remembered"
     return Setting(folder, config=config, plan=chosen, every_seconds=1e9)
 
@@ -80,11 +80,11 @@ def test_another_arithmetic_than_the_remembered_is_not_judged_by_it(
     ],
 )
 def test_a_stage_is_compared_with_what_its_own_blocks_take(start: int, boundary: int, expected: float) -> None:
-    chosen = Chosen(plan=Plan(), seconds_per_example=1.0, shares=SHARES)
+    chosen = ChosenPlan(plan=TrainingPlan(), seconds_per_example=1.0, shares=SHARES)
     assert step_share(chosen, start, boundary) == pytest.approx(expected)
 
 
 def test_without_shares_only_the_whole_network_is_compared() -> None:
-    chosen = Chosen(plan=Plan(), seconds_per_example=1.0)
+    chosen = ChosenPlan(plan=TrainingPlan(), seconds_per_example=1.0)
     assert step_share(chosen, 0, 0) == 1.0
     assert step_share(chosen, 0, 2) is None

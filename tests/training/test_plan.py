@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from pipeline.config import FinetuneConfig, PlanConfig
-from pipeline.context import Silent
+from pipeline.context import SilentConsole
 from pipeline.errors import ConfigError
 from pipeline.models import blocks
 from pipeline.tasks.image_classification import ImageClassification
 from pipeline.training import hardware, plan
-from pipeline.training.plan import Measured, Plan
+from pipeline.training.plan import MeasuredTrial, TrainingPlan
 
 FIXED = {"precision": "fp32", "memory_format": "contiguous"}
 Steps = dict[tuple[str, str], tuple[float, float]]
 
 
-class Words(Silent):
+class Words(SilentConsole):
     def __init__(self) -> None:
         self.said: list[str] = []
 
@@ -39,25 +39,34 @@ def sample(count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
 
 def chosen(
     scratch: Path, console: Any = None, steps: int = 0, passes: int = 0, factory: Any = network, **settings: Any
-) -> Plan:
+) -> TrainingPlan:
     other = {key: settings.pop(key) for key in ("batch_size",) if key in settings}
     config = FinetuneConfig(plan=PlanConfig(**{"device": "cpu", **settings}), **other)
     return plan.choose(
-        factory, ImageClassification(), sample(), config, scratch, console or Silent(), steps=steps, passes=passes
+        factory,
+        ImageClassification(),
+        sample(),
+        config,
+        scratch,
+        console or SilentConsole(),
+        steps=steps,
+        passes=passes,
     )
 
 
 @pytest.fixture
-def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Steps], list[Plan]]:
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Steps], list[TrainingPlan]]:
     """Makes candidates take given seconds and give given losses; returns the list of what was measured."""
     monkeypatch.setattr(hardware, "has_bf16", lambda device: True)
 
-    def install(steps: Steps, size: int = 1000) -> list[Plan]:
-        asked: list[Plan] = []
+    def install(steps: Steps, size: int = 1000) -> list[TrainingPlan]:
+        asked: list[TrainingPlan] = []
 
-        def step(model: Any, x: Any, targets: Any, candidate: Plan, objective: Any, **other: Any) -> Measured:
+        def step(
+            model: Any, x: Any, targets: Any, candidate: TrainingPlan, objective: Any, **other: Any
+        ) -> MeasuredTrial:
             asked.append(candidate)
-            return Measured(candidate, *steps[candidate.precision, candidate.memory_format], size)
+            return MeasuredTrial(candidate, *steps[candidate.precision, candidate.memory_format], size)
 
         monkeypatch.setattr(plan, "_step", step)
         return asked
@@ -104,12 +113,14 @@ class BusyMachine:
     def perf_counter(self) -> float:
         return self.now
 
-    def step(self, model: Any, x: Any, targets: Any, candidate: Plan, objective: Any, **other: Any) -> Measured:
+    def step(
+        self, model: Any, x: Any, targets: Any, candidate: TrainingPlan, objective: Any, **other: Any
+    ) -> MeasuredTrial:
         alone, loss = USUAL[candidate.precision, candidate.memory_format]
         seconds = alone * self.busy(self.asked)
         self.asked += 1
         self.now += seconds
-        return Measured(candidate, seconds, loss, 1000)
+        return MeasuredTrial(candidate, seconds, loss, 1000)
 
 
 @pytest.fixture
@@ -177,7 +188,7 @@ def test_a_candidate_that_fails_is_dropped(tmp_path: Path, pretend: Any, monkeyp
     pretend(USUAL)
     usual = plan._step
 
-    def failing(model: Any, x: Any, targets: Any, candidate: Plan, objective: Any) -> Measured:
+    def failing(model: Any, x: Any, targets: Any, candidate: TrainingPlan, objective: Any) -> MeasuredTrial:
         if candidate.precision == "bf16":
             raise RuntimeError("no such kernel")
         return usual(model, x, targets, candidate, objective)
@@ -210,7 +221,7 @@ def test_where_cores_run_two_threads_each_both_numbers_are_tried(
     asked = pretend(USUAL)
     usual, set_to = plan._step, []
 
-    def step(model: Any, x: Any, targets: Any, candidate: Plan, objective: Any, **other: Any) -> Measured:
+    def step(model: Any, x: Any, targets: Any, candidate: TrainingPlan, objective: Any, **other: Any) -> MeasuredTrial:
         set_to.append((candidate.threads, torch.get_num_threads()))
         found = usual(model, x, targets, candidate, objective)
         return found._replace(seconds=found.seconds * candidate.threads)
@@ -230,7 +241,7 @@ def test_where_cores_run_two_threads_each_both_numbers_are_tried(
 def test_with_everything_fixed_nothing_is_measured_or_built(tmp_path: Path, pretend: Any) -> None:
     asked = pretend(USUAL)
     picked = chosen(tmp_path, factory=None, threads=1, feature_cache="off", **FIXED)
-    assert picked == Plan(threads=1, feature_cache=False, fuse=True, torch=torch.__version__)
+    assert picked == TrainingPlan(threads=1, feature_cache=False, fuse=True, torch=torch.__version__)
     assert asked == []
 
 
@@ -299,7 +310,7 @@ def test_real_steps_are_measured_and_leave_the_network_as_it_was(monkeypatch: py
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     threads = torch.get_num_threads()
-    candidates = [Plan(memory_format="contiguous"), Plan(memory_format="channels-last")]
+    candidates = [TrainingPlan(memory_format="contiguous"), TrainingPlan(memory_format="channels-last")]
     monkeypatch.setattr(plan, "SECONDS", 60.0)
     trials = plan.measure(model, *sample(), candidates, FinetuneConfig())
     results = list(trials.measured.values())
@@ -314,7 +325,7 @@ def test_real_steps_are_measured_and_leave_the_network_as_it_was(monkeypatch: py
 
 def test_the_first_candidate_is_measured_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "SECONDS", 0.0)
-    candidates = [Plan(), Plan(memory_format="channels-last")]
+    candidates = [TrainingPlan(), TrainingPlan(memory_format="channels-last")]
     trials = plan.measure(network(), *sample(), candidates, FinetuneConfig())
     assert list(trials.measured) == candidates[:1]
     assert not trials.complete
@@ -324,7 +335,7 @@ def test_the_shares_of_the_blocks_are_measured_and_remembered(tmp_path: Path, mo
     monkeypatch.setattr(plan, "SECONDS", 60.0)
     config = FinetuneConfig(plan=PlanConfig(device="cpu", precision="fp32"))
     model = network()
-    plan.choose(lambda: model, ImageClassification(), sample(), config, tmp_path, Silent())
+    plan.choose(lambda: model, ImageClassification(), sample(), config, tmp_path, SilentConsole())
     found = plan.remembered(model, ImageClassification(), sample()[0], config, tmp_path)
     assert found is not None
     assert len(found.chosen.shares) == len(model.blocks)
@@ -341,20 +352,20 @@ def test_cores_are_those_this_process_may_use() -> None:
 def test_placing_goes_there_and_back() -> None:
     model = network()
     convolution = model.stock.features[3].squeeze
-    plan.place(model, Plan(memory_format="channels-last"))
+    plan.place(model, TrainingPlan(memory_format="channels-last"))
     assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
-    x = plan.to_input(torch.zeros(2, 3, 8, 8), Plan(memory_format="channels-last"))
+    x = plan.to_input(torch.zeros(2, 3, 8, 8), TrainingPlan(memory_format="channels-last"))
     assert x.is_contiguous(memory_format=torch.channels_last)
-    assert plan.to_input(torch.zeros(2, 3), Plan(memory_format="channels-last")).shape == (2, 3)
-    plan.place(model, Plan())
+    assert plan.to_input(torch.zeros(2, 3), TrainingPlan(memory_format="channels-last")).shape == (2, 3)
+    plan.place(model, TrainingPlan())
     assert all(parameter.is_contiguous() for parameter in model.parameters())
 
 
 def test_autocast_follows_the_precision() -> None:
     a = torch.ones(2, 2)
-    with plan.autocast(Plan(precision="bf16")):
+    with plan.autocast(TrainingPlan(precision="bf16")):
         assert (a @ a).dtype == torch.bfloat16
-    with plan.autocast(Plan()):
+    with plan.autocast(TrainingPlan()):
         assert (a @ a).dtype == torch.float32
 
 
@@ -362,7 +373,7 @@ def test_a_compiled_plan_compiles_every_block(monkeypatch: pytest.MonkeyPatch) -
     compiled: list[Any] = []
     monkeypatch.setattr(torch, "compile", lambda call: compiled.append(call) or call)
     model = network()
-    plan.place(model, Plan(compile=True))
+    plan.place(model, TrainingPlan(compile=True))
     assert len(compiled) == sum(len(block.calls) for block in model.blocks)
-    plan.place(model, Plan(compile=True))
+    plan.place(model, TrainingPlan(compile=True))
     assert len(compiled) == sum(len(block.calls) for block in model.blocks), "compiled twice"

@@ -11,7 +11,7 @@ import torch
 from tiny import PLAN, STAGES, Setting, TinyTask, weights_hash
 
 from pipeline.config import FinetuneConfig, PlanConfig, StageConfig
-from pipeline.tasks.base import Draw
+from pipeline.tasks.base import RandomDraw
 from pipeline.training.determinism import seed
 
 DEFAULT = Setting(Path()).config
@@ -88,7 +88,7 @@ def test_balanced_sampling_and_class_weights_count_too(tmp_path: Path) -> None:
 
 
 def test_every_example_shows_the_view_its_epoch_gives_it(tmp_path: Path) -> None:
-    seen: list[Draw] = []
+    seen: list[RandomDraw] = []
 
     class Watched(TinyTask):
         def prepare(self, decoded: Any, spec: Any, task: Any, draws: Any) -> torch.Tensor:

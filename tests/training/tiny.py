@@ -18,19 +18,19 @@ import torch
 from torch import nn
 
 from pipeline.config import FinetuneConfig, StageConfig, TaskConfig
-from pipeline.context import Silent
+from pipeline.context import SilentConsole
 from pipeline.models.blocks import Block, BlockedModel
 from pipeline.models.forward_steps import Step
 from pipeline.records import InputSpec
-from pipeline.tasks.base import Draw
+from pipeline.tasks.base import RandomDraw
 from pipeline.training import batch_source, sampling
-from pipeline.training.interruption import Stop, interruptible
-from pipeline.training.plan import Plan
-from pipeline.training.recipe_trainer import Recipe, Trained, train
+from pipeline.training.interruption import StopSignal, interruptible
+from pipeline.training.plan import TrainingPlan
+from pipeline.training.recipe_trainer import Recipe, TrainedRecipe, train
 
 LABELS = ("red", "green", "blue")
 SPEC = InputSpec(size=8, resize=8)
-PLAN = Plan(threads=1, batch_size=8, feature_cache=False, fuse=True, torch=torch.__version__)
+PLAN = TrainingPlan(threads=1, batch_size=8, feature_cache=False, fuse=True, torch=torch.__version__)
 
 
 class TinyModel(BlockedModel):
@@ -80,7 +80,7 @@ class TinyTask:
         return TinyModel(len(labels), seed=10 * seed + pretrained)
 
     def prepare(
-        self, decoded: torch.Tensor, spec: InputSpec, task: TaskConfig, draws: Sequence[Draw] | None
+        self, decoded: torch.Tensor, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None
     ) -> torch.Tensor:
         x = decoded.permute(0, 3, 1, 2).float() / 255
         if draws is None:
@@ -128,12 +128,12 @@ class Setting:
     scratch: Path
     stages: tuple[StageConfig, ...] = STAGES
     config: FinetuneConfig = CONFIG
-    plan: Plan = PLAN
+    plan: TrainingPlan = PLAN
     listing: int = 0
     count: int = 44
     every_seconds: float = 0.0001
 
-    def job(self, console: Any = None) -> batch_source.Job:
+    def job(self, console: Any = None) -> batch_source.FinetuneJob:
         store = TinyStore(self.count, listing=self.listing)
         cut = self.count * 3 // 4
         names = sorted(store.ids)
@@ -146,10 +146,10 @@ class Setting:
             for split, ids in members.items()
         }
         checkpoint = self.config.checkpoint.model_copy(update={"every_seconds": self.every_seconds})
-        return batch_source.Job(
+        return batch_source.FinetuneJob(
             task=TinyTask(), task_config=TaskConfig(), config=self.config.model_copy(update={"checkpoint": checkpoint}),
             spec=SPEC, labels=LABELS, store=store, train=sets["train"], val=sets["val"], scratch=self.scratch,
-            console=console or Silent(), build=lambda pretrained: TinyModel(seed=1 if pretrained else 2),
+            console=console or SilentConsole(), build=lambda pretrained: TinyModel(seed=1 if pretrained else 2),
         )  # fmt: skip
 
     def recipe(self) -> Recipe:
@@ -157,7 +157,7 @@ class Setting:
         stages = [stage.model_dump(mode="json") for stage in self.stages]
         return Recipe("tiny", self.stages, {"stages": stages, "config": settings, "count": self.count})
 
-    def train(self, console: Any = None, stop: Stop | None = None) -> Trained:
+    def train(self, console: Any = None, stop: StopSignal | None = None) -> TrainedRecipe:
         if stop is not None:
             return train(self.job(console), self.recipe(), lambda: self.plan, stop, lambda rows: None)
         with interruptible() as own:
@@ -179,7 +179,7 @@ class Words:
         return any(text in line for line in self.said)
 
 
-def weights_hash(trained: Trained) -> str:
+def weights_hash(trained: TrainedRecipe) -> str:
     """A hash of everything a training came to: weights, curves and probabilities."""
     digest = hashlib.sha256()
     for name, tensor in sorted(trained.model.stock.state_dict().items()):
