@@ -263,7 +263,7 @@ class RunTracker:
 
         A metric that has no step but 0 is no curve: what a later evaluation found is logged after it, and shown.
         """
-        from mlflow.entities import MetricPoint as Point
+        from mlflow.entities import Metric as Point
 
         client, run_id = self.store.client, self._identify(run)
         for name in {row[0] for row in rows} - run.points.keys():

@@ -184,7 +184,7 @@ def test_exif_rotation_is_applied(tmp_path: Path, format_: str, name: str) -> No
     pixels = np.zeros((40, 64, 3), dtype=np.uint8)
     pixels[:, 32:] = 255
     exif = Image.Exif()
-    exif[ExifTags.CheckoutBase.Orientation] = 6
+    exif[ExifTags.Base.Orientation] = 6
     save(tmp_path / name, encoded(Image.fromarray(pixels), format_, exif=exif))
     upright = np.asarray(open_rgb(tmp_path / name))
     assert upright.shape == (64, 40, 3)
@@ -237,7 +237,7 @@ def test_placeholder_is_doubted_and_low_contrast_is_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(1000, 600), (512, 512), (300, 511), (100, 90)])
 def test_draft_never_undershoots(tmp_path: Path, size: tuple[int, int], turn: int) -> None:
     exif = Image.Exif()
-    exif[ExifTags.CheckoutBase.Orientation] = turn
+    exif[ExifTags.Base.Orientation] = turn
     save(tmp_path / "a.jpg", encoded(picture(size=size), "JPEG", exif=exif))
     whole = open_rgb(tmp_path / "a.jpg")
     reduced = open_rgb(tmp_path / "a.jpg", draft=(100, 60))

@@ -23,14 +23,14 @@ import sys
 from functools import partial
 from pathlib import Path
 import test_workers
-from pipeline.context import Silent
-from pipeline.data.scan_cache import ScanMemory
+from pipeline.context import SilentConsole
+from pipeline.data.scan_cache import ScanCache
 from pipeline.data.scan import scan
 from pipeline.signals import ending
 root = Path(sys.argv[1])
 with ending():
     paths = [str(number) for number in range(10_000)]
-    scan(root, paths, partial(test_workers.slow, root), ScanMemory(root / "memory", "k"), Silent(), workers=2)
+    scan(root, paths, partial(test_workers.slow, root), ScanCache(root / "memory", "k"), SilentConsole(), workers=2)
 """
 
 

@@ -55,7 +55,7 @@ def test_asking_needs_neither_torch_nor_prefect(finished: Path, thaw: Thaw) -> N
     thaw("status", cwd=finished)  # looks once whether the ledger agrees with the split, which takes pyarrow
     code = (
         "import sys\nfrom pathlib import Path\nfrom pipeline.workspace import Workspace\n"
-        "from flows.status import glance\nfrom pipeline.steps import summary\n"
+        "from flows.status import examine_status\nfrom pipeline.steps import summary\n"
         "assert glance(Workspace(Path.cwd())).nothing_to_do\n"
         "print([m for m in ('torch', 'prefect', 'mlflow', 'great_expectations', 'pyarrow') if m in sys.modules])"
     )
@@ -83,8 +83,8 @@ def test_a_report_that_is_missing_or_edited_is_made_again_though_nothing_else_ch
 def test_making_the_report_again_needs_neither_torch_nor_prefect(finished: Path) -> None:
     (finished / "report.html").unlink()
     code = (
-        "import sys\nfrom pathlib import Path\nfrom pipeline.context import Silent\n"
-        "from pipeline.workspace import Workspace\nfrom flows.status import glance, make_report\n"
+        "import sys\nfrom pathlib import Path\nfrom pipeline.context import SilentConsole\n"
+        "from pipeline.workspace import Workspace\nfrom flows.status import examine_status, make_report\n"
         "place = Workspace(Path.cwd())\nmake_report(place, glance(place).registered, Silent())\n"
         "print([m for m in ('torch', 'prefect', 'great_expectations') if m in sys.modules])"
     )

@@ -19,22 +19,22 @@ STEPS = """
 import time
 from flows.terminal import Terminal
 with Terminal() as terminal:
-    terminal.say("finetune  running (first run)")
+    terminal.info("finetune  running (first run)")
     with terminal.working("finetune"):
         time.sleep(0.5)
         terminal.progress("head: top", 0, 25)
         terminal.progress("head: top", 21, 25, "accuracy 0.5000 and a note that is far too long for any terminal")
         time.sleep(0.5)
-        terminal.say("half way " * 20)
+        terminal.info("half way " * 20)
         terminal.progress("head: deep", 3, 24)
         time.sleep(0.5)
-    terminal.say("finetune  done in 2 s: head")
+    terminal.info("finetune  done in 2 s: head")
 """
 HOSTILE = """
 from flows.terminal import Terminal
 with Terminal() as terminal:
     terminal.heading("head\\x1b[31ming")
-    terminal.say("quarantined cat/a\\nb\\x1b]0;owned\\x07.png \\u202etxt \\udce9 [bold]é[/bold] \\x9b5A")
+    terminal.info("quarantined cat/a\\nb\\x1b]0;owned\\x07.png \\u202etxt \\udce9 [bold]é[/bold] \\x9b5A")
     with terminal.working("evil\\x1b[2J"):
         terminal.progress("evil\\r\\x1b[2J", 1, 2, "note\\x1b[2J")
 """

@@ -26,7 +26,7 @@ from weights_server import BODY, WeightsServer, answer, cut, serving, stalled, t
 
 QUICK = RetryPolicy(attempts=3, pause=0.02, epochs_without_improvement=0.4, total=20)
 LOGIN = b"<!DOCTYPE html><html><body>Please sign in</body></html>"
-FETCH = "import sys; from pipeline.models import fetch; from pipeline.context import Silent; print(fetch.sha256(fetch.fetch(sys.argv[1], Silent())))"
+FETCH = "import sys; from pipeline.models import fetch; from pipeline.context import SilentConsole; print(fetch.sha256(fetch.fetch(sys.argv[1], SilentConsole())))"
 
 
 @pytest.fixture(autouse=True)

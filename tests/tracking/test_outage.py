@@ -231,27 +231,27 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from pipeline.config import TrackingConfig
-from pipeline.context import Metric
+from pipeline.context import MetricPoint
 from pipeline.tracking import open_tracker, outbox
 from pipeline.workspace import Workspace
 
-drop, wanted = outbox.Spool.drop, int(sys.argv[3])
+drop, wanted = outbox.Outbox.drop, int(sys.argv[3])
 
 def killed(self, count):
     global wanted
     wanted -= 1
     if wanted < 0:
-        os.kill(os.getpid(), signal.SIGKILL)  # the store has it, and the spool still says that it has not
+        os.kill(os.getpid(), signal.SIGKILL)  # the store has it, and the outbox still says that it has not
     drop(self, count)
 
-outbox.Spool.drop = killed
+outbox.Outbox.drop = killed
 tracker = open_tracker(TrackingConfig(system_metrics=False), Workspace(Path(sys.argv[1])))
 run = tracker.open("9" * 64, "killed", tags={"git": "abc"})
 run.params({"lr": 0.1})
-run.metrics([Metric("train/loss", 1.0 / (1 + step), step) for step in range(5)])
+run.metrics([MetricPoint("train/loss", 1.0 / (1 + step), step) for step in range(5)])
 run.artifact(Path(sys.argv[2]), "test")
 run.close()
-tracker.settle()
+tracker.flush()
 """
 
 
