@@ -16,9 +16,10 @@ import torch
 from common import Result, Setting, given, leave, printed_laps
 from ours import backbone_record, split_record, train
 
-from pipeline.config import FinetuneConfig, TaskConfig
+from pipeline.config import FinetuneConfig
 from pipeline.context import Context
 from pipeline.steps.finetune import FinetuneRun
+from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import sampling, stages
 from pipeline.training.batch_source import BatchSource
 from pipeline.training.losses import objective
@@ -32,7 +33,7 @@ def loading(setting: Setting) -> dict[str, Any]:
     split, data = split_record(setting, folder)
     config = FinetuneConfig.model_validate({**setting.config, "recipes": ("full",)})
     context = Context(root=folder, data=data, scratch=folder / ".thaw", side=folder / "side")
-    bench = FinetuneRun(config, TaskConfig(), split, backbone_record(setting, folder), context)
+    bench = FinetuneRun(config, ImageClassificationConfig(), split, backbone_record(setting, folder), context)
     job, plan, model = bench.job, bench.plan(), bench._build(True)
     torch.set_num_threads(plan.threads)
     place(model, plan)

@@ -14,12 +14,13 @@ from common import Result, Setting, StepClock, given, leave, pretrained
 from safetensors.torch import save_file
 
 from pipeline import manifest
-from pipeline.config import BackboneConfig, FinetuneConfig, TaskConfig
+from pipeline.config import BackboneConfig, FinetuneConfig
 from pipeline.context import Context
 from pipeline.models import blocks  # noqa: F401
 from pipeline.records import BackboneRecord, SplitRecord
 from pipeline.steps.backbone import backbone
 from pipeline.steps.finetune import finetune
+from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import stage_trainer
 
 
@@ -84,7 +85,7 @@ def train(setting: Setting, name: str, *, copies: int = 1, **changes: Any) -> Re
     recipe = {"thaw-head": "head", "thaw-gradual": "gradual"}[name]
     values = {"baseline": False, "recipes": (recipe,), "seed": setting.seed, **setting.config, **changes}
     config = FinetuneConfig.model_validate({**values, "epochs": setting.epochs[name]})
-    task = TaskConfig()
+    task = ImageClassificationConfig()
     context = Context(root=folder, data=data, scratch=folder / ".thaw", side=folder / "side")
     weights = backbone_record(setting, folder)
     clock = StepClock()

@@ -117,7 +117,7 @@ def _answers(model: Any, contents: list[bytes]) -> list[dict[str, float] | str]:
     if not contents:
         return []
     try:
-        return list(packaging.ask(model, contents)["probabilities"])
+        return list(packaging.ask(model, "image", contents)["probabilities"])
     except Exception as fault:
         if len(contents) > 1:
             return [one for content in contents for one in _answers(model, [content])]

@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
-from pipeline import redaction
+from pipeline import redaction, task_catalog
+from pipeline.config_section import Above, ConfigSection, Fraction, Positive, TaskConfig
 from pipeline.errors import ConfigError
 from pipeline.redaction import redact_forms
 
@@ -34,35 +35,7 @@ STAGE_PARAMS: dict[str, tuple[str, ...]] = {
 # Folders of a workspace that are written and removed by Thaw, DVC or Git: no place for data.
 OWN_FOLDERS = frozenset({"artifacts", "baseline", "mlflow", ".thaw", ".dvc", ".git"})
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
-Above = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 RecipeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$")]  # a folder is called so
-Level = Annotated[int, Field(ge=0, le=255)]
-
-
-class ConfigSection(BaseModel):
-    """A frozen section of params.yaml; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_sections(cls, given: Any) -> Any:
-        """A section with nothing below it is null in YAML, and means its defaults."""
-        if not isinstance(given, dict):
-            return given
-        empty = [key for key, value in given.items() if value is None and key in cls._sections()]
-        return {key: value for key, value in given.items() if key not in empty}
-
-    @classmethod
-    def _sections(cls) -> set[str]:
-        """The keys that hold sections of their own."""
-        keys = set()
-        for name, field in cls.model_fields.items():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, ConfigSection):
-                keys.add(field.alias or name)
-        return keys
 
 
 class DriftConfig(ConfigSection):
@@ -123,71 +96,6 @@ class DataConfig(ConfigSection):
         known = cls.model_fields["columns"].default
         names = {role: str(name) if type(name) is int else name for role, name in given.items()}
         return {**known, **names}
-
-
-ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF"]
-
-
-class ImageIntakeConfig(ConfigSection):
-    formats: tuple[ImageFormat, ...] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-    """file formats accepted, by what the file is and not by its name"""
-    min_side: Positive = 16
-    """reject an image whose shorter side has fewer pixels"""
-    max_pixels: int = Field(default=50_000_000, ge=1, le=178_956_970)
-    """reject an image with more pixels, on its header, before decoding"""
-    max_bytes: Positive = 50_000_000
-    """reject a larger file"""
-    max_aspect: float = Field(default=10.0, ge=1)
-    """reject an image whose sides differ by more than this factor"""
-    min_detail: float = Field(default=0.75, ge=0, le=8)
-    """reject, as a placeholder or an empty frame, an image whose grey levels have less entropy than this (bits per pixel), unless more than max_bad_fraction of the data are like that; 0: off"""
-    animated: Literal["reject", "first-frame"] = "reject"
-    """what to do with a file of several frames or pages"""
-    background: tuple[Level, Level, Level] = (255, 255, 255)
-    """the colour (RGB, 0–255) that transparent images are laid on"""
-
-
-class ImageInputConfig(ConfigSection):
-    size: Positive | Literal["auto"] = "auto"
-    """side of the network's square input in pixels; auto: what the backbone was trained with"""
-    fit: Literal["crop", "squash", "pad"] = "crop"
-    """how an image becomes square: crop the centre, squash both sides, or pad with the background"""
-
-
-class ImageAugmentConfig(ConfigSection):
-    crop_scale: tuple[Above, Above] = (0.5, 1.0)
-    """random resized crop: share of the area kept"""
-    crop_ratio: tuple[Above, Above] = (0.75, 1.3333)
-    """random resized crop: aspect ratio"""
-    hflip: Fraction = 0.5
-    """probability of a horizontal flip"""
-    vflip: Fraction = 0.0
-    """probability of a vertical flip"""
-    rotate90: bool = False
-    """turn by a random multiple of 90 degrees"""
-    brightness: Fraction = 0.2
-    """random brightness factor, 1 ± this"""
-    contrast: Fraction = 0.2
-    """random contrast factor, 1 ± this"""
-    saturation: Fraction = 0.2
-    """random saturation factor, 1 ± this"""
-
-    @field_validator("crop_scale", "crop_ratio")
-    @classmethod
-    def _rising(cls, given: tuple[float, float], info: ValidationInfo) -> tuple[float, float]:
-        if given[0] > given[1] or (info.field_name == "crop_scale" and given[1] > 1):
-            raise ValueError(
-                "must be the smallest, then the largest" + ", at most 1" * (info.field_name == "crop_scale")
-            )
-        return given
-
-
-class TaskConfig(ConfigSection):
-    name: Literal["image-classification"] = "image-classification"
-    """the kind of problem"""
-    intake: ImageIntakeConfig = ImageIntakeConfig()
-    input: ImageInputConfig = ImageInputConfig()
-    augment: ImageAugmentConfig = ImageAugmentConfig()
 
 
 class SplitFractions(ConfigSection):
@@ -374,12 +282,18 @@ class TrackingConfig(ConfigSection):
     system_metrics: bool = True
 
 
+def _default_task() -> TaskConfig:
+    settings: Any = task_catalog.settings_type(task_catalog.DEFAULT)
+    default: TaskConfig = settings()
+    return default
+
+
 class Config(ConfigSection):
-    """params.yaml."""
+    """params.yaml. `task` is an instance of the task's own model; `parse` makes it of what the file says."""
 
     engine: int = ENGINE
     """raised when Thaw's results change; leave it"""
-    task: TaskConfig = TaskConfig()
+    task: SerializeAsAny[TaskConfig] = Field(default_factory=_default_task)
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     backbone: BackboneConfig = BackboneConfig()
@@ -472,16 +386,56 @@ def parse(values: dict[str, Any], source: str) -> Config:
     """Checks settings read from `source`, and remembers the secrets among them; see `load` for the errors."""
     redaction.learn(values)
     _refuse_newer(values, source)
+    settings = _task_settings(values, source)
+    details: list[str] = []
+    task: TaskConfig | None = None
     try:
-        return Config.model_validate(values)
+        task = settings.model_validate(values.get("task") or {})
     except ValidationError as fault:
-        details = [_explain(error) for error in fault.errors()]
+        details += [_explain(error, settings, ("task",)) for error in fault.errors()]
+    others = with_defaults({key: value for key, value in values.items() if key != "task"}, settings.defaults)
+    try:
+        config = Config.model_validate(others)
+    except ValidationError as fault:
+        details += [_explain(error, Config) for error in fault.errors()]
+    if details:
         raise ConfigError(
             source,
             found=f"{len(details)} setting{'s' if len(details) > 1 else ''} that cannot be used",
             hint="correct them; `thaw init` writes every setting with its meaning",
             details=details,
-        ) from fault
+        )
+    return config.model_copy(update={"task": task})
+
+
+def _task_settings(values: dict[str, Any], source: str) -> type[TaskConfig]:
+    """The model of the task's section.
+
+    Raises:
+        ConfigError: there is no such task, or the section is no mapping.
+    """
+    section = values.get("task")
+    if section is None:
+        section = {}
+    if not isinstance(section, dict):
+        raise ConfigError(f"{source}: task", found=repr(section), expected="settings such as `name:`")
+    name = section.get("name", task_catalog.DEFAULT)
+    try:
+        return task_catalog.settings_type(name)
+    except ConfigError as fault:
+        raise ConfigError(f"{source}: task.name", found=fault.found, expected=fault.expected) from None
+
+
+def with_defaults(values: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Settings with a task's own defaults where nothing is set: section → key → value."""
+    filled = dict(values)
+    for section, own in defaults.items():
+        given = filled.get(section)
+        if given is None:
+            given = {}
+        if isinstance(given, dict):
+            filled[section] = {**own, **given}
+    return filled
 
 
 def _refuse_newer(values: dict[str, Any], source: str) -> None:
@@ -496,11 +450,17 @@ def _refuse_newer(values: dict[str, Any], source: str) -> None:
         )
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, settings: type[BaseModel], above: tuple[str, ...] = ()) -> str:
+    """What is wrong with a setting.
+
+    Args:
+        settings: the model that found the error.
+        above: the sections that this model is below.
+    """
     keys = [str(part) for part in error["loc"]]
-    where = ".".join(keys)
+    where = ".".join([*above, *keys])
     if error["type"] == "extra_forbidden":
-        section: Any = Config
+        section: Any = settings
         for key in keys[:-1]:
             field = next((f for name, f in section.model_fields.items() if key in (name, f.alias)), None)
             section = field.annotation if field is not None else None

@@ -16,6 +16,7 @@ from typing import Literal
 from pipeline.config import Config, expand_variables
 from pipeline.errors import ConfigError, PreflightError, ThawError
 from pipeline.files import expanded
+from pipeline.tasks import catalog
 from pipeline.workspace import STEPS, Workspace
 
 StageState = Literal["ok", "warning", "error"]
@@ -25,8 +26,6 @@ SPARE_BYTES = 2**30  # disk that is always left to others
 BYTES_PER_PARAMETER = 4
 MODEL_COPIES = 3  # of a candidate: its own folder, the step's output, the registered one
 CHECKPOINT_COPIES = 8  # two checkpoints of weights, the best weights and two moments of the optimiser
-IMAGE_CHANNELS = 3
-USUAL_SIDE = 256  # pixels, where the settings leave the input size to the backbone
 
 
 @dataclass(frozen=True)
@@ -256,10 +255,9 @@ def _model_room(workspace: Workspace, config: Config) -> str:
 
 def _cache_room(workspace: Workspace, config: Config) -> Check:
     """Room for the store of decoded examples; where there is too little, training is slower and no worse."""
-    size = config.task.input.size
-    side = USUAL_SIDE if size == "auto" else size
+    each = catalog.find(config.task.name).codec.bytes_per_example(config.task)
     examples = _files_below(workspace.root / config.data.path)
-    wanted = min(examples * IMAGE_CHANNELS * side * side, int(config.finetune.plan.pixel_cache_gb * 1e9))
+    wanted = min(examples * each, int(config.finetune.plan.pixel_cache_gb * 1e9))
     free = shutil.disk_usage(workspace.root).free - SPARE_BYTES
     if wanted > free:
         return Check(

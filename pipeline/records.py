@@ -194,10 +194,16 @@ class CandidateRecord(Record):
     steps: int  # optimiser steps in all: the budget
     model_sha256: str
     plan: dict[str, Any]  # the arithmetic chosen: precision, memory_format, threads, batch_size, feature_cache, …
+    files: tuple[str, ...] = ()  # what else rebuilds the network, as in BackboneRecord
 
     @property
     def model(self) -> Path:
         return self.folder / "model.safetensors"
+
+    @property
+    def other_files(self) -> tuple[Path, ...]:
+        """The files besides the weights that rebuild the network."""
+        return tuple(self.folder / name for name in self.files)
 
 
 class BaselineAge(FrozenModel):

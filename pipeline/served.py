@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
-from pipeline import serving
+from pipeline import task_catalog
 from pipeline.config import Config
 from pipeline.records import CandidateRecord, digest
 
 
-def code() -> Path:
-    """The file that travels with the weights and answers."""
-    return Path(serving.__path__[0]) / "model.py"
+def serving_of(task_name: str) -> Any:
+    """The `pipeline.tasks.base.Serving` of a task.
+
+    Raises:
+        ConfigError: there is no such task, or a package that it needs is not installed.
+    """
+    task_catalog.require_extra(task_name)
+    task = task_catalog.load_object(task_catalog.find(task_name).task)
+    return task.serving()
+
+
+def code_file(module: str) -> Path:
+    """The file of a module of `pipeline.serving`, which travels with the weights and answers."""
+    found = importlib.util.find_spec(module)
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin)
 
 
 def settings(config: Config, candidate: CandidateRecord) -> dict[str, Any]:
     """How the served model presents its inputs, what it refuses and how it names its answers."""
-    intake = config.task.intake
-    limits = {
-        "max_bytes": intake.max_bytes,
-        "max_pixels": intake.max_pixels,
-        "single_frame": intake.animated == "reject",
-    }
-    return {
-        "architecture": candidate.architecture,
-        "labels": list(candidate.labels),
-        "input": candidate.input.model_dump(mode="json"),
-        "limits": limits,
-        "sha256": candidate.model_sha256,
-    }
+    found: dict[str, Any] = serving_of(config.task.name).settings(config, candidate)
+    return found
 
 
 def key(config: Config, name: str, candidate: CandidateRecord) -> str:
@@ -38,4 +42,6 @@ def key(config: Config, name: str, candidate: CandidateRecord) -> str:
     Args:
         name: the model's name in the registry.
     """
-    return digest("served", name, settings(config, candidate), code().read_text(encoding="utf-8"))
+    serving = serving_of(config.task.name)
+    code = code_file(serving.module).read_text(encoding="utf-8")
+    return digest("served", name, serving.settings(config, candidate), code)

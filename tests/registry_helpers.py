@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.config import Config, ImageIntakeConfig, RegisterConfig, TaskConfig
+from pipeline.config import Config, RegisterConfig
 from pipeline.context import Context
 from pipeline.manifest import sha256
 from pipeline.models import blocks
@@ -31,7 +31,8 @@ from pipeline.records import (
     SplitRecord,
     digest,
 )
-from pipeline.tasks.image_classification import ImageClassification
+from pipeline.tasks.image_classification import TASK
+from pipeline.tasks.image_classification.settings import ImageClassificationConfig, ImageIntakeConfig
 from pipeline.training import members
 from store_helpers import lay_store
 
@@ -59,16 +60,16 @@ def pictures(folder: Path) -> list[Path]:
 
 
 def _logits(model: Any, files: list[Path], spec: InputSpec) -> torch.Tensor:
-    kind = ImageClassification()
-    decoded = torch.from_numpy(np.stack([kind.decode(file, spec) for file in files]))
+    kind = TASK
+    decoded = torch.from_numpy(np.stack([kind.codec.decode(file, spec) for file in files]))
     with torch.inference_mode():
-        found: torch.Tensor = model.eval()(kind.prepare(decoded, spec, TaskConfig(), None))
+        found: torch.Tensor = model.eval()(kind.codec.prepare(decoded, spec, ImageClassificationConfig(), None))
     return found
 
 
 def probabilities(model: Any, files: list[Path], spec: InputSpec) -> np.ndarray[Any, Any]:
     """What evaluation finds: the task's own presentation, the network in blocks, fp32."""
-    return ImageClassification().probabilities(_logits(model, files, spec)).double().numpy()
+    return TASK.scorer.probabilities(_logits(model, files, spec)).double().numpy()
 
 
 def _spread(model: Any, files: list[Path], spec: InputSpec) -> None:
@@ -122,7 +123,7 @@ class Finished:
 
     def with_intake(self, **intake: Any) -> Config:
         """The same settings with other limits on what is taken in."""
-        task = TaskConfig(intake=ImageIntakeConfig(**intake))
+        task = ImageClassificationConfig(intake=ImageIntakeConfig(**intake))
         self.config = self.config.model_copy(update={"task": task})
         return self.config
 

@@ -74,6 +74,10 @@ class DecodedStore:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def shapes(self, rows: Rows) -> Rows:
+        """A code (n,) for the shape of each of the rows: all have the same."""
+        return np.zeros(len(rows), np.int64)
+
     def batch(self, rows: Rows) -> torch.Tensor:
         """The examples of these rows: (N, *shape) of uint8."""
         import torch

@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.manifest import real_path
-
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pyarrow as pa
     import torch
 
-    from pipeline.config import TaskConfig
+    from pipeline.config_section import TaskConfig
     from pipeline.context import Context
     from pipeline.evaluation.bootstrap import Floats
     from pipeline.records import CandidateRecord
@@ -44,24 +40,16 @@ class LoadedCandidate:
     ) -> None:
         import torch
 
-        from pipeline.data.decoded_store import open_store
         from pipeline.models.allocation import keep_freed_memory
-        from pipeline.models.blocks import load_finetuned
+        from pipeline.tasks.base import StoreLimits
 
         keep_freed_memory()
         self.kind, self.task, self.candidate, self.console = kind, task, candidate, context.console
         self.rows = table.num_rows
-        files: list[tuple[str, Path]] = [
-            (row, real_path(context.data, path))
-            for row, path in zip(table["id"].to_pylist(), table["path"].to_pylist(), strict=True)
-        ]
-        self.store = open_store(
-            kind, candidate.input, files, context.scratch, limit_gb=context.pixel_cache_gb, console=context.console
-        )
+        limits = StoreLimits(context.scratch, context.pixel_cache_gb)
+        self.store = kind.codec.open_store(candidate.input, table, context.data, limits, context.console)
         self.device = _device(candidate.plan.get("device"))
-        self.model = load_finetuned(
-            candidate.architecture, len(candidate.labels), candidate.model, size=candidate.input.size
-        )
+        self.model = kind.network.load(candidate)
         # Channels last: convolutions in fp32 take half the time on a CPU, and are none the worse elsewhere.
         self.layout = torch.channels_last
         self.model.eval().to(self.device)
@@ -70,7 +58,7 @@ class LoadedCandidate:
     def inputs(self, rows: Any) -> torch.Tensor:
         """The network's input for rows given by number, unaugmented."""
         decoded = self.store.batch(np.asarray(rows))
-        prepared = self.kind.prepare(decoded, self.candidate.input, self.task, None)
+        prepared = self.kind.codec.prepare(decoded, self.candidate.input, self.task, None)
         return prepared.to(self.device).contiguous(memory_format=self.layout)
 
     def probabilities(self) -> Floats:
@@ -82,7 +70,7 @@ class LoadedCandidate:
             for start in range(0, self.rows, BATCH):
                 stop = min(start + BATCH, self.rows)
                 output = self.model(self.inputs(np.arange(start, stop)))
-                parts.append(self.kind.probabilities(output).double().cpu().numpy())
+                parts.append(self.kind.scorer.probabilities(output).double().cpu().numpy())
                 self.console.progress(f"evaluate {self.candidate.name}", stop, self.rows)
         return np.concatenate(parts)
 

@@ -15,7 +15,7 @@ from pipeline.evaluation.calibration import ReliabilityBin
 from pipeline.evaluation.metrics import Predictions
 from pipeline.evaluation.per_class import ClassScore, ConfusedPair
 from pipeline.evaluation.slices import SliceScore
-from pipeline.manifest import real_path, write_table
+from pipeline.manifest import write_table
 from pipeline.records import MetricEstimate
 from pipeline.tasks.base import Task
 
@@ -55,12 +55,17 @@ def worst(
     folder.mkdir()
     wrong = np.flatnonzero(~made.correct)
     ordered = wrong[np.argsort(-made.confidence[wrong], kind="stable")][:most]
-    rows = table.select(["id", "path", "target"]).take(ordered).to_pylist()
+    columns = [name for name in ("id", "path", "target", "content") if name in table.column_names]
+    rows = table.select(columns).take(ordered).to_pylist()
     for number, (row, at) in enumerate(zip(rows, ordered, strict=True), start=1):
         row["predicted"] = labels[made.predicted[at]]
         row["confidence"] = _short(float(made.confidence[at]))
         row["target_probability"] = _short(float(made.right[at]))
-        row["picture"] = kind.show(real_path(data, row["path"]), folder, f"{number:02d}")
+        exhibit = kind.display.exhibit(row, data, folder, f"{number:02d}")
+        row.pop("content", None)
+        row["picture"] = exhibit.content if exhibit is not None and exhibit.kind == "picture" else None
+        if exhibit is not None and exhibit.kind == "text":
+            row["text"] = exhibit.content
     (folder / "worst.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from pipeline.config import EvaluateConfig, TaskConfig
+    from pipeline.config import EvaluateConfig
+    from pipeline.config_section import TaskConfig
     from pipeline.context import Context
     from pipeline.evaluation.metrics import Predictions
     from pipeline.evaluation.slices import SliceScore
@@ -122,7 +123,7 @@ def _predictions(
     from pipeline.evaluation.predict import LoadedCandidate
     from pipeline.tasks import catalog
 
-    kind = catalog.get(task.name)
+    kind = catalog.find(task.name)
     units = units_of(table["unit"])
     made = {}
     for name in finetuned.candidates:
@@ -130,7 +131,7 @@ def _predictions(
         ready = LoadedCandidate(kind, task, candidate, table, context)
         probabilities = ready.probabilities()
         metrics.check(probabilities, name, table["path"].to_pylist())
-        targets = kind.targets(table, candidate.labels).numpy()
+        targets = kind.scorer.targets(table, candidate.labels).numpy()
         made[name] = metrics.Predictions(probabilities, targets, units)
         if name == finetuned.best:
             context.side.mkdir(parents=True, exist_ok=True)
@@ -151,7 +152,7 @@ def _write(
     tables.per_class(per_class.per_class(made, labels, **settings), out / "per_class.csv")
     tables.reliability(calibration.reliability(made, **settings), out / "reliability.csv")
     tables.slices(judged, out / "slices.csv")
-    tables.worst(made, table, labels, catalog.get(task.name), context.data, out / "worst", config.worst)
+    tables.worst(made, table, labels, catalog.find(task.name), context.data, out / "worst", config.worst)
     return judged
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import manifest
-from pipeline.config import ENGINE, FinetuneConfig, StageConfig, TaskConfig
+from pipeline.config import ENGINE, FinetuneConfig, StageConfig
+from pipeline.config_section import TaskConfig
 from pipeline.context import Context, MetricPoint, TrackedRun
 from pipeline.errors import Interrupted, TrainingError
 from pipeline.records import (
@@ -140,11 +141,11 @@ class FinetuneRun:
 
     @cached_property
     def task(self) -> Any:
-        return catalog.get(self.task_config.name)
+        return catalog.find(self.task_config.name)
 
     @cached_property
     def spec(self) -> Any:
-        return self.task.input(self.task_config, self.backbone)
+        return self.task.codec.input_spec(self.task_config, self.backbone)
 
     @cached_property
     def tables(self) -> dict[str, Any]:
@@ -241,24 +242,21 @@ class FinetuneRun:
 
     @cached_property
     def job(self) -> FinetuneJob:
-        from pipeline.data.decoded_store import open_store
+        import pyarrow as pa
+
+        from pipeline.tasks.base import StoreLimits
         from pipeline.training.batch_source import FinetuneJob, examples
 
         began = time.monotonic()
         context, config = self.context, self.config
-        rows = [
-            (identity, manifest.real_path(context.data, path))
-            for table in self.tables.values()
-            for identity, path in zip(table.column("id").to_pylist(), table.column("path").to_pylist(), strict=True)
-        ]
-        store = open_store(
-            self.task, self.spec, rows, context.scratch, limit_gb=config.plan.pixel_cache_gb, console=context.console
-        )
+        rows = pa.concat_tables(self.tables.values())
+        limits = StoreLimits(context.scratch, config.plan.pixel_cache_gb)
+        store = self.task.codec.open_store(self.spec, rows, context.data, limits, context.console)
         sets = {
             name: examples(
                 store,
                 table.column("id").to_pylist(),
-                self.task.targets(table, self.split.labels),
+                self.task.scorer.targets(table, self.split.labels),
                 table.column("unit").to_pylist(),
             )
             for name, table in self.tables.items()
@@ -273,7 +271,7 @@ class FinetuneRun:
     def _build(self, pretrained: bool) -> BlockedModel:
         if pretrained and self._measured:
             return self._measured.pop()
-        model: BlockedModel = self.task.build(
+        model: BlockedModel = self.task.network.build(
             self.backbone, self.split.labels, pretrained=pretrained, seed=self.config.seed
         )
         if pretrained and self.champion is not None:
@@ -349,7 +347,7 @@ class FinetuneRun:
     def _sample(self) -> tuple[torch.Tensor, torch.Tensor]:
         job = self.job
         rows = job.train.rows[:8]
-        return self.task.prepare(job.store.batch(rows), self.spec, self.task_config, None), job.train.targets[:8]
+        return self.task.codec.prepare(job.store.batch(rows), self.spec, self.task_config, None), job.train.targets[:8]
 
     def write_timing(self) -> None:
         """What this run saw but its inputs do not determine, beside the run."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.config import FinetuneConfig, StageConfig, TaskConfig
+from pipeline.config import FinetuneConfig, StageConfig
+from pipeline.config_section import TaskConfig
 from pipeline.context import Context
 from pipeline.errors import ConfigError
 from pipeline.records import BackboneRecord, SplitRecord

@@ -238,7 +238,7 @@ def _version(
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     package(folder, config, candidate, finetuned.members, {KEY: key, "recipe": candidate.name})
-    _try(folder, candidate, evaluated, context)
+    _try(folder, config, candidate, evaluated, context)
     tags = {KEY: key, **facts}
     description = _description(evaluated)
     there = next((one for one in registry.versions(store, name) if one.key == key), None)
@@ -270,17 +270,18 @@ def package(
     folder: Path, config: Config, candidate: CandidateRecord, members: Path, metadata: Mapping[str, str]
 ) -> None:
     """Saves a candidate into `folder`, which must not exist, as a model that MLflow serves without Thaw."""
-    from pipeline.models import blocks
+    from pipeline.tasks import catalog
     from pipeline.tracking import packaging
 
-    model = blocks.load_finetuned(
-        candidate.architecture, len(candidate.labels), candidate.model, size=candidate.input.size
-    )
+    task = catalog.find(config.task.name)
+    serving = task.serving()
+    model = task.network.load(candidate)
     settings = {**served.settings(config, candidate), "kwargs": model.stock_kwargs}
-    packaging.save(folder, served.code(), candidate.model, settings, members, metadata)
+    code = served.code_file(serving.module)
+    packaging.save(folder, serving, code, [candidate.model, *candidate.other_files], settings, members, metadata)
 
 
-def _try(folder: Path, candidate: CandidateRecord, evaluated: EvaluateRecord, context: Context) -> None:
+def _try(folder: Path, config: Config, candidate: CandidateRecord, evaluated: EvaluateRecord, context: Context) -> None:
     """Asks the saved model about a few test examples.
 
     Raises:
@@ -288,14 +289,13 @@ def _try(folder: Path, candidate: CandidateRecord, evaluated: EvaluateRecord, co
     """
     import pyarrow.parquet as pq
 
-    from pipeline.manifest import real_path
     from pipeline.tracking import packaging
     from pipeline.tracking import store as stores
 
     rows = pq.read_table(evaluated.predictions).slice(0, TRIED).to_pylist()
-    images = [real_path(context.data, row["path"]).read_bytes() for row in rows]
+    requests = served.serving_of(config.task.name).requests(rows, context.data)
     try:
-        found = packaging.answers(folder, images)
+        found = packaging.answers(folder, requests)
     except Exception as fault:
         raise _unservable(candidate, f"it cannot answer: {stores.one_line(fault)[:300]}") from fault
     for row, answer in zip(rows, found, strict=True):

@@ -7,23 +7,21 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import config, manifest
+from pipeline.config_section import TaskConfig
 from pipeline.context import Context
 from pipeline.data import checks
 from pipeline.data.deduplication import Deduplicated, conversions, deduplicate, partition_by_fault
 from pipeline.data.expectations import content_suites, drift_suite
 from pipeline.data.manifest_history import ManifestHistory
-from pipeline.data.scan import scan
-from pipeline.data.scan_cache import ScanCache
 from pipeline.errors import DataError
 from pipeline.examples import ColumnExpectation, ExampleFault
-from pipeline.records import Finding, ValidateRecord, digest
+from pipeline.records import Finding, ValidateRecord
 from pipeline.tasks import catalog
 from pipeline.text import first_few, printable
 
@@ -31,7 +29,7 @@ FINDINGS, DRIFT = "findings.json", "drift.json"
 NAMED = 5  # quarantined files, and items of a finding, named on the console; files have them all
 
 
-def validate(data: config.DataConfig, task: config.TaskConfig, out: Path, context: Context) -> ValidateRecord:
+def validate(data: config.DataConfig, task: TaskConfig, out: Path, context: Context) -> ValidateRecord:
     """Reads, scans and judges the data folder; writes manifest.parquet, quarantine.parquet and record.json.
 
     What the inputs do not determine goes to `context.side`: Data Docs and drift.json; and manifest.parquet,
@@ -47,7 +45,7 @@ def validate(data: config.DataConfig, task: config.TaskConfig, out: Path, contex
         raise _refusal(intake, [*intake.findings, _nothing_usable(intake)], context)
     sha256 = manifest.write(intake.folded.rows, context.side / "manifest.parquet")
     accepted = ManifestHistory(context.scratch / "accepted")
-    judged = _judge(intake, catalog.get(task.name).expectations(task), data, accepted.before(sha256), context)
+    judged = _judge(intake, catalog.find(task.name).reader.expectations(task), data, accepted.before(sha256), context)
     findings = [*intake.findings, *judged.findings]
     if any(finding.severity == "critical" for finding in findings):
         raise _refusal(intake, findings, context)
@@ -78,12 +76,11 @@ class _Intake:
     findings: tuple[Finding, ...]
 
 
-def _take_in(data: config.DataConfig, task: config.TaskConfig, context: Context) -> _Intake:
-    kind = catalog.get(task.name)
-    listing = kind.read(context.data, data)
+def _take_in(data: config.DataConfig, task: TaskConfig, context: Context) -> _Intake:
+    reader = catalog.find(task.name).reader
+    listing = reader.list_examples(context.data, data, task)
     paths = sorted({example.path for example in listing.examples})
-    memory = ScanCache(context.scratch / "scan", digest(config.ENGINE, task.name, task.intake))
-    results = scan(context.data, paths, partial(kind.scan, context.data, task=task), memory, context.console)
+    results = reader.scan_examples(context.data, listing.examples, task, context.scratch, context.console)
     parted = partition_by_fault(listing.examples, results, data.max_bad_fraction)
     faults = sorted((*listing.faults, *parted.faults), key=lambda fault: (fault.path, fault.code))
     folded = deduplicate(parted.usable)

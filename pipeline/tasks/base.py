@@ -1,37 +1,49 @@
-"""The seam for modalities: a task holds what differs by the kind of problem, and nothing of loops, devices,
-checkpoints or tracking.
+"""The seam: a task is put together from parts, so that each step sees only the part it needs and tasks share parts.
 
-An example travels as: file → `decode` (a uint8 array of one fixed shape, which the decoded store keeps) →
-`prepare` (a batch of decoded arrays becomes the network's input; augmentation happens here, on the batch, from
-counted random numbers) → the network → `loss` / `probabilities`.
+No part knows loops, devices, checkpoints, tracking, DVC or Prefect. An example travels so:
+
+    what the reader lists → what the codec's store holds (decoded once) → `prepare` (a batch becomes the network's
+    input, augmented by counted random numbers) → the network's blocks → what the scorer makes of its output
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pipeline.examples import ColumnExpectation, ExampleFault, ExampleListing, ListedExample, MeasuredExample
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     import pyarrow as pa
     import torch
 
-    from pipeline.config import DataConfig, TaskConfig
+    from pipeline.config import Config, DataConfig
+    from pipeline.config_section import TaskConfig
+    from pipeline.context import Console
     from pipeline.models.blocks import BlockedModel
-    from pipeline.records import BackboneRecord, InputSpec
-
+    from pipeline.records import BackboneRecord, CandidateRecord, InputSpec
 
 __all__ = [
+    "Codec",
     "ColumnExpectation",
+    "Display",
     "ExampleFault",
     "ExampleListing",
+    "ExampleStore",
+    "Exhibit",
     "ListedExample",
     "MeasuredExample",
+    "Network",
     "RandomDraw",
+    "Reader",
+    "Scorer",
+    "ServedColumn",
+    "Serving",
+    "StoreLimits",
     "Task",
 ]
 
@@ -45,48 +57,204 @@ class RandomDraw:
     id: str
 
 
-class Task(Protocol):
-    """What differs by modality."""
+class Reader(Protocol):
+    """From the data folder to examples: what `validate` needs."""
 
-    name: str
+    def list_examples(self, root: Path, data: DataConfig, task: TaskConfig) -> ExampleListing:
+        """Lists the examples below the data folder `root`.
 
-    # --- intake -----------------------------------------------------------------------------------------
-    def read(self, root: Path, data: DataConfig) -> ExampleListing:
-        """Lists the examples below the data folder; raises DataError where nothing can be listed."""
+        Raises:
+            DataError: nothing can be listed.
+        """
 
-    def scan(self, root: Path, path: str, task: TaskConfig) -> MeasuredExample | ExampleFault:
-        """Decodes one example wholly and measures it; a fault instead of an exception, whatever is wrong."""
+    def scan_examples(
+        self, root: Path, examples: Sequence[ListedExample], task: TaskConfig, scratch: Path, console: Console
+    ) -> Mapping[str, MeasuredExample | ExampleFault]:
+        """Reads every example wholly and measures it; a fault instead of an exception, whatever is wrong.
+
+        Args:
+            scratch: `.thaw`, for a cache of what was measured, keyed by what determines it.
+
+        Returns:
+            What was measured, or the fault, by the example's path.
+        """
 
     def expectations(self, task: TaskConfig) -> Sequence[ColumnExpectation]:
         """What the scan's columns must satisfy; judged once more on the whole manifest, scanned or remembered."""
 
-    # --- training ---------------------------------------------------------------------------------------
-    def input(self, task: TaskConfig, backbone: BackboneRecord) -> InputSpec:
+
+class ExampleStore(Protocol):
+    """Decoded examples, by row."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The id of each row (N,)."""
+
+    def batch(self, rows: np.ndarray[Any, Any]) -> torch.Tensor:
+        """Decoded examples (n, …) of rows (n,) that have the same shape."""
+
+    def shapes(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """A code for each of the rows (n,), int64: the same for examples whose tensors have the same shape. It
+        follows from the example and the settings alone."""
+
+
+class StoreLimits(NamedTuple):
+    """Where a store keeps its files, and how much it may take.
+
+    Args:
+        scratch: `.thaw`.
+        gigabytes: most disk that all stores together may take.
+    """
+
+    scratch: Path
+    gigabytes: float
+
+
+class Codec(Protocol):
+    """From an example's content to the network's input."""
+
+    def input_spec(self, task: TaskConfig, backbone: BackboneRecord) -> InputSpec:
         """How examples are presented to this backbone."""
 
-    def shape(self, spec: InputSpec) -> tuple[int, ...]:
-        """The shape of a decoded example."""
+    def bytes_per_example(self, task: TaskConfig) -> int:
+        """About how much disk a decoded example takes in the store."""
 
-    def decode(self, path: Path, spec: InputSpec) -> np.ndarray[Any, Any]:
-        """A file as a uint8 array of `shape(spec)`; determined by the content and the spec."""
+    def open_store(
+        self, spec: InputSpec, examples: pa.Table, data: Path, limits: StoreLimits, console: Console
+    ) -> ExampleStore:
+        """The decoded examples of a manifest's rows, decoded now where they are not kept yet.
+
+        Args:
+            examples: rows of a manifest: id, path and, for rows of a table, content.
+            data: the data folder.
+
+        Raises:
+            DataError: an example cannot be decoded wholly.
+        """
 
     def prepare(
         self, decoded: torch.Tensor, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None
     ) -> torch.Tensor:
-        """A batch (N, *shape) of uint8 as the network's float input; `draws` augment it, None presents it plainly."""
+        """A batch of decoded examples as the network's input; `draws` augment it, None presents it plainly. What comes
+        of an example depends on its content and its draw alone."""
 
-    def targets(self, manifest: pa.Table, labels: Sequence[str]) -> torch.Tensor:
-        """The targets of the manifest's rows, in order."""
+
+class Network(Protocol):
+    """The network: a backbone with a new head, as blocks in order."""
 
     def build(
         self, backbone: BackboneRecord, labels: Sequence[str], *, pretrained: bool = True, seed: int = 0
     ) -> BlockedModel:
-        """The backbone with a new head for these labels, `blocks` in order; `seed` is that of the random weights."""
+        """The backbone with a new head for these labels; `seed` is that of the random weights."""
+
+    def load(self, candidate: CandidateRecord) -> BlockedModel:
+        """The network of a finished candidate with its weights.
+
+        Raises:
+            BackboneError: the file does not hold this network's weights.
+        """
+
+
+class Scorer(Protocol):
+    """From the network's output to answers that can be judged."""
+
+    def targets(self, manifest: pa.Table, labels: Sequence[str]) -> torch.Tensor:
+        """The targets of the manifest's rows, in order.
+
+        Raises:
+            DataError: a target is not in the label space.
+        """
 
     def probabilities(self, output: torch.Tensor) -> torch.Tensor:
-        """What a user would read of the network's output: (N, classes), rows summing to 1."""
+        """What a user would read of the network's output: (N, classes), rows summing to 1.
 
-    # --- reading ----------------------------------------------------------------------------------------
-    def show(self, path: Path, folder: Path, name: str) -> str | None:
-        """Writes what a reader sees of an example into `folder`, as a file that a browser shows, and returns the
-        file's name, `name` with an ending; None where there is nothing to see. Small, and the same bytes each time."""
+        Raises:
+            TrainingError: the output is of another form.
+        """
+
+
+class Exhibit(NamedTuple):
+    """What a reader of the report sees of an example.
+
+    Args:
+        kind: a picture, or text.
+        content: the picture's file name in the folder that it was written to; or the text as it is, to be escaped.
+    """
+
+    kind: Literal["picture", "text"]
+    content: str
+
+
+class Display(Protocol):
+    """An example as a reader sees it."""
+
+    def exhibit(self, example: Mapping[str, Any], data: Path, folder: Path, name: str) -> Exhibit | None:
+        """What is to be seen of an example; None where there is nothing to see.
+
+        Args:
+            example: a row of a manifest: id, path and, for rows of a table, content.
+            data: the data folder.
+            folder: where a picture is written to: small, and the same bytes each time.
+            name: the picture's file name without an ending.
+
+        Raises:
+            DataError: the example cannot be read.
+        """
+
+
+class ServedColumn(NamedTuple):
+    """A column of what a served model is asked, or answers."""
+
+    name: str
+    type: Literal["binary", "string", "double", "map of doubles"]
+
+
+class Serving(Protocol):
+    """How a registered model answers without Thaw, and how it is asked."""
+
+    @property
+    def module(self) -> str:
+        """The module of `pipeline.serving` that travels with the model and answers."""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What answering needs, by the names on the package index."""
+
+    @property
+    def inputs(self) -> tuple[ServedColumn, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[ServedColumn, ...]: ...
+
+    def settings(self, config: Config, candidate: CandidateRecord) -> dict[str, Any]:
+        """How the served model presents its inputs, what it refuses and how it names its answers: part of the key of
+        a version, and what the code reads beside the weights."""
+
+    def input_example(self) -> pd.DataFrame:
+        """An input that shows nobody's data."""
+
+    def requests(self, examples: Sequence[Mapping[str, Any]], data: Path) -> pd.DataFrame:
+        """What a client would send for rows of a manifest."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What differs by the kind of problem.
+
+    Args:
+        name: as in `task.name`.
+        reader: lists, reads and measures examples: for `validate`.
+        codec: makes network input of them.
+        network: builds the network.
+        scorer: makes answers of its output.
+        display: shows an example in the report.
+        serving: makes the serving side, which is needed last and imports the most.
+    """
+
+    name: str
+    reader: Reader
+    codec: Codec
+    network: Network
+    scorer: Scorer
+    display: Display
+    serving: Callable[[], Serving]

@@ -1,25 +1,17 @@
-"""The tasks there are. Values are `module:name`, so that listing them imports none."""
+"""From a task's name to its parts."""
 
 from __future__ import annotations
 
-import importlib
-
-from pipeline.errors import ConfigError
+from pipeline import task_catalog
 from pipeline.tasks.base import Task
 
-TASKS = {
-    "image-classification": "pipeline.tasks.image_classification:ImageClassification",
-}
 
-
-def get(name: str) -> Task:
+def find(name: str) -> Task:
     """The task of that name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or a package that it needs is not installed.
     """
-    if name not in TASKS:
-        raise ConfigError("task.name", found=name, expected="one of " + ", ".join(TASKS))
-    module, _, attribute = TASKS[name].partition(":")
-    task: Task = getattr(importlib.import_module(module), attribute)()
+    task_catalog.require_extra(name)
+    task: Task = task_catalog.load_object(task_catalog.find(name).task)
     return task

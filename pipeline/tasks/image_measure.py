@@ -14,11 +14,11 @@ from typing import Any
 import imagehash
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.config import ImageIntakeConfig
 from pipeline.data.files import outside
 from pipeline.examples import ColumnExpectation, ExampleFault, MeasuredExample
 from pipeline.manifest import real_path
 from pipeline.tasks import image_files
+from pipeline.tasks.image_classification.settings import ImageIntakeConfig
 
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),

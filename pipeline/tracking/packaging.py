@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import io
 import json
 import re
 import shutil
@@ -12,23 +11,35 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.tracking import store as stores
 from pipeline.tracking.runs import KEY
 from pipeline.tracking.store import Store
 
-NEEDED = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision")  # what answering needs
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.tasks.base import ServedColumn, Serving
+
+SERVED_NAMES = {"model.safetensors": "weights.safetensors"}  # file of a candidate → its name beside the served code
 
 
 def save(
-    folder: Path, code: Path, weights: Path, settings: Mapping[str, Any], members: Path, metadata: Mapping[str, str]
+    folder: Path,
+    serving: Serving,
+    code: Path,
+    files: Sequence[Path],
+    settings: Mapping[str, Any],
+    members: Path,
+    metadata: Mapping[str, str],
 ) -> None:
     """Saves a candidate into `folder`, which must not exist, as a model that answers without Thaw.
 
     Args:
+        serving: the task's side of it.
         code: the file that answers.
-        weights: a stock state dict, as safetensors.
+        files: what lies beside the settings: weights.safetensors and whatever else rebuilds the network.
         settings: what the code reads beside the weights, as `pipeline.served.settings` gives it, and `kwargs`: what
             the architecture's builder needs beside the number of classes.
         members: the table of the examples that the model learnt from; it answers without it.
@@ -38,49 +49,45 @@ def save(
     shutil.rmtree(parts.parent, ignore_errors=True)
     parts.mkdir(parents=True)
     (parts / "model.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    shutil.copyfile(weights, parts / "weights.safetensors")
+    for file in files:
+        shutil.copyfile(file, parts / SERVED_NAMES.get(file.name, file.name))
     with _quietly():
         _pyfunc().save_model(
-            str(folder), python_model=str(code), artifacts={"model": str(parts)}, signature=signature(),
-            input_example=example(), pip_requirements=requirements(), metadata=dict(metadata),
+            str(folder), python_model=str(code), artifacts={"model": str(parts)}, signature=signature(serving),
+            input_example=serving.input_example(), pip_requirements=requirements(serving.packages), metadata=dict(metadata),
         )  # fmt: skip
     shutil.rmtree(parts.parent)
     shutil.copyfile(members, folder / members.name)
 
 
-def signature() -> Any:
-    """In: `image`, an image file's content. Out: label, score, probabilities by label."""
+def signature(serving: Serving) -> Any:
+    """MLflow's signature of a task's served model."""
     from mlflow.models import ModelSignature
+
+    return ModelSignature(inputs=_schema(serving.inputs), outputs=_schema(serving.outputs))
+
+
+def _schema(columns: Sequence[ServedColumn]) -> Any:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Map
 
-    return ModelSignature(
-        inputs=Schema([ColSpec(DataType.binary, "image")]),
-        outputs=Schema([
-            ColSpec(DataType.string, "label"), ColSpec(DataType.double, "score"),
-            ColSpec(Map(DataType.double), "probabilities"),
-        ]),
-    )  # fmt: skip
+    types: dict[str, Any] = {
+        "binary": DataType.binary,
+        "string": DataType.string,
+        "double": DataType.double,
+        "map of doubles": Map(DataType.double),
+    }
+    return Schema([ColSpec(types[column.type], column.name) for column in columns])
 
 
-def example() -> Any:
-    """A plain grey image, so that no one's data is shown to everyone who may see the registry."""
-    import pandas as pd
-    from PIL import Image
-
-    content = io.BytesIO()
-    Image.new("RGB", (32, 32), (128, 128, 128)).save(content, "PNG")
-    return pd.DataFrame({"image": [content.getvalue()]})
-
-
-def requirements() -> list[str]:
+def requirements(packages: Sequence[str]) -> list[str]:
     """What answering needs, in the versions it was tried with."""
-    return [f"{name}=={version(name).partition('+')[0]}" for name in NEEDED]
+    return [f"{name}=={version(name).partition('+')[0]}" for name in packages]
 
 
-def answers(folder: Path, images: Sequence[bytes]) -> list[dict[str, float]]:
-    """Loads a saved model and asks it: the probability of each label, by image."""
-    table = ask(load(folder), images)
+def answers(folder: Path, requests: pd.DataFrame) -> list[dict[str, float]]:
+    """Loads a saved model and asks it: the probability of each label, by request."""
+    table = load(folder).predict(requests)
     return list(table["probabilities"])
 
 
@@ -103,11 +110,11 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def ask(model: Any, images: Sequence[bytes]) -> Any:
-    """The model's answers as a table: label, score, probabilities."""
+def ask(model: Any, column: str, values: Sequence[Any]) -> Any:
+    """The model's answers about the values of its input column, as a table: label, score, probabilities."""
     import pandas as pd
 
-    return model.predict(pd.DataFrame({"image": pd.Series(list(images), dtype=object)}))
+    return model.predict(pd.DataFrame({column: pd.Series(list(values), dtype=object)}))
 
 
 def upload(store: Store, folder: Path, name: str, run_id: str, key: str, tags: Mapping[str, str]) -> tuple[str, str]:

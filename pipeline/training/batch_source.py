@@ -16,7 +16,8 @@ from pipeline.tasks.base import RandomDraw
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.config import FinetuneConfig, TaskConfig
+    from pipeline.config import FinetuneConfig
+    from pipeline.config_section import TaskConfig
     from pipeline.context import Console
     from pipeline.models.blocks import BlockedModel
     from pipeline.records import InputSpec
@@ -118,7 +119,7 @@ class BatchSource:
         if views is not None:
             pairs = zip(views.tolist(), chosen.tolist(), strict=True)
             draws = [RandomDraw(job.config.seed, view, self.examples.ids[position]) for view, position in pairs]
-        return job.task.prepare(job.store.batch(rows), job.spec, job.task_config, draws)
+        return job.task.codec.prepare(job.store.batch(rows), job.spec, job.task_config, draws)
 
     def _culprits(self, chosen: Rows, views: Rows | None) -> list[str]:
         """Those of a failed batch that fail alone as well; all of them where none does."""

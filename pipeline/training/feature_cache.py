@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from pipeline.config import TaskConfig
+    from pipeline.config_section import TaskConfig
     from pipeline.context import Console
     from pipeline.models.blocks import BlockedModel
     from pipeline.records import InputSpec
@@ -90,7 +90,7 @@ class FrozenPrefix:
         import torch
 
         pixels = self.store.batch(self.rows[positions])
-        x = self.task.prepare(pixels, self.spec, self.task_config, self._draws(positions, turns))
+        x = self.task.codec.prepare(pixels, self.spec, self.task_config, self._draws(positions, turns))
         with self._evaluating(), torch.inference_mode(), autocast(self.plan):
             return self.model.run(to_input(x, self.plan), 0, self.boundary).cpu()
 

@@ -419,7 +419,7 @@ class StageTrainer:
         for x in self._watched(loaded):
             with autocast(self.plan):
                 output = self.model.run(to_input(x, self.plan), feed.start)
-            yield self.job.task.probabilities(output).cpu()
+            yield self.job.task.scorer.probabilities(output).cpu()
             self._pause()
 
     def _note(self, metrics: dict[str, float]) -> None:

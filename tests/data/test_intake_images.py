@@ -12,10 +12,10 @@ import pytest
 from PIL import ExifTags, Image
 
 from image_builders import dataset, encoded, frames, picture, placeholder, png_header, save
-from pipeline.config import ImageIntakeConfig
 from pipeline.errors import DataError
 from pipeline.examples import ExampleFault, MeasuredExample
 from pipeline.tasks import image_files
+from pipeline.tasks.image_classification.settings import ImageIntakeConfig
 from pipeline.tasks.image_files import open_rgb
 from pipeline.tasks.image_measure import measure
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from image_builders import dataset, encoded, picture, save
-from pipeline.config import ImageIntakeConfig
 from pipeline.context import SilentConsole
 from pipeline.data.scan import scan
 from pipeline.data.scan_cache import ScanCache
 from pipeline.examples import ExampleFault, MeasuredExample
+from pipeline.tasks.image_classification.settings import ImageIntakeConfig
 from pipeline.tasks.image_measure import measure
 
 Results = dict[str, MeasuredExample | ExampleFault]

@@ -18,12 +18,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pipeline import manifest
-from pipeline.config import EvaluateConfig, TaskConfig
+from pipeline.config import EvaluateConfig
 from pipeline.context import Context, MetricPoint, NoRun, SilentConsole, TrackedRun
 from pipeline.errors import SplitError, TrainingError
 from pipeline.models import blocks
 from pipeline.records import BaselineAge, CandidateRecord, EvaluateRecord, FinetuneRecord, InputSpec, SplitRecord
 from pipeline.steps.evaluate import evaluate
+from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import members
 
 LABELS = ("dark", "light", "never")
@@ -78,7 +79,7 @@ class Place:
             root=self.root, data=self.root / "data", scratch=self.root / ".thaw", side=self.root / ".thaw/runs/now/e",
             tracker=self.run, **surroundings,
         )  # fmt: skip
-        return evaluate(config, TaskConfig(), self.split, self.finetuned, out, context)
+        return evaluate(config, ImageClassificationConfig(), self.split, self.finetuned, out, context)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -199,12 +200,14 @@ def test_the_answers_are_the_networks_own_in_fp32(done: tuple[Place, EvaluateRec
     place, record = done
     row = pq.read_table(record.predictions).slice(5, 1).to_pylist()[0]
     model = blocks.load_finetuned(ARCHITECTURE, 3, place.finetuned.folder / "head" / "model.safetensors").eval()
-    from pipeline.tasks.image_classification import ImageClassification
+    from pipeline.tasks.image_classification import TASK
 
-    kind, spec = ImageClassification(), place.finetuned.candidate().input
-    decoded = torch.from_numpy(kind.decode(place.root / "data" / row["path"], spec))[None]
+    kind, spec = TASK, place.finetuned.candidate().input
+    decoded = torch.from_numpy(kind.codec.decode(place.root / "data" / row["path"], spec))[None]
     with torch.inference_mode():
-        expected = kind.probabilities(model(kind.prepare(decoded, spec, TaskConfig(), None)))[0]
+        expected = kind.scorer.probabilities(
+            model(kind.codec.prepare(decoded, spec, ImageClassificationConfig(), None))
+        )[0]
     assert [row[f"p.{label}"] for label in LABELS] == pytest.approx(expected.tolist(), abs=1e-6)
 
 

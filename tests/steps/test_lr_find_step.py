@@ -12,17 +12,18 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pipeline import manifest
-from pipeline.config import FinetuneConfig, ImageInputConfig, PlanConfig, TaskConfig
+from pipeline.config import FinetuneConfig, PlanConfig
 from pipeline.context import Context
 from pipeline.errors import ConfigError
 from pipeline.models import blocks
 from pipeline.records import BackboneRecord, InputSpec, SplitRecord
 from pipeline.steps.lr_find import lr_find
+from pipeline.tasks.image_classification.settings import ImageClassificationConfig, ImageInputConfig
 
 CONFIG = FinetuneConfig(
     batch_size=8, views=1, plan=PlanConfig(precision="fp32", memory_format="contiguous", device="cpu")
 )
-TASK = TaskConfig(input=ImageInputConfig(size=32))
+TASK = ImageClassificationConfig(input=ImageInputConfig(size=32))
 
 
 @pytest.fixture(scope="module")

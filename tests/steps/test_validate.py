@@ -15,12 +15,13 @@ import pytest
 
 from image_builders import dataset, encoded, picture, placeholder, save
 from pipeline import manifest
-from pipeline.config import DataConfig, TaskConfig
+from pipeline.config import DataConfig
 from pipeline.context import Context, SilentConsole
 from pipeline.errors import DataError
 from pipeline.evaluation.slices import slices
 from pipeline.records import ValidateRecord
 from pipeline.steps.validate import validate
+from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 
 
 class Told(SilentConsole):
@@ -55,7 +56,7 @@ class Bench:
         context = Context(self.base, self.data, self.base / ".thaw", self.side, console)
         config = DataConfig.model_validate({"min_per_class": 5, **settings})
         try:
-            return validate(config, TaskConfig(), self.out, context)
+            return validate(config, ImageClassificationConfig(), self.out, context)
         finally:
             self.said = console.lines
 

@@ -11,14 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.config import ImageAugmentConfig, ImageInputConfig, TaskConfig
 from pipeline.errors import DataError, TrainingError
 from pipeline.records import BackboneRecord, InputSpec
 from pipeline.tasks import augment, catalog
 from pipeline.tasks.base import RandomDraw
-from pipeline.tasks.image_classification import ImageClassification
+from pipeline.tasks.image_classification import TASK
+from pipeline.tasks.image_classification.settings import ImageAugmentConfig, ImageClassificationConfig, ImageInputConfig
 
-TASK = ImageClassification()
 SPEC = InputSpec(size=56, resize=64)
 STILL = ImageAugmentConfig(crop_scale=(1, 1), crop_ratio=(1, 1), hflip=0, brightness=0, contrast=0, saturation=0)
 
@@ -43,15 +42,15 @@ def draws(count: int, view: int = 1, seed: int = 0) -> list[RandomDraw]:
 
 
 def test_the_catalogue_knows_it() -> None:
-    assert isinstance(catalog.get("image-classification"), ImageClassification)
+    assert catalog.find("image-classification") is TASK
 
 
 # --- decoding -------------------------------------------------------------------------------------------
 def test_crop_takes_the_centre_square(tmp_path: Path) -> None:
     pixels = np.zeros((100, 300, 3))
     pixels[:, 100:200] = (200, 100, 50)
-    decoded = TASK.decode(saved(tmp_path / "wide.png", pixels), SPEC)
-    assert decoded.shape == TASK.shape(SPEC)
+    decoded = TASK.codec.decode(saved(tmp_path / "wide.png", pixels), SPEC)
+    assert decoded.shape == TASK.codec.shape(SPEC)
     assert decoded.dtype == np.uint8
     # The outermost columns mix with what lies beside the square, as they do in any antialiased resize.
     assert (decoded[:, 1:-1] == (200, 100, 50)).all()
@@ -59,7 +58,7 @@ def test_crop_takes_the_centre_square(tmp_path: Path) -> None:
 
 def test_crop_equals_resizing_the_shorter_side_then_cropping(tmp_path: Path) -> None:
     pixels = smooth(128, 256)
-    ours = TASK.decode(saved(tmp_path / "p.png", pixels), SPEC).astype(int)
+    ours = TASK.codec.decode(saved(tmp_path / "p.png", pixels), SPEC).astype(int)
     usual = Image.fromarray(pixels.astype(np.uint8)).resize((128, 64), Image.Resampling.BILINEAR).crop((32, 0, 96, 64))
     assert np.abs(ours - np.asarray(usual).astype(int)).max() <= 1
 
@@ -67,14 +66,14 @@ def test_crop_equals_resizing_the_shorter_side_then_cropping(tmp_path: Path) -> 
 def test_squash_keeps_both_ends(tmp_path: Path) -> None:
     pixels = np.zeros((40, 400, 3))
     pixels[:, :100], pixels[:, 300:] = (255, 0, 0), (0, 0, 255)
-    decoded = TASK.decode(saved(tmp_path / "p.png", pixels), SPEC.model_copy(update={"fit": "squash"}))
+    decoded = TASK.codec.decode(saved(tmp_path / "p.png", pixels), SPEC.model_copy(update={"fit": "squash"}))
     assert tuple(decoded[32, 0]) == (255, 0, 0)
     assert tuple(decoded[32, -1]) == (0, 0, 255)
 
 
 def test_pad_keeps_all_and_fills_with_the_background(tmp_path: Path) -> None:
     spec = SPEC.model_copy(update={"fit": "pad", "background": (1, 2, 3)})
-    decoded = TASK.decode(saved(tmp_path / "p.png", np.full((50, 100, 3), 200)), spec)
+    decoded = TASK.codec.decode(saved(tmp_path / "p.png", np.full((50, 100, 3), 200)), spec)
     assert (decoded[:16] == (1, 2, 3)).all()
     assert (decoded[48:] == (1, 2, 3)).all()
     assert (decoded[16:48] == 200).all()
@@ -82,12 +81,12 @@ def test_pad_keeps_all_and_fills_with_the_background(tmp_path: Path) -> None:
 
 def test_a_pixel_wide_line_can_be_padded(tmp_path: Path) -> None:
     spec = SPEC.model_copy(update={"fit": "pad"})
-    assert TASK.decode(saved(tmp_path / "p.png", np.zeros((1, 500, 3))), spec).shape == (64, 64, 3)
+    assert TASK.codec.decode(saved(tmp_path / "p.png", np.zeros((1, 500, 3))), spec).shape == (64, 64, 3)
 
 
 def test_a_large_jpeg_decoded_at_reduced_size_looks_the_same(tmp_path: Path) -> None:
     path = saved(tmp_path / "large.jpg", smooth(1024, 1536), quality=95)
-    ours = TASK.decode(path, SPEC).astype(int)
+    ours = TASK.codec.decode(path, SPEC).astype(int)
     full = Image.open(path).resize((64, 64), Image.Resampling.BILINEAR, box=(256, 0, 1280, 1024))
     assert np.abs(ours - np.asarray(full).astype(int)).mean() < 2
 
@@ -95,7 +94,7 @@ def test_a_large_jpeg_decoded_at_reduced_size_looks_the_same(tmp_path: Path) -> 
 def test_an_undecodable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
     with pytest.raises(DataError, match=r"broken\.jpg"):
-        TASK.decode(tmp_path / "broken.jpg", SPEC)
+        TASK.codec.decode(tmp_path / "broken.jpg", SPEC)
 
 
 # --- the input of a backbone ----------------------------------------------------------------------------
@@ -107,25 +106,25 @@ def backbone(**spec: Any) -> BackboneRecord:
 
 
 def test_the_backbones_own_presentation_is_kept() -> None:
-    spec = TASK.input(TaskConfig(), backbone(mean=(0.1, 0.2, 0.3)))
+    spec = TASK.codec.input_spec(ImageClassificationConfig(), backbone(mean=(0.1, 0.2, 0.3)))
     assert (spec.size, spec.resize, spec.mean) == (224, 256, (0.1, 0.2, 0.3))
 
 
 def test_another_size_keeps_the_margin_in_proportion() -> None:
-    spec = TASK.input(TaskConfig(input=ImageInputConfig(size=112)), backbone())
+    spec = TASK.codec.input_spec(ImageClassificationConfig(input=ImageInputConfig(size=112)), backbone())
     assert (spec.size, spec.resize) == (112, 128)
 
 
 @pytest.mark.parametrize("fit", ["squash", "pad"])
 def test_a_whole_picture_has_no_margin(fit: Any) -> None:
-    spec = TASK.input(TaskConfig(input=ImageInputConfig(fit=fit)), backbone())
+    spec = TASK.codec.input_spec(ImageClassificationConfig(input=ImageInputConfig(fit=fit)), backbone())
     assert (spec.size, spec.resize, spec.fit) == (224, 224, fit)
 
 
 # --- the plain presentation -----------------------------------------------------------------------------
 def test_plain_is_the_normalised_centre() -> None:
     decoded = batch(5)
-    x = TASK.prepare(decoded, SPEC, TaskConfig(), None)
+    x = TASK.codec.prepare(decoded, SPEC, ImageClassificationConfig(), None)
     assert x.shape == (5, 3, 56, 56)
     assert x.dtype == torch.float32
     mean, std = (torch.tensor(v)[:, None, None] for v in (SPEC.mean, SPEC.std))
@@ -139,11 +138,13 @@ def test_neighbours_in_the_batch_change_not_a_bit(threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        decoded, config = batch(19), TaskConfig(augment=ImageAugmentConfig(vflip=0.5, rotate90=True))
-        together = TASK.prepare(decoded, SPEC, config, draws(19))
-        alone = torch.cat([TASK.prepare(decoded[i : i + 1], SPEC, config, draws(19)[i : i + 1]) for i in range(19)])
+        decoded, config = batch(19), ImageClassificationConfig(augment=ImageAugmentConfig(vflip=0.5, rotate90=True))
+        together = TASK.codec.prepare(decoded, SPEC, config, draws(19))
+        alone = torch.cat(
+            [TASK.codec.prepare(decoded[i : i + 1], SPEC, config, draws(19)[i : i + 1]) for i in range(19)]
+        )
         turned = list(range(18, -1, -1))
-        other = TASK.prepare(decoded[turned], SPEC, config, [draws(19)[i] for i in turned])
+        other = TASK.codec.prepare(decoded[turned], SPEC, config, [draws(19)[i] for i in turned])
     finally:
         torch.set_num_threads(before)
     assert torch.equal(together, alone)
@@ -152,7 +153,10 @@ def test_neighbours_in_the_batch_change_not_a_bit(threads: int) -> None:
 
 def test_the_first_view_is_the_plain_one() -> None:
     mixed = [RandomDraw(0, view, f"{view:032x}") for view in (0, 1, 0)]
-    found, plain = TASK.prepare(batch(3), SPEC, TaskConfig(), mixed), TASK.prepare(batch(3), SPEC, TaskConfig(), None)
+    found, plain = (
+        TASK.codec.prepare(batch(3), SPEC, ImageClassificationConfig(), mixed),
+        TASK.codec.prepare(batch(3), SPEC, ImageClassificationConfig(), None),
+    )
     assert [torch.equal(a, b) for a, b in zip(found, plain, strict=True)] == [True, False, True]
 
 
@@ -165,8 +169,10 @@ def test_a_view_follows_from_seed_view_and_id_alone() -> None:
 
 def test_nothing_random_leaves_the_picture() -> None:
     spec = SPEC.model_copy(update={"size": 64})
-    still = TASK.prepare(batch(3), spec, TaskConfig(augment=STILL), draws(3))
-    torch.testing.assert_close(still, TASK.prepare(batch(3), spec, TaskConfig(), None), rtol=0, atol=1e-5)
+    still = TASK.codec.prepare(batch(3), spec, ImageClassificationConfig(augment=STILL), draws(3))
+    torch.testing.assert_close(
+        still, TASK.codec.prepare(batch(3), spec, ImageClassificationConfig(), None), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,17 +181,17 @@ def test_nothing_random_leaves_the_picture() -> None:
 )  # fmt: skip
 def test_flips(setting: dict[str, float], turn: Any) -> None:
     spec = SPEC.model_copy(update={"size": 64})
-    config = TaskConfig(augment=STILL.model_copy(update=setting))
-    plain = TASK.prepare(batch(3), spec, config, None)
-    torch.testing.assert_close(TASK.prepare(batch(3), spec, config, draws(3)), turn(plain), rtol=0, atol=1e-5)
+    config = ImageClassificationConfig(augment=STILL.model_copy(update=setting))
+    plain = TASK.codec.prepare(batch(3), spec, config, None)
+    torch.testing.assert_close(TASK.codec.prepare(batch(3), spec, config, draws(3)), turn(plain), rtol=0, atol=1e-5)
 
 
 def test_quarter_turns_are_all_four_and_nothing_else() -> None:
     spec = SPEC.model_copy(update={"size": 64})
-    config = TaskConfig(augment=STILL.model_copy(update={"rotate90": True}))
+    config = ImageClassificationConfig(augment=STILL.model_copy(update={"rotate90": True}))
     picture = batch(1)
-    seen = TASK.prepare(picture.expand(40, -1, -1, -1), spec, config, draws(40))
-    plain = TASK.prepare(picture, spec, config, None)[0]
+    seen = TASK.codec.prepare(picture.expand(40, -1, -1, -1), spec, config, draws(40))
+    plain = TASK.codec.prepare(picture, spec, config, None)[0]
     turns = [plain.rot90(k, (1, 2)) for k in range(4)]
     which = [[torch.allclose(x, turned, atol=1e-5) for turned in turns].index(True) for x in seen]
     assert set(which) == {0, 1, 2, 3}
@@ -221,30 +227,30 @@ def test_colours_equal_one_adjustment_after_another() -> None:
 
 def test_colours_are_clipped_to_what_a_picture_can_hold() -> None:
     white = torch.full((1, 64, 64, 3), 255, dtype=torch.uint8)
-    config = TaskConfig(augment=STILL.model_copy(update={"brightness": 0.9}))
+    config = ImageClassificationConfig(augment=STILL.model_copy(update={"brightness": 0.9}))
     for view in range(1, 7):
-        x = TASK.prepare(white, SPEC, config, draws(1, view))
+        x = TASK.codec.prepare(white, SPEC, config, draws(1, view))
         assert x.max() <= (1 - min(SPEC.mean)) / min(SPEC.std) + 1e-5
 
 
 # --- targets and answers --------------------------------------------------------------------------------
 def test_targets_go_by_name() -> None:
     manifest = pa.table({"target": ["b", "a", "b"]})
-    assert TASK.targets(manifest, ("a", "b")).tolist() == [1, 0, 1]
-    assert TASK.targets(manifest, ("b", "c", "a")).tolist() == [0, 2, 0]
+    assert TASK.scorer.targets(manifest, ("a", "b")).tolist() == [1, 0, 1]
+    assert TASK.scorer.targets(manifest, ("b", "c", "a")).tolist() == [0, 2, 0]
 
 
 def test_a_label_outside_the_label_space_is_named() -> None:
     with pytest.raises(DataError, match="wasp"):
-        TASK.targets(pa.table({"target": ["ant", "wasp"]}), ("ant", "bee"))
+        TASK.scorer.targets(pa.table({"target": ["ant", "wasp"]}), ("ant", "bee"))
 
 
 def test_probabilities_are_float32_and_sum_to_one() -> None:
-    found = TASK.probabilities(torch.randn(4, 3).bfloat16())
+    found = TASK.scorer.probabilities(torch.randn(4, 3).bfloat16())
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.sum(1), torch.ones(4))
     with pytest.raises(TrainingError, match="shape"):
-        TASK.probabilities(torch.randn(4, 3, 2))
+        TASK.scorer.probabilities(torch.randn(4, 3, 2))
 
 
 def test_a_built_model_has_the_backbones_weights_and_a_new_head(tmp_path: Path) -> None:
@@ -255,8 +261,8 @@ def test_a_built_model_has_the_backbones_weights_and_a_new_head(tmp_path: Path) 
     pretrained = blocks.build("squeezenet1_1", 1000, seed=3)
     save_file(blocks.state(pretrained), tmp_path / "weights.safetensors")
     record = backbone().model_copy(update={"folder": tmp_path})
-    model = TASK.build(record, ("ant", "bee"))
+    model = TASK.network.build(record, ("ant", "bee"))
     assert torch.equal(model.stock.features[0].weight, pretrained.stock.features[0].weight)
     assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
-    fresh = TASK.build(record, ("ant", "bee"), pretrained=False)
+    fresh = TASK.network.build(record, ("ant", "bee"), pretrained=False)
     assert not torch.equal(fresh.stock.features[0].weight, pretrained.stock.features[0].weight)

@@ -11,16 +11,17 @@ import pyarrow.compute as pc
 import pytest
 import yaml
 from test_finetune import BACKBONE, CONFIG, data
-from tiny import TinyTask, Words, elsewhere
+from tiny import Words, elsewhere, tiny_task
 
 from pipeline import dvc_yaml, manifest
-from pipeline.config import Config, FinetuneConfig, TaskConfig, parse, to_yaml
+from pipeline.config import Config, FinetuneConfig, parse, to_yaml
 from pipeline.context import Context, SilentConsole
 from pipeline.errors import TrainingError
 from pipeline.records import BackboneRecord, FinetuneRecord
 from pipeline.steps import baseline
 from pipeline.steps import finetune as step
 from pipeline.tasks import catalog
+from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import members
 from pipeline.versioning import Memory, initialise
 
@@ -30,7 +31,7 @@ ANOTHER = CONFIG.model_copy(update={"baseline_steps": 1})
 
 @pytest.fixture(autouse=True)
 def _tiny_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "get", lambda name: TinyTask())
+    monkeypatch.setattr(catalog, "find", lambda name: tiny_task())
 
 
 def run(
@@ -48,16 +49,16 @@ def run(
     context = Context(
         root=root, data=root / "data", scratch=root / ".thaw", side=root / "side", console=console or SilentConsole()
     )
-    return step.finetune(config, TaskConfig(), split, backbone, out, context)
+    return step.finetune(config, ImageClassificationConfig(), split, backbone, out, context)
 
 
 def run_in_another_process(root: Path) -> None:
-    catalog.get = lambda name: TinyTask()  # type: ignore[assignment, return-value]
+    catalog.find = lambda name: tiny_task()  # type: ignore[assignment, return-value]
     run(root)
 
 
 def train_another_in_another_process(root: Path) -> None:
-    catalog.get = lambda name: TinyTask()  # type: ignore[assignment, return-value]
+    catalog.find = lambda name: tiny_task()  # type: ignore[assignment, return-value]
     run(root, ANOTHER)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import torch
 from tiny import elsewhere
 
 from disks import small_disk, small_files
-from pipeline.config import ImageAugmentConfig, TaskConfig
 from pipeline.context import SilentConsole
 from pipeline.models import blocks
 from pipeline.records import InputSpec
 from pipeline.tasks.base import RandomDraw
-from pipeline.tasks.image_classification import ImageClassification
+from pipeline.tasks.image_classification import TASK
+from pipeline.tasks.image_classification.codec import ImageCodec
+from pipeline.tasks.image_classification.settings import ImageAugmentConfig, ImageClassificationConfig
 from pipeline.training import feature_cache, sampling
 from pipeline.training.plan import TrainingPlan, autocast, place, to_input
 
@@ -41,10 +43,11 @@ class Store:
         return self.pixels[torch.from_numpy(rows)]
 
 
-class Counting(ImageClassification):
+class Counting(ImageCodec):
     """Counts the examples it prepares."""
 
     def __init__(self) -> None:
+        super().__init__("image-classification")
         self.prepared = 0
 
     def prepare(self, decoded: torch.Tensor, *rest: Any) -> torch.Tensor:
@@ -76,10 +79,10 @@ def opened(
     task: Any = None, views: int | None = VIEWS, plan: TrainingPlan = PLAN, console: Any = None, **other: Any,
 ) -> feature_cache.FeatureStore | None:  # fmt: skip
     store = store or Store(64)
-    values = {"spec": SPEC, "task_config": TaskConfig(), "seed": 0, "key": "weights", **other}
+    values = {"spec": SPEC, "task_config": ImageClassificationConfig(), "seed": 0, "key": "weights", **other}
     return feature_cache.open_features(
         model, boundary % len(model.blocks), store, np.arange(len(store.ids)) if rows is None else rows,
-        task or ImageClassification(), values["spec"], values["task_config"], seed=values["seed"], views=views,
+        TASK if task is None else replace(TASK, codec=task), values["spec"], values["task_config"], seed=values["seed"], views=views,
         plan=plan, key=values["key"], scratch=scratch, console=console or SilentConsole(),
         between=values.get("between", lambda: None), in_use=values.get("in_use", ()),
     )  # fmt: skip
@@ -105,7 +108,7 @@ def computed(
 ) -> torch.Tensor:
     """What a stage without the cache would give to its first trained block."""
     draws = None if views is None else [RandomDraw(0, int(v), store.ids[r]) for r, v in zip(rows, views, strict=True)]
-    x = ImageClassification().prepare(store.batch(rows), SPEC, TaskConfig(), draws)
+    x = TASK.codec.prepare(store.batch(rows), SPEC, ImageClassificationConfig(), draws)
     with torch.inference_mode(), autocast(plan):
         return model.run(to_input(x, plan), 0, boundary % len(model.blocks))
 
@@ -256,7 +259,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "seed": {"seed": 1},
     "number of views": {"views": 2},
     "size": {"spec": SPEC.model_copy(update={"size": 40})},
-    "augmentation": {"task_config": TaskConfig(augment=ImageAugmentConfig(hflip=0.3))},
+    "augmentation": {"task_config": ImageClassificationConfig(augment=ImageAugmentConfig(hflip=0.3))},
     "memory format": {"plan": PLAN.model_copy(update={"memory_format": "channels-last"})},
     "fused operations": {"plan": PLAN.model_copy(update={"fuse": True})},
     "precision": {"plan": PLAN.model_copy(update={"precision": "bf16"})},

@@ -13,15 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny import LABELS, SPEC, TinyStore, TinyTask, Words, elsewhere
+from tiny import LABELS, SPEC, TinyStore, Words, elsewhere, tiny_task
 
 from pipeline import manifest
-from pipeline.config import FinetuneConfig, PlanConfig, TaskConfig
+from pipeline.config import FinetuneConfig, PlanConfig
 from pipeline.context import Context, MetricPoint, NoTracker
 from pipeline.errors import ConfigError
 from pipeline.records import BackboneRecord, FinetuneRecord, SplitRecord
 from pipeline.steps import finetune as step
 from pipeline.tasks import catalog
+from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 
 CONFIG = FinetuneConfig(
     recipes=("head",), epochs=3, batch_size=8, views=2, lr=1e-2, head_solver="optimizer",
@@ -84,17 +85,17 @@ def data(root: Path, count: int = 60) -> SplitRecord:
 
 def run(root: Path, config: FinetuneConfig = CONFIG, **surroundings: Any) -> FinetuneRecord:
     """The step in a workspace below `root`; each call writes to a new folder."""
-    catalog.get = lambda name: TinyTask()  # type: ignore[assignment, return-value]
+    catalog.find = lambda name: tiny_task()  # type: ignore[assignment, return-value]
     split = data(root)
     out = root / f"out{len(list(root.glob('out*')))}"
     out.mkdir()
     context = Context(root=root, data=root / "data", scratch=root / ".thaw", side=root / "side", **surroundings)
-    return step.finetune(config, TaskConfig(), split, BACKBONE, out, context)
+    return step.finetune(config, ImageClassificationConfig(), split, BACKBONE, out, context)
 
 
 @pytest.fixture(autouse=True)
 def _tiny_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "get", catalog.get)  # `run` replaces it, this puts it back
+    monkeypatch.setattr(catalog, "find", catalog.find)  # `run` replaces it, this puts it back
 
 
 def test_a_candidates_files_say_what_the_record_says(tmp_path: Path) -> None:

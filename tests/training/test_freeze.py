@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import STAGES, Setting, TinyModel, TinyTask
+from tiny import STAGES, Setting, TinyModel, TinyTask, tiny_task
 
 from pipeline.config import StageConfig
 from pipeline.errors import TrainingError
@@ -65,7 +65,7 @@ def test_train_called_behind_the_stages_back_is_caught(tmp_path: Path) -> None:
         models.append(TinyModel())
         return models[-1]
 
-    meddled = replace(job, task=Meddling(), build=build)
+    meddled = replace(job, task=tiny_task(Meddling()), build=build)
     setting.job = lambda console=None: meddled  # type: ignore[method-assign]
     with pytest.raises(TrainingError, match="behind the stage's back") as fault:
         setting.train()

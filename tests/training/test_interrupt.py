@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import Setting, TinyTask, train_and_hash, weights_hash
+from tiny import Setting, TinyTask, tiny_task, train_and_hash, weights_hash
 
 from pipeline.errors import Interrupted
 from pipeline.training.interruption import interruptible
@@ -38,7 +38,7 @@ def test_a_signal_at_any_batch_is_saved_and_changes_nothing(number: signal.Signa
 
     job = setting.job()
     former = signal.getsignal(number)
-    setting.job = lambda console=None: replace(job, task=Signalling())  # type: ignore[method-assign]
+    setting.job = lambda console=None: replace(job, task=tiny_task(Signalling()))  # type: ignore[method-assign]
     with pytest.raises(Interrupted, match=number.name):
         setting.train()
     assert calls == batch, "it went on after the signal"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import LABELS, Setting, TinyModel, TinyTask, Words
+from tiny import LABELS, Setting, TinyModel, Words, tiny_task
 
 from pipeline.config import FinetuneConfig, PlanConfig
 from pipeline.context import SilentConsole
@@ -35,7 +35,7 @@ def setting(folder: Path, seconds: float, monkeypatch: pytest.MonkeyPatch) -> Se
     monkeypatch.setattr(plan, "_step", step)
     monkeypatch.setattr(plan, "_shares", lambda *_: SHARES)
     x, targets = torch.zeros(4, 3, 8, 8), torch.arange(4) % len(LABELS)
-    chosen = plan.choose(TinyModel, TinyTask(), (x, targets), config, folder, SilentConsole())  # type: ignore[arg-type]
+    chosen = plan.choose(TinyModel, tiny_task(), (x, targets), config, folder, SilentConsole())  # type: ignore[arg-type]
     assert plans(folder), "the measurement was not remembered"
     return Setting(folder, config=config, plan=chosen, every_seconds=1e9)
 

@@ -13,7 +13,7 @@ from pipeline.config import FinetuneConfig, PlanConfig
 from pipeline.context import SilentConsole
 from pipeline.errors import ConfigError
 from pipeline.models import blocks
-from pipeline.tasks.image_classification import ImageClassification
+from pipeline.tasks.image_classification import TASK
 from pipeline.training import hardware, plan
 from pipeline.training.plan import MeasuredTrial, TrainingPlan
 
@@ -44,7 +44,7 @@ def chosen(
     config = FinetuneConfig(plan=PlanConfig(**{"device": "cpu", **settings}), **other)
     return plan.choose(
         factory,
-        ImageClassification(),
+        TASK,
         sample(),
         config,
         scratch,
@@ -335,8 +335,8 @@ def test_the_shares_of_the_blocks_are_measured_and_remembered(tmp_path: Path, mo
     monkeypatch.setattr(plan, "SECONDS", 60.0)
     config = FinetuneConfig(plan=PlanConfig(device="cpu", precision="fp32"))
     model = network()
-    plan.choose(lambda: model, ImageClassification(), sample(), config, tmp_path, SilentConsole())
-    found = plan.remembered(model, ImageClassification(), sample()[0], config, tmp_path)
+    plan.choose(lambda: model, TASK, sample(), config, tmp_path, SilentConsole())
+    found = plan.remembered(model, TASK, sample()[0], config, tmp_path)
     assert found is not None
     assert len(found.chosen.shares) == len(model.blocks)
     assert sum(found.chosen.shares) == pytest.approx(1)

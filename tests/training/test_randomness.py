@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import PLAN, STAGES, Setting, TinyTask, weights_hash
+from tiny import PLAN, STAGES, Setting, TinyTask, tiny_task, weights_hash
 
 from pipeline.config import FinetuneConfig, PlanConfig, StageConfig
 from pipeline.tasks.base import RandomDraw
@@ -96,7 +96,7 @@ def test_every_example_shows_the_view_its_epoch_gives_it(tmp_path: Path) -> None
             return super().prepare(decoded, spec, task, draws)
 
     setting = Setting(tmp_path, stages=STAGES[:2], every_seconds=1e9)
-    job = replace(setting.job(), task=Watched())
+    job = replace(setting.job(), task=tiny_task(Watched()))
     setting.job = lambda console=None: job  # type: ignore[method-assign]
     setting.train()
     keys = dict(zip(job.train.ids, job.train.keys.tolist(), strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import PLAN, STAGES, Setting, TinyStore, TinyTask, Words, weights_hash
+from tiny import PLAN, STAGES, Setting, TinyStore, TinyTask, Words, tiny_task, weights_hash
 
 from pipeline.errors import TrainingError
 from pipeline.training import gradient_accumulation
@@ -29,7 +29,7 @@ def test_a_loss_that_is_nan_names_the_batch_and_keeps_the_last_good_state(tmp_pa
                     x[turn] = float("nan")
             return x
 
-    bad = replace(job, task=Poisoned())
+    bad = replace(job, task=tiny_task(Poisoned()))
     setting.job = lambda console=None: bad  # type: ignore[method-assign]
     with pytest.raises(NonFiniteError, match="loss of nan") as fault:
         setting.train()

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.config import FinetuneConfig, StageConfig, TaskConfig
+from pipeline.config import FinetuneConfig, StageConfig
 from pipeline.context import SilentConsole
 from pipeline.models.blocks import Block, BlockedModel
 from pipeline.models.forward_steps import Step
 from pipeline.records import InputSpec
-from pipeline.tasks.base import RandomDraw
+from pipeline.tasks.base import RandomDraw, Task
+from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import batch_source, sampling
 from pipeline.training.interruption import StopSignal, interruptible
 from pipeline.training.plan import TrainingPlan
@@ -64,7 +65,7 @@ class TinyTask:
 
     name = "tiny"
 
-    def input(self, task: TaskConfig, backbone: Any) -> InputSpec:
+    def input_spec(self, task: ImageClassificationConfig, backbone: Any) -> InputSpec:
         return SPEC
 
     def shape(self, spec: InputSpec) -> tuple[int, ...]:
@@ -80,7 +81,11 @@ class TinyTask:
         return TinyModel(len(labels), seed=10 * seed + pretrained)
 
     def prepare(
-        self, decoded: torch.Tensor, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None
+        self,
+        decoded: torch.Tensor,
+        spec: InputSpec,
+        task: ImageClassificationConfig,
+        draws: Sequence[RandomDraw] | None,
     ) -> torch.Tensor:
         x = decoded.permute(0, 3, 1, 2).float() / 255
         if draws is None:
@@ -92,6 +97,15 @@ class TinyTask:
 
     def probabilities(self, output: torch.Tensor) -> torch.Tensor:
         return output.float().softmax(1)
+
+
+def tiny_task(parts: Any = None) -> Task:
+    """The parts of a task, of which the engine needs three."""
+    if parts is None:
+        parts = TinyTask()
+    return Task(
+        name="tiny", reader=parts, codec=parts, network=parts, scorer=parts, display=parts, serving=lambda: parts
+    )
 
 
 class TinyStore:
@@ -147,7 +161,7 @@ class Setting:
         }
         checkpoint = self.config.checkpoint.model_copy(update={"every_seconds": self.every_seconds})
         return batch_source.FinetuneJob(
-            task=TinyTask(), task_config=TaskConfig(), config=self.config.model_copy(update={"checkpoint": checkpoint}),
+            task=tiny_task(), task_config=ImageClassificationConfig(), config=self.config.model_copy(update={"checkpoint": checkpoint}),
             spec=SPEC, labels=LABELS, store=store, train=sets["train"], val=sets["val"], scratch=self.scratch,
             console=console or SilentConsole(), build=lambda pretrained: TinyModel(seed=1 if pretrained else 2),
         )  # fmt: skip

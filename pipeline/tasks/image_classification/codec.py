@@ -1,0 +1,121 @@
+"""Image files as the network's input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config_section import TaskConfig
+from pipeline.tasks.base import ExampleStore, RandomDraw, StoreLimits
+from pipeline.tasks.image_classification.settings import image_settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
+    from pipeline.context import Console
+    from pipeline.records import BackboneRecord, InputSpec
+
+
+USUAL_SIDE = 256  # pixels, of a decoded image whose size the backbone gives
+CHANNELS = 3
+
+
+class ImageCodec:
+    """The Codec of images: decoded once as uint8 pixels of one shape.
+
+    Args:
+        name: the task's; part of the key of the decoded store.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def input_spec(self, task: TaskConfig, backbone: BackboneRecord) -> InputSpec:
+        """The backbone's own presentation, at the side and with the fit that the settings ask for.
+
+        A squashed or padded image is brought to the network's side at once: the margin that a centre crop cuts off
+        would be part of the picture.
+        """
+        settings = image_settings(task)
+        own = backbone.input
+        size = own.size if settings.input.size == "auto" else settings.input.size
+        resize = size
+        if settings.input.fit == "crop":
+            resize = max(size, round(size * own.resize / own.size))
+        return own.model_copy(
+            update={
+                "size": size,
+                "resize": resize,
+                "fit": settings.input.fit,
+                "background": settings.intake.background,
+            }
+        )
+
+    def bytes_per_example(self, task: TaskConfig) -> int:
+        settings = image_settings(task)
+        side = USUAL_SIDE if settings.input.size == "auto" else settings.input.size
+        return CHANNELS * side * side
+
+    def open_store(
+        self, spec: InputSpec, examples: pa.Table, data: Path, limits: StoreLimits, console: Console
+    ) -> ExampleStore:
+        """The decoded pixels; see `pipeline.data.decoded_store.open_store`."""
+        from pipeline.data.decoded_store import open_store
+        from pipeline.manifest import real_path
+
+        ids = examples.column("id").to_pylist()
+        paths = examples.column("path").to_pylist()
+        rows = [(identity, real_path(data, path)) for identity, path in zip(ids, paths, strict=True)]
+        return open_store(self, spec, rows, limits.scratch, limit_gb=limits.gigabytes, console=console)
+
+    def shape(self, spec: InputSpec) -> tuple[int, ...]:
+        """Height, width, channels of a decoded image."""
+        return (spec.resize, spec.resize, 3)
+
+    def decode(self, path: Path, spec: InputSpec) -> NDArray[np.uint8]:
+        """An image file as `resize` × `resize` RGB values.
+
+        Raises:
+            DataError: the file is missing or cannot be decoded wholly.
+        """
+        from PIL import Image
+
+        from pipeline.tasks.image_files import open_rgb
+
+        side = spec.resize
+        image = open_rgb(path, background=spec.background, draft=(side, side))
+        resample = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[spec.interpolation]
+        if spec.fit == "pad":
+            scale = side / max(image.size)
+            width, height = (max(1, round(length * scale)) for length in image.size)
+            square = Image.new("RGB", (side, side), spec.background)
+            square.paste(image.resize((width, height), resample), ((side - width) // 2, (side - height) // 2))
+        else:
+            square = image.resize((side, side), resample, box=_centre(image.size) if spec.fit == "crop" else None)
+        return np.array(square)
+
+    def prepare(
+        self, decoded: torch.Tensor, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None
+    ) -> torch.Tensor:
+        """(N, resize, resize, 3) of uint8 as (N, 3, size, size) of float32, normalised; see `pipeline.tasks.augment`.
+
+        What comes of an example depends on its pixels and its draw alone, to the bit. Channels lie last in memory.
+        """
+        from pipeline.tasks import augment
+
+        if draws is None:
+            return augment.plain(decoded, spec)
+        return augment.augmented(decoded, spec, image_settings(task).augment, draws)
+
+
+def _centre(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The largest centred square of an image: left, top, right, bottom."""
+    width, height = size
+    side = min(size)
+    left, top = (width - side) / 2, (height - side) / 2
+    return (left, top, left + side, top + side)

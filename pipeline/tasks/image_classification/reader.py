@@ -1,0 +1,52 @@
+"""Image files on their way in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config_section import TaskConfig
+from pipeline.examples import ColumnExpectation, ExampleFault, ExampleListing, ListedExample, MeasuredExample
+from pipeline.tasks.image_classification.settings import image_settings
+
+if TYPE_CHECKING:
+    from pipeline.config import DataConfig
+    from pipeline.context import Console
+
+
+class ImageReader:
+    """The Reader of images, one file an example, in class folders or listed by a table.
+
+    Args:
+        task_name: part of the key of what is remembered.
+    """
+
+    def __init__(self, task_name: str) -> None:
+        self.task_name = task_name
+
+    def list_examples(self, root: Path, data: DataConfig, task: TaskConfig) -> ExampleListing:
+        from pipeline.data import sources
+
+        return sources.read(root, data)
+
+    def scan_examples(
+        self, root: Path, examples: Sequence[ListedExample], task: TaskConfig, scratch: Path, console: Console
+    ) -> Mapping[str, MeasuredExample | ExampleFault]:
+        from pipeline.config import ENGINE
+        from pipeline.data.scan import scan
+        from pipeline.data.scan_cache import ScanCache
+        from pipeline.records import digest
+        from pipeline.tasks import image_measure
+
+        intake = image_settings(task).intake
+        paths = sorted({example.path for example in examples})
+        measure = partial(image_measure.measure, root, intake=intake)
+        cache = ScanCache(scratch / "scan", digest(ENGINE, self.task_name, intake))
+        return scan(root, paths, measure, cache, console)
+
+    def expectations(self, task: TaskConfig) -> Sequence[ColumnExpectation]:
+        from pipeline.tasks import image_measure
+
+        return image_measure.expectations(image_settings(task).intake)
