@@ -40,9 +40,12 @@ __all__ = [
     "Network",
     "RandomDraw",
     "Reader",
+    "Sample",
+    "SampleFacts",
     "Scorer",
     "ServedColumn",
     "Serving",
+    "SourceDescription",
     "StoreLimits",
     "Task",
 ]
@@ -57,8 +60,27 @@ class RandomDraw:
     id: str
 
 
+class SourceDescription(NamedTuple):
+    """What someone's data was taken for, before a workspace is made of it.
+
+    Args:
+        settings: section → key → value of what params.yaml is to say of it.
+        notes: what the user is told: which columns and files were taken for what.
+    """
+
+    settings: dict[str, dict[str, Any]]
+    notes: tuple[str, ...]
+
+
 class Reader(Protocol):
     """From the data folder to examples: what `validate` needs."""
+
+    def describe_source(self, source: Path) -> SourceDescription:
+        """Finds out how a file or folder of someone's data is laid out, without reading all of it.
+
+        Raises:
+            DataError: it can be read in two ways, or in none; names them.
+        """
 
     def list_examples(self, root: Path, data: DataConfig, task: TaskConfig) -> ExampleListing:
         """Lists the examples below the data folder `root`.
@@ -237,6 +259,34 @@ class Serving(Protocol):
         """What a client would send for rows of a manifest."""
 
 
+class SampleFacts(NamedTuple):
+    """What was generated.
+
+    Args:
+        description: how many examples of what, in words.
+        written: whether this call wrote it, or found it there already.
+    """
+
+    description: str
+    written: bool
+
+
+class Sample(Protocol):
+    """A small generated data set, by which the task can be tried without a network."""
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Section → key → value of what params.yaml says of it: a small backbone that comes with Thaw, for example."""
+
+    def generate(self, folder: Path) -> SampleFacts:
+        """Writes it into a folder that is new or empty, the same bytes on every machine; leaves an identical sample as
+        it is.
+
+        Raises:
+            WorkspaceError: the folder holds anything else.
+        """
+
+
 @dataclass(frozen=True)
 class Task:
     """What differs by the kind of problem.
@@ -249,6 +299,7 @@ class Task:
         scorer: makes answers of its output.
         display: shows an example in the report.
         serving: makes the serving side, which is needed last and imports the most.
+        sample: makes the generator of the sample data set.
     """
 
     name: str
@@ -258,3 +309,4 @@ class Task:
     scorer: Scorer
     display: Display
     serving: Callable[[], Serving]
+    sample: Callable[[], Sample]

@@ -104,7 +104,14 @@ def tiny_task(parts: Any = None) -> Task:
     if parts is None:
         parts = TinyTask()
     return Task(
-        name="tiny", reader=parts, codec=parts, network=parts, scorer=parts, display=parts, serving=lambda: parts
+        name="tiny",
+        reader=parts,
+        codec=parts,
+        network=parts,
+        scorer=parts,
+        display=parts,
+        serving=lambda: parts,
+        sample=lambda: parts,
     )
 
 

@@ -8,6 +8,7 @@ from pipeline.tasks.image_classification.codec import ImageCodec
 from pipeline.tasks.image_classification.display import ImageDisplay
 from pipeline.tasks.image_classification.network import ImageNetwork
 from pipeline.tasks.image_classification.reader import ImageReader
+from pipeline.tasks.image_classification.sample import ImageSample
 from pipeline.tasks.image_classification.serving import ImageServing
 
 NAME = "image-classification"
@@ -20,4 +21,5 @@ TASK = Task(
     scorer=ClassScorer(),
     display=ImageDisplay(),
     serving=ImageServing,
+    sample=ImageSample,
 )

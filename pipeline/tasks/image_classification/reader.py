@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config_section import TaskConfig
 from pipeline.examples import ColumnExpectation, ExampleFault, ExampleListing, ListedExample, MeasuredExample
+from pipeline.tasks.base import SourceDescription
 from pipeline.tasks.image_classification.settings import image_settings
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ class ImageReader:
 
     def __init__(self, task_name: str) -> None:
         self.task_name = task_name
+
+    def describe_source(self, source: Path) -> SourceDescription:
+        """Images lie in class folders or are listed by a table, which the user names."""
+        return SourceDescription({}, ())
 
     def list_examples(self, root: Path, data: DataConfig, task: TaskConfig) -> ExampleListing:
         from pipeline.data import sources
