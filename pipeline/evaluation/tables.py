@@ -21,8 +21,12 @@ from pipeline.tasks.base import Task
 
 
 def predictions(made: Predictions, table: pa.Table, labels: Sequence[str], path: Path) -> None:
-    """id, path, target, predicted, confidence and `p.<label>` for each class, in the manifest's order."""
-    columns: dict[str, Any] = {name: table[name] for name in ("id", "path", "target")}
+    """id, path, content (of rows of a table), target, predicted, confidence and `p.<label>` for each class, in the
+    manifest's order."""
+    columns: dict[str, Any] = {}
+    for name in ("id", "path", "content", "target"):
+        if name in table.column_names:
+            columns[name] = table[name]
     columns["predicted"] = pa.array([labels[code] for code in made.predicted], type=pa.string())
     columns["confidence"] = pa.array(made.confidence)
     columns |= {f"p.{label}": pa.array(made.probabilities[:, code]) for code, label in enumerate(labels)}
