@@ -6,12 +6,12 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline import redaction
-from pipeline.errors import ThawError
+from pipeline.errors import ConfigError, ThawError
 from pipeline.signals import ending
 from pipeline.storage import storage_errors
 from pipeline.text import use_utf8_names, write_anything
@@ -112,9 +112,14 @@ def _workspace() -> Workspace:
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="The workspace to create; an existing folder that is none will do.")],
-    data: Annotated[Path, typer.Option("--data", help="Your folder of examples; copied, never moved or linked.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="Your folder or table of examples; copied, never moved or linked.")
+    ],
+    task: Annotated[
+        str, typer.Option(help="The kind of problem: image-classification or text-classification.")
+    ] = "image-classification",
     backbone: Annotated[str, typer.Option(help="The pretrained network, as provider/name.")] = "",
-    weights: Annotated[str, typer.Option(help="default, shipped, a file, or a URL.")] = "",
+    weights: Annotated[str, typer.Option(help="default, shipped, a file, a folder, or a URL.")] = "",
     given_val_as: Annotated[str, typer.Option(help="Use a given val split as: val or test.")] = "",
     recipe: Annotated[
         list[str], typer.Option(help="head, full, gradual, lp-ft, scratch, or compare (all of them); repeatable.")
@@ -132,18 +137,25 @@ def init(
       thaw init flowers --data ~/photos/flowers --backbone torchvision/resnet50 --weights ~/resnet50.pth
 
       thaw init flowers --data ~/photos/flowers --recipe head --recipe gradual --remote s3://team/flowers
+
+      thaw init reviews --task text-classification --data reviews.csv --backbone transformers/distilbert-base-uncased
     """
     from flows.terminal import Terminal
-    from pipeline import config, preflight, setup
+    from pipeline import preflight, setup
     from pipeline.workspace import Workspace
 
-    changes: dict[str, Any] = {"backbone": {}, "split": {}, "finetune": {}}
-    changes["backbone"] |= {"name": backbone} if backbone else {}
-    changes["backbone"] |= {"weights": _weights(weights)} if weights else {}
-    changes["split"] |= {"given_val_as": given_val_as} if given_val_as else {}
-    changes["finetune"] |= {"recipes": recipe} if recipe else {}
-    settings = config.parse(changes, "thaw init")
+    options = setup.InitOptions(
+        task=task,
+        backbone=backbone or None,
+        weights=_weights(weights) if weights else None,
+        given_val_as=given_val_as or None,
+        recipes=tuple(recipe),
+    )
     with Terminal() as terminal:
+        with terminal.working(f"looking at {data}"):
+            settings, notes = setup.settings_for(data, options)
+        for note in notes:
+            terminal.line(note)
         with terminal.working("checking the settings"):
             preflight.require(list(preflight.quick_checks(Workspace(folder.resolve()), settings)))
         with terminal.working(f"copying {data}"):
@@ -156,7 +168,7 @@ def _weights(reference: str) -> str:
     from pipeline.files import expanded
 
     path = expanded(reference)
-    return str(path.resolve()) if path.is_file() else reference
+    return str(path.resolve()) if path.exists() else reference
 
 
 @app.command()
@@ -445,35 +457,48 @@ def _say_sweep(terminal: Terminal, found: Found) -> None:
 @app.command()
 def sample(
     folder: Annotated[Path | None, typer.Argument(help="Where to; default: the workspace's data folder.")] = None,
+    task: Annotated[
+        str, typer.Option(help="The task it is for; default: the workspace's, or image-classification.")
+    ] = "",
 ) -> None:
-    """Generate the sample data set.
+    """Generate the sample data set of a task.
 
-    Surface inspection in five classes; the files are byte-identical on every machine.
+    For image classification, surface inspection in five classes; the files are byte-identical on every machine.
 
     Examples:
 
       thaw sample
 
       thaw sample /tmp/surfaces
+
+      thaw sample /tmp/reviews --task text-classification
     """
     from flows.terminal import Terminal
+    from pipeline import task_catalog
+    from pipeline.tasks import catalog
     from pipeline.upgrade import upgrade
     from pipeline.workspace import lock
 
     with Terminal() as terminal:
+        kind = task or task_catalog.DEFAULT
         if folder is None:
-            place = _workspace()
-            with lock(place):
-                upgrade(place)  # so that `dvc repro` finds all that its stages depend on
-            folder = place.root / place.config().data.path
+            workspace = _workspace()
+            with lock(workspace):
+                upgrade(workspace)  # so that `dvc repro` finds all that its stages depend on
+            config = workspace.config()
+            if task and task != config.task.name:
+                raise ConfigError(
+                    "--task",
+                    found=task,
+                    expected=f"{config.task.name}, this workspace's task",
+                    hint="name a folder to write another task's sample to",
+                )
+            kind = config.task.name
+            folder = workspace.root / config.data.path
         with terminal.working("generating the sample"):
-            from pipeline.data.sample import generate
-
-            made = generate(folder)
+            made = catalog.find(kind).sample().generate(folder)
         already = "" if made.written else " (already there)"
-        terminal.line(
-            f"{made.images} photographs of {made.parts} parts, {len(made.classes)} classes, in {made.folder}{already}"
-        )
+        terminal.line(f"{made.description}, in {folder}{already}")
 
 
 @app.command()

@@ -8,11 +8,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pipeline.config import Config, to_yaml
+from pipeline import task_catalog
+from pipeline.config import Config, parse, to_yaml
 from pipeline.dvc_yaml import PLACEHOLDERS
 from pipeline.errors import ThawError, WorkspaceError
 from pipeline.files import expanded
+from pipeline.tasks import catalog
 from pipeline.text import printable
 from pipeline.upgrade import upgrade
 from pipeline.workspace import Workspace
@@ -48,12 +51,54 @@ LOCAL_REMOTE = Path(".dvc") / "storage"
 SHOWN = 5  # names of what was left out that the closing words give
 
 
+@dataclass(frozen=True)
+class InitOptions:
+    """What the user asked for; None where the defaults are to decide.
+
+    Args:
+        weights: as `backbone.weights`.
+    """
+
+    task: str = task_catalog.DEFAULT
+    backbone: str | None = None
+    weights: str | None = None
+    given_val_as: str | None = None
+    recipes: tuple[str, ...] = ()
+
+
+def settings_for(source: Path, options: InitOptions) -> tuple[Config, tuple[str, ...]]:
+    """The settings for someone's data, and what the user is told of how the data were taken.
+
+    Raises:
+        ConfigError: an option cannot be used, or a package that the task needs is not installed.
+        DataError: it cannot be told how the data are laid out.
+    """
+    values: dict[str, Any] = {"task": {"name": options.task}}
+    notes: tuple[str, ...] = ()
+    reader = catalog.find(options.task).reader
+    if source.exists():
+        described = reader.describe_source(source)
+        notes = described.notes
+        for section, settings in described.settings.items():
+            values.setdefault(section, {}).update(settings)
+    chosen = {
+        ("backbone", "name"): options.backbone,
+        ("backbone", "weights"): options.weights,
+        ("split", "given_val_as"): options.given_val_as,
+        ("finetune", "recipes"): options.recipes or None,
+    }
+    for (section, key), value in chosen.items():
+        if value is not None:
+            values.setdefault(section, {})[key] = value
+    return parse(values, "thaw init"), notes
+
+
 def init(folder: Path, *, source: Path | None, config: Config, remote: str | None = None) -> str:
     """Makes a workspace in `folder` and returns, in words, what was made and what to type next.
 
     Args:
         folder: made if it does not exist; what lies in it already stays, and must not be part of a workspace.
-        source: folder of examples, copied in; never moved, linked or changed. None: the data comes later.
+        source: file or folder of examples, copied in; never moved, linked or changed. None: the data comes later.
         remote: where `dvc push` sends data to, a folder or URL; None: `.dvc/storage` in the workspace.
 
     Raises:
@@ -127,10 +172,13 @@ def _remove_begun(folder: Path) -> None:
 
 def _plan_copy(source: Path, folder: Path) -> _Copy:
     """What would be copied; checks that it may and that it fits."""
-    found, target = source.resolve(), folder.resolve()
+    found = source.resolve()
+    target = folder.resolve()
+    if found.is_file():
+        return _plan_file_copy(found, target)
     if not found.is_dir():
-        what = "a file" if found.exists() else "no such folder"
-        raise WorkspaceError(str(source), found=what, expected="a folder of examples")
+        what = "no file or folder" if found.exists() else "no such file or folder"
+        raise WorkspaceError(str(source), found=what, expected="a folder or a table of examples")
     if found.is_relative_to(target) or target.is_relative_to(found):
         raise WorkspaceError(
             str(folder), found=f"the data folder {found} and the workspace lie one in the other",
@@ -158,6 +206,22 @@ def _plan_copy(source: Path, folder: Path) -> _Copy:
         raise WorkspaceError(str(source), found="no files", expected="a folder of examples")
     _refuse_full(size, target)
     return _Copy(found, tuple(files), size, tuple(left_out))
+
+
+def _plan_file_copy(file: Path, target: Path) -> _Copy:
+    """One table, which becomes the only file of the data folder."""
+    if not os.access(file, os.R_OK):
+        raise WorkspaceError(str(file), found="a file that cannot be read", expected="a table of examples")
+    if not _is_utf8(file.name):
+        raise WorkspaceError(
+            printable(str(file)),
+            found="a name that is not UTF-8, and DVC keeps no other",
+            expected="a name in UTF-8",
+            hint="rename it",
+        )
+    size = file.stat().st_size
+    _refuse_full(size, target)
+    return _Copy(file.parent, (file.name,), size, ())
 
 
 def _is_utf8(name: str) -> bool:

@@ -15,7 +15,7 @@ import yaml
 from pipeline import dvc_yaml, setup
 from pipeline.config import STAGE_PARAMS, Config, load, parse
 from pipeline.dvc_yaml import PLACEHOLDERS
-from pipeline.errors import ThawError, WorkspaceError
+from pipeline.errors import ConfigError, DataError, ThawError, WorkspaceError
 from pipeline.versioning import Memory
 from pipeline.workspace import STEPS, Workspace
 
@@ -121,9 +121,7 @@ def test_source_and_workspace_lie_apart(where: str, source: Path, tmp_path: Path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos"]
 
 
-@pytest.mark.parametrize(
-    ("name", "said"), [("nowhere", "no such folder"), ("photos/cat/1.jpg", "a file"), ("empty", "no files")]
-)
+@pytest.mark.parametrize(("name", "said"), [("nowhere", "no such file or folder"), ("empty", "no files")])
 def test_a_source_that_cannot_be_used(name: str, said: str, source: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(WorkspaceError, match=said):
@@ -216,3 +214,24 @@ def test_folders_that_cannot_be_read_are_named_before_anything_is_made(
         setup.init(tmp_path / "place", source=source, config=parse({}, "test"))
     assert "closed" in str(caught.value)
     assert not (tmp_path / "place").exists()
+
+
+def test_an_image_is_no_folder_of_images(tmp_path: Path) -> None:
+    image = tmp_path / "cat.jpg"
+    image.write_bytes(b"")
+    with pytest.raises(DataError, match="a folder of images"):
+        setup.settings_for(image, setup.InitOptions())
+
+
+def test_a_task_that_does_not_exist_is_named_with_those_that_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="image-classification"):
+        setup.settings_for(tmp_path, setup.InitOptions(task="image-clasification"))
+
+
+def test_options_become_settings(tmp_path: Path) -> None:
+    options = setup.InitOptions(backbone="torchvision/resnet18", weights="shipped", recipes=("head",))
+    made, notes = setup.settings_for(tmp_path, options)
+    assert made.backbone.name == "torchvision/resnet18"
+    assert made.backbone.weights == "shipped"
+    assert made.finetune.recipes == ("head",)
+    assert notes == ()

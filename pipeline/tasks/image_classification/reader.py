@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config_section import TaskConfig
+from pipeline.errors import DataError
 from pipeline.examples import ColumnExpectation, ExampleFault, ExampleListing, ListedExample, MeasuredExample
 from pipeline.tasks.base import SourceDescription
 from pipeline.tasks.image_classification.settings import image_settings
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.config import DataConfig
@@ -28,7 +30,18 @@ class ImageReader:
         self.task_name = task_name
 
     def describe_source(self, source: Path) -> SourceDescription:
-        """Images lie in class folders or are listed by a table, which the user names."""
+        """Images lie in class folders or are listed by a table in their folder, which the user names.
+
+        Raises:
+            DataError: it is a file.
+        """
+        if not source.is_dir():
+            raise DataError(
+                printable(str(source)),
+                found="a file",
+                expected="a folder of images",
+                hint="name the folder that holds the images",
+            )
         return SourceDescription({}, ())
 
     def list_examples(self, root: Path, data: DataConfig, task: TaskConfig) -> ExampleListing:
