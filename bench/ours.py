@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from pipeline import manifest
 from pipeline.config import BackboneConfig, FinetuneConfig
 from pipeline.context import Context
-from pipeline.models import blocks  # noqa: F401
+from pipeline.models.providers.torchvision import blocks  # noqa: F401
 from pipeline.records import BackboneRecord, SplitRecord
 from pipeline.steps.backbone import backbone
 from pipeline.steps.finetune import finetune

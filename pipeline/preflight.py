@@ -223,9 +223,10 @@ def _weights_file(workspace: Workspace, config: Config) -> Check:
 
 
 def _weights(workspace: Workspace, config: Config) -> str:
-    from pipeline.models import backbones
+    from pipeline.models.providers import catalog
 
-    return backbones.reachable(config.backbone, workspace.root)
+    provider = catalog.find(config.backbone.name)
+    return provider.check_reachable(config.backbone, workspace.root)
 
 
 def _device(config: Config) -> str:
@@ -236,10 +237,11 @@ def _device(config: Config) -> str:
 
 def _model_room(workspace: Workspace, config: Config) -> str:
     """Room for checkpoints and candidates, which a training cannot do without."""
-    from pipeline.models import backbones
+    from pipeline.models.providers import catalog
     from pipeline.training import recipes
 
-    each = backbones.parameters(config.backbone) * BYTES_PER_PARAMETER
+    provider = catalog.find(config.backbone.name)
+    each = provider.count_parameters(config.backbone) * BYTES_PER_PARAMETER
     candidates = len(recipes.named(config.finetune)) + 1
     wanted = each * (MODEL_COPIES * candidates + CHECKPOINT_COPIES)
     free = shutil.disk_usage(workspace.root).free

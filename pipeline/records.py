@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.errors import VersioningError
+from pipeline.errors import ConfigError, VersioningError
 
 RECORD = "record.json"
 
@@ -119,14 +119,14 @@ class SplitRecord(Record):
         return self.folder / "manifest.parquet"
 
 
-class InputSpec(FrozenModel):
-    """How an example becomes a network's input: enough for another program to do the same.
+class ImageInputSpec(FrozenModel):
+    """How an image becomes a network's input: enough for another program to do the same.
 
     An image is resized so that `fit` brings it to `resize` pixels, then its centre `size` × `size` pixels are
     taken, scaled to [0, 1] and normalised per channel.
     """
 
-    kind: str = "image"
+    kind: Literal["image"] = "image"
     size: int
     resize: int
     fit: Literal["crop", "squash", "pad"] = "crop"
@@ -136,11 +136,40 @@ class InputSpec(FrozenModel):
     background: tuple[int, int, int] = (255, 255, 255)
 
 
+class TextInputSpec(FrozenModel):
+    """How a text, or a pair of texts, becomes a network's input: enough for another program to do the same.
+
+    It is cut into at most `max_tokens` tokens and padded to the next multiple of `bucket` that holds them.
+    """
+
+    kind: Literal["text"] = "text"
+    max_tokens: int
+    bucket: int = 32
+    pooling: Literal["mean", "cls", "last"]  # of the last layer's vectors: over the tokens, of the first, of the last
+    columns: tuple[str, ...]  # of the example: what is read, in order
+
+
+InputSpec = Annotated[ImageInputSpec | TextInputSpec, Field(discriminator="kind")]
+
+
+def image_spec(spec: InputSpec) -> ImageInputSpec:
+    """The input spec of images, where only they are dealt with.
+
+    Raises:
+        ConfigError: it is that of another kind of input.
+    """
+    if not isinstance(spec, ImageInputSpec):
+        raise ConfigError(
+            "backbone.name", found=f"a network for {spec.kind}", expected="a network for images", hint="choose another"
+        )
+    return spec
+
+
 class BackboneRecord(Record):
-    """A pretrained network, ready to load. Files: weights.safetensors (the stock state dict)."""
+    """A pretrained network, ready to load. Files: weights.safetensors (the stock state dict), and what `files` names."""
 
     name: str  # provider/name, as configured
-    architecture: str  # torchvision's name
+    architecture: str  # the provider's name of it
     source: str  # what the weights reference resolved to: "shipped", "file", or the URL
     sha256: str  # of the source file
     weights_sha256: str  # of weights.safetensors
@@ -148,6 +177,7 @@ class BackboneRecord(Record):
     classes: int  # classes of the pretrained head
     blocks: tuple[str, ...]  # from input to output; the last is "head"
     input: InputSpec
+    files: tuple[str, ...] = Field(default=(), exclude_if=lambda files: not files)  # what else building it needs
 
     @property
     def weights(self) -> Path:
@@ -194,6 +224,7 @@ class CandidateRecord(Record):
     steps: int  # optimiser steps in all: the budget
     model_sha256: str
     plan: dict[str, Any]  # the arithmetic chosen: precision, memory_format, threads, batch_size, feature_cache, …
+    backbone: str = "torchvision/"  # provider/name
     files: tuple[str, ...] = ()  # what else rebuilds the network, as in BackboneRecord
 
     @property

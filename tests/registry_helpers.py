@@ -19,14 +19,15 @@ from safetensors.torch import save_file
 from pipeline.config import Config, RegisterConfig
 from pipeline.context import Context
 from pipeline.manifest import sha256
-from pipeline.models import blocks
+from pipeline.models.network import state_to_save
+from pipeline.models.providers.torchvision import blocks
 from pipeline.records import (
     BackboneRecord,
     CandidateRecord,
     DataVersion,
     EvaluateRecord,
     FinetuneRecord,
-    InputSpec,
+    ImageInputSpec,
     MetricEstimate,
     SplitRecord,
     digest,
@@ -37,7 +38,7 @@ from pipeline.training import members
 from store_helpers import lay_store
 
 LABELS = ("ant", "bee", "wasp")
-SPEC = InputSpec(size=64, resize=72)
+SPEC = ImageInputSpec(size=64, resize=72)
 DATA = DataVersion(md5="0123456789abcdef0123456789abcdef.dir", size=9, files=4, git_revision="abc", dirty=False)
 
 
@@ -59,7 +60,7 @@ def pictures(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def _logits(model: Any, files: list[Path], spec: InputSpec) -> torch.Tensor:
+def _logits(model: Any, files: list[Path], spec: ImageInputSpec) -> torch.Tensor:
     kind = TASK
     decoded = torch.from_numpy(np.stack([kind.codec.decode(file, spec) for file in files]))
     with torch.inference_mode():
@@ -67,12 +68,12 @@ def _logits(model: Any, files: list[Path], spec: InputSpec) -> torch.Tensor:
     return found
 
 
-def probabilities(model: Any, files: list[Path], spec: InputSpec) -> np.ndarray[Any, Any]:
+def probabilities(model: Any, files: list[Path], spec: ImageInputSpec) -> np.ndarray[Any, Any]:
     """What evaluation finds: the task's own presentation, the network in blocks, fp32."""
     return TASK.scorer.probabilities(_logits(model, files, spec)).double().numpy()
 
 
-def _spread(model: Any, files: list[Path], spec: InputSpec) -> None:
+def _spread(model: Any, files: list[Path], spec: ImageInputSpec) -> None:
     """Makes a random network tell its inputs apart, as a trained one does: logits that differ by about 1."""
     head = dict(model.blocks[-1].named_parameters())
     with torch.no_grad():
@@ -140,7 +141,7 @@ class Finished:
         )  # fmt: skip
 
 
-def build(root: Path, architecture: str = "squeezenet1_1", spec: InputSpec = SPEC, seed: int = 3) -> Finished:
+def build(root: Path, architecture: str = "squeezenet1_1", spec: ImageInputSpec = SPEC, seed: int = 3) -> Finished:
     """Writes data and outputs below `root`: one candidate with random weights, judged by the task's own code."""
     out = root / "artifacts"
     files = pictures(root / "data")
@@ -148,7 +149,7 @@ def build(root: Path, architecture: str = "squeezenet1_1", spec: InputSpec = SPE
     _spread(model, files, spec)
     folder = out / "finetune" / "head"
     folder.mkdir(parents=True)
-    save_file(blocks.state(model), folder / "model.safetensors")
+    save_file(state_to_save(model), folder / "model.safetensors")
     weights = sha256(folder / "model.safetensors")
     CandidateRecord(
         name="head", key=digest("candidate", seed), baseline=False, architecture=architecture, labels=LABELS,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.context import Console
-    from pipeline.records import InputSpec
+    from pipeline.records import ImageInputSpec
 
 SEGMENT_BYTES = 256 * 2**20
 SPARE_BYTES = 2**30  # disk that is always left to others
@@ -47,10 +47,10 @@ class Decoder(Protocol):
 
     name: str
 
-    def shape(self, spec: InputSpec) -> tuple[int, ...]:
+    def shape(self, spec: ImageInputSpec) -> tuple[int, ...]:
         """The shape of a decoded example."""
 
-    def decode(self, path: Path, spec: InputSpec) -> NDArray[Any]:
+    def decode(self, path: Path, spec: ImageInputSpec) -> NDArray[Any]:
         """A file as a uint8 array of that shape; raises where it cannot be read."""
 
 
@@ -94,7 +94,7 @@ class _Decode(NamedTuple):
     """Decodes one row, making sure that the file still is what its id says."""
 
     task: Decoder
-    spec: InputSpec
+    spec: ImageInputSpec
     rows: Sequence[tuple[str, Path]]
 
     def __call__(self, row: int) -> Pixels:
@@ -127,7 +127,7 @@ class _Segment(NamedTuple):
 
 def open_store(
     task: Decoder,
-    spec: InputSpec,
+    spec: ImageInputSpec,
     rows: Sequence[tuple[str, Path]],
     scratch: Path,
     *,

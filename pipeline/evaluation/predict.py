@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.bootstrap import Floats
     from pipeline.records import CandidateRecord
     from pipeline.tasks.base import Task
+    from pipeline.tensors import Batch
 
 BATCH = 32
 TIMED_BATCHES = (1, 32)
@@ -52,11 +53,11 @@ class LoadedCandidate:
         self.store = kind.codec.open_store(candidate.input, table, context.data, limits, context.console)
         self.device = _device(candidate.plan.get("device"))
         self.model = kind.network.load(candidate)
-        self.model.eval().to(self.device)
+        self.model.stock.eval().to(self.device)
         # Channels last: convolutions in fp32 take half the time on a CPU, and are none the worse elsewhere.
-        self.model.to(memory_format=torch.channels_last)
+        self.model.stock.to(memory_format=torch.channels_last)
 
-    def inputs(self, rows: NDArray[np.int64]) -> torch.Tensor:
+    def inputs(self, rows: NDArray[np.int64]) -> Batch:
         """The network's input for rows given by number, all of one shape, unaugmented."""
         import torch
 
@@ -74,11 +75,13 @@ class LoadedCandidate:
         """
         import torch
 
+        from pipeline.tensors import single_tensor
+
         answers: Floats | None = None
         done = 0
         with torch.inference_mode(), _exact():
             for rows in self._batches():
-                output = self.model(self.inputs(rows))
+                output = single_tensor(self.model.run(self.inputs(rows)))
                 found = self.kind.scorer.probabilities(output).double().cpu().numpy()
                 if answers is None:
                     answers = np.empty((self.rows, found.shape[1]))
@@ -114,7 +117,7 @@ class LoadedCandidate:
         timed = []
         with torch.inference_mode(), _exact():
             for size in TIMED_BATCHES:
-                work = partial(self.model, self.inputs(self._timed_rows(size)))
+                work = partial(self.model.run, self.inputs(self._timed_rows(size)))
                 seconds = np.array(_time(work, self.device), dtype=np.float64) / size
                 middle, late = np.quantile(seconds, [0.5, 0.95]) * 1000
                 timed.append({"batch": size, "median_ms": middle, "p95_ms": late, "runs": len(seconds)})
@@ -122,7 +125,7 @@ class LoadedCandidate:
             "candidate": self.candidate.name,
             "model_sha256": self.candidate.model_sha256,
             "megabytes": self.candidate.model.stat().st_size / 1e6,
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "parameters": sum(parameter.numel() for parameter in self.model.stock.parameters()),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "precision": "fp32",

@@ -33,7 +33,7 @@ class RetryPolicy:
 
     attempts: int = 5
     pause: float = 1.0
-    epochs_without_improvement: float = 30.0
+    stall: float = 30.0
     total: float = 3600.0
 
 
@@ -91,7 +91,7 @@ def fetch(url: str, console: Console, *, no_network: bool = False, patience: Ret
     return final
 
 
-def require_reachable(url: str, *, no_network: bool = False, epochs_without_improvement: float = 10.0) -> None:
+def require_reachable(url: str, *, no_network: bool = False, stall: float = 10.0) -> None:
     """Makes sure that `fetch` has a copy or is likely to get one.
 
     Args:
@@ -106,7 +106,7 @@ def require_reachable(url: str, *, no_network: bool = False, epochs_without_impr
     if no_network:
         raise _not_cached(url, final)
     try:
-        with transfer.opened(url, 0, None, epochs_without_improvement):
+        with transfer.opened(url, 0, None, stall):
             return
     except Interrupted as fault:
         raise BackboneError(
@@ -143,7 +143,7 @@ def _bring(url: str, final: Path, patience: RetryPolicy, console: Console) -> No
 
 def _complete(url: str, part: Path, final: Path, patience: RetryPolicy, console: Console) -> None:
     deadline = time.monotonic() + patience.total
-    download = _Download(url, part, patience.epochs_without_improvement, deadline, console)
+    download = _Download(url, part, patience.stall, deadline, console)
     reasons: list[str] = []
     for attempt in range(patience.attempts):
         try:
@@ -165,13 +165,11 @@ def _complete(url: str, part: Path, final: Path, patience: RetryPolicy, console:
 class _Download:
     """A file on its way; remembers which version it has a part of."""
 
-    def __init__(
-        self, url: str, part: Path, epochs_without_improvement: float, deadline: float, console: Console
-    ) -> None:
-        self.url, self.part, self.epochs_without_improvement, self.deadline, self.console = (
+    def __init__(self, url: str, part: Path, stall: float, deadline: float, console: Console) -> None:
+        self.url, self.part, self.stall, self.deadline, self.console = (
             url,
             part,
-            epochs_without_improvement,
+            stall,
             deadline,
             console,
         )
@@ -180,7 +178,7 @@ class _Download:
 
     def attempt(self) -> None:
         start = self.have if self.version else 0
-        with transfer.opened(self.url, start, self.version, self.epochs_without_improvement) as body:
+        with transfer.opened(self.url, start, self.version, self.stall) as body:
             self.have, self.version = body.start, body.version
             _check_room(self.part.parent, self.url, body.size, body.start)
             with self.part.open("ab" if body.start else "wb") as file:

@@ -38,7 +38,7 @@ def shown(url: str) -> str:
 
 
 @contextmanager
-def opened(url: str, start: int, version: str | None, epochs_without_improvement: float) -> Iterator[Body]:
+def opened(url: str, start: int, version: str | None, stall: float) -> Iterator[Body]:
     """Opens a URL at byte `start`, or at 0 if it cannot or if the file is another version than that.
 
     Args:
@@ -51,11 +51,7 @@ def opened(url: str, start: int, version: str | None, epochs_without_improvement
     with ExitStack() as stack:
         with _translated(url):
             http_like = urlsplit(url).scheme in ("http", "https")
-            body = (
-                _http(url, start, version, epochs_without_improvement, stack)
-                if http_like
-                else _fsspec(url, start, version, stack)
-            )
+            body = _http(url, start, version, stall, stack) if http_like else _fsspec(url, start, version, stack)
         yield body
 
 
@@ -84,13 +80,13 @@ def _chunks(url: str, read: Callable[[int], bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _http(url: str, start: int, version: str | None, epochs_without_improvement: float, stack: ExitStack) -> Body:
+def _http(url: str, start: int, version: str | None, stall: float, stack: ExitStack) -> Body:
     headers = {"User-Agent": "thaw", "Accept-Encoding": "identity"}
     if start and version:
         headers |= {"Range": f"bytes={start}-", "If-Range": version}
     plain, login = without_login(url)
     request = urllib.request.Request(plain, headers=headers)
-    response = stack.enter_context(opener(plain, login).open(request, timeout=epochs_without_improvement))
+    response = stack.enter_context(opener(plain, login).open(request, timeout=stall))
     if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
         raise web_page(url)
     asked = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")

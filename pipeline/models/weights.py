@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 import re
 import warnings
@@ -47,7 +46,7 @@ def read(path: Path) -> WeightsContent:
     broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise _unreadable(path, "NaN or infinite values in " + _few(broken), "use another weights file")
-    return WeightsContent(_with_versions(state, weights.state), weights.metadata)
+    return WeightsContent(with_versions(state, weights.state), weights.metadata)
 
 
 def _read_safetensors(path: Path) -> WeightsContent:
@@ -90,7 +89,7 @@ def _plain(value: Tensor) -> Tensor:
     return value.detach().to(torch.float32) if value.is_floating_point() else value.detach()
 
 
-def _with_versions(state: dict[str, Tensor], source: Any) -> dict[str, Tensor]:
+def with_versions(state: dict[str, Tensor], source: Any) -> dict[str, Tensor]:
     """Keeps the layers' format versions that PyTorch hides in a state dict: old files are converted by them."""
     versions = getattr(source, "_metadata", None)
     if versions is None:
@@ -100,25 +99,13 @@ def _with_versions(state: dict[str, Tensor], source: Any) -> dict[str, Tensor]:
     return kept
 
 
-def image_side(state: Mapping[str, Tensor]) -> int | None:
-    """The input side in pixels that a vision transformer's positions fit; None for other networks."""
-    if "encoder.pos_embedding" not in state or "conv_proj.weight" not in state:
-        return None
-    patches = state["encoder.pos_embedding"].shape[1] - 1
-    return math.isqrt(patches) * int(state["conv_proj.weight"].shape[-1])
-
-
-# DenseNet files from before layer names had to be free of dots.
-_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
-
-
 def fill(network: nn.Module, state: Mapping[str, Tensor], subject: str) -> None:
     """Gives a network, which may be on the meta device, exactly these weights, as copies.
 
     Raises:
         BackboneError: a name is missing, unexpected or of another shape; all kinds are listed.
     """
-    copies = OrderedDict((_DENSENET.sub(r"\1\2", key), value.clone().contiguous()) for key, value in state.items())
+    copies = OrderedDict((name, value.clone().contiguous()) for name, value in state.items())
     # MNASNet refuses a state dict without the version of its format, which safetensors has no place for.
     versions = getattr(state, "_metadata", None) or {"": {"version": network._version}}
     copies._metadata = versions  # type: ignore[attr-defined]

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-    from pipeline.models.blocks import BlockedModel
+    from pipeline.models.network import BlockedNetwork
     from pipeline.training.batch_source import FinetuneJob
     from pipeline.training.plan import TrainingPlan
     from pipeline.training.recipe_trainer import Recipe
@@ -136,7 +136,7 @@ class FinetuneRun:
     context: Context
     timing: dict[str, Any] = field(default_factory=dict)
     trains_baseline: bool = False
-    _measured: list[BlockedModel] = field(default_factory=list)
+    _measured: list[BlockedNetwork] = field(default_factory=list)
     _planned: list[TrainingPlan] = field(default_factory=list)
 
     @cached_property
@@ -268,10 +268,10 @@ class FinetuneRun:
             build=self._build,
         )  # fmt: skip
 
-    def _build(self, pretrained: bool) -> BlockedModel:
+    def _build(self, pretrained: bool) -> BlockedNetwork:
         if pretrained and self._measured:
             return self._measured.pop()
-        model: BlockedModel = self.task.network.build(
+        model: BlockedNetwork = self.task.network.build(
             self.backbone, self.split.labels, pretrained=pretrained, seed=self.config.seed
         )
         if pretrained and self.champion is not None:
@@ -286,7 +286,7 @@ class FinetuneRun:
             return self._planned.pop()
         began = time.monotonic()
 
-        def build() -> BlockedModel:
+        def build() -> BlockedNetwork:
             self._measured.append(self._build(True))  # measuring changes no weight: the training begins with it
             return self._measured[-1]
 

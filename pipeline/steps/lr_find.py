@@ -16,7 +16,7 @@ from pipeline.training.interruption import interruptible
 from pipeline.training.lr_find import Sweep
 
 if TYPE_CHECKING:
-    from pipeline.models.blocks import BlockedModel
+    from pipeline.models.network import BlockedNetwork
     from pipeline.training.batch_source import FinetuneJob
 
 
@@ -71,7 +71,7 @@ def lr_find(
             return SweepResult(name, wanted, run.sweep())
 
 
-def _first_trained(job: FinetuneJob, model: BlockedModel, rows: Mapping[str, StageConfig]) -> str:
+def _first_trained(job: FinetuneJob, model: BlockedNetwork, rows: Mapping[str, StageConfig]) -> str:
     """The first stage that is not solved; the first of all where each is."""
     from pipeline.training import head_stage
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.records import InputSpec
+    from pipeline.records import ImageInputSpec
     from pipeline.tasks.base import RandomDraw
     from pipeline.tasks.image_classification.settings import ImageAugmentConfig
 
@@ -70,7 +70,7 @@ def view(draw: RandomDraw, side: int, config: ImageAugmentConfig) -> View:
     )  # fmt: skip
 
 
-def plain(decoded: torch.Tensor, spec: InputSpec) -> torch.Tensor:
+def plain(decoded: torch.Tensor, spec: ImageInputSpec) -> torch.Tensor:
     """The centre `size` × `size` pixels, scaled to [0, 1] and normalised: (N, 3, size, size) of float32."""
     images = decoded.numpy()
 
@@ -80,14 +80,14 @@ def plain(decoded: torch.Tensor, spec: InputSpec) -> torch.Tensor:
     return _each(present, len(images), spec)
 
 
-def _centre(image: Pixels, out: Values, spec: InputSpec) -> None:
+def _centre(image: Pixels, out: Values, spec: ImageInputSpec) -> None:
     margin = (spec.resize - spec.size) // 2
     cut = slice(margin, margin + spec.size)
     np.copyto(out, image[cut, cut])
 
 
 def augmented(
-    decoded: torch.Tensor, spec: InputSpec, config: ImageAugmentConfig, draws: Sequence[RandomDraw]
+    decoded: torch.Tensor, spec: ImageInputSpec, config: ImageAugmentConfig, draws: Sequence[RandomDraw]
 ) -> torch.Tensor:
     """Randomly cropped, resized to `size`, flipped, turned, coloured and normalised: (N, 3, size, size) of float32.
 
@@ -108,7 +108,7 @@ def augmented(
     return _each(present, len(images), spec)
 
 
-def _each(present: Callable[[int, Values], None], count: int, spec: InputSpec) -> torch.Tensor:
+def _each(present: Callable[[int, Values], None], count: int, spec: ImageInputSpec) -> torch.Tensor:
     """Fills a batch, in as many threads as torch may use: `present(position, out)` leaves an image's values, 0 to 255,
     which are then normalised, a whole line of pixels at a time."""
     from concurrent.futures import ThreadPoolExecutor

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from pipeline.config import Config, DataConfig
     from pipeline.config_section import TaskConfig
     from pipeline.context import Console
-    from pipeline.models.blocks import BlockedModel
+    from pipeline.models.network import BlockedNetwork
     from pipeline.records import BackboneRecord, CandidateRecord, InputSpec
+    from pipeline.tensors import Batch
 
 __all__ = [
     "Codec",
@@ -112,7 +113,7 @@ class ExampleStore(Protocol):
     def ids(self) -> tuple[str, ...]:
         """The id of each row (N,)."""
 
-    def batch(self, rows: np.ndarray[Any, Any]) -> torch.Tensor:
+    def batch(self, rows: np.ndarray[Any, Any]) -> Batch:
         """Decoded examples (n, …) of rows (n,) that have the same shape."""
 
     def shapes(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -154,9 +155,7 @@ class Codec(Protocol):
             DataError: an example cannot be decoded wholly.
         """
 
-    def prepare(
-        self, decoded: torch.Tensor, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None
-    ) -> torch.Tensor:
+    def prepare(self, decoded: Batch, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None) -> Batch:
         """A batch of decoded examples as the network's input; `draws` augment it, None presents it plainly. What comes
         of an example depends on its content and its draw alone."""
 
@@ -166,10 +165,10 @@ class Network(Protocol):
 
     def build(
         self, backbone: BackboneRecord, labels: Sequence[str], *, pretrained: bool = True, seed: int = 0
-    ) -> BlockedModel:
+    ) -> BlockedNetwork:
         """The backbone with a new head for these labels; `seed` is that of the random weights."""
 
-    def load(self, candidate: CandidateRecord) -> BlockedModel:
+    def load(self, candidate: CandidateRecord) -> BlockedNetwork:
         """The network of a finished candidate with its weights.
 
         Raises:

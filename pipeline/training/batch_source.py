@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from pipeline.config import FinetuneConfig
     from pipeline.config_section import TaskConfig
     from pipeline.context import Console
-    from pipeline.models.blocks import BlockedModel
+    from pipeline.models.network import BlockedNetwork
     from pipeline.records import InputSpec
     from pipeline.tasks.base import Task
+    from pipeline.tensors import Batch
     from pipeline.training.plan import TrainingPlan
     from pipeline.training.sampling import Keys, Rows
     from pipeline.training.stages import StageScope
@@ -35,14 +36,14 @@ class Store(Protocol):
     @property
     def ids(self) -> tuple[str, ...]: ...
 
-    def batch(self, rows: Rows) -> torch.Tensor:
+    def batch(self, rows: Rows) -> Batch:
         """(N, *shape) uint8."""
 
 
 class FeatureSource(Protocol):
     """A frozen prefix's outputs: `pipeline.training.feature_cache.FeatureStore`."""
 
-    def batch(self, rows: Rows, views: Rows | None) -> torch.Tensor:
+    def batch(self, rows: Rows, views: Rows | None) -> Batch:
         """The input of the first block that trains, for rows of the store and their views."""
 
 
@@ -82,7 +83,7 @@ class FinetuneJob:
     val: ExampleSet
     scratch: Path
     console: Console
-    build: Callable[[bool], BlockedModel]  # pretrained or not → the network, its head new
+    build: Callable[[bool], BlockedNetwork]  # pretrained or not → the network, its head new
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class BatchSource:
     features: FeatureSource | None
     start: int
 
-    def batch(self, chosen: Rows, views: Rows | None) -> torch.Tensor:
+    def batch(self, chosen: Rows, views: Rows | None) -> Batch:
         """Input for some of the examples (positions), each in its view, or plainly where `views` is None.
 
         Raises:
@@ -110,7 +111,7 @@ class BatchSource:
                 hint="thaw run --force validate looks at every file again", details=self._culprits(chosen, views),
             ) from fault  # fmt: skip
 
-    def _make(self, chosen: Rows, views: Rows | None) -> torch.Tensor:
+    def _make(self, chosen: Rows, views: Rows | None) -> Batch:
         rows = self.examples.rows[chosen]
         if self.features is not None:
             return self.features.batch(rows, views)
@@ -135,7 +136,7 @@ class BatchSource:
 
 def feeds(
     job: FinetuneJob,
-    model: BlockedModel,
+    model: BlockedNetwork,
     scope: StageScope,
     plan: TrainingPlan,
     views: int | None,

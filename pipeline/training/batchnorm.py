@@ -18,7 +18,8 @@ from pipeline.training.plan import TrainingPlan, autocast, to_input
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.models.blocks import BlockedModel
+    from pipeline.models.network import BlockedNetwork
+    from pipeline.tensors import Batch
     from pipeline.training.sampling import Keys, Rows
     from pipeline.training.stages import StageScope
 
@@ -26,7 +27,7 @@ EXAMPLES = 512  # at most, to compute statistics over
 BATCH = 32  # at once; the statistics depend on it in their last bits
 
 
-def moving_statistics(model: BlockedModel) -> list[torch.Tensor]:
+def moving_statistics(model: BlockedNetwork) -> list[torch.Tensor]:
     """The buffers that a forward pass changes, with the modules' modes as they are."""
     moving = [module for module in _norms(model.stock.modules()) if module.training]
     return [buffer for module in moving for buffer in module.buffers(recurse=False)]
@@ -39,7 +40,7 @@ def sample(keys: Keys, seed: int) -> list[Rows]:
     return sampling.batches(chosen, BATCH)
 
 
-def estimate(model: BlockedModel, scope: StageScope, batches: Iterable[torch.Tensor], plan: TrainingPlan) -> None:
+def estimate(model: BlockedNetwork, scope: StageScope, batches: Iterable[Batch], plan: TrainingPlan) -> None:
     """Replaces the statistics of the trained blocks by their mean over some batches of network input (n, …).
 
     Nothing else moves: all other modules are in evaluation meanwhile, and the modules' modes are put back.
@@ -54,7 +55,7 @@ def estimate(model: BlockedModel, scope: StageScope, batches: Iterable[torch.Ten
 
 
 @contextmanager
-def _cumulative(model: BlockedModel, norms: list[torch.nn.modules.batchnorm._NormBase]) -> Iterator[None]:
+def _cumulative(model: BlockedNetwork, norms: list[torch.nn.modules.batchnorm._NormBase]) -> Iterator[None]:
     """The statistics reset, and taken as plain means over the batches seen within."""
     modes = [(module, module.training) for module in model.stock.modules()]
     momenta = [norm.momentum for norm in norms]

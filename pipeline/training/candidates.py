@@ -102,9 +102,9 @@ def _place(scratch: Path, key: str) -> Path:
 def _write_model(path: Path, trained: TrainedRecipe) -> str:
     from safetensors.torch import save_file
 
-    from pipeline.models.blocks import state
+    from pipeline.models.network import state_to_save
 
-    save_file(state(trained.model), path)
+    save_file(state_to_save(trained.model), path)
     files.apply_umask(path)
     return manifest.sha256(path)
 

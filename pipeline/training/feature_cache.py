@@ -32,6 +32,7 @@ from pipeline import storage
 from pipeline.config import ENGINE
 from pipeline.records import digest
 from pipeline.tasks.base import RandomDraw
+from pipeline.tensors import single_tensor
 from pipeline.training import sampling
 from pipeline.training.plan import TrainingPlan, autocast, to_input
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
     from pipeline.config_section import TaskConfig
     from pipeline.context import Console
-    from pipeline.models.blocks import BlockedModel
+    from pipeline.models.network import BlockedNetwork
     from pipeline.records import InputSpec
     from pipeline.tasks.base import Task
     from pipeline.training.batch_source import Store
@@ -67,7 +68,7 @@ class FrozenPrefix:
         views: how many views there are; None: the plain presentation.
     """
 
-    model: BlockedModel
+    model: BlockedNetwork
     boundary: int
     store: Store
     rows: Rows
@@ -92,7 +93,8 @@ class FrozenPrefix:
         pixels = self.store.batch(self.rows[positions])
         x = self.task.codec.prepare(pixels, self.spec, self.task_config, self._draws(positions, turns))
         with self._evaluating(), torch.inference_mode(), autocast(self.plan):
-            return self.model.run(to_input(x, self.plan), 0, self.boundary).cpu()
+            output = self.model.run(to_input(x, self.plan), 0, self.boundary)
+        return single_tensor(output).cpu()
 
     def _draws(self, positions: Rows, turns: Rows) -> list[RandomDraw] | None:
         if self.views is None:
@@ -263,7 +265,7 @@ class FeatureStore:
 
 
 def open_features(
-    model: BlockedModel,
+    model: BlockedNetwork,
     boundary: int,
     store: Store,
     rows: Rows,

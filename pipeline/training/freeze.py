@@ -14,17 +14,17 @@ from pipeline.training import fingerprint
 from pipeline.training.stages import StageScope, tensors, wrong_modes
 
 if TYPE_CHECKING:
-    from pipeline.models.blocks import BlockedModel
+    from pipeline.models.network import BlockedNetwork
 
 Proof = dict[str, str]  # tensor → fingerprint
 
 
-def take(model: BlockedModel, scope: StageScope) -> Proof:
+def take(model: BlockedNetwork, scope: StageScope) -> Proof:
     """Fingerprints of all frozen tensors."""
     return fingerprint.of_tensors(tensors(model, scope.frozen))
 
 
-def verify(before: Proof, model: BlockedModel, scope: StageScope, stage: str) -> str:
+def verify(before: Proof, model: BlockedNetwork, scope: StageScope, stage: str) -> str:
     """The digest over all frozen tensors.
 
     Raises:
@@ -42,7 +42,7 @@ def verify(before: Proof, model: BlockedModel, scope: StageScope, stage: str) ->
     return digest(after)
 
 
-def check_modes(model: BlockedModel, scope: StageScope, stage: str) -> None:
+def check_modes(model: BlockedNetwork, scope: StageScope, stage: str) -> None:
     """Dropout in a frozen block leaves no trace in its tensors, so the modes are looked at too.
 
     Raises:

@@ -11,7 +11,8 @@ from pipeline.training.plan import TrainingPlan, autocast, to_input
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.models.blocks import BlockedModel
+    from pipeline.models.network import BlockedNetwork
+    from pipeline.tensors import Batch
     from pipeline.training.losses import TrainingLoss
 
 
@@ -24,7 +25,12 @@ class OutOfMemory(Exception):
 
 
 def accumulate(
-    model: BlockedModel, objective: TrainingLoss, plan: TrainingPlan, start: int, x: torch.Tensor, targets: torch.Tensor
+    model: BlockedNetwork,
+    objective: TrainingLoss,
+    plan: TrainingPlan,
+    start: int,
+    x: Batch,
+    targets: torch.Tensor,
 ) -> float:
     """Adds the gradient of a batch's mean loss to the parameters, `plan.batch_size` examples at a time.
 

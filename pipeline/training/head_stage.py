@@ -17,6 +17,7 @@ import torch
 
 from pipeline.config import FinetuneConfig, StageConfig
 from pipeline.records import SolvedHead
+from pipeline.tensors import single_tensor
 from pipeline.training import linear_head, stages
 from pipeline.training.batch_source import ahead
 from pipeline.training.crash_points import crash_point
@@ -25,7 +26,7 @@ from pipeline.training.numerics import NonFiniteError
 from pipeline.training.plan import autocast, to_input
 
 if TYPE_CHECKING:
-    from pipeline.models.blocks import Block, BlockedModel
+    from pipeline.models.network import Block, BlockedNetwork
     from pipeline.training.batch_source import BatchSource, ExampleSet, FinetuneJob
     from pipeline.training.linear_head import HeadProblem, PrincipalComponents
     from pipeline.training.losses import TrainingLoss
@@ -49,19 +50,19 @@ def linear(head: Block) -> torch.nn.Linear | None:
 
     layers = [module for module in head.modules() if not any(module.children())]
     others = [layer for layer in layers if not isinstance(layer, (nn.Dropout, nn.Identity))]
-    if len(others) != 1 or not isinstance(others[0], nn.Linear) or head.auxiliary is not None:
+    if len(others) != 1 or not isinstance(others[0], nn.Linear):
         return None
     layer = others[0]
     alone = {id(parameter) for parameter in head.parameters()} == {id(layer.weight), id(layer.bias)}
     return layer if alone else None
 
 
-def solves(job: FinetuneJob, model: BlockedModel, stage: StageConfig) -> bool:
+def solves(job: FinetuneJob, model: BlockedNetwork, stage: StageConfig) -> bool:
     """Whether a stage's head is solved."""
     return refusal(job, model, stages.scope(model, stage)) is None
 
 
-def refusal(job: FinetuneJob, model: BlockedModel, scope: StageScope) -> str | None:
+def refusal(job: FinetuneJob, model: BlockedNetwork, scope: StageScope) -> str | None:
     """Why a stage is trained by the optimiser and not solved; "" where it is not a head's stage at all, and None where
     it is solved."""
     head = model.blocks[-1]
@@ -96,7 +97,7 @@ def _too_large(rows: int, layer: torch.nn.Linear, job: FinetuneJob) -> str | Non
 
 def solve(
     job: FinetuneJob,
-    model: BlockedModel,
+    model: BlockedNetwork,
     feeds: dict[str, BatchSource],
     objective: TrainingLoss,
     plan: TrainingPlan,
@@ -180,7 +181,7 @@ def _sampling_weights(config: FinetuneConfig, classes: torch.Tensor, count: int)
 
 def _features(
     job: FinetuneJob,
-    model: BlockedModel,
+    model: BlockedNetwork,
     feed: BatchSource,
     plan: TrainingPlan,
     view: int | None,
@@ -199,7 +200,7 @@ def _features(
         between()
         with torch.inference_mode(), autocast(plan):
             output = model.run(to_input(x, plan), feed.start, len(model.blocks) - 1)
-        outputs.append(output.flatten(1).cpu().double())  # a head may begin with that
+        outputs.append(single_tensor(output).flatten(1).cpu().double())  # a head may begin with that
         job.console.progress("features of the head", len(outputs), len(cuts))
     return torch.cat(outputs).clone()
 

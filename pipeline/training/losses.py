@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.config import FinetuneConfig
-    from pipeline.models.blocks import BlockedModel
+    from pipeline.models.network import BlockedNetwork
+    from pipeline.tensors import Batch
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class TrainingLoss:
         """What the losses of these targets (N,) are divided by for their mean."""
         return float(len(targets)) if self.weights is None else float(self.weights[targets].sum())
 
-    def __call__(self, model: BlockedModel, x: torch.Tensor, start: int, targets: torch.Tensor) -> torch.Tensor:
+    def __call__(self, model: BlockedNetwork, x: Batch, start: int, targets: torch.Tensor) -> torch.Tensor:
         """The summed loss of a piece of a batch, in float32; divide by the whole batch's `mass`.
 
         An auxiliary classifier's loss is added with its own weight.

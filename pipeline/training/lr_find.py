@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.tensors import Batch
+
 Curve = NDArray[np.float64]
 
 LOW, HIGH = 1e-6, 1.0
@@ -47,8 +49,8 @@ class Sweep(NamedTuple):
 def find(
     network: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    gradients: Callable[[torch.Tensor, torch.Tensor], float],
+    batches: Iterable[tuple[Batch, torch.Tensor]],
+    gradients: Callable[[Batch, torch.Tensor], float],
     *,
     low: float = LOW,
     high: float = HIGH,
@@ -104,7 +106,7 @@ def suggest(rates: Curve, losses: Curve, slopes: Curve) -> float | None:
     return float(rates[steepest]) if end > 1 and slopes[steepest] < 0 else None
 
 
-def _again(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _again(batches: Iterable[tuple[Batch, torch.Tensor]]) -> Iterator[tuple[Batch, torch.Tensor]]:
     """The batches over and over, without keeping them."""
     while True:
         none = True

@@ -10,7 +10,7 @@ from pipeline.config import FinetuneConfig
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.models.blocks import BlockedModel
+    from pipeline.models.network import BlockedNetwork
     from pipeline.training.stages import StageScope
 
 
@@ -20,7 +20,7 @@ def rates(blocks: list[str], scope: StageScope, lr: float, decay: float) -> dict
     return {name: lr * decay ** depth[name] for name in scope.trained}
 
 
-def groups(model: BlockedModel, max_lrs: dict[str, float], weight_decay: float) -> list[dict[str, Any]]:
+def groups(model: BlockedNetwork, max_lrs: dict[str, float], weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups `block` and `block/no-decay`: norms and biases, which have one dimension, do not decay
     (He et al. 2019, section 3.1). A parameter tied within trained blocks is in the first group that has it."""
     seen: set[int] = set()

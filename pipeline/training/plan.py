@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from pipeline.config import FinetuneConfig
 from pipeline.records import FrozenModel, digest
+from pipeline.tensors import Batch, example_shapes
 from pipeline.training import hardware
 from pipeline.training.losses import TrainingLoss
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.context import Console
-    from pipeline.models.blocks import BlockedModel
+    from pipeline.models.network import BlockedNetwork
     from pipeline.tasks.base import Task
 
 SECONDS = 4.0  # of measuring in all, or more where that is no more than 1 / PAYS of the training
@@ -50,7 +51,7 @@ Precision = Literal["fp32", "bf16"]
 MemoryFormat = Literal["contiguous", "channels-last"]
 
 
-_compiled: WeakSet[BlockedModel] = WeakSet()  # a network is placed again for each of its stages
+_compiled: WeakSet[BlockedNetwork] = WeakSet()  # a network is placed again for each of its stages
 
 
 class TrainingPlan(FrozenModel):
@@ -58,7 +59,7 @@ class TrainingPlan(FrozenModel):
 
     Args:
         batch_size: examples computed at once; a larger optimiser batch is accumulated.
-        fuse: whether a frozen prefix runs in fewer operations; see `pipeline.models.fused`.
+        fuse: whether a frozen prefix runs in fewer operations; see `pipeline.models.providers.torchvision.fused`.
         feature_cache: whether a frozen prefix's outputs may be kept.
         feature_cache_gb: most disk they may take, in 10⁹ bytes.
         feature_cache_always: keep them even where computing looks as fast as reading.
@@ -114,7 +115,7 @@ class Remembered(NamedTuple):
 
 
 def choose(
-    model_factory: Callable[[], BlockedModel],
+    model_factory: Callable[[], BlockedNetwork],
     task: Task,
     sample_batch: tuple[torch.Tensor, torch.Tensor],
     config: FinetuneConfig,
@@ -153,9 +154,7 @@ def choose(
     return plan
 
 
-def remembered(
-    model: BlockedModel, task: Task, x: torch.Tensor, config: FinetuneConfig, scratch: Path
-) -> Remembered | None:
+def remembered(model: BlockedNetwork, task: Task, x: Batch, config: FinetuneConfig, scratch: Path) -> Remembered | None:
     """What is remembered of a measurement for this network, input `x` (n, …) and settings on this machine."""
     path = _path(model, task, x, config, _open(config, _base(config), x), scratch)
     chosen = _read(path)
@@ -163,7 +162,7 @@ def remembered(
 
 
 def seconds_per_example(
-    model: BlockedModel, x: torch.Tensor, targets: torch.Tensor, plan: TrainingPlan, config: FinetuneConfig
+    model: BlockedNetwork, x: Batch, targets: torch.Tensor, plan: TrainingPlan, config: FinetuneConfig
 ) -> float:
     """What an example takes in a training step of the whole network, measured on `x` (n, …)."""
     trials = measure(model, x, targets, [plan], config, turns=FEWEST_TRIALS)
@@ -171,20 +170,21 @@ def seconds_per_example(
 
 
 def _path(
-    model: BlockedModel,
+    model: BlockedNetwork,
     task: Task,
-    x: torch.Tensor,
+    x: Batch,
     config: FinetuneConfig,
     candidates: list[TrainingPlan],
     scratch: Path,
 ) -> Path:
-    about = [model.architecture, model.classes, task.name, tuple(x.shape[1:]), config.batch_size, config.plan]
+    shapes = example_shapes(x)
+    about = [model.architecture, model.classes, task.name, shapes, config.batch_size, config.plan]
     key = digest(hardware.machine(), candidates[0], about)
     return scratch / "plans" / f"{key[:32]}.json"
 
 
 def _find(
-    model: BlockedModel, sample: tuple[torch.Tensor, torch.Tensor], candidates: list[TrainingPlan], config: FinetuneConfig,
+    model: BlockedNetwork, sample: tuple[torch.Tensor, torch.Tensor], candidates: list[TrainingPlan], config: FinetuneConfig,
     path: Path, passes: int,
 ) -> tuple[ChosenPlan, str]:  # fmt: skip
     """The best candidate and how it was found: remembered, taken as usual for a short training, or measured."""
@@ -266,8 +266,8 @@ class PlanTrials:
 
 
 def measure(
-    model: BlockedModel,
-    x: torch.Tensor,
+    model: BlockedNetwork,
+    x: Batch,
     targets: torch.Tensor,
     candidates: list[TrainingPlan],
     config: FinetuneConfig,
@@ -307,7 +307,7 @@ def measure(
                     trials.drop(candidate)
     finally:
         torch.set_num_threads(had_threads)
-        model.zero_grad(set_to_none=True)
+        model.stock.zero_grad(set_to_none=True)
     return trials
 
 
@@ -316,18 +316,18 @@ def _time_for_it(trials: PlanTrials, examples: int, passes: int) -> float:
     return max(SECONDS, passes * seconds_per_pass / PAYS)
 
 
-def _shares(model: BlockedModel, x: torch.Tensor, plan: TrainingPlan) -> tuple[float, ...]:
+def _shares(model: BlockedNetwork, x: Batch, plan: TrainingPlan) -> tuple[float, ...]:
     """Each block's share of the seconds of a forward pass; on an accelerator, which works on its own, not known."""
     import torch
 
     if plan.device != "cpu":
         return ()
     place(model, plan.model_copy(update={"compile": False}))
-    model.eval()
+    model.stock.eval()
     seconds = [float("inf")] * len(model.blocks)
     with torch.inference_mode(), autocast(plan):
         for _ in range(FEWEST_TRIALS):
-            output = to_input(x, plan)
+            output: Batch = to_input(x, plan)
             for index in range(len(model.blocks)):
                 began = time.perf_counter()
                 output = model.run(output, index, index + 1)
@@ -337,8 +337,8 @@ def _shares(model: BlockedModel, x: torch.Tensor, plan: TrainingPlan) -> tuple[f
 
 
 def _step(
-    model: BlockedModel,
-    x: torch.Tensor,
+    model: BlockedNetwork,
+    x: Batch,
     targets: torch.Tensor,
     plan: TrainingPlan,
     objective: TrainingLoss,
@@ -348,8 +348,8 @@ def _step(
     import torch
 
     place(model, plan.model_copy(update={"compile": False}))
-    model.eval()  # dropout and BatchNorm's batch statistics would make the losses differ
-    model.zero_grad(set_to_none=True)
+    model.stock.eval()  # dropout and BatchNorm's batch statistics would make the losses differ
+    model.stock.zero_grad(set_to_none=True)
     kept = 0
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
@@ -392,14 +392,14 @@ def _base(config: FinetuneConfig) -> TrainingPlan:
     )  # fmt: skip
 
 
-def _open(config: FinetuneConfig, base: TrainingPlan, x: torch.Tensor) -> list[TrainingPlan]:
+def _open(config: FinetuneConfig, base: TrainingPlan, x: Batch) -> list[TrainingPlan]:
     """The plans that the settings and the hardware leave open.
 
     The first is what most networks are fastest in on most CPUs: fp32, a thread a core, channels last where there are
     channels. It is the reference, and what is taken where nothing could be measured.
     """
     precisions: list[Precision] = ["fp32", "bf16"] if hardware.has_bf16(base.device) else ["fp32"]
-    formats: list[MemoryFormat] = ["channels-last", "contiguous"] if x.ndim == 4 else ["contiguous"]
+    formats: list[MemoryFormat] = ["channels-last", "contiguous"] if _is_image(x) else ["contiguous"]
     if config.plan.precision != "auto":
         precisions = [config.plan.precision]
     if config.plan.memory_format != "auto":
@@ -412,6 +412,13 @@ def _open(config: FinetuneConfig, base: TrainingPlan, x: torch.Tensor) -> list[T
         base.model_copy(update={"threads": t, "precision": p, "memory_format": m})
         for t, p, m in product(threads, precisions, formats)
     ]
+
+
+def _is_image(x: Batch) -> bool:
+    """Whether a batch has examples, channels, height and width, so that there are two memory formats for it."""
+    import torch
+
+    return isinstance(x, torch.Tensor) and x.ndim == 4
 
 
 def _read(path: Path) -> ChosenPlan | None:
@@ -437,7 +444,7 @@ def autocast(plan: TrainingPlan) -> AbstractContextManager[object]:
     return torch.autocast(torch.device(plan.device).type, torch.bfloat16)
 
 
-def place(model: BlockedModel, plan: TrainingPlan) -> None:
+def place(model: BlockedNetwork, plan: TrainingPlan) -> None:
     """Moves a network to the plan's device and memory format, in place, and compiles its blocks if the plan says so."""
     import torch
 
@@ -446,15 +453,14 @@ def place(model: BlockedModel, plan: TrainingPlan) -> None:
     model.stock.to(memory_format=formats[plan.memory_format])
     if plan.compile and model not in _compiled:
         _compiled.add(model)
-        for block in model.blocks:
-            block.calls = [torch.compile(call) for call in block.calls]
+        model.compile_blocks()
 
 
-def to_input(x: torch.Tensor, plan: TrainingPlan) -> torch.Tensor:
+def to_input(x: Batch, plan: TrainingPlan) -> Batch:
     """A batch on the plan's device, in its memory format where it has one."""
     import torch
 
-    if x.ndim != 4:
+    if not isinstance(x, torch.Tensor) or not _is_image(x):
         return x.to(plan.device)
     # Asked for either way: a convolution goes by its input's layout as much as by its own weights'.
     last = plan.memory_format == "channels-last"

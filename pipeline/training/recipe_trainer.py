@@ -24,7 +24,7 @@ from pipeline.training.stage_trainer import Session, StageTrainer
 from pipeline.training.train_state import Row, TrainState, machine
 
 if TYPE_CHECKING:
-    from pipeline.models.blocks import BlockedModel
+    from pipeline.models.network import BlockedNetwork
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class TrainedRecipe:
         checkpoints: to be cleared once the result is in its place.
     """
 
-    model: BlockedModel
+    model: BlockedNetwork
     position: TrainState
     probabilities: torch.Tensor
     spent: dict[str, Counter[str]]
@@ -119,7 +119,7 @@ def _attempt(
     plan: TrainingPlan,
     found: Checkpoint | None,
     spent: dict[str, Counter[str]],
-) -> tuple[BlockedModel, torch.Tensor]:
+) -> tuple[BlockedNetwork, torch.Tensor]:
     """Trains what is left of the stages; the network, and the probabilities that its best validation gave."""
     kept = found.part("kept") if found is not None else {}
     optimizer_state = found.part("optimizer") if found is not None else {}

@@ -17,6 +17,7 @@ import torch
 from pipeline.config import StageConfig
 from pipeline.errors import ConfigError, Interrupted, TrainingError
 from pipeline.records import SolvedHead, StageResult
+from pipeline.tensors import single_tensor
 from pipeline.training import batchnorm, freeze, head_stage, optimizers, sampling, stages, validation_metrics
 from pipeline.training.batch_source import BatchSource, FinetuneJob, ahead, feeds
 from pipeline.training.checkpoints import Checkpoints
@@ -30,7 +31,8 @@ from pipeline.training.plan import TrainingPlan, autocast, place, to_input
 from pipeline.training.train_state import BestResult, Row, TrainState
 
 if TYPE_CHECKING:
-    from pipeline.models.blocks import BlockedModel
+    from pipeline.models.network import BlockedNetwork
+    from pipeline.tensors import Batch
     from pipeline.training.lr_find import Sweep
     from pipeline.training.sampling import Rows
 
@@ -69,7 +71,7 @@ class StageTrainer:
     session: Session
     stage: StageConfig
     plan: TrainingPlan
-    model: BlockedModel
+    model: BlockedNetwork
     position: TrainState
     kept: Tensors
     spent: Counter[str] = field(default_factory=Counter)
@@ -213,7 +215,7 @@ class StageTrainer:
         self.job.console.info(f"{self.session.name}: {name}: {found}")
         return rate
 
-    def _endless(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _endless(self) -> Iterator[tuple[Batch, torch.Tensor]]:
         """The stage's first epoch over and over: input of its first trained block, and targets."""
         stages.set_modes(self.model, self.scope)
         rows, shown, cuts = self._epoch()
@@ -280,7 +282,7 @@ class StageTrainer:
         freeze.check_modes(self.model, self.scope, self.stage.name)
         crash_point("last-batch")
 
-    def _step(self, x: torch.Tensor, chosen: Rows) -> None:
+    def _step(self, x: Batch, chosen: Rows) -> None:
         """One optimiser step; nothing of the step is left behind where it raises."""
         job, position = self.job, self.position
         done = (position.epoch - position.begun) * self.per_epoch + position.batch
@@ -305,7 +307,7 @@ class StageTrainer:
         position.seen += len(chosen)
         self.spent["examples"] += len(chosen)
 
-    def _gradients(self, x: torch.Tensor, targets: torch.Tensor) -> float:
+    def _gradients(self, x: Batch, targets: torch.Tensor) -> float:
         """Accumulates the batch's gradient and returns its mean loss, in as many pieces as memory asks for."""
         position, start = self.position, self.feeds["train"].start
         while True:
@@ -351,7 +353,7 @@ class StageTrainer:
         if self.session.stop.asked.is_set():
             raise Interrupted(f"training '{self.session.name}'", found=self.session.stop.reason)
 
-    def _watched(self, loaded: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    def _watched(self, loaded: Iterator[Batch]) -> Iterator[Batch]:
         """The batches; where an end was asked for while one was made, everything is saved first."""
         try:
             yield from loaded
@@ -419,7 +421,7 @@ class StageTrainer:
         for x in self._watched(loaded):
             with autocast(self.plan):
                 output = self.model.run(to_input(x, self.plan), feed.start)
-            yield self.job.task.scorer.probabilities(output).cpu()
+            yield self.job.task.scorer.probabilities(single_tensor(output)).cpu()
             self._pause()
 
     def _note(self, metrics: dict[str, float]) -> None:

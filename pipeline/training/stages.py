@@ -12,7 +12,7 @@ from pipeline.models.block_patterns import select
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.models.blocks import BlockedModel
+    from pipeline.models.network import BlockedNetwork
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class StageScope:
     batchnorm: bool
 
 
-def scope(model: BlockedModel, stage: StageConfig) -> StageScope:
+def scope(model: BlockedNetwork, stage: StageConfig) -> StageScope:
     """Resolves what a stage trains.
 
     Raises:
@@ -51,7 +51,7 @@ def scope(model: BlockedModel, stage: StageConfig) -> StageScope:
     return result
 
 
-def apply(model: BlockedModel, scope: StageScope) -> None:
+def apply(model: BlockedNetwork, scope: StageScope) -> None:
     """Puts every block into the state the scope asks for: gradients and, by `set_modes`, train or eval."""
     for block in model.blocks:
         for parameter in block.parameters():
@@ -60,7 +60,7 @@ def apply(model: BlockedModel, scope: StageScope) -> None:
     set_modes(model, scope)
 
 
-def set_modes(model: BlockedModel, scope: StageScope) -> None:
+def set_modes(model: BlockedNetwork, scope: StageScope) -> None:
     """Frozen blocks wholly in eval (BatchNorm and dropout); in the others BatchNorm as the scope says."""
     wanted = {id(module): training for module, training in _modes(model, scope)}
     for module in model.stock.modules():
@@ -69,13 +69,13 @@ def set_modes(model: BlockedModel, scope: StageScope) -> None:
             module.training = training
 
 
-def wrong_modes(model: BlockedModel, scope: StageScope) -> list[str]:
+def wrong_modes(model: BlockedNetwork, scope: StageScope) -> list[str]:
     """Blocks that have a module in train that belongs in eval, or the other way round."""
     wrong = {id(module) for module, training in _modes(model, scope) if module.training != training}
     return [block.name for block in model.blocks if any(id(module) in wrong for module in block.modules())]
 
 
-def _modes(model: BlockedModel, scope: StageScope) -> list[tuple[torch.nn.Module, bool]]:
+def _modes(model: BlockedNetwork, scope: StageScope) -> list[tuple[torch.nn.Module, bool]]:
     from torch.nn.modules.batchnorm import _NormBase
 
     pairs = []
@@ -85,7 +85,7 @@ def _modes(model: BlockedModel, scope: StageScope) -> list[tuple[torch.nn.Module
     return pairs
 
 
-def tensors(model: BlockedModel, blocks: tuple[str, ...], *, buffers: bool = True) -> dict[str, torch.Tensor]:
+def tensors(model: BlockedNetwork, blocks: tuple[str, ...], *, buffers: bool = True) -> dict[str, torch.Tensor]:
     """Parameters (and buffers) of some blocks, by the stock network's names."""
     found: dict[str, torch.Tensor] = {}
     for block in model.blocks:
@@ -95,7 +95,7 @@ def tensors(model: BlockedModel, blocks: tuple[str, ...], *, buffers: bool = Tru
     return found
 
 
-def _refuse_ties(model: BlockedModel, scope: StageScope) -> None:
+def _refuse_ties(model: BlockedNetwork, scope: StageScope) -> None:
     """A tensor cannot train and be frozen. Shared memory counts too: two parameters may be views of one storage."""
     frozen = {t.untyped_storage().data_ptr(): name for name, t in tensors(model, scope.frozen).items() if t.numel()}
     tied = {

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-    from pipeline.models.blocks import BlockedModel
+    from pipeline.models.network import BlockedNetwork
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Champion:
     members: pa.Table
 
 
-def start(model: BlockedModel, champion: Champion, labels: Sequence[str]) -> None:
+def start(model: BlockedNetwork, champion: Champion, labels: Sequence[str]) -> None:
     """Gives a freshly built network the champion's weights; see `warm_start`."""
     from safetensors.torch import load_file
 

@@ -20,9 +20,9 @@ from disks import small_disk, small_files
 from pipeline.context import SilentConsole
 from pipeline.data import decoded_store
 from pipeline.errors import TrainingError
-from pipeline.records import InputSpec
+from pipeline.records import ImageInputSpec
 
-SPEC = InputSpec(size=4, resize=4)
+SPEC = ImageInputSpec(size=4, resize=4)
 BYTES = 4 * 4 * 3
 
 
@@ -34,10 +34,10 @@ class Bytes:
     def __init__(self) -> None:
         self.decoded: list[str] = []
 
-    def shape(self, spec: InputSpec) -> tuple[int, ...]:
+    def shape(self, spec: ImageInputSpec) -> tuple[int, ...]:
         return (spec.resize, spec.resize, 3)
 
-    def decode(self, path: Path, spec: InputSpec) -> np.ndarray[Any, Any]:
+    def decode(self, path: Path, spec: ImageInputSpec) -> np.ndarray[Any, Any]:
         self.decoded.append(path.name)
         (value,) = path.read_bytes()
         return np.full(self.shape(spec), value, np.uint8)
@@ -62,7 +62,7 @@ def files(folder: Path, values: range) -> list[tuple[str, Path]]:
 
 
 def opened(
-    rows: list[tuple[str, Path]], scratch: Path, *, task: Any = None, spec: InputSpec = SPEC, limit_gb: float = 1.0,
+    rows: list[tuple[str, Path]], scratch: Path, *, task: Any = None, spec: ImageInputSpec = SPEC, limit_gb: float = 1.0,
     console: Any = None,
 ) -> tuple[decoded_store.DecodedStore, Any]:  # fmt: skip
     task = task or Bytes()

@@ -21,7 +21,9 @@ from flows.stage import remember
 from pipeline import setup
 from pipeline.config import parse
 from pipeline.errors import BackboneError
-from pipeline.models import blocks, digests, references
+from pipeline.models import digests, references
+from pipeline.models.network import state_to_save
+from pipeline.models.providers.torchvision import blocks
 from pipeline.records import BackboneRecord
 from pipeline.workspace import Workspace
 from weights_server import WeightsServer, serving, whole
@@ -34,7 +36,7 @@ def weights_bytes(seed: int, metadata: dict[str, str] | None = None) -> bytes:
     """A weights file of the tests' architecture; every seed gives as many bytes."""
     from safetensors.torch import save
 
-    return save(blocks.state(blocks.build("squeezenet1_1", 3, seed=seed)), metadata)
+    return save(state_to_save(blocks.build("squeezenet1_1", 3, seed=seed)), metadata)
 
 
 OLD, NEW = weights_bytes(1), weights_bytes(2)

@@ -20,7 +20,8 @@ from flows.status import follow_champion
 from pipeline import manifest, setup
 from pipeline.config import parse
 from pipeline.errors import ThawError, TrackingError, TrainingError
-from pipeline.models import blocks
+from pipeline.models.network import state_to_save
+from pipeline.models.providers.torchvision import blocks
 from pipeline.records import FinetuneRecord, RegisterRecord, SplitRecord
 from pipeline.steps import champion
 from pipeline.tracking import registered
@@ -67,7 +68,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     paint(base / "squares")
     setup.init(base / "place", source=base / "squares", config=parse(SETTINGS, "test"))
     place = Workspace(base / "place")
-    save_file(blocks.state(blocks.build("squeezenet1_1", 3, seed=1)), place.root / "net.safetensors")
+    save_file(state_to_save(blocks.build("squeezenet1_1", 3, seed=1)), place.root / "net.safetensors")
     how, made = retrain(place)
     assert set(how.values()) == {"done"}
     assert (made.version, made.champion) == ("1", True)

@@ -14,7 +14,10 @@ from safetensors.torch import save_file
 from pipeline.config import BackboneConfig
 from pipeline.context import Context
 from pipeline.errors import BackboneError, ConfigError
-from pipeline.models import backbone_lock, backbones, blocks, fetch, torchvision_models
+from pipeline.models import backbone_lock, fetch
+from pipeline.models.network import state_to_save
+from pipeline.models.providers import catalog
+from pipeline.models.providers.torchvision import backbones, blocks, torchvision_models
 from pipeline.models.references import WeightsFile
 from pipeline.models.weights import WeightsContent
 from weights_server import WeightsServer, serving, whole
@@ -41,7 +44,7 @@ def server() -> Iterator[WeightsServer]:
 def body(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A weights file."""
     path = tmp_path_factory.mktemp("weights") / "net.safetensors"
-    save_file(blocks.state(blocks.build("shufflenet_v2_x0_5", 3)), path)
+    save_file(state_to_save(blocks.build("shufflenet_v2_x0_5", 3)), path)
     return path.read_bytes()
 
 
@@ -55,9 +58,7 @@ def pin(settings: BackboneConfig, context: Context, found: WeightsFile) -> None:
 
 def fault(settings: BackboneConfig, context: Context) -> BackboneError:
     with pytest.raises(BackboneError) as caught:
-        backbones.resolve(
-            settings, context, fetch.RetryPolicy(attempts=1, pause=0, epochs_without_improvement=2, total=5)
-        )
+        backbones.resolve(settings, context, fetch.RetryPolicy(attempts=1, pause=0, stall=2, total=5))
     return caught.value
 
 
@@ -68,9 +69,9 @@ class TestNames:
 
     def test_an_unknown_provider_is_answered_with_the_nearest(self) -> None:
         with pytest.raises(ConfigError, match="did you mean torchvision/resnet18"):
-            backbones.architecture(config(name="torchvison/resnet18"))
+            catalog.find("torchvison/resnet18")
         with pytest.raises(ConfigError, match="one of torchvision"):
-            backbones.architecture(config(name="acme/resnet18"))
+            catalog.find("acme/resnet18")
 
 
 class TestReferences:
@@ -189,7 +190,7 @@ class TestPins:
 
 class TestFit:
     def test_another_architectures_weights_are_recognised(self) -> None:
-        state = blocks.state(blocks.build("squeezenet1_1", 3))
+        state = state_to_save(blocks.build("squeezenet1_1", 3))
         with pytest.raises(BackboneError) as caught:
             backbones.fitted("squeezenet1_0", WeightsContent(state, {}), "the file")
         assert "looks like squeezenet1_1" in caught.value.found
@@ -213,7 +214,7 @@ class TestFit:
         assert any(key.startswith("aux1.") for key in full)
         model = backbones.fitted("googlenet", WeightsContent(full, {}), "the file")
         assert model.classes == 1000
-        assert not any(key.startswith("aux") for key in blocks.state(model))
+        assert not any(key.startswith("aux") for key in state_to_save(model))
 
     def test_a_transformer_trained_at_another_size(self) -> None:
         shapes = blocks.build("vit_b_32", 4, size=64, meta=True).stock.state_dict()

@@ -13,8 +13,9 @@ from torch import nn
 from torchvision.models import VisionTransformer
 
 from pipeline.errors import BackboneError, ConfigError
-from pipeline.models import blocks, torchvision_models
-from pipeline.models.blocks import BlockedModel
+from pipeline.models.network import state_to_save
+from pipeline.models.providers.torchvision import blocks, torchvision_models
+from pipeline.models.providers.torchvision.blocks import TorchvisionNetwork
 
 # One of each family, with an input side that it accepts.
 FAMILIES = {
@@ -24,7 +25,7 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def _busy(model: BlockedModel) -> BlockedModel:
+def _busy(model: TorchvisionNetwork) -> TorchvisionNetwork:
     """Makes outputs depend on everything: some heads start at zero."""
     with torch.no_grad():
         for parameter in model.parameters():
@@ -147,9 +148,9 @@ def test_a_block_switches_just_its_own_modules() -> None:
     assert all(name.startswith("features.18") for name in training)
 
 
-def _small_transformer() -> BlockedModel:
+def _small_transformer() -> TorchvisionNetwork:
     network = VisionTransformer(32, patch_size=16, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=8, num_classes=3)
-    return _busy(BlockedModel("vit", 3, network, {}))
+    return _busy(TorchvisionNetwork("vit", 3, network, {}))
 
 
 def test_a_copied_model_is_independent() -> None:
@@ -205,13 +206,13 @@ class TestRandomWeights:
     def test_the_seed_decides_and_the_global_state_stays(self) -> None:
         torch.manual_seed(7)
         before = torch.get_rng_state()
-        one, same, other = (blocks.state(blocks.build("shufflenet_v2_x0_5", 3, seed=s)) for s in (1, 1, 2))
+        one, same, other = (state_to_save(blocks.build("shufflenet_v2_x0_5", 3, seed=s)) for s in (1, 1, 2))
         assert torch.equal(torch.get_rng_state(), before)
         assert all(torch.equal(one[key], same[key]) for key in one)
         assert not torch.equal(one["fc.weight"], other["fc.weight"])
 
     def test_so_for_a_new_head(self) -> None:
-        source = blocks.state(blocks.build("shufflenet_v2_x0_5", 9))
+        source = state_to_save(blocks.build("shufflenet_v2_x0_5", 9))
         before = torch.get_rng_state()
         heads = []
         for seed in (1, 1, 2):
@@ -225,19 +226,19 @@ class TestRandomWeights:
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "squeezenet1_1", "densenet121", "mnasnet0_5", "inception_v3"])
 def test_pretrained_weights_all_arrive_but_the_heads(name: str, tmp_path: Path) -> None:
-    source = blocks.state(blocks.build(name, 7, seed=1))
+    source = state_to_save(blocks.build(name, 7, seed=1))
     save_file(source, tmp_path / "weights.safetensors")
     for meta in (True, False):
         model = blocks.build(name, 3, meta=meta)
         blocks.load_pretrained(model, tmp_path / "weights.safetensors")
-        got, new = blocks.state(model), torchvision_models.class_dependent(name)
+        got, new = state_to_save(model), torchvision_models.class_dependent(name)
         assert all(torch.equal(got[key], value) for key, value in source.items() if key not in new)
         assert all(got[key].shape[0] == 3 and got[key].isfinite().all() and got[key].any() for key in new)
         assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_training_does_not_reach_the_weights_that_were_loaded() -> None:
-    source = blocks.state(blocks.build("squeezenet1_1", 7))
+    source = state_to_save(blocks.build("squeezenet1_1", 7))
     kept = {key: value.clone() for key, value in source.items()}
     model = blocks.build("squeezenet1_1", 7, meta=True)
     blocks.load_pretrained(model, source)
@@ -248,7 +249,7 @@ def test_training_does_not_reach_the_weights_that_were_loaded() -> None:
 
 
 def test_weights_of_another_network_are_refused_with_what_differs() -> None:
-    source = blocks.state(blocks.build("squeezenet1_0", 3))
+    source = state_to_save(blocks.build("squeezenet1_0", 3))
     source["features.3.squeeze.bias"] = torch.zeros(5)
     source["extra.weight"] = source.pop("features.4.squeeze.bias")
     model = blocks.build("squeezenet1_0", 3, meta=True)
@@ -268,11 +269,11 @@ def test_a_finetuned_model_comes_back_exactly_and_loads_without_thaw(name: str, 
 
     path = tmp_path / "model.safetensors"
     model = blocks.build(name, 3, size=64)
-    save_file(blocks.state(model), path)
+    save_file(state_to_save(model), path)
     again = blocks.load_finetuned(name, 3, path)
     assert again.stock_kwargs == model.stock_kwargs
-    expected = blocks.state(model)
-    assert all(torch.equal(value, expected[key]) for key, value in blocks.state(again).items())
+    expected = state_to_save(model)
+    assert all(torch.equal(value, expected[key]) for key, value in state_to_save(again).items())
     plain = torchvision.models.get_model(name, weights=None, num_classes=3, **model.stock_kwargs)
     assert set(plain.state_dict()) == set(load_file(path))
     with pytest.raises(BackboneError, match="other shape"):
@@ -282,11 +283,11 @@ def test_a_finetuned_model_comes_back_exactly_and_loads_without_thaw(name: str, 
 def test_a_state_is_sorted_contiguous_and_its_file_always_the_same(tmp_path: Path) -> None:
     model = blocks.build("shufflenet_v2_x0_5", 3)
     model.stock.to(memory_format=torch.channels_last)
-    state = blocks.state(model)
+    state = state_to_save(model)
     assert list(state) == sorted(state)
     assert all(value.is_contiguous() for value in state.values())
     for file in ("one", "two"):
-        save_file(blocks.state(model), tmp_path / file)
+        save_file(state_to_save(model), tmp_path / file)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 

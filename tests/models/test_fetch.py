@@ -24,7 +24,7 @@ from pipeline.models import fetch
 from pipeline.models.fetch import RetryPolicy
 from weights_server import BODY, WeightsServer, answer, cut, serving, stalled, trickle, whole
 
-QUICK = RetryPolicy(attempts=3, pause=0.02, epochs_without_improvement=0.4, total=20)
+QUICK = RetryPolicy(attempts=3, pause=0.02, stall=0.4, total=20)
 LOGIN = b"<!DOCTYPE html><html><body>Please sign in</body></html>"
 FETCH = "import sys; from pipeline.models import fetch; from pipeline.context import SilentConsole; print(fetch.sha256(fetch.fetch(sys.argv[1], SilentConsole())))"
 
@@ -114,7 +114,7 @@ class TestBrokenConnections:
             fetch.fetch(
                 server.url,
                 SilentConsole(),
-                patience=RetryPolicy(attempts=3, pause=0.02, epochs_without_improvement=5, total=0.5),
+                patience=RetryPolicy(attempts=3, pause=0.02, stall=5, total=0.5),
             )
         assert time.monotonic() - started < 5
         assert leftovers(cache) == []

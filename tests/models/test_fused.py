@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.models import blocks, fused
-from pipeline.models.blocks import Block, BlockedModel
-from pipeline.models.forward_steps import Step
+from pipeline.models.providers.torchvision import blocks, fused
+from pipeline.models.providers.torchvision.blocks import SequentialBlock, TorchvisionNetwork
+from pipeline.models.providers.torchvision.forward_steps import Step
 
 NORMED = [
     "densenet121", "efficientnet_b0", "inception_v3", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "resnet18",
@@ -19,7 +19,7 @@ NORMED = [
 ]  # fmt: skip
 
 
-def network(name: str) -> BlockedModel:
+def network(name: str) -> TorchvisionNetwork:
     """As if it had seen data, so that every norm does something."""
     model = blocks.build(name, 3).eval()
     generator = torch.Generator().manual_seed(0)
@@ -39,12 +39,12 @@ def images(side: int = 96, count: int = 2) -> Tensor:
 
 
 @pytest.fixture
-def normed() -> Iterator[Callable[[BlockedModel], list[str]]]:
+def normed() -> Iterator[Callable[[TorchvisionNetwork], list[str]]]:
     """Has norms remember that they ran; returns the names of those that did."""
     ran: list[nn.Module] = []
     handles = []
 
-    def watch(model: BlockedModel) -> list[str]:
+    def watch(model: TorchvisionNetwork) -> list[str]:
         if not handles:
             for module in model.modules():
                 if isinstance(module, _BatchNorm):
@@ -71,7 +71,9 @@ def test_fused_blocks_give_what_the_blocks_give(name: str, activations: bool) ->
     assert not torch.equal(found, expected), "nothing was fused"
 
 
-def test_no_norm_runs_in_a_fused_prefix_and_all_of_them_behind_it(normed: Callable[[BlockedModel], list[str]]) -> None:
+def test_no_norm_runs_in_a_fused_prefix_and_all_of_them_behind_it(
+    normed: Callable[[TorchvisionNetwork], list[str]],
+) -> None:
     model = network("resnet18")
     model.fuse(images(), 5, activations=True)
     normed(model)
@@ -81,7 +83,7 @@ def test_no_norm_runs_in_a_fused_prefix_and_all_of_them_behind_it(normed: Callab
     assert normed(model) == [name for name in every if name.startswith(below)] != []
 
 
-def test_the_network_itself_stays_as_it_was(normed: Callable[[BlockedModel], list[str]]) -> None:
+def test_the_network_itself_stays_as_it_was(normed: Callable[[TorchvisionNetwork], list[str]]) -> None:
     model, x = network("mobilenet_v2"), images()
     with torch.inference_mode():
         expected = model(x)
@@ -136,13 +138,13 @@ class Unit(nn.Module):
         return self.way(self, x)
 
 
-def one(*units: nn.Module) -> BlockedModel:
+def one(*units: nn.Module) -> TorchvisionNetwork:
     """A network of one block, or of a block for each unit."""
-    model = BlockedModel.__new__(BlockedModel)
+    model = TorchvisionNetwork.__new__(TorchvisionNetwork)
     nn.Module.__init__(model)
     named = {f"unit{n}": unit for n, unit in enumerate(units)}
     model.stock = nn.ModuleDict(named)
-    model.blocks = [Block(name, [Step(name, unit, (name,))], model.stock) for name, unit in named.items()]
+    model.blocks = [SequentialBlock(name, [Step(name, unit, (name,))], model.stock) for name, unit in named.items()]
     model.unfuse()
     return model
 
@@ -198,7 +200,7 @@ def test_what_cannot_be_fused_safely_runs_as_it_did(unit: Unit) -> None:
 
 
 def test_one_block_that_cannot_be_fused_does_not_hold_up_the_others(
-    normed: Callable[[BlockedModel], list[str]],
+    normed: Callable[[TorchvisionNetwork], list[str]],
 ) -> None:
     model, x = one(Unit(plain), Unit(by_value), Unit(plain)).eval(), images(8)
     with torch.inference_mode():

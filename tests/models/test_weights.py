@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.errors import BackboneError
-from pipeline.models import blocks, weights
+from pipeline.models import weights
+from pipeline.models.network import state_to_save
+from pipeline.models.providers.torchvision import blocks, torchvision_models
 
 
 class Bomb:
@@ -127,7 +129,7 @@ class TestForms:
         assert weights.read(tmp_path / "net.safetensors").metadata == metadata
 
     def test_densenets_old_names_and_missing_counters_are_understood(self, tmp_path: Path) -> None:
-        source = blocks.state(blocks.build("densenet121", 3))
+        source = state_to_save(blocks.build("densenet121", 3))
         old = {
             key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): value
             for key, value in source.items()
@@ -136,11 +138,11 @@ class TestForms:
         assert set(old) - set(source)
         torch.save(old, tmp_path / "net.pth")
         model = blocks.build("densenet121", 3, meta=True)
-        weights.fill(model.stock, weights.read(tmp_path / "net.pth").state, "old")
-        assert all(torch.equal(value, source[key]) for key, value in blocks.state(model).items())
+        torchvision_models.fill(model.stock, weights.read(tmp_path / "net.pth").state, "old")
+        assert all(torch.equal(value, source[key]) for key, value in state_to_save(model).items())
 
     @pytest.mark.parametrize("side", [64, 224])
     def test_a_transformers_size_is_read_from_its_positions(self, side: int) -> None:
         state = blocks.build("vit_b_32", 3, size=side, meta=True).stock.state_dict()
-        assert weights.image_side(state) == side
-        assert weights.image_side({"fc.weight": torch.zeros(2, 2)}) is None
+        assert torchvision_models.image_side(state) == side
+        assert torchvision_models.image_side({"fc.weight": torch.zeros(2, 2)}) is None

@@ -27,7 +27,7 @@ from pipeline.records import (
     EvaluateRecord,
     Finding,
     FinetuneRecord,
-    InputSpec,
+    ImageInputSpec,
     RegisterRecord,
     SplitRecord,
     StageResult,
@@ -182,7 +182,7 @@ def _candidate(folder: Path, name: str, labels: tuple[str, ...], *, baseline: bo
         csv.writer(stream).writerows([("stage", "epoch", "step", "split", "metric", "value"), *rows])
     return CandidateRecord(
         name=name, key="c" * 64, baseline=baseline, architecture="mobilenet_v3_small", labels=labels,
-        input=InputSpec(size=96, resize=96), stages=tuple(stages), val=stages[-1].val, steps=epoch * 12,
+        input=ImageInputSpec(size=96, resize=96), stages=tuple(stages), val=stages[-1].val, steps=epoch * 12,
         model_sha256="b" * 64, plan={"precision": "fp32", "memory_format": "channels-last", "threads": 2,
                                      "batch_size": 32, "feature_cache": True, "device": "cpu"},
     ).save(folder / name)  # fmt: skip
@@ -239,7 +239,7 @@ def _backbone(folder: Path) -> BackboneRecord:
     return BackboneRecord(
         name="torchvision/mobilenet_v3_small", architecture="mobilenet_v3_small", source="shipped", sha256="e" * 64,
         weights_sha256="e" * 64, parameters=1_523_001, classes=24, blocks=BLOCKS,
-        input=InputSpec(size=96, resize=96),
+        input=ImageInputSpec(size=96, resize=96),
     ).save(folder)  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.records import CandidateRecord, InputSpec, StageResult
+from pipeline.records import CandidateRecord, ImageInputSpec, StageResult
 from pipeline.report.report_context import Sweep, sweeps
 from pipeline.training.candidates import write_curves
 from pipeline.training.lr_find import SPLIT
@@ -17,7 +17,7 @@ def candidate(folder: Path, rows: list[Row]) -> None:
         lr={"b": 0.005, "head": 0.01},
     )  # fmt: skip
     CandidateRecord(
-        name=folder.name, key="", baseline=False, architecture="", labels=("a", "b"), input=InputSpec(size=4, resize=4),
+        name=folder.name, key="", baseline=False, architecture="", labels=("a", "b"), input=ImageInputSpec(size=4, resize=4),
         stages=(stage,), val={}, steps=1, model_sha256="", plan={},
     ).save(folder)  # fmt: skip
     write_curves(folder / "curves.csv", rows)

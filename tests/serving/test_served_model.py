@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.models import blocks
-from pipeline.records import InputSpec
+from pipeline.models.providers.torchvision import blocks
+from pipeline.records import ImageInputSpec
 from pipeline.steps.register import package
 from pipeline.tracking import packaging
 from registry_helpers import LABELS, Finished, build, lay_finished, pictures, probabilities
@@ -54,18 +54,18 @@ def refusal(model: Any, *images: Any) -> str:
 
 
 CASES = [
-    ("squeezenet1_1", InputSpec(size=64, resize=72)),
-    ("squeezenet1_1", InputSpec(size=64, resize=64, fit="pad", background=(0, 90, 200))),
-    ("squeezenet1_1", InputSpec(size=65, resize=65, fit="squash", interpolation="bicubic", mean=(0.5, 0.4, 0.3))),
-    ("mnasnet0_5", InputSpec(size=64, resize=73)),
-    pytest.param("inception_v3", InputSpec(size=299, resize=342), marks=pytest.mark.full),
-    pytest.param("googlenet", InputSpec(size=96, resize=96), marks=pytest.mark.full),
-    pytest.param("vit_b_16", InputSpec(size=224, resize=256), marks=pytest.mark.full),
+    ("squeezenet1_1", ImageInputSpec(size=64, resize=72)),
+    ("squeezenet1_1", ImageInputSpec(size=64, resize=64, fit="pad", background=(0, 90, 200))),
+    ("squeezenet1_1", ImageInputSpec(size=65, resize=65, fit="squash", interpolation="bicubic", mean=(0.5, 0.4, 0.3))),
+    ("mnasnet0_5", ImageInputSpec(size=64, resize=73)),
+    pytest.param("inception_v3", ImageInputSpec(size=299, resize=342), marks=pytest.mark.full),
+    pytest.param("googlenet", ImageInputSpec(size=96, resize=96), marks=pytest.mark.full),
+    pytest.param("vit_b_16", ImageInputSpec(size=224, resize=256), marks=pytest.mark.full),
 ]
 
 
 @pytest.mark.parametrize(("architecture", "spec"), CASES)
-def test_it_answers_as_evaluation_does(architecture: str, spec: InputSpec, tmp_path: Path) -> None:
+def test_it_answers_as_evaluation_does(architecture: str, spec: ImageInputSpec, tmp_path: Path) -> None:
     done = build(tmp_path / "insects", architecture, spec)
     served = packaging.load(saved(done, tmp_path / "model"))
     answers = packaging.ask(served, "image", [file.read_bytes() for file in done.files])["probabilities"]
@@ -78,7 +78,7 @@ def test_it_answers_as_evaluation_does(architecture: str, spec: InputSpec, tmp_p
 @pytest.mark.real
 def test_it_answers_as_evaluation_does_on_photos(model: Any, model_folder: Path, real: Path) -> None:
     files = sorted((real / "data" / "hymenoptera").rglob("*.jpg"))[::25]
-    spec = InputSpec(**json.loads((model_folder / "artifacts" / "model" / "model.json").read_text())["input"])
+    spec = ImageInputSpec(**json.loads((model_folder / "artifacts" / "model" / "model.json").read_text())["input"])
     weights = model_folder / "artifacts" / "model" / "weights.safetensors"
     expected = probabilities(blocks.load_finetuned("squeezenet1_1", len(LABELS), weights), files, spec)
     answers = packaging.ask(model, "image", [file.read_bytes() for file in files])["probabilities"]

@@ -21,8 +21,9 @@ from pipeline import manifest
 from pipeline.config import EvaluateConfig
 from pipeline.context import Context, MetricPoint, NoRun, SilentConsole, TrackedRun
 from pipeline.errors import SplitError, TrainingError
-from pipeline.models import blocks
-from pipeline.records import BaselineAge, CandidateRecord, EvaluateRecord, FinetuneRecord, InputSpec, SplitRecord
+from pipeline.models.network import state_to_save
+from pipeline.models.providers.torchvision import blocks
+from pipeline.records import BaselineAge, CandidateRecord, EvaluateRecord, FinetuneRecord, ImageInputSpec, SplitRecord
 from pipeline.steps.evaluate import evaluate
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import members
@@ -146,14 +147,14 @@ def manifest_id(path: Path) -> str:
 
 def _candidate(folder: Path, name: str, seed: int, *, spoil: bool = False) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    state = blocks.state(blocks.build(ARCHITECTURE, len(LABELS), seed=seed))
+    state = state_to_save(blocks.build(ARCHITECTURE, len(LABELS), seed=seed))
     if spoil:
         first = next(iter(state))
         state[first] = torch.full_like(state[first], 3e38)  # overflows on the way
     save_file(state, folder / "model.safetensors")
     CandidateRecord(
         name=name, key=name, baseline=name == "scratch", architecture=ARCHITECTURE, labels=LABELS,
-        input=InputSpec(size=40, resize=44), stages=(), val={}, steps=1,
+        input=ImageInputSpec(size=40, resize=44), stages=(), val={}, steps=1,
         model_sha256=manifest.sha256(folder / "model.safetensors"), plan={"device": "cpu"},
     ).save(folder)  # fmt: skip
 
@@ -316,7 +317,7 @@ def test_labels_are_matched_by_name(place: Place) -> None:
     expected = _accuracies(place.evaluate("one"))
     record = place.finetuned.candidate("head")
     order = [2, 0, 1]
-    state = blocks.state(blocks.load_finetuned(ARCHITECTURE, 3, record.model))
+    state = state_to_save(blocks.load_finetuned(ARCHITECTURE, 3, record.model))
     for name in ("classifier.1.weight", "classifier.1.bias"):
         state[name] = state[name][order].contiguous()
     save_file(state, record.model)

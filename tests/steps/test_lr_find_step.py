@@ -15,8 +15,9 @@ from pipeline import manifest
 from pipeline.config import FinetuneConfig, PlanConfig
 from pipeline.context import Context
 from pipeline.errors import ConfigError
-from pipeline.models import blocks
-from pipeline.records import BackboneRecord, InputSpec, SplitRecord
+from pipeline.models.network import state_to_save
+from pipeline.models.providers.torchvision import blocks
+from pipeline.records import BackboneRecord, ImageInputSpec, SplitRecord
 from pipeline.steps.lr_find import lr_find
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig, ImageInputConfig
 
@@ -43,7 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         })  # fmt: skip
     manifest.write(pa.Table.from_pylist(rows, schema=manifest.COLUMNS), folder / "split" / "manifest.parquet")
     (folder / "backbone").mkdir()
-    save_file(blocks.state(blocks.build("squeezenet1_1", 10, seed=1)), folder / "backbone" / "weights.safetensors")
+    save_file(state_to_save(blocks.build("squeezenet1_1", 10, seed=1)), folder / "backbone" / "weights.safetensors")
     return folder
 
 
@@ -56,7 +57,7 @@ def records(folder: Path) -> tuple[SplitRecord, BackboneRecord]:
     backbone = BackboneRecord(
         folder=folder / "backbone", name="torchvision/squeezenet1_1", architecture="squeezenet1_1", source="file",
         sha256="", weights_sha256="", parameters=0, classes=10, blocks=tuple(model.names),
-        input=InputSpec(size=32, resize=32),
+        input=ImageInputSpec(size=32, resize=32),
     )  # fmt: skip
     return split, backbone
 

@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 
 from pipeline.errors import DataError, TrainingError
-from pipeline.records import BackboneRecord, InputSpec
+from pipeline.models.network import state_to_save
+from pipeline.records import BackboneRecord, ImageInputSpec
 from pipeline.tasks import augment, catalog
 from pipeline.tasks.base import RandomDraw
 from pipeline.tasks.image_classification import TASK
 from pipeline.tasks.image_classification.settings import ImageAugmentConfig, ImageClassificationConfig, ImageInputConfig
 
-SPEC = InputSpec(size=56, resize=64)
+SPEC = ImageInputSpec(size=56, resize=64)
 STILL = ImageAugmentConfig(crop_scale=(1, 1), crop_ratio=(1, 1), hflip=0, brightness=0, contrast=0, saturation=0)
 
 
@@ -101,7 +102,7 @@ def test_an_undecodable_file_is_named(tmp_path: Path) -> None:
 def backbone(**spec: Any) -> BackboneRecord:
     return BackboneRecord(
         name="torchvision/squeezenet1_1", architecture="squeezenet1_1", source="file", sha256="", weights_sha256="",
-        parameters=0, classes=1000, blocks=("head",), input=InputSpec(**{"size": 224, "resize": 256, **spec}),
+        parameters=0, classes=1000, blocks=("head",), input=ImageInputSpec(**{"size": 224, "resize": 256, **spec}),
     )  # fmt: skip
 
 
@@ -256,10 +257,10 @@ def test_probabilities_are_float32_and_sum_to_one() -> None:
 def test_a_built_model_has_the_backbones_weights_and_a_new_head(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    from pipeline.models import blocks
+    from pipeline.models.providers.torchvision import blocks
 
     pretrained = blocks.build("squeezenet1_1", 1000, seed=3)
-    save_file(blocks.state(pretrained), tmp_path / "weights.safetensors")
+    save_file(state_to_save(pretrained), tmp_path / "weights.safetensors")
     record = backbone().model_copy(update={"folder": tmp_path})
     model = TASK.network.build(record, ("ant", "bee"))
     assert torch.equal(model.stock.features[0].weight, pretrained.stock.features[0].weight)

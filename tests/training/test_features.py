@@ -17,8 +17,8 @@ from tiny import elsewhere
 
 from disks import small_disk, small_files
 from pipeline.context import SilentConsole
-from pipeline.models import blocks
-from pipeline.records import InputSpec
+from pipeline.models.providers.torchvision import blocks
+from pipeline.records import ImageInputSpec
 from pipeline.tasks.base import RandomDraw
 from pipeline.tasks.image_classification import TASK
 from pipeline.tasks.image_classification.codec import ImageCodec
@@ -26,7 +26,7 @@ from pipeline.tasks.image_classification.settings import ImageAugmentConfig, Ima
 from pipeline.training import feature_cache, sampling
 from pipeline.training.plan import TrainingPlan, autocast, place, to_input
 
-SPEC = InputSpec(size=32, resize=40)
+SPEC = ImageInputSpec(size=32, resize=40)
 PLAN = TrainingPlan(threads=1, feature_cache_always=True, torch=torch.__version__)
 VIEWS = 3
 PROBED = 2  # examples looked at before anything is kept
@@ -64,7 +64,7 @@ class Words(SilentConsole):
 
 
 @pytest.fixture(scope="module")
-def model() -> blocks.BlockedModel:
+def model() -> blocks.TorchvisionNetwork:
     """Two blocks of a stock network would do; all of a small one is surer."""
     built = blocks.build("mobilenet_v2", 3)
     with torch.no_grad():  # as if it had seen data: statistics that differ from batch to batch must not matter
@@ -75,7 +75,7 @@ def model() -> blocks.BlockedModel:
 
 
 def opened(
-    model: blocks.BlockedModel, scratch: Path, *, boundary: int = -1, store: Any = None, rows: Any = None,
+    model: blocks.TorchvisionNetwork, scratch: Path, *, boundary: int = -1, store: Any = None, rows: Any = None,
     task: Any = None, views: int | None = VIEWS, plan: TrainingPlan = PLAN, console: Any = None, **other: Any,
 ) -> feature_cache.FeatureStore | None:  # fmt: skip
     store = store or Store(64)
@@ -99,7 +99,7 @@ def shown(store: Store, epoch: int, rows: sampling.Rows) -> sampling.Rows:
 
 
 def computed(
-    model: blocks.BlockedModel,
+    model: blocks.TorchvisionNetwork,
     store: Store,
     rows: sampling.Rows,
     views: sampling.Rows | None,
@@ -127,7 +127,7 @@ def epochs(store: Store, count: int, size: int) -> list[tuple[sampling.Rows, sam
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels-last"])
 @pytest.mark.parametrize("fuse", [False, True])
 def test_equal_to_the_bit_in_fp32_at_one_batch_size(
-    model: blocks.BlockedModel, tmp_path: Path, boundary: int, memory_format: Any, fuse: bool
+    model: blocks.TorchvisionNetwork, tmp_path: Path, boundary: int, memory_format: Any, fuse: bool
 ) -> None:
     plan = PLAN.model_copy(update={"memory_format": memory_format, "fuse": fuse})
     place(model, plan)
@@ -141,7 +141,7 @@ def test_equal_to_the_bit_in_fp32_at_one_batch_size(
     place(model, PLAN)
 
 
-def test_within_a_few_last_bits_at_another_batch_size(model: blocks.BlockedModel, tmp_path: Path) -> None:
+def test_within_a_few_last_bits_at_another_batch_size(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
     store = Store(45)
     cached = kept(model, tmp_path, store=store)
     for rows, views in epochs(store, 2, 7):
@@ -150,7 +150,7 @@ def test_within_a_few_last_bits_at_another_batch_size(model: blocks.BlockedModel
         )
 
 
-def test_within_its_precision_in_bf16(model: blocks.BlockedModel, tmp_path: Path) -> None:
+def test_within_its_precision_in_bf16(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
     plan = PLAN.model_copy(update={"precision": "bf16"})
     store = Store(20)
     cached = kept(model, tmp_path, store=store, plan=plan)
@@ -164,14 +164,14 @@ def test_within_its_precision_in_bf16(model: blocks.BlockedModel, tmp_path: Path
     )
 
 
-def test_the_plain_presentation_has_no_views(model: blocks.BlockedModel, tmp_path: Path) -> None:
+def test_the_plain_presentation_has_no_views(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
     store = Store(feature_cache.CHUNK)
     cached = kept(model, tmp_path, store=store, views=None)
     by_id = np.array(sorted(range(len(store.ids)), key=lambda row: store.ids[row]))
     assert torch.equal(cached.batch(by_id, None), computed(model, store, by_id, None, -1))
 
 
-def test_what_is_kept_does_not_depend_on_who_asks_first(model: blocks.BlockedModel, tmp_path: Path) -> None:
+def test_what_is_kept_does_not_depend_on_who_asks_first(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
     store = Store(50)
     there, back = kept(model, tmp_path / "a", store=store), kept(model, tmp_path / "b", store=store)
     asked = epochs(store, VIEWS, 9)
@@ -180,7 +180,7 @@ def test_what_is_kept_does_not_depend_on_who_asks_first(model: blocks.BlockedMod
     assert all(torch.equal(a, b) for a, b in zip(forth, reversed(again), strict=True))
 
 
-def test_nor_on_the_order_in_which_examples_were_listed(model: blocks.BlockedModel, tmp_path: Path) -> None:
+def test_nor_on_the_order_in_which_examples_were_listed(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
     store = Store(50)
     turned = np.random.default_rng(1).permutation(50)
     there, back = kept(model, tmp_path, store=store), kept(model, tmp_path, store=store, rows=turned)
@@ -189,7 +189,7 @@ def test_nor_on_the_order_in_which_examples_were_listed(model: blocks.BlockedMod
     assert len(list((tmp_path / "features").iterdir())) == 1
 
 
-def test_some_of_the_stores_rows_will_do(model: blocks.BlockedModel, tmp_path: Path) -> None:
+def test_some_of_the_stores_rows_will_do(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
     store = Store(30)
     some = np.array([20, 3, 7, 11, 29])
     cached = kept(model, tmp_path, store=store, rows=some)
@@ -199,7 +199,7 @@ def test_some_of_the_stores_rows_will_do(model: blocks.BlockedModel, tmp_path: P
 
 
 def test_a_prefix_left_in_train_mode_is_computed_in_eval_and_left_as_it_was(
-    model: blocks.BlockedModel, tmp_path: Path
+    model: blocks.TorchvisionNetwork, tmp_path: Path
 ) -> None:
     store = Store(8)
     rows, views = epochs(store, 1, 8)[0]
@@ -216,7 +216,7 @@ def test_a_prefix_left_in_train_mode_is_computed_in_eval_and_left_as_it_was(
 
 
 # --- never more work ------------------------------------------------------------------------------------
-def test_only_views_that_are_shown_are_computed_and_only_once(model: blocks.BlockedModel, tmp_path: Path) -> None:
+def test_only_views_that_are_shown_are_computed_and_only_once(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
     store, task = Store(40), Counting()
     cached = kept(model, tmp_path, store=store, task=task)
     task.prepared = 0
@@ -226,7 +226,7 @@ def test_only_views_that_are_shown_are_computed_and_only_once(model: blocks.Bloc
         assert task.prepared == expected
 
 
-def test_reopened_it_computes_nothing(model: blocks.BlockedModel, tmp_path: Path) -> None:
+def test_reopened_it_computes_nothing(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
     store, task = Store(40), Counting()
     rows, views = epochs(store, 1, 40)[0]
     first = kept(model, tmp_path, store=store).batch(rows, views)
@@ -234,7 +234,7 @@ def test_reopened_it_computes_nothing(model: blocks.BlockedModel, tmp_path: Path
     assert task.prepared == 0
 
 
-def test_loader_threads_may_ask_at_once(model: blocks.BlockedModel, tmp_path: Path) -> None:
+def test_loader_threads_may_ask_at_once(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
     store, task, found = Store(40), Counting(), {}
     cached = kept(model, tmp_path, store=store, task=task)
     task.prepared = 0
@@ -268,14 +268,14 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_another_training_has_its_own(model: blocks.BlockedModel, tmp_path: Path, change: str) -> None:
+def test_another_training_has_its_own(model: blocks.TorchvisionNetwork, tmp_path: Path, change: str) -> None:
     kept(model, tmp_path, store=Store(40))
     kept(model, tmp_path, **{"store": Store(40), **CHANGES[change]})
     assert len(list((tmp_path / "features").iterdir())) == 2
 
 
 def test_what_another_version_of_the_engine_computed_is_not_believed(
-    model: blocks.BlockedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: blocks.TorchvisionNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept(model, tmp_path)
     monkeypatch.setattr(feature_cache, "ENGINE", feature_cache.ENGINE + 1)
@@ -283,14 +283,14 @@ def test_what_another_version_of_the_engine_computed_is_not_believed(
     assert len(list((tmp_path / "features").iterdir())) == 2
 
 
-def test_how_much_memory_a_batch_may_take_changes_nothing(model: blocks.BlockedModel, tmp_path: Path) -> None:
+def test_how_much_memory_a_batch_may_take_changes_nothing(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
     kept(model, tmp_path)
     kept(model, tmp_path, plan=PLAN.model_copy(update={"batch_size": 4}))
     assert len(list((tmp_path / "features").iterdir())) == 1
 
 
 # --- interruption and damage ----------------------------------------------------------------------------
-def test_what_an_interruption_left_is_gone_on_with(model: blocks.BlockedModel, tmp_path: Path) -> None:
+def test_what_an_interruption_left_is_gone_on_with(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
     class Stumbling(Counting):
         def prepare(self, decoded: torch.Tensor, *rest: Any) -> torch.Tensor:
             if self.prepared >= PROBED + feature_cache.CHUNK:  # the probe, then a chunk
@@ -307,7 +307,7 @@ def test_what_an_interruption_left_is_gone_on_with(model: blocks.BlockedModel, t
     assert torch.equal(found, kept(model, tmp_path / "whole", store=store).batch(rows, views))
 
 
-def test_between_chunks_the_caller_may_stop_it(model: blocks.BlockedModel, tmp_path: Path) -> None:
+def test_between_chunks_the_caller_may_stop_it(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
     store, calls = Store(60), []
 
     def between() -> None:
@@ -333,7 +333,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_store_is_made_anew(model: blocks.BlockedModel, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_store_is_made_anew(model: blocks.TorchvisionNetwork, tmp_path: Path, damage: str) -> None:
     store, task = Store(20), Counting()
     rows, views = epochs(store, 1, 20)[0]
     first = kept(model, tmp_path, store=store).batch(rows, views)
@@ -344,14 +344,16 @@ def test_a_damaged_store_is_made_anew(model: blocks.BlockedModel, tmp_path: Path
 
 
 # --- where it would not pay or fit ----------------------------------------------------------------------
-def test_over_the_limit_it_says_so(model: blocks.BlockedModel, tmp_path: Path) -> None:
+def test_over_the_limit_it_says_so(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
     console = Words()
     small = PLAN.model_copy(update={"feature_cache_gb": 1e-6})
     assert opened(model, tmp_path, plan=small, console=console) is None
     assert "feature_cache_gb" in console.said[0]
 
 
-def test_on_a_full_disk_it_says_so(model: blocks.BlockedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_full_disk_it_says_so(
+    model: blocks.TorchvisionNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**40, 2**40, 0))
     console = Words()
     assert opened(model, tmp_path, console=console) is None
@@ -383,7 +385,7 @@ def _on_a_disk_that_fills(disk: Path) -> list[str]:
     return console.said
 
 
-def test_files_the_disk_refuses_are_not_left_behind(model: blocks.BlockedModel, tmp_path: Path) -> None:
+def test_files_the_disk_refuses_are_not_left_behind(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
     console = Words()
     with small_files(1000):
         assert opened(model, tmp_path, console=console) is None
@@ -393,7 +395,7 @@ def test_files_the_disk_refuses_are_not_left_behind(model: blocks.BlockedModel, 
 
 
 def test_where_reading_takes_as_long_as_computing_it_says_so(
-    model: blocks.BlockedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: blocks.TorchvisionNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_cache, "READ_BYTES_PER_SECOND", 1.0)
     console = Words()
@@ -404,13 +406,13 @@ def test_where_reading_takes_as_long_as_computing_it_says_so(
     assert opened(model, tmp_path, plan=measured) is not None
 
 
-def test_switched_off_or_with_nothing_frozen_there_is_none(model: blocks.BlockedModel, tmp_path: Path) -> None:
+def test_switched_off_or_with_nothing_frozen_there_is_none(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
     assert opened(model, tmp_path, plan=PLAN.model_copy(update={"feature_cache": False})) is None
     assert opened(model, tmp_path, boundary=0) is None
     assert not (tmp_path / "features").exists()
 
 
-def test_stores_used_longest_ago_make_room(model: blocks.BlockedModel, tmp_path: Path) -> None:
+def test_stores_used_longest_ago_make_room(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
     each = VIEWS * 64 * 1280 * 4 / 1e9
     plan = PLAN.model_copy(update={"feature_cache_gb": 2.5 * each})
     for seed in (1, 2, 1, 3):
@@ -422,7 +424,7 @@ def test_stores_used_longest_ago_make_room(model: blocks.BlockedModel, tmp_path:
     assert task.prepared > 0
 
 
-def test_a_stages_second_store_leaves_its_first_alone(model: blocks.BlockedModel, tmp_path: Path) -> None:
+def test_a_stages_second_store_leaves_its_first_alone(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
     """Room is made of other stages' stores; where that is not enough, the second is computed each time."""
     each = VIEWS * 64 * 1280 * 4 / 1e9
     plan = PLAN.model_copy(update={"feature_cache_gb": 1.5 * each})

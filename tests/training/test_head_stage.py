@@ -13,7 +13,7 @@ from tiny import CONFIG, PLAN, STAGES, Setting, TinyModel, Words, elsewhere, tra
 
 from pipeline.config import StageConfig
 from pipeline.errors import Interrupted
-from pipeline.models import blocks
+from pipeline.models.providers.torchvision import blocks
 from pipeline.training import head_stage, linear_head, stages
 from pipeline.training.interruption import StopSignal, interruptible
 from pipeline.training.recipe_trainer import train

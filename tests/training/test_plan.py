@@ -12,7 +12,7 @@ import torch
 from pipeline.config import FinetuneConfig, PlanConfig
 from pipeline.context import SilentConsole
 from pipeline.errors import ConfigError
-from pipeline.models import blocks
+from pipeline.models.providers.torchvision import blocks
 from pipeline.tasks.image_classification import TASK
 from pipeline.training import hardware, plan
 from pipeline.training.plan import MeasuredTrial, TrainingPlan
@@ -29,7 +29,7 @@ class Words(SilentConsole):
         self.said.append(text)
 
 
-def network() -> blocks.BlockedModel:
+def network() -> blocks.TorchvisionNetwork:
     return blocks.build("squeezenet1_1", 2)
 
 

@@ -19,9 +19,9 @@ from torch import nn
 
 from pipeline.config import FinetuneConfig, StageConfig
 from pipeline.context import SilentConsole
-from pipeline.models.blocks import Block, BlockedModel
-from pipeline.models.forward_steps import Step
-from pipeline.records import InputSpec
+from pipeline.models.providers.torchvision.blocks import SequentialBlock, TorchvisionNetwork
+from pipeline.models.providers.torchvision.forward_steps import Step
+from pipeline.records import ImageInputSpec
 from pipeline.tasks.base import RandomDraw, Task
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import batch_source, sampling
@@ -30,11 +30,11 @@ from pipeline.training.plan import TrainingPlan
 from pipeline.training.recipe_trainer import Recipe, TrainedRecipe, train
 
 LABELS = ("red", "green", "blue")
-SPEC = InputSpec(size=8, resize=8)
+SPEC = ImageInputSpec(size=8, resize=8)
 PLAN = TrainingPlan(threads=1, batch_size=8, feature_cache=False, fuse=True, torch=torch.__version__)
 
 
-class TinyModel(BlockedModel):
+class TinyModel(TorchvisionNetwork):
     """Three small convolutions with BatchNorm and dropout, and a head."""
 
     def __init__(self, classes: int = 3, seed: int = 0) -> None:
@@ -56,7 +56,9 @@ class TinyModel(BlockedModel):
                 }
             )
         self.architecture, self.classes, self.stock_kwargs = "tiny", classes, {}
-        self.blocks = [Block(name, [Step(name, module, (name,))], self.stock) for name, module in self.stock.items()]
+        self.blocks = [
+            SequentialBlock(name, [Step(name, module, (name,))], self.stock) for name, module in self.stock.items()
+        ]
         self.unfuse()
 
 
@@ -65,14 +67,22 @@ class TinyTask:
 
     name = "tiny"
 
-    def input_spec(self, task: ImageClassificationConfig, backbone: Any) -> InputSpec:
+    def input_spec(self, task: ImageClassificationConfig, backbone: Any) -> ImageInputSpec:
         return SPEC
 
-    def shape(self, spec: InputSpec) -> tuple[int, ...]:
+    def shape(self, spec: ImageInputSpec) -> tuple[int, ...]:
         return (8, 8, 3)
 
-    def decode(self, path: Path, spec: InputSpec) -> Any:
+    def decode(self, path: Path, spec: ImageInputSpec) -> Any:
         return np.frombuffer(path.read_bytes(), np.uint8).reshape(8, 8, 3)
+
+    def open_store(self, spec: ImageInputSpec, examples: Any, data: Path, limits: Any, console: Any) -> Any:
+        from pipeline.data.decoded_store import open_store
+        from pipeline.manifest import real_path
+
+        pairs = zip(examples.column("id").to_pylist(), examples.column("path").to_pylist(), strict=True)
+        rows = [(identity, real_path(data, path)) for identity, path in pairs]
+        return open_store(self, spec, rows, limits.scratch, limit_gb=limits.gigabytes, console=console)
 
     def targets(self, manifest: Any, labels: Sequence[str]) -> torch.Tensor:
         return torch.tensor([labels.index(label) for label in manifest.column("target").to_pylist()])
@@ -83,7 +93,7 @@ class TinyTask:
     def prepare(
         self,
         decoded: torch.Tensor,
-        spec: InputSpec,
+        spec: ImageInputSpec,
         task: ImageClassificationConfig,
         draws: Sequence[RandomDraw] | None,
     ) -> torch.Tensor:
@@ -124,6 +134,9 @@ class TinyStore:
 
     def target(self, identity: str) -> int:
         return int(identity[-6:], 16) % 3
+
+    def shapes(self, rows: sampling.Rows) -> sampling.Rows:
+        return np.zeros(len(rows), np.int64)
 
     def batch(self, rows: sampling.Rows) -> torch.Tensor:
         return torch.stack([self._picture(self.ids[row]) for row in rows.tolist()])

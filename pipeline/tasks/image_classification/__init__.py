@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pipeline.tasks.base import Task
+from pipeline.tasks.class_network import ClassNetwork
 from pipeline.tasks.class_scorer import ClassScorer
 from pipeline.tasks.image_classification.codec import ImageCodec
 from pipeline.tasks.image_classification.display import ImageDisplay
-from pipeline.tasks.image_classification.network import ImageNetwork
 from pipeline.tasks.image_classification.reader import ImageReader
 from pipeline.tasks.image_classification.sample import ImageSample
 from pipeline.tasks.image_classification.serving import ImageServing
@@ -17,7 +17,7 @@ TASK = Task(
     name=NAME,
     reader=ImageReader(NAME),
     codec=ImageCodec(NAME),
-    network=ImageNetwork(),
+    network=ClassNetwork(),
     scorer=ClassScorer(),
     display=ImageDisplay(),
     serving=ImageServing,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config_section import TaskConfig
+from pipeline.records import image_spec
 from pipeline.tasks.base import ExampleStore, RandomDraw, StoreLimits
 from pipeline.tasks.image_classification.settings import image_settings
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.context import Console
-    from pipeline.records import BackboneRecord, InputSpec
+    from pipeline.records import BackboneRecord, ImageInputSpec, InputSpec
+    from pipeline.tensors import Batch
 
 
 USUAL_SIDE = 256  # pixels, of a decoded image whose size the backbone gives
@@ -42,7 +44,7 @@ class ImageCodec:
         would be part of the picture.
         """
         settings = image_settings(task)
-        own = backbone.input
+        own = image_spec(backbone.input)
         size = own.size if settings.input.size == "auto" else settings.input.size
         resize = size
         if settings.input.fit == "crop":
@@ -71,13 +73,13 @@ class ImageCodec:
         ids = examples.column("id").to_pylist()
         paths = examples.column("path").to_pylist()
         rows = [(identity, real_path(data, path)) for identity, path in zip(ids, paths, strict=True)]
-        return open_store(self, spec, rows, limits.scratch, limit_gb=limits.gigabytes, console=console)
+        return open_store(self, image_spec(spec), rows, limits.scratch, limit_gb=limits.gigabytes, console=console)
 
-    def shape(self, spec: InputSpec) -> tuple[int, ...]:
+    def shape(self, spec: ImageInputSpec) -> tuple[int, ...]:
         """Height, width, channels of a decoded image."""
         return (spec.resize, spec.resize, 3)
 
-    def decode(self, path: Path, spec: InputSpec) -> NDArray[np.uint8]:
+    def decode(self, path: Path, spec: ImageInputSpec) -> NDArray[np.uint8]:
         """An image file as `resize` × `resize` RGB values.
 
         Raises:
@@ -100,17 +102,18 @@ class ImageCodec:
         return np.array(square)
 
     def prepare(
-        self, decoded: torch.Tensor, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None
+        self, decoded: Batch, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None
     ) -> torch.Tensor:
         """(N, resize, resize, 3) of uint8 as (N, 3, size, size) of float32, normalised; see `pipeline.tasks.augment`.
 
         What comes of an example depends on its pixels and its draw alone, to the bit. Channels lie last in memory.
         """
         from pipeline.tasks import augment
+        from pipeline.tensors import single_tensor
 
         if draws is None:
-            return augment.plain(decoded, spec)
-        return augment.augmented(decoded, spec, image_settings(task).augment, draws)
+            return augment.plain(single_tensor(decoded), image_spec(spec))
+        return augment.augmented(single_tensor(decoded), image_spec(spec), image_settings(task).augment, draws)
 
 
 def _centre(size: tuple[int, int]) -> tuple[float, float, float, float]:

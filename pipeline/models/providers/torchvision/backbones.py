@@ -6,7 +6,6 @@ must match it (`pipeline.models.references`).
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -19,27 +18,20 @@ from torch import Tensor
 from pipeline.config import BackboneConfig
 from pipeline.context import Context
 from pipeline.errors import BackboneError, ConfigError
-from pipeline.models import backbone_lock, blocks, fetch, references, torchvision_models, transfer, weights
+from pipeline.models import backbone_lock, fetch, references, transfer, weights
 from pipeline.models.digests import FileStat
+from pipeline.models.providers.torchvision import blocks, torchvision_models
 from pipeline.models.references import WeightsFile
-from pipeline.records import InputSpec
-
-PROVIDERS = ("torchvision",)
+from pipeline.records import ImageInputSpec
 
 
 def architecture(config: BackboneConfig) -> str:
     """The architecture that the configuration names.
 
     Raises:
-        ConfigError: the provider or the architecture does not exist; the nearest names are given.
+        ConfigError: the architecture does not exist; the nearest names are given.
     """
-    provider, _, name = config.name.partition("/")
-    if provider not in PROVIDERS:
-        near = difflib.get_close_matches(provider, PROVIDERS, 1)
-        raise ConfigError(
-            f"backbone.name: {config.name}", found=f"no provider {provider!r}",
-            expected=f"did you mean {near[0]}/{name}?" if near else "one of " + ", ".join(PROVIDERS),
-        )  # fmt: skip
+    _, _, name = config.name.partition("/")
     return torchvision_models.check(name)
 
 
@@ -145,7 +137,7 @@ def _no_file(config: BackboneConfig, path: Path) -> BackboneError:
     )
 
 
-def fitted(name: str, loaded: weights.WeightsContent, subject: str) -> blocks.BlockedModel:
+def fitted(name: str, loaded: weights.WeightsContent, subject: str) -> blocks.TorchvisionNetwork:
     """The architecture holding the weights, its head included.
 
     Raises:
@@ -160,9 +152,9 @@ def fitted(name: str, loaded: weights.WeightsContent, subject: str) -> blocks.Bl
             hint=f"backbone.name: torchvision/{made_for}",
         )
     state = torchvision_models.without_discarded(name, loaded.state)
-    model = blocks.build(name, classes(name, state), size=weights.image_side(state), meta=True)
+    model = blocks.build(name, classes(name, state), size=torchvision_models.image_side(state), meta=True)
     try:
-        weights.fill(model.stock, state, subject)
+        torchvision_models.fill(model.stock, state, subject)
     except BackboneError as fault:
         like = resembled(state)
         raise BackboneError(
@@ -194,7 +186,7 @@ def resembled(state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def input_spec(config: BackboneConfig, name: str, loaded: weights.WeightsContent, subject: str) -> InputSpec:
+def input_spec(config: BackboneConfig, name: str, loaded: weights.WeightsContent, subject: str) -> ImageInputSpec:
     """How the backbone was shown its inputs: by the settings, else the file's metadata, else the provider.
 
     Raises:
@@ -208,7 +200,7 @@ def input_spec(config: BackboneConfig, name: str, loaded: weights.WeightsContent
     size, resize = int(published.crop_size[0]), int(published.resize_size[0])
     values: dict[str, Any] = {"interpolation": published.interpolation.value}
     values |= torchvision_models.normalisation(name) or {"mean": tuple(published.mean), "std": tuple(published.std)}
-    side = weights.image_side(loaded.state)
+    side = torchvision_models.image_side(loaded.state)
     if side is not None and side != size:
         size, resize = side, round(resize * side / size)
     try:
@@ -219,7 +211,7 @@ def input_spec(config: BackboneConfig, name: str, loaded: weights.WeightsContent
         if config.size is not None:
             size, resize = config.size, round(resize * config.size / size)
         values |= {key: own for key in ("mean", "std") if (own := getattr(config, key)) is not None}
-        spec = InputSpec(size=size, resize=resize, **values)
+        spec = ImageInputSpec(size=size, resize=resize, **values)
     except (TypeError, ValueError) as fault:
         raise BackboneError(
             subject, found=f"metadata that says how to present inputs, and cannot be read: {fault}",

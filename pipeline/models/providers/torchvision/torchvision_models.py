@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import ConfigError
+from pipeline.models import weights
 
 
 @lru_cache(maxsize=1)
@@ -100,6 +104,32 @@ def construct(
             expected="a size that its patches and windows divide", hint="set it to a multiple of 224, or to null",
         ) from fault  # fmt: skip
     return network
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], subject: str) -> None:
+    """Gives a network, which may be on the meta device, exactly these weights, as copies.
+
+    Raises:
+        BackboneError: a name is missing, unexpected or of another shape; all kinds are listed.
+    """
+    weights.fill(network, _with_current_names(state), subject)
+
+
+# DenseNet files from before layer names had to be free of dots.
+_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
+
+
+def _with_current_names(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    renamed = OrderedDict((_DENSENET.sub(r"\1\2", name), value) for name, value in state.items())
+    return weights.with_versions(renamed, state)
+
+
+def image_side(state: Mapping[str, Tensor]) -> int | None:
+    """The input side in pixels that a vision transformer's positions fit; None for other networks."""
+    if "encoder.pos_embedding" not in state or "conv_proj.weight" not in state:
+        return None
+    patches = state["encoder.pos_embedding"].shape[1] - 1
+    return math.isqrt(patches) * int(state["conv_proj.weight"].shape[-1])
 
 
 @contextmanager

@@ -11,83 +11,35 @@ layer whose outputs are the classes, and is called "head".
 from __future__ import annotations
 
 import copy
-import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.models import forward_steps, fused, torchvision_models, weights
+from pipeline.models import weights
 from pipeline.models.block_patterns import HEAD
+from pipeline.models.network import Block
+from pipeline.models.providers.torchvision import forward_steps, fused, torchvision_models
+from pipeline.tensors import Batch
 
 
-class Block:
-    """A run of a network's steps: callable, with the parameters and buffers that belong to it.
+class SequentialBlock(Block):
+    """A block that can be called by itself: a row of calls, one after the other."""
 
-    Names of parameters and buffers are those of the stock network's state dict.
-    """
-
-    def __init__(self, name: str, steps: list[forward_steps.Step], stock: nn.Module) -> None:
-        self.name = name
+    def __init__(self, name: str, steps: Sequence[forward_steps.Step], stock: nn.Module) -> None:
+        super().__init__(name, stock, [path for step in steps for path in step.owns])
         self.calls = [step.call for step in steps]
-        self.owns = [path for step in steps for path in step.owns]
         self.auxiliary: forward_steps.AuxiliaryHead | None = None
-        self._stock = stock
 
     def __call__(self, x: Tensor) -> Tensor:
         for call in self.calls:
             x = call(x)
         return x
 
-    def __repr__(self) -> str:
-        return f"Block({self.name!r})"
 
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The block's parameters by their stock names."""
-        for path, member in self._members():
-            if isinstance(member, nn.Parameter):
-                yield path, member
-            elif isinstance(member, nn.Module):
-                yield from member.named_parameters(prefix=path)
-
-    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        """The block's buffers by their stock names."""
-        for path, member in self._members():
-            if isinstance(member, nn.Module):
-                yield from member.named_buffers(prefix=path)
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        return (parameter for _, parameter in self.named_parameters())
-
-    def buffers(self) -> Iterator[Tensor]:
-        return (buffer for _, buffer in self.named_buffers())
-
-    def modules(self) -> Iterator[nn.Module]:
-        """Every module of the block, nested ones too."""
-        for _, member in self._members():
-            if isinstance(member, nn.Module):
-                yield from member.modules()
-
-    def train(self, mode: bool = True) -> None:
-        """Sets every module of the block to training, or to evaluation."""
-        for module in self.modules():
-            module.training = mode
-
-    def eval(self) -> None:
-        self.train(False)
-
-    def requires_grad_(self, flag: bool = True) -> None:
-        for parameter in self.parameters():
-            parameter.requires_grad_(flag)
-
-    def _members(self) -> Iterator[tuple[str, Any]]:
-        # Looked up each time: loading weights may replace parameters.
-        return ((path, operator.attrgetter(path)(self._stock)) for path in self.owns)
-
-
-class BlockedModel(nn.Module):
+class TorchvisionNetwork(nn.Module):
     """A stock torchvision network whose forward is its blocks, called in order.
 
     Args:
@@ -110,16 +62,18 @@ class BlockedModel(nn.Module):
         """The blocks' names from input to output; the last is "head"."""
         return [block.name for block in self.blocks]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Batch) -> Tensor:
         return self.run(x)
 
-    def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
-        """Applies blocks[start:stop]."""
-        for apply in self._ways(x, *slice(start, stop).indices(len(self.blocks))[:2]):
-            x = apply(x)
-        return x
+    def run(self, x: Batch, start: int = 0, stop: int | None = None) -> Tensor:
+        """Applies blocks[start:stop] to images (N, 3, H, W), or to what blocks[start - 1] gave."""
+        activations = _tensor(x)
+        first, end, _ = slice(start, stop).indices(len(self.blocks))
+        for apply in self._ways(activations, first, end):
+            activations = apply(activations)
+        return activations
 
-    def fuse(self, x: Tensor, stop: int, *, activations: bool = False) -> None:
+    def fuse(self, x: Batch, stop: int, *, activations: bool = False) -> None:
         """Runs blocks[:stop] in fewer operations from now on, with the weights they have now, until `unfuse`.
 
         They must be in eval, and neither train nor change meanwhile. All together are tried first; where they cannot
@@ -131,6 +85,7 @@ class BlockedModel(nn.Module):
         """
         self.unfuse()
         self._hides_nan = activations
+        x = _tensor(x)
         with torch.inference_mode():
             together, _ = _faster(self.blocks[:stop], x, activations=activations)
             if together is not None:
@@ -147,6 +102,11 @@ class BlockedModel(nn.Module):
         self._fused_stop = 0
         self._hides_nan = False
 
+    def compile_blocks(self) -> None:
+        """Compiles every call of the blocks."""
+        for block in self.blocks:
+            block.calls = [torch.compile(call) for call in block.calls]
+
     def _ways(self, x: Tensor, start: int, stop: int) -> Sequence[fused.Call]:
         """How blocks[start:stop] are applied. Fused activations make numbers of NaN: such input goes the usual way."""
         whole = start == 0 and stop >= self._fused_stop > 0
@@ -154,7 +114,7 @@ class BlockedModel(nn.Module):
             return self.blocks[start:stop]
         return [*self._fused, *self.blocks[self._fused_stop : stop]]
 
-    def outputs(self, x: Tensor, start: int = 0) -> tuple[Tensor, list[tuple[float, Tensor]]]:
+    def outputs(self, x: Batch, start: int = 0) -> tuple[Tensor, list[tuple[float, Tensor]]]:
         """Applies blocks[start:], and the auxiliary classifiers of those among them that are in training.
 
         An input so small that an auxiliary classifier cannot read its block's output goes without it.
@@ -173,19 +133,24 @@ class BlockedModel(nn.Module):
         return x, extra
 
 
-def _faster(blocks: Sequence[Block], x: Tensor, *, activations: bool) -> tuple[fused.Call | None, Tensor]:
+def _tensor(x: Batch) -> Tensor:
+    assert isinstance(x, Tensor)  # images come as one tensor
+    return x
+
+
+def _faster(blocks: Sequence[SequentialBlock], x: Tensor, *, activations: bool) -> tuple[fused.Call | None, Tensor]:
     """The blocks as one call of fewer operations, None where there is none that agrees; and their output."""
     expected = x.clone()  # blocks may write into what they are given
     for block in blocks:
         expected = block(expected)
-    modules = [member for block in blocks for _, member in block._members() if isinstance(member, nn.Module)]
+    modules = [module for block in blocks for module in block.own_modules()]
     found = fused.fused([call for block in blocks for call in block.calls], modules, activations=activations)
     return (found if found is not None and fused.agree(found, x.clone(), expected) else None), expected
 
 
 def build(
     architecture: str, classes: int, *, size: int | None = None, meta: bool = False, seed: int = 0
-) -> BlockedModel:
+) -> TorchvisionNetwork:
     """A network with random weights, initialised as torchvision does; the global random state stays as it is.
 
     Args:
@@ -199,12 +164,12 @@ def build(
         ConfigError: there is no such architecture, or it cannot be built for that size.
     """
     kwargs = torchvision_models.stock_kwargs(torchvision_models.check(architecture), size)
-    return BlockedModel(
+    return TorchvisionNetwork(
         architecture, classes, torchvision_models.construct(architecture, classes, kwargs, meta=meta, seed=seed), kwargs
     )
 
 
-def _blocks(network: nn.Module) -> list[Block]:
+def _blocks(network: nn.Module) -> list[SequentialBlock]:
     groups: list[list[forward_steps.Step]] = []
     waiting: list[forward_steps.Step] = []  # what comes before the first block, or a dropout and what follows it
     for step in forward_steps.steps(network):
@@ -216,14 +181,14 @@ def _blocks(network: nn.Module) -> list[Block]:
         else:
             groups[-1].append(step)
     groups[-1] += waiting
-    blocks = [Block(_name(network, group), group, network) for group in groups]
+    blocks = [SequentialBlock(_name(network, group), group, network) for group in groups]
     blocks[-1].name = HEAD
     _attach_auxiliary(network, blocks)
     return blocks
 
 
 def _opens(network: nn.Module, step: forward_steps.Step) -> bool:
-    block = Block("", [step], network)
+    block = SequentialBlock("", [step], network)
     return any(parameter.ndim > 1 for parameter in block.parameters())
 
 
@@ -238,7 +203,7 @@ def _harmless(step: forward_steps.Step) -> forward_steps.Step:
     return step
 
 
-def _attach_auxiliary(network: nn.Module, blocks: list[Block]) -> None:
+def _attach_auxiliary(network: nn.Module, blocks: list[SequentialBlock]) -> None:
     auxiliary = forward_steps.AUXILIARY.get(type(network).__name__)
     if auxiliary is not None:
         block = next(block for block in blocks if block.name == auxiliary.after)
@@ -246,7 +211,7 @@ def _attach_auxiliary(network: nn.Module, blocks: list[Block]) -> None:
         block.owns.append(auxiliary.path)
 
 
-def load_pretrained(model: BlockedModel, source: Path | Mapping[str, Tensor], *, seed: int = 0) -> None:
+def load_pretrained(model: TorchvisionNetwork, source: Path | Mapping[str, Tensor], *, seed: int = 0) -> None:
     """Gives the model all weights but those whose shape follows from the number of classes, which start anew.
 
     The new layers are initialised as PyTorch initialises such layers (He et al. 2015 bounds), from `seed`.
@@ -264,10 +229,10 @@ def load_pretrained(model: BlockedModel, source: Path | Mapping[str, Tensor], *,
     fresh = {key: value for key, value in model.stock.state_dict().items() if key in dependent}
     body = copy.copy(state)  # keeps the format versions a state dict may carry
     body.update({key: value for key, value in fresh.items() if key in state})  # type: ignore[attr-defined]
-    weights.fill(model.stock, body, str(source) if isinstance(source, Path) else model.architecture)
+    torchvision_models.fill(model.stock, body, str(source) if isinstance(source, Path) else model.architecture)
 
 
-def load_finetuned(architecture: str, classes: int, path: Path, *, size: int | None = None) -> BlockedModel:
+def load_finetuned(architecture: str, classes: int, path: Path, *, size: int | None = None) -> TorchvisionNetwork:
     """The network with exactly the weights that `state` gave and safetensors saved.
 
     Args:
@@ -277,15 +242,9 @@ def load_finetuned(architecture: str, classes: int, path: Path, *, size: int | N
         BackboneError: the file is not that of this architecture with that many classes.
     """
     saved = weights.read(path).state
-    model = build(architecture, classes, size=weights.image_side(saved) or size, meta=True)
-    weights.fill(model.stock, saved, str(path))
+    model = build(architecture, classes, size=torchvision_models.image_side(saved) or size, meta=True)
+    torchvision_models.fill(model.stock, saved, str(path))
     return model
-
-
-def state(model: BlockedModel) -> dict[str, Tensor]:
-    """The stock state dict as contiguous CPU tensors that share no memory, sorted by name: for safetensors."""
-    stock = model.stock.state_dict()
-    return {name: stock[name].detach().to("cpu", copy=True).contiguous() for name in sorted(stock)}
 
 
 def _reset(network: nn.Module, paths: set[str], seed: int) -> None:
