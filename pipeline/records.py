@@ -152,6 +152,19 @@ class TextInputSpec(FrozenModel):
 InputSpec = Annotated[ImageInputSpec | TextInputSpec, Field(discriminator="kind")]
 
 
+def text_spec(spec: InputSpec) -> TextInputSpec:
+    """The input spec of texts, where only they are dealt with.
+
+    Raises:
+        ConfigError: it is that of another kind of input.
+    """
+    if not isinstance(spec, TextInputSpec):
+        raise ConfigError(
+            "backbone.name", found=f"a network for {spec.kind}", expected="a network for text", hint="choose another"
+        )
+    return spec
+
+
 def image_spec(spec: InputSpec) -> ImageInputSpec:
     """The input spec of images, where only they are dealt with.
 

@@ -58,6 +58,19 @@ def pin(config: BackboneConfig, root: Path, sha256: str, size: int) -> None:
         _write(root, {**entries, name: {"sha256": sha256, "size": size}})
 
 
+def pin_folder(config: BackboneConfig, root: Path, sha256: str, facts: dict[str, Any]) -> None:
+    """Writes what the settings' reference led to where that is a folder, unless that is written already.
+
+    Args:
+        sha256: of its weights file.
+        facts: of the folder: `files`, name → sha256, and the hub's `revision` where it comes from there.
+    """
+    entries = read(root)
+    name = entry_name(config)
+    if name not in entries:
+        _write(root, {**entries, name: {"sha256": sha256, **facts}})
+
+
 def remove_secrets(root: Path) -> None:
     """Takes the credentials out of a lock that an earlier version of Thaw wrote with them."""
     path = root / LOCK

@@ -1,0 +1,35 @@
+"""Tiny configurations of each kind of transformer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SMALL = {"vocab_size": 60, "max_position_embeddings": 80}
+ENCODER = {
+    **SMALL,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "bert": ENCODER,
+    "roberta": {**ENCODER, "pad_token_id": 1},
+    "xlm-roberta": {**ENCODER, "pad_token_id": 1},
+    "camembert": {**ENCODER, "pad_token_id": 1},
+    "electra": {**ENCODER, "embedding_size": 8},
+    "distilbert": {**SMALL, "dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 32},
+    "modernbert": {**ENCODER, "global_attn_every_n_layers": 2, "local_attention": 8, "pad_token_id": 0},
+    "mpnet": {**ENCODER, "pad_token_id": 1},
+    "deberta-v2": {**ENCODER, "relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"]},
+    "gpt2": {"vocab_size": 60, "n_positions": 80, "n_embd": 16, "n_layer": 3, "n_head": 2},
+    "qwen2": {**ENCODER, "num_key_value_heads": 1, "pad_token_id": 0},
+    "albert": {**ENCODER, "embedding_size": 8},
+    "t5": {"vocab_size": 60, "d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 3, "num_heads": 2},
+}
+WHOLE = ("albert", "t5")
+
+
+def config_of(family: str) -> dict[str, Any]:
+    """The content of a config.json."""
+    return {"model_type": family, **FAMILIES[family]}
