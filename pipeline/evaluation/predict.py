@@ -50,7 +50,9 @@ class LoadedCandidate:
         self.kind, self.task, self.candidate, self.console = kind, task, candidate, context.console
         self.rows = table.num_rows
         limits = StoreLimits(context.scratch, context.pixel_cache_gb)
-        self.store = kind.codec.open_store(candidate.input, table, context.data, limits, context.console)
+        self.store = kind.codec.open_store(
+            candidate.input, table, context.data, candidate.folder, limits, context.console
+        )
         self.device = _device(candidate.plan.get("device"))
         self.model = kind.network.load(candidate)
         self.model.stock.eval().to(self.device)

@@ -251,7 +251,7 @@ class FinetuneRun:
         context, config = self.context, self.config
         rows = pa.concat_tables(self.tables.values())
         limits = StoreLimits(context.scratch, config.plan.pixel_cache_gb)
-        store = self.task.codec.open_store(self.spec, rows, context.data, limits, context.console)
+        store = self.task.codec.open_store(self.spec, rows, context.data, self.backbone.folder, limits, context.console)
         sets = {
             name: examples(
                 store,
@@ -271,8 +271,9 @@ class FinetuneRun:
     def _build(self, pretrained: bool) -> BlockedNetwork:
         if pretrained and self._measured:
             return self._measured.pop()
+        presented = self.backbone.model_copy(update={"input": self.spec})  # the settings may pool otherwise
         model: BlockedNetwork = self.task.network.build(
-            self.backbone, self.split.labels, pretrained=pretrained, seed=self.config.seed
+            presented, self.split.labels, pretrained=pretrained, seed=self.config.seed
         )
         if pretrained and self.champion is not None:
             warm_start.start(model, self.champion, self.split.labels)

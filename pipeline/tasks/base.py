@@ -143,13 +143,20 @@ class Codec(Protocol):
         """About how much disk a decoded example takes in the store."""
 
     def open_store(
-        self, spec: InputSpec, examples: pa.Table, data: Path, limits: StoreLimits, console: Console
+        self,
+        spec: InputSpec,
+        examples: pa.Table,
+        data: Path,
+        network_files: Path,
+        limits: StoreLimits,
+        console: Console,
     ) -> ExampleStore:
         """The decoded examples of a manifest's rows, decoded now where they are not kept yet.
 
         Args:
             examples: rows of a manifest: id, path and, for rows of a table, content.
             data: the data folder.
+            network_files: the folder of the backbone or candidate, which holds a tokenizer where there is one.
 
         Raises:
             DataError: an example cannot be decoded wholly.

@@ -76,7 +76,9 @@ class TinyTask:
     def decode(self, path: Path, spec: ImageInputSpec) -> Any:
         return np.frombuffer(path.read_bytes(), np.uint8).reshape(8, 8, 3)
 
-    def open_store(self, spec: ImageInputSpec, examples: Any, data: Path, limits: Any, console: Any) -> Any:
+    def open_store(
+        self, spec: ImageInputSpec, examples: Any, data: Path, network_files: Path, limits: Any, console: Any
+    ) -> Any:
         from pipeline.data.decoded_store import open_store
         from pipeline.manifest import real_path
 

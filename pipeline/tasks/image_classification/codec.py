@@ -64,7 +64,13 @@ class ImageCodec:
         return CHANNELS * side * side
 
     def open_store(
-        self, spec: InputSpec, examples: pa.Table, data: Path, limits: StoreLimits, console: Console
+        self,
+        spec: InputSpec,
+        examples: pa.Table,
+        data: Path,
+        network_files: Path,
+        limits: StoreLimits,
+        console: Console,
     ) -> ExampleStore:
         """The decoded pixels; see `pipeline.data.decoded_store.open_store`."""
         from pipeline.data.decoded_store import open_store
