@@ -25,6 +25,7 @@ from pipeline.records import (
     FinetuneRecord,
     SplitRecord,
     StageResult,
+    TextInputSpec,
     digest,
 )
 from pipeline.steps import baseline
@@ -268,12 +269,18 @@ class FinetuneRun:
             build=self._build,
         )  # fmt: skip
 
+    @property
+    def _presented(self) -> BackboneRecord:
+        """The backbone, with the pooling that the settings ask for where it reads text."""
+        if isinstance(self.spec, TextInputSpec):
+            return self.backbone.model_copy(update={"input": self.spec})
+        return self.backbone
+
     def _build(self, pretrained: bool) -> BlockedNetwork:
         if pretrained and self._measured:
             return self._measured.pop()
-        presented = self.backbone.model_copy(update={"input": self.spec})  # the settings may pool otherwise
         model: BlockedNetwork = self.task.network.build(
-            presented, self.split.labels, pretrained=pretrained, seed=self.config.seed
+            self._presented, self.split.labels, pretrained=pretrained, seed=self.config.seed
         )
         if pretrained and self.champion is not None:
             warm_start.start(model, self.champion, self.split.labels)
