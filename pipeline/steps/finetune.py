@@ -42,15 +42,19 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.models.network import BlockedNetwork
+    from pipeline.tensors import Batch
     from pipeline.training.batch_source import FinetuneJob
     from pipeline.training.plan import TrainingPlan
     from pipeline.training.recipe_trainer import Recipe
+    from pipeline.training.sampling import Rows
 
 # What changes how fast a training runs, or what is made of it, but not its result.
 IMMATERIAL: Any = {
     "recipes": True, "own": True, "baseline": True, "baseline_steps": True, "epochs": True, "lr": True, "lr_decay": True, "checkpoint": True,
     "plan": {"workers", "pixel_cache_gb"},
 }  # fmt: skip
+
+SAMPLED = 8  # examples by which a plan is measured
 
 
 def finetune(
@@ -352,16 +356,27 @@ class FinetuneRun:
                 total += head_passes if of_head else BACKWARD * stage.epochs
         return total * len(self.job.train)
 
-    def _sample(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _sample(self) -> tuple[Batch, torch.Tensor]:
+        """A few examples of the commonest shape, by which a plan is measured."""
         job = self.job
-        rows = job.train.rows[:8]
-        return self.task.codec.prepare(job.store.batch(rows), self.spec, self.task_config, None), job.train.targets[:8]
+        chosen = _commonest(job.train.shapes)[:SAMPLED]
+        decoded = job.store.batch(job.train.rows[chosen])
+        x = self.task.codec.prepare(decoded, self.spec, self.task_config, None)
+        return x, job.train.targets[chosen]
 
     def write_timing(self) -> None:
         """What this run saw but its inputs do not determine, beside the run."""
         self.context.side.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.timing, indent=2)
         (self.context.side / "timing.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _commonest(shapes: Rows) -> Rows:
+    """Positions of the examples of the commonest shape; of several as common, of the smallest."""
+    import numpy as np
+
+    codes, counts = np.unique(shapes, return_counts=True)
+    return np.flatnonzero(shapes == codes[counts.argmax()])
 
 
 def points(rows: Sequence[Row]) -> list[MetricPoint]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from pipeline.errors import ThawError, TrainingError
 from pipeline.records import digest
 from pipeline.tasks.base import RandomDraw
+from pipeline.training import sampling
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.records import InputSpec
     from pipeline.tasks.base import Task
     from pipeline.tensors import Batch
+    from pipeline.training.feature_cache import FeatureStore
     from pipeline.training.plan import TrainingPlan
     from pipeline.training.sampling import Keys, Rows
     from pipeline.training.stages import StageScope
@@ -35,6 +37,9 @@ class Store(Protocol):
 
     @property
     def ids(self) -> tuple[str, ...]: ...
+
+    def shapes(self, rows: Rows) -> Rows:
+        """A code (n,) for the shape of each of the rows (n,)."""
 
     def batch(self, rows: Rows) -> Batch:
         """(N, *shape) uint8."""
@@ -57,6 +62,7 @@ class ExampleSet:
         keys: (N,) what their randomness is counted by.
         targets: (N,) class indices.
         units: (N,) what belongs together: examples of one unit are never held out from each other.
+        shapes: (N,) a code for the shape of each.
     """
 
     ids: tuple[str, ...]
@@ -64,6 +70,7 @@ class ExampleSet:
     keys: Keys
     targets: torch.Tensor
     units: tuple[str, ...]
+    shapes: Rows
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -86,6 +93,18 @@ class FinetuneJob:
     build: Callable[[bool], BlockedNetwork]  # pretrained or not → the network, its head new
 
 
+class Piece(NamedTuple):
+    """A part of a batch whose examples have one shape.
+
+    Args:
+        places: (n,) where its examples lie in the batch.
+        x: their input (n, …).
+    """
+
+    places: Rows
+    x: Batch
+
+
 @dataclass(frozen=True)
 class BatchSource:
     """Makes batches of one set of examples, as input of `blocks[start]`."""
@@ -95,8 +114,17 @@ class BatchSource:
     features: FeatureSource | None
     start: int
 
+    def pieces(self, chosen: Rows, views: Rows | None) -> list[Piece]:
+        """Input for some of the examples (positions), in pieces of one shape each; see `batch`."""
+        shapes = self.examples.shapes[chosen]
+        found = []
+        for places in sampling.same_shape_batches(shapes, max(1, len(chosen))):
+            shown = None if views is None else views[places]
+            found.append(Piece(places, self.batch(chosen[places], shown)))
+        return found
+
     def batch(self, chosen: Rows, views: Rows | None) -> Batch:
-        """Input for some of the examples (positions), each in its view, or plainly where `views` is None.
+        """Input for some of the examples (positions) of one shape, each in its view, or plainly where `views` is None.
 
         Raises:
             TrainingError: an example cannot be loaded; names it.
@@ -156,14 +184,47 @@ def feeds(
     result: dict[str, BatchSource] = {}
     in_use: list[Path] = []
     for split, examples, presented in (("train", job.train, views), ("val", job.val, None)):
-        features = open_features(
-            model, scope.boundary, job.store, examples.rows, job.task, job.spec, job.task_config,
-            seed=job.config.seed, views=presented, plan=plan, key=key, scratch=job.scratch, console=job.console,
-            between=between, in_use=in_use,
-        )  # fmt: skip
-        in_use += [features.folder] if features is not None else []
+        by_shape: dict[int, FeatureStore] = {}
+        for shape, rows in _rows_by_shape(examples).items():
+            kept = open_features(
+                model, scope.boundary, job.store, rows, job.task, job.spec, job.task_config,
+                seed=job.config.seed, views=presented, plan=plan, key=key, scratch=job.scratch, console=job.console,
+                between=between, in_use=in_use,
+            )  # fmt: skip
+            if kept is None:
+                by_shape.clear()
+                break
+            by_shape[shape] = kept
+            in_use.append(kept.folder)
+        features = FeaturesByShape(job.store, by_shape) if by_shape else None
         result[split] = BatchSource(job, examples, features, scope.boundary if features is not None else 0)
     return result
+
+
+def _rows_by_shape(examples: ExampleSet) -> dict[int, Rows]:
+    """The store's rows by the code of their shape, the commonest first."""
+    import numpy as np
+
+    codes, counts = np.unique(examples.shapes, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return {int(code): examples.rows[examples.shapes == code] for code in codes[order]}
+
+
+class FeaturesByShape:
+    """A frozen prefix's outputs, kept apart for each shape.
+
+    Args:
+        stores: by the code of the shape.
+    """
+
+    def __init__(self, store: Store, stores: Mapping[int, FeatureStore]) -> None:
+        self._store = store
+        self._stores = stores
+
+    def batch(self, rows: Rows, views: Rows | None) -> Batch:
+        """The input of the first block that trains, for rows of one shape and their views."""
+        code = int(self._store.shapes(rows[:1])[0])
+        return self._stores[code].batch(rows, views)
 
 
 def examples(
@@ -176,15 +237,13 @@ def examples(
     """
     import numpy as np
 
-    from pipeline.training import sampling
-
     row = {identity: number for number, identity in enumerate(store.ids)}
     turns = sorted(range(len(ids)), key=lambda turn: ids[turn])
     ordered = tuple(ids[turn] for turn in turns)
     rows = np.array([row[identity] for identity in ordered], np.int64)
     own = [None] * len(ids) if units is None else units
     kept = tuple(own[turn] or ids[turn] for turn in turns)
-    return ExampleSet(ordered, rows, sampling.keys(ordered), targets[turns], kept)
+    return ExampleSet(ordered, rows, sampling.keys(ordered), targets[turns], kept, store.shapes(rows))
 
 
 def ahead(work: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:

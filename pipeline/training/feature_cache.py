@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from pipeline import storage
 from pipeline.config import ENGINE
 from pipeline.records import digest
 from pipeline.tasks.base import RandomDraw
-from pipeline.tensors import single_tensor
+from pipeline.tensors import Batch, TensorGroup, map_tensors
 from pipeline.training import sampling
 from pipeline.training.plan import TrainingPlan, autocast, to_input
 
@@ -81,12 +81,12 @@ class FrozenPrefix:
     views: int | None
     plan: TrainingPlan
 
-    def __call__(self, chosen: slice, turn: int) -> torch.Tensor:
+    def __call__(self, chosen: slice, turn: int) -> Batch:
         """The prefix's output for some examples in one turn, on the CPU: (n, …)."""
         positions = np.arange(len(self.ids))[chosen]
         return self.at(positions, np.full(len(positions), turn))
 
-    def at(self, positions: Rows, turns: Rows) -> torch.Tensor:
+    def at(self, positions: Rows, turns: Rows) -> Batch:
         """The prefix's output for examples (n,), each in its turn (n,), on the CPU: (n, …)."""
         import torch
 
@@ -94,7 +94,7 @@ class FrozenPrefix:
         x = self.task.codec.prepare(pixels, self.spec, self.task_config, self._draws(positions, turns))
         with self._evaluating(), torch.inference_mode(), autocast(self.plan):
             output = self.model.run(to_input(x, self.plan), 0, self.boundary)
-        return single_tensor(output).cpu()
+        return map_tensors(lambda tensor: tensor.cpu(), output)
 
     def _draws(self, positions: Rows, turns: Rows) -> list[RandomDraw] | None:
         if self.views is None:
@@ -132,14 +132,34 @@ class FrozenPrefix:
         return digest(ENGINE, weights, self.boundary, shown, self.ids, arithmetic)
 
 
+class ArrayLayout(NamedTuple):
+    """How the outputs of one name are kept.
+
+    Args:
+        shape: (turns, N, …).
+        dtype: float32, int16 for the bits of bfloat16, or that of the output where it holds whole numbers.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+
+Layouts = dict[str, ArrayLayout]  # by the tensor's name; "" where the prefix's output is one tensor alone
+
+
 class Files:
     """The files of one store.
 
     Args:
-        folder: holds `data` and `done`, in their full sizes.
+        folder: holds a file for each layout and `done`, in their full sizes.
 
     Attributes:
-        data: (turns, N, *shape) memory-mapped for reading, float32 or the bits of bfloat16 as int16.
+        data: name → (turns, N, …) memory-mapped for reading.
         done: (turns, chunks), 1 where a chunk is computed and on the disk.
 
     Raises:
@@ -147,22 +167,31 @@ class Files:
         ValueError: it is of another size.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, folder: Path, layouts: Layouts) -> None:
         self.folder = folder
-        self.data: Mapped = np.memmap(folder / "data", dtype, "r", shape=shape)
+        self.data: dict[str, Mapped] = {}
+        self._data_files: dict[str, storage.PositionedFile] = {}
+        for name, layout in layouts.items():
+            path = folder / _file_name(name)
+            self.data[name] = np.memmap(path, layout.dtype, "r", shape=layout.shape)
+            self._data_files[name] = storage.PositionedFile(path)
+        turns, examples = _turns_and_examples(layouts)
         flags = np.fromfile(folder / "done", np.uint8)
-        self.done = flags.reshape(shape[0], _chunks(shape))
-        self._data_file = storage.PositionedFile(folder / "data")
+        self.done = flags.reshape(turns, _chunks(examples))
+        self.examples = examples
+        self.bytes_per_example = sum(int(data[0, :1].nbytes) for data in self.data.values())
         self._done_file = storage.PositionedFile(folder / "done")
 
-    def write(self, turn: int, first: int, values: NDArray[Any]) -> None:
+    def write(self, turn: int, first: int, values: dict[str, NDArray[Any]]) -> None:
         """Writes outputs (n, …) of the examples from `first` on; raises OSError where the disk is full."""
-        example = turn * self.data.shape[1] + first
-        self._data_file.write(values, example * self.data[0, :1].nbytes)
+        example = turn * self.examples + first
+        for name, array in values.items():
+            self._data_files[name].write(array, example * self.data[name][0, :1].nbytes)
 
     def flag(self, turn: int, chunks: list[int]) -> None:
         """Flags chunks as computed once their data are surely on the disk; raises OSError where they are not."""
-        self._data_file.sync()
+        for file in self._data_files.values():
+            file.sync()
         flags = self.done[turn].copy()
         flags[chunks] = 1
         self._done_file.write(flags, turn * len(flags))
@@ -187,22 +216,21 @@ class FeatureStore:
         self._order = np.argsort(prefix.rows, kind="stable")
         self._sorted_rows = prefix.rows[self._order]
 
-    def batch(self, rows: Rows, views: Rows | None) -> torch.Tensor:
+    def batch(self, rows: Rows, views: Rows | None) -> Batch:
         """Features (n, …) of rows of the decoded store in these views, float32 or bfloat16 as they were computed."""
-        import torch
-
         positions = self._order[np.searchsorted(self._sorted_rows, rows)]
         turns = self._turns(positions, views)
         for turn in np.unique(turns).tolist():
             if not self._fill(turn):
                 return self._computed(positions, turns)
-        found = torch.from_numpy(self._files.data[turns, positions])
-        return found.view(torch.bfloat16) if found.dtype == torch.int16 else found
+        found = {name: _tensor(data[turns, positions]) for name, data in self._files.data.items()}
+        return found[""] if "" in found else TensorGroup(found)
 
-    def _computed(self, positions: Rows, turns: Rows) -> torch.Tensor:
+    def _computed(self, positions: Rows, turns: Rows) -> Batch:
         """The same without the files, but for the last bits of another batch size."""
-        output = self._prefix.at(positions, turns)
-        return output.bfloat16() if self._files.data.dtype == np.int16 else output.float()
+        arrays = _arrays(self._prefix.at(positions, turns), self._prefix.plan)
+        found = {name: _tensor(array) for name, array in arrays.items()}
+        return found[""] if "" in found else TensorGroup(found)
 
     def _turns(self, positions: Rows, views: Rows | None) -> Rows:
         count = self._prefix.views
@@ -235,7 +263,7 @@ class FeatureStore:
                 self._between()
                 self._compute(turn, chunk)
                 written.append(chunk)
-                if len(written) * self._files.data[0, :CHUNK].nbytes >= UNSAFE_BYTES:
+                if len(written) * CHUNK * self._files.bytes_per_example >= UNSAFE_BYTES:
                     self._settle(turn, written)
         except BaseException:
             with suppress(storage.Refused):
@@ -244,10 +272,9 @@ class FeatureStore:
         self._settle(turn, written)
 
     def _compute(self, turn: int, chunk: int) -> None:
-        data = self._files.data
-        total = data.shape[1]
+        total = self._files.examples
         chosen = slice(chunk * CHUNK, min((chunk + 1) * CHUNK, total))
-        values = _bits(self._prefix(chosen, turn), data.dtype)
+        values = _arrays(self._prefix(chosen, turn), self._prefix.plan)
         with storage.refusals():
             self._files.write(turn, chosen.start, values)
         self._console.progress(self._what(turn), chosen.stop, total)
@@ -282,7 +309,8 @@ def open_features(
     between: Callable[[], None] = lambda: None,
     in_use: Collection[Path] = (),
 ) -> FeatureStore | None:
-    """The outputs of blocks[:boundary] for these rows; None, having said why, where keeping them would not pay or fit.
+    """The outputs of blocks[:boundary] for these rows of one shape; None, having said why, where keeping them would not
+    pay or fit.
 
     Args:
         rows: (N,) rows of the decoded store, in any order.
@@ -310,40 +338,56 @@ def _reopen(folder: Path) -> Files | None:
     """The files of a store that was made before; None where there is none or it is damaged."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        shape, dtype = tuple(meta["shape"]), np.dtype(meta["dtype"])
-        if any((folder / name).stat().st_size != size for name, size in _sizes(shape, dtype).items()):
-            return None
+        layouts = {}
+        for name, entry in meta["arrays"].items():
+            layouts[name] = ArrayLayout(tuple(entry["shape"]), np.dtype(entry["dtype"]))
+        for name, size in _sizes(layouts).items():
+            if (folder / name).stat().st_size != size:
+                return None
         _touch(folder)
-        return Files(folder, shape, dtype)
+        return Files(folder, layouts)
     except (OSError, ValueError, TypeError, KeyError, IndexError):
         return None
 
 
-def _sizes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, int]:
-    """Bytes of each file of a store (turns, N, …)."""
-    return {"data": int(np.prod(shape)) * dtype.itemsize, "done": shape[0] * _chunks(shape)}
+def _file_name(name: str) -> str:
+    return f"data.{name}" if name else "data"
 
 
-def _chunks(shape: tuple[int, ...]) -> int:
-    return -(-shape[1] // CHUNK)
+def _turns_and_examples(layouts: Layouts) -> tuple[int, int]:
+    first = next(iter(layouts.values()))
+    return first.shape[0], first.shape[1]
+
+
+def _sizes(layouts: Layouts) -> dict[str, int]:
+    """Bytes of each file of a store."""
+    turns, examples = _turns_and_examples(layouts)
+    sizes = {_file_name(name): layout.size for name, layout in layouts.items()}
+    sizes["done"] = turns * _chunks(examples)
+    return sizes
+
+
+def _chunks(examples: int) -> int:
+    return -(-examples // CHUNK)
 
 
 def _create(folder: Path, prefix: FrozenPrefix, console: Console, in_use: Collection[Path]) -> Files | None:
     example, seconds = _probe(prefix)
-    dtype = np.dtype(np.int16 if prefix.plan.precision == "bf16" else np.float32)
-    shape = (prefix.views or 1, len(prefix.ids), *example.shape[1:])
-    each = int(np.prod(example.shape[1:])) * dtype.itemsize
+    layouts: Layouts = {}
+    for name, array in _arrays(example, prefix.plan).items():
+        layouts[name] = ArrayLayout((prefix.views or 1, len(prefix.ids), *array.shape[1:]), array.dtype)
+    wanted = sum(layout.size for layout in layouts.values())
+    each = wanted // ((prefix.views or 1) * len(prefix.ids))
     if not prefix.plan.feature_cache_always and seconds < each / READ_BYTES_PER_SECOND:
         console.info(
             f"features: computed each time; {each / 1e6:.1f} MB an example take as long to read as the "
             f"{1e3 * seconds:.1f} ms to compute them"
         )
         return None
-    wanted = _sizes(shape, dtype)["data"]
     try:
         refusal = _make_room(folder.parent, wanted, prefix.plan.feature_cache_gb, in_use)
         if not refusal:
-            return _lay(folder, shape, dtype)
+            return _lay(folder, layouts)
     except OSError as fault:
         refusal = storage.describe(fault, folder)
         shutil.rmtree(folder, ignore_errors=True)
@@ -351,18 +395,21 @@ def _create(folder: Path, prefix: FrozenPrefix, console: Console, in_use: Collec
     return None
 
 
-def _lay(folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Files:
+def _lay(folder: Path, layouts: Layouts) -> Files:
     """New files, which take disk only as they are filled; `meta.json` last, so that with it they are whole."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name, size in _sizes(shape, dtype).items():
+    for name, size in _sizes(layouts).items():
         with (folder / name).open("wb") as stream:
             stream.truncate(size)
+    arrays = {}
+    for name, layout in layouts.items():
+        arrays[name] = {"shape": layout.shape, "dtype": layout.dtype.name}
     temporary = folder / "meta.json-part"
-    temporary.write_text(json.dumps({"shape": shape, "dtype": dtype.name}), encoding="utf-8")
+    temporary.write_text(json.dumps({"arrays": arrays}), encoding="utf-8")
     temporary.replace(folder / "meta.json")
     _touch(folder)
-    return Files(folder, shape, dtype)
+    return Files(folder, layouts)
 
 
 def _touch(folder: Path) -> None:
@@ -371,7 +418,7 @@ def _touch(folder: Path) -> None:
     os.utime(folder / "meta.json", ns=(now, now))
 
 
-def _probe(prefix: FrozenPrefix) -> tuple[torch.Tensor, float]:
+def _probe(prefix: FrozenPrefix) -> tuple[Batch, float]:
     """One example's output, and the seconds an example takes."""
     if not prefix.plan.fuse:  # then it has run already, and its kernels are chosen
         prefix(slice(0, 1), 0)
@@ -406,9 +453,26 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(folder).free - SPARE_BYTES
 
 
-def _bits(features: torch.Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _arrays(output: Batch, plan: TrainingPlan) -> dict[str, NDArray[Any]]:
+    """A prefix's output as it is kept, by name; "" where it is one tensor alone."""
+    if isinstance(output, TensorGroup):
+        return {name: _array(tensor, plan) for name, tensor in output.tensors.items()}
+    return {"": _array(output, plan)}
+
+
+def _array(tensor: torch.Tensor, plan: TrainingPlan) -> NDArray[Any]:
     import torch
 
-    if dtype == np.int16:
-        return features.bfloat16().contiguous().view(torch.int16).numpy()
-    return features.float().numpy()
+    if not tensor.is_floating_point():
+        return tensor.numpy()
+    if plan.precision == "bf16":
+        return tensor.bfloat16().contiguous().view(torch.int16).numpy()
+    return tensor.float().numpy()
+
+
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    """What `_array` made an array of; whole numbers of 16 bits are the bits of bfloat16."""
+    import torch
+
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.training import batchnorm
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.models.network import BlockedNetwork
-    from pipeline.tensors import Batch
+    from pipeline.training.batch_source import Piece
     from pipeline.training.losses import TrainingLoss
 
 
@@ -29,30 +30,35 @@ def accumulate(
     objective: TrainingLoss,
     plan: TrainingPlan,
     start: int,
-    x: Batch,
+    pieces: Sequence[Piece],
     targets: torch.Tensor,
 ) -> float:
-    """Adds the gradient of a batch's mean loss to the parameters, `plan.batch_size` examples at a time.
+    """Adds the gradient of a batch's mean loss to the parameters, at most `plan.batch_size` examples at a time.
 
     Args:
-        start: index of the block that `x` (N, …) is the input of.
-        targets: (N,) class indices.
+        start: index of the block that the pieces are the input of.
+        pieces: the batch, in parts of one shape each.
+        targets: (N,) of the whole batch.
 
     Returns:
         The mean loss.
 
     Raises:
-        NoMemory: a piece did not fit; no gradient is left behind, and BatchNorm statistics are as they were.
+        OutOfMemory: a part did not fit; no gradient is left behind, and BatchNorm statistics are as they were.
     """
-    total_weight, total, size = objective.total_weight(targets), 0.0, min(plan.batch_size, len(x))
+    total_weight = objective.total_weight(targets)
+    total = 0.0
+    size = min(plan.batch_size, max(len(piece.x) for piece in pieces))
     statistics = [(buffer, buffer.clone()) for buffer in batchnorm.moving_statistics(model)]
     try:
-        for at in range(0, len(x), size):
-            piece = slice(at, at + size)
-            with autocast(plan):
-                loss = objective(model, to_input(x[piece], plan), start, targets[piece]) / total_weight
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
+        for piece in pieces:
+            own = targets[piece.places]
+            for at in range(0, len(piece.x), size):
+                part = slice(at, at + size)
+                with autocast(plan):
+                    loss = objective(model, to_input(piece.x[part], plan), start, own[part]) / total_weight
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.item()
     except (RuntimeError, MemoryError) as fault:
         if not is_out_of_memory(fault):
             raise

@@ -18,7 +18,7 @@ import torch
 from pipeline.config import FinetuneConfig, StageConfig
 from pipeline.records import SolvedHead
 from pipeline.tensors import single_tensor
-from pipeline.training import linear_head, stages
+from pipeline.training import linear_head, sampling, stages
 from pipeline.training.batch_source import ahead
 from pipeline.training.crash_points import crash_point
 from pipeline.training.feature_cache import CHUNK
@@ -189,8 +189,7 @@ def _features(
 ) -> torch.Tensor:
     """The head's inputs (N, D), float64, for one view of each example in the order of the ids; computed in the chunks
     of the feature cache, so that they are the same with it and without."""
-    count = len(feed.examples)
-    cuts = [np.arange(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
+    cuts = sampling.same_shape_batches(feed.examples.shapes, CHUNK)
     views = [None if view is None else np.full(len(cut), view, np.int64) for cut in cuts]
     work = (partial(feed.batch, cut, seen) for cut, seen in zip(cuts, views, strict=True))
     loaded = ahead(work, job.config.plan.workers)
@@ -202,7 +201,8 @@ def _features(
             output = model.run(to_input(x, plan), feed.start, len(model.blocks) - 1)
         outputs.append(single_tensor(output).flatten(1).cpu().double())  # a head may begin with that
         job.console.progress("features of the head", len(outputs), len(cuts))
-    return torch.cat(outputs).clone()
+    order = np.argsort(np.concatenate(cuts))
+    return torch.cat(outputs)[torch.from_numpy(order)]
 
 
 def _choose(

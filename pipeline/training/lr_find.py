@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.tensors import Batch
+    from pipeline.training.batch_source import Piece
 
 Curve = NDArray[np.float64]
 
@@ -49,8 +49,8 @@ class Sweep(NamedTuple):
 def find(
     network: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[Batch, torch.Tensor]],
-    gradients: Callable[[Batch, torch.Tensor], float],
+    batches: Iterable[tuple[list[Piece], torch.Tensor]],
+    gradients: Callable[[list[Piece], torch.Tensor], float],
     *,
     low: float = LOW,
     high: float = HIGH,
@@ -70,12 +70,12 @@ def find(
     raw: list[float] = []
     rates: list[float] = []
     with _restored(network, optimizer):
-        for step, (x, targets) in zip(range(steps), _again(batches), strict=False):
+        for step, (pieces, targets) in zip(range(steps), _again(batches), strict=False):
             rate = low * (high / low) ** (step / max(1, steps - 1))
             for group, share in zip(optimizer.param_groups, shares, strict=True):
                 group["lr"] = rate * share
             optimizer.zero_grad(set_to_none=True)
-            loss = gradients(x, targets)
+            loss = gradients(pieces, targets)
             if not math.isfinite(loss):
                 break
             optimizer.step()
@@ -106,7 +106,7 @@ def suggest(rates: Curve, losses: Curve, slopes: Curve) -> float | None:
     return float(rates[steepest]) if end > 1 and slopes[steepest] < 0 else None
 
 
-def _again(batches: Iterable[tuple[Batch, torch.Tensor]]) -> Iterator[tuple[Batch, torch.Tensor]]:
+def _again(batches: Iterable[tuple[list[Piece], torch.Tensor]]) -> Iterator[tuple[list[Piece], torch.Tensor]]:
     """The batches over and over, without keeping them."""
     while True:
         none = True

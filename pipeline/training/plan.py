@@ -117,7 +117,7 @@ class Remembered(NamedTuple):
 def choose(
     model_factory: Callable[[], BlockedNetwork],
     task: Task,
-    sample_batch: tuple[torch.Tensor, torch.Tensor],
+    sample_batch: tuple[Batch, torch.Tensor],
     config: FinetuneConfig,
     scratch: Path,
     console: Console,
@@ -184,7 +184,7 @@ def _path(
 
 
 def _find(
-    model: BlockedNetwork, sample: tuple[torch.Tensor, torch.Tensor], candidates: list[TrainingPlan], config: FinetuneConfig,
+    model: BlockedNetwork, sample: tuple[Batch, torch.Tensor], candidates: list[TrainingPlan], config: FinetuneConfig,
     path: Path, passes: int,
 ) -> tuple[ChosenPlan, str]:  # fmt: skip
     """The best candidate and how it was found: remembered, taken as usual for a short training, or measured."""

@@ -96,6 +96,42 @@ def views(of: Keys, epoch: int, count: int, repeats: Rows | int = 0) -> Rows:
     return ((np.int64(epoch) + repeats + (of % np.uint64(count)).astype(np.int64)) % count).astype(np.int64)
 
 
+POOL = 50  # batches within which examples are sorted by their shape
+
+
+def shape_batches(shapes: Rows, size: int, *counts: Any) -> list[Rows]:
+    """Cuts an epoch into as many batches as `batches` does, with examples of one shape together where that can be.
+
+    The epoch is cut into pools of 50 batches; each is sorted by shape, in the epoch's order where the shapes are the
+    same, and cut into batches. The order of the batches is shuffled by the counts (seed, epoch, …).
+
+    Args:
+        shapes: (N,) the shape of each example, in the epoch's order.
+
+    Returns:
+        Positions in the epoch, batch by batch.
+    """
+    found: list[Rows] = []
+    for start in range(0, len(shapes), POOL * size):
+        pool = np.arange(start, min(start + POOL * size, len(shapes)))
+        ordered = pool[np.argsort(shapes[pool], kind="stable")]
+        found += batches(ordered, size)
+    numbers = np.arange(len(found), dtype=np.uint64)
+    return [found[number] for number in shuffle(mix(numbers), "batches", *counts).tolist()]
+
+
+def same_shape_batches(shapes: Rows, size: int) -> list[Rows]:
+    """Positions (n,) in batches of at most `size` of one shape: by shape, then by position."""
+    if len(np.unique(shapes)) <= 1:
+        every = np.arange(len(shapes))
+        return np.split(every, range(size, len(every), size))
+    found: list[Rows] = []
+    for shape in np.unique(shapes):
+        alike = np.flatnonzero(shapes == shape)
+        found += np.split(alike, range(size, len(alike), size))
+    return found
+
+
 def batches(rows: Rows, size: int) -> list[Rows]:
     """Cuts an epoch into the fewest batches of at most `size`, alike in length to within one.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from pipeline.errors import ConfigError, Interrupted, TrainingError
 from pipeline.records import SolvedHead, StageResult
 from pipeline.tensors import single_tensor
 from pipeline.training import batchnorm, freeze, head_stage, optimizers, sampling, stages, validation_metrics
-from pipeline.training.batch_source import BatchSource, FinetuneJob, ahead, feeds
+from pipeline.training.batch_source import BatchSource, FinetuneJob, Piece, ahead, feeds
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.crash_points import crash_point
 from pipeline.training.determinism import seed
@@ -32,11 +32,11 @@ from pipeline.training.train_state import BestResult, Row, TrainState
 
 if TYPE_CHECKING:
     from pipeline.models.network import BlockedNetwork
-    from pipeline.tensors import Batch
     from pipeline.training.lr_find import Sweep
     from pipeline.training.sampling import Rows
 
 Tensors = dict[str, torch.Tensor]
+T = TypeVar("T")
 SECONDS_BETWEEN_WORDS = 0.2
 
 
@@ -215,13 +215,13 @@ class StageTrainer:
         self.job.console.info(f"{self.session.name}: {name}: {found}")
         return rate
 
-    def _endless(self) -> Iterator[tuple[Batch, torch.Tensor]]:
+    def _endless(self) -> Iterator[tuple[list[Piece], torch.Tensor]]:
         """The stage's first epoch over and over: input of its first trained block, and targets."""
         stages.set_modes(self.model, self.scope)
         rows, shown, cuts = self._epoch()
         for cut in itertools.cycle(cuts):
-            x = self.feeds["train"].batch(rows[cut], shown[cut])
-            yield x, self.job.train.targets[torch.from_numpy(rows[cut])]
+            pieces = self.feeds["train"].pieces(rows[cut], shown[cut])
+            yield pieces, self.job.train.targets[torch.from_numpy(rows[cut])]
 
     def _set_feeds(self) -> None:
         views = head_stage.presentations(self.job, self.model.blocks[-1]) if self.solves else self.job.config.views
@@ -266,29 +266,32 @@ class StageTrainer:
         train, config, epoch = self.job.train, self.job.config, self.position.epoch
         rows, repeats = sampling.epoch_rows(train.keys, train.targets.numpy(), config.sampling, config.seed, epoch)
         shown = sampling.views(train.keys[rows], epoch, config.views, repeats)
-        return rows, shown, sampling.batches(np.arange(len(rows)), config.batch_size)
+        shapes = train.shapes[rows]
+        if (shapes == shapes[0]).all():
+            return rows, shown, sampling.batches(np.arange(len(rows)), config.batch_size)
+        return rows, shown, sampling.shape_batches(shapes, config.batch_size, config.seed, epoch)
 
     def _train_epoch(self) -> None:
         rows, shown, cuts = self._epoch()
         cuts = cuts[self.position.batch :]
         stages.set_modes(self.model, self.scope)
         feed = self.feeds["train"]
-        loaded = ahead((partial(feed.batch, rows[cut], shown[cut]) for cut in cuts), self.job.config.plan.workers)
-        for cut, x in zip(cuts, self._watched(loaded), strict=True):
+        loaded = ahead((partial(feed.pieces, rows[cut], shown[cut]) for cut in cuts), self.job.config.plan.workers)
+        for cut, pieces in zip(cuts, self._watched(loaded), strict=True):
             with self._timed("step"):
-                self._step(x, rows[cut])
+                self._step(pieces, rows[cut])
             self._tell()
             self._pause()
         freeze.check_modes(self.model, self.scope, self.stage.name)
         crash_point("last-batch")
 
-    def _step(self, x: Batch, chosen: Rows) -> None:
+    def _step(self, pieces: list[Piece], chosen: Rows) -> None:
         """One optimiser step; nothing of the step is left behind where it raises."""
         job, position = self.job, self.position
         done = (position.epoch - position.begun) * self.per_epoch + position.batch
         optimizers.set_rates(self.optimizer, done, self.stage.epochs * self.per_epoch, self.stage.warmup)
         targets = job.train.targets[torch.from_numpy(chosen)]
-        loss = self._gradients(x, targets)
+        loss = self._gradients(pieces, targets)
         owned = [p for group in self.optimizer.param_groups for p in group["params"]]
         limit = job.config.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(owned, float("inf") if limit is None else limit).item()
@@ -307,7 +310,7 @@ class StageTrainer:
         position.seen += len(chosen)
         self.spent["examples"] += len(chosen)
 
-    def _gradients(self, x: Batch, targets: torch.Tensor) -> float:
+    def _gradients(self, pieces: list[Piece], targets: torch.Tensor) -> float:
         """Accumulates the batch's gradient and returns its mean loss, in as many pieces as memory asks for."""
         position, start = self.position, self.feeds["train"].start
         while True:
@@ -315,7 +318,7 @@ class StageTrainer:
             counted = sampling.counted(self.job.config.seed, "step", position.stage, position.epoch, position.batch)
             seed(counted, self.plan.device)
             try:
-                return accumulate(self.model, self.objective, self.plan, start, x, targets)
+                return accumulate(self.model, self.objective, self.plan, start, pieces, targets)
             except OutOfMemory as fault:
                 size = fault.size
             self._halve(size)
@@ -353,7 +356,7 @@ class StageTrainer:
         if self.session.stop.asked.is_set():
             raise Interrupted(f"training '{self.session.name}'", found=self.session.stop.reason)
 
-    def _watched(self, loaded: Iterator[Batch]) -> Iterator[Batch]:
+    def _watched(self, loaded: Iterator[T]) -> Iterator[T]:
         """The batches; where an end was asked for while one was made, everything is saved first."""
         try:
             yield from loaded
@@ -397,7 +400,7 @@ class StageTrainer:
 
     def _estimate_statistics(self) -> None:
         """BatchNorm statistics of the weights as they are now, where they move; see `pipeline.training.batchnorm`."""
-        if not self.scope.batchnorm:
+        if not self.scope.batchnorm or not batchnorm.moving_statistics(self.model):
             return
         train = self.job.train
         feed = BatchSource(self.job, train, None, 0)
@@ -407,12 +410,13 @@ class StageTrainer:
 
     def validate(self) -> torch.Tensor:
         """Probabilities (N, C), float32, of the validation examples presented plainly, in the order of their ids."""
-        feed, size = self.feeds["val"], self.plan.batch_size
-        cuts = np.split(np.arange(len(self.job.val)), range(size, len(self.job.val), size))
+        feed = self.feeds["val"]
+        cuts = sampling.same_shape_batches(self.job.val.shapes, self.plan.batch_size)
         self.model.stock.eval()
         try:
             with torch.inference_mode():
-                return torch.cat(list(self._answers(feed, cuts)))
+                answers = torch.cat(list(self._answers(feed, cuts)))
+                return answers[torch.from_numpy(np.argsort(np.concatenate(cuts)))]
         finally:
             stages.set_modes(self.model, self.scope)
 

@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import PLAN, STAGES, Setting, TinyModel
@@ -13,7 +14,7 @@ from torch.optim.swa_utils import update_bn
 
 from pipeline.config import StageConfig
 from pipeline.training import batchnorm, gradient_accumulation, stages
-from pipeline.training.batch_source import BatchSource
+from pipeline.training.batch_source import BatchSource, Piece
 from pipeline.training.losses import TrainingLoss
 
 EVERYTHING = StageConfig(name="all", train=("all",), epochs=2, lr=1e-2, batchnorm="train")
@@ -91,7 +92,12 @@ def test_want_of_memory_moves_no_statistics_twice(monkeypatch: pytest.MonkeyPatc
     plan = PLAN.model_copy(update={"batch_size": 4})
     with pytest.raises(gradient_accumulation.OutOfMemory):
         gradient_accumulation.accumulate(
-            model, TrainingLoss(0.0, None), plan, 0, torch.rand(8, 3, 8, 8), torch.arange(8) % 3
+            model,
+            TrainingLoss(0.0, None),
+            plan,
+            0,
+            [Piece(np.arange(8), torch.rand(8, 3, 8, 8))],
+            torch.arange(8) % 3,
         )
     assert len(pieces) == 2, "memory ran out in the first piece"
     for name, value in model.stock.state_dict().items():

@@ -142,9 +142,9 @@ class TransformerNetwork:
                 found.append(prefix + name)
             for name, child in module.named_children():
                 path = prefix + name
-                if path in taken or child is words:
+                if path in taken or getattr(child, "weight", None) is words.weight:
                     continue
-                holds_words = any(module is words for module in child.modules())
+                holds_words = any(parameter is words.weight for parameter in child.parameters())
                 if holds_words or any(other.startswith(path + ".") for other in taken):
                     visit(child, path + ".")
                 else:
