@@ -191,7 +191,8 @@ def _find(
     known = _read(path)
     if known is not None:
         return known, "remembered"
-    x, targets = (tensor[:EXAMPLES] for tensor in sample)
+    x = sample[0][:EXAMPLES]
+    targets = sample[1][:EXAMPLES]
     cost = BACKWARD * TRIALS * len(x) * len(candidates)
     if 0 < passes < PAYS * cost and candidates[0].device == "cpu":
         # One example, for the memory it takes: no race that takes as long as the training.
