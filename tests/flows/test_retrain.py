@@ -56,7 +56,7 @@ def test_asking_needs_neither_torch_nor_prefect(finished: Path, thaw: Thaw) -> N
     code = (
         "import sys\nfrom pathlib import Path\nfrom pipeline.workspace import Workspace\n"
         "from flows.status import examine_status\nfrom pipeline.steps import summary\n"
-        "assert glance(Workspace(Path.cwd())).nothing_to_do\n"
+        "assert examine_status(Workspace(Path.cwd())).nothing_to_do\n"
         "print([m for m in ('torch', 'prefect', 'mlflow', 'great_expectations', 'pyarrow') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=finished, capture_output=True, text=True, check=True)
@@ -85,7 +85,7 @@ def test_making_the_report_again_needs_neither_torch_nor_prefect(finished: Path)
     code = (
         "import sys\nfrom pathlib import Path\nfrom pipeline.context import SilentConsole\n"
         "from pipeline.workspace import Workspace\nfrom flows.status import examine_status, make_report\n"
-        "place = Workspace(Path.cwd())\nmake_report(place, glance(place).registered, Silent())\n"
+        "place = Workspace(Path.cwd())\nmake_report(place, examine_status(place).registered, SilentConsole())\n"
         "print([m for m in ('torch', 'prefect', 'great_expectations') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=finished, capture_output=True, text=True, check=True)
