@@ -32,7 +32,7 @@ def loading(setting: Setting) -> dict[str, Any]:
     folder.mkdir(parents=True)
     split, data = split_record(setting, folder)
     config = FinetuneConfig.model_validate({**setting.config, "recipes": ("full",)})
-    context = Context(root=folder, data=data, scratch=folder / ".thaw", side=folder / "side")
+    context = Context(root=folder, data=data, scratch=folder / ".thaw", run_dir=folder / "side")
     bench = FinetuneRun(config, ImageClassificationConfig(), split, backbone_record(setting, folder), context)
     job, plan, model = bench.job, bench.plan(), bench._build(True)
     torch.set_num_threads(plan.threads)

@@ -72,7 +72,7 @@ def backbone_record(setting: Setting, folder: Path) -> BackboneRecord:
     state = {name: tensor.contiguous() for name, tensor in pretrained(setting).state_dict().items()}
     save_file(state, weights, metadata={key: json.dumps(value) for key, value in presented.items()})
     config = BackboneConfig(name=f"torchvision/{setting.architecture}", weights=str(weights), offline=True)
-    context = Context(root=folder, data=folder, scratch=folder / ".thaw", side=folder / "side")
+    context = Context(root=folder, data=folder, scratch=folder / ".thaw", run_dir=folder / "side")
     return backbone(config, folder / "backbone", context)
 
 
@@ -86,7 +86,7 @@ def train(setting: Setting, name: str, *, copies: int = 1, **changes: Any) -> Re
     values = {"baseline": False, "recipes": (recipe,), "seed": setting.seed, **setting.config, **changes}
     config = FinetuneConfig.model_validate({**values, "epochs": setting.epochs[name]})
     task = ImageClassificationConfig()
-    context = Context(root=folder, data=data, scratch=folder / ".thaw", side=folder / "side")
+    context = Context(root=folder, data=data, scratch=folder / ".thaw", run_dir=folder / "side")
     weights = backbone_record(setting, folder)
     clock = StepClock()
     out = folder / "out"

@@ -361,7 +361,7 @@ def status() -> None:
     """
     from flows.terminal import Terminal
     from pipeline.upgrade import outdated
-    from pipeline.versioning import Memory
+    from pipeline.versioning import Versioning
 
     place = _workspace()
     with Terminal() as terminal:
@@ -370,7 +370,7 @@ def status() -> None:
             terminal.info(_data_line(place))
         for change in outdated(place):
             terminal.info(f"`thaw run` will write {change.meaning}")
-        if not Memory(place.root).pins_are_current():
+        if not Versioning(place.root).pins_are_current():
             terminal.info("`thaw run` will bring the data and the ledger to what data.dvc and ledger.dvc pin")
         with terminal.working("checking what changed"):
             examine_status = _glance(place)
@@ -387,9 +387,9 @@ def status() -> None:
 
 def _data_line(place: Workspace) -> str:
     from pipeline.steps.summary import step_line
-    from pipeline.versioning import Memory
+    from pipeline.versioning import Versioning
 
-    version = Memory(place.root).data_version()
+    version = Versioning(place.root).data_version()
     dirty = f", {version.dirty_reason}" if version.dirty else ""
     return step_line("data", f"{version.files:,} files, {version.md5}{dirty}")
 

@@ -29,7 +29,7 @@ ENOUGH_DISK = 5 * 2**30
 
 
 @dataclass(frozen=True)
-class Check:
+class DiagnosticCheck:
     """One thing looked at."""
 
     name: str
@@ -38,7 +38,7 @@ class Check:
     hint: str = ""
 
 
-def examine(start: Path) -> Iterator[Check]:
+def examine(start: Path) -> Iterator[DiagnosticCheck]:
     """Looks at everything in turn; a check that itself fails is a bad check, never a traceback."""
     loopback.bypass_proxies()
     yield _python()
@@ -46,7 +46,7 @@ def examine(start: Path) -> Iterator[Check]:
     try:
         place = Workspace.find(start)
     except ThawError as fault:
-        yield Check("workspace", "note", fault.found, fault.hint)
+        yield DiagnosticCheck("workspace", "note", fault.found, fault.hint)
         place = None
     root = place.root if place else start
     for look in (_disk, _writable):
@@ -58,48 +58,48 @@ def examine(start: Path) -> Iterator[Check]:
     yield _accelerator()
 
 
-def _python() -> Check:
-    return Check("python", "ok", f"{platform.python_version()} at {sys.executable}")
+def _python() -> DiagnosticCheck:
+    return DiagnosticCheck("python", "ok", f"{platform.python_version()} at {sys.executable}")
 
 
-def _versions() -> Iterator[Check]:
+def _versions() -> Iterator[DiagnosticCheck]:
     from packaging.specifiers import SpecifierSet
 
     for name, bound in BOUNDS.items():
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield Check(name, "bad", "not installed", f"pip install '{name}{bound}'")
+            yield DiagnosticCheck(name, "bad", "not installed", f"pip install '{name}{bound}'")
             continue
         fits = SpecifierSet(bound).contains(found, prereleases=True)
         hint = "" if fits else f"pip install '{name}{bound}'"
-        yield Check(name, "ok" if fits else "bad", f"{found} ({bound})", hint)
+        yield DiagnosticCheck(name, "ok" if fits else "bad", f"{found} ({bound})", hint)
 
 
-def _disk(root: Path) -> Check:
+def _disk(root: Path) -> DiagnosticCheck:
     free = shutil.disk_usage(root).free
     if free < ENOUGH_DISK:
-        return Check("disk", "bad", f"{free / 2**30:.1f} GiB free", "make room, or: thaw clean")
-    return Check("disk", "ok", f"{free / 2**30:.0f} GiB free")
+        return DiagnosticCheck("disk", "bad", f"{free / 2**30:.1f} GiB free", "make room, or: thaw clean")
+    return DiagnosticCheck("disk", "ok", f"{free / 2**30:.0f} GiB free")
 
 
-def _writable(root: Path) -> Check:
+def _writable(root: Path) -> DiagnosticCheck:
     try:
         with tempfile.NamedTemporaryFile(dir=root, prefix=".thaw-doctor-"):
-            return Check("write access", "ok", str(root))
+            return DiagnosticCheck("write access", "ok", str(root))
     except OSError as fault:
-        return Check("write access", "bad", str(fault), f"chown or chmod {shlex.quote(str(root))}")
+        return DiagnosticCheck("write access", "bad", str(fault), f"chown or chmod {shlex.quote(str(root))}")
 
 
-def _settings(place: Workspace) -> Check:
+def _settings(place: Workspace) -> DiagnosticCheck:
     try:
         place.config()
-        return Check("params.yaml", "ok", "every setting understood")
+        return DiagnosticCheck("params.yaml", "ok", "every setting understood")
     except ThawError as fault:
-        return Check("params.yaml", "bad", "; ".join(fault.details) or fault.found, fault.hint)
+        return DiagnosticCheck("params.yaml", "bad", "; ".join(fault.details) or fault.found, fault.hint)
 
 
-def _readable(place: Workspace) -> Iterator[Check]:
+def _readable(place: Workspace) -> Iterator[DiagnosticCheck]:
     """What can only be looked at where params.yaml can be read."""
     try:
         config = place.config()
@@ -110,7 +110,7 @@ def _readable(place: Workspace) -> Iterator[Check]:
     yield from _servers(place)
 
 
-def _preflight(place: Workspace, config: Config) -> Iterator[Check]:
+def _preflight(place: Workspace, config: Config) -> Iterator[DiagnosticCheck]:
     """What a run would check before it begins, for the steps that it would run."""
     from pipeline import preflight
 
@@ -119,29 +119,29 @@ def _preflight(place: Workspace, config: Config) -> Iterator[Check]:
     for looked in (preflight.quick_checks, preflight.thorough_checks):
         for check in looked(place, config, needed):
             found = check.found if check.state == "ok" or not check.expected else f"{check.found}; {check.expected}"
-            yield Check(check.name, states[check.state], found, check.hint)
+            yield DiagnosticCheck(check.name, states[check.state], found, check.hint)
 
 
 def _stale_steps(place: Workspace) -> Sequence[str]:
     """All steps where DVC cannot be asked; why it cannot is another check's to say."""
-    from pipeline.versioning import Memory
+    from pipeline.versioning import Versioning
 
     try:
-        states = Memory(place.root).states()
+        states = Versioning(place.root).states()
     except ThawError:
         return STEPS
     return [name for name, state in states.items() if not state.fresh]
 
 
-def _data(place: Workspace, config: Config) -> Check:
-    from pipeline.versioning import Memory
+def _data(place: Workspace, config: Config) -> DiagnosticCheck:
+    from pipeline.versioning import Versioning
 
     try:
-        version = Memory(place.root).data_version()
+        version = Versioning(place.root).data_version()
     except ThawError as fault:
-        return Check("data", "bad", fault.found or fault.subject, _mend_of_data(place, config, fault))
+        return DiagnosticCheck("data", "bad", fault.found or fault.subject, _mend_of_data(place, config, fault))
     text = f"{version.files} files, {version.md5}"
-    return Check(
+    return DiagnosticCheck(
         "data", "note" if version.dirty else "ok", text + (f"; {version.dirty_reason}" if version.dirty else "")
     )
 
@@ -154,19 +154,19 @@ def _mend_of_data(place: Workspace, config: Config, fault: ThawError) -> str:
     return "" if fault.hint == "thaw doctor" else fault.hint
 
 
-def _servers(place: Workspace) -> Iterator[Check]:
+def _servers(place: Workspace) -> Iterator[DiagnosticCheck]:
     from flows import settings
 
     known = settings.servers(place.scratch)
     if known:
-        yield Check("servers", "ok", f"Prefect {known['prefect_ui']}, MLflow {known['mlflow']}")
+        yield DiagnosticCheck("servers", "ok", f"Prefect {known['prefect_ui']}, MLflow {known['mlflow']}")
     elif os.environ.get("PREFECT_API_URL"):
         yield _reach("Prefect", os.environ["PREFECT_API_URL"] + "/health")
     else:
-        yield Check("servers", "note", "none running: each run starts its own for a few seconds", "thaw up")
+        yield DiagnosticCheck("servers", "note", "none running: each run starts its own for a few seconds", "thaw up")
 
 
-def _reach(name: str, url: str) -> Check:
+def _reach(name: str, url: str) -> DiagnosticCheck:
     import urllib.error
 
     from pipeline.models import transfer
@@ -174,23 +174,29 @@ def _reach(name: str, url: str) -> Check:
     plain, login = transfer.without_login(url)
     try:
         with transfer.opener(plain, login).open(plain, timeout=3):
-            return Check(name, "ok", plain)
+            return DiagnosticCheck(name, "ok", plain)
     except urllib.error.HTTPError as fault:
-        return Check(name, "note", f"{plain} answers {fault.code}", "check the user and password in its address")
+        return DiagnosticCheck(
+            name, "note", f"{plain} answers {fault.code}", "check the user and password in its address"
+        )
     except OSError as fault:
-        return Check(name, "bad", f"{plain}: {fault}", "start it, or unset its address to use the embedded one")
+        return DiagnosticCheck(
+            name, "bad", f"{plain}: {fault}", "start it, or unset its address to use the embedded one"
+        )
 
 
-def _git() -> Check:
+def _git() -> DiagnosticCheck:
     found = shutil.which("git")
-    return Check("git", "ok" if found else "note", found or "not installed: data versions carry no revision")
+    return DiagnosticCheck("git", "ok" if found else "note", found or "not installed: data versions carry no revision")
 
 
-def _accelerator() -> Check:
+def _accelerator() -> DiagnosticCheck:
     import torch
 
     if torch.cuda.is_available():
-        return Check("accelerator", "ok", torch.cuda.get_device_name(0))
+        return DiagnosticCheck("accelerator", "ok", torch.cuda.get_device_name(0))
     if torch.backends.mps.is_available():
-        return Check("accelerator", "ok", "Apple MPS")
-    return Check("accelerator", "note", f"none: {cores()} CPU cores, {torch.backends.cpu.get_cpu_capability()}")
+        return DiagnosticCheck("accelerator", "ok", "Apple MPS")
+    return DiagnosticCheck(
+        "accelerator", "note", f"none: {cores()} CPU cores, {torch.backends.cpu.get_cpu_capability()}"
+    )

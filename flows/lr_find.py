@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.stage import LiveConsole, Run, remember
+from flows.stage import LiveConsole, WorkspaceRun, remember
 from flows.status import prepare, refuse_changed_weights
 from pipeline.context import NoTracker
 from pipeline.report import page
 from pipeline.report.report_context import Sweep
 from pipeline.steps.lr_find import lr_find as sweep
 from pipeline.steps.run import context, new_run
-from pipeline.versioning import Memory
+from pipeline.versioning import Versioning
 from pipeline.workspace import Workspace, lock
 
 NEEDED = ("validate", "split", "backbone")
@@ -38,14 +38,16 @@ def lr_find(place: Workspace, recipe: str | None, stage: str | None, console: Li
         prepare(place, console)
         refuse_changed_weights(place)
         config = place.config()
-        memory = Memory(place.root)
-        run = Run(workspace=place, memory=memory, side=new_run(place), tracker=NoTracker(), console=console)
+        versioning = Versioning(place.root)
+        run = WorkspaceRun(
+            workspace=place, versioning=versioning, run_dir=new_run(place), tracker=NoTracker(), console=console
+        )
         ready: dict[str, Any] = {name: remember(run, name) for name in NEEDED}
         swept = sweep(
             config.finetune, config.task, ready["split"], ready["backbone"],
-            context(place, config, console, run.tracker, run.side / "lr-find"), recipe=recipe, stage=stage,
+            context(place, config, console, run.tracker, run.run_dir / "lr-find"), recipe=recipe, stage=stage,
         )  # fmt: skip
     drawn = Sweep(swept.recipe, swept.stage, *swept.sweep)
-    path = run.side / "lr-find" / "sweep.html"
+    path = run.run_dir / "lr-find" / "sweep.html"
     page.write(page.swept(place.root.name, drawn), path)
     return Found(drawn, path)

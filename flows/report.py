@@ -12,7 +12,7 @@ from typing import Any
 from pipeline import receipts
 from pipeline.context import Tracker
 from pipeline.records import RegisterRecord, digest
-from pipeline.versioning import Memory, StageState
+from pipeline.versioning import StageState, Versioning
 from pipeline.workspace import STEPS, Workspace
 
 
@@ -21,16 +21,16 @@ def outdated(place: Workspace, states: Mapping[str, StageState], registered: Reg
     return receipts.report_fault(place, _inputs(states, registered))
 
 
-def make(place: Workspace, memory: Memory, registered: RegisterRecord, tracker: Tracker) -> Path:
+def make(place: Workspace, versioning: Versioning, registered: RegisterRecord, tracker: Tracker) -> Path:
     """Makes the page from the finished steps' outputs, remembers what it was made from, and keeps it with the run in
     the tracking store."""
     from pipeline.report import page
     from pipeline.report.report_context import gather
     from pipeline.steps.run import load_record
 
-    inputs = _inputs(memory.states(), registered)
+    inputs = _inputs(versioning.states(), registered)
     records: dict[str, Any] = {step: load_record(place, step) for step in STEPS}
-    extras = gather(place, memory.data_version(), registered)
+    extras = gather(place, versioning.data_version(), registered)
     html = page.build(*records.values(), registered=registered, extras=extras)
     page.write(html, place.report)
     receipts.write_report(place, inputs)

@@ -13,14 +13,14 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows import report
 from flows.dead_runs import close_dead_runs
-from flows.stage import CONSOLE, PrefectConsole, Run, StepOutcome, as_prefect_task, stage
+from flows.stage import CONSOLE, PrefectConsole, StepOutcome, WorkspaceRun, as_prefect_task, stage
 from flows.status import check_steps, prepare, refuse_changed_weights, unshared
 from pipeline import preflight, redaction
 from pipeline.records import EvaluateRecord, RegisterRecord
 from pipeline.steps.run import context, new_run, open_tracker
 from pipeline.steps.summary import done_line, running_line, step_line, summarize
 from pipeline.storage import storage_errors
-from pipeline.versioning import Memory
+from pipeline.versioning import Versioning
 from pipeline.workspace import Workspace, lock
 
 
@@ -73,7 +73,7 @@ def _retrain(place: Workspace, force: Sequence[str]) -> Summary:
         return Summary(tuple(run.outcomes), evaluated, registered, page)
 
 
-def begin(place: Workspace, force: Sequence[str] = ()) -> Run:
+def begin(place: Workspace, force: Sequence[str] = ()) -> WorkspaceRun:
     """A run of the workspace, with nothing done yet.
 
     Raises:
@@ -85,14 +85,14 @@ def begin(place: Workspace, force: Sequence[str] = ()) -> Run:
     prepare(place, console)
     refuse_changed_weights(place)
     config = place.config()
-    memory = Memory(place.root)
-    return Run(
-        workspace=place, memory=memory, side=new_run(place),
+    versioning = Versioning(place.root)
+    return WorkspaceRun(
+        workspace=place, versioning=versioning, run_dir=new_run(place),
         tracker=open_tracker(config, place), force=frozenset(force), console=console,
     )  # fmt: skip
 
 
-def _close_dead_runs(run: Run) -> None:
+def _close_dead_runs(run: WorkspaceRun) -> None:
     """A run is no worse for what earlier ones left behind, so trouble here is only said."""
     try:
         closed = close_dead_runs(retrain.name, run.workspace.root)
@@ -105,9 +105,9 @@ def _close_dead_runs(run: Run) -> None:
         )
 
 
-def _preflight(run: Run) -> None:
+def _preflight(run: WorkspaceRun) -> None:
     """Everything that the steps to come will need, checked before the first of them; a warning is only said."""
-    stale = [name for name, state in run.memory.states().items() if not state.fresh]
+    stale = [name for name, state in run.versioning.states().items() if not state.fresh]
     needed = preflight.needed_steps(stale, run.force)
     config = run.workspace.config()
     with run.console.working("checking what the steps need"):
@@ -121,7 +121,7 @@ def _preflight(run: Run) -> None:
             run.console.info(f"warning: {check.name}: {check.found}; {check.hint}")
 
 
-def _register(run: Run, records: tuple[Any, ...]) -> RegisterRecord:
+def _register(run: WorkspaceRun, records: tuple[Any, ...]) -> RegisterRecord:
     from pipeline.receipts import receipt_is_current
     from pipeline.steps.register import register
 
@@ -144,8 +144,8 @@ def _register(run: Run, records: tuple[Any, ...]) -> RegisterRecord:
             finetuned,
             evaluated,
             None,
-            run.memory.data_version(),
-            context(run.workspace, config, run.console, run.tracker, run.side / "register"),
+            run.versioning.data_version(),
+            context(run.workspace, config, run.console, run.tracker, run.run_dir / "register"),
         )
     seconds = time.monotonic() - began
     run.finished(StepOutcome("register", "done", why, seconds))
@@ -153,15 +153,15 @@ def _register(run: Run, records: tuple[Any, ...]) -> RegisterRecord:
     return registered
 
 
-def _report(run: Run, registered: RegisterRecord) -> Path:
+def _report(run: WorkspaceRun, registered: RegisterRecord) -> Path:
     """The report, made anew where what it shows has changed."""
-    if not report.outdated(run.workspace, run.memory.states(), registered):
+    if not report.outdated(run.workspace, run.versioning.states(), registered):
         return run.workspace.report
     with run.console.working("writing the report"):
-        return report.make(run.workspace, run.memory, registered, run.tracker)
+        return report.make(run.workspace, run.versioning, registered, run.tracker)
 
 
-def _show(run: Run, evaluated: EvaluateRecord, registered: RegisterRecord, page: Path) -> None:
+def _show(run: WorkspaceRun, evaluated: EvaluateRecord, registered: RegisterRecord, page: Path) -> None:
     """The summary on the Prefect run's own page. A run is no worse for lacking it, so trouble here is only said."""
     rows = [f"| {o.step} | {o.how} | {'; '.join(o.why) or '—'} | {o.seconds:.1f} s |" for o in run.outcomes]
     primary = evaluated.metrics[evaluated.primary]

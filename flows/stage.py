@@ -28,7 +28,7 @@ from pipeline.steps import champion
 from pipeline.steps.run import load_record, run_step
 from pipeline.steps.summary import done_line, running_line, step_line
 from pipeline.text import printable
-from pipeline.versioning import Memory
+from pipeline.versioning import Versioning
 from pipeline.workspace import Workspace
 
 T = TypeVar("T")
@@ -84,12 +84,12 @@ class StepOutcome:
 
 
 @dataclass
-class Run:
+class WorkspaceRun:
     """One retraining of one workspace."""
 
     workspace: Workspace
-    memory: Memory
-    side: Path  # .thaw/runs/<run>
+    versioning: Versioning
+    run_dir: Path  # .thaw/runs/<run>
     tracker: Tracker
     force: frozenset[str] = frozenset()
     console: LiveConsole = field(default_factory=PrefectConsole)
@@ -101,10 +101,10 @@ class Run:
         if all(each.how == "unchanged" for each in self.outcomes):
             return
         values = [asdict(each) for each in self.outcomes]
-        replace_text(self.side / OUTCOMES, json.dumps(values, indent=2) + "\n")
+        replace_text(self.run_dir / OUTCOMES, json.dumps(values, indent=2) + "\n")
 
 
-def stage(run: Run, name: str) -> Any:
+def stage(run: WorkspaceRun, name: str) -> Any:
     """Runs a step as a Prefect task, unless DVC remembers its result; returns its record either way."""
     return as_prefect_task(name, lambda: remember(run, name))
 
@@ -130,28 +130,28 @@ def _may_mend_itself(_task: Any, _run: Any, state: Any) -> bool:
     return False
 
 
-def remember(run: Run, name: str) -> Record:
+def remember(run: WorkspaceRun, name: str) -> Record:
     """A step's record: as it is where it is fresh, from DVC's cache where it is there, else by running the step."""
     began = time.monotonic()
     forced = name in run.force
-    state = run.memory.state(name)
+    state = run.versioning.state(name)
     if name == "finetune" and champion.follow(run.workspace, state.why, run.console, forced=forced):
-        state = run.memory.state(name)
+        state = run.versioning.state(name)
     if state.fresh and not forced:
         return _finish(run, name, "unchanged", (), began)
-    if not forced and run.memory.restore(name):
+    if not forced and run.versioning.restore(name):
         return _finish(run, name, "restored", state.why, began)
     reasons = ("forced",) if forced else tuple(state.why)
     run.console.info(running_line(name, reasons))
-    before = run.memory.snapshot(name)
-    run.memory.clear(name)
+    before = run.versioning.snapshot(name)
+    run.versioning.clear(name)
     with run.console.working(name):
-        run_step(run.workspace, name, console=run.console, tracker=run.tracker, side=run.side / name)
-        run.memory.commit(name, before)
+        run_step(run.workspace, name, console=run.console, tracker=run.tracker, run_dir=run.run_dir / name)
+        run.versioning.commit(name, before)
     return _finish(run, name, "done", reasons, began)
 
 
-def _finish(run: Run, name: str, how: How, why: Sequence[str], began: float) -> Record:
+def _finish(run: WorkspaceRun, name: str, how: How, why: Sequence[str], began: float) -> Record:
     """Notes what became of a step, says so, and returns its record."""
     seconds = time.monotonic() - began
     record = load_record(run.workspace, name)

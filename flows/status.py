@@ -11,7 +11,7 @@ from pipeline.context import Console
 from pipeline.errors import ConfigError, ThawError
 from pipeline.records import EvaluateRecord, RegisterRecord
 from pipeline.upgrade import outdated, upgrade
-from pipeline.versioning import Memory, StageState
+from pipeline.versioning import StageState, Versioning
 from pipeline.workspace import STEPS, Workspace, lock
 
 
@@ -34,7 +34,7 @@ def examine_status(place: Workspace) -> WorkspaceStatus:
     from pipeline.errors import VersioningError
     from pipeline.receipts import receipt_is_current
 
-    states = Memory(place.root).states()
+    states = Versioning(place.root).states()
     try:
         evaluated = EvaluateRecord.load(place.output("evaluate"))
     except VersioningError:
@@ -54,7 +54,7 @@ def make_report(place: Workspace, registered: RegisterRecord, console: Console) 
 
     with lock(place):
         tracker = open_tracker(place.config(), place, console)
-        report.make(place, Memory(place.root), registered, tracker)
+        report.make(place, Versioning(place.root), registered, tracker)
 
 
 def bring_up_to_date(place: Workspace, console: Console) -> None:
@@ -63,9 +63,9 @@ def bring_up_to_date(place: Workspace, console: Console) -> None:
     Raises:
         WorkspaceError: another run has the workspace; besides what `prepare` raises.
     """
-    memory = Memory(place.root)
-    memory.refuse_conflicts()
-    if outdated(place) or not memory.pins_are_current():
+    versioning = Versioning(place.root)
+    versioning.refuse_conflicts()
+    if outdated(place) or not versioning.pins_are_current():
         with lock(place):
             prepare(place, console)
 
@@ -77,13 +77,13 @@ def prepare(place: Workspace, console: Console) -> None:
     Raises:
         ConfigError: params.yaml cannot be used, or was written by a newer version.
         WorkspaceError: dvc.yaml cannot be used, or a Git merge conflict was left unresolved.
-        MemoryFault, LedgerError: what is pinned cannot be had, or what was edited here is in the way.
+        VersioningError, LedgerError: what is pinned cannot be had, or what was edited here is in the way.
     """
-    memory = Memory(place.root)
-    memory.refuse_conflicts()
+    versioning = Versioning(place.root)
+    versioning.refuse_conflicts()
     _say_all(console, upgrade(place))
-    _say_all(console, memory.update_data())
-    _say_all(console, memory.update_ledger())
+    _say_all(console, versioning.update_data())
+    _say_all(console, versioning.update_ledger())
 
 
 def _say_all(console: Console, lines: Iterable[str]) -> None:
@@ -97,7 +97,7 @@ def unshared(place: Workspace) -> list[str]:
     A run that did its work is no worse where this cannot be told; that is said then.
     """
     try:
-        found = Memory(place.root).unshared()
+        found = Versioning(place.root).unshared()
     except ThawError as fault:
         return [f"cannot tell what is not committed or pushed: {fault.found}"]
     lines = []

@@ -1,4 +1,4 @@
-"""What a step is given beside its config and records: where it may write on the side, and whom it may tell."""
+"""What a step is given beside its config and records: where it may write, and whom it may tell."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Context:
         root: the workspace.
         data: the data folder.
         scratch: `.thaw`: caches and checkpoints, keyed by what determines them, safe to delete.
-        side: `.thaw/runs/<run>/<step>`: what this run saw but its inputs do not determine (times, Data Docs).
+        run_dir: `.thaw/runs/<run>/<step>`: what this run saw but its inputs do not determine (times, Data Docs).
         console: where words go.
         tracker: where runs are recorded.
         pixel_cache_gb: most disk the store of decoded examples may take; no result depends on it.
@@ -101,7 +101,7 @@ class Context:
     root: Path
     data: Path
     scratch: Path
-    side: Path
+    run_dir: Path
     console: Console = field(default_factory=SilentConsole)
     tracker: Tracker = field(default_factory=NoTracker)
     pixel_cache_gb: float = math.inf

@@ -15,7 +15,7 @@ class LockPlaceholder(NamedTuple):
     """A small lock file in the workspace's root, on which a stage depends and which the stage itself may fill in.
 
     DVC refuses to run a stage that lacks a dependency, so the file always exists: `thaw init`, and `thaw run` where it
-    is missing, write `content`. The step may then add keys, but never change one: `Memory.commit` accepts a file that
+    is missing, write `content`. The step may then add keys, but never change one: `Versioning.commit` accepts a file that
     grew while the step ran, and dvc.lock remembers it as it was afterwards.
 
     Args:

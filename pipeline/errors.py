@@ -10,7 +10,7 @@
     ├── SplitError       the dataset cannot be split as asked
     ├── BackboneError    pretrained weights cannot be had, or are not what they claim to be
     ├── TrainingError    a training cannot start, go on or be trusted
-    ├── MemoryFault      what DVC remembers and what is on the disk disagree
+    ├── VersioningError      what DVC remembers and what is on the disk disagree
     ├── TrackingError    the tracking server or the model registry refuses or is away
     ├── ServingError     a model cannot answer
     └── Interrupted      the run was asked to stop, and did so with everything saved
@@ -130,7 +130,7 @@ class TrainingError(ThawError):
 class VersioningError(ThawError):
     """What DVC remembers and what is on the disk disagree."""
 
-    code = "memory"
+    code = "versioning"
 
 
 class TrackingError(ThawError):

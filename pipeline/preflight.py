@@ -19,7 +19,7 @@ from pipeline.files import expanded
 from pipeline.tasks import catalog
 from pipeline.workspace import STEPS, Workspace
 
-StageState = Literal["ok", "warning", "error"]
+CheckState = Literal["ok", "warning", "error"]
 
 LONGEST_EXPERIMENT_NAME = 500  # MLflow's limit
 SPARE_BYTES = 2**30  # disk that is always left to others
@@ -29,7 +29,7 @@ CHECKPOINT_COPIES = 8  # two checkpoints of weights, the best weights and two mo
 
 
 @dataclass(frozen=True)
-class Check:
+class PreflightCheck:
     """One thing that was looked at.
 
     Args:
@@ -38,13 +38,13 @@ class Check:
     """
 
     name: str
-    state: StageState
+    state: CheckState
     found: str
     expected: str = ""
     hint: str = ""
 
 
-def quick_checks(workspace: Workspace, config: Config, stale: Collection[str] = STEPS) -> Iterator[Check]:
+def quick_checks(workspace: Workspace, config: Config, stale: Collection[str] = STEPS) -> Iterator[PreflightCheck]:
     """Names and settings, from the settings alone.
 
     Args:
@@ -61,7 +61,7 @@ def quick_checks(workspace: Workspace, config: Config, stale: Collection[str] = 
         yield _weights_file(workspace, config)
 
 
-def thorough_checks(workspace: Workspace, config: Config, stale: Collection[str] = STEPS) -> Iterator[Check]:
+def thorough_checks(workspace: Workspace, config: Config, stale: Collection[str] = STEPS) -> Iterator[PreflightCheck]:
     """Weights, device, disk room and tracking store."""
     if "backbone" in stale:
         yield _asked("backbone weights", lambda: _weights(workspace, config))
@@ -73,7 +73,7 @@ def thorough_checks(workspace: Workspace, config: Config, stale: Collection[str]
         yield _tracking_store(workspace, config)
 
 
-def require(checks: Sequence[Check]) -> None:
+def require(checks: Sequence[PreflightCheck]) -> None:
     """Refuses to start where a check failed.
 
     Raises:
@@ -119,57 +119,57 @@ def check_thresholds(config: Config, classes: int) -> None:
         )
 
 
-def _asked(name: str, ask: Callable[[], str]) -> Check:
+def _asked(name: str, ask: Callable[[], str]) -> PreflightCheck:
     """A check by a function that raises where something is wrong, and says what it found where nothing is."""
     try:
-        return Check(name, "ok", ask())
+        return PreflightCheck(name, "ok", ask())
     except ThawError as fault:
         details = "".join(f"; {detail}" for detail in fault.details)
-        return Check(name, "error", f"{fault.subject}: {fault.found}{details}", fault.expected, fault.hint)
+        return PreflightCheck(name, "error", f"{fault.subject}: {fault.found}{details}", fault.expected, fault.hint)
 
 
-def _workspace_path(workspace: Workspace) -> Check:
+def _workspace_path(workspace: Workspace) -> PreflightCheck:
     root = str(workspace.root)
     # MLflow takes a path for an address: %20 in it would be a blank.
     escapes = re.findall("%[0-9A-Fa-f]{2}", root)
     odd = sorted({*escapes, *(letter for letter in root if letter == "?" or not letter.isprintable())})
     if odd:
-        return Check(
+        return PreflightCheck(
             "workspace path",
             "error",
             f"{', '.join(map(repr, odd))} in {root!r}",
             "a path that can stand in an address",
             "rename the folder",
         )
-    return Check("workspace path", "ok", root)
+    return PreflightCheck("workspace path", "ok", root)
 
 
-def _model_name(workspace: Workspace, config: Config) -> Check:
+def _model_name(workspace: Workspace, config: Config) -> PreflightCheck:
     name = workspace.model_name(config)
     bad = sorted({letter for letter in name if letter in "/:" or not letter.isprintable()})
     bad += ["' and \""] if {"'", '"'} <= set(name) else []  # MLflow cannot look for it
     if bad or not name.strip() or name in (".", "..") or name != name.strip():
-        return Check(
+        return PreflightCheck(
             "model name",
             "error",
             repr(name),
             "a name that the model registry takes: without '/', ':', both kinds of quotes and blanks around it",
             "set register.name in params.yaml" if config.register_.name else "rename the folder",
         )
-    return Check("model name", "ok", name)
+    return PreflightCheck("model name", "ok", name)
 
 
-def _experiment_name(workspace: Workspace, config: Config) -> Check:
+def _experiment_name(workspace: Workspace, config: Config) -> PreflightCheck:
     name = config.tracking.experiment or workspace.root.name
     if not name.strip() or len(name) > LONGEST_EXPERIMENT_NAME:
-        return Check(
+        return PreflightCheck(
             "experiment name",
             "error",
             repr(name[:50]),
             f"1 to {LONGEST_EXPERIMENT_NAME} characters",
             "set tracking.experiment in params.yaml",
         )
-    return Check("experiment name", "ok", name)
+    return PreflightCheck("experiment name", "ok", name)
 
 
 def _recipe_names(config: Config) -> str:
@@ -188,14 +188,14 @@ def _primary_metric(config: Config) -> str:
     return config.finetune.primary
 
 
-def _thresholds(config: Config) -> Check:
+def _thresholds(config: Config) -> PreflightCheck:
     from pipeline.evaluation.metrics import names
 
     labels = config.data.labels
     known = names(config.evaluate.top_k, len(labels) if labels else None)
     unknown = sorted(set(config.register_.thresholds) - set(known))
     if unknown:
-        return Check(
+        return PreflightCheck(
             "register.thresholds",
             "error",
             ", ".join(unknown),
@@ -203,21 +203,21 @@ def _thresholds(config: Config) -> Check:
             "correct it in params.yaml",
         )
     wanted = [f"{metric} {value:g}" for metric, value in config.register_.thresholds.items()]
-    return Check("register.thresholds", "ok", ", ".join(wanted) or "none: no model becomes champion")
+    return PreflightCheck("register.thresholds", "ok", ", ".join(wanted) or "none: no model becomes champion")
 
 
-def _weights_file(workspace: Workspace, config: Config) -> Check:
+def _weights_file(workspace: Workspace, config: Config) -> PreflightCheck:
     """Whether a file that the settings name is there; needs no knowledge of architectures."""
     try:
         reference = expand_variables(config.backbone.weights, "backbone.weights")
     except ConfigError as fault:
-        return Check("weights file", "error", fault.found, fault.expected, fault.hint)
+        return PreflightCheck("weights file", "error", fault.found, fault.expected, fault.hint)
     if reference in ("default", "shipped") or "://" in reference.removeprefix("file://"):
-        return Check("weights file", "ok", reference.partition("://")[0])
+        return PreflightCheck("weights file", "ok", reference.partition("://")[0])
     path = workspace.root / expanded(reference.removeprefix("file://"))
     if path.is_file():
-        return Check("weights file", "ok", str(path))
-    return Check(
+        return PreflightCheck("weights file", "ok", str(path))
+    return PreflightCheck(
         "weights file", "error", f"no file {path}", "a weights file", "correct backbone.weights in params.yaml"
     )
 
@@ -255,44 +255,44 @@ def _model_room(workspace: Workspace, config: Config) -> str:
     return f"{_gigabytes(free)} free, about {_gigabytes(wanted)} needed for checkpoints and candidates"
 
 
-def _cache_room(workspace: Workspace, config: Config) -> Check:
+def _cache_room(workspace: Workspace, config: Config) -> PreflightCheck:
     """Room for the store of decoded examples; where there is too little, training is slower and no worse."""
     each = catalog.find(config.task.name).codec.bytes_per_example(config.task)
     examples = _files_below(workspace.root / config.data.path)
     wanted = min(examples * each, int(config.finetune.plan.pixel_cache_gb * 1e9))
     free = shutil.disk_usage(workspace.root).free - SPARE_BYTES
     if wanted > free:
-        return Check(
+        return PreflightCheck(
             "cache room",
             "warning",
             f"{_gigabytes(max(0, free))} to spare",
             f"about {_gigabytes(wanted)} for decoded examples",
             "make room, or: thaw clean; else examples are decoded in every epoch, which is slower",
         )
-    return Check("cache room", "ok", f"about {_gigabytes(wanted)} for {examples} decoded examples")
+    return PreflightCheck("cache room", "ok", f"about {_gigabytes(wanted)} for {examples} decoded examples")
 
 
 def _files_below(folder: Path) -> int:
     return sum(1 for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
 
 
-def _tracking_store(workspace: Workspace, config: Config) -> Check:
+def _tracking_store(workspace: Workspace, config: Config) -> PreflightCheck:
     from pipeline.tracking import store as stores
 
     try:
         store = stores.find(config.tracking, workspace)
         answer = stores.probe(store)
     except ThawError as fault:
-        return Check("tracking store", "error", fault.found, fault.expected, fault.hint)
+        return PreflightCheck("tracking store", "error", fault.found, fault.expected, fault.hint)
     if answer.silent:
-        return Check(
+        return PreflightCheck(
             "tracking store",
             "warning",
             f"{store.shown} does not answer: {answer.found}",
             "an answer",
             "start it before the run ends; until then what it is to be told is kept on disk",
         )
-    return Check("tracking store", "ok", store.shown)
+    return PreflightCheck("tracking store", "ok", store.shown)
 
 
 def _gigabytes(size: float) -> str:

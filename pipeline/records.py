@@ -51,7 +51,7 @@ class Record(FrozenModel):
         """Reads the record of a finished step.
 
         Raises:
-            MemoryFault: there is none, or it was written by another version of Thaw.
+            VersioningError: there is none, or it was written by another version of Thaw.
         """
         path = folder / RECORD
         try:

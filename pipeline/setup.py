@@ -104,7 +104,7 @@ def init(folder: Path, *, source: Path | None, config: Config, remote: str | Non
     Raises:
         WorkspaceError: something would be overwritten, an earlier init was cut short, the source cannot be used,
             lies in the folder or around it, or does not fit on the disk.
-        MemoryFault: DVC refuses.
+        VersioningError: DVC refuses.
     """
     from pipeline import versioning
 
@@ -130,7 +130,7 @@ def init(folder: Path, *, source: Path | None, config: Config, remote: str | Non
     upgrade(Workspace(folder))  # dvc.yaml, and the lock files that its stages depend on
     if copied:
         _copy(copied, data)
-        versioning.Memory(folder).add_data()
+        versioning.Versioning(folder).add_data()
     marker.unlink()
     return _closing_words(folder, data, copied, uses_git)
 

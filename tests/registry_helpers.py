@@ -130,7 +130,7 @@ class Finished:
 
     def context(self, **more: Any) -> Context:
         scratch = self.root / ".thaw"
-        return Context(root=self.root, data=self.root / "data", scratch=scratch, side=scratch / "side", **more)
+        return Context(root=self.root, data=self.root / "data", scratch=scratch, run_dir=scratch / "side", **more)
 
     def register(self, report: Path | None = None, name: str = "insects", **more: Any) -> Any:
         from pipeline.steps.register import register

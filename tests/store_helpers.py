@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.config import TrackingConfig
 from pipeline.tracking import open_tracker
-from pipeline.tracking.runs import RunTracker
+from pipeline.tracking.runs import MlflowTracker
 from pipeline.tracking.store import find
 from pipeline.workspace import Workspace
 
@@ -36,10 +36,10 @@ def lay_store(root: Path, factory: pytest.TempPathFactory) -> Workspace:
     return Workspace(root)
 
 
-def tracker(workspace: Workspace, console: Any = None, **settings: Any) -> RunTracker:
+def tracker(workspace: Workspace, console: Any = None, **settings: Any) -> MlflowTracker:
     """A tracker as a new process opens it."""
     made = open_tracker(TrackingConfig(**{"system_metrics": False, **settings}), workspace, console=console)
-    assert isinstance(made, RunTracker)
+    assert isinstance(made, MlflowTracker)
     return made
 
 

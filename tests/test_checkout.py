@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.data.ledger import Ledger, LedgerEntry, load
 from pipeline.errors import LedgerError, VersioningError, WorkspaceError
-from pipeline.versioning import Memory, initialise
+from pipeline.versioning import Versioning, initialise
 from pipeline.versioning.checkout import bases_file, compare
 
 DVC_YAML = "stages:\n  validate: {cmd: 'true', deps: [data], outs: [artifacts/validate]}\n"
@@ -27,7 +27,7 @@ def make(root: Path, files: dict[str, str] = ONE, *, remote: str = "remote") -> 
     (root / "params.yaml").write_text("data: {path: data}\n")
     (root / "dvc.yaml").write_text(DVC_YAML)
     put(root, files)
-    Memory(root).add_data()
+    Versioning(root).add_data()
     return root
 
 
@@ -62,7 +62,7 @@ def _pulled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     newer = (root / "data.dvc").read_text()
     dvc(root, "push")
     put(root, ONE)
-    Memory(root).add_data()
+    Versioning(root).add_data()
     dvc(root, "push")
     (root / "newer.txt").write_text(newer)
     (root / "older.txt").write_text((root / "data.dvc").read_text())
@@ -112,24 +112,24 @@ def test_without_a_base_whatever_differs_counts_as_edited(pinned: str, now: str 
 
 
 def test_newer_data_replace_unedited_ones(ws: Path) -> None:
-    memory = Memory(ws)
-    assert memory.pins_are_current()
+    versioning = Versioning(ws)
+    assert versioning.pins_are_current()
     pull(ws)
-    assert not memory.pins_are_current()
-    assert memory.update_data() == ["data: 1 added, 1 changed, 1 removed files, as data.dvc pins"]
+    assert not versioning.pins_are_current()
+    assert versioning.update_data() == ["data: 1 added, 1 changed, 1 removed files, as data.dvc pins"]
     assert there(ws) == TWO
     assert not (ws / "data" / "deep").exists()
-    assert memory.pins_are_current()
-    assert not memory.data_version().dirty
+    assert versioning.pins_are_current()
+    assert not versioning.data_version().dirty
     pull(ws, "older.txt")
-    memory.update_data()
+    versioning.update_data()
     assert there(ws) == ONE
 
 
 def test_newer_data_come_from_the_remote(ws: Path) -> None:
     shutil.rmtree(ws / ".dvc" / "cache")
     pull(ws)
-    Memory(ws).update_data()
+    Versioning(ws).update_data()
     assert there(ws) == TWO
 
 
@@ -144,13 +144,13 @@ def test_files_edited_or_deleted_here_stop_the_run_by_name_and_stay(ws: Path, na
     pull(ws)
     for _ in range(2):
         with pytest.raises(VersioningError) as caught:
-            Memory(ws).update_data()
+            Versioning(ws).update_data()
         assert [line.partition(" ")[0] for line in caught.value.details] == [f"data/{name}"]
         found = there(ws)
         assert found.pop(name, None) == text
         assert found == {path: content for path, content in TWO.items() if path != name}
-    Memory(ws).add_data()  # what the error says keeps it
-    assert Memory(ws).update_data() == []
+    Versioning(ws).add_data()  # what the error says keeps it
+    assert Versioning(ws).update_data() == []
     assert there(ws).get(name) == text
 
 
@@ -158,28 +158,28 @@ def test_the_other_way_out_of_edits_is_what_is_pinned(ws: Path) -> None:
     edit(ws, "b.txt", "mine")
     pull(ws)
     with pytest.raises(VersioningError) as caught:
-        Memory(ws).update_data()
+        Versioning(ws).update_data()
     command = caught.value.hint.rpartition("dvc checkout")[2].split()
     dvc(ws, "checkout", *command)
-    assert Memory(ws).update_data() == []
+    assert Versioning(ws).update_data() == []
     assert there(ws) == TWO
 
 
 def test_files_added_here_stay_and_are_told(ws: Path) -> None:
     edit(ws, "mine.txt", "mine")
     pull(ws)
-    said = Memory(ws).update_data()
+    said = Versioning(ws).update_data()
     assert "1 files that were added here stay" in said[-1]
     assert there(ws) == {**TWO, "mine.txt": "mine"}
-    assert Memory(ws).data_version().dirty_reason == "data differs from what data.dvc pins"
-    assert Memory(ws).update_data() == []
+    assert Versioning(ws).data_version().dirty_reason == "data differs from what data.dvc pins"
+    assert Versioning(ws).update_data() == []
 
 
 def test_a_file_added_here_and_upstream_is_not_overwritten(ws: Path) -> None:
     edit(ws, "new/d.txt", "mine")
     pull(ws)
     with pytest.raises(VersioningError, match=r"new/d\.txt"):
-        Memory(ws).update_data()
+        Versioning(ws).update_data()
     assert there(ws)["new/d.txt"] == "mine"
 
 
@@ -188,17 +188,17 @@ def test_data_edited_here_while_data_dvc_is_unchanged_stay(ws: Path) -> None:
     edit(ws, "more.txt", "more")
     (ws / "data" / "b.txt").unlink()
     before = there(ws)
-    assert Memory(ws).pins_are_current()
-    assert Memory(ws).update_data() == []
+    assert Versioning(ws).pins_are_current()
+    assert Versioning(ws).update_data() == []
     assert there(ws) == before
-    assert Memory(ws).data_version().dirty
-    assert Memory(ws).unshared().unpinned == "data differs from what data.dvc pins"
+    assert Versioning(ws).data_version().dirty
+    assert Versioning(ws).unshared().unpinned == "data differs from what data.dvc pins"
 
 
 def test_without_a_base_data_that_were_pinned_once_are_unedited(ws: Path) -> None:
     shutil.rmtree(ws / ".thaw")
     pull(ws)
-    Memory(ws).update_data()
+    Versioning(ws).update_data()
     assert there(ws) == TWO
 
 
@@ -208,7 +208,7 @@ def test_without_a_base_other_data_stop_the_run_by_name(ws: Path) -> None:
     pull(ws)
     before = there(ws)
     with pytest.raises(VersioningError, match=r"a\.txt"):
-        Memory(ws).update_data()
+        Versioning(ws).update_data()
     assert there(ws) == before
 
 
@@ -217,7 +217,7 @@ def test_a_version_that_is_nowhere_stops_the_run_and_changes_nothing(ws: Path) -
     shutil.rmtree(ws / "remote")
     pull(ws)
     with pytest.raises(VersioningError, match="neither the cache nor the remote"):
-        Memory(ws).update_data()
+        Versioning(ws).update_data()
     assert there(ws) == ONE
 
 
@@ -230,17 +230,17 @@ def test_what_no_cache_holds_is_put_there_before_it_goes(ws: Path) -> None:
     for text in ("b", "c"):  # as `dvc gc` leaves it
         next(path for path in cache.rglob("*") if path.is_file() and path.read_bytes() == text.encode()).unlink()
     pull(ws)
-    Memory(ws).update_data()
+    Versioning(ws).update_data()
     assert {"b", "c"} <= {path.read_text() for path in cache.rglob("*") if path.is_file()}
     pull(ws, "older.txt")
-    Memory(ws).update_data()
+    Versioning(ws).update_data()
     assert there(ws) == ONE
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.versioning import Memory, checkout
+from pipeline.versioning import Versioning, checkout
 put, left = checkout._put, [int(sys.argv[2])]
 def killed(*given):
     if not left[0]:
@@ -248,7 +248,7 @@ def killed(*given):
     left[0] -= 1
     put(*given)
 checkout._put = killed
-Memory(Path(sys.argv[1])).update_data()
+Versioning(Path(sys.argv[1])).update_data()
 """
 
 
@@ -263,7 +263,7 @@ def test_a_checkout_that_was_killed_is_completed(ws: Path, files: int) -> None:
     pull(ws)
     kill_after(ws, files)
     assert there(ws) not in (ONE, TWO)
-    Memory(ws).update_data()
+    Versioning(ws).update_data()
     assert there(ws) == TWO
 
 
@@ -271,8 +271,8 @@ def test_a_checkout_that_was_killed_can_go_back(ws: Path) -> None:
     pull(ws)
     kill_after(ws, 1)
     pull(ws, "older.txt")
-    assert not Memory(ws).pins_are_current()
-    Memory(ws).update_data()
+    assert not Versioning(ws).pins_are_current()
+    Versioning(ws).update_data()
     assert there(ws) == ONE
 
 
@@ -281,7 +281,7 @@ def test_bringing_missing_data_that_was_killed_is_completed_and_keeps_what_was_p
     kill_after(ws, 1)
     assert len(there(ws)) == 1
     edit(ws, "mine.txt", "mine")
-    Memory(ws).update_data()
+    Versioning(ws).update_data()
     assert there(ws) == {**ONE, "mine.txt": "mine"}
 
 
@@ -289,25 +289,25 @@ def test_data_that_were_pinned_or_checked_out_by_dvc_itself_are_the_new_base(ws:
     put(ws, {**ONE, "e.txt": "e"})
     dvc(ws, "add", "data")
     pinned = (ws / "data.dvc").read_text()
-    Memory(ws).update_data()
+    Versioning(ws).update_data()
     pull(ws)
     dvc(ws, "checkout", "data.dvc")
-    Memory(ws).update_data()
+    Versioning(ws).update_data()
     (ws / "data.dvc").write_text(pinned)
-    Memory(ws).update_data()
+    Versioning(ws).update_data()
     assert there(ws) == {**ONE, "e.txt": "e"}
 
 
 def test_a_file_comes_where_a_folder_of_the_users_is_only_by_name(ws: Path) -> None:
     edit(ws, "e", "pinned")
-    Memory(ws).add_data()
+    Versioning(ws).add_data()
     newer = (ws / "data.dvc").read_text()
     pull(ws, "older.txt")
-    Memory(ws).update_data()
+    Versioning(ws).update_data()
     edit(ws, "e/mine.txt", "mine")
     (ws / "data.dvc").write_text(newer)
     with pytest.raises(VersioningError, match="data/e"):
-        Memory(ws).update_data()
+        Versioning(ws).update_data()
     assert there(ws) == {**ONE, "e/mine.txt": "mine"}
 
 
@@ -325,28 +325,28 @@ def splits(root: Path) -> dict[str, str]:
 def pin_ledger(root: Path, known: dict[str, str]) -> str:
     (root / "ledger.parquet").unlink(missing_ok=True)
     entries(known).save(root / "ledger.parquet")
-    Memory(root).add_ledger()
+    Versioning(root).add_ledger()
     return (root / "ledger.dvc").read_text()
 
 
 def test_a_missing_ledger_is_brought_back_and_dvc_finds_it_unchanged(ws: Path) -> None:
     pinned = pin_ledger(ws, {"1": "train"})
     (ws / "ledger.parquet").unlink()
-    assert not Memory(ws).pins_are_current()
-    assert Memory(ws).update_ledger() == []
+    assert not Versioning(ws).pins_are_current()
+    assert Versioning(ws).update_ledger() == []
     assert splits(ws) == {"1": "train"}
     assert (ws / "ledger.dvc").read_text() == pinned
-    assert Memory(ws).pins_are_current()
+    assert Versioning(ws).pins_are_current()
 
 
 def test_a_newer_ledger_is_joined_and_nothing_known_here_is_lost(ws: Path) -> None:
     theirs = pin_ledger(ws, {"1": "train", "2": "test"})
     pin_ledger(ws, {"1": "train", "3": "val"})
     (ws / "ledger.dvc").write_text(theirs)
-    assert Memory(ws).update_ledger() == ["ledger.parquet: 1 examples joined that ledger.dvc pins"]
+    assert Versioning(ws).update_ledger() == ["ledger.parquet: 1 examples joined that ledger.dvc pins"]
     assert splits(ws) == {"1": "train", "2": "test", "3": "val"}
     assert (ws / "ledger.dvc").read_text() != theirs
-    assert Memory(ws).update_ledger() == []
+    assert Versioning(ws).update_ledger() == []
 
 
 def test_a_ledger_that_only_lags_behind_becomes_the_pinned_one(ws: Path) -> None:
@@ -355,7 +355,7 @@ def test_a_ledger_that_only_lags_behind_becomes_the_pinned_one(ws: Path) -> None
     theirs = pin_ledger(ws, {"1": "train", "2": "test"})
     (ws / "ledger.parquet").unlink()
     (ws / "ledger.parquet").write_bytes(old)
-    Memory(ws).update_ledger()
+    Versioning(ws).update_ledger()
     assert splits(ws) == {"1": "train", "2": "test"}
     assert (ws / "ledger.dvc").read_text() == theirs
 
@@ -365,7 +365,7 @@ def test_two_ledgers_that_contradict_each_other_stop_the_run_by_name(ws: Path) -
     pin_ledger(ws, {"1": "train"})
     (ws / "ledger.dvc").write_text(theirs)
     with pytest.raises(LedgerError, match="1: test and train"):
-        Memory(ws).update_ledger()
+        Versioning(ws).update_ledger()
     assert splits(ws) == {"1": "train"}
 
 
@@ -374,20 +374,20 @@ def test_a_pinned_ledger_that_is_nowhere_stops_the_run(ws: Path) -> None:
     (ws / "ledger.parquet").unlink()
     shutil.rmtree(ws / ".dvc" / "cache")
     with pytest.raises(LedgerError, match="leak test examples"):
-        Memory(ws).update_ledger()
+        Versioning(ws).update_ledger()
     assert not (ws / "ledger.parquet").exists()
 
 
 def test_a_ledger_that_is_gone_with_its_pin_is_not_begun_anew(ws: Path) -> None:
-    assert Memory(ws).update_ledger() == []
+    assert Versioning(ws).update_ledger() == []
     pin_ledger(ws, {"1": "train"})
     (ws / "ledger.parquet").unlink()
     (ws / "ledger.dvc").unlink()
-    assert not Memory(ws).pins_are_current()
+    assert not Versioning(ws).pins_are_current()
     with pytest.raises(LedgerError, match=r"git checkout ledger\.dvc") as caught:
-        Memory(ws).update_ledger()
+        Versioning(ws).update_ledger()
     (ws / caught.value.hint.split()[-1]).unlink()
-    assert Memory(ws).update_ledger() == []
+    assert Versioning(ws).update_ledger() == []
 
 
 # --- Git --------------------------------------------------------------------------------------------------
@@ -401,8 +401,8 @@ def git(root: Path, *arguments: str, check: bool = True) -> str:
 
 def clone(origin: Path, root: Path) -> Path:
     git(origin.parent, "clone", "-q", str(origin), str(root))
-    Memory(root).update_data()
-    Memory(root).update_ledger()
+    Versioning(root).update_data()
+    Versioning(root).update_ledger()
     return root
 
 
@@ -438,7 +438,7 @@ def clones(_team: Path, tmp_path: Path) -> tuple[Path, Path]:
 def grow(root: Path, name: str, split: str) -> None:
     """New data, and their split in the ledger, pinned."""
     edit(root, f"{name}.txt", name)
-    Memory(root).add_data()
+    Versioning(root).add_data()
     pin_ledger(root, {**splits(root), name: split})
 
 
@@ -447,8 +447,8 @@ def test_what_a_colleague_pushed_arrives_with_git_pull(clones: tuple[Path, Path]
     grow(theirs, "t", "test")
     publish(theirs)
     git(ours, "pull", "-q", "origin", "main")
-    Memory(ours).update_data()
-    Memory(ours).update_ledger()
+    Versioning(ours).update_data()
+    Versioning(ours).update_ledger()
     assert there(ours) == {**ONE, "t.txt": "t"}
     assert splits(ours) == {"1": "train", "t": "test"}
     assert git(ours, "status", "--porcelain") == ""
@@ -456,20 +456,20 @@ def test_what_a_colleague_pushed_arrives_with_git_pull(clones: tuple[Path, Path]
 
 def test_what_wants_committing_and_pushing_is_told(clones: tuple[Path, Path]) -> None:
     ours, _ = clones
-    memory = Memory(ours)
-    assert memory.unshared() == ("", (), ())
+    versioning = Versioning(ours)
+    assert versioning.unshared() == ("", (), ())
     grow(ours, "o", "val")
     (ours / "dvc.lock").write_text("schema: '2.0'\n")
     (ours / "notes.txt").write_text("mine")
-    assert memory.unshared() == ("", ("data.dvc", "ledger.dvc", "dvc.lock"), ("data", "ledger.parquet"))
+    assert versioning.unshared() == ("", ("data.dvc", "ledger.dvc", "dvc.lock"), ("data", "ledger.parquet"))
     dvc(ours, "push")
     git(ours, "add", "ledger.dvc", "dvc.lock")
     git(ours, "commit", "-qm", "ours")
-    assert memory.unshared() == ("", ("data.dvc",), ())
+    assert versioning.unshared() == ("", ("data.dvc",), ())
 
 
 def test_without_git_and_with_the_remote_in_the_workspace_nothing_can_be_shared(ws: Path) -> None:
-    assert Memory(ws).unshared() == ("", (), ())
+    assert Versioning(ws).unshared() == ("", (), ())
 
 
 def test_a_remote_that_is_not_configured_is_none_to_push_to_and_is_named_where_it_is_needed(ws: Path) -> None:
@@ -477,11 +477,11 @@ def test_a_remote_that_is_not_configured_is_none_to_push_to_and_is_named_where_i
     lines = config.read_text().replace("remote = storage", "remote = elsewhere")
     assert "remote = elsewhere" in lines
     config.write_text(lines)
-    assert Memory(ws).unshared() == ("", (), ())
+    assert Versioning(ws).unshared() == ("", (), ())
     shutil.rmtree(ws / ".dvc" / "cache")
     pull(ws)
     with pytest.raises(VersioningError, match="elsewhere"):
-        Memory(ws).update_data()
+        Versioning(ws).update_data()
 
 
 def test_where_both_added_data_and_dealt_them_the_merge_keeps_both_and_moves_nothing(
@@ -491,23 +491,23 @@ def test_where_both_added_data_and_dealt_them_the_merge_keeps_both_and_moves_not
     grow(theirs, "t", "test")
     (theirs / "data" / "a.txt").unlink()
     edit(theirs, "b.txt", "B")
-    Memory(theirs).add_data()
+    Versioning(theirs).add_data()
     publish(theirs)
     grow(ours, "o", "val")
     git(ours, "commit", "-qam", "ours")
     git(ours, "pull", "-q", "--no-rebase", "origin", "main", check=False)
     assert "<<<<<<<" in (ours / "data.dvc").read_text()
-    memory = Memory(ours)
-    assert not memory.pins_are_current()
-    said = [*memory.update_data(), *memory.update_ledger()]
+    versioning = Versioning(ours)
+    assert not versioning.pins_are_current()
+    said = [*versioning.update_data(), *versioning.update_ledger()]
     assert [line.partition(":")[0] for line in said] == ["data.dvc", "data", "ledger.dvc"]
     assert there(ours) == {"b.txt": "B", "deep/c.txt": "c", "o.txt": "o", "t.txt": "t"}
     assert splits(ours) == {"1": "train", "o": "val", "t": "test"}
-    assert memory.pins_are_current()
+    assert versioning.pins_are_current()
     publish(ours)
     git(theirs, "pull", "-q", "origin", "main")
-    Memory(theirs).update_data()
-    Memory(theirs).update_ledger()
+    Versioning(theirs).update_data()
+    Versioning(theirs).update_ledger()
     assert there(theirs) == there(ours)
     assert splits(theirs) == splits(ours)
 
@@ -516,7 +516,7 @@ def conflict(ours: Path, theirs: Path) -> None:
     """Both add data, and Git is left with a conflict in data.dvc of ours, whose data are as they were before it."""
     grow(theirs, "t", "test")
     edit(theirs, "b.txt", "B")
-    Memory(theirs).add_data()
+    Versioning(theirs).add_data()
     publish(theirs)
     before = there(ours)
     base = bases_file(ours).read_text()
@@ -537,19 +537,19 @@ def test_a_merge_where_our_own_side_was_not_brought_yet_keeps_it_too(clones: tup
         shutil.rmtree(ours / "data")
         shutil.rmtree(ours / ".thaw")
         shutil.rmtree(ours / ".dvc" / "cache")
-    Memory(ours).update_data()
-    Memory(ours).update_ledger()
+    Versioning(ours).update_data()
+    Versioning(ours).update_ledger()
     assert there(ours) == {**ONE, "b.txt": "B", "o.txt": "o", "t.txt": "t"}
     assert splits(ours) == {"1": "train", "o": "val", "t": "test"}
-    assert Memory(ours).unshared().unpinned == ""
+    assert Versioning(ours).unshared().unpinned == ""
 
 
 KILLED_BEFORE_PINNING = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.versioning import Memory, tracked_files
+from pipeline.versioning import Versioning, tracked_files
 tracked_files.pin = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
-Memory(Path(sys.argv[1])).update_data()
+Versioning(Path(sys.argv[1])).update_data()
 """
 
 
@@ -558,7 +558,7 @@ def test_a_merge_that_was_killed_before_it_was_pinned_loses_nothing_of_either_si
     conflict(ours, theirs)
     done = subprocess.run([sys.executable, "-c", KILLED_BEFORE_PINNING, str(ours)], check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    Memory(ours).update_data()
+    Versioning(ours).update_data()
     assert there(ours) == {**ONE, "b.txt": "B", "o.txt": "o", "t.txt": "t"}
 
 
@@ -571,9 +571,9 @@ def test_a_merge_that_was_settled_by_hand_goes_on_from_there(clones: tuple[Path,
     git(ours, "commit", "-qam", "ours")
     git(ours, "pull", "-q", "--no-rebase", "origin", "main", check=False)
     with pytest.raises(VersioningError, match=r"data/a\.txt"):
-        Memory(ours).update_data()
+        Versioning(ours).update_data()
     edit(ours, "a.txt", "theirs")
-    Memory(ours).update_data()
+    Versioning(ours).update_data()
     assert there(ours) == {**ONE, "a.txt": "theirs", "ours.txt": "ours", "theirs.txt": "theirs"}
 
 
@@ -586,12 +586,12 @@ def test_a_merge_in_which_both_edited_a_file_stops_by_name_and_can_be_settled(cl
     git(ours, "commit", "-qam", "ours")
     git(ours, "pull", "-q", "--no-rebase", "origin", "main", check=False)
     with pytest.raises(VersioningError, match=r"data/a\.txt") as caught:
-        Memory(ours).update_data()
+        Versioning(ours).update_data()
     assert there(ours) == {**ONE, "a.txt": "ours", "ours.txt": "ours", "theirs.txt": "theirs"}
     assert "<<<<<<<" in (ours / "data.dvc").read_text()
     assert "git checkout --ours data.dvc" in caught.value.hint
     git(ours, "checkout", "--ours", "data.dvc")
-    Memory(ours).add_data()
+    Versioning(ours).add_data()
     assert there(ours) == {**ONE, "a.txt": "ours", "ours.txt": "ours", "theirs.txt": "theirs"}
 
 
@@ -599,7 +599,7 @@ def test_a_conflict_of_which_git_knows_no_ancestor_is_named(ws: Path) -> None:
     newer, older = (ws / "newer.txt").read_text(), (ws / "older.txt").read_text()
     (ws / "data.dvc").write_text(f"<<<<<<< HEAD\n{older}=======\n{newer}>>>>>>> other\n")
     with pytest.raises(WorkspaceError, match=r"data\.dvc"):
-        Memory(ws).update_data()
+        Versioning(ws).update_data()
     assert there(ws) == ONE
 
 
@@ -607,6 +607,6 @@ def test_conflicts_in_other_files_are_named_with_what_to_do(ws: Path) -> None:
     text = "<<<<<<< HEAD\na: 1\n||||||| base\na: 0\n=======\na: 2\n>>>>>>> other\n"
     (ws / "dvc.lock").write_text(text)
     with pytest.raises(WorkspaceError, match=r"git checkout --ours dvc\.lock"):
-        Memory(ws).refuse_conflicts()
+        Versioning(ws).refuse_conflicts()
     (ws / "dvc.lock").write_text("a: 1\n")
-    Memory(ws).refuse_conflicts()
+    Versioning(ws).refuse_conflicts()

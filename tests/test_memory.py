@@ -1,4 +1,4 @@
-"""DVC as the one memory: freshness with reasons, restoring, committing, data and ledger, locks."""
+"""Versioning by DVC: freshness with reasons, restoring, committing, data and ledger, locks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from pipeline import dvc_yaml
 from pipeline.errors import DataError, VersioningError, WorkspaceError
-from pipeline.versioning import Memory, initialise
+from pipeline.versioning import Versioning, initialise
 from pipeline.workspace import Workspace, lock
 
 STEPS = {"validate": ("data",), "backbone": (), "finetune": ("artifacts/validate", "artifacts/backbone")}
@@ -47,13 +47,13 @@ def make(root: Path) -> Path:
     (root / "data").mkdir()
     for number in range(3):
         (root / "data" / f"{number}.txt").write_text(f"{number}\n")
-    Memory(root).add_data()
+    Versioning(root).add_data()
     return root
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workspace with every stage run once through Memory."""
+    """The workspace with every stage run once through Versioning."""
     root = make(tmp_path_factory.mktemp("pristine") / "ws")
     for name in STEPS:
         run(root, name)
@@ -66,11 +66,11 @@ def ws(pristine: Path, tmp_path: Path) -> Path:
 
 
 def run(root: Path, name: str) -> None:
-    memory = Memory(root)
-    before = memory.snapshot(name)
-    memory.clear(name)
+    versioning = Versioning(root)
+    before = versioning.snapshot(name)
+    versioning.clear(name)
     produce(root, name)
-    memory.commit(name, before)
+    versioning.commit(name, before)
 
 
 def produce(root: Path, name: str) -> None:
@@ -87,7 +87,7 @@ def edit(root: Path, old: str, new: str) -> None:
 
 
 def stale(root: Path) -> dict[str, tuple[str, ...]]:
-    return {name: state.why for name, state in Memory(root).states().items() if not state.fresh}
+    return {name: state.why for name, state in Versioning(root).states().items() if not state.fresh}
 
 
 def dvc(root: Path, *arguments: str) -> str:
@@ -100,7 +100,7 @@ def dvc(root: Path, *arguments: str) -> str:
 
 
 def test_stages_never_run_say_so(tmp_path: Path) -> None:
-    states = Memory(make(tmp_path / "ws")).states()
+    states = Versioning(make(tmp_path / "ws")).states()
     assert list(states) == list(STEPS)
     assert {state.why for state in states.values()} == {("never run",)}
     assert states["finetune"].after == ("validate", "backbone")
@@ -126,13 +126,13 @@ def test_why_a_stage_is_stale(ws: Path) -> None:
 
 
 def test_a_setting_changed_back_restores_without_running(ws: Path) -> None:
-    memory = Memory(ws)
+    versioning = Versioning(ws)
     edit(ws, "epochs: 15", "epochs: 20")
-    assert not memory.restore("finetune")
+    assert not versioning.restore("finetune")
     run(ws, "finetune")
     assert "20" in (ws / "artifacts/finetune/record.json").read_text()
     edit(ws, "epochs: 20", "epochs: 15")
-    assert memory.restore("finetune")
+    assert versioning.restore("finetune")
     assert "epochs: 15" in (ws / "artifacts/finetune/record.json").read_text()
     assert stale(ws) == {}
 
@@ -140,7 +140,7 @@ def test_a_setting_changed_back_restores_without_running(ws: Path) -> None:
 def test_deleted_outputs_come_back_from_the_cache(ws: Path) -> None:
     before = (ws / "artifacts/validate/record.json").read_text()
     shutil.rmtree(ws / "artifacts")
-    assert all(Memory(ws).restore(name) for name in STEPS)
+    assert all(Versioning(ws).restore(name) for name in STEPS)
     assert (ws / "artifacts/validate/record.json").read_text() == before
     assert stale(ws) == {}
 
@@ -150,32 +150,32 @@ def test_an_output_edited_by_hand_is_put_right(ws: Path) -> None:
     path.unlink()
     path.write_text("tampered")
     assert stale(ws)["validate"] == ("output artifacts/validate changed",)
-    assert Memory(ws).restore("validate")
+    assert Versioning(ws).restore("validate")
     assert path.read_text() != "tampered"
 
 
 def test_a_lost_cache_is_stale_and_no_error(ws: Path) -> None:
     shutil.rmtree(ws / "artifacts" / "finetune")
     shutil.rmtree(ws / ".dvc" / "cache" / "files")
-    assert not Memory(ws).restore("finetune")
+    assert not Versioning(ws).restore("finetune")
     run(ws, "validate")  # and running still works
 
 
 def test_a_lost_cache_is_refilled_from_outputs_that_are_whole(ws: Path) -> None:
     shutil.rmtree(ws / ".dvc" / "cache" / "files")
     assert stale(ws)["backbone"] == ("output artifacts/backbone is not in DVC's cache",)
-    assert Memory(ws).restore("backbone")
+    assert Versioning(ws).restore("backbone")
     assert "backbone" not in stale(ws)
 
 
 def test_outputs_damaged_in_the_cache_are_stale_and_do_not_come_back(ws: Path) -> None:
     shutil.rmtree(ws / "artifacts" / "finetune")
     damage(ws, "lr: 0.001")
-    assert not Memory(ws).restore("finetune")
+    assert not Versioning(ws).restore("finetune")
     run(ws, "finetune")
     assert "finetune" not in stale(ws)
     shutil.rmtree(ws / "artifacts" / "finetune")
-    assert Memory(ws).restore("finetune")
+    assert Versioning(ws).restore("finetune")
     assert "lr: 0.001" in (ws / "artifacts/finetune/record.json").read_text()
 
 
@@ -199,24 +199,24 @@ def damage(root: Path, containing: str) -> None:
     [("epochs: 15", "epochs: 16", "finetune.epochs 15 → 16"), ("engine: 1", "engine: 2", "engine")],
 )
 def test_settings_edited_during_a_step_commit_nothing(ws: Path, old: str, new: str, said: str) -> None:
-    memory, before = Memory(ws), (ws / "dvc.lock").read_bytes()
-    snapshot = memory.snapshot("finetune")
-    memory.clear("finetune")
+    versioning, before = Versioning(ws), (ws / "dvc.lock").read_bytes()
+    snapshot = versioning.snapshot("finetune")
+    versioning.clear("finetune")
     edit(ws, old, new)
     produce(ws, "finetune")
     with pytest.raises(VersioningError, match=said):
-        memory.commit("finetune", snapshot)
+        versioning.commit("finetune", snapshot)
     assert (ws / "dvc.lock").read_bytes() == before
 
 
 def test_data_edited_during_a_step_commits_nothing(ws: Path) -> None:
-    memory = Memory(ws)
-    snapshot = memory.snapshot("validate")
-    memory.clear("validate")
+    versioning = Versioning(ws)
+    snapshot = versioning.snapshot("validate")
+    versioning.clear("validate")
     (ws / "data" / "late.txt").write_text("late")
     produce(ws, "validate")
     with pytest.raises(VersioningError, match="data changed"):
-        memory.commit("validate", snapshot)
+        versioning.commit("validate", snapshot)
 
 
 @pytest.fixture
@@ -232,14 +232,14 @@ def lock_file(ws: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_lock_file_that_the_step_filled_in_is_committed_as_it_is_now(ws: Path, lock_file: Path) -> None:
-    memory = Memory(ws)
+    versioning = Versioning(ws)
     assert set(stale(ws)) == {"backbone"}
     for content in ('{"a": 1}', '{"a": 1, "b": 2}'):
-        snapshot = memory.snapshot("backbone")
-        memory.clear("backbone")
+        snapshot = versioning.snapshot("backbone")
+        versioning.clear("backbone")
         produce(ws, "backbone")
         lock_file.write_text(content)
-        memory.commit("backbone", snapshot)
+        versioning.commit("backbone", snapshot)
         assert stale(ws) == {}
         assert "Running stage" not in dvc(ws, "repro")
 
@@ -248,56 +248,56 @@ def test_a_lock_file_that_the_step_filled_in_is_committed_as_it_is_now(ws: Path,
 def test_a_lock_file_that_lost_what_it_held_during_a_step_commits_nothing(
     ws: Path, lock_file: Path, content: str
 ) -> None:
-    memory = Memory(ws)
+    versioning = Versioning(ws)
     lock_file.write_text('{"a": 1}')
-    snapshot = memory.snapshot("backbone")
-    memory.clear("backbone")
+    snapshot = versioning.snapshot("backbone")
+    versioning.clear("backbone")
     produce(ws, "backbone")
     lock_file.write_text(content)
     with pytest.raises(VersioningError, match=r"some\.lock changed"):
-        memory.commit("backbone", snapshot)
+        versioning.commit("backbone", snapshot)
 
 
 def test_outputs_this_run_did_not_make_commit_nothing(ws: Path) -> None:
-    memory = Memory(ws)
+    versioning = Versioning(ws)
     with pytest.raises(VersioningError, match="there before the run"):
-        memory.commit("validate", memory.snapshot("validate"))
-    memory.clear("validate")
-    snapshot = memory.snapshot("validate")
+        versioning.commit("validate", versioning.snapshot("validate"))
+    versioning.clear("validate")
+    snapshot = versioning.snapshot("validate")
     with pytest.raises(VersioningError, match="missing or empty"):
-        memory.commit("validate", snapshot)
+        versioning.commit("validate", snapshot)
     (ws / "artifacts/validate").mkdir()
     with pytest.raises(VersioningError, match="missing or empty"):
-        memory.commit("validate", snapshot)
+        versioning.commit("validate", snapshot)
 
 
 def test_clearing_leaves_the_cache_alone(ws: Path) -> None:
-    memory = Memory(ws)
-    memory.clear("finetune")
+    versioning = Versioning(ws)
+    versioning.clear("finetune")
     assert not (ws / "artifacts/finetune").exists()
-    assert memory.restore("finetune")
+    assert versioning.restore("finetune")
 
 
 def test_a_missing_section_is_a_fault_that_names_it(ws: Path) -> None:
     edit(ws, "backbone: {name: torchvision/resnet18}\n", "")
     with pytest.raises(VersioningError, match="backbone"):
-        Memory(ws).snapshot("backbone")
+        Versioning(ws).snapshot("backbone")
 
 
 # --- data -------------------------------------------------------------------------------------------------
 
 
 def test_the_version_of_the_data(ws: Path) -> None:
-    memory = Memory(ws)
-    clean = memory.data_version()
+    versioning = Versioning(ws)
+    clean = versioning.data_version()
     assert (clean.files, clean.size, clean.dirty, clean.git_revision) == (3, 6, False, None)
     assert clean.md5.endswith(".dir")
     (ws / "data" / "new.txt").write_text("new")
-    dirty = memory.data_version()
+    dirty = versioning.data_version()
     assert (dirty.files, dirty.dirty) == (4, True)
     assert "data.dvc" in dirty.dirty_reason
-    memory.add_data()
-    assert memory.data_version() == dirty.model_copy(update={"dirty": False, "dirty_reason": ""})
+    versioning.add_data()
+    assert versioning.data_version() == dirty.model_copy(update={"dirty": False, "dirty_reason": ""})
 
 
 def test_missing_data_comes_from_the_cache_then_from_the_remote(ws: Path) -> None:
@@ -306,16 +306,16 @@ def test_missing_data_comes_from_the_cache_then_from_the_remote(ws: Path) -> Non
         shutil.rmtree(ws / "data")
         if not cached:
             shutil.rmtree(ws / ".dvc" / "cache")
-        Memory(ws).update_data()
+        Versioning(ws).update_data()
         assert sorted(path.name for path in (ws / "data").iterdir()) == ["0.txt", "1.txt", "2.txt"]
 
 
 def test_data_that_nowhere_is_names_path_hash_and_remote(ws: Path) -> None:
-    md5 = Memory(ws).data_version().md5
+    md5 = Versioning(ws).data_version().md5
     shutil.rmtree(ws / "data")
     shutil.rmtree(ws / ".dvc" / "cache")
     with pytest.raises(VersioningError) as caught:
-        Memory(ws).update_data()
+        Versioning(ws).update_data()
     assert all(part in str(caught.value) for part in (str(ws / "data"), md5, "remote"))
 
 
@@ -323,13 +323,13 @@ def test_damaged_data_is_mended_from_the_remote_or_refused(ws: Path) -> None:
     dvc(ws, "push", "data.dvc")
     shutil.rmtree(ws / "data")
     damage(ws, "2\n")
-    Memory(ws).update_data()
+    Versioning(ws).update_data()
     assert (ws / "data" / "2.txt").read_text() == "2\n"
     shutil.rmtree(ws / "data")
     shutil.rmtree(ws / "remote")
     damage(ws, "2\n")
     with pytest.raises(VersioningError) as caught:
-        Memory(ws).update_data()
+        Versioning(ws).update_data()
     assert caught.value.details == ("data/2.txt",)
 
 
@@ -339,9 +339,9 @@ def test_data_put_back_by_hand_after_a_failure_stay(ws: Path) -> None:
     shutil.rmtree(ws / "data")
     shutil.rmtree(ws / ".dvc" / "cache")
     with pytest.raises(VersioningError, match="bring data back"):
-        Memory(ws).update_data()
+        Versioning(ws).update_data()
     shutil.copytree(ws / "mine", ws / "data")
-    assert Memory(ws).update_data() == []
+    assert Versioning(ws).update_data() == []
     assert sorted(path.name for path in (ws / "data").iterdir()) == ["0.txt", "1.txt", "2.txt", "new.txt"]
 
 
@@ -352,7 +352,11 @@ def test_what_dvc_cannot_hash_is_named_before_it_is_asked(ws: Path) -> None:
     (data / "loop").symlink_to("loop")
     (data / "up").symlink_to("..")
     (data / os.fsdecode(b"caf\xe9.png")).write_text("x")
-    for ask in (lambda: Memory(ws).states(), lambda: Memory(ws).data_version(), lambda: Memory(ws).add_data()):
+    for ask in (
+        lambda: Versioning(ws).states(),
+        lambda: Versioning(ws).data_version(),
+        lambda: Versioning(ws).add_data(),
+    ):
         with pytest.raises(DataError) as caught:
             ask()
         assert [line.partition(":")[0] for line in caught.value.details] == [
@@ -364,7 +368,7 @@ def test_data_that_nothing_pins_says_how_to_bring_it(ws: Path) -> None:
     shutil.rmtree(ws / "data")
     (ws / "data.dvc").unlink()
     with pytest.raises(VersioningError, match="dvc add data"):
-        Memory(ws).update_data()
+        Versioning(ws).update_data()
 
 
 # --- Git --------------------------------------------------------------------------------------------------
@@ -373,15 +377,15 @@ def test_data_that_nothing_pins_says_how_to_bring_it(ws: Path) -> None:
 def test_inside_another_git_repository(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     root = make(tmp_path / "below" / "ws")
-    memory = Memory(root)
-    assert memory.data_version().git_revision is None
+    versioning = Versioning(root)
+    assert versioning.data_version().git_revision is None
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "data")
-    version = memory.data_version()
+    version = versioning.data_version()
     assert (version.git_revision, version.dirty) == (git(tmp_path, "rev-parse", "HEAD").strip(), False)
     (root / "data" / "new.txt").write_text("new")
-    memory.add_data()
-    assert memory.data_version().dirty_reason == "data.dvc is not committed to Git"
+    versioning.add_data()
+    assert versioning.data_version().dirty_reason == "data.dvc is not committed to Git"
     run(root, "validate")
     assert "validate" not in stale(root)
     status = git(tmp_path, "status", "--porcelain", "--untracked-files=all")
@@ -417,7 +421,7 @@ def process(code: str) -> Iterator[subprocess.Popen[str]]:
 def test_a_dvc_that_stays_locked_is_named(ws: Path) -> None:
     code = f"import zc.lockfile; held = zc.lockfile.LockFile({str(ws / '.dvc/tmp/lock')!r})"
     with process(code) as child, pytest.raises(VersioningError, match=f"PID {child.pid}"):
-        Memory(ws, patience=0.1).states()
+        Versioning(ws, patience=0.1).states()
     assert stale(ws) == {}
 
 

@@ -18,7 +18,7 @@ from flows.servers import free_port
 from pipeline import preflight
 from pipeline.config import Config, parse
 from pipeline.errors import ConfigError, PreflightError
-from pipeline.preflight import Check
+from pipeline.preflight import PreflightCheck
 from pipeline.setup import init
 from pipeline.tracking.registry import registered
 from pipeline.workspace import Workspace
@@ -29,11 +29,11 @@ def settings(**sections: Any) -> Config:
     return parse(sections, "test")
 
 
-def quick(workspace: Path, config: Config, **options: Any) -> dict[str, Check]:
+def quick(workspace: Path, config: Config, **options: Any) -> dict[str, PreflightCheck]:
     return {check.name: check for check in preflight.quick_checks(Workspace(workspace), config, **options)}
 
 
-def thorough(workspace: Path, config: Config, **options: Any) -> dict[str, Check]:
+def thorough(workspace: Path, config: Config, **options: Any) -> dict[str, PreflightCheck]:
     return {check.name: check for check in preflight.thorough_checks(Workspace(workspace), config, **options)}
 
 

@@ -16,7 +16,7 @@ from pipeline import dvc_yaml, setup
 from pipeline.config import STAGE_PARAMS, Config, load, parse
 from pipeline.dvc_yaml import PLACEHOLDERS
 from pipeline.errors import ConfigError, DataError, ThawError, WorkspaceError
-from pipeline.versioning import Memory
+from pipeline.versioning import Versioning
 from pipeline.workspace import STEPS, Workspace
 
 REPOSITORY = Path(__file__).parents[1]
@@ -45,10 +45,10 @@ def test_a_workspace_is_made(source: Path, tmp_path: Path) -> None:
     copied = contents(place.root / "data")
     assert {name: text for name, (text, _) in copied.items()} == {name: text for name, (text, _) in before.items()}
     assert not {inode for _, inode in copied.values()} & {inode for _, inode in before.values()}
-    states = Memory(place.root).states()
+    states = Versioning(place.root).states()
     assert tuple(states) == STEPS
     assert {state.why for state in states.values()} == {("never run",)}
-    version = Memory(place.root).data_version()
+    version = Versioning(place.root).data_version()
     assert (version.files, version.dirty) == (4, False)
     assert "copied 4 files" in words
     assert words.endswith(f"cd {place.root}\n  thaw run")
@@ -58,7 +58,7 @@ def test_a_moved_workspace_still_works(source: Path, tmp_path: Path) -> None:
     setup.init(tmp_path / "ws", source=source, config=Config())
     shutil.move(tmp_path / "ws", tmp_path / "elsewhere")
     shutil.rmtree(tmp_path / "elsewhere" / "data")
-    Memory(tmp_path / "elsewhere").update_data()
+    Versioning(tmp_path / "elsewhere").update_data()
     assert str(tmp_path) not in (tmp_path / "elsewhere" / ".dvc" / "config").read_text()
 
 

@@ -49,8 +49,8 @@ class ExpectationSuite:
     items: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def judge(suites: Sequence[ExpectationSuite], side: Path) -> list[Finding]:
-    """Runs the suites, and writes Data Docs into `side / "data-docs"`.
+def judge(suites: Sequence[ExpectationSuite], run_dir: Path) -> list[Finding]:
+    """Runs the suites, and writes Data Docs into `run_dir / "data-docs"`.
 
     Returns:
         A finding for every check that failed, in the suites' order, with all items named.
@@ -65,7 +65,7 @@ def judge(suites: Sequence[ExpectationSuite], side: Path) -> list[Finding]:
             )
     context = _great_expectations().get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
-    context.add_data_docs_site("thaw", _site(side / DOCS))
+    context.add_data_docs_site("thaw", _site(run_dir / DOCS))
     source = context.data_sources.add_pandas("dataset")
     findings = [finding for suite in suites for finding in _run(context, source, suite)]
     context.build_data_docs(site_names=["thaw"])

@@ -32,7 +32,7 @@ def table(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file.
 
     Raises:
-        MemoryFault: it is not there or not CSV.
+        VersioningError: it is not there or not CSV.
     """
     try:
         with path.open(newline="", encoding="utf-8") as stream:

@@ -28,7 +28,7 @@ from pipeline.records import BaselineAge, BaselineRecord, CandidateRecord, Input
 from pipeline.report.formatting import describe_age
 from pipeline.training import candidates, members
 from pipeline.training.crash_points import crash_point
-from pipeline.versioning import Memory
+from pipeline.versioning import Versioning
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _load(comparison: Comparison) -> BaselineRecord:
     place = comparison.place
     try:
         if comparison.has_dvc:
-            Memory(place.root).update_baseline()
+            Versioning(place.root).update_baseline()
         record = BaselineRecord.load(place.baseline)
         candidate = CandidateRecord.load(record.candidate)
     except VersioningError as fault:
@@ -173,7 +173,7 @@ def _why_unusable(comparison: Comparison, record: BaselineRecord) -> str:
 
 def _data_version(comparison: Comparison) -> str:
     if comparison.has_dvc:
-        return Memory(comparison.context.root).data_version().md5
+        return Versioning(comparison.context.root).data_version().md5
     return comparison.split.manifest_sha256
 
 
@@ -181,7 +181,7 @@ def _keep(comparison: Comparison, record: BaselineRecord) -> None:
     """Pins what lies in `baseline/` and adds it to baseline.lock; where a kill came between, the next run does it."""
     crash_point("before-pinning")
     if comparison.has_dvc:
-        Memory(comparison.context.root).add_baseline()
+        Versioning(comparison.context.root).add_baseline()
     crash_point("after-baseline")
     _note(comparison.place, record)
 

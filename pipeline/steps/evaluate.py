@@ -134,8 +134,8 @@ def _predictions(
         targets = kind.scorer.targets(table, candidate.labels).numpy()
         made[name] = metrics.Predictions(probabilities, targets, units)
         if name == finetuned.best:
-            context.side.mkdir(parents=True, exist_ok=True)
-            (context.side / LATENCY).write_text(json.dumps(ready.latency(), indent=2) + "\n", encoding="utf-8")
+            context.run_dir.mkdir(parents=True, exist_ok=True)
+            (context.run_dir / LATENCY).write_text(json.dumps(ready.latency(), indent=2) + "\n", encoding="utf-8")
     return made
 
 

@@ -366,9 +366,9 @@ class FinetuneRun:
 
     def write_timing(self) -> None:
         """What this run saw but its inputs do not determine, beside the run."""
-        self.context.side.mkdir(parents=True, exist_ok=True)
+        self.context.run_dir.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.timing, indent=2)
-        (self.context.side / "timing.json").write_text(text + "\n", encoding="utf-8")
+        (self.context.run_dir / "timing.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _commonest(shapes: Rows) -> Rows:

@@ -28,8 +28,8 @@ from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from pipeline.tracking.registry import ModelVersion
-    from pipeline.tracking.runs import Run, RunTracker
-    from pipeline.tracking.store import Store
+    from pipeline.tracking.runs import MlflowRun, MlflowTracker
+    from pipeline.tracking.store import TrackingStore
 
 __all__ = ["receipt_is_current", "register"]
 
@@ -118,14 +118,14 @@ def _off(config: Config, workspace: Workspace, name: str, key: str, evaluated: E
     return record
 
 
-def _tracker(config: Config, workspace: Workspace, context: Context) -> RunTracker:
+def _tracker(config: Config, workspace: Workspace, context: Context) -> MlflowTracker:
     from pipeline import tracking
-    from pipeline.tracking.runs import RunTracker
+    from pipeline.tracking.runs import MlflowTracker
 
-    if isinstance(context.tracker, RunTracker):
+    if isinstance(context.tracker, MlflowTracker):
         return context.tracker
     opened = tracking.open_tracker(config.tracking, workspace, console=context.console)
-    assert isinstance(opened, RunTracker)  # tracking is enabled
+    assert isinstance(opened, MlflowTracker)  # tracking is enabled
     return opened
 
 
@@ -148,9 +148,9 @@ def _facts(
 
 
 def _record_runs(
-    tracker: RunTracker, config: Config, backbone: BackboneRecord, finetuned: FinetuneRecord,
+    tracker: MlflowTracker, config: Config, backbone: BackboneRecord, finetuned: FinetuneRecord,
     evaluated: EvaluateRecord, report: Path | None, facts: Mapping[str, str], context: Context,
-) -> Run:  # fmt: skip
+) -> MlflowRun:  # fmt: skip
     """The parent run and one run a candidate, completed from the outputs; what is there is not written again."""
     from pipeline.report import plots
 
@@ -161,7 +161,7 @@ def _record_runs(
         parent.artifact(file, "test")
     if (evaluated.folder / "worst").is_dir():
         parent.artifact(evaluated.folder / "worst", "test/worst")
-    for plot in plots.write(finetuned, evaluated, context.side / "plots"):
+    for plot in plots.write(finetuned, evaluated, context.run_dir / "plots"):
         parent.artifact(plot, "plots")
     if report is not None:
         parent.artifact(report)
@@ -173,7 +173,7 @@ def _record_runs(
     return parent
 
 
-def _record_candidate(run: Run, candidate: CandidateRecord) -> None:
+def _record_candidate(run: MlflowRun, candidate: CandidateRecord) -> None:
     from pipeline.steps.finetune import points
     from pipeline.training.candidates import read_curves
 
@@ -211,7 +211,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def _log_data(store: Store, run: Run, version: DataVersion, name: str) -> None:
+def _log_data(store: TrackingStore, run: MlflowRun, version: DataVersion, name: str) -> None:
     from pipeline.tracking import packaging
     from pipeline.tracking import store as stores
 
@@ -226,7 +226,7 @@ def _log_data(store: Store, run: Run, version: DataVersion, name: str) -> None:
 
 
 def _version(
-    store: Store, name: str, key: str, config: Config, finetuned: FinetuneRecord, evaluated: EvaluateRecord, run: Run,
+    store: TrackingStore, name: str, key: str, config: Config, finetuned: FinetuneRecord, evaluated: EvaluateRecord, run: MlflowRun,
     facts: Mapping[str, str], context: Context,
 ) -> ModelVersion:  # fmt: skip
     """The version with this key: made where there is none, else brought up to date and completed."""
@@ -312,7 +312,7 @@ def _unservable(candidate: CandidateRecord, found: str) -> TrackingError:
     )  # fmt: skip
 
 
-def _aliases(store: Store, model: ModelVersion, config: Config, unmet: list[str]) -> tuple[bool, str]:
+def _aliases(store: TrackingStore, model: ModelVersion, config: Config, unmet: list[str]) -> tuple[bool, str]:
     """Sets the aliases this version is due; returns whether it is champion, and why or why not."""
     from pipeline.tracking import registry
 

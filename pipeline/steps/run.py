@@ -54,21 +54,21 @@ STEPS = {
 }  # fmt: skip
 
 
-def run_step(workspace: Workspace, name: str, *, console: Console, tracker: Tracker, side: Path) -> records.Record:
+def run_step(workspace: Workspace, name: str, *, console: Console, tracker: Tracker, run_dir: Path) -> records.Record:
     """Runs a step into its emptied output folder and returns its record.
 
     Args:
-        side: folder for what this run saw but its inputs do not determine.
+        run_dir: folder for what this run saw but its inputs do not determine.
 
     Raises:
         ConfigError: there is no such step, or params.yaml cannot be used.
-        MemoryFault: an earlier step has not been run.
+        VersioningError: an earlier step has not been run.
         ThawError: whatever the step raises.
     """
     step = find(name)
     config = workspace.config()
     earlier = [load_record(workspace, needed) for needed in step.needs]
-    surroundings = context(workspace, config, console, tracker, side)
+    surroundings = context(workspace, config, console, tracker, run_dir)
     module, _, attribute = step.function.partition(":")
     function: Callable[..., records.Record] = getattr(importlib.import_module(module), attribute)
     return function(*step.sections(config), *earlier, out=emptied(workspace.output(name)), context=surroundings)
@@ -87,16 +87,16 @@ def run_alone(workspace: Workspace, name: str, *, console: Console) -> records.R
         tracker = open_tracker(workspace.config(), workspace, console) if tracked else NoTracker()
         began = time.monotonic()
         console.info(running_line(name, ()))
-        record = run_step(workspace, name, console=console, tracker=tracker, side=new_run(workspace) / name)
+        record = run_step(workspace, name, console=console, tracker=tracker, run_dir=new_run(workspace) / name)
         console.info(done_line(name, time.monotonic() - began, record))
         return record
 
 
-def context(workspace: Workspace, config: Config, console: Console, tracker: Tracker, side: Path) -> Context:
-    """A step's surroundings in this workspace; makes the folder `side`."""
-    side.mkdir(parents=True, exist_ok=True)
+def context(workspace: Workspace, config: Config, console: Console, tracker: Tracker, run_dir: Path) -> Context:
+    """A step's surroundings in this workspace; makes the folder `run_dir`."""
+    run_dir.mkdir(parents=True, exist_ok=True)
     return Context(
-        root=workspace.root, data=workspace.root / config.data.path, scratch=workspace.scratch, side=side,
+        root=workspace.root, data=workspace.root / config.data.path, scratch=workspace.scratch, run_dir=run_dir,
         console=console, tracker=tracker, pixel_cache_gb=config.finetune.plan.pixel_cache_gb,
     )  # fmt: skip
 
@@ -127,5 +127,5 @@ def find(name: str) -> Step:
 
 
 def load_record(workspace: Workspace, name: str) -> records.Record:
-    """The record of a finished step; raises MemoryFault where there is none."""
+    """The record of a finished step; raises VersioningError where there is none."""
     return find(name).record.load(workspace.output(name))

@@ -18,7 +18,7 @@ from pipeline.manifest import SPLITS, Split
 from pipeline.records import Finding, SplitRecord, ValidateRecord
 from pipeline.steps.summary import format_finding
 from pipeline.text import first_few
-from pipeline.versioning import Memory
+from pipeline.versioning import Versioning
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,7 +63,7 @@ def split(config: SplitConfig, validated: ValidateRecord, out: Path, context: Co
     ).save(out)  # fmt: skip
     extended.save(path)
     if (context.root / ".dvc").is_dir():
-        Memory(context.root).add_ledger()
+        Versioning(context.root).add_ledger()
     _say_findings(record, context)
     return record
 
@@ -81,7 +81,7 @@ def _ledger(root: Path, path: Path) -> Ledger:
     """The ledger there is, with what ledger.dvc pins; an empty one only where there never was any."""
     if not (root / "ledger.dvc").is_file():
         return load(path) if path.exists() else Ledger({})
-    Memory(root).update_ledger()
+    Versioning(root).update_ledger()
     return load(path)
 
 

@@ -32,28 +32,28 @@ NAMED = 5  # quarantined files, and items of a finding, named on the console; fi
 def validate(data: config.DataConfig, task: TaskConfig, out: Path, context: Context) -> ValidateRecord:
     """Reads, scans and judges the data folder; writes manifest.parquet, quarantine.parquet and record.json.
 
-    What the inputs do not determine goes to `context.side`: Data Docs and drift.json; and manifest.parquet,
+    What the inputs do not determine goes to `context.run_dir`: Data Docs and drift.json; and manifest.parquet,
     quarantine.parquet and findings.json too, so that a refusal loses nothing.
 
     Raises:
         DataError: the data cannot be used; everything that is wrong with them is named.
     """
-    context.side.mkdir(parents=True, exist_ok=True)
+    context.run_dir.mkdir(parents=True, exist_ok=True)
     intake = _take_in(data, task, context)
-    manifest.write_table(_quarantine(intake.faults), context.side / "quarantine.parquet")
+    manifest.write_table(_quarantine(intake.faults), context.run_dir / "quarantine.parquet")
     if not intake.folded.rows.num_rows:
         raise _refusal(intake, [*intake.findings, _nothing_usable(intake)], context)
-    sha256 = manifest.write(intake.folded.rows, context.side / "manifest.parquet")
+    sha256 = manifest.write(intake.folded.rows, context.run_dir / "manifest.parquet")
     accepted = ManifestHistory(context.scratch / "accepted")
     judged = _judge(intake, catalog.find(task.name).reader.expectations(task), data, accepted.before(sha256), context)
     findings = [*intake.findings, *judged.findings]
     if any(finding.severity == "critical" for finding in findings):
         raise _refusal(intake, findings, context)
 
-    _write(judged.drift, context.side / DRIFT)
-    _write(findings, context.side / FINDINGS)
+    _write(judged.drift, context.run_dir / DRIFT)
+    _write(findings, context.run_dir / FINDINGS)
     for name in ("manifest.parquet", "quarantine.parquet"):
-        shutil.copyfile(context.side / name, out / name)
+        shutil.copyfile(context.run_dir / name, out / name)
     accepted.add(out / "manifest.parquet", sha256)
     record = ValidateRecord(
         manifest_sha256=sha256, labels=intake.labels, examples=intake.folded.rows.num_rows, files=intake.files,
@@ -111,7 +111,7 @@ def _judge(
     suites = content_suites(rows, intake.labels, expected, list(map(_line, intake.faults)), intake.files, data)
     count = sum(len(suite.checks) for suite in suites)
     suites += [drift_suite(rows, before, data)] if before is not None else []
-    found = checks.judge(suites, context.side)
+    found = checks.judge(suites, context.run_dir)
     drift = [finding for finding in found if finding.code.startswith("drift-")]
     return _Judged([finding for finding in found if finding not in drift], drift, count)
 
@@ -125,7 +125,7 @@ def _nothing_usable(intake: _Intake) -> Finding:
 
 def _refusal(intake: _Intake, findings: Sequence[Finding], context: Context) -> DataError:
     """One error that names everything: what stops the run first, then warnings, then what was quarantined."""
-    _write(findings, context.side / FINDINGS)
+    _write(findings, context.run_dir / FINDINGS)
     critical = [finding for finding in findings if finding.severity == "critical"]
     warnings = [finding for finding in findings if finding.severity == "warning"]
     told = [line for finding in (*critical, *warnings) for line in _lines(finding)]
@@ -179,8 +179,8 @@ def _tell(record: ValidateRecord, faults: Sequence[ExampleFault], drift: Sequenc
         if finding.severity == "warning":
             first, *items = _lines(finding)
             info(first)
-            where = os.path.relpath(context.side / _written_to(finding), context.root)
+            where = os.path.relpath(context.run_dir / _written_to(finding), context.root)
             for line in first_few(items, NAMED, where):
                 info(line)
-    docs = os.path.relpath(context.side / checks.DOCS / "index.html", context.root)
+    docs = os.path.relpath(context.run_dir / checks.DOCS / "index.html", context.root)
     info(f"{record.files} files, {record.checks} checks; data docs: {docs}")

@@ -10,7 +10,7 @@ from pipeline.config import TrackingConfig
 from pipeline.context import Console, NoTracker, Tracker
 from pipeline.tracking import store as _store
 from pipeline.tracking.registry import ModelVersion, registered
-from pipeline.tracking.runs import RunTracker
+from pipeline.tracking.runs import MlflowTracker
 from pipeline.tracking.store import server_command
 from pipeline.workspace import Workspace
 
@@ -28,7 +28,7 @@ def open_tracker(
     """
     if not config.enabled:
         return NoTracker()
-    return RunTracker(
+    return MlflowTracker(
         _store.find(config, workspace, name), workspace.scratch / "spool", console=console,
         system_metrics=config.system_metrics,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.tracking import store as stores
 from pipeline.tracking.runs import KEY
-from pipeline.tracking.store import Store
+from pipeline.tracking.store import TrackingStore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +117,9 @@ def ask(model: Any, column: str, values: Sequence[Any]) -> Any:
     return model.predict(pd.DataFrame({column: pd.Series(list(values), dtype=object)}))
 
 
-def upload(store: Store, folder: Path, name: str, run_id: str, key: str, tags: Mapping[str, str]) -> tuple[str, str]:
+def upload(
+    store: TrackingStore, folder: Path, name: str, run_id: str, key: str, tags: Mapping[str, str]
+) -> tuple[str, str]:
     """Puts a saved model into the store as an output of a run, or finds it there by its key.
 
     Returns:
@@ -137,7 +139,7 @@ def upload(store: Store, folder: Path, name: str, run_id: str, key: str, tags: M
     return made.model_id, made.artifact_location
 
 
-def retag(store: Store, key: str, tags: Mapping[str, str], outdated: Sequence[str]) -> None:
+def retag(store: TrackingStore, key: str, tags: Mapping[str, str], outdated: Sequence[str]) -> None:
     """Brings the tags of an uploaded model up to date.
 
     Args:
@@ -149,7 +151,7 @@ def retag(store: Store, key: str, tags: Mapping[str, str], outdated: Sequence[st
             store.client.delete_logged_model_tag(model.model_id, name)
 
 
-def log_dataset(store: Store, run_id: str, name: str, digest: str, facts: Mapping[str, str]) -> None:
+def log_dataset(store: TrackingStore, run_id: str, name: str, digest: str, facts: Mapping[str, str]) -> None:
     """Names the data as an input of the run; the same data once."""
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.data.meta_dataset import MetaDataset

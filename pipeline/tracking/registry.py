@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError, TrackingError
 from pipeline.tracking import packaging
 from pipeline.tracking import store as stores
 from pipeline.tracking.runs import KEY
-from pipeline.tracking.store import Store
+from pipeline.tracking.store import TrackingStore
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -73,7 +73,7 @@ def registered(config: Config, workspace: Workspace, name: str | None = None) ->
     return stores.with_retries(store, "asking what is registered", lambda: versions(store, wanted))
 
 
-def versions(store: Store, name: str) -> list[ModelVersion]:
+def versions(store: TrackingStore, name: str) -> list[ModelVersion]:
     """All versions of a model, newest first."""
     if store.empty:
         return []
@@ -85,13 +85,13 @@ def versions(store: Store, name: str) -> list[ModelVersion]:
     return sorted(made, key=lambda one: int(one.version), reverse=True)
 
 
-def aliases_of(store: Store, name: str) -> dict[str, str]:
+def aliases_of(store: TrackingStore, name: str) -> dict[str, str]:
     """Alias → version of a registered model."""
     found = store.client.get_registered_model(name).aliases
     return {alias: str(version) for alias, version in found.items()}
 
 
-def find(store: Store, reference: str) -> ModelVersion:
+def find(store: TrackingStore, reference: str) -> ModelVersion:
     """The version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names.
 
     Raises:
@@ -112,7 +112,7 @@ def find(store: Store, reference: str) -> ModelVersion:
 
 
 def register(
-    store: Store, name: str, source: str, model_id: str, run_id: str, tags: Mapping[str, str], description: str
+    store: TrackingStore, name: str, source: str, model_id: str, run_id: str, tags: Mapping[str, str], description: str
 ) -> ModelVersion:
     """A new version of the model `name`, which is made where there is none."""
     from mlflow.exceptions import MlflowException
@@ -128,7 +128,7 @@ def register(
     return _version(made, [])
 
 
-def update(store: Store, version: ModelVersion, tags: Mapping[str, str], description: str) -> ModelVersion:
+def update(store: TrackingStore, version: ModelVersion, tags: Mapping[str, str], description: str) -> ModelVersion:
     """The same version, described by a later evaluation: its tags are these now, whatever else it is tagged with."""
     outdated = [name for name in version.tags if name.startswith(_OF_EVALUATION) and name not in tags]
     for name, value in tags.items():
@@ -142,7 +142,7 @@ def update(store: Store, version: ModelVersion, tags: Mapping[str, str], descrip
     return replace(version, tags={**kept, **tags})
 
 
-def lost(store: Store, version: ModelVersion, folder: Path) -> list[str]:
+def lost(store: TrackingStore, version: ModelVersion, folder: Path) -> list[str]:
     """The files of a version that the store has no longer, or has cut short; paths below `folder`.
 
     Args:
@@ -160,7 +160,7 @@ def lost(store: Store, version: ModelVersion, folder: Path) -> list[str]:
     return found
 
 
-def upload(store: Store, version: ModelVersion, folder: Path, names: Sequence[str]) -> None:
+def upload(store: TrackingStore, version: ModelVersion, folder: Path, names: Sequence[str]) -> None:
     """Puts files below `folder` to a version's others, over those of the same name."""
     files = _files(store, version)
     for name in names:
@@ -168,7 +168,7 @@ def upload(store: Store, version: ModelVersion, folder: Path, names: Sequence[st
         files.log_artifact(str(folder / name), None if parent == "." else parent)
 
 
-def _files(store: Store, version: ModelVersion) -> Any:
+def _files(store: TrackingStore, version: ModelVersion) -> Any:
     """Where the store keeps a version's files."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -184,13 +184,13 @@ def _listed(files: Any, folder: str | None) -> Iterator[tuple[str, int | None]]:
             yield entry.path, entry.file_size
 
 
-def set_alias(store: Store, version: ModelVersion, alias: str) -> None:
+def set_alias(store: TrackingStore, version: ModelVersion, alias: str) -> None:
     """Points an alias at a version."""
     if aliases_of(store, version.name).get(alias) != version.version:
         store.client.set_registered_model_alias(version.name, alias, version.version)
 
 
-def fetch(store: Store, version: ModelVersion, folder: Path | None = None) -> Path:
+def fetch(store: TrackingStore, version: ModelVersion, folder: Path | None = None) -> Path:
     """A version's files on this machine: in `folder`, or wherever they already lie.
 
     Raises:
@@ -214,7 +214,7 @@ def fetch(store: Store, version: ModelVersion, folder: Path | None = None) -> Pa
     return found
 
 
-def _pages(store: Store, name: str) -> Any:
+def _pages(store: TrackingStore, name: str) -> Any:
     # MLflow takes either quote around a name, and knows no way of writing that quote within.
     quote = '"' if "'" in name else "'"
     token = None

@@ -15,7 +15,7 @@ from pipeline.redaction import redact
 from pipeline.tracking import outbox
 from pipeline.tracking import store as stores
 from pipeline.tracking.outbox import Outbox, Write
-from pipeline.tracking.store import Store
+from pipeline.tracking.store import TrackingStore
 from pipeline.tracking.system_metrics import SystemSampler
 
 KEY = "thaw.key"
@@ -33,10 +33,10 @@ class _Late(Exception):
     """The budget of one sending is spent."""
 
 
-class Run:
+class MlflowRun:
     """One run; see `pipeline.context.TrackedRun`. `id` is empty until the store has answered once."""
 
-    def __init__(self, tracker: RunTracker, key: str) -> None:
+    def __init__(self, tracker: MlflowTracker, key: str) -> None:
         self.key, self.id = key, ""
         self.outbox = Outbox(tracker.folder / f"{key}.jsonl")
         self.start = 0  # ms since 1970, as the store has it
@@ -96,7 +96,7 @@ class Run:
         self._tracker.send(self)
 
 
-class RunTracker:
+class MlflowTracker:
     """Opens runs by key in one store; see `pipeline.context.Tracker`.
 
     Args:
@@ -106,18 +106,20 @@ class RunTracker:
         system_metrics: whether a run without a parent samples the machine it runs on.
     """
 
-    def __init__(self, store: Store, folder: Path, *, console: Console | None = None, system_metrics: bool) -> None:
+    def __init__(
+        self, store: TrackingStore, folder: Path, *, console: Console | None = None, system_metrics: bool
+    ) -> None:
         self.store, self.folder = store, folder
         self._console, self._system_metrics = console, system_metrics
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, MlflowRun] = {}
         self._away_until = self._rest_until = 0.0
         self._trouble = ""
 
     def open(
         self, key: str, name: str, *, parent: TrackedRun | None = None, tags: Mapping[str, str] | None = None
-    ) -> Run:
-        run = self._runs.setdefault(key, Run(self, key))
-        above = parent.key if isinstance(parent, Run) else None
+    ) -> MlflowRun:
+        run = self._runs.setdefault(key, MlflowRun(self, key))
+        above = parent.key if isinstance(parent, MlflowRun) else None
         given = _texts(tags or {})
         run.outbox.append({"op": "open", "name": name, "parent": above, "tags": given, "time": _now()})
         self.send(run)
@@ -127,7 +129,7 @@ class RunTracker:
             )
         return run
 
-    def send(self, run: Run, *, metrics_only: bool = False, last: bool = False) -> None:
+    def send(self, run: MlflowRun, *, metrics_only: bool = False, last: bool = False) -> None:
         """Sends what the run and every other spool hold, if the store may be asked now; never raises for the store."""
         now = time.monotonic()
         if now < (self._away_until - _AWAY + _EVERY if last else self._away_until):
@@ -166,13 +168,13 @@ class RunTracker:
     def _sweep(self) -> None:
         outbox.sweep(self.folder, {run.key for run in self._others()})
 
-    def _others(self, *runs: Run) -> list[Run]:
+    def _others(self, *runs: MlflowRun) -> list[MlflowRun]:
         """Runs with unconfirmed writes, those that earlier processes left among them."""
         known = {run.key for run in runs}
         keys = {path.stem for path in self.folder.glob("*.jsonl")} | {k for k, r in self._runs.items() if r.outbox.ops}
-        return [self._runs.get(key) or Run(self, key) for key in sorted(keys - known)]
+        return [self._runs.get(key) or MlflowRun(self, key) for key in sorted(keys - known)]
 
-    def _send(self, runs: list[Run], deadline: float) -> None:
+    def _send(self, runs: list[MlflowRun], deadline: float) -> None:
         def check() -> None:
             if time.monotonic() > deadline:
                 raise _Late
@@ -193,7 +195,7 @@ class RunTracker:
         self._away_until = time.monotonic() + max(_AWAY, _RATIO * spent)
         if not self._trouble:
             self._trouble = str(fault)
-            reason = stores.trouble(self.store, "tracking", fault).found
+            reason = stores.to_tracking_error(self.store, "tracking", fault).found
             self.info(f"tracking: {self.store.shown} is away; the run goes on and is recorded later ({reason[:160]})")
 
     def info(self, text: str) -> None:
@@ -205,7 +207,7 @@ class RunTracker:
 
     # --- what the operations ask of the store ---------------------------------------------------------------
 
-    def _identify(self, run: Run, name: str = "", started: int | None = None) -> str:
+    def _identify(self, run: MlflowRun, name: str = "", started: int | None = None) -> str:
         """The id of the run with this key, which is made where there is none."""
         if run.id:
             return run.id
@@ -218,19 +220,21 @@ class RunTracker:
         run.start, run.id = info.start_time, info.run_id
         return run.id
 
-    def _open(self, run: Run, ops: list[Write], check: Callable[[], None]) -> None:
+    def _open(self, run: MlflowRun, ops: list[Write], check: Callable[[], None]) -> None:
         op = ops[0]
         first = not run.id
         self._identify(run, op["name"], op["time"])
         client = self.store.client
         above = (
-            {PARENT: self._identify(self._runs.get(op["parent"]) or Run(self, op["parent"]))} if op["parent"] else {}
+            {PARENT: self._identify(self._runs.get(op["parent"]) or MlflowRun(self, op["parent"]))}
+            if op["parent"]
+            else {}
         )
         if first:
             client.update_run(run.id, status=None if run.finished else "RUNNING", name=op["name"])
         _in_tags(client, run.id, {**op["tags"], **above})
 
-    def _params(self, run: Run, ops: list[Write], check: Callable[[], None]) -> None:
+    def _params(self, run: MlflowRun, ops: list[Write], check: Callable[[], None]) -> None:
         """Parameters cannot be changed in MLflow: one that differs is kept as a tag beside the first."""
         from mlflow.entities import Param
 
@@ -244,13 +248,13 @@ class RunTracker:
         changed = {f"changed.{key}"[:250]: value for key, value in values.items() if known.get(key, value) != value}
         _in_tags(client, run_id, changed)
 
-    def _tags(self, run: Run, ops: list[Write], check: Callable[[], None]) -> None:
+    def _tags(self, run: MlflowRun, ops: list[Write], check: Callable[[], None]) -> None:
         _in_tags(self.store.client, self._identify(run), {k: v for op in ops for k, v in op["values"].items()})
 
-    def _metrics(self, run: Run, ops: list[Write], check: Callable[[], None]) -> None:
+    def _metrics(self, run: MlflowRun, ops: list[Write], check: Callable[[], None]) -> None:
         self._points(run, [tuple(row) for op in ops for row in op["points"]], check)
 
-    def _system(self, run: Run, ops: list[Write], check: Callable[[], None]) -> None:
+    def _system(self, run: MlflowRun, ops: list[Write], check: Callable[[], None]) -> None:
         """The machine's own metrics, by the second since the run began."""
         self._identify(run)
         self._points(run, [
@@ -258,7 +262,7 @@ class RunTracker:
             for op in ops for name, value in op["values"].items()
         ], check)  # fmt: skip
 
-    def _points(self, run: Run, rows: list[tuple[str, float, int, int]], check: Callable[[], None]) -> None:
+    def _points(self, run: MlflowRun, rows: list[tuple[str, float, int, int]], check: Callable[[], None]) -> None:
         """Logs the points that the run does not have: of a curve, one value a step, the first.
 
         A metric that has no step but 0 is no curve: what a later evaluation found is logged after it, and shown.
@@ -278,7 +282,7 @@ class RunTracker:
         for (name, step), row in fresh.items():
             run.points[name][step] = row[1]
 
-    def _artifact(self, run: Run, ops: list[Write], check: Callable[[], None]) -> None:
+    def _artifact(self, run: MlflowRun, ops: list[Write], check: Callable[[], None]) -> None:
         run_id = self._identify(run)
         listed = ops[0].get("files", [])  # none in what a Thaw before this one left, which kept no contents
         with run.outbox.laid_out(listed) as (files, lost):
@@ -288,18 +292,18 @@ class RunTracker:
             if len(lost) < len(listed):
                 self.store.client.log_artifacts(run_id, str(files), ops[0]["folder"] or None)
 
-    def _close(self, run: Run, ops: list[Write], check: Callable[[], None]) -> None:
+    def _close(self, run: MlflowRun, ops: list[Write], check: Callable[[], None]) -> None:
         self.store.client.set_terminated(self._identify(run), ops[0]["status"], ops[0]["time"])
 
 
-HANDLERS: dict[str, Callable[[RunTracker, Run, list[Write], Callable[[], None]], None]] = {
-    "open": RunTracker._open,
-    "params": RunTracker._params,
-    "tags": RunTracker._tags,
-    "metrics": RunTracker._metrics,
-    "system": RunTracker._system,
-    "artifact": RunTracker._artifact,
-    "close": RunTracker._close,
+HANDLERS: dict[str, Callable[[MlflowTracker, MlflowRun, list[Write], Callable[[], None]], None]] = {
+    "open": MlflowTracker._open,
+    "params": MlflowTracker._params,
+    "tags": MlflowTracker._tags,
+    "metrics": MlflowTracker._metrics,
+    "system": MlflowTracker._system,
+    "artifact": MlflowTracker._artifact,
+    "close": MlflowTracker._close,
 }
 
 

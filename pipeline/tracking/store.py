@@ -48,7 +48,7 @@ _REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALRE
 
 
 @dataclass(frozen=True)
-class Store:
+class TrackingStore:
     """One tracking store with its registry.
 
     Args:
@@ -103,7 +103,7 @@ class Store:
         return str(found.experiment_id)
 
 
-def find(config: TrackingConfig, workspace: Workspace, name: str | None = None) -> Store:
+def find(config: TrackingConfig, workspace: Workspace, name: str | None = None) -> TrackingStore:
     """The store that the settings name; touches nothing. A relative database path is below the workspace.
 
     Raises:
@@ -113,21 +113,21 @@ def find(config: TrackingConfig, workspace: Workspace, name: str | None = None) 
     folder = workspace.mlflow
     uri = expand_variables(config.uri, "tracking.uri") if config.uri is not None else None
     if uri is None:
-        return Store(f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri(), experiment, folder)
+        return TrackingStore(f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri(), experiment, folder)
     if uri.startswith("sqlite:///"):
         database = workspace.root / uri.removeprefix("sqlite:///")
-        return Store(f"sqlite:///{database}", (database.parent / "artifacts").as_uri(), experiment)
+        return TrackingStore(f"sqlite:///{database}", (database.parent / "artifacts").as_uri(), experiment)
     if not uri.startswith((*_SERVED, *_DATABASES)):
         raise ConfigError(
             "tracking.uri", found=uri, expected="http://…, https://…, sqlite:///…, postgresql://… or mysql://…",
             hint="correct it in params.yaml; null is the store embedded in the workspace",
         )  # fmt: skip
     served = uri.startswith(_SERVED)
-    return Store(uri, None if served else (folder / "artifacts").as_uri(), experiment)
+    return TrackingStore(uri, None if served else (folder / "artifacts").as_uri(), experiment)
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProbeResult:
     """What a store said when it was asked for nothing in particular.
 
     Args:
@@ -139,7 +139,7 @@ class Answer:
     found: str = ""
 
 
-def probe(store: Store) -> Answer:
+def probe(store: TrackingStore) -> ProbeResult:
     """Asks the store one small question, with little patience; makes nothing.
 
     Raises:
@@ -149,11 +149,11 @@ def probe(store: Store) -> Answer:
         return _probe_server(store)
     if store.uri.startswith("sqlite:///"):
         _require_writable(store)
-        return Answer()
+        return ProbeResult()
     return _probe_database(store)
 
 
-def _probe_server(store: Store) -> Answer:
+def _probe_server(store: TrackingStore) -> ProbeResult:
     prepare()
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
@@ -171,12 +171,12 @@ def _probe_server(store: Store) -> Answer:
             raise_on_status=False,
         )
     except MlflowException as fault:
-        return Answer(silent=True, found=_reason(fault))
+        return ProbeResult(silent=True, found=_reason(fault))
     if response.status_code >= 500 or response.status_code == 429:
-        return Answer(silent=True, found=f"HTTP {response.status_code}")
+        return ProbeResult(silent=True, found=f"HTTP {response.status_code}")
     is_json = "json" in response.headers.get("Content-Type", "")
     if response.status_code == 200 and is_json:
-        return Answer()
+        return ProbeResult()
     refused_user = response.status_code in (401, 403)
     raise TrackingError(
         f"tracking store {store.shown}",
@@ -196,7 +196,7 @@ def _reason(fault: BaseException) -> str:
     return type(cause).__name__
 
 
-def _require_writable(store: Store) -> None:
+def _require_writable(store: TrackingStore) -> None:
     database = Path(store.uri.removeprefix("sqlite:///"))
     folder = next(place for place in database.parents if place.exists())
     wanted = [database] if database.exists() else []
@@ -210,15 +210,15 @@ def _require_writable(store: Store) -> None:
         )
 
 
-def _probe_database(store: Store) -> Answer:
+def _probe_database(store: TrackingStore) -> ProbeResult:
     from sqlalchemy import create_engine
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
     try:
         with create_engine(store.uri).connect():
-            return Answer()
+            return ProbeResult()
     except OperationalError as fault:
-        return Answer(silent=True, found=_reason(fault))
+        return ProbeResult(silent=True, found=_reason(fault))
     except (ArgumentError, NoSuchModuleError, ImportError) as fault:
         raise TrackingError(
             f"tracking store {store.shown}",
@@ -273,7 +273,7 @@ def refused(fault: BaseException) -> bool:
     return code in _REFUSED and not str(fault).startswith("API request to")
 
 
-def with_retries(store: Store, what: str, call: Callable[[], T], seconds: float = 30.0) -> T:
+def with_retries(store: TrackingStore, what: str, call: Callable[[], T], seconds: float = 30.0) -> T:
     """`call()` with the patience that registering has: what may pass is tried again for some seconds.
 
     Raises:
@@ -289,7 +289,7 @@ def with_retries(store: Store, what: str, call: Callable[[], T], seconds: float 
             raise
         except Exception as fault:
             if refused(fault) or time.monotonic() + pause > until or not _transient(fault):
-                raise trouble(store, what, fault) from fault
+                raise to_tracking_error(store, what, fault) from fault
         time.sleep(pause)
         pause *= 2
 
@@ -299,7 +299,7 @@ def _transient(fault: BaseException) -> bool:
     return "locked" in str(fault)
 
 
-def trouble(store: Store, what: str, fault: BaseException) -> TrackingError:
+def to_tracking_error(store: TrackingStore, what: str, fault: BaseException) -> TrackingError:
     """The store's own exception as an error that says what to do."""
     found = one_line(fault)[:400] or type(fault).__name__
     if "locked" in found and store.uri.startswith("sqlite:///"):

@@ -2,7 +2,7 @@
 
 Around a step: `snapshot` (what it depends on), `clear`, run it, `commit`. Then `dvc status` is clean and `dvc repro`
 does nothing; and what `dvc repro` ran is fresh here. DVC's words, bars and warnings are kept from the user; its
-errors become MemoryFault.
+errors become VersioningError.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pipeline.workspace import Workspace
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-__all__ = ["Memory", "StageSnapshot", "StageState", "initialise"]
+__all__ = ["StageSnapshot", "StageState", "Versioning", "initialise"]
 
 
-class Memory:
-    """DVC's memory of one workspace. Every method may raise MemoryFault: DVC is locked for too long, or refuses; and
+class Versioning:
+    """DVC's memory of one workspace. Every method may raise VersioningError: DVC is locked for too long, or refuses; and
     DataError where it looks at the data: they hold what DVC cannot hash.
 
     Args:
@@ -66,7 +66,7 @@ class Memory:
         """Remembers the outputs a run of the stage has just made.
 
         Raises:
-            MemoryFault: an input changed while it ran, or an output is missing, empty or left over from before;
+            VersioningError: an input changed while it ran, or an output is missing, empty or left over from before;
                 nothing is committed then.
         """
         self._session.run(lambda repo: dvc_stages.commit(dvc_stages.load(repo, stage), snapshot))
@@ -88,7 +88,7 @@ class Memory:
         """Brings the folder `baseline` to the version that baseline.dvc pins, from the cache or the remote.
 
         Raises:
-            MemoryFault: neither has it, what they have is damaged, or files in the folder were edited.
+            VersioningError: neither has it, what they have is damaged, or files in the folder were edited.
         """
         self._session.run(lambda repo: tracked_files.update(repo, self._baseline))
 
@@ -105,7 +105,7 @@ class Memory:
         is resolved by joining what both sides changed.
 
         Raises:
-            MemoryFault: data.dvc pins another version and edited files are in the way (they are named), what it pins
+            VersioningError: data.dvc pins another version and edited files are in the way (they are named), what it pins
                 cannot be had whole (path, hash and remote are named), or there are no data and nothing pins any.
         """
         return self._on_data.run(self._update_data)

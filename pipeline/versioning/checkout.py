@@ -204,7 +204,7 @@ def fetch(out: Output, what: PinnedFiles, version: str, contents: Iterable[str])
     it lacks them.
 
     Raises:
-        MemoryFault: neither has them, whole.
+        VersioningError: neither has them, whole.
     """
     from dvc.exceptions import DvcException
     from dvc_data.hashfile.hash_info import HashInfo

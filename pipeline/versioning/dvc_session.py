@@ -31,7 +31,7 @@ class Session:
         """The result of `work` on the repository, locked.
 
         Raises:
-            MemoryFault: another DVC process keeps the lock (it is named), or DVC refuses.
+            VersioningError: another DVC process keeps the lock (it is named), or DVC refuses.
         """
         from dvc.exceptions import DvcException
         from dvc.lock import LockError
@@ -72,7 +72,7 @@ def initialise(root: Path, remote: str) -> bool:
         remote: URL or path of the default remote; a relative path is below `root`, and moves with it.
 
     Raises:
-        MemoryFault: DVC refuses.
+        VersioningError: DVC refuses.
     """
     from dvc.exceptions import DvcException, InitError
     from dvc.repo import Repo

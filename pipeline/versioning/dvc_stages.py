@@ -55,7 +55,7 @@ def data_of(repo: Repo, data: Path) -> Output:
     """The data folder, as the first stage depends on it.
 
     Raises:
-        MemoryFault: it does not.
+        VersioningError: it does not.
     """
     reader = load(repo, STEPS[0])
     for dep in reader.deps:

@@ -53,7 +53,7 @@ def update(repo: Repo, what: PinnedFiles) -> list[str]:
     """Brings a folder to the version that its .dvc file pins, and says what changed; see `pipeline.versioning.checkout`.
 
     Raises:
-        MemoryFault: it is missing and nothing pins it, what is pinned cannot be had, or files that were edited here
+        VersioningError: it is missing and nothing pins it, what is pinned cannot be had, or files that were edited here
             are in the way: all others are brought first.
     """
     if not what.pin.is_file():
@@ -77,7 +77,7 @@ def join(repo: Repo, what: PinnedFiles, out: Output) -> list[str]:
 
     Raises:
         WorkspaceError: Git does not know the common ancestor.
-        MemoryFault: the other side cannot be had, or both changed a file, otherwise: all others are brought first.
+        VersioningError: the other side cannot be had, or both changed a file, otherwise: all others are brought first.
     """
     sides = merge_conflicts.sides(what.pin)
     if not sides:
@@ -106,7 +106,7 @@ def pinned_version(text: str) -> str:
     """The hash that a .dvc file pins.
 
     Raises:
-        MemoryFault: it pins none.
+        VersioningError: it pins none.
     """
     try:
         return str(read_yaml(text)["outs"][0]["md5"])

@@ -49,8 +49,8 @@ def suites(table: pa.Table, bad: Sequence[str] = (), **settings: object) -> list
     return content_suites(table, labels, EXPECTED, bad, table.num_rows + len(bad), data)
 
 
-def found(given: list[ExpectationSuite], side: Path) -> dict[str, Finding]:
-    return {finding.code: finding for finding in judge(given, side)}
+def found(given: list[ExpectationSuite], run_dir: Path) -> dict[str, Finding]:
+    return {finding.code: finding for finding in judge(given, run_dir)}
 
 
 def test_good_data_pass_and_data_docs_are_written(tmp_path: Path) -> None:

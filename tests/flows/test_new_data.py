@@ -15,7 +15,7 @@ from flows.status import bring_up_to_date
 from pipeline import setup
 from pipeline.config import parse
 from pipeline.data.sample import generate
-from pipeline.versioning import Memory
+from pipeline.versioning import Versioning
 from pipeline.workspace import Workspace
 
 SETTINGS = {"split": {"near_duplicates": -1}, "backbone": {"weights": "shipped"}}
@@ -26,10 +26,10 @@ def newer_version(place: Path, removed: str) -> str:
     pin = place / "data.dvc"
     older = pin.read_text()
     (place / "data" / removed).unlink()
-    Memory(place).add_data()
+    Versioning(place).add_data()
     newer = pin.read_text()
     pin.write_text(older)
-    Memory(place).update_data()
+    Versioning(place).update_data()
     return newer
 
 

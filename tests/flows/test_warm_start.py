@@ -27,7 +27,7 @@ from pipeline.steps import champion
 from pipeline.tracking import registered
 from pipeline.tracking import store as stores
 from pipeline.training import members
-from pipeline.versioning import Memory
+from pipeline.versioning import Versioning
 from pipeline.workspace import STEPS, Workspace
 from store_helpers import Said
 
@@ -94,7 +94,7 @@ def lock(place: Workspace) -> dict[str, Any]:
 
 
 def fresh(place: Workspace) -> bool:
-    return all(state.fresh for state in Memory(place.root).states().values())
+    return all(state.fresh for state in Versioning(place.root).states().values())
 
 
 def weights(place: Workspace) -> str:
@@ -149,7 +149,7 @@ def test_another_champion_makes_finetune_stale_and_the_one_before_restores(place
     assert follow_champion(place, said := Said())
     assert f"{NAME} v{version} instead of {NAME} v1" in said.lines[-1]
     assert lock(place)["version"] == version
-    assert Memory(place.root).state("finetune").why == ("champion.lock changed",)
+    assert Versioning(place.root).state("finetune").why == ("champion.lock changed",)
     assert retrain(place)[0]["finetune"] == "done"
     from_foreign = weights(place)
     assert from_foreign != from_first

@@ -77,7 +77,7 @@ class Place:
         out = self.root / name
         out.mkdir()
         context = Context(
-            root=self.root, data=self.root / "data", scratch=self.root / ".thaw", side=self.root / ".thaw/runs/now/e",
+            root=self.root, data=self.root / "data", scratch=self.root / ".thaw", run_dir=self.root / ".thaw/runs/now/e",
             tracker=self.run, **surroundings,
         )  # fmt: skip
         return evaluate(config, ImageClassificationConfig(), self.split, self.finetuned, out, context)

@@ -63,7 +63,7 @@ def records(folder: Path) -> tuple[SplitRecord, BackboneRecord]:
 
 
 def context(folder: Path, scratch: Path) -> Context:
-    return Context(root=folder, data=folder / "data", scratch=scratch, side=scratch / "side")
+    return Context(root=folder, data=folder / "data", scratch=scratch, run_dir=scratch / "side")
 
 
 def test_the_first_stage_unless_another_is_asked_for(place: Path, tmp_path: Path) -> None:

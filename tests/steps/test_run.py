@@ -33,12 +33,12 @@ def place(tmp_path: Path) -> Workspace:
 
 
 def run(place: Workspace, name: str) -> object:
-    return steps.run_step(place, name, console=SilentConsole(), tracker=NoTracker(), side=place.scratch / "side")
+    return steps.run_step(place, name, console=SilentConsole(), tracker=NoTracker(), run_dir=place.scratch / "side")
 
 
 def fake(seen: list[object]) -> Callable[..., SplitRecord]:
     def split(config: SplitConfig, validated: ValidateRecord, out: Path, context: Context) -> SplitRecord:
-        seen.extend([config, validated.labels, list(out.iterdir()), context.data, context.side.is_dir()])
+        seen.extend([config, validated.labels, list(out.iterdir()), context.data, context.run_dir.is_dir()])
         return SplitRecord(
             manifest_sha256="", labels=validated.labels, counts={}, new=0, left_out=(), warnings=(),
             near_duplicate_groups=0,
@@ -96,7 +96,7 @@ def test_from_the_shell_an_error_is_its_text_and_exit_code_2(place: Workspace) -
     (place.root / "pipeline" / "__init__.py").write_text("raise RuntimeError('the workspace was imported')")
     done = python(place, "split")
     assert done.returncode == 2
-    assert done.stderr.startswith("memory: ")
+    assert done.stderr.startswith("versioning: ")
     assert "Traceback" not in done.stderr
     assert python(place, "nothing").returncode == 2
 

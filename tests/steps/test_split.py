@@ -21,7 +21,7 @@ from pipeline.errors import LedgerError, SplitError
 from pipeline.evaluation.bootstrap import proportion, units_of
 from pipeline.records import SplitRecord, ValidateRecord
 from pipeline.steps.split import split
-from pipeline.versioning import Memory, initialise
+from pipeline.versioning import Versioning, initialise
 from pipeline.versioning.stale_reasons import ledger_objects
 from pipeline.workspace import emptied
 
@@ -274,12 +274,12 @@ def test_a_class_of_one_group_is_warned_of(place: Place) -> None:
 
 
 def test_the_ledger_is_pinned(pinned: Place) -> None:
-    assert Memory(pinned.root).update_ledger() == []
+    assert Versioning(pinned.root).update_ledger() == []
     pin = (pinned.root / "ledger.dvc").read_text()
     pinned.grow("b", 6)
     pinned.split()
     assert (pinned.root / "ledger.dvc").read_text() != pin
-    assert Memory(pinned.root).update_ledger() == []
+    assert Versioning(pinned.root).update_ledger() == []
 
 
 def test_a_missing_ledger_comes_back_from_the_cache(pinned: Place) -> None:
@@ -304,12 +304,12 @@ def test_a_kill_between_ledger_and_pin_loses_nothing(pinned: Place, monkeypatch:
     pinned.grow("b", 6)
     fired = []
 
-    def killed(_memory: Memory) -> None:
+    def killed(_memory: Versioning) -> None:
         fired.append(True)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Memory, "add_ledger", killed)
+        patch.setattr(Versioning, "add_ledger", killed)
         with pytest.raises(KeyboardInterrupt):
             pinned.split()
     assert fired

@@ -46,14 +46,14 @@ class Bench:
         return self.base / f"out{self.runs}"
 
     @property
-    def side(self) -> Path:
+    def run_dir(self) -> Path:
         return self.base / ".thaw" / "runs" / str(self.runs) / "validate"
 
     def run(self, **settings: object) -> ValidateRecord:
         self.runs += 1
         self.out.mkdir()
         console = Told()
-        context = Context(self.base, self.data, self.base / ".thaw", self.side, console)
+        context = Context(self.base, self.data, self.base / ".thaw", self.run_dir, console)
         config = DataConfig.model_validate({"min_per_class": 5, **settings})
         try:
             return validate(config, ImageClassificationConfig(), self.out, context)
@@ -64,7 +64,7 @@ class Bench:
         return {file.name: file.read_bytes() for file in sorted(self.out.iterdir())}
 
     def drift(self) -> list[str]:
-        return [finding["code"] for finding in json.loads((self.side / "drift.json").read_text())]
+        return [finding["code"] for finding in json.loads((self.run_dir / "drift.json").read_text())]
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_manifest_quarantine_and_record(bench: Bench) -> None:
     (quarantined,) = pq.read_table(record.quarantine).to_pylist()
     assert (quarantined["path"], quarantined["code"]) == ("cat/broken.png", "not-an-image")
     assert any("cat/broken.png" in line for line in bench.said)
-    assert (bench.side / "data-docs" / "index.html").is_file()
+    assert (bench.run_dir / "data-docs" / "index.html").is_file()
 
 
 def test_the_first_quarantined_files_are_named_then_how_many_more_and_where_all_are(bench: Bench) -> None:
@@ -141,8 +141,8 @@ def test_refusal_names_everything_at_once_and_touches_nothing(bench: Bench) -> N
         assert code in refused.value.found
     assert {file: file.read_bytes() for file in bench.data.rglob("*.png")} == before
     assert list(bench.out.iterdir()) == []
-    assert pq.read_table(bench.side / "quarantine.parquet").num_rows == 3
-    findings = json.loads((bench.side / "findings.json").read_text())
+    assert pq.read_table(bench.run_dir / "quarantine.parquet").num_rows == 3
+    findings = json.loads((bench.run_dir / "findings.json").read_text())
     assert {"conflicting-labels", "empty-class"} <= {finding["code"] for finding in findings}
 
 

@@ -16,7 +16,7 @@ from pipeline.config import TrackingConfig
 from pipeline.context import MetricPoint, NoTracker
 from pipeline.errors import ConfigError, TrackingError
 from pipeline.tracking import open_tracker, server_command
-from pipeline.tracking.store import find, trouble, with_retries
+from pipeline.tracking.store import find, to_tracking_error, with_retries
 from pipeline.workspace import Workspace
 from store_helpers import lay_store, tracker
 
@@ -207,7 +207,7 @@ def test_a_relative_database_is_below_the_workspace_and_a_password_is_not_shown(
     assert find(TrackingConfig(uri="sqlite:///my.db"), Workspace(tmp_path)).uri == f"sqlite:///{tmp_path}/my.db"
     store = find(TrackingConfig(uri="https://me:secret@mlflow.example.com"), Workspace(tmp_path))
     assert store.shown == "https://***@mlflow.example.com"
-    assert "secret" not in str(trouble(store, "asking", OSError(f"no route to {store.uri}")))
+    assert "secret" not in str(to_tracking_error(store, "asking", OSError(f"no route to {store.uri}")))
 
 
 def test_tracking_can_be_off(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from pipeline.steps import finetune as step
 from pipeline.tasks import catalog
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import members
-from pipeline.versioning import Memory, initialise
+from pipeline.versioning import Versioning, initialise
 
 ONCE = CONFIG.model_copy(update={"baseline_steps": 10})
 ANOTHER = CONFIG.model_copy(update={"baseline_steps": 1})
@@ -47,7 +47,7 @@ def run(
     out = root / "artifacts" / f"finetune{len(list(root.glob('artifacts/finetune*')))}"
     out.mkdir(parents=True)
     context = Context(
-        root=root, data=root / "data", scratch=root / ".thaw", side=root / "side", console=console or SilentConsole()
+        root=root, data=root / "data", scratch=root / ".thaw", run_dir=root / "side", console=console or SilentConsole()
     )
     return step.finetune(config, ImageClassificationConfig(), split, backbone, out, context)
 
@@ -203,7 +203,7 @@ def pinned(tmp_path: Path) -> Path:
     (root / "dvc.yaml").write_text(dvc_yaml.generate())
     (root / "baseline.lock").write_text("{}\n")
     data(root)
-    Memory(root).add_data()
+    Versioning(root).add_data()
     run(root)
     return root
 
@@ -211,7 +211,7 @@ def pinned(tmp_path: Path) -> Path:
 def test_it_is_pinned_and_brought_back_by_dvc(pinned: Path) -> None:
     assert "baseline" in (pinned / "baseline.dvc").read_text()
     (entry,) = yaml.safe_load((pinned / "baseline.lock").read_text()).values()
-    assert entry["data"] == Memory(pinned).data_version().md5
+    assert entry["data"] == Versioning(pinned).data_version().md5
     sha = manifest.sha256(pinned / "baseline" / "candidate" / "model.safetensors")
     forget_candidates(pinned)
     shutil.rmtree(pinned / "baseline")

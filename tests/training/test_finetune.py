@@ -89,7 +89,7 @@ def run(root: Path, config: FinetuneConfig = CONFIG, **surroundings: Any) -> Fin
     split = data(root)
     out = root / f"out{len(list(root.glob('out*')))}"
     out.mkdir()
-    context = Context(root=root, data=root / "data", scratch=root / ".thaw", side=root / "side", **surroundings)
+    context = Context(root=root, data=root / "data", scratch=root / ".thaw", run_dir=root / "side", **surroundings)
     return step.finetune(config, ImageClassificationConfig(), split, BACKBONE, out, context)
 
 
