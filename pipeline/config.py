@@ -166,9 +166,13 @@ class StageConfig(ConfigSection):
     name: str
     train: tuple[str, ...]
     """what trains: head, last:N (the last N blocks and the head), all, or a pattern such as layer4*"""
+    frozen: tuple[str, ...] = ()
+    """blocks that stay frozen although `train` names them, by patterns"""
     epochs: Positive
     lr: Above | Literal["auto"] = 1e-3
     """peak learning rate of the head; auto: found by a sweep"""
+    body_lr: Above | None = None
+    """peak learning rate of the block below the head; null: the head's, multiplied by lr_decay"""
     lr_decay: float = Field(default=1.0, gt=0, le=1)
     """multiplies the rate per block going deeper (Howard and Ruder 2018, section 3.1)"""
     warmup: Fraction = 0.1
@@ -219,8 +223,12 @@ class FinetuneConfig(ConfigSection):
     """epochs of a built-in recipe in all, shared out over its stages"""
     lr: Above | Literal["auto"] = 1e-3
     """peak rate of the head in the built-in recipes"""
+    body_lr: Above | None = None
+    """peak rate of the block below the head in the built-in recipes; null: the head's, multiplied by lr_decay"""
     lr_decay: float = Field(default=0.9, gt=0, le=1)
     """rate multiplier per block going deeper in the built-in recipes; blocks are fine-grained, ten to a hundred a network"""
+    frozen: tuple[str, ...] = ()
+    """blocks, by patterns, that no built-in recipe trains but scratch"""
     seed: int = 0
     batch_size: Positive = 32
     head_solver: Literal["auto", "optimizer"] = "auto"

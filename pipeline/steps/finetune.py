@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import manifest
+from pipeline import files, manifest
 from pipeline.config import ENGINE, FinetuneConfig, StageConfig
 from pipeline.config_section import TaskConfig
 from pipeline.context import Context, MetricPoint, TrackedRun
@@ -185,7 +185,7 @@ class FinetuneRun:
         return {
             "engine": ENGINE, "finetune": settings, "task": shown, "input": self.spec.model_dump(mode="json"),
             "labels": list(self.split.labels), "data": data, "architecture": self.backbone.architecture,
-            "weights": self.backbone.weights_sha256, "champion": self.champion and self.champion.sha256,
+            "weights": self.backbone.weights_sha256, "files": self._file_digests(), "champion": self.champion and self.champion.sha256,
         }  # fmt: skip
 
     @cached_property
@@ -235,7 +235,7 @@ class FinetuneRun:
         began = time.monotonic()
         trained = train(self.job, recipe, self.plan, stop, lambda rows: run.metrics(points(rows)))
         target = self.tables["val"].column("target").to_pylist()
-        record = candidates.keep(self.job, recipe, trained, self.backbone.architecture, target)
+        record = candidates.keep(self.job, recipe, trained, self.backbone, target)
         self.timing[recipe.name] = {
             "seconds": time.monotonic() - began,
             "stages": {name: timed(spent) for name, spent in trained.spent.items()},
@@ -272,6 +272,10 @@ class FinetuneRun:
             store=store, train=sets["train"], val=sets["val"], scratch=context.scratch, console=context.console,
             build=self._build,
         )  # fmt: skip
+
+    def _file_digests(self) -> dict[str, str]:
+        """The sha256 of what else rebuilds the network: its configuration, its tokenizer."""
+        return {name: files.sha256(self.backbone.folder / name) for name in self.backbone.files}
 
     @property
     def _presented(self) -> BackboneRecord:

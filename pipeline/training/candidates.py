@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import files, manifest
 from pipeline.context import Console
 from pipeline.errors import VersioningError
-from pipeline.records import CandidateRecord, InputSpec
+from pipeline.records import BackboneRecord, CandidateRecord, InputSpec
 from pipeline.training.crash_points import crash_point
 from pipeline.training.train_state import Row
 
@@ -48,7 +48,7 @@ def checkpoints_of(scratch: Path, key: str) -> Path:
 
 
 def keep(
-    job: FinetuneJob, recipe: Recipe, trained: TrainedRecipe, architecture: str, target: Sequence[str]
+    job: FinetuneJob, recipe: Recipe, trained: TrainedRecipe, backbone: BackboneRecord, target: Sequence[str]
 ) -> CandidateRecord:
     """Writes a trained candidate's files, so that they appear whole or not at all, and clears its checkpoints.
 
@@ -63,7 +63,9 @@ def keep(
     _write_validation(temporary / VALIDATION, job.val.ids, target, trained.probabilities, job.labels)
     write_curves(temporary / CURVES, trained.position.rows)
     sha = _write_model(temporary / "model.safetensors", trained)
-    _record(job.spec, job.labels, recipe, trained, architecture, sha).save(temporary)
+    for name in backbone.files:
+        shutil.copyfile(backbone.folder / name, temporary / name)
+    _record(job.spec, job.labels, recipe, trained, backbone, sha).save(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
     crash_point("after-candidate")
@@ -121,12 +123,12 @@ def _write_validation(
 
 
 def _record(
-    spec: InputSpec, labels: tuple[str, ...], recipe: Recipe, trained: TrainedRecipe, architecture: str, sha: str
+    spec: InputSpec, labels: tuple[str, ...], recipe: Recipe, trained: TrainedRecipe, backbone: BackboneRecord, sha: str
 ) -> CandidateRecord:
     position = trained.position
     notes = {"notes": position.notes} if position.notes else {}
     return CandidateRecord(
-        name=recipe.name, key=recipe.key, baseline=False, architecture=architecture, labels=labels, input=spec,
+        name=recipe.name, key=recipe.key, baseline=False, architecture=backbone.architecture, labels=labels, input=spec,
         stages=tuple(position.results), val=position.results[-1].val, steps=position.steps, model_sha256=sha,
-        plan={**position.plan, **notes},
+        plan={**position.plan, **notes}, backbone=backbone.name, files=backbone.files,
     )  # fmt: skip

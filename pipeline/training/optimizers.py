@@ -14,10 +14,21 @@ if TYPE_CHECKING:
     from pipeline.training.stages import StageScope
 
 
-def rates(blocks: list[str], scope: StageScope, lr: float, decay: float) -> dict[str, float]:
-    """The peak rate of each trained block: `lr` at the output, times `decay` a block going deeper."""
-    depth = {name: turn for turn, name in enumerate(reversed(blocks))}
-    return {name: lr * decay ** depth[name] for name in scope.trained}
+def rates(
+    blocks: list[str], scope: StageScope, lr: float, decay: float, body_lr: float | None = None
+) -> dict[str, float]:
+    """The peak rate of each trained block: `lr` at the output, times `decay` a block going deeper.
+
+    Args:
+        body_lr: of the block below the head, where it is another than `lr` times `decay`.
+    """
+    found: dict[str, float] = {}
+    for depth, name in enumerate(reversed(blocks)):
+        if body_lr is None or depth == 0:
+            found[name] = lr * decay**depth
+        else:
+            found[name] = body_lr * decay ** (depth - 1)
+    return {name: found[name] for name in scope.trained}
 
 
 def groups(model: BlockedNetwork, max_lrs: dict[str, float], weight_decay: float) -> list[dict[str, Any]]:

@@ -127,7 +127,16 @@ SETS = {"compare": tuple(BUILT_IN)}
 
 def _stage(config: FinetuneConfig, name: str, train: tuple[str, ...], epochs: int, scale: float = 1.0) -> StageConfig:
     lr = config.lr if config.lr == "auto" else config.lr * scale
-    return StageConfig(name=name, train=train, epochs=epochs, lr=lr, lr_decay=config.lr_decay)
+    body_lr = None if config.body_lr is None else config.body_lr * scale
+    return StageConfig(
+        name=name,
+        train=train,
+        frozen=config.frozen,
+        epochs=epochs,
+        lr=lr,
+        body_lr=body_lr,
+        lr_decay=config.lr_decay,
+    )
 
 
 def _checked(name: str, own: Stages) -> Stages:

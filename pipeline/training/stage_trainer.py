@@ -119,7 +119,9 @@ class StageTrainer:
         if not position.opened:
             self._say_how()
             position.lr = self._peak_rate()
-        self.max_lrs = optimizers.rates([b.name for b in self.model.blocks], self.scope, position.lr, stage.lr_decay)
+        body_lr = None if stage.lr == "auto" else stage.body_lr
+        names = [block.name for block in self.model.blocks]
+        self.max_lrs = optimizers.rates(names, self.scope, position.lr, stage.lr_decay, body_lr)
         groups = optimizers.groups(self.model, self.max_lrs, job.config.weight_decay)
         self.optimizer = optimizers.build(job.config, groups)
         if self.solves:

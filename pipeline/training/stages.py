@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.config import StageConfig
-from pipeline.errors import TrainingError
+from pipeline.errors import ConfigError, TrainingError
 from pipeline.models.block_patterns import select
 
 if TYPE_CHECKING:
@@ -41,6 +41,15 @@ def scope(model: BlockedNetwork, stage: StageConfig) -> StageScope:
     """
     names = [block.name for block in model.blocks]
     chosen = set(select(names, stage.train))
+    if stage.frozen:
+        chosen -= set(select(names, stage.frozen))
+    if not chosen:
+        raise ConfigError(
+            f"stage '{stage.name}'",
+            found="every block that it trains is among those that stay frozen",
+            expected="at least one block to train",
+            hint="correct `train` or `frozen`",
+        )
     result = StageScope(
         trained=tuple(n for n in names if n in chosen),
         frozen=tuple(n for n in names if n not in chosen),

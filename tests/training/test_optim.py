@@ -54,3 +54,9 @@ def test_moments_come_back_as_they_were(kind: str) -> None:
         for key, value in optimizers.optimizer_state(one).items()
     )
     assert optimizers.layout(one) == optimizers.layout(other)
+
+
+def test_the_body_has_a_rate_of_its_own_where_one_is_set() -> None:
+    scope = stages.StageScope(trained=("a", "b", "head"), frozen=(), boundary=0, batchnorm=False)
+    found = optimizers.rates(["a", "b", "head"], scope, 1e-3, 0.5, 2e-4)
+    assert found == {"a": 1e-4, "b": 2e-4, "head": 1e-3}

@@ -75,3 +75,13 @@ def test_compare_is_every_built_in_recipe_once() -> None:
     config = FinetuneConfig(recipes=("head", "compare"))
     assert recipes.named(config) == ("head", "scratch", "gradual", "full", "lp-ft")
     assert set(recipes.named(config)) == set(recipes.BUILT_IN)
+
+
+def test_blocks_that_stay_frozen_are_trained_by_no_recipe_but_scratch() -> None:
+    config = FinetuneConfig(frozen=("low",))
+    assert all(
+        stage.frozen == ("low",)
+        for name in ("head", "full", "gradual", "lp-ft")
+        for stage in recipes.stages(name, config, ["low", "mid", "head"])
+    )
+    assert all(not stage.frozen for stage in recipes.stages("scratch", config, ["low", "mid", "head"]))
