@@ -60,3 +60,12 @@ class ColumnExpectation:
     values: tuple[str, ...] | None = None
     low: float | None = None
     high: float | None = None
+
+
+@dataclass(frozen=True)
+class RandomDraw:
+    """The counted randomness of one example in one epoch: everything random about it follows from these."""
+
+    seed: int
+    view: int  # the epoch, or the view's number where views are counted
+    id: str

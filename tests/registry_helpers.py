@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from pipeline.config import Config, RegisterConfig
 from pipeline.context import Context
 from pipeline.manifest import sha256
+from pipeline.modalities.image.settings import ImageIntakeConfig
 from pipeline.models.network import state_to_save
 from pipeline.models.providers.torchvision import blocks
 from pipeline.records import (
@@ -33,7 +34,7 @@ from pipeline.records import (
     digest,
 )
 from pipeline.tasks.image_classification import TASK
-from pipeline.tasks.image_classification.settings import ImageClassificationConfig, ImageIntakeConfig
+from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import members
 from store_helpers import lay_store
 

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from pipeline.examples import ColumnExpectation, ExampleFault, ExampleListing, ListedExample, MeasuredExample
+from pipeline.examples import (
+    ColumnExpectation,
+    ExampleFault,
+    ExampleListing,
+    ListedExample,
+    MeasuredExample,
+    RandomDraw,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,15 +57,6 @@ __all__ = [
     "StoreLimits",
     "Task",
 ]
-
-
-@dataclass(frozen=True)
-class RandomDraw:
-    """The counted randomness of one example in one epoch: everything random about it follows from these."""
-
-    seed: int
-    view: int  # the epoch, or the view's number where views are counted
-    id: str
 
 
 class SourceDescription(NamedTuple):

@@ -14,10 +14,10 @@ from PIL import ExifTags, Image
 from image_builders import dataset, encoded, frames, picture, placeholder, png_header, save
 from pipeline.errors import DataError
 from pipeline.examples import ExampleFault, MeasuredExample
-from pipeline.tasks import image_files
-from pipeline.tasks.image_classification.settings import ImageIntakeConfig
-from pipeline.tasks.image_files import open_rgb
-from pipeline.tasks.image_measure import measure
+from pipeline.modalities.image import decoding
+from pipeline.modalities.image.decoding import open_rgb
+from pipeline.modalities.image.measurement import measure
+from pipeline.modalities.image.settings import ImageIntakeConfig
 
 JPEG = encoded(picture(), "JPEG", quality=95)
 PNG = encoded(picture(), "PNG")
@@ -259,7 +259,7 @@ def test_quiet_restores_the_filters_whatever_the_threads_do(tmp_path: Path) -> N
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(open_rgb, sorted(tmp_path.rglob("*.png")) * 5))
     assert list(warnings.filters) == before
-    with pytest.warns(UserWarning, match="mine"), image_files.quiet():
+    with pytest.warns(UserWarning, match="mine"), decoding.quiet():
         warnings.warn("mine", UserWarning, stacklevel=1)
 
 

@@ -15,8 +15,8 @@ from pipeline.context import SilentConsole
 from pipeline.data.scan import scan
 from pipeline.data.scan_cache import ScanCache
 from pipeline.examples import ExampleFault, MeasuredExample
-from pipeline.tasks.image_classification.settings import ImageIntakeConfig
-from pipeline.tasks.image_measure import measure
+from pipeline.modalities.image.measurement import measure
+from pipeline.modalities.image.settings import ImageIntakeConfig
 
 Results = dict[str, MeasuredExample | ExampleFault]
 

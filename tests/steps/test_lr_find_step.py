@@ -15,11 +15,12 @@ from pipeline import manifest
 from pipeline.config import FinetuneConfig, PlanConfig
 from pipeline.context import Context
 from pipeline.errors import ConfigError
+from pipeline.modalities.image.settings import ImageInputConfig
 from pipeline.models.network import state_to_save
 from pipeline.models.providers.torchvision import blocks
 from pipeline.records import BackboneRecord, ImageInputSpec, SplitRecord
 from pipeline.steps.lr_find import lr_find
-from pipeline.tasks.image_classification.settings import ImageClassificationConfig, ImageInputConfig
+from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 
 CONFIG = FinetuneConfig(
     batch_size=8, views=1, plan=PlanConfig(precision="fp32", memory_format="contiguous", device="cpu")

@@ -12,12 +12,14 @@ import torch
 from PIL import Image
 
 from pipeline.errors import DataError, TrainingError
+from pipeline.modalities.image import augmentation
+from pipeline.modalities.image.settings import ImageAugmentConfig, ImageInputConfig
 from pipeline.models.network import state_to_save
 from pipeline.records import BackboneRecord, ImageInputSpec
-from pipeline.tasks import augment, catalog
+from pipeline.tasks import catalog
 from pipeline.tasks.base import RandomDraw
 from pipeline.tasks.image_classification import TASK
-from pipeline.tasks.image_classification.settings import ImageAugmentConfig, ImageClassificationConfig, ImageInputConfig
+from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 
 SPEC = ImageInputSpec(size=56, resize=64)
 STILL = ImageAugmentConfig(crop_scale=(1, 1), crop_ratio=(1, 1), hflip=0, brightness=0, contrast=0, saturation=0)
@@ -163,9 +165,11 @@ def test_the_first_view_is_the_plain_one() -> None:
 
 def test_a_view_follows_from_seed_view_and_id_alone() -> None:
     config = ImageAugmentConfig()
-    views = {augment.view(RandomDraw(s, v, i), 256, config) for s in (0, 1) for v in (0, 1) for i in ("a", "b")}
+    views = {augmentation.view(RandomDraw(s, v, i), 256, config) for s in (0, 1) for v in (0, 1) for i in ("a", "b")}
     assert len(views) == 8
-    assert augment.view(RandomDraw(0, 1, "a"), 256, config) == augment.view(RandomDraw(0, 1, "a"), 256, config)
+    assert augmentation.view(RandomDraw(0, 1, "a"), 256, config) == augmentation.view(
+        RandomDraw(0, 1, "a"), 256, config
+    )
 
 
 def test_nothing_random_leaves_the_picture() -> None:
@@ -200,7 +204,7 @@ def test_quarter_turns_are_all_four_and_nothing_else() -> None:
 
 def test_crops_keep_to_their_limits_and_spread_over_them() -> None:
     config = ImageAugmentConfig(crop_scale=(0.3, 0.9), crop_ratio=(0.8, 1.25))
-    views = [augment.view(RandomDraw(0, 0, str(n)), 256, config) for n in range(2000)]
+    views = [augmentation.view(RandomDraw(0, 0, str(n)), 256, config) for n in range(2000)]
     shares = np.array([v.height * v.width / 256**2 for v in views])
     ratios = np.array([v.width / v.height for v in views])
     assert shares.min() > 0.28
@@ -217,12 +221,12 @@ def test_crops_keep_to_their_limits_and_spread_over_them() -> None:
 
 def test_colours_equal_one_adjustment_after_another() -> None:
     planes = np.random.default_rng(0).uniform(60, 190, (3, 20, 20)).astype(np.float32)  # far from clipping
-    seen = augment.View(0, 0, 20, 20, False, False, 0, brightness=1.1, contrast=0.8, saturation=1.3)
+    seen = augmentation.View(0, 0, 20, 20, False, False, 0, brightness=1.1, contrast=0.8, saturation=1.3)
     x = planes.astype(np.float64) * 1.1
-    grey = np.tensordot(augment.GREY, x, 1)
+    grey = np.tensordot(augmentation.GREY, x, 1)
     x = 0.8 * x + 0.2 * grey.mean()
-    x = 1.3 * x - 0.3 * np.tensordot(augment.GREY, x, 1)
-    augment._colour(planes, seen)
+    x = 1.3 * x - 0.3 * np.tensordot(augmentation.GREY, x, 1)
+    augmentation._colour(planes, seen)
     np.testing.assert_allclose(planes, x, rtol=1e-4)
 
 

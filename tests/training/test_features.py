@@ -17,12 +17,13 @@ from tiny import elsewhere
 
 from disks import small_disk, small_files
 from pipeline.context import SilentConsole
+from pipeline.modalities.image.settings import ImageAugmentConfig
 from pipeline.models.providers.torchvision import blocks
 from pipeline.records import ImageInputSpec
 from pipeline.tasks.base import RandomDraw
 from pipeline.tasks.image_classification import TASK
 from pipeline.tasks.image_classification.codec import ImageCodec
-from pipeline.tasks.image_classification.settings import ImageAugmentConfig, ImageClassificationConfig
+from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import feature_cache, sampling
 from pipeline.training.plan import TrainingPlan, autocast, place, to_input
 

@@ -93,7 +93,7 @@ class ImageCodec:
         """
         from PIL import Image
 
-        from pipeline.tasks.image_files import open_rgb
+        from pipeline.modalities.image.decoding import open_rgb
 
         side = spec.resize
         image = open_rgb(path, background=spec.background, draft=(side, side))
@@ -110,16 +110,16 @@ class ImageCodec:
     def prepare(
         self, decoded: Batch, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None
     ) -> torch.Tensor:
-        """(N, resize, resize, 3) of uint8 as (N, 3, size, size) of float32, normalised; see `pipeline.tasks.augment`.
+        """(N, resize, resize, 3) of uint8 as (N, 3, size, size) of float32, normalised; see `pipeline.modalities.image.augmentation`.
 
         What comes of an example depends on its pixels and its draw alone, to the bit. Channels lie last in memory.
         """
-        from pipeline.tasks import augment
+        from pipeline.modalities.image import augmentation
         from pipeline.tensors import single_tensor
 
         if draws is None:
-            return augment.plain(single_tensor(decoded), image_spec(spec))
-        return augment.augmented(single_tensor(decoded), image_spec(spec), image_settings(task).augment, draws)
+            return augmentation.plain(single_tensor(decoded), image_spec(spec))
+        return augmentation.augmented(single_tensor(decoded), image_spec(spec), image_settings(task).augment, draws)
 
 
 def _centre(size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -21,7 +21,7 @@ class ImageDisplay:
         Raises:
             DataError: the file is missing or cannot be decoded wholly.
         """
-        from pipeline.tasks.image_files import open_rgb
+        from pipeline.modalities.image.decoding import open_rgb
 
         image = open_rgb(real_path(data, example["path"]), draft=(SHOWN, SHOWN))
         image.thumbnail((SHOWN, SHOWN))

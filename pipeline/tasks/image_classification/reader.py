@@ -55,16 +55,16 @@ class ImageReader:
         from pipeline.config import ENGINE
         from pipeline.data.scan import scan
         from pipeline.data.scan_cache import ScanCache
+        from pipeline.modalities.image import measurement
         from pipeline.records import digest
-        from pipeline.tasks import image_measure
 
         intake = image_settings(task).intake
         paths = sorted({example.path for example in examples})
-        measure = partial(image_measure.measure, root, intake=intake)
+        measure = partial(measurement.measure, root, intake=intake)
         cache = ScanCache(scratch / "scan", digest(ENGINE, self.task_name, intake))
         return scan(root, paths, measure, cache, console)
 
     def expectations(self, task: TaskConfig) -> Sequence[ColumnExpectation]:
-        from pipeline.tasks import image_measure
+        from pipeline.modalities.image import measurement
 
-        return image_measure.expectations(image_settings(task).intake)
+        return measurement.expectations(image_settings(task).intake)

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.examples import RandomDraw
+    from pipeline.modalities.image.settings import ImageAugmentConfig
     from pipeline.records import ImageInputSpec
-    from pipeline.tasks.base import RandomDraw
-    from pipeline.tasks.image_classification.settings import ImageAugmentConfig
 
 Pixels = NDArray[np.uint8]
 Planes = NDArray[np.float32]  # (3, H, W)

@@ -17,8 +17,8 @@ from PIL import Image, UnidentifiedImageError
 from pipeline.data.files import outside
 from pipeline.examples import ColumnExpectation, ExampleFault, MeasuredExample
 from pipeline.manifest import real_path
-from pipeline.tasks import image_files
-from pipeline.tasks.image_classification.settings import ImageIntakeConfig
+from pipeline.modalities.image import decoding
+from pipeline.modalities.image.settings import ImageIntakeConfig
 
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -58,7 +58,7 @@ def measure(root: Path, path: str, intake: ImageIntakeConfig) -> MeasuredExample
     try:
         data = _read(root, path, intake)
         identity = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        with image_files.quiet():
+        with decoding.quiet():
             return _measure(data, path, identity, intake)
     except _Unusable as fault:
         code, found, expected, hint = fault.args
@@ -92,10 +92,10 @@ def _measure(data: bytes, path: str, identity: str, intake: ImageIntakeConfig) -
     try:
         with _open(data, intake) as image:
             _check_header(image, intake)
-            turn = image_files.orientation(image)
+            turn = decoding.orientation(image)
             converted = _conversions(image, turn, path, intake)
             format_, mode = _format(image), image.mode
-            rgb = image_files.as_rgb(image, turn, intake.background)
+            rgb = decoding.as_rgb(image, turn, intake.background)
         if format_ == "PNG":  # decoding passes over the checksums that would betray a flipped byte
             with _open(data, intake) as image:
                 image.verify()
@@ -124,7 +124,7 @@ def _open(data: bytes, intake: ImageIntakeConfig) -> Image.Image:
         raise _too_many_pixels(_reason(fault), intake) from fault
     except UnidentifiedImageError as fault:
         found = _describe(data)
-        if found in image_files.DECODERS:
+        if found in decoding.DECODERS:
             hint = f"save it in one of those formats, or add {found} to task.intake.formats"
             raise _Unusable("format", f"a {found} file", f"one of {allowed}", hint) from fault
         raise _Unusable("not-an-image", found, f"an image: {allowed}", _REPLACE) from fault
@@ -161,9 +161,9 @@ def _conversions(image: Image.Image, turn: int, path: str, intake: ImageIntakeCo
     tile = getattr(image, "tile", None)
     raw = str(tile[0][3]) if tile else ""
     # Pillow turns a TIFF itself while loading, see `orientation`.
-    tiff_turn = image.getexif().get(image_files.ORIENTATION, 1) if image.format == "TIFF" else 1
+    tiff_turn = image.getexif().get(decoding.ORIENTATION, 1) if image.format == "TIFF" else 1
     kinds = {
-        "exif-rotated": turn in image_files.TURNS or tiff_turn in image_files.TURNS,
+        "exif-rotated": turn in decoding.TURNS or tiff_turn in decoding.TURNS,
         "cmyk": image.mode == "CMYK",
         "16-bit": image.mode.startswith("I;16") or (";16" in raw and "BGR" not in raw),
         "32-bit": image.mode in ("I", "F"),
@@ -208,7 +208,7 @@ def _doubt(path: str, identity: str, detail: float, intake: ImageIntakeConfig) -
 
 def _describe(data: bytes) -> str:
     """What a file is that none of the allowed decoders knows, in words or as one of the decoders' names."""
-    with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=image_files.DECODERS) as image:
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=decoding.DECODERS) as image:
         return _format(image)
     head = data[:512].lstrip()
     for magic, name in ((b"%!PS", "an EPS file"), (b"\xc5\xd0\xd3\xc6", "an EPS file"), (b"%PDF", "a PDF file"),

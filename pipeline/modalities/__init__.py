@@ -1,0 +1,1 @@
+"""What tasks on one kind of content share, whatever their targets are."""

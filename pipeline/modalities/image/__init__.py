@@ -1,0 +1,1 @@
+"""Images: decoding, measuring and augmenting, shared by every task that has them."""
