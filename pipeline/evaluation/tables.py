@@ -17,7 +17,7 @@ from pipeline.evaluation.per_class import ClassScore, ConfusedPair
 from pipeline.evaluation.slices import SliceScore
 from pipeline.manifest import write_table
 from pipeline.records import MetricEstimate
-from pipeline.tasks.base import Task
+from pipeline.tasks.base import Display
 
 
 def predictions(made: Predictions, table: pa.Table, labels: Sequence[str], path: Path) -> None:
@@ -53,7 +53,7 @@ def reliability(rows: Iterable[ReliabilityBin], path: Path) -> None:
 
 
 def worst(
-    made: Predictions, table: pa.Table, labels: Sequence[str], kind: Task, data: Path, folder: Path, most: int
+    made: Predictions, table: pa.Table, labels: Sequence[str], display: Display, data: Path, folder: Path, most: int
 ) -> None:
     """The most confident mistakes, shown as the task shows an example, and listed in worst.json."""
     folder.mkdir()
@@ -65,7 +65,7 @@ def worst(
         row["predicted"] = labels[made.predicted[at]]
         row["confidence"] = _short(float(made.confidence[at]))
         row["target_probability"] = _short(float(made.right[at]))
-        exhibit = kind.display.exhibit(row, data, folder, f"{number:02d}")
+        exhibit = display.exhibit(row, data, folder, f"{number:02d}")
         row.pop("content", None)
         row["picture"] = exhibit.content if exhibit is not None and exhibit.kind == "picture" else None
         if exhibit is not None and exhibit.kind == "text":

@@ -9,6 +9,7 @@ import mimetypes
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -18,7 +19,12 @@ from pipeline.records import MetricEstimate
 
 @dataclass(frozen=True)
 class WorstError:
-    """One of the worst errors; `picture` is a data URI."""
+    """One of the worst errors.
+
+    Args:
+        picture: as a data URI, where the example is a picture.
+        text: where it is text.
+    """
 
     path: str
     target: str
@@ -26,6 +32,7 @@ class WorstError:
     confidence: float
     target_probability: float
     picture: str | None
+    text: str | None = None
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -66,18 +73,25 @@ def quarantine(path: Path) -> list[dict[str, str]]:
     return sorted(rows, key=lambda row: (row["code"], row["path"]))
 
 
+def _worst_error(row: Mapping[str, Any], folder: Path) -> WorstError:
+    picture = _inside(folder / row["picture"]) if row["picture"] else None
+    return WorstError(
+        path=row["path"],
+        target=row["target"],
+        predicted=row["predicted"],
+        confidence=row["confidence"],
+        target_probability=row["target_probability"],
+        picture=picture,
+        text=row.get("text"),
+    )
+
+
 def worst(folder: Path) -> list[WorstError]:
     """The worst errors with their pictures inside."""
     path = folder / "worst.json"
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return [
-            WorstError(
-                row["path"], row["target"], row["predicted"], row["confidence"], row["target_probability"],
-                _inside(folder / row["picture"]) if row["picture"] else None,
-            )
-            for row in rows
-        ]  # fmt: skip
+        return [_worst_error(row, folder) for row in rows]
     except (OSError, ValueError, KeyError) as fault:
         raise VersioningError(
             str(path), found=str(fault), expected="a file of a finished step", hint="thaw run"

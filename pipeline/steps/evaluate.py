@@ -152,7 +152,7 @@ def _write(
     tables.per_class(per_class.per_class(made, labels, **settings), out / "per_class.csv")
     tables.reliability(calibration.reliability(made, **settings), out / "reliability.csv")
     tables.slices(judged, out / "slices.csv")
-    tables.worst(made, table, labels, catalog.find(task.name), context.data, out / "worst", config.worst)
+    tables.worst(made, table, labels, catalog.find(task.name).display, context.data, out / "worst", config.worst)
     return judged
 
 

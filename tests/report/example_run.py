@@ -8,10 +8,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,7 @@ from pipeline.records import (
     ValidateRecord,
 )
 from pipeline.report import page
+from pipeline.tasks.base import Exhibit
 
 LABELS = ("crack", "ok", "pit", "scratch", "stain")
 BLOCKS = ("features.0", *(f"features.{n}" for n in range(1, 13)), "classifier.0", "head")
@@ -63,12 +65,12 @@ class Made:
 class Pictures:
     """The part of a task that the evaluation's files need."""
 
-    def show(self, path: Path, folder: Path, name: str) -> str:
-        dice = np.random.default_rng(sum(path.name.encode()))
+    def exhibit(self, example: Mapping[str, Any], data: Path, folder: Path, name: str) -> Exhibit:
+        dice = np.random.default_rng(sum(Path(example["path"]).name.encode()))
         ramp = np.add.outer(np.arange(96), np.arange(96) * dice.integers(-2, 3)) * dice.random() * 0.7
         pixels = (dice.integers(90, 160, 3) + ramp[..., None] % 80 + dice.normal(0, 6, (96, 96, 1))).clip(0, 255)
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}.jpg", quality=80)
-        return f"{name}.jpg"
+        return Exhibit("picture", f"{name}.jpg")
 
 
 def make(

@@ -292,3 +292,16 @@ def test_the_style_uses_only_colours_it_defines(made: Made) -> None:
     html = made.html()
     used, defined = set(re.findall(r"var\((--[\w-]+)", html)), set(re.findall(r"(--[\w-]+):", html))
     assert used <= defined
+
+
+def test_a_worst_error_that_is_text_is_quoted_and_escaped(tmp_path: Path) -> None:
+    made = make(tmp_path)
+    path = made.evaluated.folder / "worst" / "worst.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    for row in rows:
+        row["picture"] = None
+        row["text"] = "not <b>bad</b> & not good"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    html = made.html()
+    assert "<blockquote>not &lt;b&gt;bad&lt;/b&gt; &amp; not good</blockquote>" in html
+    Read(html)
