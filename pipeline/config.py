@@ -35,6 +35,7 @@ STAGE_PARAMS: dict[str, tuple[str, ...]] = {
 # Folders of a workspace that are written and removed by Thaw, DVC or Git: no place for data.
 OWN_FOLDERS = frozenset({"artifacts", "baseline", "mlflow", ".thaw", ".dvc", ".git"})
 
+ColumnRole = Literal["path", "text", "pair", "label", "group", "split"]
 RecipeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$")]  # a folder is called so
 
 
@@ -49,14 +50,16 @@ class DataConfig(ConfigSection):
     path: str = "data"
     """the data folder, below the workspace; data.dvc pins it"""
     table: str | None = None
-    """a CSV or Parquet file in the data folder that lists the examples; null: class folders, with an optional train/val/test level above them"""
-    columns: dict[Literal["path", "label", "group", "split"], str] = {
+    """a CSV, JSON Lines or Parquet file in the data folder that lists the examples; null: class folders, with an optional train/val/test level above them, or, of texts, all tables in the folder"""
+    columns: dict[ColumnRole, str] = {
         "path": "path",
+        "text": "text",
+        "pair": "pair",
         "label": "label",
         "group": "group",
         "split": "split",
     }
-    """the table's column names, or positions from 1 where it has no header; every other column is metadata, kept for slices"""
+    """the table's column names, or positions from 1 where it has no header: path is read where an example is a file, text and pair (a second text, see task.intake.pair) where it is a row; every other column is metadata, kept for slices"""
     header: bool | Literal["auto"] = "auto"
     """whether the table's first line holds the column names; auto: it does, and a line that is an example stops the run"""
     labels: tuple[str, ...] | None = None

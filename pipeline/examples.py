@@ -17,6 +17,7 @@ class ListedExample:
     group: str | None = None
     given_split: str | None = None
     meta: tuple[tuple[str, Any], ...] = ()
+    content: str | None = None  # of an example that is no file of its own: canonical JSON of its inputs
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+TABLE_SPLIT_NAMES: dict[str, Split] = {**SPLIT_NAMES, "dev": "val"}  # in a column, or as a table's own name
 METADATA = "metadata.csv"
 _LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx"}
 # What people lay beside the class folders, and not in them.

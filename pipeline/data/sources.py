@@ -5,15 +5,16 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pipeline.config import DataConfig
+from pipeline.config import ColumnRole, DataConfig
 from pipeline.data.files import outside
 from pipeline.data.labels import hints, similar_labels
-from pipeline.data.layout import METADATA, SPLIT_NAMES, FolderTree, PlacedFile, place, unicode_collisions, walk
-from pipeline.data.tables import Rows, read_table
+from pipeline.data.layout import METADATA, TABLE_SPLIT_NAMES, FolderTree, PlacedFile, place, unicode_collisions, walk
+from pipeline.data.tables import FILE_ROLES, Rows, read_table
 from pipeline.errors import DataError
 from pipeline.examples import ExampleFault, ExampleListing, ListedExample
 from pipeline.manifest import Split, real_path, stored_path
@@ -52,7 +53,7 @@ def _from_folders(root: Path, data: DataConfig) -> ExampleListing:
     findings += _unread_metadata(tree)
     kept = [file for file in placed if file.label not in data.drop_classes]
     examples = tuple(_listed(file, extras.get(file.path, _NOTHING)) for file in kept)
-    findings += _label_findings(data, {file.label for file in kept}, classes)
+    findings += label_findings(data, {file.label for file in kept}, classes)
     return ExampleListing(examples, (*tree.faults, *faults), tuple(findings))
 
 
@@ -75,13 +76,13 @@ def _metadata(root: Path, data: DataConfig, known: dict[str, str]) -> tuple[dict
     """What metadata.csv says of each file, by path; a label there must be the folder's."""
     if not os.path.lexists(root / METADATA):
         return {}, []
-    rows = _table_rows(root, METADATA, METADATA, data)
+    rows = table_rows(root, METADATA, METADATA, data)
     paths = _paths(rows, data, METADATA)
     repeated = sorted(path for path, count in Counter(paths).items() if count > 1)
     if repeated:
         raise DataError(METADATA, found="paths that stand there twice", expected="one row a path", details=repeated)
     label = data.columns["label"]
-    extras = dict(zip(paths, _extras(rows, data, {data.columns["path"], label}, METADATA), strict=True))
+    extras = dict(zip(paths, extra_columns(rows, data, {data.columns["path"], label}, METADATA), strict=True))
     unknown = sorted(set(paths) - known.keys())
     told = dict(zip(paths, rows.columns.get(label, [None] * len(paths)), strict=True))
     wrong = [
@@ -133,9 +134,9 @@ def _from_table(root: Path, data: DataConfig) -> ExampleListing:
     name = f"table {data.table}"
     if not root.is_dir():
         walk(root)  # says what is wrong with it
-    rows = _table_rows(root, str(data.table), name, data)
-    paths, labels = _paths(rows, data, name), _labels(rows, data, name)
-    extras = _extras(rows, data, {data.columns["path"], data.columns["label"]}, name)
+    rows = table_rows(root, str(data.table), name, data)
+    paths, labels = _paths(rows, data, name), label_column(rows, data, name)
+    extras = extra_columns(rows, data, {data.columns["path"], data.columns["label"]}, name)
     examples, faults = [], []
     for path, label, extra, line in zip(paths, labels, extras, rows.lines, strict=True):
         if label is None:
@@ -144,24 +145,24 @@ def _from_table(root: Path, data: DataConfig) -> ExampleListing:
             )
         elif label not in data.drop_classes:
             examples.append(_listed(PlacedFile(path, label, None), extra))
-    findings = _label_findings(data, {example.target for example in examples}, {label for label in labels if label})
+    findings = label_findings(data, {example.target for example in examples}, {label for label in labels if label})
     return ExampleListing(tuple(examples), tuple(faults), tuple(findings))
 
 
-def _table_rows(root: Path, path: str, name: str, data: DataConfig) -> Rows:
+def table_rows(root: Path, path: str, name: str, data: DataConfig, roles: Sequence[ColumnRole] = FILE_ROLES) -> Rows:
     """A table in the data folder; one that leads out of it, by its path or by a link, is refused as a file would be."""
     reason = outside(root, path)
     if reason:
         _, found, expected, hint = reason
         raise DataError(name, found=found, expected=expected, hint=hint)
-    return read_table(root / path, name, root, data)
+    return read_table(root / path, name, root, data, roles)
 
 
 def _paths(rows: Rows, data: DataConfig, name: str) -> list[str]:
     """The path column in the manifest's writing; `./a//b` is `a/b`, and nothing else is touched."""
     column = data.columns["path"]
     if column not in rows.columns:
-        raise _no_column(rows, column, name, "path")
+        raise missing_column(rows, column, name, "path")
     values = rows.columns[column]
     empty = [f"line {line}" for line, value in zip(rows.lines, values, strict=True) if value is None]
     if empty:
@@ -169,7 +170,7 @@ def _paths(rows: Rows, data: DataConfig, name: str) -> list[str]:
     return [stored_path(str(real_path(Path(), str(value)))) for value in values]
 
 
-def _no_column(rows: Rows, column: str, name: str, role: str) -> DataError:
+def missing_column(rows: Rows, column: str, name: str, role: str) -> DataError:
     close = difflib.get_close_matches(column, rows.columns, 1)
     hint = f"name the column in data.columns.{role}"
     if close:
@@ -179,14 +180,14 @@ def _no_column(rows: Rows, column: str, name: str, role: str) -> DataError:
     return DataError(name, found="the columns " + ", ".join(rows.columns), expected=f"a column '{column}'", hint=hint)
 
 
-def _labels(rows: Rows, data: DataConfig, name: str) -> list[str | None]:
+def label_column(rows: Rows, data: DataConfig, name: str) -> list[str | None]:
     column = data.columns["label"]
     if column not in rows.columns:
-        raise _no_column(rows, column, name, "label")
+        raise missing_column(rows, column, name, "label")
     return [None if value is None else str(value) for value in rows.columns[column]]
 
 
-def _extras(rows: Rows, data: DataConfig, used: set[str], name: str) -> list[_Extra]:
+def extra_columns(rows: Rows, data: DataConfig, used: set[str], name: str) -> list[_Extra]:
     groups = [None if value is None else str(value) for value in _optional(rows, data, "group", name)]
     splits = _splits(_optional(rows, data, "split", name), rows, name)
     known = {data.columns["group"], data.columns["split"], *used}
@@ -207,7 +208,7 @@ def _optional(rows: Rows, data: DataConfig, role: Literal["group", "split"], nam
         return rows.columns[column]
     alike = [other for other in rows.columns if other.strip().casefold() == column.casefold()]
     if column != role or alike:
-        raise _no_column(rows, column, name, role)
+        raise missing_column(rows, column, name, role)
     return [None] * len(rows.lines)
 
 
@@ -216,17 +217,17 @@ def _splits(values: list[Any], rows: Rows, name: str) -> list[Split | None]:
     wrong = [
         f"line {line}: {value}"
         for line, value in zip(rows.lines, names, strict=True)
-        if value and value not in SPLIT_NAMES
+        if value and value not in TABLE_SPLIT_NAMES
     ]
     if wrong:
         raise DataError(
             name, found=f"{len(wrong)} rows with another split", expected="train, val, test or nothing",
             hint="correct them, or name another column in data.columns.split", details=wrong,
         )  # fmt: skip
-    return [SPLIT_NAMES[value] if value else None for value in names]
+    return [TABLE_SPLIT_NAMES[value] if value else None for value in names]
 
 
-def _label_findings(data: DataConfig, used: set[str], classes: set[str]) -> list[Finding]:
+def label_findings(data: DataConfig, used: set[str], classes: set[str]) -> list[Finding]:
     """Critical findings about the label space: empty classes, labels not declared, names that match nothing."""
     declared = set(data.labels) if data.labels is not None else classes - set(data.drop_classes)
     findings = []

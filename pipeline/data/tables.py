@@ -1,4 +1,4 @@
-"""Tables that come with the data, CSV or Parquet, read strictly: whatever is wrong is named with its line.
+"""Tables that come with the data, CSV, JSON Lines or Parquet, read strictly: whatever is wrong is named with its line.
 
 The cells of a CSV are text and stay text. What a column means is for its reader to say: 1.10 is not 1.1.
 """
@@ -11,13 +11,13 @@ import itertools
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pipeline.config import DataConfig
+from pipeline.config import ColumnRole, DataConfig
 from pipeline.errors import DataError
 from pipeline.manifest import real_path
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PARQUET = (".parquet", ".pq")
 TABBED = (".tsv", ".tab")
+JSON_LINES = (".jsonl", ".ndjson")
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 SAMPLED = 100  # lines by which two separators that both occur in the first one are told apart
 
@@ -38,30 +39,39 @@ class Rows:
     lines: list[int]
 
 
-def read_table(path: Path, name: str, root: Path, data: DataConfig) -> Rows:
-    """Reads a CSV (UTF-8; separated by tabs if it is called .tsv) or a Parquet file.
+FILE_ROLES: tuple[ColumnRole, ...] = ("path", "label", "group", "split")
 
-    Cells of a CSV are strings, those of a Parquet file booleans, numbers or strings; empty ones are None. Without a
-    header, columns are named by their position: "1", "2", …
+
+def read_table(path: Path, name: str, root: Path, data: DataConfig, roles: Sequence[ColumnRole] = FILE_ROLES) -> Rows:
+    """Reads a CSV (UTF-8; separated by tabs if it is called .tsv), a JSON Lines or a Parquet file.
+
+    Cells of a CSV are strings, those of other files booleans, numbers or strings; empty ones are None. Without a
+    header, the columns of a CSV are named by their position: "1", "2", …
 
     Args:
         path: the file.
         name: what to call it in errors.
         root: the data folder.
         data: which columns there should be, and whether there is a header.
+        roles: of those columns, the ones that a table of this kind has; the first tells separators apart.
 
     Raises:
-        DataError: it is missing, is neither, is ragged, repeats a column name, holds no row, or begins with an
+        DataError: it is missing, is none of these, is ragged, repeats a column name, holds no row, or begins with an
             example where a header is expected.
     """
+    suffix = path.suffix.lower()
     try:
-        is_parquet = path.suffix.lower() in PARQUET
-        rows = _read_parquet(path, name) if is_parquet else _read_csv(path, name, root, data)
+        if suffix in PARQUET:
+            rows = _read_parquet(path, name, {data.columns[role] for role in roles})
+        elif suffix in JSON_LINES:
+            rows = _read_json_lines(path, name)
+        else:
+            rows = _read_csv(path, name, root, data, roles)
     except FileNotFoundError as fault:
         raise DataError(
             name,
             found="no such table",
-            expected="a CSV or Parquet file in the data folder",
+            expected="a CSV, JSON Lines or Parquet file in the data folder",
             hint="correct data.table in params.yaml, or add the file",
         ) from fault
     except OSError as fault:
@@ -74,7 +84,7 @@ def read_table(path: Path, name: str, root: Path, data: DataConfig) -> Rows:
 # --- Parquet ------------------------------------------------------------------------------------------------
 
 
-def _read_parquet(path: Path, name: str) -> Rows:
+def _read_parquet(path: Path, name: str, wanted: Collection[str]) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -86,7 +96,7 @@ def _read_parquet(path: Path, name: str) -> Rows:
     columns = {}
     for column in table.column_names:
         try:
-            columns[column] = _plain_values(table[column])
+            columns[column] = _plain_values(table[column], must_be_text=column in wanted)
         except (pa.ArrowException, ValueError, OverflowError, TypeError) as fault:
             raise DataError(
                 f"{name}, column '{column}'",
@@ -97,8 +107,12 @@ def _read_parquet(path: Path, name: str) -> Rows:
     return Rows(columns, list(range(1, table.num_rows + 1)))
 
 
-def _plain_values(column: pa.ChunkedArray) -> list[Any]:
-    """A column as booleans, numbers or strings: structures as JSON, and a number that is none (NaN) as None."""
+def _plain_values(column: pa.ChunkedArray, *, must_be_text: bool) -> list[Any]:
+    """A column as booleans, numbers or strings: structures as JSON, and a number that is none (NaN) as None.
+
+    Args:
+        must_be_text: refuses bytes that are not UTF-8, of which else only the size is told.
+    """
     import pyarrow as pa
     from pyarrow import types
 
@@ -113,7 +127,7 @@ def _plain_values(column: pa.ChunkedArray) -> list[Any]:
     if types.is_nested(column.type):
         return [None if value is None else _json(value) for value in values]
     if _is_binary(column.type):
-        return _decoded(values)
+        return _decoded(values, must_be_text=must_be_text)
     return [None if value is None else str(value) or None for value in values]
 
 
@@ -124,27 +138,103 @@ def _is_binary(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in kinds)
 
 
-def _decoded(values: Sequence[bytes | None]) -> list[str | None]:
+def _decoded(values: Sequence[bytes | None], *, must_be_text: bool) -> list[str | None]:
     """Text, where all of it is: Spark and others write it without saying so. Else the sizes are all there is to say."""
-    try:
-        return [value.decode() or None if value is not None else None for value in values]
-    except UnicodeDecodeError:
-        return [f"{len(value)} bytes" if value is not None else None for value in values]
+    decoded: list[str | None] = []
+    for row, value in enumerate(values, start=1):
+        try:
+            decoded.append(value.decode() or None if value is not None else None)
+        except UnicodeDecodeError:
+            if must_be_text:
+                raise ValueError(f"bytes that are not UTF-8 in row {row}") from None
+            return [f"{len(value)} bytes" if value is not None else None for value in values]
+    return decoded
 
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
 
 
+# --- JSON Lines ---------------------------------------------------------------------------------------------
+
+
+def _read_json_lines(path: Path, name: str) -> Rows:
+    columns: dict[str, list[Any]] = {}
+    numbers: list[int] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as stream:
+            for number, line in enumerate(stream, start=1):
+                if not line.strip():
+                    continue
+                record = _json_record(line, f"{name}, line {number}")
+                for key in record:
+                    if key not in columns:
+                        columns[key] = [None] * len(numbers)
+                numbers.append(number)
+                for column, values in columns.items():
+                    values.append(_plain_json(record.get(column)))
+    except UnicodeDecodeError as fault:
+        raise _not_utf8(path, name) from fault
+    return Rows(columns, numbers)
+
+
+def _json_record(line: str, where: str) -> dict[str, Any]:
+    """The object that a line holds.
+
+    Raises:
+        DataError: the line is no JSON object, or names a key twice.
+    """
+    try:
+        record = json.loads(line, object_pairs_hook=_unrepeated)
+    except (ValueError, RecursionError) as fault:
+        raise DataError(
+            where, found=" ".join(str(fault).split()), expected="one JSON object", hint="correct that line"
+        ) from fault
+    if not isinstance(record, dict):
+        raise DataError(where, found=f"a JSON {type(record).__name__}", expected="an object with the columns as keys")
+    if "\\u" in line:
+        _refuse_halves(line, record, where)
+    return record
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError("a key more than once")
+    return record
+
+
+def _refuse_halves(line: str, record: dict[str, Any], where: str) -> None:
+    """Raises DataError where an escape stands for half a character: such text cannot be written as UTF-8."""
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as fault:
+        raise DataError(
+            where,
+            found="an escape of half a character (a lone surrogate)",
+            expected="text",
+            hint="correct that line, such as by writing it as UTF-8 without escapes",
+        ) from fault
+
+
+def _plain_json(value: Any) -> Any:
+    """A boolean, number or string; structures as JSON, and what is empty as None."""
+    if isinstance(value, dict | list):
+        return _json(value)
+    if value == "" or (isinstance(value, float) and value != value):
+        return None
+    return value
+
+
 # --- CSV ----------------------------------------------------------------------------------------------------
 
 
-def _read_csv(path: Path, name: str, root: Path, data: DataConfig) -> Rows:
+def _read_csv(path: Path, name: str, root: Path, data: DataConfig, roles: Sequence[ColumnRole]) -> Rows:
     try:
         with _cells_of_any_length(), path.open(encoding="utf-8-sig", newline="") as stream:
-            separator = _separator(stream, path, name, data)
+            separator = _separator(stream, path, name, data.columns[roles[0]])
             stream.seek(0)
-            return _columns(_csv_rows(stream, separator, name), name, root, data)
+            return _columns(_csv_rows(stream, separator, name), name, root, data, roles)
     except UnicodeDecodeError as fault:
         raise _not_utf8(path, name) from fault
 
@@ -170,7 +260,7 @@ def _not_utf8(path: Path, name: str) -> DataError:
     return DataError(name, found=f"a byte that is not UTF-8 {where}", expected="UTF-8", hint="save the table as UTF-8")
 
 
-def _separator(stream: TextIO, path: Path, name: str, data: DataConfig) -> str:
+def _separator(stream: TextIO, path: Path, name: str, wanted: str) -> str:
     """The tab where the file's name says so; else what the first line is cut by.
 
     Raises:
@@ -191,13 +281,13 @@ def _separator(stream: TextIO, path: Path, name: str, data: DataConfig) -> str:
         return "\t"
     if len(present) < 2:
         return present[0] if present else ","
-    return _only_fitting(present, sample, name, data)
+    return _only_fitting(present, sample, name, wanted)
 
 
-def _only_fitting(marks: Sequence[str], sample: Sequence[str], name: str, data: DataConfig) -> str:
+def _only_fitting(marks: Sequence[str], sample: Sequence[str], name: str, wanted: str) -> str:
     """Of several separators in the first line, the one that gives the wanted column or lines of equal length."""
     cut = {mark: _cut(sample, mark) for mark in marks}
-    named = [mark for mark in marks if cut[mark] and data.columns["path"] in _stripped(cut[mark][0])]
+    named = [mark for mark in marks if cut[mark] and wanted in _stripped(cut[mark][0])]
     even = [mark for mark in marks if len({len(cells) for cells in cut[mark]}) == 1]
     for fitting in (named, even):
         if len(fitting) == 1:
@@ -232,7 +322,9 @@ def _csv_rows(stream: TextIO, separator: str, name: str) -> Iterator[tuple[int, 
         ) from fault
 
 
-def _columns(lines: Iterator[tuple[int, list[str]]], name: str, root: Path, data: DataConfig) -> Rows:
+def _columns(
+    lines: Iterator[tuple[int, list[str]]], name: str, root: Path, data: DataConfig, roles: Sequence[ColumnRole]
+) -> Rows:
     opening = list(itertools.islice(lines, 2))
     if not opening:
         raise DataError(name, found="an empty file", expected="a header and one row an example")
@@ -242,13 +334,13 @@ def _columns(lines: Iterator[tuple[int, list[str]]], name: str, root: Path, data
         body = itertools.chain(opening, lines)
     else:
         header = _stripped(cells)
-        if data.header == "auto":
+        if data.header == "auto" and "path" in roles:
             _refuse_example(header, name, root)
         _refuse_repeated(header, name, f"line {first}")
         body = itertools.chain(opening[1:], lines)
     rows = _gather(body, header, name)
     if data.header == "auto":
-        _refuse_value(rows, name, data)
+        _refuse_value(rows, name, data, roles)
     return rows
 
 
@@ -306,13 +398,14 @@ def _is_file(root: Path, cell: str) -> bool:
         return False
 
 
-def _refuse_value(rows: Rows, name: str, data: DataConfig) -> None:
+def _refuse_value(rows: Rows, name: str, data: DataConfig, roles: Sequence[ColumnRole]) -> None:
     """Raises DataError where data.columns names the cells of an example, though its file is missing.
 
     So it is where a column's name stands among the column's own values, or is a file name as they are.
     """
     header = list(rows.columns)
-    for role, column in data.columns.items():
+    for role in roles:
+        column = data.columns[role]
         values = rows.columns.get(column, [])
         suffix = PurePosixPath(column).suffix
         is_file_name = bool(suffix and values and values[0] and PurePosixPath(values[0]).suffix == suffix)

@@ -1,0 +1,1 @@
+"""Texts: listing, measuring, comparing and encoding them."""

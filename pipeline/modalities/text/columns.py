@@ -1,0 +1,314 @@
+"""Which columns of someone's tables hold the texts and the labels: told from their names and from a sample of rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.config import DataConfig
+from pipeline.data import sources
+from pipeline.data.layout import walk
+from pipeline.data.tables import FILE_ROLES, JSON_LINES, PARQUET
+from pipeline.errors import DataError
+from pipeline.manifest import stored_path
+from pipeline.modalities.text.reading import TableFile, is_table, tables_to_read
+
+SAMPLED = 1000  # rows
+SHOWN = 5  # labels that a note names
+
+TEXT_NAMES = (
+    "text", "sentence", "review", "comment", "message", "content", "body", "tweet", "utterance", "document", "headline",
+    "question", "query", "description", "sms", "title", "post",
+)  # fmt: skip
+LABEL_NAMES = (
+    "label", "labels", "class", "category", "sentiment", "target", "intent", "topic", "y", "rating", "stars", "polarity",
+)  # fmt: skip
+PAIR_NAMES = (
+    ("text", "pair"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+    ("sentence1", "sentence2"),
+    ("sentence_a", "sentence_b"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("query", "passage"),
+)
+FEWEST_WORDS = 2.5  # in the mean: cells with fewer are no texts
+FEWEST_LETTERS = 20.0  # in the mean, for languages that put no blanks between words
+MOST_REPEATED = 0.5  # of the cells of a column of texts may be there before
+MOST_LABELS = 100
+LABEL_REPEATS = 3  # in the mean, rows a label
+
+
+@dataclass(frozen=True)
+class TextLayout:
+    """What someone's data were taken for.
+
+    Args:
+        table: the table's path below the data folder; None for text files in folders and for several tables.
+        header: whether the tables' first line holds names; None where there is no such question.
+        columns: role → column, for the roles whose column is not called by the role's own name.
+        pair: whether there are pairs of texts.
+        notes: the same in words.
+    """
+
+    table: str | None = None
+    header: bool | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    pair: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def describe_columns(source: Path) -> TextLayout:
+    """Finds out how the texts in a folder, or in one table, are laid out.
+
+    Raises:
+        DataError: there are two readings, which are named, or none.
+    """
+    data = DataConfig()
+    root = source
+    if source.is_file():
+        if not is_table(source.name):
+            raise DataError(
+                str(source),
+                found="a file of another kind",
+                expected="a CSV, TSV, JSON Lines or Parquet file, or a folder",
+            )
+        root = source.parent
+        tables = [TableFile(stored_path(source.name), None)]
+    else:
+        tables = tables_to_read(root, data)
+    if not tables:
+        return _folders(root)
+    samples = [_sample(root, table.path) for table in tables]
+    return _describe_tables(tables, samples)
+
+
+def _folders(root: Path) -> TextLayout:
+    tree = walk(root)
+    if not any("/" in path for path in tree.files):
+        raise DataError(
+            f"data folder {root}",
+            found="neither tables nor text files in folders",
+            expected="a CSV, TSV, JSON Lines or Parquet file, or .txt files in folders named for their classes",
+        )
+    return TextLayout(notes=(f"texts: .txt files in the folders {', '.join(tree.folders[:SHOWN])}",))
+
+
+# --- a sample of a table --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The first rows of a table.
+
+    Args:
+        first: the cells of the first line of a CSV; empty for other files, whose columns have names of their own.
+        columns: name (of a CSV: position from 1) → cells of the rows, of a CSV without the first line.
+    """
+
+    path: str
+    first: tuple[str, ...]
+    columns: Mapping[str, Sequence[Any]]
+
+
+def _sample(root: Path, path: str) -> _Sample:
+    if PurePosixPath(path).suffix.lower() in (*PARQUET, *JSON_LINES):
+        rows = sources.table_rows(root, path, path, DataConfig(), FILE_ROLES[1:])
+        return _Sample(path, (), {name: cells[:SAMPLED] for name, cells in rows.columns.items()})
+    # Positions as names: the file is read as if every line were an example.
+    data = DataConfig(header=False, columns={"text": "1"})
+    rows = sources.table_rows(root, path, path, data, ("text",))
+    first = tuple(str(cells[0] or "") for cells in rows.columns.values())
+    return _Sample(path, first, {name: cells[1 : SAMPLED + 1] for name, cells in rows.columns.items()})
+
+
+# --- the first line -------------------------------------------------------------------------------------------
+
+
+def _has_header(sample: _Sample) -> bool:
+    """Whether the first line of a CSV holds the column names.
+
+    Raises:
+        DataError: it may be an example as well.
+    """
+    reasons_for: list[str] = []
+    reasons_against: list[str] = []
+    for cell, cells in zip(sample.first, sample.columns.values(), strict=True):
+        name = cell.strip().lower()
+        values = [str(value) for value in cells if value is not None]
+        known = name in (*TEXT_NAMES, *LABEL_NAMES, *FILE_ROLES) or any(name in pair for pair in PAIR_NAMES)
+        repeats = cell in values
+        if known and not repeats:
+            reasons_for.append(cell)
+        elif repeats or (cell and _is_number(cell)):
+            reasons_against.append(cell)
+        elif values and all(_is_number(value) for value in values):
+            reasons_for.append(cell)
+    if bool(reasons_for) == bool(reasons_against):
+        raise _undecided_header(sample)
+    return bool(reasons_for)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _undecided_header(sample: _Sample) -> DataError:
+    cells = [f"{position}: {cell}" for position, cell in enumerate(sample.first, start=1)]
+    return DataError(
+        f"table {sample.path}",
+        found="a first line that may hold the column names, or be an example",
+        expected="names such as text and label, or examples alone",
+        hint="add a line of names: text for the texts, label for the labels",
+        details=cells,
+    )
+
+
+# --- the columns ----------------------------------------------------------------------------------------------
+
+
+def _describe_tables(tables: Sequence[TableFile], samples: Sequence[_Sample]) -> TextLayout:
+    first = samples[0]
+    header = None
+    if first.first:
+        headers = {_has_header(sample) for sample in samples if sample.first}
+        if len(headers) > 1:
+            raise DataError(
+                "tables " + ", ".join(sample.path for sample in samples),
+                found="column names in the first line of some of them",
+                expected="in all or in none",
+            )
+        header = headers.pop()
+    columns = _named_columns(samples, with_names=bool(header))
+    where = f"table {first.path}"
+    texts = _text_columns(columns, where)
+    others = {name: cells for name, cells in columns.items() if name not in texts}
+    label = _label_column(others, where)
+    chosen = dict(zip(("text", "pair"), texts, strict=False))
+    chosen["label"] = label
+    metadata = [name for name in others if name != label]
+    notes = _notes(tables, header, chosen, columns[label], metadata)
+    named = {role: column for role, column in chosen.items() if role != column}
+    table = tables[0].path if len(tables) == 1 else None
+    return TextLayout(table, header, named, len(texts) > 1, notes)
+
+
+def _named_columns(samples: Sequence[_Sample], *, with_names: bool) -> dict[str, list[Any]]:
+    """The cells of all tables by column, as the settings will name it."""
+    columns: dict[str, list[Any]] = {}
+    for sample in samples:
+        names: Iterable[str] = sample.columns
+        if with_names:
+            names = [cell.strip() for cell in sample.first]
+        for name, cells in zip(names, sample.columns.values(), strict=True):
+            columns.setdefault(name, []).extend(cells)
+    return columns
+
+
+def _text_columns(columns: Mapping[str, Sequence[Any]], where: str) -> tuple[str, ...]:
+    """The column of texts, or the two columns of pairs.
+
+    Raises:
+        DataError: several may be it, or none.
+    """
+    by_name = {name.lower(): name for name in columns}
+    pairs = [pair for pair in PAIR_NAMES if pair[0] in by_name and pair[1] in by_name]
+    if len(pairs) == 1:
+        return tuple(by_name[name] for name in pairs[0])
+    if "text" in columns:
+        return ("text",)
+    named = [name for name in columns if name.lower() in TEXT_NAMES]
+    wordy = [name for name, cells in columns.items() if _holds_texts(cells)]
+    both = [name for name in named if name in wordy]
+    for candidates in (both, named, wordy):
+        if len(candidates) == 1:
+            return (candidates[0],)
+        if candidates:
+            raise _several(candidates, where, "text")
+    raise _no_such(columns, where, "text")
+
+
+def _holds_texts(cells: Sequence[Any]) -> bool:
+    texts = [cell for cell in cells if isinstance(cell, str) and not _is_number(cell)]
+    if not texts or len(texts) < len(cells) / 2:
+        return False
+    words = sum(len(text.split()) for text in texts) / len(texts)
+    letters = sum(map(len, texts)) / len(texts)
+    repeated = 1 - len(set(texts)) / len(texts)
+    return repeated <= MOST_REPEATED and (words >= FEWEST_WORDS or letters >= FEWEST_LETTERS)
+
+
+def _label_column(columns: Mapping[str, Sequence[Any]], where: str) -> str:
+    """The column of labels.
+
+    Raises:
+        DataError: several may be it, or none.
+    """
+    if "label" in columns:
+        return "label"
+    candidates = [name for name in columns if name.lower() in LABEL_NAMES]
+    if not candidates:
+        candidates = [
+            name for name, cells in columns.items() if name.lower() not in FILE_ROLES and _holds_labels(cells)
+        ]
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        raise _several(candidates, where, "label")
+    raise _no_such(columns, where, "label")
+
+
+def _holds_labels(cells: Sequence[Any]) -> bool:
+    present = [str(cell) for cell in cells if cell is not None]
+    distinct = len(set(present))
+    return 1 < distinct <= min(MOST_LABELS, len(present) / LABEL_REPEATS)
+
+
+def _several(candidates: Sequence[str], where: str, role: str) -> DataError:
+    return DataError(
+        where,
+        found=f"several columns that may hold the {role}: {', '.join(candidates)}",
+        expected="one",
+        hint=f"call the one that is meant {role}",
+    )
+
+
+def _no_such(columns: Mapping[str, Sequence[Any]], where: str, role: str) -> DataError:
+    return DataError(
+        where,
+        found="the columns " + ", ".join(columns),
+        expected=f"one that holds the {role}",
+        hint=f"call it {role}",
+    )
+
+
+def _notes(
+    tables: Sequence[TableFile],
+    header: bool | None,
+    chosen: Mapping[str, str],
+    labels: Sequence[Any],
+    metadata: Sequence[str],
+) -> tuple[str, ...]:
+    """What the user is told."""
+    files = [table.path if table.split is None else f"{table.path} ({table.split})" for table in tables]
+    notes = ["tables: " + ", ".join(files)]
+    if header is not None:
+        notes.append("first line: " + ("column names" if header else "an example; columns go by their position"))
+    for role, column in chosen.items():
+        notes.append(f"{role}: column {column}")
+    counts = Counter(str(label) for label in labels if label is not None)
+    common = [label for label, _ in counts.most_common(SHOWN)]
+    more = ", …" if len(counts) > SHOWN else ""
+    notes[-1] += f" ({', '.join(common)}{more})"
+    if metadata:
+        notes.append("metadata: " + ", ".join(metadata))
+    return tuple(notes)

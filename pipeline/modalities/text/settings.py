@@ -1,0 +1,20 @@
+"""What is accepted as a text: a part of the settings of every task on texts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pipeline.config_section import ConfigSection, Fraction, Positive
+
+
+class TextIntakeConfig(ConfigSection):
+    pair: bool = False
+    """whether an example is a pair of texts: the second is in the column that data.columns.pair names"""
+    min_characters: Positive = 1
+    """reject a text with fewer characters, blanks at its ends not counted"""
+    max_characters: Positive = 1_000_000
+    """reject a text with more characters"""
+    control_characters: Literal["reject", "keep"] = "reject"
+    """what to do with a text that holds control characters other than tab and line breaks, such as NUL"""
+    max_markup: Fraction = 0.01
+    """warn when a larger share of the texts holds HTML tags or entities; 1: never"""

@@ -1,0 +1,88 @@
+"""Which columns are taken for what, and what is asked instead of guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import DataError
+from pipeline.modalities.text.columns import TextLayout, describe_columns
+
+WORDS = ("a very good film indeed", "not at all what I hoped for", "see it twice or more", "the music was too loud")
+
+
+def described(folder: Path, header: str, rows: list[str], name: str = "a.csv") -> TextLayout:
+    lines = [header, *rows] if header else rows
+    (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return describe_columns(folder)
+
+
+def rows(*, separator: str = ",", labels: tuple[str, ...] = ("good", "bad"), extra: str = "") -> list[str]:
+    made = []
+    for number in range(40):
+        text = f"{WORDS[number % 4]} {number}"
+        made.append(separator.join([text, labels[number % len(labels)], *([extra] if extra else [])]))
+    return made
+
+
+def test_common_names_are_known(tmp_path: Path) -> None:
+    layout = described(tmp_path, "Review,Sentiment,shop", rows(extra="Oslo"))
+    assert layout.columns == {"text": "Review", "label": "Sentiment"}
+    assert (layout.table, layout.header, layout.pair) == ("a.csv", True, False)
+    assert any("shop" in note for note in layout.notes)
+
+
+def test_a_table_without_a_header_goes_by_positions(tmp_path: Path) -> None:
+    layout = described(tmp_path, "", rows(separator="\t", labels=("1", "0")), "train.tsv")
+    assert layout.header is False
+    assert layout.columns == {"text": "1", "label": "2"}
+
+
+def test_a_label_that_comes_again_is_no_name(tmp_path: Path) -> None:
+    layout = described(tmp_path, "", rows(separator="\t", labels=("ham", "spam")), "sms.tsv")
+    assert layout.header is False
+
+
+def test_a_first_line_that_may_be_either_is_asked_about(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="may hold the column names, or be an example"):
+        described(tmp_path, "frase,sentimiento", rows())
+
+
+def test_two_columns_of_text_are_both_named(tmp_path: Path) -> None:
+    table = [f"{WORDS[number % 4]} {number},{WORDS[number % 3]} so {number},good" for number in range(30)]
+    with pytest.raises(DataError, match="title, body"):
+        described(tmp_path, "title,body,label", table)
+
+
+def test_two_columns_of_labels_are_both_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="topic, rating"):
+        described(tmp_path, "text,topic,rating", rows(extra="5"))
+
+
+def test_pairs_are_known_by_their_names(tmp_path: Path) -> None:
+    table = [f"{WORDS[number % 4]} {number},{WORDS[number % 3]} so {number},yes" for number in range(30)]
+    layout = described(tmp_path, "premise,hypothesis,label", table)
+    assert layout.pair
+    assert layout.columns == {"text": "premise", "pair": "hypothesis"}
+
+
+def test_tables_by_split_are_described_together(tmp_path: Path) -> None:
+    described(tmp_path, "sentence,label", rows(), "train.csv")
+    layout = described(tmp_path, "sentence,label", rows(), "dev.csv")
+    assert layout.table is None
+    assert "dev.csv (val), train.csv (train)" in layout.notes[0]
+
+
+def test_one_file_may_be_named(tmp_path: Path) -> None:
+    described(tmp_path, "text,label", rows(), "a.jsonl.csv")
+    (tmp_path / "b.jsonl").write_text('{"text": "so it goes", "label": "x"}\n' * 3, encoding="utf-8")
+    assert describe_columns(tmp_path / "b.jsonl").table == "b.jsonl"
+
+
+def test_folders_of_text_files_are_known(tmp_path: Path) -> None:
+    (tmp_path / "pos").mkdir()
+    (tmp_path / "pos" / "a.txt").write_text("good")
+    layout = describe_columns(tmp_path)
+    assert (layout.table, layout.header) == (None, None)
+    assert "pos" in layout.notes[0]
