@@ -5,7 +5,10 @@ What becomes of a text depends on the text alone: it is never padded to another 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +17,9 @@ from numpy.typing import NDArray
 
 TOKENIZER_FILE = "tokenizer.json"
 CHUNK = 1024  # texts encoded at once: the tokenizer's own results take far more room than the tokens
+PARALLELISM = "TOKENIZERS_PARALLELISM"
+
+_encoding = threading.Lock()  # truncation is a setting of the tokenizer, which threads of a server share
 
 
 class EncodedTexts(NamedTuple):
@@ -56,19 +62,46 @@ def encode(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, ma
     ids: list[NDArray[np.int32]] = []
     type_ids: list[NDArray[np.int8]] = []
     lengths: list[int] = []
-    for start in range(0, len(texts), CHUNK):
-        inputs: list[Any] = list(texts[start : start + CHUNK])
-        if pairs is not None:
-            inputs = list(zip(inputs, pairs[start : start + CHUNK], strict=True))
-        tokenizer.no_truncation()
-        for full in tokenizer.encode_batch(inputs):
-            lengths.append(len(full.ids))
-        tokenizer.enable_truncation(max_tokens)
-        for encoded in tokenizer.encode_batch(inputs):
-            ids.append(np.asarray(encoded.ids, np.int32))
-            type_ids.append(np.asarray(encoded.type_ids, np.int8))
-    tokenizer.no_truncation()
+    with _encoding, _one_thread():
+        for start in range(0, len(texts), CHUNK):
+            inputs: list[Any] = list(texts[start : start + CHUNK])
+            if pairs is not None:
+                inputs = list(zip(inputs, pairs[start : start + CHUNK], strict=True))
+            encodings = tokenizer.encode_batch(inputs)
+            lengths += [len(encoding.ids) for encoding in encodings]
+            _truncate(tokenizer, inputs, encodings, max_tokens)
+            for encoding in encodings:
+                ids.append(np.asarray(encoding.ids, np.int32))
+                type_ids.append(np.asarray(encoding.type_ids, np.int8))
     return EncodedTexts(ids, type_ids, np.asarray(lengths, np.int64))
+
+
+def _truncate(tokenizer: Any, inputs: Sequence[Any], encodings: list[Any], max_tokens: int) -> None:
+    """Encodes those that are too long again, in place: only the tokenizer knows which tokens must stay."""
+    long = [number for number, encoding in enumerate(encodings) if len(encoding.ids) > max_tokens]
+    if not long:
+        return
+    tokenizer.enable_truncation(max_tokens)
+    try:
+        shortened = tokenizer.encode_batch([inputs[number] for number in long])
+    finally:
+        tokenizer.no_truncation()
+    for number, encoding in zip(long, shortened, strict=True):
+        encodings[number] = encoding
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The tokenizer starts no threads of its own, which would not survive a fork."""
+    before = os.environ.get(PARALLELISM)
+    os.environ[PARALLELISM] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[PARALLELISM]
+        else:
+            os.environ[PARALLELISM] = before
 
 
 def padded_length(count: int, bucket: int, max_tokens: int) -> int:
