@@ -65,19 +65,44 @@ def refuse_changed(config: BackboneConfig, root: Path, scratch: Path) -> None:
         BackboneError: it is another file. A fetched copy is deleted, a file of the user's never.
     """
     name = backbone_lock.entry_name(config)
-    locked = backbone_lock.read(root).get(name, {}).get("sha256")
+    entry = backbone_lock.read(root).get(name, {})
     known = digest_cache(scratch)
     try:
-        place = locate(config, root, None) or known.file_of(name)
+        place = locate(config, root, None)
     except ConfigError:  # without the environment variable that the settings name, nothing can be fetched anew either
-        place = known.file_of(name)
+        place = None
+    if "files" in entry:
+        for file_name, locked in entry["files"].items():
+            folder = place if isinstance(place, Path) and place.is_dir() else None
+            key = folder_key(name, file_name)
+            _refuse_other(config, known, key, folder / file_name if folder else known.file_of(key), locked)
+        return
+    place = place or known.file_of(name)
     file = fetch.place(place) if isinstance(place, str) else place
+    _refuse_other(config, known, name, file, entry.get("sha256"))
+
+
+def folder_key(name: str, file_name: str) -> str:
+    """What a file of a folder is called in the cache of digests.
+
+    Args:
+        name: of the folder's entry in backbone.lock.
+    """
+    return f"{name} {file_name}"
+
+
+def _refuse_other(config: BackboneConfig, known: DigestCache, key: str, file: Path | None, locked: str | None) -> None:
+    """Refuses a file that is here and has another sha256 than the lock says."""
     if locked is None or file is None or not file.is_file():
         return
-    found = known.sha256(name, file)
+    found = known.sha256(key, file)
     if not _matches(found, locked):
-        fetched = file.is_relative_to(fetch.cache_folder())
-        raise refusal(config, file, found, LOCK, locked, fetched=fetched)
+        raise refusal(config, file, found, LOCK, locked, fetched=is_fetched(file))
+
+
+def is_fetched(file: Path) -> bool:
+    """Whether a file is a copy of our own, which may be deleted."""
+    return file.is_relative_to(fetch.cache_folder())
 
 
 def verify(config: BackboneConfig, root: Path, file: Path, found: str, published: str | None, *, fetched: bool) -> None:
@@ -103,6 +128,7 @@ def refusal(config: BackboneConfig, file: Path, found: str, pin: str, expected: 
         pin: what says so.
     """
     if fetched:
+        file.resolve().unlink(missing_ok=True)  # the hub's cache keeps contents apart from names
         file.unlink(missing_ok=True)
     return BackboneError(
         str(file),

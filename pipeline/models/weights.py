@@ -27,10 +27,13 @@ class WeightsContent(NamedTuple):
     metadata: dict[str, str]
 
 
-def read(path: Path) -> WeightsContent:
+def read(path: Path, *, pickles: bool = True) -> WeightsContent:
     """Reads a `.safetensors` file, or a `.pth`/`.pt` file of tensors alone.
 
     Checkpoints of training scripts are opened as far as their `model` or `state_dict` entry.
+
+    Args:
+        pickles: whether the second kind is opened.
 
     Raises:
         BackboneError: the file is broken, is a web page, holds anything but tensors, or tensors that are not finite.
@@ -41,6 +44,8 @@ def read(path: Path) -> WeightsContent:
         raise _unreadable(path, "a web page", "download the weights again; a login may be needed")
     # A safetensors file is a length of 8 bytes, whose first may be a pickle's 0x80 too, and then JSON.
     pickled = start.startswith((b"PK\x03\x04", b"\x80")) and start[8:9] != b"{"
+    if pickled and not pickles:
+        raise _unreadable(path, "a pickle, which is never opened here", "save the weights as safetensors")
     weights = _read_pickle(path) if pickled else _read_safetensors(path)
     state = {key.removeprefix("module."): _plain(value) for key, value in weights.state.items()}
     broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]

@@ -26,7 +26,9 @@ def _one_thread() -> Iterator[None]:
 def network(family: str, seed: int = 0) -> TransformerNetwork:
     config = config_of(family)
     pooling = architectures.find(family, family).pooling
-    return builder.with_head(builder.build_backbone(config, seed=seed), config, 3, pooling, seed, family)
+    return builder.with_head(
+        builder.build_backbone(config, seed=seed, subject=family), config, 3, pooling, seed, family
+    )
 
 
 def tokens(rows: int = 4, length: int = 12) -> TensorGroup:

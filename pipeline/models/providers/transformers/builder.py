@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,55 +14,22 @@ from pipeline.errors import BackboneError
 from pipeline.models import weights
 from pipeline.models.providers.transformers import architectures
 from pipeline.models.providers.transformers.architectures import Pooling
+from pipeline.models.providers.transformers.library import quiet_library
 from pipeline.models.providers.transformers.network import StockWithHead, TransformerNetwork
 
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
-QUIET = {
-    "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_XET": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-# Parts of published files that belong to what the network was pretrained for, and not to the network.
-PRETRAINING_HEADS = (
-    "cls.",
-    "lm_head",
-    "classifier.",
-    "decoder.",
-    "discriminator_predictions.",
-    "generator_predictions.",
-    "head.",
-    "lm_predictions.",
-    "mask_predictions.",
-    "qa_outputs.",
-    "score.",
-    "vocab_",
+# Kinds of which the library has several: the one that gives a vector for each token.
+STOCK_CLASSES = {"t5": "T5EncoderModel", "funnel": "FunnelModel"}
+# Keys of config.json that say how the network was saved, or what it gives beside its last layer's vectors.
+LEFT_OUT = (
+    "model_type",
+    "dtype",
+    "torch_dtype",
+    "return_dict",
+    "output_hidden_states",
+    "output_attentions",
+    "use_cache",
 )
-
-
-@contextmanager
-def quiet_library() -> Iterator[None]:
-    """The library without progress bars, telemetry and network, and the environment as it was afterwards."""
-    before = {name: os.environ.get(name) for name in QUIET}
-    os.environ.update(QUIET)
-    try:
-        import transformers
-
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        logger = logging.getLogger("transformers")
-        level = logger.level
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -75,15 +39,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         BackboneError: it is missing, no JSON, asks for code of its own, or names a kind of network that is not known.
     """
     path = folder / CONFIG
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as fault:
-        raise BackboneError(
-            str(path), found="no such file", expected="config.json, model.safetensors and tokenizer.json in one folder"
-        ) from fault
-    except (OSError, ValueError) as fault:
-        raise BackboneError(str(path), found=str(fault), expected="JSON", hint="fetch it again") from fault
-    if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
+    content = read_json(path)
+    if not isinstance(content.get("model_type"), str):
         raise BackboneError(str(path), found="no model_type", expected="a configuration of the transformers library")
     if "auto_map" in content:
         raise BackboneError(
@@ -96,74 +53,60 @@ def read_config(folder: Path) -> dict[str, Any]:
     return content
 
 
-def build_backbone(config: Mapping[str, Any], *, seed: int) -> nn.Module:
-    """The stock network with random weights, in fp32; the global random state stays as it is."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        BackboneError: it is missing or no such file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as fault:
+        raise BackboneError(str(path), found=fault.strerror or str(fault), expected="a file of the network") from fault
+    except ValueError as fault:
+        raise BackboneError(str(path), found=str(fault), expected="JSON", hint="fetch it again") from fault
+    if not isinstance(content, dict):
+        raise BackboneError(str(path), found=f"a {type(content).__name__}", expected="a JSON object")
+    return content
+
+
+def build_backbone(config: Mapping[str, Any], *, seed: int, subject: str) -> nn.Module:
+    """The stock network with random weights, in fp32; the global random state stays as it is.
+
+    Args:
+        config: the content of its config.json.
+        subject: where that lies, for errors.
+
+    Raises:
+        BackboneError: the library cannot make a network of it.
+    """
+    values = {key: value for key, value in config.items() if key not in LEFT_OUT}
     with quiet_library(), torch.random.fork_rng(devices=[]):
-        from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+        import transformers
 
         torch.manual_seed(seed)
-        values = {key: value for key, value in config.items() if key not in ("model_type", "dtype", "torch_dtype")}
-        settings = AutoConfig.for_model(config["model_type"], **values)
-        builder: Any = AutoModelForTextEncoding if config["model_type"] == "t5" else AutoModel
-        model: Any = builder.from_config(settings, dtype=torch.float32)
+        try:
+            settings = transformers.AutoConfig.for_model(config["model_type"], **values)
+            model: Any = _new_model(settings)
+        except Exception as fault:  # what a wrong value raises is up to each kind of network
+            reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+            raise BackboneError(
+                subject, found=reason, expected="a configuration of the transformers library", hint="fetch it again"
+            ) from fault
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # vectors are pooled by their mean, or one of them is taken
     model.eval()
-    result: nn.Module = model
-    return result
+    stock: nn.Module = model
+    return stock
 
 
-def read_published(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights of a published folder by the names of the stock network, fp32.
+def _new_model(settings: Any) -> Any:
+    """The stock network of a configuration, in fp32."""
+    import transformers
 
-    Raises:
-        BackboneError: model.safetensors is missing, broken, or holds the weights of another network.
-    """
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        pickles = sorted(folder.glob("pytorch_model*.bin"))
-        found = "only " + pickles[0].name + ", a pickle, which is never opened" if pickles else "no such file"
-        raise BackboneError(
-            str(path),
-            found=found,
-            expected="the weights as safetensors",
-            hint="take a revision of the network that has model.safetensors, or save it again",
-        )
-    content = weights.read(path)
-    model = build_backbone(config, seed=0)
-    prefix = getattr(model, "base_model_prefix", "")
-    state = _without_prefix(content.state, prefix, set(model.state_dict()))
-    expected = model.state_dict()
-    missing = sorted(set(expected) - set(state))
-    unexpected = sorted(name for name in set(state) - set(expected) if not _belongs_to_pretraining(name))
-    shapes = [name for name in expected if name in state and state[name].shape != expected[name].shape]
-    if missing or unexpected or shapes:
-        details = []
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("other shape", shapes)):
-            if names:
-                details.append(f"{kind} ({len(names)}): {', '.join(names[:6])}")
-        raise BackboneError(
-            str(path),
-            found=f"weights of another network than {config['model_type']} as config.json describes it",
-            expected="all its weights, and no others",
-            hint="keep config.json and model.safetensors of one network together",
-            details=details,
-        )
-    return {name: state[name].contiguous() for name in sorted(expected)}
-
-
-def _without_prefix(state: Mapping[str, Tensor], prefix: str, wanted: set[str]) -> dict[str, Tensor]:
-    """The state dict with names as the stock network has them, whichever network with a head it was saved from."""
-    renamed = {}
-    for name, tensor in state.items():
-        bare = name.removeprefix(f"{prefix}.")
-        bare = bare.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        renamed[bare if bare in wanted else name] = tensor
-    return renamed
-
-
-def _belongs_to_pretraining(name: str) -> bool:
-    return "pooler." in name or name.endswith("position_ids") or name.startswith(PRETRAINING_HEADS)
+    if settings.model_type in STOCK_CLASSES:
+        return getattr(transformers, STOCK_CLASSES[settings.model_type])(settings)
+    return transformers.AutoModel.from_config(settings, dtype=torch.float32)
 
 
 def fill_backbone(backbone: nn.Module, state: Mapping[str, Tensor], subject: str) -> None:

@@ -4,87 +4,107 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline import files
 from pipeline.config import BackboneConfig, expand_variables
 from pipeline.context import Context
 from pipeline.errors import BackboneError, ConfigError
 from pipeline.files import expanded
-from pipeline.models import backbone_lock
+from pipeline.models import backbone_lock, references
 from pipeline.models.backbone_lock import LOCK
+from pipeline.models.digests import FileStat
 from pipeline.records import BackboneRecord, TextInputSpec
 
-NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
+WEIGHTS = "model.safetensors"
+NEEDED = ("config.json", WEIGHTS, "tokenizer.json")
 OPTIONAL = ("tokenizer_config.json", "special_tokens_map.json")
-SHIPPED = Path(__file__).resolve().parents[2] / "shipped"
 MOST_TOKENS = 512
-UNLIMITED = 10**6  # a tokenizer's limit beyond this means that it has none
+USUAL_PARAMETERS = 120_000_000
+
+
+class PublishedFolder(NamedTuple):
+    """A folder with a network's files.
+
+    Args:
+        path: where it lies on this machine.
+        source: what the record calls it: "shipped", "folder", "mirror", or the URL.
+        revision: the hub's commit, where it comes from there.
+    """
+
+    path: Path
+    source: str
+    revision: str | None = None
 
 
 def rewrite(config: BackboneConfig, out: Path, context: Context) -> BackboneRecord:
     """Writes weights.safetensors, config.json and the tokenizer's files into `out`; see `BackboneProvider.fetch`."""
     from safetensors.torch import save_file
 
-    from pipeline.models.providers.transformers import architectures, builder
+    from pipeline.models.providers.transformers import architectures, builder, published_weights
 
-    folder, source, revision = find_folder(config, context)
-    digests = _verified(config, folder, context.root)
+    published = find_folder(config, context)
+    folder = published.path
+    digests = _verified_digests(config, folder, context)
     settings = builder.read_config(folder)
-    state = builder.read_published(folder, settings)
+    stock = builder.build_backbone(settings, seed=0, subject=str(folder / builder.CONFIG))
+    state = published_weights.read_published(folder, stock)
+    max_tokens = _token_limit(folder, settings)
+    _refuse_other_tokenizer(folder, int(settings.get("vocab_size", 0)) or None)
     target = out / builder.WEIGHTS
     save_file(state, target)
     files.apply_umask(target)
-    copied = []
-    for name in (*NEEDED, *OPTIONAL):
-        if name != "model.safetensors" and (folder / name).is_file():
-            shutil.copyfile(folder / name, out / name)
-            copied.append(name)
-    network = builder.with_head(builder.build_backbone(settings, seed=0), settings, 2, "mean", 0, config.name)
-    kind = architectures.find(settings["model_type"], config.name)
-    _pin(config, context.root, digests, revision)
+    copied = [name for name in (*NEEDED, *OPTIONAL) if name in digests and name != WEIGHTS]
+    for name in copied:
+        shutil.copyfile(folder / name, out / name)
+    pooling = architectures.find(settings["model_type"], config.name).pooling
+    network = builder.with_head(stock, settings, 2, pooling, 0, config.name)
+    _pin(config, context.root, digests, published.revision)
     record = BackboneRecord(
         name=config.name,
         architecture=settings["model_type"],
-        source=source,
-        sha256=digests["model.safetensors"],
+        source=published.source,
+        sha256=digests[WEIGHTS],
         weights_sha256=files.sha256(target),
-        parameters=sum(tensor.numel() for tensor in state.values()),
+        parameters=sum(parameter.numel() for parameter in stock.parameters()),
         classes=0,
         blocks=tuple(network.names),
-        input=TextInputSpec(max_tokens=_token_limit(folder, settings), pooling=kind.pooling, columns=("text",)),
+        input=TextInputSpec(max_tokens=max_tokens, pooling=pooling, columns=("text",)),
         files=tuple(copied),
     )
     return record.save(out)
 
 
-def find_folder(config: BackboneConfig, context: Context) -> tuple[Path, str, str | None]:
-    """The folder that the settings refer to, fetched if need be; what it is in words; and the hub's revision.
+def find_folder(config: BackboneConfig, context: Context) -> PublishedFolder:
+    """The folder that the settings refer to, fetched if need be.
 
     Raises:
-        BackboneError: there is no such folder, or the hub does not have it or does not answer.
+        BackboneError: it is not to be had, or a file is missing in it.
     """
     local = local_folder(config, context.root)
-    if local is not None:
-        if not local.is_dir():
-            raise BackboneError(
-                f"backbone.weights: {config.weights}",
-                found="no such folder" if not local.exists() else "a file",
-                expected="a folder with " + ", ".join(NEEDED),
-                hint="correct backbone.weights: default (the hub), shipped, or a folder",
-            )
-        return local, "shipped" if config.weights == "shipped" else "folder", None
-    from pipeline.models.providers.transformers import hub
+    if local is None:
+        from pipeline.models.providers.transformers import hub
 
-    return hub.fetch_folder(config, context)
+        published = hub.fetch_folder(config, context)
+    else:
+        published = local
+    _refuse_incomplete(published.path)
+    return published
 
 
-def local_folder(config: BackboneConfig, root: Path) -> Path | None:
-    """The folder on this machine that the settings name; None where they mean the hub."""
+def local_folder(config: BackboneConfig, root: Path) -> PublishedFolder | None:
+    """The folder on this machine that the settings name; None where they mean a server.
+
+    Raises:
+        ConfigError: they name a URL, or an environment variable that is not set.
+    """
     if config.weights == "default":
-        return None
+        mirror = expand_variables(config.mirror or "", "backbone.mirror").removeprefix("file://")
+        if not mirror or "://" in mirror:
+            return None
+        return PublishedFolder(root / expanded(mirror) / _repository(config), "mirror")
     if config.weights == "shipped":
-        return SHIPPED / config.name.partition("/")[2]
+        return PublishedFolder(references.SHIPPED / _repository(config), "shipped")
     reference = expand_variables(config.weights, "backbone.weights").removeprefix("file://")
     if "://" in reference:
         raise ConfigError(
@@ -93,7 +113,12 @@ def local_folder(config: BackboneConfig, root: Path) -> Path | None:
             expected="default (the hub), shipped, or a folder on this machine",
             hint="for a mirror of the hub, set backbone.mirror",
         )
-    return root / expanded(reference)
+    return PublishedFolder(root / expanded(reference), "folder")
+
+
+def _repository(config: BackboneConfig) -> str:
+    """The network's name on the hub, such as sentence-transformers/all-MiniLM-L6-v2."""
+    return config.name.partition("/")[2]
 
 
 def check_reachable(config: BackboneConfig, root: Path) -> str:
@@ -106,68 +131,138 @@ def check_reachable(config: BackboneConfig, root: Path) -> str:
     if local is None:
         from pipeline.models.providers.transformers import hub
 
-        return hub.check_reachable(config)
-    missing = [name for name in NEEDED if not (local / name).is_file()]
-    if missing:
+        return hub.check_reachable(config, root)
+    _refuse_incomplete(local.path)
+    return f"{config.name}, {local.path}"
+
+
+def count_parameters(config: BackboneConfig) -> int:
+    """How many parameters the network has, where its files are here; else as many as a network of the usual size."""
+    from safetensors import SafetensorError, safe_open
+
+    local = local_folder(config, Path())
+    try:
+        if local is None:
+            return USUAL_PARAMETERS
+        parameters = 0
+        with safe_open(local.path / WEIGHTS, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  (it is no mapping)
+                size = 1
+                for side in file.get_slice(name).get_shape():
+                    size *= side
+                parameters += size
+        return parameters
+    except (OSError, SafetensorError):
+        return USUAL_PARAMETERS
+
+
+def _refuse_incomplete(folder: Path) -> None:
+    """Refuses a folder that is none, or that lacks a file; model.safetensors is looked at by `published_weights`."""
+    from pipeline.models.providers.transformers import published_weights
+
+    if not folder.is_dir():
         raise BackboneError(
-            str(local),
-            found="no " + ", ".join(missing) if local.is_dir() else "no such folder",
+            str(folder),
+            found="a file" if folder.exists() else "no such folder",
             expected="a folder with " + ", ".join(NEEDED),
-            hint="correct backbone.weights in params.yaml",
+            hint="correct backbone.weights or backbone.mirror in params.yaml",
         )
-    return f"{config.name}, {local}"
-
-
-def _verified(config: BackboneConfig, folder: Path, root: Path) -> dict[str, str]:
-    """The sha256 of each file that is read; refuses those that are not what the lock says."""
-    missing = [name for name in NEEDED if not (folder / name).is_file()]
-    if missing and missing != ["model.safetensors"]:
+    missing = [name for name in NEEDED if name != WEIGHTS and not (folder / name).is_file()]
+    if not missing:
+        published_weights.weights_file(folder)
+        return
+    if missing == ["tokenizer.json"]:
         hint = (
-            "a network without tokenizer.json has only a slow tokenizer: save it with AutoTokenizer(..., use_fast=True)"
+            "it has a slow tokenizer alone; save a fast one: AutoTokenizer.from_pretrained(…).save_pretrained(folder)"
         )
-        raise BackboneError(
-            str(folder), found="no " + ", ".join(missing), expected="a folder with " + ", ".join(NEEDED), hint=hint
-        )
+    else:
+        hint = "bring the whole folder, as the hub has it"
+    raise BackboneError(
+        str(folder), found="no " + ", ".join(missing), expected="a folder with " + ", ".join(NEEDED), hint=hint
+    )
+
+
+def _verified_digests(config: BackboneConfig, folder: Path, context: Context) -> dict[str, str]:
+    """The sha256 of each file that is read.
+
+    Raises:
+        BackboneError: a file is not what backbone.sha256 or backbone.lock says; a fetched copy is deleted then.
+    """
+    name = backbone_lock.entry_name(config)
+    known = references.digest_cache(context.scratch)
     digests = {}
-    for name in (*NEEDED, *OPTIONAL):
-        if (folder / name).is_file():
-            digests[name] = files.sha256(folder / name)
-    locked = backbone_lock.read(root).get(backbone_lock.entry_name(config), {})
-    pinned: dict[str, Any] = dict(locked.get("files", {}))
-    if config.sha256 is not None:
-        pinned["model.safetensors"] = config.sha256
-    for name, sha256 in pinned.items():
-        if digests.get(name) != sha256:
-            raise BackboneError(
-                str(folder / name),
-                found=f"sha256 {digests.get(name, 'of no file')}",
-                expected=f"sha256 {sha256}, which {LOCK if config.sha256 is None else 'backbone.sha256'} holds",
-                hint=f"bring that file back; or, to train from this one, remove its entry from {LOCK}",
-            )
+    for file_name in (*NEEDED, *OPTIONAL):
+        file = folder / file_name
+        if file.is_file():
+            stat = FileStat.of(file)
+            digests[file_name] = files.sha256(file)
+            known.remember(references.folder_key(name, file_name), file, stat, digests[file_name])
+    pins = [(references.SETTING, WEIGHTS, config.sha256)] if config.sha256 else []
+    entry = backbone_lock.read(context.root).get(name, {})
+    if "files" in entry:
+        for file_name in sorted({*entry["files"], *digests}):
+            pins.append((LOCK, file_name, entry["files"].get(file_name, NO_FILE)))
+    for pin, file_name, expected in pins:
+        found = digests.get(file_name, NO_FILE)
+        if not found.startswith(expected.lower()):
+            file = folder / file_name
+            raise references.refusal(config, file, found, pin, expected, fetched=references.is_fetched(file))
     return digests
 
 
+NO_FILE = "of no file"
+
+
 def _pin(config: BackboneConfig, root: Path, digests: dict[str, str], revision: str | None) -> None:
-    extra: dict[str, Any] = {"files": digests}
+    facts: dict[str, Any] = {"files": digests}
     if revision is not None:
-        extra["revision"] = revision
-    backbone_lock.pin_folder(config, root, digests["model.safetensors"], extra)
+        facts["revision"] = revision
+    backbone_lock.pin_folder(config, root, digests[WEIGHTS], facts)
 
 
 def _token_limit(folder: Path, settings: dict[str, Any]) -> int:
-    """Most tokens the network takes, as its files say, and at most 512."""
+    """Most tokens the network takes, as its files say, and at most 512.
+
+    Args:
+        settings: the content of config.json.
+    """
+    from pipeline.models.providers.transformers import builder
+
     limits = [MOST_TOKENS]
     for key in ("max_position_embeddings", "n_positions"):
-        value = settings.get(key)
-        if isinstance(value, int) and value > 0:
-            # RoBERTa counts positions from behind the padding's index.
+        positions = settings.get(key)
+        if isinstance(positions, int) and positions > 0:
+            # RoBERTa's kin count positions from behind the padding's index.
             offset = 2 if settings["model_type"] in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
-            limits.append(value - offset)
+            limits.append(positions - offset)
     path = folder / "tokenizer_config.json"
     if path.is_file():
-        import json
-
-        value = json.loads(path.read_text(encoding="utf-8")).get("model_max_length")
-        if isinstance(value, int) and 0 < value < UNLIMITED:
-            limits.append(value)
+        longest = builder.read_json(path).get("model_max_length")
+        if isinstance(longest, int) and longest > 0:
+            limits.append(longest)
     return min(limits)
+
+
+def _refuse_other_tokenizer(folder: Path, vocabulary: int | None) -> None:
+    """Refuses a tokenizer that cannot be read, or whose tokens the network has no vectors for.
+
+    Args:
+        vocabulary: how many tokens the network knows.
+    """
+    from pipeline.serving import text_tokens
+
+    path = folder / text_tokens.TOKENIZER_FILE
+    try:
+        tokenizer = text_tokens.load_tokenizer(folder)
+    except Exception as fault:  # the library raises bare exceptions
+        raise BackboneError(
+            str(path), found=str(fault), expected="a tokenizer of the tokenizers library", hint="fetch it again"
+        ) from fault
+    last = max(tokenizer.get_vocab().values(), default=0)
+    if vocabulary is not None and last >= vocabulary:
+        raise BackboneError(
+            str(path),
+            found=f"a tokenizer with token {last}",
+            expected=f"tokens below {vocabulary}, as config.json says",
+            hint="keep config.json, model.safetensors and tokenizer.json of one network together",
+        )

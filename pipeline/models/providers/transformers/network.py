@@ -232,7 +232,7 @@ class TransformerNetwork:
         if self.pooling == "cls":
             return hidden[:, 0]
         if self.pooling == "last":
-            last = mask.sum(dim=1) - 1
+            last = (mask.sum(dim=1) - 1).clamp_min(0)
             return hidden[torch.arange(len(hidden), device=hidden.device), last]
         weights = mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
