@@ -93,6 +93,43 @@ def test_an_answer_does_not_depend_on_its_neighbours(family: str) -> None:
             assert torch.allclose(single_tensor(net.run(x[row : row + 1])), together[row : row + 1], atol=1e-6)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_training_the_blocks_drop_what_the_stock_network_drops(family: str) -> None:
+    """Modules of no block stay in evaluation, as the engine has it: none of them may matter."""
+    net, x = network(family), tokens()
+    net.stock.train()
+    torch.manual_seed(3)
+    expected = stock_logits(net, x)
+    net.stock.eval()
+    assert not torch.allclose(stock_logits(net, x), expected, atol=1e-4)
+    for block in net.blocks:
+        block.train()
+    torch.manual_seed(3)
+    assert torch.allclose(single_tensor(net.run(x)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_frozen_block_does_not_move_and_every_trained_one_does(family: str) -> None:
+    for frozen in ("word_embeddings", "embeddings"):
+        net, x = network(family), tokens()
+        if frozen not in net.names:
+            continue
+        for block in net.blocks:
+            block.requires_grad_(block.name != frozen)
+        single_tensor(net.run(x)).square().sum().backward()
+        for block in net.blocks:
+            gradients = [parameter.grad for parameter in block.parameters()]
+            reached = any(gradient is not None and bool(gradient.any()) for gradient in gradients)
+            holds_any = bool(gradients)
+            assert reached == (holds_any and block.name != frozen), block.name
+
+
+def test_no_two_blocks_share_a_module() -> None:
+    for family in FAMILIES:
+        owned = [id(module) for block in network(family).blocks for module in block.modules()]
+        assert len(owned) == len(set(owned)), family
+
+
 def test_a_stage_trains_what_it_says_and_the_rest_stays() -> None:
     net, x = network("bert"), tokens()
     for block in net.blocks:

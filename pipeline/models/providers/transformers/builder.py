@@ -106,7 +106,8 @@ def _new_model(settings: Any) -> Any:
 
     if settings.model_type in STOCK_CLASSES:
         return getattr(transformers, STOCK_CLASSES[settings.model_type])(settings)
-    return transformers.AutoModel.from_config(settings, dtype=torch.float32)
+    builder: Any = transformers.AutoModel
+    return builder.from_config(settings, dtype=torch.float32)
 
 
 def fill_backbone(backbone: nn.Module, state: Mapping[str, Tensor], subject: str) -> None:
