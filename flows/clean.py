@@ -31,11 +31,19 @@ class RemovableFolder:
     bytes: int
 
 
-def removable(workspace: Workspace, *, trainings: bool, history: bool) -> list[RemovableFolder]:
+def list_removable(workspace: Workspace, *, trainings: bool, history: bool) -> list[RemovableFolder]:
     """What there is to remove, with sizes in bytes."""
-    kinds = CACHES | (TRAININGS if trainings else {}) | (HISTORY if history else {})
-    found = ((workspace.scratch / name, meaning) for name, meaning in kinds.items())
-    return [RemovableFolder(path, meaning, _size(path)) for path, meaning in found if path.is_dir()]
+    kinds = dict(CACHES)
+    if trainings:
+        kinds |= TRAININGS
+    if history:
+        kinds |= HISTORY
+    folders = []
+    for name, meaning in kinds.items():
+        path = workspace.scratch / name
+        if path.is_dir():
+            folders.append(RemovableFolder(path, meaning, _measure_size(path)))
+    return folders
 
 
 def remove(items: list[RemovableFolder]) -> None:
@@ -44,5 +52,5 @@ def remove(items: list[RemovableFolder]) -> None:
         shutil.rmtree(item.path)
 
 
-def _size(folder: Path) -> int:
+def _measure_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -17,8 +17,8 @@ from pipeline.storage import storage_errors
 from pipeline.text import use_utf8_names, write_anything
 
 if TYPE_CHECKING:
-    from flows.lr_find import Found
-    from flows.retrain import Summary
+    from flows.lr_find import SweepPage
+    from flows.retrain import RetrainSummary
     from flows.servers import Server
     from flows.status import WorkspaceStatus
     from flows.terminal import Terminal
@@ -39,7 +39,8 @@ app = typer.Typer(
 Force = Annotated[
     list[str], typer.Option("--force", metavar="STEP", help="Run this step even if nothing changed; repeatable.")
 ]
-DETAILS = 20  # of an error, on the terminal
+MAX_DETAILS = 20  # of an error, on the terminal
+FIRST_SIGNAL_EXIT = 128  # exit codes above it name a signal
 MARKS = {"ok": ("ok   ", ""), "note": ("note ", "yellow"), "bad": ("BAD  ", "bold red")}
 
 
@@ -49,16 +50,16 @@ def main() -> None:
     write_anything((sys.stdout, sys.stderr))
     redaction.install_streams()
     try:
-        with ending(), storage_errors(_here()):
+        with ending(), storage_errors(_current_folder()):
             app()
     except ThawError as fault:
-        _say_error(fault)
+        _print_error(fault)
         sys.exit(fault.exit_code)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
     except SystemExit as fault:
-        if isinstance(fault.code, int) and fault.code > 128:
+        if isinstance(fault.code, int) and fault.code > FIRST_SIGNAL_EXIT:
             print("\ninterrupted", file=sys.stderr)
         raise
     except BrokenPipeError:
@@ -66,7 +67,7 @@ def main() -> None:
         sys.exit(141)
 
 
-def _here() -> Path:
+def _current_folder() -> Path:
     try:
         return Path.cwd()
     except FileNotFoundError as fault:
@@ -75,17 +76,18 @@ def _here() -> Path:
         ) from fault
 
 
-def _say_error(fault: ThawError) -> None:
+def _print_error(fault: ThawError) -> None:
     """The error on standard error; of many details the first, and where all of them are."""
     from flows.terminal import Terminal
 
-    written = _write_error(fault) if len(fault.details) > DETAILS else None
     terminal = Terminal(stderr=True)
     terminal.line("")
-    for line in fault.lines(details=DETAILS if written else None):
+    left_out = len(fault.details) - MAX_DETAILS
+    written = _write_error(fault) if left_out > 0 else None
+    for line in fault.lines(details=MAX_DETAILS if written else None):
         terminal.line(line)
     if written:
-        terminal.line(f"  … and {len(fault.details) - DETAILS} more, all in {written}")
+        terminal.line(f"  … and {left_out} more, all in {written}")
 
 
 def _write_error(fault: ThawError) -> Path | None:
@@ -93,20 +95,21 @@ def _write_error(fault: ThawError) -> Path | None:
     from pipeline.workspace import Workspace
 
     try:
-        written = Workspace.find(Path.cwd()).scratch / "error.txt"
-        written.write_text(f"{fault}\n", encoding="utf-8")
+        path = Workspace.find(Path.cwd()).scratch / "error.txt"
+        path.write_text(f"{fault}\n", encoding="utf-8")
     except (ThawError, OSError):
         return None
-    return written
+    return path
 
 
-def _workspace() -> Workspace:
+def _open_workspace() -> Workspace:
+    """The workspace that the current folder lies in, with the environment that the libraries are started in."""
     from flows import settings
     from pipeline.workspace import Workspace
 
-    place = Workspace.find(Path.cwd())
-    settings.prepare(place.scratch)
-    return place
+    workspace = Workspace.find(Path.cwd())
+    settings.prepare(workspace.scratch)
+    return workspace
 
 
 @app.command()
@@ -147,7 +150,7 @@ def init(
     options = setup.InitOptions(
         task=task,
         backbone=backbone or None,
-        weights=_weights(weights) if weights else None,
+        weights=_resolve_weights(weights) if weights else None,
         given_val_as=given_val_as or None,
         recipes=tuple(recipe),
     )
@@ -164,7 +167,7 @@ def init(
             terminal.line(line)
 
 
-def _weights(reference: str) -> str:
+def _resolve_weights(reference: str) -> str:
     from pipeline.files import expanded
 
     path = expanded(reference)
@@ -187,30 +190,22 @@ def run(
 
       thaw run --force finetune
     """
-    from flows.status import bring_up_to_date, follow_champion, refuse_changed_weights
     from flows.terminal import Terminal
 
     clock = StepClock()
-    place = _workspace()
+    workspace = _open_workspace()
     with Terminal() as terminal:
-        with terminal.working("checking what changed"):
-            bring_up_to_date(place, terminal)
-            refuse_changed_weights(place)
-            examine_status = _glance(place)
-        if examine_status.nothing_to_do and not force and place.config().finetune.warm_start == "champion":
-            with terminal.working("asking the registry for the champion"):
-                if follow_champion(place, terminal):
-                    examine_status = _glance(place)
+        status = _find_what_changed(terminal, workspace, force)
         clock.lap("asking DVC")
-        if examine_status.nothing_to_do and not force:
-            _say_unchanged(terminal, place, examine_status)
+        if status.nothing_to_do and not force:
+            _print_unchanged(terminal, workspace, status)
             clock.lap("ours")
         else:
-            stale = {*force, *(name for name, state in examine_status.states.items() if not state.fresh)}
-            summary = _conduct(terminal, place, force, stale, clock)
-            _say_result(terminal, place, summary.evaluated, summary.registered)
+            stale = {*force, *status.stale_steps}
+            summary = _retrain(terminal, workspace, force, stale, clock)
+            _print_result(terminal, workspace, summary.evaluated, summary.registered)
         if timings:
-            _say_timings(terminal, clock)
+            _print_timings(terminal, clock)
 
 
 class StepClock:
@@ -224,116 +219,148 @@ class StepClock:
         self._last = time.time()
 
     def lap(self, name: str) -> None:
+        """Counts the time since the last lap as that of `name`."""
         now = time.time()
         self.laps[name] = self.laps.get(name, 0.0) + now - self._last
         self._last = now
 
 
-def _say_timings(terminal: Terminal, clock: StepClock) -> None:
-    terminal.info(", ".join(f"{name} {seconds:.2f} s" for name, seconds in clock.laps.items()))
+def _print_timings(terminal: Terminal, clock: StepClock) -> None:
+    parts = [f"{name} {seconds:.2f} s" for name, seconds in clock.laps.items()]
+    terminal.info(", ".join(parts))
 
 
-def _glance(place: Workspace) -> WorkspaceStatus:
-    from flows.status import examine_status
+def _find_what_changed(terminal: Terminal, workspace: Workspace, force: list[str]) -> WorkspaceStatus:
+    """The state of the workspace, once it was brought up to date."""
+    from flows.status import bring_up_to_date, examine_status, follow_champion, refuse_changed_weights
 
-    return examine_status(place)
+    with terminal.working("checking what changed"):
+        bring_up_to_date(workspace, terminal)
+        refuse_changed_weights(workspace)
+        status = examine_status(workspace)
+    starts_warm = workspace.config().finetune.warm_start == "champion"
+    if not status.nothing_to_do or force or not starts_warm:
+        return status
+    with terminal.working("asking the registry for the champion"):
+        if follow_champion(workspace, terminal):
+            return examine_status(workspace)
+    return status
 
 
-def _say_unchanged(terminal: Terminal, place: Workspace, examine_status: WorkspaceStatus) -> None:
+def _print_unchanged(terminal: Terminal, workspace: Workspace, status: WorkspaceStatus) -> None:
     from pipeline.steps.summary import step_line, summarize
 
-    assert examine_status.evaluated is not None
-    assert examine_status.registered is not None
-    terminal.heading(f"{place.root.name}: nothing changed since the last run, nothing to train")
-    for step in examine_status.states:
+    assert status.evaluated is not None
+    assert status.registered is not None
+    terminal.heading(f"{workspace.root.name}: nothing changed since the last run, nothing to train")
+    for step in status.states:
         terminal.info(step_line(step, "unchanged"))
-    terminal.info(step_line("register", f"unchanged: {summarize(examine_status.registered)}"))
-    if examine_status.report:
+    terminal.info(step_line("register", f"unchanged: {summarize(status.registered)}"))
+    if status.report_reason:
         from flows.status import make_report
 
         with terminal.working("writing the report"):
-            make_report(place, examine_status.registered, terminal)
-        terminal.info(step_line("report", f"{examine_status.report}: made again"))
-    _say_result(terminal, place, examine_status.evaluated, examine_status.registered)
+            make_report(workspace, status.registered, terminal)
+        terminal.info(step_line("report", f"{status.report_reason}: made again"))
+    _print_result(terminal, workspace, status.evaluated, status.registered)
 
 
-def _conduct(terminal: Terminal, place: Workspace, force: list[str], stale: set[str], clock: StepClock) -> Summary:
+def _retrain(
+    terminal: Terminal, workspace: Workspace, force: list[str], stale: set[str], clock: StepClock
+) -> RetrainSummary:
+    """Runs the flow, with a Prefect server for as long as it takes where none is configured."""
     from flows import temporary
-    from flows.status import check
+    from flows.status import check_before_starting
 
-    def meanwhile() -> None:
+    def import_meanwhile() -> None:
         from flows import preload
 
-        preload.up(stale)
+        preload.import_for_steps(stale)
         clock.lap("importing")
 
     with terminal.working("checking the workspace"):
-        check(place, stale, force)
-    terminal.heading(f"{place.root.name}: retraining")
+        check_before_starting(workspace, stale, force)
+    terminal.heading(f"{workspace.root.name}: retraining")
     with terminal.working("retraining"), ExitStack() as prefect:
         with terminal.working("starting Prefect, importing libraries"):
-            prefect.enter_context(temporary.server(place.scratch, meanwhile))
+            prefect.enter_context(temporary.server(workspace.scratch, import_meanwhile))
         clock.lap("starting Prefect")
-        summary = _flow(terminal, place, force)
+        summary = _run_flow(terminal, workspace, force)
         clock.lap("flow")
     clock.lap("ending Prefect")
     clock.laps["of which steps"] = sum(outcome.seconds for outcome in summary.outcomes)
     return summary
 
 
-def _flow(terminal: Terminal, place: Workspace, force: list[str]) -> Summary:
-    import logging
-
+def _run_flow(terminal: Terminal, workspace: Workspace, force: list[str]) -> RetrainSummary:
     from flows.retrain import retrain
-    from flows.stage import CONSOLE
+    from flows.servers import find_prefect_fault
+    from flows.step_task import CONSOLE
 
-    # Prefect's own lines go to its server; here they would break into ours.
-    logging.getLogger().handlers = [h for h in logging.getLogger().handlers if type(h).__module__[:7] != "prefect"]
+    _remove_prefect_handlers()
     token = CONSOLE.set(terminal)
     try:
-        return retrain(str(place.root), tuple(force))
-    except RuntimeError as fault:
-        if "server" not in str(fault).lower() and "api" not in str(fault).lower():
+        return retrain(str(workspace.root), tuple(force))
+    except RuntimeError as fault:  # what Prefect raises where its server does not answer, among others
+        reason = find_prefect_fault()
+        if reason is None:
             raise
-        raise _no_server(fault) from fault
+        raise _no_server_error(reason) from fault
     finally:
         CONSOLE.reset(token)
 
 
-def _no_server(fault: Exception) -> ThawError:
+def _remove_prefect_handlers() -> None:
+    """Prefect's own lines go to its server; here they would break into ours."""
+    import logging
+
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if type(handler).__module__.partition(".")[0] == "prefect":
+            root.removeHandler(handler)
+
+
+def _no_server_error(reason: Exception) -> ThawError:
     import os
 
+    address = os.environ.get("PREFECT_API_URL", "(temporary)")
+    lines = str(reason).splitlines() or [type(reason).__name__]
     return ThawError(
-        f"Prefect's server {os.environ.get('PREFECT_API_URL', '(temporary)')}", found=str(fault).splitlines()[0],
-        expected="an answer", hint="start it, or unset PREFECT_API_URL to use a temporary one; see thaw doctor",
-    )  # fmt: skip
+        f"Prefect's server {address}",
+        found=lines[0],
+        expected="an answer",
+        hint="start it, or unset PREFECT_API_URL to use a temporary one; see thaw doctor",
+    )
 
 
-def _say_result(terminal: Terminal, place: Workspace, evaluated: EvaluateRecord, registered: RegisterRecord) -> None:
+def _print_result(
+    terminal: Terminal, workspace: Workspace, evaluated: EvaluateRecord, registered: RegisterRecord
+) -> None:
     """The closing lines of a run: a heading with the result, and what there is to know of it, one line each."""
-    from flows.status import unshared
+    from flows.status import list_unshared
     from pipeline.steps.summary import summarize
 
     terminal.heading(summarize(evaluated))
     for comparison in evaluated.comparisons:
         terminal.info(_comparison_line(comparison))
     terminal.info(f"registered as {registered.model} v{registered.version}; {registered.reason}")
-    terminal.info(f"report: {place.report.resolve().as_uri()}")
-    for line in unshared(place):
+    terminal.info(f"report: {workspace.report.resolve().as_uri()}")
+    for line in list_unshared(workspace):
         terminal.info(line)
 
 
 def _comparison_line(comparison: Comparison) -> str:
     difference = comparison.difference
-    verdict = {"cannot-tell": "too little to tell them apart"}.get(comparison.verdict, comparison.verdict)
-    return (
-        f"compared with {comparison.other}: {100 * difference.value:+.1f} points of {comparison.metric} "
-        f"({100 * difference.low:+.1f} to {100 * difference.high:+.1f}), {verdict}"
-    )
+    interval = f"({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+    points = f"{100 * difference.value:+.1f} points of {comparison.metric} {interval}"
+    verdict = "too little to tell them apart" if comparison.verdict == "cannot-tell" else comparison.verdict
+    return f"compared with {comparison.other}: {points}, {verdict}"
 
 
 @app.command()
-def step(name: Annotated[str, typer.Argument(help="validate, split, backbone, finetune or evaluate.")]) -> None:
+def step(
+    name: Annotated[str, typer.Argument(help="validate, split, backbone, finetune, evaluate or register.")],
+) -> None:
     """Run one step alone.
 
     Neither DVC nor Prefect takes part: this is what the stages of dvc.yaml run.
@@ -343,10 +370,10 @@ def step(name: Annotated[str, typer.Argument(help="validate, split, backbone, fi
       thaw step validate
     """
     from flows.terminal import Terminal
-    from pipeline.steps import run as steps
+    from pipeline.steps.run import run_alone
 
     with Terminal() as terminal, terminal.working(name):
-        steps.run_alone(_workspace(), name, console=terminal)
+        run_alone(_open_workspace(), name, console=terminal)
 
 
 @app.command()
@@ -359,58 +386,64 @@ def status() -> None:
 
       thaw status
     """
+    from flows.status import examine_status
     from flows.terminal import Terminal
-    from pipeline.upgrade import outdated
+    from pipeline.upgrade import list_changes
     from pipeline.versioning import Versioning
 
-    place = _workspace()
+    workspace = _open_workspace()
     with Terminal() as terminal:
-        terminal.heading(str(place.root))
+        terminal.heading(str(workspace.root))
         with terminal.working("reading the data's version"):
-            terminal.info(_data_line(place))
-        for change in outdated(place):
+            terminal.info(_data_line(workspace))
+        for change in list_changes(workspace):
             terminal.info(f"`thaw run` will write {change.meaning}")
-        if not Versioning(place.root).pins_are_current():
-            terminal.info("`thaw run` will bring the data and the ledger to what data.dvc and ledger.dvc pin")
+        if not Versioning(workspace.root).tracked_files_are_current():
+            terminal.info("`thaw run` will bring the data and the ledger to what data.dvc and ledger.dvc track")
         with terminal.working("checking what changed"):
-            examine_status = _glance(place)
-        _say_states(terminal, examine_status)
-        _say_changed_weights(terminal, place)
-        with terminal.working("asking the model registry"):
-            from pipeline.tracking.registry import registered
-
-            versions = registered(place.config(), place)
-        terminal.heading("registered" if versions else "nothing registered yet")
-        for version in versions:
-            terminal.info(str(version))
+            found = examine_status(workspace)
+        _print_states(terminal, found)
+        _print_changed_weights(terminal, workspace)
+        _print_versions(terminal, workspace)
 
 
-def _data_line(place: Workspace) -> str:
+def _data_line(workspace: Workspace) -> str:
     from pipeline.steps.summary import step_line
     from pipeline.versioning import Versioning
 
-    version = Versioning(place.root).data_version()
+    version = Versioning(workspace.root).data_version()
     dirty = f", {version.dirty_reason}" if version.dirty else ""
     return step_line("data", f"{version.files:,} files, {version.md5}{dirty}")
 
 
-def _say_states(terminal: Terminal, examine_status: WorkspaceStatus) -> None:
+def _print_states(terminal: Terminal, status: WorkspaceStatus) -> None:
     from pipeline.steps.summary import step_line
 
-    for name, state in examine_status.states.items():
-        terminal.info(step_line(name, "fresh" if state.fresh else f"stale: {'; '.join(state.why)}"))
-    is_registered = examine_status.registered is not None
+    for name, state in status.states.items():
+        text = "fresh" if state.fresh else f"stale: {'; '.join(state.reasons)}"
+        terminal.info(step_line(name, text))
+    is_registered = status.registered is not None
     terminal.info(step_line("register", "fresh" if is_registered else "stale: the last evaluation is not registered"))
 
 
-def _say_changed_weights(terminal: Terminal, place: Workspace) -> None:
+def _print_changed_weights(terminal: Terminal, workspace: Workspace) -> None:
     from flows.status import refuse_changed_weights
     from pipeline.errors import BackboneError
 
     try:
-        refuse_changed_weights(place)
+        refuse_changed_weights(workspace)
     except BackboneError as fault:
         terminal.info(f"`thaw run` will refuse {fault.subject}: {fault.found}; expected {fault.expected}; {fault.hint}")
+
+
+def _print_versions(terminal: Terminal, workspace: Workspace) -> None:
+    with terminal.working("asking the model registry"):
+        from pipeline.tracking.registry import registered
+
+        versions = registered(workspace.config(), workspace)
+    terminal.heading("registered" if versions else "nothing registered yet")
+    for version in versions:
+        terminal.info(str(version))
 
 
 @app.command()
@@ -433,21 +466,22 @@ def lr_find(
     """
     from flows.terminal import Terminal
 
-    place = _workspace()
+    workspace = _open_workspace()
     with Terminal() as terminal:
-        terminal.heading(f"{place.root.name}: learning-rate range test")
+        terminal.heading(f"{workspace.root.name}: learning-rate range test")
         with terminal.working("importing libraries"):
-            from flows import lr_find as finder
+            from flows.lr_find import find_learning_rate
         with terminal.working("learning-rate range test"):
-            found = finder.lr_find(place, recipe or None, stage or None, terminal)
-        _say_sweep(terminal, found)
+            found = find_learning_rate(workspace, recipe or None, stage or None, terminal)
+        _print_sweep(terminal, found)
 
 
-def _say_sweep(terminal: Terminal, found: Found) -> None:
+def _print_sweep(terminal: Terminal, found: SweepPage) -> None:
     sweep = found.sweep
     subject = f"{sweep.candidate}, stage {sweep.stage}"
     if sweep.suggestion is None:
-        terminal.heading(f"{subject}: no rate from {sweep.rates[0]:.1g} to {sweep.rates[-1]:.1g} lowered the loss")
+        lowest, highest = sweep.rates[0], sweep.rates[-1]
+        terminal.heading(f"{subject}: no rate from {lowest:.1g} to {highest:.1g} lowered the loss")
     else:
         terminal.heading(f"{subject}: suggested learning rate {sweep.suggestion:.1e}")
         terminal.info("set it as lr: in params.yaml, or set lr: auto to have every stage find its own")
@@ -476,29 +510,38 @@ def sample(
     from flows.terminal import Terminal
     from pipeline import task_catalog
     from pipeline.tasks import catalog
+
+    with Terminal() as terminal:
+        name = task or task_catalog.DEFAULT
+        if folder is None:
+            name, folder = _prepare_sample_folder(task)
+        with terminal.working("generating the sample"):
+            made = catalog.find(name).sample().generate(folder)
+        already = "" if made.written else " (already there)"
+        terminal.line(f"{made.description}, in {folder}{already}")
+
+
+def _prepare_sample_folder(task: str) -> tuple[str, Path]:
+    """The workspace's task and its data folder.
+
+    Raises:
+        ConfigError: it is not the task asked for.
+    """
     from pipeline.upgrade import upgrade
     from pipeline.workspace import lock
 
-    with Terminal() as terminal:
-        kind = task or task_catalog.DEFAULT
-        if folder is None:
-            workspace = _workspace()
-            with lock(workspace):
-                upgrade(workspace)  # so that `dvc repro` finds all that its stages depend on
-            config = workspace.config()
-            if task and task != config.task.name:
-                raise ConfigError(
-                    "--task",
-                    found=task,
-                    expected=f"{config.task.name}, this workspace's task",
-                    hint="name a folder to write another task's sample to",
-                )
-            kind = config.task.name
-            folder = workspace.root / config.data.path
-        with terminal.working("generating the sample"):
-            made = catalog.find(kind).sample().generate(folder)
-        already = "" if made.written else " (already there)"
-        terminal.line(f"{made.description}, in {folder}{already}")
+    workspace = _open_workspace()
+    with lock(workspace):
+        upgrade(workspace)  # so that `dvc repro` finds all that its stages depend on
+    config = workspace.config()
+    if task and task != config.task.name:
+        raise ConfigError(
+            "--task",
+            found=task,
+            expected=f"{config.task.name}, this workspace's task",
+            hint="name a folder to write another task's sample to",
+        )
+    return config.task.name, workspace.root / config.data.path
 
 
 @app.command()
@@ -507,9 +550,9 @@ def predict(
     model: Annotated[str, typer.Option(help="models:/NAME@ALIAS or models:/NAME/VERSION; default: the champion.")] = "",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Predict labels with a registered model.
+    """Predict labels for files with a registered model.
 
-    For files, and for all files in folders.
+    A folder stands for all files in it.
 
     Examples:
 
@@ -521,19 +564,19 @@ def predict(
     """
     from flows.terminal import Terminal
 
-    place = _workspace()
+    workspace = _open_workspace()
     with Terminal() as terminal:
         with terminal.working("importing libraries"):
             from flows import predict as predictions
         with terminal.working("predicting"):
-            answer = predictions.predict(files, model or None, place)
+            predicted = predictions.predict(files, model or None, workspace)
         if json:
-            for line in predictions.as_lines(answer):
+            for line in predictions.format_json_lines(predicted):
                 print(line)
         else:
-            for line in predictions.as_table(answer):
+            for line in predictions.format_table(predicted):
                 terminal.line(line)
-    if any(row.error for row in answer):
+    if any(file.error for file in predicted):
         raise typer.Exit(1)
 
 
@@ -553,10 +596,10 @@ def up(
     from flows import up as servers
     from flows.terminal import Terminal
 
-    place = _workspace()
+    workspace = _open_workspace()
     with Terminal() as terminal, ExitStack() as starting:
 
-        def ready(started: list[Server], secret: str) -> None:
+        def print_addresses(started: list[Server], secret: str) -> None:
             starting.close()
             for server in started:
                 terminal.line(f"{server.name:<8} {server.url}{server.page}")
@@ -565,7 +608,7 @@ def up(
 
         terminal.line("starting Prefect and MLflow")
         starting.enter_context(terminal.working("starting"))
-        servers.up(place, prefect_port, mlflow_port, ready, terminal.line)
+        servers.up(workspace, prefect_port, mlflow_port, print_addresses, terminal.line)
 
 
 @app.command()
@@ -581,7 +624,7 @@ def doctor() -> None:
     from flows.doctor import examine
     from flows.terminal import Terminal
 
-    bad = 0
+    all_well = True
     with Terminal() as terminal, terminal.working("examining"):
         for check in examine(Path.cwd()):
             mark, style = MARKS[check.state]
@@ -590,8 +633,8 @@ def doctor() -> None:
             terminal.line(beginning + check.found, hanging=hanging, style=style)
             if check.hint:
                 terminal.line(f"fix: {check.hint}", indent=hanging, hanging=hanging, style=style)
-            bad += check.state == "bad"
-    if bad:
+            all_well = all_well and check.state != "bad"
+    if not all_well:
         raise typer.Exit(1)
 
 
@@ -615,21 +658,22 @@ def clean(
     from flows.terminal import Terminal
     from pipeline.workspace import lock
 
-    place = _workspace()
-    with lock(place), Terminal() as terminal:
+    workspace = _open_workspace()
+    with lock(workspace), Terminal() as terminal:
         with terminal.working("measuring"):
-            items = cleaning.removable(place, trainings=trainings, history=history)
+            items = cleaning.list_removable(workspace, trainings=trainings, history=history)
         for item in items:
-            name = item.path.relative_to(place.root)
-            terminal.line(f"{_mebibytes(item.bytes)}  {name}  ({item.meaning})")
+            name = item.path.relative_to(workspace.root)
+            terminal.line(f"{_format_mebibytes(item.bytes)}  {name}  ({item.meaning})")
         if yes:
             with terminal.working("removing"):
                 cleaning.remove(items)
-        total = _mebibytes(sum(item.bytes for item in items))
-        terminal.line(f"{total}  " + ("removed" if yes else "in all; to remove it: --yes"))
+        total = _format_mebibytes(sum(item.bytes for item in items))
+        ending_words = "removed" if yes else "in all; to remove it: --yes"
+        terminal.line(f"{total}  {ending_words}")
 
 
-def _mebibytes(size: int) -> str:
+def _format_mebibytes(size: int) -> str:
     return f"{size / 2**20:9.1f} MiB"
 
 

@@ -1,4 +1,4 @@
-"""Retrainings that were killed without a word: Prefect still believes that they run, until the next one closes them."""
+"""Retrainings that were killed: Prefect still lists them as running, until the next one sets them to Crashed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 HOST, PID, STARTED = "thaw.host", "thaw.pid", "thaw.started"
-MESSAGE = "Its process ended without a word: it was killed, or the machine went down."
+MESSAGE = "Its process ended without reporting: it was killed, or the machine went down."
 
 
 def close_dead_runs(flow: str, workspace: Path) -> int:
@@ -38,19 +38,21 @@ def close_dead_runs(flow: str, workspace: Path) -> int:
 
     own = get_run_context().flow_run.id  # type: ignore[union-attr]
     with get_client(sync_client=True) as client:
-        client.update_flow_run_labels(own, _labels())
-        dead = [run for run in _running(client, flow) if run.id != own and _is_dead(run, workspace)]
-        for run in dead:
-            _close(client, run.id)
-    return len(dead)
+        client.update_flow_run_labels(own, _process_labels())
+        closed = 0
+        for run in _list_running(client, flow):
+            if run.id != own and _is_dead(run, workspace):
+                _set_crashed(client, run.id)
+                closed += 1
+    return closed
 
 
-def _labels() -> dict[str, Any]:
+def _process_labels() -> dict[str, Any]:
     own = ProcessIdentity.of(psutil.Process())
     return {HOST: platform.node(), PID: own.pid, STARTED: own.started}
 
 
-def _running(client: SyncPrefectClient, flow: str) -> list[FlowRun]:
+def _list_running(client: SyncPrefectClient, flow: str) -> list[FlowRun]:
     from prefect.client.schemas import filters
     from prefect.client.schemas.objects import StateType
 
@@ -75,7 +77,7 @@ def _is_alive_here(labels: Mapping[str, Any]) -> bool:
     return find(ProcessIdentity(int(labels[PID]), float(labels[STARTED]))) is not None
 
 
-def _close(client: SyncPrefectClient, run: UUID) -> None:
+def _set_crashed(client: SyncPrefectClient, run: UUID) -> None:
     """The run and its tasks that are said to run."""
     from prefect.client.schemas import filters
     from prefect.client.schemas.objects import StateType

@@ -18,14 +18,22 @@ from pipeline import loopback
 from pipeline.config import Config
 from pipeline.cores import cores
 from pipeline.errors import ThawError
-from pipeline.workspace import STEPS, Workspace
+from pipeline.step_table import DVC_STAGES
+from pipeline.workspace import Workspace
 
 # What is known to work: docs/decisions/0002-pins.md says why each bound is there.
 BOUNDS = {
-    "torch": "==2.15.0", "torchvision": "==0.29.2", "prefect": ">=3.8,<3.9", "mlflow": ">=3.17,<3.18",
-    "dvc": ">=3.67,<4", "great-expectations": ">=1.24,<2", "fastapi": "<0.151", "sqlalchemy": ">=2.0,<2.1",
-}  # fmt: skip
-ENOUGH_DISK = 5 * 2**30
+    "torch": "==2.15.0",
+    "torchvision": "==0.29.2",
+    "prefect": ">=3.8,<3.9",
+    "mlflow": ">=3.17,<3.18",
+    "dvc": ">=3.67,<4",
+    "great-expectations": ">=1.24,<2",
+    "fastapi": "<0.151",
+    "sqlalchemy": ">=2.0,<2.1",
+}
+ENOUGH_DISK_BYTES = 5 * 2**30
+CheckState = Literal["ok", "note", "bad"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class DiagnosticCheck:
     """One thing looked at."""
 
     name: str
-    state: Literal["ok", "note", "bad"]
+    state: CheckState
     found: str
     hint: str = ""
 
@@ -41,28 +49,28 @@ class DiagnosticCheck:
 def examine(start: Path) -> Iterator[DiagnosticCheck]:
     """Looks at everything in turn; a check that itself fails is a bad check, never a traceback."""
     loopback.bypass_proxies()
-    yield _python()
-    yield from _versions()
+    yield _check_python()
+    yield from _check_versions()
+    workspace: Workspace | None = None
     try:
-        place = Workspace.find(start)
+        workspace = Workspace.find(start)
     except ThawError as fault:
         yield DiagnosticCheck("workspace", "note", fault.found, fault.hint)
-        place = None
-    root = place.root if place else start
-    for look in (_disk, _writable):
-        yield look(root)
-    if place:
-        yield _settings(place)
-        yield from _readable(place)
-    yield _git()
-    yield _accelerator()
+    root = workspace.root if workspace else start
+    yield _check_disk(root)
+    yield _check_write_access(root)
+    if workspace:
+        yield _check_settings(workspace)
+        yield from _check_workspace(workspace)
+    yield _check_git()
+    yield _check_accelerator()
 
 
-def _python() -> DiagnosticCheck:
+def _check_python() -> DiagnosticCheck:
     return DiagnosticCheck("python", "ok", f"{platform.python_version()} at {sys.executable}")
 
 
-def _versions() -> Iterator[DiagnosticCheck]:
+def _check_versions() -> Iterator[DiagnosticCheck]:
     from packaging.specifiers import SpecifierSet
 
     for name, bound in BOUNDS.items():
@@ -76,14 +84,14 @@ def _versions() -> Iterator[DiagnosticCheck]:
         yield DiagnosticCheck(name, "ok" if fits else "bad", f"{found} ({bound})", hint)
 
 
-def _disk(root: Path) -> DiagnosticCheck:
+def _check_disk(root: Path) -> DiagnosticCheck:
     free = shutil.disk_usage(root).free
-    if free < ENOUGH_DISK:
+    if free < ENOUGH_DISK_BYTES:
         return DiagnosticCheck("disk", "bad", f"{free / 2**30:.1f} GiB free", "make room, or: thaw clean")
     return DiagnosticCheck("disk", "ok", f"{free / 2**30:.0f} GiB free")
 
 
-def _writable(root: Path) -> DiagnosticCheck:
+def _check_write_access(root: Path) -> DiagnosticCheck:
     try:
         with tempfile.NamedTemporaryFile(dir=root, prefix=".thaw-doctor-"):
             return DiagnosticCheck("write access", "ok", str(root))
@@ -91,82 +99,85 @@ def _writable(root: Path) -> DiagnosticCheck:
         return DiagnosticCheck("write access", "bad", str(fault), f"chown or chmod {shlex.quote(str(root))}")
 
 
-def _settings(place: Workspace) -> DiagnosticCheck:
+def _check_settings(workspace: Workspace) -> DiagnosticCheck:
     try:
-        place.config()
+        workspace.config()
         return DiagnosticCheck("params.yaml", "ok", "every setting understood")
     except ThawError as fault:
         return DiagnosticCheck("params.yaml", "bad", "; ".join(fault.details) or fault.found, fault.hint)
 
 
-def _readable(place: Workspace) -> Iterator[DiagnosticCheck]:
+def _check_workspace(workspace: Workspace) -> Iterator[DiagnosticCheck]:
     """What can only be looked at where params.yaml can be read."""
     try:
-        config = place.config()
+        config = workspace.config()
     except ThawError:
         return  # said already
-    yield from _preflight(place, config)
-    yield _data(place, config)
-    yield from _servers(place)
+    yield from _check_preflight(workspace, config)
+    yield _check_data(workspace, config)
+    yield _check_servers(workspace)
 
 
-def _preflight(place: Workspace, config: Config) -> Iterator[DiagnosticCheck]:
+def _check_preflight(workspace: Workspace, config: Config) -> Iterator[DiagnosticCheck]:
     """What a run would check before it begins, for the steps that it would run."""
     from pipeline import preflight
 
-    needed = preflight.needed_steps(_stale_steps(place))
-    states: dict[str, Literal["ok", "note", "bad"]] = {"ok": "ok", "warning": "note", "error": "bad"}
-    for looked in (preflight.quick_checks, preflight.thorough_checks):
-        for check in looked(place, config, needed):
-            found = check.found if check.state == "ok" or not check.expected else f"{check.found}; {check.expected}"
+    needed = preflight.needed_steps(_list_stale_steps(workspace))
+    states: dict[str, CheckState] = {"ok": "ok", "warning": "note", "error": "bad"}
+    for run_checks in (preflight.quick_checks, preflight.thorough_checks):
+        for check in run_checks(workspace, config, needed):
+            found = check.found
+            if check.state != "ok" and check.expected:
+                found += f"; {check.expected}"
             yield DiagnosticCheck(check.name, states[check.state], found, check.hint)
 
 
-def _stale_steps(place: Workspace) -> Sequence[str]:
+def _list_stale_steps(workspace: Workspace) -> Sequence[str]:
     """All steps where DVC cannot be asked; why it cannot is another check's to say."""
     from pipeline.versioning import Versioning
 
     try:
-        states = Versioning(place.root).states()
+        states = Versioning(workspace.root).states()
     except ThawError:
-        return STEPS
+        return DVC_STAGES
     return [name for name, state in states.items() if not state.fresh]
 
 
-def _data(place: Workspace, config: Config) -> DiagnosticCheck:
+def _check_data(workspace: Workspace, config: Config) -> DiagnosticCheck:
     from pipeline.versioning import Versioning
 
     try:
-        version = Versioning(place.root).data_version()
+        version = Versioning(workspace.root).data_version()
     except ThawError as fault:
-        return DiagnosticCheck("data", "bad", fault.found or fault.subject, _mend_of_data(place, config, fault))
-    text = f"{version.files} files, {version.md5}"
-    return DiagnosticCheck(
-        "data", "note" if version.dirty else "ok", text + (f"; {version.dirty_reason}" if version.dirty else "")
-    )
+        hint = _hint_for_data(workspace, config, fault)
+        return DiagnosticCheck("data", "bad", fault.found or fault.subject, hint)
+    found = f"{version.files} files, {version.md5}"
+    if version.dirty:
+        return DiagnosticCheck("data", "note", f"{found}; {version.dirty_reason}")
+    return DiagnosticCheck("data", "ok", found)
 
 
-def _mend_of_data(place: Workspace, config: Config, fault: ThawError) -> str:
-    if not (place.root / config.data.path).is_dir():
+def _hint_for_data(workspace: Workspace, config: Config, fault: ThawError) -> str:
+    if not (workspace.root / config.data.path).is_dir():
         return "bring the data: dvc pull; or correct data.path in params.yaml"
-    if not (place.root / ".dvc").is_dir():
+    if not (workspace.root / ".dvc").is_dir():
         return "bring .dvc/ back, as Git has it; or make another workspace: thaw init"
     return "" if fault.hint == "thaw doctor" else fault.hint
 
 
-def _servers(place: Workspace) -> Iterator[DiagnosticCheck]:
+def _check_servers(workspace: Workspace) -> DiagnosticCheck:
     from flows import settings
 
-    known = settings.servers(place.scratch)
+    known = settings.servers(workspace.scratch)
     if known:
-        yield DiagnosticCheck("servers", "ok", f"Prefect {known['prefect_ui']}, MLflow {known['mlflow']}")
-    elif os.environ.get("PREFECT_API_URL"):
-        yield _reach("Prefect", os.environ["PREFECT_API_URL"] + "/health")
-    else:
-        yield DiagnosticCheck("servers", "note", "none running: each run starts its own for a few seconds", "thaw up")
+        return DiagnosticCheck("servers", "ok", f"Prefect {known['prefect_ui']}, MLflow {known['mlflow']}")
+    address = os.environ.get("PREFECT_API_URL")
+    if address:
+        return _check_reachable("Prefect", f"{address}/health")
+    return DiagnosticCheck("servers", "note", "none running: each run starts its own for a few seconds", "thaw up")
 
 
-def _reach(name: str, url: str) -> DiagnosticCheck:
+def _check_reachable(name: str, url: str) -> DiagnosticCheck:
     import urllib.error
 
     from pipeline.models import transfer
@@ -185,12 +196,12 @@ def _reach(name: str, url: str) -> DiagnosticCheck:
         )
 
 
-def _git() -> DiagnosticCheck:
+def _check_git() -> DiagnosticCheck:
     found = shutil.which("git")
     return DiagnosticCheck("git", "ok" if found else "note", found or "not installed: data versions carry no revision")
 
 
-def _accelerator() -> DiagnosticCheck:
+def _check_accelerator() -> DiagnosticCheck:
     import torch
 
     if torch.cuda.is_available():

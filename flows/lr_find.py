@@ -6,48 +6,58 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.stage import LiveConsole, WorkspaceRun, remember
-from flows.status import prepare, refuse_changed_weights
+from flows.status import prepare_workspace, refuse_changed_weights
+from flows.step_task import LiveConsole, WorkspaceRun, run_or_restore
 from pipeline.context import NoTracker
 from pipeline.report import page
 from pipeline.report.report_context import Sweep
-from pipeline.steps.lr_find import lr_find as sweep
-from pipeline.steps.run import context, new_run
+from pipeline.step_table import steps_before
+from pipeline.steps import lr_find as lr_find_step
+from pipeline.steps.run import make_context, new_run_dir
 from pipeline.versioning import Versioning
 from pipeline.workspace import Workspace, lock
 
-NEEDED = ("validate", "split", "backbone")
-
 
 @dataclass(frozen=True)
-class Found:
+class SweepPage:
     """A sweep, and the page that draws it."""
 
     sweep: Sweep
     page: Path
 
 
-def lr_find(place: Workspace, recipe: str | None, stage: str | None, console: LiveConsole) -> Found:
+def find_learning_rate(workspace: Workspace, recipe: str | None, stage: str | None, console: LiveConsole) -> SweepPage:
     """Brings what a training needs up to date, then sweeps the learning rate of a stage; trains nothing.
 
     Raises:
         ConfigError: params.yaml cannot be used, or there is no such recipe or stage.
         ThawError: whatever the steps before have to say.
     """
-    with lock(place):
-        prepare(place, console)
-        refuse_changed_weights(place)
-        config = place.config()
-        versioning = Versioning(place.root)
+    with lock(workspace):
+        prepare_workspace(workspace, console)
+        refuse_changed_weights(workspace)
+        config = workspace.config()
         run = WorkspaceRun(
-            workspace=place, versioning=versioning, run_dir=new_run(place), tracker=NoTracker(), console=console
+            workspace=workspace,
+            versioning=Versioning(workspace.root),
+            run_dir=new_run_dir(workspace),
+            tracker=NoTracker(),
+            console=console,
         )
-        ready: dict[str, Any] = {name: remember(run, name) for name in NEEDED}
-        swept = sweep(
-            config.finetune, config.task, ready["split"], ready["backbone"],
-            context(place, config, console, run.tracker, run.run_dir / "lr-find"), recipe=recipe, stage=stage,
-        )  # fmt: skip
-    drawn = Sweep(swept.recipe, swept.stage, *swept.sweep)
-    path = run.run_dir / "lr-find" / "sweep.html"
-    page.write(page.swept(place.root.name, drawn), path)
-    return Found(drawn, path)
+        records: dict[str, Any] = {}
+        for name in steps_before("finetune"):
+            records[name] = run_or_restore(run, name)
+        folder = run.run_dir / "lr-find"
+        swept = lr_find_step.lr_find(
+            config.finetune,
+            config.task,
+            records["split"],
+            records["backbone"],
+            make_context(workspace, config, console, run.tracker, folder),
+            recipe=recipe,
+            stage=stage,
+        )
+    sweep = Sweep(swept.recipe, swept.stage, *swept.sweep)
+    path = folder / "sweep.html"
+    page.write(page.swept(workspace.root.name, sweep), path)
+    return SweepPage(sweep, path)

@@ -55,9 +55,14 @@ class Server:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             return subprocess.Popen(
-                self.argv, env={**os.environ, **settings.QUIET, **self.env}, cwd=self.cwd, stdout=log, stderr=log,
-                stdin=subprocess.PIPE, start_new_session=True,
-            )  # fmt: skip
+                self.argv,
+                env={**os.environ, **settings.QUIET, **self.env},
+                cwd=self.cwd,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.PIPE,
+                start_new_session=True,
+            )
 
     def wait(self, process: subprocess.Popen[bytes]) -> None:
         """Waits until it answers.
@@ -65,17 +70,19 @@ class Server:
         Raises:
             WorkspaceError: it ended, or did not answer in time; its log is named.
         """
-        until = time.monotonic() + self.seconds
-        while time.monotonic() < until and process.poll() is None:
+        deadline = time.monotonic() + self.seconds
+        while time.monotonic() < deadline and process.poll() is None:
             if self._answers():
                 return
             time.sleep(0.1)
-        last = self.log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing in its log"]
+        logged = self.log.read_text(errors="replace").strip().splitlines()
+        last_line = logged[-1] if logged else "nothing in its log"
         raise WorkspaceError(
-            f"{self.name}'s server", found=f"{last[0]} ({storage.room(self.log)})",
+            f"{self.name}'s server",
+            found=f"{last_line} ({storage.room(self.log)})",
             expected=f"an answer at {self.url}{self.health} within {self.seconds:.0f} s",
             hint=f"read {self.log}{self.hint}",
-        )  # fmt: skip
+        )
 
     def _answers(self) -> bool:
         if self.secret:
@@ -96,6 +103,17 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def find_prefect_fault() -> Exception | None:
+    """Why the Prefect server that the settings lead to does not answer; None where it does."""
+    from prefect.client.orchestration import get_client
+
+    try:
+        with get_client(sync_client=True) as client:
+            return client.api_healthcheck()
+    except Exception as fault:
+        return fault
 
 
 def new_secret() -> str:

@@ -17,10 +17,10 @@ SERVERS = "servers.json"  # in the scratch folder, written by `thaw up`
 
 # OpenMP's threads spin while they wait for each other; on cores that other programs use too, that made every
 # convolution four times slower. A short spin costs nothing measurable on an idle machine.
-PATIENT = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
+PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
 
 QUIET = {
-    **PATIENT,
+    **PATIENT_THREADS,
     "DO_NOT_TRACK": "true",  # MLflow understands `true` alone
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

@@ -8,43 +8,54 @@ from dataclasses import dataclass
 from flows import report
 from pipeline import preflight
 from pipeline.context import Console
-from pipeline.errors import ConfigError, ThawError
+from pipeline.errors import ConfigError, ThawError, VersioningError
+from pipeline.receipts import current_receipt
 from pipeline.records import EvaluateRecord, RegisterRecord
-from pipeline.upgrade import outdated, upgrade
+from pipeline.step_table import STEPS
+from pipeline.upgrade import list_changes, upgrade
 from pipeline.versioning import StageState, Versioning
-from pipeline.workspace import STEPS, Workspace, lock
+from pipeline.workspace import Workspace, lock
 
 
 @dataclass(frozen=True)
 class WorkspaceStatus:
-    """The state of a workspace."""
+    """The state of a workspace.
+
+    Args:
+        states: of the DVC stages, by name.
+        evaluated: of the last finished evaluation, fresh or not.
+        registered: of that evaluation, where it is registered.
+        report_reason: why report.html has to be made again; empty where it has not, or there is nothing to report.
+    """
 
     states: dict[str, StageState]
-    evaluated: EvaluateRecord | None  # of the last finished evaluation, fresh or not
-    registered: RegisterRecord | None  # of that evaluation, where it is registered
-    report: str = ""  # why report.html has to be made again; empty where it has not, or there is nothing to report
+    evaluated: EvaluateRecord | None
+    registered: RegisterRecord | None
+    report_reason: str = ""
 
     @property
     def nothing_to_do(self) -> bool:
-        return all(state.fresh for state in self.states.values()) and self.registered is not None
+        all_fresh = all(state.fresh for state in self.states.values())
+        return all_fresh and self.registered is not None
+
+    @property
+    def stale_steps(self) -> list[str]:
+        return [name for name, state in self.states.items() if not state.fresh]
 
 
-def examine_status(place: Workspace) -> WorkspaceStatus:
+def examine_status(workspace: Workspace) -> WorkspaceStatus:
     """Asks DVC about every stage, and the receipt about the registration."""
-    from pipeline.errors import VersioningError
-    from pipeline.receipts import receipt_is_current
-
-    states = Versioning(place.root).states()
+    states = Versioning(workspace.root).states()
     try:
-        evaluated = EvaluateRecord.load(place.output("evaluate"))
+        evaluated = EvaluateRecord.load(workspace.output("evaluate"))
     except VersioningError:
         return WorkspaceStatus(states, None, None)
-    registered = receipt_is_current(place.config(), place, evaluated)
-    why = report.outdated(place, states, registered) if registered else ""
-    return WorkspaceStatus(states, evaluated, registered, why)
+    registered = current_receipt(workspace.config(), workspace, evaluated)
+    reason = report.outdated(workspace, states, registered) if registered else ""
+    return WorkspaceStatus(states, evaluated, registered, reason)
 
 
-def make_report(place: Workspace, registered: RegisterRecord, console: Console) -> None:
+def make_report(workspace: Workspace, registered: RegisterRecord, console: Console) -> None:
     """Makes report.html again where nothing else is to do.
 
     Raises:
@@ -52,65 +63,65 @@ def make_report(place: Workspace, registered: RegisterRecord, console: Console) 
     """
     from pipeline.steps.run import open_tracker
 
-    with lock(place):
-        tracker = open_tracker(place.config(), place, console)
-        report.make(place, Versioning(place.root), registered, tracker)
+    with lock(workspace):
+        tracker = open_tracker(workspace.config(), workspace, console)
+        report.make(workspace, Versioning(workspace.root), registered, tracker)
 
 
-def bring_up_to_date(place: Workspace, console: Console) -> None:
-    """`prepare`, where there is anything to do; takes the workspace's lock for it.
+def bring_up_to_date(workspace: Workspace, console: Console) -> None:
+    """`prepare_workspace`, where there is anything to do; takes the workspace's lock for it.
 
     Raises:
-        WorkspaceError: another run has the workspace; besides what `prepare` raises.
+        WorkspaceError: another run has the workspace; besides what `prepare_workspace` raises.
     """
-    versioning = Versioning(place.root)
+    versioning = Versioning(workspace.root)
     versioning.refuse_conflicts()
-    if outdated(place) or not versioning.pins_are_current():
-        with lock(place):
-            prepare(place, console)
+    if list_changes(workspace) or not versioning.tracked_files_are_current():
+        with lock(workspace):
+            prepare_workspace(workspace, console)
 
 
-def prepare(place: Workspace, console: Console) -> None:
+def prepare_workspace(workspace: Workspace, console: Console) -> None:
     """Rewrites what an earlier version of Thaw wrote otherwise, and follows data.dvc and ledger.dvc where they changed;
     says what was done. The workspace's lock is held.
 
     Raises:
         ConfigError: params.yaml cannot be used, or was written by a newer version.
         WorkspaceError: dvc.yaml cannot be used, or a Git merge conflict was left unresolved.
-        VersioningError, LedgerError: what is pinned cannot be had, or what was edited here is in the way.
+        VersioningError, LedgerError: what is tracked cannot be restored, or what was edited here is in the way.
     """
-    versioning = Versioning(place.root)
+    versioning = Versioning(workspace.root)
     versioning.refuse_conflicts()
-    _say_all(console, upgrade(place))
-    _say_all(console, versioning.update_data())
-    _say_all(console, versioning.update_ledger())
+    _show_lines(console, upgrade(workspace))
+    _show_lines(console, versioning.update_data())
+    _show_lines(console, versioning.update_ledger())
 
 
-def _say_all(console: Console, lines: Iterable[str]) -> None:
+def _show_lines(console: Console, lines: Iterable[str]) -> None:
     for line in lines:
         console.info(line)
 
 
-def unshared(place: Workspace) -> list[str]:
-    """What wants committing and pushing, in a user's words: a lost ledger would deal test examples into training.
+def list_unshared(workspace: Workspace) -> list[str]:
+    """What wants committing and pushing, in a user's words: a lost ledger would bring test examples into training.
 
     A run that did its work is no worse where this cannot be told; that is said then.
     """
     try:
-        found = Versioning(place.root).unshared()
+        unshared = Versioning(workspace.root).unshared()
     except ThawError as fault:
         return [f"cannot tell what is not committed or pushed: {fault.found}"]
     lines = []
-    if found.unpinned:
-        lines.append(f"{found.unpinned}; pin the data with: dvc add {place.config().data.path}")
-    if found.uncommitted:
-        lines.append(f"not committed to Git: {', '.join(found.uncommitted)}")
-    if found.unpushed:
-        lines.append(f"not in the DVC remote: {', '.join(found.unpushed)}; push with: dvc push")
+    if unshared.not_added:
+        lines.append(f"{unshared.not_added}; track the data with: dvc add {workspace.config().data.path}")
+    if unshared.uncommitted:
+        lines.append(f"not committed to Git: {', '.join(unshared.uncommitted)}")
+    if unshared.unpushed:
+        lines.append(f"not in the DVC remote: {', '.join(unshared.unpushed)}; push with: dvc push")
     return lines
 
 
-def follow_champion(place: Workspace, console: Console) -> bool:
+def follow_champion(workspace: Workspace, console: Console) -> bool:
     """Where everything is fresh: whether the registry has another champion to start from, which makes finetune stale.
 
     Asking the registry takes seconds.
@@ -121,11 +132,11 @@ def follow_champion(place: Workspace, console: Console) -> bool:
     """
     from pipeline.steps import champion
 
-    with lock(place):
-        return champion.follow(place, (), console)
+    with lock(workspace):
+        return champion.follow(workspace, (), console)
 
 
-def refuse_changed_weights(place: Workspace) -> None:
+def refuse_changed_weights(workspace: Workspace) -> None:
     """Makes sure that the backbone's weights file, where it is here, is the one that backbone.lock names.
 
     DVC cannot tell: the stage depends on the lock, since the file may lie anywhere.
@@ -136,22 +147,22 @@ def refuse_changed_weights(place: Workspace) -> None:
     """
     from pipeline.models import backbone_lock, references
 
-    backbone_lock.remove_secrets(place.root)
-    references.refuse_changed(place.config().backbone, place.root, place.scratch)
+    backbone_lock.remove_secrets(workspace.root)
+    references.refuse_changed(workspace.config().backbone, workspace.root, workspace.scratch)
 
 
-def check_steps(force: Sequence[str]) -> None:
+def check_step_names(names: Sequence[str]) -> None:
     """Refuses to force what is no step.
 
     Raises:
         ConfigError: one of them does not exist.
     """
-    unknown = set(force) - {*STEPS, "register"}
+    unknown = sorted(set(names) - set(STEPS))
     if unknown:
-        raise ConfigError("--force", found=", ".join(sorted(unknown)), expected=", ".join((*STEPS, "register")))
+        raise ConfigError("--force", found=", ".join(unknown), expected=", ".join(STEPS))
 
 
-def check(place: Workspace, stale: Collection[str], force: Sequence[str] = ()) -> None:
+def check_before_starting(workspace: Workspace, stale: Collection[str], force: Sequence[str] = ()) -> None:
     """What would stop a run at once, asked before seconds are spent on starting anything.
 
     Args:
@@ -162,8 +173,9 @@ def check(place: Workspace, stale: Collection[str], force: Sequence[str] = ()) -
         PreflightError: a name or setting that would stop the run later.
         WorkspaceError: another run has the workspace.
     """
-    check_steps(force)
-    config = place.config()
-    preflight.require(list(preflight.quick_checks(place, config, preflight.needed_steps(stale, force))))
-    with lock(place):
+    check_step_names(force)
+    needed = preflight.needed_steps(stale, force)
+    checks = list(preflight.quick_checks(workspace, workspace.config(), needed))
+    preflight.require(checks)
+    with lock(workspace):
         pass

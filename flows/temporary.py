@@ -39,12 +39,9 @@ def server(scratch: Path, meanwhile: Callable[[], None]) -> Iterator[None]:
         meanwhile()
         yield
         return
-    port, secret = free_port(0), new_secret()
-    ours = Server(
-        "Prefect", port, "/api/health", [sys.executable, "-P", "-m", "flows.temporary", str(port)], _environment(secret),
-        scratch / "logs" / "prefect-temporary.log", Path.cwd(), secret=secret, seconds=SECONDS_TO_START,
-        hint=", or set PREFECT_API_URL to a server of yours",
-    )  # fmt: skip
+    port = free_port(0)
+    secret = new_secret()
+    ours = _temporary_server(scratch, port, secret)
     process = ours.start()
     try:
         meanwhile()
@@ -54,26 +51,40 @@ def server(scratch: Path, meanwhile: Callable[[], None]) -> Iterator[None]:
             try:
                 yield
             finally:
-                _last_words()
+                _send_pending()
     finally:
         servers.stop([process])
 
 
-def _last_words() -> None:
+def _temporary_server(scratch: Path, port: int, secret: str) -> Server:
+    environment = {
+        "PREFECT_SERVER_API_AUTH_STRING": secret,
+        "PREFECT_SERVER_UI_ENABLED": "false",
+        # As Prefect marks its own: no scheduler and no other service that only a lasting server needs.
+        "PREFECT__SERVER_EPHEMERAL": "1",
+        "PREFECT__SERVER_FINAL": "1",
+    }
+    return Server(
+        name="Prefect",
+        port=port,
+        health="/api/health",
+        argv=[sys.executable, "-P", "-m", "flows.temporary", str(port)],
+        env=environment,
+        log=scratch / "logs" / "prefect-temporary.log",
+        cwd=Path.cwd(),
+        secret=secret,
+        seconds=SECONDS_TO_START,
+        hint=", or set PREFECT_API_URL to a server of yours",
+    )
+
+
+def _send_pending() -> None:
     """Sends what Prefect's workers in this process still hold; else they ask for minutes for a server that is gone."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
     for worker in (APILogWorker, EventsWorker):
         worker.drain_all(timeout=SECONDS_TO_END)
-
-
-def _environment(secret: str) -> dict[str, str]:
-    return {
-        "PREFECT_SERVER_API_AUTH_STRING": secret, "PREFECT_SERVER_UI_ENABLED": "false",
-        # As Prefect marks its own: no scheduler and no other service that only a lasting server needs.
-        "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1",
-    }  # fmt: skip
 
 
 def serve(port: int) -> None:

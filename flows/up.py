@@ -23,32 +23,56 @@ if TYPE_CHECKING:
     from flows.processes import ProcessIdentity
 
 # Without it MLflow opens its pages about language models, which hide the registry.
-TRAININGS = "/#/experiments?workflowType=machine_learning"
+TRAININGS_PAGE = "/#/experiments?workflowType=machine_learning"
 
+SECONDS_BETWEEN_LOOKS = 0.5
 TETHERED = (sys.executable, "-P", "-m", "flows.tether")
 
 
-def plan(workspace: Workspace, prefect_port: int, mlflow_port: int) -> tuple[list[Server], str]:
+def plan_servers(workspace: Workspace, prefect_port: int, mlflow_port: int) -> tuple[list[Server], str]:
     """The two servers, and the secret Prefect's asks for."""
+    secret = new_secret()
+    prefect = _prefect_server(workspace, free_port(prefect_port), secret)
+    mlflow = _mlflow_server(workspace, free_port(mlflow_port, taken=[prefect.port]))
+    return [prefect, mlflow], secret
+
+
+def _prefect_server(workspace: Workspace, port: int, secret: str) -> Server:
+    url = f"http://{HOST}:{port}"
+    command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    environment = {
+        "PREFECT_SERVER_API_AUTH_STRING": secret,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url,
+        "PREFECT_API_DATABASE_CONNECTION_URL": settings.prefect_database(workspace.scratch),
+        "PREFECT_UI_API_URL": f"{url}/api",
+        "PREFECT_API_URL": f"{url}/api",
+    }
+    return Server(
+        name="Prefect",
+        port=port,
+        health="/api/health",
+        argv=[*TETHERED, *command],
+        env=environment,
+        log=workspace.scratch / "logs" / "prefect.log",
+        cwd=workspace.root,
+        secret=secret,
+    )
+
+
+def _mlflow_server(workspace: Workspace, port: int) -> Server:
     from pipeline.tracking import server_command
 
-    logs, secret = workspace.scratch / "logs", new_secret()
-    port = free_port(prefect_port)
-    env = {
-        "PREFECT_SERVER_API_AUTH_STRING": secret, "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{port}",
-        "PREFECT_API_DATABASE_CONNECTION_URL": settings.prefect_database(workspace.scratch),
-        "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api", "PREFECT_API_URL": f"http://{HOST}:{port}/api",
-    }  # fmt: skip
-    argv = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    prefect = Server(
-        "Prefect", port, "/api/health", [*TETHERED, *argv], env, logs / "prefect.log", workspace.root, secret=secret
+    command, environment = server_command(workspace, HOST, port)
+    return Server(
+        name="MLflow",
+        port=port,
+        health="/health",
+        argv=[*TETHERED, *command],
+        env=environment,
+        log=workspace.scratch / "logs" / "mlflow.log",
+        cwd=workspace.root,
+        page=TRAININGS_PAGE,
     )
-    port = free_port(mlflow_port, taken=[prefect.port])
-    argv, env = server_command(workspace, HOST, port)
-    mlflow = Server(
-        "MLflow", port, "/health", [*TETHERED, *argv], env, logs / "mlflow.log", workspace.root, page=TRAININGS
-    )
-    return [prefect, mlflow], secret
 
 
 def up(
@@ -64,7 +88,7 @@ def up(
     next `thaw up`.
 
     Args:
-        say: told what is not as it was asked for.
+        info: told what is not as it was asked for.
 
     Raises:
         WorkspaceError: this workspace's servers run already, or one of them dies; its log is named.
@@ -72,14 +96,16 @@ def up(
     with _only_one(workspace):
         if _end_leftovers(workspace.scratch):
             info("ended servers that an earlier thaw up left behind")
-        servers, secret = plan(workspace, prefect_port, mlflow_port)
+        servers, secret = plan_servers(workspace, prefect_port, mlflow_port)
         for server, wanted in zip(servers, (prefect_port, mlflow_port), strict=True):
             if wanted not in (0, server.port):
                 info(f"port {wanted} is in use by another program: {server.name} gets {server.port}")
-        _run(workspace, servers, secret, ready)
+        _run_servers(workspace, servers, secret, ready)
 
 
-def _run(workspace: Workspace, servers: list[Server], secret: str, ready: Callable[[list[Server], str], None]) -> None:
+def _run_servers(
+    workspace: Workspace, servers: list[Server], secret: str, ready: Callable[[list[Server], str], None]
+) -> None:
     processes: list[subprocess.Popen[bytes]] = []
     note = workspace.scratch / settings.SERVERS
     try:
@@ -87,12 +113,17 @@ def _run(workspace: Workspace, servers: list[Server], secret: str, ready: Callab
             processes.append(server.start())
         for server, process in zip(servers, processes, strict=True):
             server.wait(process)
-        _publish(note, servers, secret, processes)
+        _write_note(note, servers, secret, processes)
         ready(servers, secret)
         while all(process.poll() is None for process in processes):
-            time.sleep(0.5)
-        dead = [s.name for s, p in zip(servers, processes, strict=True) if p.poll() is not None]
-        raise WorkspaceError(f"{' and '.join(dead)} ended", found=f"see {servers[0].log.parent}", hint="thaw up, again")
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        ended = []
+        for server, process in zip(servers, processes, strict=True):
+            if process.poll() is not None:
+                ended.append(server.name)
+        raise WorkspaceError(
+            f"{' and '.join(ended)} ended", found=f"see {servers[0].log.parent}", hint="thaw up, again"
+        )
     finally:
         note.unlink(missing_ok=True)
         stop(processes)
@@ -117,38 +148,45 @@ def _only_one(workspace: Workspace) -> Iterator[None]:
         if known is not None:
             found = f"servers already at {known['prefect_ui']} and {known['mlflow']}, of process {known.get('pid')}"
         raise WorkspaceError(
-            "thaw up", found=found, expected="one pair of servers a workspace",
+            "thaw up",
+            found=found,
+            expected="one pair of servers a workspace",
             hint="use them, or end the other `thaw up` first",
-        ) from fault  # fmt: skip
+        ) from fault
     try:
         yield
     finally:
         lock.release()
 
 
-def _publish(
+def _write_note(
     note: Path, servers: Sequence[Server], secret: str, processes: Sequence[subprocess.Popen[bytes]] = ()
 ) -> None:
     prefect, mlflow = servers
     values = {
-        "prefect": f"{prefect.url}/api", "prefect_ui": prefect.url, "prefect_auth": secret, "mlflow": mlflow.url,
-        "pid": os.getpid(), "processes": _identities(processes),
-    }  # fmt: skip
+        "prefect": f"{prefect.url}/api",
+        "prefect_ui": prefect.url,
+        "prefect_auth": secret,
+        "mlflow": mlflow.url,
+        "pid": os.getpid(),
+        "processes": _identify(processes),
+    }
     files.replace_text(note, json.dumps(values), private=True)
 
 
-def _identities(processes: Sequence[subprocess.Popen[bytes]]) -> list[ProcessIdentity]:
+def _identify(processes: Sequence[subprocess.Popen[bytes]]) -> list[ProcessIdentity]:
     """The servers' processes, their workers among them."""
     import psutil
 
     from flows.processes import ProcessIdentity
 
-    found: list[ProcessIdentity] = []
+    identities: list[ProcessIdentity] = []
     for process in processes:
         with suppress(psutil.Error):
-            own = psutil.Process(process.pid)
-            found += [ProcessIdentity.of(each) for each in (own, *own.children(recursive=True))]
-    return found
+            leader = psutil.Process(process.pid)
+            for member in (leader, *leader.children(recursive=True)):
+                identities.append(ProcessIdentity.of(member))
+    return identities
 
 
 def _end_leftovers(scratch: Path) -> bool:
@@ -158,12 +196,16 @@ def _end_leftovers(scratch: Path) -> bool:
     from flows.processes import ProcessIdentity, find
 
     known = settings.noted_servers(scratch) or {}
-    noted = [find(ProcessIdentity(*values)) for values in known.get("processes", ())]
-    left = [process for process in noted if process is not None]
+    left = []
+    for values in known.get("processes", ()):
+        running = find(ProcessIdentity(*values))
+        if running is not None:
+            left.append(running)
     for process in left:
         with suppress(psutil.Error):
             process.terminate()
-    for process in psutil.wait_procs(left, timeout=SECONDS_TO_END)[1]:
+    _, still_running = psutil.wait_procs(left, timeout=SECONDS_TO_END)
+    for process in still_running:
         with suppress(psutil.Error):
             process.kill()
     (scratch / settings.SERVERS).unlink(missing_ok=True)

@@ -11,12 +11,13 @@ from pathlib import Path
 from pipeline import redaction
 from pipeline.errors import ThawError
 from pipeline.signals import ending
-from pipeline.steps.run import STEPS, run_alone
+from pipeline.step_table import STEPS
+from pipeline.steps.run import run_alone
 from pipeline.text import printable, use_utf8_names, write_anything
 from pipeline.workspace import Workspace
 
 
-class Plain:
+class PlainConsole:
     """A console of plain lines: words to stdout; progress, once a tenth, to stderr."""
 
     def __init__(self) -> None:
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> int:
     redaction.install_streams()
     try:
         with ending():
-            run_alone(Workspace.find(Path.cwd()), arguments[0], console=Plain())
+            run_alone(Workspace.find(Path.cwd()), arguments[0], console=PlainConsole())
     except ThawError as fault:
         sys.stderr.write(f"{fault}\n")
         return fault.exit_code

@@ -1,6 +1,6 @@
 """Every setting, its default and its meaning.
 
-`params.yaml` holds the sections of `Config`; DVC tracks the ones a stage depends on (`STAGE_PARAMS`), so each
+`params.yaml` holds the sections of `Config`; DVC tracks the ones a step depends on (`pipeline/step_table.py`), so each
 default stands once, here, and `to_yaml` writes the whole file with these descriptions as comments.
 """
 
@@ -22,15 +22,6 @@ from pipeline.errors import ConfigError
 from pipeline.redaction import redact_forms
 
 ENGINE = 3  # raised where the same settings and data give other results than before
-
-# The keys of params.yaml each DVC stage depends on; dvc.yaml is written from this.
-STAGE_PARAMS: dict[str, tuple[str, ...]] = {
-    "validate": ("engine", "data", "task.name", "task.intake"),
-    "split": ("engine", "split"),
-    "backbone": ("engine", "backbone"),
-    "finetune": ("engine", "task", "finetune"),
-    "evaluate": ("engine", "task.name", "evaluate"),
-}
 
 # Folders of a workspace that are written and removed by Thaw, DVC or Git: no place for data.
 OWN_FOLDERS = frozenset({"artifacts", "baseline", "mlflow", ".thaw", ".dvc", ".git"})

@@ -16,16 +16,16 @@ from typing import Literal
 from pipeline.config import Config, expand_variables
 from pipeline.errors import ConfigError, PreflightError, ThawError
 from pipeline.files import expanded
+from pipeline.step_table import STEPS, steps_after
 from pipeline.tasks import catalog
-from pipeline.workspace import STEPS, Workspace
-
-CheckState = Literal["ok", "warning", "error"]
+from pipeline.workspace import Workspace
 
 LONGEST_EXPERIMENT_NAME = 500  # MLflow's limit
 SPARE_BYTES = 2**30  # disk that is always left to others
 BYTES_PER_PARAMETER = 4
 MODEL_COPIES = 3  # of a candidate: its own folder, the step's output, the registered one
 CHECKPOINT_COPIES = 8  # two checkpoints of weights, the best weights and two moments of the optimiser
+ALL_STEPS = tuple(STEPS)
 
 
 @dataclass(frozen=True)
@@ -38,39 +38,41 @@ class PreflightCheck:
     """
 
     name: str
-    state: CheckState
+    state: Literal["ok", "warning", "error"]
     found: str
     expected: str = ""
     hint: str = ""
 
 
-def quick_checks(workspace: Workspace, config: Config, stale: Collection[str] = STEPS) -> Iterator[PreflightCheck]:
+def quick_checks(workspace: Workspace, config: Config, stale: Collection[str] = ALL_STEPS) -> Iterator[PreflightCheck]:
     """Names and settings, from the settings alone.
 
     Args:
         stale: the steps that will run; registration, which every run may come to, besides them.
     """
-    yield _workspace_path(workspace)
-    yield _model_name(workspace, config)
-    yield _experiment_name(workspace, config)
-    yield _thresholds(config)
+    yield _check_workspace_path(workspace)
+    yield _check_model_name(workspace, config)
+    yield _check_experiment_name(workspace, config)
+    yield _check_thresholds_early(config)
     if "finetune" in stale:
-        yield _asked("recipes", lambda: _recipe_names(config))
-        yield _asked("primary metric", lambda: _primary_metric(config))
+        yield _ask("recipes", lambda: _list_recipes(config))
+        yield _ask("primary metric", lambda: _check_primary_metric(config))
     if "backbone" in stale:
-        yield _weights_file(workspace, config)
+        yield _check_weights_file(workspace, config)
 
 
-def thorough_checks(workspace: Workspace, config: Config, stale: Collection[str] = STEPS) -> Iterator[PreflightCheck]:
+def thorough_checks(
+    workspace: Workspace, config: Config, stale: Collection[str] = ALL_STEPS
+) -> Iterator[PreflightCheck]:
     """Weights, device, disk room and tracking store."""
     if "backbone" in stale:
-        yield _asked("backbone weights", lambda: _weights(workspace, config))
+        yield _ask("backbone weights", lambda: _check_weights(workspace, config))
     if "finetune" in stale:
-        yield _asked("device", lambda: _device(config))
-        yield _asked("disk room", lambda: _model_room(workspace, config))
-        yield _cache_room(workspace, config)
+        yield _ask("device", lambda: _check_device(config))
+        yield _ask("disk room", lambda: _check_model_room(workspace, config))
+        yield _check_cache_room(workspace, config)
     if config.tracking.enabled:
-        yield _tracking_store(workspace, config)
+        yield _check_tracking_store(workspace, config)
 
 
 def require(checks: Sequence[PreflightCheck]) -> None:
@@ -87,16 +89,16 @@ def require(checks: Sequence[PreflightCheck]) -> None:
         raise PreflightError(only.name, found=only.found, expected=only.expected, hint=only.hint)
     details = [f"{check.name}: {check.found}; {check.hint or check.expected}" for check in failed]
     raise PreflightError(
-        "this workspace", found=f"{len(failed)} things that would stop the run later", hint="see below", details=details
+        "this workspace",
+        found=f"{len(failed)} things that would stop the run later",
+        hint="see below",
+        details=details,
     )
 
 
-def needed_steps(states_stale: Collection[str], forced: Collection[str] = ()) -> tuple[str, ...]:
+def needed_steps(stale: Collection[str], forced: Collection[str] = ()) -> tuple[str, ...]:
     """The steps that may run: the stale and the forced ones, and every step that reads an output of theirs."""
-    first = {*states_stale, *forced}
-    after_data = {"split", "finetune", "evaluate"} if first & {"validate", "split"} else set()
-    after_training = {"finetune", "evaluate"} if first & {"backbone", "finetune"} else set()
-    wanted = first | after_data | after_training
+    wanted = steps_after({*stale, *forced})
     return tuple(step for step in STEPS if step in wanted)
 
 
@@ -119,7 +121,7 @@ def check_thresholds(config: Config, classes: int) -> None:
         )
 
 
-def _asked(name: str, ask: Callable[[], str]) -> PreflightCheck:
+def _ask(name: str, ask: Callable[[], str]) -> PreflightCheck:
     """A check by a function that raises where something is wrong, and says what it found where nothing is."""
     try:
         return PreflightCheck(name, "ok", ask())
@@ -128,11 +130,12 @@ def _asked(name: str, ask: Callable[[], str]) -> PreflightCheck:
         return PreflightCheck(name, "error", f"{fault.subject}: {fault.found}{details}", fault.expected, fault.hint)
 
 
-def _workspace_path(workspace: Workspace) -> PreflightCheck:
+def _check_workspace_path(workspace: Workspace) -> PreflightCheck:
     root = str(workspace.root)
     # MLflow takes a path for an address: %20 in it would be a blank.
     escapes = re.findall("%[0-9A-Fa-f]{2}", root)
-    odd = sorted({*escapes, *(letter for letter in root if letter == "?" or not letter.isprintable())})
+    letters = {letter for letter in root if letter == "?" or not letter.isprintable()}
+    odd = sorted({*escapes, *letters})
     if odd:
         return PreflightCheck(
             "workspace path",
@@ -144,10 +147,11 @@ def _workspace_path(workspace: Workspace) -> PreflightCheck:
     return PreflightCheck("workspace path", "ok", root)
 
 
-def _model_name(workspace: Workspace, config: Config) -> PreflightCheck:
+def _check_model_name(workspace: Workspace, config: Config) -> PreflightCheck:
     name = workspace.model_name(config)
     bad = sorted({letter for letter in name if letter in "/:" or not letter.isprintable()})
-    bad += ["' and \""] if {"'", '"'} <= set(name) else []  # MLflow cannot look for it
+    if {"'", '"'} <= set(name):  # MLflow cannot look for it
+        bad.append("' and \"")
     if bad or not name.strip() or name in (".", "..") or name != name.strip():
         return PreflightCheck(
             "model name",
@@ -159,7 +163,7 @@ def _model_name(workspace: Workspace, config: Config) -> PreflightCheck:
     return PreflightCheck("model name", "ok", name)
 
 
-def _experiment_name(workspace: Workspace, config: Config) -> PreflightCheck:
+def _check_experiment_name(workspace: Workspace, config: Config) -> PreflightCheck:
     name = config.tracking.experiment or workspace.root.name
     if not name.strip() or len(name) > LONGEST_EXPERIMENT_NAME:
         return PreflightCheck(
@@ -172,7 +176,7 @@ def _experiment_name(workspace: Workspace, config: Config) -> PreflightCheck:
     return PreflightCheck("experiment name", "ok", name)
 
 
-def _recipe_names(config: Config) -> str:
+def _list_recipes(config: Config) -> str:
     from pipeline.training import recipes
 
     names = recipes.named(config.finetune)
@@ -181,14 +185,14 @@ def _recipe_names(config: Config) -> str:
     return ", ".join(names)
 
 
-def _primary_metric(config: Config) -> str:
+def _check_primary_metric(config: Config) -> str:
     from pipeline.training import validation_metrics
 
     validation_metrics.check(config.finetune.primary)
     return config.finetune.primary
 
 
-def _thresholds(config: Config) -> PreflightCheck:
+def _check_thresholds_early(config: Config) -> PreflightCheck:
     from pipeline.evaluation.metrics import names
 
     labels = config.data.labels
@@ -206,7 +210,7 @@ def _thresholds(config: Config) -> PreflightCheck:
     return PreflightCheck("register.thresholds", "ok", ", ".join(wanted) or "none: no model becomes champion")
 
 
-def _weights_file(workspace: Workspace, config: Config) -> PreflightCheck:
+def _check_weights_file(workspace: Workspace, config: Config) -> PreflightCheck:
     """Whether a file that the settings name is there; needs no knowledge of architectures."""
     try:
         reference = expand_variables(config.backbone.weights, "backbone.weights")
@@ -222,20 +226,20 @@ def _weights_file(workspace: Workspace, config: Config) -> PreflightCheck:
     )
 
 
-def _weights(workspace: Workspace, config: Config) -> str:
+def _check_weights(workspace: Workspace, config: Config) -> str:
     from pipeline.models.providers import catalog
 
     provider = catalog.find(config.backbone.name)
     return provider.check_reachable(config.backbone, workspace.root)
 
 
-def _device(config: Config) -> str:
+def _check_device(config: Config) -> str:
     from pipeline.training import hardware
 
     return hardware.device(config.finetune.plan.device)
 
 
-def _model_room(workspace: Workspace, config: Config) -> str:
+def _check_model_room(workspace: Workspace, config: Config) -> str:
     """Room for checkpoints and candidates, which a training cannot do without."""
     from pipeline.models.providers import catalog
     from pipeline.training import recipes
@@ -248,40 +252,43 @@ def _model_room(workspace: Workspace, config: Config) -> str:
     if wanted > free:
         raise PreflightError(
             str(workspace.root),
-            found=f"{_gigabytes(free)} free",
-            expected=f"about {_gigabytes(wanted)} for checkpoints and {candidates} candidates",
+            found=f"{_format_gigabytes(free)} free",
+            expected=f"about {_format_gigabytes(wanted)} for checkpoints and {candidates} candidates",
             hint="make room, or: thaw clean",
         )
-    return f"{_gigabytes(free)} free, about {_gigabytes(wanted)} needed for checkpoints and candidates"
+    return f"{_format_gigabytes(free)} free, about {_format_gigabytes(wanted)} needed for checkpoints and candidates"
 
 
-def _cache_room(workspace: Workspace, config: Config) -> PreflightCheck:
+def _check_cache_room(workspace: Workspace, config: Config) -> PreflightCheck:
     """Room for the store of decoded examples; where there is too little, training is slower and no worse."""
     each = catalog.find(config.task.name).codec.bytes_per_example(config.task)
-    examples = _files_below(workspace.root / config.data.path)
+    examples = _count_files(workspace.root / config.data.path)
     wanted = min(examples * each, int(config.finetune.plan.pixel_cache_gb * 1e9))
     free = shutil.disk_usage(workspace.root).free - SPARE_BYTES
     if wanted > free:
         return PreflightCheck(
             "cache room",
             "warning",
-            f"{_gigabytes(max(0, free))} to spare",
-            f"about {_gigabytes(wanted)} for decoded examples",
+            f"{_format_gigabytes(max(0, free))} to spare",
+            f"about {_format_gigabytes(wanted)} for decoded examples",
             "make room, or: thaw clean; else examples are decoded in every epoch, which is slower",
         )
-    return PreflightCheck("cache room", "ok", f"about {_gigabytes(wanted)} for {examples} decoded examples")
+    return PreflightCheck("cache room", "ok", f"about {_format_gigabytes(wanted)} for {examples} decoded examples")
 
 
-def _files_below(folder: Path) -> int:
-    return sum(1 for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+def _count_files(folder: Path) -> int:
+    if not folder.is_dir():
+        return 0
+    return sum(path.is_file() for path in folder.rglob("*"))
 
 
-def _tracking_store(workspace: Workspace, config: Config) -> PreflightCheck:
-    from pipeline.tracking import store as stores
+def _check_tracking_store(workspace: Workspace, config: Config) -> PreflightCheck:
+    from pipeline.tracking.probe import probe
+    from pipeline.tracking.store import find
 
     try:
-        store = stores.find(config.tracking, workspace)
-        answer = stores.probe(store)
+        store = find(config.tracking, workspace)
+        answer = probe(store)
     except ThawError as fault:
         return PreflightCheck("tracking store", "error", fault.found, fault.expected, fault.hint)
     if answer.silent:
@@ -290,10 +297,10 @@ def _tracking_store(workspace: Workspace, config: Config) -> PreflightCheck:
             "warning",
             f"{store.shown} does not answer: {answer.found}",
             "an answer",
-            "start it before the run ends; until then what it is to be told is kept on disk",
+            "start it before the run ends; until then writes to it wait on disk",
         )
     return PreflightCheck("tracking store", "ok", store.shown)
 
 
-def _gigabytes(size: float) -> str:
+def _format_gigabytes(size: float) -> str:
     return f"{size / 1e9:.1f} GB"

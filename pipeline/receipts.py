@@ -1,9 +1,10 @@
-"""Receipts: what was registered, so that no server has to be asked where nothing changed."""
+"""Receipts: what was registered and reported, so that no server has to be asked where nothing changed."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -23,32 +24,42 @@ def path(workspace: Workspace) -> Path:
 
 def write(config: Config, workspace: Workspace, record: RegisterRecord) -> None:
     """Keeps a registration as the receipt, with the digest of the settings it followed."""
-    values = {"settings": _settings(config), "record": record.model_dump(mode="json")}
-    replace_text(path(workspace), json.dumps(values, indent=2) + "\n")
+    values = {"settings": _settings_digest(config), "record": record.model_dump(mode="json")}
+    _write_json(path(workspace), values)
 
 
-def receipt_is_current(config: Config, workspace: Workspace, evaluated: EvaluateRecord) -> RegisterRecord | None:
-    """The receipt, where it is of this evaluation, of what would be served now and of these settings; else None."""
-    name = workspace.model_name(config)
+def load(workspace: Workspace) -> RegisterRecord | None:
+    """The last registration; None where there is none, or another version of Thaw wrote it."""
     try:
-        values = json.loads(path(workspace).read_text(encoding="utf-8"))
-        record = RegisterRecord.model_validate(values["record"])
+        return RegisterRecord.model_validate(_read_json(path(workspace))["record"])
+    except (KeyError, ValidationError):
+        return None
+
+
+def current_receipt(config: Config, workspace: Workspace, evaluated: EvaluateRecord) -> RegisterRecord | None:
+    """The receipt, where it is of this evaluation, of what would be served now and of these settings; else None."""
+    record = load(workspace)
+    if record is None or record.evaluation != evaluated.digest:
+        return None
+    if _read_json(path(workspace)).get("settings") != _settings_digest(config):
+        return None
+    try:
         candidate = CandidateRecord.load(workspace.output("finetune") / evaluated.candidate)
-    except (OSError, ValueError, KeyError, TypeError, ValidationError, VersioningError):
+    except VersioningError:
         return None
-    if values.get("settings") != _settings(config) or record.evaluation != evaluated.digest:
-        return None
+    name = workspace.model_name(config)
     if record.model != name or record.key != served.key(config, name, candidate):
         return None
-    embedded = config.tracking.enabled and config.tracking.uri is None
-    gone = embedded and not (workspace.mlflow / "mlflow.db").exists()
-    return None if gone else record
+    is_embedded = config.tracking.enabled and config.tracking.uri is None
+    if is_embedded and not (workspace.mlflow / "mlflow.db").exists():
+        return None
+    return record
 
 
 def write_report(workspace: Workspace, inputs: str) -> None:
-    """Remembers the page as it is now, and the digest of what it was made from."""
+    """Keeps the digest of the page as it is now, and of what it was made from."""
     values = {"inputs": inputs, "page": sha256(workspace.report)}
-    replace_text(_report_receipt(workspace), json.dumps(values, indent=2) + "\n")
+    _write_json(_report_receipt(workspace), values)
 
 
 def report_fault(workspace: Workspace, inputs: str) -> str:
@@ -56,22 +67,36 @@ def report_fault(workspace: Workspace, inputs: str) -> str:
     name = workspace.report.name
     if not workspace.report.is_file():
         return f"{name} is missing"
-    try:
-        known = json.loads(_report_receipt(workspace).read_text(encoding="utf-8"))
-        made_from, page = known["inputs"], known["page"]
-    except (OSError, ValueError, KeyError, TypeError):
+    receipt = _read_json(_report_receipt(workspace))
+    if not {"inputs", "page"} <= receipt.keys():
         return f"it is not known what {name} was made from"
-    if made_from != inputs:
+    if receipt["inputs"] != inputs:
         return f"{name} was made from earlier results"
-    return "" if page == sha256(workspace.report) else f"{name} was edited"
+    if receipt["page"] != sha256(workspace.report):
+        return f"{name} was edited"
+    return ""
 
 
 def _report_receipt(workspace: Workspace) -> Path:
     return workspace.scratch / "receipts" / "report.json"
 
 
-def _settings(config: Config) -> str:
+def _read_json(file: Path) -> dict[str, Any]:
+    """The mapping that a receipt holds; empty where it cannot be read."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _write_json(file: Path, values: dict[str, Any]) -> None:
+    replace_text(file, json.dumps(values, indent=2) + "\n")
+
+
+def _settings_digest(config: Config) -> str:
+    """The digest of the settings that a registration follows."""
     tracking = config.tracking.model_dump(mode="json")
-    uri = config.tracking.uri
-    # A new password for the same server is no other server.
-    return digest(config.register_, {**tracking, "uri": redact_forms(uri) if uri is not None else None})
+    if config.tracking.uri is not None:
+        tracking["uri"] = redact_forms(config.tracking.uri)  # a new password for the same server is no other server
+    return digest(config.register_, tracking)

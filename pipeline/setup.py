@@ -12,9 +12,9 @@ from typing import Any
 
 from pipeline import task_catalog
 from pipeline.config import Config, parse, to_yaml
-from pipeline.dvc_yaml import PLACEHOLDERS
 from pipeline.errors import ThawError, WorkspaceError
 from pipeline.files import expanded
+from pipeline.step_table import LOCK_FILES
 from pipeline.tasks import catalog
 from pipeline.text import printable
 from pipeline.upgrade import upgrade
@@ -43,7 +43,7 @@ DVCIGNORE = """\
 # What a workspace consists of: none of it may be there before.
 OURS = (
     "params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "ledger.dvc", "ledger.parquet", "baseline", "baseline.dvc", ".dvc",
-    ".dvcignore", "artifacts", "mlflow", ".thaw", *(entry.file for entry in PLACEHOLDERS),
+    ".dvcignore", "artifacts", "mlflow", ".thaw", *(entry.file for entry in LOCK_FILES),
 )  # fmt: skip
 
 UNFINISHED = Path(".thaw") / "init-unfinished"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import yaml
 
-from pipeline import dvc_yaml
+from pipeline import dvc_yaml, step_table
 from pipeline.config import ENGINE
 from pipeline.errors import WorkspaceError
 from pipeline.files import replace_text
@@ -23,7 +23,7 @@ class WorkspaceChange(NamedTuple):
     meaning: str
 
 
-def outdated(workspace: Workspace) -> list[WorkspaceChange]:
+def list_changes(workspace: Workspace) -> list[WorkspaceChange]:
     """What `upgrade` would write; empty where the workspace is as this version makes it. Nothing is written.
 
     Raises:
@@ -34,11 +34,11 @@ def outdated(workspace: Workspace) -> list[WorkspaceChange]:
 
 
 def upgrade(workspace: Workspace) -> list[str]:
-    """Writes what this version would have written otherwise, and says what that was; see `outdated` for the errors.
+    """Writes what this version would have written otherwise, and says what that was; see `list_changes` for the errors.
 
     Settings, comments, stages of the user's own and everything else in these files stay as they are.
     """
-    changes = outdated(workspace)
+    changes = list_changes(workspace)
     for change in changes:
         replace_text(change.path.resolve(), change.text)
     return [change.meaning for change in changes]
@@ -50,7 +50,7 @@ def refuse_outdated(workspace: Workspace) -> None:
     Raises:
         WorkspaceError: it names what is outdated.
     """
-    changes = outdated(workspace)
+    changes = list_changes(workspace)
     if changes:
         raise WorkspaceError(
             str(workspace.root),
@@ -65,35 +65,38 @@ def _changes(workspace: Workspace) -> Iterator[WorkspaceChange]:
     older = workspace.config().engine
     if older < ENGINE:
         path = workspace.root / "params.yaml"
-        text = _with_engine(_read(path))
+        text = _raise_engine(_read_raw(path))
         yield WorkspaceChange(path, text, f"params.yaml: engine {older} → {ENGINE}, so every step runs anew")
     yield from _dvc_yaml_changes(workspace.root / "dvc.yaml")
-    for entry in dvc_yaml.PLACEHOLDERS:
+    for entry in step_table.LOCK_FILES:
         path = workspace.root / entry.file
         if not path.exists():
-            yield WorkspaceChange(path, entry.content, f"{entry.file}: made, for the {entry.stage} step to fill in")
+            yield WorkspaceChange(path, entry.content, f"{entry.file}: made, for the {entry.step} step to fill in")
 
 
 def _dvc_yaml_changes(path: Path) -> Iterator[WorkspaceChange]:
     if not path.exists():
         yield WorkspaceChange(path, dvc_yaml.generate(), "dvc.yaml: made")
         return
-    text = _read(path)
+    text = _read_raw(path)
     stages = dvc_yaml.outdated_stages(text)
     if stages:
         meaning = f"dvc.yaml: stages {', '.join(stages)} rewritten as this version of Thaw needs them"
-        yield WorkspaceChange(path, dvc_yaml.updated(text), meaning)
+        yield WorkspaceChange(path, dvc_yaml.update(text), meaning)
 
 
-def _read(path: Path) -> str:
+def _read_raw(path: Path) -> str:
     """The file's text, with its own ends of lines."""
     return path.read_bytes().decode("utf-8")
 
 
-def _with_engine(text: str) -> str:
+def _raise_engine(text: str) -> str:
     """params.yaml with the number of its `engine` raised, and nothing else changed."""
     root = yaml.compose(text)
     assert isinstance(root, yaml.MappingNode)  # it was understood as settings
-    value = next(value for key, value in root.value if key.value == "engine")
-    start, end = value.start_mark.index, value.end_mark.index
-    return text[:start] + str(ENGINE) + text[end:]
+    for key, value in root.value:
+        if key.value == "engine":
+            before = text[: value.start_mark.index]
+            after = text[value.end_mark.index :]
+            return f"{before}{ENGINE}{after}"
+    raise AssertionError("settings without an engine")

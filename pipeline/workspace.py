@@ -16,8 +16,6 @@ from pipeline.config import Config, load
 from pipeline.errors import WorkspaceError
 from pipeline.redaction import redact
 
-STEPS = ("validate", "split", "backbone", "finetune", "evaluate")  # the DVC stages; register is a step besides
-
 
 @dataclass(frozen=True)
 class Workspace:
@@ -36,9 +34,11 @@ class Workspace:
             if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
                 return cls(folder)
         raise WorkspaceError(
-            str(start), found="no params.yaml beside a dvc.yaml, here or above", expected="a workspace",
+            str(start),
+            found="no params.yaml beside a dvc.yaml, here or above",
+            expected="a workspace",
             hint="cd into one, or make one: thaw init DIR --data FOLDER",
-        )  # fmt: skip
+        )
 
     def config(self) -> Config:
         """params.yaml, checked."""
@@ -63,7 +63,7 @@ class Workspace:
 
     @property
     def baseline_dvc(self) -> Path:
-        """What pins that folder."""
+        """The .dvc file that tracks it."""
         return self.root / "baseline.dvc"
 
     @property
@@ -85,7 +85,7 @@ class Workspace:
         return self.root / "report.html"
 
 
-def emptied(folder: Path) -> Path:
+def empty_folder(folder: Path) -> Path:
     """Makes `folder` exist and be empty, removing what an earlier run left there.
 
     Old outputs may be read-only hard links into DVC's cache: they are unlinked, never written to.
@@ -117,13 +117,18 @@ def lock(workspace: Workspace, wait: float = 0.0) -> Iterator[None]:
         held.acquire(timeout=wait)
     except Timeout as fault:
         raise WorkspaceError(
-            str(workspace.root), found=f"in use by {_holder(holder)}", expected="one run at a time",
+            str(workspace.root),
+            found=f"in use by {_describe_holder(holder)}",
+            expected="one run at a time",
             hint="wait for it to end, or stop it",
-        ) from fault  # fmt: skip
+        ) from fault
     try:
-        started = time.strftime("%Y-%m-%d %H:%M:%S")
-        command = redact(" ".join(sys.argv))
-        holder.write_text(json.dumps({"pid": os.getpid(), "started": started, "command": command}))
+        identity = {
+            "pid": os.getpid(),
+            "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "command": redact(" ".join(sys.argv)),
+        }
+        holder.write_text(json.dumps(identity))
         yield
     finally:
         # Removed before letting go: afterwards it may be the next run's.
@@ -131,7 +136,7 @@ def lock(workspace: Workspace, wait: float = 0.0) -> Iterator[None]:
         held.release()
 
 
-def _holder(path: Path) -> str:
+def _describe_holder(path: Path) -> str:
     """Who holds the lock, as far as it can be told: the file is written just after the lock is taken."""
     try:
         who = json.loads(path.read_text(encoding="utf-8"))

@@ -133,12 +133,11 @@ class Finished:
         scratch = self.root / ".thaw"
         return Context(root=self.root, data=self.root / "data", scratch=scratch, run_dir=scratch / "side", **more)
 
-    def register(self, report: Path | None = None, name: str = "insects", **more: Any) -> Any:
+    def register(self, **more: Any) -> Any:
         from pipeline.steps.register import register
 
         return register(
-            self.config, name, self.split, self.backbone, self.finetuned, self.evaluated, report, DATA,
-            self.context(**more),
+            self.config, self.backbone, self.finetuned, self.evaluated, DATA, self.context(**more)
         )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ class Said:
 class Flaky:
     """MLflow's own server on loopback, in this process, whose faults are switched on and counted.
 
-    `mode`: "ok"; "500" (refuses before doing anything); "lost" (does it, and the answer comes too late).
+    `mode`: "ok"; "500" (refuses before doing anything); "404" (as a proxy in front of it answers); "lost" (does it, and the answer comes too late).
     """
 
     def __init__(self, app: Callable[..., Any]) -> None:
@@ -66,6 +66,10 @@ class Flaky:
         self.url = ""
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if self.mode == "404":
+            self.fired += 1
+            start_response("404 NOT FOUND", [("Content-Type", "text/html")])
+            return [b"<html>no such page</html>"]
         if self.mode == "500":
             self.fired += 1
             start_response("500 INTERNAL SERVER ERROR", [("Content-Type", "text/plain")])

@@ -52,7 +52,7 @@ def test_a_workspace_folder_of_any_usual_name_registers(
 ) -> None:
     done = lay_finished(tmp_path / folder, tmp_path_factory)
     assert quick(done.root, settings())["model name"].state == "ok"
-    record = done.register(name=folder)
+    record = done.register()
     assert record.model
     assert record.version == "1"
     found = registered(settings(), Workspace(done.root), folder)

@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from pipeline import dvc_yaml, setup
-from pipeline.config import STAGE_PARAMS, Config, load, parse
-from pipeline.dvc_yaml import PLACEHOLDERS
+from pipeline.config import Config, load, parse
 from pipeline.errors import ConfigError, DataError, ThawError, WorkspaceError
+from pipeline.step_table import DVC_STAGES, LOCK_FILES
 from pipeline.versioning import Versioning
-from pipeline.workspace import STEPS, Workspace
+from pipeline.workspace import Workspace
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -46,7 +46,7 @@ def test_a_workspace_is_made(source: Path, tmp_path: Path) -> None:
     assert {name: text for name, (text, _) in copied.items()} == {name: text for name, (text, _) in before.items()}
     assert not {inode for _, inode in copied.values()} & {inode for _, inode in before.values()}
     states = Versioning(place.root).states()
-    assert tuple(states) == STEPS
+    assert tuple(states) == DVC_STAGES
     assert {state.why for state in states.values()} == {("never run",)}
     version = Versioning(place.root).data_version()
     assert (version.files, version.dirty) == (4, False)
@@ -176,7 +176,7 @@ def test_inside_git_what_runs_make_is_ignored_and_the_pins_are_not(source: Path,
         for line in subprocess.run(status, cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
     }
     below = {".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore", "data.dvc", "dvc.yaml", "params.yaml"}
-    below |= {entry.file for entry in PLACEHOLDERS}
+    below |= {entry.file for entry in LOCK_FILES}
     assert files == {f"ws/{name}" for name in below}
 
 
@@ -184,7 +184,7 @@ def test_the_repositorys_own_stages_are_the_generated_ones() -> None:
     assert (REPOSITORY / "dvc.yaml").read_text() == dvc_yaml.generate()
     assert (REPOSITORY / ".dvcignore").read_text() == setup.DVCIGNORE
     stages = yaml.safe_load(dvc_yaml.generate())["stages"]
-    assert list(stages) == list(STEPS) == list(STAGE_PARAMS)
+    assert list(stages) == list(DVC_STAGES)
     assert load(REPOSITORY / "params.yaml").data.table == "metadata.csv"
 
 

@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from commands import Thaw, change
-from pipeline import dvc_yaml
+from pipeline import dvc_yaml, step_table
 from pipeline.config import ENGINE, Config, load, to_yaml
 from pipeline.context import SilentConsole
-from pipeline.dvc_yaml import LockPlaceholder
 from pipeline.errors import ConfigError, WorkspaceError
+from pipeline.step_table import DVC_STAGES, LockFile
 from pipeline.steps.run import run_alone
-from pipeline.upgrade import outdated, upgrade
+from pipeline.upgrade import list_changes, upgrade
 from pipeline.workspace import Workspace, lock
 
 # What an earlier version might have written, and a user added to.
@@ -74,19 +74,19 @@ def place(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def some_lock(monkeypatch: pytest.MonkeyPatch) -> LockPlaceholder:
+def some_lock(monkeypatch: pytest.MonkeyPatch) -> LockFile:
     """A lock file that a later version brings."""
-    entry = LockPlaceholder("some.lock", "backbone")
-    monkeypatch.setattr(dvc_yaml, "PLACEHOLDERS", (*dvc_yaml.PLACEHOLDERS, entry))
+    entry = LockFile("some.lock", "backbone")
+    monkeypatch.setattr(step_table, "LOCK_FILES", (*step_table.LOCK_FILES, entry))
     return entry
 
 
 def test_a_new_workspace_has_nothing_to_upgrade(place: Workspace) -> None:
-    assert outdated(place) == []
+    assert list_changes(place) == []
 
 
-def test_stages_of_an_earlier_version_are_rewritten_and_everything_else_stays(some_lock: LockPlaceholder) -> None:
-    text = dvc_yaml.updated(EARLIER)
+def test_stages_of_an_earlier_version_are_rewritten_and_everything_else_stays(some_lock: LockFile) -> None:
+    text = dvc_yaml.update(EARLIER)
     stages = yaml.safe_load(text)["stages"]
     assert dvc_yaml.outdated_stages(text) == []
     assert some_lock.file in stages["backbone"]["deps"]
@@ -98,15 +98,15 @@ def test_stages_of_an_earlier_version_are_rewritten_and_everything_else_stays(so
     assert stages["mine"] == before["stages"]["mine"]
     assert stages["validate"] == before["stages"]["validate"]
     assert {key: value for key, value in after.items() if key != "stages"} == {"vars": ["extra.yaml"], "plots": []}
-    assert set(stages) == {*dvc_yaml.STAGE_DEPS, "mine"}
-    assert dvc_yaml.updated(text) == text
+    assert set(stages) == {*DVC_STAGES, "mine"}
+    assert dvc_yaml.update(text) == text
 
 
-@pytest.mark.parametrize("name", list(dvc_yaml.STAGE_DEPS))
+@pytest.mark.parametrize("name", list(DVC_STAGES))
 def test_a_stage_that_is_missing_comes_back_in_its_place(name: str) -> None:
     whole = yaml.safe_load(dvc_yaml.generate())
     without = {"stages": {key: value for key, value in whole["stages"].items() if key != name}}
-    text = dvc_yaml.updated(yaml.safe_dump(without, sort_keys=False))
+    text = dvc_yaml.update(yaml.safe_dump(without, sort_keys=False))
     assert yaml.safe_load(text) == whole
     assert list(yaml.safe_load(text)["stages"]) == list(whole["stages"])
 
@@ -114,17 +114,17 @@ def test_a_stage_that_is_missing_comes_back_in_its_place(name: str) -> None:
 @pytest.mark.parametrize("text", ["stages: {backbone: {cmd: x}}\n", "stages: [", "a: 1\n", "", "stages:\n"])
 def test_a_dvc_yaml_that_cannot_be_edited_is_refused_by_name(text: str) -> None:
     with pytest.raises(WorkspaceError, match=r"dvc\.yaml"):
-        dvc_yaml.updated(text)
+        dvc_yaml.update(text)
 
 
-def test_line_endings_of_another_system_stay(some_lock: LockPlaceholder) -> None:
-    text = dvc_yaml.updated(EARLIER.replace("\n", "\r\n"))
+def test_line_endings_of_another_system_stay(some_lock: LockFile) -> None:
+    text = dvc_yaml.update(EARLIER.replace("\n", "\r\n"))
     assert "  mine:\r\n" in text
     assert some_lock.file in yaml.safe_load(text)["stages"]["backbone"]["deps"]
 
 
 def test_lock_files_that_stages_depend_on_are_made_where_they_are_missing(
-    place: Workspace, some_lock: LockPlaceholder
+    place: Workspace, some_lock: LockFile
 ) -> None:
     said = "\n".join(upgrade(place))
     assert (place.root / some_lock.file).read_text() == some_lock.content
@@ -144,7 +144,7 @@ def test_lock_files_that_stages_depend_on_are_made_where_they_are_missing(
     ],
 )  # fmt: skip
 def test_a_lock_file_may_only_grow(before: str, after: str, allowed: bool) -> None:
-    assert dvc_yaml.may_become(before.encode(), after.encode()) is allowed
+    assert dvc_yaml.only_grew(before.encode(), after.encode()) is allowed
 
 
 # --- engine -----------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_a_step_alone_refuses_a_workspace_that_is_outdated(place: Workspace) -> 
 def test_a_newer_engine_is_refused(place: Workspace) -> None:
     change(place.root, f"engine: {ENGINE}", f"engine: {ENGINE + 1}\nnew_section: {{}}")
     with pytest.raises(ConfigError, match="newer version"):
-        outdated(place)
+        list_changes(place)
     with pytest.raises(ConfigError, match="newer version"):
         run_alone(place, "backbone", console=SilentConsole())
 

@@ -14,7 +14,8 @@ from urllib.parse import quote
 
 from pipeline.records import CandidateRecord, DataVersion, Finding, RegisterRecord
 from pipeline.redaction import MARK
-from pipeline.workspace import STEPS, Workspace
+from pipeline.step_table import DVC_STAGES
+from pipeline.workspace import Workspace
 
 OUTCOMES = "outcomes.json"  # of a run, in its folder: what became of each step, and how long it took
 LIBRARIES = ("thaw", "torch", "torchvision", "numpy", "mlflow", "dvc", "prefect", "great-expectations")
@@ -70,7 +71,7 @@ def gather(workspace: Workspace, data: DataVersion, registered: RegisterRecord |
         data=data,
         drift=_drift(runs),
         seconds=seconds,
-        unchanged=tuple(step for step in STEPS if step not in seconds),
+        unchanged=tuple(step for step in DVC_STAGES if step not in seconds),
         latency=_latest(runs, "evaluate/latency.json"),
         versions=_versions(),
         links=dict(_links(workspace, registered)),

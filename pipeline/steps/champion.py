@@ -16,7 +16,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -26,38 +26,52 @@ from pipeline.context import Console, Context
 from pipeline.errors import ThawError, TrackingError, TrainingError, VersioningError
 from pipeline.files import replace_text
 from pipeline.records import FinetuneRecord, FrozenModel, SplitRecord
+from pipeline.steps.recorded_facts import MODEL_SHA256_TAG
 from pipeline.training import members, warm_start
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipeline.tracking.registry import ModelVersion
 
 LOCK = "champion.lock"
 WEIGHTS, SETTINGS = "weights.safetensors", "model.json"
-_SHA256_TAG = "model.sha256"
+MODEL_FOLDER = Path("artifacts") / "model"  # of weights and settings, below a version's files
+KEY_LENGTH = 32  # characters of a sha256 that name a folder
 
 
-class Pin(FrozenModel):
-    """What the lock says: a version of a registered model, or that there was no champion."""
+class LockedChampion(FrozenModel):
+    """What the lock says: a version of a registered model, or that there was no champion.
+
+    Args:
+        sha256: of its weights.
+    """
 
     model: str
     version: str | None = None
-    sha256: str | None = None  # of its weights
+    sha256: str | None = None
 
     def __str__(self) -> str:
         return f"{self.model} v{self.version}" if self.version else f"no champion of {self.model}"
 
+    def same_weights(self, other: LockedChampion) -> bool:
+        """Whether both are of one model and one set of weights."""
+        return (self.model, self.sha256) == (other.model, other.sha256)
 
-def read(root: Path) -> Pin | None:
+
+def read_lock(root: Path) -> LockedChampion | None:
     """What the workspace's lock says; None while it says nothing.
 
     Raises:
         TrainingError: it is not what Thaw writes.
     """
     path = root / LOCK
+    if not path.exists():
+        return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return Pin.model_validate(values) if values != {} else None
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return None if values == {} else LockedChampion.model_validate(values)
     except (OSError, ValueError, ValidationError) as fault:
         raise TrainingError(
             str(path),
@@ -73,8 +87,8 @@ def fill(config: Config, workspace: Workspace) -> None:
     Raises:
         TrackingError: the registry cannot be asked.
     """
-    if config.finetune.warm_start == "champion" and read(workspace.root) is None:
-        _write(workspace.root, _ask(config, workspace))
+    if config.finetune.warm_start == "champion" and read_lock(workspace.root) is None:
+        _write_lock(workspace.root, _ask_registry(config, workspace))
 
 
 def follow(workspace: Workspace, reasons: Sequence[str], console: Console, *, forced: bool = False) -> bool:
@@ -88,21 +102,24 @@ def follow(workspace: Workspace, reasons: Sequence[str], console: Console, *, fo
         TrainingError: the lock is not what Thaw writes.
     """
     config = workspace.config()
-    before = read(workspace.root)
-    runs_anyway = forced or any(not reason.startswith(LOCK) for reason in reasons)
+    before = read_lock(workspace.root)
+    other_reasons = [reason for reason in reasons if not reason.startswith(LOCK)]
+    runs_anyway = forced or bool(other_reasons)
     if config.finetune.warm_start == "none":
         if before is None or not runs_anyway:
             return False
         replace_text(workspace.root / LOCK, "{}\n")
         return True
-    now = _ask_patiently(config, workspace, before, console)
-    if now is None or (before is not None and (before.model, before.sha256) == (now.model, now.sha256)):
-        return False
-    if before is not None and not runs_anyway and now.sha256 in _own_weights(workspace):
+    now = _ask_if_possible(config, workspace, before, console)
+    if now is None:
         return False
     if before is not None:
+        if before.same_weights(now):
+            return False
+        if not runs_anyway and now.sha256 in _own_weights(workspace):
+            return False
         console.info(f"warm start: {now} instead of {before}")
-    _write(workspace.root, now)
+    _write_lock(workspace.root, now)
     return True
 
 
@@ -110,40 +127,43 @@ def load(config: Config, split: SplitRecord, context: Context) -> warm_start.Cha
     """The champion that the lock names, with its files on this machine; None where it names none.
 
     Raises:
-        TrackingError: it is not to be had, or is another model than the lock says.
+        TrackingError: it cannot be fetched, or is another model than the lock says.
         TrainingError: it learnt from what is a test example here, or does not say what it learnt from.
     """
     workspace = Workspace(context.root)
-    pin = read(context.root) or _ask(config, workspace)
-    if pin.version is None or pin.sha256 is None:
+    locked = read_lock(context.root) or _ask_registry(config, workspace)
+    if locked.version is None or locked.sha256 is None:
         context.console.info("warm start: there is no champion yet; starting from the backbone")
         return None
-    folder = context.scratch / "champion" / pin.sha256[:32]
-    if not _is_whole(folder, pin.sha256):
-        _fetch(config, workspace, pin, folder)
-    known = _members(folder, pin)
-    _refuse_leak(pin, known, split)
-    context.console.info(f"warm start: from {pin}")
+    folder = context.scratch / "champion" / locked.sha256[:KEY_LENGTH]
+    if not _is_whole(folder, locked.sha256):
+        _fetch_files(config, workspace, locked, folder)
+    known = _read_members(folder, locked)
+    _refuse_leak(locked, known, split)
+    context.console.info(f"warm start: from {locked}")
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    return warm_start.Champion(folder / WEIGHTS, tuple(settings["labels"]), pin.sha256, known)
+    return warm_start.Champion(folder / WEIGHTS, tuple(settings["labels"]), locked.sha256, known)
 
 
-def _write(root: Path, pin: Pin) -> None:
-    text = json.dumps(pin.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
+def _write_lock(root: Path, locked: LockedChampion) -> None:
+    text = json.dumps(locked.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
     replace_text(root / LOCK, text + "\n")
 
 
-def _ask_patiently(config: Config, workspace: Workspace, before: Pin | None, console: Console) -> Pin | None:
+def _ask_if_possible(
+    config: Config, workspace: Workspace, before: LockedChampion | None, console: Console
+) -> LockedChampion | None:
     """The champion there is now; None where nobody can say, and the lock is to stay as it is."""
+    had_version = before is not None and before.version is not None
     try:
-        return _ask(config, workspace, need_versions=before is not None and before.version is not None)
+        return _ask_registry(config, workspace, need_versions=had_version)
     except ThawError as fault:
         kept = f"; champion.lock keeps {before}" if before else ""
         console.info(f"warm start: the registry cannot be asked ({fault.subject}: {fault.found}){kept}")
         return None
 
 
-def _ask(config: Config, workspace: Workspace, *, need_versions: bool = False) -> Pin:
+def _ask_registry(config: Config, workspace: Workspace, *, need_versions: bool = False) -> LockedChampion:
     """The champion there is now.
 
     Raises:
@@ -151,39 +171,47 @@ def _ask(config: Config, workspace: Workspace, *, need_versions: bool = False) -
             as a new clone's does not.
     """
     from pipeline.tracking import registry
-    from pipeline.tracking import store as stores
 
     name = workspace.model_name(config)
     if config.tracking.enabled:
-        store = stores.find(config.tracking, workspace)
-        answer = stores.probe(store)
-        if answer.silent:
-            raise TrackingError(
-                f"tracking store {store.shown}",
-                found=f"no answer: {answer.found}",
-                expected=f"the champion of {name}, to start from",
-                hint="see that it is up and reachable, or set finetune.warm_start: none",
-            )
+        _require_answer(config, workspace, name)
     versions = registry.registered(config, workspace, name)
     if need_versions and not versions:
         raise TrackingError(f"model {name}", found="nothing is registered", hint="thaw run registers a model")
-    champion = next((one for one in versions if registry.CHAMPION in one.aliases), None)
+    champion = registry.find_champion(versions)
     if champion is None:
-        return Pin(model=name)
-    return Pin(model=name, version=champion.version, sha256=_weights_digest(config, workspace, champion))
+        return LockedChampion(model=name)
+    sha256 = _find_weights_sha256(config, workspace, champion)
+    return LockedChampion(model=name, version=champion.version, sha256=sha256)
 
 
-def _weights_digest(config: Config, workspace: Workspace, champion: ModelVersion) -> str:
+def _require_answer(config: Config, workspace: Workspace, name: str) -> None:
+    """Asks first with little patience, since a registry that is away is waited for otherwise."""
+    from pipeline.tracking.probe import probe
+    from pipeline.tracking.store import find
+
+    store = find(config.tracking, workspace)
+    answer = probe(store)
+    if answer.silent:
+        raise TrackingError(
+            f"tracking store {store.shown}",
+            found=f"no answer: {answer.found}",
+            expected=f"the champion of {name}, to start from",
+            hint="see that it is up and reachable, or set finetune.warm_start: none",
+        )
+
+
+def _find_weights_sha256(config: Config, workspace: Workspace, champion: ModelVersion) -> str:
     """The sha256 of a version's weights: as it is tagged, or by fetching what someone else registered."""
     from pipeline.tracking import registry
-    from pipeline.tracking import store as stores
+    from pipeline.tracking.store import find
 
-    tagged = champion.tags.get(_SHA256_TAG)
+    tagged = champion.tags.get(MODEL_SHA256_TAG)
     if tagged:
         return tagged
     folder = workspace.scratch / "champion" / f"untagged-v{champion.version}"
-    files = registry.fetch(stores.find(config.tracking, workspace), champion, folder)
-    return manifest.sha256(files / "artifacts" / "model" / WEIGHTS)
+    files = registry.fetch(find(config.tracking, workspace), champion, folder)
+    return manifest.sha256(files / MODEL_FOLDER / WEIGHTS)
 
 
 def _own_weights(workspace: Workspace) -> set[str]:
@@ -197,51 +225,52 @@ def _own_weights(workspace: Workspace) -> set[str]:
 
 def _is_whole(folder: Path, sha256: str) -> bool:
     weights = folder / WEIGHTS
-    return (folder / SETTINGS).is_file() and weights.is_file() and manifest.sha256(weights) == sha256
+    if not weights.is_file() or not (folder / SETTINGS).is_file():
+        return False
+    return manifest.sha256(weights) == sha256
 
 
-def _fetch(config: Config, workspace: Workspace, pin: Pin, folder: Path) -> None:
+def _fetch_files(config: Config, workspace: Workspace, locked: LockedChampion, folder: Path) -> None:
     """Brings a version's files into `folder`: weights, settings and members.
 
     Raises:
-        TrackingError: they are not to be had, or the weights are others than the lock says.
+        TrackingError: they cannot be fetched, or the weights are others than the lock says.
     """
     from pipeline.tracking import registry
-    from pipeline.tracking import store as stores
+    from pipeline.tracking.store import find
 
-    store = stores.find(config.tracking, workspace)
-    version = next(
-        (one for one in registry.registered(config, workspace, pin.model) if one.version == pin.version), None
-    )
-    if version is None:
-        raise TrackingError(
-            f"{pin}, which {LOCK} names",
-            found=f"no such version at {store.shown}",
-            expected="the model that the training is to start from",
-            hint=f"set tracking.uri to the registry that has it, or put {{}} into {LOCK} to take the champion there is",
-        )
+    store = find(config.tracking, workspace)
+    versions = registry.registered(config, workspace, locked.model)
+    named = [version for version in versions if version.version == locked.version]
+    if not named:
+        found = f"no such version at {store.shown}"
+        raise _other_champion_error(locked, found, "the model that the training is to start from")
     arriving = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(arriving, ignore_errors=True)
-    files = registry.fetch(store, version, arriving)
-    model = files / "artifacts" / "model"
-    found = manifest.sha256(model / WEIGHTS)
-    if found != pin.sha256:
-        raise TrackingError(
-            f"{pin}, which {LOCK} names",
-            found=f"weights with sha256 {found} at {store.shown}",
-            expected=f"{pin.sha256}",
-            hint=f"set tracking.uri to the registry that has it, or put {{}} into {LOCK} to take the champion there is",
-        )
+    files = registry.fetch(store, named[0], arriving)
+    weights = files / MODEL_FOLDER / WEIGHTS
+    sha256 = manifest.sha256(weights)
+    if sha256 != locked.sha256:
+        found = f"weights with sha256 {sha256} at {store.shown}"
+        raise _other_champion_error(locked, found, f"{locked.sha256}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    wanted = [model / SETTINGS, files / members.FILE, model / WEIGHTS]
-    for file in wanted:
+    for file in (files / MODEL_FOLDER / SETTINGS, files / members.FILE, weights):
         if file.is_file():
             file.replace(folder / file.name)
     shutil.rmtree(arriving, ignore_errors=True)
 
 
-def _members(folder: Path, pin: Pin) -> Any:
+def _other_champion_error(locked: LockedChampion, found: str, expected: str) -> TrackingError:
+    return TrackingError(
+        f"{locked}, which {LOCK} names",
+        found=found,
+        expected=expected,
+        hint=f"set tracking.uri to the registry that has it, or put {{}} into {LOCK} to take the champion there is",
+    )
+
+
+def _read_members(folder: Path, locked: LockedChampion) -> pa.Table:
     """What the champion learnt from.
 
     Raises:
@@ -250,7 +279,7 @@ def _members(folder: Path, pin: Pin) -> Any:
     path = folder / members.FILE
     if not path.is_file():
         raise TrainingError(
-            f"finetune.warm_start: {pin}, the champion",
+            f"finetune.warm_start: {locked}, the champion",
             found=f"no {members.FILE}, so nothing tells whether it learnt from examples that are test here",
             expected="a version that this version of Thaw, or a later one, registered",
             hint="set finetune.warm_start: none; the model it registers can be started from",
@@ -258,16 +287,21 @@ def _members(folder: Path, pin: Pin) -> Any:
     return members.read(path)
 
 
-def _refuse_leak(pin: Pin, known: Any, split: SplitRecord) -> None:
+def _refuse_leak(locked: LockedChampion, known: pa.Table, split: SplitRecord) -> None:
+    """Refuses a champion that has seen test examples.
+
+    Raises:
+        TrainingError: it has; they are named.
+    """
     overlap = members.overlap(known, manifest.read(split.manifest))
     if not overlap.paths:
         return
     counts = f"{overlap.trained} trained on and {overlap.validated} validated on"
     related = f"; {overlap.related} more belong with such an example" if overlap.related else ""
     raise TrainingError(
-        f"finetune.warm_start: {pin}, the champion",
+        f"finetune.warm_start: {locked}, the champion",
         found=f"of {overlap.tests} test examples here it knows {len(overlap.paths)}: {counts}{related}",
         expected="a champion that has seen none of them: its test result would say nothing",
-        hint="set finetune.warm_start: none; or, where ledger.parquet was lost, bring back the one that ledger.dvc pins",
+        hint="set finetune.warm_start: none; or, where ledger.parquet was lost, restore the one that ledger.dvc tracks",
         details=overlap.paths,
     )

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import SplitError
-from pipeline.records import Comparison, EvaluateRecord, Finding, MetricEstimate
+from pipeline.records import Comparison, EvaluateRecord, Finding
+from pipeline.steps import recorded_facts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,8 +63,11 @@ def evaluate(
         warnings=(*_warnings(ours, best.labels, slices), *_absent_slices(config, table)),
     )
     _say_baseline(record, context)
-    _track(record, finetuned, out, context)
-    return record.save(out)
+    saved = record.save(out)
+    run = recorded_facts.open_parent(context.tracker, finetuned.key, context.root.name)
+    recorded_facts.record_evaluation(run, saved)
+    run.close()
+    return saved
 
 
 def _unseen(candidate: Path, table: pa.Table) -> NDArray[np.bool_]:
@@ -201,18 +205,3 @@ def _warning(code: str, subject: str, found: str, expected: str, hint: str, item
     return Finding(
         code=code, severity="warning", subject=subject, found=found, expected=expected, hint=hint, items=items
     )
-
-
-def _track(record: EvaluateRecord, finetuned: FinetuneRecord, out: Path, context: Context) -> None:
-    """Test metrics and tables go to the run the candidates were trained under."""
-    from pipeline.context import MetricPoint
-
-    def parts(name: str, estimate: MetricEstimate) -> list[MetricPoint]:
-        named = ((name, estimate.value), (f"{name}_low", estimate.low), (f"{name}_high", estimate.high))
-        return [MetricPoint(f"test/{label}", value, 0) for label, value in named]
-
-    run = context.tracker.open(finetuned.key, context.root.name)
-    run.metrics([point for name, estimate in record.metrics.items() for point in parts(name, estimate)])
-    for table in ("per_class.csv", "confusion.csv", "slices.csv", "reliability.csv"):
-        run.artifact(out / table, "test")
-    run.close()

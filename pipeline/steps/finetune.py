@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import files, manifest
 from pipeline.config import ENGINE, FinetuneConfig, StageConfig
 from pipeline.config_section import TaskConfig
-from pipeline.context import Context, MetricPoint, TrackedRun
+from pipeline.context import Context, TrackedRun
 from pipeline.errors import Interrupted, TrainingError
 from pipeline.records import (
     BackboneRecord,
@@ -24,17 +24,15 @@ from pipeline.records import (
     CandidateRecord,
     FinetuneRecord,
     SplitRecord,
-    StageResult,
     TextInputSpec,
     digest,
 )
-from pipeline.steps import baseline
+from pipeline.steps import baseline, recorded_facts
 from pipeline.steps import champion as champions
 from pipeline.tasks import catalog
 from pipeline.text import format_seconds
 from pipeline.training import candidates, members, recipes, validation_metrics, warm_start
 from pipeline.training.interruption import StopSignal, interruptible
-from pipeline.training.train_state import Row
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -88,13 +86,15 @@ def finetune(
     compared = config.baseline in ("first", "always") and recipes.BASELINE not in names
     remembered = baseline.recall(shared.comparison) if compared and config.baseline == "first" else None
     shared.trains_baseline = compared and remembered is None
-    with _recorded(context.tracker.open(key, "finetune")) as parent, interruptible() as stop:
+    with (
+        _recorded(recorded_facts.open_parent(context.tracker, key, context.root.name)) as parent,
+        interruptible() as stop,
+    ):
         done = [shared.candidate(name, stages[name], stop, parent) for name in names]
         best = max(done, key=lambda record: validation_metrics.score(record.val, config.primary))
         if compared:
             done.append(_baseline(shared, remembered, stop, parent))
-        parent.params({"recipes": ", ".join(names), "best": best.name})
-        parent.metrics(MetricPoint(f"val/{name}", value, 0) for name, value in best.val.items())
+        recorded_facts.record_choice(parent, names, best)
     for record in done:
         candidates.copy_to_output(record, out / record.name, baseline=record.name not in names)
     if compared and config.baseline == "first":
@@ -211,20 +211,20 @@ class FinetuneRun:
         console = self.context.console
         plain = [stage.model_dump(mode="json") for stage in stages]
         recipe = Recipe(name, stages, {"recipe": name, "stages": plain, **self.determinants})
-        with _recorded(self.context.tracker.open(recipe.key, name, parent=parent)) as run:
+        with _recorded(recorded_facts.open_candidate(self.context.tracker, recipe.key, name, parent)) as run:
             record = candidates.find(self.context.scratch, recipe.key, console)
             if record is not None:
                 console.info(f"{name}: unchanged")
             else:
                 record = self._train(recipe, stop, run)
-            _track(run, record)
+            recorded_facts.record_candidate(run, record, self._timing_of(record))
         console.info(f"{name}: {self.config.primary} {record.val[self.config.primary]:.4f} on validation")
         return record
 
     def known(self, record: CandidateRecord, parent: TrackedRun) -> CandidateRecord:
         """A finished candidate of an earlier run, told to the tracking store like the others."""
-        with _recorded(self.context.tracker.open(record.key, record.name, parent=parent)) as run:
-            _track(run, record)
+        with _recorded(recorded_facts.open_candidate(self.context.tracker, record.key, record.name, parent)) as run:
+            recorded_facts.record_candidate(run, record, self._timing_of(record))
         return record
 
     def _train(self, recipe: Recipe, stop: StopSignal, run: TrackedRun) -> CandidateRecord:
@@ -233,17 +233,23 @@ class FinetuneRun:
         if recipe.name == recipes.BASELINE and not candidates.checkpoints_of(self.context.scratch, recipe.key).exists():
             self._say_duration(recipe)
         began = time.monotonic()
-        trained = train(self.job, recipe, self.plan, stop, lambda rows: run.metrics(points(rows)))
+        trained = train(self.job, recipe, self.plan, stop, lambda rows: recorded_facts.record_curves(run, rows))
         target = self.tables["val"].column("target").to_pylist()
         record = candidates.keep(self.job, recipe, trained, self.backbone, target)
         self.timing[recipe.name] = {
+            "key": recipe.key,
             "seconds": time.monotonic() - began,
             "stages": {name: timed(spent) for name, spent in trained.spent.items()},
             **peak_memory(),
         }
-        solving = {name: spent["solve"] for name, spent in trained.spent.items() if "solve" in spent}
-        run.tags({f"thaw.solve_seconds.{name}": f"{seconds:.3f}" for name, seconds in solving.items()})
         return record
+
+    def _timing_of(self, candidate: CandidateRecord) -> Mapping[str, Any] | None:
+        """The times of its training, in this run or an earlier one; None where they are not known."""
+        if candidate.name in self.timing:
+            timing: Mapping[str, Any] = self.timing[candidate.name]
+            return timing
+        return recorded_facts.find_timing(self.context.scratch, candidate)
 
     @cached_property
     def job(self) -> FinetuneJob:
@@ -372,7 +378,7 @@ class FinetuneRun:
         """What this run saw but its inputs do not determine, beside the run."""
         self.context.run_dir.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.timing, indent=2)
-        (self.context.run_dir / "timing.json").write_text(text + "\n", encoding="utf-8")
+        (self.context.run_dir / recorded_facts.TIMING_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def _commonest(shapes: Rows) -> Rows:
@@ -381,14 +387,6 @@ def _commonest(shapes: Rows) -> Rows:
 
     codes, counts = np.unique(shapes, return_counts=True)
     return np.flatnonzero(shapes == codes[counts.argmax()])
-
-
-def points(rows: Sequence[Row]) -> list[MetricPoint]:
-    """Curves as points of a tracked run: `train/loss`, `val/accuracy`, `lr/<block>` by epoch."""
-    return [
-        MetricPoint(row.metric if row.metric.startswith("lr/") else f"{row.split}/{row.metric}", row.value, row.epoch)
-        for row in rows
-    ]
 
 
 def timed(spent: Mapping[str, float]) -> dict[str, float]:
@@ -404,26 +402,3 @@ def peak_memory() -> dict[str, int]:
     if torch.cuda.is_available():
         peak["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
     return peak
-
-
-def stage_summary(stage: StageResult) -> str:
-    """What a stage did, in a line."""
-    blocks = ", ".join(stage.trained)
-    if stage.solved is None:
-        return f"{blocks}: {stage.epochs} epochs, best {stage.best_epoch}"
-    solved = stage.solved
-    return (
-        f"{blocks}: solved, C {solved.strength:.3g} by {solved.chosen_by}, {solved.iterations} iterations, "
-        f"objective {solved.objective:.6g}"
-    )
-
-
-def _track(run: TrackedRun, record: CandidateRecord) -> None:
-    """Everything about a finished candidate; whatever was told before is told again and not doubled."""
-    run.params({
-        "recipe": record.name, "architecture": record.architecture, "steps": record.steps,
-        **{f"plan.{name}": value for name, value in record.plan.items()},
-        **{f"stage.{stage.name}": stage_summary(stage) for stage in record.stages},
-    })  # fmt: skip
-    run.tags({"thaw.candidate": record.name, "thaw.model_sha256": record.model_sha256})
-    run.metrics(points(candidates.read_curves(record.folder)))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from pipeline import records
 from pipeline.records import Finding, MetricEstimate
 from pipeline.report.formatting import meaning
+from pipeline.step_table import STEPS
+from pipeline.task_catalog import load_object
 from pipeline.text import format_seconds, pluralize
 
 
@@ -18,8 +19,10 @@ def step_line(name: str, text: str) -> str:
 
 def running_line(name: str, reasons: tuple[str, ...]) -> str:
     """Said when a step starts, with why it has to run."""
+    if not reasons:
+        return step_line(name, "running")
     named = ["first run" if reason == "never run" else reason for reason in reasons]
-    return step_line(name, f"running ({'; '.join(named)})" if named else "running")
+    return step_line(name, f"running ({'; '.join(named)})")
 
 
 def done_line(name: str, seconds: float, record: records.Record) -> str:
@@ -29,10 +32,11 @@ def done_line(name: str, seconds: float, record: records.Record) -> str:
 
 def summarize(record: records.Record) -> str:
     """What a record holds, in one line."""
-    for kind, summary in SUMMARIES.items():
-        if isinstance(record, kind):
-            return summary(record)
-    raise TypeError(f"no summary of {type(record).__name__}")
+    for entry in STEPS.values():
+        if isinstance(record, entry.record):
+            summarize_step: Callable[[records.Record], str] = load_object(entry.summary)
+            return summarize_step(record)
+    raise TypeError(f"no step returns a {type(record).__name__}")
 
 
 def format_metric(metric: str, value: float) -> str:
@@ -42,36 +46,48 @@ def format_metric(metric: str, value: float) -> str:
 
 def format_estimate(metric: str, estimate: MetricEstimate) -> str:
     """A metric with its interval: 91.2% (85.1% to 95.3%)."""
-    low, high = format_metric(metric, estimate.low), format_metric(metric, estimate.high)
+    low = format_metric(metric, estimate.low)
+    high = format_metric(metric, estimate.high)
     return f"{format_metric(metric, estimate.value)} ({low} to {high})"
 
 
 def format_finding(finding: Finding) -> str:
     """What was found of what, what was expected and what to do, on one line."""
     parts = [f"{finding.subject}: {finding.found}"]
-    parts += [f"expected {finding.expected}"] if finding.expected else []
-    parts += [finding.hint] if finding.hint else []
+    if finding.expected:
+        parts.append(f"expected {finding.expected}")
+    if finding.hint:
+        parts.append(finding.hint)
     return "; ".join(parts)
 
 
-def _validate(record: records.ValidateRecord) -> str:
-    parts = [f"{pluralize(record.examples, 'example')} in {pluralize(len(record.labels), 'class', 'classes')}"]
-    parts += [pluralize(record.aliases, "copy", "copies")] if record.aliases else []
-    parts += [f"{record.quarantined:,} quarantined"]
+def summarize_validate(record: records.ValidateRecord) -> str:
+    """4,000 examples in 5 classes, 3 copies, 12 quarantined, 1 warning."""
+    examples = pluralize(record.examples, "example")
+    parts = [f"{examples} in {pluralize(len(record.labels), 'class', 'classes')}"]
+    if record.aliases:
+        parts.append(pluralize(record.aliases, "copy", "copies"))
+    parts.append(f"{record.quarantined:,} quarantined")
     warnings = sum(finding.severity == "warning" for finding in record.findings)
-    parts += [pluralize(warnings, "warning")] if warnings else []
+    if warnings:
+        parts.append(pluralize(warnings, "warning"))
     return ", ".join(parts)
 
 
-def _split(record: records.SplitRecord) -> str:
+def summarize_split(record: records.SplitRecord) -> str:
+    """2,800 train, 600 val, 600 test; 4,000 in the latest addition, 0 left out."""
     from pipeline.manifest import SPLITS  # takes pyarrow, which a run with nothing to do has no use for
 
-    sizes = [f"{sum(record.counts[split].values()):,} {split}" for split in SPLITS]
+    sizes = []
+    for split in SPLITS:
+        size = sum(record.counts[split].values())
+        sizes.append(f"{size:,} {split}")
     left_out = sum(len(finding.items) for finding in record.left_out)
     return f"{', '.join(sizes)}; {record.new:,} in the latest addition, {left_out:,} left out"
 
 
-def _backbone(record: records.BackboneRecord) -> str:
+def summarize_backbone(record: records.BackboneRecord) -> str:
+    """torchvision/resnet50, 25.6 million parameters, weights: https://…"""
     return f"{record.name}, {_format_parameters(record.parameters)}, weights: {record.source}"
 
 
@@ -79,31 +95,23 @@ def _format_parameters(count: int) -> str:
     return f"{count / 1e6:.1f} million parameters" if count >= 1e6 else pluralize(count, "parameter")
 
 
-def _finetune(record: records.FinetuneRecord) -> str:
+def summarize_finetune(record: records.FinetuneRecord) -> str:
+    """gradual with validation accuracy 93.1%, the best of 3 candidates."""
     value = format_metric(record.primary, record.val[record.best][record.primary])
-    return f"{record.best} with validation {record.primary} {value}{_format_rank(record)}"
-
-
-def _format_rank(record: records.FinetuneRecord) -> str:
+    line = f"{record.best} with validation {record.primary} {value}"
     count = len(record.candidates)
-    return f", the best of {pluralize(count, 'candidate')}" if count > 1 else ""
+    if count > 1:
+        line += f", the best of {pluralize(count, 'candidate')}"
+    return line
 
 
-def _evaluate(record: records.EvaluateRecord) -> str:
+def summarize_evaluate(record: records.EvaluateRecord) -> str:
+    """gradual with test accuracy 91.2% (85.1% to 95.3%) on 600 examples."""
     estimate = format_estimate(record.primary, record.metrics[record.primary])
     return f"{record.candidate} with test {record.primary} {estimate} on {pluralize(record.examples, 'example')}"
 
 
-def _register(record: records.RegisterRecord) -> str:
+def summarize_register(record: records.RegisterRecord) -> str:
+    """flowers v3, challenger and champion."""
     aliases = f", {' and '.join(record.aliases)}" if record.aliases else ""
     return f"{record.model} v{record.version}{aliases}"
-
-
-SUMMARIES: dict[type[records.Record], Callable[[Any], str]] = {
-    records.ValidateRecord: _validate,
-    records.SplitRecord: _split,
-    records.BackboneRecord: _backbone,
-    records.FinetuneRecord: _finetune,
-    records.EvaluateRecord: _evaluate,
-    records.RegisterRecord: _register,
-}

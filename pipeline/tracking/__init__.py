@@ -1,17 +1,18 @@
 """Tracking and the model registry: the only package that imports MLflow, and only when something is asked of it.
 
-A run is found again by the tag `thaw.key`, or made. What is recorded goes through a spool on disk
-(`.thaw/spool/<key>.jsonl`), so neither a server that is away nor a kill loses or doubles anything.
+A run is found again by the tag `thaw.key`, or made. What is recorded goes through an outbox on disk
+(`.thaw/outbox/<key>.jsonl`), so neither a server that is away nor a kill loses or doubles anything.
 """
 
 from __future__ import annotations
 
 from pipeline.config import TrackingConfig
 from pipeline.context import Console, NoTracker, Tracker
+from pipeline.tracking import outbox
 from pipeline.tracking import store as _store
+from pipeline.tracking.embedded_store import server_command
 from pipeline.tracking.registry import ModelVersion, registered
 from pipeline.tracking.runs import MlflowTracker
-from pipeline.tracking.store import server_command
 from pipeline.workspace import Workspace
 
 __all__ = ["ModelVersion", "open_tracker", "registered", "server_command"]
@@ -28,7 +29,7 @@ def open_tracker(
     """
     if not config.enabled:
         return NoTracker()
-    return MlflowTracker(
-        _store.find(config, workspace, name), workspace.scratch / "spool", console=console,
-        system_metrics=config.system_metrics,
-    )  # fmt: skip
+    store = _store.find(config, workspace, name)
+    outbox.adopt_earlier_writes(workspace.scratch)
+    folder = workspace.scratch / outbox.OUTBOX_FOLDER
+    return MlflowTracker(store, folder, console=console, system_metrics=config.system_metrics)

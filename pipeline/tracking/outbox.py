@@ -20,11 +20,13 @@ from typing import Any
 from pipeline.files import sha256
 
 Write = dict[str, Any]
-File = dict[str, str]  # name below the artifact's folder, path it was found at, sha256 of its content
+KeptFile = dict[str, str]  # name below the artifact's folder, path it was found at, sha256 of its content
 
-CONTENTS = ".files"  # suffix of the folder beside a spool that holds the contents of its files
-_SPARE = 64 << 20  # bytes of disk to leave free
-_CHUNK = 1 << 20
+OUTBOX_FOLDER = "outbox"
+EARLIER_FOLDER = "spool"  # what earlier versions called it
+CONTENTS = ".files"  # suffix of the folder beside an outbox that holds the contents of its files
+SPARE_BYTES = 64 << 20  # of disk, left free
+CHUNK_BYTES = 1 << 20
 
 
 class Outbox:
@@ -38,33 +40,28 @@ class Outbox:
         self.path = path
         self._contents = path.with_suffix(CONTENTS)
         self._lock = threading.Lock()
-        self.ops: list[Write] = _read(path)
+        self.writes: list[Write] = _read_writes(path)
 
-    def append(self, op: Write) -> None:
+    def append(self, write: Write) -> None:
         """Adds a write; on a full disk it is kept in memory alone, since training must not end for it."""
         with self._lock:
-            self.ops.append(op)
+            self.writes.append(write)
             with contextlib.suppress(OSError):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 with self.path.open("a", encoding="utf-8") as stream:
-                    stream.write(json.dumps(op) + "\n")
+                    stream.write(_to_line(write))
 
     def drop(self, count: int) -> None:
         """Forgets the first `count` writes, and the files that no other write sends: the store has them."""
         with self._lock:
-            sent_files = any("files" in op for op in self.ops[:count])
-            del self.ops[:count]
+            sent_files = any("files" in write for write in self.writes[:count])
+            del self.writes[:count]
             with contextlib.suppress(OSError):
-                if self.ops:
-                    temporary = self.path.with_suffix(".tmp")
-                    temporary.write_text("".join(json.dumps(op) + "\n" for op in self.ops), encoding="utf-8")
-                    temporary.replace(self.path)
-                else:
-                    self.path.unlink(missing_ok=True)
-            if sent_files or not self.ops:
-                self._evict()
+                self._save()
+            if sent_files or not self.writes:
+                self._remove_unneeded_contents()
 
-    def keep(self, path: Path, name: str) -> tuple[File, OSError | None]:
+    def keep(self, path: Path, name: str) -> tuple[KeptFile, OSError | None]:
         """Copies a file's content, so that it can be sent whatever becomes of the file.
 
         Returns:
@@ -74,33 +71,44 @@ class Outbox:
         Raises:
             OSError: the file cannot be read.
         """
+        fault = None
         try:
-            digest, fault = self._copied(path), None
+            digest = self._copy_content(path)
         except OSError as refused:
-            digest, fault = sha256(path), refused
+            fault = refused
+            digest = sha256(path)
         return {"name": name, "path": str(path.absolute()), "sha256": digest}, fault
 
     @contextlib.contextmanager
-    def laid_out(self, files: Sequence[File]) -> Iterator[tuple[Path, list[str]]]:
-        """A folder with the files under their names, and the names of those whose content is not to be had any more."""
+    def lay_out(self, files: Sequence[KeptFile]) -> Iterator[tuple[Path, list[str]]]:
+        """A folder with the files under their names, and the names of those whose content is lost."""
         folder = self._contents / "sending"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         lost = []
         try:
             for file in files:
-                content = self._find(file)
+                content = self._find_content(file)
                 if content is None:
                     lost.append(file["name"])
                     continue
-                place = folder / file["name"]
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.symlink_to(content.absolute())
+                link = folder / file["name"]
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(content.absolute())
             yield folder, lost
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _find(self, file: File) -> Path | None:
+    def _save(self) -> None:
+        if not self.writes:
+            self.path.unlink(missing_ok=True)
+            return
+        temporary = self.path.with_suffix(".tmp")
+        lines = [_to_line(write) for write in self.writes]
+        temporary.write_text("".join(lines), encoding="utf-8")
+        temporary.replace(self.path)
+
+    def _find_content(self, file: KeptFile) -> Path | None:
         kept = self._contents / file["sha256"]
         if kept.is_file():
             return kept
@@ -110,46 +118,94 @@ class Outbox:
                 return original
         return None
 
-    def _copied(self, path: Path) -> str:
+    def _copy_content(self, path: Path) -> str:
         """Copies a file under the sha256 of what was copied: no link, since the file may be written over in place."""
         self._contents.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(self._contents).free < path.stat().st_size + _SPARE:
+        needed = path.stat().st_size + SPARE_BYTES
+        if shutil.disk_usage(self._contents).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         part = self._contents / f"{secrets.token_hex(4)}.part"
         digest = hashlib.sha256()
         try:
             with path.open("rb") as source, part.open("wb") as target:
-                for chunk in iter(lambda: source.read(_CHUNK), b""):
+                chunk = source.read(CHUNK_BYTES)
+                while chunk:
                     digest.update(chunk)
                     target.write(chunk)
+                    chunk = source.read(CHUNK_BYTES)
             part.replace(self._contents / digest.hexdigest())
         finally:
             part.unlink(missing_ok=True)
         return digest.hexdigest()
 
-    def _evict(self) -> None:
-        wanted = {file["sha256"] for op in self.ops for file in op.get("files", ())}
-        if not wanted:
+    def _remove_unneeded_contents(self) -> None:
+        needed = set()
+        for write in self.writes:
+            for file in write.get("files", ()):
+                needed.add(file["sha256"])
+        if not needed:
             shutil.rmtree(self._contents, ignore_errors=True)
             return
         with contextlib.suppress(OSError):
             for path in self._contents.iterdir():
-                if path.name not in wanted:
+                if path.name not in needed:
                     path.unlink()
 
 
-def sweep(folder: Path, keys: set[str]) -> None:
-    """Removes contents that no spool sends, such as a kill leaves between a file's copy and its write."""
+def remove_orphaned_contents(folder: Path, keys: set[str]) -> None:
+    """Removes contents that no outbox sends, such as a kill leaves between a file's copy and its write.
+
+    Args:
+        folder: of the outboxes.
+        keys: of the runs with unconfirmed writes.
+    """
     for path in folder.glob(f"*{CONTENTS}"):
         if path.stem not in keys:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _read(path: Path) -> list[Write]:
+def adopt_earlier_writes(scratch: Path) -> None:
+    """Moves what an earlier version of Thaw left unconfirmed to where this one looks for it.
+
+    Args:
+        scratch: the workspace's `.thaw`.
+    """
+    earlier = scratch / EARLIER_FOLDER
+    if not earlier.is_dir():
+        return
+    folder = scratch / OUTBOX_FOLDER
+    folder.mkdir(exist_ok=True)
+    for path in sorted(earlier.iterdir()):
+        target = folder / path.name
+        if not target.exists():
+            path.rename(target)
+        elif path.is_dir():
+            for content in path.iterdir():
+                content.replace(target / content.name)
+        else:
+            newer = target.read_text(encoding="utf-8")
+            _write_whole(target, path.read_text(encoding="utf-8") + newer)
+    shutil.rmtree(earlier)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _to_line(write: Write) -> str:
+    return json.dumps(write) + "\n"
+
+
+def _read_writes(path: Path) -> list[Write]:
     """The writes a file holds; a last line cut short by a kill was never asked of the store, and is left out."""
-    ops: list[Write] = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                ops.append(json.loads(line))
-    return ops
+    writes: list[Write] = []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return writes
+    for line in text.splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            writes.append(json.loads(line))
+    return writes

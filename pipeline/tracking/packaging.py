@@ -13,15 +13,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.tracking import store as stores
 from pipeline.tracking.runs import KEY
-from pipeline.tracking.store import TrackingStore
+from pipeline.tracking.store import TrackingStore, prepare_environment
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pipeline.tasks.base import ServedColumn, Serving
 
+LONGEST_DIGEST = 36  # characters that the store takes: just what DVC's hash of a folder has
 SERVED_NAMES = {"model.safetensors": "weights.safetensors"}  # file of a candidate → its name beside the served code
 
 
@@ -51,11 +51,16 @@ def save(
     (parts / "model.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for file in files:
         shutil.copyfile(file, parts / SERVED_NAMES.get(file.name, file.name))
-    with _quietly():
-        _pyfunc().save_model(
-            str(folder), python_model=str(code), artifacts={"model": str(parts)}, signature=signature(serving),
-            input_example=serving.input_example(), pip_requirements=requirements(serving.packages), metadata=dict(metadata),
-        )  # fmt: skip
+    with _without_warnings():
+        _import_pyfunc().save_model(
+            str(folder),
+            python_model=str(code),
+            artifacts={"model": str(parts)},
+            signature=signature(serving),
+            input_example=serving.input_example(),
+            pip_requirements=requirements(serving.packages),
+            metadata=dict(metadata),
+        )
     shutil.rmtree(parts.parent)
     shutil.copyfile(members, folder / members.name)
 
@@ -93,17 +98,17 @@ def answers(folder: Path, requests: pd.DataFrame) -> list[dict[str, float]]:
 
 def load(folder: Path) -> Any:
     """A saved model, ready to answer."""
-    with _quietly():
-        return _pyfunc().load_model(str(folder))
+    with _without_warnings():
+        return _import_pyfunc().load_model(str(folder))
 
 
-def _pyfunc() -> Any:
-    stores.prepare()
+def _import_pyfunc() -> Any:
+    prepare_environment()
     return importlib.import_module("mlflow.pyfunc")
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def _without_warnings() -> Iterator[None]:
     """Keeps from the user what MLflow has to say about its own type hints and its use of pandas."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -125,17 +130,18 @@ def upload(
     Returns:
         The model's id, and where its files are.
     """
-    from mlflow.entities import LoggedModelOutput
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
-    client, experiment = store.client, store.experiment_id
-    for there in client.search_logged_models([experiment], f"tags.`{KEY}` = '{key}'"):
-        if str(there.status) == "READY":  # which the filter cannot ask for
-            return there.model_id, there.artifact_location
+    client = store.client
+    experiment = store.experiment_id
+    for known in client.search_logged_models([experiment], f"tags.`{KEY}` = '{key}'"):
+        if known.status == LoggedModelStatus.READY:  # which the filter cannot ask for
+            return known.model_id, known.artifact_location
     title = re.sub(r"[/:.%\"']", "-", name)  # a logged model's name may not hold these, a registered one's may
     made = client.create_logged_model(experiment, title, run_id, {KEY: key, **tags}, model_type="classifier")
     client.log_model_artifacts(made.model_id, str(folder))
     client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=0)])
-    client.finalize_logged_model(made.model_id, "READY")
+    client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
     return made.model_id, made.artifact_location
 
 
@@ -153,11 +159,9 @@ def retag(store: TrackingStore, key: str, tags: Mapping[str, str], outdated: Seq
 
 def log_dataset(store: TrackingStore, run_id: str, name: str, digest: str, facts: Mapping[str, str]) -> None:
     """Names the data as an input of the run; the same data once."""
-    from mlflow.data.code_dataset_source import CodeDatasetSource
-    from mlflow.data.meta_dataset import MetaDataset
-    from mlflow.entities import DatasetInput, InputTag
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    # The store takes a digest of at most 36 characters, which is just what DVC's hash of a folder has.
-    data = MetaDataset(CodeDatasetSource(tags=dict(facts)), name=name, digest=digest[:36])  # type: ignore[abstract]
+    source = json.dumps({"tags": dict(facts)})
+    data = Dataset(name, digest[:LONGEST_DIGEST], source_type="code", source=source)
     tag = InputTag("mlflow.data.context", "training")
-    store.client.log_inputs(run_id, [DatasetInput(data._to_mlflow_entity(), [tag])])
+    store.client.log_inputs(run_id, [DatasetInput(data, [tag])])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import ConfigError, TrackingError
 from pipeline.tracking import packaging
 from pipeline.tracking import store as stores
+from pipeline.tracking.failures import with_retries
 from pipeline.tracking.runs import KEY
 from pipeline.tracking.store import TrackingStore
 
@@ -28,14 +29,18 @@ VARYING = frozenset({"MLmodel", "conda.yaml", "python_env.yaml", "requirements.t
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One version of a registered model."""
+    """One version of a registered model.
+
+    Args:
+        source: where its files are.
+    """
 
     name: str
     version: str
     aliases: tuple[str, ...]
     tags: Mapping[str, str]
     run_id: str
-    source: str  # where its files are
+    source: str
 
     @property
     def key(self) -> str:
@@ -44,7 +49,11 @@ class ModelVersion:
     @property
     def metrics(self) -> dict[str, float]:
         """Its test metrics."""
-        return {name.removeprefix(_METRIC): float(v) for name, v in self.tags.items() if name.startswith(_METRIC)}
+        values = {}
+        for name, value in self.tags.items():
+            if name.startswith(_METRIC):
+                values[name.removeprefix(_METRIC)] = float(value)
+        return values
 
     @property
     def data(self) -> str:
@@ -54,8 +63,9 @@ class ModelVersion:
     def __str__(self) -> str:
         aliases = f" ({', '.join(self.aliases)})" if self.aliases else ""
         primary = self.tags.get("primary", "")
-        value = f"  {primary} {self.metrics[primary]:.3f}" if primary in self.metrics else ""
-        return f"{self.name} v{self.version}{aliases}{value}  data {self.data[:12] or 'unknown'}"
+        value = self.metrics.get(primary)
+        metric = "" if value is None else f"  {primary} {value:.3f}"
+        return f"{self.name} v{self.version}{aliases}{metric}  data {self.data[:12] or 'unknown'}"
 
 
 def registered(config: Config, workspace: Workspace, name: str | None = None) -> list[ModelVersion]:
@@ -70,19 +80,28 @@ def registered(config: Config, workspace: Workspace, name: str | None = None) ->
     if store.empty:
         return []
     wanted = name or workspace.model_name(config)
-    return stores.with_retries(store, "asking what is registered", lambda: versions(store, wanted))
+    return with_retries(store, "asking what is registered", lambda: versions(store, wanted))
 
 
 def versions(store: TrackingStore, name: str) -> list[ModelVersion]:
     """All versions of a model, newest first."""
     if store.empty:
         return []
-    found = list(_pages(store, name))
+    found = list(_search_versions(store, name))
     aliases = aliases_of(store, name) if found else {}
-    made = [
-        _version(one, [alias for alias, version in aliases.items() if version == str(one.version)]) for one in found
-    ]
-    return sorted(made, key=lambda one: int(one.version), reverse=True)
+    known = []
+    for entity in found:
+        own = [alias for alias, version in aliases.items() if version == str(entity.version)]
+        known.append(_to_version(entity, own))
+    return sorted(known, key=lambda version: int(version.version), reverse=True)
+
+
+def find_champion(there: Sequence[ModelVersion]) -> ModelVersion | None:
+    """The champion among the versions of a model; None where there is none."""
+    for version in there:
+        if CHAMPION in version.aliases:
+            return version
+    return None
 
 
 def aliases_of(store: TrackingStore, name: str) -> dict[str, str]:
@@ -101,14 +120,17 @@ def find(store: TrackingStore, reference: str) -> ModelVersion:
     if parts is None:
         raise ConfigError("--model", found=reference, expected="models:/NAME@ALIAS or models:/NAME/VERSION")
     name, alias, number = parts.groups()
-    there = stores.with_retries(store, "asking what is registered", lambda: versions(store, name))
-    for one in there:
-        if alias in one.aliases or one.version == number:
-            return one
+    known = with_retries(store, "asking what is registered", lambda: versions(store, name))
+    for version in known:
+        if alias in version.aliases or version.version == number:
+            return version
     raise ConfigError(
-        "--model", found=f"{reference}: no such {'version' if there else 'model'} at {store.shown}",
-        expected="one that is registered", hint="" if there else "thaw run", details=[str(one) for one in there],
-    )  # fmt: skip
+        "--model",
+        found=f"{reference}: no such {'version' if known else 'model'} at {store.shown}",
+        expected="one that is registered",
+        hint="" if known else "thaw run",
+        details=[str(version) for version in known],
+    )
 
 
 def register(
@@ -125,7 +147,7 @@ def register(
     made = store.client.create_model_version(
         name, source, run_id, dict(tags), model_id=model_id, description=description
     )
-    return _version(made, [])
+    return _to_version(made, [])
 
 
 def update(store: TrackingStore, version: ModelVersion, tags: Mapping[str, str], description: str) -> ModelVersion:
@@ -142,44 +164,46 @@ def update(store: TrackingStore, version: ModelVersion, tags: Mapping[str, str],
     return replace(version, tags={**kept, **tags})
 
 
-def lost(store: TrackingStore, version: ModelVersion, folder: Path) -> list[str]:
+def find_lost_files(store: TrackingStore, version: ModelVersion, folder: Path) -> list[str]:
     """The files of a version that the store has no longer, or has cut short; paths below `folder`.
 
     Args:
         folder: the version as it should be. What MLflow writes anew into every saved model (`VARYING`) may differ
             from it and is looked for by name alone; everything else by size too.
     """
-    there = dict(_listed(_files(store, version), None))
-    found = []
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    sizes = dict(_list_files(_artifact_repository(store, version), None))
+    lost = []
+    for file in sorted(folder.rglob("*")):
+        if not file.is_file():
+            continue
         name = file.relative_to(folder).as_posix()
-        sizes = (None, file.stat().st_size)
-        whole = name in there and (name in VARYING or there[name] in sizes)
-        if not whole:
-            found.append(name)
-    return found
+        may_differ = name in VARYING or sizes.get(name) is None  # the store does not say the size
+        is_whole = name in sizes and (may_differ or sizes[name] == file.stat().st_size)
+        if not is_whole:
+            lost.append(name)
+    return lost
 
 
 def upload(store: TrackingStore, version: ModelVersion, folder: Path, names: Sequence[str]) -> None:
     """Puts files below `folder` to a version's others, over those of the same name."""
-    files = _files(store, version)
+    files = _artifact_repository(store, version)
     for name in names:
         parent = PurePosixPath(name).parent.as_posix()
         files.log_artifact(str(folder / name), None if parent == "." else parent)
 
 
-def _files(store: TrackingStore, version: ModelVersion) -> Any:
+def _artifact_repository(store: TrackingStore, version: ModelVersion) -> Any:
     """Where the store keeps a version's files."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     return get_artifact_repository(version.source, tracking_uri=store.uri)
 
 
-def _listed(files: Any, folder: str | None) -> Iterator[tuple[str, int | None]]:
+def _list_files(files: Any, folder: str | None) -> Iterator[tuple[str, int | None]]:
     """Path → size in bytes of every file in an artifact store; None where the store does not say the size."""
     for entry in files.list_artifacts(folder):
         if entry.is_dir:
-            yield from _listed(files, entry.path)
+            yield from _list_files(files, entry.path)
         else:
             yield entry.path, entry.file_size
 
@@ -205,16 +229,18 @@ def fetch(store: TrackingStore, version: ModelVersion, folder: Path | None = Non
         destination = None if folder is None else str(folder)
         return Path(download_artifacts(artifact_uri=version.source, dst_path=destination, tracking_uri=store.uri))
 
-    found: Path = stores.with_retries(store, f"fetching {version.name} v{version.version}", get)
+    found: Path = with_retries(store, f"fetching {version.name} v{version.version}", get)
     if not (found / "MLmodel").is_file():
         raise TrackingError(
-            f"{version.name} v{version.version}", found=f"no model at {version.source}", expected="its files",
+            f"{version.name} v{version.version}",
+            found=f"no model at {version.source}",
+            expected="its files",
             hint="thaw run --force register",
-        )  # fmt: skip
+        )
     return found
 
 
-def _pages(store: TrackingStore, name: str) -> Any:
+def _search_versions(store: TrackingStore, name: str) -> Any:
     # MLflow takes either quote around a name, and knows no way of writing that quote within.
     quote = '"' if "'" in name else "'"
     token = None
@@ -226,7 +252,13 @@ def _pages(store: TrackingStore, name: str) -> Any:
             return
 
 
-def _version(one: Any, aliases: list[str]) -> ModelVersion:
+def _to_version(entity: Any, aliases: Sequence[str]) -> ModelVersion:
+    """MLflow's entity as ours."""
     return ModelVersion(
-        one.name, str(one.version), tuple(sorted(aliases)), dict(one.tags), one.run_id or "", one.source
+        name=entity.name,
+        version=str(entity.version),
+        aliases=tuple(sorted(aliases)),
+        tags=dict(entity.tags),
+        run_id=entity.run_id or "",
+        source=entity.source,
     )

@@ -1,4 +1,4 @@
-"""Runs in the tracking store: opened by key, written through a spool, never waited for longer than a bounded delay."""
+"""Runs in the tracking store: opened by key, written through an outbox, never waited for longer than a bounded delay."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.context import Console, MetricPoint, TrackedRun
 from pipeline.redaction import redact
-from pipeline.tracking import outbox
-from pipeline.tracking import store as stores
+from pipeline.tracking import failures, outbox
 from pipeline.tracking.outbox import Outbox, Write
 from pipeline.tracking.store import TrackingStore
 from pipeline.tracking.system_metrics import SystemSampler
@@ -22,60 +21,78 @@ KEY = "thaw.key"
 PARENT = "mlflow.parentRunId"
 
 BATCH = 1000  # metrics the store takes at once
-_PAIRS = 100  # params or tags it takes at once
-_EVERY = 5.0  # seconds between two sendings of metrics
-_BUDGET = 10.0  # seconds one sending may take before it leaves the rest for later
-_RATIO = 20.0  # a sending is followed by this many times its own duration without one: at most 5 % of the time
-_AWAY = 30.0  # seconds at least before a store that failed is asked again
+PAIRS_AT_ONCE = 100  # params or tags it takes at once
+LONGEST_NAME = 250
+LONGEST_PARAM = 6000
+LONGEST_TAG = 5000
+SECONDS_BETWEEN_SENDS = 5.0  # of metrics
+SEND_BUDGET = 10.0  # seconds one sending may take before it leaves the rest for later
+REST_RATIO = 20.0  # a sending is followed by this many times its own duration without one: at most 5 % of the time
+SECONDS_AWAY = 30.0  # at least, before a store that failed is asked again
+JOINABLE = ("metrics", "system", "params", "tags")  # writes of which several can be sent as one
 
 
-class _Late(Exception):
+class _BudgetSpentError(Exception):
     """The budget of one sending is spent."""
 
 
+class LoggedPoint(NamedTuple):
+    """A point of a curve as it is sent; `time` in milliseconds since 1970."""
+
+    name: str
+    value: float
+    step: int
+    time: int
+
+
 class MlflowRun:
-    """One run; see `pipeline.context.TrackedRun`. `id` is empty until the store has answered once."""
+    """One run; see `pipeline.context.TrackedRun`. `id` is empty until the store has answered once.
+
+    Args:
+        key: by which it is found again.
+    """
 
     def __init__(self, tracker: MlflowTracker, key: str) -> None:
-        self.key, self.id = key, ""
+        self.key = key
+        self.id = ""
         self.outbox = Outbox(tracker.folder / f"{key}.jsonl")
         self.start = 0  # ms since 1970, as the store has it
         self.points: dict[str, dict[int, float]] = {}  # metric → step → the value the store has
-        self.found = True  # the run may hold metrics of an earlier process
+        self.existed = True  # the run may hold metrics of an earlier process
         self.finished = False  # it had ended when it was opened
         self.sampler: SystemSampler | None = None
         self._tracker = tracker
-        self._told: dict[tuple[str, int], float] = {}  # what this process was told already
+        self._recorded: dict[tuple[str, int], float] = {}  # metric and step → value, in this process
 
     def params(self, values: Mapping[str, object]) -> None:
-        self._write({"op": "params", "values": _texts(values)})
+        self._write({"op": "params", "values": _to_texts(values)})
 
     def tags(self, values: Mapping[str, str]) -> None:
-        self._write({"op": "tags", "values": _texts(values)})
+        self._write({"op": "tags", "values": _to_texts(values)})
 
     def metrics(self, points: Iterable[MetricPoint]) -> None:
         now = _now()
-        rows = []
+        new = []
         for point in points:
-            name, value, step = _name(point.name), float(point.value), int(point.step)
-            if self._told.get((name, step)) != value:
-                self._told[name, step] = value
-                rows.append([name, value, step, now])
-        if rows:
-            self.outbox.append({"op": "metrics", "points": rows})
+            name = _valid_name(point.name)
+            value = float(point.value)
+            step = int(point.step)
+            if self._recorded.get((name, step)) != value:
+                self._recorded[name, step] = value
+                new.append(LoggedPoint(name, value, step, now))
+        if new:
+            self.outbox.append({"op": "metrics", "points": new})
             self._tracker.send(self, metrics_only=True)
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        inside = sorted(below for below in path.rglob("*") if below.is_file()) if path.is_dir() else []
         files = []
-        for file in inside or [path]:
-            name = file.relative_to(path).as_posix() if inside else file.name
+        for file, name in _list_files(path):
             try:
-                listed, fault = self.outbox.keep(file, name)
+                kept, fault = self.outbox.keep(file, name)
             except OSError as unreadable:
                 self._tracker.info(f"tracking: {name} cannot be read and is left out ({unreadable.strerror})")
                 continue
-            files.append(listed)
+            files.append(kept)
             if fault is not None:
                 self._tracker.info(
                     f"tracking: no copy of {name} could be kept ({fault.strerror}); it is recorded if the store takes it "
@@ -91,8 +108,8 @@ class MlflowRun:
         self.outbox.append({"op": "close", "status": status, "time": _now()})
         self._tracker.send(self, last=True)
 
-    def _write(self, op: Write) -> None:
-        self.outbox.append(op)
+    def _write(self, write: Write) -> None:
+        self.outbox.append(write)
         self._tracker.send(self)
 
 
@@ -101,7 +118,7 @@ class MlflowTracker:
 
     Args:
         store: where.
-        folder: of the spools, one file a run.
+        folder: of the outboxes, one file a run.
         console: told once when the store is away, and when it is back; None: the log.
         system_metrics: whether a run without a parent samples the machine it runs on.
     """
@@ -109,47 +126,54 @@ class MlflowTracker:
     def __init__(
         self, store: TrackingStore, folder: Path, *, console: Console | None = None, system_metrics: bool
     ) -> None:
-        self.store, self.folder = store, folder
-        self._console, self._system_metrics = console, system_metrics
+        self.store = store
+        self.folder = folder
+        self._console = console
+        self._system_metrics = system_metrics
         self._runs: dict[str, MlflowRun] = {}
-        self._away_until = self._rest_until = 0.0
-        self._trouble = ""
+        self._away_until = 0.0
+        self._rest_until = 0.0
+        self._is_away = False
 
     def open(
         self, key: str, name: str, *, parent: TrackedRun | None = None, tags: Mapping[str, str] | None = None
     ) -> MlflowRun:
         run = self._runs.setdefault(key, MlflowRun(self, key))
-        above = parent.key if isinstance(parent, MlflowRun) else None
-        given = _texts(tags or {})
-        run.outbox.append({"op": "open", "name": name, "parent": above, "tags": given, "time": _now()})
+        parent_key = parent.key if isinstance(parent, MlflowRun) else None
+        texts = _to_texts(tags or {})
+        run.outbox.append({"op": "open", "name": name, "parent": parent_key, "tags": texts, "time": _now()})
         self.send(run)
-        if self._system_metrics and above is None and not run.finished and run.sampler is None:
-            run.sampler = SystemSampler(
-                lambda values: run.outbox.append({"op": "system", "values": values, "time": _now()})
-            )
+        if self._system_metrics and parent_key is None and not run.finished and run.sampler is None:
+            run.sampler = SystemSampler(lambda values: _append_sample(run, values))
         return run
 
     def send(self, run: MlflowRun, *, metrics_only: bool = False, last: bool = False) -> None:
-        """Sends what the run and every other spool hold, if the store may be asked now; never raises for the store."""
-        now = time.monotonic()
-        if now < (self._away_until - _AWAY + _EVERY if last else self._away_until):
+        """Sends what the run and every other outbox hold, if the store may be asked now; never raises for the store."""
+        started = time.monotonic()
+        away_until = self._away_until
+        if last:
+            away_until += SECONDS_BETWEEN_SENDS - SECONDS_AWAY
+        if started < away_until:
             return
-        if metrics_only and now < self._rest_until and len(run.outbox.ops) < BATCH:
+        if metrics_only and started < self._rest_until and len(run.outbox.writes) < BATCH:
             return
         try:
-            with stores.limits(stores.TRAINING):
+            with failures.limit_requests(failures.TRAINING):
                 self.store.client  # noqa: B018  imports MLflow, once: no fault of the store's
-                now = time.monotonic()
-                self._send([run, *self._others(run)], now + _BUDGET)
-                self._sweep()
-        except _Late:
-            self._rest_until = self._away_until = time.monotonic() + _RATIO * (time.monotonic() - now)
+                started = time.monotonic()
+                self._send_writes([run, *self._other_runs(run)], started + SEND_BUDGET)
+                self._remove_orphans()
+        except _BudgetSpentError:
+            now = time.monotonic()
+            self._rest_until = now + REST_RATIO * (now - started)
+            self._away_until = self._rest_until
         except Exception as fault:
-            self._away(fault, time.monotonic() - now)
+            self._pause_after(fault, time.monotonic() - started)
         else:
-            self._rest_until = time.monotonic() + max(_EVERY, _RATIO * (time.monotonic() - now))
-            if self._trouble:
-                self._trouble = ""
+            now = time.monotonic()
+            self._rest_until = now + max(SECONDS_BETWEEN_SENDS, REST_RATIO * (now - started))
+            if self._is_away:
+                self._is_away = False
                 self.info(f"tracking: {self.store.shown} answers again; what was kept is recorded")
 
     def flush(self) -> None:
@@ -159,44 +183,14 @@ class MlflowTracker:
             TrackingError: the store is away or refuses.
         """
         runs = list(self._runs.values())
-        stores.with_retries(
-            self.store, "recording the run", lambda: self._send([*runs, *self._others(*runs)], math.inf)
-        )
-        self._away_until, self._trouble = 0.0, ""
-        self._sweep()
 
-    def _sweep(self) -> None:
-        outbox.sweep(self.folder, {run.key for run in self._others()})
+        def send_all() -> None:
+            self._send_writes([*runs, *self._other_runs(*runs)], math.inf)
 
-    def _others(self, *runs: MlflowRun) -> list[MlflowRun]:
-        """Runs with unconfirmed writes, those that earlier processes left among them."""
-        known = {run.key for run in runs}
-        keys = {path.stem for path in self.folder.glob("*.jsonl")} | {k for k, r in self._runs.items() if r.outbox.ops}
-        return [self._runs.get(key) or MlflowRun(self, key) for key in sorted(keys - known)]
-
-    def _send(self, runs: list[MlflowRun], deadline: float) -> None:
-        def check() -> None:
-            if time.monotonic() > deadline:
-                raise _Late
-
-        for run in runs:
-            while run.outbox.ops:
-                check()
-                ops = list(_batch(run.outbox.ops))
-                try:
-                    HANDLERS[ops[0]["op"]](self, run, ops, check)
-                except Exception as fault:
-                    if not stores.refused(fault):
-                        raise
-                    self.info(f"tracking: refused and left out: {stores.one_line(fault)[:200]}")
-                run.outbox.drop(len(ops))
-
-    def _away(self, fault: Exception, spent: float) -> None:
-        self._away_until = time.monotonic() + max(_AWAY, _RATIO * spent)
-        if not self._trouble:
-            self._trouble = str(fault)
-            reason = stores.to_tracking_error(self.store, "tracking", fault).found
-            self.info(f"tracking: {self.store.shown} is away; the run goes on and is recorded later ({reason[:160]})")
+        failures.with_retries(self.store, "recording the run", send_all)
+        self._away_until = 0.0
+        self._is_away = False
+        self._remove_orphans()
 
     def info(self, text: str) -> None:
         """A line for the user."""
@@ -205,145 +199,260 @@ class MlflowTracker:
         else:
             logging.getLogger(__name__).warning(redact(text))
 
-    # --- what the operations ask of the store ---------------------------------------------------------------
+    def run_of(self, key: str) -> MlflowRun:
+        """The run with this key: the one opened here, or one that only its outbox is known of."""
+        return self._runs.get(key) or MlflowRun(self, key)
 
-    def _identify(self, run: MlflowRun, name: str = "", started: int | None = None) -> str:
-        """The id of the run with this key, which is made where there is none."""
-        if run.id:
-            return run.id
-        client, experiment = self.store.client, self.store.experiment_id
-        query = f"tags.`{KEY}` = '{run.key}'"
-        found = client.search_runs([experiment], query, max_results=1, order_by=["attributes.start_time ASC"])
-        run.found = bool(found)
-        info = (found[0] if found else client.create_run(experiment, started, {KEY: run.key}, name or None)).info
-        run.finished = run.found and info.status == "FINISHED"
-        run.start, run.id = info.start_time, info.run_id
+    def _remove_orphans(self) -> None:
+        keys = {run.key for run in self._other_runs()}
+        outbox.remove_orphaned_contents(self.folder, keys)
+
+    def _other_runs(self, *runs: MlflowRun) -> list[MlflowRun]:
+        """Runs with unconfirmed writes, those that earlier processes left among them."""
+        keys = {path.stem for path in self.folder.glob("*.jsonl")}
+        for key, run in self._runs.items():
+            if run.outbox.writes:
+                keys.add(key)
+        for run in runs:
+            keys.discard(run.key)
+        return [self.run_of(key) for key in sorted(keys)]
+
+    def _send_writes(self, runs: Sequence[MlflowRun], deadline: float) -> None:
+        def check_budget() -> None:
+            if time.monotonic() > deadline:
+                raise _BudgetSpentError
+
+        for run in runs:
+            while run.outbox.writes:
+                check_budget()
+                writes = list(_take_joinable(run.outbox.writes))
+                handler = HANDLERS[writes[0]["op"]]
+                try:
+                    handler(self, run, writes, check_budget)
+                except Exception as fault:
+                    if not failures.is_refusal(self.store, fault):
+                        raise
+                    self.info(f"tracking: refused and left out: {failures.one_line(fault)[:200]}")
+                run.outbox.drop(len(writes))
+
+    def _pause_after(self, fault: Exception, seconds: float) -> None:
+        """Leaves the store alone for a while after a failure, and says so the first time."""
+        self._away_until = time.monotonic() + max(SECONDS_AWAY, REST_RATIO * seconds)
+        if self._is_away:
+            return
+        self._is_away = True
+        reason = failures.to_tracking_error(self.store, "tracking", fault).found[:160]
+        self.info(f"tracking: {self.store.shown} is away; the run goes on and is recorded later ({reason})")
+
+
+# --- what each kind of write asks of the store ---------------------------------------------------------------
+
+CheckBudget = Callable[[], None]
+Handler = Callable[[MlflowTracker, MlflowRun, Sequence[Write], CheckBudget], None]
+
+
+def _find_or_create(tracker: MlflowTracker, run: MlflowRun, name: str = "", started: int | None = None) -> str:
+    """The id of the run with this key, which is made where there is none."""
+    if run.id:
         return run.id
-
-    def _open(self, run: MlflowRun, ops: list[Write], check: Callable[[], None]) -> None:
-        op = ops[0]
-        first = not run.id
-        self._identify(run, op["name"], op["time"])
-        client = self.store.client
-        above = (
-            {PARENT: self._identify(self._runs.get(op["parent"]) or MlflowRun(self, op["parent"]))}
-            if op["parent"]
-            else {}
-        )
-        if first:
-            client.update_run(run.id, status=None if run.finished else "RUNNING", name=op["name"])
-        _in_tags(client, run.id, {**op["tags"], **above})
-
-    def _params(self, run: MlflowRun, ops: list[Write], check: Callable[[], None]) -> None:
-        """Parameters cannot be changed in MLflow: one that differs is kept as a tag beside the first."""
-        from mlflow.entities import Param
-
-        client, run_id = self.store.client, self._identify(run)
-        known = client.get_run(run_id).data.params
-        values = {key: _short(value, 6000) for op in ops for key, value in op["values"].items()}
-        fresh = [Param(key, value) for key, value in values.items() if key not in known]
-        for start in range(0, len(fresh), _PAIRS):
-            check()
-            client.log_batch(run_id, params=fresh[start : start + _PAIRS])
-        changed = {f"changed.{key}"[:250]: value for key, value in values.items() if known.get(key, value) != value}
-        _in_tags(client, run_id, changed)
-
-    def _tags(self, run: MlflowRun, ops: list[Write], check: Callable[[], None]) -> None:
-        _in_tags(self.store.client, self._identify(run), {k: v for op in ops for k, v in op["values"].items()})
-
-    def _metrics(self, run: MlflowRun, ops: list[Write], check: Callable[[], None]) -> None:
-        self._points(run, [tuple(row) for op in ops for row in op["points"]], check)
-
-    def _system(self, run: MlflowRun, ops: list[Write], check: Callable[[], None]) -> None:
-        """The machine's own metrics, by the second since the run began."""
-        self._identify(run)
-        self._points(run, [
-            (name, value, max(0, (op["time"] - run.start) // 1000), op["time"])
-            for op in ops for name, value in op["values"].items()
-        ], check)  # fmt: skip
-
-    def _points(self, run: MlflowRun, rows: list[tuple[str, float, int, int]], check: Callable[[], None]) -> None:
-        """Logs the points that the run does not have: of a curve, one value a step, the first.
-
-        A metric that has no step but 0 is no curve: what a later evaluation found is logged after it, and shown.
-        """
-        from mlflow.entities import Metric as Point
-
-        client, run_id = self.store.client, self._identify(run)
-        for name in {row[0] for row in rows} - run.points.keys():
-            check()
-            run.points[name] = stores.history(client, run_id, name) if run.found else {}
-        # A row that is sent again bears its first time, so the store knows it even if its answer was lost.
-        fresh = {(row[0], row[2]): row for row in reversed(rows) if _new(run.points[row[0]], row[1], row[2])}
-        points = [Point(name, value, at, step) for name, value, step, at in fresh.values()]
-        for start in range(0, len(points), BATCH):
-            check()
-            client.log_batch(run_id, metrics=points[start : start + BATCH])
-        for (name, step), row in fresh.items():
-            run.points[name][step] = row[1]
-
-    def _artifact(self, run: MlflowRun, ops: list[Write], check: Callable[[], None]) -> None:
-        run_id = self._identify(run)
-        listed = ops[0].get("files", [])  # none in what a Thaw before this one left, which kept no contents
-        with run.outbox.laid_out(listed) as (files, lost):
-            if lost or not listed:
-                names = ", ".join(lost) or Path(ops[0]["path"]).name
-                self.info(f"tracking: left out of run {run_id}, changed or removed since: {names}")
-            if len(lost) < len(listed):
-                self.store.client.log_artifacts(run_id, str(files), ops[0]["folder"] or None)
-
-    def _close(self, run: MlflowRun, ops: list[Write], check: Callable[[], None]) -> None:
-        self.store.client.set_terminated(self._identify(run), ops[0]["status"], ops[0]["time"])
+    client = tracker.store.client
+    experiment = tracker.store.experiment_id
+    query = f"tags.`{KEY}` = '{run.key}'"
+    found = client.search_runs([experiment], query, max_results=1, order_by=["attributes.start_time ASC"])
+    run.existed = bool(found)
+    info = found[0].info if found else client.create_run(experiment, started, {KEY: run.key}, name or None).info
+    run.finished = run.existed and info.status == "FINISHED"
+    run.start = info.start_time
+    run.id = info.run_id
+    return run.id
 
 
-HANDLERS: dict[str, Callable[[MlflowTracker, MlflowRun, list[Write], Callable[[], None]], None]] = {
-    "open": MlflowTracker._open,
-    "params": MlflowTracker._params,
-    "tags": MlflowTracker._tags,
-    "metrics": MlflowTracker._metrics,
-    "system": MlflowTracker._system,
-    "artifact": MlflowTracker._artifact,
-    "close": MlflowTracker._close,
+def _open_run(tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget) -> None:
+    write = writes[0]
+    is_first = not run.id
+    _find_or_create(tracker, run, write["name"], write["time"])
+    client = tracker.store.client
+    tags = dict(write["tags"])
+    if write["parent"]:
+        tags[PARENT] = _find_or_create(tracker, tracker.run_of(write["parent"]))
+    if is_first:
+        client.update_run(run.id, status=None if run.finished else "RUNNING", name=write["name"])
+    _log_tags(client, run.id, tags)
+
+
+def _log_params(tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget) -> None:
+    """Parameters cannot be changed in MLflow: one that differs is kept as a tag beside the first."""
+    from mlflow.entities import Param
+
+    client = tracker.store.client
+    run_id = _find_or_create(tracker, run)
+    known = client.get_run(run_id).data.params
+    fresh = []
+    changed = {}
+    for key, value in _join_values(writes).items():
+        text = _shorten(value, LONGEST_PARAM)
+        if key not in known:
+            fresh.append(Param(key, text))
+        elif known[key] != text:
+            changed[f"changed.{key}"[:LONGEST_NAME]] = text
+    for start in range(0, len(fresh), PAIRS_AT_ONCE):
+        check()
+        client.log_batch(run_id, params=fresh[start : start + PAIRS_AT_ONCE])
+    _log_tags(client, run_id, changed)
+
+
+def _log_tag_writes(tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget) -> None:
+    _log_tags(tracker.store.client, _find_or_create(tracker, run), _join_values(writes))
+
+
+def _log_metrics(tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget) -> None:
+    points = []
+    for write in writes:
+        for point in write["points"]:
+            points.append(LoggedPoint(*point))
+    _log_points(tracker, run, points, check)
+
+
+def _log_system(tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget) -> None:
+    """The machine's own metrics, by the second since the run began."""
+    _find_or_create(tracker, run)
+    points = []
+    for write in writes:
+        second = max(0, (write["time"] - run.start) // 1000)
+        for name, value in write["values"].items():
+            points.append(LoggedPoint(name, value, second, write["time"]))
+    _log_points(tracker, run, points, check)
+
+
+def _log_points(tracker: MlflowTracker, run: MlflowRun, points: Sequence[LoggedPoint], check: CheckBudget) -> None:
+    """Logs the points that the run does not have: of a curve, one value a step, the first.
+
+    A metric that has no step but 0 is no curve: what a later evaluation found is logged after it, and shown.
+    """
+    from mlflow.entities import Metric
+
+    client = tracker.store.client
+    run_id = _find_or_create(tracker, run)
+    for name in {point.name for point in points} - run.points.keys():
+        check()
+        run.points[name] = _read_history(client, run_id, name) if run.existed else {}
+    # A point that is sent again bears its first time, so the store knows it even if its answer was lost.
+    fresh: dict[tuple[str, int], LoggedPoint] = {}
+    for point in reversed(points):
+        if _is_new(run.points[point.name], point.value, point.step):
+            fresh[point.name, point.step] = point
+    metrics = [Metric(point.name, point.value, point.time, point.step) for point in fresh.values()]
+    for start in range(0, len(metrics), BATCH):
+        check()
+        client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+    for point in fresh.values():
+        run.points[point.name][point.step] = point.value
+
+
+def _log_artifact(tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget) -> None:
+    write = writes[0]
+    run_id = _find_or_create(tracker, run)
+    files = write.get("files", [])  # none in what a Thaw long before this one left, which kept no contents
+    with run.outbox.lay_out(files) as (folder, lost):
+        if lost or not files:
+            names = ", ".join(lost) or Path(write["path"]).name
+            tracker.info(f"tracking: left out of run {run_id}, changed or removed since: {names}")
+        if len(lost) < len(files):
+            tracker.store.client.log_artifacts(run_id, str(folder), write["folder"] or None)
+
+
+def _close_run(tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget) -> None:
+    write = writes[0]
+    tracker.store.client.set_terminated(_find_or_create(tracker, run), write["status"], write["time"])
+
+
+HANDLERS: dict[str, Handler] = {
+    "open": _open_run,
+    "params": _log_params,
+    "tags": _log_tag_writes,
+    "metrics": _log_metrics,
+    "system": _log_system,
+    "artifact": _log_artifact,
+    "close": _close_run,
 }
 
 
-def _new(known: Mapping[int, float], value: float, step: int) -> bool:
+def _append_sample(run: MlflowRun, values: Mapping[str, float]) -> None:
+    run.outbox.append({"op": "system", "values": dict(values), "time": _now()})
+
+
+def _list_files(path: Path) -> Iterator[tuple[Path, str]]:
+    """A file, or the files of a folder, with the names they are recorded under."""
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.is_file():
+                yield file, file.relative_to(path).as_posix()
+    else:
+        yield path, path.name
+
+
+def _read_history(client: Any, run_id: str, name: str) -> dict[int, float]:
+    """A metric's values by step, the latest where a step has several."""
+    history = client.get_metric_history(run_id, name)
+    in_order = sorted(history, key=lambda point: point.timestamp)
+    return {point.step: point.value for point in in_order}
+
+
+def _is_new(known: Mapping[int, float], value: float, step: int) -> bool:
     if step not in known:
         return True
-    return step == 0 and len(known) == 1 and known[0] != value and not math.isnan(value)
+    is_single_value = step == 0 and len(known) == 1
+    return is_single_value and known[0] != value and not math.isnan(value)
 
 
-def _batch(ops: list[Write]) -> Iterator[Write]:
-    """The first operation and those after it that can be sent with it."""
-    kind, size = ops[0]["op"], 0
-    for op in ops:
-        size += len(op.get("points") or op.get("values") or ())
-        if op is not ops[0] and (
-            op["op"] != kind or size > BATCH or kind not in ("metrics", "system", "params", "tags")
-        ):
+def _take_joinable(writes: Sequence[Write]) -> Iterator[Write]:
+    """The first write and those after it that can be sent with it."""
+    first = writes[0]
+    yield first
+    if first["op"] not in JOINABLE:
+        return
+    size = _count_values(first)
+    for write in writes[1:]:
+        size += _count_values(write)
+        if write["op"] != first["op"] or size > BATCH:
             return
-        yield op
+        yield write
 
 
-def _in_tags(client: Any, run_id: str, values: Mapping[str, str]) -> None:
+def _count_values(write: Write) -> int:
+    return len(write.get("points") or write.get("values") or ())
+
+
+def _join_values(writes: Sequence[Write]) -> dict[str, str]:
+    """The values of several writes of params or tags; of one name the last."""
+    values: dict[str, str] = {}
+    for write in writes:
+        values |= write["values"]
+    return values
+
+
+def _log_tags(client: Any, run_id: str, values: Mapping[str, str]) -> None:
     from mlflow.entities import RunTag
 
-    tags = [RunTag(key, _short(value, 5000)) for key, value in values.items()]
-    for start in range(0, len(tags), _PAIRS):
-        client.log_batch(run_id, tags=tags[start : start + _PAIRS])
+    tags = [RunTag(key, _shorten(value, LONGEST_TAG)) for key, value in values.items()]
+    for start in range(0, len(tags), PAIRS_AT_ONCE):
+        client.log_batch(run_id, tags=tags[start : start + PAIRS_AT_ONCE])
 
 
-def _texts(values: Mapping[str, object]) -> dict[str, str]:
+def _to_texts(values: Mapping[str, object]) -> dict[str, str]:
     """Parameters or tags as the store gets them: texts without secrets, by names that it accepts."""
-    return {_name(key): redact(str(value)) for key, value in values.items()}
+    texts = {}
+    for key, value in values.items():
+        texts[_valid_name(key)] = redact(str(value))
+    return texts
 
 
-def _name(text: str) -> str:
+def _valid_name(text: str) -> str:
     """A name MLflow accepts: letters, digits, `_ - . : /` and spaces, at most 250."""
-    return re.sub(r"[^/\w.\- :]", "_", text)[:250]
+    return re.sub(r"[^/\w.\- :]", "_", text)[:LONGEST_NAME]
 
 
-def _short(text: str, limit: int) -> str:
+def _shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -12,11 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.dvc_yaml import PLACEHOLDERS
+from pipeline import step_table
 from pipeline.records import DataVersion
-from pipeline.versioning import dvc_stages, ledger_sync, merge_conflicts, pointer_files, tracked_files, unshared_files
-from pipeline.versioning.checkout import PinnedFiles
-from pipeline.versioning.dvc_session import Session, initialise
+from pipeline.versioning import data_folder, dvc_stages, ledger_sync, merge_conflicts, tracked_files, unshared_files
+from pipeline.versioning.checkout import TrackedPath
+from pipeline.versioning.dvc_session import DvcSession, initialise
 from pipeline.versioning.dvc_stages import StageSnapshot, StageState
 from pipeline.versioning.unshared_files import UnsharedFiles
 from pipeline.workspace import Workspace
@@ -28,8 +28,8 @@ __all__ = ["StageSnapshot", "StageState", "Versioning", "initialise"]
 
 
 class Versioning:
-    """DVC's memory of one workspace. Every method may raise VersioningError: DVC is locked for too long, or refuses; and
-    DataError where it looks at the data: they hold what DVC cannot hash.
+    """What DVC knows of one workspace. Every method may raise VersioningError: DVC is locked for too long, or refuses;
+    and DataError where it looks at the data: they hold what DVC cannot hash.
 
     Args:
         root: the workspace.
@@ -38,83 +38,88 @@ class Versioning:
 
     def __init__(self, root: Path, patience: float = 30.0) -> None:
         self.root = root.resolve()
-        self._session = Session(self.root, patience)
+        self._session = DvcSession(self.root, patience)
 
     # --- stages ------------------------------------------------------------------------------------------
     def states(self) -> dict[str, StageState]:
         """The state of every stage, in order, in one pass."""
-        return self._on_data.run(dvc_stages.states)
+        return self._data_session.run(dvc_stages.stage_states)
 
     def state(self, stage: str) -> StageState:
         """The state of one stage, its inputs taken as they are."""
-        return self._on_data.run(lambda repo: dvc_stages.state(dvc_stages.load(repo, stage)))
+        return self._data_session.run(lambda repo: dvc_stages.stage_state(dvc_stages.load_stage(repo, stage)))
 
     def snapshot(self, stage: str) -> StageSnapshot:
         """What `stage` depends on right now; to be taken before it runs."""
-        return self._on_data.run(lambda repo: dvc_stages.snapshot(dvc_stages.load(repo, stage)))
+        return self._data_session.run(lambda repo: dvc_stages.take_snapshot(dvc_stages.load_stage(repo, stage)))
 
     def clear(self, stage: str) -> None:
         """Removes the stage's outputs; read-only links into the cache are unlinked, the cache is untouched."""
-        for path in self._session.run(lambda repo: [Path(out.fs_path) for out in dvc_stages.load(repo, stage).outs]):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for path in self._session.run(lambda repo: dvc_stages.output_paths(dvc_stages.load_stage(repo, stage))):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def restore(self, stage: str) -> bool:
         """Brings back outputs that these inputs once had; False where the cache does not hold them, whole."""
-        return self._session.run(lambda repo: dvc_stages.restore(dvc_stages.load(repo, stage)))
+        return self._session.run(lambda repo: dvc_stages.restore_outputs(dvc_stages.load_stage(repo, stage)))
 
     def commit(self, stage: str, snapshot: StageSnapshot) -> None:
-        """Remembers the outputs a run of the stage has just made.
+        """Commits the outputs that a run of the stage has just made.
 
         Raises:
             VersioningError: an input changed while it ran, or an output is missing, empty or left over from before;
                 nothing is committed then.
         """
-        self._session.run(lambda repo: dvc_stages.commit(dvc_stages.load(repo, stage), snapshot))
+        self._session.run(lambda repo: dvc_stages.commit_outputs(dvc_stages.load_stage(repo, stage), snapshot))
 
-    # --- data and ledger ---------------------------------------------------------------------------------
+    # --- data, ledger and baseline -----------------------------------------------------------------------
     def add_data(self) -> None:
-        """Pins the data folder as it is in `<data>.dvc`."""
-        self._on_data.run(lambda repo: tracked_files.pin(repo, self._data))
+        """Tracks the data folder as it is in `<data>.dvc`."""
+        self._data_session.run(lambda repo: tracked_files.add(repo, self._data))
 
     def add_ledger(self) -> None:
-        """Pins ledger.parquet as it is in ledger.dvc."""
-        self._session.run(lambda repo: tracked_files.pin(repo, self._ledger))
+        """Tracks ledger.parquet as it is in ledger.dvc."""
+        self._session.run(lambda repo: tracked_files.add(repo, self._ledger))
 
     def add_baseline(self) -> None:
-        """Pins the folder `baseline` as it is in baseline.dvc."""
-        self._session.run(lambda repo: tracked_files.pin(repo, self._baseline))
+        """Tracks the folder `baseline` as it is in baseline.dvc."""
+        self._session.run(lambda repo: tracked_files.add(repo, self._baseline))
 
     def update_baseline(self) -> None:
-        """Brings the folder `baseline` to the version that baseline.dvc pins, from the cache or the remote.
+        """Brings the folder `baseline` to the version that baseline.dvc tracks, from the cache or the remote.
 
         Raises:
             VersioningError: neither has it, what they have is damaged, or files in the folder were edited.
         """
         self._session.run(lambda repo: tracked_files.update(repo, self._baseline))
 
-    def pins_are_current(self) -> bool:
+    def tracked_files_are_current(self) -> bool:
         """Whether data.dvc and ledger.dvc are as this machine last wrote or followed them, and nothing is missing: then
         `update_data` and `update_ledger` have nothing to do. Asks neither DVC nor the content."""
-        return all(
-            tracked_files.is_current(self.root, what) for what in (self._data, self._ledger) if self._concerns(what)
-        )
+        if not tracked_files.is_current(self.root, self._data):
+            return False
+        has_ledger = self._ledger.dvc_file.is_file() or tracked_files.is_known(self.root, self._ledger)
+        return not has_ledger or tracked_files.is_current(self.root, self._ledger)
 
     def update_data(self) -> list[str]:
-        """Brings the data folder to the version that data.dvc pins, from the cache or the remote, and says what
+        """Brings the data folder to the version that data.dvc tracks, from the cache or the remote, and says what
         changed. What was edited here since data.dvc was last followed stays as it is. A Git merge conflict in data.dvc
         is resolved by joining what both sides changed.
 
         Raises:
-            VersioningError: data.dvc pins another version and edited files are in the way (they are named), what it pins
-                cannot be had whole (path, hash and remote are named), or there are no data and nothing pins any.
+            VersioningError: data.dvc tracks another version and edited files are in the way (they are named), that
+                version cannot be restored whole (path, hash and remote are named), or there are no data and nothing
+                tracks any.
         """
-        return self._on_data.run(self._update_data)
+        return self._data_session.run(self._update_data)
 
     def update_ledger(self) -> list[str]:
-        """Joins ledger.parquet with the ledger that ledger.dvc pins, and says so where that changed it.
+        """Joins ledger.parquet with the ledger that ledger.dvc tracks, and says so where that changed it.
 
         Raises:
-            LedgerError: what is pinned cannot be had, or gives an example another split.
+            LedgerError: the tracked one cannot be restored, or gives an example another split.
         """
         return self._session.run(lambda repo: ledger_sync.update(repo, self._ledger))
 
@@ -124,59 +129,64 @@ class Versioning:
         Raises:
             WorkspaceError: it names the files, with what to do about each.
         """
-        either = "either side will do: git checkout --ours"
-        locks = [entry.file for entry in PLACEHOLDERS]
-        names = ["params.yaml", "dvc.yaml", "dvc.lock", "baseline.dvc", *locks]
-        fixes = {name: f"{either} {name}" for name in ("dvc.lock", "baseline.dvc")}
-        fixes |= {name: f"git checkout --ours {name}" for name in locks}
-        merge_conflicts.refuse([self.root / name for name in names], fixes)
+        hints = {}
+        for name in ("dvc.lock", "baseline.dvc"):
+            hints[name] = f"either side will do: git checkout --ours {name}"
+        for lock in step_table.LOCK_FILES:
+            hints[lock.file] = f"git checkout --ours {lock.file}"
+        files = [self.root / name for name in ("params.yaml", "dvc.yaml", *hints)]
+        merge_conflicts.refuse(files, hints)
 
     def data_version(self) -> DataVersion:
         """Which data there is now, and whether data.dvc and Git would lead back to it."""
-        return self._on_data.run(
-            lambda repo: tracked_files.version(repo, self._data, dvc_stages.data_of(repo, self._data.path))
-        )
+        return self._data_session.run(self._data_version)
 
     def unshared(self) -> UnsharedFiles:
         """Whether data.dvc leads back to the data, which of the files that belong into Git it does not hold as they
         are, and which of the data, the ledger and the baseline the DVC remote lacks, where that is known at once."""
         tracked = (self._data, self._ledger, self._baseline)
-        pinned = [what for what in tracked if what.pin.is_file()]
-        pin_names = [str(what.pin.relative_to(self.root)) for what in tracked]
-        lock_names = [entry.file for entry in PLACEHOLDERS]
-        names = ["params.yaml", "dvc.yaml", *pin_names, "dvc.lock", *lock_names]
+        names = ["params.yaml", "dvc.yaml"]
+        for item in tracked:
+            names.append(str(item.dvc_file.relative_to(self.root)))
+        names.append("dvc.lock")
+        for lock in step_table.LOCK_FILES:
+            names.append(lock.file)
 
         def ask(repo: Repo) -> tuple[str, tuple[str, ...]]:
-            read = dvc_stages.data_of(repo, self._data.path)
-            return tracked_files.unpinned(repo, self._data, read), unshared_files.unpushed(repo, pinned)
+            data = dvc_stages.data_dependency(repo, self._data.path)
+            not_added = tracked_files.why_not_added(repo, self._data, data)
+            present = [item for item in tracked if item.dvc_file.is_file()]
+            return not_added, unshared_files.list_unpushed(repo, present)
 
-        unpinned, unpushed = self._on_data.run(ask)
-        return UnsharedFiles(unpinned, unshared_files.uncommitted(self.root, names), unpushed)
+        not_added, unpushed = self._data_session.run(ask)
+        return UnsharedFiles(not_added, unshared_files.list_uncommitted(self.root, names), unpushed)
 
     def _update_data(self, repo: Repo) -> list[str]:
-        if merge_conflicts.sides(self._data.pin):
-            return tracked_files.join(repo, self._data, dvc_stages.data_of(repo, self._data.path))
+        if merge_conflicts.split_sides(self._data.dvc_file):
+            data = dvc_stages.data_dependency(repo, self._data.path)
+            return tracked_files.join_sides(repo, self._data, data)
         return tracked_files.update(repo, self._data)
 
-    def _concerns(self, what: PinnedFiles) -> bool:
-        return what == self._data or what.pin.is_file() or tracked_files.is_known(self.root, what)
+    def _data_version(self, repo: Repo) -> DataVersion:
+        data = dvc_stages.data_dependency(repo, self._data.path)
+        return tracked_files.data_version(repo, self._data, data)
 
     @cached_property
-    def _on_data(self) -> Session:
+    def _data_session(self) -> DvcSession:
         """The session, once the data were looked at."""
         if self._data.path.is_dir():
-            pointer_files.check(self._data.path)
+            data_folder.refuse_unusable(self._data.path)
         return self._session
 
     @cached_property
-    def _data(self) -> PinnedFiles:
+    def _data(self) -> TrackedPath:
         path = self.root / Workspace(self.root).config().data.path
-        return PinnedFiles(path, path.with_name(path.name + ".dvc"))
+        return TrackedPath(path, path.with_name(f"{path.name}.dvc"))
 
     @property
-    def _baseline(self) -> PinnedFiles:
-        return PinnedFiles(self.root / "baseline", self.root / "baseline.dvc")
+    def _baseline(self) -> TrackedPath:
+        return TrackedPath(self.root / "baseline", self.root / "baseline.dvc")
 
     @property
-    def _ledger(self) -> PinnedFiles:
-        return PinnedFiles(self.root / "ledger.parquet", self.root / "ledger.dvc")
+    def _ledger(self) -> TrackedPath:
+        return TrackedPath(self.root / "ledger.parquet", self.root / "ledger.dvc")

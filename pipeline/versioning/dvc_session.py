@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 REMOTE = "storage"  # what the default remote is called
+SECONDS_BETWEEN_TRIES = 0.2
 
 
 @dataclass(frozen=True)
-class Session:
+class DvcSession:
     """Opens the repository at `root` for one piece of work at a time; `patience` in seconds."""
 
     root: Path
@@ -35,33 +36,43 @@ class Session:
         """
         from dvc.exceptions import DvcException
         from dvc.lock import LockError
-        from dvc.repo import Repo, lock_repo
 
-        quieten()
-        until = time.monotonic() + self.patience
+        silence_dvc()
+        deadline = time.monotonic() + self.patience
         # DVC names things by their path from the current folder, and makes stages there.
         with contextlib.chdir(self.root):
             while True:
                 try:
-                    with Repo(str(self.root)) as repo, lock_repo(repo):
-                        redaction.learn(repo.config["remote"])
-                        return work(repo)
+                    return self._run_locked(work)
                 except LockError as fault:
-                    if time.monotonic() > until:
-                        raise self._busy(fault) from fault
-                    time.sleep(0.2)
+                    if time.monotonic() > deadline:
+                        raise self._locked_error(fault) from fault
+                    time.sleep(SECONDS_BETWEEN_TRIES)
                 except DvcException as fault:
                     cause = f" ({fault.__cause__})" if fault.__cause__ else ""
-                    raise VersioningError(str(self.root), found=f"{plain(fault)}{cause}", hint="thaw doctor") from fault
+                    found = f"{on_one_line(fault)}{cause}"
+                    raise VersioningError(str(self.root), found=found, hint="thaw doctor") from fault
                 except (OSError, UnicodeError) as fault:
                     raise VersioningError(str(self.root), found=f"DVC: {fault}", hint="thaw doctor") from fault
 
-    def _busy(self, fault: Exception) -> VersioningError:
-        holders = [line.strip() for line in str(fault).splitlines() if "(PID" in line] or _lock_holder(self.root)
+    def _run_locked(self, work: Callable[[Repo], T]) -> T:
+        from dvc.repo import Repo, lock_repo
+
+        with Repo(str(self.root)) as repo, lock_repo(repo):
+            redaction.learn(repo.config["remote"])
+            return work(repo)
+
+    def _locked_error(self, fault: Exception) -> VersioningError:
+        lines = str(fault).splitlines()
+        holders = [line.strip() for line in lines if "(PID" in line]
+        if not holders:
+            holders = _find_lock_holder(self.root)
         return VersioningError(
-            str(self.root / ".dvc"), found="locked by another DVC process" + "".join(f" {who}" for who in holders),
-            expected=f"the lock within {self.patience:g} s", hint="wait for that process to end, or stop it",
-        )  # fmt: skip
+            str(self.root / ".dvc"),
+            found=" ".join(["locked by another DVC process", *holders]),
+            expected=f"the lock within {self.patience:g} s",
+            hint="wait for that process to end, or stop it",
+        )
 
 
 def initialise(root: Path, remote: str) -> bool:
@@ -74,46 +85,56 @@ def initialise(root: Path, remote: str) -> bool:
     Raises:
         VersioningError: DVC refuses.
     """
-    from dvc.exceptions import DvcException, InitError
-    from dvc.repo import Repo
+    from dvc.exceptions import DvcException
 
-    quieten()
+    silence_dvc()
     with contextlib.chdir(root):
         try:
-            try:
-                repo = Repo.init(".", subdir=True)
-            except InitError:
-                repo = Repo.init(".", no_scm=True)
-            with repo, repo.config.edit() as settings:
+            with _new_repository() as repo, repo.config.edit() as settings:
                 settings["core"] |= {"analytics": False, "check_update": False, "remote": REMOTE}
                 settings["cache"] |= {"type": "reflink,hardlink,copy"}
                 settings["remote"][REMOTE] = {"url": remote}
                 return not settings["core"].get("no_scm", False)
         except DvcException as fault:
-            raise VersioningError(str(root), found=plain(fault), expected="a new DVC repository") from fault
+            raise VersioningError(str(root), found=on_one_line(fault), expected="a new DVC repository") from fault
 
 
-def remote(repo: Repo) -> tuple[str | None, str | None]:
+def _new_repository() -> Repo:
+    """A new repository in the current folder: below a Git repository where there is one, else without Git."""
+    from dvc.exceptions import InitError
+    from dvc.repo import Repo
+
+    try:
+        return Repo.init(".", subdir=True)
+    except InitError:
+        return Repo.init(".", no_scm=True)
+
+
+def default_remote(repo: Repo) -> tuple[str | None, str | None]:
     """Name and address of the default remote; either is None where DVC's configuration lacks it."""
     name = repo.config["core"].get("remote")
-    return name, repo.config["remote"].get(name, {}).get("url")
+    settings = repo.config["remote"].get(name, {})
+    return name, settings.get("url")
 
 
-def quieten() -> None:
+def silence_dvc() -> None:
     """Keeps DVC's log lines from the user, and its progress bars, which go by the log level."""
     for name in ("dvc", "dvc_data", "dvc_objects", "scmrepo"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def plain(fault: Exception) -> str:
+def on_one_line(fault: Exception) -> str:
     """An error's text on one line."""
     return " ".join(str(fault).split())
 
 
-def _lock_holder(root: Path) -> list[str]:
+def _find_lock_holder(root: Path) -> list[str]:
+    """The process that DVC's lock file names, in words; nothing where it names none that runs."""
     import psutil
 
-    with contextlib.suppress(OSError, ValueError, IndexError, psutil.Error):
-        process = psutil.Process(int((root / ".dvc" / "tmp" / "lock").read_text().split()[0]))
+    try:
+        number = (root / ".dvc" / "tmp" / "lock").read_text().split()[0]
+        process = psutil.Process(int(number))
         return [f"(PID {process.pid}): {' '.join(process.cmdline())}"]
-    return []
+    except (OSError, ValueError, IndexError, psutil.Error):
+        return []

@@ -1,4 +1,4 @@
-"""The stages of dvc.yaml: why one is stale, bringing its outputs back, remembering new ones."""
+"""The stages of dvc.yaml: why one is stale, restoring its outputs, committing new ones."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.dvc_yaml import may_become, placeholders
+from pipeline.dvc_yaml import only_grew
 from pipeline.errors import VersioningError
 from pipeline.redaction import redact
+from pipeline.step_table import DVC_STAGES, lock_files
 from pipeline.versioning import stale_reasons
-from pipeline.versioning.integrity import discard_damaged
-from pipeline.workspace import STEPS
+from pipeline.versioning.integrity import discard_damaged_files
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -25,82 +25,102 @@ class StageState:
     """Whether a stage's outputs are what its inputs determine.
 
     Args:
-        why: what makes it stale, in a user's words; empty where it is fresh.
-        after: stale stages before it; while there are any, `fresh` speaks of their present outputs only.
-        outputs: hashes of its outputs, as dvc.lock remembers them; empty where it never ran.
+        reasons: what makes it stale, in a user's words; empty where it is fresh.
+        stale_before: stale stages before it; while there are any, `fresh` speaks of their present outputs only.
+        outputs: hashes of its outputs, from dvc.lock; empty where it never ran.
     """
 
     fresh: bool
-    why: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    stale_before: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class StageSnapshot:
-    """What a stage depends on, and which output files there were, before it ran."""
+    """What a stage depends on, and which output files there were, before it ran.
+
+    Args:
+        inputs: path → hash; parameter file → values.
+        leftovers: path, inode and modification time of output files.
+        lock_files: content of the lock files that the step may fill in.
+    """
 
     stage: str
-    inputs: dict[str, Any]  # path → hash; parameter file → values
-    leftovers: frozenset[tuple[str, int, int]]  # path, inode, mtime of output files
-    placeholders: dict[str, bytes]  # lock files that the step may fill in: path → content
+    inputs: dict[str, Any]
+    leftovers: frozenset[tuple[str, int, int]]
+    lock_files: dict[str, bytes]
 
 
-def load(repo: Repo, name: str) -> PipelineStage:
-    """The stage of that name, with what dvc.lock remembers of it."""
+def load_stage(repo: Repo, name: str) -> PipelineStage:
+    """The stage of that name, with its entry in dvc.lock."""
     return repo.stage.load_one(str(Path(repo.root_dir) / "dvc.yaml"), name)
 
 
-def data_of(repo: Repo, data: Path) -> Output:
+def data_dependency(repo: Repo, data: Path) -> Output:
     """The data folder, as the first stage depends on it.
 
     Raises:
         VersioningError: it does not.
     """
-    reader = load(repo, STEPS[0])
-    for dep in reader.deps:
-        if Path(dep.fs_path) == data:
-            return dep
+    reader = load_stage(repo, DVC_STAGES[0])
+    for dependency in reader.deps:
+        if Path(dependency.fs_path) == data:
+            return dependency
     raise VersioningError(
-        f"{Path(repo.root_dir) / 'dvc.yaml'}", found=f"stage {reader.name} does not depend on the data",
-        expected=f"{data.name}, which params.yaml names as data.path", hint="correct it there",
-    )  # fmt: skip
-
-
-def states(repo: Repo) -> dict[str, StageState]:
-    """The state of every stage, in order; no other file is searched for stages."""
-    found: dict[str, StageState] = {}
-    stages = {stage.name: stage for stage in repo.stage.load_all(str(Path(repo.root_dir) / "dvc.yaml"))}
-    for name in [name for name in STEPS if name in stages]:
-        read = {stale_reasons.name(dep) for dep in stages[name].deps}
-        before = [earlier for earlier in found if f"artifacts/{earlier}" in read]
-        stale = {late for e in before for late in (*found[e].after, *([] if found[e].fresh else [e]))}
-        now = state(stages[name])
-        found[name] = replace(now, after=tuple(earlier for earlier in found if earlier in stale))
-    return found
-
-
-def state(stage: PipelineStage) -> StageState:
-    """The state of one stage."""
-    outputs = tuple(out.hash_info.value for out in stage.outs if out.hash_info)
-    why = stale_reasons.why(stage) or (
-        stale_reasons.ledger_objects(Path(stage.repo.root_dir)) if stage.name == "split" else ()
+        f"{Path(repo.root_dir) / 'dvc.yaml'}",
+        found=f"stage {reader.name} does not depend on the data",
+        expected=f"{data.name}, which params.yaml names as data.path",
+        hint="correct it there",
     )
-    shown = tuple(redact(reason) for reason in why)  # it may name a setting's old and new value
-    return StageState(not why, shown, outputs=outputs)
 
 
-def snapshot(stage: PipelineStage) -> StageSnapshot:
+def output_paths(stage: PipelineStage) -> list[Path]:
+    """Where a stage's outputs lie."""
+    return [Path(output.fs_path) for output in stage.outs]
+
+
+def stage_states(repo: Repo) -> dict[str, StageState]:
+    """The state of every stage, in order; no other file is searched for stages."""
+    stages = {stage.name: stage for stage in repo.stage.load_all(str(Path(repo.root_dir) / "dvc.yaml"))}
+    states: dict[str, StageState] = {}
+    for name in DVC_STAGES:
+        if name not in stages:
+            continue
+        inputs = {stale_reasons.entry_path(dependency) for dependency in stages[name].deps}
+        stale: set[str] = set()
+        for earlier, state in states.items():
+            if f"artifacts/{earlier}" in inputs:
+                stale.update(state.stale_before)
+                if not state.fresh:
+                    stale.add(earlier)
+        in_order = tuple(earlier for earlier in states if earlier in stale)
+        states[name] = replace(stage_state(stages[name]), stale_before=in_order)
+    return states
+
+
+def stage_state(stage: PipelineStage) -> StageState:
+    """The state of one stage."""
+    outputs = tuple(output.hash_info.value for output in stage.outs if output.hash_info)
+    reasons = stale_reasons.list_reasons(stage)
+    if not reasons and stage.name == "split":
+        reasons = stale_reasons.ledger_reasons(Path(stage.repo.root_dir))
+    shown = tuple(redact(reason) for reason in reasons)  # one may name a setting's old and new value
+    return StageState(not reasons, shown, outputs=outputs)
+
+
+def take_snapshot(stage: PipelineStage) -> StageSnapshot:
     """What the stage depends on now, and which output files there are."""
     stage.save_deps()
-    return StageSnapshot(stage.name, _inputs(stage), frozenset(_files(stage)), _placeholders(stage))
+    leftovers = frozenset(_list_output_files(stage))
+    return StageSnapshot(stage.name, _input_hashes(stage), leftovers, _read_lock_files(stage))
 
 
-def restore(stage: PipelineStage) -> bool:
-    """Whether outputs that these inputs once had are there again, and remembered."""
+def restore_outputs(stage: PipelineStage) -> bool:
+    """Whether outputs that these inputs once had are there again, and committed."""
     from dvc.stage.cache import RunCacheNotFoundError
 
-    if _only_cache_lost(stage):
+    if _lacks_only_cache(stage):
         stage.commit()
     else:
         # As `dvc repro` does, outputs go first: what was changed by hand must not stay among what comes back.
@@ -110,81 +130,108 @@ def restore(stage: PipelineStage) -> bool:
         except RunCacheNotFoundError:
             return False
         stage.save(run_cache=False)
-        if [file for out in stage.outs for file in discard_damaged(out)]:
+        damaged = []
+        for output in stage.outs:
+            damaged += discard_damaged_files(output)
+        if damaged:
             return False
-        _remember(stage)
-    return stage.name != "split" or not stale_reasons.ledger_objects(Path(stage.repo.root_dir))
+        _write_commit(stage)
+    return stage.name != "split" or not stale_reasons.ledger_reasons(Path(stage.repo.root_dir))
 
 
-def commit(stage: PipelineStage, before: StageSnapshot) -> None:
-    """Remembers the outputs, unless an input is another than before or an output was not made meanwhile.
+def commit_outputs(stage: PipelineStage, before: StageSnapshot) -> None:
+    """Commits the outputs, unless an input is another than before or an output was not made meanwhile.
 
-    A placeholder that the step filled in is remembered as it is now, as `dvc repro` does, which hashes dependencies
+    A lock file that the step filled in is committed as it is now, as `dvc repro` does, which hashes dependencies
     after the command.
+
+    Raises:
+        VersioningError: see above; nothing is committed.
     """
-    _refuse_unmade(stage, before)
+    _refuse_unmade_outputs(stage, before)
     # Hashed first, then compared, then written: what is compared is what is written.
     stage.save(run_cache=False)
-    inputs = _inputs(stage)
-    filled = _filled(stage, before)
-    expected = {path: inputs.get(path) if path in filled else value for path, value in before.inputs.items()}
-    changed = stale_reasons.input_changes(expected, inputs)
-    if changed:
+    inputs = _input_hashes(stage)
+    expected = dict(before.inputs)
+    for path in _grown_lock_files(stage, before):
+        expected[path] = inputs.get(path)
+    changes = stale_reasons.list_input_changes(expected, inputs)
+    if changes:
         raise VersioningError(
-            f"step {before.stage}", found="what it depends on changed while it ran; nothing was committed",
-            expected="the same inputs from its start to its end", hint="thaw run", details=changed,
-        )  # fmt: skip
-    _remember(stage)
+            f"step {before.stage}",
+            found="what it depends on changed while it ran; nothing was committed",
+            expected="the same inputs from its start to its end",
+            hint="thaw run",
+            details=changes,
+        )
+    _write_commit(stage)
 
 
-def _remember(stage: PipelineStage) -> None:
+def _write_commit(stage: PipelineStage) -> None:
     """Writes a stage that was just hashed to the run-cache, the cache and dvc.lock."""
     stage.repo.stage_cache.save(stage)
     stage.commit()
     stage.dump(update_pipeline=False)
 
 
-def _inputs(stage: PipelineStage) -> dict[str, Any]:
-    return {stale_reasons.name(dep): dep.hash_info.value for dep in stage.deps}
+def _input_hashes(stage: PipelineStage) -> dict[str, Any]:
+    hashes = {}
+    for dependency in stage.deps:
+        hashes[stale_reasons.entry_path(dependency)] = dependency.hash_info.value
+    return hashes
 
 
-def _placeholders(stage: PipelineStage) -> dict[str, bytes]:
+def _read_lock_files(stage: PipelineStage) -> dict[str, bytes]:
     root = Path(stage.repo.root_dir)
-    present = [file for file in placeholders(stage.name) if (root / file).is_file()]
-    return {file: (root / file).read_bytes() for file in present}
+    contents = {}
+    for file in lock_files(stage.name):
+        if (root / file).is_file():
+            contents[file] = (root / file).read_bytes()
+    return contents
 
 
-def _filled(stage: PipelineStage, before: StageSnapshot) -> set[str]:
-    """The placeholders that only grew since the snapshot."""
-    now = _placeholders(stage)
-    return {file for file, content in before.placeholders.items() if may_become(content, now.get(file, b""))}
+def _grown_lock_files(stage: PipelineStage, before: StageSnapshot) -> set[str]:
+    """The lock files that only grew since the snapshot."""
+    now = _read_lock_files(stage)
+    grown = set()
+    for file, content in before.lock_files.items():
+        if only_grew(content, now.get(file, b"")):
+            grown.add(file)
+    return grown
 
 
-def _files(stage: PipelineStage) -> Iterator[tuple[str, int, int]]:
-    for out in stage.outs:
-        path = Path(out.fs_path)
-        for file in [path] if path.is_file() else path.rglob("*"):
+def _list_output_files(stage: PipelineStage) -> Iterator[tuple[str, int, int]]:
+    """Path, inode and modification time of every file of the stage's outputs."""
+    for output in output_paths(stage):
+        files = [output] if output.is_file() else output.rglob("*")
+        for file in files:
             if file.is_file():
                 facts = file.stat()
-                yield str(file.relative_to(stage.repo.root_dir)), facts.st_ino, facts.st_mtime_ns
+                name = str(file.relative_to(stage.repo.root_dir))
+                yield name, facts.st_ino, facts.st_mtime_ns
 
 
-def _refuse_unmade(stage: PipelineStage, before: StageSnapshot) -> None:
-    made = list(_files(stage))
-    outs = [stale_reasons.name(out) for out in stage.outs]
-    details = [f"{name} was there before the run" for name, *_ in sorted(before.leftovers.intersection(made))]
-    details += [
-        f"{out} is missing or empty" for out in outs if not any(Path(name).is_relative_to(out) for name, *_ in made)
-    ]
+def _refuse_unmade_outputs(stage: PipelineStage, before: StageSnapshot) -> None:
+    files = list(_list_output_files(stage))
+    details = []
+    for name, *_ in sorted(before.leftovers.intersection(files)):
+        details.append(f"{name} was there before the run")
+    for output in stage.outs:
+        path = stale_reasons.entry_path(output)
+        if not any(Path(name).is_relative_to(path) for name, *_ in files):
+            details.append(f"{path} is missing or empty")
     if details:
         raise VersioningError(
-            f"step {before.stage}", found="outputs that this run did not make; nothing was committed",
-            expected="every declared output, made by this run", hint=f"thaw run --force {before.stage}",
+            f"step {before.stage}",
+            found="outputs that this run did not make; nothing was committed",
+            expected="every declared output, made by this run",
+            hint=f"thaw run --force {before.stage}",
             details=details,
-        )  # fmt: skip
+        )
 
 
-def _only_cache_lost(stage: PipelineStage) -> bool:
-    """Whether inputs and outputs are as remembered and just the cache lacks the outputs."""
+def _lacks_only_cache(stage: PipelineStage) -> bool:
+    """Whether inputs and outputs are as dvc.lock has them and just the cache lacks the outputs."""
     entries = (*stage.deps, *stage.outs)
-    return all(entry.hash_info for entry in entries) and not any(stage.changed_entries())
+    all_hashed = all(entry.hash_info for entry in entries)
+    return all_hashed and not any(stage.changed_entries())

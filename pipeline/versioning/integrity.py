@@ -1,4 +1,4 @@
-"""Proof that what came out of DVC's cache is what went in: DVC trusts its cache and reads no content again."""
+"""Whether what came out of DVC's cache is what went in: DVC trusts its cache and reads no content again."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ if TYPE_CHECKING:
     from dvc.output import Output
 
 
-def discard_damaged(out: Output) -> list[str]:
-    """Hashes the files of an output that was just brought back. Those that are damaged are removed, with the cached
-    files they came from, and named."""
+def discard_damaged_files(output: Output) -> list[str]:
+    """Hashes the files of an output that was just restored. Those that are damaged are removed, with the cached files
+    they came from, and named."""
     damaged = []
-    for file, oid in _files(out):
+    for file, oid in _list_files(output):
         if md5(file) == oid:
             continue
-        damaged.append(file.relative_to(out.repo.root_dir).as_posix())
+        damaged.append(file.relative_to(output.repo.root_dir).as_posix())
         file.unlink()
-        Path(out.cache.oid_to_path(oid)).unlink(missing_ok=True)
+        Path(output.cache.oid_to_path(oid)).unlink(missing_ok=True)
     return damaged
 
 
-def discard_damaged_objects(out: Output, oids: Iterable[str]) -> list[str]:
+def discard_damaged_objects(output: Output, oids: Iterable[str]) -> list[str]:
     """The same for objects that are still in the cache, before any of them is put in place; returns their hashes."""
     damaged = []
     for oid in oids:
-        cached = Path(out.cache.oid_to_path(oid))
+        cached = Path(output.cache.oid_to_path(oid))
         if cached.is_file() and md5(cached) != oid.removesuffix(".dir"):
             cached.unlink()
             damaged.append(oid)
@@ -38,17 +38,18 @@ def discard_damaged_objects(out: Output, oids: Iterable[str]) -> list[str]:
 def md5(file: Path) -> str:
     """The MD5 of a file's content, as DVC takes it."""
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, _md5).hexdigest()
+        return hashlib.file_digest(stream, _new_md5).hexdigest()
 
 
-def _files(out: Output) -> Iterator[tuple[Path, str]]:
-    root = Path(out.fs_path)
-    if not out.hash_info.isdir:
-        yield root, out.hash_info.value
+def _list_files(output: Output) -> Iterator[tuple[Path, str]]:
+    """Every file of an output, with the hash that DVC has of it."""
+    root = Path(output.fs_path)
+    if not output.hash_info.isdir:
+        yield root, output.hash_info.value
         return
-    for key, _, oid in out.get_obj() or ():
+    for key, _, oid in output.get_obj() or ():
         yield root.joinpath(*key), oid.value
 
 
-def _md5() -> hashlib._Hash:
+def _new_md5() -> hashlib._Hash:
     return hashlib.md5(usedforsecurity=False)

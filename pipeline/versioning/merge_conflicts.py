@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipeline.errors import WorkspaceError
@@ -15,7 +15,7 @@ _CONFLICT = re.compile(
 )
 
 
-def sides(path: Path) -> tuple[str, str] | None:
+def split_sides(path: Path) -> tuple[str, str] | None:
     """Our and their text of a file that holds conflict markers; None where it holds none."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -23,10 +23,12 @@ def sides(path: Path) -> tuple[str, str] | None:
         return None
     if not _CONFLICT.search(text):
         return None
-    return _CONFLICT.sub(r"\g<ours>", text), _CONFLICT.sub(r"\g<theirs>", text)
+    ours = _CONFLICT.sub(r"\g<ours>", text)
+    theirs = _CONFLICT.sub(r"\g<theirs>", text)
+    return ours, theirs
 
 
-def common_ancestor(path: Path) -> str:
+def read_common_ancestor(path: Path) -> str:
     """The text of a conflicting file as both sides had it before.
 
     Raises:
@@ -34,32 +36,34 @@ def common_ancestor(path: Path) -> str:
     """
     command = ["git", "show", f":1:./{path.name}"]
     try:
-        done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=True)
+        shown = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as fault:
         raise WorkspaceError(
             str(path),
             found="a Git merge conflict, and no common ancestor of both sides in Git",
-            expected="one side, pinned",
+            expected="one side, tracked by DVC",
             hint=f"git checkout --ours {path.name} or git checkout --theirs {path.name}, then: thaw run",
         ) from fault
-    return done.stdout
+    return shown.stdout
 
 
-def refuse(files: Iterable[Path], fixes: dict[str, str]) -> None:
+def refuse(files: Iterable[Path], hints: Mapping[str, str]) -> None:
     """Refuses files that hold conflict markers.
 
     Args:
-        fixes: file name → what to do about it.
+        hints: file name → what to do about it.
 
     Raises:
         WorkspaceError: it names them.
     """
-    found = [path for path in files if sides(path)]
-    if found:
-        raise WorkspaceError(
-            str(found[0].parent),
-            found=f"Git merge conflicts in {', '.join(path.name for path in found)}",
-            expected="files without conflict markers",
-            hint="resolve them, then: thaw run",
-            details=[f"{path.name}: {fixes.get(path.name, 'edit it')}" for path in found],
-        )
+    conflicting = [path for path in files if split_sides(path)]
+    if not conflicting:
+        return
+    names = [path.name for path in conflicting]
+    raise WorkspaceError(
+        str(conflicting[0].parent),
+        found=f"Git merge conflicts in {', '.join(names)}",
+        expected="files without conflict markers",
+        hint="resolve them, then: thaw run",
+        details=[f"{name}: {hints.get(name, 'edit it')}" for name in names],
+    )

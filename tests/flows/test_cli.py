@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from commands import REPOSITORY, THAW, Thaw
-from flows.doctor import _data
+from flows.doctor import _check_data
 from image_builders import save
 from pipeline.config import parse
 from pipeline.setup import init
@@ -80,7 +80,7 @@ def test_the_doctor_sends_nobody_to_the_doctor(lost: str, hint: str, tmp_path: P
     init(tmp_path / "flowers", source=tmp_path / "photos", config=parse({}, "test"))
     shutil.rmtree(tmp_path / "flowers" / lost)
     place = Workspace(tmp_path / "flowers")
-    found = _data(place, place.config())
+    found = _check_data(place, place.config())
     assert found.state == "bad"
     assert hint in found.hint
 

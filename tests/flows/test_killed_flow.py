@@ -21,7 +21,7 @@ from commands import THAW, Thaw, change
 from flows import settings
 from pipeline.config import TrackingConfig
 from pipeline.records import CandidateRecord, FinetuneRecord
-from pipeline.steps.finetune import points
+from pipeline.steps.recorded_facts import curve_points
 from pipeline.tracking.store import find
 from pipeline.training.candidates import read_curves
 from pipeline.workspace import Workspace
@@ -55,7 +55,7 @@ def test_a_retry_of_a_killed_flow_goes_on_in_the_same_runs(finished: Path, thaw:
     retried = candidate(finished)
     after = recorded(finished)
     assert len(after) == runs_before + 2, "one run for the step and one for its candidate"
-    wanted = Counter((point.name, point.step, point.value) for point in points(read_curves(retried.folder)))
+    wanted = Counter((point.name, point.step, point.value) for point in curve_points(read_curves(retried.folder)))
     assert max(wanted.values()) == 1
     assert after[retried.key] == wanted, "points are doubled or lost"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.predict import as_lines, as_table, predict
+from flows.predict import format_json_lines, format_table, predict
 from pipeline.config import Config, RegisterConfig, to_yaml
 from pipeline.errors import ConfigError, ServingError
 from pipeline.workspace import Workspace
@@ -51,11 +51,11 @@ def test_files_and_folders_are_answered_and_broken_files_spoil_no_others(
     assert errors["missing.png"] == "no such file or directory"
     assert "row" not in errors["broken\n.jpg"]
 
-    lines = [json.loads(line) for line in as_lines(answer)]
+    lines = [json.loads(line) for line in format_json_lines(answer)]
     assert lines[-1]["label"] == answer[-1].label
     assert lines[-1]["model"] == "models:/insects/1"
     assert [bool(line.get("error")) for line in lines] == [bool(row.error) for row in answer]
-    table = list(as_table(answer))
+    table = list(format_table(answer))
     assert len(table) == 1 + len(answer)
     assert table[0].startswith("models:/insects/1  (insects has no champion yet")
     assert not any("\n" in line for line in table)

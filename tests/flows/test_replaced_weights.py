@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from commands import change, run_thaw
-from flows.retrain import begin
-from flows.stage import remember
+from flows.retrain import begin_run
+from flows.step_task import run_or_restore
 from pipeline import setup
 from pipeline.config import parse
 from pipeline.errors import BackboneError
@@ -59,8 +59,8 @@ def place(tmp_path: Path) -> Workspace:
 
 def run(place: Workspace) -> str:
     """What the flow makes of the backbone step: done, restored or unchanged."""
-    running = begin(place)
-    remember(running, "backbone")
+    running = begin_run(place)
+    run_or_restore(running, "backbone")
     return running.outcomes[-1].how
 
 

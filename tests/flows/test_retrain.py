@@ -20,14 +20,15 @@ import pytest
 
 from commands import Thaw, change, run_thaw
 from pipeline.records import EvaluateRecord, FinetuneRecord
-from pipeline.workspace import STEPS, Workspace, lock
+from pipeline.step_table import DVC_STAGES, STEPS
+from pipeline.workspace import Workspace, lock
 
 pytestmark = pytest.mark.slow
 
 
 def steps(printed: str) -> dict[str, str]:
     """Step → what the run said of it."""
-    found = re.findall(rf"^    ({'|'.join((*STEPS, 'register'))}) +(\S.*)$", printed, re.M)
+    found = re.findall(rf"^    ({'|'.join(STEPS)}) +(\S.*)$", printed, re.M)
     return dict(reversed(found))
 
 
@@ -46,7 +47,7 @@ def test_nothing_changed_means_nothing_done(finished: Path, thaw: Thaw) -> None:
     before = (finished / "dvc.lock").read_bytes()
     done = thaw("run", cwd=finished)
     assert "nothing changed" in done.stdout
-    assert set(steps(done.stdout)) == {*STEPS, "register"}
+    assert set(steps(done.stdout)) == set(STEPS)
     assert all(said.startswith("unchanged") for said in steps(done.stdout).values())
     assert (finished / "dvc.lock").read_bytes() == before
 
@@ -132,7 +133,7 @@ def test_dvc_alone_gives_the_same_outputs(finished: Path) -> None:
     environment = {**os.environ, "PATH": f"{dvc.parent}:{os.environ['PATH']}"}
     done = subprocess.run([dvc, "repro"], cwd=finished, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("Running stage") == len(STEPS)
+    assert done.stdout.count("Running stage") == len(DVC_STAGES)
     assert outputs() == before
 
 
@@ -141,7 +142,7 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_back_again_restores(fin
     change(finished, "bootstrap: 200", "bootstrap: 150")
     changed = thaw("run", cwd=finished)
     said = steps(changed.stdout)
-    assert {name for name in STEPS if said[name] == "unchanged"} == {"validate", "split", "backbone", "finetune"}
+    assert {name for name in DVC_STAGES if said[name] == "unchanged"} == {"validate", "split", "backbone", "finetune"}
     assert "evaluate.bootstrap 200 → 150" in said["evaluate"]
     assert (finished / "artifacts/evaluate/record.json").read_bytes() != first
     change(finished, "bootstrap: 150", "bootstrap: 200")
@@ -154,7 +155,7 @@ def test_a_kill_before_registering_still_ends_in_a_registration(finished: Path, 
     (finished / ".thaw/receipts/register.json").unlink()
     done = thaw("run", cwd=finished)
     said = steps(done.stdout)
-    assert all(said[name] == "unchanged" for name in STEPS)
+    assert all(said[name] == "unchanged" for name in DVC_STAGES)
     assert "registered as surfaces v1" in done.stdout, "the same evaluation was registered twice"
 
 

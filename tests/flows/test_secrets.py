@@ -198,7 +198,7 @@ def test_no_canary_leaves_after_good_and_failed_runs(finished: Path, tmp_path: P
         data.rename(tmp_path / "moved")
         for name in ("files", "runs"):
             (finished / ".dvc" / "cache" / name).rename(tmp_path / f"cache-{name}")
-        assert "data.dvc pins" in run("run", code=2)
+        assert "data.dvc tracks" in run("run", code=2)
         assert remote.asked, "the DVC remote was never asked"
 
     given = {finished / "params.yaml", config}

@@ -14,21 +14,22 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from commands import change
-from flows import retrain as flow
-from flows.stage import remember
+from flows.retrain import begin_run
 from flows.status import follow_champion
+from flows.step_task import run_or_restore
 from pipeline import manifest, setup
 from pipeline.config import parse
 from pipeline.errors import ThawError, TrackingError, TrainingError
 from pipeline.models.network import state_to_save
 from pipeline.models.providers.torchvision import blocks
 from pipeline.records import FinetuneRecord, RegisterRecord, SplitRecord
+from pipeline.step_table import STEPS
 from pipeline.steps import champion
 from pipeline.tracking import registered
 from pipeline.tracking import store as stores
 from pipeline.training import members
 from pipeline.versioning import Versioning
-from pipeline.workspace import STEPS, Workspace
+from pipeline.workspace import Workspace
 from store_helpers import Said
 
 pytestmark = pytest.mark.slow
@@ -82,9 +83,9 @@ def place(pristine: Path, tmp_path: Path) -> Workspace:
 
 def retrain(place: Workspace, *force: str) -> tuple[dict[str, str], RegisterRecord]:
     """The flow's steps in this process: what became of each, and what was registered."""
-    run = flow.begin(place, force)
-    records = tuple(remember(run, name) for name in STEPS)
-    made = flow._register(run, records)
+    run = begin_run(place, force)
+    records: dict[str, Any] = {name: run_or_restore(run, name) for name in STEPS}
+    made: RegisterRecord = records["register"]
     return {outcome.step: outcome.how for outcome in run.outcomes}, made
 
 
@@ -149,7 +150,7 @@ def test_another_champion_makes_finetune_stale_and_the_one_before_restores(place
     assert follow_champion(place, said := Said())
     assert f"{NAME} v{version} instead of {NAME} v1" in said.lines[-1]
     assert lock(place)["version"] == version
-    assert Versioning(place.root).state("finetune").why == ("champion.lock changed",)
+    assert Versioning(place.root).state("finetune").reasons == ("champion.lock changed",)
     assert retrain(place)[0]["finetune"] == "done"
     from_foreign = weights(place)
     assert from_foreign != from_first

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline.config import Config, RegisterConfig, TrackingConfig
 from pipeline.errors import ConfigError, TrackingError
-from pipeline.steps.register import receipt_is_current
+from pipeline.receipts import current_receipt
 from pipeline.tracking import registered
 from pipeline.tracking.store import find
 from pipeline.workspace import Workspace
@@ -45,12 +45,11 @@ def die(*_: object, **__: object) -> None:
 def test_an_evaluation_is_registered_once_with_its_evidence(
     done: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "report.html").write_text("<p>")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")  # where MLflow would lay a store of its own if it were left to it
     (done.out / "evaluate" / "confusion.csv").write_text("a,b\n")
     done.with_thresholds(accuracy=0.8)
-    first = done.register(tmp_path / "report.html")
+    first = done.register()
     assert (first.model, first.version, first.champion) == ("insects", "1", True)
     again = done.register()
     assert (again.version, again.run_id) == (first.version, first.run_id)
@@ -68,7 +67,7 @@ def test_an_evaluation_is_registered_once_with_its_evidence(
     assert run.data.metrics["test/accuracy_high"] == 1.0
     assert "version.torch" in run.data.tags
     assert [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs] == [("data", DATA.md5)]
-    assert [file.path for file in ask.list_artifacts(first.run_id)] == ["plots", "report.html", "test"]
+    assert [file.path for file in ask.list_artifacts(first.run_id)] == ["plots", "test"]
     (child,) = ask.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{first.run_id}'")
     assert not list((tmp_path / "elsewhere").iterdir())
     curve = ask.get_metric_history(child.info.run_id, "train/loss")
@@ -110,7 +109,7 @@ def test_a_kill_is_made_good_by_the_next_call(done: Finished, point: str, monkey
         patch.setattr(MlflowClient, point, die)
         with pytest.raises(KeyboardInterrupt):
             done.register()
-    assert receipt_is_current(done.config, Workspace(done.root), done.evaluated) is None
+    assert current_receipt(done.config, Workspace(done.root), done.evaluated) is None
     record = done.register()
     (version,) = versions(done)
     assert (record.version, version.aliases) == ("1", ("challenger", "champion"))
@@ -164,14 +163,14 @@ def test_changed_serving_limits_make_a_version_and_the_champion_follows(done: Fi
     place = Workspace(done.root)
     done.with_thresholds(accuracy=0.8)
     first = done.register()
-    assert receipt_is_current(done.config, place, done.evaluated) == first
+    assert current_receipt(done.config, place, done.evaluated) == first
     done.with_intake(max_pixels=700_000)
-    assert receipt_is_current(done.config, place, done.evaluated) is None
+    assert current_receipt(done.config, place, done.evaluated) is None
     second = done.register()
     assert (second.version, second.champion) == ("2", True)
     assert "version 1" in second.reason
     assert [version.aliases for version in versions(done)] == [("challenger", "champion"), ()]
-    assert receipt_is_current(done.config, place, done.evaluated) == second
+    assert current_receipt(done.config, place, done.evaluated) == second
 
 
 @pytest.mark.slow
@@ -274,14 +273,14 @@ def test_the_receipt_is_of_one_evaluation_and_one_set_of_settings(done: Finished
     done.config = Config(register=RegisterConfig(name="insects"))  # type: ignore[call-arg]
     record = done.register()
     began = time.perf_counter()
-    assert receipt_is_current(done.config, place, done.evaluated) == record
+    assert current_receipt(done.config, place, done.evaluated) == record
     assert time.perf_counter() - began < 0.05
     other = Config(register=RegisterConfig(name="insects", thresholds={"accuracy": 0.5}))  # type: ignore[call-arg]
-    assert receipt_is_current(other, place, done.evaluated) is None
-    assert receipt_is_current(done.config, place, done.judge(0.5)) is None
+    assert current_receipt(other, place, done.evaluated) is None
+    assert current_receipt(done.config, place, done.judge(0.5)) is None
     (done.root / "mlflow" / "mlflow.db").unlink()
     done.judge(0.9)
-    assert receipt_is_current(done.config, place, done.evaluated) is None
+    assert current_receipt(done.config, place, done.evaluated) is None
 
 
 def test_a_deleted_run_is_recorded_again_from_the_outputs(done: Finished) -> None:
@@ -297,7 +296,7 @@ def test_a_registry_that_is_away_is_named(done: Finished) -> None:
     done.config = Config(tracking=TrackingConfig(uri="http://127.0.0.1:9", system_metrics=False))
     with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9"):
         done.register(console=Said())
-    assert receipt_is_current(done.config, Workspace(done.root), done.evaluated) is None
+    assert current_receipt(done.config, Workspace(done.root), done.evaluated) is None
 
 
 def test_with_tracking_off_nothing_is_registered_and_it_says_so(done: Finished) -> None:
@@ -305,4 +304,4 @@ def test_with_tracking_off_nothing_is_registered_and_it_says_so(done: Finished) 
     record = done.register()
     assert (record.version, record.aliases) == ("", ())
     assert "tracking.enabled" in record.reason
-    assert receipt_is_current(done.config, Workspace(done.root), done.evaluated) == record
+    assert current_receipt(done.config, Workspace(done.root), done.evaluated) == record

@@ -8,15 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline import dvc_yaml
-from pipeline.config import STAGE_PARAMS, Config, SplitConfig, to_yaml
+from pipeline.config import Config, SplitConfig, to_yaml
 from pipeline.context import Context, NoTracker, SilentConsole
 from pipeline.errors import ConfigError, VersioningError
-from pipeline.records import SplitRecord, ValidateRecord
+from pipeline.records import Record, SplitRecord, ValidateRecord
+from pipeline.step_table import STEPS, StepEntry, steps_before
 from pipeline.steps import run as steps
+from pipeline.steps.summary import summarize
+from pipeline.task_catalog import load_object
 from pipeline.upgrade import upgrade
-from pipeline.workspace import STEPS, Workspace, lock
+from pipeline.workspace import Workspace, lock
 
 VALIDATED = ValidateRecord(
     manifest_sha256="", labels=("a", "b"), examples=0, files=0, aliases=0, quarantined=0, per_class={}, converted={},
@@ -76,13 +80,53 @@ def test_a_step_before_its_time_says_what_is_missing_and_removes_nothing(place: 
 
 def test_there_is_no_such_step(place: Workspace) -> None:
     with pytest.raises(ConfigError, match="one of validate, split"):
-        run(place, "register")
+        run(place, "deploy")
 
 
-def test_steps_and_stages_agree() -> None:
-    assert tuple(steps.STEPS) == STEPS
-    for name, step in steps.STEPS.items():
-        assert step.needs == tuple(Path(dep).name for dep in dvc_yaml.STAGE_DEPS[name] if dep.startswith("artifacts/"))
+def test_every_step_comes_after_those_it_reads_and_its_code_is_there() -> None:
+    earlier: list[str] = []
+    for name, entry in STEPS.items():
+        assert set(entry.reads) <= set(earlier)
+        assert {setting.split(".")[0] for setting in entry.params} <= set(Config.model_fields)
+        for reference in filter(None, (entry.function, entry.summary, entry.refresh)):
+            assert callable(load_object(reference)), reference
+        earlier.append(name)
+
+
+def test_a_step_added_to_the_table_is_a_stage_and_runs(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    added = StepEntry(
+        function="test_run:count_examples",
+        record=CountRecord,
+        settings=("split",),
+        summary="test_run:summarize_count",
+        reads=("validate",),
+        params=("split",),
+    )
+    monkeypatch.setitem(STEPS, "count", added)
+    monkeypatch.setattr(dvc_yaml, "DVC_STAGES", (*dvc_yaml.DVC_STAGES, "count"))
+    monkeypatch.setitem(sys.modules, "test_run", sys.modules[__name__])
+    VALIDATED.save(place.output("validate"))
+    assert upgrade(place) == ["dvc.yaml: stages count rewritten as this version of Thaw needs them"]
+    stages = yaml.safe_load((place.root / "dvc.yaml").read_text())["stages"]
+    assert stages["count"] == {
+        "cmd": "thaw step count", "deps": ["artifacts/validate"], "params": ["split"], "outs": ["artifacts/count"],
+    }  # fmt: skip
+    assert steps_before("count") == ["validate"]
+    record = run(place, "count")
+    assert record == steps.load_record(place, "count")
+    assert summarize(steps.load_record(place, "count")) == "2 labels"
+
+
+class CountRecord(Record):
+    labels: int
+
+
+def count_examples(config: SplitConfig, validated: ValidateRecord, out: Path, context: Context) -> CountRecord:
+    return CountRecord(labels=len(validated.labels)).save(out)
+
+
+def summarize_count(record: CountRecord) -> str:
+    return f"{record.labels} labels"
 
 
 def python(place: Workspace, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -110,6 +154,6 @@ def test_from_the_shell_a_workspace_in_use_is_left_alone(place: Workspace) -> No
 
 def test_the_disk_that_decoded_examples_may_take_is_a_setting_and_no_input_of_evaluate(place: Workspace) -> None:
     config = Config.model_validate({"finetune": {"plan": {"pixel_cache_gb": 3.5}}})
-    surroundings = steps.context(place, config, SilentConsole(), NoTracker(), place.scratch / "side")
+    surroundings = steps.make_context(place, config, SilentConsole(), NoTracker(), place.scratch / "side")
     assert surroundings.pixel_cache_gb == 3.5
-    assert not any(setting.startswith("finetune") for setting in STAGE_PARAMS["evaluate"])
+    assert not any(setting.startswith("finetune") for setting in STEPS["evaluate"].params)

@@ -23,7 +23,7 @@ from pipeline.records import SplitRecord, ValidateRecord
 from pipeline.steps.split import split
 from pipeline.versioning import Versioning, initialise
 from pipeline.versioning.stale_reasons import ledger_objects
-from pipeline.workspace import emptied
+from pipeline.workspace import empty_folder
 
 CONFIG = SplitConfig()
 
@@ -54,7 +54,7 @@ class Place:
 
     def split(self, config: SplitConfig = CONFIG) -> SplitRecord:
         labels = tuple(sorted({str(row["target"]) for row in self.rows}))
-        before = emptied(self.root / "artifacts/validate")
+        before = empty_folder(self.root / "artifacts/validate")
         schema = pa.schema([*manifest.COLUMNS, pa.field("scan.phash", pa.string())])
         sha256 = manifest.write(pa.Table.from_pylist(self.rows, schema=schema), before / "manifest.parquet")
         validated = ValidateRecord(
@@ -62,7 +62,7 @@ class Place:
             quarantined=0, per_class={}, converted={}, findings=(), checks=1,
         ).save(before)  # fmt: skip
         context = Context(self.root, self.root / "data", self.root / ".thaw", self.root / ".thaw/runs/x", self)
-        return split(config, validated, emptied(self.root / "artifacts/split"), context)
+        return split(config, validated, empty_folder(self.root / "artifacts/split"), context)
 
     def splits(self) -> dict[str, str | None]:
         return self._column("split")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from disks import small_files
-from pipeline.tracking.store import create
+from pipeline.tracking.embedded_store import create
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.context import MetricPoint
 from pipeline.errors import TrackingError
-from pipeline.tracking import runs, store
+from pipeline.tracking import failures, runs
 from pipeline.workspace import Workspace
 from store_helpers import Flaky, Said, flaky_server, lay_store, tracker
 
@@ -31,7 +31,7 @@ def workspace(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Works
 @pytest.fixture
 def server(workspace: Workspace) -> Iterator[Flaky]:
     with pytest.MonkeyPatch.context() as patch, flaky_server(workspace, patch) as flaky:
-        patch.setitem(store.PATIENT, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        patch.setitem(failures.PATIENT, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         yield flaky
 
 
@@ -47,8 +47,8 @@ def recorded(workspace: Workspace, run_id: str) -> list[int]:
 def test_a_server_that_breaks_in_the_middle_is_told_everything_once_it_answers(
     server: Flaky, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "_EVERY", 0.0)
-    monkeypatch.setattr(runs, "_RATIO", 0.0)
+    monkeypatch.setattr(runs, "SECONDS_BETWEEN_SENDS", 0.0)
+    monkeypatch.setattr(runs, "REST_RATIO", 0.0)
     said = Said()
     opened = tracker(workspace, said, uri=server.url)
     run = opened.open(KEY, "head")
@@ -69,19 +69,19 @@ def test_a_server_that_breaks_in_the_middle_is_told_everything_once_it_answers(
     assert recorded(workspace, run.id) == list(range(201))
     assert len(said.lines) == 2
     assert "answers again" in said.lines[1]
-    assert not list((workspace.scratch / "spool").glob("*"))
+    assert not list((workspace.scratch / "outbox").glob("*"))
 
 
 def test_what_a_slow_server_did_without_answering_in_time_is_not_done_twice(
     server: Flaky, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "_EVERY", 0.0)
-    monkeypatch.setattr(runs, "_RATIO", 0.0)
+    monkeypatch.setattr(runs, "SECONDS_BETWEEN_SENDS", 0.0)
+    monkeypatch.setattr(runs, "REST_RATIO", 0.0)
     opened = tracker(workspace, Said(), uri=server.url)
     run = opened.open(KEY, "head")
     run.metrics(curve(0))
     opened.flush()  # however slow this machine is
-    monkeypatch.setitem(store.TRAINING, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setitem(failures.TRAINING, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     server.mode = "lost"
     began = time.monotonic()
     run.metrics(curve(1, 2, 3))
@@ -89,9 +89,9 @@ def test_what_a_slow_server_did_without_answering_in_time_is_not_done_twice(
     assert server.fired == 1
     time.sleep(0.2)
     assert sorted(recorded(workspace, run.id)) == [0, 1, 2, 3], "the server did nothing: this test tests nothing"
-    assert run.outbox.ops, "the tracker took a lost answer for a yes"
+    assert run.outbox.writes, "the tracker took a lost answer for a yes"
     server.mode = "ok"
-    monkeypatch.setitem(store.TRAINING, "MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    monkeypatch.setitem(failures.TRAINING, "MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     opened.flush()
     assert sorted(recorded(workspace, run.id)) == [0, 1, 2, 3]
     resumed = tracker(workspace, Said(), uri=server.url)  # and once more by the next process
@@ -132,7 +132,7 @@ def test_a_run_begun_with_the_server_down_is_recorded_by_the_next(workspace: Wor
     assert recorded(workspace, found["head"].info.run_id) == list(range(100))
     assert [file.path for file in client.list_artifacts(found["head"].info.run_id)] == ["report.html"]
     assert found["insects"].data.tags["git"] == "abc"
-    assert [path.stem for path in (workspace.scratch / "spool").glob("*")] == []
+    assert [path.stem for path in (workspace.scratch / "outbox").glob("*")] == []
 
 
 def test_a_write_the_server_refuses_is_left_out_and_does_not_block_the_others(workspace: Workspace) -> None:
@@ -167,8 +167,8 @@ def artifacts(workspace: Workspace, name: str) -> dict[str, str]:
 
 
 def left(workspace: Workspace) -> list[str]:
-    spools = workspace.scratch / "spool"
-    return sorted(path.relative_to(spools).as_posix() for path in spools.rglob("*"))
+    outboxes = workspace.scratch / "outbox"
+    return sorted(path.relative_to(outboxes).as_posix() for path in outboxes.rglob("*"))
 
 
 def test_a_run_recorded_late_has_its_own_tables_and_not_its_successors(workspace: Workspace, tmp_path: Path) -> None:
@@ -279,3 +279,32 @@ def test_a_kill_between_sending_and_confirming_doubles_nothing(
     if confirmed > 2:
         assert artifacts(workspace, "killed") == {"test/per_class.csv": "first"}
     assert left(workspace) == []
+
+
+def test_what_an_earlier_version_left_unconfirmed_is_recorded_first(workspace: Workspace, tmp_path: Path) -> None:
+    run = tracker(workspace, Said(), uri=AWAY).open(KEY, "head")
+    run.tags({"earlier": "yes", "both": "earlier"})
+    run.artifact(tables(tmp_path / "out", "first") / "per_class.csv")
+    (workspace.scratch / "outbox").rename(workspace.scratch / "spool")  # as it was called
+    (workspace.scratch / "outbox").mkdir()
+    (workspace.scratch / "outbox" / f"{KEY}.jsonl").write_text('{"op": "tags", "values": {"both": "later"}}\n')
+    later = tracker(workspace, Said()).open(KEY, "head")
+    assert not (workspace.scratch / "spool").exists()
+    data = tracker(workspace).store.client.get_run(later.id).data
+    assert (data.tags["earlier"], data.tags["both"]) == ("yes", "later")
+    assert artifacts(workspace, "head") == {"per_class.csv": "first"}
+    assert left(workspace) == []
+
+
+def test_a_proxys_no_is_not_the_stores_and_loses_nothing(
+    server: Flaky, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = tracker(workspace, said := Said(), uri=server.url)
+    run = opened.open(KEY, "head")
+    server.mode = "404"
+    run.tags({"kept": "yes"})
+    assert run.outbox.writes, "a proxy's answer was taken for the store's"
+    assert "away" in said.lines[0]
+    server.mode = "ok"
+    opened.flush()
+    assert opened.store.client.get_run(run.id).data.tags["kept"] == "yes"

@@ -16,7 +16,8 @@ from pipeline.config import TrackingConfig
 from pipeline.context import MetricPoint, NoTracker
 from pipeline.errors import ConfigError, TrackingError
 from pipeline.tracking import open_tracker, server_command
-from pipeline.tracking.store import find, to_tracking_error, with_retries
+from pipeline.tracking.failures import to_tracking_error, with_retries
+from pipeline.tracking.store import find
 from pipeline.workspace import Workspace
 from store_helpers import lay_store, tracker
 
@@ -53,7 +54,7 @@ def test_a_killed_run_goes_on_with_no_point_lost_or_doubled(workspace: Workspace
     killed = tracker(workspace)
     run = killed.open(KEY, "head")
     run.metrics([MetricPoint("train/loss", 1.0, step) for step in range(1200)])
-    run.metrics([MetricPoint("train/loss", 1.0, step) for step in range(1200, 1300)])  # not sent yet: only spooled
+    run.metrics([MetricPoint("train/loss", 1.0, step) for step in range(1200, 1300)])  # not sent yet: only kept on disk
     assert len(steps(killed.store.client, run.id, "train/loss")) < 1300, "everything was sent: this test tests nothing"
     assert killed.store.client.get_run(run.id).info.status == "RUNNING"
     resumed = tracker(workspace)
@@ -62,11 +63,11 @@ def test_a_killed_run_goes_on_with_no_point_lost_or_doubled(workspace: Workspace
     run.close()
     assert steps(resumed.store.client, run.id, "train/loss") == list(range(2500))
     assert resumed.store.client.get_run(run.id).info.status == "FINISHED"
-    assert not list((workspace.scratch / "spool").glob("*"))
+    assert not list((workspace.scratch / "outbox").glob("*"))
 
 
 def test_a_line_cut_short_by_a_kill_is_left_out(workspace: Workspace) -> None:
-    outbox = workspace.scratch / "spool" / f"{KEY}.jsonl"
+    outbox = workspace.scratch / "outbox" / f"{KEY}.jsonl"
     outbox.parent.mkdir(parents=True)
     outbox.write_text('{"op": "tags", "values": {"a": "1"}}\n{"op": "tags", "val')
     run = tracker(workspace).open(KEY, "head")
@@ -191,7 +192,9 @@ def test_patience_waits_for_a_lock_that_passes(workspace: Workspace) -> None:
     def call() -> str:
         calls.append(1)
         if len(calls) < 2:
-            raise sqlite3.OperationalError("database is locked")
+            fault = sqlite3.OperationalError("database is locked")
+            fault.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise fault
         return "done"
 
     assert with_retries(tracker(workspace).store, "asking", call) == "done"

@@ -56,19 +56,17 @@ def url(done: Finished, tmp_path: Path) -> Iterator[str]:
 
 
 def test_with_and_without_the_server_it_is_one_store(done: Finished, url: str, tmp_path: Path) -> None:
-    report = tmp_path / "report.html"
-    report.write_text("<p>")
     beside = Config(
         register=RegisterConfig(name="insects", thresholds={"accuracy": 0.5}), tracking=TrackingConfig(experiment="all")
     )  # type: ignore[call-arg]
     through = beside.model_copy(update={"tracking": TrackingConfig(uri=url, experiment="all")})
     done.config = through
-    first = done.register(report)
+    first = done.register()
     assert (first.version, first.champion, first.tracking_uri) == ("1", True, url)
     done.config = beside
-    assert done.register(report).run_id == first.run_id
+    assert done.register().run_id == first.run_id
     done = done.retrained(seed=4)
-    assert done.register(report).version == "2"
+    assert done.register().version == "2"
     place = Workspace(done.root)
     (done.root / "dvc.yaml").write_text("")
     for config in (beside, through):

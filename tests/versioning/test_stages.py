@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import dvc_yaml
+from pipeline import step_table
 from pipeline.errors import DataError, VersioningError, WorkspaceError
 from pipeline.versioning import Versioning, initialise
 from pipeline.workspace import Workspace, lock
@@ -87,7 +87,7 @@ def edit(root: Path, old: str, new: str) -> None:
 
 
 def stale(root: Path) -> dict[str, tuple[str, ...]]:
-    return {name: state.why for name, state in Versioning(root).states().items() if not state.fresh}
+    return {name: state.reasons for name, state in Versioning(root).states().items() if not state.fresh}
 
 
 def dvc(root: Path, *arguments: str) -> str:
@@ -102,8 +102,8 @@ def dvc(root: Path, *arguments: str) -> str:
 def test_stages_never_run_say_so(tmp_path: Path) -> None:
     states = Versioning(make(tmp_path / "ws")).states()
     assert list(states) == list(STEPS)
-    assert {state.why for state in states.values()} == {("never run",)}
-    assert states["finetune"].after == ("validate", "backbone")
+    assert {state.reasons for state in states.values()} == {("never run",)}
+    assert states["finetune"].stale_before == ("validate", "backbone")
 
 
 def test_after_a_run_all_is_fresh_and_dvc_repro_does_nothing(ws: Path) -> None:
@@ -222,8 +222,8 @@ def test_data_edited_during_a_step_commits_nothing(ws: Path) -> None:
 @pytest.fixture
 def lock_file(ws: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A lock file that the backbone stage depends on and may fill in."""
-    entry = dvc_yaml.LockPlaceholder("some.lock", "backbone")
-    monkeypatch.setattr(dvc_yaml, "PLACEHOLDERS", (entry,))
+    entry = step_table.LockFile("some.lock", "backbone")
+    monkeypatch.setattr(step_table, "LOCK_FILES", (entry,))
     path = ws / entry.file
     path.write_text(entry.content)
     stages = (ws / "dvc.yaml").read_text()

@@ -13,7 +13,7 @@ import pytest
 from pipeline.data.ledger import Ledger, LedgerEntry, load
 from pipeline.errors import LedgerError, VersioningError, WorkspaceError
 from pipeline.versioning import Versioning, initialise
-from pipeline.versioning.checkout import bases_file, compare
+from pipeline.versioning.checkout import bases_file, plan_checkout
 
 DVC_YAML = "stages:\n  validate: {cmd: 'true', deps: [data], outs: [artifacts/validate]}\n"
 ONE = {"a.txt": "a", "b.txt": "b", "deep/c.txt": "c"}
@@ -96,7 +96,7 @@ def test_what_becomes_of_a_file(base: str | None, pinned: str | None, now: str |
     def files(content: str | None) -> dict[str, str]:
         return {"f": content} if content else {}
 
-    plan = compare([files(base)], files(pinned), files(now))
+    plan = plan_checkout([files(base)], files(pinned), files(now))
     found = {
         "removed": bool(plan.remove), "edited": bool(plan.edited), "added": bool(plan.added), "2": plan.write == {"f": "2"},
     }  # fmt: skip
@@ -105,7 +105,7 @@ def test_what_becomes_of_a_file(base: str | None, pinned: str | None, now: str |
 
 @pytest.mark.parametrize(("pinned", "now"), [("1", None), ("1", "x"), ("2", "x")])
 def test_without_a_base_whatever_differs_counts_as_edited(pinned: str, now: str | None) -> None:
-    assert compare([], {"f": pinned}, {"f": now} if now else {}).edited
+    assert plan_checkout([], {"f": pinned}, {"f": now} if now else {}).edited
 
 
 # --- data -------------------------------------------------------------------------------------------------
@@ -113,13 +113,13 @@ def test_without_a_base_whatever_differs_counts_as_edited(pinned: str, now: str 
 
 def test_newer_data_replace_unedited_ones(ws: Path) -> None:
     versioning = Versioning(ws)
-    assert versioning.pins_are_current()
+    assert versioning.tracked_files_are_current()
     pull(ws)
-    assert not versioning.pins_are_current()
-    assert versioning.update_data() == ["data: 1 added, 1 changed, 1 removed files, as data.dvc pins"]
+    assert not versioning.tracked_files_are_current()
+    assert versioning.update_data() == ["data: 1 added, 1 changed, 1 removed files, as data.dvc tracks"]
     assert there(ws) == TWO
     assert not (ws / "data" / "deep").exists()
-    assert versioning.pins_are_current()
+    assert versioning.tracked_files_are_current()
     assert not versioning.data_version().dirty
     pull(ws, "older.txt")
     versioning.update_data()
@@ -171,7 +171,7 @@ def test_files_added_here_stay_and_are_told(ws: Path) -> None:
     said = Versioning(ws).update_data()
     assert "1 files that were added here stay" in said[-1]
     assert there(ws) == {**TWO, "mine.txt": "mine"}
-    assert Versioning(ws).data_version().dirty_reason == "data differs from what data.dvc pins"
+    assert Versioning(ws).data_version().dirty_reason == "data differs from what data.dvc tracks"
     assert Versioning(ws).update_data() == []
 
 
@@ -188,11 +188,11 @@ def test_data_edited_here_while_data_dvc_is_unchanged_stay(ws: Path) -> None:
     edit(ws, "more.txt", "more")
     (ws / "data" / "b.txt").unlink()
     before = there(ws)
-    assert Versioning(ws).pins_are_current()
+    assert Versioning(ws).tracked_files_are_current()
     assert Versioning(ws).update_data() == []
     assert there(ws) == before
     assert Versioning(ws).data_version().dirty
-    assert Versioning(ws).unshared().unpinned == "data differs from what data.dvc pins"
+    assert Versioning(ws).unshared().not_added == "data differs from what data.dvc tracks"
 
 
 def test_without_a_base_data_that_were_pinned_once_are_unedited(ws: Path) -> None:
@@ -241,13 +241,13 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from pipeline.versioning import Versioning, checkout
-put, left = checkout._put, [int(sys.argv[2])]
+put, left = checkout._put_file, [int(sys.argv[2])]
 def killed(*given):
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
     left[0] -= 1
     put(*given)
-checkout._put = killed
+checkout._put_file = killed
 Versioning(Path(sys.argv[1])).update_data()
 """
 
@@ -271,7 +271,7 @@ def test_a_checkout_that_was_killed_can_go_back(ws: Path) -> None:
     pull(ws)
     kill_after(ws, 1)
     pull(ws, "older.txt")
-    assert not Versioning(ws).pins_are_current()
+    assert not Versioning(ws).tracked_files_are_current()
     Versioning(ws).update_data()
     assert there(ws) == ONE
 
@@ -332,18 +332,18 @@ def pin_ledger(root: Path, known: dict[str, str]) -> str:
 def test_a_missing_ledger_is_brought_back_and_dvc_finds_it_unchanged(ws: Path) -> None:
     pinned = pin_ledger(ws, {"1": "train"})
     (ws / "ledger.parquet").unlink()
-    assert not Versioning(ws).pins_are_current()
+    assert not Versioning(ws).tracked_files_are_current()
     assert Versioning(ws).update_ledger() == []
     assert splits(ws) == {"1": "train"}
     assert (ws / "ledger.dvc").read_text() == pinned
-    assert Versioning(ws).pins_are_current()
+    assert Versioning(ws).tracked_files_are_current()
 
 
 def test_a_newer_ledger_is_joined_and_nothing_known_here_is_lost(ws: Path) -> None:
     theirs = pin_ledger(ws, {"1": "train", "2": "test"})
     pin_ledger(ws, {"1": "train", "3": "val"})
     (ws / "ledger.dvc").write_text(theirs)
-    assert Versioning(ws).update_ledger() == ["ledger.parquet: 1 examples joined that ledger.dvc pins"]
+    assert Versioning(ws).update_ledger() == ["ledger.parquet: 1 examples joined that ledger.dvc tracks"]
     assert splits(ws) == {"1": "train", "2": "test", "3": "val"}
     assert (ws / "ledger.dvc").read_text() != theirs
     assert Versioning(ws).update_ledger() == []
@@ -383,7 +383,7 @@ def test_a_ledger_that_is_gone_with_its_pin_is_not_begun_anew(ws: Path) -> None:
     pin_ledger(ws, {"1": "train"})
     (ws / "ledger.parquet").unlink()
     (ws / "ledger.dvc").unlink()
-    assert not Versioning(ws).pins_are_current()
+    assert not Versioning(ws).tracked_files_are_current()
     with pytest.raises(LedgerError, match=r"git checkout ledger\.dvc") as caught:
         Versioning(ws).update_ledger()
     (ws / caught.value.hint.split()[-1]).unlink()
@@ -498,12 +498,12 @@ def test_where_both_added_data_and_dealt_them_the_merge_keeps_both_and_moves_not
     git(ours, "pull", "-q", "--no-rebase", "origin", "main", check=False)
     assert "<<<<<<<" in (ours / "data.dvc").read_text()
     versioning = Versioning(ours)
-    assert not versioning.pins_are_current()
+    assert not versioning.tracked_files_are_current()
     said = [*versioning.update_data(), *versioning.update_ledger()]
     assert [line.partition(":")[0] for line in said] == ["data.dvc", "data", "ledger.dvc"]
     assert there(ours) == {"b.txt": "B", "deep/c.txt": "c", "o.txt": "o", "t.txt": "t"}
     assert splits(ours) == {"1": "train", "o": "val", "t": "test"}
-    assert versioning.pins_are_current()
+    assert versioning.tracked_files_are_current()
     publish(ours)
     git(theirs, "pull", "-q", "origin", "main")
     Versioning(theirs).update_data()
@@ -541,14 +541,14 @@ def test_a_merge_where_our_own_side_was_not_brought_yet_keeps_it_too(clones: tup
     Versioning(ours).update_ledger()
     assert there(ours) == {**ONE, "b.txt": "B", "o.txt": "o", "t.txt": "t"}
     assert splits(ours) == {"1": "train", "o": "val", "t": "test"}
-    assert Versioning(ours).unshared().unpinned == ""
+    assert Versioning(ours).unshared().not_added == ""
 
 
 KILLED_BEFORE_PINNING = """
 import os, signal, sys
 from pathlib import Path
 from pipeline.versioning import Versioning, tracked_files
-tracked_files.pin = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
+tracked_files.add = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
 Versioning(Path(sys.argv[1])).update_data()
 """
 
