@@ -550,9 +550,9 @@ def predict(
     model: Annotated[str, typer.Option(help="models:/NAME@ALIAS or models:/NAME/VERSION; default: the champion.")] = "",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Predict labels for files with a registered model.
+    """Predict labels with a registered model.
 
-    A folder stands for all files in it.
+    For files; a folder stands for all files in it.
 
     Examples:
 

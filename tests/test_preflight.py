@@ -145,8 +145,8 @@ def test_what_no_stale_step_needs_is_not_asked_for(tmp_path: Path) -> None:
     assert thorough(tmp_path, config, stale=("backbone",))["backbone weights"].state == "error"
     assert "recipes" not in quick(tmp_path, config, stale=("evaluate",))
     assert {"model name", "register.thresholds"} <= quick(tmp_path, config, stale=()).keys()
-    assert preflight.needed_steps(["validate"]) == ("validate", "split", "finetune", "evaluate")
-    assert preflight.needed_steps([], ["backbone"]) == ("backbone", "finetune", "evaluate")
+    assert preflight.needed_steps(["validate"]) == ("validate", "split", "finetune", "evaluate", "register")
+    assert preflight.needed_steps([], ["backbone"]) == ("backbone", "finetune", "evaluate", "register")
     assert preflight.needed_steps([]) == ()
 
 

@@ -47,7 +47,7 @@ def test_a_workspace_is_made(source: Path, tmp_path: Path) -> None:
     assert not {inode for _, inode in copied.values()} & {inode for _, inode in before.values()}
     states = Versioning(place.root).states()
     assert tuple(states) == DVC_STAGES
-    assert {state.why for state in states.values()} == {("never run",)}
+    assert {state.reasons for state in states.values()} == {("never run",)}
     version = Versioning(place.root).data_version()
     assert (version.files, version.dirty) == (4, False)
     assert "copied 4 files" in words

@@ -245,7 +245,7 @@ def _complete_version(
     registry.upload(store, version, folder, lost)
     if lost:
         names = ", ".join(lost)
-        context.console.info(f"{version.name} v{version.version}: {len(lost)} lost files were uploaded again: {names}")
+        context.console.info(f"{version.name} v{version.version}: {len(lost)} files were lost; uploaded again: {names}")
 
 
 def package_candidate(
