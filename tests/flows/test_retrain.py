@@ -14,13 +14,16 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from commands import Thaw, change, run_thaw
+from pipeline.config import TrackingConfig
 from pipeline.records import EvaluateRecord, FinetuneRecord
 from pipeline.step_table import DVC_STAGES, STEPS
+from pipeline.tracking.store import find
 from pipeline.workspace import Workspace, lock
 
 pytestmark = pytest.mark.slow
@@ -159,6 +162,44 @@ def test_a_kill_before_registering_still_ends_in_a_registration(finished: Path, 
     assert "registered as surfaces v1" in done.stdout, "the same evaluation was registered twice"
 
 
+def recorded_runs(workspace: Path) -> dict[str, dict[str, Any]]:
+    """`thaw.key` → what the tracking store holds of the run, but for samples of the machine and MLflow's own tags."""
+    client = find(TrackingConfig(), Workspace(workspace)).client
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = {}
+    for run in client.search_runs(experiments):
+        metrics = {name: value for name, value in run.data.metrics.items() if not name.startswith("system/")}
+        curves = {name: len(client.get_metric_history(run.info.run_id, name)) for name in metrics}
+        folder = Path(client.download_artifacts(run.info.run_id, ""))
+        runs[run.data.tags["thaw.key"]] = {
+            "name": run.info.run_name,
+            "status": run.info.status,
+            "params": run.data.params,
+            "tags": {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")},
+            "metrics": metrics,
+            "curves": curves,
+            "artifacts": sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()),
+            "data": [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs],
+        }
+    return runs
+
+
+def test_runs_that_the_store_lost_are_recorded_again_with_all_they_had(finished: Path, thaw: Thaw) -> None:
+    before = recorded_runs(finished)
+    assert len(before) == 4, "the fine-tuning, two candidates and the baseline"
+    parent = next(run for run in before.values() if run["data"])
+    assert {"report.html", "test/confusion.csv"} <= set(parent["artifacts"])
+    assert {"recipes", "best", "finetune.epochs"} <= parent["params"].keys()
+    assert any(tag.startswith("thaw.solve_seconds.") for run in before.values() for tag in run["tags"])
+    client = find(TrackingConfig(), Workspace(finished)).client
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    for run in client.search_runs(experiments):
+        client.delete_run(run.info.run_id)
+    (finished / ".thaw/receipts/register.json").unlink()
+    thaw("run", cwd=finished)
+    assert recorded_runs(finished) == before
+
+
 def test_a_missing_ledger_stops_the_run(finished: Path, thaw: Thaw) -> None:
     (finished / "ledger.parquet").unlink()
     shutil.rmtree(finished / ".dvc" / "cache")
@@ -175,6 +216,16 @@ def test_a_second_run_at_the_same_time_names_the_holder(finished: Path, thaw: Th
         done = thaw("run", cwd=finished, check=False)
     assert done.returncode == 2
     assert f"process {os.getpid()}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_prefect_server_that_does_not_answer_is_named(finished: Path, thaw: Thaw) -> None:
+    change(finished, "bootstrap: 200", "bootstrap: 140")
+    away = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_CLIENT_MAX_RETRIES": "0"}
+    done = thaw("run", cwd=finished, env=away, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Prefect's server http://127.0.0.1:9/api" in done.stderr
+    assert "unset PREFECT_API_URL" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,13 @@ def test_a_locked_database_names_its_holder_and_loses_nothing(workspace: Workspa
     locked.wait()
     opened.flush()
     assert steps(opened.store.client, run.id, "val/accuracy") == [1]
+
+
+def test_a_database_of_another_mlflow_says_how_to_upgrade_it(workspace: Workspace) -> None:
+    with closing(sqlite3.connect(workspace.mlflow / "mlflow.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")  # of MLflow 1
+    with pytest.raises(TrackingError, match="mlflow db upgrade sqlite:///"):
+        tracker(workspace).store.client  # noqa: B018
 
 
 def test_patience_waits_for_a_lock_that_passes(workspace: Workspace) -> None:
