@@ -120,13 +120,13 @@ class SplitConfig(ConfigSection):
 
 class BackboneConfig(ConfigSection):
     name: str = "torchvision/mobilenet_v3_small"
-    """provider/name: torchvision/<any of its classifiers>"""
+    """provider/name: torchvision/<any of its classifiers>, or transformers/<name on the Hugging Face hub>"""
     weights: str = "default"
-    """default (the provider's published weights), shipped (the small ones that come with Thaw), a file, or any fsspec URL (https://, s3://, …); ${NAME} in it stands for an environment variable, so that no password lies here"""
+    """default (the provider's published weights), shipped (the small ones that come with Thaw), a file, or any fsspec URL (https://, s3://, …); of transformers default (the hub), shipped, or a folder with config.json, model.safetensors and tokenizer.json; ${NAME} in it stands for an environment variable, so that no password lies here"""
     sha256: str | None = None
     """the weights file's sha256; null: what backbone.lock holds, which is written on first use and checked ever after"""
     mirror: str | None = None
-    """fetch the provider's published weights from below this folder or URL instead of the provider's own server; ${NAME} as in weights"""
+    """fetch the provider's published weights from below this folder or URL instead of the provider's own server (of transformers: a folder, or a server that speaks the hub's protocol); ${NAME} as in weights"""
     offline: bool = False
     """never ask the network: a file or the cache, or an error that says how to bring the file"""
     size: Positive | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import pytest
@@ -122,6 +123,25 @@ def test_a_frozen_block_does_not_move_and_every_trained_one_does(family: str) ->
             reached = any(gradient is not None and bool(gradient.any()) for gradient in gradients)
             holds_any = bool(gradients)
             assert reached == (holds_any and block.name != frozen), block.name
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "deberta-v2", "albert"])
+def test_compiled_it_answers_the_same_and_is_compiled_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo import utils
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    net = network(family)
+    inputs = [tokens(4, 12), tokens(5, 20), tokens(3, 31)]
+    middle = 3 if family in DIVISIBLE else 1
+    with torch.inference_mode():
+        expected = [single_tensor(net.run(x)) for x in inputs]
+        net.compile_blocks()
+        torch._dynamo.reset()
+        utils.counters.clear()
+        for x, logits in zip(inputs, expected, strict=True):
+            assert torch.allclose(single_tensor(net.run(x)), logits, atol=1e-5)
+            assert torch.allclose(single_tensor(net.run(net.run(x, 0, middle), middle)), logits, atol=1e-5)
+    assert utils.counters["stats"]["unique_graphs"] <= 2
 
 
 def test_no_two_blocks_share_a_module() -> None:

@@ -180,8 +180,12 @@ class TransformerNetwork:
         """Nothing was fused."""
 
     def compile_blocks(self) -> None:
-        """Compiles the stock network in place."""
-        self._backbone.compile(dynamic=True)
+        """Compiles the layers, which then share one graph for all shapes; the whole network where it has none apart.
+
+        What exchanges layers and their inputs stays outside of what is compiled: it is another one at each call.
+        """
+        for module in self._layers or [self._backbone]:
+            module.forward = torch.compile(module.forward, dynamic=True)
 
     def _run_backbone(self, x: TensorGroup, first: int, last: int) -> Batch:
         """Applies blocks[first:last] of those before the head."""
