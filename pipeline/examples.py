@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.records import Finding
 
@@ -70,3 +70,15 @@ class RandomDraw:
     seed: int
     view: int  # the epoch, or the view's number where views are counted
     id: str
+
+
+class SampleFacts(NamedTuple):
+    """What was generated.
+
+    Args:
+        description: how many examples of what, in words.
+        written: whether this call wrote it, or found it there already.
+    """
+
+    description: str
+    written: bool

@@ -43,5 +43,5 @@ def key(config: Config, name: str, candidate: CandidateRecord) -> str:
         name: the model's name in the registry.
     """
     serving = serving_of(config.task.name)
-    code = code_file(serving.module).read_text(encoding="utf-8")
-    return digest("served", name, serving.settings(config, candidate), code)
+    code = [code_file(module).read_text(encoding="utf-8") for module in (serving.module, *serving.helpers)]
+    return digest("served", name, serving.settings(config, candidate), *code)

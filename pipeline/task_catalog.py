@@ -32,6 +32,12 @@ TASKS = {
         task="pipeline.tasks.image_classification:TASK",
         settings="pipeline.tasks.image_classification.settings:ImageClassificationConfig",
     ),
+    "text-classification": CatalogEntry(
+        task="pipeline.tasks.text_classification:TASK",
+        settings="pipeline.tasks.text_classification.settings:TextClassificationConfig",
+        extra="text",
+        needs=("transformers", "tokenizers", "huggingface_hub"),
+    ),
 }
 
 

@@ -58,6 +58,25 @@ def generate(folder: Path, *, seed: int = 0, parts: int = PARTS) -> SampleSummar
         WorkspaceError: the folder holds anything else.
     """
     files = dict(_files(seed, parts))
+    written = write_sample(folder, files)
+    digest = hashlib.md5(usedforsecurity=False)
+    for path in sorted(files):
+        digest.update(path.encode() + b"\0" + files[path])
+    classes = Counter(path.partition("/")[0] for path in files if path.endswith(".png"))
+    return SampleSummary(
+        folder, classes.total(), parts, dict(sorted(classes.items())), digest.hexdigest(), written=written
+    )
+
+
+def write_sample(folder: Path, files: dict[str, bytes]) -> bool:
+    """Writes the files of a sample; whether they were written, or lay there already.
+
+    Args:
+        files: path below the folder → content.
+
+    Raises:
+        WorkspaceError: the folder holds anything else.
+    """
     present = _present(folder)
     if present and not _same(folder, files, present):
         raise WorkspaceError(
@@ -68,13 +87,7 @@ def generate(folder: Path, *, seed: int = 0, parts: int = PARTS) -> SampleSummar
         )
     if not present:
         _write(folder, files)
-    digest = hashlib.md5(usedforsecurity=False)
-    for path in sorted(files):
-        digest.update(path.encode() + b"\0" + files[path])
-    classes = Counter(path.partition("/")[0] for path in files if path.endswith(".png"))
-    return SampleSummary(
-        folder, classes.total(), parts, dict(sorted(classes.items())), digest.hexdigest(), written=not present
-    )
+    return not present
 
 
 def _files(seed: int, parts: int) -> Iterator[tuple[str, bytes]]:

@@ -260,7 +260,8 @@ def package_candidate(
     network = task.network.load(candidate)
     settings = {**served.settings(config, candidate), "kwargs": network.stock_kwargs}
     code = served.code_file(serving.module)
-    files = [candidate.model, *candidate.other_files]
+    helpers = [served.code_file(helper) for helper in serving.helpers]
+    files = [candidate.model, *candidate.other_files, *helpers]
     packaging.save(folder, serving, code, files, settings, members, metadata)
 
 

@@ -20,6 +20,7 @@ from pipeline.examples import (
     ListedExample,
     MeasuredExample,
     RandomDraw,
+    SampleFacts,
 )
 
 if TYPE_CHECKING:
@@ -233,6 +234,7 @@ class ServedColumn(NamedTuple):
 
     name: str
     type: Literal["binary", "string", "double", "map of doubles"]
+    required: bool = True
 
 
 class Serving(Protocol):
@@ -241,6 +243,10 @@ class Serving(Protocol):
     @property
     def module(self) -> str:
         """The module of `pipeline.serving` that travels with the model and answers."""
+
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        """Other modules of `pipeline.serving` that lie beside the weights and that it loads from there."""
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -261,18 +267,6 @@ class Serving(Protocol):
 
     def requests(self, examples: Sequence[Mapping[str, Any]], data: Path) -> pd.DataFrame:
         """What a client would send for rows of a manifest."""
-
-
-class SampleFacts(NamedTuple):
-    """What was generated.
-
-    Args:
-        description: how many examples of what, in words.
-        written: whether this call wrote it, or found it there already.
-    """
-
-    description: str
-    written: bool
 
 
 class Sample(Protocol):

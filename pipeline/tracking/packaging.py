@@ -82,7 +82,7 @@ def _schema(columns: Sequence[ServedColumn]) -> Any:
         "double": DataType.double,
         "map of doubles": Map(DataType.double),
     }
-    return Schema([ColSpec(types[column.type], column.name) for column in columns])
+    return Schema([ColSpec(types[column.type], column.name, required=column.required) for column in columns])
 
 
 def requirements(packages: Sequence[str]) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from pipeline.config_section import ConfigSection, Fraction, Positive
 
@@ -18,3 +20,10 @@ class TextIntakeConfig(ConfigSection):
     """what to do with a text that holds control characters other than tab and line breaks, such as NUL"""
     max_markup: Fraction = 0.01
     """warn when a larger share of the texts holds HTML tags or entities; 1: never"""
+
+
+class TextInputConfig(ConfigSection):
+    max_tokens: Annotated[int, Field(ge=8)] | Literal["auto"] = "auto"
+    """most tokens of an example that the network reads; the rest is cut off, and how much is said; auto: what the backbone takes, at most 256"""
+    pooling: Literal["auto", "mean", "cls", "last"] = "auto"
+    """what the head sees of the last layer: the mean of all tokens' vectors, or the first or last token's; auto: as the backbone was made for"""

@@ -23,6 +23,7 @@ class ImageServing:
     """The Serving of images: one image file's content a row."""
 
     module = "pipeline.serving.model"
+    helpers: tuple[str, ...] = ()
     packages: tuple[str, ...] = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision")
     inputs = (ServedColumn("image", "binary"),)  # an image file's content
     outputs = OUTPUTS

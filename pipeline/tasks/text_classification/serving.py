@@ -1,0 +1,58 @@
+"""How a registered text classifier answers, and how it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.tasks.base import ServedColumn
+from pipeline.tasks.class_serving import OUTPUTS
+from pipeline.tasks.text_classification.settings import text_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.config import Config
+    from pipeline.records import CandidateRecord
+
+
+class TextServing:
+    """The Serving of texts: one text, or a pair of texts, a row."""
+
+    module = "pipeline.serving.text_classification"
+    helpers: tuple[str, ...] = ("pipeline.serving.text_tokens",)
+    packages: tuple[str, ...] = ("mlflow", "numpy", "pandas", "safetensors", "tokenizers", "torch", "transformers")
+    inputs = (ServedColumn("text", "string"), ServedColumn("pair", "string", required=False))
+    outputs = OUTPUTS
+
+    def settings(self, config: Config, candidate: CandidateRecord) -> dict[str, Any]:
+        intake = text_settings(config.task).intake
+        limits = {
+            "min_characters": intake.min_characters,
+            "max_characters": intake.max_characters,
+            "control_characters": intake.control_characters == "keep",
+        }
+        return {
+            "architecture": candidate.architecture,
+            "labels": list(candidate.labels),
+            "input": candidate.input.model_dump(mode="json"),
+            "limits": limits,
+            "sha256": candidate.model_sha256,
+        }
+
+    def input_example(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame({"text": ["So it goes."]})
+
+    def requests(self, examples: Sequence[Mapping[str, Any]], data: Path) -> pd.DataFrame:
+        import pandas as pd
+
+        from pipeline.modalities.text.content import from_content
+
+        contents = [from_content(example["content"]) for example in examples]
+        columns = {"text": pd.Series([texts.text for texts in contents], dtype=object)}
+        if any(texts.pair is not None for texts in contents):
+            columns["pair"] = pd.Series([texts.pair for texts in contents], dtype=object)
+        return pd.DataFrame(columns)
