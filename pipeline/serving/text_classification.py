@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,7 +77,6 @@ class Classifier(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Builds the network on `device` of the model's configuration, the processor by default."""
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         folder = Path(context.artifacts["model"])
         self.settings: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         self.labels: list[str] = self.settings["labels"]
@@ -89,11 +87,11 @@ class Classifier(PythonModel):
         network.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
         self.network = network.eval().to(self.device)
         self.tokens = _load_module(folder / "text_tokens.py")
-        self.folder = folder
-        padding = config.get("pad_token_id")
-        self.padding = padding if isinstance(padding, int) else 0
+        self.tokenizer = self.tokens.load_tokenizer(folder)
+        stock = self.network.backbone.config
+        self.padding = getattr(stock, "pad_token_id", None) or 0
         self.is_pair = len(self.settings["input"]["columns"]) > 1
-        self.has_types = self.is_pair and int(config.get("type_vocab_size") or 0) > 1
+        self.has_types = self.is_pair and (getattr(stock, "type_vocab_size", None) or 0) > 1
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """One answer a row.
@@ -103,9 +101,7 @@ class Classifier(PythonModel):
         """
         texts, pairs = self._columns(model_input)
         spec = self.settings["input"]
-        # A tokenizer is set to a length while it encodes, so threads do not share one.
-        tokenizer = self.tokens.load_tokenizer(self.folder)
-        encoded = self.tokens.encode(tokenizer, texts, pairs, spec["max_tokens"])
+        encoded = self.tokens.encode(self.tokenizer, texts, pairs, spec["max_tokens"])
         found = np.empty((len(texts), len(self.labels)))
         with torch.inference_mode():
             for rows, length in self._batches(encoded.ids):

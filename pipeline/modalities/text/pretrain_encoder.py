@@ -31,7 +31,7 @@ from pipeline.serving.text_tokens import TOKENIZER_FILE, encode, load_tokenizer
 
 CORPUS = 11  # part of the key of every review's dice: the sample's are others
 SENTIMENTS = (POSITIVE, NEGATIVE, POSITIVE, NEGATIVE, NEUTRAL)
-MOST_OPINIONS, MOST_FACTS = 5, 2
+MOST_OPINIONS, MOST_FACTS = 4, 1
 MOST_TOKENS = 128
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PADDING, MASK = 0, 4
@@ -50,9 +50,9 @@ class PretrainingPlan(NamedTuple):
     """
 
     seed: int = 0
-    steps: int = 6000
-    batch: int = 64
-    reviews: int = 60_000
+    steps: int = 5000
+    batch: int = 32
+    reviews: int = 40_000
     vocabulary: int = 2000
     masked: float = 0.2
     lr: float = 2e-3
@@ -62,10 +62,10 @@ class PretrainingPlan(NamedTuple):
 
 SIZES = {
     "model_type": "bert",
-    "hidden_size": 96,
+    "hidden_size": 64,
     "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 384,
+    "num_attention_heads": 2,
+    "intermediate_size": 256,
     "max_position_embeddings": MOST_TOKENS,
     "type_vocab_size": 2,
     "hidden_act": "gelu",

@@ -163,28 +163,22 @@ def open_token_store(
     position = {identity: number for number, identity in enumerate(ordered)}
     places = np.array([position[identity] for identity in ids], np.int64)
     settings = _network_settings(network_files)
-    padding = settings.get("pad_token_id")
     return TokenStore(
         tuple(ids),
         encoded,
         places,
         spec,
-        padding if isinstance(padding, int) else 0,
-        has_types=takes_types(settings),
+        padding=getattr(settings, "pad_token_id", None) or 0,
+        has_types=(getattr(settings, "type_vocab_size", None) or 0) > 1,
     )
 
 
-def _network_settings(network_files: Path) -> dict[str, Any]:
-    path = network_files / CONFIG
-    if not path.is_file():
-        return {}
-    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return settings
+def _network_settings(network_files: Path) -> Any:
+    """What config.json says, and for what it does not say the defaults of its kind of network."""
+    from transformers import AutoConfig
 
-
-def takes_types(settings: dict[str, Any]) -> bool:
-    """Whether a network, by its config.json, is told which text of a pair a token belongs to."""
-    return int(settings.get("type_vocab_size") or 0) > 1
+    values: dict[str, Any] = json.loads((network_files / CONFIG).read_text(encoding="utf-8"))
+    return AutoConfig.for_model(values.pop("model_type"), **values)
 
 
 # --- encoding -------------------------------------------------------------------------------------------------
