@@ -18,7 +18,7 @@ from pipeline.evaluation.predict import LoadedCandidate
 from pipeline.modalities.text.content import Texts, to_content
 from pipeline.modalities.text.settings import TextIntakeConfig
 from pipeline.records import CandidateRecord, TextInputSpec
-from pipeline.steps.register import package
+from pipeline.steps.register import package_candidate
 from pipeline.tasks.text_classification import TASK
 from pipeline.tasks.text_classification.settings import TextClassificationConfig
 from pipeline.tracking import packaging
@@ -40,7 +40,7 @@ class Served:
         members = folder / "members.parquet"
         members.write_bytes(b"")
         self.folder = folder / "model"
-        package(self.folder, Config(task=self.task), self.candidate, members, {})
+        package_candidate(self.folder, Config(task=self.task), self.candidate, members, {})
         self.model: Any = packaging.load(self.folder)
 
 
