@@ -1,4 +1,4 @@
-"""Makes a workspace: a folder with settings, stages and a copy of the user's data, all remembered by DVC."""
+"""Makes a workspace: a folder with settings, stages and a copy of the user's data, all tracked by DVC."""
 
 from __future__ import annotations
 
@@ -42,13 +42,25 @@ DVCIGNORE = """\
 
 # What a workspace consists of: none of it may be there before.
 OURS = (
-    "params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "ledger.dvc", "ledger.parquet", "baseline", "baseline.dvc", ".dvc",
-    ".dvcignore", "artifacts", "mlflow", ".thaw", *(entry.file for entry in LOCK_FILES),
-)  # fmt: skip
+    "params.yaml",
+    "dvc.yaml",
+    "dvc.lock",
+    "data.dvc",
+    "ledger.dvc",
+    "ledger.parquet",
+    "baseline",
+    "baseline.dvc",
+    ".dvc",
+    ".dvcignore",
+    "artifacts",
+    "mlflow",
+    ".thaw",
+    *(entry.file for entry in LOCK_FILES),
+)
 
 UNFINISHED = Path(".thaw") / "init-unfinished"
 LOCAL_REMOTE = Path(".dvc") / "storage"
-SHOWN = 5  # names of what was left out that the closing words give
+MAX_NAMED = 5  # of what was left out, in the closing words
 
 
 @dataclass(frozen=True)
@@ -111,8 +123,8 @@ def init(folder: Path, *, source: Path | None, config: Config, remote: str | Non
     folder = folder.resolve()
     data = folder / config.data.path
     _refuse_taken(folder, data)
-    copied = _plan_copy(source, folder) if source else None
-    address = _remote(remote)
+    planned = _plan_copy(source, folder) if source else None
+    address = _remote_address(remote)
     marker = folder / UNFINISHED
     marker.parent.mkdir(parents=True)
     marker.touch()
@@ -121,46 +133,69 @@ def init(folder: Path, *, source: Path | None, config: Config, remote: str | Non
     except ThawError:
         _remove_begun(folder)
         raise
+    _write_files(folder, config)
+    if planned:
+        _copy_files(planned, data)
+        versioning.Versioning(folder).add_data()
+    marker.unlink()
+    return _closing_words(folder, data, planned, uses_git)
+
+
+@dataclass(frozen=True)
+class CopyPlan:
+    """What is copied into a workspace.
+
+    Args:
+        files: below the source.
+        size: of all of them, in bytes.
+        left_out: names, with why.
+    """
+
+    source: Path
+    files: tuple[str, ...]
+    size: int
+    left_out: tuple[str, ...]
+
+
+def _write_files(folder: Path, config: Config) -> None:
+    """Settings, stages and what Git and DVC are to ignore."""
     with (folder / ".dvc" / ".gitignore").open("a", encoding="utf-8") as stream:
         stream.write(f"/{LOCAL_REMOTE.name}\n")
     (folder / ".dvcignore").write_text(DVCIGNORE, encoding="utf-8")
     with (folder / ".gitignore").open("a", encoding="utf-8") as stream:
-        stream.write("\n" * (stream.tell() > 0) + GITIGNORE)
+        if stream.tell() > 0:
+            stream.write("\n")
+        stream.write(GITIGNORE)
     (folder / "params.yaml").write_text(to_yaml(config), encoding="utf-8")
     upgrade(Workspace(folder))  # dvc.yaml, and the lock files that its stages depend on
-    if copied:
-        _copy(copied, data)
-        versioning.Versioning(folder).add_data()
-    marker.unlink()
-    return _closing_words(folder, data, copied, uses_git)
-
-
-@dataclass(frozen=True)
-class _Copy:
-    source: Path
-    files: tuple[str, ...]  # below the source
-    size: int  # bytes
-    left_out: tuple[str, ...]
 
 
 def _refuse_taken(folder: Path, data: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise WorkspaceError(str(folder), found="a file", expected="a folder, or nothing")
     if (folder / UNFINISHED).exists():
+        command = f"rm -r {_list_begun(folder)}"
         raise WorkspaceError(
-            str(folder), found="an earlier `thaw init` was cut short here", expected="nothing of a workspace",
-            hint=f"remove what it made (your own folder was only copied from), then again: rm -r {_begun(folder)}",
-        )  # fmt: skip
-    taken = [name for name in (*OURS, str(data.relative_to(folder))) if (folder / name).exists()]
+            str(folder),
+            found="an earlier `thaw init` was cut short here",
+            expected="nothing of a workspace",
+            hint=f"remove what it made (your own folder was only copied from), then again: {command}",
+        )
+    names = [*OURS, str(data.relative_to(folder))]
+    taken = [name for name in names if (folder / name).exists()]
     if taken:
         raise WorkspaceError(
-            str(folder), found=f"{', '.join(taken)} already there", expected="nothing that would be overwritten",
+            str(folder),
+            found=f"{', '.join(taken)} already there",
+            expected="nothing that would be overwritten",
             hint="choose another folder; an existing workspace is used by `cd`ing into it",
-        )  # fmt: skip
+        )
 
 
-def _begun(folder: Path) -> str:
-    return shlex.join(str(folder / name) for name in (*OURS, "data", "data.part") if (folder / name).exists())
+def _list_begun(folder: Path) -> str:
+    """What an init that was cut short has made, as a shell takes it."""
+    paths = [folder / name for name in (*OURS, "data", "data.part")]
+    return shlex.join(str(path) for path in paths if path.exists())
 
 
 def _remove_begun(folder: Path) -> None:
@@ -170,26 +205,21 @@ def _remove_begun(folder: Path) -> None:
     (folder / ".dvcignore").unlink(missing_ok=True)
 
 
-def _plan_copy(source: Path, folder: Path) -> _Copy:
+def _plan_copy(source: Path, folder: Path) -> CopyPlan:
     """What would be copied; checks that it may and that it fits."""
-    found = source.resolve()
+    resolved = source.resolve()
     target = folder.resolve()
-    if found.is_file():
-        return _plan_file_copy(found, target)
-    if not found.is_dir():
-        what = "no file or folder" if found.exists() else "no such file or folder"
-        raise WorkspaceError(str(source), found=what, expected="a folder or a table of examples")
-    if found.is_relative_to(target) or target.is_relative_to(found):
-        raise WorkspaceError(
-            str(folder), found=f"the data folder {found} and the workspace lie one in the other",
-            expected="separate folders", hint="choose another folder for the workspace",
-        )  # fmt: skip
+    if resolved.is_file():
+        return _plan_file_copy(resolved, target)
+    _refuse_source(source, resolved, target)
     unusable: list[str] = []
-    files, left_out, size = [], [], 0
-    for path, why in _walk(found, unusable):
-        name = path.relative_to(found).as_posix()
-        if why:
-            left_out.append(printable(f"{name} ({why})"))
+    files = []
+    left_out = []
+    size = 0
+    for path, reason in _walk_source(resolved, unusable):
+        name = path.relative_to(resolved).as_posix()
+        if reason:
+            left_out.append(printable(f"{name} ({reason})"))
         elif not os.access(path, os.R_OK):
             unusable.append(f"{printable(name)}: cannot be read")
         elif not _is_utf8(name):
@@ -199,16 +229,33 @@ def _plan_copy(source: Path, folder: Path) -> _Copy:
             size += path.stat().st_size
     if unusable:
         raise WorkspaceError(
-            str(source), found=f"{len(unusable)} that cannot be copied", expected="readable files with names in UTF-8",
-            hint="change their permissions or names, or move them away", details=unusable,
-        )  # fmt: skip
+            str(source),
+            found=f"{len(unusable)} that cannot be copied",
+            expected="readable files with names in UTF-8",
+            hint="change their permissions or names, or move them away",
+            details=unusable,
+        )
     if not files:
         raise WorkspaceError(str(source), found="no files", expected="a folder of examples")
-    _refuse_full(size, target)
-    return _Copy(found, tuple(files), size, tuple(left_out))
+    _refuse_full_disk(size, target)
+    return CopyPlan(resolved, tuple(files), size, tuple(left_out))
 
 
-def _plan_file_copy(file: Path, target: Path) -> _Copy:
+def _refuse_source(source: Path, resolved: Path, target: Path) -> None:
+    """Refuses a source that is no folder, or lies in the workspace or around it."""
+    if not resolved.is_dir():
+        found = "no file or folder" if resolved.exists() else "no such file or folder"
+        raise WorkspaceError(str(source), found=found, expected="a folder or a table of examples")
+    if resolved.is_relative_to(target) or target.is_relative_to(resolved):
+        raise WorkspaceError(
+            str(target),
+            found=f"the data folder {resolved} and the workspace lie one in the other",
+            expected="separate folders",
+            hint="choose another folder for the workspace",
+        )
+
+
+def _plan_file_copy(file: Path, target: Path) -> CopyPlan:
     """One table, which becomes the only file of the data folder."""
     if not os.access(file, os.R_OK):
         raise WorkspaceError(str(file), found="a file that cannot be read", expected="a table of examples")
@@ -220,49 +267,59 @@ def _plan_file_copy(file: Path, target: Path) -> _Copy:
             hint="rename it",
         )
     size = file.stat().st_size
-    _refuse_full(size, target)
-    return _Copy(file.parent, (file.name,), size, ())
+    _refuse_full_disk(size, target)
+    return CopyPlan(file.parent, (file.name,), size, ())
 
 
 def _is_utf8(name: str) -> bool:
     return not any("\udc80" <= letter <= "\udcff" for letter in name)
 
 
-def _walk(source: Path, unreadable: list[str]) -> Iterator[tuple[Path, str]]:
+def _walk_source(source: Path, unreadable: list[str]) -> Iterator[tuple[Path, str]]:
     """Every file below `source`, and why it cannot be copied, if so; folders that cannot be listed are `unreadable`."""
 
-    def failed(fault: OSError) -> None:
+    def note_failure(fault: OSError) -> None:
         unreadable.append(f"{printable(str(fault.filename))}: {fault.strerror}")
 
-    for folder, folders, names in os.walk(source, onerror=failed):
+    for folder, folders, names in os.walk(source, onerror=note_failure):
         if not os.access(folder, os.X_OK):
             unreadable.append(f"{printable(folder)}: a folder that cannot be entered")
             continue
         folders.sort()
-        yield from ((Path(folder, name), "link to a folder") for name in folders if Path(folder, name).is_symlink())
+        for name in folders:
+            path = Path(folder, name)
+            if path.is_symlink():
+                yield path, "link to a folder"
         for name in sorted(names):
             path = Path(folder, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(source):
-                yield path, "link out of the folder"
-            elif not path.is_file():
-                yield path, "dangling link" if path.is_symlink() else "not a file"
-            else:
-                yield path, ""
+            yield path, _why_not_copied(path, source)
 
 
-def _refuse_full(size: int, target: Path) -> None:
+def _why_not_copied(path: Path, source: Path) -> str:
+    """Why a file cannot be copied; empty where it can."""
+    if path.is_symlink() and not path.resolve().is_relative_to(source):
+        return "link out of the folder"
+    if path.is_file():
+        return ""
+    return "dangling link" if path.is_symlink() else "not a file"
+
+
+def _refuse_full_disk(size: int, target: Path) -> None:
     existing = next(folder for folder in (target, *target.parents) if folder.is_dir())
-    free, needed = shutil.disk_usage(existing).free, 2 * size  # the copy, and DVC's until it links the two
+    free = shutil.disk_usage(existing).free
+    needed = 2 * size  # the copy, and DVC's until it links the two
     if needed > free:
         raise WorkspaceError(
-            str(target), found=f"{free / 1e9:.1f} GB free", expected=f"{needed / 1e9:.1f} GB: twice the data",
+            str(target),
+            found=f"{free / 1e9:.1f} GB free",
+            expected=f"{needed / 1e9:.1f} GB: twice the data",
             hint="make room, or choose a folder on another disk",
-        )  # fmt: skip
+        )
 
 
-def _copy(planned: _Copy, data: Path) -> None:
+def _copy_files(planned: CopyPlan, data: Path) -> None:
     """Copies beside `data`, then renames, so that `data` is never there in part."""
-    part = data.with_name(data.name + ".part")
+    part = data.with_name(f"{data.name}.part")
     for name in planned.files:
         target = part / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -270,7 +327,7 @@ def _copy(planned: _Copy, data: Path) -> None:
     part.rename(data)
 
 
-def _remote(remote: str | None) -> str:
+def _remote_address(remote: str | None) -> str:
     if remote is None:
         return str(LOCAL_REMOTE)
     if "://" in remote:
@@ -281,14 +338,17 @@ def _remote(remote: str | None) -> str:
     return str(folder.absolute())
 
 
-def _closing_words(folder: Path, data: Path, copied: _Copy | None, uses_git: bool) -> str:
+def _closing_words(folder: Path, data: Path, copied: CopyPlan | None, uses_git: bool) -> str:
     git = "Git keeps its settings" if uses_git else "without Git"
     lines = [f"made {folder} ({git})"]
     if copied:
         lines.append(f"copied {len(copied.files)} files ({copied.size / 1e6:.1f} MB) into {data.name}/")
-        if copied.left_out:
-            more = f" and {len(copied.left_out) - SHOWN} more" if len(copied.left_out) > SHOWN else ""
-            lines.append(f"left out {', '.join(copied.left_out[:SHOWN])}{more}")
     else:
         lines.append(f"put your examples into {data}, then: dvc add {data.name}")
-    return "\n".join([*lines, "", "next:", f"  cd {shlex.quote(str(folder))}", "  thaw run"])
+    if copied and copied.left_out:
+        named = ", ".join(copied.left_out[:MAX_NAMED])
+        unnamed = len(copied.left_out) - MAX_NAMED
+        more = f" and {unnamed} more" if unnamed > 0 else ""
+        lines.append(f"left out {named}{more}")
+    lines += ["", "next:", f"  cd {shlex.quote(str(folder))}", "  thaw run"]
+    return "\n".join(lines)

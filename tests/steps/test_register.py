@@ -232,7 +232,8 @@ def served_files(done: Finished, version: str) -> list[Path]:
     """The files of a version, where the embedded store keeps them; the first lies in their folder."""
     source = client(done).get_model_version("insects", version).source
     folder = Path(unquote(urlsplit(source).path))
-    return sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: len(path.parts))
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted(files, key=lambda path: (len(path.parts), path))
 
 
 def test_a_threshold_on_an_unknown_metric_lists_those_there_are(done: Finished) -> None:

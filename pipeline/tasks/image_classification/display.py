@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.manifest import real_path
 from pipeline.tasks.base import Exhibit
 
 SHOWN = 320  # pixels: the longer side of a picture in the report
@@ -21,6 +20,7 @@ class ImageDisplay:
         Raises:
             DataError: the file is missing or cannot be decoded wholly.
         """
+        from pipeline.manifest import real_path  # takes pyarrow, which a run with nothing to do has no use for
         from pipeline.modalities.image.decoding import open_rgb
 
         image = open_rgb(real_path(data, example["path"]), draft=(SHOWN, SHOWN))
