@@ -182,9 +182,9 @@ def _check_reachable(name: str, url: str) -> DiagnosticCheck:
 
     from pipeline.models import transfer
 
-    plain, login = transfer.without_login(url)
+    plain, login = transfer.split_login(url)
     try:
-        with transfer.opener(plain, login).open(plain, timeout=3):
+        with transfer.build_opener(plain, login).open(plain, timeout=3):
             return DiagnosticCheck(name, "ok", plain)
     except urllib.error.HTTPError as fault:
         return DiagnosticCheck(

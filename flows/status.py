@@ -148,7 +148,7 @@ def refuse_changed_weights(workspace: Workspace) -> None:
     from pipeline.models import backbone_lock, references
 
     backbone_lock.remove_secrets(workspace.root)
-    references.refuse_changed(workspace.config().backbone, workspace.root, workspace.scratch)
+    references.refuse_changed_file(workspace.config().backbone, workspace.root, workspace.scratch)
 
 
 def check_step_names(names: Sequence[str]) -> None:

@@ -145,7 +145,7 @@ def build(root: Path, architecture: str = "squeezenet1_1", spec: ImageInputSpec 
     """Writes data and outputs below `root`: one candidate with random weights, judged by the task's own code."""
     out = root / "artifacts"
     files = pictures(root / "data")
-    model = blocks.build(architecture, len(LABELS), seed=seed)
+    model = blocks.build_network(architecture, len(LABELS), seed=seed)
     _spread(model, files, spec)
     folder = out / "finetune" / "head"
     folder.mkdir(parents=True)

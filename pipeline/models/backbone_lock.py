@@ -25,7 +25,7 @@ def entry_name(config: BackboneConfig) -> str:
     return _without_secrets(f"{config.name} {config.weights}")
 
 
-def read(root: Path) -> Entries:
+def read_lock(root: Path) -> Entries:
     """The entries of the workspace's lock; none where there is no lock.
 
     Raises:
@@ -34,28 +34,19 @@ def read(root: Path) -> Entries:
     path = root / LOCK
     if not path.exists():
         return {}
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        entries = None
-    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-        raise BackboneError(
-            str(path), found="not the JSON that Thaw wrote", expected="name and weights → sha256, size",
-            hint="restore it from version control; `{}` in its place accepts whatever weights come next",
-        )  # fmt: skip
-    return {_without_secrets(name): entry for name, entry in entries.items()}
+    entries = {}
+    for name, entry in _read_entries(path).items():
+        entries[_without_secrets(name)] = entry
+    return entries
 
 
-def pin(config: BackboneConfig, root: Path, sha256: str, size: int) -> None:
+def pin_file(config: BackboneConfig, root: Path, sha256: str, size: int) -> None:
     """Writes what the settings' reference led to, unless that is written already.
 
     Args:
         size: of the file, in bytes.
     """
-    entries = read(root)
-    name = entry_name(config)
-    if name not in entries:
-        _write(root, {**entries, name: {"sha256": sha256, "size": size}})
+    _add_entry(config, root, {"sha256": sha256, "size": size})
 
 
 def pin_folder(config: BackboneConfig, root: Path, sha256: str, facts: dict[str, Any]) -> None:
@@ -65,25 +56,57 @@ def pin_folder(config: BackboneConfig, root: Path, sha256: str, facts: dict[str,
         sha256: of its weights file.
         facts: of the folder: `files`, name → sha256, and the hub's `revision` where it comes from there.
     """
-    entries = read(root)
-    name = entry_name(config)
-    if name not in entries:
-        _write(root, {**entries, name: {"sha256": sha256, **facts}})
+    _add_entry(config, root, {"sha256": sha256, **facts})
 
 
 def remove_secrets(root: Path) -> None:
     """Takes the credentials out of a lock that an earlier version of Thaw wrote with them."""
-    path = root / LOCK
-    entries = read(root)
-    if entries and set(entries) != set(json.loads(path.read_text(encoding="utf-8"))):
-        _write(root, entries)
+    entries = read_lock(root)
+    if not entries:
+        return
+    names_in_file = set(_read_entries(root / LOCK))
+    if set(entries) != names_in_file:
+        _write_lock(root, entries)
 
 
-def _write(root: Path, entries: Entries) -> None:
+def _add_entry(config: BackboneConfig, root: Path, entry: dict[str, Any]) -> None:
+    entries = read_lock(root)
+    name = entry_name(config)
+    if name in entries:
+        return
+    entries[name] = entry
+    _write_lock(root, entries)
+
+
+def _read_entries(path: Path) -> Entries:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        entries = None
+    if not _is_lock(entries):
+        raise BackboneError(
+            str(path),
+            found="not the JSON that Thaw wrote",
+            expected="name and weights → sha256, size",
+            hint="restore it from version control; `{}` in its place accepts whatever weights come next",
+        )
+    found: Entries = entries
+    return found
+
+
+def _is_lock(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return all(isinstance(entry, dict) for entry in value.values())
+
+
+def _write_lock(root: Path, entries: Entries) -> None:
     text = json.dumps(entries, indent=2, sort_keys=True, ensure_ascii=False)
     replace_text(root / LOCK, text + "\n")
 
 
 def _without_secrets(name: str) -> str:
     backbone, _, reference = name.partition(" ")
-    return f"{backbone} {transfer.shown(reference)}" if "://" in reference else name
+    if "://" not in reference:
+        return name
+    return f"{backbone} {transfer.redact_url(reference)}"

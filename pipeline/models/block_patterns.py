@@ -8,9 +8,11 @@ from fnmatch import fnmatchcase
 from pipeline.errors import ConfigError
 
 HEAD = "head"
+EXPECTED = "head, last:n, all, or a pattern such as layer4*"
+_NAMES_PER_LINE = 8
 
 
-def select(blocks: Sequence[str], patterns: Sequence[str]) -> list[str]:
+def select_blocks(blocks: Sequence[str], patterns: Sequence[str]) -> list[str]:
     """The blocks that any of the patterns names, in the network's order.
 
     Args:
@@ -18,31 +20,38 @@ def select(blocks: Sequence[str], patterns: Sequence[str]) -> list[str]:
         patterns: `head`, `last:n` (the last n blocks and the head), `all`, or a shell-style pattern.
 
     Raises:
-        ConfigError: a pattern matches nothing, or there is none; the blocks there are are named.
+        ConfigError: a pattern matches nothing, or there is none; the network's blocks are listed.
     """
     if not patterns:
-        raise ConfigError("train", found="no pattern", expected=EXPECTED, details=_listing(blocks))
-    chosen = {name for pattern in patterns for name in _matches(blocks, pattern)}
+        raise ConfigError("train", found="no pattern", expected=EXPECTED, details=_list_names(blocks))
+    chosen: set[str] = set()
+    for pattern in patterns:
+        chosen.update(_match_pattern(blocks, pattern))
     return [name for name in blocks if name in chosen]
 
 
-EXPECTED = "head, last:n, all, or a pattern such as layer4*"
-
-
-def _matches(blocks: Sequence[str], pattern: str) -> Sequence[str]:
+def _match_pattern(blocks: Sequence[str], pattern: str) -> Sequence[str]:
     if pattern == "all":
         return blocks
     kind, _, number = pattern.partition(":")
     if kind == "last" and number.isdecimal():
-        return blocks[-(int(number) + 1) :]
-    found = [name for name in blocks if fnmatchcase(name, pattern)]
-    if not found:
+        count = int(number) + 1
+        return blocks[-count:]
+    matches = [name for name in blocks if fnmatchcase(name, pattern)]
+    if not matches:
         raise ConfigError(
-            f"train: {pattern!r}", found="no block of that name", expected=EXPECTED,
-            hint="name one of these blocks", details=_listing(blocks),
-        )  # fmt: skip
-    return found
+            f"train: {pattern!r}",
+            found="no block of that name",
+            expected=EXPECTED,
+            hint="name one of these blocks",
+            details=_list_names(blocks),
+        )
+    return matches
 
 
-def _listing(blocks: Sequence[str]) -> list[str]:
-    return [" ".join(blocks[i : i + 8]) for i in range(0, len(blocks), 8)]
+def _list_names(blocks: Sequence[str]) -> list[str]:
+    lines = []
+    for first in range(0, len(blocks), _NAMES_PER_LINE):
+        names = blocks[first : first + _NAMES_PER_LINE]
+        lines.append(" ".join(names))
+    return lines

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import StageConfig
 from pipeline.errors import ConfigError, TrainingError
-from pipeline.models.block_patterns import select
+from pipeline.models.block_patterns import select_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -40,9 +40,9 @@ def scope(model: BlockedNetwork, stage: StageConfig) -> StageScope:
         TrainingError: a parameter belongs to a block that trains and to one that does not.
     """
     names = [block.name for block in model.blocks]
-    chosen = set(select(names, stage.train))
+    chosen = set(select_blocks(names, stage.train))
     if stage.frozen:
-        chosen -= set(select(names, stage.frozen))
+        chosen -= set(select_blocks(names, stage.frozen))
     if not chosen:
         raise ConfigError(
             f"stage '{stage.name}'",

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from commands import change, run_thaw
 from flows.retrain import begin_run
 from flows.step_task import run_or_restore
-from pipeline import setup
+from pipeline import files, setup
 from pipeline.config import parse
 from pipeline.errors import BackboneError
 from pipeline.models import digests, references
@@ -36,7 +36,7 @@ def weights_bytes(seed: int, metadata: dict[str, str] | None = None) -> bytes:
     """A weights file of the tests' architecture; every seed gives as many bytes."""
     from safetensors.torch import save
 
-    return save(state_to_save(blocks.build("squeezenet1_1", 3, seed=seed)), metadata)
+    return save(state_to_save(blocks.build_network("squeezenet1_1", 3, seed=seed)), metadata)
 
 
 OLD, NEW = weights_bytes(1), weights_bytes(2)
@@ -132,7 +132,7 @@ def test_a_lock_that_was_deleted_takes_the_file_that_is_there(place: Workspace) 
 
 def test_a_sha256_in_the_settings_is_compared_too(place: Workspace) -> None:
     (place.root / FILE).write_bytes(NEW)
-    sha = digests.sha256(place.root / FILE)
+    sha = files.sha256(place.root / FILE)
     change(place.root, "sha256: null", f"sha256: {sha}")
     assert "backbone.lock" in refusal(place).expected
     unlock(place)
@@ -223,13 +223,13 @@ def test_an_unchanged_file_is_not_read_again(place: Workspace, monkeypatch: pyte
     os.utime(path, (long_ago, long_ago))
     monkeypatch.setattr(digests, "SETTLED_SECONDS", 0.0)
     read: list[Path] = []
-    hashed = digests.sha256
+    hashed = files.sha256
 
     def counted(file: Path) -> str:
         read.append(file)
         return hashed(file)
 
-    monkeypatch.setattr(digests, "sha256", counted)
+    monkeypatch.setattr(files, "sha256", counted)
     assert [run(place) for _ in range(3)] == ["unchanged"] * 3
     assert read == [path]
 

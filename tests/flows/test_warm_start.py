@@ -69,7 +69,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     paint(base / "squares")
     setup.init(base / "place", source=base / "squares", config=parse(SETTINGS, "test"))
     place = Workspace(base / "place")
-    save_file(state_to_save(blocks.build("squeezenet1_1", 3, seed=1)), place.root / "net.safetensors")
+    save_file(state_to_save(blocks.build_network("squeezenet1_1", 3, seed=1)), place.root / "net.safetensors")
     how, made = retrain(place)
     assert set(how.values()) == {"done"}
     assert (made.version, made.champion) == ("1", True)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipeline import files
 from pipeline.config import BackboneConfig
 from pipeline.context import Context
 from pipeline.errors import BackboneError, ConfigError
@@ -44,7 +45,7 @@ def server() -> Iterator[WeightsServer]:
 def body(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A weights file."""
     path = tmp_path_factory.mktemp("weights") / "net.safetensors"
-    save_file(state_to_save(blocks.build("shufflenet_v2_x0_5", 3)), path)
+    save_file(state_to_save(blocks.build_network("shufflenet_v2_x0_5", 3)), path)
     return path.read_bytes()
 
 
@@ -53,19 +54,19 @@ def config(**settings: Any) -> BackboneConfig:
 
 
 def pin(settings: BackboneConfig, context: Context, found: WeightsFile) -> None:
-    backbone_lock.pin(settings, context.root, found.sha256, found.stat.size)
+    backbone_lock.pin_file(settings, context.root, found.sha256, found.stat.size)
 
 
 def fault(settings: BackboneConfig, context: Context) -> BackboneError:
     with pytest.raises(BackboneError) as caught:
-        backbones.resolve(settings, context, fetch.RetryPolicy(attempts=1, pause=0, stall=2, total=5))
+        backbones.resolve_weights(settings, context, fetch.RetryPolicy(attempts=1, pause=0, stall=2, total=5))
     return caught.value
 
 
 class TestNames:
     def test_an_unknown_architecture_is_answered_with_the_nearest(self) -> None:
         with pytest.raises(ConfigError, match="did you mean mobilenet_v2"):
-            backbones.architecture(config(name="torchvision/mobilnet_v2"))
+            backbones.find_architecture(config(name="torchvision/mobilnet_v2"))
 
     def test_an_unknown_provider_is_answered_with_the_nearest(self) -> None:
         with pytest.raises(ConfigError, match="did you mean torchvision/resnet18"):
@@ -78,13 +79,13 @@ class TestReferences:
     def test_a_file_is_found_from_the_workspace(self, context: Context, body: bytes) -> None:
         (context.root / "mine.safetensors").write_bytes(body)
         for reference in ("mine.safetensors", str(context.root / "mine.safetensors")):
-            found = backbones.resolve(config(weights=reference, offline=True), context)
+            found = backbones.resolve_weights(config(weights=reference, offline=True), context)
             assert found.path == context.root / "mine.safetensors"
             assert found.source == "file"
 
     def test_a_file_url_is_a_file(self, context: Context, body: bytes) -> None:
         (context.root / "mine.safetensors").write_bytes(body)
-        found = backbones.resolve(config(weights=f"file://{context.root}/mine.safetensors"), context)
+        found = backbones.resolve_weights(config(weights=f"file://{context.root}/mine.safetensors"), context)
         assert found.path == context.root / "mine.safetensors"
 
     def test_a_missing_file_is_named(self, context: Context) -> None:
@@ -92,7 +93,7 @@ class TestReferences:
 
     def test_a_url_is_fetched(self, context: Context, server: WeightsServer, body: bytes) -> None:
         server.script = [whole(body)]
-        found = backbones.resolve(config(weights=server.url), context)
+        found = backbones.resolve_weights(config(weights=server.url), context)
         assert found.path.read_bytes() == body
         assert found.source == server.url
 
@@ -101,14 +102,14 @@ class TestReferences:
     ) -> None:
         copy = context.root / "copy"
         copy.write_bytes(body)
-        name = f"net-{fetch.sha256(copy)[:8]}.pth"
+        name = f"net-{files.sha256(copy)[:8]}.pth"
         monkeypatch.setattr(backbones, "published_url", lambda _: f"https://away.invalid/models/{name}")
         server.script = [whole(body)]
         mirror = server.url.rpartition("/")[0] + "/"
-        assert backbones.resolve(config(mirror=mirror), context).source == mirror + name
+        assert backbones.resolve_weights(config(mirror=mirror), context).source == mirror + name
         (context.root / "mirror").mkdir()
         copy.rename(context.root / "mirror" / name)
-        assert backbones.resolve(config(mirror="mirror"), context).path == context.root / "mirror" / name
+        assert backbones.resolve_weights(config(mirror="mirror"), context).path == context.root / "mirror" / name
 
     def test_published_weights_offline_say_how_to_bring_them(self, context: Context) -> None:
         said = fault(config(offline=True), context)
@@ -131,11 +132,11 @@ class TestPins:
     def test_the_first_use_is_pinned_and_another_file_refused(self, context: Context, body: bytes) -> None:
         path = context.root / "mine.safetensors"
         path.write_bytes(body)
-        found = backbones.resolve(config(weights="mine.safetensors"), context)
+        found = backbones.resolve_weights(config(weights="mine.safetensors"), context)
         pin(config(weights="mine.safetensors"), context, found)
         locked = json.loads((context.root / "backbone.lock").read_text())
         assert locked == {f"{NAME} mine.safetensors": {"sha256": found.sha256, "size": len(body)}}
-        assert backbones.resolve(config(weights="mine.safetensors"), context) == found
+        assert backbones.resolve_weights(config(weights="mine.safetensors"), context) == found
         path.write_bytes(body[:-1] + b"\x01")
         said = fault(config(weights="mine.safetensors"), context)
         assert found.sha256 in said.expected
@@ -146,7 +147,7 @@ class TestPins:
         for name in ("one", "two"):
             (context.root / name).write_bytes(body)
             settings = config(weights=name)
-            pin(settings, context, backbones.resolve(settings, context))
+            pin(settings, context, backbones.resolve_weights(settings, context))
         assert len(json.loads((context.root / "backbone.lock").read_text())) == 2
         assert [path.name for path in context.root.glob("backbone.lock*")] == ["backbone.lock"]
 
@@ -155,21 +156,21 @@ class TestPins:
     ) -> None:
         server.script = [whole(body[:-1] + b"\x01"), whole(body)]
         (context.root / "good").write_bytes(body)
-        settings = config(weights=server.url, sha256=fetch.sha256(context.root / "good").upper())
+        settings = config(weights=server.url, sha256=files.sha256(context.root / "good").upper())
         said = fault(settings, context)
         assert "deleted" in said.found
         assert "backbone.sha256" in said.expected
-        assert not fetch.place(server.url).exists()
-        assert backbones.resolve(settings, context).path.read_bytes() == body
+        assert not fetch.cached_path(server.url).exists()
+        assert backbones.resolve_weights(settings, context).path.read_bytes() == body
 
     def test_a_cached_file_that_went_bad_is_deleted(self, context: Context, server: WeightsServer, body: bytes) -> None:
         server.script = [whole(body)]
         settings = config(weights=server.url)
-        found = backbones.resolve(settings, context)
+        found = backbones.resolve_weights(settings, context)
         pin(settings, context, found)
         found.path.write_bytes(body[:-1] + b"\x01")
         assert "deleted" in fault(settings, context).found
-        assert backbones.resolve(settings, context).path.read_bytes() == body
+        assert backbones.resolve_weights(settings, context).path.read_bytes() == body
 
     def test_published_weights_must_match_their_name(
         self, context: Context, server: WeightsServer, body: bytes, monkeypatch: pytest.MonkeyPatch
@@ -179,7 +180,7 @@ class TestPins:
         server.script = [whole(body)]
         said = fault(config(), context)
         assert "0123abcd, by its name" in said.expected
-        assert not fetch.place(url).exists()
+        assert not fetch.cached_path(url).exists()
 
     @pytest.mark.parametrize("text", ["<<<<<<< HEAD", "[]", '{"a": 1}'])
     def test_a_damaged_lock_stops(self, context: Context, body: bytes, text: str) -> None:
@@ -190,49 +191,49 @@ class TestPins:
 
 class TestFit:
     def test_another_architectures_weights_are_recognised(self) -> None:
-        state = state_to_save(blocks.build("squeezenet1_1", 3))
+        state = state_to_save(blocks.build_network("squeezenet1_1", 3))
         with pytest.raises(BackboneError) as caught:
-            backbones.fitted("squeezenet1_0", WeightsContent(state, {}), "the file")
+            backbones.fit_network("squeezenet1_0", WeightsContent(state, {}), "the file")
         assert "looks like squeezenet1_1" in caught.value.found
         assert caught.value.hint == "backbone.name: torchvision/squeezenet1_1"
         assert any("other shape" in detail for detail in caught.value.details)
 
     def test_an_unknown_networks_weights_are_listed(self) -> None:
         with pytest.raises(BackboneError) as caught:
-            backbones.fitted("squeezenet1_0", WeightsContent({"w": torch.zeros(2)}, {}), "the file")
+            backbones.fit_network("squeezenet1_0", WeightsContent({"w": torch.zeros(2)}, {}), "the file")
         assert "looks like" not in caught.value.found
         assert "unexpected (1): w" in caught.value.details
 
     def test_the_files_own_word_is_believed(self) -> None:
         with pytest.raises(BackboneError, match="weights of resnet18"):
-            backbones.fitted("squeezenet1_0", WeightsContent({}, {"architecture": "resnet18"}), "the file")
+            backbones.fit_network("squeezenet1_0", WeightsContent({}, {"architecture": "resnet18"}), "the file")
 
     def test_googlenets_untrained_auxiliary_heads_are_left_out(self) -> None:
         import torchvision
 
         full = torchvision.models.googlenet(weights=None, aux_logits=True, init_weights=False).state_dict()
         assert any(key.startswith("aux1.") for key in full)
-        model = backbones.fitted("googlenet", WeightsContent(full, {}), "the file")
+        model = backbones.fit_network("googlenet", WeightsContent(full, {}), "the file")
         assert model.classes == 1000
         assert not any(key.startswith("aux") for key in state_to_save(model))
 
     def test_a_transformer_trained_at_another_size(self) -> None:
-        shapes = blocks.build("vit_b_32", 4, size=64, meta=True).stock.state_dict()
+        shapes = blocks.build_network("vit_b_32", 4, size=64, meta=True).stock.state_dict()
         state = {key: torch.zeros(value.shape) for key, value in shapes.items()}
-        model = backbones.fitted("vit_b_32", WeightsContent(state, {}), "the file")
+        model = backbones.fit_network("vit_b_32", WeightsContent(state, {}), "the file")
         assert model.stock_kwargs == {"image_size": 64}
-        spec = backbones.input_spec(config(), "vit_b_32", WeightsContent(state, {}), "the file")
+        spec = backbones.derive_input_spec(config(), "vit_b_32", WeightsContent(state, {}), "the file")
         assert spec.size == 64
         with pytest.raises(ConfigError, match=r"backbone\.size"):
-            backbones.input_spec(config(size=96), "vit_b_32", WeightsContent(state, {}), "the file")
+            backbones.derive_input_spec(config(size=96), "vit_b_32", WeightsContent(state, {}), "the file")
 
 
 class TestInput:
     def spec(self, name: str, metadata: dict[str, str] | None = None, **settings: Any) -> Any:
-        return backbones.input_spec(config(**settings), name, WeightsContent({}, metadata or {}), "the file")
+        return backbones.derive_input_spec(config(**settings), name, WeightsContent({}, metadata or {}), "the file")
 
     def test_every_classifiers_published_input_is_known_offline(self) -> None:
-        for name in torchvision_models.architectures():
+        for name in torchvision_models.list_architectures():
             spec = self.spec(name)
             assert 224 <= spec.size <= spec.resize, name
             assert backbones.published_url(name).startswith("https://"), name

@@ -39,7 +39,7 @@ def _side(name: str) -> int:
 
 
 def _check_same_function(name: str, side: int) -> None:
-    model = _busy(blocks.build(name, 5, seed=1)).eval()
+    model = _busy(blocks.build_network(name, 5, seed=1)).eval()
     x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = model.stock(x)
@@ -58,15 +58,15 @@ def test_the_blocks_in_order_equal_the_stock_forward_to_the_bit(name: str, side:
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_every_classifiers_blocks_equal_its_stock_forward_to_the_bit() -> None:
-    for name in torchvision_models.architectures():
+    for name in torchvision_models.list_architectures():
         if name not in FAMILIES:
             _check_same_function(name, _side(name))
 
 
 def test_the_blocks_of_every_classifier_hold_every_parameter_and_buffer_once() -> None:
-    assert len(torchvision_models.architectures()) >= 80
-    for name in torchvision_models.architectures():
-        model = blocks.build(name, 5, meta=True)
+    assert len(torchvision_models.list_architectures()) >= 80
+    for name in torchvision_models.list_architectures():
+        model = blocks.build_network(name, 5, meta=True)
         names = Counter(key for block in model.blocks for key, _ in [*block.named_parameters(), *block.named_buffers()])
         assert set(names) == set(model.stock.state_dict()), name
         assert set(names.values()) == {1}, name
@@ -77,9 +77,9 @@ def test_the_blocks_of_every_classifier_hold_every_parameter_and_buffer_once() -
 
 
 def _check_head(name: str) -> None:
-    head = {key for key, _ in blocks.build(name, 5, meta=True).blocks[-1].named_parameters()}
-    auxiliary = {key for key in torchvision_models.class_dependent(name) if key.startswith("AuxLogits")}
-    assert head == torchvision_models.class_dependent(name) - auxiliary, name
+    head = {key for key, _ in blocks.build_network(name, 5, meta=True).blocks[-1].named_parameters()}
+    auxiliary = {key for key in torchvision_models.class_dependent_names(name) if key.startswith("AuxLogits")}
+    assert head == torchvision_models.class_dependent_names(name) - auxiliary, name
     assert any(key.endswith("weight") for key in head), name
 
 
@@ -90,7 +90,7 @@ def test_the_head_is_the_layer_whose_outputs_are_the_classes_and_nothing_else(na
 
 @pytest.mark.full
 def test_every_classifiers_head_is_its_class_layer_and_nothing_else() -> None:
-    for name in torchvision_models.architectures():
+    for name in torchvision_models.list_architectures():
         _check_head(name)
 
 
@@ -109,7 +109,7 @@ def test_every_classifiers_head_is_its_class_layer_and_nothing_else() -> None:
     ],
 )
 def test_blocks_are_named_by_their_place_in_the_stock_network(name: str, some: list[str]) -> None:
-    names = blocks.build(name, 2, meta=True).names
+    names = blocks.build_network(name, 2, meta=True).names
     assert [found for found in names if found in some] == some
 
 
@@ -117,7 +117,7 @@ def test_blocks_are_named_by_their_place_in_the_stock_network(name: str, some: l
     ("name", "side"), [item for item in FAMILIES.items() if item[0] not in ("maxvit_t", "vit_b_32")]
 )
 def test_no_block_writes_into_its_input(name: str, side: int) -> None:
-    model = blocks.build(name, 5).train()
+    model = blocks.build_network(name, 5).train()
     x = torch.randn(2, 3, side * 2, side * 2)
     with torch.no_grad():
         for block in model.blocks:
@@ -129,7 +129,7 @@ def test_no_block_writes_into_its_input(name: str, side: int) -> None:
 
 def test_what_a_frozen_block_gives_is_not_random() -> None:
     # VGG has dropouts between its linear layers: each belongs to the block after it.
-    model = blocks.build("alexnet", 5).train()
+    model = blocks.build_network("alexnet", 5).train()
     model.blocks[-1].eval()
     x = torch.randn(2, 3, 64, 64)
     body = len(model.blocks) - 1
@@ -141,7 +141,7 @@ def test_what_a_frozen_block_gives_is_not_random() -> None:
 
 
 def test_a_block_switches_just_its_own_modules() -> None:
-    model = blocks.build("mobilenet_v2", 5).eval()
+    model = blocks.build_network("mobilenet_v2", 5).eval()
     model.blocks[-2].train()
     training = {name for name, module in model.stock.named_modules() if module.training}
     assert training
@@ -154,7 +154,7 @@ def _small_transformer() -> TorchvisionNetwork:
 
 
 def test_a_copied_model_is_independent() -> None:
-    for model in (_busy(blocks.build("densenet121", 3)).eval(), _small_transformer().eval()):
+    for model in (_busy(blocks.build_network("densenet121", 3)).eval(), _small_transformer().eval()):
         x = torch.randn(1, 3, 32, 32)
         with torch.no_grad():
             before = model(x)
@@ -169,19 +169,19 @@ class TestAuxiliary:
     """Inception's second classifier counts while the block it reads is in training."""
 
     def test_it_is_what_the_stock_network_gives_in_training(self) -> None:
-        model = blocks.build("inception_v3", 5).train()
+        model = blocks.build_network("inception_v3", 5).train()
         x = torch.randn(2, 3, 299, 299)
         twin = copy.deepcopy(model)
-        with torchvision_models.seeded(0):
+        with torchvision_models.seed_generator(0):
             expected = twin.stock(x)
-        with torchvision_models.seeded(0):
+        with torchvision_models.seed_generator(0):
             logits, extra = model.outputs(x)
         assert torch.equal(logits, expected.logits)
         assert [weight for weight, _ in extra] == [0.4]
         assert torch.equal(extra[0][1], expected.aux_logits)
 
     def test_it_is_silent_unless_its_block_trains(self) -> None:
-        model = blocks.build("inception_v3", 5).eval()
+        model = blocks.build_network("inception_v3", 5).eval()
         x = torch.randn(2, 3, 299, 299)
         assert model.outputs(x)[1] == []
         model.blocks[-1].train()
@@ -192,12 +192,12 @@ class TestAuxiliary:
         assert model.outputs(torch.randn(2, 768, 17, 17), start)[1] == []
 
     def test_a_small_input_goes_without(self) -> None:
-        logits, extra = blocks.build("inception_v3", 5).train().outputs(torch.randn(2, 3, 160, 160))
+        logits, extra = blocks.build_network("inception_v3", 5).train().outputs(torch.randn(2, 3, 160, 160))
         assert logits.shape == (2, 5)
         assert extra == []
 
     def test_other_networks_have_none(self) -> None:
-        logits, extra = blocks.build("squeezenet1_1", 5).train().outputs(torch.randn(1, 3, 64, 64))
+        logits, extra = blocks.build_network("squeezenet1_1", 5).train().outputs(torch.randn(1, 3, 64, 64))
         assert logits.shape == (1, 5)
         assert extra == []
 
@@ -206,17 +206,17 @@ class TestRandomWeights:
     def test_the_seed_decides_and_the_global_state_stays(self) -> None:
         torch.manual_seed(7)
         before = torch.get_rng_state()
-        one, same, other = (state_to_save(blocks.build("shufflenet_v2_x0_5", 3, seed=s)) for s in (1, 1, 2))
+        one, same, other = (state_to_save(blocks.build_network("shufflenet_v2_x0_5", 3, seed=s)) for s in (1, 1, 2))
         assert torch.equal(torch.get_rng_state(), before)
         assert all(torch.equal(one[key], same[key]) for key in one)
         assert not torch.equal(one["fc.weight"], other["fc.weight"])
 
     def test_so_for_a_new_head(self) -> None:
-        source = state_to_save(blocks.build("shufflenet_v2_x0_5", 9))
+        source = state_to_save(blocks.build_network("shufflenet_v2_x0_5", 9))
         before = torch.get_rng_state()
         heads = []
         for seed in (1, 1, 2):
-            model = blocks.build("shufflenet_v2_x0_5", 3, meta=True)
+            model = blocks.build_network("shufflenet_v2_x0_5", 3, meta=True)
             blocks.load_pretrained(model, source, seed=seed)
             heads.append(model.stock.get_parameter("fc.weight"))
         assert torch.equal(torch.get_rng_state(), before)
@@ -226,21 +226,21 @@ class TestRandomWeights:
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "squeezenet1_1", "densenet121", "mnasnet0_5", "inception_v3"])
 def test_pretrained_weights_all_arrive_but_the_heads(name: str, tmp_path: Path) -> None:
-    source = state_to_save(blocks.build(name, 7, seed=1))
+    source = state_to_save(blocks.build_network(name, 7, seed=1))
     save_file(source, tmp_path / "weights.safetensors")
     for meta in (True, False):
-        model = blocks.build(name, 3, meta=meta)
+        model = blocks.build_network(name, 3, meta=meta)
         blocks.load_pretrained(model, tmp_path / "weights.safetensors")
-        got, new = state_to_save(model), torchvision_models.class_dependent(name)
+        got, new = state_to_save(model), torchvision_models.class_dependent_names(name)
         assert all(torch.equal(got[key], value) for key, value in source.items() if key not in new)
         assert all(got[key].shape[0] == 3 and got[key].isfinite().all() and got[key].any() for key in new)
         assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_training_does_not_reach_the_weights_that_were_loaded() -> None:
-    source = state_to_save(blocks.build("squeezenet1_1", 7))
+    source = state_to_save(blocks.build_network("squeezenet1_1", 7))
     kept = {key: value.clone() for key, value in source.items()}
-    model = blocks.build("squeezenet1_1", 7, meta=True)
+    model = blocks.build_network("squeezenet1_1", 7, meta=True)
     blocks.load_pretrained(model, source)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -249,10 +249,10 @@ def test_training_does_not_reach_the_weights_that_were_loaded() -> None:
 
 
 def test_weights_of_another_network_are_refused_with_what_differs() -> None:
-    source = state_to_save(blocks.build("squeezenet1_0", 3))
+    source = state_to_save(blocks.build_network("squeezenet1_0", 3))
     source["features.3.squeeze.bias"] = torch.zeros(5)
     source["extra.weight"] = source.pop("features.4.squeeze.bias")
-    model = blocks.build("squeezenet1_0", 3, meta=True)
+    model = blocks.build_network("squeezenet1_0", 3, meta=True)
     with pytest.raises(BackboneError) as caught:
         blocks.load_pretrained(model, source)
     assert caught.value.details == (
@@ -268,7 +268,7 @@ def test_a_finetuned_model_comes_back_exactly_and_loads_without_thaw(name: str, 
     from safetensors.torch import load_file
 
     path = tmp_path / "model.safetensors"
-    model = blocks.build(name, 3, size=64)
+    model = blocks.build_network(name, 3, size=64)
     save_file(state_to_save(model), path)
     again = blocks.load_finetuned(name, 3, path)
     assert again.stock_kwargs == model.stock_kwargs
@@ -281,7 +281,7 @@ def test_a_finetuned_model_comes_back_exactly_and_loads_without_thaw(name: str, 
 
 
 def test_a_state_is_sorted_contiguous_and_its_file_always_the_same(tmp_path: Path) -> None:
-    model = blocks.build("shufflenet_v2_x0_5", 3)
+    model = blocks.build_network("shufflenet_v2_x0_5", 3)
     model.stock.to(memory_format=torch.channels_last)
     state = state_to_save(model)
     assert list(state) == sorted(state)
@@ -293,7 +293,7 @@ def test_a_state_is_sorted_contiguous_and_its_file_always_the_same(tmp_path: Pat
 
 def test_an_unknown_architecture_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean resnet50"):
-        blocks.build("resnet_50", 3)
+        blocks.build_network("resnet_50", 3)
 
 
 def test_a_transformer_shown_another_size_names_the_setting() -> None:
@@ -303,11 +303,11 @@ def test_a_transformer_shown_another_size_names_the_setting() -> None:
 
 def test_maxvit_shown_another_size_names_the_setting() -> None:
     with pytest.raises(ConfigError, match=r"task\.input\.size"):
-        blocks.build("maxvit_t", 3, meta=True)(torch.zeros(1, 3, 256, 256))
-    assert blocks.build("maxvit_t", 3, size=448, meta=True).stock_kwargs == {"input_size": [448, 448]}
+        blocks.build_network("maxvit_t", 3, meta=True)(torch.zeros(1, 3, 256, 256))
+    assert blocks.build_network("maxvit_t", 3, size=448, meta=True).stock_kwargs == {"input_size": [448, 448]}
 
 
 @pytest.mark.parametrize(("name", "size"), [("maxvit_t", 96), ("vit_b_32", 100)])
 def test_a_size_that_a_transformer_cannot_be_built_for_is_named(name: str, size: int) -> None:
     with pytest.raises(ConfigError, match=r"backbone\.size"):
-        blocks.build(name, 3, size=size, meta=True)
+        blocks.build_network(name, 3, size=size, meta=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from pipeline import files
 from pipeline.context import SilentConsole
 from pipeline.errors import BackboneError
 from pipeline.models import fetch
@@ -26,7 +27,7 @@ from weights_server import BODY, WeightsServer, answer, cut, serving, stalled, t
 
 QUICK = RetryPolicy(attempts=3, pause=0.02, stall=0.4, total=20)
 LOGIN = b"<!DOCTYPE html><html><body>Please sign in</body></html>"
-FETCH = "import sys; from pipeline.models import fetch; from pipeline.context import SilentConsole; print(fetch.sha256(fetch.fetch(sys.argv[1], SilentConsole())))"
+FETCH = "import sys; from pipeline import files; from pipeline.models import fetch; from pipeline.context import SilentConsole; print(files.sha256(fetch.fetch_file(sys.argv[1], SilentConsole())))"
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,7 @@ def server() -> Iterator[WeightsServer]:
 
 
 def get(url: str, **options: object) -> Path:
-    return fetch.fetch(url, SilentConsole(), patience=QUICK, **options)  # type: ignore[arg-type]
+    return fetch.fetch_file(url, SilentConsole(), policy=QUICK, **options)  # type: ignore[arg-type]
 
 
 def refused(url: str, **options: object) -> BackboneError:
@@ -105,16 +106,16 @@ class TestBrokenConnections:
         assert len(server.requests) == QUICK.attempts
         assert leftovers(cache) == []
         assert f"curl -L -o net.safetensors '{server.url}'" in fault.hint
-        assert str(fetch.place(server.url)) in fault.hint
+        assert str(fetch.cached_path(server.url)) in fault.hint
 
     def test_a_trickle_ends_when_the_time_is_up(self, server: WeightsServer, cache: Path) -> None:
         server.script = [trickle(0.05)]
         started = time.monotonic()
         with pytest.raises(BackboneError, match="time allowed is over"):
-            fetch.fetch(
+            fetch.fetch_file(
                 server.url,
                 SilentConsole(),
-                patience=RetryPolicy(attempts=3, pause=0.02, stall=5, total=0.5),
+                policy=RetryPolicy(attempts=3, pause=0.02, stall=5, total=0.5),
             )
         assert time.monotonic() - started < 5
         assert leftovers(cache) == []
@@ -198,7 +199,7 @@ class TestLogin:
 class TestOffline:
     def test_the_error_says_how_to_bring_the_file(self, server: WeightsServer) -> None:
         fault = refused(server.url, no_network=True)
-        place = fetch.place(server.url)
+        place = fetch.cached_path(server.url)
         assert server.requests == []
         assert server.url in fault.hint
         assert str(place) in fault.hint
@@ -210,7 +211,7 @@ class TestOffline:
     @pytest.mark.parametrize(("value", "expected"), [("1", True), ("true", True), ("0", False), ("", False)])
     def test_the_environment_can_say_so(self, monkeypatch: pytest.MonkeyPatch, value: str, expected: bool) -> None:
         monkeypatch.setenv("THAW_OFFLINE", value)
-        assert fetch.offline() is expected
+        assert fetch.is_offline() is expected
 
 
 class TestDisk:
@@ -270,8 +271,8 @@ class TestProcesses:
         assert len(server.requests) == 1
         server.release.set()
         printed = {process.communicate(timeout=60)[0].strip() for process in (first, second)}
-        assert printed == {fetch.sha256(fetch.place(server.url))}
-        assert fetch.place(server.url).read_bytes() == BODY
+        assert printed == {files.sha256(fetch.cached_path(server.url))}
+        assert fetch.cached_path(server.url).read_bytes() == BODY
         assert len(server.requests) == 2, "the first was cut and went on; the second found the file"
         assert leftovers(cache) == ["net.safetensors"]
 
@@ -282,7 +283,7 @@ class TestProcesses:
         time.sleep(0.2)
         process.send_signal(signal.SIGKILL)
         assert process.wait(10) == -signal.SIGKILL
-        place = fetch.place(server.url)
+        place = fetch.cached_path(server.url)
         assert place.with_name(place.name + ".part").exists(), "the kill should come in the middle"
         assert not place.exists()
         server.release.set()

@@ -21,7 +21,7 @@ NORMED = [
 
 def network(name: str) -> TorchvisionNetwork:
     """As if it had seen data, so that every norm does something."""
-    model = blocks.build(name, 3).eval()
+    model = blocks.build_network(name, 3).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for module in model.modules():
@@ -251,8 +251,8 @@ def test_an_activation_fused_or_not_is_the_same_one(activation: nn.Module) -> No
 
 def test_agreement_is_of_shape_and_values() -> None:
     x = images(4)
-    assert fused.agree(lambda x: 1.0001 * x, x, x)
-    assert not fused.agree(lambda x: 1.1 * x, x, x)
-    assert not fused.agree(lambda x: x[:1], x, x)
-    assert not fused.agree(lambda x: x * float("nan"), x, x)
-    assert not fused.agree(lambda x: x @ torch.ones(7), x, x)
+    assert fused.is_equivalent(lambda x: 1.0001 * x, x, x)
+    assert not fused.is_equivalent(lambda x: 1.1 * x, x, x)
+    assert not fused.is_equivalent(lambda x: x[:1], x, x)
+    assert not fused.is_equivalent(lambda x: x * float("nan"), x, x)
+    assert not fused.is_equivalent(lambda x: x @ torch.ones(7), x, x)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.models.block_patterns import select
+from pipeline.models.block_patterns import select_blocks
 
 BLOCKS = ["conv1", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "head"]
 
@@ -28,20 +28,20 @@ BLOCKS = ["conv1", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "head"]
     ],
 )
 def test_patterns_name_blocks_in_the_networks_order(patterns: list[str], chosen: list[str]) -> None:
-    assert select(BLOCKS, patterns) == chosen
+    assert select_blocks(BLOCKS, patterns) == chosen
 
 
 @pytest.mark.parametrize("pattern", ["layer9*", "last:", "last:x", "last:-1", "Head", ""])
 def test_a_pattern_that_matches_nothing_is_an_error_naming_the_blocks(pattern: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        select(BLOCKS, ["head", pattern])
+        select_blocks(BLOCKS, ["head", pattern])
     assert repr(pattern) in str(caught.value)
     assert all(name in str(caught.value) for name in BLOCKS)
 
 
 def test_no_pattern_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no pattern"):
-        select(BLOCKS, [])
+        select_blocks(BLOCKS, [])
 
 
 def test_choosing_blocks_needs_no_torch() -> None:

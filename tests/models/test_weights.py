@@ -28,7 +28,7 @@ class Bomb:
 
 def unreadable(path: Path) -> BackboneError:
     with pytest.raises(BackboneError) as caught:
-        weights.read(path)
+        weights.read_weights(path)
     assert str(path) in caught.value.subject
     return caught.value
 
@@ -105,13 +105,13 @@ class TestDamage:
 class TestForms:
     def test_half_precision_becomes_fp32_and_counts_stay_counts(self, tmp_path: Path) -> None:
         save_file({"w": torch.ones(2, dtype=torch.float16), "n": torch.tensor(3)}, tmp_path / "net.safetensors")
-        state = weights.read(tmp_path / "net.safetensors").state
+        state = weights.read_weights(tmp_path / "net.safetensors").state
         assert {key: value.dtype for key, value in state.items()} == {"w": torch.float32, "n": torch.int64}
 
     @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s}])
     def test_a_checkpoint_is_opened_as_far_as_its_weights(self, tmp_path: Path, wrap: object) -> None:
         torch.save(wrap({"module.w": torch.ones(2)}), tmp_path / "net.pth")  # type: ignore[operator]
-        assert list(weights.read(tmp_path / "net.pth").state) == ["w"]
+        assert list(weights.read_weights(tmp_path / "net.pth").state) == ["w"]
 
     def test_a_safetensors_file_may_begin_like_a_pickle(self, tmp_path: Path) -> None:
         path = tmp_path / "net.safetensors"
@@ -121,15 +121,15 @@ class TestForms:
                 break
         else:
             pytest.fail("no such file was made")
-        assert list(weights.read(path).state) == ["w"]
+        assert list(weights.read_weights(path).state) == ["w"]
 
     def test_metadata_comes_along(self, tmp_path: Path) -> None:
         metadata = {"size": "96", "mean": json.dumps([0.1, 0.2, 0.3])}
         save_file({"w": torch.ones(2)}, tmp_path / "net.safetensors", metadata)
-        assert weights.read(tmp_path / "net.safetensors").metadata == metadata
+        assert weights.read_weights(tmp_path / "net.safetensors").metadata == metadata
 
     def test_densenets_old_names_and_missing_counters_are_understood(self, tmp_path: Path) -> None:
-        source = state_to_save(blocks.build("densenet121", 3))
+        source = state_to_save(blocks.build_network("densenet121", 3))
         old = {
             key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): value
             for key, value in source.items()
@@ -137,12 +137,12 @@ class TestForms:
         }
         assert set(old) - set(source)
         torch.save(old, tmp_path / "net.pth")
-        model = blocks.build("densenet121", 3, meta=True)
-        torchvision_models.fill(model.stock, weights.read(tmp_path / "net.pth").state, "old")
+        model = blocks.build_network("densenet121", 3, meta=True)
+        torchvision_models.fill_network(model.stock, weights.read_weights(tmp_path / "net.pth").state, "old")
         assert all(torch.equal(value, source[key]) for key, value in state_to_save(model).items())
 
     @pytest.mark.parametrize("side", [64, 224])
     def test_a_transformers_size_is_read_from_its_positions(self, side: int) -> None:
-        state = blocks.build("vit_b_32", 3, size=side, meta=True).stock.state_dict()
-        assert torchvision_models.image_side(state) == side
-        assert torchvision_models.image_side({"fc.weight": torch.zeros(2, 2)}) is None
+        state = blocks.build_network("vit_b_32", 3, size=side, meta=True).stock.state_dict()
+        assert torchvision_models.find_image_side(state) == side
+        assert torchvision_models.find_image_side({"fc.weight": torch.zeros(2, 2)}) is None

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipeline import files
 from pipeline.config import BackboneConfig
 from pipeline.context import Context
 from pipeline.errors import BackboneError
-from pipeline.models import fetch
 from pipeline.models.network import state_to_save
 from pipeline.models.providers.torchvision import blocks
 from pipeline.records import BackboneRecord
@@ -52,25 +52,27 @@ def run(context: Context, name: str, out: str = "out", **settings: Any) -> Backb
     ],
 )
 def test_a_weights_file_made_locally(context: Context, name: str, size: int) -> None:
-    made = state_to_save(blocks.build(name, 10))
+    made = state_to_save(blocks.build_network(name, 10))
     save_file(made, context.root / "local.safetensors")
     record = run(context, name, weights="local.safetensors")
     assert BackboneRecord.load(context.root / "out") == record
     assert (record.architecture, record.source, record.classes, record.input.size) == (name, "file", 10, size)
-    assert record.blocks == tuple(blocks.build(name, 2, meta=True).names)
-    assert record.parameters == sum(parameter.numel() for parameter in blocks.build(name, 10, meta=True).parameters())
-    assert record.sha256 == fetch.sha256(context.root / "local.safetensors")
-    assert record.weights_sha256 == fetch.sha256(record.weights)
+    assert record.blocks == tuple(blocks.build_network(name, 2, meta=True).names)
+    assert record.parameters == sum(
+        parameter.numel() for parameter in blocks.build_network(name, 10, meta=True).parameters()
+    )
+    assert record.sha256 == files.sha256(context.root / "local.safetensors")
+    assert record.weights_sha256 == files.sha256(record.weights)
     assert str(context.root) not in (context.root / "out" / "record.json").read_text()
     written = load_file(record.weights)
     assert set(written) == set(made)
     assert all(torch.equal(written[key], made[key]) for key in made)
-    model = blocks.build(name, 4, meta=True)
+    model = blocks.build_network(name, 4, meta=True)
     blocks.load_pretrained(model, record.weights)
 
 
 def test_the_same_weights_give_the_same_bytes_from_whatever_form(context: Context) -> None:
-    made = state_to_save(blocks.build("shufflenet_v2_x0_5", 10))
+    made = state_to_save(blocks.build_network("shufflenet_v2_x0_5", 10))
     half = {key: value.half() if value.is_floating_point() else value for key, value in made.items()}
     rounded = {key: value.float() if value.is_floating_point() else value for key, value in half.items()}
     save_file(half, context.root / "half.safetensors", {"size": "64", "note": "metadata stays out of the result"})
@@ -83,13 +85,13 @@ def test_the_same_weights_give_the_same_bytes_from_whatever_form(context: Contex
 
 
 def test_weights_are_pinned_once_they_fit(context: Context) -> None:
-    save_file(state_to_save(blocks.build("squeezenet1_1", 3)), context.root / "net.safetensors")
+    save_file(state_to_save(blocks.build_network("squeezenet1_1", 3)), context.root / "net.safetensors")
     with pytest.raises(BackboneError, match="looks like squeezenet1_1"):
         run(context, "squeezenet1_0", "wrong", weights="net.safetensors")
     assert not (context.root / "backbone.lock").exists()
     run(context, "squeezenet1_1", "right", weights="net.safetensors")
     pinned = (context.root / "backbone.lock").read_text()
-    save_file(state_to_save(blocks.build("squeezenet1_1", 3, seed=1)), context.root / "net.safetensors")
+    save_file(state_to_save(blocks.build_network("squeezenet1_1", 3, seed=1)), context.root / "net.safetensors")
     with pytest.raises(BackboneError, match=r"backbone\.lock"):
         run(context, "squeezenet1_1", "changed", weights="net.safetensors")
     assert not (context.root / "changed" / "weights.safetensors").exists()

@@ -147,7 +147,7 @@ def manifest_id(path: Path) -> str:
 
 def _candidate(folder: Path, name: str, seed: int, *, spoil: bool = False) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    state = state_to_save(blocks.build(ARCHITECTURE, len(LABELS), seed=seed))
+    state = state_to_save(blocks.build_network(ARCHITECTURE, len(LABELS), seed=seed))
     if spoil:
         first = next(iter(state))
         state[first] = torch.full_like(state[first], 3e38)  # overflows on the way

@@ -45,7 +45,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         })  # fmt: skip
     manifest.write(pa.Table.from_pylist(rows, schema=manifest.COLUMNS), folder / "split" / "manifest.parquet")
     (folder / "backbone").mkdir()
-    save_file(state_to_save(blocks.build("squeezenet1_1", 10, seed=1)), folder / "backbone" / "weights.safetensors")
+    save_file(
+        state_to_save(blocks.build_network("squeezenet1_1", 10, seed=1)), folder / "backbone" / "weights.safetensors"
+    )
     return folder
 
 
@@ -54,7 +56,7 @@ def records(folder: Path) -> tuple[SplitRecord, BackboneRecord]:
         folder=folder / "split", manifest_sha256="", labels=("green", "red"), counts={}, new=24, left_out=(),
         warnings=(), near_duplicate_groups=0,
     )  # fmt: skip
-    model = blocks.build("squeezenet1_1", 10, meta=True)
+    model = blocks.build_network("squeezenet1_1", 10, meta=True)
     backbone = BackboneRecord(
         folder=folder / "backbone", name="torchvision/squeezenet1_1", architecture="squeezenet1_1", source="file",
         sha256="", weights_sha256="", parameters=0, classes=10, blocks=tuple(model.names),

@@ -263,7 +263,7 @@ def test_a_built_model_has_the_backbones_weights_and_a_new_head(tmp_path: Path) 
 
     from pipeline.models.providers.torchvision import blocks
 
-    pretrained = blocks.build("squeezenet1_1", 1000, seed=3)
+    pretrained = blocks.build_network("squeezenet1_1", 1000, seed=3)
     save_file(state_to_save(pretrained), tmp_path / "weights.safetensors")
     record = backbone().model_copy(update={"folder": tmp_path})
     model = TASK.network.build(record, ("ant", "bee"))

@@ -67,7 +67,7 @@ class Words(SilentConsole):
 @pytest.fixture(scope="module")
 def model() -> blocks.TorchvisionNetwork:
     """Two blocks of a stock network would do; all of a small one is surer."""
-    built = blocks.build("mobilenet_v2", 3)
+    built = blocks.build_network("mobilenet_v2", 3)
     with torch.no_grad():  # as if it had seen data: statistics that differ from batch to batch must not matter
         for buffer in built.buffers():
             if buffer.is_floating_point():
@@ -375,7 +375,7 @@ def test_a_disk_that_fills_meanwhile_is_said_and_the_outputs_are_computed_each_t
 def _on_a_disk_that_fills(disk: Path) -> list[str]:
     """Two epochs on a disk that has room for the flags and one of the turns, and what was said."""
     feature_cache.SPARE_BYTES = -(10**12)  # there was room when it was looked for
-    model, store, console = blocks.build("mobilenet_v2", 3).eval(), Store(112), Words()
+    model, store, console = blocks.build_network("mobilenet_v2", 3).eval(), Store(112), Words()
     opened_store = kept(model, disk, store=store, console=console)
     for rows, views in epochs(store, 2, 16):
         found = opened_store.batch(rows, views)

@@ -180,7 +180,7 @@ def test_many_validation_examples_choose_the_strength_themselves(
      ("densenet121", True), ("convnext_tiny", True), ("vgg11", True), ("squeezenet1_1", False)],
 )  # fmt: skip
 def test_which_heads_are_one_linear_layer(architecture: str, linear: bool) -> None:
-    model = blocks.build(architecture, 3, meta=True)
+    model = blocks.build_network(architecture, 3, meta=True)
     assert (head_stage.linear(model.blocks[-1]) is not None) == linear
 
 

@@ -30,7 +30,7 @@ class Words(SilentConsole):
 
 
 def network() -> blocks.TorchvisionNetwork:
-    return blocks.build("squeezenet1_1", 2)
+    return blocks.build_network("squeezenet1_1", 2)
 
 
 def sample(count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -252,7 +252,7 @@ def test_the_choice_is_remembered_for_machine_network_and_settings(tmp_path: Pat
     assert chosen(tmp_path, console) == first
     assert len(asked) == before
     assert "remembered" in console.said[0]
-    for other in ({"threads": 1}, {"batch_size": 8}, {"factory": lambda: blocks.build("squeezenet1_0", 2)}):
+    for other in ({"threads": 1}, {"batch_size": 8}, {"factory": lambda: blocks.build_network("squeezenet1_0", 2)}):
         before = len(asked)
         chosen(tmp_path, **other)
         assert len(asked) > before

@@ -307,11 +307,11 @@ class TestLock:
     def test_a_changed_file_is_found_before_anything_is_asked_what_is_fresh(self, tmp_path: Path) -> None:
         folder = write_folder(tmp_path / "published")
         fetch(folder, tmp_path)
-        references.refuse_changed(settings(folder), tmp_path, tmp_path / ".thaw")
+        references.refuse_changed_file(settings(folder), tmp_path, tmp_path / ".thaw")
         path = folder / "config.json"
         path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
         with pytest.raises(BackboneError, match=r"config\.json"):
-            references.refuse_changed(settings(folder), tmp_path, tmp_path / ".thaw")
+            references.refuse_changed_file(settings(folder), tmp_path, tmp_path / ".thaw")
 
     def test_the_settings_may_say_the_weights_digest(self, tmp_path: Path) -> None:
         folder = write_folder(tmp_path / "published")

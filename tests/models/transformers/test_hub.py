@@ -181,12 +181,12 @@ class TestRefusals:
         content = cached_weights(tmp_path).resolve()
         content.write_bytes(content.read_bytes()[:-4] + b"\x00\x00\x00\x00")
         lock = lock_entry(tmp_path)
-        known = references.digest_cache(tmp_path / ".thaw")
+        known = references.open_digest_cache(tmp_path / ".thaw")
         key = references.folder_key(f"{NAME} default", "model.safetensors")
         if known.file_of(key) is None:  # a file that has just changed is not remembered
             return
         with pytest.raises(BackboneError, match=lock["sha256"]):
-            references.refuse_changed(settings(hub), tmp_path, tmp_path / ".thaw")
+            references.refuse_changed_file(settings(hub), tmp_path, tmp_path / ".thaw")
 
 
 def test_reachable_says_where_from_and_fetches_nothing(hub: HubServer, tmp_path: Path) -> None:

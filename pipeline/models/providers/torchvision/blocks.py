@@ -1,6 +1,6 @@
-"""A network as an ordered list of blocks that can be called, frozen and proven one by one.
+"""torchvision's networks as blocks.
 
-Blocks follow one rule for every architecture. The stock forward is a row of steps (`routes`), where each unit
+Blocks follow one rule for every architecture. The stock forward is a row of steps (`forward_steps`), where each unit
 that a network repeats (a residual block, an encoder layer, an Inception module) and each single layer is one
 step. A step that holds a weight matrix or a convolution opens a block named by its path in the stock network;
 what follows without one (norm, activation, pooling, flattening) belongs to the block before it, except that a
@@ -22,21 +22,30 @@ from pipeline.models import weights
 from pipeline.models.block_patterns import HEAD
 from pipeline.models.network import Block
 from pipeline.models.providers.torchvision import forward_steps, fused, torchvision_models
-from pipeline.tensors import Batch
+from pipeline.models.providers.torchvision.forward_steps import AuxiliaryHead, Call, Step
+from pipeline.tensors import Batch, single_tensor
 
 
 class SequentialBlock(Block):
     """A block that can be called by itself: a row of calls, one after the other."""
 
-    def __init__(self, name: str, steps: Sequence[forward_steps.Step], stock: nn.Module) -> None:
-        super().__init__(name, stock, [path for step in steps for path in step.owns])
+    def __init__(self, name: str, steps: Sequence[Step], stock: nn.Module) -> None:
+        owns: list[str] = []
+        for step in steps:
+            owns.extend(step.owns)
+        super().__init__(name, stock, owns)
         self.calls = [step.call for step in steps]
-        self.auxiliary: forward_steps.AuxiliaryHead | None = None
+        self.auxiliary: AuxiliaryHead | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         for call in self.calls:
             x = call(x)
         return x
+
+    def add_auxiliary(self, auxiliary: AuxiliaryHead) -> None:
+        """Has the block own a classifier that reads its output."""
+        self.auxiliary = auxiliary
+        self.owns.append(auxiliary.path)
 
 
 class TorchvisionNetwork(nn.Module):
@@ -52,9 +61,12 @@ class TorchvisionNetwork(nn.Module):
 
     def __init__(self, architecture: str, classes: int, network: nn.Module, stock_kwargs: dict[str, Any]) -> None:
         super().__init__()
-        self.architecture, self.classes, self.stock_kwargs = architecture, classes, stock_kwargs
+        self.architecture = architecture
+        self.classes = classes
+        self.stock_kwargs = stock_kwargs
         self.stock = network
-        self.blocks = _blocks(network)
+        self.blocks = split_into_blocks(network)
+        self._fused: list[Call] = []  # what runs the first `_fused_stop` blocks
         self.unfuse()
 
     @property
@@ -67,10 +79,10 @@ class TorchvisionNetwork(nn.Module):
 
     def run(self, x: Batch, start: int = 0, stop: int | None = None) -> Tensor:
         """Applies blocks[start:stop] to images (N, 3, H, W), or to what blocks[start - 1] gave."""
-        activations = _tensor(x)
+        activations = single_tensor(x)
         first, end, _ = slice(start, stop).indices(len(self.blocks))
-        for apply in self._ways(activations, first, end):
-            activations = apply(activations)
+        for call in self._list_calls(activations, first, end):
+            activations = call(activations)
         return activations
 
     def fuse(self, x: Batch, stop: int, *, activations: bool = False) -> None:
@@ -84,21 +96,14 @@ class TorchvisionNetwork(nn.Module):
             activations: fuse these too; for fp32 on a CPU.
         """
         self.unfuse()
-        self._hides_nan = activations
-        x = _tensor(x)
         with torch.inference_mode():
-            together, _ = _faster(self.blocks[:stop], x, activations=activations)
-            if together is not None:
-                self._fused.append(together)
-            else:
-                for block in self.blocks[:stop]:
-                    faster, x = _faster([block], x, activations=activations)
-                    self._fused.append(faster or block)
+            self._fused = _fuse_blocks(self.blocks[:stop], single_tensor(x), activations=activations)
         self._fused_stop = stop
+        self._hides_nan = activations
 
     def unfuse(self) -> None:
         """Runs every block as the stock network does."""
-        self._fused: list[fused.Call] = []
+        self._fused = []
         self._fused_stop = 0
         self._hides_nan = False
 
@@ -107,10 +112,12 @@ class TorchvisionNetwork(nn.Module):
         for block in self.blocks:
             block.calls = [torch.compile(call) for call in block.calls]
 
-    def _ways(self, x: Tensor, start: int, stop: int) -> Sequence[fused.Call]:
+    def _list_calls(self, x: Tensor, start: int, stop: int) -> Sequence[Call]:
         """How blocks[start:stop] are applied. Fused activations make numbers of NaN: such input goes the usual way."""
-        whole = start == 0 and stop >= self._fused_stop > 0
-        if not whole or (self._hides_nan and not x.sum().isfinite()):
+        covers_fused = start == 0 and stop >= self._fused_stop > 0
+        if not covers_fused:
+            return self.blocks[start:stop]
+        if self._hides_nan and not x.sum().isfinite():
             return self.blocks[start:stop]
         return [*self._fused, *self.blocks[self._fused_stop : stop]]
 
@@ -122,33 +129,47 @@ class TorchvisionNetwork(nn.Module):
         Returns:
             The logits (N, classes), and for each auxiliary classifier the weight of its loss and its logits.
         """
-        extra = []
+        auxiliary_logits = []
         behind = start or self._fused_stop  # no auxiliary classifier of a fused block is in training
-        x = self.run(x, start, behind)
+        activations = self.run(x, start, behind)
         for block in self.blocks[behind:]:
-            x = block(x)
-            if block.auxiliary is not None and min(x.shape[-2:]) >= block.auxiliary.side:
-                classifier = self.stock.get_submodule(block.auxiliary.path)
-                extra += [(block.auxiliary.weight, classifier(x))] if classifier.training else []
-        return x, extra
+            activations = block(activations)
+            auxiliary = block.auxiliary
+            if auxiliary is None or min(activations.shape[-2:]) < auxiliary.side:
+                continue
+            classifier = self.stock.get_submodule(auxiliary.path)
+            if classifier.training:
+                auxiliary_logits.append((auxiliary.weight, classifier(activations)))
+        return activations, auxiliary_logits
 
 
-def _tensor(x: Batch) -> Tensor:
-    assert isinstance(x, Tensor)  # images come as one tensor
-    return x
+def _fuse_blocks(blocks: Sequence[SequentialBlock], x: Tensor, *, activations: bool) -> list[Call]:
+    together, _ = _fuse_together(blocks, x, activations=activations)
+    if together is not None:
+        return [together]
+    calls: list[Call] = []
+    for block in blocks:
+        alone, x = _fuse_together([block], x, activations=activations)
+        calls.append(block if alone is None else alone)
+    return calls
 
 
-def _faster(blocks: Sequence[SequentialBlock], x: Tensor, *, activations: bool) -> tuple[fused.Call | None, Tensor]:
+def _fuse_together(blocks: Sequence[SequentialBlock], x: Tensor, *, activations: bool) -> tuple[Call | None, Tensor]:
     """The blocks as one call of fewer operations, None where there is none that agrees; and their output."""
     expected = x.clone()  # blocks may write into what they are given
+    calls: list[Call] = []
+    modules: list[nn.Module] = []
     for block in blocks:
         expected = block(expected)
-    modules = [module for block in blocks for module in block.own_modules()]
-    found = fused.fused([call for block in blocks for call in block.calls], modules, activations=activations)
-    return (found if found is not None and fused.agree(found, x.clone(), expected) else None), expected
+        calls.extend(block.calls)
+        modules.extend(block.own_modules())
+    call = fused.fuse_calls(calls, modules, activations=activations)
+    if call is None or not fused.is_equivalent(call, x.clone(), expected):
+        return None, expected
+    return call, expected
 
 
-def build(
+def build_network(
     architecture: str, classes: int, *, size: int | None = None, meta: bool = False, seed: int = 0
 ) -> TorchvisionNetwork:
     """A network with random weights, initialised as torchvision does; the global random state stays as it is.
@@ -163,59 +184,60 @@ def build(
     Raises:
         ConfigError: there is no such architecture, or it cannot be built for that size.
     """
-    kwargs = torchvision_models.stock_kwargs(torchvision_models.check(architecture), size)
-    return TorchvisionNetwork(
-        architecture, classes, torchvision_models.construct(architecture, classes, kwargs, meta=meta, seed=seed), kwargs
-    )
+    stock_kwargs = torchvision_models.find_stock_kwargs(architecture, size)
+    stock = torchvision_models.build_stock(architecture, classes, stock_kwargs, meta=meta, seed=seed)
+    return TorchvisionNetwork(architecture, classes, stock, stock_kwargs)
 
 
-def _blocks(network: nn.Module) -> list[SequentialBlock]:
-    groups: list[list[forward_steps.Step]] = []
-    waiting: list[forward_steps.Step] = []  # what comes before the first block, or a dropout and what follows it
-    for step in forward_steps.steps(network):
-        if _opens(network, step):
+def split_into_blocks(network: nn.Module) -> list[SequentialBlock]:
+    """A stock network's forward as blocks, by the rule above."""
+    groups: list[list[Step]] = []
+    waiting: list[Step] = []  # what comes before the first block, or a dropout and what follows it
+    for step in forward_steps.list_steps(network):
+        if _opens_block(network, step):
             groups.append([*waiting, step])
             waiting = []
         elif waiting or not groups or isinstance(step.call, nn.Dropout):
-            waiting.append(_harmless(step))
+            _forbid_writing(step)
+            waiting.append(step)
         else:
             groups[-1].append(step)
-    groups[-1] += waiting
-    blocks = [SequentialBlock(_name(network, group), group, network) for group in groups]
+    groups[-1].extend(waiting)
+    blocks = [SequentialBlock(_find_name(network, group), group, network) for group in groups]
     blocks[-1].name = HEAD
     _attach_auxiliary(network, blocks)
     return blocks
 
 
-def _opens(network: nn.Module, step: forward_steps.Step) -> bool:
+def _opens_block(network: nn.Module, step: Step) -> bool:
     block = SequentialBlock("", [step], network)
     return any(parameter.ndim > 1 for parameter in block.parameters())
 
 
-def _name(network: nn.Module, group: list[forward_steps.Step]) -> str:
-    return next(step.name for step in group if _opens(network, step))
+def _find_name(network: nn.Module, group: Sequence[Step]) -> str:
+    return next(step.name for step in group if _opens_block(network, step))
 
 
-def _harmless(step: forward_steps.Step) -> forward_steps.Step:
+def _forbid_writing(step: Step) -> None:
     """A dropout that opens a block must not write into the features it is given: they may be cached."""
     if isinstance(step.call, nn.Dropout):
         step.call.inplace = False
-    return step
 
 
-def _attach_auxiliary(network: nn.Module, blocks: list[SequentialBlock]) -> None:
+def _attach_auxiliary(network: nn.Module, blocks: Sequence[SequentialBlock]) -> None:
     auxiliary = forward_steps.AUXILIARY.get(type(network).__name__)
-    if auxiliary is not None:
-        block = next(block for block in blocks if block.name == auxiliary.after)
-        block.auxiliary = auxiliary
-        block.owns.append(auxiliary.path)
+    if auxiliary is None:
+        return
+    for block in blocks:
+        if block.name == auxiliary.after:
+            block.add_auxiliary(auxiliary)
 
 
-def load_pretrained(model: TorchvisionNetwork, source: Path | Mapping[str, Tensor], *, seed: int = 0) -> None:
-    """Gives the model all weights but those whose shape follows from the number of classes, which start anew.
+def load_pretrained(network: TorchvisionNetwork, source: Path | Mapping[str, Tensor], *, seed: int = 0) -> None:
+    """Gives the network all weights but those whose shape follows from the number of classes, which start anew.
 
     The new layers are initialised as PyTorch initialises such layers (He et al. 2015 bounds), from `seed`.
-    Building the model with `meta=True` saves initialising what is then overwritten.
+    Building the network with `meta=True` saves initialising what is then overwritten.
 
     Args:
         source: a weights file, or a stock state dict; its own head may have any number of classes.
@@ -223,17 +245,25 @@ def load_pretrained(model: TorchvisionNetwork, source: Path | Mapping[str, Tenso
     Raises:
         BackboneError: a name is missing, unexpected or of another shape, or the file cannot be read.
     """
-    state = weights.read(source).state if isinstance(source, Path) else source
-    dependent = torchvision_models.class_dependent(model.architecture)
-    _reset(model.stock, {key.rpartition(".")[0] for key in dependent}, seed)
-    fresh = {key: value for key, value in model.stock.state_dict().items() if key in dependent}
-    body = copy.copy(state)  # keeps the format versions a state dict may carry
-    body.update({key: value for key, value in fresh.items() if key in state})  # type: ignore[attr-defined]
-    torchvision_models.fill(model.stock, body, str(source) if isinstance(source, Path) else model.architecture)
+    if isinstance(source, Path):
+        state: Mapping[str, Tensor] = weights.read_weights(source).state
+        subject = str(source)
+    else:
+        state = source
+        subject = network.architecture
+    new_names = torchvision_models.class_dependent_names(network.architecture)
+    new_layers = {name.rpartition(".")[0] for name in new_names}
+    _reset_layers(network.stock, new_layers, seed)
+    initial = network.stock.state_dict()
+    combined: Any = copy.copy(state)  # keeps the format versions a state dict may carry
+    for name in initial:
+        if name in new_names and name in state:
+            combined[name] = initial[name]
+    torchvision_models.fill_network(network.stock, combined, subject)
 
 
 def load_finetuned(architecture: str, classes: int, path: Path, *, size: int | None = None) -> TorchvisionNetwork:
-    """The network with exactly the weights that `state` gave and safetensors saved.
+    """The network with exactly the weights that were saved in a safetensors file.
 
     Args:
         size: input side in pixels where the network fits one size; read from the weights of a ViT.
@@ -241,14 +271,15 @@ def load_finetuned(architecture: str, classes: int, path: Path, *, size: int | N
     Raises:
         BackboneError: the file is not that of this architecture with that many classes.
     """
-    saved = weights.read(path).state
-    model = build(architecture, classes, size=torchvision_models.image_side(saved) or size, meta=True)
-    torchvision_models.fill(model.stock, saved, str(path))
-    return model
+    state = weights.read_weights(path).state
+    size = torchvision_models.find_image_side(state) or size
+    network = build_network(architecture, classes, size=size, meta=True)
+    torchvision_models.fill_network(network.stock, state, str(path))
+    return network
 
 
-def _reset(network: nn.Module, paths: set[str], seed: int) -> None:
-    with torchvision_models.seeded(seed):
+def _reset_layers(network: nn.Module, paths: set[str], seed: int) -> None:
+    with torchvision_models.seed_generator(seed):
         for path in sorted(paths):
             layer: Any = network.get_submodule(path)
             layer.to_empty(device="cpu")

@@ -8,19 +8,36 @@ last bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from pipeline.models.providers.torchvision.forward_steps import Call
+
 TOLERANCE = 0.01  # of the largest output; a GPU that multiplies with 10 bits of significand is 0.001 off
 
-Call = Callable[[Tensor], Tensor]
+
+class Activation(NamedTuple):
+    """An activation as oneDNN calls it."""
+
+    name: str
+    parameters: list[float]
 
 
-def fused(calls: Sequence[Call], modules: Sequence[nn.Module], *, activations: bool) -> Call | None:
+_ACTIVATION_MODULES: tuple[tuple[type[nn.Module], str], ...] = (
+    (nn.ReLU, "relu"),
+    (nn.SiLU, "swish"),
+    (nn.Hardswish, "hardswish"),
+)
+_RELU_FUNCTIONS = {torch.relu, torch.relu_, nn.functional.relu}
+
+
+def fuse_calls(calls: Sequence[Call], modules: Sequence[nn.Module], *, activations: bool) -> Call | None:
     """The same calls as one with fewer operations, from the weights of this moment; None where nothing can be fused.
 
     Args:
@@ -33,22 +50,25 @@ def fused(calls: Sequence[Call], modules: Sequence[nn.Module], *, activations: b
     except (fx.proxy.TraceError, TypeError, NameError, AttributeError, RuntimeError):
         return None  # what they do depends on what runs through them
     activations = activations and _has_joined_convolutions()
-    found = [(node, _module(chain, node)) for node in graph.nodes]
-    convolutions = [(node, m) for node, m in found if type(m) is nn.Conv2d and isinstance(m.padding, tuple)]
-    targets = [node.target for node, _ in convolutions]
-    once = [(node, m) for node, m in convolutions if targets.count(node.target) == 1 and m.padding_mode == "zeros"]
-    changed = [_fuse(chain, node, convolution, activations=activations) for node, convolution in once]
-    return fx.GraphModule(chain, graph) if any(changed) else None
+    changed = False
+    for node, convolution in _find_convolutions(chain, graph):
+        if _fuse_convolution(chain, node, convolution, activations=activations):
+            changed = True
+    if not changed:
+        return None
+    return fx.GraphModule(chain, graph)
 
 
-def agree(call: Call, x: Tensor, expected: Tensor) -> bool:
+def is_equivalent(call: Call, x: Tensor, expected: Tensor) -> bool:
     """Whether a call gives what is expected of it, but for rounding."""
     try:
-        found = call(x)
+        output = call(x)
     except (RuntimeError, TypeError, ValueError):
         return False
-    close = found.shape == expected.shape and (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
-    return bool(close)
+    if output.shape != expected.shape:
+        return False
+    difference = (output - expected).abs().max()
+    return bool(difference <= TOLERANCE * expected.abs().max())
 
 
 class _Chain(nn.Module):
@@ -66,75 +86,101 @@ class _Chain(nn.Module):
 
 
 def _has_joined_convolutions() -> bool:
-    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return there and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
-def _fuse(chain: _Chain, node: fx.Node, convolution: nn.Conv2d, *, activations: bool) -> bool:
+def _find_convolutions(chain: _Chain, graph: fx.Graph) -> list[tuple[fx.Node, nn.Conv2d]]:
+    """The convolutions that can be replaced: each called once, with zeros as padding."""
+    convolutions = []
+    for node in graph.nodes:
+        module = _find_module(chain, node)
+        if type(module) is nn.Conv2d and isinstance(module.padding, tuple):
+            convolutions.append((node, module))
+    uses = Counter(node.target for node, _ in convolutions)
+    replaceable = []
+    for node, convolution in convolutions:
+        if uses[node.target] == 1 and convolution.padding_mode == "zeros":
+            replaceable.append((node, convolution))
+    return replaceable
+
+
+def _fuse_convolution(chain: _Chain, node: fx.Node, convolution: nn.Conv2d, *, activations: bool) -> bool:
     """Has a convolution do what a norm and an activation behind it did; the network keeps its own modules."""
-    weight, bias = convolution.weight.detach(), convolution.bias
-    follower, activation, taken = _only_user(node), None, []
-    norm = _module(chain, follower)
+    weight: Tensor = convolution.weight.detach()
+    bias: Tensor | None = convolution.bias
+    absorbed: list[fx.Node] = []
+    follower = _find_only_user(node)
+    norm = _find_module(chain, follower)
     if follower is not None and isinstance(norm, _BatchNorm) and not norm.training:
         mean, variance = norm.running_mean, norm.running_var
         if mean is None or variance is None:  # such a norm goes by the batch even in eval
             return False
-        weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)  # fmt: skip
-        taken.append(follower)
-        follower = _only_user(follower)
+        weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)
+        absorbed.append(follower)
+        follower = _find_only_user(follower)
+    activation = None
     if follower is not None and activations:
-        activation = _activation(chain, follower)
-        taken += [follower] if activation is not None else []
-    if not taken:
+        activation = _find_activation(chain, follower)
+        if activation is not None:
+            absorbed.append(follower)
+    if not absorbed:
         return False
-    name = f"fused_{len(chain._modules)}"
-    chain.add_module(name, _Convolution(convolution, weight, bias, activation))
-    node.target = name
-    taken[-1].replace_all_uses_with(node)
-    for follower in reversed(taken):
-        node.graph.erase_node(follower)
+    replacement = _FusedConvolution(convolution, weight, bias, activation)
+    _replace_convolution(chain, node, replacement, absorbed)
     return True
 
 
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
+def _replace_convolution(
+    chain: _Chain, node: fx.Node, replacement: _FusedConvolution, absorbed: Sequence[fx.Node]
+) -> None:
+    name = f"fused_{len(chain._modules)}"
+    chain.add_module(name, replacement)
+    node.target = name
+    absorbed[-1].replace_all_uses_with(node)
+    for follower in reversed(absorbed):
+        node.graph.erase_node(follower)
 
 
-def _module(chain: _Chain, node: fx.Node | None) -> nn.Module | None:
-    return chain.get_submodule(str(node.target)) if node is not None and node.op == "call_module" else None
+def _find_only_user(node: fx.Node) -> fx.Node | None:
+    if len(node.users) != 1:
+        return None
+    return next(iter(node.users))
 
 
-_RELU = {torch.relu, torch.relu_, nn.functional.relu}
+def _find_module(chain: _Chain, node: fx.Node | None) -> nn.Module | None:
+    if node is None or node.op != "call_module":
+        return None
+    return chain.get_submodule(str(node.target))
 
 
-def _activation(chain: _Chain, node: fx.Node) -> tuple[str, list[float]] | None:
-    """How oneDNN calls what a node does to the convolution's output: name and parameters."""
-    module = _module(chain, node)
+def _find_activation(chain: _Chain, node: fx.Node) -> Activation | None:
+    """What a node does to the convolution's output; None where it is no activation that can be fused."""
+    module = _find_module(chain, node)
     if isinstance(module, nn.Hardtanh):  # ReLU6 is one
-        return "hardtanh", [module.min_val, module.max_val]
-    for kind, name in ((nn.ReLU, "relu"), (nn.SiLU, "swish"), (nn.Hardswish, "hardswish")):
+        return Activation("hardtanh", [module.min_val, module.max_val])
+    for kind, name in _ACTIVATION_MODULES:
         if isinstance(module, kind):
-            return name, []
-    return ("relu", []) if node.op == "call_function" and node.target in _RELU else None
+            return Activation(name, [])
+    if node.op == "call_function" and node.target in _RELU_FUNCTIONS:
+        return Activation("relu", [])
+    return None
 
 
-class _Convolution(nn.Module):
+class _FusedConvolution(nn.Module):
     """A convolution by other weights, that applies an activation while it writes.
 
     The latter is the operation of PyTorch's own that its compiler fuses the two into.
     """
 
-    def __init__(
-        self, like: nn.Conv2d, weight: Tensor, bias: Tensor | None, activation: tuple[str, list[float]] | None
-    ) -> None:
+    def __init__(self, like: nn.Conv2d, weight: Tensor, bias: Tensor | None, activation: Activation | None) -> None:
         super().__init__()
-        self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
-        self._stride, self._padding, self._dilation, self._groups = (
-            like.stride,
-            like.padding,
-            like.dilation,
-            like.groups,
-        )
+        self.weight = weight.detach()
+        self.bias = None if bias is None else bias.detach()
+        self._stride = like.stride
+        self._padding = like.padding
+        self._dilation = like.dilation
+        self._groups = like.groups
         self._activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,6 +189,15 @@ class _Convolution(nn.Module):
                 x, self.weight, self.bias, self._stride, self._padding, self._dilation, self._groups
             )
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self.weight, self.bias, self._padding, self._stride, self._dilation, self._groups, *self._activation, ""
+            x,
+            self.weight,
+            self.bias,
+            self._padding,
+            self._stride,
+            self._dilation,
+            self._groups,
+            self._activation.name,
+            self._activation.parameters,
+            "",
         )
         return result

@@ -23,21 +23,21 @@ class TorchvisionProvider:
         from safetensors.torch import save_file
 
         from pipeline import files
-        from pipeline.models import backbone_lock, weights
+        from pipeline.models import backbone_lock, references, weights
         from pipeline.models.network import state_to_save
         from pipeline.models.providers.torchvision import backbones
         from pipeline.records import BackboneRecord
 
-        architecture = backbones.architecture(config)
-        source = backbones.resolve(config, context)
-        content = weights.read(source.path)
-        network = backbones.fitted(architecture, content, str(source.path))
-        spec = backbones.input_spec(config, architecture, content, str(source.path))
+        architecture = backbones.find_architecture(config)
+        source = backbones.resolve_weights(config, context)
+        content = weights.read_weights(source.path)
+        network = backbones.fit_network(architecture, content, str(source.path))
+        spec = backbones.derive_input_spec(config, architecture, content, str(source.path))
         target = out / "weights.safetensors"
         save_file(state_to_save(network), target)
         files.apply_umask(target)
-        backbones.refuse_rewritten(source)
-        backbone_lock.pin(config, context.root, source.sha256, source.stat.size)
+        references.refuse_rewritten_file(source)
+        backbone_lock.pin_file(config, context.root, source.sha256, source.stat.size)
         record = BackboneRecord(
             name=config.name,
             architecture=architecture,
@@ -55,13 +55,13 @@ class TorchvisionProvider:
         """Where the weights are to be had, in words."""
         from pipeline.models.providers.torchvision import backbones
 
-        return backbones.reachable(config, root)
+        return backbones.check_reachable(config, root)
 
     def count_parameters(self, config: BackboneConfig) -> int:
         """How many parameters the architecture has as published, its head included."""
         from pipeline.models.providers.torchvision import backbones
 
-        return backbones.parameters(config)
+        return backbones.count_parameters(config)
 
     def build(self, backbone: BackboneRecord, classes: int, *, pretrained: bool, seed: int) -> TorchvisionNetwork:
         """The architecture with a new head, and all other weights pretrained or random."""
@@ -69,7 +69,7 @@ class TorchvisionProvider:
         from pipeline.records import image_spec
 
         size = image_spec(backbone.input).size
-        network = blocks.build(backbone.architecture, classes, size=size, meta=pretrained, seed=seed)
+        network = blocks.build_network(backbone.architecture, classes, size=size, meta=pretrained, seed=seed)
         if pretrained:
             blocks.load_pretrained(network, backbone.weights, seed=seed)
         return network

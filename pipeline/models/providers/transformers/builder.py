@@ -116,7 +116,7 @@ def fill_backbone(backbone: nn.Module, state: Mapping[str, Tensor], subject: str
     Raises:
         BackboneError: a name is missing, unexpected or of another shape.
     """
-    found = weights.differences(backbone, state)
+    found = weights.list_differences(backbone, state)
     if found:
         raise BackboneError(subject, found="weights of another network", expected="its own", details=found)
     backbone.load_state_dict(dict(state), strict=True)

@@ -189,7 +189,7 @@ def _verified_digests(config: BackboneConfig, folder: Path, context: Context) ->
         BackboneError: a file is not what backbone.sha256 or backbone.lock says; a fetched copy is deleted then.
     """
     name = backbone_lock.entry_name(config)
-    known = references.digest_cache(context.scratch)
+    known = references.open_digest_cache(context.scratch)
     digests = {}
     for file_name in (*NEEDED, *OPTIONAL):
         file = folder / file_name
@@ -198,7 +198,7 @@ def _verified_digests(config: BackboneConfig, folder: Path, context: Context) ->
             digests[file_name] = files.sha256(file)
             known.remember(references.folder_key(name, file_name), file, stat, digests[file_name])
     pins = [(references.SETTING, WEIGHTS, config.sha256)] if config.sha256 else []
-    entry = backbone_lock.read(context.root).get(name, {})
+    entry = backbone_lock.read_lock(context.root).get(name, {})
     if "files" in entry:
         for file_name in sorted({*entry["files"], *digests}):
             pins.append((LOCK, file_name, entry["files"].get(file_name, NO_FILE)))
@@ -206,7 +206,7 @@ def _verified_digests(config: BackboneConfig, folder: Path, context: Context) ->
         found = digests.get(file_name, NO_FILE)
         if not found.startswith(expected.lower()):
             file = folder / file_name
-            raise references.refusal(config, file, found, pin, expected, fetched=references.is_fetched(file))
+            raise references.mismatch_error(config, file, found, pin, expected, fetched=references.is_fetched(file))
     return digests
 
 

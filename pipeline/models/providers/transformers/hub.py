@@ -32,7 +32,7 @@ def fetch_folder(config: BackboneConfig, context: Context) -> PublishedFolder:
     repository = config.name.partition("/")[2]
     endpoint = _endpoint(config)
     revision = _locked_revision(config, context.root)
-    offline = config.offline or fetch.offline()
+    offline = config.offline or fetch.is_offline()
     if not _is_cached(repository, revision) and not offline:
         context.console.info(f"fetching {repository} from {redact(endpoint)}")
     with quiet_hub(offline=offline):
@@ -67,7 +67,7 @@ def check_reachable(config: BackboneConfig, root: Path) -> str:
     revision = _locked_revision(config, root)
     if _is_cached(repository, revision):
         return f"{config.name}, from the cache"
-    offline = config.offline or fetch.offline()
+    offline = config.offline or fetch.is_offline()
     with quiet_hub(offline=offline):
         from huggingface_hub import HfApi
 
@@ -100,7 +100,7 @@ def _is_cached(repository: str, revision: str | None) -> bool:
 
 
 def _locked_revision(config: BackboneConfig, root: Path) -> str | None:
-    entry = backbone_lock.read(root).get(backbone_lock.entry_name(config), {})
+    entry = backbone_lock.read_lock(root).get(backbone_lock.entry_name(config), {})
     revision: str | None = entry.get("revision")
     return revision
 

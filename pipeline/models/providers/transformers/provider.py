@@ -51,7 +51,7 @@ class TransformersProvider:
         config = builder.read_config(backbone.folder)
         stock = builder.build_backbone(config, seed=seed, subject=backbone.name)
         if pretrained:
-            state = weights.read(backbone.weights, pickles=False).state
+            state = weights.read_weights(backbone.weights, pickles=False).state
             builder.fill_backbone(stock, state, str(backbone.weights))
         pooling = text_spec(backbone.input).pooling
         return builder.with_head(stock, config, classes, pooling, seed, backbone.name)
@@ -67,6 +67,6 @@ class TransformersProvider:
         stock = builder.build_backbone(config, seed=0, subject=candidate.backbone)
         pooling = text_spec(candidate.input).pooling
         network = builder.with_head(stock, config, len(candidate.labels), pooling, 0, candidate.backbone)
-        state = weights.read(candidate.model, pickles=False).state
+        state = weights.read_weights(candidate.model, pickles=False).state
         builder.fill_backbone(network.stock, state, str(candidate.model))
         return network

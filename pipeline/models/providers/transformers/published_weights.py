@@ -39,9 +39,9 @@ def read_published(folder: Path, stock: nn.Module) -> dict[str, Tensor]:
             that are missing, unexpected or of another shape are listed.
     """
     path = weights_file(folder)
-    content = weights.read(path, pickles=False)
+    content = weights.read_weights(path, pickles=False)
     state = _by_stock_names(content.state, stock)
-    found = weights.differences(stock, state)
+    found = weights.list_differences(stock, state)
     if found:
         raise BackboneError(
             str(path),
