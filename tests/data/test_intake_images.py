@@ -16,7 +16,7 @@ from pipeline.errors import DataError
 from pipeline.examples import ExampleFault, MeasuredExample
 from pipeline.modalities.image import decoding
 from pipeline.modalities.image.decoding import open_rgb
-from pipeline.modalities.image.measurement import measure
+from pipeline.modalities.image.measurement import measure_image as measure
 from pipeline.modalities.image.settings import ImageIntakeConfig
 
 JPEG = encoded(picture(), "JPEG", quality=95)

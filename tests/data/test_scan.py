@@ -15,7 +15,7 @@ from pipeline.context import SilentConsole
 from pipeline.data.scan import scan
 from pipeline.data.scan_cache import ScanCache
 from pipeline.examples import ExampleFault, MeasuredExample
-from pipeline.modalities.image.measurement import measure
+from pipeline.modalities.image.measurement import measure_image as measure
 from pipeline.modalities.image.settings import ImageIntakeConfig
 
 Results = dict[str, MeasuredExample | ExampleFault]

@@ -165,9 +165,11 @@ def test_the_first_view_is_the_plain_one() -> None:
 
 def test_a_view_follows_from_seed_view_and_id_alone() -> None:
     config = ImageAugmentConfig()
-    views = {augmentation.view(RandomDraw(s, v, i), 256, config) for s in (0, 1) for v in (0, 1) for i in ("a", "b")}
+    views = {
+        augmentation.draw_view(RandomDraw(s, v, i), 256, config) for s in (0, 1) for v in (0, 1) for i in ("a", "b")
+    }
     assert len(views) == 8
-    assert augmentation.view(RandomDraw(0, 1, "a"), 256, config) == augmentation.view(
+    assert augmentation.draw_view(RandomDraw(0, 1, "a"), 256, config) == augmentation.view(
         RandomDraw(0, 1, "a"), 256, config
     )
 
@@ -204,7 +206,7 @@ def test_quarter_turns_are_all_four_and_nothing_else() -> None:
 
 def test_crops_keep_to_their_limits_and_spread_over_them() -> None:
     config = ImageAugmentConfig(crop_scale=(0.3, 0.9), crop_ratio=(0.8, 1.25))
-    views = [augmentation.view(RandomDraw(0, 0, str(n)), 256, config) for n in range(2000)]
+    views = [augmentation.draw_view(RandomDraw(0, 0, str(n)), 256, config) for n in range(2000)]
     shares = np.array([v.height * v.width / 256**2 for v in views])
     ratios = np.array([v.width / v.height for v in views])
     assert shares.min() > 0.28
@@ -226,7 +228,7 @@ def test_colours_equal_one_adjustment_after_another() -> None:
     grey = np.tensordot(augmentation.GREY, x, 1)
     x = 0.8 * x + 0.2 * grey.mean()
     x = 1.3 * x - 0.3 * np.tensordot(augmentation.GREY, x, 1)
-    augmentation._colour(planes, seen)
+    augmentation._change_colours(planes, seen)
     np.testing.assert_allclose(planes, x, rtol=1e-4)
 
 

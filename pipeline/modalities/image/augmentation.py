@@ -47,84 +47,139 @@ class View(NamedTuple):
     saturation: float
 
 
-def view(draw: RandomDraw, side: int, config: ImageAugmentConfig) -> View:
+def draw_view(draw: RandomDraw, side: int, config: ImageAugmentConfig) -> View:
     """The crop, turns and colour factors of a draw, for an image of `side` × `side` pixels.
 
     The crop is Inception's (Szegedy et al. 2015, section 6): a uniform share of the area at a log-uniform ratio.
     """
-    text = f"{draw.seed}\x1f{draw.view}\x1f{draw.id}".encode()
-    words = np.frombuffer(hashlib.blake2b(text, digest_size=64).digest(), "<u4")
-    area, ratio, y, x, flip, turn_over, turn, *colours = (float(word) * 2.0**-32 for word in words[:10])
+    numbers = _draw_uniform(draw)
     low, high = config.crop_scale
-    share = low + (high - low) * area
+    share = low + (high - low) * numbers.area
     narrow, wide = config.crop_ratio
-    aspect = narrow * (wide / narrow) ** ratio
-    width = min(side, max(1, round(side * (share * aspect) ** 0.5)))
-    height = min(side, max(1, round(side * (share / aspect) ** 0.5)))
-    limits = (config.brightness, config.contrast, config.saturation)
-    brightness, contrast, saturation = (1 + limit * (2 * u - 1) for limit, u in zip(limits, colours, strict=True))
+    aspect = narrow * (wide / narrow) ** numbers.aspect
+    width = _limit_length(side * (share * aspect) ** 0.5, side)
+    height = _limit_length(side * (share / aspect) ** 0.5, side)
     return View(
-        top=int(y * (side - height + 1)), left=int(x * (side - width + 1)), height=height, width=width,
-        hflip=flip < config.hflip, vflip=turn_over < config.vflip, quarter_turns=int(4 * turn) * config.rotate90,
-        brightness=brightness, contrast=contrast, saturation=saturation,
-    )  # fmt: skip
+        top=int(numbers.y * (side - height + 1)),
+        left=int(numbers.x * (side - width + 1)),
+        height=height,
+        width=width,
+        hflip=numbers.hflip < config.hflip,
+        vflip=numbers.vflip < config.vflip,
+        quarter_turns=int(4 * numbers.quarter_turns) * config.rotate90,
+        brightness=_colour_factor(numbers.brightness, config.brightness),
+        contrast=_colour_factor(numbers.contrast, config.contrast),
+        saturation=_colour_factor(numbers.saturation, config.saturation),
+    )
 
 
-def plain(decoded: torch.Tensor, spec: ImageInputSpec) -> torch.Tensor:
-    """The centre `size` × `size` pixels, scaled to [0, 1] and normalised: (N, 3, size, size) of float32."""
+class _Uniform(NamedTuple):
+    """Independent numbers, uniform in [0, 1)."""
+
+    area: float
+    aspect: float
+    y: float
+    x: float
+    hflip: float
+    vflip: float
+    quarter_turns: float
+    brightness: float
+    contrast: float
+    saturation: float
+
+
+def _draw_uniform(draw: RandomDraw) -> _Uniform:
+    text = f"{draw.seed}\x1f{draw.view}\x1f{draw.id}"
+    digest = hashlib.blake2b(text.encode(), digest_size=64).digest()
+    words = np.frombuffer(digest, "<u4")[: len(_Uniform._fields)]
+    return _Uniform(*(float(word) * 2.0**-32 for word in words))
+
+
+def _limit_length(length: float, side: int) -> int:
+    """A crop's length in whole pixels, from 1 to the image's side."""
+    return min(side, max(1, round(length)))
+
+
+def _colour_factor(number: float, limit: float) -> float:
+    """A factor between 1 - limit and 1 + limit."""
+    return 1 + limit * (2 * number - 1)
+
+
+def prepare_plain(decoded: torch.Tensor, spec: ImageInputSpec) -> torch.Tensor:
+    """The centre `size` × `size` pixels, scaled to [0, 1] and normalised.
+
+    Args:
+        decoded: (N, resize, resize, 3) of uint8.
+
+    Returns:
+        (N, 3, size, size) of float32, channels last in memory.
+    """
     images = decoded.numpy()
 
     def present(position: int, out: Values) -> None:
-        _centre(images[position], out, spec)
+        _copy_centre(images[position], out, spec)
 
-    return _each(present, len(images), spec)
+    return _fill_batch(present, len(images), spec)
 
 
-def _centre(image: Pixels, out: Values, spec: ImageInputSpec) -> None:
+def prepare_augmented(
+    decoded: torch.Tensor, spec: ImageInputSpec, config: ImageAugmentConfig, draws: Sequence[RandomDraw]
+) -> torch.Tensor:
+    """Randomly cropped, resized to `size`, flipped, turned, coloured and normalised; view 0 is plain.
+
+    Args:
+        decoded: (N, resize, resize, 3) of uint8.
+        draws: one an image.
+
+    Returns:
+        (N, 3, size, size) of float32, channels last in memory.
+    """
+    images = decoded.numpy()
+
+    def present(position: int, out: Values) -> None:
+        draw = draws[position]
+        if draw.view == 0:
+            _copy_centre(images[position], out, spec)
+            return
+        view = draw_view(draw, spec.resize, config)
+        pixels = _crop(images[position], view, spec.size)
+        pixels = _turn(pixels, view)
+        planes = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32)
+        _change_colours(planes, view)
+        np.copyto(out, planes.transpose(1, 2, 0))
+
+    return _fill_batch(present, len(images), spec)
+
+
+def _copy_centre(image: Pixels, out: Values, spec: ImageInputSpec) -> None:
     margin = (spec.resize - spec.size) // 2
     cut = slice(margin, margin + spec.size)
     np.copyto(out, image[cut, cut])
 
 
-def augmented(
-    decoded: torch.Tensor, spec: ImageInputSpec, config: ImageAugmentConfig, draws: Sequence[RandomDraw]
-) -> torch.Tensor:
-    """Randomly cropped, resized to `size`, flipped, turned, coloured and normalised: (N, 3, size, size) of float32.
+def _fill_batch(present: Callable[[int, Values], None], count: int, spec: ImageInputSpec) -> torch.Tensor:
+    """Fills a batch, in as many threads as torch may use.
 
-    View 0 is plain.
+    Args:
+        present: `present(position, out)` leaves an image's values, 0 to 255, which are then normalised, a whole line
+            of pixels at a time.
     """
-    images = decoded.numpy()
-
-    def present(position: int, out: Values) -> None:
-        if draws[position].view == 0:
-            _centre(images[position], out, spec)
-            return
-        seen = view(draws[position], spec.resize, config)
-        pixels = _turn(_crop(images[position], seen, spec.size), seen)
-        planes = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32)
-        _colour(planes, seen)
-        np.copyto(out, planes.transpose(1, 2, 0))
-
-    return _each(present, len(images), spec)
-
-
-def _each(present: Callable[[int, Values], None], count: int, spec: ImageInputSpec) -> torch.Tensor:
-    """Fills a batch, in as many threads as torch may use: `present(position, out)` leaves an image's values, 0 to 255,
-    which are then normalised, a whole line of pixels at a time."""
     from concurrent.futures import ThreadPoolExecutor
 
     import torch
 
     batch = torch.empty((count, spec.size, spec.size, 3), dtype=torch.float32)
     outs = batch.numpy()
-    scale = np.tile(np.array([1 / (255 * std) for std in spec.std], np.float32), spec.size)
-    shift = np.tile(np.array([m / std for m, std in zip(spec.mean, spec.std, strict=True)], np.float32), spec.size)
+    factors = [1 / (255 * std) for std in spec.std]
+    offsets = [mean / std for mean, std in zip(spec.mean, spec.std, strict=True)]
+    line_factors = np.tile(np.array(factors, np.float32), spec.size)
+    line_offsets = np.tile(np.array(offsets, np.float32), spec.size)
 
     def fill(position: int) -> None:
         present(position, outs[position])
         lines = outs[position].reshape(spec.size, 3 * spec.size)
-        lines *= scale
-        lines -= shift
+        lines *= line_factors
+        lines -= line_offsets
 
     threads = min(torch.get_num_threads(), count // 4)
     if threads < 2:
@@ -136,25 +191,31 @@ def _each(present: Callable[[int, Values], None], count: int, spec: ImageInputSp
     return batch.permute(0, 3, 1, 2)
 
 
-def _crop(image: Pixels, seen: View, size: int) -> Pixels:
+def _crop(image: Pixels, view: View, size: int) -> Pixels:
     """The view's crop, resized to (size, size, 3)."""
     import torch
 
-    crop = np.ascontiguousarray(image[seen.top : seen.top + seen.height, seen.left : seen.left + seen.width])
+    bottom = view.top + view.height
+    right = view.left + view.width
+    crop = np.ascontiguousarray(image[view.top : bottom, view.left : right])
+    channels_first = torch.from_numpy(crop).permute(2, 0, 1)[None]
     # Channels last and uint8: torch has a vectorised kernel for just this, and it stays in its thread.
-    resized = torch.nn.functional.interpolate(
-        torch.from_numpy(crop).permute(2, 0, 1)[None], (size, size), mode="bilinear", antialias=True
-    )
+    resized = torch.nn.functional.interpolate(channels_first, (size, size), mode="bilinear", antialias=True)
     pixels: Pixels = resized[0].permute(1, 2, 0).numpy()
     return pixels
 
 
-def _turn(image: Pixels, seen: View) -> Pixels:
-    image = image[:: -1 if seen.vflip else 1, :: -1 if seen.hflip else 1]
-    return np.rot90(image, seen.quarter_turns) if seen.quarter_turns else image
+def _turn(image: Pixels, view: View) -> Pixels:
+    if view.vflip:
+        image = image[::-1]
+    if view.hflip:
+        image = image[:, ::-1]
+    if view.quarter_turns:
+        image = np.rot90(image, view.quarter_turns)
+    return image
 
 
-def _colour(planes: Planes, seen: View) -> None:
+def _change_colours(planes: Planes, view: View) -> None:
     """Brightness, contrast and saturation, in place, on (3, H, W) of values 0 to 255.
 
     The three are linear in the pixel and its grey value: brightness b, then contrast c about the image's mean grey m,
@@ -165,10 +226,10 @@ def _colour(planes: Planes, seen: View) -> None:
     grey += green * np.float32(GREY[1])
     grey += blue * np.float32(GREY[2])
     mean_grey = float(grey.mean(dtype=np.float64))
-    gain = seen.contrast * seen.brightness
-    grey *= np.float32(gain * (1 - seen.saturation))
-    grey += np.float32((1 - seen.contrast) * seen.brightness * mean_grey)
+    gain = view.contrast * view.brightness
+    grey *= np.float32(gain * (1 - view.saturation))
+    grey += np.float32((1 - view.contrast) * view.brightness * mean_grey)
     for plane in planes:
-        plane *= np.float32(gain * seen.saturation)
+        plane *= np.float32(gain * view.saturation)
         plane += grey
         np.clip(plane, 0, 255, out=plane)

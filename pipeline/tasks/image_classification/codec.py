@@ -91,21 +91,9 @@ class ImageCodec:
         Raises:
             DataError: the file is missing or cannot be decoded wholly.
         """
-        from PIL import Image
+        from pipeline.modalities.image.decoding import decode_square
 
-        from pipeline.modalities.image.decoding import open_rgb
-
-        side = spec.resize
-        image = open_rgb(path, background=spec.background, draft=(side, side))
-        resample = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[spec.interpolation]
-        if spec.fit == "pad":
-            scale = side / max(image.size)
-            width, height = (max(1, round(length * scale)) for length in image.size)
-            square = Image.new("RGB", (side, side), spec.background)
-            square.paste(image.resize((width, height), resample), ((side - width) // 2, (side - height) // 2))
-        else:
-            square = image.resize((side, side), resample, box=_centre(image.size) if spec.fit == "crop" else None)
-        return np.array(square)
+        return decode_square(path, spec)
 
     def prepare(
         self, decoded: Batch, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None
@@ -118,13 +106,7 @@ class ImageCodec:
         from pipeline.tensors import single_tensor
 
         if draws is None:
-            return augmentation.plain(single_tensor(decoded), image_spec(spec))
-        return augmentation.augmented(single_tensor(decoded), image_spec(spec), image_settings(task).augment, draws)
-
-
-def _centre(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The largest centred square of an image: left, top, right, bottom."""
-    width, height = size
-    side = min(size)
-    left, top = (width - side) / 2, (height - side) / 2
-    return (left, top, left + side, top + side)
+            return augmentation.prepare_plain(single_tensor(decoded), image_spec(spec))
+        return augmentation.prepare_augmented(
+            single_tensor(decoded), image_spec(spec), image_settings(task).augment, draws
+        )

@@ -60,11 +60,11 @@ class ImageReader:
 
         intake = image_settings(task).intake
         paths = sorted({example.path for example in examples})
-        measure = partial(measurement.measure, root, intake=intake)
+        measure = partial(measurement.measure_image, root, intake=intake)
         cache = ScanCache(scratch / "scan", digest(ENGINE, self.task_name, intake))
         return scan(root, paths, measure, cache, console)
 
     def expectations(self, task: TaskConfig) -> Sequence[ColumnExpectation]:
         from pipeline.modalities.image import measurement
 
-        return measurement.expectations(image_settings(task).intake)
+        return measurement.list_expectations(image_settings(task).intake)
