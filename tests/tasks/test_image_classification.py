@@ -169,7 +169,7 @@ def test_a_view_follows_from_seed_view_and_id_alone() -> None:
         augmentation.draw_view(RandomDraw(s, v, i), 256, config) for s in (0, 1) for v in (0, 1) for i in ("a", "b")
     }
     assert len(views) == 8
-    assert augmentation.draw_view(RandomDraw(0, 1, "a"), 256, config) == augmentation.view(
+    assert augmentation.draw_view(RandomDraw(0, 1, "a"), 256, config) == augmentation.draw_view(
         RandomDraw(0, 1, "a"), 256, config
     )
 
