@@ -38,7 +38,7 @@ def make_backbone(folder: Path, family: str = "bert", max_tokens: int = 48) -> B
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     config = {**config_of(family), "vocab_size": len(tokenizer["model"]["vocab"]), "pad_token_id": 0}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    network = builder.build_backbone(config, seed=0)
+    network = builder.build_backbone(config, seed=0, subject="tiny")
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / builder.WEIGHTS)
     blocked = builder.with_head(network, config, 2, "mean", 0, "tiny")
     record = BackboneRecord(
@@ -61,7 +61,9 @@ def make_candidate(
 ) -> CandidateRecord:
     """A candidate with weights that tell texts apart."""
     config = builder.read_config(backbone.folder)
-    network: Any = builder.with_head(builder.build_backbone(config, seed=1), config, len(labels), "mean", 1, "tiny")
+    network: Any = builder.with_head(
+        builder.build_backbone(config, seed=1, subject="tiny"), config, len(labels), "mean", 1, "tiny"
+    )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(2)
         for parameter in network.stock.parameters():
