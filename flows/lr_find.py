@@ -9,7 +9,7 @@ from typing import Any
 from flows.status import prepare_workspace, refuse_changed_weights
 from flows.step_task import LiveConsole, WorkspaceRun, run_or_restore
 from pipeline.context import NoTracker
-from pipeline.report import page
+from pipeline.report.page import build_sweep_page, write_page
 from pipeline.report.report_context import Sweep
 from pipeline.step_table import steps_before
 from pipeline.steps import lr_find as lr_find_step
@@ -59,5 +59,5 @@ def find_learning_rate(workspace: Workspace, recipe: str | None, stage: str | No
         )
     sweep = Sweep(swept.recipe, swept.stage, *swept.sweep)
     path = folder / "sweep.html"
-    page.write(page.swept(workspace.root.name, sweep), path)
+    write_page(build_sweep_page(workspace.root.name, sweep), path)
     return SweepPage(sweep, path)

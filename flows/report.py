@@ -7,36 +7,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pipeline import receipts
 from pipeline.context import Tracker
-from pipeline.records import RegisterRecord, digest
-from pipeline.step_table import DVC_STAGES
+from pipeline.records import (
+    BackboneRecord,
+    EvaluateRecord,
+    FinetuneRecord,
+    RegisterRecord,
+    SplitRecord,
+    ValidateRecord,
+    digest,
+)
 from pipeline.versioning import StageState, Versioning
 from pipeline.workspace import Workspace
 
 
-def outdated(workspace: Workspace, states: Mapping[str, StageState], registered: RegisterRecord) -> str:
+def find_report_fault(workspace: Workspace, states: Mapping[str, StageState], registered: RegisterRecord) -> str:
     """Why the page has to be made again, in a user's words; empty where it is what these results determine."""
     return receipts.report_fault(workspace, _inputs(states, registered))
 
 
-def make(workspace: Workspace, versioning: Versioning, registered: RegisterRecord, tracker: Tracker) -> Path:
+def make_report(workspace: Workspace, versioning: Versioning, registered: RegisterRecord, tracker: Tracker) -> Path:
     """Makes the page from the finished steps' outputs, remembers what it was made from, and keeps it with the run in
     the tracking store."""
-    from pipeline.report import page
-    from pipeline.report.report_context import gather
+    from pipeline.report.page import RunRecords, build_page, write_page
+    from pipeline.report.report_context import gather_context
     from pipeline.steps import recorded_facts
-    from pipeline.steps.run import load_record
 
     inputs = _inputs(versioning.states(), registered)
-    records: dict[str, Any] = {step: load_record(workspace, step) for step in DVC_STAGES}
-    extras = gather(workspace, versioning.data_version(), registered)
-    html = page.build(*records.values(), registered=registered, extras=extras)
-    page.write(html, workspace.report)
+    records = RunRecords(
+        validate=ValidateRecord.load(workspace.output("validate")),
+        split=SplitRecord.load(workspace.output("split")),
+        backbone=BackboneRecord.load(workspace.output("backbone")),
+        finetune=FinetuneRecord.load(workspace.output("finetune")),
+        evaluate=EvaluateRecord.load(workspace.output("evaluate")),
+        register=registered,
+    )
+    context = gather_context(workspace, versioning.data_version(), registered)
+    write_page(build_page(records, context), workspace.report)
     receipts.write_report(workspace, inputs)
-    run = recorded_facts.open_parent(tracker, records["finetune"].key, workspace.root.name)
+    run = recorded_facts.open_parent(tracker, records.finetune.key, workspace.root.name)
     recorded_facts.record_report(run, workspace.report)
     return workspace.report
 

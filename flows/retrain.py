@@ -120,10 +120,10 @@ def _check_before_running(run: WorkspaceRun) -> None:
 
 def _make_report(run: WorkspaceRun, registered: RegisterRecord) -> Path:
     """The report, made anew where what it shows has changed."""
-    if not report.outdated(run.workspace, run.versioning.states(), registered):
+    if not report.find_report_fault(run.workspace, run.versioning.states(), registered):
         return run.workspace.report
     with run.console.working("writing the report"):
-        return report.make(run.workspace, run.versioning, registered, run.tracker)
+        return report.make_report(run.workspace, run.versioning, registered, run.tracker)
 
 
 def _publish_summary(run: WorkspaceRun, evaluated: EvaluateRecord, registered: RegisterRecord, page: Path) -> None:

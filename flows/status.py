@@ -51,7 +51,7 @@ def examine_status(workspace: Workspace) -> WorkspaceStatus:
     except VersioningError:
         return WorkspaceStatus(states, None, None)
     registered = current_receipt(workspace.config(), workspace, evaluated)
-    reason = report.outdated(workspace, states, registered) if registered else ""
+    reason = report.find_report_fault(workspace, states, registered) if registered else ""
     return WorkspaceStatus(states, evaluated, registered, reason)
 
 
@@ -65,7 +65,7 @@ def make_report(workspace: Workspace, registered: RegisterRecord, console: Conso
 
     with lock(workspace):
         tracker = open_tracker(workspace.config(), workspace, console)
-        report.make(workspace, Versioning(workspace.root), registered, tracker)
+        report.make_report(workspace, Versioning(workspace.root), registered, tracker)
 
 
 def bring_up_to_date(workspace: Workspace, console: Console) -> None:

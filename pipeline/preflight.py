@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline import metric_registry
 from pipeline.config import Config, expand_variables
 from pipeline.errors import ConfigError, PreflightError, ThawError
 from pipeline.files import expanded
@@ -108,9 +109,7 @@ def check_thresholds(config: Config, classes: int) -> None:
     Raises:
         ConfigError: names them and the metrics there are.
     """
-    from pipeline.evaluation.metrics import names
-
-    known = names(config.evaluate.top_k, classes)
+    known = metric_registry.threshold_names(config.evaluate.top_k, classes)
     unknown = sorted(set(config.register_.thresholds) - set(known))
     if unknown:
         raise ConfigError(
@@ -193,10 +192,8 @@ def _check_primary_metric(config: Config) -> str:
 
 
 def _check_thresholds_early(config: Config) -> PreflightCheck:
-    from pipeline.evaluation.metrics import names
-
     labels = config.data.labels
-    known = names(config.evaluate.top_k, len(labels) if labels else None)
+    known = metric_registry.threshold_names(config.evaluate.top_k, len(labels) if labels else None)
     unknown = sorted(set(config.register_.thresholds) - set(known))
     if unknown:
         return PreflightCheck(

@@ -339,6 +339,28 @@ class EvaluateRecord(Record):
         return self.folder / "predictions.parquet"
 
 
+class TimedBatch(FrozenModel):
+    """Milliseconds an example takes in batches of one size, over some runs."""
+
+    batch: int
+    median_ms: float
+    p95_ms: float
+    runs: int
+
+
+class Latency(FrozenModel):
+    """Size and speed of the network alone, as the evaluate step measured them: `latency.json` in the run's folder."""
+
+    candidate: str
+    model_sha256: str
+    megabytes: float
+    parameters: int
+    device: str
+    threads: int
+    precision: str
+    batches: tuple[TimedBatch, ...]
+
+
 class DataVersion(FrozenModel):
     """Which data a run saw: enough to get the same files back, or to know that one cannot."""
 

@@ -13,7 +13,7 @@ import pytest
 from flows import up
 from flows.servers import Server
 from pipeline import files
-from pipeline.report import page
+from pipeline.report.page import write_page
 
 
 @pytest.fixture(params=[0o077, 0o027, 0o002])
@@ -30,7 +30,7 @@ def mode(path: Path) -> int:
 
 def test_the_report_has_the_mode_that_the_umask_says(tmp_path: Path, umask: int) -> None:
     report = tmp_path / "report.html"
-    page.write("<p>", report)
+    write_page("<p>", report)
     assert mode(report) == 0o666 & ~umask
 
 
@@ -38,7 +38,7 @@ def test_a_replaced_report_gets_the_umasks_mode_too(tmp_path: Path, umask: int) 
     report = tmp_path / "report.html"
     report.write_text("old")
     report.chmod(0o604)
-    page.write("<p>new", report)
+    write_page("<p>new", report)
     assert mode(report) == 0o666 & ~umask
     assert report.read_text() == "<p>new"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

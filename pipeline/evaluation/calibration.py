@@ -1,4 +1,4 @@
-"""Does the model know how sure it may be: reliability bins."""
+"""How confidence and accuracy go together: reliability bins."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.evaluation.bootstrap import proportion
-from pipeline.evaluation.metrics import BINS, Predictions, bin_of
+from pipeline.evaluation.bootstrap import BootstrapSettings, estimate_share
+from pipeline.evaluation.metrics import BINS, Predictions, find_bin
 from pipeline.records import MetricEstimate
 
 
@@ -22,21 +22,20 @@ class ReliabilityBin:
     accuracy: MetricEstimate
 
 
-def reliability(made: Predictions, *, count: int, confidence: float, seed: int) -> list[ReliabilityBin]:
+def reliability_bins(predictions: Predictions, settings: BootstrapSettings) -> list[ReliabilityBin]:
     """The bins of equal width that hold examples (DeGroot and Fienberg 1983)."""
-    bins = bin_of(made.confidence)
-    found = []
-    for number in np.unique(bins):
-        within = bins == number
-        found.append(
+    numbers = find_bin(predictions.confidence)
+    bins = []
+    for number in np.unique(numbers):
+        within = numbers == number
+        accuracy = estimate_share(predictions.correct[within], predictions.units[within], settings)
+        bins.append(
             ReliabilityBin(
                 low=float(number / BINS),
                 high=float((number + 1) / BINS),
                 examples=int(within.sum()),
-                confidence=float(made.confidence[within].mean()),
-                accuracy=proportion(
-                    made.correct[within], made.units[within], count=count, confidence=confidence, seed=seed
-                ),
+                confidence=float(predictions.confidence[within].mean()),
+                accuracy=accuracy,
             )
         )
-    return found
+    return bins

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.bootstrap import Units, interval, resamples
+from pipeline.evaluation.bootstrap import BootstrapSettings, Units, estimate_statistic, weighted_mean
 from pipeline.records import Comparison, MetricEstimate
 
 Verdict = Literal["better", "worse", "cannot-tell"]
@@ -33,7 +33,8 @@ def sign_flip_test(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], units: Un
     if not len(sizes):
         return 1.0
     if sizes.max() == 1:
-        return float(binomtest(int((gains > 0).sum()), len(sizes), 0.5).pvalue)
+        won = int((gains > 0).sum())
+        return float(binomtest(won, len(sizes), 0.5).pvalue)
     return _share_at_least(int(abs(gains.sum())), sizes)
 
 
@@ -46,7 +47,8 @@ def _share_at_least(total: int, sizes: NDArray[np.int64]) -> float:
     points = 2 * int(sizes.sum()) + 1
     angles = 2 * np.pi * np.arange(points) / points
     function = np.ones(points)
-    for size, count in zip(*np.unique(sizes, return_counts=True), strict=True):
+    distinct, counts = np.unique(sizes, return_counts=True)
+    for size, count in zip(distinct, counts, strict=True):
         function *= np.cos(size * angles) ** count
     probabilities = np.fft.ifft(function).real
     sums = np.minimum(np.arange(points), points - np.arange(points))  # a negative sum stands at its complement
@@ -55,37 +57,32 @@ def _share_at_least(total: int, sizes: NDArray[np.int64]) -> float:
     return min(max(share, least), 1.0)
 
 
-def difference(
-    ours: NDArray[np.bool_], theirs: NDArray[np.bool_], units: Units, *, count: int, confidence: float, seed: int
+def paired_difference(
+    ours: NDArray[np.bool_], theirs: NDArray[np.bool_], units: Units, settings: BootstrapSettings
 ) -> MetricEstimate:
-    """How much more of the examples ours got right, with a bootstrap interval over pairs, whole units at a time."""
+    """How much more of the examples (N,) ours got right, with a bootstrap interval over pairs, whole units at a
+    time."""
     gains = ours.astype(np.float64) - theirs
-    samples = [(gains @ weights) / weights.sum(axis=0) for _, weights in resamples(units, count, seed)]
-    return interval(float(gains.mean()), np.concatenate(samples), confidence)
+    return estimate_statistic(lambda weights: weighted_mean(gains, weights), units, settings)
 
 
-def verdict(found: MetricEstimate, p_value: float, confidence: float) -> Verdict:
+def judge_difference(difference: MetricEstimate, p_value: float, confidence: float) -> Verdict:
     """What may be said of a difference where more is better: only what interval and test both support."""
     if p_value > 1 - confidence:
         return "cannot-tell"
-    if found.low > 0:
+    if difference.low > 0:
         return "better"
-    return "worse" if found.high < 0 else "cannot-tell"
+    if difference.high < 0:
+        return "worse"
+    return "cannot-tell"
 
 
-def compare(
-    other: str,
-    ours: NDArray[np.bool_],
-    theirs: NDArray[np.bool_],
-    units: Units,
-    *,
-    count: int,
-    confidence: float,
-    seed: int,
+def compare_accuracies(
+    other: str, ours: NDArray[np.bool_], theirs: NDArray[np.bool_], units: Units, settings: BootstrapSettings
 ) -> Comparison:
-    """Compares accuracies; `ours` and `theirs` (N,) say whether each of the same examples was right."""
-    found = difference(ours, theirs, units, count=count, confidence=confidence, seed=seed)
+    """Compares the accuracy of the best candidate with that of another; `ours` and `theirs` (N,) say whether each of
+    the same examples was right."""
+    difference = paired_difference(ours, theirs, units, settings)
     p_value = sign_flip_test(ours, theirs, units)
-    return Comparison(
-        other=other, metric="accuracy", difference=found, p_value=p_value, verdict=verdict(found, p_value, confidence)
-    )
+    verdict = judge_difference(difference, p_value, settings.confidence)
+    return Comparison(other=other, metric="accuracy", difference=difference, p_value=p_value, verdict=verdict)

@@ -1,7 +1,8 @@
 """Metrics of a classifier from its probabilities, each with a bootstrap interval.
 
 One set of formulas serves the value (every example weighs 1) and all resamples (every example weighs as often as it
-was drawn), so an interval belongs to exactly its value. The values equal scikit-learn's, where it has them.
+was drawn), so an interval belongs to exactly its value. The values equal scikit-learn's, where it has them. Which
+metrics there are is said in `pipeline/metric_registry.py`; here is what computes them.
 
 | metric | is |
 |---|---|
@@ -16,24 +17,35 @@ was drawn), so an interval belongs to exactly its value. The values equal scikit
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import metric_registry
 from pipeline.errors import TrainingError
-from pipeline.evaluation.bootstrap import Floats, Units, WeightsContent, exact, interval, resamples
+from pipeline.evaluation.bootstrap import (
+    BootstrapSettings,
+    Floats,
+    Units,
+    Weights,
+    draw_resamples,
+    exact_interval,
+    percentile_interval,
+    weighted_mean,
+)
+from pipeline.metric_registry import Metric
 from pipeline.records import MetricEstimate
 
 BINS = 15
 UNITS_A_BIN = 10  # fewer say nothing of the accuracy within a bin
 SMALLEST = float(np.finfo(np.float32).tiny)  # what a probability of 0 counts as
-LOWER_IS_BETTER = frozenset({"log_loss", "calibration_error"})
-SHARES = ("accuracy", "top_")  # metrics that are a share of the examples
-AUROC_CLASSES = 100  # with more, one class against the rest says little and costs much
-AREA_CELLS, AREA_RESAMPLES = 200_000_000, 100  # past so many cells, auroc's interval rests on fewer resamples
+# Past so many cells, the interval of a costly metric rests on fewer resamples.
+COSTLY_CELLS, COSTLY_RESAMPLES = 200_000_000, 100
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ class Predictions:
     targets: NDArray[np.intp]
     units: Units
 
-    def of(self, rows: NDArray[np.bool_]) -> Predictions:
+    def subset(self, rows: NDArray[np.bool_]) -> Predictions:
         """Those of some rows (N,); the units are counted anew."""
         if rows.all():
             return self
@@ -77,27 +89,30 @@ class Predictions:
 
     @cached_property
     def predicted(self) -> NDArray[np.intp]:
-        found: NDArray[np.intp] = self.probabilities.argmax(axis=1)
-        return found
+        """The most probable class (N,)."""
+        codes: NDArray[np.intp] = self.probabilities.argmax(axis=1)
+        return codes
 
     @cached_property
     def confidence(self) -> Floats:
-        found: Floats = self.probabilities.max(axis=1)
-        return found
+        """The most probable class's probability (N,)."""
+        largest: Floats = self.probabilities.max(axis=1)
+        return largest
 
     @cached_property
-    def right(self) -> Floats:
+    def target_probability(self) -> Floats:
         """The right class's probability (N,)."""
         return self.probabilities[np.arange(len(self.targets)), self.targets]
 
     @cached_property
-    def rank(self) -> NDArray[np.intp]:
+    def target_rank(self) -> NDArray[np.intp]:
         """How many classes were thought more probable than the right one (N,); among equals the first comes first."""
-        right = self.right[:, None]
-        before = np.arange(self.classes) < self.targets[:, None]
-        ahead = (self.probabilities > right) | ((self.probabilities == right) & before)
-        found: NDArray[np.intp] = ahead.sum(axis=1)
-        return found
+        target_probability = self.target_probability[:, None]
+        comes_before = np.arange(self.classes) < self.targets[:, None]
+        is_tied = self.probabilities == target_probability
+        is_ahead = (self.probabilities > target_probability) | (is_tied & comes_before)
+        ranks: NDArray[np.intp] = is_ahead.sum(axis=1)
+        return ranks
 
     @cached_property
     def bins(self) -> NDArray[np.intp]:
@@ -111,134 +126,161 @@ class Predictions:
     @cached_property
     def gap_sums(self) -> GapSums:
         _, first, units = np.unique(self.units, return_index=True, return_inverse=True)
-        sizes = _sums(self.bins, units, np.ones(len(units)))
-        gaps = _sums(self.bins, units, self.correct - self.confidence)
+        sizes = _sum_by_cell(self.bins, units, np.ones(len(units)))
+        gaps = _sum_by_cell(self.bins, units, self.correct - self.confidence)
         return GapSums(first, sizes, gaps, sizes * sizes, gaps * gaps)
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        return np.equal(self.rank, 0)
+        """Whether the right class was the most probable one (N,)."""
+        return np.equal(self.target_rank, 0)
 
     @property
     def classes(self) -> int:
         return int(self.probabilities.shape[1])
 
 
-def check(probabilities: Floats, candidate: str, ids: list[str]) -> None:
-    """Refuses probabilities that are none.
+class ClassTallies(NamedTuple):
+    """Weighted counts by class and column of weights, (C, R) each.
+
+    Args:
+        hits: right answers.
+        targets: examples of the class.
+        predicted: answers naming the class.
+    """
+
+    hits: Floats
+    targets: Floats
+    predicted: Floats
+
+
+@dataclass(frozen=True)
+class WeightedPredictions:
+    """Predictions with R columns of weights (N, R): what a metric's function is given, so that it computes one value a
+    column, (R,)."""
+
+    predictions: Predictions
+    weights: Weights
+
+    def mean(self, values: NDArray[Any]) -> Floats:
+        """The weighted mean of one value an example (N,), as (R,)."""
+        return weighted_mean(values.astype(np.float64), self.weights)
+
+    @cached_property
+    def tallies(self) -> ClassTallies:
+        return tally_classes(self.predictions, self.weights)
+
+
+MetricFunction = Callable[..., Floats]  # of WeightedPredictions, and of k for top-k accuracy
+
+
+def check_probabilities(probabilities: Floats, candidate: str, paths: list[str]) -> None:
+    """Refuses probabilities (N, C) that are none.
 
     Raises:
         TrainingError: a row has NaN or infinity, a negative value, or does not sum to 1; names the examples.
     """
     sums = probabilities.sum(axis=1)
-    bad = ~(np.isfinite(sums) & (np.abs(sums - 1) < 1e-3) & (probabilities >= 0).all(axis=1))
-    if bad.any():
-        raise TrainingError(
-            f"candidate '{candidate}'", found=f"answers for {int(bad.sum())} test examples that are no probabilities",
-            expected="finite probabilities that sum to 1",
-            hint="train it again: thaw run --force finetune; a lower learning rate or precision fp32 may help",
-            details=[ids[row] for row in np.flatnonzero(bad)],
-        )  # fmt: skip
-
-
-def top_k(classes: int, wanted: int) -> int | None:
-    """The k of top-k: at most classes − 1, at which every answer but the last is right; None where k would be 1."""
-    k = min(wanted, classes - 1)
-    return k if k > 1 else None
-
-
-def names(wanted_k: int, classes: int | None = None) -> tuple[str, ...]:
-    """The metrics that predictions of so many classes have; of any number of classes, where it is None."""
-    known = ["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "calibration_error"]
-    largest = wanted_k if classes is None else top_k(classes, wanted_k)
-    smallest = 2 if classes is None else largest
-    if largest is not None and smallest is not None:
-        known += [f"top_{k}_accuracy" for k in range(smallest, largest + 1)]
-    if classes is None or classes <= AUROC_CLASSES:
-        known.append("auroc")
-    return tuple(known)
-
-
-def measure(made: Predictions, weights: WeightsContent, wanted_k: int, *, areas: bool = True) -> dict[str, Floats]:
-    """Every metric for each column of weights (N, R), as (R,); NaN where a column leaves a metric undefined, and
-    for auroc without `areas`."""
-    total = weights.sum(axis=0)
-    hits, true, given = tallies(made, weights)
-    losses = -np.log(made.right.clip(SMALLEST))
-    values = {
-        "accuracy": (made.correct.astype(np.float64) @ weights) / total,
-        "balanced_accuracy": _mean(_ratio(hits, true)),
-        "macro_f1": _mean(_ratio(2 * hits, true + given)),
-        "log_loss": (losses @ weights) / total,
-        "calibration_error": _calibration_error(made, weights),
-    }
-    if k := top_k(made.classes, wanted_k):
-        values[f"top_{k}_accuracy"] = ((made.rank < k).astype(np.float64) @ weights) / total
-    if made.classes <= AUROC_CLASSES:
-        values["auroc"] = _auroc(made, weights) if areas else np.full(len(total), np.nan)
-    return values
-
-
-def estimates(
-    made: Predictions, *, wanted_k: int, count: int, confidence: float, seed: int
-) -> dict[str, MetricEstimate]:
-    """Every metric that is defined on these examples, with its interval over `count` resamples of the units."""
-    once = np.ones((len(made.targets), 1))
-    values = {name: float(found[0]) for name, found in measure(made, once, wanted_k).items()}
-    budget = max(AREA_RESAMPLES, AREA_CELLS // made.probabilities.size)
-    parts: list[dict[str, Floats]] = []
-    for done, weights in resamples(made.units, count, seed):
-        parts.append(measure(made, weights, wanted_k, areas=done < budget))
-    found = {
-        name: interval(value, np.concatenate([part[name] for part in parts]), confidence)
-        for name, value in values.items()
-        if np.isfinite(value)
-    }
-    trials = len(np.unique(made.units))
-    for name, estimate in found.items():
-        if name.startswith(SHARES) and estimate.value in (0.0, 1.0):
-            found[name] = exact(estimate.value, trials, confidence)
-    return found
-
-
-def tallies(made: Predictions, weights: WeightsContent) -> tuple[Floats, Floats, Floats]:
-    """Per class and resample (C, R): right answers, examples of the class, answers naming the class."""
-    return (
-        _rows(made.targets, made.classes, made.correct) @ weights,
-        _rows(made.targets, made.classes, np.ones(len(made.targets))) @ weights,
-        _rows(made.predicted, made.classes, np.ones(len(made.targets))) @ weights,
+    sums_to_one = np.isfinite(sums) & (np.abs(sums - 1) < 1e-3)
+    is_valid = sums_to_one & (probabilities >= 0).all(axis=1)
+    invalid = np.flatnonzero(~is_valid)
+    if not len(invalid):
+        return
+    raise TrainingError(
+        f"candidate '{candidate}'",
+        found=f"answers for {len(invalid)} test examples that are no probabilities",
+        expected="finite probabilities that sum to 1",
+        hint="train it again: thaw run --force finetune; a lower learning rate or precision fp32 may help",
+        details=[paths[row] for row in invalid],
     )
 
 
-def _rows(codes: NDArray[np.intp], count: int, values: NDArray[Any]) -> Any:
-    """The sparse (count, N) matrix with each example's value in the row of its code."""
-    from scipy.sparse import csr_array
-
-    return csr_array((values.astype(np.float64), (codes, np.arange(len(codes)))), shape=(count, len(codes)))
+# --- all metrics -------------------------------------------------------------------------------------------------
 
 
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+def compute_metrics(
+    predictions: Predictions, weights: Weights, wanted_k: int, *, with_costly: bool = True
+) -> dict[str, Floats]:
+    """Every metric for each column of weights (N, R), as (R,); NaN where a column leaves a metric undefined, and for
+    the costly ones where they are left out."""
+    weighted = WeightedPredictions(predictions, weights)
+    values = {}
+    for metric in metric_registry.measured_metrics(predictions.classes, wanted_k):
+        if metric.is_costly and not with_costly:
+            values[metric.name] = np.full(weights.shape[1], np.nan)
+        else:
+            values[metric.name] = _compute_metric(metric, weighted)
+    return values
 
 
-def _mean(values: Floats) -> Floats:
-    """The mean over classes (C, R) that are defined; NaN where none is."""
-    defined = np.isfinite(values)
-    return _ratio(np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
+def _compute_metric(metric: Metric, weighted: WeightedPredictions) -> Floats:
+    module, _, name = metric.function.partition(":")
+    function: MetricFunction = getattr(importlib.import_module(module), name)
+    if metric.k is not None:
+        return function(weighted, metric.k)
+    return function(weighted)
 
 
-def bin_of(confidence: Floats, bins: int = BINS) -> NDArray[np.intp]:
-    """The bin of each confidence: equal widths over (0, 1], each open below and closed above."""
-    return np.ceil(confidence * bins).clip(1, bins).astype(np.intp) - 1
+def estimate_metrics(
+    predictions: Predictions, settings: BootstrapSettings, *, wanted_k: int
+) -> dict[str, MetricEstimate]:
+    """Every metric that is defined on these examples, with its interval over resamples of the units."""
+    once = np.ones((len(predictions.targets), 1))
+    values = compute_metrics(predictions, once, wanted_k)
+    costly_resamples = max(COSTLY_RESAMPLES, COSTLY_CELLS // predictions.probabilities.size)
+    parts = []
+    for done, weights in draw_resamples(predictions.units, settings):
+        with_costly = done < costly_resamples
+        parts.append(compute_metrics(predictions, weights, wanted_k, with_costly=with_costly))
+    units = len(np.unique(predictions.units))
+    estimates = {}
+    for metric in metric_registry.measured_metrics(predictions.classes, wanted_k):
+        value = float(values[metric.name][0])
+        if not np.isfinite(value):
+            continue
+        if metric.counts_examples and value in (0.0, 1.0):
+            estimates[metric.name] = exact_interval(value, units, settings.confidence)
+        else:
+            samples = np.concatenate([part[metric.name] for part in parts])
+            estimates[metric.name] = percentile_interval(value, samples, settings.confidence)
+    return estimates
 
 
-def _calibration_error(made: Predictions, weights: WeightsContent) -> Floats:
-    squared = squared_calibration_error(made, weights)
+# --- the metrics -------------------------------------------------------------------------------------------------
+
+
+def accuracy(weighted: WeightedPredictions) -> Floats:
+    return weighted.mean(weighted.predictions.correct)
+
+
+def balanced_accuracy(weighted: WeightedPredictions) -> Floats:
+    tallies = weighted.tallies
+    recalls = _divide(tallies.hits, tallies.targets)
+    return _mean_over_classes(recalls)
+
+
+def macro_f1(weighted: WeightedPredictions) -> Floats:
+    tallies = weighted.tallies
+    scores = _divide(2 * tallies.hits, tallies.targets + tallies.predicted)
+    return _mean_over_classes(scores)
+
+
+def log_loss(weighted: WeightedPredictions) -> Floats:
+    probabilities = weighted.predictions.target_probability.clip(SMALLEST)
+    return weighted.mean(-np.log(probabilities))
+
+
+def top_k_accuracy(weighted: WeightedPredictions, k: int) -> Floats:
+    return weighted.mean(weighted.predictions.target_rank < k)
+
+
+def calibration_error(weighted: WeightedPredictions) -> Floats:
+    squared = squared_calibration_error(weighted)
     error: Floats = np.sqrt(np.maximum(squared, 0))
     return error
 
 
-def squared_calibration_error(made: Predictions, weights: WeightsContent) -> Floats:
+def squared_calibration_error(weighted: WeightedPredictions) -> Floats:
     """The squared calibration error of each resample (R,), without bias: of a perfectly calibrated model it is below
     0 about as often as above. NaN where no bin holds two units.
 
@@ -246,38 +288,83 @@ def squared_calibration_error(made: Predictions, weights: WeightsContent) -> Flo
     makes the square of the mean gap too large; it cannot make a product of independent gaps so. For single examples
     this is Kumar, Liang and Ma's estimate, which subtracts the variance instead.
     """
-    sums = made.gap_sums
-    drawn = weights[sums.first]
+    sums = weighted.predictions.gap_sums
+    drawn = weighted.weights[sums.first]
     examples = sums.sizes @ drawn
     pairs = examples**2 - sums.squared_sizes @ drawn**2
     products = (sums.gaps @ drawn) ** 2 - sums.squared_gaps @ drawn**2
-    squared = _ratio(products, pairs)
-    defined = np.isfinite(squared)
-    total_weight = np.where(defined, examples, 0)
-    return _ratio((np.where(defined, squared, 0) * total_weight).sum(axis=0), total_weight.sum(axis=0))
+    squared = _divide(products, pairs)
+    is_defined = np.isfinite(squared)
+    bin_weights = np.where(is_defined, examples, 0)
+    weighted_squares = np.where(is_defined, squared, 0) * bin_weights
+    return _divide(weighted_squares.sum(axis=0), bin_weights.sum(axis=0))
 
 
-def _sums(rows: NDArray[np.intp], columns: NDArray[np.intp], values: NDArray[Any]) -> Any:
+def auroc(weighted: WeightedPredictions) -> Floats:
+    """Mann and Whitney's statistic on the weights, ties counting half; one class against the rest, averaged."""
+    predictions = weighted.predictions
+    draws = np.ascontiguousarray(weighted.weights.T)  # sums run along rows: several times as fast
+    if predictions.classes == 2:
+        return _area_under_roc(predictions.probabilities[:, 1], predictions.targets == 1, draws)
+    areas = []
+    for code in range(predictions.classes):
+        areas.append(_area_under_roc(predictions.probabilities[:, code], predictions.targets == code, draws))
+    return _mean_over_classes(np.stack(areas))
+
+
+def _area_under_roc(scores: Floats, is_positive: NDArray[np.bool_], draws: Floats) -> Floats:
+    """The area (R,) for scores (N,) and draws (R, N)."""
+    negatives = np.flatnonzero(~is_positive)
+    order = negatives[np.argsort(scores[~is_positive], kind="stable")]
+    below = np.zeros((len(draws), len(order) + 1))
+    np.cumsum(draws.take(order, axis=1), axis=1, out=below[:, 1:])
+    lower = np.searchsorted(scores[order], scores[is_positive], side="left")
+    lower_or_tied = np.searchsorted(scores[order], scores[is_positive], side="right")
+    won = (below.take(lower, axis=1) + below.take(lower_or_tied, axis=1)) / 2
+    drawn = draws[:, is_positive]
+    total_won = np.einsum("rp,rp->r", drawn, won)
+    return _divide(total_won, drawn.sum(axis=1) * below[:, -1])
+
+
+# --- arithmetic --------------------------------------------------------------------------------------------------
+
+
+def tally_classes(predictions: Predictions, weights: Weights) -> ClassTallies:
+    """Counts by class for each column of weights (N, R)."""
+    ones = np.ones(len(predictions.targets))
+    hits = _class_matrix(predictions.targets, predictions.classes, predictions.correct)
+    targets = _class_matrix(predictions.targets, predictions.classes, ones)
+    predicted = _class_matrix(predictions.predicted, predictions.classes, ones)
+    return ClassTallies(hits @ weights, targets @ weights, predicted @ weights)
+
+
+def _class_matrix(codes: NDArray[np.intp], count: int, values: NDArray[Any]) -> Any:
+    """The sparse (count, N) matrix with each example's value in the row of its code."""
+    from scipy.sparse import csr_array
+
+    cells = (codes, np.arange(len(codes)))
+    return csr_array((values.astype(np.float64), cells), shape=(count, len(codes)))
+
+
+def _sum_by_cell(rows: NDArray[np.intp], columns: NDArray[np.intp], values: NDArray[Any]) -> Any:
     """The sparse matrix of the sums of the values with the same row and column."""
     from scipy.sparse import coo_array
 
     return coo_array((values.astype(np.float64), (rows, columns))).tocsr()
 
 
-def _auroc(made: Predictions, weights: WeightsContent) -> Floats:
-    """Mann and Whitney's statistic on the weights, ties counting half; one class against the rest, averaged."""
-    draws = np.ascontiguousarray(weights.T)  # sums run along rows: several times as fast
-    if made.classes == 2:
-        return _area(made.probabilities[:, 1], made.targets == 1, draws)
-    return _mean(np.stack([_area(made.probabilities[:, c], made.targets == c, draws) for c in range(made.classes)]))
+def _divide(part: Floats, whole: Floats) -> Floats:
+    """Quotients, NaN where there is nothing to divide by."""
+    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
 
 
-def _area(scores: Floats, positive: NDArray[np.bool_], draws: Floats) -> Floats:
-    order = np.flatnonzero(~positive)[np.argsort(scores[~positive], kind="stable")]
-    below = np.zeros((len(draws), len(order) + 1))
-    np.cumsum(draws.take(order, axis=1), axis=1, out=below[:, 1:])
-    ahead = np.searchsorted(scores[order], scores[positive], side="left")
-    level = np.searchsorted(scores[order], scores[positive], side="right")
-    won = (below.take(ahead, axis=1) + below.take(level, axis=1)) / 2
-    drawn = draws[:, positive]
-    return _ratio(np.einsum("rp,rp->r", drawn, won), drawn.sum(axis=1) * below[:, -1])
+def _mean_over_classes(values: Floats) -> Floats:
+    """The mean over classes (C, R) that are defined; NaN where none is."""
+    is_defined = np.isfinite(values)
+    total = np.where(is_defined, values, 0).sum(axis=0)
+    return _divide(total, is_defined.sum(axis=0).astype(np.float64))
+
+
+def find_bin(confidence: Floats, bins: int = BINS) -> NDArray[np.intp]:
+    """The bin of each confidence: equal widths over (0, 1], each open below and closed above."""
+    return np.ceil(confidence * bins).clip(1, bins).astype(np.intp) - 1

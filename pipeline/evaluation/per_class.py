@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.evaluation.bootstrap import proportion
-from pipeline.evaluation.metrics import Predictions, tallies
+from pipeline.evaluation.bootstrap import BootstrapSettings, estimate_share
+from pipeline.evaluation.metrics import Predictions, tally_classes
 from pipeline.records import MetricEstimate
 
 
@@ -32,35 +32,44 @@ class ConfusedPair:
     examples: int
 
 
-def per_class(
-    made: Predictions, labels: tuple[str, ...], *, count: int, confidence: float, seed: int
-) -> list[ClassScore]:
+def score_classes(predictions: Predictions, labels: tuple[str, ...], settings: BootstrapSettings) -> list[ClassScore]:
     """A row a class, in the order of the label space."""
-    hits, true, given = (found[:, 0] for found in tallies(made, np.ones((len(made.targets), 1))))
-    rows = []
+    once = np.ones((len(predictions.targets), 1))
+    tallies = tally_classes(predictions, once)
+    scores = []
     for code, label in enumerate(labels):
-        within = made.targets == code
-        recall = (
-            proportion(made.correct[within], made.units[within], count=count, confidence=confidence, seed=seed)
-            if within.any()
-            else None
+        hits = tallies.hits[code, 0]
+        examples = tallies.targets[code, 0]
+        predicted = tallies.predicted[code, 0]
+        score = ClassScore(
+            label=label,
+            examples=int(examples),
+            predicted=int(predicted),
+            precision=_divide(hits, predicted),
+            recall=_estimate_recall(predictions, code, settings),
+            f1=_divide(2 * hits, examples + predicted),
         )
-        either = true[code] + given[code]
-        rows.append(
-            ClassScore(
-                label=label,
-                examples=int(true[code]),
-                predicted=int(given[code]),
-                precision=float(hits[code] / given[code]) if given[code] else None,
-                recall=recall,
-                f1=float(2 * hits[code] / either) if either else None,
-            )
-        )
-    return rows
+        scores.append(score)
+    return scores
 
 
-def confusion(made: Predictions, labels: tuple[str, ...]) -> list[ConfusedPair]:
+def _estimate_recall(predictions: Predictions, code: int, settings: BootstrapSettings) -> MetricEstimate | None:
+    within = predictions.targets == code
+    if not within.any():
+        return None
+    return estimate_share(predictions.correct[within], predictions.units[within], settings)
+
+
+def _divide(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def count_confusions(predictions: Predictions, labels: tuple[str, ...]) -> list[ConfusedPair]:
     """The pairs of target and predicted class that occur, in the order of the label space: the matrix without its
     zeros, so that ten thousand classes stay a short list."""
-    pairs, counts = np.unique(np.stack([made.targets, made.predicted]), axis=1, return_counts=True)
-    return [ConfusedPair(labels[t], labels[p], int(n)) for (t, p), n in zip(pairs.T, counts, strict=True)]
+    codes = np.stack([predictions.targets, predictions.predicted])
+    pairs, counts = np.unique(codes, axis=1, return_counts=True)
+    confusions = []
+    for (target, predicted), count in zip(pairs.T, counts, strict=True):
+        confusions.append(ConfusedPair(labels[target], labels[predicted], int(count)))
+    return confusions

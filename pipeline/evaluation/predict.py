@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.records import CandidateRecord, Latency, TimedBatch
+
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
@@ -17,29 +19,31 @@ if TYPE_CHECKING:
     from pipeline.config_section import TaskConfig
     from pipeline.context import Context
     from pipeline.evaluation.bootstrap import Floats
-    from pipeline.records import CandidateRecord
     from pipeline.tasks.base import Task
     from pipeline.tensors import Batch
+
+    Rows = NDArray[np.int64]
 
 BATCH = 32
 TIMED_BATCHES = (1, 32)
 IMAGE_DIMENSIONS = 4  # examples, channels, height, width
-TIMED_RUNS, FEWEST_RUNS, TIMED_SECONDS = 30, 3, 0.5  # stop at so many runs, or after so long with enough of them
+# A measurement stops at so many runs, or after so long with enough of them.
+TIMED_RUNS, FEWEST_RUNS, TIMED_SECONDS = 30, 3, 0.5
 
 
 class LoadedCandidate:
-    """A candidate loaded and the rows it is asked about, opened.
+    """A candidate loaded, and the rows it is asked about, opened.
 
     Args:
-        kind: the task.
-        task: its settings.
+        task: the kind of problem.
+        task_config: its settings.
         candidate: the finished candidate.
         table: the manifest's rows.
         context: the step's surroundings.
     """
 
     def __init__(
-        self, kind: Task, task: TaskConfig, candidate: CandidateRecord, table: pa.Table, context: Context
+        self, task: Task, task_config: TaskConfig, candidate: CandidateRecord, table: pa.Table, context: Context
     ) -> None:
         import torch
 
@@ -47,24 +51,27 @@ class LoadedCandidate:
         from pipeline.tasks.base import StoreLimits
 
         keep_freed_memory()
-        self.kind, self.task, self.candidate, self.console = kind, task, candidate, context.console
+        self.task = task
+        self.task_config = task_config
+        self.candidate = candidate
+        self.console = context.console
         self.rows = table.num_rows
         limits = StoreLimits(context.scratch, context.pixel_cache_gb)
-        self.store = kind.codec.open_store(
+        self.store = task.codec.open_store(
             candidate.input, table, context.data, candidate.folder, limits, context.console
         )
-        self.device = _device(candidate.plan.get("device"))
-        self.model = kind.network.load(candidate)
+        self.device = _find_device(candidate.plan.get("device"))
+        self.model = task.network.load(candidate)
         self.model.stock.eval().to(self.device)
         # Channels last: convolutions in fp32 take half the time on a CPU, and are none the worse elsewhere.
         self.model.stock.to(memory_format=torch.channels_last)
 
-    def inputs(self, rows: NDArray[np.int64]) -> Batch:
+    def inputs(self, rows: Rows) -> Batch:
         """The network's input for rows given by number, all of one shape, unaugmented."""
         import torch
 
         decoded = self.store.batch(rows)
-        prepared = self.kind.codec.prepare(decoded, self.candidate.input, self.task, None)
+        prepared = self.task.codec.prepare(decoded, self.candidate.input, self.task_config, None)
         placed = prepared.to(self.device)
         if isinstance(placed, torch.Tensor) and placed.ndim == IMAGE_DIMENSIONS:
             return placed.contiguous(memory_format=torch.channels_last)
@@ -81,19 +88,19 @@ class LoadedCandidate:
 
         answers: Floats | None = None
         done = 0
-        with torch.inference_mode(), _exact():
+        with torch.inference_mode(), _without_tf32():
             for rows in self._batches():
                 output = single_tensor(self.model.run(self.inputs(rows)))
-                found = self.kind.scorer.probabilities(output).double().cpu().numpy()
+                probabilities = self.task.scorer.probabilities(output).double().cpu().numpy()
                 if answers is None:
-                    answers = np.empty((self.rows, found.shape[1]))
-                answers[rows] = found
+                    answers = np.empty((self.rows, probabilities.shape[1]))
+                answers[rows] = probabilities
                 done += len(rows)
                 self.console.progress(f"evaluate {self.candidate.name}", done, self.rows)
         assert answers is not None  # there are test examples
         return answers
 
-    def _batches(self) -> Iterator[NDArray[np.int64]]:
+    def _batches(self) -> Iterator[Rows]:
         """Rows in batches of one shape, in the order of the shapes and else of the table."""
         every = np.arange(self.rows)
         shapes = self.store.shapes(every)
@@ -102,64 +109,73 @@ class LoadedCandidate:
             for start in range(0, len(alike), BATCH):
                 yield alike[start : start + BATCH]
 
-    def _timed_rows(self, size: int) -> NDArray[np.int64]:
+    def _timed_rows(self, size: int) -> Rows:
         """So many rows of the commonest shape, over again where there are fewer."""
         every = np.arange(self.rows)
         shapes = self.store.shapes(every)
         codes, counts = np.unique(shapes, return_counts=True)
         alike = every[shapes == codes[counts.argmax()]]
-        chosen: NDArray[np.int64] = alike[np.arange(size) % len(alike)]
+        chosen: Rows = alike[np.arange(size) % len(alike)]
         return chosen
 
-    def latency(self) -> dict[str, Any]:
-        """Size, and milliseconds an example takes the network alone in fp32, by batch size: median and 95th
-        percentile over some runs."""
+    def measure_latency(self) -> Latency:
+        """Size, and milliseconds an example takes the network alone in fp32, by batch size."""
         import torch
 
-        timed = []
-        with torch.inference_mode(), _exact():
+        batches = []
+        with torch.inference_mode(), _without_tf32():
             for size in TIMED_BATCHES:
-                work = partial(self.model.run, self.inputs(self._timed_rows(size)))
-                seconds = np.array(_time(work, self.device), dtype=np.float64) / size
-                middle, late = np.quantile(seconds, [0.5, 0.95]) * 1000
-                timed.append({"batch": size, "median_ms": middle, "p95_ms": late, "runs": len(seconds)})
-        return {
-            "candidate": self.candidate.name,
-            "model_sha256": self.candidate.model_sha256,
-            "megabytes": self.candidate.model.stat().st_size / 1e6,
-            "parameters": sum(parameter.numel() for parameter in self.model.stock.parameters()),
-            "device": str(self.device),
-            "threads": torch.get_num_threads(),
-            "precision": "fp32",
-            "batches": timed,
-        }
+                batches.append(self._time_batch(size))
+        return Latency(
+            candidate=self.candidate.name,
+            model_sha256=self.candidate.model_sha256,
+            megabytes=self.candidate.model.stat().st_size / 1e6,
+            parameters=sum(parameter.numel() for parameter in self.model.stock.parameters()),
+            device=str(self.device),
+            threads=torch.get_num_threads(),
+            precision="fp32",
+            batches=tuple(batches),
+        )
+
+    def _time_batch(self, size: int) -> TimedBatch:
+        work = partial(self.model.run, self.inputs(self._timed_rows(size)))
+        seconds = np.array(_time_runs(work, self.device), dtype=np.float64)
+        milliseconds = 1000 * seconds / size
+        median, p95 = np.quantile(milliseconds, [0.5, 0.95])
+        return TimedBatch(batch=size, median_ms=float(median), p95_ms=float(p95), runs=len(seconds))
 
 
-def _device(wanted: str | None) -> torch.device:
+def _find_device(wanted: str | None) -> torch.device:
     """The device the candidate was trained on, where this machine has it."""
     import torch
 
     device = torch.device(wanted or "cpu")
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    return device if there.get(device.type) else torch.device("cpu")
+    if device.type == "cuda" and torch.cuda.is_available():
+        return device
+    if device.type == "mps" and torch.backends.mps.is_available():
+        return device
+    return torch.device("cpu")
 
 
-def _exact() -> Any:
+def _without_tf32() -> Any:
     """Convolutions in true fp32 on a GPU too, which would otherwise round to TF32."""
     import torch
 
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
-def _time(work: Callable[[], object], device: torch.device) -> list[float]:
+def _time_runs(work: Callable[[], object], device: torch.device) -> list[float]:
+    """Seconds that each of some runs took."""
     import torch
 
     work()  # the first run allocates
-    found: list[float] = []
-    while len(found) < FEWEST_RUNS or (len(found) < TIMED_RUNS and sum(found) < TIMED_SECONDS):
+    seconds: list[float] = []
+    while len(seconds) < TIMED_RUNS:
+        if len(seconds) >= FEWEST_RUNS and sum(seconds) >= TIMED_SECONDS:
+            break
         began = time.perf_counter()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        found.append(time.perf_counter() - began)
-    return found
+        seconds.append(time.perf_counter() - began)
+    return seconds

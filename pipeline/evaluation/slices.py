@@ -1,19 +1,19 @@
-"""Accuracy by the user's own metadata: where does the model do worse than it does overall?"""
+"""Accuracy by the user's own metadata, and by what the scan measured: where does the model do worse than overall?"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.evaluation.bootstrap import Floats, Units, proportion
-from pipeline.manifest import META
+from pipeline.evaluation.bootstrap import BootstrapSettings, Floats, Units, estimate_share
+from pipeline.manifest import META, SCAN
 from pipeline.records import MetricEstimate
 
 MOST_VALUES = 20
@@ -22,10 +22,13 @@ ABSENT = "(none)"
 LONGEST_VALUE = 100  # characters; longer values are texts, and no names of a slice
 NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$"  # "007" is a name
 
+WantedSlices = Sequence[str] | Literal["auto"]
+Rows = NDArray[np.bool_]  # (N,): which rows
+
 
 @dataclass(frozen=True)
 class SliceScore:
-    """The test examples with one value of one metadata column."""
+    """The test examples with one value of one column."""
 
     column: str
     value: str
@@ -34,35 +37,62 @@ class SliceScore:
     verdict: Literal["as-overall", "below", "too-small"]
 
 
-def columns_of(table: pa.Table, wanted: Sequence[str] | Literal["auto"]) -> list[str]:
-    """The metadata columns to slice by, without their prefix, in order.
+class SliceColumn(NamedTuple):
+    """A column to slice by.
 
-    `auto` takes numbers and whatever has between 2 and 20 values, none of them long. A column asked for by name that
-    is not there is passed over: `absent_columns` names it.
+    Args:
+        name: what a reader is shown.
+        source: the manifest's column, `meta.…` or `scan.…`.
     """
-    present = _metadata_columns(table)
-    if wanted == "auto":
-        return [name for name in present if _is_worth_slicing(table[META + name])]
-    asked = [name.removeprefix(META) for name in wanted]
-    return [name for name in asked if name in present]
+
+    name: str
+    source: str
 
 
-def absent_columns(table: pa.Table, wanted: Sequence[str] | Literal["auto"]) -> list[str]:
+def slice_columns(table: pa.Table, wanted: WantedSlices, measured: Sequence[str] = ()) -> list[SliceColumn]:
+    """The columns to slice by, in order.
+
+    `auto` takes, of the metadata columns and of what the scan `measured` and the task finds worth slicing by, numbers
+    and whatever has between 2 and 20 values, none of them long. A column asked for by name that is not there is passed
+    over: `absent_columns` names it.
+    """
+    if wanted != "auto":
+        columns = [_find_column(table, name) for name in wanted]
+        return [column for column in columns if column is not None]
+    sources = [name for name in table.column_names if name.startswith(META)]
+    sources += [SCAN + name for name in measured if SCAN + name in table.column_names]
+    return [_named(table, source) for source in sources if _is_worth_slicing(table[source])]
+
+
+def absent_columns(table: pa.Table, wanted: WantedSlices) -> list[str]:
     """The columns asked for by name that are not there, each with the one it may mean."""
     if wanted == "auto":
         return []
-    present = _metadata_columns(table)
+    present = [name.removeprefix(META) for name in table.column_names if name.startswith((META, SCAN))]
     absent = []
     for name in wanted:
-        plain = name.removeprefix(META)
-        if plain not in present:
-            close = difflib.get_close_matches(plain, present, 1)
+        if _find_column(table, name) is None:
+            close = difflib.get_close_matches(name.removeprefix(META), present, 1)
             absent.append(f"{name}: did you mean {close[0]}?" if close else name)
     return absent
 
 
-def _metadata_columns(table: pa.Table) -> list[str]:
-    return [name.removeprefix(META) for name in table.column_names if name.startswith(META)]
+def _find_column(table: pa.Table, name: str) -> SliceColumn | None:
+    """The column that a setting names, with or without its prefix; the user's own before a measured one."""
+    plain = name.removeprefix(META)
+    for source in (META + plain, SCAN + plain, plain):
+        if source in table.column_names and source.startswith((META, SCAN)):
+            return _named(table, source)
+    return None
+
+
+def _named(table: pa.Table, source: str) -> SliceColumn:
+    """The column under its plain name; under its full one where the user's own column has the plain one."""
+    if source.startswith(META):
+        return SliceColumn(source.removeprefix(META), source)
+    plain = source.removeprefix(SCAN)
+    name = source if META + plain in table.column_names else plain
+    return SliceColumn(name, source)
 
 
 def _is_worth_slicing(column: pa.ChunkedArray) -> bool:
@@ -94,7 +124,7 @@ def _numbers(column: pa.ChunkedArray) -> Floats | None:
     return np.asarray(numbers.to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
-def members(column: pa.ChunkedArray) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+def slice_rows(column: pa.ChunkedArray) -> Iterator[tuple[str, Rows]]:
     """Each value of a column, or each quarter of its range, with the rows (N,) that have it."""
     numbers = _numbers(column)
     if numbers is not None:
@@ -103,8 +133,10 @@ def members(column: pa.ChunkedArray) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
     codes = encoded.indices.to_numpy(zero_copy_only=False)
     values = encoded.dictionary.to_pylist()
-    for code in sorted(range(len(values)), key=lambda code: (values[code] is None, _as_text(values[code]))):
-        yield _shortened(_as_text(values[code])), codes == code
+    texts = [_as_text(value) for value in values]
+    ordered = sorted(range(len(values)), key=lambda code: (values[code] is None, texts[code]))
+    for code in ordered:
+        yield _shortened(texts[code]), codes == code
 
 
 def _as_text(value: object) -> str:
@@ -115,20 +147,28 @@ def _shortened(text: str) -> str:
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
 
 
-def _quarters(numbers: Floats) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    known = np.isfinite(numbers)
-    # Edges are values that occur: between two huge ones there would be no finite middle.
-    shares = np.linspace(0, 1, QUARTILES + 1)
-    edges = np.unique(np.quantile(numbers[known], shares, method="inverted_cdf")) if known.any() else np.empty(0)
+def _quarters(numbers: Floats) -> Iterator[tuple[str, Rows]]:
+    is_known = np.isfinite(numbers)
+    edges = _quartile_edges(numbers[is_known])
     names = _edge_names(edges)
     if len(edges) == 1:
-        yield names[0], known
+        yield names[0], is_known
     for at in range(len(edges) - 1):
         low, high = edges[at], edges[at + 1]
-        above = numbers >= low if at == 0 else numbers > low
-        yield f"{names[at]} – {names[at + 1]}", known & above & (numbers <= high)
-    if not known.all():
-        yield ABSENT, ~known
+        is_above = numbers >= low if at == 0 else numbers > low
+        yield f"{names[at]} – {names[at + 1]}", is_known & is_above & (numbers <= high)
+    if not is_known.all():
+        yield ABSENT, ~is_known
+
+
+def _quartile_edges(numbers: Floats) -> Floats:
+    """The distinct edges of the quarters. They are values that occur: between two huge ones there would be no finite
+    middle."""
+    if not len(numbers):
+        return np.empty(0)
+    shares = np.linspace(0, 1, QUARTILES + 1)
+    edges: Floats = np.unique(np.quantile(numbers, shares, method="inverted_cdf"))
+    return edges
 
 
 def _edge_names(edges: Floats) -> list[str]:
@@ -141,32 +181,42 @@ def _edge_names(edges: Floats) -> list[str]:
     return names
 
 
-def slices(
+def score_slices(
     table: pa.Table,
-    correct: NDArray[np.bool_],
+    correct: Rows,
     units: Units,
+    columns: Sequence[SliceColumn],
     *,
-    wanted: Sequence[str] | Literal["auto"],
     smallest: int,
-    count: int,
-    confidence: float,
-    seed: int,
+    settings: BootstrapSettings,
 ) -> list[SliceScore]:
     """Every slice of the rows of `table` (N), by column, worst first, the too small ones last.
 
-    `correct` (N,) says which rows were right. A slice is `below` where its whole interval lies under the overall
-    accuracy. One slice at a time: of many, a few come out so by chance.
+    A slice is `below` where its whole interval lies under the overall accuracy. One slice at a time: of many, a few
+    come out so by chance.
+
+    Args:
+        correct: (N,), which rows were right.
+        units: (N,), what is resampled together.
+        smallest: with fewer examples a slice is not judged.
     """
     overall = float(correct.mean())
-    found = []
-    for name in columns_of(table, wanted):
-        judged = []
-        for value, within in members(table[META + name]):
+    scores = []
+    for column in columns:
+        of_column = []
+        for value, within in slice_rows(table[column.source]):
             size = int(within.sum())
             if size < smallest:
-                judged.append(SliceScore(name, value, size, None, "too-small"))
+                of_column.append(SliceScore(column.name, value, size, None, "too-small"))
                 continue
-            share = proportion(correct[within], units[within], count=count, confidence=confidence, seed=seed)
-            judged.append(SliceScore(name, value, size, share, "below" if share.high < overall else "as-overall"))
-        found += sorted(judged, key=lambda s: (s.accuracy is None, s.accuracy.value if s.accuracy else 0.0))
-    return found
+            share = estimate_share(correct[within], units[within], settings)
+            verdict: Literal["below", "as-overall"] = "below" if share.high < overall else "as-overall"
+            of_column.append(SliceScore(column.name, value, size, share, verdict))
+        scores += sorted(of_column, key=_worst_first)
+    return scores
+
+
+def _worst_first(score: SliceScore) -> tuple[bool, float]:
+    if score.accuracy is None:
+        return True, 0.0
+    return False, score.accuracy.value

@@ -19,71 +19,101 @@ from pipeline.manifest import write_table
 from pipeline.records import MetricEstimate
 from pipeline.tasks.base import Display
 
+Cell = str | int | float | None
 
-def predictions(made: Predictions, table: pa.Table, labels: Sequence[str], path: Path) -> None:
+
+def write_predictions(predictions: Predictions, table: pa.Table, labels: Sequence[str], path: Path) -> None:
     """id, path, content (of rows of a table), target, predicted, confidence and `p.<label>` for each class, in the
     manifest's order."""
     columns: dict[str, Any] = {}
     for name in ("id", "path", "content", "target"):
         if name in table.column_names:
             columns[name] = table[name]
-    columns["predicted"] = pa.array([labels[code] for code in made.predicted], type=pa.string())
-    columns["confidence"] = pa.array(made.confidence)
-    columns |= {f"p.{label}": pa.array(made.probabilities[:, code]) for code, label in enumerate(labels)}
+    predicted = [labels[code] for code in predictions.predicted]
+    columns["predicted"] = pa.array(predicted, type=pa.string())
+    columns["confidence"] = pa.array(predictions.confidence)
+    for code, label in enumerate(labels):
+        columns[f"p.{label}"] = pa.array(predictions.probabilities[:, code])
     write_table(pa.table(columns), path)
 
 
-def per_class(rows: Iterable[ClassScore], path: Path) -> None:
+def write_classes(scores: Iterable[ClassScore], path: Path) -> None:
     header = ("label", "examples", "predicted", "precision", "recall", "recall_low", "recall_high", "f1")
-    _write(path, header, [(r.label, r.examples, r.predicted, r.precision, *_parts(r.recall), r.f1) for r in rows])
+    rows = []
+    for score in scores:
+        recall = _estimate_cells(score.recall)
+        rows.append((score.label, score.examples, score.predicted, score.precision, *recall, score.f1))
+    _write_csv(path, header, rows)
 
 
-def confusion(rows: Iterable[ConfusedPair], path: Path) -> None:
-    _write(path, ("target", "predicted", "examples"), [(r.target, r.predicted, r.examples) for r in rows])
+def write_confusion(pairs: Iterable[ConfusedPair], path: Path) -> None:
+    rows = [(pair.target, pair.predicted, pair.examples) for pair in pairs]
+    _write_csv(path, ("target", "predicted", "examples"), rows)
 
 
-def slices(rows: Iterable[SliceScore], path: Path) -> None:
+def write_slices(scores: Iterable[SliceScore], path: Path) -> None:
     header = ("column", "value", "examples", "accuracy", "accuracy_low", "accuracy_high", "verdict")
-    _write(path, header, [(r.column, r.value, r.examples, *_parts(r.accuracy), r.verdict) for r in rows])
+    rows = []
+    for score in scores:
+        accuracy = _estimate_cells(score.accuracy)
+        rows.append((score.column, score.value, score.examples, *accuracy, score.verdict))
+    _write_csv(path, header, rows)
 
 
-def reliability(rows: Iterable[ReliabilityBin], path: Path) -> None:
+def write_reliability(bins: Iterable[ReliabilityBin], path: Path) -> None:
     header = ("low", "high", "examples", "confidence", "accuracy", "accuracy_low", "accuracy_high")
-    _write(path, header, [(r.low, r.high, r.examples, r.confidence, *_parts(r.accuracy)) for r in rows])
+    rows = []
+    for one in bins:
+        accuracy = _estimate_cells(one.accuracy)
+        rows.append((one.low, one.high, one.examples, one.confidence, *accuracy))
+    _write_csv(path, header, rows)
 
 
-def worst(
-    made: Predictions, table: pa.Table, labels: Sequence[str], display: Display, data: Path, folder: Path, most: int
+def write_worst_errors(
+    predictions: Predictions,
+    table: pa.Table,
+    labels: Sequence[str],
+    display: Display,
+    data: Path,
+    folder: Path,
+    most: int,
 ) -> None:
-    """The most confident mistakes, shown as the task shows an example, and listed in worst.json."""
+    """The most confident mistakes as the task exhibits an example, a picture or text, listed in worst.json."""
     folder.mkdir()
-    wrong = np.flatnonzero(~made.correct)
-    ordered = wrong[np.argsort(-made.confidence[wrong], kind="stable")][:most]
+    wrong = np.flatnonzero(~predictions.correct)
+    surest_first = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")]
+    chosen = surest_first[:most]
     columns = [name for name in ("id", "path", "target", "content") if name in table.column_names]
-    rows = table.select(columns).take(ordered).to_pylist()
-    for number, (row, at) in enumerate(zip(rows, ordered, strict=True), start=1):
-        row["predicted"] = labels[made.predicted[at]]
-        row["confidence"] = _short(float(made.confidence[at]))
-        row["target_probability"] = _short(float(made.right[at]))
-        exhibit = display.exhibit(row, data, folder, f"{number:02d}")
-        row.pop("content", None)
-        row["picture"] = exhibit.content if exhibit is not None and exhibit.kind == "picture" else None
-        if exhibit is not None and exhibit.kind == "text":
-            row["text"] = exhibit.content
-    (folder / "worst.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    examples = table.select(columns).take(chosen).to_pylist()
+    rows = []
+    for number, (example, at) in enumerate(zip(examples, chosen, strict=True), start=1):
+        exhibit = display.exhibit(example, data, folder, f"{number:02d}")
+        row = {name: example[name] for name in ("id", "path", "target")}
+        row["predicted"] = labels[predictions.predicted[at]]
+        row["confidence"] = _six_digits(float(predictions.confidence[at]))
+        row["target_probability"] = _six_digits(float(predictions.target_probability[at]))
+        row["picture"] = None
+        if exhibit is not None:
+            row[exhibit.kind] = exhibit.content
+        rows.append(row)
+    text = json.dumps(rows, indent=2, ensure_ascii=False)
+    (folder / "worst.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _parts(estimate: MetricEstimate | None) -> tuple[float | None, float | None, float | None]:
-    return (estimate.value, estimate.low, estimate.high) if estimate else (None, None, None)
+def _estimate_cells(estimate: MetricEstimate | None) -> tuple[float | None, float | None, float | None]:
+    if estimate is None:
+        return None, None, None
+    return estimate.value, estimate.low, estimate.high
 
 
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows([_short(value) if isinstance(value, float) else value for value in row] for row in rows)
+        for row in rows:
+            writer.writerow([_six_digits(cell) if isinstance(cell, float) else cell for cell in row])
 
 
-def _short(value: float) -> float:
-    """Six digits: more than any test set supports, fewer than the last bits, which machines disagree on."""
+def _six_digits(value: float) -> float:
+    """More than any test set supports, fewer than the last bits, which machines disagree on."""
     return float(f"{value:.6g}")

@@ -16,14 +16,17 @@ import pyarrow.parquet as pq
 from pipeline.errors import VersioningError
 from pipeline.records import MetricEstimate
 
+LONGEST_TEXT = 2000  # characters of an example that are shown
+
 
 @dataclass(frozen=True)
 class WorstError:
-    """One of the worst errors.
+    """One of the worst errors, with what is to be seen of the example: a picture, lines of text, or neither.
 
     Args:
-        picture: as a data URI, where the example is a picture.
-        text: where it is text.
+        picture: a data URI.
+        lines: of a text, as they are.
+        omitted: how many characters of the text are not shown.
     """
 
     path: str
@@ -31,11 +34,12 @@ class WorstError:
     predicted: str
     confidence: float
     target_probability: float
-    picture: str | None
-    text: str | None = None
+    picture: str | None = None
+    lines: tuple[str, ...] = ()
+    omitted: int = 0
 
 
-def table(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file.
 
     Raises:
@@ -45,59 +49,69 @@ def table(path: Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8") as stream:
             return list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as fault:
-        raise VersioningError(
-            str(path), found=str(fault), expected="a file of a finished step", hint="thaw run"
-        ) from fault
+        raise _unreadable(path, fault) from fault
 
 
-def value(row: Mapping[str, str], name: str) -> float | None:
+def read_number(row: Mapping[str, str], name: str) -> float | None:
     """A number, or None where the field is empty."""
     return float(row[name]) if row[name] else None
 
 
-def estimate(row: Mapping[str, str], name: str) -> MetricEstimate | None:
-    """A value with its interval from the columns name, name_low and name_high."""
+def read_estimate(row: Mapping[str, str], name: str) -> MetricEstimate | None:
+    """A value with its interval from the columns name, name_low and name_high; None where they are empty."""
     if not row[name]:
         return None
     return MetricEstimate(value=float(row[name]), low=float(row[f"{name}_low"]), high=float(row[f"{name}_high"]))
 
 
-def quarantine(path: Path) -> list[dict[str, str]]:
-    """The rows of quarantine.parquet, by reason."""
+def read_quarantine(path: Path) -> list[dict[str, str]]:
+    """The rows of quarantine.parquet, by reason.
+
+    Raises:
+        VersioningError: it is not there or not Parquet.
+    """
     try:
         rows: list[dict[str, str]] = pq.read_table(path).to_pylist()
     except (OSError, ValueError) as fault:
-        raise VersioningError(
-            str(path), found=str(fault), expected="a file of a finished step", hint="thaw run"
-        ) from fault
+        raise _unreadable(path, fault) from fault
     return sorted(rows, key=lambda row: (row["code"], row["path"]))
 
 
-def _worst_error(row: Mapping[str, Any], folder: Path) -> WorstError:
-    picture = _inside(folder / row["picture"]) if row["picture"] else None
+def read_worst_errors(folder: Path) -> list[WorstError]:
+    """The worst errors, with their pictures inside.
+
+    Raises:
+        VersioningError: they are not there or incomplete.
+    """
+    path = folder / "worst.json"
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [_read_worst_error(row, folder) for row in rows]
+    except (OSError, ValueError, KeyError) as fault:
+        raise _unreadable(path, fault) from fault
+
+
+def _read_worst_error(row: Mapping[str, Any], folder: Path) -> WorstError:
+    picture = row["picture"]
+    text = row.get("text", "")
+    shown = text[:LONGEST_TEXT]
     return WorstError(
         path=row["path"],
         target=row["target"],
         predicted=row["predicted"],
         confidence=row["confidence"],
         target_probability=row["target_probability"],
-        picture=picture,
-        text=row.get("text"),
+        picture=_data_uri(folder / picture) if picture else None,
+        lines=tuple(shown.splitlines()),
+        omitted=len(text) - len(shown),
     )
 
 
-def worst(folder: Path) -> list[WorstError]:
-    """The worst errors with their pictures inside."""
-    path = folder / "worst.json"
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [_worst_error(row, folder) for row in rows]
-    except (OSError, ValueError, KeyError) as fault:
-        raise VersioningError(
-            str(path), found=str(fault), expected="a file of a finished step", hint="thaw run"
-        ) from fault
-
-
-def _inside(picture: Path) -> str:
+def _data_uri(picture: Path) -> str:
     kind = mimetypes.guess_type(picture.name)[0] or "application/octet-stream"
-    return f"data:{kind};base64,{base64.b64encode(picture.read_bytes()).decode()}"
+    content = base64.b64encode(picture.read_bytes()).decode()
+    return f"data:{kind};base64,{content}"
+
+
+def _unreadable(path: Path, fault: Exception) -> VersioningError:
+    return VersioningError(str(path), found=str(fault), expected="a file of a finished step", hint="thaw run")

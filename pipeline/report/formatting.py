@@ -8,169 +8,158 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from pipeline import metric_registry, text
 from pipeline.records import BaselineAge, Comparison, EvaluateRecord, MetricEstimate, RegisterRecord
-from pipeline.text import pluralize
 
-SPACE = "\u202f"  # narrow and unbreakable: between a number and its unit
-TIED = "\u00a0"  # unbreakable: between a number and its noun
+NARROW_SPACE = "\u202f"  # unbreakable: between a number and its unit
+HARD_SPACE = "\u00a0"  # unbreakable: between a number and its noun
 MINUS = "\u2212"
+INVISIBLE_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's: control, format, surrogate, line and paragraph ends
+NAMED_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
-@dataclass(frozen=True)
-class MetricMeaning:
-    """How a metric is called, said and explained."""
-
-    title: str
-    share: bool  # said in per cent
-    higher_is_better: bool
-    note: str
+# --- text --------------------------------------------------------------------------------------------------------
 
 
-MEANINGS = {
-    "accuracy": MetricMeaning("Accuracy", True, True, "share of examples given the right class"),
-    "balanced_accuracy": MetricMeaning("Balanced accuracy", True, True, "mean recall, every class counting the same"),
-    "macro_f1": MetricMeaning("Macro F1", True, True, "mean F1, every class counting the same"),
-    "auroc": MetricMeaning("AUROC", True, True, "chance that the right class is ranked above a wrong one"),
-    "log_loss": MetricMeaning("Log loss", False, False, "how surprised the model is by the right class"),
-    "calibration_error": MetricMeaning(
-        "Calibration error", True, False, "typical gap between confidence and accuracy, beyond what chance makes"
-    ),
-}
-
-
-def meaning(metric: str) -> MetricMeaning:
-    """What the reader is told about a metric; a name that is not known here is shown as it is."""
-    if metric.startswith("top_"):
-        k = metric.split("_")[1]
-        return MetricMeaning(f"Top-{k} accuracy", True, True, f"share with the right class among the {k} most probable")
-    return MEANINGS.get(metric, MetricMeaning(metric.replace("_", " ").capitalize(), False, True, ""))
-
-
-def order(metric: str) -> tuple[int, str]:
-    """Where a metric stands among others: as the table above has them, top-k after accuracy's kin, then the rest."""
-    known = list(MEANINGS)
-    return (
-        known.index("auroc") if metric.startswith("top_") else known.index(metric) if metric in known else 99,
-        metric,
-    )
-
-
-def shown(value: object) -> object:
+def make_visible(value: object) -> object:
     r"""Text with what a reader could not see, or be misled by, made visible: control characters, undecodable bytes,
     marks that turn the writing's direction. The template engine passes every value through here."""
     if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
         return value
-    return "".join(_visible(c) for c in value)
+    return "".join(_make_character_visible(character) for character in value)
 
 
-def _visible(character: str) -> str:
-    kind = unicodedata.category(character)
-    if kind not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+def _make_character_visible(character: str) -> str:
+    if unicodedata.category(character) not in INVISIBLE_CATEGORIES:
         return character
-    named = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+    if character in NAMED_ESCAPES:
+        return NAMED_ESCAPES[character]
     code = ord(character)
-    return named.get(character, f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def percent(value: float, digits: int = 1) -> str:
-    return f"{100 * value:.{digits}f}{SPACE}%"
+def join_names(names: Sequence[str]) -> str:
+    """a, b and c"""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def number(value: float, digits: int = 3) -> str:
-    return f"{value:.{digits}f}"
+# --- numbers -----------------------------------------------------------------------------------------------------
 
 
-def said(metric: str, value: float) -> str:
-    return percent(value) if meaning(metric).share else number(value)
+def format_percent(value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f}{NARROW_SPACE}%"
 
 
-def spread(metric: str, estimate: MetricEstimate, digits: int = 1) -> str:
-    """An interval without its unit: 91.2–98.0."""
-    if meaning(metric).share:
+def format_metric(metric: str, value: float) -> str:
+    """A metric's value: 91.2 %, or 0.314 where it is no share."""
+    if metric_registry.find(metric).is_share:
+        return format_percent(value)
+    return f"{value:.3f}"
+
+
+def format_interval(metric: str, estimate: MetricEstimate, digits: int = 1) -> str:
+    """A metric's interval without its unit: 91.2–98.0."""
+    if metric_registry.find(metric).is_share:
         return f"{100 * estimate.low:.{digits}f}–{100 * estimate.high:.{digits}f}"
-    return f"{estimate.low:.2f}–{estimate.high:.2f}" if digits < 1 else f"{estimate.low:.3f}–{estimate.high:.3f}"
+    return f"{estimate.low:.{digits + 2}f}–{estimate.high:.{digits + 2}f}"
 
 
-def points(value: float, digits: int = 1, *, sign: bool = True) -> str:
-    """A difference of shares in percentage points."""
-    text = f"{100 * abs(value):.{digits}f}"
-    mark = (MINUS if value < 0 else "+") if sign else ""
-    return f"{mark}{text}{TIED}points"
+def format_points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign: +3.4 points."""
+    return f"{_format_signed(value)}{HARD_SPACE}points"
 
 
-def gap(difference: MetricEstimate) -> str:
+def format_difference(difference: MetricEstimate) -> str:
     """The interval of a difference of shares, in points: −1.2 to +3.4."""
-    return f"{points(difference.low).split(TIED)[0]} to {points(difference.high).split(TIED)[0]}"
+    return f"{_format_signed(difference.low)} to {_format_signed(difference.high)}"
 
 
-def rate(value: float) -> str:
+def _format_signed(share: float) -> str:
+    sign = MINUS if share < 0 else "+"
+    return f"{sign}{100 * abs(share):.1f}"
+
+
+def format_rate(value: float) -> str:
     """A learning rate: 1e-3, 2.5e-4."""
-    mantissa, _, exponent = f"{value:.2g}".partition("e")
-    if not exponent:
-        mantissa, _, exponent = f"{value:.1e}".partition("e")
-    return f"{mantissa.removesuffix('.0')}e{MINUS if exponent.startswith('-') else ''}{int(exponent.lstrip('+-'))}"
+    scientific = f"{value:.1e}"
+    mantissa, _, exponent = scientific.partition("e")
+    sign = MINUS if exponent.startswith("-") else ""
+    return f"{mantissa.removesuffix('.0')}e{sign}{int(exponent.lstrip('+-'))}"
 
 
-def seconds(value: float) -> str:
+def format_seconds(value: float) -> str:
     if value < 10:
-        return f"{value:.1f}{SPACE}s"
+        return f"{value:.1f}{NARROW_SPACE}s"
     if value < 90:
-        return f"{value:.0f}{SPACE}s"
+        return f"{value:.0f}{NARROW_SPACE}s"
     minutes, rest = divmod(round(value), 60)
     if minutes < 90:
-        return f"{minutes}{SPACE}min {rest:02d}{SPACE}s"
-    return f"{minutes // 60}{SPACE}h {minutes % 60:02d}{SPACE}min"
+        return f"{minutes}{NARROW_SPACE}min {rest:02d}{NARROW_SPACE}s"
+    return f"{minutes // 60}{NARROW_SPACE}h {minutes % 60:02d}{NARROW_SPACE}min"
 
 
-def milliseconds(value: float) -> str:
+def format_milliseconds(value: float) -> str:
+    """Three digits and their unit: 7.90 ms, 14.2 ms, 230 ms; seconds from 1000 ms on."""
     if value >= 1000:
-        return seconds(value / 1000)
-    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}{SPACE}ms"
+        return format_seconds(value / 1000)
+    if value >= 100:
+        digits = 0
+    elif value >= 10:
+        digits = 1
+    else:
+        digits = 2
+    return f"{value:.{digits}f}{NARROW_SPACE}ms"
 
 
-def size(value: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f}{SPACE}{unit}" if unit == "B" else f"{value:.1f}{SPACE}{unit}"
+def format_size(value: float) -> str:
+    """Bytes in decimal units: 512 B, 11.5 MB."""
+    if value < 1000:
+        return f"{value:.0f}{NARROW_SPACE}B"
+    for unit in ("kB", "MB", "GB"):
         value /= 1000
-    return f"{value:.1f}{SPACE}TB"
+        if value < 1000:
+            return f"{value:.1f}{NARROW_SPACE}{unit}"
+    return f"{value / 1000:.1f}{NARROW_SPACE}TB"
 
 
-def count(value: int) -> str:
-    return f"{value:,}".replace(",", SPACE)
+def format_count(value: int) -> str:
+    return f"{value:,}".replace(",", NARROW_SPACE)
 
 
-def many(value: int, one: str, several: str = "") -> str:
+def pluralize(value: int, one: str, several: str = "") -> str:
     """A count with its noun: 1 example, 12 examples."""
-    return f"{count(value)} {one if value == 1 else several or one + 's'}"
+    noun = one if value == 1 else several or f"{one}s"
+    return f"{format_count(value)} {noun}"
 
 
-def p_value(value: float) -> str:
-    return f"p{TIED}<{TIED}0.001" if value < 0.001 else f"p{TIED}={TIED}{value:.{3 if value < 0.1 else 2}f}"
+def format_p_value(value: float) -> str:
+    if value < 0.001:
+        return f"p{HARD_SPACE}<{HARD_SPACE}0.001"
+    digits = 3 if value < 0.1 else 2
+    return f"p{HARD_SPACE}={HARD_SPACE}{value:.{digits}f}"
 
 
-def listed(names: Sequence[str]) -> str:
-    """a, b and c"""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else list(names))
+# --- sentences ---------------------------------------------------------------------------------------------------
 
 
 def describe_age(age: BaselineAge) -> str:
     """When and from what a remembered training from scratch was made."""
-    return f"trained on {age.trained} from data version {age.data[:8]}, {pluralize(age.examples, 'example')} then"
+    examples = text.pluralize(age.examples, "example")
+    return f"trained on {age.trained} from data version {age.data[:8]}, {examples} then"
 
 
 def describe_baseline(evaluated: EvaluateRecord) -> str:
     """Since when a remembered training from scratch is, from what, and what was left out of the comparison for it."""
     assert evaluated.baseline is not None
-    text = describe_age(evaluated.baseline)
-    partial = [one.examples for one in evaluated.comparisons if one.examples is not None]
-    if not partial:
-        return text
-    left_out = evaluated.examples - partial[0]
-    return (
-        f"{text}; {left_out:,} of today's {pluralize(evaluated.examples, 'test example')} left out of the comparison, "
-        "because it had learnt from them"
-    )
+    age = describe_age(evaluated.baseline)
+    compared = [one.examples for one in evaluated.comparisons if one.examples is not None]
+    if not compared:
+        return age
+    left_out = evaluated.examples - compared[0]
+    examples = text.pluralize(evaluated.examples, "test example")
+    return f"{age}; {left_out:,} of today's {examples} left out of the comparison, because it had learnt from them"
 
 
 @dataclass(frozen=True)
@@ -181,11 +170,8 @@ class Verdict:
     figure: str
     after: str
 
-    def __str__(self) -> str:
-        return self.before + self.figure + self.after
 
-
-def verdict(
+def write_verdict(
     evaluated: EvaluateRecord, registered: RegisterRecord | None, baseline: str | None, *, pretrained: bool
 ) -> Verdict:
     """What came of the run, in a sentence.
@@ -194,27 +180,41 @@ def verdict(
         baseline: name of the candidate trained for comparison, if there is one besides the best.
         pretrained: whether the best candidate started from pretrained weights.
     """
-    found, name = evaluated.metrics[evaluated.primary], evaluated.primary
-    metric = meaning(name).title
-    on = f"({spread(name, found, 0)}) on {many(evaluated.examples, 'test example')}"
-    after = f" {metric.lower() if metric != 'AUROC' else metric} {on}"
-    against = next((one for one in evaluated.comparisons if one.other == baseline), None)
-    if against:
-        after += _against(against, "accuracy" if name != "accuracy" else "")
-    if registered:
-        role = "champion" if registered.champion else " and ".join(registered.aliases)
-        after += f"; registered as {registered.model} v{registered.version}" + (f", {role}" if role else "")
+    primary = evaluated.primary
+    estimate = evaluated.metrics[primary]
     subject = "Fine-tuning" if pretrained else "Training from scratch"
-    return Verdict(f"{subject} reached ", said(name, found.value), after + ".")
+    interval = format_interval(primary, estimate, 0)
+    examples = pluralize(evaluated.examples, "test example")
+    after = f" {_title_within_sentence(primary)} ({interval}) on {examples}"
+    for comparison in evaluated.comparisons:
+        if comparison.other == baseline:
+            after += _describe_comparison(comparison, primary)
+    if registered is not None:
+        after += f"; {_describe_registration(registered)}"
+    return Verdict(f"{subject} reached ", format_metric(primary, estimate.value), f"{after}.")
 
 
-def _against(found: Comparison, of: str) -> str:
-    much = points(found.difference.value, 1, sign=False)
-    in_what = f" in {of}" if of else ""
-    if found.verdict == "cannot-tell" or not found.difference.value:
-        level = "level with" if abs(found.difference.value) < 0.0005 else ""
-        if level:
-            return f", level with training from scratch{in_what}"
-        where = "above" if found.difference.value > 0 else "below"
-        return f", {much} {where} training from scratch{in_what}, too little to tell the two apart"
-    return f", {much} {'above' if found.verdict == 'better' else 'below'} training from scratch{in_what}"
+def _title_within_sentence(metric: str) -> str:
+    title = metric_registry.find(metric).title
+    return title if title.isupper() else title.lower()
+
+
+def _describe_registration(registered: RegisterRecord) -> str:
+    role = "champion" if registered.champion else " and ".join(registered.aliases)
+    version = f"registered as {registered.model} v{registered.version}"
+    return f"{version}, {role}" if role else version
+
+
+def _describe_comparison(comparison: Comparison, primary: str) -> str:
+    """The difference from training from scratch; the metric is named where it is not the one just told."""
+    value = comparison.difference.value
+    points = f"{100 * abs(value):.1f}{HARD_SPACE}points"
+    measured = "" if primary == comparison.metric else f" in {comparison.metric}"
+    if comparison.verdict == "better":
+        return f", {points} above training from scratch{measured}"
+    if comparison.verdict == "worse":
+        return f", {points} below training from scratch{measured}"
+    if abs(value) < 0.0005:
+        return f", level with training from scratch{measured}"
+    side = "above" if value > 0 else "below"
+    return f", {points} {side} training from scratch{measured}, too little to tell the two apart"

@@ -2,43 +2,159 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from pipeline import files
+from markupsafe import Markup
+
+from pipeline.files import replace_text
 from pipeline.records import (
     BackboneRecord,
     EvaluateRecord,
     FinetuneRecord,
+    Latency,
     RegisterRecord,
     SplitRecord,
     ValidateRecord,
 )
 from pipeline.redaction import redact
-from pipeline.report.render import render, render_sweep
-from pipeline.report.report_context import ReportContext, Sweep, gather
+from pipeline.report import files, formatting, result_sections, run_sections
+from pipeline.report.report_context import ReportContext, Sweep
 
-__all__ = ["ReportContext", "Sweep", "build", "gather", "swept", "write"]
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).parent / "templates"
+LISTED_ITEMS = 12  # items of a finding shown before the rest is folded away
+FILTERS = (
+    formatting.format_percent,
+    formatting.format_metric,
+    formatting.format_interval,
+    formatting.format_points,
+    formatting.format_difference,
+    formatting.format_rate,
+    formatting.format_seconds,
+    formatting.format_milliseconds,
+    formatting.format_size,
+    formatting.format_count,
+    formatting.format_p_value,
+    formatting.join_names,
+    formatting.pluralize,
+)
 
 
-def build(
-    validated: ValidateRecord,
-    split: SplitRecord,
-    backbone: BackboneRecord,
-    finetuned: FinetuneRecord,
-    evaluated: EvaluateRecord,
-    *,
-    registered: RegisterRecord | None,
-    extras: ReportContext,
-) -> str:
-    """The page. Every number on it comes from the records, their files, or `extras`."""
-    return render(validated, split, backbone, finetuned, evaluated, registered, extras)
+@dataclass(frozen=True)
+class RunRecords:
+    """The records of a finished run, and of its registration where there is one."""
+
+    validate: ValidateRecord
+    split: SplitRecord
+    backbone: BackboneRecord
+    finetune: FinetuneRecord
+    evaluate: EvaluateRecord
+    register: RegisterRecord | None = None
 
 
-def swept(workspace: str, sweep: Sweep) -> str:
+def build_page(run: RunRecords, context: ReportContext) -> str:
+    """The page. Every number on it comes from the records, their files, or the context."""
+    evaluated = run.evaluate
+    candidates = run_sections.candidate_rows(run.finetune, evaluated)
+    best = candidates[0].record
+    baseline = _baseline_name(candidates)
+    registered = run.register if run.register and run.register.version else None
+    verdict = formatting.write_verdict(evaluated, registered, baseline, pretrained=not best.baseline)
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            style=_style(),
+            context=context,
+            validated=run.validate,
+            split=run.split,
+            backbone=run.backbone,
+            finetuned=run.finetune,
+            evaluated=evaluated,
+            registered=registered,
+            not_registered_reason=run.register.reason if run.register else None,
+            verdict=verdict,
+            primary=run_sections.primary_metric(run.finetune),
+            best=best,
+            baseline=baseline,
+            baseline_age=formatting.describe_baseline(evaluated) if evaluated.baseline else None,
+            candidates=candidates,
+            metrics=result_sections.metrics_section(evaluated),
+            worst_errors=files.read_worst_errors(evaluated.folder / "worst"),
+            classes=result_sections.classes_section(evaluated),
+            confusion=result_sections.confusion_section(evaluated),
+            slices=result_sections.slices_section(evaluated),
+            calibration=result_sections.calibration_section(evaluated),
+            findings=(*run.validate.findings, *context.drift),
+            quarantine=run_sections.quarantine_section(files.read_quarantine(run.validate.quarantine)),
+            split_counts=run_sections.split_section(run.split),
+            input_description=run_sections.describe_input(best.input),
+            schedule=run_sections.schedule_section(best, run.backbone.blocks),
+            curves=run_sections.curve_figures(run.finetune),
+            sweeps=[run_sections.sweep_figure(sweep) for sweep in context.sweeps],
+            uri=run_sections.model_uri(registered) if registered else None,
+            step_times=run_sections.step_times(context),
+            latency=_latency(context, evaluated),
+        )
+    )
+
+
+def build_sweep_page(workspace: str, sweep: Sweep) -> str:
     """A page of one learning rate sweep, made before anything is trained."""
-    return render_sweep(workspace, sweep)
+    template = _environment().get_template("sweep.html.j2")
+    figure = run_sections.sweep_figure(sweep)
+    return template.render(style=_style(), workspace=workspace, sweep=sweep, figure=figure)
 
 
-def write(html: str, path: Path) -> None:
+def write_page(html: str, path: Path) -> None:
     """Puts the page in place whole: who opens it meanwhile sees the old one."""
-    files.replace_text(path, redact(html))
+    replace_text(path, redact(html))
+
+
+def _baseline_name(candidates: list[run_sections.CandidateRow]) -> str | None:
+    """The candidate trained for comparison, if there is one besides the best."""
+    for candidate in candidates[1:]:
+        if candidate.record.baseline:
+            return candidate.record.name
+    return None
+
+
+def _latency(context: ReportContext, evaluated: EvaluateRecord) -> Latency | None:
+    """Size and speed, if they were measured of this very model."""
+    if context.latency is None or context.latency.model_sha256 != evaluated.model_sha256:
+        return None
+    return context.latency
+
+
+def _style() -> Markup:
+    return Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        finalize=formatting.make_visible,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in FILTERS:
+        environment.filters[function.__name__] = function
+    environment.filters["safe_link"] = _safe_link
+    environment.globals["LISTED_ITEMS"] = LISTED_ITEMS
+    return environment
+
+
+def _safe_link(target: str) -> str | None:
+    """A link that only leads somewhere: no scheme but http and https, and none for a path."""
+    return target if urlsplit(target).scheme in ("", "http", "https", "file") else None

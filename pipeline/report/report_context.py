@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
-from pipeline.records import CandidateRecord, DataVersion, Finding, RegisterRecord
+from pipeline.records import CandidateRecord, DataVersion, Finding, Latency, RegisterRecord
 from pipeline.redaction import MARK
 from pipeline.step_table import DVC_STAGES
 from pipeline.workspace import Workspace
 
 OUTCOMES = "outcomes.json"  # of a run, in its folder: what became of each step, and how long it took
-LIBRARIES = ("thaw", "torch", "torchvision", "numpy", "mlflow", "dvc", "prefect", "great-expectations")
+LIBRARIES = (
+    "thaw",
+    "torch",
+    "torchvision",
+    "transformers",
+    "numpy",
+    "mlflow",
+    "dvc",
+    "prefect",
+    "great-expectations",
+)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,82 +67,104 @@ class ReportContext:
     drift: tuple[Finding, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     unchanged: tuple[str, ...] = ()
-    latency: Mapping[str, Any] | None = None
+    latency: Latency | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
     sweeps: tuple[Sweep, ...] = ()
 
 
-def gather(workspace: Workspace, data: DataVersion, registered: RegisterRecord | None = None) -> ReportContext:
-    """The extras of the last run of a workspace in which a step ran or was restored."""
+def gather_context(workspace: Workspace, data: DataVersion, registered: RegisterRecord | None = None) -> ReportContext:
+    """The context of the last run of a workspace in which a step ran or was restored."""
     runs = workspace.scratch / "runs"
-    seconds = _seconds(runs)
+    seconds = _read_latest(runs, OUTCOMES, _parse_seconds) or {}
     return ReportContext(
         workspace=workspace.root.name,
         when=datetime.now(UTC),
         data=data,
-        drift=_drift(runs),
+        drift=_read_latest(runs, "validate/drift.json", _parse_drift) or (),
         seconds=seconds,
         unchanged=tuple(step for step in DVC_STAGES if step not in seconds),
-        latency=_latest(runs, "evaluate/latency.json"),
-        versions=_versions(),
-        links=dict(_links(workspace, registered)),
-        sweeps=tuple(sweeps(workspace.output("finetune"))),
+        latency=_read_latest(runs, "evaluate/latency.json", Latency.model_validate),
+        versions=_library_versions(),
+        links=_find_links(workspace, registered),
+        sweeps=tuple(read_sweeps(workspace.output("finetune"))),
     )
 
 
-def sweeps(finetuned: Path) -> Iterator[Sweep]:
-    """The learning rate sweeps among the curves of a fine-tuning's candidates."""
-    for path in sorted(finetuned.glob("*/curves.csv")):
-        found: dict[str, dict[str, list[float]]] = {}
-        with path.open(newline="", encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
-                if row["split"] == "sweep":
-                    kind = row["metric"].rpartition("/")[2]
-                    found.setdefault(row["stage"], {}).setdefault(kind, []).append(float(row["value"]))
-        used = (
-            {stage.name: max(stage.lr.values()) for stage in CandidateRecord.load(path.parent).stages} if found else {}
-        )
-        for stage, curve in found.items():
-            yield Sweep(path.parent.name, stage, tuple(curve["rate"]), tuple(curve["loss"]), used.get(stage))
+# --- files of the last run ---------------------------------------------------------------------------------------
 
 
-def _links(workspace: Workspace, registered: RegisterRecord | None) -> Iterator[tuple[str, str]]:
-    """The data's checks as Data Docs, beside the page; the registered version, where a server shows it."""
-    docs = sorted((workspace.scratch / "runs").glob("*/validate/data-docs/index.html"))
-    if docs:
-        yield "Data Docs of the last validation", quote(docs[-1].relative_to(workspace.report.parent).as_posix())
-    if registered and registered.version and registered.tracking_uri.startswith(("http://", "https://")):
-        server = registered.tracking_uri.replace(f"{MARK}@", "").rstrip("/")
-        where = f"{server}/#/models/{quote(registered.model)}/versions/{registered.version}"
-        yield f"{registered.model}, version {registered.version}, in MLflow", where
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _latest(runs: Path, name: str) -> Any:
-    """The JSON file of that name in the newest run that has a readable one; runs are named by their time."""
+def _read_latest(runs: Path, name: str, parse: Callable[[Any], T]) -> T | None:
+    """The JSON file of that name in the newest run that has a usable one; runs are named by their time."""
     for path in sorted(runs.glob(f"*/{name}"), reverse=True):
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return parse(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):  # pydantic's errors are ValueErrors
             continue
     return None
 
 
-def _seconds(runs: Path) -> dict[str, float]:
+def _parse_seconds(outcomes: list[dict[str, Any]]) -> dict[str, float]:
     """What each step took that ran, rather than being restored."""
-    outcomes = _latest(runs, OUTCOMES) or ()
     return {outcome["step"]: outcome["seconds"] for outcome in outcomes if outcome["how"] == "done"}
 
 
-def _drift(runs: Path) -> tuple[Finding, ...]:
-    return tuple(Finding.model_validate(one) for one in _latest(runs, "validate/drift.json") or ())
+def _parse_drift(findings: list[dict[str, Any]]) -> tuple[Finding, ...]:
+    return tuple(Finding.model_validate(finding) for finding in findings)
+
+
+# --- learning rate sweeps ----------------------------------------------------------------------------------------
+
+
+def read_sweeps(finetuned: Path) -> list[Sweep]:
+    """The learning rate sweeps among the curves of a fine-tuning's candidates."""
+    sweeps = []
+    for curves in sorted(finetuned.glob("*/curves.csv")):
+        by_stage = _read_sweep_curves(curves)
+        if by_stage:
+            candidate = CandidateRecord.load(curves.parent)
+            used = {stage.name: max(stage.lr.values()) for stage in candidate.stages}
+            for stage, curve in by_stage.items():
+                rates = tuple(curve["rate"])
+                losses = tuple(curve["loss"])
+                sweeps.append(Sweep(curves.parent.name, stage, rates, losses, used.get(stage)))
+    return sweeps
+
+
+def _read_sweep_curves(curves: Path) -> dict[str, dict[str, list[float]]]:
+    """Stage → "rate" and "loss" → values; the rows' metric is `<stage>/rate` or `<stage>/loss`."""
+    by_stage: dict[str, dict[str, list[float]]] = {}
+    with curves.open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            if row["split"] == "sweep":
+                kind = row["metric"].rpartition("/")[2]
+                curve = by_stage.setdefault(row["stage"], {})
+                curve.setdefault(kind, []).append(float(row["value"]))
+    return by_stage
+
+
+# --- links and versions ------------------------------------------------------------------------------------------
+
+
+def _find_links(workspace: Workspace, registered: RegisterRecord | None) -> dict[str, str]:
+    """The data's checks as Data Docs, beside the page; the registered version, where a server shows it."""
+    links = {}
+    docs = sorted((workspace.scratch / "runs").glob("*/validate/data-docs/index.html"))
+    if docs:
+        path = docs[-1].relative_to(workspace.report.parent).as_posix()
+        links["Data Docs of the last validation"] = quote(path)
+    if registered and registered.version and registered.tracking_uri.startswith(("http://", "https://")):
+        server = registered.tracking_uri.replace(f"{MARK}@", "").rstrip("/")
+        title = f"{registered.model}, version {registered.version}, in MLflow"
+        links[title] = f"{server}/#/models/{quote(registered.model)}/versions/{registered.version}"
+    return links
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

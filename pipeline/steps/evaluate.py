@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import SplitError
 from pipeline.records import Comparison, EvaluateRecord, Finding
@@ -18,16 +18,24 @@ if TYPE_CHECKING:
     from pipeline.config import EvaluateConfig
     from pipeline.config_section import TaskConfig
     from pipeline.context import Context
+    from pipeline.evaluation.bootstrap import BootstrapSettings
     from pipeline.evaluation.metrics import Predictions
+    from pipeline.evaluation.predict import LoadedCandidate
     from pipeline.evaluation.slices import SliceScore
     from pipeline.records import FinetuneRecord, SplitRecord
+    from pipeline.tasks.base import Task
 
 FEW_EXAMPLES, FEW_UNITS = 30, 10
 LATENCY = "latency.json"  # in the run's own folder: no input determines it
 
 
 def evaluate(
-    config: EvaluateConfig, task: TaskConfig, split: SplitRecord, finetuned: FinetuneRecord, out: Path, context: Context
+    config: EvaluateConfig,
+    task_config: TaskConfig,
+    split: SplitRecord,
+    finetuned: FinetuneRecord,
+    out: Path,
+    context: Context,
 ) -> EvaluateRecord:
     """Judges every candidate on the test split and writes the best one's files into `out`.
 
@@ -35,18 +43,27 @@ def evaluate(
         SplitError: there are no test examples.
         TrainingError: a candidate answers with something that is no probability.
     """
-    from pipeline.evaluation import metrics
+    from pipeline.evaluation.bootstrap import BootstrapSettings
+    from pipeline.evaluation.metrics import estimate_metrics
+    from pipeline.tasks import catalog
 
+    task = catalog.find(task_config.name)
+    settings = BootstrapSettings(config.bootstrap, config.confidence, config.seed)
     table = _test_rows(split)
-    made = _predictions(task, finetuned, table, context)
-    unseen = {name: _unseen(finetuned.folder / name, table) for name in made}
+    predictions = _predict(task, task_config, finetuned, table, context)
+    estimates = {}
+    comparisons = []
     best = finetuned.candidate()
-    ours = made[best.name]
-    settings: dict[str, Any] = {"count": config.bootstrap, "confidence": config.confidence, "seed": config.seed}
-    found = {
-        name: metrics.estimates(one.of(unseen[name]), wanted_k=config.top_k, **settings) for name, one in made.items()
-    }
-    slices = _write(config, task, table, ours, best.labels, settings, out, context)
+    ours = predictions[best.name]
+    for name, theirs in predictions.items():
+        unseen = _unseen_rows(finetuned.folder / name, table)
+        estimates[name] = estimate_metrics(theirs.subset(unseen), settings, wanted_k=config.top_k)
+        if name != best.name:
+            comparisons.append(_compare(name, ours, theirs, unseen, settings))
+    slices = _score_slices(config, task, table, ours, settings)
+    _write_tables(ours, best.labels, slices, settings, out)
+    _write_examples(config, task, table, ours, best.labels, out, context)
+    warnings = _warnings(ours, best.labels, slices) + _absent_slices(config, table)
     record = EvaluateRecord(
         candidate=best.name,
         model_sha256=best.model_sha256,
@@ -56,13 +73,13 @@ def evaluate(
         confidence=config.confidence,
         primary=finetuned.primary,
         higher_is_better=finetuned.higher_is_better,
-        metrics=found.pop(best.name),
-        others=found,
-        comparisons=tuple(_compare(name, ours, made[name], unseen[name], settings) for name in found),
+        metrics=estimates.pop(best.name),
+        others=estimates,
+        comparisons=tuple(comparisons),
         baseline=finetuned.baseline,
-        warnings=(*_warnings(ours, best.labels, slices), *_absent_slices(config, table)),
+        warnings=tuple(warnings),
     )
-    _say_baseline(record, context)
+    _announce_baseline(record, context)
     saved = record.save(out)
     run = recorded_facts.open_parent(context.tracker, finetuned.key, context.root.name)
     recorded_facts.record_evaluation(run, saved)
@@ -70,7 +87,56 @@ def evaluate(
     return saved
 
 
-def _unseen(candidate: Path, table: pa.Table) -> NDArray[np.bool_]:
+def _test_rows(split: SplitRecord) -> pa.Table:
+    import pyarrow.compute as pc
+
+    from pipeline import manifest
+
+    table = manifest.read(split.manifest)
+    rows = table.filter(pc.equal(table["split"], "test"))
+    if not rows.num_rows:
+        raise SplitError(
+            "test split",
+            found="no examples",
+            expected="examples to judge the model on",
+            hint="give split.fractions.test more, or bring more data",
+        )
+    return rows
+
+
+# --- predictions -------------------------------------------------------------------------------------------------
+
+
+def _predict(
+    task: Task, task_config: TaskConfig, finetuned: FinetuneRecord, table: pa.Table, context: Context
+) -> dict[str, Predictions]:
+    """What each candidate answers; beside it, size and latency of the best go to the run's own folder."""
+    from pipeline.evaluation.bootstrap import number_units
+    from pipeline.evaluation.metrics import Predictions, check_probabilities
+    from pipeline.evaluation.predict import LoadedCandidate
+
+    units = number_units(table["unit"])
+    predictions = {}
+    for name in finetuned.candidates:
+        candidate = finetuned.candidate(name)
+        loaded = LoadedCandidate(task, task_config, candidate, table, context)
+        probabilities = loaded.probabilities()
+        check_probabilities(probabilities, name, table["path"].to_pylist())
+        targets = task.scorer.targets(table, candidate.labels).numpy()
+        predictions[name] = Predictions(probabilities, targets, units)
+        if name == finetuned.best:
+            _write_latency(loaded, context.run_dir)
+    return predictions
+
+
+def _write_latency(loaded: LoadedCandidate, run_dir: Path) -> None:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    latency = loaded.measure_latency()
+    text = json.dumps(latency.model_dump(mode="json"), indent=2)
+    (run_dir / LATENCY).write_text(text + "\n", encoding="utf-8")
+
+
+def _unseen_rows(candidate: Path, table: pa.Table) -> NDArray[np.bool_]:
     """Which test rows (N,) may be asked of a candidate: all, unless it comes from an earlier run and brings along the
     members that it had learnt from then."""
     import numpy as np
@@ -84,102 +150,131 @@ def _unseen(candidate: Path, table: pa.Table) -> NDArray[np.bool_]:
 
 
 def _compare(
-    name: str, ours: Predictions, theirs: Predictions, unseen: NDArray[np.bool_], settings: dict[str, Any]
+    name: str, ours: Predictions, theirs: Predictions, unseen: NDArray[np.bool_], settings: BootstrapSettings
 ) -> Comparison:
     """The paired comparison on the examples that both had not seen."""
-    from pipeline.evaluation import compare
+    from pipeline.evaluation.compare import compare_accuracies
 
-    mine, other = ours.of(unseen), theirs.of(unseen)
-    found = compare.compare(name, mine.correct, other.correct, mine.units, **settings)
-    return found if unseen.all() else found.model_copy(update={"examples": int(unseen.sum())})
-
-
-def _say_baseline(record: EvaluateRecord, context: Context) -> None:
-    """The age of what it was compared with, where that comes from an earlier run."""
-    if record.baseline is None:
-        return
-    from pipeline.report.formatting import describe_baseline
-
-    context.console.info(f"compared with training from scratch: {describe_baseline(record)}")
+    our_unseen = ours.subset(unseen)
+    their_unseen = theirs.subset(unseen)
+    comparison = compare_accuracies(name, our_unseen.correct, their_unseen.correct, our_unseen.units, settings)
+    if unseen.all():
+        return comparison
+    return comparison.model_copy(update={"examples": int(unseen.sum())})
 
 
-def _test_rows(split: SplitRecord) -> pa.Table:
-    import pyarrow.compute as pc
-
-    from pipeline import manifest
-
-    table = manifest.read(split.manifest)
-    rows = table.filter(pc.equal(table["split"], "test"))
-    if not rows.num_rows:
-        raise SplitError(
-            "test split", found="no examples", expected="examples to judge the model on",
-            hint="give split.fractions.test more, or bring more data",
-        )  # fmt: skip
-    return rows
+# --- files -------------------------------------------------------------------------------------------------------
 
 
-def _predictions(
-    task: TaskConfig, finetuned: FinetuneRecord, table: pa.Table, context: Context
-) -> dict[str, Predictions]:
-    """What each candidate answers; beside it, size and latency of the best go to the run's own folder."""
-    from pipeline.evaluation import metrics
-    from pipeline.evaluation.bootstrap import units_of
-    from pipeline.evaluation.predict import LoadedCandidate
-    from pipeline.tasks import catalog
+def _score_slices(
+    config: EvaluateConfig, task: Task, table: pa.Table, predictions: Predictions, settings: BootstrapSettings
+) -> list[SliceScore]:
+    from pipeline.evaluation.slices import score_slices, slice_columns
 
-    kind = catalog.find(task.name)
-    units = units_of(table["unit"])
-    made = {}
-    for name in finetuned.candidates:
-        candidate = finetuned.candidate(name)
-        ready = LoadedCandidate(kind, task, candidate, table, context)
-        probabilities = ready.probabilities()
-        metrics.check(probabilities, name, table["path"].to_pylist())
-        targets = kind.scorer.targets(table, candidate.labels).numpy()
-        made[name] = metrics.Predictions(probabilities, targets, units)
-        if name == finetuned.best:
-            context.run_dir.mkdir(parents=True, exist_ok=True)
-            (context.run_dir / LATENCY).write_text(json.dumps(ready.latency(), indent=2) + "\n", encoding="utf-8")
-    return made
+    columns = slice_columns(table, config.slices, task.display.measured_slices)
+    return score_slices(
+        table, predictions.correct, predictions.units, columns, smallest=config.min_slice, settings=settings
+    )
 
 
-def _write(
-    config: EvaluateConfig, task: TaskConfig, table: pa.Table, made: Predictions, labels: tuple[str, ...],
-    settings: dict[str, Any], out: Path, context: Context,
-) -> list[SliceScore]:  # fmt: skip
-    from pipeline.evaluation import calibration, per_class, slices, tables
-    from pipeline.tasks import catalog
+def _write_tables(
+    predictions: Predictions,
+    labels: tuple[str, ...],
+    slices: list[SliceScore],
+    settings: BootstrapSettings,
+    out: Path,
+) -> None:
+    from pipeline.evaluation import tables
+    from pipeline.evaluation.calibration import reliability_bins
+    from pipeline.evaluation.per_class import count_confusions, score_classes
 
-    judged = slices.slices(table, made.correct, made.units, wanted=config.slices, smallest=config.min_slice, **settings)
-    tables.predictions(made, table, labels, out / "predictions.parquet")
-    tables.confusion(per_class.confusion(made, labels), out / "confusion.csv")
-    tables.per_class(per_class.per_class(made, labels, **settings), out / "per_class.csv")
-    tables.reliability(calibration.reliability(made, **settings), out / "reliability.csv")
-    tables.slices(judged, out / "slices.csv")
-    tables.worst(made, table, labels, catalog.find(task.name).display, context.data, out / "worst", config.worst)
-    return judged
+    tables.write_confusion(count_confusions(predictions, labels), out / "confusion.csv")
+    tables.write_classes(score_classes(predictions, labels, settings), out / "per_class.csv")
+    tables.write_reliability(reliability_bins(predictions, settings), out / "reliability.csv")
+    tables.write_slices(slices, out / "slices.csv")
 
 
-def _warnings(made: Predictions, labels: tuple[str, ...], slices: list[SliceScore]) -> list[Finding]:
-    examples, units = len(made.targets), len(set(made.units.tolist()))
-    present = set(made.targets.tolist())
-    absent = tuple(label for code, label in enumerate(labels) if code not in present)
-    weak = tuple(f"{one.column} = {one.value}" for one in slices if one.verdict == "below")
-    found = []
+def _write_examples(
+    config: EvaluateConfig,
+    task: Task,
+    table: pa.Table,
+    predictions: Predictions,
+    labels: tuple[str, ...],
+    out: Path,
+    context: Context,
+) -> None:
+    from pipeline.evaluation import tables
+
+    tables.write_predictions(predictions, table, labels, out / "predictions.parquet")
+    tables.write_worst_errors(predictions, table, labels, task.display, context.data, out / "worst", config.worst)
+
+
+# --- warnings ----------------------------------------------------------------------------------------------------
+
+
+def _warnings(predictions: Predictions, labels: tuple[str, ...], slices: list[SliceScore]) -> list[Finding]:
+    """What a reader of the numbers has to know first."""
+    findings = [
+        _few_examples(predictions),
+        _untested_classes(predictions, labels),
+        _weak_slices(slices),
+    ]
+    return [finding for finding in findings if finding is not None]
+
+
+def _few_examples(predictions: Predictions) -> Finding | None:
+    examples = len(predictions.targets)
+    units = len(set(predictions.units.tolist()))
     if examples < FEW_EXAMPLES:
-        found.append(_warning("few-test-examples", "test split", f"{examples} examples",
-            f"at least {FEW_EXAMPLES}, for intervals that tell anything", "bring more data"))  # fmt: skip
-    elif units < FEW_UNITS:
-        found.append(_warning("few-test-groups", "test split", f"{examples} examples in {units} groups",
-            f"at least {FEW_UNITS} groups: examples of a group, and near-duplicates, are no independent evidence",
-            "bring more groups"))  # fmt: skip
-    if absent:
-        found.append(_warning("class-not-tested", "test split", f"no examples of {len(absent)} classes",
-            "examples of every class", "bring more of them; the averages over classes leave them out", absent))  # fmt: skip
-    if weak:
-        found.append(_warning("weak-slice", "metadata slices", f"accuracy below the overall one in {len(weak)}",
-            "about as good everywhere", "look at these examples, or bring more like them", weak))  # fmt: skip
-    return found
+        return Finding(
+            code="few-test-examples",
+            severity="warning",
+            subject="test split",
+            found=f"{examples} examples",
+            expected=f"at least {FEW_EXAMPLES}, for intervals that tell anything",
+            hint="bring more data",
+        )
+    if units < FEW_UNITS:
+        return Finding(
+            code="few-test-groups",
+            severity="warning",
+            subject="test split",
+            found=f"{examples} examples in {units} groups",
+            expected=f"at least {FEW_UNITS} groups: examples of a group, and near-duplicates, are no independent evidence",
+            hint="bring more groups",
+        )
+    return None
+
+
+def _untested_classes(predictions: Predictions, labels: tuple[str, ...]) -> Finding | None:
+    present = set(predictions.targets.tolist())
+    absent = tuple(label for code, label in enumerate(labels) if code not in present)
+    if not absent:
+        return None
+    return Finding(
+        code="class-not-tested",
+        severity="warning",
+        subject="test split",
+        found=f"no examples of {len(absent)} classes",
+        expected="examples of every class",
+        hint="bring more of them; the averages over classes leave them out",
+        items=absent,
+    )
+
+
+def _weak_slices(slices: list[SliceScore]) -> Finding | None:
+    weak = tuple(f"{one.column} = {one.value}" for one in slices if one.verdict == "below")
+    if not weak:
+        return None
+    return Finding(
+        code="weak-slice",
+        severity="warning",
+        subject="metadata slices",
+        found=f"accuracy below the overall one in {len(weak)}",
+        expected="about as good everywhere",
+        hint="look at these examples, or bring more like them",
+        items=weak,
+    )
 
 
 def _absent_slices(config: EvaluateConfig, table: pa.Table) -> list[Finding]:
@@ -189,19 +284,25 @@ def _absent_slices(config: EvaluateConfig, table: pa.Table) -> list[Finding]:
     absent = absent_columns(table, config.slices)
     if not absent:
         return []
-    return [
-        _warning(
-            "no-such-slice",
-            "evaluate.slices",
-            f"{len(absent)} that the data do not have",
-            "metadata columns of the data",
-            "name a column that is there, or write auto",
-            tuple(absent),
-        )
-    ]
-
-
-def _warning(code: str, subject: str, found: str, expected: str, hint: str, items: tuple[str, ...] = ()) -> Finding:
-    return Finding(
-        code=code, severity="warning", subject=subject, found=found, expected=expected, hint=hint, items=items
+    finding = Finding(
+        code="no-such-slice",
+        severity="warning",
+        subject="evaluate.slices",
+        found=f"{len(absent)} that the data do not have",
+        expected="metadata columns of the data",
+        hint="name a column that is there, or write auto",
+        items=tuple(absent),
     )
+    return [finding]
+
+
+# --- what is told ------------------------------------------------------------------------------------------------
+
+
+def _announce_baseline(record: EvaluateRecord, context: Context) -> None:
+    """The age of what it was compared with, where that comes from an earlier run."""
+    if record.baseline is None:
+        return
+    from pipeline.report.formatting import describe_baseline
+
+    context.console.info(f"compared with training from scratch: {describe_baseline(record)}")

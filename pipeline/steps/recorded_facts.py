@@ -93,9 +93,9 @@ def record_settings(run: TrackedRun, config: Config, backbone: BackboneRecord) -
 
 def record_plots(run: TrackedRun, finetuned: FinetuneRecord, evaluated: EvaluateRecord, folder: Path) -> None:
     """The report's plots as pictures; they are drawn into `folder`."""
-    from pipeline.report import plots
+    from pipeline.report.plots import write_plots
 
-    for plot in plots.write(finetuned, evaluated, folder):
+    for plot in write_plots(finetuned, evaluated, folder):
         run.artifact(plot, "plots")
 
 

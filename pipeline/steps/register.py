@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import receipts, served
+from pipeline import metric_registry, receipts, served
 from pipeline.config import Config
 from pipeline.context import Context
 from pipeline.errors import ConfigError, TrackingError
@@ -105,8 +105,6 @@ def _unmet_thresholds(thresholds: Mapping[str, float], evaluated: EvaluateRecord
     Raises:
         ConfigError: a threshold names a metric that was not evaluated.
     """
-    from pipeline.evaluation.metrics import LOWER_IS_BETTER
-
     unknown = sorted(set(thresholds) - set(evaluated.metrics))
     if unknown:
         raise ConfigError(
@@ -118,10 +116,11 @@ def _unmet_thresholds(thresholds: Mapping[str, float], evaluated: EvaluateRecord
     unmet = []
     for metric, wanted in thresholds.items():
         value = evaluated.metrics[metric].value
-        if metric in LOWER_IS_BETTER and value > wanted:
+        if metric_registry.find(metric).higher_is_better:
+            if value < wanted:
+                unmet.append(f"{metric} {value:.4g} is below {wanted:g}")
+        elif value > wanted:
             unmet.append(f"{metric} {value:.4g} is above {wanted:g}")
-        elif metric not in LOWER_IS_BETTER and not value >= wanted:
-            unmet.append(f"{metric} {value:.4g} is below {wanted:g}")
     return unmet
 
 

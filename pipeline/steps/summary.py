@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline import records
+from pipeline import metric_registry, records
 from pipeline.records import Finding, MetricEstimate
-from pipeline.report.formatting import meaning
 from pipeline.step_table import STEPS
 from pipeline.task_catalog import load_object
 from pipeline.text import format_seconds, pluralize
@@ -41,7 +40,7 @@ def summarize(record: records.Record) -> str:
 
 def format_metric(metric: str, value: float) -> str:
     """A share in per cent, anything else with three digits."""
-    return f"{value:.1%}" if meaning(metric).share else f"{value:.3f}"
+    return f"{value:.1%}" if metric_registry.find(metric).is_share else f"{value:.3f}"
 
 
 def format_estimate(metric: str, estimate: MetricEstimate) -> str:

@@ -215,6 +215,10 @@ class Exhibit(NamedTuple):
 class Display(Protocol):
     """An example as a reader sees it."""
 
+    @property
+    def measured_slices(self) -> tuple[str, ...]:
+        """Of what the scan measured, the columns (without `scan.`) by which mistakes are worth comparing."""
+
     def exhibit(self, example: Mapping[str, Any], data: Path, folder: Path, name: str) -> Exhibit | None:
         """What is to be seen of an example; None where there is nothing to see.
 

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline import metric_registry
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
-LOWER_IS_BETTER = frozenset({"log_loss"})
-
 
 def check(primary: str) -> None:
     """Raises ConfigError where validation has no such metric."""
-    if primary not in METRICS:
-        close = difflib.get_close_matches(primary, METRICS, 1)
+    known = metric_registry.validation_names()
+    if primary not in known:
         raise ConfigError(
-            "finetune.primary", found=primary, expected="one of " + ", ".join(METRICS),
-            hint=f"did you mean {close[0]}?" if close else "",
-        )  # fmt: skip
+            "finetune.primary",
+            found=primary,
+            expected="one of " + ", ".join(known),
+            hint=metric_registry.suggest(primary, known),
+        )
 
 
 def higher_is_better(primary: str) -> bool:
-    return primary not in LOWER_IS_BETTER
+    return metric_registry.find(primary).higher_is_better
 
 
 def of(probabilities: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:

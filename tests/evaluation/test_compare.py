@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from pipeline.evaluation.compare import compare, difference, sign_flip_test, verdict
+from pipeline.evaluation.bootstrap import BootstrapSettings
+from pipeline.evaluation.compare import compare_accuracies, judge_difference, paired_difference, sign_flip_test
 from pipeline.records import MetricEstimate
 
-SETTINGS = {"count": 400, "confidence": 0.95, "seed": 0}
+SETTINGS = BootstrapSettings(resamples=400, confidence=0.95, seed=0)
 
 
 def pair(both: int, ours: int, theirs: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,14 +61,14 @@ def test_many_units_of_many_sizes_have_a_p_value() -> None:
 
 def test_two_equal_models_cannot_be_told_apart() -> None:
     a, _ = pair(50, 0, 0, 20)
-    found = compare("head", a, a, np.arange(70), **SETTINGS)
+    found = compare_accuracies("head", a, a, np.arange(70), SETTINGS)
     assert (found.p_value, found.difference.value, found.verdict) == (1.0, 0.0, "cannot-tell")
 
 
 def test_a_clear_difference_is_told_in_both_directions() -> None:
     a, b = pair(50, 25, 3, 22)
-    better = compare("scratch", a, b, np.arange(100), **SETTINGS)
-    worse = compare("scratch", b, a, np.arange(100), **SETTINGS)
+    better = compare_accuracies("scratch", a, b, np.arange(100), SETTINGS)
+    worse = compare_accuracies("scratch", b, a, np.arange(100), SETTINGS)
     assert (better.verdict, worse.verdict) == ("better", "worse")
     assert better.difference.value == pytest.approx(0.22)
     assert worse.difference.value == pytest.approx(-0.22)
@@ -75,22 +76,22 @@ def test_a_clear_difference_is_told_in_both_directions() -> None:
 
 def test_noise_is_not_called_better() -> None:
     a, b = pair(60, 6, 3, 11)
-    assert compare("head", a, b, np.arange(80), **SETTINGS).verdict == "cannot-tell"
+    assert compare_accuracies("head", a, b, np.arange(80), SETTINGS).verdict == "cannot-tell"
 
 
 def test_one_lucky_group_is_not_called_better() -> None:
     """Twelve to nothing, yet all of one part."""
     a, b = pair(48, 12, 0, 0)
     units = np.repeat(np.arange(5), 12)
-    found = compare("head", a, b, units, **SETTINGS)
+    found = compare_accuracies("head", a, b, units, SETTINGS)
     assert found.p_value == 1.0
     assert found.verdict == "cannot-tell"
 
 
 def test_pairing_narrows_the_interval() -> None:
     a, b = pair(70, 6, 2, 22)
-    paired = difference(a, b, np.arange(100), **SETTINGS)
-    shuffled = difference(a, np.random.default_rng(0).permutation(b), np.arange(100), **SETTINGS)
+    paired = paired_difference(a, b, np.arange(100), SETTINGS)
+    shuffled = paired_difference(a, np.random.default_rng(0).permutation(b), np.arange(100), SETTINGS)
     assert paired.high - paired.low < shuffled.high - shuffled.low
 
 
@@ -105,4 +106,4 @@ def test_pairing_narrows_the_interval() -> None:
     ],
 )
 def test_verdict(low: float, high: float, p_value: float, expected: str) -> None:
-    assert verdict(MetricEstimate(value=(low + high) / 2, low=low, high=high), p_value, 0.95) == expected
+    assert judge_difference(MetricEstimate(value=(low + high) / 2, low=low, high=high), p_value, 0.95) == expected

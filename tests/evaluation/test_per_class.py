@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from pipeline.evaluation.calibration import reliability
-from pipeline.evaluation.metrics import BINS, Predictions, bin_of
-from pipeline.evaluation.per_class import confusion, per_class
+from pipeline.evaluation.bootstrap import BootstrapSettings
+from pipeline.evaluation.calibration import reliability_bins
+from pipeline.evaluation.metrics import BINS, Predictions, find_bin
+from pipeline.evaluation.per_class import count_confusions, score_classes
 
-SETTINGS = {"count": 100, "confidence": 0.95, "seed": 0}
+SETTINGS = BootstrapSettings(resamples=100, confidence=0.95, seed=0)
 LABELS = ("a", "b", "c", "never")
 
 
@@ -26,7 +27,7 @@ def answers() -> Predictions:
 def test_per_class_equals_scikit_learns() -> None:
     made = answers()
     precision, recall, f1, support = precision_recall_fscore_support(made.targets, made.predicted)
-    for code, row in enumerate(per_class(made, LABELS, **SETTINGS)[:3]):
+    for code, row in enumerate(score_classes(made, LABELS, SETTINGS)[:3]):
         assert row.recall is not None
         assert (row.precision, row.recall.value, row.f1, row.examples) == pytest.approx(
             (precision[code], recall[code], f1[code], support[code])
@@ -35,24 +36,24 @@ def test_per_class_equals_scikit_learns() -> None:
 
 
 def test_a_class_that_does_not_occur_has_nothing_to_say() -> None:
-    row = per_class(answers(), LABELS, **SETTINGS)[3]
+    row = score_classes(answers(), LABELS, SETTINGS)[3]
     assert (row.examples, row.predicted, row.precision, row.recall, row.f1) == (0, 0, None, None, None)
 
 
 def test_confusion_is_the_matrix_without_its_zeros() -> None:
     made = answers()
     matrix = confusion_matrix(made.targets, made.predicted, labels=range(4))
-    found = {(LABELS.index(c.target), LABELS.index(c.predicted)): c.examples for c in confusion(made, LABELS)}
+    found = {(LABELS.index(c.target), LABELS.index(c.predicted)): c.examples for c in count_confusions(made, LABELS)}
     assert found == {(t, p): matrix[t, p] for t in range(4) for p in range(4) if matrix[t, p]}
 
 
 def test_bins_are_open_below_and_closed_above() -> None:
-    assert bin_of(np.array([0.0, 1 / BINS, 1 / BINS + 1e-9, 1.0])).tolist() == [0, 0, 1, BINS - 1]
+    assert find_bin(np.array([0.0, 1 / BINS, 1 / BINS + 1e-9, 1.0])).tolist() == [0, 0, 1, BINS - 1]
 
 
 def test_reliability_bins_hold_every_example_once() -> None:
     made = answers()
-    bins = reliability(made, **SETTINGS)
+    bins = reliability_bins(made, SETTINGS)
     assert sum(one.examples for one in bins) == 200
     assert all(one.low < one.confidence <= one.high for one in bins)
     hits = sum(one.accuracy.value * one.examples for one in bins)

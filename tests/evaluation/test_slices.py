@@ -8,9 +8,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.evaluation.slices import absent_columns, columns_of, members, slices
+from pipeline.evaluation.bootstrap import BootstrapSettings
+from pipeline.evaluation.slices import SliceScore, absent_columns, score_slices, slice_columns, slice_rows
 
-SETTINGS = {"smallest": 10, "count": 200, "confidence": 0.95, "seed": 0}
+SETTINGS = BootstrapSettings(resamples=200, confidence=0.95, seed=0)
+
+
+def names(rows: pa.Table, wanted: Any) -> list[str]:
+    return [column.name for column in slice_columns(rows, wanted)]
+
+
+def score(rows: pa.Table, correct: np.ndarray, wanted: Any) -> list[SliceScore]:
+    columns = slice_columns(rows, wanted)
+    return score_slices(rows, correct, np.arange(rows.num_rows), columns, smallest=10, settings=SETTINGS)
 
 
 def table() -> pa.Table:
@@ -26,28 +36,36 @@ def table() -> pa.Table:
 
 
 def test_auto_takes_numbers_and_short_lists_of_values() -> None:
-    assert columns_of(table(), "auto") == ["camera", "exposure", "rare"]
+    assert names(table(), "auto") == ["camera", "exposure", "rare"]
 
 
 def test_a_column_asked_for_is_taken_whatever_it_holds() -> None:
-    assert columns_of(table(), ("operator", "meta.site")) == ["operator", "site"]
+    assert names(table(), ("operator", "meta.site")) == ["operator", "site"]
 
 
 def test_a_column_that_is_not_there_is_named_and_stops_nothing() -> None:
-    assert columns_of(table(), ("camera", "lens")) == ["camera"]
+    assert names(table(), ("camera", "lens")) == ["camera"]
     assert absent_columns(table(), ("camera", "lens", "meta.opperator")) == [
         "lens", "meta.opperator: did you mean operator?",
     ]  # fmt: skip
 
 
+def test_what_the_scan_measured_is_taken_where_the_task_or_the_settings_say_so() -> None:
+    assert [column.name for column in slice_columns(table(), "auto", ("width",))][-1] == "width"
+    assert names(table(), ("width",)) == names(table(), ("scan.width",)) == ["width"]
+    own = table().append_column("meta.width", pa.array(["wide"] * 120))
+    assert slice_columns(own, ("width",))[0].source == "meta.width"
+    assert names(own, ("scan.width",)) == ["scan.width"]
+
+
 @pytest.mark.parametrize("column", ["meta.camera", "meta.exposure", "meta.rare"])
 def test_every_row_is_in_exactly_one_member(column: str) -> None:
-    counts = np.sum([rows for _, rows in members(table()[column])], axis=0)
+    counts = np.sum([rows for _, rows in slice_rows(table()[column])], axis=0)
     assert (counts == 1).all()
 
 
 def test_numbers_are_cut_at_their_quartiles() -> None:
-    sizes = {value: int(rows.sum()) for value, rows in members(table()["meta.exposure"])}
+    sizes = {value: int(rows.sum()) for value, rows in slice_rows(table()["meta.exposure"])}
     assert len(sizes) == 5
     assert sizes.pop("(none)") == 1
     assert max(sizes.values()) - min(sizes.values()) <= 1
@@ -55,12 +73,12 @@ def test_numbers_are_cut_at_their_quartiles() -> None:
 
 def test_many_equal_numbers_do_not_make_empty_quarters() -> None:
     column = pa.chunked_array([[0.0] * 100 + [float(n) for n in range(30)]])
-    assert all(rows.any() for _, rows in members(column))
+    assert all(rows.any() for _, rows in slice_rows(column))
 
 
 def test_a_weak_slice_is_flagged_and_a_small_one_is_not_judged() -> None:
     correct = np.array([n % 4 != 0 or n % 12 == 0 for n in range(120)])  # old: a third right, new: all
-    found = slices(table(), correct, np.arange(120), wanted="auto", **SETTINGS)
+    found = score(table(), correct, "auto")
     by_name = {(one.column, one.value): one for one in found}
     assert by_name["camera", "old"].verdict == "below"
     assert by_name["camera", "new"].verdict == "as-overall"
@@ -71,7 +89,7 @@ def test_a_weak_slice_is_flagged_and_a_small_one_is_not_judged() -> None:
 
 def test_an_equally_good_slice_is_not_flagged() -> None:
     correct = np.array([n % 5 != 0 for n in range(120)])
-    found = slices(table(), correct, np.arange(120), wanted=("camera",), **SETTINGS)
+    found = score(table(), correct, ("camera",))
     assert {one.verdict for one in found} == {"as-overall"}
 
 
@@ -99,7 +117,7 @@ ODD_COLUMNS = {
 @pytest.mark.parametrize("wanted", ["auto", ("odd",)])
 def test_odd_metadata_stop_nothing(values: Any, wanted: Any) -> None:
     rows = pa.table({"meta.odd": values})
-    found = slices(rows, np.arange(120) % 2 == 0, np.arange(120), wanted=wanted, **SETTINGS)
+    found = score(rows, np.arange(120) % 2 == 0, wanted)
     if wanted != "auto":
         assert sum(one.examples for one in found) == 120
     assert all(len(one.value) <= 100 for one in found)
@@ -107,11 +125,11 @@ def test_odd_metadata_stop_nothing(values: Any, wanted: Any) -> None:
 
 def test_numbers_written_as_text_are_cut_at_their_quartiles() -> None:
     rows = pa.table({"meta.exposure": [str(n) for n in range(120)], "meta.part": [f"{n:04d}" for n in range(120)]})
-    assert columns_of(rows, "auto") == ["exposure"]
-    assert [value for value, _ in members(rows["meta.exposure"])] == ["0 – 29", "29 – 59", "59 – 89", "89 – 119"]
+    assert names(rows, "auto") == ["exposure"]
+    assert [value for value, _ in slice_rows(rows["meta.exposure"])] == ["0 – 29", "29 – 59", "59 – 89", "89 – 119"]
 
 
 def test_quarters_of_near_numbers_have_different_names() -> None:
     rows = pa.table({"meta.serial": [10**12 + n for n in range(120)]})
-    names = [value for value, _ in members(rows["meta.serial"])]
-    assert len(set(names)) == 4
+    quarters = [value for value, _ in slice_rows(rows["meta.serial"])]
+    assert len(set(quarters)) == 4

@@ -13,10 +13,13 @@ import pytest
 from example_run import HOSTILE, LABELS, Made, make
 
 from pipeline.records import BaselineAge, Comparison, DataVersion, Finding, MetricEstimate, RegisterRecord
-from pipeline.report import page, plots
+from pipeline.report.files import read_worst_errors
+from pipeline.report.page import write_page
+from pipeline.report.plots import write_plots
+from pipeline.report.report_context import ReportContext, gather_context
 from pipeline.workspace import Workspace
 
-SECTIONS = ("result", "mistakes", "slices", "calibration", "data", "split", "training", "use", "provenance")
+SECTIONS = ("result", "errors", "slices", "calibration", "data", "split", "training", "use", "provenance")
 VOID = {"meta", "img", "br", "hr", "input", "link", "line", "circle", "polyline", "col"}
 
 
@@ -108,15 +111,15 @@ def test_tables_have_headers(read: Read) -> None:
 def test_numbers_come_from_the_records(made: Made, read: Read) -> None:
     assert "Fine-tuning reached 90.5% accuracy" in read.text
     assert "on 63 test examples" in read.text
-    changed = made.evaluated.model_copy(
+    changed = made.run.evaluate.model_copy(
         update={
             "examples": 4321,
-            "metrics": {**made.evaluated.metrics, "accuracy": MetricEstimate(value=0.1234, low=0.1111, high=0.1357)},
+            "metrics": {**made.run.evaluate.metrics, "accuracy": MetricEstimate(value=0.1234, low=0.1111, high=0.1357)},
         }
     )
-    text = Read(dataclasses.replace(made, evaluated=changed).html()).text
+    text = Read(made.with_records(evaluate=changed).html()).text
     assert "Fine-tuning reached 12.3% accuracy (11–14) on 4321 test examples" in text
-    assert "90.5%" not in text[: text.index("right on test")]
+    assert "90.5%" not in text[: text.index("correct on test")]
     for told in (
         "336 examples",
         "3 that cannot be used",
@@ -125,15 +128,15 @@ def test_numbers_come_from_the_records(made: Made, read: Read) -> None:
         "180 optimiser steps",
     ):
         assert told in read.text
-    for metric in made.evaluated.metrics.values():
+    for metric in made.run.evaluate.metrics.values():
         assert f"{100 * metric.value:.1f}%" in read.text or f"{metric.value:.3f}" in read.text
 
 
 def test_every_candidate_class_and_step_is_named(made: Made, read: Read) -> None:
     for name in (
-        *made.finetuned.candidates,
+        *made.run.finetune.candidates,
         *LABELS,
-        *made.extras.seconds,
+        *made.context.seconds,
         "thaw predict",
         "models:/surfaces@champion",
     ):
@@ -154,7 +157,7 @@ def test_what_cannot_be_seen_is_made_visible(made: Made) -> None:
     odd = Finding(
         code="x", severity="warning", subject="a\nb", found="\u202egnp.exe", items=("bad\udcffbyte", "tab\there")
     )
-    html = dataclasses.replace(made, validated=made.validated.model_copy(update={"findings": (odd,)})).html()
+    html = made.with_records(validate=made.run.validate.model_copy(update={"findings": (odd,)})).html()
     for shown in (r"a\nb", r"\u202egnp.exe", r"bad\udcffbyte", r"tab\there"):
         assert shown in html
     html.encode("utf-8")
@@ -162,7 +165,7 @@ def test_what_cannot_be_seen_is_made_visible(made: Made) -> None:
 
 def test_links_lead_only_where_a_reader_would_go(made: Made) -> None:
     links = {"safe": "https://example.org/?a=1&b=2", "odd": "javascript:alert(1)"}
-    read = Read(dataclasses.replace(made, extras=dataclasses.replace(made.extras, links=links)).html())
+    read = Read(dataclasses.replace(made, context=dataclasses.replace(made.context, links=links)).html())
     targets = [a["href"] for a in read.all("a")]
     assert links["safe"] in targets
     assert links["odd"] not in targets
@@ -170,10 +173,42 @@ def test_links_lead_only_where_a_reader_would_go(made: Made) -> None:
 
 def test_a_bare_run_has_a_page_too(tmp_path: Path) -> None:
     made = make(tmp_path, labels=("ants", "bees"), baseline=False, skill=(50, 20))
-    read = Read(dataclasses.replace(made, registered=None, extras=page.ReportContext(workspace="bees")).html())
-    assert "It made no mistake" in read.text
+    read = Read(dataclasses.replace(made.with_records(register=None), context=ReportContext(workspace="bees")).html())
+    assert "No errors on the test split" in read.text
     assert "Not registered yet" in read.text
     assert "scratch" not in read.text
+
+
+def test_texts_are_quoted_as_they_are_with_their_place_in_the_table(tmp_path: Path) -> None:
+    made = make(tmp_path, labels=("negative", "positive"), skill=(0.8, 0.4), texts=True)
+    html = made.html()
+    read = Read(html)
+    quotations = html.split("<blockquote>")[1:]
+    assert len(quotations) == len(read.all("blockquote")) > 3
+    assert not read.all("img")
+    for quotation in quotations:
+        content = quotation[: quotation.index("</blockquote>")]
+        assert content.startswith("so it goes")
+        assert content.endswith(r"<br>&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;\u202e")
+        assert "reviews.csv:" in quotation
+    assert "at most 128 tokens" in read.text
+    assert "words" in made_slices(html)
+
+
+def made_slices(html: str) -> list[str]:
+    """The columns that the page shows slices of."""
+    start = html.index('<section id="slices">')
+    return re.findall(r"<caption><b>(.*?)</b>", html[start:])
+
+
+def test_a_long_text_is_cut_and_its_length_told(tmp_path: Path) -> None:
+    folder = make(tmp_path, labels=("negative", "positive"), skill=(0.8, 0.4), texts=True).run.evaluate.folder / "worst"
+    rows = json.loads((folder / "worst.json").read_text(encoding="utf-8"))
+    rows[0]["text"] = "a" * 5000
+    (folder / "worst.json").write_text(json.dumps(rows), encoding="utf-8")
+    error = read_worst_errors(folder)[0]
+    assert "".join(error.lines) == "a" * (5000 - error.omitted)
+    assert error.omitted > 1000
 
 
 def test_many_classes_stay_readable(tmp_path: Path) -> None:
@@ -181,20 +216,21 @@ def test_many_classes_stay_readable(tmp_path: Path) -> None:
     html = made.html()
     assert len(html) < 300_000
     assert 'class="matrix"' not in html
-    assert "Most often" in html
+    assert "Most frequent" in html
 
 
 def test_the_latency_of_another_model_is_not_shown(made: Made) -> None:
-    other = {**(made.extras.latency or {}), "model_sha256": "0" * 64}
-    text = Read(dataclasses.replace(made, extras=dataclasses.replace(made.extras, latency=other)).html()).text
-    assert "one answer takes" not in text
+    assert made.context.latency is not None
+    other = made.context.latency.model_copy(update={"model_sha256": "0" * 64})
+    text = Read(dataclasses.replace(made, context=dataclasses.replace(made.context, latency=other)).html()).text
+    assert "time per example" not in text
 
 
 def test_without_a_registry_the_page_says_why(made: Made) -> None:
-    off = made.registered.model_copy(
+    off = made.run.register.model_copy(
         update={"version": "", "aliases": (), "champion": False, "reason": "tracking is off"}
     )
-    text = Read(dataclasses.replace(made, registered=off).html()).text
+    text = Read(made.with_records(register=off).html()).text
     assert "Tracking is off." in text
     assert "registered as" not in text
 
@@ -210,39 +246,44 @@ def test_without_a_registry_the_page_says_why(made: Made) -> None:
 )
 def test_the_verdict_says_no_more_than_the_comparison(made: Made, value: float, verdict: str, said: str) -> None:
     found = Comparison(
-        other="scratch", metric="accuracy", p_value=0.5, verdict=verdict,
+        other="scratch",
+        metric="accuracy",
+        p_value=0.5,
+        verdict=verdict,
         difference=MetricEstimate(value=value, low=value - 0.1, high=value + 0.1),
-    )  # fmt: skip
-    evaluated = made.evaluated.model_copy(update={"comparisons": (found,)})
-    assert said in Read(dataclasses.replace(made, evaluated=evaluated).html()).text
+    )
+    evaluated = made.run.evaluate.model_copy(update={"comparisons": (found,)})
+    assert said in Read(made.with_records(evaluate=evaluated).html()).text
 
 
 def test_a_remembered_comparison_says_its_age_and_what_was_left_out(made: Made) -> None:
     age = BaselineAge(trained="2026-01-31", data="0123456789abcdef.dir", examples=1234)
     comparisons = [
-        one.model_copy(update={"examples": made.evaluated.examples - 5}) if one.other == "scratch" else one
-        for one in made.evaluated.comparisons
+        one.model_copy(update={"examples": made.run.evaluate.examples - 5}) if one.other == "scratch" else one
+        for one in made.run.evaluate.comparisons
     ]
-    evaluated = made.evaluated.model_copy(update={"baseline": age, "comparisons": tuple(comparisons)})
-    text = Read(dataclasses.replace(made, evaluated=evaluated).html()).text
+    evaluated = made.run.evaluate.model_copy(update={"baseline": age, "comparisons": tuple(comparisons)})
+    text = Read(made.with_records(evaluate=evaluated).html()).text
     assert "It was trained on 2026-01-31 from data version 01234567, 1,234 examples then; 5 of today's" in text
     assert "2026-01-31" not in Read(made.html()).text
 
 
 def test_write_replaces_the_page_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "report.html"
-    page.write("old é", target)
+    write_page("old é", target)
     with pytest.raises(UnicodeEncodeError):
-        page.write("new \udcff", target)
+        write_page("new \udcff", target)
     assert target.read_text(encoding="utf-8") == "old é"
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_gather_takes_what_the_latest_run_left(tmp_path: Path) -> None:
+def test_gather_takes_what_the_latest_run_left(made: Made, tmp_path: Path) -> None:
     runs = tmp_path / ".thaw" / "runs"
+    assert made.context.latency is not None
     for name, megabytes in (("20260101T000000Z-aa", 1.0), ("20260102T000000Z-aa", 2.0), ("20260103T000000Z-aa", None)):
         (runs / name / "evaluate").mkdir(parents=True)
-        text = json.dumps({"megabytes": megabytes}) if megabytes else "{broken"
+        latency = made.context.latency.model_copy(update={"megabytes": megabytes})
+        text = latency.model_dump_json() if megabytes else "{broken"
         (runs / name / "evaluate" / "latency.json").write_text(text)
     drift = [{"code": "drift-x", "severity": "warning", "subject": "t", "found": "f"}]
     (runs / "20260101T000000Z-aa" / "validate").mkdir()
@@ -251,14 +292,14 @@ def test_gather_takes_what_the_latest_run_left(tmp_path: Path) -> None:
     outcomes = [{"step": "finetune", "how": "done", "why": [], "seconds": 3.0}]
     outcomes += [{"step": "evaluate", "how": "restored", "why": [], "seconds": 1.0}]
     (runs / "20260102T000000Z-aa" / "outcomes.json").write_text(json.dumps(outcomes))
-    extras = page.gather(Workspace(tmp_path), data)
-    assert extras.seconds == {"finetune": 3.0}
-    assert extras.latency == {"megabytes": 2.0}
-    assert [finding.code for finding in extras.drift] == ["drift-x"]
-    assert extras.workspace == tmp_path.name
-    assert "finetune" not in extras.unchanged
-    assert "validate" in extras.unchanged
-    assert "torch" in extras.versions
+    context = gather_context(Workspace(tmp_path), data)
+    assert context.seconds == {"finetune": 3.0}
+    assert context.latency.megabytes == 2.0
+    assert [finding.code for finding in context.drift] == ["drift-x"]
+    assert context.workspace == tmp_path.name
+    assert "finetune" not in context.unchanged
+    assert "validate" in context.unchanged
+    assert "torch" in context.versions
 
 
 def test_it_leads_to_the_data_docs_and_to_a_server_that_shows_the_version(tmp_path: Path) -> None:
@@ -267,19 +308,25 @@ def test_it_leads_to_the_data_docs_and_to_a_server_that_shows_the_version(tmp_pa
     docs.touch()
     data = DataVersion(md5="0.dir", size=1, files=1, git_revision=None, dirty=False)
     served = RegisterRecord(
-        evaluation="e", tracking_uri="http://mlflow.example:5000", model="small parts", version="3", run_id="r",
-        aliases=("challenger",), champion=False, reason="",
-    )  # fmt: skip
-    links = page.gather(Workspace(tmp_path), data, served).links
+        evaluation="e",
+        tracking_uri="http://mlflow.example:5000",
+        model="small parts",
+        version="3",
+        run_id="r",
+        aliases=("challenger",),
+        champion=False,
+        reason="",
+    )
+    links = gather_context(Workspace(tmp_path), data, served).links
     assert (tmp_path / links["Data Docs of the last validation"]).samefile(docs)
     assert links["small parts, version 3, in MLflow"] == "http://mlflow.example:5000/#/models/small%20parts/versions/3"
     embedded = served.model_copy(update={"tracking_uri": "sqlite:///mlflow.db"})
-    assert list(page.gather(Workspace(tmp_path), data, embedded).links) == ["Data Docs of the last validation"]
+    assert list(gather_context(Workspace(tmp_path), data, embedded).links) == ["Data Docs of the last validation"]
 
 
 def test_the_charts_stand_alone_as_pictures(made: Made, hostile: Made, tmp_path: Path) -> None:
     for number, one in enumerate((made, hostile)):
-        written = plots.write(one.finetuned, one.evaluated, tmp_path / str(number))
+        written = write_plots(one.run.finetune, one.run.evaluate, tmp_path / str(number))
         assert {path.stem for path in written} >= {"curve-1", "calibration"}
         for path in written:
             root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
@@ -296,7 +343,7 @@ def test_the_style_uses_only_colours_it_defines(made: Made) -> None:
 
 def test_a_worst_error_that_is_text_is_quoted_and_escaped(tmp_path: Path) -> None:
     made = make(tmp_path)
-    path = made.evaluated.folder / "worst" / "worst.json"
+    path = made.run.evaluate.folder / "worst" / "worst.json"
     rows = json.loads(path.read_text(encoding="utf-8"))
     for row in rows:
         row["picture"] = None

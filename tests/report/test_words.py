@@ -8,7 +8,8 @@ import math
 import pytest
 
 from pipeline.records import MetricEstimate
-from pipeline.report import charts, formatting, sections
+from pipeline.report import charts, formatting
+from pipeline.report.result_sections import scale_start
 
 
 def plain(text: str) -> str:
@@ -20,7 +21,7 @@ def plain(text: str) -> str:
     [(1e-3, "1e-3"), (2.5e-4, "2.5e-4"), (0.5, "5e-1"), (0.00049, "4.9e-4"), (7.8125e-6, "7.8e-6"), (1.0, "1e0")],
 )
 def test_rates(value: float, said: str) -> None:
-    assert plain(formatting.rate(value)) == said
+    assert plain(formatting.format_rate(value)) == said
 
 
 @pytest.mark.parametrize(
@@ -36,18 +37,18 @@ def test_rates(value: float, said: str) -> None:
     ],
 )
 def test_seconds(value: float, said: str) -> None:
-    assert plain(formatting.seconds(value)) == said
+    assert plain(formatting.format_seconds(value)) == said
 
 
 @pytest.mark.parametrize(("value", "said"), [(512, "512B"), (11_534_336, "11.5MB"), (2.5e9, "2.5GB"), (3e12, "3.0TB")])
 def test_sizes(value: float, said: str) -> None:
-    assert plain(formatting.size(value)) == said
+    assert plain(formatting.format_size(value)) == said
 
 
 def test_counts_and_lists() -> None:
-    assert plain(formatting.many(1, "example")) == "1 example"
-    assert plain(formatting.many(12345, "class", "classes")) == "12345 classes"
-    assert [formatting.listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+    assert plain(formatting.pluralize(1, "example")) == "1 example"
+    assert plain(formatting.pluralize(12345, "class", "classes")) == "12345 classes"
+    assert [formatting.join_names(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
         "",
         "a",
         "a and b",
@@ -56,20 +57,15 @@ def test_counts_and_lists() -> None:
 
 
 def test_points_and_intervals() -> None:
-    assert plain(formatting.points(-0.0521)) == "-5.2 points"
-    assert plain(formatting.gap(MetricEstimate(value=0, low=-0.012, high=0.034))) == "-1.2 to +3.4"
-    assert formatting.spread("accuracy", MetricEstimate(value=0.95, low=0.912, high=0.98)) == "91.2–98.0"
-    assert formatting.spread("log_loss", MetricEstimate(value=0.2, low=0.1, high=0.3)) == "0.100–0.300"
-
-
-def test_a_metric_of_another_task_is_shown_by_its_name() -> None:
-    assert formatting.meaning("mean_overlap").title == "Mean overlap"
-    assert formatting.meaning("top_5_accuracy").title == "Top-5 accuracy"
+    assert plain(formatting.format_points(-0.0521)) == "-5.2 points"
+    assert plain(formatting.format_difference(MetricEstimate(value=0, low=-0.012, high=0.034))) == "-1.2 to +3.4"
+    assert formatting.format_interval("accuracy", MetricEstimate(value=0.95, low=0.912, high=0.98)) == "91.2–98.0"
+    assert formatting.format_interval("log_loss", MetricEstimate(value=0.2, low=0.1, high=0.3)) == "0.100–0.300"
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.3, 1.45), (-2, 7), (0, 1234), (0.001, 0.0011), (5, 5)])
 def test_ticks_are_few_round_and_within(low: float, high: float) -> None:
-    found = charts.ticks(low, high)
+    found = charts.find_ticks(low, high)
     assert 1 <= len(found) <= 7
     assert all(low - 1e-9 <= value <= high + 1e-9 for value in found)
 
@@ -81,18 +77,18 @@ def test_charts_survive_gaps_single_points_and_level_lines() -> None:
         charts.Line("level", [(1, 0.5), (3, 0.5)], "faint"),
         charts.Line("none", []),
     ]
-    drawn = charts.lines("t", curves, x_label="epoch", y_format=str)
+    drawn = charts.draw_lines("t", curves, x_label="epoch", y_format=str)
     assert "nan" not in drawn
-    assert charts.lines("t", [charts.Line("none", [])], x_label="epoch", y_format=str) == ""
+    assert charts.draw_lines("t", [charts.Line("none", [])], x_label="epoch", y_format=str) == ""
 
 
 def test_charts_escape_names() -> None:
-    drawn = charts.lines("<b>&", [charts.Line("<i>", [(0, 0), (1, 1)])], x_label="<x>", y_format=lambda v: "<y>")
+    drawn = charts.draw_lines("<b>&", [charts.Line("<i>", [(0, 0), (1, 1)])], x_label="<x>", y_format=lambda v: "<y>")
     assert not any(tag in drawn for tag in ("<b>", "<i>", "<x>", "<y>"))
 
 
 def test_labels_of_curves_that_end_together_are_moved_apart() -> None:
-    drawn = charts.lines(
+    drawn = charts.draw_lines(
         "t", [charts.Line(name, [(0, 0), (1, 1)]) for name in ("a", "b", "c")], x_label="x", y_format=str
     )
     levels = [
@@ -102,7 +98,7 @@ def test_labels_of_curves_that_end_together_are_moved_apart() -> None:
 
 
 def test_the_scale_of_shares_begins_below_everything() -> None:
-    assert [sections.floor_of(values) for values in ([0.83, 0.95], [0.8], [0.05], [], [1.0])] == [
+    assert [scale_start(values) for values in ([0.83, 0.95], [0.8], [0.05], [], [1.0])] == [
         0.8,
         0.7,
         0.0,

@@ -18,7 +18,7 @@ from pipeline.config import SplitConfig, to_yaml
 from pipeline.context import Context
 from pipeline.data.ledger import load
 from pipeline.errors import LedgerError, SplitError
-from pipeline.evaluation.bootstrap import proportion, units_of
+from pipeline.evaluation.bootstrap import BootstrapSettings, estimate_share, number_units
 from pipeline.records import SplitRecord, ValidateRecord
 from pipeline.steps.split import split
 from pipeline.versioning import Versioning, initialise
@@ -246,7 +246,7 @@ def test_copies_of_photographs_widen_the_interval_as_groups_do(place: Place) -> 
     table = manifest.read(place.root / "artifacts/split/manifest.parquet")
     rows = table.filter(pc.equal(table["split"], "test"))
     right = np.array([int(path[5:7]) < 12 for path in rows["path"].to_pylist()])
-    found = proportion(right, units_of(rows["unit"]), count=2000, confidence=0.95, seed=0)
+    found = estimate_share(right, number_units(rows["unit"]), BootstrapSettings(2000, 0.95, 0))
     assert (len(right), found.value) == (100, 0.6)
     assert (found.low, found.high) == pytest.approx((0.4, 0.8), abs=0.05)
 

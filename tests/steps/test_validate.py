@@ -18,7 +18,8 @@ from pipeline import manifest
 from pipeline.config import DataConfig
 from pipeline.context import Context, SilentConsole
 from pipeline.errors import DataError
-from pipeline.evaluation.slices import slices
+from pipeline.evaluation.bootstrap import BootstrapSettings
+from pipeline.evaluation.slices import score_slices, slice_columns
 from pipeline.records import ValidateRecord
 from pipeline.steps.validate import validate
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
@@ -253,7 +254,8 @@ def test_odd_metadata_reach_the_manifest_and_can_be_sliced(bench: Bench) -> None
     assert set(odd) == {name.removeprefix("meta.") for name in rows.column_names if name.startswith("meta.")}
     for name in odd:
         correct, units = np.ones(count, dtype=bool), np.arange(count)
-        found = slices(rows, correct, units, wanted=(name,), smallest=1, count=10, confidence=0.9, seed=0)
+        columns = slice_columns(rows, (name,))
+        found = score_slices(rows, correct, units, columns, smallest=1, settings=BootstrapSettings(10, 0.9, 0))
         assert sum(one.examples for one in found) == count
 
 

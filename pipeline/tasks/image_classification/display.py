@@ -14,6 +14,8 @@ SHOWN = 320  # pixels: the longer side of a picture in the report
 class ImageDisplay:
     """The Display of images: small JPEGs."""
 
+    measured_slices: tuple[str, ...] = ()
+
     def exhibit(self, example: Mapping[str, Any], data: Path, folder: Path, name: str) -> Exhibit:
         """A JPEG of at most 320 pixels a side.
 

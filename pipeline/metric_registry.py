@@ -1,0 +1,177 @@
+"""Every metric there is: its name, what a reader is told of it, which way is better, and what computes it.
+
+Validation, the choice of the best candidate, thresholds, the checks before a run, the evaluation and the report all ask
+this table. To add a metric, add an entry here and write the function that it names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from pipeline.errors import ConfigError
+
+TOP_K_NAME = re.compile(r"top_([1-9][0-9]*)_accuracy")
+AUROC_CLASSES = 100  # with more, one class against the rest says little and costs much
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Args:
+        name: as in params.yaml, in records and in the tracking store.
+        title: what a reader is shown for the name.
+        note: what it measures, in a few words.
+        function: `module:name` of what computes it, from `WeightedPredictions` (and from k, where there is one) to one
+            value a column of weights, (R,); imported where it is called, since it takes numpy.
+        higher_is_better: whether more of it is better.
+        is_share: whether it lies between 0 and 1 and is written in per cent.
+        counts_examples: whether it is a plain share of the examples, so that 0 and 1 have an exact interval.
+        on_validation: whether it is measured after each epoch too, and so can choose the best candidate.
+        is_costly: whether its interval rests on fewer resamples where the test split is large.
+        most_classes: above so many classes it is not measured.
+        k: how many of the most probable classes count as an answer.
+    """
+
+    name: str
+    title: str
+    note: str
+    function: str
+    higher_is_better: bool = True
+    is_share: bool = True
+    counts_examples: bool = False
+    on_validation: bool = False
+    is_costly: bool = False
+    most_classes: int | None = None
+    k: int | None = None
+
+
+# In the order in which a reader meets them.
+METRICS = (
+    Metric(
+        name="accuracy",
+        title="Accuracy",
+        note="share of examples given the right class",
+        function="pipeline.evaluation.metrics:accuracy",
+        counts_examples=True,
+        on_validation=True,
+    ),
+    Metric(
+        name="balanced_accuracy",
+        title="Balanced accuracy",
+        note="mean recall, every class counting the same",
+        function="pipeline.evaluation.metrics:balanced_accuracy",
+        on_validation=True,
+    ),
+    Metric(
+        name="macro_f1",
+        title="Macro F1",
+        note="mean F1, every class counting the same",
+        function="pipeline.evaluation.metrics:macro_f1",
+        on_validation=True,
+    ),
+    Metric(
+        name="auroc",
+        title="AUROC",
+        note="chance that the right class is ranked above a wrong one",
+        function="pipeline.evaluation.metrics:auroc",
+        is_costly=True,
+        most_classes=AUROC_CLASSES,
+    ),
+    Metric(
+        name="log_loss",
+        title="Log loss",
+        note="mean negative logarithm of the right class's probability",
+        function="pipeline.evaluation.metrics:log_loss",
+        higher_is_better=False,
+        is_share=False,
+        on_validation=True,
+    ),
+    Metric(
+        name="calibration_error",
+        title="Calibration error",
+        note="typical gap between confidence and accuracy, beyond what chance makes",
+        function="pipeline.evaluation.metrics:calibration_error",
+        higher_is_better=False,
+    ),
+)
+
+
+def top_k_accuracy(k: int) -> Metric:
+    """The metric top_k_accuracy for one k."""
+    return Metric(
+        name=f"top_{k}_accuracy",
+        title=f"Top-{k} accuracy",
+        note=f"share with the right class among the {k} most probable",
+        function="pipeline.evaluation.metrics:top_k_accuracy",
+        counts_examples=True,
+        k=k,
+    )
+
+
+def find(name: str) -> Metric:
+    """The metric of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    match = TOP_K_NAME.fullmatch(name)
+    if match is not None:
+        return top_k_accuracy(int(match[1]))
+    for metric in METRICS:
+        if metric.name == name:
+            return metric
+    known = [metric.name for metric in METRICS]
+    raise ConfigError("metric", found=name, expected="one of " + ", ".join(known), hint=suggest(name, known))
+
+
+def suggest(name: str, known: list[str] | tuple[str, ...]) -> str:
+    """A hint at the known name that is meant; empty where none is close."""
+    close = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def measured_metrics(classes: int, wanted_k: int) -> list[Metric]:
+    """The metrics that predictions of so many classes have, top-k accuracy for the k that `largest_k` gives."""
+    measured = []
+    for metric in METRICS:
+        if metric.most_classes is None or classes <= metric.most_classes:
+            measured.append(metric)
+    k = largest_k(classes, wanted_k)
+    if k is not None:
+        measured.append(top_k_accuracy(k))
+    return measured
+
+
+def threshold_names(wanted_k: int, classes: int | None = None) -> tuple[str, ...]:
+    """The metrics that a threshold may name: those that are measured, or any that may be where the number of classes is
+    not known yet."""
+    if classes is not None:
+        return tuple(metric.name for metric in measured_metrics(classes, wanted_k))
+    names = [metric.name for metric in METRICS]
+    for k in range(2, wanted_k + 1):
+        names.append(top_k_accuracy(k).name)
+    return tuple(names)
+
+
+def validation_names() -> tuple[str, ...]:
+    """The metrics that are measured after each epoch."""
+    return tuple(metric.name for metric in METRICS if metric.on_validation)
+
+
+def largest_k(classes: int, wanted_k: int) -> int | None:
+    """The k of top-k accuracy: at most classes − 1, at which every answer but the last is right; None where it would be
+    1."""
+    k = min(wanted_k, classes - 1)
+    return k if k > 1 else None
+
+
+def sort_key(name: str) -> tuple[bool, int, str]:
+    """Where a metric stands among others: what is better where it is higher comes first, top-k accuracy last of these,
+    the others in the order of the table."""
+    metric = find(name)
+    names = [known.name for known in METRICS]
+    position = len(names) if metric.k is not None else names.index(name)
+    return not metric.higher_is_better, position, name
