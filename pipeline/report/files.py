@@ -16,8 +16,6 @@ import pyarrow.parquet as pq
 from pipeline.errors import VersioningError
 from pipeline.records import MetricEstimate
 
-LONGEST_TEXT = 2000  # characters of an example that are shown
-
 
 @dataclass(frozen=True)
 class WorstError:
@@ -26,7 +24,6 @@ class WorstError:
     Args:
         picture: a data URI.
         lines: of a text, as they are.
-        omitted: how many characters of the text are not shown.
     """
 
     path: str
@@ -36,7 +33,6 @@ class WorstError:
     target_probability: float
     picture: str | None = None
     lines: tuple[str, ...] = ()
-    omitted: int = 0
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -93,8 +89,6 @@ def read_worst_errors(folder: Path) -> list[WorstError]:
 
 def _read_worst_error(row: Mapping[str, Any], folder: Path) -> WorstError:
     picture = row["picture"]
-    text = row.get("text", "")
-    shown = text[:LONGEST_TEXT]
     return WorstError(
         path=row["path"],
         target=row["target"],
@@ -102,8 +96,7 @@ def _read_worst_error(row: Mapping[str, Any], folder: Path) -> WorstError:
         confidence=row["confidence"],
         target_probability=row["target_probability"],
         picture=_data_uri(folder / picture) if picture else None,
-        lines=tuple(shown.splitlines()),
-        omitted=len(text) - len(shown),
+        lines=tuple(row.get("text", "").splitlines()),
     )
 
 

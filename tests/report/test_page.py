@@ -13,7 +13,6 @@ import pytest
 from example_run import HOSTILE, LABELS, Made, make
 
 from pipeline.records import BaselineAge, Comparison, DataVersion, Finding, MetricEstimate, RegisterRecord
-from pipeline.report.files import read_worst_errors
 from pipeline.report.page import write_page
 from pipeline.report.plots import write_plots
 from pipeline.report.report_context import ReportContext, gather_context
@@ -199,16 +198,6 @@ def made_slices(html: str) -> list[str]:
     """The columns that the page shows slices of."""
     start = html.index('<section id="slices">')
     return re.findall(r"<caption><b>(.*?)</b>", html[start:])
-
-
-def test_a_long_text_is_cut_and_its_length_told(tmp_path: Path) -> None:
-    folder = make(tmp_path, labels=("negative", "positive"), skill=(0.8, 0.4), texts=True).run.evaluate.folder / "worst"
-    rows = json.loads((folder / "worst.json").read_text(encoding="utf-8"))
-    rows[0]["text"] = "a" * 5000
-    (folder / "worst.json").write_text(json.dumps(rows), encoding="utf-8")
-    error = read_worst_errors(folder)[0]
-    assert "".join(error.lines) == "a" * (5000 - error.omitted)
-    assert error.omitted > 1000
 
 
 def test_many_classes_stay_readable(tmp_path: Path) -> None:

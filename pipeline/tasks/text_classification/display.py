@@ -14,6 +14,8 @@ SHOWN = 1200  # characters of a text that the report shows
 class TextDisplay:
     """The Display of texts: the text itself, of a pair both."""
 
+    measured_slices: tuple[str, ...] = ("words",)
+
     def exhibit(self, example: Mapping[str, Any], data: Path, folder: Path, name: str) -> Exhibit:
         from pipeline.modalities.text.content import from_content
 
