@@ -1,0 +1,38 @@
+"""What the contract needs to know of each task besides the task itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+
+class ContractCase(NamedTuple):
+    """One task's entry.
+
+    Args:
+        spoil: adds an example that cannot be used to the data folder, or spoils one there.
+        fault: the code by which it is quarantined.
+    """
+
+    spoil: Callable[[Path], None]
+    fault: str
+
+
+def _cut_an_image_short(data: Path) -> None:
+    image = sorted(data.rglob("*.png"))[0]
+    content = image.read_bytes()
+    image.write_bytes(content[: len(content) // 2])
+
+
+def _empty_a_text(data: Path) -> None:
+    table = sorted(data.glob("*.csv"))[0]
+    lines = table.read_text(encoding="utf-8").splitlines()
+    lines[1] = '"   ",' + lines[1].rpartition(",")[2]
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+CASES = {
+    "image-classification": ContractCase(_cut_an_image_short, "truncated"),
+    "text-classification": ContractCase(_empty_a_text, "empty"),
+}

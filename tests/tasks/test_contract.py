@@ -1,0 +1,235 @@
+"""Every task goes through one contract on its own generated sample, from the data folder to the served model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from contract_cases import CASES
+
+from pipeline import setup, task_catalog
+from pipeline.config import Config, parse
+from pipeline.context import SilentConsole
+from pipeline.records import CandidateRecord, EvaluateRecord, FinetuneRecord, SplitRecord, ValidateRecord
+from pipeline.steps.run import context, load_record, run_alone
+from pipeline.tasks import catalog
+from pipeline.workspace import Workspace
+
+STEPS = ("validate", "split", "backbone", "finetune", "evaluate")
+QUICK = {
+    "finetune": {
+        "recipes": ["gradual"],
+        "baseline": "never",
+        "epochs": 2,
+        "views": 2,
+        "patience": 0,
+        "plan": {"precision": "fp32", "memory_format": "contiguous", "threads": 1, "compile": "off"},
+    },
+    "evaluate": {"bootstrap": 50, "worst": 3},
+    "tracking": {"enabled": False},
+}
+TOLERANCE = 1e-4  # in probability, between an example alone and in a batch
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def settings(task: str) -> Config:
+    values: dict[str, Any] = {"task": {"name": task}}
+    for section, own in (*catalog.find(task).sample().settings.items(), *QUICK.items()):
+        values[section] = {**values.get(section, {}), **own}
+    return parse(values, "the contract")
+
+
+def make_workspace(task: str, folder: Path) -> Workspace:
+    catalog.find(task).sample().generate(folder / "sample")
+    setup.init(folder / "workspace", source=folder / "sample", config=settings(task))
+    return Workspace(folder / "workspace")
+
+
+@dataclass
+class Finished:
+    """A workspace in which every step has run."""
+
+    task: str
+    workspace: Workspace
+
+    def record(self, step: str) -> Any:
+        return load_record(self.workspace, step)
+
+    @property
+    def candidate(self) -> CandidateRecord:
+        finetuned: FinetuneRecord = self.record("finetune")
+        return finetuned.candidate()
+
+
+@pytest.fixture(scope="module", params=list(task_catalog.TASKS))
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    task: str = request.param
+    workspace = make_workspace(task, tmp_path_factory.mktemp(task))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for step in STEPS:
+        run_alone(workspace, step, console=SilentConsole())
+    torch.set_num_threads(before)
+    return Finished(task, workspace)
+
+
+def test_every_task_has_a_case() -> None:
+    assert set(CASES) == set(task_catalog.TASKS)
+
+
+def test_a_spoilt_example_is_quarantined_by_name_and_the_others_are_used(finished: Finished, tmp_path: Path) -> None:
+    whole: ValidateRecord = finished.record("validate")
+    workspace = make_workspace(finished.task, tmp_path)
+    CASES[finished.task].spoil(workspace.root / "data")
+    record = run_alone(workspace, "validate", console=SilentConsole())
+    assert isinstance(record, ValidateRecord)
+    assert record.quarantined == 1
+    assert pq.read_table(record.quarantine)["code"].to_pylist() == [CASES[finished.task].fault]
+    assert record.examples == whole.examples - 1
+
+
+def test_the_same_data_give_the_same_manifest_and_split(finished: Finished, tmp_path: Path) -> None:
+    workspace = make_workspace(finished.task, tmp_path)
+    for step in ("validate", "split"):
+        run_alone(workspace, step, console=SilentConsole())
+        first: Any = finished.record(step)
+        again: Any = load_record(workspace, step)
+        assert again.manifest_sha256 == first.manifest_sha256
+
+
+def test_the_blocks_own_every_parameter_once(finished: Finished) -> None:
+    network = catalog.find(finished.task).network.load(finished.candidate)
+    owned = [name for block in network.blocks for name, _ in block.named_parameters()]
+    assert sorted(owned) == sorted(name for name, _ in network.stock.named_parameters())
+    assert network.names[-1] == "head"
+
+
+def test_what_was_frozen_is_the_backbones_to_the_bit(finished: Finished) -> None:
+    """The stages' own proofs stopped nothing; and what no stage trained is what was published."""
+    candidate = finished.candidate
+    network = catalog.find(finished.task).network
+    trained = {name for stage in candidate.stages for name in stage.trained}
+    backbone = finished.record("backbone")
+    before = network.build(backbone, candidate.labels)
+    after = network.load(candidate)
+    frozen = 0
+    for old, new in zip(before.blocks, after.blocks, strict=True):
+        if old.name not in trained:
+            for (name, one), (_, other) in zip(old.named_parameters(), new.named_parameters(), strict=True):
+                assert torch.equal(one, other), name
+                frozen += 1
+    assert frozen
+
+
+def answers(finished: Finished, rows: slice) -> np.ndarray[Any, Any]:
+    from pipeline.evaluation.predict import LoadedCandidate
+
+    config = finished.workspace.config()
+    split: SplitRecord = finished.record("split")
+    table = pq.read_table(split.manifest)
+    tests = table.filter(np.array(table["split"].to_pylist()) == "test")[rows]
+    surroundings = context(
+        finished.workspace, config, SilentConsole(), tracker(), finished.workspace.scratch / "contract"
+    )
+    task = catalog.find(finished.task)
+    return LoadedCandidate(task, config.task, finished.candidate, tests, surroundings).probabilities()
+
+
+def tracker() -> Any:
+    from pipeline.context import NoTracker
+
+    return NoTracker()
+
+
+def test_an_answer_does_not_depend_on_who_else_is_asked_about(finished: Finished) -> None:
+    together = answers(finished, slice(0, 12))
+    for row in range(6):
+        alone = answers(finished, slice(row, row + 1))
+        assert np.abs(alone[0] - together[row]).max() < TOLERANCE
+
+
+def test_the_served_model_answers_as_it_was_judged_without_thaw(finished: Finished, tmp_path: Path) -> None:
+    from pipeline.steps.register import package
+
+    config = finished.workspace.config()
+    finetuned: FinetuneRecord = finished.record("finetune")
+    package(tmp_path / "model", config, finished.candidate, finetuned.members, {})
+    evaluated: EvaluateRecord = finished.record("evaluate")
+    rows = pq.read_table(evaluated.predictions).slice(0, 8).to_pylist()
+    requests = catalog.find(finished.task).serving().requests(rows, finished.workspace.root / "data")
+    requests.to_pickle(tmp_path / "requests.pkl")
+    code = (
+        "import sys, json, pandas, mlflow.pyfunc\n"
+        "model = mlflow.pyfunc.load_model(sys.argv[1])\n"
+        "found = model.predict(pandas.read_pickle(sys.argv[2]))\n"
+        "assert not any(name.split('.')[0] in ('pipeline', 'flows') for name in sys.modules)\n"
+        "print('ANSWERS' + json.dumps(list(found['probabilities'])))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-W", "ignore", "-c", code, str(tmp_path / "model"), str(tmp_path / "requests.pkl")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.partition("ANSWERS")[2])
+    for row, answer in zip(rows, found, strict=True):
+        for label, probability in answer.items():
+            assert abs(probability - row[f"p.{label}"]) < TOLERANCE
+
+
+def test_the_report_renders(finished: Finished) -> None:
+    from pipeline.report import page
+
+    extras = page.gather(finished.workspace, finished.workspace.config(), None)
+    records = [finished.record(step) for step in STEPS]
+    html = page.build(*records, registered=None, extras=extras)
+    assert finished.candidate.name in html
+    assert "<!doctype html>" in html.lower()
+
+
+def weights(workspace: Workspace) -> str:
+    record: Any = load_record(workspace, "finetune")
+    return hashlib.sha256(record.candidate().model.read_bytes()).hexdigest()
+
+
+def finetune_again(workspace: Workspace, environment: dict[str, str]) -> int:
+    """The finetune step in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "pipeline", "finetune"],
+        cwd=workspace.root,
+        env={**os.environ, **environment},
+        capture_output=True,
+        timeout=600,
+        check=False,
+    ).returncode
+
+
+@pytest.mark.full
+def test_killed_in_the_middle_it_ends_with_the_same_weights(finished: Finished, tmp_path: Path) -> None:
+    workspace = make_workspace(finished.task, tmp_path)
+    for step in ("validate", "split", "backbone"):
+        run_alone(workspace, step, console=SilentConsole())
+    assert finetune_again(workspace, {"THAW_CRASH_AT": "last-batch"}) == -9
+    assert finetune_again(workspace, {}) == 0
+    assert weights(workspace) == weights(finished.workspace)
