@@ -216,10 +216,10 @@ def _check_weights_file(workspace: Workspace, config: Config) -> PreflightCheck:
     if reference in ("default", "shipped") or "://" in reference.removeprefix("file://"):
         return PreflightCheck("weights file", "ok", reference.partition("://")[0])
     path = workspace.root / expanded(reference.removeprefix("file://"))
-    if path.is_file():
+    if path.exists():  # a folder, where the provider's networks are folders
         return PreflightCheck("weights file", "ok", str(path))
     return PreflightCheck(
-        "weights file", "error", f"no file {path}", "a weights file", "correct backbone.weights in params.yaml"
+        "weights file", "error", f"no file or folder {path}", "the weights", "correct backbone.weights in params.yaml"
     )
 
 

@@ -92,7 +92,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_every_task_has_a_case() -> None:
-    assert set(CASES) == set(task_catalog.TASKS)
+    assert set(task_catalog.TASKS) <= set(CASES)
 
 
 def test_a_spoilt_example_is_quarantined_by_name_and_the_others_are_used(finished: Finished, tmp_path: Path) -> None:
