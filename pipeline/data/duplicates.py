@@ -20,7 +20,8 @@ def clusters(hashes: Sequence[str | None], distance: int) -> npt.NDArray[np.int6
     """A cluster number for each example; examples joined by a chain of near-duplicates share one.
 
     Args:
-        hashes: 16 hex digits each, or None where there is no hash.
+        hashes: 16 hex digits each, behind the version of their algorithm and a dash where it has one, or None where there
+            is no hash. Hashes of different versions are never near.
         distance: most bits in which near-duplicates differ, 0–64; below 0 every example is on its own.
 
     The search is exact. Hashes are cut into `distance + 1` bands, and by the pigeonhole principle two hashes at
@@ -31,8 +32,30 @@ def clusters(hashes: Sequence[str | None], distance: int) -> npt.NDArray[np.int6
     """
     import numpy as np
 
-    alone = np.arange(len(hashes), dtype=np.int64)
-    values = np.array([int(text, 16) if text else 0 for text in hashes], dtype=np.uint64)
+    found = np.arange(len(hashes), dtype=np.int64)
+    versions = [_version(text) for text in hashes]
+    for version in sorted(set(versions)):
+        members = np.array([number for number, own in enumerate(versions) if own == version], dtype=np.int64)
+        digits = [_digits(hashes[number]) for number in members.tolist()]
+        found[members] = members[_clusters_of_one_version(digits, distance)]
+    return found
+
+
+def _version(text: str | None) -> str:
+    """The version of the algorithm that made a hash: what stands before its last dash."""
+    return (text or "").rpartition("-")[0]
+
+
+def _digits(text: str | None) -> str:
+    return (text or "").rpartition("-")[2]
+
+
+def _clusters_of_one_version(digits: Sequence[str], distance: int) -> npt.NDArray[np.int64]:
+    """For each hash the position of the first of its cluster; see `clusters`."""
+    import numpy as np
+
+    alone = np.arange(len(digits), dtype=np.int64)
+    values = np.array([int(text, 16) if text else 0 for text in digits], dtype=np.uint64)
     telling = np.flatnonzero(np.bitwise_count(values) >= INFORMATIVE)
     if distance < 0 or len(telling) < 2:
         return alone
@@ -40,7 +63,7 @@ def clusters(hashes: Sequence[str | None], distance: int) -> npt.NDArray[np.int6
     forest = _Forest(len(unique))
     _join(unique, np.arange(len(unique)), np.arange(BITS), distance, forest)
     # A cluster goes by its first member, so numbers of those alone cannot clash with it.
-    first = np.full(len(unique), len(hashes), dtype=np.int64)
+    first = np.full(len(unique), len(digits), dtype=np.int64)
     labels = forest.labels()[inverse]
     np.minimum.at(first, labels, telling)
     alone[telling] = first[labels]

@@ -76,3 +76,9 @@ def test_a_hundred_thousand(kind: str) -> None:
     began = time.process_time()
     clusters(listed, 4)
     assert time.process_time() - began < 30  # comparing all pairs takes minutes
+
+
+def test_hashes_of_different_algorithms_are_never_near() -> None:
+    digits = "0cb4afadaff4c2d7"
+    found = clusters([digits, f"s1-{digits}", f"s1-{digits}", digits], 4).tolist()
+    assert found == [0, 1, 1, 0]
