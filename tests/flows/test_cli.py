@@ -47,7 +47,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert "LOADED []" in done.stdout
 
 
-def test_outside_a_workspace_the_mend_is_named(thaw: Thaw, tmp_path: Path) -> None:
+def test_outside_a_workspace_the_hint_is_named(thaw: Thaw, tmp_path: Path) -> None:
     done = thaw("run", cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert "thaw init" in done.stderr

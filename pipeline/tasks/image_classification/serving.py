@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.manifest import real_path
 from pipeline.tasks.base import ServedColumn
 from pipeline.tasks.class_serving import OUTPUTS
 from pipeline.tasks.image_classification.settings import image_settings
@@ -54,6 +53,8 @@ class ImageServing:
 
     def requests(self, examples: Sequence[Mapping[str, Any]], data: Path) -> pd.DataFrame:
         import pandas as pd
+
+        from pipeline.manifest import real_path  # takes pyarrow, which a run with nothing to do has no use for
 
         contents = [real_path(data, example["path"]).read_bytes() for example in examples]
         return pd.DataFrame({"image": pd.Series(contents, dtype=object)})
