@@ -157,7 +157,7 @@ def _may_pass(_task: Any, _run: Any, state: Any) -> bool:
 def run_or_restore(run: WorkspaceRun, name: str) -> Record:
     """A step's record: loaded where the step is fresh, restored where these inputs once gave a result, else by running
     the step."""
-    if STEPS[name].memory == "receipt":
+    if STEPS[name].skipped_by == "receipt":
         return _run_unless_receipt(run, name)
     started = time.monotonic()
     is_forced = name in run.force
@@ -213,7 +213,7 @@ def _finish(run: WorkspaceRun, name: str, how: Outcome, reasons: Sequence[str], 
     run.add_outcome(StepOutcome(name, how, tuple(reasons), seconds))
     if how == "done":
         run.console.info(done_line(name, seconds, record))
-    elif STEPS[name].memory == "receipt":
+    elif STEPS[name].skipped_by == "receipt":
         run.console.info(step_line(name, f"{how}: {summarize(record)}"))
     else:
         run.console.info(step_line(name, how))

@@ -10,7 +10,7 @@
     ├── SplitError       the dataset cannot be split as asked
     ├── BackboneError    pretrained weights cannot be had, or are not what they claim to be
     ├── TrainingError    a training cannot start, go on or be trusted
-    ├── VersioningError      what DVC remembers and what is on the disk disagree
+    ├── VersioningError      what dvc.lock and .dvc files say and what is on the disk disagree
     ├── TrackingError    the tracking server or the model registry refuses or is away
     ├── ServingError     a model cannot answer
     └── Interrupted      the run was asked to stop, and did so with everything saved
@@ -128,7 +128,7 @@ class TrainingError(ThawError):
 
 
 class VersioningError(ThawError):
-    """What DVC remembers and what is on the disk disagree."""
+    """What dvc.lock and .dvc files say and what is on the disk disagree."""
 
     code = "versioning"
 

@@ -23,7 +23,7 @@ class LockFile:
 
     DVC refuses to run a stage that lacks a dependency, so the file always exists: `thaw init`, and `thaw run` where it
     is missing, write `content`. The step may then add keys, but never change one: `Versioning.commit` accepts a file
-    that grew while the step ran, and dvc.lock remembers it as it was afterwards.
+    that grew while the step ran, and dvc.lock holds it as it was afterwards.
 
     Args:
         file: its name; not `*.dvc`, which DVC refuses as a dependency.
@@ -49,7 +49,7 @@ class StepEntry:
         reads: the earlier steps whose records the function is given, in order.
         reads_data: whether it depends on the data folder.
         params: the keys of params.yaml that DVC tracks for it.
-        memory: what tells that the step need not run: DVC, or the receipt of the last registration.
+        skipped_by: what tells that the step need not run: DVC, or the receipt of the last registration.
         refresh: called before its freshness is asked, as `refresh(workspace, reasons, console, forced=...)`; returns
             whether it changed something that the step depends on.
         is_tracked: whether it records a run in the tracking store.
@@ -64,7 +64,7 @@ class StepEntry:
     reads: tuple[str, ...] = ()
     reads_data: bool = False
     params: tuple[str, ...] = ()
-    memory: Literal["dvc", "receipt"] = "dvc"
+    skipped_by: Literal["dvc", "receipt"] = "dvc"
     refresh: str = ""
     is_tracked: bool = False
     retries: int = 0
@@ -126,7 +126,7 @@ STEPS: dict[str, StepEntry] = {
         settings=(WHOLE_CONFIG,),
         summary="pipeline.steps.summary:summarize_register",
         reads=("backbone", "finetune", "evaluate"),
-        memory="receipt",
+        skipped_by="receipt",
         is_tracked=True,
         retries=2,
     ),
@@ -138,7 +138,7 @@ LOCK_FILES: tuple[LockFile, ...] = (
     LockFile("champion.lock", "finetune"),
 )
 
-DVC_STAGES: tuple[str, ...] = tuple(name for name, entry in STEPS.items() if entry.memory == "dvc")
+DVC_STAGES: tuple[str, ...] = tuple(name for name, entry in STEPS.items() if entry.skipped_by == "dvc")
 
 
 def find_step(name: str) -> StepEntry:

@@ -5,7 +5,7 @@ that the lock names. When the lock follows the registry:
 
 - With finetune stale for any other reason, or forced, the lock takes the champion there is now.
 - Else another champion is a reason of its own, unless its weights are those of this very workspace's last training: a
-  model that becomes champion would otherwise be trained from again for ever.
+  model that becomes champion would otherwise be trained from again and again.
 
 Where the registry cannot be asked, or holds no model of that name, the lock stays as it is, and that is said.
 """

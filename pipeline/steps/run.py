@@ -43,7 +43,7 @@ def run_step(workspace: Workspace, name: str, *, console: Console, tracker: Trac
         arguments.append(load_record(workspace, earlier))
     surroundings = make_context(workspace, config, console, tracker, run_dir)
     function: Callable[..., Record] = load_object(entry.function)
-    if entry.memory == "receipt":
+    if entry.skipped_by == "receipt":
         return function(*arguments, context=surroundings)
     return function(*arguments, out=empty_folder(workspace.output(name)), context=surroundings)
 
@@ -76,7 +76,7 @@ def load_record(workspace: Workspace, name: str) -> Record:
         VersioningError: it has not been run, or by another version of Thaw.
     """
     entry = find_step(name)
-    if entry.memory == "dvc":
+    if entry.skipped_by == "dvc":
         return entry.record.load(workspace.output(name))
     receipt = receipts.load(workspace)
     if receipt is None:

@@ -218,7 +218,7 @@ def fetch(store: TrackingStore, version: ModelVersion, folder: Path | None = Non
     """A version's files on this machine: in `folder`, or wherever they already lie.
 
     Raises:
-        TrackingError: they are not to be had.
+        TrackingError: they cannot be fetched.
     """
     from mlflow.artifacts import download_artifacts
 
