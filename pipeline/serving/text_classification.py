@@ -29,6 +29,17 @@ from safetensors.torch import load_file
 from torch import nn
 
 BATCH = 32
+# As where the network was trained: see `pipeline.models.providers.transformers.builder`.
+STOCK_CLASSES = {"t5": "T5EncoderModel", "funnel": "FunnelModel"}
+LEFT_OUT = (
+    "model_type",
+    "dtype",
+    "torch_dtype",
+    "return_dict",
+    "output_hidden_states",
+    "output_attentions",
+    "use_cache",
+)
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
@@ -41,14 +52,12 @@ class Network(nn.Module):
     """
 
     def __init__(self, settings: dict[str, Any], classes: int, pooling: str) -> None:
-        from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+        import transformers
 
         super().__init__()
-        kind = settings["model_type"]
-        values = {key: value for key, value in settings.items() if key not in ("model_type", "dtype", "torch_dtype")}
-        config = AutoConfig.for_model(kind, **values)
-        builder: Any = AutoModelForTextEncoding if kind == "t5" else AutoModel
-        self.backbone: Any = builder.from_config(config, dtype=torch.float32)
+        values = {key: value for key, value in settings.items() if key not in LEFT_OUT}
+        config = transformers.AutoConfig.for_model(settings["model_type"], **values)
+        self.backbone: Any = _stock(config)
         if getattr(self.backbone, "pooler", None) is not None:
             self.backbone.pooler = None
         self.head = nn.Linear(int(config.hidden_size), classes)
@@ -70,6 +79,16 @@ class Network(nn.Module):
             return hidden[torch.arange(len(hidden), device=hidden.device), last]
         weights = mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
+
+
+def _stock(config: Any) -> Any:
+    """The stock network of a configuration, in fp32."""
+    import transformers
+
+    if config.model_type in STOCK_CLASSES:
+        return getattr(transformers, STOCK_CLASSES[config.model_type])(config)
+    builder: Any = transformers.AutoModel
+    return builder.from_config(config, dtype=torch.float32)
 
 
 class Classifier(PythonModel):

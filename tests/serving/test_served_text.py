@@ -56,7 +56,9 @@ def judged(served: Served, contents: list[str], scratch: Path) -> Any:
     return LoadedCandidate(TASK, served.task, served.candidate, table, context).probabilities()
 
 
-@pytest.mark.parametrize(("family", "pair"), [("bert", False), ("bert", True), ("roberta", False), ("gpt2", False)])
+@pytest.mark.parametrize(
+    ("family", "pair"), [("bert", False), ("bert", True), ("roberta", False), ("gpt2", False), ("t5", False)]
+)
 def test_it_answers_as_evaluation_does(family: str, pair: bool, tmp_path: Path) -> None:
     served = Served(tmp_path / "served", family, pair=pair)
     given = [Texts(text, text[::2].strip() or "x" if pair else None) for text in texts(70)]

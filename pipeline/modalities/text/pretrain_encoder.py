@@ -50,7 +50,7 @@ class PretrainingPlan(NamedTuple):
     """
 
     seed: int = 0
-    steps: int = 5000
+    steps: int = 1400
     batch: int = 32
     reviews: int = 40_000
     vocabulary: int = 2000
