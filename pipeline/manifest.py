@@ -46,6 +46,7 @@ COLUMNS = pa.schema(
     ]
 )
 SCAN, META = "scan.", "meta."
+CONTENT = "content"  # a further column where examples are rows of a table: canonical JSON of an example's inputs
 
 # What could not be used, beside the manifest in the same folder: `quarantine.parquet`.
 QUARANTINE = pa.schema(

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from pipeline.files import sha256
 from pipeline.modalities.text.pretrain_encoder import train_tokenizer
+from pipeline.models.network import state_to_save
 from pipeline.models.providers.transformers import builder
 from pipeline.records import BackboneRecord, CandidateRecord, TextInputSpec
 from transformer_families import config_of
@@ -39,7 +40,7 @@ def make_backbone(folder: Path, family: str = "bert", max_tokens: int = 48) -> B
     config = {**config_of(family), "vocab_size": len(tokenizer["model"]["vocab"]), "pad_token_id": 0}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     network = builder.build_backbone(config, seed=0, subject="tiny")
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / builder.WEIGHTS)
+    save_file({name: tensor.clone() for name, tensor in network.state_dict().items()}, folder / builder.WEIGHTS)
     blocked = builder.with_head(network, config, 2, "mean", 0, "tiny")
     record = BackboneRecord(
         name=f"transformers/{family}",
@@ -69,9 +70,7 @@ def make_candidate(
         for parameter in network.stock.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
     folder.mkdir(parents=True)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in network.stock.state_dict().items()}, folder / "model.safetensors"
-    )
+    save_file(state_to_save(network), folder / "model.safetensors")
     for name in backbone.files:
         shutil.copyfile(backbone.folder / name, folder / name)
     record = CandidateRecord(

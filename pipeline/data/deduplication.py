@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.examples import ExampleFault, ListedExample, MeasuredExample
-from pipeline.manifest import COLUMNS, META, SCAN
+from pipeline.manifest import COLUMNS, CONTENT, META, SCAN
 from pipeline.records import Finding
 
 INT64 = np.iinfo(np.int64)
@@ -91,7 +91,7 @@ def deduplicate(usable: Sequence[tuple[ListedExample, MeasuredExample]]) -> Dedu
                 "id": copies[0][1].id, "path": paths[0], "aliases": paths[1:], "target": listed[0].target,
                 "group": groups[0] if groups else None, "split": None, "unit": None,
                 "given_split": next((split for split in ("test", "val", "train") if split in splits), None),
-                "scan": copies[0][1].values, "meta": dict(listed[0].meta),
+                "scan": copies[0][1].values, "meta": dict(listed[0].meta), "content": listed[0].content,
             }
         )  # fmt: skip
     return Deduplicated(_table(rows), sum(len(row["aliases"]) for row in rows), findings.findings())
@@ -136,6 +136,9 @@ class _Copies:
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     columns = {field.name: pa.array([row[field.name] for row in rows], field.type) for field in COLUMNS}
+    contents = [row["content"] for row in rows]
+    if any(content is not None for content in contents):
+        columns[CONTENT] = pa.array(contents, pa.string())
     for part, prefix in (("scan", SCAN), ("meta", META)):
         for name in sorted({name for row in rows for name in row[part]}):
             columns[prefix + name] = _column([row[part].get(name) for row in rows])
