@@ -23,13 +23,13 @@ from PIL import Image
 
 from pipeline.models.providers.torchvision import blocks
 from pipeline.records import ImageInputSpec
-from pipeline.steps.register import package
+from pipeline.steps.register import package_candidate
 from pipeline.tracking import packaging
 from registry_helpers import LABELS, Finished, build, lay_finished, pictures, probabilities
 
 
 def saved(done: Finished, folder: Path) -> Path:
-    package(folder, done.config, done.candidate, done.finetuned.members, {})
+    package_candidate(folder, done.config, done.candidate, done.finetuned.members, {})
     return folder
 
 

@@ -170,11 +170,11 @@ def test_an_answer_does_not_depend_on_who_else_is_asked_about(finished: Finished
 
 
 def test_the_served_model_answers_as_it_was_judged_without_thaw(finished: Finished, tmp_path: Path) -> None:
-    from pipeline.steps.register import package
+    from pipeline.steps.register import package_candidate
 
     config = finished.workspace.config()
     finetuned: FinetuneRecord = finished.record("finetune")
-    package(tmp_path / "model", config, finished.candidate, finetuned.members, {})
+    package_candidate(tmp_path / "model", config, finished.candidate, finetuned.members, {})
     evaluated: EvaluateRecord = finished.record("evaluate")
     rows = pq.read_table(evaluated.predictions).slice(0, 8).to_pylist()
     requests = catalog.find(finished.task).serving().requests(rows, finished.workspace.root / "data")
