@@ -22,7 +22,7 @@ from pipeline.evaluation.bootstrap import BootstrapSettings, estimate_share, num
 from pipeline.records import SplitRecord, ValidateRecord
 from pipeline.steps.split import split
 from pipeline.versioning import Versioning, initialise
-from pipeline.versioning.stale_reasons import ledger_objects
+from pipeline.versioning.stale_reasons import ledger_reasons
 from pipeline.workspace import empty_folder
 
 CONFIG = SplitConfig()
@@ -331,12 +331,12 @@ def test_a_colleagues_ledger_is_taken_in(pinned: Place) -> None:
 
 
 def test_a_split_that_the_ledger_contradicts_is_not_fresh(pinned: Place) -> None:
-    assert not ledger_objects(pinned.root)
+    assert not ledger_reasons(pinned.root)
     (pinned.root / "ledger.parquet").unlink()
-    assert ledger_objects(pinned.root) == ("ledger.parquet is missing",)
+    assert ledger_reasons(pinned.root) == ("ledger.parquet is missing",)
     (pinned.root / "ledger.dvc").unlink()
     fresh = Place(pinned.root, [{**row} for row in pinned.rows])
     kept = (pinned.root / "artifacts/split/manifest.parquet").read_bytes()
     fresh.split(SplitConfig(seed=7))
     (pinned.root / "artifacts/split/manifest.parquet").write_bytes(kept)
-    assert ledger_objects(pinned.root) == ("ledger.parquet says otherwise than the split",)
+    assert ledger_reasons(pinned.root) == ("ledger.parquet says otherwise than the split",)

@@ -22,7 +22,7 @@ from pipeline import setup, task_catalog
 from pipeline.config import Config, parse
 from pipeline.context import SilentConsole
 from pipeline.records import CandidateRecord, EvaluateRecord, FinetuneRecord, SplitRecord, ValidateRecord
-from pipeline.steps.run import context, load_record, run_alone
+from pipeline.steps.run import load_record, make_context, run_alone
 from pipeline.tasks import catalog
 from pipeline.workspace import Workspace
 
@@ -149,7 +149,7 @@ def answers(finished: Finished, rows: slice) -> np.ndarray[Any, Any]:
     split: SplitRecord = finished.record("split")
     table = pq.read_table(split.manifest)
     tests = table.filter(np.array(table["split"].to_pylist()) == "test")[rows]
-    surroundings = context(
+    surroundings = make_context(
         finished.workspace, config, SilentConsole(), tracker(), finished.workspace.scratch / "contract"
     )
     task = catalog.find(finished.task)
