@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,15 @@ def test_a_kill_before_registering_still_ends_in_a_registration(finished: Path, 
     assert "registered as surfaces v1" in done.stdout, "the same evaluation was registered twice"
 
 
+def list_artifacts(client: Any, run_id: str, folder: str | None = None) -> Iterator[str]:
+    """The paths of a run's files; a run may have none, and then not even a folder."""
+    for entry in client.list_artifacts(run_id, folder):
+        if entry.is_dir:
+            yield from list_artifacts(client, run_id, entry.path)
+        else:
+            yield entry.path
+
+
 def recorded_runs(workspace: Path) -> dict[str, dict[str, Any]]:
     """`thaw.key` → what the tracking store holds of the run, but for samples of the machine and MLflow's own tags."""
     client = find(TrackingConfig(), Workspace(workspace)).client
@@ -170,7 +180,6 @@ def recorded_runs(workspace: Path) -> dict[str, dict[str, Any]]:
     for run in client.search_runs(experiments):
         metrics = {name: value for name, value in run.data.metrics.items() if not name.startswith("system/")}
         curves = {name: len(client.get_metric_history(run.info.run_id, name)) for name in metrics}
-        folder = Path(client.download_artifacts(run.info.run_id, ""))
         runs[run.data.tags["thaw.key"]] = {
             "name": run.info.run_name,
             "status": run.info.status,
@@ -178,7 +187,7 @@ def recorded_runs(workspace: Path) -> dict[str, dict[str, Any]]:
             "tags": {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")},
             "metrics": metrics,
             "curves": curves,
-            "artifacts": sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()),
+            "artifacts": sorted(list_artifacts(client, run.info.run_id)),
             "data": [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs],
         }
     return runs
