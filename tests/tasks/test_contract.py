@@ -21,7 +21,7 @@ from contract_cases import CASES
 from pipeline import setup, task_catalog
 from pipeline.config import Config, parse
 from pipeline.context import SilentConsole
-from pipeline.records import CandidateRecord, EvaluateRecord, FinetuneRecord, SplitRecord, ValidateRecord
+from pipeline.records import CandidateRecord, DataVersion, EvaluateRecord, FinetuneRecord, SplitRecord, ValidateRecord
 from pipeline.steps.run import load_record, make_context, run_alone
 from pipeline.tasks import catalog
 from pipeline.workspace import Workspace
@@ -204,7 +204,8 @@ def test_the_served_model_answers_as_it_was_judged_without_thaw(finished: Finish
 def test_the_report_renders(finished: Finished) -> None:
     from pipeline.report import page
 
-    extras = page.gather(finished.workspace, finished.workspace.config(), None)
+    data = DataVersion(md5="0" * 32, size=1, files=1, git_revision=None, dirty=False)
+    extras = page.gather(finished.workspace, data)
     records = [finished.record(step) for step in STEPS]
     html = page.build(*records, registered=None, extras=extras)
     assert finished.candidate.name in html
