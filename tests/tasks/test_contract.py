@@ -202,10 +202,10 @@ def test_the_served_model_answers_as_it_was_judged_without_thaw(finished: Finish
 
 
 def test_the_report_renders(finished: Finished) -> None:
-    from pipeline.report import page
+    from pipeline.report import page, report_context
 
     data = DataVersion(md5="0" * 32, size=1, files=1, git_revision=None, dirty=False)
-    extras = page.gather(finished.workspace, data)
+    extras = report_context.gather(finished.workspace, data)
     records = [finished.record(step) for step in STEPS]
     html = page.build(*records, registered=None, extras=extras)
     assert finished.candidate.name in html
