@@ -63,7 +63,7 @@ def test_the_secret_of_the_servers_is_its_owners_alone_also_where_the_file_was_o
     note.chmod(0o644)
     opened_before = note.open()
     servers = [Server(name, 1, "/", [sys.executable], {}, tmp_path / "log", tmp_path) for name in ("Prefect", "MLflow")]
-    up._publish(note, servers, "thaw:canary")
+    up._write_note(note, servers, "thaw:canary")
     assert mode(note) == 0o600
     with opened_before:
         assert opened_before.read() == "{}", "who had the old file open reads the secret"
