@@ -546,17 +546,20 @@ def _prepare_sample_folder(task: str) -> tuple[str, Path]:
 
 @app.command()
 def predict(
-    files: Annotated[list[Path], typer.Argument(help="Files or folders.")],
+    inputs: Annotated[list[str], typer.Argument(help="Files or folders; of a model of texts also texts and tables.")],
     model: Annotated[str, typer.Option(help="models:/NAME@ALIAS or models:/NAME/VERSION; default: the champion.")] = "",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Predict labels with a registered model.
 
-    For files; a folder stands for all files in it.
+    For files; a folder stands for all files in it. A model of texts takes texts
+    as they are typed, and the rows of tables.
 
     Examples:
 
       thaw predict photo.jpg
+
+      thaw predict "It still runs like new." reviews.csv
 
       thaw predict photos/ --json
 
@@ -569,14 +572,14 @@ def predict(
         with terminal.working("importing libraries"):
             from flows import predict as predictions
         with terminal.working("predicting"):
-            predicted = predictions.predict(files, model or None, workspace)
+            predicted = predictions.predict(inputs, model or None, workspace)
         if json:
             for line in predictions.format_json_lines(predicted):
                 print(line)
         else:
             for line in predictions.format_table(predicted):
                 terminal.line(line)
-    if any(file.error for file in predicted):
+    if any(prediction.error for prediction in predicted):
         raise typer.Exit(1)
 
 

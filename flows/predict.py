@@ -1,14 +1,15 @@
-"""`thaw predict`: predicts labels for files with a registered model."""
+"""`thaw predict`: predicts labels with a registered model, for files or texts."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.predict_requests import InputColumn, PredictionRequest, list_requests
 from pipeline.errors import ConfigError, ServingError
 from pipeline.text import printable
 from pipeline.workspace import Workspace
@@ -17,50 +18,54 @@ if TYPE_CHECKING:
     from pipeline.tracking.registry import ModelVersion
 
 LABELS_SHOWN = 3
-FILES_AT_ONCE = 32
-INPUT_COLUMN = "image"
+CHARACTERS_SHOWN = 60  # of a text
+ASKED_AT_ONCE = 32
+
+Probabilities = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class FilePrediction:
-    """What the model says of one file, or why it cannot.
+class Prediction:
+    """What the model says of one file or text, or why it cannot.
 
     Args:
+        source: the file, with the line where it is a row of a table; empty for a text as it was typed.
+        texts: what was asked about, by input column; none of a file that was sent as it is.
         score: probability of the label.
         top: the likeliest labels with their probabilities, likeliest first.
     """
 
-    file: Path
+    source: str
+    texts: Mapping[str, str]
     label: str = ""
     score: float = 0.0
     top: tuple[tuple[str, float], ...] = ()
     error: str = ""
 
 
-class FilePredictions(list[FilePrediction]):
-    """One prediction a file, in order; `model` says which version predicted, `note` what the reader should know of it."""
+class Predictions(list[Prediction]):
+    """One prediction a question, in order; `model` says which version predicted, `note` what the reader should know."""
 
     model: str = ""
     note: str = ""
 
 
-def predict(files: Sequence[Path], model: str | None, workspace: Workspace) -> FilePredictions:
+def predict(inputs: Sequence[str], model: str | None, workspace: Workspace) -> Predictions:
     """Predicts with a registered model; folders stand for the files below them, hidden ones left out.
 
     Args:
+        inputs: files and folders; of a model of texts also texts, and tables whose rows are asked about.
         model: `models:/NAME@ALIAS` or `models:/NAME/VERSION`; None: the workspace's champion, or else its challenger.
 
     Raises:
-        ConfigError: no files are named, or there is no such model.
+        ConfigError: there is nothing to ask about, or there is no such model.
+        DataError: a table cannot be read.
         ServingError: nothing is registered, or the model cannot be loaded.
         TrackingError: the registry is away.
     """
-    from pipeline.tracking import registry
+    from pipeline.tracking import packaging, registry
     from pipeline.tracking import store as stores
 
-    wanted = list(_expand_folders(files))
-    if not wanted:
-        raise ConfigError("files", found="no files there", expected="files or folders of files")
     config = workspace.config()
     store = stores.find(config.tracking, workspace)
     note = ""
@@ -70,31 +75,19 @@ def predict(files: Sequence[Path], model: str | None, workspace: Workspace) -> F
     else:
         version = registry.find(store, model)
     loaded = _load_model(registry.fetch(store, version), version)
-    predictions = FilePredictions()
+    columns = [InputColumn(name, is_binary) for name, is_binary in packaging.input_columns(loaded)]
+    predictions = Predictions()
     predictions.model = f"models:/{version.name}/{version.version}"
     predictions.note = note
-    for start in range(0, len(wanted), FILES_AT_ONCE):
-        predictions += _predict_some(loaded, wanted[start : start + FILES_AT_ONCE])
+    requests = list_requests(inputs, columns, config.data)
+    while chunk := list(itertools.islice(requests, ASKED_AT_ONCE)):
+        predictions += _answer_requests(loaded, chunk)
+    if not predictions:
+        raise ConfigError("files", found="no files there", expected="files or folders of files")
     return predictions
 
 
-def _expand_folders(files: Sequence[Path]) -> Iterator[Path]:
-    for file in files:
-        if file.is_dir():
-            yield from sorted(_visible_files(file))
-        else:
-            yield file
-
-
-def _visible_files(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        names = path.relative_to(folder).parts
-        is_hidden = any(name.startswith(".") for name in names)
-        if path.is_file() and not is_hidden:
-            yield path
-
-
-def _load_model(folder: Path, version: ModelVersion) -> Any:
+def _load_model(folder: Any, version: ModelVersion) -> Any:
     from pipeline.tracking import packaging
 
     try:
@@ -124,62 +117,58 @@ def _choose_version(versions: Sequence[ModelVersion], name: str) -> tuple[ModelV
     )
 
 
-def _predict_some(model: Any, files: Sequence[Path]) -> list[FilePrediction]:
-    """Predictions for some files; one that cannot be used gets an error, and spoils no other's."""
-    contents: dict[int, bytes] = {}
-    answers: dict[int, Mapping[str, float] | str] = {}
-    for position, file in enumerate(files):
-        try:
-            contents[position] = file.read_bytes()
-        except OSError as fault:
-            answers[position] = (fault.strerror or str(fault)).lower()
-    for position, answer in zip(contents, _ask_model(model, list(contents.values())), strict=True):
-        answers[position] = answer
-    return [_to_prediction(file, answers[position]) for position, file in enumerate(files)]
+def _answer_requests(model: Any, requests: Sequence[PredictionRequest]) -> list[Prediction]:
+    """Predictions for some requests; one that cannot be used gets an error, and spoils no other's."""
+    usable = [request for request in requests if not request.error]
+    answers = iter(_ask_model(model, usable))
+    return [_to_prediction(request, request.error or next(answers)) for request in requests]
 
 
-def _ask_model(model: Any, contents: Sequence[bytes]) -> list[Mapping[str, float] | str]:
-    """For each file's content the probability of each label, or what is wrong with it."""
+def _ask_model(model: Any, requests: Sequence[PredictionRequest]) -> list[Probabilities | str]:
+    """For each request the probability of each label, or what is wrong with it, found by halving."""
     from pipeline.tracking import packaging
 
-    if not contents:
+    if not requests:
         return []
+    columns = {column: [request.values[column] for request in requests] for column in requests[0].values}
     try:
-        return list(packaging.ask(model, INPUT_COLUMN, contents)["probabilities"])
+        return list(packaging.ask(model, columns)["probabilities"])
     except Exception as fault:
-        if len(contents) == 1:
+        if len(requests) == 1:
             return [re.sub(r"^row 0: ", "", str(fault))]
-    answers: list[Mapping[str, float] | str] = []
-    for content in contents:
-        answers += _ask_model(model, [content])
-    return answers
+    middle = len(requests) // 2
+    return [*_ask_model(model, requests[:middle]), *_ask_model(model, requests[middle:])]
 
 
-def _to_prediction(file: Path, answer: Mapping[str, float] | str) -> FilePrediction:
+def _to_prediction(request: PredictionRequest, answer: Probabilities | str) -> Prediction:
     if isinstance(answer, str):
-        return FilePrediction(file, error=answer)
+        return Prediction(request.source, request.texts, error=answer)
     likeliest = sorted(answer.items(), key=lambda item: -item[1])
     label, score = likeliest[0]
-    return FilePrediction(file, label=label, score=score, top=tuple(likeliest[:LABELS_SHOWN]))
+    return Prediction(request.source, request.texts, label, score, tuple(likeliest[:LABELS_SHOWN]))
 
 
-def format_json_lines(predictions: FilePredictions) -> Iterator[str]:
-    """One JSON object a file."""
+def format_json_lines(predictions: Predictions) -> Iterator[str]:
+    """One JSON object a prediction."""
     for prediction in predictions:
-        values: dict[str, Any] = {"file": str(prediction.file), "model": predictions.model}
+        values: dict[str, Any] = {}
+        if prediction.source:
+            values["file"] = prediction.source
+        values.update(prediction.texts)
+        values["model"] = predictions.model
         if prediction.error:
             values["error"] = prediction.error
         else:
             values["label"] = prediction.label
             values["score"] = prediction.score
             values["top"] = [{"label": label, "score": score} for label, score in prediction.top]
-        yield json.dumps(values)
+        yield json.dumps(values, ensure_ascii=False)
 
 
-def format_table(predictions: FilePredictions) -> Iterator[str]:
-    """A table for the eye: file, label, score, the runners-up."""
+def format_table(predictions: Predictions) -> Iterator[str]:
+    """A table for the eye: file or text, label, score, the runners-up."""
     yield predictions.model + (f"  ({predictions.note})" if predictions.note else "")
-    names = [printable(str(prediction.file)) for prediction in predictions]
+    names = [_shown_name(prediction) for prediction in predictions]
     name_width = max(len(name) for name in names)
     label_width = max(len(prediction.label) for prediction in predictions)
     for name, prediction in zip(names, predictions, strict=True):
@@ -189,3 +178,11 @@ def format_table(predictions: FilePredictions) -> Iterator[str]:
         others = "  ".join(f"{label} {score:.1%}" for label, score in prediction.top[1:])
         label = f"{prediction.label:<{label_width}}"
         yield f"{name:<{name_width}}  {label}  {prediction.score:6.1%}  {others}".rstrip()
+
+
+def _shown_name(prediction: Prediction) -> str:
+    """The file, and of texts the beginning."""
+    text = " | ".join(" ".join(text.split()) for text in prediction.texts.values())
+    if len(text) > CHARACTERS_SHOWN:
+        text = text[:CHARACTERS_SHOWN].rstrip() + "…"
+    return printable("  ".join(part for part in (prediction.source, text) if part))

@@ -223,6 +223,8 @@ class FinetuneConfig(ConfigSection):
     """rate multiplier per block going deeper in the built-in recipes; blocks are fine-grained, ten to a hundred a network"""
     frozen: tuple[str, ...] = ()
     """blocks, by patterns, that no built-in recipe trains but scratch"""
+    scratch_lr: Above | None = None
+    """peak rate of all blocks in the recipe scratch; null: lr"""
     seed: int = 0
     batch_size: Positive = 32
     head_solver: Literal["auto", "optimizer"] = "auto"

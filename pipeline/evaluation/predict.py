@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.config_section import TaskConfig
     from pipeline.context import Context
     from pipeline.evaluation.bootstrap import Floats
-    from pipeline.tasks.base import Task
+    from pipeline.tasks.base import Highlight, Task
     from pipeline.tensors import Batch
 
     Rows = NDArray[np.int64]
@@ -99,6 +99,22 @@ class LoadedCandidate:
                 self.console.progress(f"evaluate {self.candidate.name}", done, self.rows)
         assert answers is not None  # there are test examples
         return answers
+
+    def explain(self, examples: Sequence[Mapping[str, Any]], answers: Sequence[int]) -> list[list[Highlight]]:
+        """What spoke for these answers, for each of the opened rows; nothing where the task cannot say.
+
+        Args:
+            examples: the opened rows of the manifest.
+            answers: numbers of the classes that were answered.
+        """
+        if self.task.explainer is None:
+            return [[] for _ in examples]
+        explainer = self.task.explainer()
+        explained = []
+        for row, (example, answer) in enumerate(zip(examples, answers, strict=True)):
+            inputs = self.inputs(np.array([row]))
+            explained.append(explainer.explain(self.model, inputs, example, answer, self.candidate))
+        return explained
 
     def _batches(self) -> Iterator[Rows]:
         """Rows in batches of one shape, in the order of the shapes and else of the table."""

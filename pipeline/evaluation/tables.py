@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipeline.evaluation.calibration import ReliabilityBin
 from pipeline.evaluation.metrics import Predictions
@@ -17,7 +19,7 @@ from pipeline.evaluation.per_class import ClassScore, ConfusedPair
 from pipeline.evaluation.slices import SliceScore
 from pipeline.manifest import write_table
 from pipeline.records import MetricEstimate
-from pipeline.tasks.base import Display
+from pipeline.tasks.base import Display, Highlight
 
 Cell = str | int | float | None
 
@@ -69,25 +71,46 @@ def write_reliability(bins: Iterable[ReliabilityBin], path: Path) -> None:
     _write_csv(path, header, rows)
 
 
-def write_worst_errors(
-    predictions: Predictions,
-    table: pa.Table,
-    labels: Sequence[str],
-    display: Display,
-    data: Path,
-    folder: Path,
-    most: int,
-) -> None:
-    """The most confident mistakes as the task exhibits an example, a picture or text, listed in worst.json."""
-    folder.mkdir()
+def find_worst_errors(predictions: Predictions, most: int) -> NDArray[np.int64]:
+    """Rows (at most `most`,) of the mistakes, the most confident first."""
     wrong = np.flatnonzero(~predictions.correct)
     surest_first = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")]
-    chosen = surest_first[:most]
-    columns = [name for name in ("id", "path", "target", "content") if name in table.column_names]
-    examples = table.select(columns).take(chosen).to_pylist()
+    return surest_first[:most]
+
+
+@dataclass(frozen=True)
+class ExhibitFolder:
+    """Where examples are exhibited, and how.
+
+    Args:
+        data: the data folder.
+        folder: made here.
+    """
+
+    display: Display
+    data: Path
+    folder: Path
+
+
+def write_worst_errors(
+    predictions: Predictions,
+    worst: NDArray[np.int64],
+    examples: Sequence[Mapping[str, Any]],
+    highlights: Sequence[Sequence[Highlight]],
+    labels: Sequence[str],
+    place: ExhibitFolder,
+) -> None:
+    """Mistakes as the task exhibits an example, a picture or text, listed in worst.json.
+
+    Args:
+        worst: rows of the predictions.
+        examples: the manifest's rows of these.
+        highlights: for each of these, what spoke for the answer.
+    """
+    place.folder.mkdir()
     rows = []
-    for number, (example, at) in enumerate(zip(examples, chosen, strict=True), start=1):
-        exhibit = display.exhibit(example, data, folder, f"{number:02d}")
+    for number, (example, marks, at) in enumerate(zip(examples, highlights, worst, strict=True), start=1):
+        exhibit = place.display.exhibit(example, place.data, place.folder, f"{number:02d}")
         row = {name: example[name] for name in ("id", "path", "target")}
         row["predicted"] = labels[predictions.predicted[at]]
         row["confidence"] = _six_digits(float(predictions.confidence[at]))
@@ -95,9 +118,11 @@ def write_worst_errors(
         row["picture"] = None
         if exhibit is not None:
             row[exhibit.kind] = exhibit.content
+        if marks:
+            row["highlights"] = [list(mark) for mark in marks]
         rows.append(row)
     text = json.dumps(rows, indent=2, ensure_ascii=False)
-    (folder / "worst.json").write_text(text + "\n", encoding="utf-8")
+    (place.folder / "worst.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _estimate_cells(estimate: MetricEstimate | None) -> tuple[float | None, float | None, float | None]:

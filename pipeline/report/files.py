@@ -6,15 +6,30 @@ import base64
 import csv
 import json
 import mimetypes
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
 from pipeline.errors import VersioningError
 from pipeline.records import MetricEstimate
+
+LINE_BREAK = re.compile(r"\r\n|\r|\n")
+
+
+class TextPiece(NamedTuple):
+    """A run of characters of a text.
+
+    Args:
+        weight: from -1 to 1: how much it spoke for the answer; 0 for what lies between the words that did.
+    """
+
+    text: str
+    weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -23,7 +38,7 @@ class WorstError:
 
     Args:
         picture: a data URI.
-        lines: of a text, as they are.
+        lines: of a text, each as pieces from left to right.
     """
 
     path: str
@@ -32,7 +47,12 @@ class WorstError:
     confidence: float
     target_probability: float
     picture: str | None = None
-    lines: tuple[str, ...] = ()
+    lines: tuple[tuple[TextPiece, ...], ...] = ()
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether any word is marked."""
+        return any(piece.weight for line in self.lines for piece in line)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -96,8 +116,31 @@ def _read_worst_error(row: Mapping[str, Any], folder: Path) -> WorstError:
         confidence=row["confidence"],
         target_probability=row["target_probability"],
         picture=_data_uri(folder / picture) if picture else None,
-        lines=tuple(row.get("text", "").splitlines()),
+        lines=_split_lines(row.get("text", ""), row.get("highlights", [])),
     )
+
+
+def _split_lines(text: str, highlights: Sequence[Sequence[float]]) -> tuple[tuple[TextPiece, ...], ...]:
+    """A text's lines in pieces, cut at the words that are marked.
+
+    Args:
+        highlights: first character, character behind the last, and weight of each, in any order.
+    """
+    pieces = []
+    done = 0
+    for start, end, weight in sorted(highlights, key=itemgetter(0)):
+        first, last = max(int(start), done), int(end)
+        if last <= first:
+            continue
+        pieces += [TextPiece(text[done:first]), TextPiece(text[first:last], weight)]
+        done = last
+    pieces.append(TextPiece(text[done:]))
+    lines: list[list[TextPiece]] = [[]]
+    for piece in pieces:
+        first_line, *others = LINE_BREAK.split(piece.text)
+        lines[-1].append(TextPiece(first_line, piece.weight))
+        lines += [[TextPiece(line, piece.weight)] for line in others]
+    return tuple(tuple(piece for piece in line if piece.text) for line in lines)
 
 
 def _data_uri(picture: Path) -> str:

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from pipeline.evaluation.metrics import Predictions
     from pipeline.evaluation.predict import LoadedCandidate
     from pipeline.evaluation.slices import SliceScore
-    from pipeline.records import FinetuneRecord, SplitRecord
-    from pipeline.tasks.base import Task
+    from pipeline.records import CandidateRecord, FinetuneRecord, SplitRecord
+    from pipeline.tasks.base import Highlight, Task
 
 FEW_EXAMPLES, FEW_UNITS = 30, 10
+EXHIBITED_COLUMNS = ("id", "path", "target", "content")
 LATENCY = "latency.json"  # in the run's own folder: no input determines it
 
 
@@ -62,7 +63,8 @@ def evaluate(
             comparisons.append(_compare(name, ours, theirs, unseen, settings))
     slices = _score_slices(config, task, table, ours, settings)
     _write_tables(ours, best.labels, slices, settings, out)
-    _write_examples(config, task, table, ours, best.labels, out, context)
+    _write_examples(table, ours, best.labels, out)
+    _write_worst_errors(config, task, task_config, best, table, ours, out, context)
     warnings = _warnings(ours, best.labels, slices) + _absent_slices(config, table)
     record = EvaluateRecord(
         candidate=best.name,
@@ -194,19 +196,37 @@ def _write_tables(
     tables.write_slices(slices, out / "slices.csv")
 
 
-def _write_examples(
-    config: EvaluateConfig,
-    task: Task,
-    table: pa.Table,
-    predictions: Predictions,
-    labels: tuple[str, ...],
-    out: Path,
-    context: Context,
-) -> None:
+def _write_examples(table: pa.Table, predictions: Predictions, labels: tuple[str, ...], out: Path) -> None:
     from pipeline.evaluation import tables
 
     tables.write_predictions(predictions, table, labels, out / "predictions.parquet")
-    tables.write_worst_errors(predictions, table, labels, task.display, context.data, out / "worst", config.worst)
+
+
+def _write_worst_errors(
+    config: EvaluateConfig,
+    task: Task,
+    task_config: TaskConfig,
+    best: CandidateRecord,
+    table: pa.Table,
+    predictions: Predictions,
+    out: Path,
+    context: Context,
+) -> None:
+    """The most confident mistakes of the best candidate, with what spoke for its answers where the task can say."""
+    from pipeline.evaluation import tables
+    from pipeline.evaluation.predict import LoadedCandidate
+
+    worst = tables.find_worst_errors(predictions, config.worst)
+    rows = table.take(worst)
+    columns = [name for name in EXHIBITED_COLUMNS if name in table.column_names]
+    examples = rows.select(columns).to_pylist()
+    highlights: list[list[Highlight]] = [[] for _ in examples]
+    if task.explainer is not None and examples:
+        loaded = LoadedCandidate(task, task_config, best, rows, context)
+        answers = [int(answer) for answer in predictions.predicted[worst]]
+        highlights = loaded.explain(examples, answers)
+    place = tables.ExhibitFolder(task.display, context.data, out / "worst")
+    tables.write_worst_errors(predictions, worst, examples, highlights, best.labels, place)
 
 
 # --- warnings ----------------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 # What changes how fast a training runs, or what is made of it, but not its result.
 IMMATERIAL: Any = {
     "recipes": True, "own": True, "baseline": True, "baseline_steps": True, "epochs": True, "lr": True, "lr_decay": True, "checkpoint": True,
+    "body_lr": True, "scratch_lr": True, "frozen": True,
     "plan": {"workers", "pixel_cache_gb"},
 }  # fmt: skip
 

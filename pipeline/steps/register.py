@@ -261,7 +261,7 @@ def package_candidate(
     code = served.code_file(serving.module)
     helpers = [served.code_file(helper) for helper in serving.helpers]
     files = [candidate.model, *candidate.other_files, *helpers]
-    packaging.save(folder, serving, code, files, settings, members, metadata)
+    packaging.save(folder, serving, config, code, files, settings, members, metadata)
 
 
 def _require_same_answers(

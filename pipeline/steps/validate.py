@@ -183,4 +183,4 @@ def _tell(record: ValidateRecord, faults: Sequence[ExampleFault], drift: Sequenc
             for line in first_few(items, NAMED, where):
                 info(line)
     docs = os.path.relpath(context.run_dir / checks.DOCS / "index.html", context.root)
-    info(f"{record.files} files, {record.checks} checks; data docs: {docs}")
+    info(f"{record.checks} checks; data docs: {docs}")

@@ -44,6 +44,8 @@ __all__ = [
     "ExampleListing",
     "ExampleStore",
     "Exhibit",
+    "Explainer",
+    "Highlight",
     "ListedExample",
     "MeasuredExample",
     "Network",
@@ -212,6 +214,41 @@ class Exhibit(NamedTuple):
     content: str
 
 
+class Highlight(NamedTuple):
+    """A part of an exhibited text.
+
+    Args:
+        start, end: its characters.
+        weight: from -1 to 1: how much it spoke for the answer, or against it.
+    """
+
+    start: int
+    end: int
+    weight: float
+
+
+class Explainer(Protocol):
+    """What in an example spoke for an answer: for the worst errors of the report."""
+
+    def explain(
+        self,
+        network: BlockedNetwork,
+        inputs: Batch,
+        example: Mapping[str, Any],
+        answer: int,
+        candidate: CandidateRecord,
+    ) -> list[Highlight]:
+        """The parts of the exhibited text that counted, in their order.
+
+        Args:
+            network: in evaluation.
+            inputs: the example alone, as the network's input.
+            example: its row of the manifest: id, path and content.
+            answer: number of the class that was answered.
+            candidate: whose network it is; its folder holds the tokenizer.
+        """
+
+
 class Display(Protocol):
     """An example as a reader sees it."""
 
@@ -256,8 +293,8 @@ class Serving(Protocol):
     def packages(self) -> tuple[str, ...]:
         """What answering needs, by the names on the package index."""
 
-    @property
-    def inputs(self) -> tuple[ServedColumn, ...]: ...
+    def inputs(self, config: Config) -> tuple[ServedColumn, ...]:
+        """The columns that a client sends. `thaw predict` asks by them: files by a binary one, texts by strings."""
 
     @property
     def outputs(self) -> tuple[ServedColumn, ...]: ...
@@ -266,7 +303,7 @@ class Serving(Protocol):
         """How the served model presents its inputs, what it refuses and how it names its answers: part of the key of
         a version, and what the code reads beside the weights."""
 
-    def input_example(self) -> pd.DataFrame:
+    def input_example(self, config: Config) -> pd.DataFrame:
         """An input that shows nobody's data."""
 
     def requests(self, examples: Sequence[Mapping[str, Any]], data: Path) -> pd.DataFrame:
@@ -302,6 +339,7 @@ class Task:
         display: shows an example in the report.
         serving: makes the serving side, which is needed last and imports the most.
         sample: makes the generator of the sample data set.
+        explainer: says what in an example spoke for an answer; None where the task cannot.
     """
 
     name: str
@@ -312,3 +350,4 @@ class Task:
     display: Display
     serving: Callable[[], Serving]
     sample: Callable[[], Sample]
+    explainer: Callable[[], Explainer] | None = None

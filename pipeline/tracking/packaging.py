@@ -19,6 +19,7 @@ from pipeline.tracking.store import TrackingStore, prepare_environment
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipeline.config import Config
     from pipeline.tasks.base import ServedColumn, Serving
 
 LONGEST_DIGEST = 36  # characters that the store takes: just what DVC's hash of a folder has
@@ -28,6 +29,7 @@ SERVED_NAMES = {"model.safetensors": "weights.safetensors"}  # file of a candida
 def save(
     folder: Path,
     serving: Serving,
+    config: Config,
     code: Path,
     files: Sequence[Path],
     settings: Mapping[str, Any],
@@ -38,6 +40,7 @@ def save(
 
     Args:
         serving: the task's side of it.
+        config: the workspace's settings, from which the columns follow that the model is asked by.
         code: the file that answers.
         files: what lies beside the settings: weights.safetensors and whatever else rebuilds the network.
         settings: what the code reads beside the weights, as `pipeline.served.settings` gives it, and `kwargs`: what
@@ -56,8 +59,8 @@ def save(
             str(folder),
             python_model=str(code),
             artifacts={"model": str(parts)},
-            signature=signature(serving),
-            input_example=serving.input_example(),
+            signature=make_signature(serving.inputs(config), serving.outputs),
+            input_example=serving.input_example(config),
             pip_requirements=requirements(serving.packages),
             metadata=dict(metadata),
         )
@@ -65,11 +68,11 @@ def save(
     shutil.copyfile(members, folder / members.name)
 
 
-def signature(serving: Serving) -> Any:
-    """MLflow's signature of a task's served model."""
+def make_signature(inputs: Sequence[ServedColumn], outputs: Sequence[ServedColumn]) -> Any:
+    """MLflow's signature of a served model."""
     from mlflow.models import ModelSignature
 
-    return ModelSignature(inputs=_schema(serving.inputs), outputs=_schema(serving.outputs))
+    return ModelSignature(inputs=_schema(inputs), outputs=_schema(outputs))
 
 
 def _schema(columns: Sequence[ServedColumn]) -> Any:
@@ -115,11 +118,21 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
-def ask(model: Any, column: str, values: Sequence[Any]) -> Any:
-    """The model's answers about the values of its input column, as a table: label, score, probabilities."""
+def input_columns(model: Any) -> list[tuple[str, bool]]:
+    """The input columns of a loaded model that are required, by its signature: name, and whether it takes bytes."""
+    from mlflow.types import DataType
+
+    columns = model.metadata.get_input_schema().inputs
+    return [(column.name, column.type == DataType.binary) for column in columns if column.required]
+
+
+def ask(model: Any, columns: Mapping[str, Sequence[Any]]) -> Any:
+    """The model's answers about the values of its input columns, as a table: label, score, probabilities."""
     import pandas as pd
 
-    return model.predict(pd.DataFrame({column: pd.Series(list(values), dtype=object)}))
+    return model.predict(
+        pd.DataFrame({name: pd.Series(list(values), dtype=object) for name, values in columns.items()})
+    )
 
 
 def upload(

@@ -106,7 +106,12 @@ def lp_ft(config: FinetuneConfig, depth: int) -> Stages:
 
 def scratch(config: FinetuneConfig, depth: int) -> Stages:
     stage = StageConfig(
-        name="scratch", train=("all",), epochs=config.epochs, lr=config.lr, batchnorm="train", init="random"
+        name="scratch",
+        train=("all",),
+        epochs=config.epochs,
+        lr=config.lr if config.scratch_lr is None else config.scratch_lr,
+        batchnorm="train",
+        init="random",
     )
     return (stage,)
 

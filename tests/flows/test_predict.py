@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,14 @@ def place(done: Finished) -> Workspace:
     return Workspace(done.root)
 
 
+def paths(files: Sequence[Path]) -> list[str]:
+    """As a command line has them."""
+    return [str(file) for file in files]
+
+
 def test_nothing_registered_says_what_to_do(done: Finished) -> None:
     with pytest.raises(ServingError, match="nothing is registered") as fault:
-        predict(done.files, None, Workspace(done.root))
+        predict(paths(done.files), None, Workspace(done.root))
     assert "thaw run" in str(fault.value)
 
 
@@ -41,13 +47,13 @@ def test_files_and_folders_are_answered_and_broken_files_spoil_no_others(
     folder = done.root / "data"
     (folder / "broken\n.jpg").write_bytes(b"\xff\xd8\xff nothing")
     (folder / ".hidden").write_bytes(b"")
-    answer = predict([folder, tmp_path / "missing.png", done.files[0]], None, place)
+    answer = predict(paths([folder, tmp_path / "missing.png", done.files[0]]), None, place)
     assert len(answer) == len(done.files) + 3
     good = [row for row in answer if not row.error]
     assert len(good) == len(done.files) + 1
     assert all(row.label in LABELS and row.top[0] == (row.label, row.score) for row in good)
     assert "no champion yet" in answer.note
-    errors = {row.file.name: row.error for row in answer if row.error}
+    errors = {Path(row.source).name: row.error for row in answer if row.error}
     assert errors["missing.png"] == "no such file or directory"
     assert "row" not in errors["broken\n.jpg"]
 
@@ -66,17 +72,17 @@ def test_the_champion_answers_where_there_is_one_and_any_version_by_name(done: F
     done.register()
     assert done.retrained(seed=4).register().version == "2"
     place = Workspace(done.root)
-    answer = predict(done.files[:1], None, place)
+    answer = predict(paths(done.files[:1]), None, place)
     assert (answer.model, answer.note) == ("models:/insects/1", "")
-    assert predict(done.files[:1], "models:/insects@challenger", place).model == "models:/insects/2"
-    assert predict(done.files[:1], "models:/insects/2", place).model == "models:/insects/2"
+    assert predict(paths(done.files[:1]), "models:/insects@challenger", place).model == "models:/insects/2"
+    assert predict(paths(done.files[:1]), "models:/insects/2", place).model == "models:/insects/2"
     with pytest.raises(ConfigError, match="no such version") as fault:
-        predict(done.files, "models:/insects/7", place)
+        predict(paths(done.files), "models:/insects/7", place)
     assert "insects v2 (challenger)" in str(fault.value)
     with pytest.raises(ConfigError, match="no such model"):
-        predict(done.files, "models:/birds@champion", place)
+        predict(paths(done.files), "models:/birds@champion", place)
     with pytest.raises(ConfigError, match="models:/NAME@ALIAS"):
-        predict(done.files, "insects", place)
+        predict(paths(done.files), "insects", place)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no files"):
-        predict([tmp_path / "empty"], None, place)
+        predict(paths([tmp_path / "empty"]), None, place)

@@ -104,7 +104,7 @@ def test_a_kill_between_registration_and_report_still_ends_in_a_report_of_these_
     change(finished, "bootstrap: 200", "bootstrap: 110")
     code = (
         "import os, signal, sys\nfrom flows import cli, report\n"
-        "report.make = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nsys.argv = ['thaw', 'run']\ncli.main()"
+        "report.make_report = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nsys.argv = ['thaw', 'run']\ncli.main()"
     )
     killed = subprocess.run([sys.executable, "-P", "-c", code], cwd=finished, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL

@@ -46,7 +46,7 @@ from pipeline.records import (
 )
 from pipeline.report.page import RunRecords, build_page, write_page
 from pipeline.report.report_context import ReportContext, Sweep
-from pipeline.tasks.base import Exhibit
+from pipeline.tasks.base import Exhibit, Highlight
 
 LABELS = ("crack", "ok", "pit", "scratch", "stain")
 BLOCKS = ("features.0", *(f"features.{n}" for n in range(1, 13)), "classifier.0", "head")
@@ -201,7 +201,7 @@ def _evaluated(
     tables.write_classes(score_classes(ours, labels, SETTINGS), out / "per_class.csv")
     tables.write_slices(judged, out / "slices.csv")
     tables.write_reliability(reliability_bins(ours, SETTINGS), out / "reliability.csv")
-    tables.write_worst_errors(ours, table, labels, display, Path(), out / "worst", 12)
+    _write_worst_errors(ours, table, labels, display, out / "worst")
     found = {name: estimate_metrics(one, SETTINGS, wanted_k=3) for name, one in made.items()}
     return EvaluateRecord(
         candidate="gradual",
@@ -216,6 +216,18 @@ def _evaluated(
         comparisons=tuple(compare_accuracies(n, ours.correct, made[n].correct, units, SETTINGS) for n in found),
         warnings=(),
     ).save(out)
+
+
+def _write_worst_errors(
+    ours: Predictions, table: pa.Table, labels: tuple[str, ...], display: Pictures | Quotations, folder: Path
+) -> None:
+    worst = tables.find_worst_errors(ours, 12)
+    examples = table.take(worst).to_pylist()
+    highlights = [
+        [Highlight(0, 2, 1.0), Highlight(6, 10, -0.5)] if "content" in example else [] for example in examples
+    ]
+    place = tables.ExhibitFolder(display, Path(), folder)
+    tables.write_worst_errors(ours, worst, examples, highlights, labels, place)
 
 
 def _candidate(folder: Path, name: str, labels: tuple[str, ...], spec: InputSpec, *, baseline: bool) -> CandidateRecord:

@@ -187,7 +187,9 @@ def test_texts_are_quoted_as_they_are_with_their_place_in_the_table(tmp_path: Pa
     assert not read.all("img")
     for quotation in quotations:
         content = quotation[: quotation.index("</blockquote>")]
-        assert content.startswith("so it goes")
+        assert content.startswith(
+            '<mark class="for" style="--weight:1.0">so</mark> it <mark class="against" style="--weight:0.5">goes</mark>'
+        )
         assert content.endswith(r"<br>&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;\u202e")
         assert "reviews.csv:" in quotation
     assert "at most 128 tokens" in read.text

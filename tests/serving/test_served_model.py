@@ -48,7 +48,7 @@ def refusal(model: Any, *images: Any) -> str:
     from mlflow.exceptions import MlflowException
 
     with pytest.raises(MlflowException) as fault:
-        packaging.ask(model, "image", images)
+        packaging.ask(model, {"image": images})
     assert fault.value.get_http_status_code() == 400
     return str(fault.value)
 
@@ -68,7 +68,7 @@ CASES = [
 def test_it_answers_as_evaluation_does(architecture: str, spec: ImageInputSpec, tmp_path: Path) -> None:
     done = build(tmp_path / "insects", architecture, spec)
     served = packaging.load(saved(done, tmp_path / "model"))
-    answers = packaging.ask(served, "image", [file.read_bytes() for file in done.files])["probabilities"]
+    answers = packaging.ask(served, {"image": [file.read_bytes() for file in done.files]})["probabilities"]
     network = blocks.load_finetuned(architecture, len(LABELS), done.candidate.model, size=spec.size)
     expected = probabilities(network, done.files, spec)
     assert len({round(row[0], 4) for row in expected}) > 4, "the pictures are all alike: this test tests nothing"
@@ -81,18 +81,18 @@ def test_it_answers_as_evaluation_does_on_photos(model: Any, model_folder: Path,
     spec = ImageInputSpec(**json.loads((model_folder / "artifacts" / "model" / "model.json").read_text())["input"])
     weights = model_folder / "artifacts" / "model" / "weights.safetensors"
     expected = probabilities(blocks.load_finetuned("squeezenet1_1", len(LABELS), weights), files, spec)
-    answers = packaging.ask(model, "image", [file.read_bytes() for file in files])["probabilities"]
+    answers = packaging.ask(model, {"image": [file.read_bytes() for file in files]})["probabilities"]
     np.testing.assert_allclose([[one[label] for label in LABELS] for one in answers], expected, atol=1e-4)
 
 
 def test_many_images_are_answered_in_order_and_none_gives_none(model: Any, tmp_path: Path) -> None:
     images = [file.read_bytes() for file in pictures(tmp_path)]
-    many = packaging.ask(model, "image", images * 6)  # more than one batch
-    few = packaging.ask(model, "image", images)
+    many = packaging.ask(model, {"image": images * 6})  # more than one batch
+    few = packaging.ask(model, {"image": images})
     assert list(many["label"]) == list(few["label"]) * 6
     np.testing.assert_allclose(many["score"], list(few["score"]) * 6, atol=1e-5)
     assert all(abs(sum(row.values()) - 1) < 1e-6 for row in many["probabilities"])
-    assert len(packaging.ask(model, "image", [])) == 0
+    assert len(packaging.ask(model, {"image": []})) == 0
 
 
 def test_what_is_no_image_is_refused_by_row(model: Any, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_it_answers_where_thaw_is_not_installed(model: Any, model_folder: Path, 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (answer,) = json.loads(done.stdout.strip().splitlines()[-1])
-    expected = packaging.ask(model, "image", [file.read_bytes()]).iloc[0]
+    expected = packaging.ask(model, {"image": [file.read_bytes()]}).iloc[0]
     assert answer["label"] == expected["label"]
     assert answer["score"] == pytest.approx(expected["score"], abs=1e-6)
 
@@ -224,7 +224,7 @@ def test_mlflow_serves_it_over_http(endpoint: str, model: Any, tmp_path: Path) -
     images = [file.read_bytes() for file in pictures(tmp_path)[:3]]
     status, text = post(endpoint, {"dataframe_records": [{"image": base64.b64encode(i).decode()} for i in images]})
     assert status == 200, text
-    expected = packaging.ask(model, "image", images)
+    expected = packaging.ask(model, {"image": images})
     rows = json.loads(text)["predictions"]
     assert [row["label"] for row in rows] == list(expected["label"])
     assert [row["score"] for row in rows] == pytest.approx(list(expected["score"]), abs=1e-5)

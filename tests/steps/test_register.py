@@ -223,7 +223,7 @@ def test_registering_again_uploads_what_the_store_has_lost(done: Finished) -> No
     assert all(file.read_bytes() == content for file, content in whole.items() if file.name != "MLmodel")
     from pipeline.tracking import packaging
 
-    assert len(packaging.ask(packaging.load(files[0].parent), "image", [done.files[0].read_bytes()])) == 1
+    assert len(packaging.ask(packaging.load(files[0].parent), {"image": [done.files[0].read_bytes()]})) == 1
     done.register(console=(quiet := Said()))
     assert not any("files" in line for line in quiet.lines)
 

@@ -39,7 +39,6 @@ QUICK = {
     "evaluate": {"bootstrap": 50, "worst": 3},
     "tracking": {"enabled": False},
 }
-WITH_A_SHIPPED_BACKBONE = ("image-classification",)
 TOLERANCE = 1e-4  # in probability, between an example alone and in a batch
 
 
@@ -83,8 +82,6 @@ class Finished:
 @pytest.fixture(scope="module", params=list(task_catalog.TASKS))
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     task: str = request.param
-    if task not in WITH_A_SHIPPED_BACKBONE:
-        pytest.skip(f"no backbone for the sample of {task} comes with Thaw")
     workspace = make_workspace(task, tmp_path_factory.mktemp(task))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -205,9 +202,9 @@ def test_the_report_renders(finished: Finished) -> None:
     from pipeline.report import page, report_context
 
     data = DataVersion(md5="0" * 32, size=1, files=1, git_revision=None, dirty=False)
-    extras = report_context.gather(finished.workspace, data)
-    records = [finished.record(step) for step in STEPS]
-    html = page.build(*records, registered=None, extras=extras)
+    context = report_context.gather_context(finished.workspace, data)
+    records = page.RunRecords(*(finished.record(step) for step in STEPS))
+    html = page.build_page(records, context)
     assert finished.candidate.name in html
     assert "<!doctype html>" in html.lower()
 

@@ -24,7 +24,6 @@ class ImageServing:
     module = "pipeline.serving.model"
     helpers: tuple[str, ...] = ()
     packages: tuple[str, ...] = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision")
-    inputs = (ServedColumn("image", "binary"),)  # an image file's content
     outputs = OUTPUTS
 
     def settings(self, config: Config, candidate: CandidateRecord) -> dict[str, Any]:
@@ -42,7 +41,11 @@ class ImageServing:
             "sha256": candidate.model_sha256,
         }
 
-    def input_example(self) -> pd.DataFrame:
+    def inputs(self, config: Config) -> tuple[ServedColumn, ...]:
+        """An image file's content."""
+        return (ServedColumn("image", "binary"),)
+
+    def input_example(self, config: Config) -> pd.DataFrame:
         """A plain grey image, so that no one's data is shown to everyone who may see the registry."""
         import pandas as pd
         from PIL import Image

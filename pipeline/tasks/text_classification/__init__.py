@@ -7,6 +7,7 @@ from pipeline.tasks.class_network import ClassNetwork
 from pipeline.tasks.class_scorer import ClassScorer
 from pipeline.tasks.text_classification.codec import TextCodec
 from pipeline.tasks.text_classification.display import TextDisplay
+from pipeline.tasks.text_classification.explainer import TextExplainer
 from pipeline.tasks.text_classification.reader import TextReader
 from pipeline.tasks.text_classification.sample import TextSample
 from pipeline.tasks.text_classification.serving import TextServing
@@ -20,4 +21,5 @@ TASK = Task(
     display=TextDisplay(),
     serving=TextServing,
     sample=TextSample,
+    explainer=TextExplainer,
 )

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.tasks.base import Exhibit
 
 SHOWN = 1200  # characters of a text that the report shows
+BETWEEN = "\n\n"  # the texts of a pair
 
 
 class TextDisplay:
@@ -22,7 +23,7 @@ class TextDisplay:
         texts = from_content(example["content"])
         shown = shorten(texts.text)
         if texts.pair is not None:
-            shown += "\n\n" + shorten(texts.pair)
+            shown += BETWEEN + shorten(texts.pair)
         return Exhibit("text", shown)
 
 

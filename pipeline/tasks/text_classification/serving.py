@@ -23,7 +23,6 @@ class TextServing:
     module = "pipeline.serving.text_classification"
     helpers: tuple[str, ...] = ("pipeline.serving.text_tokens",)
     packages: tuple[str, ...] = ("mlflow", "numpy", "pandas", "safetensors", "tokenizers", "torch", "transformers")
-    inputs = (ServedColumn("text", "string"), ServedColumn("pair", "string", required=False))
     outputs = OUTPUTS
 
     def settings(self, config: Config, candidate: CandidateRecord) -> dict[str, Any]:
@@ -41,10 +40,19 @@ class TextServing:
             "sha256": candidate.model_sha256,
         }
 
-    def input_example(self) -> pd.DataFrame:
+    def inputs(self, config: Config) -> tuple[ServedColumn, ...]:
+        """One text, or two where the model judges pairs.
+
+        A model of single texts is told of a second one all the same: MLflow would drop a column that it does not know
+        of, and the model could not refuse it.
+        """
+        is_pair = text_settings(config.task).intake.pair
+        return (ServedColumn("text", "string"), ServedColumn("pair", "string", required=is_pair))
+
+    def input_example(self, config: Config) -> pd.DataFrame:
         import pandas as pd
 
-        return pd.DataFrame({"text": ["So it goes."]})
+        return pd.DataFrame({column.name: ["So it goes."] for column in self.inputs(config) if column.required})
 
     def requests(self, examples: Sequence[Mapping[str, Any]], data: Path) -> pd.DataFrame:
         import pandas as pd

@@ -26,6 +26,7 @@ class TextClassificationConfig(TaskConfig):
             "body_lr": 2e-4,
             "lr_decay": 0.9,
             "frozen": ["word_embeddings"],
+            "scratch_lr": 3e-4,
             "views": 1,
             "label_smoothing": 0.0,
         },

@@ -1,0 +1,72 @@
+"""What the words of `thaw predict` stand for: files, texts, rows of tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.predict_requests import InputColumn, list_requests
+from pipeline.config import DataConfig
+from pipeline.errors import ConfigError, DataError
+
+TEXT = [InputColumn("text", is_binary=False)]
+PAIR = [*TEXT, InputColumn("pair", is_binary=False)]
+LONG = "very " * 2000 + "good"  # longer than any file's name may be
+
+
+def test_a_model_of_texts_is_asked_about_texts_tables_and_text_files(tmp_path: Path) -> None:
+    table = tmp_path / "new reviews.csv"
+    table.write_text('text,stars\n"good, not great",4\n,1\nbad,2\n', encoding="utf-8")
+    folder = tmp_path / "letters"
+    folder.mkdir()
+    (folder / "one.txt").write_text("\ufeffIt broke.\n", encoding="utf-8")
+    (folder / "photo.jpg").write_bytes(b"\xff\xd8")
+    words = ["It never broke.", str(table), LONG, str(folder)]
+    asked = list(list_requests(words, TEXT, DataConfig()))
+    assert [request.texts.get("text") for request in asked] == [
+        "It never broke.", "good, not great", None, "bad", LONG, "It broke.\n", None,
+    ]  # fmt: skip
+    assert [request.source for request in asked][:4] == ["", f"{table}:2", f"{table}:3", f"{table}:4"]
+    assert [request.error for request in asked if request.error] == [
+        "a cell is empty", "neither a table nor a .txt file of one text",
+    ]  # fmt: skip
+
+
+def test_columns_are_those_of_the_data_or_of_the_model(tmp_path: Path) -> None:
+    table = tmp_path / "a.tsv"
+    data = DataConfig(columns={"text": "sentence"})
+    table.write_text("id\tsentence\n1\tas in the data\n")
+    assert [request.texts["text"] for request in list_requests([str(table)], TEXT, data)] == ["as in the data"]
+    table.write_text("id\ttext\n1\tas the model says\n")
+    assert [request.texts["text"] for request in list_requests([str(table)], TEXT, data)] == ["as the model says"]
+    table.write_text("id\tbody\n1\tneither\n")
+    with pytest.raises(DataError, match="sentence"):
+        list(list_requests([str(table)], TEXT, data))
+
+
+def test_a_table_without_a_header_is_read_as_the_data_are(tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text("good,1\nbad,0\n")
+    data = DataConfig(header=False, columns={"text": "1", "label": "2"})
+    assert [request.texts["text"] for request in list_requests([str(table)], TEXT, data)] == ["good", "bad"]
+
+
+def test_pairs_are_two_words_each(tmp_path: Path) -> None:
+    asked = list(list_requests(["A man eats.", "Someone has a meal."], PAIR, DataConfig()))
+    assert [request.texts for request in asked] == [{"text": "A man eats.", "pair": "Someone has a meal."}]
+    with pytest.raises(ConfigError, match="without its pair"):
+        list(list_requests(["A man eats."], PAIR, DataConfig()))
+
+
+def test_a_mistyped_file_is_not_taken_for_a_text() -> None:
+    with pytest.raises(ConfigError, match=r"no file reviws\.csv"):
+        list(list_requests(["reviws.csv"], TEXT, DataConfig()))
+
+
+def test_a_model_of_files_takes_every_word_for_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"content")
+    columns = [InputColumn("image", is_binary=True)]
+    asked = list(list_requests([str(tmp_path), "not there.png"], columns, DataConfig()))
+    assert [request.values for request in asked] == [{"image": b"content"}, {}]
+    assert asked[1].error == "no such file or directory"
