@@ -341,9 +341,11 @@ def load(path: Path) -> Config:
         values = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as fault:
         raise ConfigError(
-            str(path), found="no such file", expected="a workspace's settings",
+            str(path),
+            found="no such file",
+            expected="a workspace's settings",
             hint="run inside a workspace, or make one: thaw init DIR --data FOLDER",
-        ) from fault  # fmt: skip
+        ) from fault
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
         raise ConfigError(
             str(path), found=" ".join(str(fault).split()), expected="YAML", hint="correct that line"
@@ -376,9 +378,11 @@ def expand_variables(text: str, setting: str) -> str:
         found = os.environ.get(match[1])
         if found is None:
             raise ConfigError(
-                setting, found=f"{match[0]}, and no environment variable {match[1]}", expected="one that is set",
+                setting,
+                found=f"{match[0]}, and no environment variable {match[1]}",
+                expected="one that is set",
                 hint=f"export {match[1]}=…",
-            )  # fmt: skip
+            )
         return found
 
     expanded = _VARIABLE.sub(value, text)

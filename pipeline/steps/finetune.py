@@ -48,10 +48,19 @@ if TYPE_CHECKING:
 
 # What changes how fast a training runs, or what is made of it, but not its result.
 IMMATERIAL: Any = {
-    "recipes": True, "own": True, "baseline": True, "baseline_steps": True, "epochs": True, "lr": True, "lr_decay": True, "checkpoint": True,
-    "body_lr": True, "scratch_lr": True, "frozen": True,
+    "recipes": True,
+    "own": True,
+    "baseline": True,
+    "baseline_steps": True,
+    "epochs": True,
+    "lr": True,
+    "lr_decay": True,
+    "checkpoint": True,
+    "body_lr": True,
+    "scratch_lr": True,
+    "frozen": True,
     "plan": {"workers", "pixel_cache_gb"},
-}  # fmt: skip
+}
 
 SAMPLED = 8  # examples by which a plan is measured
 
@@ -104,10 +113,14 @@ def finetune(
     members.write(shared.members, out / members.FILE)
     shared.write_timing()
     return FinetuneRecord(
-        key=key, candidates=tuple(record.name for record in done), best=best.name, primary=config.primary,
-        higher_is_better=validation_metrics.higher_is_better(config.primary), val={record.name: record.val for record in done},
+        key=key,
+        candidates=tuple(record.name for record in done),
+        best=best.name,
+        primary=config.primary,
+        higher_is_better=validation_metrics.higher_is_better(config.primary),
+        val={record.name: record.val for record in done},
         baseline=remembered.age if remembered else None,
-    ).save(out)  # fmt: skip
+    ).save(out)
 
 
 def _baseline(
@@ -163,9 +176,11 @@ class FinetuneRun:
         empty = [name for name, rows in found.items() if not rows.num_rows]
         if empty:
             raise TrainingError(
-                "the split", found=f"no examples in {' and '.join(empty)}", expected="some to train and to validate on",
+                "the split",
+                found=f"no examples in {' and '.join(empty)}",
+                expected="some to train and to validate on",
                 hint="look at `split` in params.yaml",
-            )  # fmt: skip
+            )
         return found
 
     @cached_property
@@ -184,10 +199,17 @@ class FinetuneRun:
             for name, table in self.tables.items()
         }
         return {
-            "engine": ENGINE, "finetune": settings, "task": shown, "input": self.spec.model_dump(mode="json"),
-            "labels": list(self.split.labels), "data": data, "architecture": self.backbone.architecture,
-            "weights": self.backbone.weights_sha256, "files": self._file_digests(), "champion": self.champion and self.champion.sha256,
-        }  # fmt: skip
+            "engine": ENGINE,
+            "finetune": settings,
+            "task": shown,
+            "input": self.spec.model_dump(mode="json"),
+            "labels": list(self.split.labels),
+            "data": data,
+            "architecture": self.backbone.architecture,
+            "weights": self.backbone.weights_sha256,
+            "files": self._file_digests(),
+            "champion": self.champion and self.champion.sha256,
+        }
 
     @cached_property
     def comparison(self) -> baseline.Comparison:
@@ -275,10 +297,18 @@ class FinetuneRun:
         }
         self.timing["decode"] = time.monotonic() - began
         return FinetuneJob(
-            task=self.task, task_config=self.task_config, config=config, spec=self.spec, labels=self.split.labels,
-            store=store, train=sets["train"], val=sets["val"], scratch=context.scratch, console=context.console,
+            task=self.task,
+            task_config=self.task_config,
+            config=config,
+            spec=self.spec,
+            labels=self.split.labels,
+            store=store,
+            train=sets["train"],
+            val=sets["val"],
+            scratch=context.scratch,
+            console=context.console,
             build=self._build,
-        )  # fmt: skip
+        )
 
     def _file_digests(self) -> dict[str, str]:
         """The sha256 of what else rebuilds the network: its configuration, its tokenizer."""
@@ -314,9 +344,15 @@ class FinetuneRun:
             return self._measured[-1]
 
         chosen = choose(
-            build, self.task, self._sample(), self.config, self.context.scratch,
-            self.context.console, steps=self._steps(), passes=self._passes(),
-        )  # fmt: skip
+            build,
+            self.task,
+            self._sample(),
+            self.config,
+            self.context.scratch,
+            self.context.console,
+            steps=self._steps(),
+            passes=self._passes(),
+        )
         self.timing["plan"] = time.monotonic() - began
         return chosen
 

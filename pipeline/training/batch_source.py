@@ -135,9 +135,12 @@ class BatchSource:
             raise
         except Exception as fault:
             raise TrainingError(
-                "loading a batch", found=f"{type(fault).__name__}: {fault}", expected="examples that can be read",
-                hint="thaw run --force validate looks at every file again", details=self._culprits(chosen, views),
-            ) from fault  # fmt: skip
+                "loading a batch",
+                found=f"{type(fault).__name__}: {fault}",
+                expected="examples that can be read",
+                hint="thaw run --force validate looks at every file again",
+                details=self._culprits(chosen, views),
+            ) from fault
 
     def _make(self, chosen: Rows, views: Rows | None) -> Batch:
         rows = self.examples.rows[chosen]
@@ -187,10 +190,22 @@ def feeds(
         by_shape: dict[int, FeatureStore] = {}
         for shape, rows in _rows_by_shape(examples).items():
             kept = open_features(
-                model, scope.boundary, job.store, rows, job.task, job.spec, job.task_config,
-                seed=job.config.seed, views=presented, plan=plan, key=key, scratch=job.scratch, console=job.console,
-                between=between, in_use=in_use,
-            )  # fmt: skip
+                model,
+                scope.boundary,
+                job.store,
+                rows,
+                job.task,
+                job.spec,
+                job.task_config,
+                seed=job.config.seed,
+                views=presented,
+                plan=plan,
+                key=key,
+                scratch=job.scratch,
+                console=job.console,
+                between=between,
+                in_use=in_use,
+            )
             if kept is None:
                 by_shape.clear()
                 break

@@ -128,7 +128,17 @@ def _record(
     position = trained.position
     notes = {"notes": position.notes} if position.notes else {}
     return CandidateRecord(
-        name=recipe.name, key=recipe.key, baseline=False, architecture=backbone.architecture, labels=labels, input=spec,
-        stages=tuple(position.results), val=position.results[-1].val, steps=position.steps, model_sha256=sha,
-        plan={**position.plan, **notes}, backbone=backbone.name, files=backbone.files,
-    )  # fmt: skip
+        name=recipe.name,
+        key=recipe.key,
+        baseline=False,
+        architecture=backbone.architecture,
+        labels=labels,
+        input=spec,
+        stages=tuple(position.results),
+        val=position.results[-1].val,
+        steps=position.steps,
+        model_sha256=sha,
+        plan={**position.plan, **notes},
+        backbone=backbone.name,
+        files=backbone.files,
+    )

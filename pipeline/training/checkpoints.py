@@ -149,10 +149,12 @@ class Checkpoints:
         different = _differences(found.identity, now)
         if different:
             raise TrainingError(
-                f"checkpoint {path}", found="a training of other settings, data or weights",
-                expected="the one that is to be resumed", hint=f"remove {path.parent} to begin anew",
+                f"checkpoint {path}",
+                found="a training of other settings, data or weights",
+                expected="the one that is to be resumed",
+                hint=f"remove {path.parent} to begin anew",
                 details=different,
-            )  # fmt: skip
+            )
 
     def _prune(self) -> None:
         steps, starts = self._paths(), self._paths(START)
@@ -194,10 +196,12 @@ def _refuse_broken(tensors: Mapping[str, torch.Tensor]) -> None:
     broken = [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
     if broken:
         raise NonFiniteError(
-            "checkpoint", found=f"{len(broken)} tensors with NaN or infinity", expected="finite weights and moments",
+            "checkpoint",
+            found=f"{len(broken)} tensors with NaN or infinity",
+            expected="finite weights and moments",
             hint="lower the learning rate, or set finetune.plan.precision: fp32; the last good checkpoint is kept",
             details=broken,
-        )  # fmt: skip
+        )
 
 
 def _differences(then: Any, now: Any, where: str = "") -> list[str]:

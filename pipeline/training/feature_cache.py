@@ -326,7 +326,7 @@ def open_features(
     ids = tuple(store.ids[row] for row in ordered.tolist())
     prefix = FrozenPrefix(
         model, boundary, store, ordered, ids, sampling.keys(ids), task, spec, task_config, seed, views, plan
-    )  # fmt: skip
+    )
     folder = scratch / "features" / prefix.key(key)[:32]
     found = _reopen(folder)
     if found is None:

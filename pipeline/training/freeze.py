@@ -34,11 +34,12 @@ def verify(before: Proof, model: BlockedNetwork, scope: StageScope, stage: str) 
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     if changed:
         raise TrainingError(
-            f"stage '{stage}'", found=f"{len(changed)} frozen tensors changed",
+            f"stage '{stage}'",
+            found=f"{len(changed)} frozen tensors changed",
             expected="every parameter and buffer of a frozen block the same to the bit",
             hint="this is a fault of Thaw or of the network's own code; nothing trained by it is used",
             details=changed,
-        )  # fmt: skip
+        )
     return digest(after)
 
 
@@ -51,6 +52,8 @@ def check_modes(model: BlockedNetwork, scope: StageScope, stage: str) -> None:
     wrong = wrong_modes(model, scope)
     if wrong:
         raise TrainingError(
-            f"stage '{stage}'", found="modules whose train or eval mode was changed behind the stage's back",
-            expected="frozen blocks in eval from the first step to the last", details=wrong,
-        )  # fmt: skip
+            f"stage '{stage}'",
+            found="modules whose train or eval mode was changed behind the stage's back",
+            expected="frozen blocks in eval from the first step to the last",
+            details=wrong,
+        )

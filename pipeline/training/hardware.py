@@ -25,9 +25,11 @@ def device(wanted: str) -> str:
     name = "cuda:0" if wanted == "cuda" else wanted
     if name not in there:
         raise ConfigError(
-            "finetune.plan.device", found=wanted, expected="one of " + ", ".join(["auto", *there]),
+            "finetune.plan.device",
+            found=wanted,
+            expected="one of " + ", ".join(["auto", *there]),
             hint="set finetune.plan.device: auto",
-        )  # fmt: skip
+        )
     return name
 
 

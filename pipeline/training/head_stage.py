@@ -153,10 +153,12 @@ def _refuse_not_finite(features: torch.Tensor, examples: ExampleSet) -> None:
     broken = sorted({row % len(examples) for row in rows})
     if broken:
         raise NonFiniteError(
-            "features of the head", found=f"{len(broken)} examples with NaN or infinity", expected="finite numbers",
+            "features of the head",
+            found=f"{len(broken)} examples with NaN or infinity",
+            expected="finite numbers",
             hint="look at these examples, or set finetune.plan.precision: fp32",
             details=[examples.ids[position] for position in broken],
-        )  # fmt: skip
+        )
 
 
 def target_rows(config: FinetuneConfig, classes: torch.Tensor, count: int, objective: TrainingLoss) -> torch.Tensor:

@@ -45,10 +45,16 @@ def groups(model: BlockedNetwork, max_lrs: dict[str, float], weight_decay: float
             members = {name: p for name, p in fresh.items() if (p.ndim <= 1) == flat}
             if members:
                 peak = max_lrs[block.name]
-                result.append({
-                    "params": list(members.values()), "names": list(members), "name": block.name + suffix,
-                    "peak": peak, "lr": peak, "weight_decay": decay,
-                })  # fmt: skip
+                result.append(
+                    {
+                        "params": list(members.values()),
+                        "names": list(members),
+                        "name": block.name + suffix,
+                        "peak": peak,
+                        "lr": peak,
+                        "weight_decay": decay,
+                    }
+                )
     return result
 
 

@@ -184,9 +184,13 @@ def _path(
 
 
 def _find(
-    model: BlockedNetwork, sample: tuple[Batch, torch.Tensor], candidates: list[TrainingPlan], config: FinetuneConfig,
-    path: Path, passes: int,
-) -> tuple[ChosenPlan, str]:  # fmt: skip
+    model: BlockedNetwork,
+    sample: tuple[Batch, torch.Tensor],
+    candidates: list[TrainingPlan],
+    config: FinetuneConfig,
+    path: Path,
+    passes: int,
+) -> tuple[ChosenPlan, str]:
     """The best candidate and how it was found: remembered, taken as usual for a short training, or measured."""
     known = _read(path)
     if known is not None:
@@ -385,12 +389,16 @@ def _base(config: FinetuneConfig) -> TrainingPlan:
 
     wanted = config.plan
     return TrainingPlan(
-        threads=hardware.cores() if wanted.threads == "auto" else wanted.threads, batch_size=config.batch_size,
-        feature_cache=wanted.feature_cache != "off", feature_cache_gb=wanted.feature_cache_gb,
-        feature_cache_always=wanted.feature_cache == "on", compile=wanted.compile == "on",
+        threads=hardware.cores() if wanted.threads == "auto" else wanted.threads,
+        batch_size=config.batch_size,
+        feature_cache=wanted.feature_cache != "off",
+        feature_cache_gb=wanted.feature_cache_gb,
+        feature_cache_always=wanted.feature_cache == "on",
+        compile=wanted.compile == "on",
         fuse=wanted.fuse == "auto" and wanted.compile != "on",  # compiling fuses by itself
-        device=hardware.device(wanted.device), torch=torch.__version__,
-    )  # fmt: skip
+        device=hardware.device(wanted.device),
+        torch=torch.__version__,
+    )
 
 
 def _open(config: FinetuneConfig, base: TrainingPlan, x: Batch) -> list[TrainingPlan]:

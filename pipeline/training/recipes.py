@@ -50,9 +50,11 @@ def check_name(name: str, config: FinetuneConfig) -> None:
         known = [*BUILT_IN, *SETS, *config.own]
         close = difflib.get_close_matches(name, known, 1)
         raise ConfigError(
-            "finetune.recipes", found=name, expected="one of " + ", ".join(known),
+            "finetune.recipes",
+            found=name,
+            expected="one of " + ", ".join(known),
             hint=f"did you mean {close[0]}?" if close else "or describe it under finetune.own",
-        )  # fmt: skip
+        )
 
 
 def baseline(config: FinetuneConfig, steps_per_epoch: int) -> Stages:
@@ -125,8 +127,12 @@ def _beside_head(config: FinetuneConfig, weights: Sequence[float]) -> list[int]:
 
 
 BUILT_IN: dict[str, Callable[[FinetuneConfig, int], Stages]] = {
-    "scratch": scratch, "head": head, "gradual": gradual, "full": full, "lp-ft": lp_ft,
-}  # fmt: skip
+    "scratch": scratch,
+    "head": head,
+    "gradual": gradual,
+    "full": full,
+    "lp-ft": lp_ft,
+}
 SETS = {"compare": tuple(BUILT_IN)}
 
 
@@ -148,7 +154,8 @@ def _checked(name: str, own: Stages) -> Stages:
     names = [stage.name for stage in own]
     if not own or len(set(names)) < len(names):
         raise ConfigError(
-            f"finetune.own.{name}", found="no stages" if not own else "two stages of one name: " + ", ".join(names),
+            f"finetune.own.{name}",
+            found="no stages" if not own else "two stages of one name: " + ", ".join(names),
             expected="at least one stage, each with its own name",
-        )  # fmt: skip
+        )
     return own

@@ -143,9 +143,11 @@ class StageTrainer:
     def _check_layout(self) -> None:
         if optimizers.layout(self.optimizer) != self.position.layout:
             raise TrainingError(
-                f"stage '{self.stage.name}'", found="a checkpoint whose optimiser groups are others",
-                expected="the same parameters in the same groups", hint=f"remove {self.session.checkpoints.folder}",
-            )  # fmt: skip
+                f"stage '{self.stage.name}'",
+                found="a checkpoint whose optimiser groups are others",
+                expected="the same parameters in the same groups",
+                hint=f"remove {self.session.checkpoints.folder}",
+            )
 
     def _arrange(self) -> None:
         """Puts the network into the state that the stage trains it in."""
@@ -184,10 +186,11 @@ class StageTrainer:
         self._arrange()
         if self.solves:
             raise ConfigError(
-                f"stage '{self.stage.name}'", found="a linear head, which is solved",
+                f"stage '{self.stage.name}'",
+                found="a linear head, which is solved",
                 expected="a stage that has a learning rate",
                 hint="choose another stage, or set finetune.head_solver: optimizer",
-            )  # fmt: skip
+            )
         self._set_feeds()
         max_lrs = optimizers.rates([b.name for b in self.model.blocks], self.scope, 1.0, self.stage.lr_decay)
         optimizer = optimizers.build(
@@ -253,10 +256,16 @@ class StageTrainer:
         with self._timed("prove"):
             proof = freeze.verify(position.proof, self.model, self.scope, self.stage.name)
         result = StageResult(
-            name=self.stage.name, epochs=position.epoch - position.begun, best_epoch=best.epoch,
-            trained=self.scope.trained, frozen=self.scope.frozen, freeze_digest=proof, lr=self.max_lrs, val=best.metrics,
+            name=self.stage.name,
+            epochs=position.epoch - position.begun,
+            best_epoch=best.epoch,
+            trained=self.scope.trained,
+            frozen=self.scope.frozen,
+            freeze_digest=proof,
+            lr=self.max_lrs,
+            val=best.metrics,
             solved=self.solved,
-        )  # fmt: skip
+        )
         position.close(result)
         self.kept = {"probabilities": self.kept["probabilities"]}
         self.save(start=True)
@@ -300,10 +309,11 @@ class StageTrainer:
         if not np.isfinite([loss, norm]).all():
             raise NonFiniteError(
                 f"stage '{self.stage.name}', epoch {position.epoch + 1}, batch {position.batch + 1}",
-                found=f"a loss of {loss:g} with a gradient of norm {norm:g}", expected="finite numbers",
+                found=f"a loss of {loss:g} with a gradient of norm {norm:g}",
+                expected="finite numbers",
                 hint="look at these examples; lower the learning rate, or set finetune.plan.precision: fp32",
                 details=[job.train.ids[turn] for turn in chosen.tolist()],
-            )  # fmt: skip
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         position.batch += 1
@@ -328,9 +338,11 @@ class StageTrainer:
     def _halve(self, size: int) -> None:
         if size == 1:
             raise TrainingError(
-                f"stage '{self.stage.name}'", found="no memory for a batch of one example",
-                expected="room for at least one", hint="a smaller task.input.size, a smaller backbone, or more memory",
-            )  # fmt: skip
+                f"stage '{self.stage.name}'",
+                found="no memory for a batch of one example",
+                expected="room for at least one",
+                hint="a smaller task.input.size, a smaller backbone, or more memory",
+            )
         self.plan = self.plan.model_copy(update={"batch_size": size // 2})
         self.position.plan = self.plan.model_dump(mode="json")
         if torch.cuda.is_available():
@@ -346,10 +358,11 @@ class StageTrainer:
         if self.session.stop.asked.is_set():
             saved = self.save()
             raise Interrupted(
-                f"training '{self.session.name}'", found=self.session.stop.reason,
+                f"training '{self.session.name}'",
+                found=self.session.stop.reason,
                 expected="" if saved else "room for a checkpoint; the one before it is kept",
                 hint="thaw run goes on from here",
-            )  # fmt: skip
+            )
         if self.session.checkpoints.due():
             self.save()
 

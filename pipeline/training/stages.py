@@ -114,8 +114,9 @@ def _refuse_ties(model: BlockedNetwork, scope: StageScope) -> None:
     }
     if tied:
         raise TrainingError(
-            "tied weights", found=f"{len(tied)} shared by a block that trains and one that is frozen",
+            "tied weights",
+            found=f"{len(tied)} shared by a block that trains and one that is frozen",
             expected="blocks that share weights to train together",
             hint="name both blocks in the stage's `train`",
             details=[f"{name} is {other}" for name, other in tied.items()],
-        )  # fmt: skip
+        )

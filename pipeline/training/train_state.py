@@ -97,13 +97,15 @@ class TrainState:
     @classmethod
     def parse(cls, values: dict[str, Any]) -> TrainState:
         """The position that `dump` wrote."""
-        return cls(**{
-            **values,
-            "top": tuple(values["top"]) if values["top"] else None,
-            "best": BestResult(**values["best"]) if values["best"] else None,
-            "rows": [Row(*row) for row in values["rows"]],
-            "results": [StageResult.model_validate(result) for result in values["results"]],
-        })  # fmt: skip
+        return cls(
+            **{
+                **values,
+                "top": tuple(values["top"]) if values["top"] else None,
+                "best": BestResult(**values["best"]) if values["best"] else None,
+                "rows": [Row(*row) for row in values["rows"]],
+                "results": [StageResult.model_validate(result) for result in values["results"]],
+            }
+        )
 
 
 def machine(device: str, threads: int) -> dict[str, Any]:
@@ -112,6 +114,8 @@ def machine(device: str, threads: int) -> dict[str, Any]:
 
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     return {
-        "torch": torch.__version__, "device": f"{device} {name}", "threads": threads,
+        "torch": torch.__version__,
+        "device": f"{device} {name}",
+        "threads": threads,
         "vectors": torch.backends.cpu.get_cpu_capability(),
-    }  # fmt: skip
+    }

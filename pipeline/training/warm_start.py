@@ -67,9 +67,12 @@ def warm_start(
     ]
     if misfits:
         raise TrainingError(
-            "finetune.warm_start", found=f"a champion in which {len(misfits)} tensors do not fit this network",
-            expected="a champion of the same backbone", hint="set finetune.warm_start: none", details=misfits,
-        )  # fmt: skip
+            "finetune.warm_start",
+            found=f"a champion in which {len(misfits)} tensors do not fit this network",
+            expected="a champion of the same backbone",
+            hint="set finetune.warm_start: none",
+            details=misfits,
+        )
     kept = [label for label in labels if label in known]
     new, old = [labels.index(label) for label in kept], [known.index(label) for label in kept]
     state = {}

@@ -14,9 +14,16 @@ from pipeline.models.providers.torchvision.blocks import SequentialBlock, Torchv
 from pipeline.models.providers.torchvision.forward_steps import Step
 
 NORMED = [
-    "densenet121", "efficientnet_b0", "inception_v3", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "resnet18",
-    "shufflenet_v2_x0_5", "vgg11_bn",
-]  # fmt: skip
+    "densenet121",
+    "efficientnet_b0",
+    "inception_v3",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "resnet18",
+    "shufflenet_v2_x0_5",
+    "vgg11_bn",
+]
 
 
 def network(name: str) -> TorchvisionNetwork:
@@ -184,12 +191,24 @@ def test_a_unit_of_the_usual_form_is_fused() -> None:
 @pytest.mark.parametrize(
     "unit",
     [
-        Unit(by_type), Unit(by_value), Unit(used_twice), Unit(run_twice), Unit(norm_first),
-        Unit(plain, nn.BatchNorm2d(3, track_running_stats=False)), Unit(plain, nn.GroupNorm(1, 3)),
+        Unit(by_type),
+        Unit(by_value),
+        Unit(used_twice),
+        Unit(run_twice),
+        Unit(norm_first),
+        Unit(plain, nn.BatchNorm2d(3, track_running_stats=False)),
+        Unit(plain, nn.GroupNorm(1, 3)),
     ],
-    ids=["branches by type", "branches by value", "output used twice", "convolution run twice", "norm first",
-         "norm by the batch", "another norm"],
-)  # fmt: skip
+    ids=[
+        "branches by type",
+        "branches by value",
+        "output used twice",
+        "convolution run twice",
+        "norm first",
+        "norm by the batch",
+        "another norm",
+    ],
+)
 def test_what_cannot_be_fused_safely_runs_as_it_did(unit: Unit) -> None:
     model, x = one(unit).eval(), images(8)
     with torch.inference_mode():

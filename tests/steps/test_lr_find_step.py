@@ -39,10 +39,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / "data" / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(path)
-        rows.append({
-            "id": hashlib.md5(path.read_bytes()).hexdigest(), "path": path.name, "aliases": [], "group": None,
-            "target": ("red", "green")[number % 2], "given_split": None, "split": "val" if number < 6 else "train",
-        })  # fmt: skip
+        rows.append(
+            {
+                "id": hashlib.md5(path.read_bytes()).hexdigest(),
+                "path": path.name,
+                "aliases": [],
+                "group": None,
+                "target": ("red", "green")[number % 2],
+                "given_split": None,
+                "split": "val" if number < 6 else "train",
+            }
+        )
     manifest.write(pa.Table.from_pylist(rows, schema=manifest.COLUMNS), folder / "split" / "manifest.parquet")
     (folder / "backbone").mkdir()
     save_file(
@@ -53,15 +60,28 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def records(folder: Path) -> tuple[SplitRecord, BackboneRecord]:
     split = SplitRecord(
-        folder=folder / "split", manifest_sha256="", labels=("green", "red"), counts={}, new=24, left_out=(),
-        warnings=(), near_duplicate_groups=0,
-    )  # fmt: skip
+        folder=folder / "split",
+        manifest_sha256="",
+        labels=("green", "red"),
+        counts={},
+        new=24,
+        left_out=(),
+        warnings=(),
+        near_duplicate_groups=0,
+    )
     model = blocks.build_network("squeezenet1_1", 10, meta=True)
     backbone = BackboneRecord(
-        folder=folder / "backbone", name="torchvision/squeezenet1_1", architecture="squeezenet1_1", source="file",
-        sha256="", weights_sha256="", parameters=0, classes=10, blocks=tuple(model.names),
+        folder=folder / "backbone",
+        name="torchvision/squeezenet1_1",
+        architecture="squeezenet1_1",
+        source="file",
+        sha256="",
+        weights_sha256="",
+        parameters=0,
+        classes=10,
+        blocks=tuple(model.names),
         input=ImageInputSpec(size=32, resize=32),
-    )  # fmt: skip
+    )
     return split, backbone
 
 

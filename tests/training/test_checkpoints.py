@@ -71,8 +71,9 @@ def test_a_checkpoint_of_another_training_is_refused_with_the_difference(tmp_pat
     with pytest.raises(TrainingError, match="other settings") as fault:
         other.load()
     assert fault.value.details == (
-        'data.train: "abc" in the checkpoint, "xyz" now', "seed: 0 in the checkpoint, 1 now",
-    )  # fmt: skip
+        'data.train: "abc" in the checkpoint, "xyz" now',
+        "seed: 0 in the checkpoint, 1 now",
+    )
 
 
 def test_moments_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:

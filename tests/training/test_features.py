@@ -76,17 +76,37 @@ def model() -> blocks.TorchvisionNetwork:
 
 
 def opened(
-    model: blocks.TorchvisionNetwork, scratch: Path, *, boundary: int = -1, store: Any = None, rows: Any = None,
-    task: Any = None, views: int | None = VIEWS, plan: TrainingPlan = PLAN, console: Any = None, **other: Any,
-) -> feature_cache.FeatureStore | None:  # fmt: skip
+    model: blocks.TorchvisionNetwork,
+    scratch: Path,
+    *,
+    boundary: int = -1,
+    store: Any = None,
+    rows: Any = None,
+    task: Any = None,
+    views: int | None = VIEWS,
+    plan: TrainingPlan = PLAN,
+    console: Any = None,
+    **other: Any,
+) -> feature_cache.FeatureStore | None:
     store = store or Store(64)
     values = {"spec": SPEC, "task_config": ImageClassificationConfig(), "seed": 0, "key": "weights", **other}
     return feature_cache.open_features(
-        model, boundary % len(model.blocks), store, np.arange(len(store.ids)) if rows is None else rows,
-        TASK if task is None else replace(TASK, codec=task), values["spec"], values["task_config"], seed=values["seed"], views=views,
-        plan=plan, key=values["key"], scratch=scratch, console=console or SilentConsole(),
-        between=values.get("between", lambda: None), in_use=values.get("in_use", ()),
-    )  # fmt: skip
+        model,
+        boundary % len(model.blocks),
+        store,
+        np.arange(len(store.ids)) if rows is None else rows,
+        TASK if task is None else replace(TASK, codec=task),
+        values["spec"],
+        values["task_config"],
+        seed=values["seed"],
+        views=views,
+        plan=plan,
+        key=values["key"],
+        scratch=scratch,
+        console=console or SilentConsole(),
+        between=values.get("between", lambda: None),
+        in_use=values.get("in_use", ()),
+    )
 
 
 def kept(*arguments: Any, **options: Any) -> feature_cache.FeatureStore:

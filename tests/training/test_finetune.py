@@ -25,13 +25,25 @@ from pipeline.tasks import catalog
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 
 CONFIG = FinetuneConfig(
-    recipes=("head",), epochs=3, batch_size=8, views=2, lr=1e-2, head_solver="optimizer",
+    recipes=("head",),
+    epochs=3,
+    batch_size=8,
+    views=2,
+    lr=1e-2,
+    head_solver="optimizer",
     plan=PlanConfig(precision="fp32", memory_format="contiguous", threads=1, device="cpu"),
-)  # fmt: skip
+)
 BACKBONE = BackboneRecord(
-    name="tiny/tiny", architecture="tiny", source="file", sha256="0", weights_sha256="1", parameters=1, classes=3,
-    blocks=("low", "mid", "top", "head"), input=SPEC,
-)  # fmt: skip
+    name="tiny/tiny",
+    architecture="tiny",
+    source="file",
+    sha256="0",
+    weights_sha256="1",
+    parameters=1,
+    classes=3,
+    blocks=("low", "mid", "top", "head"),
+    input=SPEC,
+)
 
 
 class Remembering(NoTracker):
@@ -72,10 +84,15 @@ def data(root: Path, count: int = 60) -> SplitRecord:
         part = "train" if row % 4 else ("val" if row % 8 else "test")
         rows.append(
             {
-                "id": hashlib.md5(content).hexdigest(), "path": f"{identity}.bin", "aliases": [],
-                "target": LABELS[store.target(identity)], "group": None, "given_split": None, "split": part,
+                "id": hashlib.md5(content).hexdigest(),
+                "path": f"{identity}.bin",
+                "aliases": [],
+                "target": LABELS[store.target(identity)],
+                "group": None,
+                "given_split": None,
+                "split": part,
             }
-        )  # fmt: skip
+        )
     sha = manifest.write(pa.Table.from_pylist(rows, schema=manifest.COLUMNS), root / "split" / "manifest.parquet")
     record = SplitRecord(
         manifest_sha256=sha, labels=LABELS, counts={}, new=0, left_out=(), warnings=(), near_duplicate_groups=0

@@ -176,9 +176,17 @@ def test_many_validation_examples_choose_the_strength_themselves(
 
 @pytest.mark.parametrize(
     ("architecture", "linear"),
-    [("mobilenet_v2", True), ("mobilenet_v3_small", True), ("resnet18", True), ("vit_b_16", True),
-     ("densenet121", True), ("convnext_tiny", True), ("vgg11", True), ("squeezenet1_1", False)],
-)  # fmt: skip
+    [
+        ("mobilenet_v2", True),
+        ("mobilenet_v3_small", True),
+        ("resnet18", True),
+        ("vit_b_16", True),
+        ("densenet121", True),
+        ("convnext_tiny", True),
+        ("vgg11", True),
+        ("squeezenet1_1", False),
+    ],
+)
 def test_which_heads_are_one_linear_layer(architecture: str, linear: bool) -> None:
     model = blocks.build_network(architecture, 3, meta=True)
     assert (head_stage.linear(model.blocks[-1]) is not None) == linear

@@ -24,9 +24,11 @@ class HeadProblem:
         torch.manual_seed(0)
         self.network = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 2))
         self.optimizer = torch.optim.AdamW(
-            [{"params": list(self.network[:2].parameters()), "lr": rates[0]},
-             {"params": list(self.network[2:].parameters()), "lr": rates[1]}]
-        )  # fmt: skip
+            [
+                {"params": list(self.network[:2].parameters()), "lr": rates[0]},
+                {"params": list(self.network[2:].parameters()), "lr": rates[1]},
+            ]
+        )
         self.targets = torch.arange(64) % 2
         self.x = torch.randn(64, 4) + 2 * self.targets[:, None]
         self.seen: list[list[float]] = []

@@ -21,8 +21,11 @@ def built(train: str, config: FinetuneConfig, lr: float = 0.1, decay: float = 0.
 def test_rates_fall_block_by_block_and_norms_and_biases_do_not_decay() -> None:
     groups = {g["name"]: g for g in built("all", FinetuneConfig(weight_decay=0.3)).param_groups}
     assert {name: g["peak"] for name, g in groups.items() if "/" not in name} == {
-        "low": 0.0125, "mid": 0.025, "top": 0.05, "head": 0.1,
-    }  # fmt: skip
+        "low": 0.0125,
+        "mid": 0.025,
+        "top": 0.05,
+        "head": 0.1,
+    }
     assert groups["low"]["names"] == ["low.0.weight"]
     assert groups["low/no-decay"]["names"] == ["low.0.bias", "low.1.weight", "low.1.bias"]
     assert {g["weight_decay"] for name, g in groups.items() if "/" in name} == {0.0}

@@ -75,9 +75,11 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Steps], list[TrainingP
 
 
 USUAL: Steps = {
-    ("fp32", "contiguous"): (0.4, 0.700), ("fp32", "channels-last"): (0.3, 0.700),
-    ("bf16", "contiguous"): (0.2, 0.705), ("bf16", "channels-last"): (0.1, 0.704),
-}  # fmt: skip
+    ("fp32", "contiguous"): (0.4, 0.700),
+    ("fp32", "channels-last"): (0.3, 0.700),
+    ("bf16", "contiguous"): (0.2, 0.705),
+    ("bf16", "channels-last"): (0.1, 0.704),
+}
 
 
 def test_the_fastest_that_agrees_is_taken(tmp_path: Path, pretend: Any) -> None:

@@ -183,10 +183,18 @@ class Setting:
         }
         checkpoint = self.config.checkpoint.model_copy(update={"every_seconds": self.every_seconds})
         return batch_source.FinetuneJob(
-            task=tiny_task(), task_config=ImageClassificationConfig(), config=self.config.model_copy(update={"checkpoint": checkpoint}),
-            spec=SPEC, labels=LABELS, store=store, train=sets["train"], val=sets["val"], scratch=self.scratch,
-            console=console or SilentConsole(), build=lambda pretrained: TinyModel(seed=1 if pretrained else 2),
-        )  # fmt: skip
+            task=tiny_task(),
+            task_config=ImageClassificationConfig(),
+            config=self.config.model_copy(update={"checkpoint": checkpoint}),
+            spec=SPEC,
+            labels=LABELS,
+            store=store,
+            train=sets["train"],
+            val=sets["val"],
+            scratch=self.scratch,
+            console=console or SilentConsole(),
+            build=lambda pretrained: TinyModel(seed=1 if pretrained else 2),
+        )
 
     def recipe(self) -> Recipe:
         settings = self.config.model_dump(mode="json", exclude={"checkpoint": True, "plan": {"workers"}})
