@@ -109,9 +109,9 @@ class _marked:
         original, clock = self.original, self.clock
 
         def marked(run: stage_trainer.StageTrainer) -> None:
-            clock.images += run.position.seen
+            clock.images += run.progress.state.examples_seen
             original(run)
-            accuracy = [row for row in run.position.rows if (row.split, row.metric) == ("val", "accuracy")]
+            accuracy = [row for row in run.progress.state.rows if (row.split, row.metric) == ("val", "accuracy")]
             clock.mark(accuracy[-1].value)
 
         stage_trainer.StageTrainer._end_epoch = marked  # type: ignore[method-assign]

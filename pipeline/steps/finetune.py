@@ -262,7 +262,7 @@ class FinetuneRun:
         self.timing[recipe.name] = {
             "key": recipe.key,
             "seconds": time.monotonic() - began,
-            "stages": {name: timed(spent) for name, spent in trained.spent.items()},
+            "stages": {name: timed(spent) for name, spent in trained.times.items()},
             **peak_memory(),
         }
         return record

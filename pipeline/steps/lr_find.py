@@ -50,7 +50,9 @@ def lr_find(
     """
     from pipeline.training.checkpoints import Checkpoints
     from pipeline.training.determinism import deterministic
-    from pipeline.training.stage_trainer import Session, StageTrainer
+    from pipeline.training.progress import TrainingProgress
+    from pipeline.training.session import TrainingSession
+    from pipeline.training.stage_trainer import sweep_lr
     from pipeline.training.train_state import TrainState
 
     name = recipe or recipes.named(config)[0]
@@ -61,14 +63,14 @@ def lr_find(
     with interruptible() as stop:
         plan = bench.plan()
         nowhere = Checkpoints(context.scratch / "lr-find", {}, context.console, 1, float("inf"))
-        session = Session(bench.job, name, nowhere, stop, lambda rows: None)
+        session = TrainingSession(bench.job, name, nowhere, stop, lambda rows: None)
         with deterministic(plan.threads):
             model = bench.job.build(True)
             wanted = stage or _first_trained(bench.job, model, rows)
             if rows[wanted].init == "random":
                 model = bench.job.build(False)
-            run = StageTrainer(session, rows[wanted], plan, model, TrainState(plan=plan.model_dump(mode="json")), {})
-            return SweepResult(name, wanted, run.sweep())
+            progress = TrainingProgress(TrainState(plan=plan))
+            return SweepResult(name, wanted, sweep_lr(session, rows[wanted], model, progress))
 
 
 def _first_trained(job: FinetuneJob, model: BlockedNetwork, rows: Mapping[str, StageConfig]) -> str:

@@ -165,31 +165,39 @@ class BatchSource:
         return broken or [self.examples.ids[position] for position in chosen.tolist()]
 
 
-def feeds(
+class StageBatches(NamedTuple):
+    """A stage's batches of the training and of the validation examples."""
+
+    train: BatchSource
+    val: BatchSource
+
+
+def stage_batches(
     job: FinetuneJob,
     model: BlockedNetwork,
     scope: StageScope,
     plan: TrainingPlan,
     views: int | None,
     between: Callable[[], None],
-) -> dict[str, BatchSource]:
-    """A stage's batches of `train` and `val`, from the outputs of its frozen prefix where keeping them pays.
+) -> StageBatches:
+    """A stage's batches, from the outputs of its frozen prefix where keeping them pays.
 
     Args:
-        views: of `train`; None: its plain presentation alone.
+        views: of the training examples; None: their plain presentation alone.
         between: called now and then while outputs are computed; may raise to end that.
     """
     from pipeline.training import fingerprint, stages
     from pipeline.training.feature_cache import open_features
 
     prefix = tuple(block.name for block in model.blocks[: scope.boundary])
-    key = digest(fingerprint.of_tensors(stages.tensors(model, prefix)) if plan.feature_cache else {})
-    result: dict[str, BatchSource] = {}
+    weights = fingerprint.of_tensors(stages.tensors(model, prefix)) if plan.feature_cache else {}
+    key = digest(weights)
     in_use: list[Path] = []
-    for split, examples, presented in (("train", job.train, views), ("val", job.val, None)):
+
+    def open_source(examples: ExampleSet, views: int | None) -> BatchSource:
         by_shape: dict[int, FeatureStore] = {}
         for shape, rows in _rows_by_shape(examples).items():
-            kept = open_features(
+            features = open_features(
                 model,
                 scope.boundary,
                 job.store,
@@ -198,7 +206,7 @@ def feeds(
                 job.spec,
                 job.task_config,
                 seed=job.config.seed,
-                views=presented,
+                views=views,
                 plan=plan,
                 key=key,
                 scratch=job.scratch,
@@ -206,14 +214,13 @@ def feeds(
                 between=between,
                 in_use=in_use,
             )
-            if kept is None:
-                by_shape.clear()
-                break
-            by_shape[shape] = kept
-            in_use.append(kept.folder)
-        features = FeaturesByShape(job.store, by_shape) if by_shape else None
-        result[split] = BatchSource(job, examples, features, scope.boundary if features is not None else 0)
-    return result
+            if features is None:
+                return BatchSource(job, examples, None, 0)
+            by_shape[shape] = features
+            in_use.append(features.folder)
+        return BatchSource(job, examples, FeaturesByShape(job.store, by_shape), scope.boundary)
+
+    return StageBatches(open_source(job.train, views), open_source(job.val, None))
 
 
 def _rows_by_shape(examples: ExampleSet) -> dict[int, Rows]:
@@ -261,7 +268,7 @@ def examples(
     return ExampleSet(ordered, rows, sampling.keys(ordered), targets[turns], kept, store.shapes(rows))
 
 
-def ahead(work: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:
+def load_ahead(work: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:
     """The results of `work` in its order, `workers` of them being made while one is used; 0 makes each when asked."""
     if not workers:
         yield from (piece() for piece in work)

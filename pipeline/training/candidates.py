@@ -61,7 +61,7 @@ def keep(
     temporary = folder.with_suffix(f".{os.getpid()}")
     temporary.mkdir(parents=True)
     _write_validation(temporary / VALIDATION, job.val.ids, target, trained.probabilities, job.labels)
-    write_curves(temporary / CURVES, trained.position.rows)
+    write_curves(temporary / CURVES, trained.state.rows)
     sha = _write_model(temporary / "model.safetensors", trained)
     for name in backbone.files:
         shutil.copyfile(backbone.folder / name, temporary / name)
@@ -125,8 +125,10 @@ def _write_validation(
 def _record(
     spec: InputSpec, labels: tuple[str, ...], recipe: Recipe, trained: TrainedRecipe, backbone: BackboneRecord, sha: str
 ) -> CandidateRecord:
-    position = trained.position
-    notes = {"notes": position.notes} if position.notes else {}
+    state = trained.state
+    plan = state.plan.model_dump(mode="json")
+    if state.notes:
+        plan["notes"] = state.notes
     return CandidateRecord(
         name=recipe.name,
         key=recipe.key,
@@ -134,11 +136,11 @@ def _record(
         architecture=backbone.architecture,
         labels=labels,
         input=spec,
-        stages=tuple(position.results),
-        val=position.results[-1].val,
-        steps=position.steps,
+        stages=tuple(state.results),
+        val=state.results[-1].val,
+        steps=state.steps,
         model_sha256=sha,
-        plan={**position.plan, **notes},
+        plan=plan,
         backbone=backbone.name,
         files=backbone.files,
     )

@@ -1,6 +1,6 @@
 """Checkpoints: everything a training needs to go on as if nothing had happened.
 
-One file each, `000042-step-<fingerprint>.safetensors`: the tensors, and the position as JSON in the header. It is
+One file each, `000042-step-<fingerprint>.safetensors`: the tensors, and the state as JSON in the header. It is
 written beside its place, flushed to the disk and renamed, so that a name stands only for a whole file; and its
 fingerprint is checked before a byte of it is believed. Besides the newest few, the one a stage began with is kept:
 it is where a training that lost itself goes back to.
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 SUFFIX = ".safetensors"
+VERSION = 2  # raised where a checkpoint holds other fields; one of another version is not read
 START, STEP = "start", "step"
 
 
@@ -35,14 +36,14 @@ class Checkpoint:
     """What one file holds.
 
     Args:
-        position: where the training is; plain JSON values.
+        state: where the training is; plain JSON values.
         tensors: `model/…`, `best/…`, `optimizer/…` → tensor on the CPU.
         identity: what determines the training; a checkpoint of another one is refused.
     """
 
-    position: dict[str, Any]
+    state: dict[str, Any]
     tensors: dict[str, torch.Tensor]
-    identity: dict[str, Any]
+    identity: Mapping[str, object]
 
     def part(self, name: str) -> dict[str, torch.Tensor]:
         """The tensors of one part, without its prefix."""
@@ -54,7 +55,7 @@ class Checkpoints:
     """The checkpoints of one training, in a folder of its own."""
 
     folder: Path
-    identity: dict[str, Any]
+    identity: Mapping[str, object]
     console: Console
     keep: int = 2
     every_seconds: float = 60.0
@@ -64,7 +65,7 @@ class Checkpoints:
         """Whether the last save is long enough ago."""
         return time.monotonic() - self._saved_at >= self.every_seconds
 
-    def save(self, position: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], *, start: bool = False) -> bool:
+    def save(self, state: Mapping[str, object], tensors: Mapping[str, torch.Tensor], *, start: bool = False) -> bool:
         """Writes a checkpoint and removes older ones; False where the disk refused, which is said: the older
         checkpoint stays and the training may go on.
 
@@ -72,13 +73,13 @@ class Checkpoints:
             start: this is what a stage begins with.
 
         Raises:
-            NotFinite: a tensor has NaN or infinity. The older checkpoint stays.
+            NonFiniteError: a tensor has NaN or infinity. The older checkpoint stays.
         """
         _refuse_broken(tensors)
         crash_point("before-save")
         self._saved_at = time.monotonic()
         try:
-            self._write(_portable(tensors), dict(position), start)
+            self._write(_portable(tensors), dict(state), start)
         except OSError as fault:
             self.console.info(
                 f"no checkpoint could be written in {self.folder} ({fault}); the one before is kept, training goes on"
@@ -108,12 +109,13 @@ class Checkpoints:
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
-    def _write(self, tensors: dict[str, torch.Tensor], position: dict[str, Any], start: bool) -> None:
+    def _write(self, tensors: dict[str, torch.Tensor], state: dict[str, object], start: bool) -> None:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        header = {"thaw": json.dumps({"identity": self.identity, "position": position}, allow_nan=False)}
+        content = {"version": VERSION, "identity": self.identity, "state": state}
+        header = {"thaw": json.dumps(content, allow_nan=False)}
         temporary = self.folder / f"{os.getpid()}.tmp"
         try:
             save_file(tensors, temporary, metadata=header)
@@ -138,15 +140,17 @@ class Checkpoints:
                 raise OSError("its content does not match its fingerprint")
             with safe_open(path, framework="pt") as stream:
                 values = json.loads(stream.metadata()["thaw"])
+                if values.get("version") != VERSION:
+                    raise OSError("it was written by another version of Thaw")
                 tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         except (OSError, ValueError, KeyError, SafetensorError) as fault:
             self.console.info(f"checkpoint {path.name} cannot be used ({fault}); the one before it is")
             return None
-        return Checkpoint(values["position"], tensors, values["identity"])
+        return Checkpoint(values["state"], tensors, values["identity"])
 
     def _check_identity(self, found: Checkpoint, path: Path) -> None:
-        now = json.loads(json.dumps(self.identity))
-        different = _differences(found.identity, now)
+        identity = json.loads(json.dumps(self.identity))
+        different = _differences(found.identity, identity)
         if different:
             raise TrainingError(
                 f"checkpoint {path}",
@@ -204,8 +208,13 @@ def _refuse_broken(tensors: Mapping[str, torch.Tensor]) -> None:
         )
 
 
-def _differences(then: Any, now: Any, where: str = "") -> list[str]:
+def _differences(then: object, now: object, where: str = "") -> list[str]:
     if isinstance(then, dict) and isinstance(now, dict):
-        keys = sorted({*then, *now})
-        return [line for key in keys for line in _differences(then.get(key), now.get(key), f"{where}.{key}".strip("."))]
-    return [] if then == now else [f"{where}: {json.dumps(then)} in the checkpoint, {json.dumps(now)} now"]
+        lines: list[str] = []
+        for key in sorted({*then, *now}):
+            place = f"{where}.{key}" if where else str(key)
+            lines += _differences(then.get(key), now.get(key), place)
+        return lines
+    if then == now:
+        return []
+    return [f"{where}: {json.dumps(then)} in the checkpoint, {json.dumps(now)} now"]

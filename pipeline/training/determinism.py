@@ -38,7 +38,7 @@ def deterministic(threads: int) -> Iterator[None]:
             torch.set_num_threads(had_threads)
 
 
-def seed(value: int, device: str) -> None:
+def set_random_state(value: int, device: str) -> None:
     """Sets the global random state that a step on this device draws from."""
     import torch
 

@@ -16,21 +16,19 @@ from pipeline.training.stages import StageScope, tensors, wrong_modes
 if TYPE_CHECKING:
     from pipeline.models.network import BlockedNetwork
 
-Proof = dict[str, str]  # tensor → fingerprint
 
-
-def take(model: BlockedNetwork, scope: StageScope) -> Proof:
+def checksums(model: BlockedNetwork, scope: StageScope) -> dict[str, str]:
     """Fingerprints of all frozen tensors."""
     return fingerprint.of_tensors(tensors(model, scope.frozen))
 
 
-def verify(before: Proof, model: BlockedNetwork, scope: StageScope, stage: str) -> str:
+def verify(before: dict[str, str], model: BlockedNetwork, scope: StageScope, stage: str) -> str:
     """The digest over all frozen tensors.
 
     Raises:
         TrainingError: one of them changed since `before`; names each.
     """
-    after = take(model, scope)
+    after = checksums(model, scope)
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     if changed:
         raise TrainingError(

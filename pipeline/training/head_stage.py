@@ -19,7 +19,7 @@ from pipeline.config import FinetuneConfig, StageConfig
 from pipeline.records import SolvedHead
 from pipeline.tensors import single_tensor
 from pipeline.training import linear_head, sampling, stages
-from pipeline.training.batch_source import ahead
+from pipeline.training.batch_source import load_ahead
 from pipeline.training.crash_points import crash_point
 from pipeline.training.feature_cache import CHUNK
 from pipeline.training.numerics import NonFiniteError
@@ -27,7 +27,7 @@ from pipeline.training.plan import autocast, to_input
 
 if TYPE_CHECKING:
     from pipeline.models.network import Block, BlockedNetwork
-    from pipeline.training.batch_source import BatchSource, ExampleSet, FinetuneJob
+    from pipeline.training.batch_source import BatchSource, ExampleSet, FinetuneJob, StageBatches
     from pipeline.training.linear_head import HeadProblem, PrincipalComponents
     from pipeline.training.losses import TrainingLoss
     from pipeline.training.plan import TrainingPlan
@@ -98,7 +98,7 @@ def _too_large(rows: int, layer: torch.nn.Linear, job: FinetuneJob) -> str | Non
 def solve(
     job: FinetuneJob,
     model: BlockedNetwork,
-    feeds: dict[str, BatchSource],
+    batches: StageBatches,
     objective: TrainingLoss,
     plan: TrainingPlan,
     between: Callable[[], None],
@@ -106,17 +106,17 @@ def solve(
     """Solves the head and gives the model its weights.
 
     Args:
-        feeds: of train in its `presentations`, and of val.
+        batches: of train in its `presentations`, and of val.
         between: called now and then; what it raises ends the solving, which left no trace.
 
     Raises:
-        NotFinite: a feature is NaN or infinite.
+        NonFiniteError: a feature is NaN or infinite.
     """
     layer = linear(model.blocks[-1])
     assert layer is not None  # `refusal` was asked
     views = presentations(job, model.blocks[-1])
     shown = [None] if views is None else list(range(views))
-    each = [_features(job, model, feeds["train"], plan, view, between) for view in shown]
+    each = [_features(job, model, batches.train, plan, view, between) for view in shown]
     train = torch.cat(each)
     _refuse_not_finite(train, job.train)
     components = linear_head.PrincipalComponents.of(train)
@@ -127,7 +127,7 @@ def solve(
         crash_point("solving")
         between()
 
-    held = partial(_features, job, model, feeds["val"], plan, None, between)
+    held = partial(_features, job, model, batches.val, plan, None, between)
     strength, chosen_by = _choose(job, problem, components, held, interrupted)
     up_to = [value for value in STRENGTHS if value < strength]
     *_, solution = linear_head.path(problem, [*up_to, strength], interrupted)
@@ -194,7 +194,7 @@ def _features(
     cuts = sampling.same_shape_batches(feed.examples.shapes, CHUNK)
     views = [None if view is None else np.full(len(cut), view, np.int64) for cut in cuts]
     work = (partial(feed.batch, cut, seen) for cut, seen in zip(cuts, views, strict=True))
-    loaded = ahead(work, job.config.plan.workers)
+    loaded = load_ahead(work, job.config.plan.workers)
     outputs = []
     model.stock.eval()
     for x in loaded:

@@ -261,7 +261,7 @@ def assign_folds(units: Sequence[str], classes: Sequence[int], count: int) -> to
     held = [[0] * count for _ in range(numbers)]
     sizes = [0] * count
     folds = torch.zeros(len(units), dtype=torch.int64)
-    for unit in sorted(members, key=lambda name: (sampling.counted("fold", name), name)):
+    for unit in sorted(members, key=lambda name: (sampling.derive_seed("fold", name), name)):
         positions = members[unit]
         label = classes[positions[0]]
         fold = min(range(count), key=lambda number: (held[label][number], sizes[number], number))

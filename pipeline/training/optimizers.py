@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.training.stages import StageScope
 
 
-def rates(
+def max_lrs(
     blocks: list[str], scope: StageScope, lr: float, decay: float, body_lr: float | None = None
 ) -> dict[str, float]:
     """The peak rate of each trained block: `lr` at the output, times `decay` a block going deeper.
@@ -31,7 +31,7 @@ def rates(
     return {name: found[name] for name in scope.trained}
 
 
-def groups(model: BlockedNetwork, max_lrs: dict[str, float], weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: BlockedNetwork, max_lrs: dict[str, float], weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups `block` and `block/no-decay`: norms and biases, which have one dimension, do not decay
     (He et al. 2019, section 3.1). A parameter tied within trained blocks is in the first group that has it."""
     seen: set[int] = set()
@@ -71,7 +71,7 @@ def build(config: FinetuneConfig, groups: list[dict[str, Any]]) -> torch.optim.O
     return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, fused=fused)
 
 
-def factor(step: int, steps: int, warmup: float) -> float:
+def lr_multiplier(step: int, steps: int, warmup: float) -> float:
     """The share of its peak that a rate has at 0-based `step` of a stage of `steps`: a linear rise over the share
     `warmup` of them, then half a cosine down towards 0 (Loshchilov and Hutter 2017, equation 5)."""
     rise = round(steps * warmup)
@@ -82,9 +82,9 @@ def factor(step: int, steps: int, warmup: float) -> float:
 
 def set_rates(optimizer: torch.optim.Optimizer, step: int, steps: int, warmup: float) -> None:
     """Gives every group its rate for this step."""
-    share = factor(step, steps, warmup)
+    multiplier = lr_multiplier(step, steps, warmup)
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * share
+        group["lr"] = group["peak"] * multiplier
 
 
 def layout(optimizer: torch.optim.Optimizer) -> dict[str, list[str]]:
@@ -104,7 +104,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]
     }
 
 
-def restore_moments(optimizer: torch.optim.Optimizer, saved: dict[str, torch.Tensor]) -> None:
+def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, torch.Tensor]) -> None:
     """Gives a new optimiser the saved state, in the memory layout of its parameters: the same numbers laid out
     otherwise may take another path through the arithmetic, which need not agree to the last bit."""
     import torch

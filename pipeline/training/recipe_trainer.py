@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,7 +19,9 @@ from pipeline.training.determinism import deterministic
 from pipeline.training.interruption import StopSignal
 from pipeline.training.numerics import NonFiniteError
 from pipeline.training.plan import TrainingPlan
-from pipeline.training.stage_trainer import Session, StageTrainer
+from pipeline.training.progress import StageTimes, TrainingProgress
+from pipeline.training.session import TrainingSession
+from pipeline.training.stage_trainer import train_stage
 from pipeline.training.train_state import Row, TrainState, machine
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Recipe:
 
     name: str
     stages: Sequence[StageConfig]
-    identity: dict[str, Any]
+    identity: Mapping[str, object]
 
     @property
     def key(self) -> str:
@@ -46,106 +47,121 @@ class TrainedRecipe:
 
     Args:
         probabilities: (N, C) of the validation examples at the best result, in the order of their ids.
-        spent: stage → seconds by what was done, and `examples` trained on, in this process.
+        times: of each stage, in this process.
         checkpoints: to be cleared once the result is in its place.
     """
 
     model: BlockedNetwork
-    position: TrainState
+    state: TrainState
     probabilities: torch.Tensor
-    spent: dict[str, Counter[str]]
+    times: Mapping[str, StageTimes]
     checkpoints: Checkpoints
 
 
 def train(
     job: FinetuneJob,
     recipe: Recipe,
-    choose: Callable[[], TrainingPlan],
+    choose_plan: Callable[[], TrainingPlan],
     stop: StopSignal,
     report: Callable[[list[Row]], None],
 ) -> TrainedRecipe:
     """Trains a recipe, going on from its newest checkpoint where there is one.
 
     Args:
-        choose: makes the plan; asked only where no checkpoint brings one.
-        report: told the curves as they grow; the same points may come again.
+        choose_plan: asked only where no checkpoint brings a plan, or where its device is gone.
+        report: given the curves as they grow; the same points may come again.
 
     Raises:
         Interrupted: a signal came; everything is saved.
-        TrainingError: the result could not be trusted; see `StageRun.run`.
+        TrainingError: the result could not be trusted; see `pipeline.training.stage_trainer.train_stage`.
     """
-    settings, folder = job.config.checkpoint, checkpoints_of(job.scratch, recipe.key)
+    settings = job.config.checkpoint
+    folder = checkpoints_of(job.scratch, recipe.key)
     checkpoints = Checkpoints(folder, recipe.identity, job.console, settings.keep, settings.every_seconds)
-    session = Session(job, recipe.name, checkpoints, stop, report)
-    found = checkpoints.load()
-    if found is not None:
-        crash_point("after-resume")
-        job.console.info(f"{recipe.name}: going on from epoch {found.position['epoch'] + 1}")
-        report(TrainState.parse(found.position).rows)
-    position = (
-        TrainState.parse(found.position) if found is not None else TrainState(plan=choose().model_dump(mode="json"))
-    )
-    spent: dict[str, Counter[str]] = {stage.name: Counter() for stage in recipe.stages}
+    session = TrainingSession(job, recipe.name, checkpoints, stop, report)
+    checkpoint = checkpoints.load()
+    if checkpoint is None:
+        progress = TrainingProgress(TrainState(plan=choose_plan()))
+    else:
+        progress = _resume(session, checkpoint)
     while True:
         try:
-            plan = _obeyed(session, position, choose)
-            model, probabilities = _attempt(session, recipe.stages, position, plan, found, spent)
-            return TrainedRecipe(model, position, probabilities, spent, checkpoints)
+            _obey_plan(session, progress.state, choose_plan)
+            model = _train_stages(session, recipe.stages, progress, checkpoint)
+            probabilities = progress.best_state["probabilities"]
+            return TrainedRecipe(model, progress.state, probabilities, progress.times, checkpoints)
         except NonFiniteError as fault:
-            if position.plan["precision"] == "fp32":
+            if progress.state.plan.precision == "fp32":
                 raise
-            found, position = _in_fp32(session, position, fault)
+            checkpoint = _restart_in_fp32(session, progress, fault)
 
 
-def _in_fp32(session: Session, lost: TrainState, fault: NonFiniteError) -> tuple[Checkpoint | None, TrainState]:
-    """The beginning of the stage that lost itself, to be done again in fp32.
+def _resume(session: TrainingSession, checkpoint: Checkpoint) -> TrainingProgress:
+    """The progress that a checkpoint holds."""
+    crash_point("after-resume")
+    state = TrainState.parse(checkpoint.state)
+    session.info(f"going on from epoch {state.epoch + 1}")
+    session.report(state.rows)
+    return TrainingProgress(state, checkpoint.part("best"))
 
-    Not the newest checkpoint: when that was written depends on the clock, and the result must not.
+
+def _restart_in_fp32(session: TrainingSession, progress: TrainingProgress, fault: NonFiniteError) -> Checkpoint | None:
+    """Sets the progress back to the beginning of the stage that failed, to be done again in fp32.
+
+    Not to the newest checkpoint: when that was written depends on the clock, and the result must not.
+
+    Returns:
+        The checkpoint to go on from; None where the first stage failed.
     """
-    session.job.console.info(
-        f"{session.name}: {fault.subject}: {fault.found} in {lost.plan['precision']}; the stage again in fp32"
-    )
-    found = session.checkpoints.load(start=True)
-    position = TrainState.parse(found.position) if found is not None else TrainState(plan={})
-    position.plan = {**lost.plan, "precision": "fp32"}
-    position.notes.append(f"{fault.subject}: {fault.found}; trained in fp32 from the beginning of that stage")
-    return found, position
+    failed = progress.state.plan
+    session.info(f"{fault.subject}: {fault.found} in {failed.precision}; the stage again in fp32")
+    plan = failed.model_copy(update={"precision": "fp32"})
+    checkpoint = session.checkpoints.load(start=True)
+    if checkpoint is None:
+        progress.state = TrainState(plan=plan)
+        progress.best_state = {}
+    else:
+        progress.state = TrainState.parse(checkpoint.state)
+        progress.state.plan = plan
+        progress.best_state = checkpoint.part("best")
+    progress.state.notes.append(f"{fault.subject}: {fault.found}; trained in fp32 from the beginning of that stage")
+    return checkpoint
 
 
-def _attempt(
-    session: Session,
+def _train_stages(
+    session: TrainingSession,
     stages: Sequence[StageConfig],
-    position: TrainState,
-    plan: TrainingPlan,
-    found: Checkpoint | None,
-    spent: dict[str, Counter[str]],
-) -> tuple[BlockedNetwork, torch.Tensor]:
-    """Trains what is left of the stages; the network, and the probabilities that its best validation gave."""
-    kept = found.part("kept") if found is not None else {}
-    optimizer_state = found.part("optimizer") if found is not None else {}
-    with deterministic(plan.threads):
-        model = session.job.build(found is None and stages[0].init == "keep")
-        if found is not None:
-            model.stock.load_state_dict(found.part("model"))
-        for stage in stages[position.stage :]:
-            run = StageTrainer(session, stage, plan, model, position, kept, spent[stage.name])
-            run.run(optimizer_state)
-            throughput.check(run)
-            plan, kept, optimizer_state = run.plan, run.kept, {}
-    return model, kept["probabilities"]
+    progress: TrainingProgress,
+    checkpoint: Checkpoint | None,
+) -> BlockedNetwork:
+    """Trains what is left of the stages; the network.
+
+    Args:
+        progress: kept up to date.
+        checkpoint: holds the weights to go on from; None: from the pretrained ones.
+    """
+    optimizer_state: dict[str, torch.Tensor] = {}
+    with deterministic(progress.state.plan.threads):
+        model = session.job.build(checkpoint is None and stages[0].init == "keep")
+        if checkpoint is not None:
+            model.stock.load_state_dict(checkpoint.part("model"))
+            optimizer_state = checkpoint.part("optimizer")
+        for stage in stages[progress.state.stage :]:
+            trainer = train_stage(session, stage, model, progress, optimizer_state)
+            throughput.check(trainer)
+            optimizer_state = {}
+    return model
 
 
-def _obeyed(session: Session, position: TrainState, choose: Callable[[], TrainingPlan]) -> TrainingPlan:
-    """The plan the position brings; where its device is gone, or the machine is another, that is said and noted."""
-    plan = TrainingPlan.model_validate(position.plan)
-    if plan.device.startswith("cuda") and not torch.cuda.is_available():
-        plan = choose()
-        position.plan = plan.model_dump(mode="json")
-    before, now = position.machine, machine(plan.device, plan.threads)
+def _obey_plan(session: TrainingSession, state: TrainState, choose_plan: Callable[[], TrainingPlan]) -> None:
+    """Keeps the state's plan but where its device is gone; where the machine is another, that is said and noted."""
+    if state.plan.device.startswith("cuda") and not torch.cuda.is_available():
+        state.plan = choose_plan()
+    before = state.machine
+    now = machine(state.plan.device, state.plan.threads)
     changed = [f"{what}: {before[what]} before, {now[what]} now" for what in before if before[what] != now[what]]
     if changed:
         note = "resumed on another machine, so not bit-identical to an uninterrupted training: " + "; ".join(changed)
-        session.job.console.info(f"{session.name}: {note}")
-        position.notes.append(note)
-    position.machine = now
-    return plan
+        session.info(note)
+        state.notes.append(note)
+    state.machine = now

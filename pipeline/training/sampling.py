@@ -17,7 +17,7 @@ Keys = NDArray[np.uint64]
 Rows = NDArray[np.int64]
 
 
-def counted(*parts: Any) -> int:
+def derive_seed(*parts: Any) -> int:
     """A number below 2^63 that follows from the parts alone: a seed for one purpose and place."""
     text = "\x1f".join(str(part) for part in parts).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
@@ -40,7 +40,7 @@ def keys(ids: Sequence[str]) -> Keys:
 def shuffle(of: Keys, *counts: Any) -> Rows:
     """Positions 0…N-1 in the order that their keys and the counts (seed, epoch, …) give them."""
     with np.errstate(over="ignore"):
-        mixed = mix(of ^ np.uint64(counted("order", *counts)))
+        mixed = mix(of ^ np.uint64(derive_seed("order", *counts)))
     return np.lexsort((of, mixed)).astype(np.int64)
 
 

@@ -15,6 +15,7 @@ from pipeline.training.batch_source import BatchSource
 from pipeline.training.plan import BACKWARD, ChosenPlan, Remembered, TrainingPlan, remembered
 
 if TYPE_CHECKING:
+    from pipeline.training.stage_setup import StageSetup
     from pipeline.training.stage_trainer import StageTrainer
 
 SLOW = 2.0  # times the planned seconds
@@ -22,33 +23,35 @@ LEAST_SHARE = 0.1  # of a whole step that a stage's step must cost: what remains
 LEAST_SECONDS = 1.0  # of steps that are judged
 
 
-def check(run: StageTrainer) -> None:
+def check(trainer: StageTrainer) -> None:
     """Compares the steps that this process did of a finished stage with the remembered plan, like with like: with what
     the same blocks take."""
-    if not run.spent["examples"] or run.spent["step"] < LEAST_SECONDS:  # none: its head was solved
+    setup = trainer.setup
+    times = trainer.progress.times[setup.stage.name]
+    if not times["examples"] or times["step"] < LEAST_SECONDS:  # none: its head was solved
         return
-    planned = _planned(run)
-    if planned is None or not _same_arithmetic(run.plan, planned.chosen.plan):
+    planned = _planned(setup)
+    if planned is None or not _same_arithmetic(trainer.progress.state.plan, planned.chosen.plan):
         return
-    share = step_share(planned.chosen, run.feeds["train"].start, run.scope.boundary)
+    share = step_share(planned.chosen, trainer.batches.train.start, setup.scope.boundary)
     if share is None or share < LEAST_SHARE:
         return
     expected = share * planned.chosen.seconds_per_example
-    taken = run.spent["step"] / run.spent["examples"]
+    taken = times["step"] / times["examples"]
     if taken <= SLOW * expected:
         return
     planned.path.unlink(missing_ok=True)
-    run.job.console.info(
-        f"{run.session.name}: stage '{run.stage.name}' ran at {expected / taken:.0%} of the planned speed "
+    trainer.session.info(
+        f"stage '{setup.stage.name}' ran at {expected / taken:.0%} of the planned speed "
         f"({1e3 * taken:.1f} ms an example, {1e3 * expected:.1f} planned): another program may have kept the "
         "machine busy. This training keeps its plan; the next one measures anew"
     )
 
 
-def _planned(run: StageTrainer) -> Remembered | None:
-    job = run.job
+def _planned(setup: StageSetup) -> Remembered | None:
+    job = setup.job
     x = BatchSource(job, job.train, None, 0).batch(np.arange(1), None)
-    return remembered(run.model, job.task, x, job.config, job.scratch)
+    return remembered(setup.model, job.task, x, job.config, job.scratch)
 
 
 def step_share(chosen: ChosenPlan, start: int, boundary: int) -> float | None:

@@ -33,12 +33,12 @@ def test_the_newest_comes_back_and_only_a_few_are_kept(tmp_path: Path) -> None:
     assert all(save(checkpoints, step) for step in range(1, 6))
     found = checkpoints.load()
     assert found is not None
-    assert found.position == {"step": 5}
+    assert found.state == {"step": 5}
     assert torch.equal(found.part("model")["x"], torch.full((50,), 5.0))
     assert len(list(tmp_path.iterdir())) == 3  # two, and the one the stage began with
     beginning = checkpoints.load(start=True)
     assert beginning is not None
-    assert beginning.position == {"step": 0}
+    assert beginning.state == {"step": 0}
 
 
 @pytest.mark.parametrize("harm", ["flip a bit", "cut", "empty", "rubbish"])
@@ -52,7 +52,7 @@ def test_a_damaged_newest_is_passed_over_for_the_one_before(harm: str, tmp_path:
     newest.write_bytes({"flip a bit": data, "cut": data[:-100], "empty": b"", "rubbish": b"rubbish"}[harm])
     found = checkpoints.load()
     assert found is not None
-    assert found.position == {"step": 1}
+    assert found.state == {"step": 1}
     assert "cannot be used" in words
 
 
@@ -76,6 +76,15 @@ def test_a_checkpoint_of_another_training_is_refused_with_the_difference(tmp_pat
     )
 
 
+def test_a_checkpoint_of_another_version_is_said_and_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints, words = made(tmp_path)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("pipeline.training.checkpoints.VERSION", 1)
+        save(checkpoints, 1)
+    assert checkpoints.load() is None
+    assert "another version of Thaw" in words
+
+
 def test_moments_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     checkpoints, _ = made(tmp_path)
     save(checkpoints, 1)
@@ -84,7 +93,7 @@ def test_moments_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     assert fault.value.details == ("optimizer/x:exp_avg",)
     found = checkpoints.load()
     assert found is not None
-    assert found.position == {"step": 1}
+    assert found.state == {"step": 1}
 
 
 def test_tied_tensors_are_saved_twice(tmp_path: Path) -> None:
@@ -99,10 +108,10 @@ def test_tied_tensors_are_saved_twice(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_the_old_one_says_so_and_goes_on(tmp_path: Path) -> None:
     code, answer = elsewhere(_save_on_a_full_disk, tmp_path)
     assert code == 0, answer
-    saved, said, position, left = answer
+    saved, said, state, left = answer
     assert saved is False
     assert "no checkpoint could be written" in said[0]
-    assert position == {"step": 1}
+    assert state == {"step": 1}
     assert left == 1
 
 
@@ -113,7 +122,7 @@ def _save_on_a_full_disk(folder: Path) -> tuple[bool, list[str], dict[str, Any],
     saved = checkpoints.save({"step": 2}, {"model/x": torch.zeros(100_000)})
     found = checkpoints.load()
     assert found is not None
-    return saved, words.said, found.position, len(list(folder.iterdir()))
+    return saved, words.said, found.state, len(list(folder.iterdir()))
 
 
 def test_a_training_whose_newest_checkpoint_is_damaged_comes_to_the_same_weights(tmp_path: Path) -> None:
@@ -141,7 +150,7 @@ def _tampered(folder: Path, change: Any) -> None:
     with safe_open(newest, framework="pt") as stream:
         values = json.loads(stream.metadata()["thaw"])
         tensors = {name: stream.get_tensor(name).clone() for name in stream.keys()}  # noqa: SIM118
-    change(values["position"], tensors)
+    change(values["state"], tensors)
     newest.unlink()
     plain = folder / "new"
     save_file(tensors, plain, metadata={"thaw": json.dumps(values)})
@@ -158,7 +167,7 @@ def _interrupted(tmp_path: Path) -> tuple[Setting, Path]:
 
 def test_a_resume_that_forgets_an_optimiser_group_is_stopped(tmp_path: Path) -> None:
     setting, folder = _interrupted(tmp_path)
-    _tampered(folder, lambda position, tensors: position["layout"].pop("top"))
+    _tampered(folder, lambda state, tensors: state["layout"].pop("top"))
     with pytest.raises(TrainingError, match="optimiser groups"):
         setting.train()
 
@@ -166,7 +175,7 @@ def test_a_resume_that_forgets_an_optimiser_group_is_stopped(tmp_path: Path) -> 
 def test_a_resume_with_other_frozen_weights_is_stopped(tmp_path: Path) -> None:
     """The proof is of the stage's beginning, not of the resume: what changed in between shows."""
     setting, folder = _interrupted(tmp_path)
-    _tampered(folder, lambda position, tensors: tensors["model/low.0.weight"].view(-1)[0].add_(1e-3))
+    _tampered(folder, lambda state, tensors: tensors["model/low.0.weight"].view(-1)[0].add_(1e-3))
     with pytest.raises(TrainingError, match="frozen tensors changed") as fault:
         setting.train()
     assert fault.value.details == ("low.0.weight",)
@@ -174,14 +183,14 @@ def test_a_resume_with_other_frozen_weights_is_stopped(tmp_path: Path) -> None:
 
 def test_another_machine_is_said_and_noted(tmp_path: Path) -> None:
     setting, folder = _interrupted(tmp_path)
-    _tampered(folder, lambda position, tensors: position["machine"].update(torch="1.0"))
+    _tampered(folder, lambda state, tensors: state["machine"].update(torch="1.0"))
     words = Words()
     trained = setting.train(words)
     assert "not bit-identical" in words
-    assert "torch: 1.0 before" in trained.position.notes[0]
+    assert "torch: 1.0 before" in trained.state.notes[0]
 
 
 def test_the_plan_of_the_checkpoint_is_obeyed(tmp_path: Path) -> None:
     setting, _ = _interrupted(tmp_path)
     other = Setting(tmp_path, plan=setting.plan.model_copy(update={"batch_size": 4, "memory_format": "channels-last"}))
-    assert other.train().position.plan == setting.plan.model_dump(mode="json")
+    assert other.train().state.plan == setting.plan

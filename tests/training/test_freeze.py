@@ -27,14 +27,14 @@ def frozen_model(train: str = "head") -> tuple[Any, StageScope]:
 
 
 def test_an_honest_stage_passes_and_its_digest_names_what_was_frozen(tmp_path: Path) -> None:
-    results = Setting(tmp_path).train().position.results
+    results = Setting(tmp_path).train().state.results
     assert [result.frozen for result in results] == [("low", "mid", "top"), ("low", "mid"), ()]
     assert len({result.freeze_digest for result in results}) == 3
 
 
 def test_frozen_parameters_have_no_gradient_and_no_group() -> None:
     model, scope = frozen_model("last:1")
-    groups = optimizers.groups(model, {"top": 0.1, "head": 0.1}, 0.01)
+    groups = optimizers.parameter_groups(model, {"top": 0.1, "head": 0.1}, 0.01)
     assert {name.partition(".")[0] for group in groups for name in group["names"]} == {"top", "head"}
     assert not any(p.requires_grad for block in model.blocks[:2] for p in block.parameters())
     assert scope.boundary == 2
@@ -87,7 +87,7 @@ def test_an_optimiser_that_reaches_frozen_parameters_is_caught(optimizer: Callab
         parameter.grad = torch.ones_like(parameter)
     reaching.step()  # an earlier stage, in which everything trained
     scope = stages.scope(model, HEAD[0])  # type: ignore[arg-type]
-    proof = freeze.take(model, scope)  # type: ignore[arg-type]
+    proof = freeze.checksums(model, scope)  # type: ignore[arg-type]
     for parameter in model.stock.parameters():
         parameter.grad = torch.zeros_like(parameter)
     reaching.step()
@@ -103,7 +103,7 @@ def test_two_frozen_tensors_that_change_places_are_caught() -> None:
     with torch.no_grad():
         low.bias.fill_(1)
         mid.bias.fill_(2)
-        proof = freeze.take(model, scope)
+        proof = freeze.checksums(model, scope)
         low.bias.fill_(2)
         mid.bias.fill_(1)
     with pytest.raises(TrainingError) as fault:

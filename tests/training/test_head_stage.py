@@ -28,25 +28,25 @@ def setting(scratch: Path, **changes: Any) -> Setting:
 
 def test_a_solved_stage_is_one_row_without_rates_and_says_how(tmp_path: Path) -> None:
     trained = setting(tmp_path, stages=(HEAD,)).train(words := Words())
-    (result,) = trained.position.results
+    (result,) = trained.state.results
     assert (result.epochs, result.best_epoch, result.lr) == (1, 1, {})
     assert result.frozen == ("low", "mid", "top")
     assert result.solved is not None
     assert result.solved.chosen_by == "cross-validation"
     assert result.solved.gradient <= 10 * linear_head.TOLERANCE
-    assert trained.position.steps == 0
-    assert {(row.split, row.metric) for row in trained.position.rows} >= {("train", "loss"), ("val", "accuracy")}
-    assert {row.epoch for row in trained.position.rows} == {1}
-    assert not any(row.metric.startswith("lr/") for row in trained.position.rows)
+    assert trained.state.steps == 0
+    assert {(row.split, row.metric) for row in trained.state.rows} >= {("train", "loss"), ("val", "accuracy")}
+    assert {row.epoch for row in trained.state.rows} == {1}
+    assert not any(row.metric.startswith("lr/") for row in trained.state.rows)
     assert "epochs, lr, warmup and patience do not apply" in words
-    assert trained.position.notes
+    assert trained.state.notes
 
 
 def test_a_solved_head_beats_a_nudged_one(tmp_path: Path) -> None:
     """By what both minimise: the mean loss of the training examples."""
     nudged = StageConfig(name="head", train=("head",), epochs=15, lr=1e-3)
-    solved = setting(tmp_path / "solved", stages=(HEAD,)).train().position
-    trained = Setting(tmp_path / "trained", stages=(nudged,)).train().position
+    solved = setting(tmp_path / "solved", stages=(HEAD,)).train().state
+    trained = Setting(tmp_path / "trained", stages=(nudged,)).train().state
     losses = [
         [row.value for row in position.rows if (row.split, row.metric) == ("train", "loss")][-1]
         for position in (solved, trained)
@@ -109,7 +109,7 @@ def test_a_stop_ends_the_solving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_next_stage_starts_from_the_solved_head_and_keeps_it_where_it_is_better(tmp_path: Path) -> None:
     harmful = StageConfig(name="all", train=("all",), epochs=1, lr=50.0)
     trained = setting(tmp_path, stages=(HEAD, harmful)).train()
-    head, after = trained.position.results
+    head, after = trained.state.results
     assert after.val == head.val
     assert after.best_epoch == head.best_epoch == 1
     assert after.epochs == 1
@@ -144,7 +144,7 @@ def test_classes_of_one_unit_each_leave_the_strength_at_its_default(
     job = one.job()
     grouped = replace(job, train=replace(job.train, units=tuple(str(label) for label in job.train.targets.tolist())))
     monkeypatch.setattr(Setting, "job", lambda self, console=None: grouped)
-    (result,) = one.train().position.results
+    (result,) = one.train().state.results
     assert result.solved is not None
     assert (result.solved.strength, result.solved.chosen_by) == (head_stage.DEFAULT_STRENGTH, "default")
 
@@ -169,7 +169,7 @@ def test_many_validation_examples_choose_the_strength_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(head_stage, "ENOUGH_TO_VALIDATE", 8)
-    (result,) = setting(tmp_path, stages=(HEAD,)).train().position.results
+    (result,) = setting(tmp_path, stages=(HEAD,)).train().state.results
     assert result.solved is not None
     assert result.solved.chosen_by == "validation"
 
@@ -204,8 +204,8 @@ def test_where_it_is_not_solved_the_optimiser_trains_and_the_reason_is_said(
     short = HEAD.model_copy(update={"lr": 1e-2, "epochs": 2})
     trained = setting(tmp_path, stages=(short,)).train(words := Words())
     assert "trained by adamw, since solving it would take" in words
-    assert trained.position.results[0].solved is None
-    assert trained.position.results[0].epochs == 2
+    assert trained.state.results[0].solved is None
+    assert trained.state.results[0].epochs == 2
 
 
 def test_features_that_are_not_finite_name_their_examples(tmp_path: Path) -> None:

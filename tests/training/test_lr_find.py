@@ -193,7 +193,7 @@ def _training(folder: Path, lr: float | str) -> tuple[TrainedRecipe, tiny.Words]
 def test_a_stage_finds_its_rate_and_trains_as_if_it_had_been_given(tmp_path: Path) -> None:
     auto, words = _training(tmp_path / "auto", "auto")
     assert "by a sweep" in words
-    found = [max(result.lr.values()) for result in auto.position.results]
+    found = [max(result.lr.values()) for result in auto.state.results]
     stages = tuple(stage.model_copy(update={"lr": lr}) for stage, lr in zip(STAGES, found, strict=True))
     given = tiny.Setting(tmp_path / "given", stages=stages).train()
     assert all(
@@ -204,7 +204,7 @@ def test_a_stage_finds_its_rate_and_trains_as_if_it_had_been_given(tmp_path: Pat
 
 def test_the_sweep_is_kept_with_the_curves(tmp_path: Path) -> None:
     auto, _ = _training(tmp_path, "auto")
-    rows = [row for row in auto.position.rows if row.split == lr_find.SPLIT]
+    rows = [row for row in auto.state.rows if row.split == lr_find.SPLIT]
     rates = [row.value for row in rows if row.metric == "head/rate"]
     losses = [row.value for row in rows if row.metric == "head/loss"]
     assert len(rates) == len(losses) > 10
@@ -215,4 +215,4 @@ def test_where_no_rate_lowers_the_loss_that_is_said(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(lr_find, "suggest", lambda *curves: None)
     auto, words = _training(tmp_path, "auto")
     assert "no rate lowered the loss" in words
-    assert max(auto.position.results[0].lr.values()) == lr_find.FALLBACK
+    assert max(auto.state.results[0].lr.values()) == lr_find.FALLBACK

@@ -14,8 +14,8 @@ def built(train: str, config: FinetuneConfig, lr: float = 0.1, decay: float = 0.
     model = TinyModel()
     scope = stages.scope(model, StageConfig(name="s", train=(train,), epochs=1))  # type: ignore[arg-type]
     stages.apply(model, scope)  # type: ignore[arg-type]
-    max_lrs = optimizers.rates([block.name for block in model.blocks], scope, lr, decay)
-    return optimizers.build(config, optimizers.groups(model, max_lrs, config.weight_decay))  # type: ignore[arg-type]
+    max_lrs = optimizers.max_lrs([block.name for block in model.blocks], scope, lr, decay)
+    return optimizers.build(config, optimizers.parameter_groups(model, max_lrs, config.weight_decay))  # type: ignore[arg-type]
 
 
 def test_rates_fall_block_by_block_and_norms_and_biases_do_not_decay() -> None:
@@ -33,13 +33,13 @@ def test_rates_fall_block_by_block_and_norms_and_biases_do_not_decay() -> None:
 
 
 def test_the_rate_rises_then_falls_along_half_a_cosine() -> None:
-    course = [optimizers.factor(step, 100, 0.1) for step in range(100)]
+    course = [optimizers.lr_multiplier(step, 100, 0.1) for step in range(100)]
     assert course[:10] == sorted(course[:10])
     assert course[10] == 1
     assert course[10:] == sorted(course[10:], reverse=True)
     assert course[55] == pytest.approx(0.5)
     assert 0 < course[-1] < 0.001
-    assert optimizers.factor(0, 1, 0.0) == 1
+    assert optimizers.lr_multiplier(0, 1, 0.0) == 1
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
@@ -50,7 +50,7 @@ def test_moments_come_back_as_they_were(kind: str) -> None:
         for parameter in group["params"]:
             parameter.grad = torch.randn_like(parameter)
     one.step()
-    optimizers.restore_moments(other, optimizers.optimizer_state(one))
+    optimizers.load_optimizer_state(other, optimizers.optimizer_state(one))
     assert optimizers.optimizer_state(one).keys() == optimizers.optimizer_state(other).keys() != set()
     assert all(
         torch.equal(value, optimizers.optimizer_state(other)[key])
@@ -61,5 +61,5 @@ def test_moments_come_back_as_they_were(kind: str) -> None:
 
 def test_the_body_has_a_rate_of_its_own_where_one_is_set() -> None:
     scope = stages.StageScope(trained=("a", "b", "head"), frozen=(), boundary=0, batchnorm=False)
-    found = optimizers.rates(["a", "b", "head"], scope, 1e-3, 0.5, 2e-4)
+    found = optimizers.max_lrs(["a", "b", "head"], scope, 1e-3, 0.5, 2e-4)
     assert found == {"a": 1e-4, "b": 2e-4, "head": 1e-3}

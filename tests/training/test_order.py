@@ -28,7 +28,7 @@ def test_epochs_and_seeds_differ_and_each_shows_everything_once() -> None:
 
 def test_an_order_is_the_same_on_every_machine_and_in_every_version() -> None:
     assert sampling.shuffle(KEYS[:10], 0, 0).tolist() == sampling.shuffle(KEYS[:10].copy(), 0, 0).tolist()
-    assert sampling.counted("seed", 1, "x") == 2092584319531398197
+    assert sampling.derive_seed("seed", 1, "x") == 2092584319531398197
     assert sampling.mix(np.array([0], np.uint64)).tolist() == [16294208416658607535]
 
 

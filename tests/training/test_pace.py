@@ -51,7 +51,7 @@ def test_a_stage_at_less_than_half_the_planned_speed_says_so_and_the_plan_is_for
     trained = slow.train(words)
     assert "of the planned speed" in words
     assert not plans(tmp_path)
-    assert trained.position.plan == slow.plan.model_dump(mode="json"), "the running training keeps its own"
+    assert trained.state.plan == slow.plan, "the running training keeps its own"
 
 
 def test_a_stage_at_the_planned_speed_leaves_the_plan_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from tiny import PLAN, STAGES, Setting, TinyTask, tiny_task, weights_hash
 
 from pipeline.config import FinetuneConfig, PlanConfig, StageConfig
 from pipeline.tasks.base import RandomDraw
-from pipeline.training.determinism import seed
+from pipeline.training.determinism import set_random_state
 
 DEFAULT = Setting(Path()).config
 
@@ -79,7 +79,7 @@ def test_a_fused_prefix_changes_little_and_leaves_the_network_as_it_was(tmp_path
     other = Setting(tmp_path / "other", every_seconds=1e9, stages=STAGES[:2], plan=plain).train()
     assert torch.allclose(one.probabilities, other.probabilities, atol=1e-5)
     assert not torch.equal(one.probabilities, other.probabilities), "nothing was fused"
-    assert [r.freeze_digest for r in one.position.results] == [r.freeze_digest for r in other.position.results]
+    assert [r.freeze_digest for r in one.state.results] == [r.freeze_digest for r in other.state.results]
 
 
 def test_balanced_sampling_and_class_weights_count_too(tmp_path: Path) -> None:
@@ -113,6 +113,6 @@ def test_seeding_a_step_leaves_nothing_behind_for_a_gpu_that_is_not_used() -> No
         torch.manual_seed(7)
         expected = torch.rand(3)
         noted = len(torch.cuda._queued_calls)
-        seed(7, "cpu")
+        set_random_state(7, "cpu")
         assert torch.equal(torch.rand(3), expected)
         assert len(torch.cuda._queued_calls) == noted

@@ -59,10 +59,10 @@ def test_bf16_that_loses_itself_is_done_again_in_fp32_from_the_stages_beginning(
     words = Words()
     trained = Setting(tmp_path, plan=PLAN.model_copy(update={"precision": "bf16"})).train(words)
     assert "again in fp32" in words
-    assert trained.position.plan["precision"] == "fp32"
-    assert len(trained.position.results) == len(STAGES)
-    assert sorted({row.epoch for row in trained.position.rows}) == [1, 2, 3, 4, 5, 6]
-    assert "fp32 from the beginning" in trained.position.notes[0]
+    assert trained.state.plan.precision == "fp32"
+    assert len(trained.state.results) == len(STAGES)
+    assert sorted({row.epoch for row in trained.state.rows}) == [1, 2, 3, 4, 5, 6]
+    assert "fp32 from the beginning" in trained.state.notes[0]
 
 
 def test_want_of_memory_halves_the_batch_and_adds_the_gradients_up(
@@ -85,8 +85,8 @@ def test_want_of_memory_halves_the_batch_and_adds_the_gradients_up(
     pieces = Setting(tmp_path / "pieces", stages=(stage,), config=config).train(words)
     assert max(sizes) > 3, "memory never ran out"
     assert "3 at a time from here" in words
-    assert pieces.position.plan["batch_size"] == 3
-    assert pieces.position.steps == whole.position.steps
+    assert pieces.state.plan.batch_size == 3
+    assert pieces.state.steps == whole.state.steps
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:

@@ -102,7 +102,7 @@ class TinyTask:
         x = decoded.permute(0, 3, 1, 2).float() / 255
         if draws is None:
             return x
-        turns = [sampling.counted(draw.seed, draw.view, draw.id) for draw in draws]
+        turns = [sampling.derive_seed(draw.seed, draw.view, draw.id) for draw in draws]
         gains = torch.tensor([0.8 + 0.4 * (turn % 1000) / 1000 for turn in turns])
         flips = torch.tensor([bool(turn >> 20 & 1) for turn in turns])
         return torch.where(flips[:, None, None, None], x.flip(3), x) * gains[:, None, None, None]
@@ -229,7 +229,7 @@ def weights_hash(trained: TrainedRecipe) -> str:
     for name, tensor in sorted(trained.model.stock.state_dict().items()):
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     digest.update(trained.probabilities.numpy().tobytes())
-    digest.update(json.dumps([*trained.position.rows, trained.position.steps]).encode())
+    digest.update(json.dumps([*trained.state.rows, trained.state.steps]).encode())
     return digest.hexdigest()
 
 

@@ -1,0 +1,121 @@
+"""The set-up of a stage: what it trains, by which loss and rates, and the network in the state for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.training import head_stage, optimizers, stages
+from pipeline.training.batch_source import BatchSource, StageBatches, stage_batches
+from pipeline.training.losses import objective
+from pipeline.training.plan import TrainingPlan, place, to_input
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.config import StageConfig
+    from pipeline.models.network import BlockedNetwork
+    from pipeline.training.batch_source import FinetuneJob
+    from pipeline.training.losses import TrainingLoss
+    from pipeline.training.stages import StageScope
+
+
+@dataclass(frozen=True)
+class StageSetup:
+    """A stage, and the network put into the state that the stage trains it in.
+
+    Args:
+        scope: the blocks that train and those that do not.
+        objective: the loss.
+        solver_refusal: why the stage is trained by the optimiser; "" where it is no head's stage at all, and None
+            where it is a linear head's and solved.
+    """
+
+    job: FinetuneJob
+    stage: StageConfig
+    model: BlockedNetwork
+    scope: StageScope
+    objective: TrainingLoss
+    solver_refusal: str | None
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether the stage's head is solved instead of trained."""
+        return self.solver_refusal is None
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Optimiser steps of an epoch."""
+        return -(-len(self.job.train) // self.job.config.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole stage, where it does not stop early."""
+        return self.stage.epochs * self.batches_per_epoch
+
+    def max_lrs(self, head_lr: float) -> dict[str, float]:
+        """The peak rate of each trained block, for this one at the head."""
+        body_lr = None if self.stage.lr == "auto" else self.stage.body_lr
+        return optimizers.max_lrs(self.model.names, self.scope, head_lr, self.stage.lr_decay, body_lr)
+
+    def relative_lrs(self) -> dict[str, float]:
+        """The rate of each trained block as a share of the head's."""
+        return optimizers.max_lrs(self.model.names, self.scope, 1.0, self.stage.lr_decay)
+
+    def build_optimizer(self, max_lrs: dict[str, float]) -> torch.optim.Optimizer:
+        """A new optimiser of the trained blocks with these peak rates."""
+        config = self.job.config
+        groups = optimizers.parameter_groups(self.model, max_lrs, config.weight_decay)
+        return optimizers.build(config, groups)
+
+    def trained_weights(self) -> dict[str, torch.Tensor]:
+        """Copies of the trained blocks' parameters and buffers, as `weights/…`."""
+        tensors = stages.tensors(self.model, self.scope.trained)
+        return {f"weights/{name}": tensor.detach().clone() for name, tensor in tensors.items()}
+
+    def restore_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Gives the trained blocks what `trained_weights` copied."""
+        import torch
+
+        with torch.no_grad():
+            for name, tensor in stages.tensors(self.model, self.scope.trained).items():
+                tensor.copy_(weights[f"weights/{name}"])
+
+    def open_batches(self, plan: TrainingPlan, between: Callable[[], None]) -> StageBatches:
+        """The stage's batches of `train` and `val`.
+
+        Args:
+            between: called now and then while the frozen prefix is computed; may raise to end that.
+        """
+        views: int | None = self.job.config.views
+        if self.is_solved:
+            views = head_stage.presentations(self.job, self.model.blocks[-1])
+        return stage_batches(self.job, self.model, self.scope, plan, views, between)
+
+
+def set_up(job: FinetuneJob, stage: StageConfig, plan: TrainingPlan, model: BlockedNetwork) -> StageSetup:
+    """Puts the network into the state that a stage trains it in.
+
+    Raises:
+        ConfigError: the stage names a block that is not there, or trains none.
+        TrainingError: a block that trains and one that is frozen share weights.
+    """
+    scope = stages.scope(model, stage)
+    place(model, plan)
+    stages.apply(model, scope)
+    refusal = head_stage.refusal(job, model, scope)
+    _fuse_prefix(job, model, scope, plan)
+    loss = objective(job.config, job.train.targets, len(job.labels))
+    return StageSetup(job, stage, model, scope, loss, refusal)
+
+
+def _fuse_prefix(job: FinetuneJob, model: BlockedNetwork, scope: StageScope, plan: TrainingPlan) -> None:
+    """Has the frozen prefix run in fewer operations: its outputs, kept or not, come from the same ones."""
+    if not plan.fuse or not scope.boundary:
+        return
+    example = BatchSource(job, job.train, None, 0).batch(np.arange(1), None)
+    is_exact = plan.device == "cpu" and plan.precision == "fp32"
+    model.fuse(to_input(example, plan), scope.boundary, activations=is_exact)
