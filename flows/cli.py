@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -116,8 +117,11 @@ def _open_workspace() -> Workspace:
 def init(
     folder: Annotated[Path, typer.Argument(help="The workspace to create; an existing folder that is none will do.")],
     data: Annotated[
-        Path, typer.Option("--data", help="Your folder or table of examples; copied, never moved or linked.")
-    ],
+        str, typer.Option("--data", help="Your folder or table of examples; copied, never moved or linked.")
+    ] = "",
+    sample: Annotated[
+        bool, typer.Option("--sample", help="The task's generated sample and its small backbone instead of your data.")
+    ] = False,
     task: Annotated[
         str, typer.Option(help="The kind of problem: image-classification or text-classification.")
     ] = "image-classification",
@@ -142,10 +146,16 @@ def init(
       thaw init flowers --data ~/photos/flowers --recipe head --recipe gradual --remote s3://team/flowers
 
       thaw init reviews --task text-classification --data reviews.csv --backbone transformers/distilbert-base-uncased
+
+      thaw init trial --task text-classification --sample
     """
     from flows.terminal import Terminal
     from pipeline import preflight, setup
+    from pipeline.tasks import catalog
     from pipeline.workspace import Workspace
+
+    if sample == bool(data):
+        raise typer.BadParameter("name your data with --data, or try the sample with --sample")
 
     options = setup.InitOptions(
         task=task,
@@ -153,16 +163,22 @@ def init(
         weights=_resolve_weights(weights) if weights else None,
         given_val_as=given_val_as or None,
         recipes=tuple(recipe),
+        sample=sample,
     )
-    with Terminal() as terminal:
-        with terminal.working(f"looking at {data}"):
-            settings, notes = setup.settings_for(data, options)
+    with Terminal() as terminal, TemporaryDirectory(prefix="thaw-sample-") as temporary:
+        source = Path(data)
+        if sample:
+            source = Path(temporary) / "sample"
+            with terminal.working("generating the sample"):
+                catalog.find(task).sample().generate(source)
+        with terminal.working(f"looking at {source}"):
+            settings, notes = setup.settings_for(source, options)
         for note in notes:
             terminal.line(note)
         with terminal.working("checking the settings"):
             preflight.require(list(preflight.quick_checks(Workspace(folder.resolve()), settings)))
-        with terminal.working(f"copying {data}"):
-            made = setup.init(folder, source=data, config=settings, remote=remote or None)
+        with terminal.working(f"copying {source}"):
+            made = setup.init(folder, source=source, config=settings, remote=remote or None)
         for line in made.splitlines():
             terminal.line(line)
 

@@ -69,6 +69,7 @@ class InitOptions:
 
     Args:
         weights: as `backbone.weights`.
+        sample: whether the data are the task's generated sample, which has settings of its own.
     """
 
     task: str = task_catalog.DEFAULT
@@ -76,6 +77,7 @@ class InitOptions:
     weights: str | None = None
     given_val_as: str | None = None
     recipes: tuple[str, ...] = ()
+    sample: bool = False
 
 
 def settings_for(source: Path, options: InitOptions) -> tuple[Config, tuple[str, ...]]:
@@ -87,11 +89,16 @@ def settings_for(source: Path, options: InitOptions) -> tuple[Config, tuple[str,
     """
     values: dict[str, Any] = {"task": {"name": options.task}}
     notes: tuple[str, ...] = ()
-    reader = catalog.find(options.task).reader
+    task = catalog.find(options.task)
+    given: list[dict[str, dict[str, Any]]] = []
     if source.exists():
-        described = reader.describe_source(source)
+        described = task.reader.describe_source(source)
         notes = described.notes
-        for section, settings in described.settings.items():
+        given.append(described.settings)
+    if options.sample:
+        given.append(task.sample().settings)
+    for sections in given:
+        for section, settings in sections.items():
             values.setdefault(section, {}).update(settings)
     chosen = {
         ("backbone", "name"): options.backbone,

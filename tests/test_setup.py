@@ -16,6 +16,7 @@ from pipeline import dvc_yaml, setup
 from pipeline.config import Config, load, parse
 from pipeline.errors import ConfigError, DataError, ThawError, WorkspaceError
 from pipeline.step_table import DVC_STAGES, LOCK_FILES
+from pipeline.tasks.text_classification import TASK
 from pipeline.versioning import Versioning
 from pipeline.workspace import Workspace
 
@@ -235,3 +236,13 @@ def test_options_become_settings(tmp_path: Path) -> None:
     assert made.backbone.weights == "shipped"
     assert made.finetune.recipes == ("head",)
     assert notes == ()
+
+
+def test_the_sample_of_a_task_brings_its_own_settings(tmp_path: Path) -> None:
+    TASK.sample().generate(tmp_path / "sample")
+    options = setup.InitOptions(task=TASK.name, sample=True, recipes=("head",))
+    config, notes = setup.settings_for(tmp_path / "sample", options)
+    assert config.backbone.weights == "shipped"
+    assert config.finetune.epochs == 6
+    assert config.finetune.recipes == ("head",)
+    assert "text: column text" in notes

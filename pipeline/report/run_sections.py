@@ -118,6 +118,13 @@ def describe_input(spec: InputSpec) -> str:
     return f"{size}{resized}, {FIT_NAMES[spec.fit]}"
 
 
+def describe_request(spec: InputSpec) -> str:
+    """What `thaw predict` is given by someone who has new examples."""
+    if isinstance(spec, TextInputSpec):
+        return '"A TEXT" TABLE…' if len(spec.columns) == 1 else '"A TEXT" "ITS PAIR" TABLE…'
+    return "FILES…"
+
+
 @dataclass(frozen=True)
 class StageColumn:
     """A stage of the schedule: its epochs, counted over the whole recipe, and the best of its own."""

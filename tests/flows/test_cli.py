@@ -117,3 +117,14 @@ def test_a_folder_that_was_deleted_meanwhile_is_named(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert "it was deleted" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_init_wants_data_or_the_sample(thaw: Thaw, tmp_path: Path) -> None:
+    for words in ((), ("--sample", "--data", str(tmp_path))):
+        done = thaw("init", "trial", *words, cwd=tmp_path, check=False)
+        assert done.returncode == 2
+        assert "--sample" in done.stderr
+        assert not (tmp_path / "trial").exists()
+    made = thaw("init", "trial", "--task", "text-classification", "--sample", cwd=tmp_path)
+    assert "text: column text" in made.stdout
+    assert 'weights: "shipped"' in (tmp_path / "trial" / "params.yaml").read_text()

@@ -193,6 +193,7 @@ def test_texts_are_quoted_as_they_are_with_their_place_in_the_table(tmp_path: Pa
         assert content.endswith(r"<br>&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;\u202e")
         assert "reviews.csv:" in quotation
     assert "at most 128 tokens" in read.text
+    assert 'thaw predict "A TEXT" TABLE…' in read.text
     assert "words" in made_slices(html)
 
 

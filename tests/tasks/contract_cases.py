@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -27,9 +28,10 @@ def _cut_an_image_short(data: Path) -> None:
 
 def _empty_a_text(data: Path) -> None:
     table = sorted(data.glob("*.csv"))[0]
-    lines = table.read_text(encoding="utf-8").splitlines()
-    lines[1] = '"   ",' + lines[1].rpartition(",")[2]
-    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with table.open(newline="", encoding="utf-8") as stream:
+        header, first, *others = csv.reader(stream)
+    with table.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([header, ["   ", *first[1:]], *others])
 
 
 CASES = {

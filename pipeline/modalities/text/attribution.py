@@ -1,8 +1,9 @@
-"""Which words spoke for an answer: gradient × input on the word vectors (Shrikumar et al. 2016, "Not just a black box").
+"""Which words spoke for an answer: integrated gradients on the word vectors (Sundararajan et al. 2017, section 3).
 
-A word's weight is the sum, over its tokens and the numbers of their vectors, of the vector times the gradient of the
-answer's logit less the mean of the others': how much the answer would lose, to a first approximation, if the vectors
-were nought.
+A word's weight is the sum, over its tokens and the numbers of their vectors, of gradient × input: the vector times the
+gradient of the answer's logit less the mean of the others'. The gradient is averaged over the way from no words at all
+(vectors of zeros) to the words that are there. At the words alone it would say little: most networks normalize a token's
+vector at once, so that its length has no gradient; and where a network is certain, no small change matters.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.models.network import BlockedNetwork
 
 WORD_VECTORS = 1  # blocks that make them
+STEPS = 16  # on the way from no words to the words
 
 
 class WordWeight(NamedTuple):
@@ -71,15 +73,19 @@ class WordAttribution:
         return _normalize(words)
 
     def _token_weights(self, inputs: TensorGroup, answer: int) -> torch.Tensor:
-        """Gradient × input of each token (L,)."""
+        """Integrated gradients of each token (L,), by the midpoint rule."""
+        shares = (torch.arange(STEPS) + 0.5) / STEPS
         with torch.enable_grad():
             embedded: Any = self._network.run(inputs, 0, WORD_VECTORS)
-            vectors = embedded.tensors["hidden"].detach().requires_grad_(True)
-            group = TensorGroup({**embedded.tensors, "hidden": vectors})
-            logits = single_tensor(self._network.run(group, WORD_VECTORS))[0]
-            others = torch.cat([logits[:answer], logits[answer + 1 :]])
-            (gradient,) = torch.autograd.grad(logits[answer] - others.mean(), vectors)
-        weights: torch.Tensor = (gradient * vectors).sum(dim=-1)[0]
+            vectors = embedded.tensors["hidden"].detach()
+            scaled = shares.to(vectors).view(-1, 1, 1) * vectors
+            scaled.requires_grad_(True)
+            others = {name: tensor.expand(STEPS, *tensor.shape[1:]) for name, tensor in embedded.tensors.items()}
+            logits = single_tensor(self._network.run(TensorGroup({**others, "hidden": scaled}), WORD_VECTORS))
+            other_logits = torch.cat([logits[:, :answer], logits[:, answer + 1 :]], dim=1)
+            margin = logits[:, answer] - other_logits.mean(dim=1)
+            (gradient,) = torch.autograd.grad(margin.sum(), scaled)
+        weights: torch.Tensor = (gradient.mean(dim=0) * vectors[0]).sum(dim=-1)
         return weights.detach().cpu()
 
 

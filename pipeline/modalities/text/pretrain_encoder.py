@@ -1,11 +1,12 @@
-"""Makes the shipped text encoder: a small BERT learns to fill in masked words of generated reviews.
+"""Makes the shipped text encoder: a small BERT learns to fill in masked words of generated reviews and to rate them.
 
     python -P -m pipeline.modalities.text.pretrain_encoder --out pipeline/models/shipped/tiny_text --seed 0
 
-The reviews come from the whole of `review_grammar`: about many more things than those of the sample, and longer. The
-vocabulary is learnt from them too (WordPiece, Schuster and Nakajima 2012). Words are masked as in BERT (Devlin et al.
-2019, section 3.1). The rate follows a warm-up and a cosine over the steps; the same machine makes the same weights
-again.
+The reviews come from `review_grammar`, and none is about what the sample's are about. The vocabulary is learnt from them
+(WordPiece, Schuster and Nakajima 2012). Words are masked as in BERT (Devlin et al. 2019, section 3.1). What is said of
+the whole review, praise, blame or neither, is told from the mean of the last layer's vectors: as encoders in use learn
+from ratings that come with reviews. Masked words alone taught too little in these few steps to be of use to the sample.
+The learning rate follows a warm-up and a cosine over the steps; the same machine makes the same weights again.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.data.sample_surfaces import Dice
 from pipeline.modalities.text.review_grammar import DOMAINS, NEGATIVE, NEUTRAL, POSITIVE, write_review
-from pipeline.serving.text_tokens import TOKENIZER_FILE, encode, load_tokenizer
+from pipeline.modalities.text.sample_reviews import SAMPLE_DOMAIN
+from pipeline.serving.text_tokens import TOKENIZER_FILE, encode, load_tokenizer, pad
 
 CORPUS = 11  # part of the key of every review's dice: the sample's are others
 SENTIMENTS = (POSITIVE, NEGATIVE, POSITIVE, NEGATIVE, NEUTRAL)
-MOST_OPINIONS, MOST_FACTS = 4, 1
+RATINGS = (POSITIVE, NEGATIVE, NEUTRAL)
+MOST_OPINIONS, MOST_FACTS = 3, 2
 MOST_TOKENS = 128
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PADDING, MASK = 0, 4
@@ -50,9 +53,9 @@ class PretrainingPlan(NamedTuple):
     """
 
     seed: int = 0
-    steps: int = 1400
+    steps: int = 2500
     batch: int = 32
-    reviews: int = 40_000
+    reviews: int = 20_000
     vocabulary: int = 2000
     masked: float = 0.2
     lr: float = 2e-3
@@ -76,16 +79,25 @@ SIZES = {
 }
 
 
-def write_corpus(seed: int, reviews: int) -> list[str]:
-    """Reviews of everything, of one to five opinions each."""
-    domains = tuple(DOMAINS)
-    texts = []
+class Review(NamedTuple):
+    """A generated review and its rating, a position in `RATINGS`."""
+
+    text: str
+    rating: int
+
+
+def write_corpus(seed: int, reviews: int) -> list[Review]:
+    """Reviews of everything but what the sample's are about."""
+    domains = tuple(domain for domain in DOMAINS if domain != SAMPLE_DOMAIN)
+    corpus = []
     for number in range(reviews):
         dice = Dice(seed, CORPUS, number)
         sentiment = dice.pick(SENTIMENTS)
+        domain = dice.pick(domains)
         opinions = dice.between(1, MOST_OPINIONS)
-        texts.append(write_review(dice, sentiment, dice.pick(domains), opinions, dice.between(0, MOST_FACTS)))
-    return texts
+        text = write_review(dice, sentiment, domain, opinions, dice.between(0, MOST_FACTS))
+        corpus.append(Review(text, RATINGS.index(sentiment)))
+    return corpus
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int, folder: Path) -> None:
@@ -123,8 +135,15 @@ def mask_words(ids: Tensor, share: float, vocabulary: int, generator: torch.Gene
     return shown, torch.where(chosen, ids, IGNORED)
 
 
-def _batches(rows: Sequence[Any], plan: PretrainingPlan) -> Iterator[Tensor]:
-    """Padded tokens (N, L), over and over, of texts of about one length."""
+class Batch(NamedTuple):
+    """Some reviews: padded tokens (N, L) and ratings (N,)."""
+
+    ids: Tensor
+    ratings: Tensor
+
+
+def _batches(rows: Sequence[Any], corpus: Sequence[Review], plan: PretrainingPlan) -> Iterator[Batch]:
+    """Batches of texts of about one length, over and over."""
     dice = random.Random(plan.seed)
     pool = 50 * plan.batch
     order: list[int] = []
@@ -137,49 +156,84 @@ def _batches(rows: Sequence[Any], plan: PretrainingPlan) -> Iterator[Tensor]:
         batches = [drawn[start : start + plan.batch] for start in range(0, pool, plan.batch)]
         dice.shuffle(batches)
         for batch in batches:
-            longest = max(len(rows[row]) for row in batch)
-            padded = np.full((len(batch), longest), PADDING, np.int64)
-            for position, row in enumerate(batch):
-                padded[position, : len(rows[row])] = rows[row]
-            yield torch.from_numpy(padded)
+            ids = pad([rows[row] for row in batch], max(len(rows[row]) for row in batch), PADDING)
+            ratings = [corpus[row].rating for row in batch]
+            yield Batch(torch.from_numpy(ids), torch.tensor(ratings))
+
+
+class RatingEncoder(nn.Module):
+    """The encoder under training: BERT with its masked-word head, and a linear layer that rates.
+
+    Args:
+        settings: config.json of the encoder.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        from transformers import BertConfig, BertForMaskedLM
+
+        super().__init__()
+        values = {key: value for key, value in settings.items() if key != "model_type"}
+        self.words: Any = BertForMaskedLM(BertConfig(**values))
+        self.rater = nn.Linear(settings["hidden_size"], len(RATINGS))
+
+    def losses(self, batch: Batch, shown: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """That of the masked words, and that of the ratings.
+
+        Args:
+            shown: the tokens with some masked (N, L).
+            wanted: what they are, or `IGNORED` (N, L).
+        """
+        mask = (batch.ids != PADDING).long()
+        of_words = self.words(input_ids=shown, attention_mask=mask, labels=wanted).loss
+        hidden = self.words.bert(input_ids=batch.ids, attention_mask=mask).last_hidden_state
+        weights = mask.unsqueeze(-1).to(hidden.dtype)
+        mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+        return of_words, nn.functional.cross_entropy(self.rater(mean), batch.ratings)
 
 
 def pretrain(plan: PretrainingPlan, out: Path) -> float:
     """Trains the encoder, writes config.json, model.safetensors (fp16) and tokenizer.json; returns the mean loss of the
     last hundred steps."""
-    from transformers import BertConfig, BertForMaskedLM
-
     out.mkdir(parents=True, exist_ok=True)
-    texts = write_corpus(plan.seed, plan.reviews)
+    corpus = write_corpus(plan.seed, plan.reviews)
+    texts = [review.text for review in corpus]
     train_tokenizer(texts, plan.vocabulary, out)
     tokenizer = load_tokenizer(out)
     vocabulary = tokenizer.get_vocab_size()
     rows = encode(tokenizer, texts, None, MOST_TOKENS).ids
     torch.manual_seed(plan.seed)
     settings = {**SIZES, "vocab_size": vocabulary}
-    model: Any = BertForMaskedLM(BertConfig(**{key: value for key, value in settings.items() if key != "model_type"}))
+    model = RatingEncoder(settings)
     generator = torch.Generator().manual_seed(plan.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
-    rise = plan.warmup * plan.steps
-    losses: list[float] = []
+    losses: list[tuple[float, float]] = []
     model.train()
-    for step, ids in zip(range(plan.steps), _batches(rows, plan), strict=False):
-        rate = min(1.0, (step + 1) / rise) * 0.5 * (1 + math.cos(math.pi * step / plan.steps))
+    for step, batch in zip(range(plan.steps), _batches(rows, corpus, plan), strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = plan.lr * rate
-        shown, wanted = mask_words(ids, plan.masked, vocabulary, generator)
-        loss = model(input_ids=shown, attention_mask=(ids != PADDING).long(), labels=wanted).loss
+            group["lr"] = plan.lr * _lr_multiplier(step, plan)
+        shown, wanted = mask_words(batch.ids, plan.masked, vocabulary, generator)
+        of_words, of_ratings = model.losses(batch, shown, wanted)
         optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        (of_words + of_ratings).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append(float(loss.detach()))
+        losses.append((float(of_words.detach()), float(of_ratings.detach())))
         if (step + 1) % 100 == 0:
-            log.info("step %d: loss %.3f", step + 1, sum(losses[-100:]) / 100)
-    state = {name: tensor.half().contiguous() for name, tensor in model.bert.state_dict().items()}
+            log.info("step %d: loss of words %.3f, of ratings %.3f", step + 1, *np.mean(losses[-100:], axis=0))
+    _write_encoder(model, settings, out)
+    return float(np.mean(losses[-100:], axis=0).sum())
+
+
+def _lr_multiplier(step: int, plan: PretrainingPlan) -> float:
+    warmed_up = min(1.0, (step + 1) / (plan.warmup * plan.steps))
+    return warmed_up * 0.5 * (1 + math.cos(math.pi * step / plan.steps))
+
+
+def _write_encoder(model: RatingEncoder, settings: dict[str, Any], out: Path) -> None:
+    state = {name: tensor.half().contiguous() for name, tensor in model.words.bert.state_dict().items()}
     save_file(state, out / "model.safetensors")
+    (out / "model.safetensors").chmod(0o644)
     (out / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    return sum(losses[-100:]) / len(losses[-100:])
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from pipeline.examples import SampleFacts
 from pipeline.modalities.text.review_grammar import NEGATIVE, NEUTRAL, POSITIVE, write_review
 
 TABLE = "reviews.csv"
+SAMPLE_DOMAIN = "kitchen"
 CUSTOMERS = 1000
 LABELS = (POSITIVE, NEGATIVE, POSITIVE, NEGATIVE, NEUTRAL)
 COLUMNS = ("text", "label", "group", "channel")
@@ -48,6 +49,6 @@ def make_rows(seed: int) -> list[tuple[str, str, str, str]]:
             label = dice.pick(LABELS)
             channel = dice.pick(("web", "web", "phone", "letter"))
             opinions = dice.between(2, MOST_WORDY) if channel == "letter" else 1
-            text = write_review(dice, label, "kitchen", opinions, facts=dice.between(0, 2))
+            text = write_review(dice, label, SAMPLE_DOMAIN, opinions, facts=dice.between(0, 2))
             rows.append((text, label, f"customer-{customer:04d}", channel))
     return rows
