@@ -214,7 +214,7 @@ def pretrain(plan: PretrainingPlan, out: Path) -> float:
         shown, wanted = mask_words(batch.ids, plan.masked, vocabulary, generator)
         of_words, of_ratings = model.losses(batch, shown, wanted)
         optimizer.zero_grad()
-        (of_words + of_ratings).backward()
+        torch.autograd.backward(of_words + of_ratings)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append((float(of_words.detach()), float(of_ratings.detach())))
