@@ -1,6 +1,6 @@
 """Thaw's own contenders of the text benchmark: the finetune step, from the manifest to the finished candidate.
 
-python bench/text_ours.py thaw-full|thaw-top|micro WORKSPACE SCRATCH RESULT.json [--quick]
+python bench/text_ours.py thaw-full|thaw-top|micro WORKSPACE SCRATCH RESULT.json --threads N [--quick]
 """
 
 from __future__ import annotations
@@ -36,13 +36,18 @@ class MarkingRun(NoRun):
     """Marks the clock at each new point of the validation accuracy."""
 
     def __init__(self) -> None:
+        self.marks: dict[int, tuple[float, float, float]] = {}
+        self.start()
+
+    def start(self) -> None:
         self.began = time.perf_counter()
-        self.marks: dict[int, tuple[float, float]] = {}
+        self.began_cpu = time.process_time()
 
     def metrics(self, points: Iterable[MetricPoint]) -> None:
         for point in points:
             if point.name.endswith(VAL_ACCURACY):
-                self.marks.setdefault(point.step, (time.perf_counter() - self.began, point.value))
+                cpu_seconds = time.process_time() - self.began_cpu
+                self.marks.setdefault(point.step, (time.perf_counter() - self.began, cpu_seconds, point.value))
 
 
 class MarkingTracker(NoTracker):
@@ -61,6 +66,7 @@ def train(workspace: Workspace, scratch: Path, **changes: Any) -> tuple[Finetune
     scratch.mkdir(parents=True)
     config = workspace.config()
     settings = {**config.finetune.model_dump(), "baseline": "never", "patience": 0, **changes}
+    settings["plan"] = {**settings["plan"], "threads": int(sys.argv[sys.argv.index("--threads") + 1])}
     tracker = MarkingTracker()
     context = Context(
         root=workspace.root,
@@ -72,13 +78,12 @@ def train(workspace: Workspace, scratch: Path, **changes: Any) -> tuple[Finetune
     out = scratch / "out"
     out.mkdir()
     split, backbone = load_record(workspace, "split"), load_record(workspace, "backbone")
-    tracker.run.began = time.perf_counter()
-    began_cpu = time.process_time()
+    tracker.run.start()
     finetuned = finetune(type(config.finetune).model_validate(settings), config.task, split, backbone, out, context)
     result = {
         "marks": list(tracker.run.marks.values()),
         "seconds": time.perf_counter() - tracker.run.began,
-        "cpu_seconds": time.process_time() - began_cpu,
+        "cpu_seconds": time.process_time() - tracker.run.began_cpu,
         "examples": sum(split.counts["val"].values()),
         "steps": finetuned.candidate().steps,
         "plan": finetuned.candidate().plan,

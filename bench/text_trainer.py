@@ -1,6 +1,6 @@
 """The plain Hugging Face Trainer script of the text benchmark: fp32, batches of 16, 3 epochs, everything trained.
 
-python bench/text_trainer.py trainer-128|trainer-longest WORKSPACE SCRATCH RESULT.json [--quick]
+python bench/text_trainer.py trainer-128|trainer-longest WORKSPACE SCRATCH RESULT.json --threads N [--quick]
 """
 
 from __future__ import annotations
@@ -45,19 +45,32 @@ class Texts(torch.utils.data.Dataset):
 
 
 class Marks(TrainerCallback):
-    """Seconds and validation accuracy after each epoch."""
+    """Seconds, processor's seconds and validation accuracy after each epoch."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
-        self.marks: list[tuple[float, float]] = []
+        self.began_cpu = time.process_time()
+        self.marks: list[tuple[float, float, float]] = []
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
         if "eval_accuracy" in metrics:
-            self.marks.append((time.perf_counter() - self.began, metrics["eval_accuracy"]))
+            cpu_seconds = time.process_time() - self.began_cpu
+            self.marks.append((time.perf_counter() - self.began, cpu_seconds, metrics["eval_accuracy"]))
 
 
 def accuracy(predictions: Any) -> dict[str, float]:
     return {"accuracy": float((np.argmax(predictions.predictions, 1) == predictions.label_ids).mean())}
+
+
+def find_pretrained(workspace: Path) -> Path:
+    """The folder that the workspace's backbone came from."""
+    from pipeline.models.references import SHIPPED
+    from pipeline.workspace import Workspace
+
+    backbone = Workspace(workspace).config().backbone
+    if backbone.weights == "shipped":
+        return SHIPPED / backbone.name.partition("/")[2]
+    return Path(backbone.weights)
 
 
 def main() -> None:
@@ -65,8 +78,9 @@ def main() -> None:
     quick = "--quick" in sys.argv
     warnings.simplefilter("ignore")
     logging.disable_progress_bar()
+    torch.set_num_threads(int(sys.argv[sys.argv.index("--threads") + 1]))
     torch.manual_seed(0)
-    folder = Path(workspace) / "artifacts" / "backbone"
+    folder = find_pretrained(Path(workspace))
     table = pq.read_table(Path(workspace) / "artifacts" / "split" / "manifest.parquet")
     marks = Marks()
     labels = sorted(set(table["target"].to_pylist()))
@@ -104,7 +118,7 @@ def main() -> None:
         callbacks=[marks],
     )
     trainer.train()
-    seconds, cpu_seconds = time.perf_counter() - marks.began, time.process_time()
+    seconds, cpu_seconds = time.perf_counter() - marks.began, time.process_time() - marks.began_cpu
     test = trainer.predict(splits["test"], metric_key_prefix="test").metrics["test_accuracy"]
     result = {
         "marks": marks.marks,
