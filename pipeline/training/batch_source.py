@@ -147,21 +147,23 @@ class BatchSource:
         if self.features is not None:
             return self.features.batch(rows, views)
         job = self.job
-        draws = None
+        draws: list[RandomDraw] | None = None
         if views is not None:
-            pairs = zip(views.tolist(), chosen.tolist(), strict=True)
-            draws = [RandomDraw(job.config.seed, view, self.examples.ids[position]) for view, position in pairs]
-        return job.task.codec.prepare(job.store.batch(rows), job.spec, job.task_config, draws)
+            draws = []
+            for view, position in zip(views.tolist(), chosen.tolist(), strict=True):
+                draws.append(RandomDraw(job.config.seed, view, self.examples.ids[position]))
+        decoded = job.store.batch(rows)
+        return job.task.codec.prepare(decoded, job.spec, job.task_config, draws)
 
     def _culprits(self, chosen: Rows, views: Rows | None) -> list[str]:
         """Those of a failed batch that fail alone as well; all of them where none does."""
         broken = []
-        for turn in range(len(chosen)):
-            one = slice(turn, turn + 1)
+        for number in range(len(chosen)):
+            one = slice(number, number + 1)
             try:
                 self._make(chosen[one], None if views is None else views[one])
             except Exception as fault:
-                broken.append(f"{self.examples.ids[chosen[turn]]}: {fault}")
+                broken.append(f"{self.examples.ids[chosen[number]]}: {fault}")
         return broken or [self.examples.ids[position] for position in chosen.tolist()]
 
 
@@ -259,13 +261,19 @@ def examples(
     """
     import numpy as np
 
-    row = {identity: number for number, identity in enumerate(store.ids)}
-    turns = sorted(range(len(ids)), key=lambda turn: ids[turn])
-    ordered = tuple(ids[turn] for turn in turns)
-    rows = np.array([row[identity] for identity in ordered], np.int64)
-    own = [None] * len(ids) if units is None else units
-    kept = tuple(own[turn] or ids[turn] for turn in turns)
-    return ExampleSet(ordered, rows, sampling.keys(ordered), targets[turns], kept, store.shapes(rows))
+    row_of = {identity: number for number, identity in enumerate(store.ids)}
+    order = sorted(range(len(ids)), key=lambda number: ids[number])
+    sorted_ids = tuple(ids[number] for number in order)
+    rows = np.array([row_of[identity] for identity in sorted_ids], np.int64)
+    given_units = [None] * len(ids) if units is None else units
+    return ExampleSet(
+        ids=sorted_ids,
+        rows=rows,
+        keys=sampling.keys(sorted_ids),
+        targets=targets[order],
+        units=tuple(given_units[number] or ids[number] for number in order),
+        shapes=store.shapes(rows),
+    )
 
 
 def load_ahead(work: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:

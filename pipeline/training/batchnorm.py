@@ -29,8 +29,11 @@ BATCH = 32  # at once; the statistics depend on it in their last bits
 
 def moving_statistics(model: BlockedNetwork) -> list[torch.Tensor]:
     """The buffers that a forward pass changes, with the modules' modes as they are."""
-    moving = [module for module in _norms(model.stock.modules()) if module.training]
-    return [buffer for module in moving for buffer in module.buffers(recurse=False)]
+    buffers: list[torch.Tensor] = []
+    for module in _norms(model.stock.modules()):
+        if module.training:
+            buffers += module.buffers(recurse=False)
+    return buffers
 
 
 def sample(keys: Keys, seed: int) -> list[Rows]:
@@ -47,8 +50,10 @@ def estimate(model: BlockedNetwork, scope: StageScope, batches: Iterable[Batch],
     """
     import torch
 
-    trained = [block for block in model.blocks if block.name in scope.trained]
-    norms = [norm for block in trained for norm in _norms(block.modules())]
+    norms: list[torch.nn.modules.batchnorm._NormBase] = []
+    for block in model.blocks:
+        if block.name in scope.trained:
+            norms += _norms(block.modules())
     with _cumulative(model, norms), torch.no_grad(), autocast(plan):
         for x in batches:
             model.run(to_input(x, plan))

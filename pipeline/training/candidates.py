@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import files, manifest
 from pipeline.context import Console
@@ -83,10 +83,18 @@ def copy_to_output(record: CandidateRecord, folder: Path, *, baseline: bool) -> 
 def read_curves(folder: Path) -> list[Row]:
     """The curves of a candidate, as `write_curves` wrote them."""
     with (folder / CURVES).open(newline="", encoding="utf-8") as stream:
-        return [
-            Row(r["stage"], int(r["epoch"]), int(r["step"]), r["split"], r["metric"], float(r["value"]))
-            for r in csv.DictReader(stream)
-        ]
+        rows: list[Row] = []
+        for line in csv.DictReader(stream):
+            row = Row(
+                stage=line["stage"],
+                epoch=int(line["epoch"]),
+                step=int(line["step"]),
+                split=line["split"],
+                metric=line["metric"],
+                value=float(line["value"]),
+            )
+            rows.append(row)
+        return rows
 
 
 def write_curves(path: Path, rows: Sequence[Row]) -> None:
@@ -116,9 +124,9 @@ def _write_validation(
 ) -> None:
     import pyarrow as pa
 
-    columns: dict[str, Any] = {"id": pa.array(ids, pa.string()), "target": pa.array(target, pa.string())}
-    for turn, label in enumerate(labels):
-        columns[f"p.{label}"] = pa.array(probabilities[:, turn].numpy(), pa.float32())
+    columns: dict[str, pa.Array] = {"id": pa.array(ids, pa.string()), "target": pa.array(target, pa.string())}
+    for number, label in enumerate(labels):
+        columns[f"p.{label}"] = pa.array(probabilities[:, number].numpy(), pa.float32())
     manifest.write_table(pa.table(columns), path)
 
 

@@ -47,7 +47,12 @@ class Checkpoint:
 
     def part(self, name: str) -> dict[str, torch.Tensor]:
         """The tensors of one part, without its prefix."""
-        return {key.partition("/")[2]: t for key, t in self.tensors.items() if key.startswith(f"{name}/")}
+        prefix = f"{name}/"
+        found: dict[str, torch.Tensor] = {}
+        for key, tensor in self.tensors.items():
+            if key.startswith(prefix):
+                found[key.removeprefix(prefix)] = tensor
+        return found
 
 
 @dataclass
@@ -63,7 +68,8 @@ class Checkpoints:
 
     def due(self) -> bool:
         """Whether the last save is long enough ago."""
-        return time.monotonic() - self._saved_at >= self.every_seconds
+        seconds = time.monotonic() - self._saved_at
+        return seconds >= self.every_seconds
 
     def save(self, state: Mapping[str, object], tensors: Mapping[str, torch.Tensor], *, start: bool = False) -> bool:
         """Writes a checkpoint and removes older ones; False where the disk refused, which is said: the older
@@ -95,7 +101,7 @@ class Checkpoints:
         Raises:
             TrainingError: it belongs to another training: other settings, data or weights; names the difference.
         """
-        for path in reversed(self._paths(START if start else "")):
+        for path in reversed(self._paths(START if start else "*")):
             found = self._read(path)
             if found is not None:
                 self._check_identity(found, path)
@@ -123,14 +129,20 @@ class Checkpoints:
             mark = fingerprint.of_file(temporary)
             _flush(temporary)
             crash_point("within-save")
-            paths = self._paths()
-            serial = int(paths[-1].name.partition("-")[0]) + 1 if paths else 1
-            temporary.replace(self.folder / f"{serial:06d}-{START if start else STEP}-{mark}{SUFFIX}")
+            kind = START if start else STEP
+            temporary.replace(self.folder / f"{self._next_number():06d}-{kind}-{mark}{SUFFIX}")
             _flush(self.folder)
         except SafetensorError as fault:
             raise OSError(str(fault)) from fault
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _next_number(self) -> int:
+        paths = self._paths()
+        if not paths:
+            return 1
+        number, _, _ = paths[-1].name.partition("-")
+        return int(number) + 1
 
     def _read(self, path: Path) -> Checkpoint | None:
         from safetensors import SafetensorError, safe_open
@@ -161,14 +173,16 @@ class Checkpoints:
             )
 
     def _prune(self) -> None:
-        steps, starts = self._paths(), self._paths(START)
-        for path in set(steps[: -self.keep]) - set(starts[-1:]):
+        older = set(self._paths()[: -self.keep])
+        newest_start = self._paths(START)[-1:]
+        for path in older.difference(newest_start):
             path.unlink(missing_ok=True)
         for path in self._leftovers():
             path.unlink(missing_ok=True)
 
-    def _paths(self, kind: str = "") -> list[Path]:
-        return sorted(self.folder.glob(f"[0-9]*-{kind or '*'}-*{SUFFIX}"))
+    def _paths(self, kind: str = "*") -> list[Path]:
+        """The files, from the oldest to the newest."""
+        return sorted(self.folder.glob(f"[0-9]*-{kind}-*{SUFFIX}"))
 
     def _leftovers(self) -> list[Path]:
         return list(self.folder.glob("*.tmp"))
@@ -176,13 +190,15 @@ class Checkpoints:
 
 def _portable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Contiguous tensors on the CPU that share no memory; those that do not already are copied."""
-    seen: set[int] = set()
-    result = {}
+    addresses: set[int] = set()
+    result: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         plain = tensor.detach().cpu().contiguous()
-        place = plain.untyped_storage().data_ptr()
-        result[name] = plain.clone() if place in seen else plain
-        seen.add(place)
+        address = plain.untyped_storage().data_ptr()
+        if address in addresses:
+            plain = plain.clone()
+        addresses.add(address)
+        result[name] = plain
     return result
 
 
@@ -197,7 +213,10 @@ def _flush(path: Path) -> None:
 def _refuse_broken(tensors: Mapping[str, torch.Tensor]) -> None:
     import torch
 
-    broken = [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    broken: list[str] = []
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            broken.append(name)
     if broken:
         raise NonFiniteError(
             "checkpoint",

@@ -99,14 +99,19 @@ class FrozenPrefix:
     def _draws(self, positions: Rows, turns: Rows) -> list[RandomDraw] | None:
         if self.views is None:
             return None
-        views = (sampling.views(self.keys[positions], 0, self.views) + turns) % self.views
-        names = [self.ids[position] for position in positions.tolist()]
-        return [RandomDraw(self.seed, view, name) for view, name in zip(views.tolist(), names, strict=True)]
+        first = sampling.views(self.keys[positions], 0, self.views)
+        views = (first + turns) % self.views
+        draws: list[RandomDraw] = []
+        for position, view in zip(positions.tolist(), views.tolist(), strict=True):
+            draws.append(RandomDraw(self.seed, view, self.ids[position]))
+        return draws
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         """The blocks in eval: what is kept must not hold one batch's statistics or one step's dropout."""
-        modules = [m for block in self.model.blocks[: self.boundary] for m in block.modules() if m.training]
+        modules: list[torch.nn.Module] = []
+        for block in self.model.blocks[: self.boundary]:
+            modules += [module for module in block.modules() if module.training]
         for module in modules:
             module.training = False
         try:
@@ -128,7 +133,8 @@ class FrozenPrefix:
             plan.torch,
             CHUNK,
         )
-        shown = (self.task.name, self.spec, self.task_config, None if self.views is None else (self.seed, self.views))
+        randomness = None if self.views is None else (self.seed, self.views)
+        shown = (self.task.name, self.spec, self.task_config, randomness)
         return digest(ENGINE, weights, self.boundary, shown, self.ids, arithmetic)
 
 
@@ -184,9 +190,10 @@ class Files:
 
     def write(self, turn: int, first: int, values: dict[str, NDArray[Any]]) -> None:
         """Writes outputs (n, …) of the examples from `first` on; raises OSError where the disk is full."""
-        example = turn * self.examples + first
+        examples_before = turn * self.examples + first
         for name, array in values.items():
-            self._data_files[name].write(array, example * self.data[name][0, :1].nbytes)
+            bytes_each = self.data[name][0, :1].nbytes
+            self._data_files[name].write(array, examples_before * bytes_each)
 
     def flag(self, turn: int, chunks: list[int]) -> None:
         """Flags chunks as computed once their data are surely on the disk; raises OSError where they are not."""
@@ -208,9 +215,11 @@ class FeatureStore:
     """
 
     def __init__(self, prefix: FrozenPrefix, files: Files, console: Console, between: Callable[[], None]) -> None:
-        self._prefix, self._files = prefix, files
         self.folder = files.folder
-        self._console, self._between = console, between
+        self._prefix = prefix
+        self._files = files
+        self._console = console
+        self._between = between
         self._filling = threading.Lock()
         self._refused = False  # by the disk
         self._order = np.argsort(prefix.rows, kind="stable")
@@ -228,7 +237,8 @@ class FeatureStore:
 
     def _computed(self, positions: Rows, turns: Rows) -> Batch:
         """The same without the files, but for the last bits of another batch size."""
-        arrays = _arrays(self._prefix.at(positions, turns), self._prefix.plan)
+        output = self._prefix.at(positions, turns)
+        arrays = _arrays(output, self._prefix.plan)
         found = {name: _tensor(array) for name, array in arrays.items()}
         return found[""] if "" in found else TensorGroup(found)
 
@@ -236,7 +246,8 @@ class FeatureStore:
         count = self._prefix.views
         if count is None or views is None:
             return np.zeros(len(positions), np.int64)
-        return (views - sampling.views(self._prefix.keys[positions], 0, count)) % count
+        first = sampling.views(self._prefix.keys[positions], 0, count)
+        return (views - first) % count
 
     def _fill(self, turn: int) -> bool:
         """Computes what is missing of a turn; False where the disk does not take it."""
@@ -274,7 +285,8 @@ class FeatureStore:
     def _compute(self, turn: int, chunk: int) -> None:
         total = self._files.examples
         chosen = slice(chunk * CHUNK, min((chunk + 1) * CHUNK, total))
-        values = _arrays(self._prefix(chosen, turn), self._prefix.plan)
+        output = self._prefix(chosen, turn)
+        values = _arrays(output, self._prefix.plan)
         with storage.refusals():
             self._files.write(turn, chosen.start, values)
         self._console.progress(self._what(turn), chosen.stop, total)
@@ -373,11 +385,13 @@ def _chunks(examples: int) -> int:
 
 def _create(folder: Path, prefix: FrozenPrefix, console: Console, in_use: Collection[Path]) -> Files | None:
     example, seconds = _probe(prefix)
+    turns = prefix.views or 1
+    examples = len(prefix.ids)
     layouts: Layouts = {}
     for name, array in _arrays(example, prefix.plan).items():
-        layouts[name] = ArrayLayout((prefix.views or 1, len(prefix.ids), *array.shape[1:]), array.dtype)
+        layouts[name] = ArrayLayout((turns, examples, *array.shape[1:]), array.dtype)
     wanted = sum(layout.size for layout in layouts.values())
-    each = wanted // ((prefix.views or 1) * len(prefix.ids))
+    each = wanted // (turns * examples)
     if not prefix.plan.feature_cache_always and seconds < each / READ_BYTES_PER_SECOND:
         console.info(
             f"features: computed each time; {each / 1e6:.1f} MB an example take as long to read as the "
@@ -435,14 +449,17 @@ def _make_room(folder: Path, wanted: int, limit_gb: float, in_use: Collection[Pa
         return f"{needed / 1e9:.1f} GB is over finetune.plan.feature_cache_gb: {limit_gb:g}"
     folder.mkdir(parents=True, exist_ok=True)
     stores = sorted(folder.glob("*/meta.json"), key=lambda path: path.stat().st_mtime_ns)
-    held = {path: _bytes(path.parent) for path in stores}
-    others = [path for path in stores if path.parent not in in_use]
-    while others and (sum(held.values()) + wanted > limit or _free(folder) < wanted):
-        oldest = others.pop(0)
-        del held[oldest]
-        shutil.rmtree(oldest.parent, ignore_errors=True)
+    held = sum(_bytes(path.parent) for path in stores)
+    for path in stores:
+        if held + wanted <= limit and _free(folder) >= wanted:
+            break
+        if path.parent not in in_use:
+            held -= _bytes(path.parent)
+            shutil.rmtree(path.parent, ignore_errors=True)
     free = _free(folder)
-    return "" if free >= wanted else f"{wanted / 1e9:.1f} GB is more than the {max(0, free) / 1e9:.1f} GB of free disk"
+    if free >= wanted:
+        return ""
+    return f"{wanted / 1e9:.1f} GB is more than the {max(0, free) / 1e9:.1f} GB of free disk"
 
 
 def _bytes(folder: Path) -> int:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +28,14 @@ def _weights() -> NDArray[np.uint64]:
     return weights
 
 
-def fingerprint(data: NDArray[np.uint8], *about: Any) -> str:
+def fingerprint(data: NDArray[np.uint8], *about: object) -> str:
     """32 hex digits over raw bytes (N,) and whatever else is named in `about`.
 
     A multilinear hash modulo 2^64 (Carter and Wegman 1979, section 3) condenses rows of 4096 words, BLAKE2 the rest.
-    It tells of every accident and of no attack; hashing all bytes with SHA-256 would cost ten times as much.
+    It detects corruption and is not cryptographic; hashing all bytes with SHA-256 would cost ten times as much.
     """
-    digest = hashlib.blake2b(repr((len(data), about)).encode(), digest_size=16)
+    header = repr((len(data), about))
+    digest = hashlib.blake2b(header.encode(), digest_size=16)
     whole = len(data) // (8 * ROW) * ROW
     words = data[: 8 * whole].view(np.uint64)
     weights = _weights()
@@ -42,7 +43,9 @@ def fingerprint(data: NDArray[np.uint8], *about: Any) -> str:
         for start in range(0, whole, CHUNK):
             part = words[start : start + CHUNK].reshape(-1, ROW)
             # Folding the upper half in keeps two flipped sign bits from cancelling out modulo 2^64.
-            digest.update(np.einsum("ij,j->i", part ^ (part >> np.uint64(32)), weights).tobytes())
+            folded = part ^ (part >> np.uint64(32))
+            sums = np.einsum("ij,j->i", folded, weights)
+            digest.update(sums.tobytes())
     digest.update(data[8 * whole :].tobytes())
     return digest.hexdigest()
 
@@ -58,7 +61,10 @@ def raw(tensor: torch.Tensor) -> NDArray[np.uint8]:
 
 def of_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """A fingerprint for each named tensor, over its bytes, type and shape."""
-    return {name: fingerprint(raw(t), str(t.dtype), tuple(t.shape)) for name, t in tensors.items()}
+    found: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        found[name] = fingerprint(raw(tensor), str(tensor.dtype), tuple(tensor.shape))
+    return found
 
 
 def of_file(path: Path) -> str:

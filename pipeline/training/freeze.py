@@ -29,7 +29,8 @@ def verify(before: dict[str, str], model: BlockedNetwork, scope: StageScope, sta
         TrainingError: one of them changed since `before`; names each.
     """
     after = checksums(model, scope)
-    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    names = dict.fromkeys([*before, *after])
+    changed = [name for name in names if before.get(name) != after.get(name)]
     if changed:
         raise TrainingError(
             f"stage '{stage}'",

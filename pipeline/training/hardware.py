@@ -18,8 +18,10 @@ def device(wanted: str) -> str:
     import torch
 
     there = ["cpu"]
-    there += [f"cuda:{n}" for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    there += ["mps"] if torch.backends.mps.is_available() else []
+    if torch.cuda.is_available():
+        there += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        there.append("mps")
     if wanted == "auto":
         return there[1] if len(there) > 1 else "cpu"
     name = "cuda:0" if wanted == "cuda" else wanted
@@ -48,7 +50,8 @@ def machine() -> list[str]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = models[0] if models else ""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     flags = torch.backends.cpu.get_cpu_capability()
     return [platform.machine(), model or platform.processor(), flags, str(cores()), gpu, torch.__version__]

@@ -27,6 +27,7 @@ from pipeline.training.plan import autocast, to_input
 
 if TYPE_CHECKING:
     from pipeline.models.network import Block, BlockedNetwork
+    from pipeline.tensors import Batch
     from pipeline.training.batch_source import BatchSource, ExampleSet, FinetuneJob, StageBatches
     from pipeline.training.linear_head import HeadProblem, PrincipalComponents
     from pipeline.training.losses import TrainingLoss
@@ -48,13 +49,16 @@ def linear(head: Block) -> torch.nn.Linear | None:
     """The one linear layer that a head is, besides dropout; None where it is more."""
     from torch import nn
 
-    layers = [module for module in head.modules() if not any(module.children())]
-    others = [layer for layer in layers if not isinstance(layer, (nn.Dropout, nn.Identity))]
+    others: list[nn.Module] = []
+    for module in head.modules():
+        is_leaf = not any(module.children())
+        if is_leaf and not isinstance(module, nn.Dropout | nn.Identity):
+            others.append(module)
     if len(others) != 1 or not isinstance(others[0], nn.Linear):
         return None
     layer = others[0]
-    alone = {id(parameter) for parameter in head.parameters()} == {id(layer.weight), id(layer.bias)}
-    return layer if alone else None
+    parameters = set(map(id, head.parameters()))
+    return layer if parameters == {id(layer.weight), id(layer.bias)} else None
 
 
 def solves(job: FinetuneJob, model: BlockedNetwork, stage: StageConfig) -> bool:
@@ -76,16 +80,20 @@ def refusal(job: FinetuneJob, model: BlockedNetwork, scope: StageScope) -> str |
 
 def presentations(job: FinetuneJob, head: Block) -> int | None:
     """How many views of each training example a head is solved on; None: the plain one alone."""
-    layer, count = linear(head), min(PRESENTATIONS, job.config.views)
+    layer = linear(head)
+    count = min(PRESENTATIONS, job.config.views)
     if layer is None or count == 1 or _too_large(count * len(job.train), layer, job):
         return None
     return count
 
 
 def _too_large(rows: int, layer: torch.nn.Linear, job: FinetuneJob) -> str | None:
-    columns, classes = layer.in_features, layer.out_features
+    columns = layer.in_features
+    classes = layer.out_features
     components = min(rows, columns)
-    fits = len(STRENGTHS) * (1 if len(job.val) >= ENOUGH_TO_VALIDATE else FOLDS)
+    fits = len(STRENGTHS)
+    if len(job.val) < ENOUGH_TO_VALIDATE:
+        fits *= FOLDS
     operations = 4.0 * rows * components * classes * TYPICAL_ITERATIONS * fits
     held = 8.0 * rows * (2 * columns + components + 3 * classes)
     if operations > MOST_OPERATIONS or components > MOST_COMPONENTS:
@@ -114,23 +122,16 @@ def solve(
     """
     layer = linear(model.blocks[-1])
     assert layer is not None  # `refusal` was asked
-    views = presentations(job, model.blocks[-1])
-    shown = [None] if views is None else list(range(views))
-    each = [_features(job, model, batches.train, plan, view, between) for view in shown]
-    train = torch.cat(each)
-    _refuse_not_finite(train, job.train)
-    components = linear_head.PrincipalComponents.of(train)
-    targets = target_rows(job.config, job.train.targets, len(job.labels), objective) / len(shown)
-    problem = linear_head.HeadProblem(components.project(train), components.variances, targets.repeat(len(shown), 1))
+    problem, components = _head_problem(job, model, batches.train, objective, plan, between)
 
     def interrupted() -> None:
         crash_point("solving")
         between()
 
-    held = partial(_features, job, model, batches.val, plan, None, between)
-    strength, chosen_by = _choose(job, problem, components, held, interrupted)
-    up_to = [value for value in STRENGTHS if value < strength]
-    *_, solution = linear_head.path(problem, [*up_to, strength], interrupted)
+    validation_features = partial(_features, job, model, batches.val, plan, None, between)
+    strength, chosen_by = _choose(job, problem, components, validation_features, interrupted)
+    stronger = [value for value in STRENGTHS if value < strength]
+    *_, solution = linear_head.path(problem, [*stronger, strength], interrupted)
     weight, bias = components.fold(solution.head)
     with torch.no_grad():
         layer.weight.copy_(weight)
@@ -145,6 +146,26 @@ def solve(
         gradient=solution.gradient,
         iterations=solution.iterations,
     )
+
+
+def _head_problem(
+    job: FinetuneJob,
+    model: BlockedNetwork,
+    source: BatchSource,
+    objective: TrainingLoss,
+    plan: TrainingPlan,
+    between: Callable[[], None],
+) -> tuple[HeadProblem, PrincipalComponents]:
+    """What is minimised over the head, and the components of the features that it is minimised on."""
+    count = presentations(job, model.blocks[-1])
+    views = [None] if count is None else list(range(count))
+    features = torch.cat([_features(job, model, source, plan, view, between) for view in views])
+    _refuse_not_finite(features, job.train)
+    components = linear_head.PrincipalComponents.of(features)
+    targets = target_rows(job.config, job.train.targets, len(job.labels), objective) / len(views)
+    inputs = components.project(features)
+    repeated = targets.repeat(len(views), 1)
+    return linear_head.HeadProblem(inputs, components.variances, repeated), components
 
 
 def _refuse_not_finite(features: torch.Tensor, examples: ExampleSet) -> None:
@@ -165,10 +186,13 @@ def target_rows(config: FinetuneConfig, classes: torch.Tensor, count: int, objec
     """How much each example counts towards each class (N, C): what the optimiser would minimise on average over an
     epoch, with label smoothing, class weights and balanced sampling. The sum is N."""
     smoothing = objective.smoothing
-    rows = torch.nn.functional.one_hot(classes, count).double() * (1 - smoothing) + smoothing / count
+    one_hot = torch.nn.functional.one_hot(classes, count).double()
+    rows = one_hot * (1 - smoothing) + smoothing / count
     if objective.weights is not None:
-        rows = rows * objective.weights.double()[classes, None]
-    rows = rows * _sampling_weights(config, classes, count)[classes, None]
+        class_weights = objective.weights.double()
+        rows = rows * class_weights[classes, None]
+    sampling_weights = _sampling_weights(config, classes, count)
+    rows = rows * sampling_weights[classes, None]
     return rows * (len(classes) / rows.sum())
 
 
@@ -184,26 +208,28 @@ def _sampling_weights(config: FinetuneConfig, classes: torch.Tensor, count: int)
 def _features(
     job: FinetuneJob,
     model: BlockedNetwork,
-    feed: BatchSource,
+    source: BatchSource,
     plan: TrainingPlan,
     view: int | None,
     between: Callable[[], None],
 ) -> torch.Tensor:
     """The head's inputs (N, D), float64, for one view of each example in the order of the ids; computed in the chunks
     of the feature cache, so that they are the same with it and without."""
-    cuts = sampling.same_shape_batches(feed.examples.shapes, CHUNK)
-    views = [None if view is None else np.full(len(cut), view, np.int64) for cut in cuts]
-    work = (partial(feed.batch, cut, seen) for cut, seen in zip(cuts, views, strict=True))
+    chunks = sampling.same_shape_batches(source.examples.shapes, CHUNK)
+    work: list[Callable[[], Batch]] = []
+    for chunk in chunks:
+        views = None if view is None else np.full(len(chunk), view, np.int64)
+        work.append(partial(source.batch, chunk, views))
     loaded = load_ahead(work, job.config.plan.workers)
     outputs = []
     model.stock.eval()
     for x in loaded:
         between()
         with torch.inference_mode(), autocast(plan):
-            output = model.run(to_input(x, plan), feed.start, len(model.blocks) - 1)
+            output = model.run(to_input(x, plan), source.start, len(model.blocks) - 1)
         outputs.append(single_tensor(output).flatten(1).cpu().double())  # a head may begin with that
-        job.console.progress("features of the head", len(outputs), len(cuts))
-    order = np.argsort(np.concatenate(cuts))
+        job.console.progress("features of the head", len(outputs), len(chunks))
+    order = np.argsort(np.concatenate(chunks))
     return torch.cat(outputs)[torch.from_numpy(order)]
 
 
@@ -211,16 +237,16 @@ def _choose(
     job: FinetuneJob,
     problem: HeadProblem,
     components: PrincipalComponents,
-    held: Callable[[], torch.Tensor],
+    validation_features: Callable[[], torch.Tensor],
     between: Callable[[], None],
 ) -> tuple[float, str]:
     """The strength, and what chose it.
 
     Args:
-        held: computes the features of validation.
+        validation_features: computes those of validation.
     """
     if len(job.val) >= ENOUGH_TO_VALIDATE:
-        inputs = components.project(held())
+        inputs = components.project(validation_features())
         heads = linear_head.path(problem, STRENGTHS, between)
         losses = [linear_head.log_losses(inputs, job.val.targets, solution.head) for solution in heads]
         weights = _example_weights(problem, job.train, job.val.targets)

@@ -29,10 +29,12 @@ class TrainingLoss:
 
     def total_weight(self, targets: torch.Tensor) -> float:
         """What the losses of these targets (N,) are divided by for their mean."""
-        return float(len(targets)) if self.weights is None else float(self.weights[targets].sum())
+        if self.weights is None:
+            return float(len(targets))
+        return float(self.weights[targets].sum())
 
     def __call__(self, model: BlockedNetwork, x: Batch, start: int, targets: torch.Tensor) -> torch.Tensor:
-        """The summed loss of a piece of a batch, in float32; divide by the whole batch's `mass`.
+        """The summed loss of a piece of a batch, in float32; divide by the whole batch's `total_weight`.
 
         An auxiliary classifier's loss is added with its own weight.
         """

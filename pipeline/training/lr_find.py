@@ -1,4 +1,4 @@
-"""A learning rate by trying them: a short sweep from a rate that does nothing to one that destroys.
+"""A learning-rate range test: a short sweep from 1e-6 to 1.
 
 Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3 (the range test), with rates rising
 exponentially. The suggestion is the rate at which the loss falls fastest per decade: past it, a larger rate still
@@ -91,19 +91,28 @@ def smooth(decades: Curve, losses: Curve) -> tuple[Curve, Curve]:
     """Value (N,) and slope per decade (N,) of a local linear fit with Gaussian weights to losses (N,)."""
     if len(losses) < 3:
         return losses, np.zeros_like(losses)
-    away = decades[None, :] - decades[:, None]
-    weights = np.exp(-0.5 * (away / BANDWIDTH) ** 2)
-    total, first, second = (np.sum(weights * away**power, axis=1) for power in (0, 1, 2))
-    mean, moment = weights @ losses, np.sum(weights * away * losses, axis=1)
+    distances = decades[None, :] - decades[:, None]
+    weights = np.exp(-0.5 * (distances / BANDWIDTH) ** 2)
+    total = np.sum(weights * distances**0, axis=1)
+    first = np.sum(weights * distances**1, axis=1)
+    second = np.sum(weights * distances**2, axis=1)
+    mean = weights @ losses
+    moment = np.sum(weights * distances * losses, axis=1)
     determinant = total * second - first**2
-    return (second * mean - first * moment) / determinant, (total * moment - first * mean) / determinant
+    values = (second * mean - first * moment) / determinant
+    slopes = (total * moment - first * mean) / determinant
+    return values, slopes
 
 
 def suggest(rates: Curve, losses: Curve, slopes: Curve) -> float | None:
     """The rate of the steepest fall per decade before the loss is smallest; None where it never falls."""
-    end = int(np.argmin(losses)) + 1 if len(losses) else 0
-    steepest = int(np.argmin(slopes[:end])) if end else 0
-    return float(rates[steepest]) if end > 1 and slopes[steepest] < 0 else None
+    if not len(losses):
+        return None
+    end = int(np.argmin(losses)) + 1
+    steepest = int(np.argmin(slopes[:end]))
+    if end == 1 or slopes[steepest] >= 0:
+        return None
+    return float(rates[steepest])
 
 
 def _again(batches: Iterable[tuple[list[Piece], torch.Tensor]]) -> Iterator[tuple[list[Piece], torch.Tensor]]:
@@ -129,20 +138,33 @@ def _restored(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Ite
     """Everything a sweep touches, put back in place on leaving: other references to the tensors stay good."""
     import torch
 
-    tensors = [*network.parameters(), *network.buffers()]
-    values = [tensor.detach().clone() for tensor in tensors]
-    gradients = [(p, None if p.grad is None else p.grad.clone()) for p in network.parameters()]
-    modes = [(module, module.training) for module in network.modules()]
-    groups = [{key: value for key, value in g.items() if key != "params"} for g in optimizer.param_groups]
-    optimizer_state = {
-        parameter: {key: value.clone() if torch.is_tensor(value) else value for key, value in state.items()}
-        for parameter, state in optimizer.state.items()
-    }
-    others = random.getstate(), np.random.get_state()
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
+    put_network_back = _snapshot_network(network)
+    put_optimizer_back = _snapshot_optimizer(optimizer)
     try:
         with torch.random.fork_rng():
             yield
     finally:
+        put_network_back()
+        put_optimizer_back()
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def _snapshot_network(network: torch.nn.Module) -> Callable[[], None]:
+    """Copies values, gradients and modes; what is returned puts them back."""
+    import torch
+
+    tensors = [*network.parameters(), *network.buffers()]
+    values = [tensor.detach().clone() for tensor in tensors]
+    modes = [(module, module.training) for module in network.modules()]
+    gradients: list[tuple[torch.nn.Parameter, torch.Tensor | None]] = []
+    for parameter in network.parameters():
+        gradient = None if parameter.grad is None else parameter.grad.clone()
+        gradients.append((parameter, gradient))
+
+    def put_back() -> None:
         with torch.no_grad():
             for tensor, value in zip(tensors, values, strict=True):
                 tensor.copy_(value)
@@ -150,9 +172,30 @@ def _restored(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Ite
             parameter.grad = gradient
         for module, mode in modes:
             module.training = mode
-        for group, settings in zip(optimizer.param_groups, groups, strict=True):
-            group.update(settings)
+
+    return put_back
+
+
+def _snapshot_optimizer(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    """Copies the groups' settings and the state; what is returned puts them back."""
+    settings: list[dict[str, object]] = []
+    for group in optimizer.param_groups:
+        settings.append({key: value for key, value in group.items() if key != "params"})
+    state = {parameter: _copy_state(entry) for parameter, entry in optimizer.state.items()}
+
+    def put_back() -> None:
+        for group, values in zip(optimizer.param_groups, settings, strict=True):
+            group.update(values)
         optimizer.state.clear()
-        optimizer.state.update(optimizer_state)
-        random.setstate(others[0])
-        np.random.set_state(others[1])
+        optimizer.state.update(state)
+
+    return put_back
+
+
+def _copy_state(state: dict[str, object]) -> dict[str, object]:
+    import torch
+
+    copies: dict[str, object] = {}
+    for key, value in state.items():
+        copies[key] = value.clone() if isinstance(value, torch.Tensor) else value
+    return copies

@@ -42,7 +42,8 @@ def with_ancestor(own: pa.Table, ancestor: pa.Table) -> pa.Table:
 
 def seen(members: pa.Table) -> pa.Table:
     """The members a model was trained or validated on."""
-    return members.filter(pc.is_in(members.column("split"), value_set=pa.array(SEEN)))
+    is_seen = pc.is_in(members.column("split"), value_set=pa.array(SEEN))
+    return members.filter(is_seen)
 
 
 def unseen(table: pa.Table, members: pa.Table) -> NDArray[np.bool_]:
@@ -51,11 +52,18 @@ def unseen(table: pa.Table, members: pa.Table) -> NDArray[np.bool_]:
     learnt = seen(members)
     known_ids = set(learnt.column("id").to_pylist())
     known_groups = set(learnt.column("group").to_pylist()) - {None}
-    ids, groups, units = (table.column(name).to_pylist() for name in ("id", "group", "unit"))
-    known = [identity in known_ids or group in known_groups for identity, group in zip(ids, groups, strict=True)]
-    known_units = {unit for unit, is_known in zip(units, known, strict=True) if is_known} - {None}
-    new = [not is_known and unit not in known_units for unit, is_known in zip(units, known, strict=True)]
-    return np.array(new, np.bool_)
+    ids = table.column("id").to_pylist()
+    groups = table.column("group").to_pylist()
+    units = table.column("unit").to_pylist()
+    known: list[bool] = []
+    known_units: set[str] = set()
+    for identity, group, unit in zip(ids, groups, units, strict=True):
+        is_known = identity in known_ids or group in known_groups
+        known.append(is_known)
+        if is_known and unit is not None:
+            known_units.add(unit)
+    related = np.array([unit in known_units for unit in units], np.bool_)
+    return ~(np.array(known, np.bool_) | related)
 
 
 class MemberOverlap(NamedTuple):
@@ -80,10 +88,17 @@ def overlap(members: pa.Table, split: pa.Table) -> MemberOverlap:
     tests = split.filter(pc.equal(split.column("split"), "test"))
     known = tests.filter(pa.array(~unseen(tests, members)))
     learnt = seen(members)
-    split_of = dict(zip(learnt.column("id").to_pylist(), learnt.column("split").to_pylist(), strict=True))
-    found = Counter(split_of.get(identity, "related") for identity in known.column("id").to_pylist())
-    paths = sorted(known.column("path").to_pylist())
-    return MemberOverlap(tests.num_rows, found["train"], found["val"], found["related"], tuple(paths))
+    learnt_ids = learnt.column("id").to_pylist()
+    splits = learnt.column("split").to_pylist()
+    split_of = dict(zip(learnt_ids, splits, strict=True))
+    counts = Counter(split_of.get(identity, "related") for identity in known.column("id").to_pylist())
+    return MemberOverlap(
+        tests=tests.num_rows,
+        trained=counts["train"],
+        validated=counts["val"],
+        related=counts["related"],
+        paths=tuple(sorted(known.column("path").to_pylist())),
+    )
 
 
 def write(members: pa.Table, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from pipeline.config import FinetuneConfig
 
@@ -12,6 +12,24 @@ if TYPE_CHECKING:
 
     from pipeline.models.network import BlockedNetwork
     from pipeline.training.stages import StageScope
+
+
+class ParameterGroup(TypedDict):
+    """A group as the optimiser takes it.
+
+    Args:
+        names: of the parameters.
+        name: of the block, with `/no-decay` where the weights do not decay.
+        peak: the highest rate of the stage.
+        lr: the rate now.
+    """
+
+    params: list[torch.Tensor]
+    names: list[str]
+    name: str
+    peak: float
+    lr: float
+    weight_decay: float
 
 
 def max_lrs(
@@ -31,18 +49,18 @@ def max_lrs(
     return {name: found[name] for name in scope.trained}
 
 
-def parameter_groups(model: BlockedNetwork, max_lrs: dict[str, float], weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: BlockedNetwork, max_lrs: dict[str, float], weight_decay: float) -> list[ParameterGroup]:
     """Parameter groups `block` and `block/no-decay`: norms and biases, which have one dimension, do not decay
     (He et al. 2019, section 3.1). A parameter tied within trained blocks is in the first group that has it."""
     seen: set[int] = set()
-    result = []
+    result: list[ParameterGroup] = []
     for block in model.blocks:
         if block.name not in max_lrs:
             continue
         fresh = {name: p for name, p in block.named_parameters() if id(p) not in seen and p.requires_grad}
-        seen.update(id(p) for p in fresh.values())
-        for suffix, flat, decay in (("", False, weight_decay), ("/no-decay", True, 0.0)):
-            members = {name: p for name, p in fresh.items() if (p.ndim <= 1) == flat}
+        seen.update(map(id, fresh.values()))
+        for suffix, is_flat, decay in (("", False, weight_decay), ("/no-decay", True, 0.0)):
+            members = {name: p for name, p in fresh.items() if (p.ndim <= 1) == is_flat}
             if members:
                 peak = max_lrs[block.name]
                 result.append(
@@ -58,17 +76,21 @@ def parameter_groups(model: BlockedNetwork, max_lrs: dict[str, float], weight_de
     return result
 
 
-def build(config: FinetuneConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def build(config: FinetuneConfig, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
     """The configured optimiser over these groups.
 
     AdamW: Loshchilov and Hutter 2019. SGD with Nesterov momentum 0.9: Sutskever et al. 2013.
     """
     import torch
 
-    fused = {p.device.type for g in groups for p in g["params"]} <= {"cpu", "cuda"}
+    devices: set[str] = set()
+    for group in groups:
+        devices.update(parameter.device.type for parameter in group["params"])
+    fused = devices <= {"cpu", "cuda"}
+    plain = [dict(group) for group in groups]
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=0.0, fused=fused)
-    return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, fused=fused)
+        return torch.optim.AdamW(plain, lr=0.0, fused=fused)
+    return torch.optim.SGD(plain, lr=0.0, momentum=0.9, nesterov=True, fused=fused)
 
 
 def lr_multiplier(step: int, steps: int, warmup: float) -> float:
@@ -77,7 +99,9 @@ def lr_multiplier(step: int, steps: int, warmup: float) -> float:
     rise = round(steps * warmup)
     if step < rise:
         return (step + 1) / (rise + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+    fall = max(1, steps - rise)
+    angle = math.pi * (step - rise) / fall
+    return 0.5 * (1 + math.cos(angle))
 
 
 def set_rates(optimizer: torch.optim.Optimizer, step: int, steps: int, warmup: float) -> None:
@@ -96,12 +120,12 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]
     """The optimiser's state by parameter name and kind: `layer.weight:exp_avg`."""
     import torch
 
-    return {
-        f"{name}:{kind}": value
-        for name, parameter in _named(optimizer).items()
-        for kind, value in optimizer.state.get(parameter, {}).items()
-        if torch.is_tensor(value)
-    }
+    found: dict[str, torch.Tensor] = {}
+    for name, parameter in _named(optimizer).items():
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            if torch.is_tensor(value):
+                found[f"{name}:{kind}"] = value
+    return found
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, torch.Tensor]) -> None:
@@ -119,8 +143,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, torc
 
 
 def _named(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        name: parameter
-        for group in optimizer.param_groups
-        for name, parameter in zip(group["names"], group["params"], strict=True)
-    }
+    found: dict[str, torch.Tensor] = {}
+    for group in optimizer.param_groups:
+        found.update(zip(group["names"], group["params"], strict=True))
+    return found

@@ -80,8 +80,10 @@ class TrainingPlan(FrozenModel):
 
     def __str__(self) -> str:
         parts = [self.precision, self.memory_format, f"{self.threads} threads", f"{self.batch_size} examples at once"]
-        parts += [self.device] if self.device != "cpu" else []
-        parts += ["compiled"] if self.compile else []
+        if self.device != "cpu":
+            parts.append(self.device)
+        if self.compile:
+            parts.append("compiled")
         return ", ".join(parts)
 
 
@@ -215,8 +217,12 @@ def _find(
 
 def _told(result: MeasuredTrial, candidates: list[TrainingPlan]) -> str:
     plan = result.plan
-    threads = f" {plan.threads} threads" if len({candidate.threads for candidate in candidates}) > 1 else ""
-    return f"{plan.precision} {plan.memory_format}{threads} {1e3 * result.seconds:.0f} ms"
+    parts: list[str] = [plan.precision, plan.memory_format]
+    choices = {candidate.threads for candidate in candidates}
+    if len(choices) > 1:
+        parts.append(f"{plan.threads} threads")
+    milliseconds = 1e3 * result.seconds
+    return " ".join([*parts, f"{milliseconds:.0f} ms"])
 
 
 @dataclass
@@ -238,7 +244,10 @@ class PlanTrials:
     def measured(self) -> dict[TrainingPlan, MeasuredTrial]:
         """The candidates that had their trials; the first one where none had."""
         enough = {plan: result for plan, result in self.best.items() if self.counts[plan] >= FEWEST_TRIALS}
-        return enough or {self.candidates[0]: self.best[self.candidates[0]]}
+        if enough:
+            return enough
+        reference = self.candidates[0]
+        return {reference: self.best[reference]}
 
     @property
     def complete(self) -> bool:
@@ -317,7 +326,8 @@ def measure(
 
 
 def _time_for_it(trials: PlanTrials, examples: int, passes: int) -> float:
-    seconds_per_pass = trials.best[trials.candidates[0]].seconds / (BACKWARD * examples)
+    reference = trials.best[trials.candidates[0]]
+    seconds_per_pass = reference.seconds / (BACKWARD * examples)
     return max(SECONDS, passes * seconds_per_pass / PAYS)
 
 
@@ -373,15 +383,16 @@ def _step(
 
 
 def _best(results: list[MeasuredTrial], config: FinetuneConfig, examples: int) -> ChosenPlan:
-    reference = next((r for r in results if r.plan.precision == "fp32"), results[0])
-    agreeing = [r for r in results if abs(r.loss - reference.loss) <= LOSS_TOLERANCE * abs(reference.loss)]
-    fastest = min(agreeing or [reference], key=lambda r: r.seconds)
+    in_fp32 = [result for result in results if result.plan.precision == "fp32"]
+    reference = in_fp32[0] if in_fp32 else results[0]
+    tolerance = LOSS_TOLERANCE * abs(reference.loss)
+    agreeing = [result for result in results if abs(result.loss - reference.loss) <= tolerance]
+    fastest = min(agreeing or [reference], key=lambda result: result.seconds)
     size = config.batch_size
     while size > 1 and size * fastest.bytes_per_example > MEMORY_SHARE * hardware.available(fastest.plan.device):
         size = -(-size // 2)
-    return ChosenPlan(
-        plan=fastest.plan.model_copy(update={"batch_size": size}), seconds_per_example=fastest.seconds / examples
-    )
+    plan = fastest.plan.model_copy(update={"batch_size": size})
+    return ChosenPlan(plan=plan, seconds_per_example=fastest.seconds / examples)
 
 
 def _base(config: FinetuneConfig) -> TrainingPlan:
@@ -417,10 +428,11 @@ def _open(config: FinetuneConfig, base: TrainingPlan, x: Batch) -> list[Training
     if config.plan.threads == "auto" and base.device == "cpu":
         # Two threads of one core share its units: arithmetic is often faster with one of them.
         threads = sorted({base.threads, hardware.physical_cores()})
-    return [
-        base.model_copy(update={"threads": t, "precision": p, "memory_format": m})
-        for t, p, m in product(threads, precisions, formats)
-    ]
+    plans: list[TrainingPlan] = []
+    for count, precision, memory_format in product(threads, precisions, formats):
+        choice = {"threads": count, "precision": precision, "memory_format": memory_format}
+        plans.append(base.model_copy(update=choice))
+    return plans
 
 
 def _is_image(x: Batch) -> bool:

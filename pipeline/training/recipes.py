@@ -28,8 +28,10 @@ BASELINE = "scratch"
 
 def named(config: FinetuneConfig) -> tuple[str, ...]:
     """The configured recipes, sets written out, each once."""
-    one_by_one = (recipe for name in config.recipes for recipe in SETS.get(name, (name,)))
-    return tuple(dict.fromkeys(one_by_one))
+    names: list[str] = []
+    for name in config.recipes:
+        names += SETS.get(name, (name,))
+    return tuple(dict.fromkeys(names))
 
 
 def stages(name: str, config: FinetuneConfig, blocks: Sequence[str]) -> Stages:
@@ -68,10 +70,12 @@ def baseline(config: FinetuneConfig, steps_per_epoch: int) -> Stages:
 
 def share(total: int, weights: Sequence[float]) -> list[int]:
     """Shares out `total` epochs over stages, at least one each; with fewer epochs than stages the first get them."""
-    counts = [1 if turn < total else 0 for turn in range(len(weights))]
+    counts = [1 if number < total else 0 for number in range(len(weights))]
+    shares = [total * weight / sum(weights) for weight in weights]
     for _ in range(total - sum(counts)):
-        behind = [total * weight / sum(weights) - count for weight, count in zip(weights, counts, strict=True)]
-        counts[behind.index(max(behind))] += 1
+        missing = [share - count for share, count in zip(shares, counts, strict=True)]
+        furthest_behind = missing.index(max(missing))
+        counts[furthest_behind] += 1
     return counts
 
 
@@ -93,17 +97,19 @@ def gradual(config: FinetuneConfig, depth: int) -> Stages:
         ("deep", (f"last:{min(2 * third, depth)}",), 0.25),
     ]
     counts = _beside_head(config, (0.3, 0.35, 0.35))
-    return tuple(
-        _stage(config, name, train, epochs, scale)
-        for (name, train, scale), epochs in zip(rows, counts, strict=True)
-        if epochs
-    )
+    stages: list[StageConfig] = []
+    for (name, train, scale), epochs in zip(rows, counts, strict=True):
+        if epochs:
+            stages.append(_stage(config, name, train, epochs, scale))
+    return tuple(stages)
 
 
 def lp_ft(config: FinetuneConfig, depth: int) -> Stages:
     probe, tune = _beside_head(config, (0.4, 0.6))
-    stages = (_stage(config, "probe", ("head",), probe),)
-    return (*stages, _stage(config, "tune", ("all",), tune, 0.1)) if tune else stages
+    probe_stage = _stage(config, "probe", ("head",), probe)
+    if not tune:
+        return (probe_stage,)
+    return probe_stage, _stage(config, "tune", ("all",), tune, 0.1)
 
 
 def scratch(config: FinetuneConfig, depth: int) -> Stages:

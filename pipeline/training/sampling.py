@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +16,11 @@ Keys = NDArray[np.uint64]
 Rows = NDArray[np.int64]
 
 
-def derive_seed(*parts: Any) -> int:
+def derive_seed(*parts: object) -> int:
     """A number below 2^63 that follows from the parts alone: a seed for one purpose and place."""
-    text = "\x1f".join(str(part) for part in parts).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+    text = "\x1f".join(str(part) for part in parts)
+    hashed = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(hashed, "big") >> 1
 
 
 def mix(values: Keys) -> Keys:
@@ -33,11 +33,13 @@ def mix(values: Keys) -> Keys:
 
 def keys(ids: Sequence[str]) -> Keys:
     """A 64-bit key an example, from its id: (N,)."""
-    packed = b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in ids)
-    return np.frombuffer(packed, dtype=">u8").astype(np.uint64)
+    packed = bytearray()
+    for identity in ids:
+        packed += hashlib.blake2b(identity.encode(), digest_size=8).digest()
+    return np.frombuffer(bytes(packed), dtype=">u8").astype(np.uint64)
 
 
-def shuffle(of: Keys, *counts: Any) -> Rows:
+def shuffle(of: Keys, *counts: object) -> Rows:
     """Positions 0…N-1 in the order that their keys and the counts (seed, epoch, …) give them."""
     with np.errstate(over="ignore"):
         mixed = mix(of ^ np.uint64(derive_seed("order", *counts)))
@@ -54,25 +56,43 @@ def balanced(of: Keys, classes: Rows, seed: int, epoch: int) -> tuple[Rows, Rows
     """
     present = np.unique(classes)
     share, extra = divmod(len(of), len(present))
-    picked, before = [], []
-    for turn, label in enumerate(present):
+    chosen: list[Rows] = []
+    repeats_by_class: list[Rows] = []
+    for number, label in enumerate(present):
         members = np.flatnonzero(classes == label)
-        before_epoch = epoch * share + sum(_has_extra(turn, past, len(present), extra) for past in range(epoch))
-        count = share + _has_extra(turn, epoch, len(present), extra)
-        places = before_epoch + np.arange(count)
-        rounds = places // len(members)
-        orders = {r: members[shuffle(of[members], seed, "round", int(r))] for r in np.unique(rounds)}
-        picked.append(np.array([orders[r][p % len(members)] for r, p in zip(rounds, places, strict=True)], np.int64))
-        before.append(_occurrences(picked[-1]))
-    rows, repeats = np.concatenate(picked), np.concatenate(before)
+        before = epoch * share
+        for past in range(epoch):
+            before += _has_extra(number, past, len(present), extra)
+        count = share + _has_extra(number, epoch, len(present), extra)
+        shown = _continue_rounds(of, members, before, count, seed)
+        chosen.append(shown)
+        repeats_by_class.append(_occurrences(shown))
+    rows = np.concatenate(chosen)
+    repeats = np.concatenate(repeats_by_class)
     with np.errstate(over="ignore"):
-        order = shuffle(mix(of[rows] + repeats.astype(np.uint64)), seed, epoch)
+        distinct_keys = mix(of[rows] + repeats.astype(np.uint64))
+        order = shuffle(distinct_keys, seed, epoch)
     return rows[order], repeats[order]
 
 
-def _has_extra(turn: int, epoch: int, classes: int, extra: int) -> bool:
-    """Whether class number `turn` is one of the `extra` that an epoch shows once more; they take turns."""
-    return (turn - epoch) % classes < extra
+def _continue_rounds(of: Keys, members: Rows, before: int, count: int, seed: int) -> Rows:
+    """The next `count` examples of a class, of which `before` were shown already: round after round of all of them,
+    each in an order of its own.
+
+    Args:
+        members: (M,) positions of the class's examples.
+    """
+    shown: list[int] = []
+    while len(shown) < count:
+        round_number, place = divmod(before + len(shown), len(members))
+        order = members[shuffle(of[members], seed, "round", round_number)]
+        shown += order[place:].tolist()
+    return np.array(shown[:count], np.int64)
+
+
+def _has_extra(number: int, epoch: int, classes: int, extra: int) -> bool:
+    """Whether this class is one of the `extra` that an epoch shows once more; they take turns."""
+    return (number - epoch) % classes < extra
 
 
 def _occurrences(rows: Rows) -> Rows:
@@ -93,13 +113,15 @@ def epoch_rows(of: Keys, classes: Rows, sampling: str, seed: int, epoch: int) ->
 
 def views(of: Keys, epoch: int, count: int, repeats: Rows | int = 0) -> Rows:
     """The view each example shows in an epoch: (epoch + repeats + key) mod count, (N,)."""
-    return ((np.int64(epoch) + repeats + (of % np.uint64(count)).astype(np.int64)) % count).astype(np.int64)
+    first = (of % np.uint64(count)).astype(np.int64)
+    numbers = (np.int64(epoch) + repeats + first) % count
+    return numbers.astype(np.int64)
 
 
 POOL = 50  # batches within which examples are sorted by their shape
 
 
-def shape_batches(shapes: Rows, size: int, *counts: Any) -> list[Rows]:
+def shape_batches(shapes: Rows, size: int, *counts: object) -> list[Rows]:
     """Cuts an epoch into as many batches as `batches` does, with examples of one shape together where that can be.
 
     The epoch is cut into pools of 50 batches; each is sorted by shape, in the epoch's order where the shapes are the
@@ -112,12 +134,15 @@ def shape_batches(shapes: Rows, size: int, *counts: Any) -> list[Rows]:
         Positions in the epoch, batch by batch.
     """
     found: list[Rows] = []
-    for start in range(0, len(shapes), POOL * size):
-        pool = np.arange(start, min(start + POOL * size, len(shapes)))
-        ordered = pool[np.argsort(shapes[pool], kind="stable")]
-        found += batches(ordered, size)
+    pool_size = POOL * size
+    for start in range(0, len(shapes), pool_size):
+        stop = min(start + pool_size, len(shapes))
+        pool = np.arange(start, stop)
+        by_shape = np.argsort(shapes[pool], kind="stable")
+        found += batches(pool[by_shape], size)
     numbers = np.arange(len(found), dtype=np.uint64)
-    return [found[number] for number in shuffle(mix(numbers), "batches", *counts).tolist()]
+    order = shuffle(mix(numbers), "batches", *counts)
+    return [found[number] for number in order.tolist()]
 
 
 def same_shape_batches(shapes: Rows, size: int) -> list[Rows]:
@@ -137,4 +162,6 @@ def batches(rows: Rows, size: int) -> list[Rows]:
 
     A plain cut would leave a last batch of any length; of one example, BatchNorm has no variance.
     """
-    return [part for part in np.array_split(rows, -(-len(rows) // size)) if len(part)]
+    count = -(-len(rows) // size)
+    parts = np.array_split(rows, count)
+    return [part for part in parts if len(part)]

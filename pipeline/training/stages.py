@@ -80,17 +80,27 @@ def set_modes(model: BlockedNetwork, scope: StageScope) -> None:
 
 def wrong_modes(model: BlockedNetwork, scope: StageScope) -> list[str]:
     """Blocks that have a module in train that belongs in eval, or the other way round."""
-    wrong = {id(module) for module, training in _modes(model, scope) if module.training != training}
-    return [block.name for block in model.blocks if any(id(module) in wrong for module in block.modules())]
+    wrong: set[int] = set()
+    for module, training in _modes(model, scope):
+        if module.training != training:
+            wrong.add(id(module))
+    names: list[str] = []
+    for block in model.blocks:
+        if wrong.intersection(map(id, block.modules())):
+            names.append(block.name)
+    return names
 
 
 def _modes(model: BlockedNetwork, scope: StageScope) -> list[tuple[torch.nn.Module, bool]]:
+    """Every module of the blocks, and whether the scope has it in training mode."""
     from torch.nn.modules.batchnorm import _NormBase
 
-    pairs = []
+    pairs: list[tuple[torch.nn.Module, bool]] = []
     for block in model.blocks:
         trains = block.name in scope.trained
-        pairs += [(m, trains and (scope.batchnorm or not isinstance(m, _NormBase))) for m in block.modules()]
+        for module in block.modules():
+            moves = scope.batchnorm or not isinstance(module, _NormBase)
+            pairs.append((module, trains and moves))
     return pairs
 
 
@@ -106,12 +116,15 @@ def tensors(model: BlockedNetwork, blocks: tuple[str, ...], *, buffers: bool = T
 
 def _refuse_ties(model: BlockedNetwork, scope: StageScope) -> None:
     """A tensor cannot train and be frozen. Shared memory counts too: two parameters may be views of one storage."""
-    frozen = {t.untyped_storage().data_ptr(): name for name, t in tensors(model, scope.frozen).items() if t.numel()}
-    tied = {
-        name: frozen[t.untyped_storage().data_ptr()]
-        for name, t in tensors(model, scope.trained).items()
-        if t.numel() and t.untyped_storage().data_ptr() in frozen
-    }
+    frozen: dict[int, str] = {}
+    for name, tensor in tensors(model, scope.frozen).items():
+        if tensor.numel():
+            frozen[tensor.untyped_storage().data_ptr()] = name
+    tied: dict[str, str] = {}
+    for name, tensor in tensors(model, scope.trained).items():
+        address = tensor.untyped_storage().data_ptr()
+        if tensor.numel() and address in frozen:
+            tied[name] = frozen[address]
     if tied:
         raise TrainingError(
             "tied weights",

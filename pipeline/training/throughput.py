@@ -72,5 +72,7 @@ def step_share(chosen: ChosenPlan, start: int, boundary: int) -> float | None:
 
 
 def _same_arithmetic(plan: TrainingPlan, other: TrainingPlan) -> bool:
-    names = ("precision", "memory_format", "threads", "device", "torch")
-    return not plan.compile and all(getattr(plan, name) == getattr(other, name) for name in names)
+    if plan.compile:
+        return False
+    compared = {"precision", "memory_format", "threads", "device", "torch"}
+    return plan.model_dump(include=compared) == other.model_dump(include=compared)

@@ -62,9 +62,10 @@ def warm_start(
     Raises:
         TrainingError: the champion is another network; names the tensors that do not fit.
     """
-    misfits = [
-        name for name in {**fresh, **champion} if not _fits(name, fresh, champion, len(labels), len(known), head)
-    ]
+    misfits: list[str] = []
+    for name in dict.fromkeys([*fresh, *champion]):
+        if not _fits(name, fresh, champion, len(labels), len(known), head):
+            misfits.append(name)
     if misfits:
         raise TrainingError(
             "finetune.warm_start",
@@ -74,15 +75,17 @@ def warm_start(
             details=misfits,
         )
     kept = [label for label in labels if label in known]
-    new, old = [labels.index(label) for label in kept], [known.index(label) for label in kept]
-    state = {}
+    new_rows = [labels.index(label) for label in kept]
+    old_rows = [known.index(label) for label in kept]
+    state: dict[str, torch.Tensor] = {}
     for name, tensor in fresh.items():
-        by_class = (
-            name in head and tensor.ndim and tensor.shape[0] == len(labels) and champion[name].shape[0] == len(known)
-        )
-        state[name] = tensor.clone() if by_class else champion[name].to(tensor.dtype).clone()
-        if by_class:
-            state[name][new] = champion[name][old].to(tensor.dtype)
+        learnt = champion[name].to(tensor.dtype)
+        is_by_class = tensor.ndim and tensor.shape[0] == len(labels) and learnt.shape[0] == len(known)
+        if name in head and is_by_class:
+            state[name] = tensor.clone()
+            state[name][new_rows] = learnt[old_rows]
+        else:
+            state[name] = learnt.clone()
     return state
 
 
@@ -96,6 +99,11 @@ def _fits(
 ) -> bool:
     if name not in fresh or name not in champion:
         return False
-    ours, theirs = tuple(fresh[name].shape), tuple(champion[name].shape)
-    by_class = name in head and bool(ours) and ours == (labels, *ours[1:]) and theirs == (known, *ours[1:])
-    return ours == theirs or by_class
+    ours = tuple(fresh[name].shape)
+    theirs = tuple(champion[name].shape)
+    if ours == theirs:
+        return True
+    if name not in head or not ours:
+        return False
+    inner = ours[1:]
+    return ours == (labels, *inner) and theirs == (known, *inner)
