@@ -275,6 +275,25 @@ class BaselineRecord(Record):
         return self.folder / "members.parquet"
 
 
+class TruncatedTexts(FrozenModel):
+    """How many of some texts are longer than the network reads; the tokens beyond are cut off."""
+
+    max_tokens: int  # that it reads
+    examples: int  # in all
+    truncated: int  # of these, longer ones
+    median_excess: int  # tokens beyond `max_tokens`, of the longer ones; 0 where there are none
+    max_excess: int
+
+    def describe(self) -> str:
+        """A sentence without its full stop."""
+        if not self.truncated:
+            return f"none of {self.examples:,} texts is longer than {self.max_tokens:,} tokens"
+        return (
+            f"{self.truncated:,} of {self.examples:,} texts are longer than {self.max_tokens:,} tokens "
+            f"and are cut, by {self.median_excess:,} tokens in the median and {self.max_excess:,} at most"
+        )
+
+
 class FinetuneRecord(Record):
     """All candidates and which is best on validation. Files: one folder a candidate, named by its recipe;
     members.parquet (id, group, split, target of every example they learnt from or will be tested on)."""
@@ -286,6 +305,8 @@ class FinetuneRecord(Record):
     higher_is_better: bool
     val: dict[str, dict[str, float]]  # candidate → metric → value
     baseline: BaselineAge | None = None  # of the candidate `scratch`, where it is a remembered one
+    # Of train and val, where examples are texts.
+    truncated_texts: TruncatedTexts | None = Field(default=None, exclude_if=lambda texts: texts is None)
 
     @property
     def members(self) -> Path:

@@ -19,6 +19,7 @@ from pipeline.records import (
     RegisterRecord,
     SplitRecord,
     TextInputSpec,
+    TruncatedTexts,
 )
 from pipeline.report import charts, files, formatting
 from pipeline.report.report_context import ReportContext, Sweep
@@ -108,11 +109,20 @@ def quarantine_section(rows: Sequence[Mapping[str, str]]) -> list[QuarantineGrou
 # --- training ----------------------------------------------------------------------------------------------------
 
 
-def describe_input(spec: InputSpec) -> str:
-    """How an example is presented to the network."""
+def describe_input(spec: InputSpec, truncated: TruncatedTexts | None = None) -> str:
+    """How an example is presented to the network.
+
+    Args:
+        truncated: of the texts that it was trained and validated on, where that is known.
+    """
     if isinstance(spec, TextInputSpec):
-        length = f"at most {spec.max_tokens} tokens, padded to a multiple of {spec.bucket}"
-        return f"{length}; read out at {POOLING_NAMES[spec.pooling]}"
+        parts = [
+            f"at most {spec.max_tokens} tokens, padded to a multiple of {spec.bucket}",
+            f"read out at {POOLING_NAMES[spec.pooling]}",
+        ]
+        if truncated is not None:
+            parts.append(f"of train and validation, {truncated.describe()}")
+        return "; ".join(parts)
     size = f"{spec.size} × {spec.size}"
     resized = f" of {spec.resize} × {spec.resize}" if spec.resize != spec.size else ""
     return f"{size}{resized}, {FIT_NAMES[spec.fit]}"

@@ -20,11 +20,14 @@ from pipeline.context import Context, TrackedRun
 from pipeline.errors import Interrupted, TrainingError
 from pipeline.records import (
     BackboneRecord,
+    BaselineAge,
     BaselineRecord,
     CandidateRecord,
     FinetuneRecord,
+    InputSpec,
     SplitRecord,
     TextInputSpec,
+    TruncatedTexts,
     digest,
 )
 from pipeline.steps import baseline, recorded_facts
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.models.network import BlockedNetwork
+    from pipeline.tasks.base import ExampleStore, Task
     from pipeline.tensors import Batch
     from pipeline.training.batch_source import FinetuneJob
     from pipeline.training.plan import TrainingPlan
@@ -47,7 +51,7 @@ if TYPE_CHECKING:
     from pipeline.training.sampling import Rows
 
 # What changes how fast a training runs, or what is made of it, but not its result.
-IMMATERIAL: Any = {
+IMMATERIAL: dict[str, bool | set[str]] = {
     "recipes": True,
     "own": True,
     "baseline": True,
@@ -81,56 +85,59 @@ def finetune(
     Raises:
         ConfigError: an unknown recipe, block pattern or metric.
         Interrupted: a signal came; everything is saved.
-        TrackingError: the champion to start from is not to be had.
-        TrainingError: a training could not be trusted, see `pipeline.training.recipe_trainer.train`; or the champion to start
-            from learnt from what is a test example here.
+        TrackingError: the champion to start from cannot be loaded.
+        TrainingError: a training could not be trusted, see `pipeline.training.recipe_trainer.train`; or the champion to
+            start from learnt from what is a test example here.
     """
     validation_metrics.check(config.primary)
     if config.warm_start == "champion":
-        place = Workspace(context.root)
-        champions.fill(place.config(), place)
+        workspace = Workspace(context.root)
+        champions.fill(workspace.config(), workspace)
     names = recipes.named(config)
     stages = {name: recipes.stages(name, config, backbone.blocks) for name in names}
-    shared = FinetuneRun(config, task, split, backbone, context)
-    key = digest(ENGINE, shared.determinants, config.model_dump(mode="json", exclude={"checkpoint"}))
-    compared = config.baseline in ("first", "always") and recipes.BASELINE not in names
-    remembered = baseline.recall(shared.comparison) if compared and config.baseline == "first" else None
-    shared.trains_baseline = compared and remembered is None
-    with (
-        _recorded(recorded_facts.open_parent(context.tracker, key, context.root.name)) as parent,
-        interruptible() as stop,
-    ):
-        done = [shared.candidate(name, stages[name], stop, parent) for name in names]
-        best = max(done, key=lambda record: validation_metrics.score(record.val, config.primary))
-        if compared:
-            done.append(_baseline(shared, remembered, stop, parent))
+    run = FinetuneRun(config, task, split, backbone, context)
+    key = digest(ENGINE, run.determinants, config.model_dump(mode="json", exclude={"checkpoint"}))
+    remembered = run.remembered_baseline  # one that is tracked and cannot be restored stops the run here
+    tracked = recorded_facts.open_parent(context.tracker, key, context.root.name)
+    with _recorded(tracked) as parent, interruptible() as stop:
+        truncated_texts = run.truncated_texts
+        finished = [run.candidate(name, stages[name], stop, parent) for name in names]
+        best = max(finished, key=lambda record: validation_metrics.score(record.val, config.primary))
+        if run.has_baseline:
+            finished.append(_baseline(run, remembered, stop, parent))
         recorded_facts.record_choice(parent, names, best)
-    for record in done:
+    for record in finished:
         candidates.copy_to_output(record, out / record.name, baseline=record.name not in names)
-    if compared and config.baseline == "first":
-        remembered = remembered or baseline.remember(shared.comparison, done[-1])
-        shutil.copy(remembered.members, out / recipes.BASELINE / members.FILE)
-    members.write(shared.members, out / members.FILE)
-    shared.write_timing()
+    age = _remember_baseline(run, finished[-1], out) if run.remembers_baseline else None
+    members.write(run.members, out / members.FILE)
+    run.write_timing()
     return FinetuneRecord(
         key=key,
-        candidates=tuple(record.name for record in done),
+        candidates=tuple(record.name for record in finished),
         best=best.name,
         primary=config.primary,
         higher_is_better=validation_metrics.higher_is_better(config.primary),
-        val={record.name: record.val for record in done},
-        baseline=remembered.age if remembered else None,
+        val={record.name: record.val for record in finished},
+        baseline=age,
+        truncated_texts=truncated_texts,
     ).save(out)
 
 
 def _baseline(
-    shared: FinetuneRun, remembered: BaselineRecord | None, stop: StopSignal, parent: TrackedRun
+    run: FinetuneRun, remembered: BaselineRecord | None, stop: StopSignal, parent: TrackedRun
 ) -> CandidateRecord:
     """The candidate trained from scratch for comparison: remembered, or trained."""
     if remembered is not None:
-        return shared.known(CandidateRecord.load(remembered.candidate), parent)
-    steps_per_epoch = -(-len(shared.job.train) // shared.config.batch_size)
-    return shared.candidate(recipes.BASELINE, recipes.baseline(shared.config, steps_per_epoch), stop, parent)
+        return run.known(CandidateRecord.load(remembered.candidate), parent)
+    steps_per_epoch = -(-len(run.job.train) // run.config.batch_size)
+    return run.candidate(recipes.BASELINE, recipes.baseline(run.config, steps_per_epoch), stop, parent)
+
+
+def _remember_baseline(run: FinetuneRun, candidate: CandidateRecord, out: Path) -> BaselineAge:
+    """Remembers the candidate trained from scratch where it is new, and puts what it learnt from beside its files."""
+    remembered = run.remembered_baseline or baseline.remember(run.comparison, candidate)
+    shutil.copy(remembered.members, out / recipes.BASELINE / members.FILE)
+    return remembered.age
 
 
 @contextmanager
@@ -153,26 +160,43 @@ class FinetuneRun:
     split: SplitRecord
     backbone: BackboneRecord
     context: Context
-    timing: dict[str, Any] = field(default_factory=dict)
-    trains_baseline: bool = False
+    timing: dict[str, Any] = field(default_factory=dict)  # what timing.json holds
     _measured: list[BlockedNetwork] = field(default_factory=list)
     _planned: list[TrainingPlan] = field(default_factory=list)
 
     @cached_property
-    def task(self) -> Any:
+    def task(self) -> Task:
         return catalog.find(self.task_config.name)
 
     @cached_property
-    def spec(self) -> Any:
+    def spec(self) -> InputSpec:
         return self.task.codec.input_spec(self.task_config, self.backbone)
 
+    @property
+    def has_baseline(self) -> bool:
+        """Whether a training from scratch is added for comparison."""
+        return self.config.baseline != "never" and recipes.BASELINE not in recipes.named(self.config)
+
+    @property
+    def remembers_baseline(self) -> bool:
+        """Whether that training is done once and remembered."""
+        return self.has_baseline and self.config.baseline == "first"
+
     @cached_property
-    def tables(self) -> dict[str, Any]:
+    def remembered_baseline(self) -> BaselineRecord | None:
+        """That training, as an earlier run remembered it; None where it is to be done."""
+        return baseline.recall(self.comparison) if self.remembers_baseline else None
+
+    @cached_property
+    def tables(self) -> dict[str, pa.Table]:
         """The manifest's train and val rows, by id."""
         import pyarrow.compute as pc
 
         table = manifest.read(self.split.manifest)
-        found = {name: table.filter(pc.equal(table.column("split"), name)).sort_by("id") for name in ("train", "val")}
+        found: dict[str, pa.Table] = {}
+        for name in ("train", "val"):
+            rows = table.filter(pc.equal(table.column("split"), name))
+            found[name] = rows.sort_by("id")
         empty = [name for name, rows in found.items() if not rows.num_rows]
         if empty:
             raise TrainingError(
@@ -194,10 +218,10 @@ class FinetuneRun:
         """What determines a candidate besides its stages."""
         settings = self.config.model_dump(mode="json", exclude=IMMATERIAL)
         shown = self.task_config.model_dump(mode="json", exclude={"intake"})
-        data = {
-            name: digest(*(table.column(column).to_pylist() for column in ("id", "target", "unit")))
-            for name, table in self.tables.items()
-        }
+        data: dict[str, str] = {}
+        for name, table in self.tables.items():
+            columns = [table.column(column).to_pylist() for column in ("id", "target", "unit")]
+            data[name] = digest(*columns)
         return {
             "engine": ENGINE,
             "finetune": settings,
@@ -275,34 +299,50 @@ class FinetuneRun:
         return recorded_facts.find_timing(self.context.scratch, candidate)
 
     @cached_property
-    def job(self) -> FinetuneJob:
+    def store(self) -> ExampleStore:
+        """The decoded examples of train and val."""
         import pyarrow as pa
 
         from pipeline.tasks.base import StoreLimits
-        from pipeline.training.batch_source import FinetuneJob, examples
 
         began = time.monotonic()
-        context, config = self.context, self.config
+        context = self.context
         rows = pa.concat_tables(self.tables.values())
-        limits = StoreLimits(context.scratch, config.plan.pixel_cache_gb)
+        limits = StoreLimits(context.scratch, self.config.plan.pixel_cache_gb)
         store = self.task.codec.open_store(self.spec, rows, context.data, self.backbone.folder, limits, context.console)
-        sets = {
-            name: examples(
-                store,
-                table.column("id").to_pylist(),
-                self.task.scorer.targets(table, self.split.labels),
-                table.column("unit").to_pylist(),
-            )
-            for name, table in self.tables.items()
-        }
         self.timing["decode"] = time.monotonic() - began
+        return store
+
+    @cached_property
+    def truncated_texts(self) -> TruncatedTexts | None:
+        """How many texts of train and val are longer than the network reads; None where examples are none."""
+        if not isinstance(self.spec, TextInputSpec):
+            return None
+        from pipeline.modalities.text.token_store import TokenStore
+
+        if not isinstance(self.store, TokenStore):
+            return None
+        return self.store.truncated_texts
+
+    @cached_property
+    def job(self) -> FinetuneJob:
+        from pipeline.training.batch_source import ExampleSet, FinetuneJob, examples
+
+        context = self.context
+        config = self.config
+        sets: dict[str, ExampleSet] = {}
+        for name, table in self.tables.items():
+            ids = table.column("id").to_pylist()
+            targets = self.task.scorer.targets(table, self.split.labels)
+            units = table.column("unit").to_pylist()
+            sets[name] = examples(self.store, ids, targets, units)
         return FinetuneJob(
             task=self.task,
             task_config=self.task_config,
             config=config,
             spec=self.spec,
             labels=self.split.labels,
-            store=store,
+            store=self.store,
             train=sets["train"],
             val=sets["val"],
             scratch=context.scratch,
@@ -383,25 +423,31 @@ class FinetuneRun:
 
     def _steps(self) -> int:
         """Optimiser steps of the longest candidate, at most: whether compiling pays depends on them."""
-        epochs = [
-            sum(stage.epochs for stage in recipes.stages(name, self.config, self.backbone.blocks))
-            for name in recipes.named(self.config)
-        ]
-        return max(epochs) * -(-len(self.job.train) // self.config.batch_size)
+        epochs: list[int] = []
+        for name in recipes.named(self.config):
+            stages = recipes.stages(name, self.config, self.backbone.blocks)
+            epochs.append(sum(stage.epochs for stage in stages))
+        steps_per_epoch = -(-len(self.job.train) // self.config.batch_size)
+        return max(epochs) * steps_per_epoch
 
     def _passes(self) -> int:
         """Forward passes of one example in all trainings; a head's stage presents each view once, thanks to the cache."""
         from pipeline.training.head_stage import PRESENTATIONS
         from pipeline.training.plan import BACKWARD
 
-        config, total = self.config, 0
-        head_passes = config.views if config.head_solver == "optimizer" else min(config.views, PRESENTATIONS)
-        names = recipes.named(config)
-        for name in (*names, *([recipes.BASELINE] if self.trains_baseline else [])):
+        config = self.config
+        head_passes = config.views
+        if config.head_solver != "optimizer":
+            head_passes = min(config.views, PRESENTATIONS)
+        names = list(recipes.named(config))
+        if self.has_baseline and self.remembered_baseline is None:
+            names.append(recipes.BASELINE)
+        passes = 0
+        for name in names:
             for stage in recipes.stages(name, config, self.backbone.blocks):
-                of_head = stage.train == ("head",)
-                total += head_passes if of_head else BACKWARD * stage.epochs
-        return total * len(self.job.train)
+                trains_head_only = stage.train == ("head",)
+                passes += head_passes if trains_head_only else BACKWARD * stage.epochs
+        return passes * len(self.job.train)
 
     def _sample(self) -> tuple[Batch, torch.Tensor]:
         """A few examples of the commonest shape, by which a plan is measured."""
@@ -428,7 +474,9 @@ def _commonest(shapes: Rows) -> Rows:
 
 def timed(spent: Mapping[str, float]) -> dict[str, float]:
     """A stage's times in seconds, and its examples a second while training."""
-    return {**spent, "examples_per_second": spent["examples"] / spent["train"] if spent.get("train") else 0.0}
+    seconds = spent.get("train", 0.0)
+    speed = spent["examples"] / seconds if seconds else 0.0
+    return {**spent, "examples_per_second": speed}
 
 
 def peak_memory() -> dict[str, int]:

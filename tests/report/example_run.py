@@ -42,6 +42,7 @@ from pipeline.records import (
     StageResult,
     TextInputSpec,
     TimedBatch,
+    TruncatedTexts,
     ValidateRecord,
 )
 from pipeline.report.page import RunRecords, build_page, write_page
@@ -53,6 +54,7 @@ BLOCKS = ("features.0", *(f"features.{n}" for n in range(1, 13)), "classifier.0"
 SETTINGS = BootstrapSettings(resamples=200, confidence=0.95, seed=0)
 IMAGE_INPUT = ImageInputSpec(size=96, resize=96)
 TEXT_INPUT = TextInputSpec(max_tokens=128, pooling="mean", columns=("text",))
+TRUNCATED_TEXTS = TruncatedTexts(max_tokens=128, examples=4200, truncated=37, median_excess=9, max_excess=310)
 HOSTILE = '<script>alert("x")</script>'
 
 
@@ -119,6 +121,7 @@ def make(
         primary="accuracy",
         higher_is_better=True,
         val={one.name: one.val for one in candidates},
+        truncated_texts=TRUNCATED_TEXTS if texts else None,
     ).save(folder / "finetune")
     strength = {"gradual": skill[0], "head": (skill[0] + skill[1]) / 2, "scratch": skill[1]}
     evaluated = _evaluated(folder / "evaluate", table, labels, {n: strength[n] for n in names}, dice)

@@ -178,6 +178,15 @@ def test_a_bare_run_has_a_page_too(tmp_path: Path) -> None:
     assert "scratch" not in read.text
 
 
+def test_it_says_how_many_texts_are_cut_and_by_how_much(tmp_path: Path) -> None:
+    html = make(tmp_path, labels=("negative", "positive"), texts=True).html()
+    expected = (
+        "of train and validation, 37 of 4,200 texts are longer than 128 tokens and are cut, "
+        "by 9 tokens in the median and 310 at most"
+    )
+    assert expected in html
+
+
 def test_texts_are_quoted_as_they_are_with_their_place_in_the_table(tmp_path: Path) -> None:
     made = make(tmp_path, labels=("negative", "positive"), skill=(0.8, 0.4), texts=True)
     html = made.html()

@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from pipeline import files, storage
 from pipeline.errors import DataError
 from pipeline.modalities.text.content import from_content
-from pipeline.records import TextInputSpec, digest
+from pipeline.records import TextInputSpec, TruncatedTexts, digest
 from pipeline.serving import text_tokens
 
 if TYPE_CHECKING:
     from pipeline.context import Console
     from pipeline.tensors import TensorGroup
 
-VERSION = 1  # raised where the same texts give other files
+VERSION = 2  # raised where the same texts give other files
 CHUNK = 4096  # texts between two words of progress
 CONFIG = "config.json"
 
@@ -42,15 +42,13 @@ class EncodedExamples(NamedTuple):
         ids: of all tokens (T,), int32.
         offsets: where each example begins, and the end (N + 1,), int64.
         types: 0 or 1 for each token (T,), int8; None where no example is a pair.
-        longer: how many examples had more tokens than are kept.
-        cut: how many tokens of them were left out.
+        truncated: how many examples had more tokens than are kept, and by how many.
     """
 
     ids: NDArray[np.int32]
     offsets: NDArray[np.int64]
     types: NDArray[np.int8] | None
-    longer: int
-    cut: int
+    truncated: TruncatedTexts
 
 
 class TokenStore:
@@ -86,6 +84,11 @@ class TokenStore:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def truncated_texts(self) -> TruncatedTexts:
+        """How many of the distinct examples are longer than the network reads."""
+        return self._encoded.truncated
 
     def shapes(self, rows: Rows) -> Rows:
         """The number of tokens (n,) that each row is padded to."""
@@ -155,11 +158,8 @@ def open_token_store(
     if encoded is None:
         made = _encode([distinct[identity] for identity in ordered], spec, network_files, console)
         encoded = _keep(made, folder, limit_gb, console)
-    if encoded.longer:
-        console.info(
-            f"{encoded.longer:,} of {len(ordered):,} examples are longer than {spec.max_tokens} tokens: "
-            f"{encoded.cut:,} tokens cut (task.input.max_tokens)"
-        )
+    if encoded.truncated.truncated:
+        console.info(f"{encoded.truncated.describe()} (task.input.max_tokens)")
     position = {identity: number for number, identity in enumerate(ordered)}
     places = np.array([position[identity] for identity in ids], np.int64)
     settings = _network_settings(network_files)
@@ -190,7 +190,7 @@ def _encode(contents: Sequence[str], spec: TextInputSpec, network_files: Path, c
     ids: list[NDArray[np.int32]] = []
     types: list[NDArray[np.int8]] = []
     counts: list[int] = [0]
-    longer, cut = 0, 0
+    lengths: list[Rows] = []
     for start in range(0, len(contents), CHUNK):
         examples = [from_content(content) for content in contents[start : start + CHUNK]]
         texts = [example.text for example in examples]
@@ -199,16 +199,25 @@ def _encode(contents: Sequence[str], spec: TextInputSpec, network_files: Path, c
         ids.extend(found.ids)
         types.extend(found.type_ids)
         counts.extend(len(row) for row in found.ids)
-        too_many = found.full_lengths - spec.max_tokens
-        longer += int((too_many > 0).sum())
-        cut += int(too_many.clip(min=0).sum())
+        lengths.append(found.full_lengths)
         console.progress("encoding", start + len(examples), len(contents))
     return EncodedExamples(
         ids=np.concatenate(ids),
         offsets=np.cumsum(counts, dtype=np.int64),
         types=np.concatenate(types) if has_pairs else None,
-        longer=longer,
-        cut=cut,
+        truncated=summarise_truncation(np.concatenate(lengths), spec.max_tokens),
+    )
+
+
+def summarise_truncation(lengths: Rows, max_tokens: int) -> TruncatedTexts:
+    """How many texts of these lengths (N,) in tokens are longer than `max_tokens`, and by how much."""
+    excess = np.sort(lengths[lengths > max_tokens] - max_tokens)
+    return TruncatedTexts(
+        max_tokens=max_tokens,
+        examples=len(lengths),
+        truncated=len(excess),
+        median_excess=int(excess[len(excess) // 2]) if len(excess) else 0,
+        max_excess=int(excess[-1]) if len(excess) else 0,
     )
 
 
@@ -238,7 +247,8 @@ def _load(folder: Path, examples: int) -> EncodedExamples | None:
         if not is_whole or (types is not None and len(types) != len(ids)):
             return None
         os.utime(folder)
-        return EncodedExamples(ids, offsets, types, info["longer"], info["cut"])
+        truncated = TruncatedTexts.model_validate(info["truncated"])
+        return EncodedExamples(ids, offsets, types, truncated)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
 
@@ -267,7 +277,7 @@ def _write(made: EncodedExamples, folder: Path) -> None:
     np.save(folder / "offsets.npy", made.offsets)
     if made.types is not None:
         np.save(folder / "types.npy", made.types)
-    info = {"tokens": len(made.ids), "pairs": made.types is not None, "longer": made.longer, "cut": made.cut}
+    info = {"tokens": len(made.ids), "pairs": made.types is not None, "truncated": made.truncated.model_dump()}
     (folder / "info.json").write_text(json.dumps(info), encoding="utf-8")
 
 

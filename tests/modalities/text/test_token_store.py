@@ -97,7 +97,29 @@ def test_what_is_cut_off_is_said_each_time(backbone: BackboneRecord, tmp_path: P
     for _ in range(2):
         console = Words()
         opened(backbone, tmp_path, given, console=console)
-        assert console.said == ["1 of 3 examples are longer than 48 tokens: 10 tokens cut (task.input.max_tokens)"]
+        assert console.said == [
+            "1 of 3 texts are longer than 48 tokens and are cut, by 10 tokens in the median and 10 at most "
+            "(task.input.max_tokens)"
+        ]
+
+
+def test_by_how_much_texts_are_longer_is_counted_over_all_of_them(backbone: BackboneRecord, tmp_path: Path) -> None:
+    """[CLS] and [SEP] take two of the 48 tokens; every word is one."""
+    lengths = [5, 46, 47, 50, 56, 146]
+    given = [to_content(Texts("so " * length)) for length in lengths]
+    for _ in range(2):  # encoded, then read from the disk
+        truncated = opened(backbone, tmp_path, given).truncated_texts
+        assert truncated.examples == 6
+        assert truncated.truncated == 4
+        assert truncated.median_excess == 10
+        assert truncated.max_excess == 100
+
+
+def test_where_every_text_fits_nothing_is_said(backbone: BackboneRecord, tmp_path: Path) -> None:
+    console = Words()
+    store = opened(backbone, tmp_path, [to_content(Texts("so it goes"))], console=console)
+    assert console.said == []
+    assert store.truncated_texts.describe() == "none of 1 texts is longer than 48 tokens"
 
 
 def test_without_room_on_the_disk_tokens_are_held_in_memory(
