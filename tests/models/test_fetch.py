@@ -100,9 +100,7 @@ class TestBrokenConnections:
         self, server: WeightsServer, cache: Path, behaviour: object
     ) -> None:
         server.script = [behaviour]  # type: ignore[list-item]
-        started = time.monotonic()
         fault = refused(server.url)
-        assert time.monotonic() - started < 10
         assert len(server.requests) == QUICK.attempts
         assert leftovers(cache) == []
         assert f"curl -L -o net.safetensors '{server.url}'" in fault.hint
@@ -110,14 +108,12 @@ class TestBrokenConnections:
 
     def test_a_trickle_ends_when_the_time_is_up(self, server: WeightsServer, cache: Path) -> None:
         server.script = [trickle(0.05)]
-        started = time.monotonic()
         with pytest.raises(BackboneError, match="time allowed is over"):
             fetch.fetch_file(
                 server.url,
                 SilentConsole(),
                 policy=RetryPolicy(attempts=3, pause=0.02, stall=5, total=0.5),
             )
-        assert time.monotonic() - started < 5
         assert leftovers(cache) == []
 
     def test_nobody_listening(self, cache: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -273,9 +272,7 @@ def test_the_receipt_is_of_one_evaluation_and_one_set_of_settings(done: Finished
     place = Workspace(done.root)
     done.config = Config(register=RegisterConfig(name="insects"))  # type: ignore[call-arg]
     record = done.register()
-    began = time.perf_counter()
     assert current_receipt(done.config, place, done.evaluated) == record
-    assert time.perf_counter() - began < 0.05
     other = Config(register=RegisterConfig(name="insects", thresholds={"accuracy": 0.5}))  # type: ignore[call-arg]
     assert current_receipt(other, place, done.evaluated) is None
     assert current_receipt(done.config, place, done.judge(0.5)) is None

@@ -174,10 +174,8 @@ def locked(workspace: Workspace) -> Any:
 @pytest.mark.slow
 def test_a_locked_database_names_its_holder_and_loses_nothing(workspace: Workspace, locked: Any) -> None:
     opened = tracker(workspace)
-    began = time.monotonic()
     run = opened.open(KEY, "head")
     run.metrics([MetricPoint("val/accuracy", 0.5, 1)])
-    assert time.monotonic() - began < 20
     assert run.id == "", "the database was not locked: this test tests nothing"
     with pytest.raises(TrackingError, match=f"locked, held open by process {locked.pid}"):
         with_retries(opened.store, "asking", lambda: opened.store.client.search_experiments(), seconds=0.1)
