@@ -46,7 +46,7 @@ def _finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Pse
     """A workspace of a small sample after one `thaw run`: where it lives, its pristine copy, the terminal of the run."""
     base = tmp_path_factory.mktemp("finished")
     place, pristine = base / "surfaces", base / "pristine"
-    made = REPOSITORY / "tests" / "small_workspace.py"
+    made = REPOSITORY / "tests" / "support" / "small_workspace.py"
     subprocess.run([sys.executable, str(made), str(place)], check=True, timeout=120)
     with thaw_on_terminal("run", cwd=place, columns=60) as terminal:
         assert terminal.wait() == 0, "\n".join(terminal.lines())

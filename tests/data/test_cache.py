@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from consoles import RecordingConsole
 from disks import small_disk, small_files
 from pipeline.context import SilentConsole
 from pipeline.data import decoded_store
@@ -41,14 +42,6 @@ class Bytes:
         self.decoded.append(path.name)
         (value,) = path.read_bytes()
         return np.full(self.shape(spec), value, np.uint8)
-
-
-class Words(SilentConsole):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.said.append(text)
 
 
 def files(folder: Path, values: range) -> list[tuple[str, Path]]:
@@ -253,9 +246,9 @@ def test_an_evicted_store_that_is_open_goes_on(tmp_path: Path) -> None:
 
 
 def test_beyond_the_limit_examples_are_decoded_each_time_and_that_is_said(tmp_path: Path) -> None:
-    rows, console = files(tmp_path / "data", range(10)), Words()
+    rows, console = files(tmp_path / "data", range(10)), RecordingConsole()
     store, task = opened(rows, tmp_path, limit_gb=6.5 * BYTES / 1e9, console=console)
-    assert "room for 6 of 10" in console.said[0]
+    assert "room for 6 of 10" in console.lines[0]
     assert sum(path.stat().st_size for path in segments(tmp_path)) == 6 * BYTES
     for _ in range(2):
         assert values(store, list(range(10))) == list(range(10))
@@ -264,9 +257,9 @@ def test_beyond_the_limit_examples_are_decoded_each_time_and_that_is_said(tmp_pa
 
 def test_a_full_disk_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(decoded_store.SPARE_BYTES // 2))
-    rows, console = files(tmp_path / "data", range(3)), Words()
+    rows, console = files(tmp_path / "data", range(3)), RecordingConsole()
     store, _ = opened(rows, tmp_path, console=console)
-    assert "room for 0 of 3" in console.said[0]
+    assert "room for 0 of 3" in console.lines[0]
     assert values(store, [2]) == [2]
 
 
@@ -283,12 +276,12 @@ class Large(test_cache.Bytes):
     def decode(self, path, spec):
         (value,) = path.read_bytes()
         return test_cache.np.full((400, 400, 3), value, test_cache.np.uint8)
-console = test_cache.Words()
+console = test_cache.RecordingConsole()
 store, _ = test_cache.opened(
     test_cache.files(Path(sys.argv[1]), range(12)), Path(sys.argv[2]), task=Large(), console=console
 )
 print([int(example[0, 0, 0]) for example in store.batch(test_cache.np.arange(12))])
-print(*console.said, sep="\\n")
+print(*console.lines, sep="\\n")
 """
 
 
@@ -309,24 +302,24 @@ def test_a_segment_the_disk_refuses_leaves_nothing_and_those_before_it_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoded_store, "SEGMENT_BYTES", 2 * BYTES)
-    rows, console = files(tmp_path / "data", range(5)), Words()
+    rows, console = files(tmp_path / "data", range(5)), RecordingConsole()
     opened(rows[:2], tmp_path)
     monkeypatch.setattr(decoded_store, "SEGMENT_BYTES", 64 * BYTES)
     with small_files(2 * BYTES):
         store, task = opened(rows, tmp_path, console=console)
     assert len(segments(tmp_path)) == 1
     assert not list(tmp_path.glob("pixels/*/*part"))
-    assert "3 examples are decoded each time" in console.said[0]
-    assert str(segments(tmp_path)[0].parent) in console.said[0]
+    assert "3 examples are decoded each time" in console.lines[0]
+    assert str(segments(tmp_path)[0].parent) in console.lines[0]
     assert values(store, list(range(5))) == list(range(5))
     assert "0.bin" not in task.decoded
 
 
 def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path: Path) -> None:
     (tmp_path / "pixels").write_text("in the way")
-    console = Words()
+    console = RecordingConsole()
     store, _ = opened(files(tmp_path / "data", range(3)), tmp_path, console=console)
-    assert str(tmp_path / "pixels") in console.said[0]
+    assert str(tmp_path / "pixels") in console.lines[0]
     assert values(store, [0, 1, 2]) == [0, 1, 2]
 
 

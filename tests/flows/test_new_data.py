@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from commands import Thaw
+from consoles import RecordingConsole
 from flows.status import bring_up_to_date
 from pipeline import setup
 from pipeline.config import parse
@@ -99,23 +100,11 @@ def add_photographs(root: Path, source: Path, first: int, last: int) -> None:
     dvc(root, "repro", "-q", "split")
 
 
-class Lines:
-    """A console that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.said.append(text)
-
-    def progress(self, what: str, done: int, total: int, note: str = "") -> None: ...
-
-
 def follow(root: Path) -> list[str]:
     """What every `thaw run` does before its steps."""
-    console = Lines()
+    console = RecordingConsole()
     bring_up_to_date(Workspace(root), console)
-    return console.said
+    return console.lines
 
 
 @pytest.mark.full

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from commands import change
+from consoles import RecordingConsole
 from flows.retrain import begin_run
 from flows.status import follow_champion
 from flows.step_task import run_or_restore
@@ -30,7 +31,6 @@ from pipeline.tracking import store as stores
 from pipeline.training import members
 from pipeline.versioning import Versioning
 from pipeline.workspace import Workspace
-from store_helpers import Said
 
 pytestmark = pytest.mark.slow
 
@@ -127,7 +127,7 @@ def foreign_champion(place: Workspace, tmp_path: Path, tags: bool = True) -> str
 def test_a_model_that_becomes_champion_is_no_reason_to_train_from_it_again(place: Workspace) -> None:
     assert lock(place) == {"model": NAME, "version": None, "sha256": None}, "there was none before the first run"
     for _ in range(2):
-        assert not follow_champion(place, Said())
+        assert not follow_champion(place, RecordingConsole())
         how, made = retrain(place)
         assert set(how.values()) == {"unchanged"}
         assert made.version == "1"
@@ -139,7 +139,7 @@ def test_a_model_that_becomes_champion_is_no_reason_to_train_from_it_again(place
     assert (made.version, made.champion) == ("2", False)
     for version in ("1", "2"):
         promote(place, version)
-        assert not follow_champion(place, Said())
+        assert not follow_champion(place, RecordingConsole())
         assert set(retrain(place)[0].values()) == {"unchanged"}
 
 
@@ -147,7 +147,7 @@ def test_another_champion_makes_finetune_stale_and_the_one_before_restores(place
     retrain(place, "finetune")
     from_first = weights(place)
     version = foreign_champion(place, tmp_path)
-    assert follow_champion(place, said := Said())
+    assert follow_champion(place, said := RecordingConsole())
     assert f"{NAME} v{version} instead of {NAME} v1" in said.lines[-1]
     assert lock(place)["version"] == version
     assert Versioning(place.root).state("finetune").reasons == ("champion.lock changed",)
@@ -165,7 +165,7 @@ def test_another_champion_makes_finetune_stale_and_the_one_before_restores(place
 
 def test_a_champion_that_nobody_tagged_is_pinned_by_its_weights(place: Workspace, tmp_path: Path) -> None:
     version = foreign_champion(place, tmp_path, tags=False)
-    assert follow_champion(place, Said())
+    assert follow_champion(place, RecordingConsole())
     path = source_of(place, version) / "artifacts" / "model" / "weights.safetensors"
     assert lock(place)["sha256"] == manifest.sha256(path)
 
@@ -174,7 +174,7 @@ def test_where_the_registry_cannot_be_asked_the_lock_stays_and_that_is_said(plac
     retrain(place, "finetune")
     before = lock(place)
     change(place.root, "uri: null", 'uri: "http://someone:s3cret@127.0.0.1:9"')
-    assert not follow_champion(place, said := Said())
+    assert not follow_champion(place, said := RecordingConsole())
     assert f"champion.lock keeps {NAME} v1" in said.lines[-1]
     assert "s3cret" not in said.lines[-1]
     assert lock(place) == before

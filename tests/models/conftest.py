@@ -6,13 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from threads import threads
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """These networks and inputs are small: threads would only wait for each other."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with threads(1):
+        yield

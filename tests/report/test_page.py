@@ -10,8 +10,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from example_run import HOSTILE, LABELS, Made, make
 
+from example_run import HOSTILE, LABELS, Made, make
 from pipeline.records import BaselineAge, Comparison, DataVersion, Finding, MetricEstimate, RegisterRecord
 from pipeline.report.page import write_page
 from pipeline.report.plots import write_plots

@@ -18,6 +18,7 @@ from pipeline.models.network import state_to_save
 from pipeline.models.providers.torchvision import blocks
 from pipeline.records import BackboneRecord
 from pipeline.steps.backbone import backbone
+from threads import threads
 
 
 @pytest.fixture
@@ -29,11 +30,8 @@ def context(tmp_path: Path) -> Context:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """These networks and inputs are small: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with threads(1):
+        yield
 
 
 def run(context: Context, name: str, out: str = "out", **settings: Any) -> BackboneRecord:

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from consoles import RecordingConsole
 from pipeline import manifest
 from pipeline.config import EvaluateConfig
 from pipeline.context import Context, MetricPoint, NoRun, SilentConsole, TrackedRun
@@ -27,6 +28,7 @@ from pipeline.records import BaselineAge, CandidateRecord, EvaluateRecord, Finet
 from pipeline.steps.evaluate import evaluate
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import members
+from threads import threads
 
 LABELS = ("dark", "light", "never")
 ARCHITECTURE = "squeezenet1_1"
@@ -54,16 +56,6 @@ class Recorded(NoRun):
         self.artifacts.append(f"{folder}/{path.name}")
 
 
-class Words(SilentConsole):
-    """A console that remembers."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.said.append(text)
-
-
 @dataclass
 class Place:
     """A workspace as the steps before left it."""
@@ -85,10 +77,8 @@ class Place:
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with threads(1):
+        yield
 
 
 @pytest.fixture
@@ -180,7 +170,7 @@ def test_a_remembered_candidate_is_compared_on_what_it_had_not_learnt_from(tmp_p
     rows = [{name: row[name] for name in members.SCHEMA.names} for row in learnt]
     members.write(pa.Table.from_pylist(rows, members.SCHEMA), place.finetuned.folder / "scratch" / members.FILE)
     age = BaselineAge(trained="2026-01-31", data="0123456789abcdef.dir", examples=1234)
-    words = Words()
+    words = RecordingConsole()
     finetuned = place.finetuned.model_copy(update={"baseline": age})
     record = replace(place, finetuned=finetuned).evaluate(console=words)
     (comparison,) = record.comparisons
@@ -192,7 +182,7 @@ def test_a_remembered_candidate_is_compared_on_what_it_had_not_learnt_from(tmp_p
     assert comparison.difference.value == pytest.approx(ours - theirs)
 
     assert record.baseline == age
-    (said,) = [line for line in words.said if line.startswith("compared with training from scratch")]
+    (said,) = [line for line in words.lines if line.startswith("compared with training from scratch")]
     assert "trained on 2026-01-31 from data version 01234567, 1,234 examples then" in said
     assert "4 of today's 36 test examples left out" in said
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from consoles import RecordingConsole
 from pipeline.config import Config, RegisterConfig, TrackingConfig
 from pipeline.errors import ConfigError, TrackingError
 from pipeline.receipts import current_receipt
@@ -21,7 +22,6 @@ from pipeline.tracking import registered
 from pipeline.tracking.store import find
 from pipeline.workspace import Workspace
 from registry_helpers import DATA, LABELS, Finished, lay_finished
-from store_helpers import Said
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_registering_again_uploads_what_the_store_has_lost(done: Finished) -> No
     for file in lost:
         file.unlink()
     cut.write_bytes(cut.read_bytes()[:-9])
-    said = Said()
+    said = RecordingConsole()
     again = done.register(console=said)
     assert again.version == first.version
     assert any("4 files" in line and "weights.safetensors" in line for line in said.lines)
@@ -223,7 +223,7 @@ def test_registering_again_uploads_what_the_store_has_lost(done: Finished) -> No
     from pipeline.tracking import packaging
 
     assert len(packaging.ask(packaging.load(files[0].parent), {"image": [done.files[0].read_bytes()]})) == 1
-    done.register(console=(quiet := Said()))
+    done.register(console=(quiet := RecordingConsole()))
     assert not any("files" in line for line in quiet.lines)
 
 
@@ -284,7 +284,7 @@ def test_the_receipt_is_of_one_evaluation_and_one_set_of_settings(done: Finished
 def test_a_deleted_run_is_recorded_again_from_the_outputs(done: Finished) -> None:
     first = done.register()
     client(done).delete_run(first.run_id)
-    again = done.register(console=Said())
+    again = done.register(console=RecordingConsole())
     assert again.run_id != first.run_id
     assert again.version == first.version
     assert client(done).get_run(again.run_id).data.metrics["test/accuracy"] == 0.9
@@ -293,7 +293,7 @@ def test_a_deleted_run_is_recorded_again_from_the_outputs(done: Finished) -> Non
 def test_a_registry_that_is_away_is_named(done: Finished) -> None:
     done.config = Config(tracking=TrackingConfig(uri="http://127.0.0.1:9", system_metrics=False))
     with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9"):
-        done.register(console=Said())
+        done.register(console=RecordingConsole())
     assert current_receipt(done.config, Workspace(done.root), done.evaluated) is None
 
 

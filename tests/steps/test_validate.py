@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from consoles import RecordingConsole
 from image_builders import dataset, encoded, picture, placeholder, save
 from pipeline import manifest
 from pipeline.config import DataConfig
-from pipeline.context import Context, SilentConsole
+from pipeline.context import Context
 from pipeline.errors import DataError
 from pipeline.evaluation.bootstrap import BootstrapSettings
 from pipeline.evaluation.slices import score_slices, slice_columns
@@ -25,22 +26,12 @@ from pipeline.steps.validate import validate
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 
 
-class Told(SilentConsole):
-    """A console that remembers."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.lines.append(text)
-
-
 class Bench:
     """A workspace's folders around a data folder, and the step run in them again and again."""
 
     def __init__(self, base: Path) -> None:
         self.base, self.data, self.runs = base, base / "data", 0
-        self.said: list[str] = []
+        self.lines: list[str] = []
 
     @property
     def out(self) -> Path:
@@ -53,13 +44,13 @@ class Bench:
     def run(self, **settings: object) -> ValidateRecord:
         self.runs += 1
         self.out.mkdir()
-        console = Told()
+        console = RecordingConsole()
         context = Context(self.base, self.data, self.base / ".thaw", self.run_dir, console)
         config = DataConfig.model_validate({"min_per_class": 5, **settings})
         try:
             return validate(config, ImageClassificationConfig(), self.out, context)
         finally:
-            self.said = console.lines
+            self.lines = console.lines
 
     def outputs(self) -> dict[str, bytes]:
         return {file.name: file.read_bytes() for file in sorted(self.out.iterdir())}
@@ -94,7 +85,7 @@ def test_manifest_quarantine_and_record(bench: Bench) -> None:
     assert list(rows) == sorted(rows, key=lambda path: rows[path]["id"])
     (quarantined,) = pq.read_table(record.quarantine).to_pylist()
     assert (quarantined["path"], quarantined["code"]) == ("cat/broken.png", "not-an-image")
-    assert any("cat/broken.png" in line for line in bench.said)
+    assert any("cat/broken.png" in line for line in bench.lines)
     assert (bench.run_dir / "data-docs" / "index.html").is_file()
 
 
@@ -102,9 +93,9 @@ def test_the_first_quarantined_files_are_named_then_how_many_more_and_where_all_
     for number in range(7):
         save(bench.data / "cat" / f"broken{number}.png", b"text")
     bench.run(max_bad_fraction=0.5)
-    named = [line for line in bench.said if line.startswith("quarantined")]
+    named = [line for line in bench.lines if line.startswith("quarantined")]
     assert [line.split(":")[0] for line in named] == [f"quarantined cat/broken{number}.png" for number in range(5)]
-    assert "… and 2 more, all in artifacts/validate/quarantine.parquet" in bench.said
+    assert "… and 2 more, all in artifacts/validate/quarantine.parquet" in bench.lines
 
 
 def test_outputs_are_the_same_bytes_whatever_happened_before(bench: Bench) -> None:
@@ -161,7 +152,7 @@ def test_drift_is_told_and_stays_out_of_the_outputs(bench: Bench) -> None:
     record = bench.run()
     assert bench.drift() == ["drift-labels-added", "drift-label-shares"]
     assert record.findings == ()
-    assert any(line.endswith("owl") for line in bench.said)
+    assert any(line.endswith("owl") for line in bench.lines)
     grown = bench.outputs()
     # The same data again: still judged against the version before them, and the same bytes.
     bench.run()
@@ -175,9 +166,9 @@ def test_a_misspelt_class_is_told_by_name(bench: Bench) -> None:
     record = bench.run()
     (similar,) = record.findings
     assert similar.items == ("'Cat' (6) and 'cat' (12)",)
-    assert "Cat: did you mean cat?" in "\n".join(bench.said)
-    assert "dogs: did you mean dog?" in "\n".join(bench.said)
-    assert "'Cat' (6) and 'cat' (12)" in "\n".join(bench.said)
+    assert "Cat: did you mean cat?" in "\n".join(bench.lines)
+    assert "dogs: did you mean dog?" in "\n".join(bench.lines)
+    assert "'Cat' (6) and 'cat' (12)" in "\n".join(bench.lines)
     with pytest.raises(DataError, match=r"unknown-label[\s\S]*Cat: did you mean cat\?"):
         bench.run(labels=["cat", "dog"])
 
@@ -186,7 +177,7 @@ def test_more_items_than_a_reader_reads_are_counted(bench: Bench) -> None:
     bench.run()
     dataset(bench.data, classes=tuple(f"class{number}" for number in range(8)), each=5, first=500)
     bench.run()
-    (rest,) = (line for line in bench.said if line.startswith("… and 3 more"))
+    (rest,) = (line for line in bench.lines if line.startswith("… and 3 more"))
     assert rest.endswith("validate/drift.json")
 
 
@@ -266,7 +257,7 @@ def test_odd_names_reach_the_manifest_and_never_the_terminal(bench: Bench) -> No
     paths = manifest.read(record.manifest)["path"].to_pylist()
     assert all(manifest.real_path(bench.data, path).is_file() for path in paths)
     assert "cat/-rf \\xe9.png" in paths
-    assert all(line.isprintable() for line in bench.said)
+    assert all(line.isprintable() for line in bench.lines)
 
 
 @pytest.mark.real

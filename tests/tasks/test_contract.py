@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from contract_cases import CASES
 
+from contract_cases import CASES
 from pipeline import setup, task_catalog
 from pipeline.config import Config, parse
 from pipeline.context import SilentConsole
@@ -25,6 +25,7 @@ from pipeline.records import CandidateRecord, DataVersion, EvaluateRecord, Finet
 from pipeline.steps.run import load_record, make_context, run_alone
 from pipeline.tasks import catalog
 from pipeline.workspace import Workspace
+from threads import threads
 
 STEPS = ("validate", "split", "backbone", "finetune", "evaluate")
 QUICK = {
@@ -44,10 +45,8 @@ TOLERANCE = 1e-4  # in probability, between an example alone and in a batch
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with threads(1):
+        yield
 
 
 def settings(task: str) -> Config:

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from consoles import RecordingConsole
 from pipeline.context import MetricPoint
 from pipeline.errors import TrackingError
 from pipeline.tracking import failures, runs
 from pipeline.workspace import Workspace
-from store_helpers import Flaky, Said, flaky_server, lay_store, tracker
+from store_helpers import Flaky, flaky_server, lay_store, tracker
 
 KEY = "c" * 64
 
@@ -49,7 +50,7 @@ def test_a_server_that_breaks_in_the_middle_is_told_everything_once_it_answers(
 ) -> None:
     monkeypatch.setattr(runs, "SECONDS_BETWEEN_SENDS", 0.0)
     monkeypatch.setattr(runs, "REST_RATIO", 0.0)
-    said = Said()
+    said = RecordingConsole()
     opened = tracker(workspace, said, uri=server.url)
     run = opened.open(KEY, "head")
     run.metrics(curve(0, 1, 2))
@@ -76,7 +77,7 @@ def test_what_a_slow_server_did_without_answering_in_time_is_not_done_twice(
 ) -> None:
     monkeypatch.setattr(runs, "SECONDS_BETWEEN_SENDS", 0.0)
     monkeypatch.setattr(runs, "REST_RATIO", 0.0)
-    opened = tracker(workspace, Said(), uri=server.url)
+    opened = tracker(workspace, RecordingConsole(), uri=server.url)
     run = opened.open(KEY, "head")
     run.metrics(curve(0))
     opened.flush()  # however slow this machine is
@@ -91,7 +92,7 @@ def test_what_a_slow_server_did_without_answering_in_time_is_not_done_twice(
     monkeypatch.setitem(failures.TRAINING, "MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     opened.flush()
     assert sorted(recorded(workspace, run.id)) == [0, 1, 2, 3]
-    resumed = tracker(workspace, Said(), uri=server.url)  # and once more by the next process
+    resumed = tracker(workspace, RecordingConsole(), uri=server.url)  # and once more by the next process
     again = resumed.open(KEY, "head")
     again.metrics(curve(2, 3, 4))
     again.close()
@@ -101,7 +102,7 @@ def test_what_a_slow_server_did_without_answering_in_time_is_not_done_twice(
 
 
 def test_a_run_begun_with_the_server_down_is_recorded_by_the_next(workspace: Workspace, tmp_path: Path) -> None:
-    said = Said()
+    said = RecordingConsole()
     (tmp_path / "report.html").write_text("<p>")
     away = tracker(workspace, said, uri="http://127.0.0.1:9")  # nobody listens at the discard port
     parent = away.open(KEY, "insects", tags={"git": "abc"})
@@ -131,7 +132,7 @@ def test_a_run_begun_with_the_server_down_is_recorded_by_the_next(workspace: Wor
 
 
 def test_a_write_the_server_refuses_is_left_out_and_does_not_block_the_others(workspace: Workspace) -> None:
-    said = Said()
+    said = RecordingConsole()
     opened = tracker(workspace, said)
     run = opened.open(KEY, "head")
     run.outbox.append({"op": "metrics", "points": [["a\nb", 1.0, 1, 1]]})
@@ -168,12 +169,12 @@ def left(workspace: Workspace) -> list[str]:
 
 def test_a_run_recorded_late_has_its_own_tables_and_not_its_successors(workspace: Workspace, tmp_path: Path) -> None:
     for key, name in (("1" * 64, "first"), ("2" * 64, "second")):
-        run = tracker(workspace, Said(), uri=AWAY).open(key, name)
+        run = tracker(workspace, RecordingConsole(), uri=AWAY).open(key, name)
         run.artifact(tables(tmp_path / "out", name) / "per_class.csv", "test")
         run.artifact(tmp_path / "out" / "worst", "test/worst")
         run.close()
     shutil.rmtree(tmp_path / "out")
-    said = Said()
+    said = RecordingConsole()
     tracker(workspace, said).open("3" * 64, "third")  # the store is back
     for name in ("first", "second"):
         assert artifacts(workspace, name) == {
@@ -187,7 +188,7 @@ def test_a_file_of_one_content_is_kept_once_and_until_every_write_of_it_is_confi
     server: Flaky, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.mode = "500"
-    opened = tracker(workspace, Said(), uri=server.url)
+    opened = tracker(workspace, RecordingConsole(), uri=server.url)
     run = opened.open(KEY, "head")
     run.artifact(tables(tmp_path, "same") / "per_class.csv", "one")
     run.artifact(tmp_path / "per_class.csv", "two")
@@ -203,7 +204,7 @@ def test_what_cannot_be_kept_is_said_and_never_replaced(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1, 1, 1000))
-    said = Said()
+    said = RecordingConsole()
     run = tracker(workspace, said, uri=AWAY).open(KEY, "head")
     run.artifact(tables(tmp_path, "first") / "per_class.csv")
     run.artifact(tmp_path / "worst", "worst")
@@ -214,7 +215,7 @@ def test_what_cannot_be_kept_is_said_and_never_replaced(
         "tracking: gone.csv cannot be read and is left out (No such file or directory)",
     ]
     (tmp_path / "per_class.csv").write_text("second")  # the next run writes over it
-    later = Said()
+    later = RecordingConsole()
     tracker(workspace, later).open("d" * 64, "another")
     assert artifacts(workspace, "head") == {"worst/deep/1.png": "picture first"}, "this one was still as it was"
     assert len(later.lines) == 1
@@ -263,7 +264,7 @@ def test_a_kill_between_sending_and_confirming_doubles_nothing(
     assert done.returncode == -signal.SIGKILL
     assert left(workspace), "nothing was left to send again: this test tests nothing"
     table.write_text("second")
-    tracker(workspace, Said()).open("d" * 64, "another")
+    tracker(workspace, RecordingConsole()).open("d" * 64, "another")
     store = tracker(workspace).store
     found = [run for run in store.client.search_runs([store.experiment_id]) if run.info.run_name == "killed"]
     assert len(found) == 1
@@ -277,13 +278,13 @@ def test_a_kill_between_sending_and_confirming_doubles_nothing(
 
 
 def test_what_an_earlier_version_left_unconfirmed_is_recorded_first(workspace: Workspace, tmp_path: Path) -> None:
-    run = tracker(workspace, Said(), uri=AWAY).open(KEY, "head")
+    run = tracker(workspace, RecordingConsole(), uri=AWAY).open(KEY, "head")
     run.tags({"earlier": "yes", "both": "earlier"})
     run.artifact(tables(tmp_path / "out", "first") / "per_class.csv")
     (workspace.scratch / "outbox").rename(workspace.scratch / "spool")  # as it was called
     (workspace.scratch / "outbox").mkdir()
     (workspace.scratch / "outbox" / f"{KEY}.jsonl").write_text('{"op": "tags", "values": {"both": "later"}}\n')
-    later = tracker(workspace, Said()).open(KEY, "head")
+    later = tracker(workspace, RecordingConsole()).open(KEY, "head")
     assert not (workspace.scratch / "spool").exists()
     data = tracker(workspace).store.client.get_run(later.id).data
     assert (data.tags["earlier"], data.tags["both"]) == ("yes", "later")
@@ -294,7 +295,7 @@ def test_what_an_earlier_version_left_unconfirmed_is_recorded_first(workspace: W
 def test_a_proxys_no_is_not_the_stores_and_loses_nothing(
     server: Flaky, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = tracker(workspace, said := Said(), uri=server.url)
+    opened = tracker(workspace, said := RecordingConsole(), uri=server.url)
     run = opened.open(KEY, "head")
     server.mode = "404"
     run.tags({"kept": "yes"})

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pytest
 import yaml
 from test_finetune import BACKBONE, CONFIG, data
-from tiny import Words, elsewhere, tiny_task
 
+from consoles import RecordingConsole
 from pipeline import dvc_yaml, manifest
 from pipeline.config import Config, FinetuneConfig, parse, to_yaml
 from pipeline.context import Context, SilentConsole
@@ -24,6 +24,7 @@ from pipeline.tasks import catalog
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import members
 from pipeline.versioning import Versioning, initialise
+from tiny import elsewhere, tiny_task
 
 ONCE = CONFIG.model_copy(update={"baseline_steps": 10})
 ANOTHER = CONFIG.model_copy(update={"baseline_steps": 1})
@@ -73,7 +74,7 @@ def scratch_sha(record: FinetuneRecord) -> str:
 
 # --- once -------------------------------------------------------------------------------------------------
 def test_it_is_trained_once_however_the_data_grow_and_settings_change(tmp_path: Path) -> None:
-    first, words = run(tmp_path), Words()
+    first, words = run(tmp_path), RecordingConsole()
     forget_candidates(tmp_path)
     changed = ONCE.model_copy(update={"label_smoothing": 0.2, "lr": 5e-3, "epochs": 2, "seed": 3})
     second = run(tmp_path, changed, count=90, console=words)
@@ -88,10 +89,10 @@ def test_it_is_trained_once_however_the_data_grow_and_settings_change(tmp_path: 
 
 
 def test_its_seconds_are_said_before_it_starts(tmp_path: Path) -> None:
-    words = Words()
+    words = RecordingConsole()
     run(tmp_path, console=words)
     said = [
-        line.split(":")[0] + (" duration" if "for comparison, at most 2 epochs" in line else "") for line in words.said
+        line.split(":")[0] + (" duration" if "for comparison, at most 2 epochs" in line else "") for line in words.lines
     ]
     assert said.index("scratch duration") < said.index("scratch")
 
@@ -100,7 +101,9 @@ def test_its_seconds_are_said_before_it_starts(tmp_path: Path) -> None:
 def test_always_trains_it_anew_and_never_does_without(tmp_path: Path, setting: str, candidates: int) -> None:
     run(tmp_path)
     forget_candidates(tmp_path)
-    record = run(tmp_path, ONCE.model_copy(update={"baseline": setting}), count=90, console=(words := Words()))
+    record = run(
+        tmp_path, ONCE.model_copy(update={"baseline": setting}), count=90, console=(words := RecordingConsole())
+    )
     assert len(record.candidates) == candidates
     assert record.baseline is None
     assert ("for comparison, at most" in words) == (setting == "always")
@@ -136,7 +139,7 @@ def test_what_it_cannot_be_compared_under_has_it_trained_again(
     forget_candidates(tmp_path)
     usual = baseline.Comparison.conditions.fget  # type: ignore[attr-defined]
     monkeypatch.setattr(baseline.Comparison, "conditions", property(lambda self: {**usual(self), condition: value}))
-    words = Words()
+    words = RecordingConsole()
     run(tmp_path, console=words)
     assert "it is trained again" in words
     assert "for comparison, at most" in words
@@ -146,7 +149,7 @@ def test_what_it_cannot_be_compared_under_has_it_trained_again(
 def test_each_condition_is_named(tmp_path: Path) -> None:
     run(tmp_path)
     other = BACKBONE.model_copy(update={"architecture": "tiny2"})
-    run(tmp_path, ONCE.model_copy(update={"baseline_steps": 20}), backbone=other, console=(words := Words()))
+    run(tmp_path, ONCE.model_copy(update={"baseline_steps": 20}), backbone=other, console=(words := RecordingConsole()))
     assert "the architecture, finetune.baseline_steps changed" in words
 
 
@@ -156,12 +159,12 @@ def test_too_few_test_examples_that_it_does_not_know_have_it_trained_again(tmp_p
     path = tmp_path / "baseline" / members.FILE
     table = manifest.read(tmp_path / "split" / "manifest.parquet")
     members.write(members.of_split(table).set_column(2, "split", pa.array(["train"] * len(table))), path)
-    words = Words()
+    words = RecordingConsole()
     run(tmp_path, console=words)
     assert "it had learnt from all but 0 of 8 test examples; 8 are needed" in words
     assert pc.sum(pc.equal(members.read(path)["split"], "test")).as_py() in (0, None)
     forget_candidates(tmp_path)
-    run(tmp_path, console=(words := Words()))
+    run(tmp_path, console=(words := RecordingConsole()))
     assert "scratch: remembered" in words, "trained again once, not for ever"
 
 
@@ -185,7 +188,7 @@ def test_what_it_learnt_from_is_left_out_with_all_that_belongs_to_it() -> None:
 def test_a_kill_before_it_is_remembered_does_not_train_it_twice(tmp_path: Path, point: str) -> None:
     code, _ = elsewhere(run_in_another_process, tmp_path, env={"THAW_CRASH_AT": point})
     assert code == -9, "the kill never happened"
-    words = Words()
+    words = RecordingConsole()
     record = run(tmp_path, console=words)
     assert "for comparison, at most" not in words
     assert record.baseline is not None
@@ -215,7 +218,7 @@ def test_it_is_pinned_and_brought_back_by_dvc(pinned: Path) -> None:
     sha = manifest.sha256(pinned / "baseline" / "candidate" / "model.safetensors")
     forget_candidates(pinned)
     shutil.rmtree(pinned / "baseline")
-    record = run(pinned, console=(words := Words()))
+    record = run(pinned, console=(words := RecordingConsole()))
     assert scratch_sha(record) == sha == entry["model_sha256"]
     assert "for comparison, at most" not in words
 
@@ -236,7 +239,7 @@ def test_a_kill_before_a_new_one_is_pinned_has_the_next_run_pin_it(pinned: Path)
     assert code == -9, "the kill never happened"
     assert (pinned / "baseline.dvc").read_bytes() == before
     forget_candidates(pinned)
-    record = run(pinned, ANOTHER, console=(words := Words()))
+    record = run(pinned, ANOTHER, console=(words := RecordingConsole()))
     assert "for comparison, at most" not in words
     shutil.rmtree(pinned / "baseline")
     assert scratch_sha(run(pinned, ANOTHER)) == scratch_sha(record)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import PLAN, STAGES, Setting, TinyModel
 from torch.optim.swa_utils import update_bn
 
 from pipeline.config import StageConfig
 from pipeline.training import batchnorm, gradient_accumulation, stages
 from pipeline.training.batch_source import BatchSource, Piece
 from pipeline.training.losses import TrainingLoss
+from tiny import PLAN, STAGES, Setting, TinyModel
 
 EVERYTHING = StageConfig(name="all", train=("all",), epochs=2, lr=1e-2, batchnorm="train")
 

@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import Setting, Words, elsewhere, train_and_hash, weights_hash
 
+from consoles import RecordingConsole
 from pipeline.errors import TrainingError
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.numerics import NonFiniteError
+from tiny import Setting, elsewhere, train_and_hash, weights_hash
 
 KILLED = -9
 
 
-def made(folder: Path, **changed: Any) -> tuple[Checkpoints, Words]:
-    words = Words()
+def made(folder: Path, **changed: Any) -> tuple[Checkpoints, RecordingConsole]:
+    words = RecordingConsole()
     return Checkpoints(folder, {"seed": 0, "data": {"train": "abc"}}, words, **changed), words
 
 
@@ -122,7 +123,7 @@ def _save_on_a_full_disk(folder: Path) -> tuple[bool, list[str], dict[str, Any],
     saved = checkpoints.save({"step": 2}, {"model/x": torch.zeros(100_000)})
     found = checkpoints.load()
     assert found is not None
-    return saved, words.said, found.state, len(list(folder.iterdir()))
+    return saved, words.lines, found.state, len(list(folder.iterdir()))
 
 
 def test_a_training_whose_newest_checkpoint_is_damaged_comes_to_the_same_weights(tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def test_a_training_whose_newest_checkpoint_is_damaged_comes_to_the_same_weights
     (folder,) = (setting.scratch / "checkpoints").iterdir()
     newest = max(folder.glob("*.safetensors"))
     newest.write_bytes(newest.read_bytes()[:-1])
-    words = Words()
+    words = RecordingConsole()
     assert weights_hash(setting.train(words)) == whole
     assert "cannot be used" in words
     assert "going on from epoch 2" in words
@@ -184,7 +185,7 @@ def test_a_resume_with_other_frozen_weights_is_stopped(tmp_path: Path) -> None:
 def test_another_machine_is_said_and_noted(tmp_path: Path) -> None:
     setting, folder = _interrupted(tmp_path)
     _tampered(folder, lambda state, tensors: state["machine"].update(torch="1.0"))
-    words = Words()
+    words = RecordingConsole()
     trained = setting.train(words)
     assert "not bit-identical" in words
     assert "torch: 1.0 before" in trained.state.notes[0]

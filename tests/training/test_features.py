@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import elsewhere
 
+from consoles import RecordingConsole
 from disks import small_disk, small_files
 from pipeline.context import SilentConsole
 from pipeline.modalities.image.settings import ImageAugmentConfig
@@ -26,6 +26,7 @@ from pipeline.tasks.image_classification.codec import ImageCodec
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import feature_cache, sampling
 from pipeline.training.plan import TrainingPlan, autocast, place, to_input
+from tiny import elsewhere
 
 SPEC = ImageInputSpec(size=32, resize=40)
 PLAN = TrainingPlan(threads=1, feature_cache_always=True, torch=torch.__version__)
@@ -54,14 +55,6 @@ class Counting(ImageCodec):
     def prepare(self, decoded: torch.Tensor, *rest: Any) -> torch.Tensor:
         self.prepared += len(decoded)
         return super().prepare(decoded, *rest)
-
-
-class Words(SilentConsole):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -366,19 +359,19 @@ def test_a_damaged_store_is_made_anew(model: blocks.TorchvisionNetwork, tmp_path
 
 # --- where it would not pay or fit ----------------------------------------------------------------------
 def test_over_the_limit_it_says_so(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
-    console = Words()
+    console = RecordingConsole()
     small = PLAN.model_copy(update={"feature_cache_gb": 1e-6})
     assert opened(model, tmp_path, plan=small, console=console) is None
-    assert "feature_cache_gb" in console.said[0]
+    assert "feature_cache_gb" in console.lines[0]
 
 
 def test_on_a_full_disk_it_says_so(
     model: blocks.TorchvisionNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**40, 2**40, 0))
-    console = Words()
+    console = RecordingConsole()
     assert opened(model, tmp_path, console=console) is None
-    assert "free disk" in console.said[0]
+    assert "free disk" in console.lines[0]
 
 
 @pytest.mark.slow
@@ -395,7 +388,7 @@ def test_a_disk_that_fills_meanwhile_is_said_and_the_outputs_are_computed_each_t
 def _on_a_disk_that_fills(disk: Path) -> list[str]:
     """Two epochs on a disk that has room for the flags and one of the turns, and what was said."""
     feature_cache.SPARE_BYTES = -(10**12)  # there was room when it was looked for
-    model, store, console = blocks.build_network("mobilenet_v2", 3).eval(), Store(112), Words()
+    model, store, console = blocks.build_network("mobilenet_v2", 3).eval(), Store(112), RecordingConsole()
     opened_store = kept(model, disk, store=store, console=console)
     for rows, views in epochs(store, 2, 16):
         found = opened_store.batch(rows, views)
@@ -403,15 +396,15 @@ def _on_a_disk_that_fills(disk: Path) -> list[str]:
         assert torch.allclose(found, computed(model, store, rows, views, -1), rtol=1e-3, atol=1e-4)
     (folder,) = (disk / "features").iterdir()
     assert np.fromfile(folder / "done", np.uint8).any(), "what the disk took is kept"
-    return console.said
+    return console.lines
 
 
 def test_files_the_disk_refuses_are_not_left_behind(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
-    console = Words()
+    console = RecordingConsole()
     with small_files(1000):
         assert opened(model, tmp_path, console=console) is None
-    assert "computed each time" in console.said[0]
-    assert "MB free" in console.said[0]
+    assert "computed each time" in console.lines[0]
+    assert "MB free" in console.lines[0]
     assert list((tmp_path / "features").iterdir()) == []
 
 
@@ -419,10 +412,10 @@ def test_where_reading_takes_as_long_as_computing_it_says_so(
     model: blocks.TorchvisionNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_cache, "READ_BYTES_PER_SECOND", 1.0)
-    console = Words()
+    console = RecordingConsole()
     measured = PLAN.model_copy(update={"feature_cache_always": False})
     assert opened(model, tmp_path, plan=measured, console=console) is None
-    assert "as long to read" in console.said[0]
+    assert "as long to read" in console.lines[0]
     monkeypatch.setattr(feature_cache, "READ_BYTES_PER_SECOND", 1e15)
     assert opened(model, tmp_path, plan=measured) is not None
 
@@ -452,8 +445,8 @@ def test_a_stages_second_store_leaves_its_first_alone(model: blocks.TorchvisionN
     kept(model, tmp_path, plan=plan, seed=9)
     train = opened(model, tmp_path, plan=plan, seed=1)
     assert train is not None
-    words = Words()
+    words = RecordingConsole()
     second = opened(model, tmp_path, plan=plan, seed=2, console=words, in_use=[train.folder])
     assert second is None
     assert train.folder.exists()
-    assert any("over finetune.plan.feature_cache_gb" in line for line in words.said)
+    assert any("over finetune.plan.feature_cache_gb" in line for line in words.lines)

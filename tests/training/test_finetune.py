@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny import LABELS, SPEC, TinyStore, Words, elsewhere, tiny_task
 
+from consoles import RecordingConsole
 from pipeline import manifest
 from pipeline.config import FinetuneConfig, PlanConfig
 from pipeline.context import Context, MetricPoint, NoTracker
@@ -23,6 +23,7 @@ from pipeline.records import BackboneRecord, FinetuneRecord, SplitRecord
 from pipeline.steps import finetune as step
 from pipeline.tasks import catalog
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
+from tiny import LABELS, SPEC, TinyStore, elsewhere, tiny_task
 
 CONFIG = FinetuneConfig(
     recipes=("head",),
@@ -147,7 +148,7 @@ def test_the_baseline_is_trained_for_comparison_and_is_not_the_best(tmp_path: Pa
 
 
 def test_adding_a_recipe_trains_only_that_one(tmp_path: Path) -> None:
-    first, words = run(tmp_path, CONFIG.model_copy(update={"baseline": "never"})), Words()
+    first, words = run(tmp_path, CONFIG.model_copy(update={"baseline": "never"})), RecordingConsole()
     more = CONFIG.model_copy(update={"baseline": "never", "recipes": ("full", "head")})
     second = run(tmp_path, more, console=words)
     assert "head: unchanged" in words
@@ -158,7 +159,7 @@ def test_adding_a_recipe_trains_only_that_one(tmp_path: Path) -> None:
 
 def test_a_damaged_candidate_is_trained_again(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"baseline": "never"})
-    first, words = run(tmp_path, config), Words()
+    first, words = run(tmp_path, config), RecordingConsole()
     (model,) = (tmp_path / ".thaw" / "candidates").glob("*/model.safetensors")
     model.write_bytes(b"rubbish")
     second = run(tmp_path, config, console=words)
@@ -169,12 +170,12 @@ def test_a_damaged_candidate_is_trained_again(tmp_path: Path) -> None:
 def test_what_does_not_change_the_result_does_not_change_the_key(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"baseline": "never"})
     run(tmp_path, config)
-    words = Words()
+    words = RecordingConsole()
     others = {"checkpoint": config.checkpoint.model_copy(update={"keep": 5}), "baseline": "never", "epochs": 3}
     plan = config.plan.model_copy(update={"workers": 2})
     run(tmp_path, config.model_copy(update={**others, "plan": plan}), console=words)
     assert "head: unchanged" in words
-    run(tmp_path, config.model_copy(update={"label_smoothing": 0.2}), console=(fresh := Words()))
+    run(tmp_path, config.model_copy(update={"label_smoothing": 0.2}), console=(fresh := RecordingConsole()))
     assert "head: unchanged" not in fresh
 
 
@@ -196,7 +197,7 @@ def test_a_killed_step_goes_on_and_tells_the_same_points(tmp_path: Path) -> None
     for point in ("last-batch:2", "between-stages", "after-candidate"):
         code, _ = elsewhere(_run_quietly, tmp_path / "killed", env={"THAW_CRASH_AT": point})
         assert code == -9, "the kill never happened"
-    record = run(tmp_path / "killed", tracker=(again := Remembering()), console=(words := Words()))
+    record = run(tmp_path / "killed", tracker=(again := Remembering()), console=(words := RecordingConsole()))
     assert "head: unchanged" in words, "the candidate was complete when the last kill came"
     assert {n: record.candidate(n).model_sha256 for n in record.candidates} == {
         n: whole.candidate(n).model_sha256 for n in whole.candidates

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import STAGES, Setting, TinyModel, TinyTask, tiny_task
 
 from pipeline.config import StageConfig
 from pipeline.errors import TrainingError
 from pipeline.training import fingerprint, freeze, optimizers, stages
 from pipeline.training.stages import StageScope
+from tiny import STAGES, Setting, TinyModel, TinyTask, tiny_task
 
 HEAD = (STAGES[0],)
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CONFIG, PLAN, STAGES, Setting, TinyModel, Words, elsewhere, train_and_hash
 
+from consoles import RecordingConsole
 from pipeline.config import StageConfig
 from pipeline.errors import Interrupted
 from pipeline.models.providers.torchvision import blocks
 from pipeline.training import head_stage, linear_head, stages
 from pipeline.training.interruption import StopSignal, interruptible
 from pipeline.training.recipe_trainer import train
+from tiny import CONFIG, PLAN, STAGES, Setting, TinyModel, elsewhere, train_and_hash
 
 SOLVED = CONFIG.model_copy(update={"head_solver": "auto"})
 HEAD = StageConfig(name="head", train=("head",), epochs=7, lr="auto")
@@ -27,7 +28,7 @@ def setting(scratch: Path, **changes: Any) -> Setting:
 
 
 def test_a_solved_stage_is_one_row_without_rates_and_says_how(tmp_path: Path) -> None:
-    trained = setting(tmp_path, stages=(HEAD,)).train(words := Words())
+    trained = setting(tmp_path, stages=(HEAD,)).train(words := RecordingConsole())
     (result,) = trained.state.results
     assert (result.epochs, result.best_epoch, result.lr) == (1, 1, {})
     assert result.frozen == ("low", "mid", "top")
@@ -202,7 +203,7 @@ def test_where_it_is_not_solved_the_optimiser_trains_and_the_reason_is_said(
     assert head_stage.refusal(Setting(tmp_path).job(), model, stages.scope(model, HEAD)) == ""
     monkeypatch.setattr(head_stage, "MOST_OPERATIONS", 1e3)
     short = HEAD.model_copy(update={"lr": 1e-2, "epochs": 2})
-    trained = setting(tmp_path, stages=(short,)).train(words := Words())
+    trained = setting(tmp_path, stages=(short,)).train(words := RecordingConsole())
     assert "trained by adamw, since solving it would take" in words
     assert trained.state.results[0].solved is None
     assert trained.state.results[0].epochs == 2

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import Setting, TinyTask, tiny_task, train_and_hash, weights_hash
 
 from pipeline.errors import Interrupted
 from pipeline.training.interruption import interruptible
+from tiny import Setting, TinyTask, tiny_task, train_and_hash, weights_hash
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

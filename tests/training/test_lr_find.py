@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from torch import nn
 
+import tiny
 from pipeline.training import lr_find
 from pipeline.training.recipe_trainer import TrainedRecipe
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import TinyModel
 
 from pipeline.config import FinetuneConfig, StageConfig
 from pipeline.training import optimizers, stages
+from tiny import TinyModel
 
 
 def built(train: str, config: FinetuneConfig, lr: float = 0.1, decay: float = 0.5) -> torch.optim.Optimizer:

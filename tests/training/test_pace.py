@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import LABELS, Setting, TinyModel, Words, tiny_task
 
+from consoles import RecordingConsole
 from pipeline.config import FinetuneConfig, PlanConfig
 from pipeline.context import SilentConsole
 from pipeline.training import plan, throughput
 from pipeline.training.plan import ChosenPlan, MeasuredTrial, TrainingPlan
 from pipeline.training.throughput import step_share
+from tiny import LABELS, Setting, TinyModel, tiny_task
 
 SHARES = (0.4, 0.3, 0.2, 0.1)
 
@@ -47,7 +48,7 @@ def plans(folder: Path) -> list[Path]:
 def test_a_stage_at_less_than_half_the_planned_speed_says_so_and_the_plan_is_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow, words = setting(tmp_path, 1e-9, monkeypatch), Words()
+    slow, words = setting(tmp_path, 1e-9, monkeypatch), RecordingConsole()
     trained = slow.train(words)
     assert "of the planned speed" in words
     assert not plans(tmp_path)
@@ -55,7 +56,7 @@ def test_a_stage_at_less_than_half_the_planned_speed_says_so_and_the_plan_is_for
 
 
 def test_a_stage_at_the_planned_speed_leaves_the_plan_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual, words = setting(tmp_path, 1e3, monkeypatch), Words()
+    usual, words = setting(tmp_path, 1e3, monkeypatch), RecordingConsole()
     usual.train(words)
     assert "planned speed" not in words
     assert plans(tmp_path)
@@ -64,7 +65,7 @@ def test_a_stage_at_the_planned_speed_leaves_the_plan_alone(tmp_path: Path, monk
 def test_another_arithmetic_than_the_remembered_is_not_judged_by_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow, words = setting(tmp_path, 1e-9, monkeypatch), Words()
+    slow, words = setting(tmp_path, 1e-9, monkeypatch), RecordingConsole()
     slow.plan = slow.plan.model_copy(update={"threads": 2})
     slow.train(words)
     assert "planned speed" not in words

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from consoles import RecordingConsole
 from pipeline.config import FinetuneConfig, PlanConfig
 from pipeline.context import SilentConsole
 from pipeline.errors import ConfigError
@@ -19,14 +20,6 @@ from pipeline.training.plan import MeasuredTrial, TrainingPlan
 
 FIXED = {"precision": "fp32", "memory_format": "contiguous"}
 Steps = dict[tuple[str, str], tuple[float, float]]
-
-
-class Words(SilentConsole):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.said.append(text)
 
 
 def network() -> blocks.TorchvisionNetwork:
@@ -84,10 +77,10 @@ USUAL: Steps = {
 
 def test_the_fastest_that_agrees_is_taken(tmp_path: Path, pretend: Any) -> None:
     pretend(USUAL)
-    console = Words()
+    console = RecordingConsole()
     picked = chosen(tmp_path, console)
     assert (picked.precision, picked.memory_format) == ("bf16", "channels-last")
-    assert "bf16 channels-last 100 ms" in console.said[0]
+    assert "bf16 channels-last 100 ms" in console.lines[0]
 
 
 @pytest.mark.parametrize("loss", [0.75, float("nan"), float("inf")])
@@ -144,10 +137,10 @@ def test_measuring_that_ends_after_one_candidate_takes_the_usual_plan_and_rememb
     tmp_path: Path, machine: Any
 ) -> None:
     machine(lambda turn: 20.0)
-    console = Words()
+    console = RecordingConsole()
     picked = chosen(tmp_path, console)
     assert (picked.precision, picked.memory_format) == ("fp32", "channels-last")
-    assert "measured again next time" in console.said[0]
+    assert "measured again next time" in console.lines[0]
     assert not (tmp_path / "plans").exists()
     machine(lambda turn: 1.0)
     picked = chosen(tmp_path)
@@ -178,11 +171,11 @@ def test_a_whole_measurement_is_no_longer_than_a_share_of_the_training(tmp_path:
 
 def test_a_short_training_is_not_preceded_by_a_long_race(tmp_path: Path, pretend: Any) -> None:
     asked = pretend(USUAL)
-    console = Words()
+    console = RecordingConsole()
     picked = chosen(tmp_path, console, passes=400)
     assert (picked.precision, picked.memory_format) == ("fp32", "channels-last")
     assert len(asked) == 1
-    assert "too little to train" in console.said[0]
+    assert "too little to train" in console.lines[0]
     assert (chosen(tmp_path, passes=10**6).precision, len(asked) > 1) == ("bf16", True), "remembered for a longer one"
 
 
@@ -231,11 +224,11 @@ def test_where_cores_run_two_threads_each_both_numbers_are_tried(
     monkeypatch.setattr(plan, "_step", step)
     monkeypatch.setattr(hardware, "cores", lambda: 2)
     monkeypatch.setattr(hardware, "physical_cores", lambda: 1)
-    console = Words()
+    console = RecordingConsole()
     assert chosen(tmp_path, console).threads == 1
     assert {candidate.threads for candidate in asked} == {1, 2}
     assert all(wanted == had for wanted, had in set_to)
-    assert "bf16 channels-last 1 threads 100 ms" in console.said[0]
+    assert "bf16 channels-last 1 threads 100 ms" in console.lines[0]
     assert chosen(tmp_path / "fixed", threads=2).threads == 2
     assert chosen(tmp_path / "short", passes=400).threads == 1
 
@@ -248,12 +241,12 @@ def test_with_everything_fixed_nothing_is_measured_or_built(tmp_path: Path, pret
 
 
 def test_the_choice_is_remembered_for_machine_network_and_settings(tmp_path: Path, pretend: Any) -> None:
-    asked, console = pretend(USUAL), Words()
+    asked, console = pretend(USUAL), RecordingConsole()
     first = chosen(tmp_path)
     before = len(asked)
     assert chosen(tmp_path, console) == first
     assert len(asked) == before
-    assert "remembered" in console.said[0]
+    assert "remembered" in console.lines[0]
     for other in ({"threads": 1}, {"batch_size": 8}, {"factory": lambda: blocks.build_network("squeezenet1_0", 2)}):
         before = len(asked)
         chosen(tmp_path, **other)

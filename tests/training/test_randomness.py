@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import PLAN, STAGES, Setting, TinyTask, tiny_task, weights_hash
 
 from pipeline.config import FinetuneConfig, PlanConfig, StageConfig
 from pipeline.tasks.base import RandomDraw
 from pipeline.training.determinism import set_random_state
+from tiny import PLAN, STAGES, Setting, TinyTask, tiny_task, weights_hash
 
 DEFAULT = Setting(Path()).config
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import Setting, elsewhere, train_and_hash
 
 from pipeline.training.crash_points import POINTS
+from tiny import Setting, elsewhere, train_and_hash
 
 KILLED = -signal.SIGKILL
 AFTERWARDS = ("after-candidate", "before-baseline", "before-pinning", "after-baseline")  # when a training is over

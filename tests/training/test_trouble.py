@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import PLAN, STAGES, Setting, TinyStore, TinyTask, Words, tiny_task, weights_hash
 
+from consoles import RecordingConsole
 from pipeline.errors import TrainingError
 from pipeline.training import gradient_accumulation
 from pipeline.training.losses import TrainingLoss
 from pipeline.training.numerics import NonFiniteError
+from tiny import PLAN, STAGES, Setting, TinyStore, TinyTask, tiny_task, weights_hash
 
 
 def test_a_loss_that_is_nan_names_the_batch_and_keeps_the_last_good_state(tmp_path: Path) -> None:
@@ -56,7 +57,7 @@ def test_bf16_that_loses_itself_is_done_again_in_fp32_from_the_stages_beginning(
     original = TrainingLoss.__call__
     monkeypatch.setattr(gradient_accumulation, "autocast", failing)
     monkeypatch.setattr(TrainingLoss, "__call__", loss)
-    words = Words()
+    words = RecordingConsole()
     trained = Setting(tmp_path, plan=PLAN.model_copy(update={"precision": "bf16"})).train(words)
     assert "again in fp32" in words
     assert trained.state.plan.precision == "fp32"
@@ -81,7 +82,7 @@ def test_want_of_memory_halves_the_batch_and_adds_the_gradients_up(
     stage = STAGES[0].model_copy(update={"train": ("head",)})
     whole = Setting(tmp_path / "whole", stages=(stage,), config=config).train()
     monkeypatch.setattr(TrainingLoss, "__call__", hungry)
-    words = Words()
+    words = RecordingConsole()
     pieces = Setting(tmp_path / "pieces", stages=(stage,), config=config).train(words)
     assert max(sizes) > 3, "memory never ran out"
     assert "3 at a time from here" in words

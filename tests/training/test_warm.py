@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import TinyModel
 
 from pipeline.errors import TrainingError
 from pipeline.training import members, warm_start
+from tiny import TinyModel
 
 HEAD = ("head.1.weight", "head.1.bias")
 

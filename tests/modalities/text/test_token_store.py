@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from consoles import RecordingConsole
 from pipeline.context import SilentConsole
 from pipeline.errors import DataError
 from pipeline.modalities.text import token_store
@@ -15,17 +16,6 @@ from pipeline.modalities.text.content import Texts, to_content
 from pipeline.modalities.text.token_store import TokenStore, open_token_store
 from pipeline.records import BackboneRecord, TextInputSpec
 from text_candidates import make_backbone, texts
-
-
-class Words(SilentConsole):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.said.append(text)
-
 
 SPEC = TextInputSpec(max_tokens=48, pooling="mean", columns=("text",))
 
@@ -95,9 +85,9 @@ def test_a_damaged_store_is_made_anew(backbone: BackboneRecord, tmp_path: Path) 
 def test_what_is_cut_off_is_said_each_time(backbone: BackboneRecord, tmp_path: Path) -> None:
     given = [to_content(Texts("so " * 46)), to_content(Texts("so " * 56)), to_content(Texts("so it goes"))]
     for _ in range(2):
-        console = Words()
+        console = RecordingConsole()
         opened(backbone, tmp_path, given, console=console)
-        assert console.said == [
+        assert console.lines == [
             "1 of 3 texts are longer than 48 tokens and are cut, by 10 tokens in the median and 10 at most "
             "(task.input.max_tokens)"
         ]
@@ -116,9 +106,9 @@ def test_by_how_much_texts_are_longer_is_counted_over_all_of_them(backbone: Back
 
 
 def test_where_every_text_fits_nothing_is_said(backbone: BackboneRecord, tmp_path: Path) -> None:
-    console = Words()
+    console = RecordingConsole()
     store = opened(backbone, tmp_path, [to_content(Texts("so it goes"))], console=console)
-    assert console.said == []
+    assert console.lines == []
     assert store.truncated_texts.describe() == "none of 1 texts is longer than 48 tokens"
 
 
@@ -129,10 +119,10 @@ def test_without_room_on_the_disk_tokens_are_held_in_memory(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(token_store, "_write", refuse)
-    console = Words()
+    console = RecordingConsole()
     store = opened(backbone, tmp_path, contents(10), console=console)
     assert store.batch(np.array([0])).tensors["input_ids"].shape[0] == 1
-    assert "held in memory" in console.said[0]
+    assert "held in memory" in console.lines[0]
     assert not list((tmp_path / "tokens").iterdir())
 
 

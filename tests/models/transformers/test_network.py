@@ -11,6 +11,7 @@ import torch
 from pipeline.models.providers.transformers import architectures, builder
 from pipeline.models.providers.transformers.network import TransformerNetwork
 from pipeline.tensors import Batch, TensorGroup, single_tensor
+from threads import threads
 from transformer_families import FAMILIES, WHOLE, config_of
 
 DIVISIBLE = [family for family in FAMILIES if family not in WHOLE]
@@ -18,10 +19,8 @@ DIVISIBLE = [family for family in FAMILIES if family not in WHOLE]
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with threads(1):
+        yield
 
 
 def network(family: str, seed: int = 0) -> TransformerNetwork:

@@ -1,6 +1,6 @@
 """A finished run, made up: records and files as the steps leave them, with numbers from the real metric code.
 
-`python tests/report/example_run.py FOLDER` writes its page, to be looked at while working on the template.
+`python tests/support/example_run.py FOLDER` writes its page, to be looked at while working on the template.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 THAW = Path(sys.executable).with_name("thaw")
 
 Thaw = Callable[..., subprocess.CompletedProcess[str]]

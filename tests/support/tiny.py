@@ -208,21 +208,6 @@ class Setting:
             return train(self.job(console), self.recipe(), lambda: self.plan, own, lambda rows: None)
 
 
-class Words:
-    """A console that remembers."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.said.append(text)
-
-    def progress(self, what: str, done: int, total: int, note: str = "") -> None: ...
-
-    def __contains__(self, text: str) -> bool:
-        return any(text in line for line in self.said)
-
-
 def weights_hash(trained: TrainedRecipe) -> str:
     """A hash of everything a training came to: weights, curves and probabilities."""
     digest = hashlib.sha256()

@@ -43,18 +43,6 @@ def tracker(workspace: Workspace, console: Any = None, **settings: Any) -> Mlflo
     return made
 
 
-class Said:
-    """A console that remembers."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.lines.append(text)
-
-    def progress(self, what: str, done: int, total: int, note: str = "") -> None: ...
-
-
 class Flaky:
     """MLflow's own server on loopback, in this process, whose faults are switched on and counted.
 

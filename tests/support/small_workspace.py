@@ -1,4 +1,4 @@
-"""Makes a workspace on a small part of the sample: `python tests/small_workspace.py FOLDER`. Seconds to retrain."""
+"""Makes a workspace on a small part of the sample: `python tests/support/small_workspace.py FOLDER`. Seconds to retrain."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make(folder: Path) -> None:
     with TemporaryDirectory() as temporary:
         source = Path(temporary) / "photographs"
         generate(source, parts=PARTS)
-        setup.init(folder, source=source, config=parse(dict(SETTINGS), "tests/small_workspace.py"))
+        setup.init(folder, source=source, config=parse(dict(SETTINGS), "tests/support/small_workspace.py"))
 
 
 if __name__ == "__main__":
