@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from pipeline import redaction, task_catalog
 from pipeline.config_section import Above, ConfigSection, Fraction, Positive, TaskConfig
@@ -39,7 +40,7 @@ class DriftConfig(ConfigSection):
 
 class DataConfig(ConfigSection):
     path: str = "data"
-    """the data folder, below the workspace; data.dvc pins it"""
+    """the data folder, below the workspace; tracked by data.dvc"""
     table: str | None = None
     """a CSV, JSON Lines or Parquet file in the data folder that lists the examples; null: class folders, with an optional train/val/test level above them, or, of texts, all tables in the folder"""
     columns: dict[ColumnRole, str] = {
@@ -67,14 +68,14 @@ class DataConfig(ConfigSection):
 
     @field_validator("labels")
     @classmethod
-    def _once(cls, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    def _refuse_repeated(cls, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if given is not None and len(set(given)) < len(given):
             raise ValueError("must name every class once")
         return given
 
     @field_validator("path")
     @classmethod
-    def _below(cls, given: str) -> str:
+    def _require_below_workspace(cls, given: str) -> str:
         path = PurePosixPath(given)
         if not path.parts or path.is_absolute() or ".." in path.parts:
             raise ValueError("must be a folder below the workspace, such as data")
@@ -84,12 +85,16 @@ class DataConfig(ConfigSection):
 
     @field_validator("columns", mode="before")
     @classmethod
-    def _all_columns(cls, given: Any) -> Any:
+    def _complete_columns(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
         known = cls.model_fields["columns"].default
-        names = {role: str(name) if type(name) is int else name for role, name in given.items()}
-        return {**known, **names}
+        names: dict[str, object] = {}
+        for role, name in given.items():
+            names[role] = str(name) if type(name) is int else name
+        columns: dict[str, object] = dict(known)
+        columns.update(names)
+        return columns
 
 
 class SplitFractions(ConfigSection):
@@ -98,9 +103,10 @@ class SplitFractions(ConfigSection):
     test: Fraction = 0.15
 
     @model_validator(mode="after")
-    def _sums_to_one(self) -> SplitFractions:
-        if abs(self.train + self.val + self.test - 1) > 1e-6:
-            raise ValueError(f"train + val + test must be 1, and is {self.train + self.val + self.test:g}")
+    def _require_sum_of_one(self) -> SplitFractions:
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + val + test must be 1, and is {total:g}")
         if not self.train or not self.val or not self.test:
             raise ValueError("train, val and test must each be above 0")
         return self
@@ -108,12 +114,12 @@ class SplitFractions(ConfigSection):
 
 class SplitConfig(ConfigSection):
     seed: int = 0
-    """salt of the hash that deals new examples into splits; the ledger remembers what it dealt"""
+    """seed of the hash that assigns new examples to splits; the ledger keeps every assignment"""
     fractions: SplitFractions = SplitFractions()
     given: Literal["honour", "ignore"] = "honour"
     """whether a train/val/test that came with the data is kept"""
     given_val_as: Literal["val", "test"] = "val"
-    """test: the given val is the test set, and validation examples are dealt from the given train"""
+    """test: the given val is the test set, and validation examples are taken from the given train"""
     near_duplicates: int = Field(default=4, ge=-1, le=16)
     """keep examples in one split whose perceptual hashes differ in at most this many of 64 bits; -1: off"""
 
@@ -124,11 +130,11 @@ class BackboneConfig(ConfigSection):
     weights: str = "default"
     """default (the provider's published weights), shipped (the small ones that come with Thaw), a file, or any fsspec URL (https://, s3://, …); of transformers default (the hub), shipped, or a folder with config.json, model.safetensors and tokenizer.json; ${NAME} in it stands for an environment variable, so that no password lies here"""
     sha256: str | None = None
-    """the weights file's sha256; null: what backbone.lock holds, which is written on first use and checked ever after"""
+    """the weights file's sha256; null: what backbone.lock holds, which is written on first use and checked from then on"""
     mirror: str | None = None
     """fetch the provider's published weights from below this folder or URL instead of the provider's own server (of transformers: a folder, or a server that speaks the hub's protocol); ${NAME} as in weights"""
     offline: bool = False
-    """never ask the network: a file or the cache, or an error that says how to bring the file"""
+    """use local files and the cache only; where a file is missing, the error says how to provide it"""
     size: Positive | None = None
     """input side the weights were trained with; null: the provider's"""
     mean: tuple[float, float, float] | None = None
@@ -138,7 +144,7 @@ class BackboneConfig(ConfigSection):
 
     @field_validator("weights", "mirror")
     @classmethod
-    def _no_secret(cls, given: str | None) -> str | None:
+    def _refuse_secrets(cls, given: str | None) -> str | None:
         if given is not None and redact_forms(given) != given:
             raise ValueError(
                 "must hold no password or token, since DVC copies it into dvc.lock, which goes to Git; "
@@ -148,7 +154,7 @@ class BackboneConfig(ConfigSection):
 
     @field_validator("name")
     @classmethod
-    def _provider(cls, name: str) -> str:
+    def _require_provider(cls, name: str) -> str:
         if "/" not in name:
             raise ValueError(f"'{name}' has no provider: write torchvision/{name}")
         return name
@@ -164,15 +170,15 @@ class StageConfig(ConfigSection):
     """blocks that stay frozen although `train` names them, by patterns"""
     epochs: Positive
     lr: Above | Literal["auto"] = 1e-3
-    """peak learning rate of the head; auto: found by a sweep"""
+    """peak learning rate of the head; auto: found by a learning-rate range test"""
     body_lr: Above | None = None
     """peak learning rate of the block below the head; null: the head's, multiplied by lr_decay"""
     lr_decay: float = Field(default=1.0, gt=0, le=1)
-    """multiplies the rate per block going deeper (Howard and Ruder 2018, section 3.1)"""
+    """multiplies the learning rate per block going deeper (Howard and Ruder 2018, section 3.1)"""
     warmup: Fraction = 0.1
-    """share of the stage's steps over which the rate rises"""
+    """share of the stage's steps over which the learning rate rises"""
     batchnorm: Literal["frozen", "train"] = "frozen"
-    """whether BatchNorm statistics move in the blocks that train; in frozen blocks they never do"""
+    """whether BatchNorm statistics are updated in the blocks that train; in frozen blocks they never are"""
     init: Literal["keep", "random"] = "keep"
     """random: start this stage from newly initialised weights (training from scratch)"""
 
@@ -210,31 +216,31 @@ class FinetuneConfig(ConfigSection):
     own: dict[RecipeName, tuple[StageConfig, ...]] = {}
     """your recipes: name → list of stages"""
     baseline: Literal["first", "always", "never"] = "first"
-    """compare with training from scratch; first: train it once, remember it in baseline.dvc and ask it about each new test split; always: train it anew whenever anything changes; never"""
+    """compare with training from scratch; first: train it once, keep it under baseline.dvc and evaluate it on each new test split; always: train it again whenever anything changes; never"""
     baseline_steps: Positive | None = None
-    """optimiser steps of that comparison, rounded up to whole epochs; null: those that `gradual` is configured to"""
+    """optimiser steps of that comparison, rounded up to whole epochs; null: as many epochs as `gradual` has"""
     epochs: Positive = 15
-    """epochs of a built-in recipe in all, shared out over its stages"""
+    """epochs of a built-in recipe in all, divided over its stages"""
     lr: Above | Literal["auto"] = 1e-3
-    """peak rate of the head in the built-in recipes"""
+    """peak learning rate of the head in the built-in recipes; auto: found by a learning-rate range test"""
     body_lr: Above | None = None
-    """peak rate of the block below the head in the built-in recipes; null: the head's, multiplied by lr_decay"""
+    """peak learning rate of the block below the head in the built-in recipes; null: the head's, multiplied by lr_decay"""
     lr_decay: float = Field(default=0.9, gt=0, le=1)
-    """rate multiplier per block going deeper in the built-in recipes; blocks are fine-grained, ten to a hundred a network"""
+    """multiplies the learning rate per block going deeper in the built-in recipes; a network has ten to a hundred blocks"""
     frozen: tuple[str, ...] = ()
-    """blocks, by patterns, that no built-in recipe trains but scratch"""
+    """patterns of blocks that stay frozen in all built-in recipes but scratch"""
     scratch_lr: Above | None = None
-    """peak rate of all blocks in the recipe scratch; null: lr"""
+    """peak learning rate of all blocks in the recipe scratch; null: lr"""
     seed: int = 0
     batch_size: Positive = 32
     head_solver: Literal["auto", "optimizer"] = "auto"
     """a stage that trains only a linear head; auto: solved by L-BFGS on the frozen features, where epochs, lr, warmup and patience do not apply, unless that is too large; optimizer: trained like any other stage"""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: float = Field(default=0.01, ge=0)
-    """not on norms and biases"""
+    """weight decay of the optimiser; norms and biases have none"""
     label_smoothing: Fraction = 0.1
     class_weights: Literal["none", "balanced"] = "none"
-    """weigh the loss by inverse class frequency"""
+    """balanced: weight the loss by inverse class frequency"""
     sampling: Literal["shuffle", "balanced"] = "shuffle"
     """balanced: every class equally often in an epoch"""
     clip_norm: Above | None = 1.0
@@ -242,7 +248,7 @@ class FinetuneConfig(ConfigSection):
     patience: int = Field(default=5, ge=0)
     """stop a stage after this many epochs without a better validation result; 0: never; the best is restored"""
     views: Positive = 8
-    """presentations of each example, the first plain, the others augmented; a cached frozen prefix keeps them all"""
+    """variants of each example, the first plain, the others augmented; the feature cache keeps the frozen prefix's output for each"""
     primary: str = "accuracy"
     """the validation metric that chooses the best epoch and the best candidate"""
     warm_start: Literal["none", "champion"] = "none"
@@ -252,8 +258,11 @@ class FinetuneConfig(ConfigSection):
 
     @field_validator("baseline", mode="before")
     @classmethod
-    def _once_a_switch(cls, value: Any) -> Any:
-        return {True: "first", False: "never"}[value] if isinstance(value, bool) else value
+    def _from_switch(cls, value: object) -> object:
+        """Earlier versions had true and false."""
+        if not isinstance(value, bool):
+            return value
+        return "first" if value else "never"
 
 
 class EvaluateConfig(ConfigSection):
@@ -265,7 +274,7 @@ class EvaluateConfig(ConfigSection):
     slices: tuple[str, ...] | Literal["auto"] = "auto"
     """metadata columns to evaluate by; auto: all with at most 20 values"""
     min_slice: Positive = 10
-    """slices with fewer examples are listed as too small to judge"""
+    """slices with fewer examples are listed as too small to evaluate"""
     worst: int = Field(default=12, ge=0)
     """how many of the worst errors to show"""
 
@@ -274,7 +283,7 @@ class RegisterConfig(ConfigSection):
     name: str | None = None
     """name in the model registry; null: the workspace folder's name"""
     thresholds: dict[str, float] = {}
-    """test metrics a model must reach to become champion, such as accuracy: 0.9; without any, none does"""
+    """test metrics a model must reach to become champion, such as accuracy: 0.9; without any, no model becomes champion"""
 
 
 class TrackingConfig(ConfigSection):
@@ -310,14 +319,14 @@ class Config(ConfigSection):
 
 
 TITLES = {
-    "task": "the kind of problem, how an example is taken in and presented to the network",
-    "data": "where the data is and what it must be like",
-    "split": "train, val and test: dealt once, remembered for ever in ledger.parquet",
+    "task": "the kind of problem, and how examples are read and turned into the network's input",
+    "data": "where the data is, and what is required of it",
+    "split": "train, val and test: assigned once and kept permanently in ledger.parquet",
     "backbone": "the pretrained network",
     "finetune": "how it is fine-tuned",
     "evaluate": "how the best candidate is judged on the test split",
-    "register": "what goes into the model registry (tracked by no stage)",
-    "tracking": "where runs are recorded (tracked by no stage)",
+    "register": "what goes into the model registry (no DVC stage depends on it)",
+    "tracking": "where runs are recorded (no DVC stage depends on it)",
 }
 
 
@@ -327,7 +336,8 @@ def read_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: it is not YAML.
     """
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(text, Loader=loader)
 
 
 def load(path: Path) -> Config:
@@ -348,7 +358,10 @@ def load(path: Path) -> Config:
         ) from fault
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
         raise ConfigError(
-            str(path), found=" ".join(str(fault).split()), expected="YAML", hint="correct that line"
+            str(path),
+            found=" ".join(str(fault).split()),
+            expected="YAML",
+            hint="correct that line",
         ) from fault
     if not isinstance(values, dict):
         raise ConfigError(str(path), found=type(values).__name__, expected="sections such as `data:` and `finetune:`")
@@ -442,7 +455,7 @@ def with_defaults(values: dict[str, Any], defaults: dict[str, dict[str, Any]]) -
         if given is None:
             given = {}
         if isinstance(given, dict):
-            filled[section] = {**own, **given}
+            filled[section] = own | given
     return filled
 
 
@@ -458,7 +471,7 @@ def _refuse_newer(values: dict[str, Any], source: str) -> None:
         )
 
 
-def _explain(error: Any, settings: type[BaseModel], above: tuple[str, ...] = ()) -> str:
+def _explain(error: ErrorDetails, settings: type[BaseModel], above: tuple[str, ...] = ()) -> str:
     """What is wrong with a setting.
 
     Args:
@@ -467,49 +480,68 @@ def _explain(error: Any, settings: type[BaseModel], above: tuple[str, ...] = ())
     """
     keys = [str(part) for part in error["loc"]]
     where = ".".join([*above, *keys])
-    if error["type"] == "extra_forbidden":
-        section: Any = settings
-        for key in keys[:-1]:
-            field = next((f for name, f in section.model_fields.items() if key in (name, f.alias)), None)
-            section = field.annotation if field is not None else None
-            if not (isinstance(section, type) and issubclass(section, BaseModel)):
-                return f"{where}: no such setting"
-        known = [field.alias or name for name, field in section.model_fields.items()]
-        close = difflib.get_close_matches(keys[-1], known, 1)
-        return f"{where}: no such setting; " + (
-            f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-        )
-    return f"{where}: {error['msg']}; found {error['input']!r}"
+    if error["type"] != "extra_forbidden":
+        return f"{where}: {error['msg']}; found {error['input']!r}"
+    section = _find_section(settings, keys[:-1])
+    if section is None:
+        return f"{where}: no such setting"
+    known = [field.alias or name for name, field in section.model_fields.items()]
+    close = difflib.get_close_matches(keys[-1], known, 1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+    return f"{where}: no such setting; {hint}"
+
+
+def _find_section(settings: type[BaseModel], keys: list[str]) -> type[BaseModel] | None:
+    """The model of a section below `settings`; None where the keys lead to no section."""
+    section = settings
+    for key in keys:
+        annotations = [field.annotation for name, field in section.model_fields.items() if key in (name, field.alias)]
+        if not annotations:
+            return None
+        annotation = annotations[0]
+        if not isinstance(annotation, type) or not issubclass(annotation, BaseModel):
+            return None
+        section = annotation
+    return section
 
 
 def to_yaml(config: Config) -> str:
     """The whole of params.yaml: every section and setting, with its description as a comment."""
-    lines = ["# What this workspace fine-tunes. `thaw run` re-runs just what a changed setting concerns.", ""]
+    lines = ["# What this workspace fine-tunes. `thaw run` runs again the steps that a changed setting affects.", ""]
     for name, field in Config.model_fields.items():
         key = field.alias or name
         value = getattr(config, name)
-        if not isinstance(value, BaseModel):
-            lines += [f"{key}: {_scalar(value)}  # {field.description}", ""]
-            continue
-        lines += [f"# {TITLES[key]}", f"{key}:", *_section(value, "  "), ""]
+        if isinstance(value, BaseModel):
+            lines.append(f"# {TITLES[key]}")
+            lines.append(f"{key}:")
+            lines += _section_lines(value, "  ")
+        else:
+            lines.append(f"{key}: {_to_json(value)}  # {field.description}")
+        lines.append("")
     return "\n".join(lines)
 
 
-def _section(section: BaseModel, indent: str) -> list[str]:
-    lines = []
+def _section_lines(section: BaseModel, indent: str) -> list[str]:
+    lines: list[str] = []
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        lines += [f"{indent}# {field.description}"] if field.description else []
+        if field.description:
+            lines.append(f"{indent}# {field.description}")
         if isinstance(value, BaseModel):
-            lines += [f"{indent}{name}:", *_section(value, indent + "  ")]
+            lines.append(f"{indent}{name}:")
+            lines += _section_lines(value, indent + "  ")
         else:
-            lines.append(f"{indent}{name}: {_scalar(value)}")
+            lines.append(f"{indent}{name}: {_to_json(value)}")
     return lines
 
 
-def _scalar(value: Any) -> str:
-    def plain(item: Any) -> Any:
-        return item.model_dump(mode="json") if isinstance(item, BaseModel) else list(item)
+def _to_json(value: object) -> str:
+    """A value as JSON, which is YAML too and keeps lists and mappings on one line."""
+    return json.dumps(value, default=_to_plain, ensure_ascii=False)
 
-    # JSON is YAML, and keeps lists and mappings on one line.
-    return json.dumps(value, default=plain, ensure_ascii=False)
+
+def _to_plain(value: Any) -> object:
+    """What JSON has no form for: a section within a list or mapping, or a set."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return list(value)
