@@ -61,13 +61,16 @@ class Recipe(NamedTuple):
 
 def normalised(pictures: Tensor) -> Tensor:
     """Bytes (n, 3, side, side) as the network takes them."""
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
-    return ((pictures.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+    mean = torch.tensor(MEAN).view(3, 1, 1)
+    std = torch.tensor(STD).view(3, 1, 1)
+    scaled = (pictures.float() / 255 - mean) / std
+    return scaled.contiguous(memory_format=torch.channels_last)
 
 
 def _turned(pictures: Tensor, random: torch.Generator) -> Tensor:
     """A whole batch turned by a quarter or not, and mirrored or not; no class changes by that."""
-    quarters, mirror = torch.randint(4, (), generator=random), torch.randint(2, (), generator=random)
+    quarters = torch.randint(4, (), generator=random)
+    mirror = torch.randint(2, (), generator=random)
     pictures = pictures.rot90(int(quarters), (2, 3))
     return pictures.flip(3) if mirror else pictures
 
@@ -75,29 +78,35 @@ def _turned(pictures: Tensor, random: torch.Generator) -> Tensor:
 def _rounds(recipe: Recipe, side: int, number: int, ease: float) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of one freshly drawn round."""
     random = torch.Generator().manual_seed((recipe.seed << 20) + number)
-    drawn = [draw(random, DRAWN, side, ease) for _ in range(-(-recipe.round // DRAWN))]
-    pictures, labels = torch.cat([p for p, _ in drawn]), torch.cat([c for _, c in drawn])
+    parts: list[Tensor] = []
+    label_parts: list[Tensor] = []
+    while len(parts) * DRAWN < recipe.round:
+        drawn, classes = draw(random, DRAWN, side, ease)
+        parts.append(drawn)
+        label_parts.append(classes)
+    pictures = torch.cat(parts)
+    labels = torch.cat(label_parts)
     for _ in range(recipe.passes):
-        for chosen in torch.randperm(len(labels), generator=random).tensor_split(len(labels) // recipe.batch):
+        order = torch.randperm(len(labels), generator=random)
+        for chosen in order.tensor_split(len(labels) // recipe.batch):
             yield _turned(pictures[chosen], random), labels[chosen]
 
 
 def pretrain(recipe: Recipe) -> tuple[nn.Module, int]:
     """The trained network, in eval mode, and the steps it took."""
-    import torchvision
-
-    torch.manual_seed(recipe.seed)
-    model = torchvision.models.get_model(recipe.architecture, weights=None, num_classes=OUTPUTS)
-    model.to(memory_format=torch.channels_last)
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = 0.1  # MobileNetV3's own 0.01 lags hundreds of steps behind; the file does not hold it
+    model = _new_network(recipe)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    started, step, number, progress, sums = time.process_time(), 0, 0, 0.0, torch.zeros(2)
+    started = time.process_time()
+    step = 0
+    number = 0
+    progress = 0.0
+    sums = torch.zeros(2)
     while progress < 1:
         side = recipe.side if progress > 5 / 6 else recipe.side * 2 // 3
-        for pictures, labels in _rounds(recipe, side, number, max(0.0, 1 - progress / recipe.easy)):
-            progress = max(step / recipe.steps, (time.process_time() - started) / 60 / recipe.minutes)
+        ease = max(0.0, 1 - progress / recipe.easy)
+        for pictures, labels in _rounds(recipe, side, number, ease):
+            minutes = (time.process_time() - started) / 60
+            progress = max(step / recipe.steps, minutes / recipe.minutes)
             if progress >= 1:
                 break
             optimizer.param_groups[0]["lr"] = recipe.lr * _rate(progress)
@@ -105,7 +114,8 @@ def pretrain(recipe: Recipe) -> tuple[nn.Module, int]:
             optimizer.zero_grad()
             losses.sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            step, sums = step + 1, sums + losses.detach()
+            step += 1
+            sums = sums + losses.detach()
             if step % 100 == 0:
                 log.info("step %d, side %d: texture %.3f mark %.3f", step, side, *(sums / 100).tolist())
                 sums = torch.zeros(2)
@@ -113,19 +123,32 @@ def pretrain(recipe: Recipe) -> tuple[nn.Module, int]:
     return model.eval(), step
 
 
+def _new_network(recipe: Recipe) -> nn.Module:
+    import torchvision
+
+    torch.manual_seed(recipe.seed)
+    model: nn.Module = torchvision.models.get_model(recipe.architecture, weights=None, num_classes=OUTPUTS)
+    model.to(memory_format=torch.channels_last)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 0.1  # MobileNetV3's own 0.01 lags hundreds of steps behind; the file does not hold it
+    return model
+
+
 def _losses(output: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the texture and that of the mark."""
     texture, mark = output.tensor_split([len(TEXTURES)], 1)
-    return torch.stack(
-        [nn.functional.cross_entropy(texture, labels[:, 0]), nn.functional.cross_entropy(mark, labels[:, 1])]
-    )
+    texture_loss = nn.functional.cross_entropy(texture, labels[:, 0])
+    mark_loss = nn.functional.cross_entropy(mark, labels[:, 1])
+    return torch.stack([texture_loss, mark_loss])
 
 
 def _rate(progress: float) -> float:
     """Share of the peak rate: a linear warm-up over the first twentieth, then half a cosine."""
     if progress < 0.05:
         return 0.05 + 0.95 * progress / 0.05
-    return 0.5 + 0.5 * math.cos(math.pi * (progress - 0.05) / 0.95)
+    angle = math.pi * (progress - 0.05) / 0.95
+    return 0.5 + 0.5 * math.cos(angle)
 
 
 class Accuracy(NamedTuple):
@@ -142,17 +165,22 @@ def measure(model: nn.Module, side: int, pictures: int) -> Accuracy:
     right = []
     for _ in range(-(-pictures // DRAWN)):
         drawn, labels = draw(random, DRAWN, side)
-        texture, mark = model(normalised(drawn)).tensor_split([len(TEXTURES)], 1)
-        right.append(torch.stack([texture.argmax(1), mark.argmax(1)], 1) == labels)
-    return Accuracy(*torch.cat(right).float().mean(0).tolist())
+        output = model(normalised(drawn))
+        texture, mark = output.tensor_split([len(TEXTURES)], 1)
+        predicted = torch.stack([texture.argmax(1), mark.argmax(1)], 1)
+        right.append(predicted == labels)
+    texture_share, mark_share = torch.cat(right).float().mean(0).tolist()
+    return Accuracy(texture_share, mark_share)
 
 
 def save(model: nn.Module, path: Path, recipe: Recipe, steps: int, accuracy: Accuracy) -> None:
     """Write the stock state dict, floats in half precision, with what a loader must know as metadata."""
-    state = {
-        key: (value.half() if value.is_floating_point() else value).contiguous()
-        for key, value in model.state_dict().items()
-    }
+    state: dict[str, Tensor] = {}
+    for key, value in model.state_dict().items():
+        stored = value.half() if value.is_floating_point() else value
+        state[key] = stored.contiguous()
+    settings = recipe._asdict()
+    settings.update(minutes=None, steps=steps)
     metadata = {
         "format_version": FORMAT,
         "architecture": recipe.architecture,
@@ -162,7 +190,7 @@ def save(model: nn.Module, path: Path, recipe: Recipe, steps: int, accuracy: Acc
         "std": json.dumps(STD),
         "made_by": "pipeline.models.shipped.pretrain",
         "task": f"{len(TEXTURES)} textures, then {len(MARKS)} marks, drawn at random",
-        "recipe": json.dumps({**recipe._asdict(), "minutes": None, "steps": steps}),
+        "recipe": json.dumps(settings),
         "held_out_accuracy": json.dumps({name: round(value, 4) for name, value in accuracy._asdict().items()}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
