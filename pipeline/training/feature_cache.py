@@ -84,7 +84,8 @@ class FrozenPrefix:
     def __call__(self, chosen: slice, turn: int) -> Batch:
         """The prefix's output for some examples in one turn, on the CPU: (n, …)."""
         positions = np.arange(len(self.ids))[chosen]
-        return self.at(positions, np.full(len(positions), turn))
+        turns = np.full(len(positions), turn)
+        return self.at(positions, turns)
 
     def at(self, positions: Rows, turns: Rows) -> Batch:
         """The prefix's output for examples (n,), each in its turn (n,), on the CPU: (n, …)."""
@@ -152,7 +153,8 @@ class ArrayLayout(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of the file."""
-        return int(np.prod(self.shape)) * self.dtype.itemsize
+        values = int(np.prod(self.shape))
+        return values * self.dtype.itemsize
 
 
 Layouts = dict[str, ArrayLayout]  # by the tensor's name; "" where the prefix's output is one tensor alone
@@ -293,7 +295,9 @@ class FeatureStore:
 
     def _what(self, turn: int) -> str:
         views = self._prefix.views
-        return "features" if views is None else f"features, {turn + 1} of {views} views"
+        if views is None:
+            return "features"
+        return f"features, {turn + 1} of {views} views"
 
     def _settle(self, turn: int, written: list[int]) -> None:
         if written:
@@ -463,7 +467,11 @@ def _make_room(folder: Path, wanted: int, limit_gb: float, in_use: Collection[Pa
 
 
 def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    total = 0
+    for path in folder.iterdir():
+        if path.is_file():
+            total += path.stat().st_size
+    return total
 
 
 def _free(folder: Path) -> int:

@@ -63,7 +63,8 @@ def linear(head: Block) -> torch.nn.Linear | None:
 
 def solves(job: FinetuneJob, model: BlockedNetwork, stage: StageConfig) -> bool:
     """Whether a stage's head is solved."""
-    return refusal(job, model, stages.scope(model, stage)) is None
+    scope = stages.scope(model, stage)
+    return refusal(job, model, scope) is None
 
 
 def refusal(job: FinetuneJob, model: BlockedNetwork, scope: StageScope) -> str | None:
@@ -267,7 +268,8 @@ def _choose(
 def _example_weights(problem: HeadProblem, train: ExampleSet, classes: torch.Tensor) -> torch.Tensor:
     """How much examples of these classes (M,) count in the objective: as much as those of train do, on average."""
     count = problem.targets.shape[1]
-    own = problem.targets[: len(train)].sum(1)
-    totals = torch.zeros(count, dtype=torch.float64).index_add(0, train.targets, own)
-    means = totals / torch.bincount(train.targets, minlength=count).clamp_min(1)
+    weights = problem.targets[: len(train)].sum(1)
+    totals = torch.zeros(count, dtype=torch.float64).index_add(0, train.targets, weights)
+    counts = torch.bincount(train.targets, minlength=count).clamp_min(1)
+    means = totals / counts
     return means[classes]

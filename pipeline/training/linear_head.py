@@ -216,16 +216,20 @@ def judged(classes: torch.Tensor, folds: torch.Tensor) -> torch.Tensor:
         classes: (N,) the examples' classes.
         folds: (N,) the examples' folds.
     """
-    held = torch.zeros(int(classes.max()) + 1, int(folds.max()) + 1, dtype=torch.int64)
-    held.index_put_((classes, folds), torch.ones_like(classes), accumulate=True)
-    within = held[classes, folds]
-    return within < held.sum(1)[classes]
+    class_count = int(classes.max()) + 1
+    fold_count = int(folds.max()) + 1
+    counts = torch.zeros(class_count, fold_count, dtype=torch.int64)
+    counts.index_put_((classes, folds), torch.ones_like(classes), accumulate=True)
+    in_own_fold = counts[classes, folds]
+    in_all_folds = counts.sum(1)[classes]
+    return in_own_fold < in_all_folds
 
 
 def log_losses(inputs: torch.Tensor, classes: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
     """The log loss of each example (N,)."""
     log_probabilities = (inputs @ head).log_softmax(1)
-    return -log_probabilities.gather(1, classes[:, None])[:, 0]
+    of_own_class = log_probabilities.gather(1, classes[:, None])
+    return -of_own_class[:, 0]
 
 
 def choose(strengths: Sequence[float], losses: torch.Tensor, example_weights: torch.Tensor) -> float:

@@ -29,15 +29,18 @@ SCHEMA = pa.schema(
 
 def of_split(split: pa.Table) -> pa.Table:
     """The members that a manifest with splits names; examples that were left out are none."""
-    dealt = split.filter(pc.is_valid(split.column("split")))
-    return dealt.select(SCHEMA.names).cast(SCHEMA)
+    has_split = pc.is_valid(split.column("split"))
+    assigned = split.filter(has_split)
+    return assigned.select(SCHEMA.names).cast(SCHEMA)
 
 
 def with_ancestor(own: pa.Table, ancestor: pa.Table) -> pa.Table:
     """The members of a model that started from another model's weights: what that one learnt from counts too."""
     learnt = seen(ancestor)
-    known = pc.is_in(learnt.column("id"), value_set=own.column("id").combine_chunks())
-    return pa.concat_tables([own, learnt.filter(pc.invert(known))])
+    own_ids = own.column("id").combine_chunks()
+    is_known = pc.is_in(learnt.column("id"), value_set=own_ids)
+    others = learnt.filter(pc.invert(is_known))
+    return pa.concat_tables([own, others])
 
 
 def seen(members: pa.Table) -> pa.Table:

@@ -143,14 +143,16 @@ def choose(
     x, targets = sample_batch
     base = _base(config)
     candidates = _open(config, base, x)
-    if len(candidates) == 1 and not (config.plan.compile == "auto" and base.device.startswith("cuda")):
+    may_compile = config.plan.compile == "auto" and base.device.startswith("cuda")
+    if len(candidates) == 1 and not may_compile:
         console.info(f"plan: {candidates[0]} (as configured)")
         return candidates[0]
     model = model_factory()
     path = _path(model, task, x, config, candidates, scratch)
     chosen, how = _find(model, (x, targets), candidates, config, path, passes)
-    long = steps * config.batch_size * chosen.seconds_per_example > LONG
-    compiles = base.compile or (config.plan.compile == "auto" and base.device.startswith("cuda") and long)
+    seconds = steps * config.batch_size * chosen.seconds_per_example
+    compiling_pays = may_compile and seconds > LONG
+    compiles = base.compile or compiling_pays
     plan = chosen.plan.model_copy(update={"compile": compiles, "fuse": base.fuse and not compiles})
     console.info(f"plan: {plan} ({how})")
     return plan
@@ -158,7 +160,8 @@ def choose(
 
 def remembered(model: BlockedNetwork, task: Task, x: Batch, config: FinetuneConfig, scratch: Path) -> Remembered | None:
     """What is remembered of a measurement for this network, input `x` (n, …) and settings on this machine."""
-    path = _path(model, task, x, config, _open(config, _base(config), x), scratch)
+    candidates = _open(config, _base(config), x)
+    path = _path(model, task, x, config, candidates, scratch)
     chosen = _read(path)
     return None if chosen is None else Remembered(chosen, path)
 
@@ -252,8 +255,7 @@ class PlanTrials:
     @property
     def complete(self) -> bool:
         """Whether every candidate that works had its trials."""
-        working = [plan for plan in self.candidates if plan not in self.dropped]
-        return all(self.counts[plan] >= FEWEST_TRIALS for plan in working)
+        return all(self.counts[plan] >= FEWEST_TRIALS for plan in self._working())
 
     def add(self, result: MeasuredTrial) -> None:
         plan = result.plan
@@ -267,13 +269,15 @@ class PlanTrials:
 
     def contenders(self) -> list[TrainingPlan]:
         """The candidates that may still turn out the fastest; what was slow once may only have been disturbed."""
-        working = [plan for plan in self.candidates if plan not in self.dropped]
+        working = self._working()
         fewest = min(self.counts[plan] for plan in working)
         if fewest < FEWEST_TRIALS:
             return working
         fastest = min(self.best[plan].seconds for plan in working)
-        far = {plan for plan in working if self.best[plan].seconds > self._margin(plan) * fastest}
-        return [plan for plan in working if plan not in far]
+        return [plan for plan in working if self.best[plan].seconds <= self._margin(plan) * fastest]
+
+    def _working(self) -> list[TrainingPlan]:
+        return [plan for plan in self.candidates if plan not in self.dropped]
 
     def _margin(self, plan: TrainingPlan) -> float:
         return HOPELESS if self.counts[plan] == FEWEST_TRIALS else CLEAR

@@ -69,7 +69,7 @@ def baseline(config: FinetuneConfig, steps_per_epoch: int) -> Stages:
 
 
 def share(total: int, weights: Sequence[float]) -> list[int]:
-    """Shares out `total` epochs over stages, at least one each; with fewer epochs than stages the first get them."""
+    """Divides `total` epochs over stages, at least one each; with fewer epochs than stages the first get them."""
     counts = [1 if number < total else 0 for number in range(len(weights))]
     shares = [total * weight / sum(weights) for weight in weights]
     for _ in range(total - sum(counts)):

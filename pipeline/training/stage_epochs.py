@@ -134,7 +134,8 @@ class EpochTrainer:
 
     def _steps_done(self) -> int:
         """Optimiser steps of this stage."""
-        return self._state.stage_epochs * self._setup.batches_per_epoch + self._state.batch
+        in_whole_epochs = self._state.stage_epochs * self._setup.batches_per_epoch
+        return in_whole_epochs + self._state.batch
 
     def _clip_gradients(self) -> float:
         """Limits the gradient's norm where the settings say so, and returns what it was."""

@@ -49,7 +49,8 @@ class StageSetup:
     @property
     def batches_per_epoch(self) -> int:
         """Optimiser steps of an epoch."""
-        return -(-len(self.job.train) // self.job.config.batch_size)
+        examples = len(self.job.train)
+        return -(-examples // self.job.config.batch_size)
 
     @property
     def steps(self) -> int:
@@ -58,8 +59,9 @@ class StageSetup:
 
     def max_lrs(self, head_lr: float) -> dict[str, float]:
         """The peak rate of each trained block, for this one at the head."""
-        body_lr = None if self.stage.lr == "auto" else self.stage.body_lr
-        return optimizers.max_lrs(self.model.names, self.scope, head_lr, self.stage.lr_decay, body_lr)
+        stage = self.stage
+        body_lr = None if stage.lr == "auto" else stage.body_lr
+        return optimizers.max_lrs(self.model.names, self.scope, head_lr, stage.lr_decay, body_lr)
 
     def relative_lrs(self) -> dict[str, float]:
         """The rate of each trained block as a share of the head's."""
@@ -73,8 +75,10 @@ class StageSetup:
 
     def trained_weights(self) -> dict[str, torch.Tensor]:
         """Copies of the trained blocks' parameters and buffers, as `weights/…`."""
-        tensors = stages.tensors(self.model, self.scope.trained)
-        return {f"weights/{name}": tensor.detach().clone() for name, tensor in tensors.items()}
+        copies: dict[str, torch.Tensor] = {}
+        for name, tensor in stages.tensors(self.model, self.scope.trained).items():
+            copies[f"weights/{name}"] = tensor.detach().clone()
+        return copies
 
     def restore_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Gives the trained blocks what `trained_weights` copied."""

@@ -124,8 +124,7 @@ class StageTrainer:
         if state.results and self.setup.stage.init == "keep":
             last = state.results[-1]
             state.best = BestResult(last.best_epoch, last.val)
-            probabilities = self.progress.best_state["probabilities"]
-            self.progress.best_state = {"probabilities": probabilities, **self.setup.trained_weights()}
+            self._keep_best(self.progress.best_state["probabilities"])
 
     def resume(self, optimizer_state: dict[str, torch.Tensor]) -> None:
         """Gives the optimiser the state of a checkpoint.
@@ -195,8 +194,14 @@ class StageTrainer:
             state.epochs_without_improvement = 0
         if state.best is None or score > validation_metrics.score(state.best.metrics, primary):
             state.best = BestResult(state.epoch + 1, metrics)
-            self.progress.best_state = {"probabilities": probabilities, **self.setup.trained_weights()}
+            self._keep_best(probabilities)
         state.end_epoch()
+
+    def _keep_best(self, probabilities: torch.Tensor) -> None:
+        """Keeps the weights as they are now, with the validation probabilities (N, C) that they give."""
+        best_state = self.setup.trained_weights()
+        best_state["probabilities"] = probabilities
+        self.progress.best_state = best_state
 
     def _record_curves(self, metrics: dict[str, float]) -> None:
         """Adds the epoch's points to the curves: the mean loss, the rates of its last step, and validation metrics."""
