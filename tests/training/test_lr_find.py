@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import tiny
+from consoles import RecordingConsole
 from pipeline.training import lr_find
 from pipeline.training.recipe_trainer import TrainedRecipe
 
@@ -184,9 +185,9 @@ def test_smoothing_keeps_a_straight_line() -> None:
 STAGES = tuple(stage.model_copy(update={"train": ("all",), "batchnorm": "train"}) for stage in tiny.STAGES[:2])
 
 
-def _training(folder: Path, lr: float | str) -> tuple[TrainedRecipe, tiny.Words]:
+def _training(folder: Path, lr: float | str) -> tuple[TrainedRecipe, RecordingConsole]:
     stages = tuple(stage.model_copy(update={"lr": lr}) for stage in STAGES)
-    words = tiny.Words()
+    words = RecordingConsole()
     return tiny.Setting(folder, stages=stages).train(words), words
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from consoles import RecordingConsole
 from pipeline import setup
 from pipeline.config import Config, parse
 from pipeline.context import SilentConsole
@@ -27,16 +28,6 @@ TRAINING: dict[str, Any] = {
     "patience": 0,
     "plan": {"precision": "fp32", "memory_format": "contiguous", "threads": 1, "compile": "off"},
 }
-
-
-class Words(SilentConsole):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.said.append(text)
 
 
 def settings() -> Config:
@@ -62,10 +53,10 @@ def prepared(folder: Path) -> Workspace:
 
 def finetune(workspace: Workspace) -> tuple[FinetuneRecord, list[str]]:
     """The record, and what was said."""
-    words = Words()
+    words = RecordingConsole()
     record = run_alone(workspace, "finetune", console=words)
     assert isinstance(record, FinetuneRecord)
-    return record, words.said
+    return record, words.lines
 
 
 def finetune_until(point: str, workspace: Workspace) -> int:
@@ -113,6 +104,7 @@ def test_texts_that_are_cut_are_counted_before_training_and_recorded(finished: W
     assert number < said.index("full: unchanged")
 
 
+@pytest.mark.full
 @pytest.mark.full
 def test_a_killed_training_ends_with_the_same_weights(finished: Workspace, tmp_path: Path) -> None:
     workspace = prepared(tmp_path)
