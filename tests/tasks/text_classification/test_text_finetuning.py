@@ -105,7 +105,6 @@ def test_texts_that_are_cut_are_counted_before_training_and_recorded(finished: W
 
 
 @pytest.mark.full
-@pytest.mark.full
 def test_a_killed_training_ends_with_the_same_weights(finished: Workspace, tmp_path: Path) -> None:
     workspace = prepared(tmp_path)
     assert finetune_until("last-batch:2", workspace) == KILLED, "the kill never happened"
