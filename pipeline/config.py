@@ -62,6 +62,8 @@ class DataConfig(ConfigSection):
     """a class with fewer usable examples stops the run"""
     max_bad_fraction: Fraction = 0.05
     """more unusable examples than this stop the run; fewer are quarantined by name"""
+    conflicts: Literal["stop", "quarantine"] = "stop"
+    """the same content under several labels; stop: the run stops and names them; quarantine: all copies are left out by name, and count as unusable"""
     max_imbalance: float = Field(default=20.0, ge=1)
     """warn when the largest class has this many times the examples of the smallest"""
     drift: DriftConfig = DriftConfig()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pipeline.records import Finding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ListedExample:
     """One example as the reader found it, before anything was opened."""
 
@@ -20,7 +20,7 @@ class ListedExample:
     content: str | None = None  # of an example that is no file of its own: canonical JSON of its inputs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ExampleFault:
     """Why one file cannot be used: becomes a row of the quarantine."""
 
@@ -41,7 +41,7 @@ class ExampleListing:
     findings: tuple[Finding, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MeasuredExample:
     """What a scan measured of one example, all of it determined by the content."""
 

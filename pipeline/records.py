@@ -68,11 +68,14 @@ class Record(FrozenModel):
         return digest(self.model_dump(mode="json"))
 
 
+Severity = Literal["critical", "warning", "info"]
+
+
 class Finding(FrozenModel):
     """One thing a check has to say about the data."""
 
     code: str
-    severity: Literal["critical", "warning", "info"]
+    severity: Severity
     subject: str
     found: str
     expected: str = ""

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.examples import ExampleFault, ListedExample, MeasuredExample
 from pipeline.manifest import COLUMNS, CONTENT, META, SCAN
-from pipeline.records import Finding
+from pipeline.records import Finding, Severity
 
 INT64 = np.iinfo(np.int64)
+SHOWN_CONFLICTS = 3  # other labels of one content that a fault names
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,46 @@ def _order(example: ListedExample) -> tuple[str, ...]:
 
 def _doubtful(doubts: Sequence[ExampleFault], total: int) -> Finding:
     return Finding(
-        code=doubts[0].code, severity="warning", subject="examples that look empty",
-        found=f"{len(doubts)} of {total}, kept since they are so many", expected=doubts[0].expected,
-        hint=doubts[0].hint, items=tuple(doubt.path for doubt in doubts),
-    )  # fmt: skip
+        code=doubts[0].code,
+        severity="warning",
+        subject="examples that look empty",
+        found=f"{len(doubts)} of {total}, kept since they are so many",
+        expected=doubts[0].expected,
+        hint=doubts[0].hint,
+        items=tuple(doubt.path for doubt in doubts),
+    )
+
+
+def quarantine_conflicts(partition: Partition) -> Partition:
+    """Moves every copy of a content that comes with several targets to the faults: nobody knows which is right."""
+    targets: dict[str, dict[str, str]] = {}
+    for example, measured in partition.usable:
+        targets.setdefault(measured.id, {}).setdefault(example.target, example.path)
+    conflicting = {identity: paths for identity, paths in targets.items() if len(paths) > 1}
+    if not conflicting:
+        return partition
+    faults = {fault.path: fault for fault in partition.faults}
+    kept = []
+    for example, measured in partition.usable:
+        paths = conflicting.get(measured.id)
+        if paths is None:
+            kept.append((example, measured))
+        else:
+            faults[example.path] = _conflict(example, measured.id, paths)
+    in_order = sorted(faults.values(), key=lambda fault: fault.path)
+    return Partition(tuple(kept), tuple(in_order), partition.findings)
+
+
+def _conflict(example: ListedExample, identity: str, paths: Mapping[str, str]) -> ExampleFault:
+    others = [f"{target} ({path})" for target, path in paths.items() if target != example.target]
+    return ExampleFault(
+        example.path,
+        "conflicting-labels",
+        f"{example.target}, and elsewhere {', '.join(others[:SHOWN_CONFLICTS])}",
+        "one label for one content",
+        "correct the labels, or remove the copies",
+        identity,
+    )
 
 
 @dataclass(frozen=True)
@@ -75,26 +112,88 @@ def deduplicate(usable: Sequence[tuple[ListedExample, MeasuredExample]]) -> Dedu
     The row's path, group and metadata are the first's that has them. Where copies came in several given splits the
     row belongs to the test split before val before train, so that nothing judged was trained on.
     """
-    same: dict[tuple[str, str], list[tuple[ListedExample, MeasuredExample]]] = {}
-    for example, measured in usable:
-        same.setdefault((measured.id, example.target), []).append((example, measured))
-    rows: list[dict[str, Any]] = []
+    first: dict[tuple[str, str], int] = {}
+    copies: dict[int, list[int]] = {}
+    for number, (example, measured) in enumerate(usable):
+        key = (measured.id, example.target)
+        earlier = first.setdefault(key, number)
+        if earlier != number:
+            copies.setdefault(earlier, [earlier]).append(number)
+    rows = _Rows()
     findings = _Copies()
-    for copies in same.values():
-        listed = [example for example, _ in copies]
-        paths = list(dict.fromkeys(example.path for example in listed))
-        groups = list(dict.fromkeys(example.group for example in listed if example.group is not None))
-        splits = {example.given_split for example in listed if example.given_split is not None}
-        findings.add(paths, groups, splits)
-        rows.append(
-            {
-                "id": copies[0][1].id, "path": paths[0], "aliases": paths[1:], "target": listed[0].target,
-                "group": groups[0] if groups else None, "split": None, "unit": None,
-                "given_split": next((split for split in ("test", "val", "train") if split in splits), None),
-                "scan": copies[0][1].values, "meta": dict(listed[0].meta), "content": listed[0].content,
-            }
-        )  # fmt: skip
-    return Deduplicated(_table(rows), sum(len(row["aliases"]) for row in rows), findings.findings())
+    for number in first.values():
+        same = [usable[other] for other in copies.get(number, (number,))]
+        listed = [example for example, _ in same]
+        findings.add(rows.add(listed, same[0][1]))
+    return Deduplicated(rows.table(), rows.aliases, findings.findings())
+
+
+class _Provenance(NamedTuple):
+    """Where the copies of one content came from, each once, in their order."""
+
+    paths: list[str]
+    groups: list[str]
+    splits: set[str]
+
+
+class _Rows:
+    """Gathers the manifest, column by column: of a million rows each as an object would take gigabytes."""
+
+    def __init__(self) -> None:
+        self.aliases = 0
+        self._columns: dict[str, list[Any]] = {field.name: [] for field in COLUMNS}
+        self._contents: list[str | None] = []
+        self._others: dict[str, list[Any]] = {}  # measured and metadata: those a row lacks are None
+        self._count = 0
+
+    def add(self, copies: Sequence[ListedExample], measured: MeasuredExample) -> _Provenance:
+        """Adds the row of some copies of one content."""
+        first = copies[0]
+        paths = list(dict.fromkeys(example.path for example in copies))
+        groups = list(dict.fromkeys(example.group for example in copies if example.group is not None))
+        splits = {example.given_split for example in copies if example.given_split is not None}
+        values = {
+            "id": measured.id,
+            "path": paths[0],
+            "aliases": paths[1:],
+            "target": first.target,
+            "group": groups[0] if groups else None,
+            "given_split": _binding_split(splits),
+        }
+        for name, column in self._columns.items():
+            column.append(values.get(name))
+        self._contents.append(first.content)
+        self._add_others(SCAN, measured.values)
+        self._add_others(META, dict(first.meta))
+        self._count += 1
+        self.aliases += len(paths) - 1
+        return _Provenance(paths, groups, splits)
+
+    def _add_others(self, prefix: str, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            column = self._others.setdefault(prefix + name, [])
+            missing = self._count - len(column)
+            column.extend([None] * missing)
+            column.append(value)
+
+    def table(self) -> pa.Table:
+        columns = {field.name: pa.array(self._columns[field.name], field.type) for field in COLUMNS}
+        if any(content is not None for content in self._contents):
+            columns[CONTENT] = pa.array(self._contents, pa.string())
+        for prefix in (SCAN, META):
+            for name in sorted(name for name in self._others if name.startswith(prefix)):
+                values = self._others[name]
+                values.extend([None] * (self._count - len(values)))
+                columns[name] = _column(values)
+        return pa.table(columns)
+
+
+def _binding_split(splits: set[str]) -> str | None:
+    """Of several given splits the one that copies go to."""
+    for split in ("test", "val", "train"):
+        if split in splits:
+            return split
+    return None
 
 
 class _Copies:
@@ -105,44 +204,60 @@ class _Copies:
         self._splits: list[str] = []
         self._groups: list[str] = []
 
-    def add(self, paths: Sequence[str], groups: Sequence[str], splits: set[str]) -> None:
-        same = " = ".join(paths)
-        self._copies += [same] if len(paths) > 1 else []
-        self._splits += [f"{same} ({', '.join(sorted(splits))})"] if len(splits) > 1 else []
-        self._groups += [f"{same} ({', '.join(groups)})"] if len(groups) > 1 else []
+    def add(self, copies: _Provenance) -> None:
+        same = " = ".join(copies.paths)
+        if len(copies.paths) > 1:
+            self._copies.append(same)
+        if len(copies.splits) > 1:
+            self._splits.append(f"{same} ({', '.join(sorted(copies.splits))})")
+        if len(copies.groups) > 1:
+            self._groups.append(f"{same} ({', '.join(copies.groups)})")
 
     def findings(self) -> tuple[Finding, ...]:
-        told = (
-            ("copies", "info", "the same content more than once", "each is used once", "", self._copies),
-            (
-                "copies-across-splits", "warning", "the same content in several given splits",
-                "one split for one content", "remove the copies; till then the test split has them before val before train",
-                self._splits,
-            ),
-            (
-                "copies-across-groups", "warning", "the same content in several groups", "one group for one content",
-                "correct the groups; till then the first has it", self._groups,
-            ),
-        )  # fmt: skip
-        return tuple(
-            Finding(
-                code=code, severity=severity, subject=subject, found=str(len(items)), expected=expected, hint=hint,
-                items=tuple(items),
+        found = []
+        if self._copies:
+            found.append(
+                _copies_finding(
+                    "copies", "info", "the same content more than once", "each is used once", "", self._copies
+                )
             )
-            for code, severity, subject, expected, hint, items in told
-            if items
-        )  # fmt: skip
+        if self._splits:
+            found.append(
+                _copies_finding(
+                    "copies-across-splits",
+                    "warning",
+                    "the same content in several given splits",
+                    "one split for one content",
+                    "remove the copies; till then the test split has them before val before train",
+                    self._splits,
+                )
+            )
+        if self._groups:
+            found.append(
+                _copies_finding(
+                    "copies-across-groups",
+                    "warning",
+                    "the same content in several groups",
+                    "one group for one content",
+                    "correct the groups; till then the first has it",
+                    self._groups,
+                )
+            )
+        return tuple(found)
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    columns = {field.name: pa.array([row[field.name] for row in rows], field.type) for field in COLUMNS}
-    contents = [row["content"] for row in rows]
-    if any(content is not None for content in contents):
-        columns[CONTENT] = pa.array(contents, pa.string())
-    for part, prefix in (("scan", SCAN), ("meta", META)):
-        for name in sorted({name for row in rows for name in row[part]}):
-            columns[prefix + name] = _column([row[part].get(name) for row in rows])
-    return pa.table(columns)
+def _copies_finding(
+    code: str, severity: Severity, subject: str, expected: str, hint: str, items: Sequence[str]
+) -> Finding:
+    return Finding(
+        code=code,
+        severity=severity,
+        subject=subject,
+        found=str(len(items)),
+        expected=expected,
+        hint=hint,
+        items=tuple(items),
+    )
 
 
 def _column(values: list[Any]) -> pa.Array:

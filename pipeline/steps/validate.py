@@ -16,7 +16,13 @@ from pipeline import config, manifest
 from pipeline.config_section import TaskConfig
 from pipeline.context import Context
 from pipeline.data import checks
-from pipeline.data.deduplication import Deduplicated, conversions, deduplicate, partition_by_fault
+from pipeline.data.deduplication import (
+    Deduplicated,
+    conversions,
+    deduplicate,
+    partition_by_fault,
+    quarantine_conflicts,
+)
 from pipeline.data.expectations import content_suites, drift_suite
 from pipeline.data.manifest_history import ManifestHistory
 from pipeline.errors import DataError
@@ -82,6 +88,8 @@ def _take_in(data: config.DataConfig, task: TaskConfig, context: Context) -> _In
     paths = sorted({example.path for example in listing.examples})
     results = reader.scan_examples(context.data, listing.examples, task, context.scratch, context.console)
     parted = partition_by_fault(listing.examples, results, data.max_bad_fraction)
+    if data.conflicts == "quarantine":
+        parted = quarantine_conflicts(parted)
     faults = sorted((*listing.faults, *parted.faults), key=lambda fault: (fault.path, fault.code))
     folded = deduplicate(parted.usable)
     return _Intake(
