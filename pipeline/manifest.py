@@ -121,9 +121,11 @@ def read(path: Path) -> pa.Table:
     missing = [name for name in COLUMNS.names if name not in table.column_names]
     if missing:
         raise DataError(
-            f"manifest {path}", found=f"no column {', '.join(missing)}", expected=", ".join(COLUMNS.names),
+            f"manifest {path}",
+            found=f"no column {', '.join(missing)}",
+            expected=", ".join(COLUMNS.names),
             hint="thaw run --force validate",
-        )  # fmt: skip
+        )
     return table
 
 

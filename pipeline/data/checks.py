@@ -127,9 +127,14 @@ def _finding(suite: ExpectationSuite, check: Check, batch: Any, expectation: Any
         value = result["observed_value"] if "observed_value" in result else result["unexpected_list"][0]
         found = f"{value:.4g}" if isinstance(value, float) else str(value)
     return Finding(
-        code=check.code, severity=check.severity, subject=check.subject, found=found, expected=check.expected,
-        hint=check.hint, items=tuple(items),
-    )  # fmt: skip
+        code=check.code,
+        severity=check.severity,
+        subject=check.subject,
+        found=found,
+        expected=check.expected,
+        hint=check.hint,
+        items=tuple(items),
+    )
 
 
 def _item(row: Mapping[str, Any], check: Check) -> str:

@@ -106,14 +106,18 @@ class _Decode(NamedTuple):
             decoded = self.task.decode(path, self.spec)
         except Exception as fault:  # decoders raise nearly anything on broken files
             raise TrainingError(
-                str(path), found=getattr(fault, "found", "") or str(fault), expected="the example that was validated",
+                str(path),
+                found=getattr(fault, "found", "") or str(fault),
+                expected="the example that was validated",
                 hint="restore the file, or validate again: thaw run --force validate",
-            ) from fault  # fmt: skip
+            ) from fault
         if found != name:
             raise TrainingError(
-                str(path), found=f"content {found}", expected=f"content {name}: it changed since it was validated",
+                str(path),
+                found=f"content {found}",
+                expected=f"content {name}: it changed since it was validated",
                 hint="thaw run again, so that the new content is validated",
-            )  # fmt: skip
+            )
         return np.asarray(decoded, np.uint8)
 
 
@@ -347,9 +351,12 @@ def _together(faults: list[TrainingError]) -> TrainingError:
     if len(faults) == 1:
         return faults[0]
     return TrainingError(
-        f"{len(faults)} examples", found="files that changed or cannot be decoded", expected=faults[0].expected,
-        hint=faults[0].hint, details=[f"{fault.subject}: {fault.found}" for fault in faults],
-    )  # fmt: skip
+        f"{len(faults)} examples",
+        found="files that changed or cannot be decoded",
+        expected=faults[0].expected,
+        hint=faults[0].hint,
+        details=[f"{fault.subject}: {fault.found}" for fault in faults],
+    )
 
 
 def _publish(path: Path, values: dict[str, Any]) -> None:

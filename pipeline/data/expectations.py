@@ -107,33 +107,55 @@ def _examples(
     enough = 2 * data.min_per_class
     checks = [
         Check(
-            code="conflicting-labels", severity="critical", subject="the same content under two labels",
-            expected="one label for one content", hint="correct the wrong one of each pair", index="path",
-            kind="ExpectColumnValuesToBeUnique", arguments={"column": "id"},
+            code="conflicting-labels",
+            severity="critical",
+            subject="the same content under two labels",
+            expected="one label for one content",
+            hint="correct the wrong one of each pair",
+            index="path",
+            kind="ExpectColumnValuesToBeUnique",
+            arguments={"column": "id"},
         ),
         Check(
-            code="path-twice", severity="critical", subject="a path under two labels", expected="every path once",
-            hint="correct the table", index="path",
-            kind="ExpectColumnValuesToBeUnique", arguments={"column": "path"},
+            code="path-twice",
+            severity="critical",
+            subject="a path under two labels",
+            expected="every path once",
+            hint="correct the table",
+            index="path",
+            kind="ExpectColumnValuesToBeUnique",
+            arguments={"column": "path"},
         ),
         Check(
-            code="label-set", severity="critical", subject="labels outside the label space",
+            code="label-set",
+            severity="critical",
+            subject="labels outside the label space",
             expected=", ".join(labels[:20]) + (" …" if len(labels) > 20 else ""),
-            hint="correct the labels, or data.labels", index="path",
-            kind="ExpectColumnValuesToBeInSet", arguments={"column": "target", "value_set": list(labels)},
+            hint="correct the labels, or data.labels",
+            index="path",
+            kind="ExpectColumnValuesToBeInSet",
+            arguments={"column": "target", "value_set": list(labels)},
         ),
         Check(
-            code="one-class", severity="critical", subject="classes with usable examples", expected="at least 2",
+            code="one-class",
+            severity="critical",
+            subject="classes with usable examples",
+            expected="at least 2",
             hint="add a second class: there is nothing to tell apart",
-            kind="ExpectColumnUniqueValueCountToBeBetween", arguments={"column": "target", "min_value": 2},
+            kind="ExpectColumnUniqueValueCountToBeBetween",
+            arguments={"column": "target", "min_value": 2},
         ),
         Check(
-            code="too-few", severity="critical", subject="usable examples",
-            expected=f"at least {enough} (two classes of data.min_per_class)", hint="add examples",
-            kind="ExpectTableRowCountToBeBetween", arguments={"min_value": enough},
+            code="too-few",
+            severity="critical",
+            subject="usable examples",
+            expected=f"at least {enough} (two classes of data.min_per_class)",
+            hint="add examples",
+            kind="ExpectTableRowCountToBeBetween",
+            arguments={"min_value": enough},
         ),
         *(_measured(rule) for rule in expected),
-    ]  # fmt: skip
+    ]
     columns = ["id", "path", "target", *(SCAN + rule.column for rule in expected)]
     frame = rows.select(columns).to_pandas()
     return ExpectationSuite("examples", frame, tuple(checks), {"conflicting-labels": _conflicts(rows)})
@@ -147,20 +169,30 @@ def _measured(rule: ColumnExpectation) -> Check:
         kind, limits = "ExpectColumnValuesToBeBetween", {"min_value": rule.low, "max_value": rule.high}
         expected = f"{rule.low:g} to {rule.high:g}"
     return Check(
-        code=f"{rule.column}-limits", severity="critical", subject=rule.column, expected=expected,
-        hint="replace or remove these", index="path", kind=kind, arguments={"column": SCAN + rule.column, **limits},
-    )  # fmt: skip
+        code=f"{rule.column}-limits",
+        severity="critical",
+        subject=rule.column,
+        expected=expected,
+        hint="replace or remove these",
+        index="path",
+        kind=kind,
+        arguments={"column": SCAN + rule.column, **limits},
+    )
 
 
 def _classes(rows: pa.Table, labels: Sequence[str], data: DataConfig) -> ExpectationSuite:
     found = _counts(rows)
     counts = [{"label": label, "examples": found.get(label, 0)} for label in sorted({*labels, *found})]
     least = Check(
-        code="small-class", severity="critical", subject="classes with too few usable examples",
+        code="small-class",
+        severity="critical",
+        subject="classes with too few usable examples",
         expected=f"at least {data.min_per_class} (data.min_per_class)",
-        hint="add examples, list the class in data.drop_classes, or lower data.min_per_class", index="label",
-        kind="ExpectColumnValuesToBeBetween", arguments={"column": "examples", "min_value": data.min_per_class},
-    )  # fmt: skip
+        hint="add examples, list the class in data.drop_classes, or lower data.min_per_class",
+        index="label",
+        kind="ExpectColumnValuesToBeBetween",
+        arguments={"column": "examples", "min_value": data.min_per_class},
+    )
     return ExpectationSuite("classes", _frame(counts), (least,))
 
 
@@ -169,19 +201,24 @@ def _dataset(rows: pa.Table, bad: Sequence[str], files: int, data: DataConfig) -
     facts = {"bad_fraction": len(bad) / files, "imbalance": max(counts) / min(counts)}
     checks = (
         Check(
-            code="too-many-bad", severity="critical", subject="share of examples that cannot be used",
+            code="too-many-bad",
+            severity="critical",
+            subject="share of examples that cannot be used",
             expected=f"at most {data.max_bad_fraction:g} (data.max_bad_fraction)",
             hint="replace or remove them, or raise data.max_bad_fraction",
             kind="ExpectColumnValuesToBeBetween",
             arguments={"column": "bad_fraction", "max_value": data.max_bad_fraction},
         ),
         Check(
-            code="imbalance", severity="warning", subject="largest class over smallest",
+            code="imbalance",
+            severity="warning",
+            subject="largest class over smallest",
             expected=f"at most {data.max_imbalance:g} (data.max_imbalance)",
             hint="add examples of the small classes, or set finetune.sampling or finetune.class_weights to balanced",
-            kind="ExpectColumnValuesToBeBetween", arguments={"column": "imbalance", "max_value": data.max_imbalance},
+            kind="ExpectColumnValuesToBeBetween",
+            arguments={"column": "imbalance", "max_value": data.max_imbalance},
         ),
-    )  # fmt: skip
+    )
     return ExpectationSuite("dataset", _frame([facts]), checks, {"too-many-bad": tuple(bad)})
 
 

@@ -16,9 +16,14 @@ from pipeline.manifest import Split, real_path, stored_path
 from pipeline.records import Finding
 
 SPLIT_NAMES: dict[str, Split] = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 TABLE_SPLIT_NAMES: dict[str, Split] = {**SPLIT_NAMES, "dev": "val"}  # in a column, or as a table's own name
 METADATA = "metadata.csv"
 _LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx"}
@@ -48,9 +53,11 @@ def walk(root: Path) -> FolderTree:
             folders = sorted(stored_path(entry.name) for entry in entries if _is_folder(entry))
     except OSError as fault:
         raise DataError(
-            f"data folder {root}", found=fault.strerror or str(fault), expected="a folder of examples",
+            f"data folder {root}",
+            found=fault.strerror or str(fault),
+            expected="a folder of examples",
             hint="bring the data (dvc pull), or correct data.path in params.yaml",
-        ) from fault  # fmt: skip
+        ) from fault
     faults: list[ExampleFault] = []
     files = sorted(_files(root, "", faults))
     return FolderTree(tuple(files), tuple(folders), tuple(sorted(faults, key=lambda fault: fault.path)))
@@ -83,10 +90,13 @@ def _files(root: Path, folder: str, faults: list[ExampleFault]) -> Iterator[str]
         except OSError as fault:
             faults.append(
                 ExampleFault(
-                    stored_path(folder), "unreadable", fault.strerror or "cannot be read", "a readable folder",
+                    stored_path(folder),
+                    "unreadable",
+                    fault.strerror or "cannot be read",
+                    "a readable folder",
                     "check its permissions",
                 )
-            )  # fmt: skip
+            )
 
 
 def _link(root: Path, path: str, entry: os.DirEntry[str], faults: list[ExampleFault]) -> Iterator[str]:
@@ -156,10 +166,11 @@ def _has_split_level(tree: FolderTree, root: Path) -> bool:
     nested = [folder for folder in named if not (others and folder in direct) and _subfolders(root, folder)]
     if nested and others:
         raise DataError(
-            f"data folder {root}", found=f"folders for splits ({', '.join(nested)}) beside others ({', '.join(others)})",
+            f"data folder {root}",
+            found=f"folders for splits ({', '.join(nested)}) beside others ({', '.join(others)})",
             expected="class folders, or train/val/test folders that hold class folders",
             hint="move the others away, or list the examples in a table (data.table)",
-        )  # fmt: skip
+        )
     return bool(nested)
 
 
@@ -183,10 +194,14 @@ def unicode_collisions(paths: Iterable[str]) -> Finding | None:
     if not pairs:
         return None
     return Finding(
-        code="name-twins", severity="critical", subject="names that look the same",
-        found=f"{len(pairs)} that differ only in how their accents are written", expected="one way of writing a name",
-        hint="rename or remove one of each", items=tuple(sorted(pairs)),
-    )  # fmt: skip
+        code="name-twins",
+        severity="critical",
+        subject="names that look the same",
+        found=f"{len(pairs)} that differ only in how their accents are written",
+        expected="one way of writing a name",
+        hint="rename or remove one of each",
+        items=tuple(sorted(pairs)),
+    )
 
 
 def _form(path: str) -> str:

@@ -33,10 +33,12 @@ def read(root: Path, data: DataConfig) -> ExampleListing:
     listing = _from_table(root, data) if data.table is not None else _from_folders(root, data)
     if not listing.examples:
         raise DataError(
-            f"data folder {root}", found="no examples", expected="folders named for their classes, or a table",
+            f"data folder {root}",
+            found="no examples",
+            expected="folders named for their classes, or a table",
             hint="put the data there (dvc pull), or list it in a table and set data.table",
             details=[f"{fault.path}: {fault.found}" for fault in listing.faults],
-        )  # fmt: skip
+        )
     paths = {example.path for example in listing.examples}
     folders = {path.rpartition("/")[0] for path in paths}
     counts = Counter(example.target for example in listing.examples)
@@ -100,34 +102,53 @@ def _unread_metadata(tree: FolderTree) -> list[Finding]:
     found = [path for path in tree.files if path.rpartition("/")[2].lower() == METADATA]
     if not found:
         return []
-    return [Finding(
-        code="metadata-unread", severity="critical", subject="metadata tables", found=", ".join(found),
-        expected=f"one {METADATA}, at the top of the data folder, with paths below it",
-        hint="move its rows there, or rename the file if it is something else", items=tuple(found),
-    )]  # fmt: skip
+    return [
+        Finding(
+            code="metadata-unread",
+            severity="critical",
+            subject="metadata tables",
+            found=", ".join(found),
+            expected=f"one {METADATA}, at the top of the data folder, with paths below it",
+            hint="move its rows there, or rename the file if it is something else",
+            items=tuple(found),
+        )
+    ]
 
 
 def _ungrouped(paths: list[str]) -> Finding:
     return Finding(
-        code="metadata-missing", severity="warning", subject=METADATA, found=f"{len(paths)} examples without a row",
-        expected="a row, and so a group, for each: without, they may be dealt apart from their group", hint="add them",
+        code="metadata-missing",
+        severity="warning",
+        subject=METADATA,
+        found=f"{len(paths)} examples without a row",
+        expected="a row, and so a group, for each: without, they may be dealt apart from their group",
+        hint="add them",
         items=tuple(paths),
-    )  # fmt: skip
+    )
 
 
 def _mislabelled(items: list[str]) -> Finding:
     return Finding(
-        code="metadata-label", severity="critical", subject=f"labels in {METADATA}",
-        found=f"{len(items)} that are not the folder's", expected="the class folder's name",
-        hint="move the files, or correct or remove the column", items=tuple(items),
-    )  # fmt: skip
+        code="metadata-label",
+        severity="critical",
+        subject=f"labels in {METADATA}",
+        found=f"{len(items)} that are not the folder's",
+        expected="the class folder's name",
+        hint="move the files, or correct or remove the column",
+        items=tuple(items),
+    )
 
 
 def _unused(paths: list[str]) -> Finding:
     return Finding(
-        code="metadata-unused", severity="warning", subject=METADATA, found=f"{len(paths)} rows that name no example",
-        expected="paths below the data folder", hint="correct or remove those rows", items=tuple(paths),
-    )  # fmt: skip
+        code="metadata-unused",
+        severity="warning",
+        subject=METADATA,
+        found=f"{len(paths)} rows that name no example",
+        expected="paths below the data folder",
+        hint="correct or remove those rows",
+        items=tuple(paths),
+    )
 
 
 def _from_table(root: Path, data: DataConfig) -> ExampleListing:
@@ -221,9 +242,12 @@ def _splits(values: list[Any], rows: Rows, name: str) -> list[Split | None]:
     ]
     if wrong:
         raise DataError(
-            name, found=f"{len(wrong)} rows with another split", expected="train, val, test or nothing",
-            hint="correct them, or name another column in data.columns.split", details=wrong,
-        )  # fmt: skip
+            name,
+            found=f"{len(wrong)} rows with another split",
+            expected="train, val, test or nothing",
+            hint="correct them, or name another column in data.columns.split",
+            details=wrong,
+        )
     return [TABLE_SPLIT_NAMES[value] if value else None for value in names]
 
 
@@ -236,10 +260,15 @@ def label_findings(data: DataConfig, used: set[str], classes: set[str]) -> list[
     if empty:
         findings.append(
             Finding(
-                code="empty-class", severity="critical", subject="classes without examples", found=", ".join(empty),
-                expected="examples of every class", hint="add some, or list it in data.drop_classes", items=tuple(empty),
+                code="empty-class",
+                severity="critical",
+                subject="classes without examples",
+                found=", ".join(empty),
+                expected="examples of every class",
+                hint="add some, or list it in data.drop_classes",
+                items=tuple(empty),
             )
-        )  # fmt: skip
+        )
     unknown = sorted(used - declared)
     if unknown:
         findings.append(
@@ -258,10 +287,13 @@ def label_findings(data: DataConfig, used: set[str], classes: set[str]) -> list[
         near = {name: difflib.get_close_matches(name, classes, 1) for name in absent}
         findings.append(
             Finding(
-                code="no-such-class", severity="critical", subject="data.drop_classes", found=", ".join(absent),
+                code="no-such-class",
+                severity="critical",
+                subject="data.drop_classes",
+                found=", ".join(absent),
                 expected="classes of the data: " + ", ".join(sorted(classes)),
                 hint="; ".join(f"did you mean {match[0]}?" for match in near.values() if match) or "remove it",
                 items=tuple(absent),
             )
-        )  # fmt: skip
+        )
     return findings

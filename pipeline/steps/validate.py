@@ -62,10 +62,17 @@ def validate(data: config.DataConfig, task: TaskConfig, out: Path, context: Cont
         shutil.copyfile(context.run_dir / name, out / name)
     accepted.add(out / "manifest.parquet", sha256)
     record = ValidateRecord(
-        manifest_sha256=sha256, labels=intake.labels, examples=intake.folded.rows.num_rows, files=intake.files,
-        aliases=intake.folded.aliases, quarantined=len(intake.faults), per_class=_per_class(intake),
-        converted=intake.converted, findings=tuple(findings), checks=judged.checks,
-    )  # fmt: skip
+        manifest_sha256=sha256,
+        labels=intake.labels,
+        examples=intake.folded.rows.num_rows,
+        files=intake.files,
+        aliases=intake.folded.aliases,
+        quarantined=len(intake.faults),
+        per_class=_per_class(intake),
+        converted=intake.converted,
+        findings=tuple(findings),
+        checks=judged.checks,
+    )
     _tell(record, intake.faults, judged.drift, context)
     return record.save(out)
 
@@ -93,12 +100,13 @@ def _take_in(data: config.DataConfig, task: TaskConfig, context: Context) -> _In
     faults = sorted((*listing.faults, *parted.faults), key=lambda fault: (fault.path, fault.code))
     folded = deduplicate(parted.usable)
     return _Intake(
-        folded=folded, faults=tuple(faults),
+        folded=folded,
+        faults=tuple(faults),
         labels=data.labels or tuple(sorted({example.target for example in listing.examples})),
         files=len({*paths, *(fault.path for fault in faults)}),
         converted=conversions(measured for _, measured in parted.usable),
         findings=(*listing.findings, *parted.findings, *folded.findings),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -126,9 +134,14 @@ def _judge(
 
 def _nothing_usable(intake: _Intake) -> Finding:
     return Finding(
-        code="nothing-usable", severity="critical", subject="usable examples", found=f"none of {intake.files} files",
-        expected="examples that can be used", hint="see what is wrong with each", items=tuple(map(_line, intake.faults)),
-    )  # fmt: skip
+        code="nothing-usable",
+        severity="critical",
+        subject="usable examples",
+        found=f"none of {intake.files} files",
+        expected="examples that can be used",
+        hint="see what is wrong with each",
+        items=tuple(map(_line, intake.faults)),
+    )
 
 
 def _refusal(intake: _Intake, findings: Sequence[Finding], context: Context) -> DataError:
@@ -143,8 +156,10 @@ def _refusal(intake: _Intake, findings: Sequence[Finding], context: Context) -> 
         f"data folder {context.data}",
         found=f"{len(critical)} finding{'s' if len(critical) > 1 else ''} that must be fixed first: "
         + ", ".join(finding.code for finding in critical),
-        expected="data that pass every critical check", hint="as each line says; nothing was changed", details=told,
-    )  # fmt: skip
+        expected="data that pass every critical check",
+        hint="as each line says; nothing was changed",
+        details=told,
+    )
 
 
 def _lines(finding: Finding) -> list[str]:

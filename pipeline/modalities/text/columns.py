@@ -20,12 +20,38 @@ SAMPLED = 1000  # rows
 SHOWN = 5  # labels that a note names
 
 TEXT_NAMES = (
-    "text", "sentence", "review", "comment", "message", "content", "body", "tweet", "utterance", "document", "headline",
-    "question", "query", "description", "sms", "title", "post",
-)  # fmt: skip
+    "text",
+    "sentence",
+    "review",
+    "comment",
+    "message",
+    "content",
+    "body",
+    "tweet",
+    "utterance",
+    "document",
+    "headline",
+    "question",
+    "query",
+    "description",
+    "sms",
+    "title",
+    "post",
+)
 LABEL_NAMES = (
-    "label", "labels", "class", "category", "sentiment", "target", "intent", "topic", "y", "rating", "stars", "polarity",
-)  # fmt: skip
+    "label",
+    "labels",
+    "class",
+    "category",
+    "sentiment",
+    "target",
+    "intent",
+    "topic",
+    "y",
+    "rating",
+    "stars",
+    "polarity",
+)
 PAIR_NAMES = (
     ("text", "pair"),
     ("text1", "text2"),

@@ -16,34 +16,134 @@ OPPOSITE = {POSITIVE: NEGATIVE, NEGATIVE: POSITIVE}
 
 ADJECTIVES = {
     POSITIVE: (
-        "excellent", "sturdy", "reliable", "quiet", "handy", "lovely", "superb", "solid", "clever", "pleasant", "brilliant",
-        "dependable", "comfortable", "tidy", "charming", "precise", "robust", "smooth", "delightful", "practical", "neat",
-        "splendid", "generous", "thoughtful", "accurate", "elegant", "wonderful", "admirable", "flawless", "swift",
-        "great", "good", "fine", "perfect", "spotless", "durable", "cosy", "helpful", "fantastic", "outstanding",
+        "excellent",
+        "sturdy",
+        "reliable",
+        "quiet",
+        "handy",
+        "lovely",
+        "superb",
+        "solid",
+        "clever",
+        "pleasant",
+        "brilliant",
+        "dependable",
+        "comfortable",
+        "tidy",
+        "charming",
+        "precise",
+        "robust",
+        "smooth",
+        "delightful",
+        "practical",
+        "neat",
+        "splendid",
+        "generous",
+        "thoughtful",
+        "accurate",
+        "elegant",
+        "wonderful",
+        "admirable",
+        "flawless",
+        "swift",
+        "great",
+        "good",
+        "fine",
+        "perfect",
+        "spotless",
+        "durable",
+        "cosy",
+        "helpful",
+        "fantastic",
+        "outstanding",
     ),
     NEGATIVE: (
-        "awful", "flimsy", "unreliable", "noisy", "clumsy", "ugly", "dreadful", "shaky", "silly", "unpleasant", "terrible",
-        "erratic", "uncomfortable", "messy", "crude", "sloppy", "fragile", "rough", "miserable", "useless", "shabby",
-        "lousy", "stingy", "careless", "faulty", "clunky", "horrible", "shameful", "defective", "sluggish",
-        "bad", "poor", "weak", "broken", "filthy", "worthless", "gloomy", "rude", "pathetic", "disappointing",
+        "awful",
+        "flimsy",
+        "unreliable",
+        "noisy",
+        "clumsy",
+        "ugly",
+        "dreadful",
+        "shaky",
+        "silly",
+        "unpleasant",
+        "terrible",
+        "erratic",
+        "uncomfortable",
+        "messy",
+        "crude",
+        "sloppy",
+        "fragile",
+        "rough",
+        "miserable",
+        "useless",
+        "shabby",
+        "lousy",
+        "stingy",
+        "careless",
+        "faulty",
+        "clunky",
+        "horrible",
+        "shameful",
+        "defective",
+        "sluggish",
+        "bad",
+        "poor",
+        "weak",
+        "broken",
+        "filthy",
+        "worthless",
+        "gloomy",
+        "rude",
+        "pathetic",
+        "disappointing",
     ),
-}  # fmt: skip
+}
 EVENTS = {
     POSITIVE: (
-        "it still runs like new", "it did its job from the first day", "it has never let me down", "I would buy it again",
-        "my whole family loves it", "it was worth every penny", "I recommend it to everyone", "it saved us a lot of time",
-        "everything worked at once", "we are more than happy", "it exceeded my hopes", "I smile whenever I see it",
+        "it still runs like new",
+        "it did its job from the first day",
+        "it has never let me down",
+        "I would buy it again",
+        "my whole family loves it",
+        "it was worth every penny",
+        "I recommend it to everyone",
+        "it saved us a lot of time",
+        "everything worked at once",
+        "we are more than happy",
+        "it exceeded my hopes",
+        "I smile whenever I see it",
     ),
     NEGATIVE: (
-        "it broke after a week", "it stopped for no reason", "it has let me down twice", "I want my money back",
-        "nobody here wants to use it", "it was a waste of money", "I warn everyone about it", "it cost us a lot of time",
-        "nothing worked as it should", "we are thoroughly fed up", "it fell short of the promises", "I regret it already",
+        "it broke after a week",
+        "it stopped for no reason",
+        "it has let me down twice",
+        "I want my money back",
+        "nobody here wants to use it",
+        "it was a waste of money",
+        "I warn everyone about it",
+        "it cost us a lot of time",
+        "nothing worked as it should",
+        "we are thoroughly fed up",
+        "it fell short of the promises",
+        "I regret it already",
     ),
-}  # fmt: skip
+}
 FAULTS = (
-    "scratches", "leaks", "rattling", "delays", "hidden costs", "excuses", "loose screws", "strange smells", "stains",
-    "mistakes", "gaps", "complaints",
-)  # fmt: skip
+    "scratches",
+    "leaks",
+    "rattling",
+    "delays",
+    "hidden costs",
+    "excuses",
+    "loose screws",
+    "strange smells",
+    "stains",
+    "mistakes",
+    "gaps",
+    "complaints",
+)
 DOMAINS = {
     "kitchen": (
         ("kettle", "toaster", "blender", "mixer", "coffee machine", "pan", "oven", "juicer"),
@@ -67,11 +167,21 @@ DOMAINS = {
     ),
 }
 FACTS = (
-    "I bought it in {month}.", "It comes in {colour}.", "We chose the {colour} one.", "It arrived on a {day}.",
-    "There are {number} of them in the box.", "My {person} told me about it.", "It stands next to the window.",
-    "I paid with a voucher.", "This is about the {thing}.", "It weighs about {number} pounds.", "We went there in {month}.",
-    "The {part} is {colour}.", "Ours is from {month}.", "Does anyone know whether the {part} comes in {colour}?",
-)  # fmt: skip
+    "I bought it in {month}.",
+    "It comes in {colour}.",
+    "We chose the {colour} one.",
+    "It arrived on a {day}.",
+    "There are {number} of them in the box.",
+    "My {person} told me about it.",
+    "It stands next to the window.",
+    "I paid with a voucher.",
+    "This is about the {thing}.",
+    "It weighs about {number} pounds.",
+    "We went there in {month}.",
+    "The {part} is {colour}.",
+    "Ours is from {month}.",
+    "Does anyone know whether the {part} comes in {colour}?",
+)
 WORDS = {
     "month": ("January", "March", "April", "June", "August", "October", "December"),
     "day": ("Monday", "Tuesday", "Thursday", "Friday", "Sunday"),
@@ -162,22 +272,26 @@ def _other_opinion(dice: Dice, scene: Scene, sentiment: str) -> str:
     theirs = dice.pick(ADJECTIVES[OPPOSITE[sentiment]])
     mine = dice.pick(ADJECTIVES[sentiment])
     subject = _subject(dice, scene)
-    return dice.pick((
-        f"my {person} calls {subject} {theirs}; to me it is {mine}.",
-        f"others say {subject} is {theirs}, which is wrong: it is {mine}.",
-        f"my {person} finds {subject} {theirs}, and I disagree.",
-    ))  # fmt: skip
+    return dice.pick(
+        (
+            f"my {person} calls {subject} {theirs}; to me it is {mine}.",
+            f"others say {subject} is {theirs}, which is wrong: it is {mine}.",
+            f"my {person} finds {subject} {theirs}, and I disagree.",
+        )
+    )
 
 
 def _expectation(dice: Dice, scene: Scene, sentiment: str) -> str:
     expected = dice.pick(ADJECTIVES[OPPOSITE[sentiment]])
     verb = {POSITIVE: ("feared", "worried"), NEGATIVE: ("hoped", "believed")}[sentiment]
     subject = _subject(dice, scene)
-    return dice.pick((
-        f"I had {dice.pick(verb)} {subject} would be {expected}; it is not.",
-        f"I expected something {expected} and got the opposite.",
-        f"they said {subject} was {expected}; it turned out {dice.pick(ADJECTIVES[sentiment])}.",
-    ))  # fmt: skip
+    return dice.pick(
+        (
+            f"I had {dice.pick(verb)} {subject} would be {expected}; it is not.",
+            f"I expected something {expected} and got the opposite.",
+            f"they said {subject} was {expected}; it turned out {dice.pick(ADJECTIVES[sentiment])}.",
+        )
+    )
 
 
 def _faults(dice: Dice, scene: Scene, sentiment: str) -> str:
@@ -197,24 +311,35 @@ def _list(dice: Dice, scene: Scene, sentiment: str) -> str:
 def _about_another(dice: Dice, scene: Scene, sentiment: str) -> str:
     """An opinion that is none of the thing under review."""
     adjective = dice.pick(ADJECTIVES[sentiment])
-    return dice.pick((
-        f"the one we had before was {adjective}.",
-        f"my {dice.pick(WORDS['person'])} needs something {adjective}, so I am only asking.",
-        f"I have not tried it yet; the old {scene.thing} was {adjective}.",
-        f"is {_subject(dice, scene)} {adjective} or not?",
-    ))  # fmt: skip
+    return dice.pick(
+        (
+            f"the one we had before was {adjective}.",
+            f"my {dice.pick(WORDS['person'])} needs something {adjective}, so I am only asking.",
+            f"I have not tried it yet; the old {scene.thing} was {adjective}.",
+            f"is {_subject(dice, scene)} {adjective} or not?",
+        )
+    )
 
 
 def _undecided(dice: Dice, scene: Scene, sentiment: str) -> str:
     adjective = dice.pick(ADJECTIVES[sentiment])
-    return dice.pick((
-        f"I cannot say yet whether {_subject(dice, scene)} is {adjective}.",
-        f"neither {adjective} nor {dice.pick(ADJECTIVES[OPPOSITE[sentiment]])}.",
-        f"some call it {adjective}, some {dice.pick(ADJECTIVES[OPPOSITE[sentiment]])}; I have no opinion.",
-    ))  # fmt: skip
+    return dice.pick(
+        (
+            f"I cannot say yet whether {_subject(dice, scene)} is {adjective}.",
+            f"neither {adjective} nor {dice.pick(ADJECTIVES[OPPOSITE[sentiment]])}.",
+            f"some call it {adjective}, some {dice.pick(ADJECTIVES[OPPOSITE[sentiment]])}; I have no opinion.",
+        )
+    )
 
 
 SENTENCES: tuple[Sentence, ...] = (
-    _plain, _plain, _contrast, _contrast, _other_opinion, _expectation, _faults, _list,
-)  # fmt: skip
+    _plain,
+    _plain,
+    _contrast,
+    _contrast,
+    _other_opinion,
+    _expectation,
+    _faults,
+    _list,
+)
 NEUTRAL_SENTENCES: tuple[Sentence, ...] = (_about_another, _about_another, _undecided)
