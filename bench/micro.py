@@ -22,8 +22,8 @@ from pipeline.steps.finetune import FinetuneRun
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import sampling, stages
 from pipeline.training.batch_source import BatchSource
-from pipeline.training.losses import objective
-from pipeline.training.plan import autocast, place, to_input
+from pipeline.training.losses import build_loss
+from pipeline.training.plan import autocast, place_network, to_input
 
 
 def loading(setting: Setting) -> dict[str, Any]:
@@ -36,9 +36,9 @@ def loading(setting: Setting) -> dict[str, Any]:
     bench = FinetuneRun(config, ImageClassificationConfig(), split, backbone_record(setting, folder), context)
     job, plan, model = bench.job, bench.plan(), bench._build(True)
     torch.set_num_threads(plan.threads)
-    place(model, plan)
-    stages.apply(model, stages.scope(model, _all()))
-    loss_of = objective(config, job.train.targets, len(job.labels))
+    place_network(model, plan)
+    stages.apply_scope(model, stages.resolve_scope(model, _all()))
+    loss_of = build_loss(config, job.train.targets, len(job.labels))
     feed = BatchSource(job, job.train, None, 0)
     cuts = sampling.batches(sampling.shuffle(job.train.keys, 0, 0), config.batch_size)[: setting.epochs["micro"] + 1]
     views = [sampling.views(job.train.keys[cut], 0, config.views) for cut in cuts]

@@ -178,7 +178,7 @@ def _check_experiment_name(workspace: Workspace, config: Config) -> PreflightChe
 def _list_recipes(config: Config) -> str:
     from pipeline.training import recipes
 
-    names = recipes.named(config.finetune)
+    names = recipes.recipe_names(config.finetune)
     for name in names:
         recipes.check_name(name, config.finetune)
     return ", ".join(names)
@@ -187,7 +187,7 @@ def _list_recipes(config: Config) -> str:
 def _check_primary_metric(config: Config) -> str:
     from pipeline.training import validation_metrics
 
-    validation_metrics.check(config.finetune.primary)
+    validation_metrics.check_primary(config.finetune.primary)
     return config.finetune.primary
 
 
@@ -243,7 +243,7 @@ def _check_model_room(workspace: Workspace, config: Config) -> str:
 
     provider = catalog.find(config.backbone.name)
     each = provider.count_parameters(config.backbone) * BYTES_PER_PARAMETER
-    candidates = len(recipes.named(config.finetune)) + 1
+    candidates = len(recipes.recipe_names(config.finetune)) + 1
     wanted = each * (MODEL_COPIES * candidates + CHECKPOINT_COPIES)
     free = shutil.disk_usage(workspace.root).free
     if wanted > free:

@@ -113,14 +113,14 @@ def recall(comparison: Comparison) -> BaselineRecord | None:
 def remember(comparison: Comparison, candidate: CandidateRecord) -> BaselineRecord:
     """Keeps a finished candidate for later runs: in `baseline/`, baseline.dvc and baseline.lock."""
     place, scratch = comparison.place, comparison.context.scratch
-    learnt = members.seen(members.of_split(manifest.read(comparison.split.manifest)))
+    learnt = members.seen_members(members.members_of_split(manifest.read(comparison.split.manifest)))
     made = datetime.fromtimestamp((candidate.folder / "record.json").stat().st_mtime, UTC)
     age = BaselineAge(trained=made.date().isoformat(), data=_data_version(comparison), examples=learnt.num_rows)
     part = scratch / "baseline.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     candidates.copy_to_output(candidate, part / "candidate", baseline=True)
-    members.write(learnt, part / members.FILE)
+    members.write_members(learnt, part / members.FILE)
     record = BaselineRecord(age=age, model_sha256=candidate.model_sha256, conditions=comparison.conditions)
     record.save(part)
     crash_point("before-baseline")
@@ -163,7 +163,7 @@ def _why_unusable(comparison: Comparison, record: BaselineRecord) -> str:
     changed = [meaning for name, meaning in MEANINGS.items() if record.conditions.get(name) != wanted[name]]
     if changed:
         return f"{', '.join(changed)} changed"
-    unknown = members.unseen(comparison.test_rows(), members.read(record.members))
+    unknown = members.unseen_rows(comparison.test_rows(), members.read_members(record.members))
     needed = min(FEWEST_TEST_EXAMPLES, len(unknown))
     usable = int(unknown.sum())
     if usable < needed:

@@ -284,7 +284,7 @@ def _read_members(folder: Path, locked: LockedChampion) -> pa.Table:
             expected="a version that this version of Thaw, or a later one, registered",
             hint="set finetune.warm_start: none; the model it registers can be started from",
         )
-    return members.read(path)
+    return members.read_members(path)
 
 
 def _refuse_leak(locked: LockedChampion, known: pa.Table, split: SplitRecord) -> None:
@@ -293,7 +293,7 @@ def _refuse_leak(locked: LockedChampion, known: pa.Table, split: SplitRecord) ->
     Raises:
         TrainingError: it has; they are named.
     """
-    overlap = members.overlap(known, manifest.read(split.manifest))
+    overlap = members.find_overlap(known, manifest.read(split.manifest))
     if not overlap.paths:
         return
     counts = f"{overlap.trained} trained on and {overlap.validated} validated on"

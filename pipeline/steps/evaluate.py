@@ -148,7 +148,7 @@ def _unseen_rows(candidate: Path, table: pa.Table) -> NDArray[np.bool_]:
     path = candidate / members.FILE
     if not path.exists():
         return np.ones(table.num_rows, np.bool_)
-    return members.unseen(table, members.read(path))
+    return members.unseen_rows(table, members.read_members(path))
 
 
 def _compare(

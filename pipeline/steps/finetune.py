@@ -89,12 +89,12 @@ def finetune(
         TrainingError: a training could not be trusted, see `pipeline.training.recipe_trainer.train`; or the champion to
             start from learnt from what is a test example here.
     """
-    validation_metrics.check(config.primary)
+    validation_metrics.check_primary(config.primary)
     if config.warm_start == "champion":
         workspace = Workspace(context.root)
         champions.fill(workspace.config(), workspace)
-    names = recipes.named(config)
-    stages = {name: recipes.stages(name, config, backbone.blocks) for name in names}
+    names = recipes.recipe_names(config)
+    stages = {name: recipes.recipe_stages(name, config, backbone.blocks) for name in names}
     run = FinetuneRun(config, task, split, backbone, context)
     key = digest(ENGINE, run.determinants, config.model_dump(mode="json", exclude={"checkpoint"}))
     remembered = run.remembered_baseline  # one that is tracked and cannot be restored stops the run here
@@ -109,7 +109,7 @@ def finetune(
     for record in finished:
         candidates.copy_to_output(record, out / record.name, baseline=record.name not in names)
     age = _remember_baseline(run, finished[-1], out) if run.remembers_baseline else None
-    members.write(run.members, out / members.FILE)
+    members.write_members(run.members, out / members.FILE)
     run.write_timing()
     return FinetuneRecord(
         key=key,
@@ -175,7 +175,7 @@ class FinetuneRun:
     @property
     def has_baseline(self) -> bool:
         """Whether a training from scratch is added for comparison."""
-        return self.config.baseline != "never" and recipes.BASELINE not in recipes.named(self.config)
+        return self.config.baseline != "never" and recipes.BASELINE not in recipes.recipe_names(self.config)
 
     @property
     def remembers_baseline(self) -> bool:
@@ -210,7 +210,7 @@ class FinetuneRun:
     @cached_property
     def members(self) -> pa.Table:
         """What the candidates learn from and will be tested on, and what a champion they start from learnt from."""
-        own = members.of_split(manifest.read(self.split.manifest))
+        own = members.members_of_split(manifest.read(self.split.manifest))
         return own if self.champion is None else members.with_ancestor(own, self.champion.members)
 
     @cached_property
@@ -259,7 +259,7 @@ class FinetuneRun:
         plain = [stage.model_dump(mode="json") for stage in stages]
         recipe = Recipe(name, stages, {"recipe": name, "stages": plain, **self.determinants})
         with _recorded(recorded_facts.open_candidate(self.context.tracker, recipe.key, name, parent)) as run:
-            record = candidates.find(self.context.scratch, recipe.key, console)
+            record = candidates.find_candidate(self.context.scratch, recipe.key, console)
             if record is not None:
                 console.info(f"{name}: unchanged")
             else:
@@ -282,7 +282,7 @@ class FinetuneRun:
         began = time.monotonic()
         trained = train(self.job, recipe, self.plan, stop, lambda rows: recorded_facts.record_curves(run, rows))
         target = self.tables["val"].column("target").to_pylist()
-        record = candidates.keep(self.job, recipe, trained, self.backbone, target)
+        record = candidates.save_candidate(self.job, recipe, trained, self.backbone, target)
         self.timing[recipe.name] = {
             "key": recipe.key,
             "seconds": time.monotonic() - began,
@@ -326,7 +326,7 @@ class FinetuneRun:
 
     @cached_property
     def job(self) -> FinetuneJob:
-        from pipeline.training.batch_source import ExampleSet, FinetuneJob, examples
+        from pipeline.training.batch_source import ExampleSet, FinetuneJob, select_examples
 
         context = self.context
         config = self.config
@@ -335,7 +335,7 @@ class FinetuneRun:
             ids = table.column("id").to_pylist()
             targets = self.task.scorer.targets(table, self.split.labels)
             units = table.column("unit").to_pylist()
-            sets[name] = examples(self.store, ids, targets, units)
+            sets[name] = select_examples(self.store, ids, targets, units)
         return FinetuneJob(
             task=self.task,
             task_config=self.task_config,
@@ -368,12 +368,12 @@ class FinetuneRun:
             self._presented, self.split.labels, pretrained=pretrained, seed=self.config.seed
         )
         if pretrained and self.champion is not None:
-            warm_start.start(model, self.champion, self.split.labels)
+            warm_start.load_champion(model, self.champion, self.split.labels)
         return model
 
     def plan(self) -> TrainingPlan:
         """The arithmetic, measured on this machine or remembered."""
-        from pipeline.training.plan import choose
+        from pipeline.training.plan import choose_plan
 
         if self._planned:
             return self._planned.pop()
@@ -383,7 +383,7 @@ class FinetuneRun:
             self._measured.append(self._build(True))  # measuring changes no weight: the training begins with it
             return self._measured[-1]
 
-        chosen = choose(
+        chosen = choose_plan(
             build,
             self.task,
             self._sample(),
@@ -412,11 +412,11 @@ class FinetuneRun:
 
     def _seconds_per_example(self, plan: TrainingPlan) -> float:
         """Of a training step of the whole network: as its plan was measured, else by a few steps now."""
-        from pipeline.training.plan import remembered, seconds_per_example
+        from pipeline.training.plan import find_remembered, seconds_per_example
 
         x, targets = self._sample()
         model = self._build(False)
-        planned = remembered(model, self.task, x, self.config, self.context.scratch)
+        planned = find_remembered(model, self.task, x, self.config, self.context.scratch)
         if planned is not None:
             return planned.chosen.seconds_per_example
         return seconds_per_example(model, x, targets, plan, self.config)
@@ -424,8 +424,8 @@ class FinetuneRun:
     def _steps(self) -> int:
         """Optimiser steps of the longest candidate, at most: whether compiling pays depends on them."""
         epochs: list[int] = []
-        for name in recipes.named(self.config):
-            stages = recipes.stages(name, self.config, self.backbone.blocks)
+        for name in recipes.recipe_names(self.config):
+            stages = recipes.recipe_stages(name, self.config, self.backbone.blocks)
             epochs.append(sum(stage.epochs for stage in stages))
         steps_per_epoch = -(-len(self.job.train) // self.config.batch_size)
         return max(epochs) * steps_per_epoch
@@ -439,12 +439,12 @@ class FinetuneRun:
         head_passes = config.views
         if config.head_solver != "optimizer":
             head_passes = min(config.views, PRESENTATIONS)
-        names = list(recipes.named(config))
+        names = list(recipes.recipe_names(config))
         if self.has_baseline and self.remembered_baseline is None:
             names.append(recipes.BASELINE)
         passes = 0
         for name in names:
-            for stage in recipes.stages(name, config, self.backbone.blocks):
+            for stage in recipes.recipe_stages(name, config, self.backbone.blocks):
                 trains_head_only = stage.train == ("head",)
                 passes += head_passes if trains_head_only else BACKWARD * stage.epochs
         return passes * len(self.job.train)

@@ -55,8 +55,8 @@ def lr_find(
     from pipeline.training.stage_trainer import sweep_lr
     from pipeline.training.train_state import TrainState
 
-    name = recipe or recipes.named(config)[0]
-    rows = {row.name: row for row in recipes.stages(name, config, backbone.blocks)}
+    name = recipe or recipes.recipe_names(config)[0]
+    rows = {row.name: row for row in recipes.recipe_stages(name, config, backbone.blocks)}
     if stage is not None and stage not in rows:
         raise ConfigError(f"stage of recipe '{name}'", found=stage, expected="one of " + ", ".join(rows))
     bench = FinetuneRun(config, task, split, backbone, context)
@@ -77,5 +77,5 @@ def _first_trained(job: FinetuneJob, model: BlockedNetwork, rows: Mapping[str, S
     """The first stage that is not solved; the first of all where each is."""
     from pipeline.training import head_stage
 
-    trained = [name for name, row in rows.items() if not head_stage.solves(job, model, row)]
+    trained = [name for name, row in rows.items() if not head_stage.is_solved(job, model, row)]
     return next(iter(trained or rows))

@@ -192,7 +192,7 @@ def stage_batches(
     from pipeline.training.feature_cache import open_features
 
     prefix = tuple(block.name for block in model.blocks[: scope.boundary])
-    weights = fingerprint.of_tensors(stages.tensors(model, prefix)) if plan.feature_cache else {}
+    weights = fingerprint.of_tensors(stages.block_tensors(model, prefix)) if plan.feature_cache else {}
     key = digest(weights)
     in_use: list[Path] = []
 
@@ -251,7 +251,7 @@ class FeaturesByShape:
         return self._stores[code].batch(rows, views)
 
 
-def examples(
+def select_examples(
     store: Store, ids: Sequence[str], targets: torch.Tensor, units: Sequence[str | None] | None = None
 ) -> ExampleSet:
     """The examples of these ids (N) with their targets (N,).

@@ -36,14 +36,14 @@ def moving_statistics(model: BlockedNetwork) -> list[torch.Tensor]:
     return buffers
 
 
-def sample(keys: Keys, seed: int) -> list[Rows]:
+def sample_batches(keys: Keys, seed: int) -> list[Rows]:
     """Positions of the examples (keys: (N,), in the order of their ids) to compute statistics over, in batches."""
     chosen = sampling.shuffle(keys, seed, "batchnorm")[:EXAMPLES]
     chosen.sort()
     return sampling.batches(chosen, BATCH)
 
 
-def estimate(model: BlockedNetwork, scope: StageScope, batches: Iterable[Batch], plan: TrainingPlan) -> None:
+def estimate_statistics(model: BlockedNetwork, scope: StageScope, batches: Iterable[Batch], plan: TrainingPlan) -> None:
     """Replaces the statistics of the trained blocks by their mean over some batches of network input (n, …).
 
     Nothing else moves: all other modules are in evaluation meanwhile, and the modules' modes are put back.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CURVES, VALIDATION = "curves.csv", "val.parquet"
 
 
-def find(scratch: Path, key: str, console: Console) -> CandidateRecord | None:
+def find_candidate(scratch: Path, key: str, console: Console) -> CandidateRecord | None:
     """The finished candidate of this key, if there is one and its model is what was saved."""
     folder = _place(scratch, key)
     try:
@@ -47,7 +47,7 @@ def checkpoints_of(scratch: Path, key: str) -> Path:
     return scratch / "checkpoints" / key[:32]
 
 
-def keep(
+def save_candidate(
     job: FinetuneJob, recipe: Recipe, trained: TrainedRecipe, backbone: BackboneRecord, target: Sequence[str]
 ) -> CandidateRecord:
     """Writes a trained candidate's files, so that they appear whole or not at all, and clears its checkpoints.

@@ -50,7 +50,7 @@ def fingerprint(data: NDArray[np.uint8], *about: object) -> str:
     return digest.hexdigest()
 
 
-def raw(tensor: torch.Tensor) -> NDArray[np.uint8]:
+def raw_bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
     """A tensor's bytes in logical order, without a copy where it is contiguous on the CPU: (N,) uint8."""
     import torch
 
@@ -63,7 +63,7 @@ def of_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """A fingerprint for each named tensor, over its bytes, type and shape."""
     found: dict[str, str] = {}
     for name, tensor in tensors.items():
-        found[name] = fingerprint(raw(tensor), str(tensor.dtype), tuple(tensor.shape))
+        found[name] = fingerprint(raw_bytes(tensor), str(tensor.dtype), tuple(tensor.shape))
     return found
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import TrainingError
 from pipeline.records import digest
 from pipeline.training import fingerprint
-from pipeline.training.stages import StageScope, tensors, wrong_modes
+from pipeline.training.stages import StageScope, block_tensors, wrong_modes
 
 if TYPE_CHECKING:
     from pipeline.models.network import BlockedNetwork
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 def checksums(model: BlockedNetwork, scope: StageScope) -> dict[str, str]:
     """Fingerprints of all frozen tensors."""
-    return fingerprint.of_tensors(tensors(model, scope.frozen))
+    return fingerprint.of_tensors(block_tensors(model, scope.frozen))
 
 
-def verify(before: dict[str, str], model: BlockedNetwork, scope: StageScope, stage: str) -> str:
+def verify_frozen(before: dict[str, str], model: BlockedNetwork, scope: StageScope, stage: str) -> str:
     """The digest over all frozen tensors.
 
     Raises:

@@ -45,7 +45,7 @@ MOST_BYTES = 2e9
 MOST_COMPONENTS = 5000  # their computation takes the cube of it
 
 
-def linear(head: Block) -> torch.nn.Linear | None:
+def find_linear_layer(head: Block) -> torch.nn.Linear | None:
     """The one linear layer that a head is, besides dropout; None where it is more."""
     from torch import nn
 
@@ -61,27 +61,27 @@ def linear(head: Block) -> torch.nn.Linear | None:
     return layer if parameters == {id(layer.weight), id(layer.bias)} else None
 
 
-def solves(job: FinetuneJob, model: BlockedNetwork, stage: StageConfig) -> bool:
+def is_solved(job: FinetuneJob, model: BlockedNetwork, stage: StageConfig) -> bool:
     """Whether a stage's head is solved."""
-    scope = stages.scope(model, stage)
-    return refusal(job, model, scope) is None
+    scope = stages.resolve_scope(model, stage)
+    return solver_refusal(job, model, scope) is None
 
 
-def refusal(job: FinetuneJob, model: BlockedNetwork, scope: StageScope) -> str | None:
+def solver_refusal(job: FinetuneJob, model: BlockedNetwork, scope: StageScope) -> str | None:
     """Why a stage is trained by the optimiser and not solved; "" where it is not a head's stage at all, and None where
     it is solved."""
     head = model.blocks[-1]
     if scope.trained != (head.name,) or job.config.head_solver == "optimizer":
         return ""
-    layer = linear(head)
+    layer = find_linear_layer(head)
     if layer is None:
         return "the head is not one linear layer with a bias"
     return _too_large(len(job.train), layer, job)
 
 
-def presentations(job: FinetuneJob, head: Block) -> int | None:
+def count_presentations(job: FinetuneJob, head: Block) -> int | None:
     """How many views of each training example a head is solved on; None: the plain one alone."""
-    layer = linear(head)
+    layer = find_linear_layer(head)
     count = min(PRESENTATIONS, job.config.views)
     if layer is None or count == 1 or _too_large(count * len(job.train), layer, job):
         return None
@@ -104,7 +104,7 @@ def _too_large(rows: int, layer: torch.nn.Linear, job: FinetuneJob) -> str | Non
     return None
 
 
-def solve(
+def solve_head(
     job: FinetuneJob,
     model: BlockedNetwork,
     batches: StageBatches,
@@ -115,14 +115,14 @@ def solve(
     """Solves the head and gives the model its weights.
 
     Args:
-        batches: of train in its `presentations`, and of val.
+        batches: of train in its presentations, and of val.
         between: called now and then; what it raises ends the solving, which left no trace.
 
     Raises:
         NonFiniteError: a feature is NaN or infinite.
     """
-    layer = linear(model.blocks[-1])
-    assert layer is not None  # `refusal` was asked
+    layer = find_linear_layer(model.blocks[-1])
+    assert layer is not None  # `solver_refusal` was asked
     problem, components = _head_problem(job, model, batches.train, objective, plan, between)
 
     def interrupted() -> None:
@@ -132,7 +132,7 @@ def solve(
     validation_features = partial(_features, job, model, batches.val, plan, None, between)
     strength, chosen_by = _choose(job, problem, components, validation_features, interrupted)
     stronger = [value for value in STRENGTHS if value < strength]
-    *_, solution = linear_head.path(problem, [*stronger, strength], interrupted)
+    *_, solution = linear_head.solve_path(problem, [*stronger, strength], interrupted)
     weight, bias = components.fold(solution.head)
     with torch.no_grad():
         layer.weight.copy_(weight)
@@ -158,7 +158,7 @@ def _head_problem(
     between: Callable[[], None],
 ) -> tuple[HeadProblem, PrincipalComponents]:
     """What is minimised over the head, and the components of the features that it is minimised on."""
-    count = presentations(job, model.blocks[-1])
+    count = count_presentations(job, model.blocks[-1])
     views = [None] if count is None else list(range(count))
     features = torch.cat([_features(job, model, source, plan, view, between) for view in views])
     _refuse_not_finite(features, job.train)
@@ -248,21 +248,21 @@ def _choose(
     """
     if len(job.val) >= ENOUGH_TO_VALIDATE:
         inputs = components.project(validation_features())
-        heads = linear_head.path(problem, STRENGTHS, between)
+        heads = linear_head.solve_path(problem, STRENGTHS, between)
         losses = [linear_head.log_losses(inputs, job.val.targets, solution.head) for solution in heads]
         weights = _example_weights(problem, job.train, job.val.targets)
-        return linear_head.choose(STRENGTHS, torch.stack(losses), weights), "validation"
+        return linear_head.choose_strength(STRENGTHS, torch.stack(losses), weights), "validation"
     count = min(FOLDS, len(set(job.train.units)))
     if count < 2:
         return DEFAULT_STRENGTH, "default"
     classes = job.train.targets
     folds = linear_head.assign_folds(job.train.units, classes.tolist(), count)
-    judged = linear_head.judged(classes, folds)
+    judged = linear_head.can_be_judged(classes, folds)
     if not judged.any():
         return DEFAULT_STRENGTH, "default"
     table = linear_head.cross_validate(problem, classes, folds, STRENGTHS, between)
     weights = _example_weights(problem, job.train, classes) * judged
-    return linear_head.choose(STRENGTHS, table, weights), "cross-validation"
+    return linear_head.choose_strength(STRENGTHS, table, weights), "cross-validation"
 
 
 def _example_weights(problem: HeadProblem, train: ExampleSet, classes: torch.Tensor) -> torch.Tensor:

@@ -136,7 +136,7 @@ class HeadSolution(NamedTuple):
     iterations: int
 
 
-def solve(
+def solve_problem(
     problem: HeadProblem, strength: float, start: torch.Tensor, between: Callable[[], None] = lambda: None
 ) -> HeadSolution:
     """The head that minimises a problem at one strength.
@@ -172,11 +172,11 @@ def solve(
     return HeadSolution(head, strength, float(value), steepest, int(optimizer.state[scaled]["n_iter"]))
 
 
-def path(problem: HeadProblem, strengths: Sequence[float], between: Callable[[], None]) -> Iterator[HeadSolution]:
+def solve_path(problem: HeadProblem, strengths: Sequence[float], between: Callable[[], None]) -> Iterator[HeadSolution]:
     """The solutions from the strongest regularisation to the weakest, each found from the one before."""
     head = torch.zeros(problem.inputs.shape[1], problem.targets.shape[1], dtype=torch.float64)
     for strength in strengths:
-        solution = solve(problem, strength, head, between)
+        solution = solve_problem(problem, strength, head, between)
         yield solution
         head = solution.head
 
@@ -203,12 +203,12 @@ def cross_validate(
         left_out = held_out.repeat(presentations)[:, None]
         others = torch.where(left_out, 0.0, problem.targets)
         fitted = HeadProblem(problem.inputs, problem.variances, others)
-        for turn, solution in enumerate(path(fitted, strengths, between)):
+        for turn, solution in enumerate(solve_path(fitted, strengths, between)):
             losses[turn, held_out] = log_losses(judged[held_out], classes[held_out], solution.head)
     return losses
 
 
-def judged(classes: torch.Tensor, folds: torch.Tensor) -> torch.Tensor:
+def can_be_judged(classes: torch.Tensor, folds: torch.Tensor) -> torch.Tensor:
     """Which examples cross-validation can judge (N,): those whose class other folds have too. Any head that was solved
     without their class is wrong about them, and the less so the less it says at all.
 
@@ -232,7 +232,7 @@ def log_losses(inputs: torch.Tensor, classes: torch.Tensor, head: torch.Tensor) 
     return -of_own_class[:, 0]
 
 
-def choose(strengths: Sequence[float], losses: torch.Tensor, example_weights: torch.Tensor) -> float:
+def choose_strength(strengths: Sequence[float], losses: torch.Tensor, example_weights: torch.Tensor) -> float:
     """The strongest regularisation whose held-out log loss is within one standard error of the lowest
     (Hastie, Tibshirani and Friedman 2009, section 7.10.1).
 

@@ -54,7 +54,7 @@ class TrainingLoss:
         return losses.sum()
 
 
-def objective(config: FinetuneConfig, targets: torch.Tensor, classes: int) -> TrainingLoss:
+def build_loss(config: FinetuneConfig, targets: torch.Tensor, classes: int) -> TrainingLoss:
     """The configured loss; balanced weights are N / (C · count), 1 on average over the examples (N,)."""
     import torch
 

@@ -46,7 +46,7 @@ class Sweep(NamedTuple):
     suggestion: float | None
 
 
-def find(
+def sweep_rates(
     network: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Iterable[tuple[list[Piece], torch.Tensor]],
@@ -83,11 +83,11 @@ def find(
             rates.append(rate)
             if np.mean(raw[-3:]) > DIVERGED * min(raw):
                 break
-    losses, slopes = smooth(np.log10(rates), np.array(raw))
-    return Sweep(tuple(rates), tuple(losses.tolist()), suggest(np.array(rates), losses, slopes))
+    losses, slopes = smooth_losses(np.log10(rates), np.array(raw))
+    return Sweep(tuple(rates), tuple(losses.tolist()), suggest_rate(np.array(rates), losses, slopes))
 
 
-def smooth(decades: Curve, losses: Curve) -> tuple[Curve, Curve]:
+def smooth_losses(decades: Curve, losses: Curve) -> tuple[Curve, Curve]:
     """Value (N,) and slope per decade (N,) of a local linear fit with Gaussian weights to losses (N,)."""
     if len(losses) < 3:
         return losses, np.zeros_like(losses)
@@ -104,7 +104,7 @@ def smooth(decades: Curve, losses: Curve) -> tuple[Curve, Curve]:
     return values, slopes
 
 
-def suggest(rates: Curve, losses: Curve, slopes: Curve) -> float | None:
+def suggest_rate(rates: Curve, losses: Curve, slopes: Curve) -> float | None:
     """The rate of the steepest fall per decade before the loss is smallest; None where it never falls."""
     if not len(losses):
         return None

@@ -27,7 +27,7 @@ SCHEMA = pa.schema(
 )
 
 
-def of_split(split: pa.Table) -> pa.Table:
+def members_of_split(split: pa.Table) -> pa.Table:
     """The members that a manifest with splits names; examples that were left out are none."""
     has_split = pc.is_valid(split.column("split"))
     assigned = split.filter(has_split)
@@ -36,23 +36,23 @@ def of_split(split: pa.Table) -> pa.Table:
 
 def with_ancestor(own: pa.Table, ancestor: pa.Table) -> pa.Table:
     """The members of a model that started from another model's weights: what that one learnt from counts too."""
-    learnt = seen(ancestor)
+    learnt = seen_members(ancestor)
     own_ids = own.column("id").combine_chunks()
     is_known = pc.is_in(learnt.column("id"), value_set=own_ids)
     others = learnt.filter(pc.invert(is_known))
     return pa.concat_tables([own, others])
 
 
-def seen(members: pa.Table) -> pa.Table:
+def seen_members(members: pa.Table) -> pa.Table:
     """The members a model was trained or validated on."""
     is_seen = pc.is_in(members.column("split"), value_set=pa.array(SEEN))
     return members.filter(is_seen)
 
 
-def unseen(table: pa.Table, members: pa.Table) -> NDArray[np.bool_]:
+def unseen_rows(table: pa.Table, members: pa.Table) -> NDArray[np.bool_]:
     """Which rows of a manifest (N,) a model learnt nothing of: not that example, nor one that belongs with it, by a
     group or as a near-duplicate."""
-    learnt = seen(members)
+    learnt = seen_members(members)
     known_ids = set(learnt.column("id").to_pylist())
     known_groups = set(learnt.column("group").to_pylist()) - {None}
     ids = table.column("id").to_pylist()
@@ -86,11 +86,11 @@ class MemberOverlap(NamedTuple):
     paths: tuple[str, ...]
 
 
-def overlap(members: pa.Table, split: pa.Table) -> MemberOverlap:
+def find_overlap(members: pa.Table, split: pa.Table) -> MemberOverlap:
     """Which test examples of a manifest with splits a model with these members knows."""
     tests = split.filter(pc.equal(split.column("split"), "test"))
-    known = tests.filter(pa.array(~unseen(tests, members)))
-    learnt = seen(members)
+    known = tests.filter(pa.array(~unseen_rows(tests, members)))
+    learnt = seen_members(members)
     learnt_ids = learnt.column("id").to_pylist()
     splits = learnt.column("split").to_pylist()
     split_of = dict(zip(learnt_ids, splits, strict=True))
@@ -104,11 +104,11 @@ def overlap(members: pa.Table, split: pa.Table) -> MemberOverlap:
     )
 
 
-def write(members: pa.Table, path: Path) -> None:
+def write_members(members: pa.Table, path: Path) -> None:
     """Writes the table, sorted by id: the same members give the same bytes."""
     manifest.write_table(members.sort_by("id"), path)
 
 
-def read(path: Path) -> pa.Table:
+def read_members(path: Path) -> pa.Table:
     """Reads a table that `write` wrote."""
     return pq.read_table(path, schema=SCHEMA)

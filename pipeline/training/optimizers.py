@@ -76,7 +76,7 @@ def parameter_groups(model: BlockedNetwork, max_lrs: dict[str, float], weight_de
     return result
 
 
-def build(config: FinetuneConfig, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
+def build_optimizer(config: FinetuneConfig, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
     """The configured optimiser over these groups.
 
     AdamW: Loshchilov and Hutter 2019. SGD with Nesterov momentum 0.9: Sutskever et al. 2013.
@@ -111,7 +111,7 @@ def set_rates(optimizer: torch.optim.Optimizer, step: int, steps: int, warmup: f
         group["lr"] = group["peak"] * multiplier
 
 
-def layout(optimizer: torch.optim.Optimizer) -> dict[str, list[str]]:
+def group_layout(optimizer: torch.optim.Optimizer) -> dict[str, list[str]]:
     """Which parameters are in which group: what a resumed optimiser must agree with."""
     return {group["name"]: group["names"] for group in optimizer.param_groups}
 

@@ -116,7 +116,7 @@ class Remembered(NamedTuple):
     path: Path
 
 
-def choose(
+def choose_plan(
     model_factory: Callable[[], BlockedNetwork],
     task: Task,
     sample_batch: tuple[Batch, torch.Tensor],
@@ -158,7 +158,9 @@ def choose(
     return plan
 
 
-def remembered(model: BlockedNetwork, task: Task, x: Batch, config: FinetuneConfig, scratch: Path) -> Remembered | None:
+def find_remembered(
+    model: BlockedNetwork, task: Task, x: Batch, config: FinetuneConfig, scratch: Path
+) -> Remembered | None:
     """What is remembered of a measurement for this network, input `x` (n, …) and settings on this machine."""
     candidates = _open(config, _base(config), x)
     path = _path(model, task, x, config, candidates, scratch)
@@ -170,7 +172,7 @@ def seconds_per_example(
     model: BlockedNetwork, x: Batch, targets: torch.Tensor, plan: TrainingPlan, config: FinetuneConfig
 ) -> float:
     """What an example takes in a training step of the whole network, measured on `x` (n, …)."""
-    trials = measure(model, x, targets, [plan], config, turns=FEWEST_TRIALS)
+    trials = measure_plans(model, x, targets, [plan], config, turns=FEWEST_TRIALS)
     return trials.best[plan].seconds / len(x)
 
 
@@ -208,7 +210,7 @@ def _find(
         loss = TrainingLoss(config.label_smoothing, None)
         step = _step(model, x[:1], targets[:1], candidates[0], loss, backward=False)
         return _best([step], config, 1), "as usual on a CPU; too little to train for measuring to pay"
-    trials = measure(model, x, targets, candidates, config, passes=passes)
+    trials = measure_plans(model, x, targets, candidates, config, passes=passes)
     chosen = _best(list(trials.measured.values()), config, len(x))
     measured = ", ".join(_told(result, candidates) for result in trials.measured.values())
     if not trials.complete:
@@ -283,7 +285,7 @@ class PlanTrials:
         return HOPELESS if self.counts[plan] == FEWEST_TRIALS else CLEAR
 
 
-def measure(
+def measure_plans(
     model: BlockedNetwork,
     x: Batch,
     targets: torch.Tensor,
@@ -341,7 +343,7 @@ def _shares(model: BlockedNetwork, x: Batch, plan: TrainingPlan) -> tuple[float,
 
     if plan.device != "cpu":
         return ()
-    place(model, plan.model_copy(update={"compile": False}))
+    place_network(model, plan.model_copy(update={"compile": False}))
     model.stock.eval()
     seconds = [float("inf")] * len(model.blocks)
     with torch.inference_mode(), autocast(plan):
@@ -366,7 +368,7 @@ def _step(
 ) -> MeasuredTrial:
     import torch
 
-    place(model, plan.model_copy(update={"compile": False}))
+    place_network(model, plan.model_copy(update={"compile": False}))
     model.stock.eval()  # dropout and BatchNorm's batch statistics would make the losses differ
     model.stock.zero_grad(set_to_none=True)
     kept = 0
@@ -469,7 +471,7 @@ def autocast(plan: TrainingPlan) -> AbstractContextManager[object]:
     return torch.autocast(torch.device(plan.device).type, torch.bfloat16)
 
 
-def place(model: BlockedNetwork, plan: TrainingPlan) -> None:
+def place_network(model: BlockedNetwork, plan: TrainingPlan) -> None:
     """Moves a network to the plan's device and memory format, in place, and compiles its blocks if the plan says so."""
     import torch
 

@@ -148,7 +148,7 @@ def _train_stages(
             optimizer_state = checkpoint.part("optimizer")
         for stage in stages[progress.state.stage :]:
             trainer = train_stage(session, stage, model, progress, optimizer_state)
-            throughput.check(trainer)
+            throughput.check_speed(trainer)
             optimizer_state = {}
     return model
 

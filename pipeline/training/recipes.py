@@ -26,7 +26,7 @@ Stages = tuple[StageConfig, ...]
 BASELINE = "scratch"
 
 
-def named(config: FinetuneConfig) -> tuple[str, ...]:
+def recipe_names(config: FinetuneConfig) -> tuple[str, ...]:
     """The configured recipes, sets written out, each once."""
     names: list[str] = []
     for name in config.recipes:
@@ -34,7 +34,7 @@ def named(config: FinetuneConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def stages(name: str, config: FinetuneConfig, blocks: Sequence[str]) -> Stages:
+def recipe_stages(name: str, config: FinetuneConfig, blocks: Sequence[str]) -> Stages:
     """The stages of a recipe for a network of these blocks (input to output, the head last).
 
     Raises:
@@ -68,7 +68,7 @@ def baseline(config: FinetuneConfig, steps_per_epoch: int) -> Stages:
     return scratch(config.model_copy(update={"epochs": epochs}), 0)
 
 
-def share(total: int, weights: Sequence[float]) -> list[int]:
+def divide_epochs(total: int, weights: Sequence[float]) -> list[int]:
     """Divides `total` epochs over stages, at least one each; with fewer epochs than stages the first get them."""
     counts = [1 if number < total else 0 for number in range(len(weights))]
     shares = [total * weight / sum(weights) for weight in weights]
@@ -126,10 +126,10 @@ def scratch(config: FinetuneConfig, depth: int) -> Stages:
 
 def _beside_head(config: FinetuneConfig, weights: Sequence[float]) -> list[int]:
     """Epochs of the stages, the head's first: where it is solved, the others have all of them between them."""
-    epochs = share(config.epochs, weights)
+    epochs = divide_epochs(config.epochs, weights)
     if config.head_solver == "optimizer":
         return epochs
-    return [epochs[0], *share(config.epochs, weights[1:])]
+    return [epochs[0], *divide_epochs(config.epochs, weights[1:])]
 
 
 BUILT_IN: dict[str, Callable[[FinetuneConfig, int], Stages]] = {

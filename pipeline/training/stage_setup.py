@@ -10,8 +10,8 @@ import numpy as np
 
 from pipeline.training import head_stage, optimizers, stages
 from pipeline.training.batch_source import BatchSource, StageBatches, stage_batches
-from pipeline.training.losses import objective
-from pipeline.training.plan import TrainingPlan, place, to_input
+from pipeline.training.losses import build_loss
+from pipeline.training.plan import TrainingPlan, place_network, to_input
 
 if TYPE_CHECKING:
     import torch
@@ -71,12 +71,12 @@ class StageSetup:
         """A new optimiser of the trained blocks with these peak rates."""
         config = self.job.config
         groups = optimizers.parameter_groups(self.model, max_lrs, config.weight_decay)
-        return optimizers.build(config, groups)
+        return optimizers.build_optimizer(config, groups)
 
     def trained_weights(self) -> dict[str, torch.Tensor]:
         """Copies of the trained blocks' parameters and buffers, as `weights/…`."""
         copies: dict[str, torch.Tensor] = {}
-        for name, tensor in stages.tensors(self.model, self.scope.trained).items():
+        for name, tensor in stages.block_tensors(self.model, self.scope.trained).items():
             copies[f"weights/{name}"] = tensor.detach().clone()
         return copies
 
@@ -85,7 +85,7 @@ class StageSetup:
         import torch
 
         with torch.no_grad():
-            for name, tensor in stages.tensors(self.model, self.scope.trained).items():
+            for name, tensor in stages.block_tensors(self.model, self.scope.trained).items():
                 tensor.copy_(weights[f"weights/{name}"])
 
     def open_batches(self, plan: TrainingPlan, between: Callable[[], None]) -> StageBatches:
@@ -96,7 +96,7 @@ class StageSetup:
         """
         views: int | None = self.job.config.views
         if self.is_solved:
-            views = head_stage.presentations(self.job, self.model.blocks[-1])
+            views = head_stage.count_presentations(self.job, self.model.blocks[-1])
         return stage_batches(self.job, self.model, self.scope, plan, views, between)
 
 
@@ -107,12 +107,12 @@ def set_up(job: FinetuneJob, stage: StageConfig, plan: TrainingPlan, model: Bloc
         ConfigError: the stage names a block that is not there, or trains none.
         TrainingError: a block that trains and one that is frozen share weights.
     """
-    scope = stages.scope(model, stage)
-    place(model, plan)
-    stages.apply(model, scope)
-    refusal = head_stage.refusal(job, model, scope)
+    scope = stages.resolve_scope(model, stage)
+    place_network(model, plan)
+    stages.apply_scope(model, scope)
+    refusal = head_stage.solver_refusal(job, model, scope)
     _fuse_prefix(job, model, scope, plan)
-    loss = objective(job.config, job.train.targets, len(job.labels))
+    loss = build_loss(job.config, job.train.targets, len(job.labels))
     return StageSetup(job, stage, model, scope, loss, refusal)
 
 

@@ -118,7 +118,7 @@ class StageTrainer:
     def begin(self) -> None:
         """Notes the beginning of the stage in the training's state."""
         state = self.progress.state
-        state.layout = optimizers.layout(self._optimizer)
+        state.layout = optimizers.group_layout(self._optimizer)
         state.opened = True
         state.epochs_before = state.epoch
         if state.results and self.setup.stage.init == "keep":
@@ -132,7 +132,7 @@ class StageTrainer:
         Raises:
             TrainingError: the checkpoint's optimiser groups are others.
         """
-        if optimizers.layout(self._optimizer) != self.progress.state.layout:
+        if optimizers.group_layout(self._optimizer) != self.progress.state.layout:
             raise TrainingError(
                 f"stage '{self.setup.stage.name}'",
                 found="a checkpoint whose optimiser groups are others",
@@ -170,7 +170,7 @@ class StageTrainer:
         setup = self.setup
         state = self.progress.state
         with self._times.timed("solve"):
-            solved = head_stage.solve(
+            solved = head_stage.solve_head(
                 setup.job, setup.model, self.batches, setup.objective, state.plan, self.session.raise_if_stopped
             )
         examples = len(setup.job.train)
@@ -185,7 +185,7 @@ class StageTrainer:
         state = self.progress.state
         primary = self.setup.job.config.primary
         probabilities = self._validator.validate()
-        metrics = validation_metrics.of(probabilities.double(), self.setup.job.val.targets)
+        metrics = validation_metrics.compute_metrics(probabilities.double(), self.setup.job.val.targets)
         self._record_curves(metrics)
         score = validation_metrics.score(metrics, primary)
         state.epochs_without_improvement += 1
@@ -228,7 +228,7 @@ class StageTrainer:
         setup.restore_weights(self.progress.best_state)
         setup.model.unfuse()
         with self._times.timed("prove"):
-            freeze_digest = freeze.verify(state.frozen_checksums, setup.model, setup.scope, setup.stage.name)
+            freeze_digest = freeze.verify_frozen(state.frozen_checksums, setup.model, setup.scope, setup.stage.name)
         result = StageResult(
             name=setup.stage.name,
             epochs=state.stage_epochs,
@@ -270,7 +270,7 @@ def sweep_lr(
 def _sweep(setup: StageSetup, state: TrainState, batches: StageBatches, gradients: BatchGradients) -> lr_find.Sweep:
     optimizer = setup.build_optimizer(setup.relative_lrs())
     epoch = repeat_epoch(setup, batches.train, state.epoch)
-    return lr_find.find(setup.model.stock, optimizer, epoch, gradients)
+    return lr_find.sweep_rates(setup.model.stock, optimizer, epoch, gradients)
 
 
 def _head_lr(

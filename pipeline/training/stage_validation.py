@@ -70,6 +70,8 @@ class StageValidator:
             return
         job = setup.job
         source = BatchSource(job, job.train, None, 0)
-        work = (partial(source.batch, batch, None) for batch in batchnorm.sample(job.train.keys, job.config.seed))
+        work = (
+            partial(source.batch, batch, None) for batch in batchnorm.sample_batches(job.train.keys, job.config.seed)
+        )
         loaded = load_ahead(work, job.config.plan.workers)
-        batchnorm.estimate(setup.model, setup.scope, loaded, self._state.plan)
+        batchnorm.estimate_statistics(setup.model, setup.scope, loaded, self._state.plan)

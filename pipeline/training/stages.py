@@ -32,7 +32,7 @@ class StageScope:
     batchnorm: bool
 
 
-def scope(model: BlockedNetwork, stage: StageConfig) -> StageScope:
+def resolve_scope(model: BlockedNetwork, stage: StageConfig) -> StageScope:
     """Resolves what a stage trains.
 
     Raises:
@@ -60,7 +60,7 @@ def scope(model: BlockedNetwork, stage: StageConfig) -> StageScope:
     return result
 
 
-def apply(model: BlockedNetwork, scope: StageScope) -> None:
+def apply_scope(model: BlockedNetwork, scope: StageScope) -> None:
     """Puts every block into the state the scope asks for: gradients and, by `set_modes`, train or eval."""
     for block in model.blocks:
         for parameter in block.parameters():
@@ -104,7 +104,7 @@ def _modes(model: BlockedNetwork, scope: StageScope) -> list[tuple[torch.nn.Modu
     return pairs
 
 
-def tensors(model: BlockedNetwork, blocks: tuple[str, ...], *, buffers: bool = True) -> dict[str, torch.Tensor]:
+def block_tensors(model: BlockedNetwork, blocks: tuple[str, ...], *, buffers: bool = True) -> dict[str, torch.Tensor]:
     """Parameters (and buffers) of some blocks, by the stock network's names."""
     found: dict[str, torch.Tensor] = {}
     for block in model.blocks:
@@ -117,11 +117,11 @@ def tensors(model: BlockedNetwork, blocks: tuple[str, ...], *, buffers: bool = T
 def _refuse_ties(model: BlockedNetwork, scope: StageScope) -> None:
     """A tensor cannot train and be frozen. Shared memory counts too: two parameters may be views of one storage."""
     frozen: dict[int, str] = {}
-    for name, tensor in tensors(model, scope.frozen).items():
+    for name, tensor in block_tensors(model, scope.frozen).items():
         if tensor.numel():
             frozen[tensor.untyped_storage().data_ptr()] = name
     tied: dict[str, str] = {}
-    for name, tensor in tensors(model, scope.trained).items():
+    for name, tensor in block_tensors(model, scope.trained).items():
         address = tensor.untyped_storage().data_ptr()
         if tensor.numel() and address in frozen:
             tied[name] = frozen[address]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.training.batch_source import BatchSource
-from pipeline.training.plan import BACKWARD, ChosenPlan, Remembered, TrainingPlan, remembered
+from pipeline.training.plan import BACKWARD, ChosenPlan, Remembered, TrainingPlan, find_remembered
 
 if TYPE_CHECKING:
     from pipeline.training.stage_setup import StageSetup
@@ -23,7 +23,7 @@ LEAST_SHARE = 0.1  # of a whole step that a stage's step must cost: what remains
 LEAST_SECONDS = 1.0  # of steps that are judged
 
 
-def check(trainer: StageTrainer) -> None:
+def check_speed(trainer: StageTrainer) -> None:
     """Compares the steps that this process did of a finished stage with the remembered plan, like with like: with what
     the same blocks take."""
     setup = trainer.setup
@@ -51,7 +51,7 @@ def check(trainer: StageTrainer) -> None:
 def _planned(setup: StageSetup) -> Remembered | None:
     job = setup.job
     x = BatchSource(job, job.train, None, 0).batch(np.arange(1), None)
-    return remembered(setup.model, job.task, x, job.config, job.scratch)
+    return find_remembered(setup.model, job.task, x, job.config, job.scratch)
 
 
 def step_share(chosen: ChosenPlan, start: int, boundary: int) -> float | None:

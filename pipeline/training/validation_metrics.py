@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def check(primary: str) -> None:
+def check_primary(primary: str) -> None:
     """Raises ConfigError where validation has no such metric."""
     known = metric_registry.validation_names()
     if primary not in known:
@@ -27,7 +27,7 @@ def higher_is_better(primary: str) -> bool:
     return metric_registry.find(primary).higher_is_better
 
 
-def of(probabilities: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+def compute_metrics(probabilities: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
     """All metrics of (N, C) float64 probabilities against (N,) class indices.
 
     Balanced accuracy is the mean recall of the classes that occur; macro F1 is over those that occur or were

@@ -33,7 +33,7 @@ class Champion:
     members: pa.Table
 
 
-def start(model: BlockedNetwork, champion: Champion, labels: Sequence[str]) -> None:
+def load_champion(model: BlockedNetwork, champion: Champion, labels: Sequence[str]) -> None:
     """Gives a freshly built network the champion's weights; see `warm_start`."""
     from safetensors.torch import load_file
 

@@ -196,10 +196,10 @@ def test_a_champion_that_knows_test_examples_is_refused_with_counts(place: Works
     split = manifest.read(SplitRecord.load(place.output("split")).manifest)
     tests = [row for row in split.to_pylist() if row["split"] == "test"]
     path = source_of(place, "1") / members.FILE
-    rows = members.read(path).to_pylist()
+    rows = members.read_members(path).to_pylist()
     leaked = {tests[0]["id"]: "train", tests[1]["id"]: "train", tests[2]["id"]: "val"}
     rows = [{**row, "split": leaked.get(row["id"], row["split"])} for row in rows]
-    members.write(pa.Table.from_pylist(rows, schema=members.SCHEMA), path)
+    members.write_members(pa.Table.from_pylist(rows, schema=members.SCHEMA), path)
     said = refusal(place)
     assert f"{NAME} v1" in said.subject
     assert f"of {len(tests)} test examples here it knows 3: 2 trained on and 1 validated on" in said.found
@@ -227,12 +227,12 @@ def test_other_weights_than_the_lock_names_are_refused(place: Workspace) -> None
 
 def test_what_an_ancestor_learnt_from_counts_as_learnt(place: Workspace) -> None:
     path = source_of(place, "1") / members.FILE
-    own = members.read(path)
+    own = members.read_members(path)
     strange = {"id": "f" * 32, "group": "elsewhere", "split": "train", "target": "red"}
     tested = {**strange, "id": "e" * 32, "split": "test"}
-    members.write(pa.concat_tables([own, pa.Table.from_pylist([strange, tested], schema=members.SCHEMA)]), path)
+    members.write_members(pa.concat_tables([own, pa.Table.from_pylist([strange, tested], schema=members.SCHEMA)]), path)
     retrain(place, "finetune")
-    made = members.read(FinetuneRecord.load(place.output("finetune")).members).to_pylist()
+    made = members.read_members(FinetuneRecord.load(place.output("finetune")).members).to_pylist()
     assert strange in made
     assert tested not in made
     assert len(made) == own.num_rows + 1

@@ -168,7 +168,7 @@ def test_a_remembered_candidate_is_compared_on_what_it_had_not_learnt_from(tmp_p
     group = [row for row in table.to_pylist() if row["group"] == "part 0"]
     learnt = [{**group[0], "split": "train"}, {**group[1], "split": "val"}]
     rows = [{name: row[name] for name in members.SCHEMA.names} for row in learnt]
-    members.write(pa.Table.from_pylist(rows, members.SCHEMA), place.finetuned.folder / "scratch" / members.FILE)
+    members.write_members(pa.Table.from_pylist(rows, members.SCHEMA), place.finetuned.folder / "scratch" / members.FILE)
     age = BaselineAge(trained="2026-01-31", data="0123456789abcdef.dir", examples=1234)
     words = RecordingConsole()
     finetuned = place.finetuned.model_copy(update={"baseline": age})

@@ -161,7 +161,7 @@ def build(root: Path, architecture: str = "squeezenet1_1", spec: ImageInputSpec 
         val={"head": {"accuracy": 0.9}},
     ).save(out / "finetune")  # fmt: skip
     rows = [{"id": file.name, "group": None, "split": "test", "target": LABELS[0]} for file in files]
-    members.write(pa.Table.from_pylist(rows, schema=members.SCHEMA), out / "finetune" / members.FILE)
+    members.write_members(pa.Table.from_pylist(rows, schema=members.SCHEMA), out / "finetune" / members.FILE)
     evaluated = EvaluateRecord(
         candidate="head", model_sha256=weights, labels=LABELS, examples=len(files), primary="accuracy",
         higher_is_better=True, metrics={}, others={}, comparisons=(), warnings=(),

@@ -178,7 +178,7 @@ class Setting:
             "val": [i for i in store.ids if i in names[cut:]],
         }
         sets = {
-            split: batch_source.examples(store, ids, torch.tensor([store.target(i) for i in ids]))
+            split: batch_source.select_examples(store, ids, torch.tensor([store.target(i) for i in ids]))
             for split, ids in members.items()
         }
         checkpoint = self.config.checkpoint.model_copy(update={"every_seconds": self.every_seconds})

@@ -82,7 +82,7 @@ def test_it_is_trained_once_however_the_data_grow_and_settings_change(tmp_path: 
     assert second.candidate("head").model_sha256 != first.candidate("head").model_sha256
     assert first.baseline is not None
     assert second.baseline == first.baseline, "its age is that of its training"
-    learnt = members.read(first.folder / "scratch" / members.FILE)
+    learnt = members.read_members(first.folder / "scratch" / members.FILE)
     assert first.baseline.examples == learnt.num_rows < 60
     assert f"scratch: remembered, trained on {first.baseline.trained}" in words
     assert "for comparison, at most" not in words
@@ -158,11 +158,13 @@ def test_too_few_test_examples_that_it_does_not_know_have_it_trained_again(tmp_p
     forget_candidates(tmp_path)
     path = tmp_path / "baseline" / members.FILE
     table = manifest.read(tmp_path / "split" / "manifest.parquet")
-    members.write(members.of_split(table).set_column(2, "split", pa.array(["train"] * len(table))), path)
+    members.write_members(
+        members.members_of_split(table).set_column(2, "split", pa.array(["train"] * len(table))), path
+    )
     words = RecordingConsole()
     run(tmp_path, console=words)
     assert "it had learnt from all but 0 of 8 test examples; 8 are needed" in words
-    assert pc.sum(pc.equal(members.read(path)["split"], "test")).as_py() in (0, None)
+    assert pc.sum(pc.equal(members.read_members(path)["split"], "test")).as_py() in (0, None)
     forget_candidates(tmp_path)
     run(tmp_path, console=(words := RecordingConsole()))
     assert "scratch: remembered" in words, "trained again once, not for ever"
@@ -180,7 +182,7 @@ def test_what_it_learnt_from_is_left_out_with_all_that_belongs_to_it() -> None:
     test = pa.Table.from_pylist([dict(zip(("id", "group", "unit"), row, strict=True)) for row in rows])
     learnt = [("a", None, "train", "x"), ("z", "one", "val", "x"), ("y", "two", "test", "x")]
     known = pa.Table.from_pylist([dict(zip(members.SCHEMA.names, row, strict=True)) for row in learnt], members.SCHEMA)
-    assert members.unseen(test, known).tolist() == [False, False, True, True, False, False]
+    assert members.unseen_rows(test, known).tolist() == [False, False, True, True, False, False]
 
 
 # --- kills ------------------------------------------------------------------------------------------------

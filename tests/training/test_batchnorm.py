@@ -27,20 +27,20 @@ def statistics(model: Any) -> dict[str, torch.Tensor]:
 def inputs(setting: Setting, model: Any) -> list[torch.Tensor]:
     job = setting.job()
     feed = BatchSource(job, job.train, None, 0)
-    return [feed.batch(cut, None) for cut in batchnorm.sample(job.train.keys, job.config.seed)]
+    return [feed.batch(cut, None) for cut in batchnorm.sample_batches(job.train.keys, job.config.seed)]
 
 
 def test_the_estimate_is_that_of_pytorch(tmp_path: Path) -> None:
     model = TinyModel()
-    scope = stages.scope(model, EVERYTHING)
-    stages.apply(model, scope)
+    scope = stages.resolve_scope(model, EVERYTHING)
+    stages.apply_scope(model, scope)
     batches = inputs(Setting(tmp_path), model)
     expected = copy.deepcopy(model)
     for module in expected.stock.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     update_bn(batches, torch.nn.Sequential(*expected.stock.values()))
-    batchnorm.estimate(model, scope, batches, PLAN)
+    batchnorm.estimate_statistics(model, scope, batches, PLAN)
     for name, value in statistics(expected).items():
         assert torch.allclose(statistics(model)[name], value, rtol=1e-5, atol=1e-6), name
     assert not stages.wrong_modes(model, scope)
@@ -49,10 +49,10 @@ def test_the_estimate_is_that_of_pytorch(tmp_path: Path) -> None:
 
 def test_statistics_of_frozen_blocks_stay(tmp_path: Path) -> None:
     model = TinyModel()
-    scope = stages.scope(model, STAGES[1].model_copy(update={"batchnorm": "train"}))
-    stages.apply(model, scope)
+    scope = stages.resolve_scope(model, STAGES[1].model_copy(update={"batchnorm": "train"}))
+    stages.apply_scope(model, scope)
     before = statistics(model)
-    batchnorm.estimate(model, scope, inputs(Setting(tmp_path), model), PLAN)
+    batchnorm.estimate_statistics(model, scope, inputs(Setting(tmp_path), model), PLAN)
     after = statistics(model)
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"top"}
@@ -69,14 +69,14 @@ def test_the_saved_statistics_are_those_of_the_saved_weights(
     setting = Setting(tmp_path, stages=(EVERYTHING,))
     model = setting.train().model
     saved = statistics(model)
-    batchnorm.estimate(model, stages.scope(model, EVERYTHING), inputs(setting, model), PLAN)
+    batchnorm.estimate_statistics(model, stages.resolve_scope(model, EVERYTHING), inputs(setting, model), PLAN)
     for name, value in statistics(model).items():
         assert torch.allclose(saved[name], value, rtol=1e-5, atol=1e-7), name
 
 
 def test_want_of_memory_moves_no_statistics_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     model = TinyModel()
-    stages.apply(model, stages.scope(model, EVERYTHING))
+    stages.apply_scope(model, stages.resolve_scope(model, EVERYTHING))
     before = {name: value.clone() for name, value in model.stock.state_dict().items()}
     original = TrainingLoss.__call__
     pieces: list[int] = []

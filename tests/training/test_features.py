@@ -25,7 +25,7 @@ from pipeline.tasks.image_classification import TASK
 from pipeline.tasks.image_classification.codec import ImageCodec
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import feature_cache, sampling
-from pipeline.training.plan import TrainingPlan, autocast, place, to_input
+from pipeline.training.plan import TrainingPlan, autocast, place_network, to_input
 from tiny import elsewhere
 
 SPEC = ImageInputSpec(size=32, resize=40)
@@ -144,7 +144,7 @@ def test_equal_to_the_bit_in_fp32_at_one_batch_size(
     model: blocks.TorchvisionNetwork, tmp_path: Path, boundary: int, memory_format: Any, fuse: bool
 ) -> None:
     plan = PLAN.model_copy(update={"memory_format": memory_format, "fuse": fuse})
-    place(model, plan)
+    place_network(model, plan)
     store = Store(2 * feature_cache.CHUNK)
     if fuse:
         model.fuse(torch.zeros(1, 3, 32, 32), boundary % len(model.blocks), activations=True)
@@ -152,7 +152,7 @@ def test_equal_to_the_bit_in_fp32_at_one_batch_size(
     for rows, views in epochs(store, VIEWS + 1, feature_cache.CHUNK):
         assert torch.equal(cached.batch(rows, views), computed(model, store, rows, views, boundary, plan))
     model.unfuse()
-    place(model, PLAN)
+    place_network(model, PLAN)
 
 
 def test_within_a_few_last_bits_at_another_batch_size(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ HEAD = (STAGES[0],)
 
 def frozen_model(train: str = "head") -> tuple[Any, StageScope]:
     model = TinyModel()
-    scope = stages.scope(model, StageConfig(name="s", train=(train,), epochs=1))  # type: ignore[arg-type]
-    stages.apply(model, scope)  # type: ignore[arg-type]
+    scope = stages.resolve_scope(model, StageConfig(name="s", train=(train,), epochs=1))  # type: ignore[arg-type]
+    stages.apply_scope(model, scope)  # type: ignore[arg-type]
     return model, scope
 
 
@@ -86,13 +86,13 @@ def test_an_optimiser_that_reaches_frozen_parameters_is_caught(optimizer: Callab
     for parameter in model.stock.parameters():
         parameter.grad = torch.ones_like(parameter)
     reaching.step()  # an earlier stage, in which everything trained
-    scope = stages.scope(model, HEAD[0])  # type: ignore[arg-type]
+    scope = stages.resolve_scope(model, HEAD[0])  # type: ignore[arg-type]
     proof = freeze.checksums(model, scope)  # type: ignore[arg-type]
     for parameter in model.stock.parameters():
         parameter.grad = torch.zeros_like(parameter)
     reaching.step()
     with pytest.raises(TrainingError) as fault:
-        freeze.verify(proof, model, scope, "head")  # type: ignore[arg-type]
+        freeze.verify_frozen(proof, model, scope, "head")  # type: ignore[arg-type]
     assert "top.0.weight" in fault.value.details
     assert not any("head" in name or "running" in name for name in fault.value.details)
 
@@ -107,7 +107,7 @@ def test_two_frozen_tensors_that_change_places_are_caught() -> None:
         low.bias.fill_(2)
         mid.bias.fill_(1)
     with pytest.raises(TrainingError) as fault:
-        freeze.verify(proof, model, scope, "head")
+        freeze.verify_frozen(proof, model, scope, "head")
     assert set(fault.value.details) == {"low.1.bias", "mid.1.bias"}
 
 
@@ -115,7 +115,7 @@ def test_weights_tied_across_the_boundary_are_refused() -> None:
     model = TinyModel()
     model.stock["top"][1].weight = model.stock["head"][1].bias = torch.nn.Parameter(torch.zeros(3))
     with pytest.raises(TrainingError, match="tied weights") as fault:
-        stages.scope(model, HEAD[0])  # type: ignore[arg-type]
+        stages.resolve_scope(model, HEAD[0])  # type: ignore[arg-type]
     assert fault.value.details == ("head.1.bias is top.1.weight",)
 
 
@@ -124,7 +124,7 @@ def test_two_views_of_one_memory_are_tied_too() -> None:
     shared = torch.zeros(11)
     model.stock["top"][1].weight.data, model.stock["head"][1].bias.data = shared[:8], shared[8:]
     with pytest.raises(TrainingError, match="tied weights"):
-        stages.scope(model, HEAD[0])  # type: ignore[arg-type]
+        stages.resolve_scope(model, HEAD[0])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("place", [0, 3, 4096 * 8 + 5, 70_000, 99_999])
@@ -139,9 +139,9 @@ def test_a_fingerprint_tells_of_a_single_bit(place: int) -> None:
 
 def test_a_fingerprint_tells_of_two_flipped_signs() -> None:
     data = torch.randn(100_000)
-    before = fingerprint.fingerprint(fingerprint.raw(data))
+    before = fingerprint.fingerprint(fingerprint.raw_bytes(data))
     data[1], data[3] = -data[1], -data[3]
-    assert fingerprint.fingerprint(fingerprint.raw(data)) != before
+    assert fingerprint.fingerprint(fingerprint.raw_bytes(data)) != before
 
 
 def test_a_fingerprint_sees_logical_order_type_and_shape() -> None:

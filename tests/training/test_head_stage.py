@@ -190,17 +190,17 @@ def test_many_validation_examples_choose_the_strength_themselves(
 )
 def test_which_heads_are_one_linear_layer(architecture: str, linear: bool) -> None:
     model = blocks.build_network(architecture, 3, meta=True)
-    assert (head_stage.linear(model.blocks[-1]) is not None) == linear
+    assert (head_stage.find_linear_layer(model.blocks[-1]) is not None) == linear
 
 
 def test_where_it_is_not_solved_the_optimiser_trains_and_the_reason_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, model = setting(tmp_path).job(), TinyModel()
-    assert head_stage.refusal(job, model, stages.scope(model, HEAD)) is None
+    assert head_stage.solver_refusal(job, model, stages.resolve_scope(model, HEAD)) is None
     everything = StageConfig(name="all", train=("all",), epochs=1)
-    assert head_stage.refusal(job, model, stages.scope(model, everything)) == ""
-    assert head_stage.refusal(Setting(tmp_path).job(), model, stages.scope(model, HEAD)) == ""
+    assert head_stage.solver_refusal(job, model, stages.resolve_scope(model, everything)) == ""
+    assert head_stage.solver_refusal(Setting(tmp_path).job(), model, stages.resolve_scope(model, HEAD)) == ""
     monkeypatch.setattr(head_stage, "MOST_OPERATIONS", 1e3)
     short = HEAD.model_copy(update={"lr": 1e-2, "epochs": 2})
     trained = setting(tmp_path, stages=(short,)).train(words := RecordingConsole())

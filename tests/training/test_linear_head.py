@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from pipeline.config import FinetuneConfig
 from pipeline.training import head_stage, linear_head
-from pipeline.training.losses import objective
+from pipeline.training.losses import build_loss
 
 
 def correlated(rows: int, columns: int, classes: int, *, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,13 +27,13 @@ def problem_of(
     features: torch.Tensor, classes: torch.Tensor, count: int, config: FinetuneConfig
 ) -> tuple[linear_head.PrincipalComponents, linear_head.HeadProblem]:
     components = linear_head.PrincipalComponents.of(features)
-    targets = head_stage.target_rows(config, classes, count, objective(config, classes, count))
+    targets = head_stage.target_rows(config, classes, count, build_loss(config, classes, count))
     return components, linear_head.HeadProblem(components.project(features), components.variances, targets)
 
 
 def solved(problem: linear_head.HeadProblem, strength: float) -> linear_head.HeadSolution:
     start = torch.zeros(problem.inputs.shape[1], problem.targets.shape[1], dtype=torch.float64)
-    return linear_head.solve(problem, strength, start)
+    return linear_head.solve_problem(problem, strength, start)
 
 
 @pytest.mark.parametrize(("rows", "columns", "classes"), [(120, 40, 3), (60, 200, 4), (200, 30, 2)])
@@ -65,7 +65,7 @@ def test_the_gradient_is_that_of_the_loss_training_minimises() -> None:
     features, labels = correlated(90, 20, 4)
     labels[labels == 3] = torch.where(torch.arange(int((labels == 3).sum())) % 3 == 0, 3, 0)
     config = FinetuneConfig(label_smoothing=0.2, class_weights="balanced")
-    loss = objective(config, labels, 4)
+    loss = build_loss(config, labels, 4)
     _, problem = problem_of(features, labels, 4, config)
     head = torch.randn(problem.inputs.shape[1], 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     value, gradient = problem.loss(head, 0.0)
@@ -95,7 +95,7 @@ def test_a_rare_class_does_not_draw_the_examples_of_all_others_to_it(balance: di
 def test_balanced_sampling_weighs_every_class_alike() -> None:
     labels = torch.tensor([0] * 30 + [1] * 6 + [2] * 4)
     config = FinetuneConfig(sampling="balanced", label_smoothing=0)
-    rows = head_stage.target_rows(config, labels, 4, objective(config, labels, 4))
+    rows = head_stage.target_rows(config, labels, 4, build_loss(config, labels, 4))
     assert torch.allclose(rows.sum(0), torch.tensor([40 / 3, 40 / 3, 40 / 3, 0], dtype=torch.float64))
 
 
@@ -113,7 +113,7 @@ def test_a_start_changes_the_time_and_not_the_solution() -> None:
     features, labels = correlated(80, 40, 3)
     _, problem = problem_of(features, labels, 3, FinetuneConfig())
     cold = solved(problem, 1.0)
-    *_, warm = linear_head.path(problem, [1e-4, 1e-2, 1.0], lambda: None)
+    *_, warm = linear_head.solve_path(problem, [1e-4, 1e-2, 1.0], lambda: None)
     assert warm.objective == pytest.approx(cold.objective, abs=1e-9)
 
 
@@ -164,7 +164,7 @@ def test_folds_keep_units_whole_and_spread_the_classes() -> None:
 
 def test_cross_validation_judges_no_class_that_it_had_not_shown() -> None:
     classes, folds = torch.tensor([0, 0, 1, 1, 2, 0]), torch.tensor([0, 1, 0, 0, 1, 1])
-    assert linear_head.judged(classes, folds).tolist() == [True, True, False, False, False, True]
+    assert linear_head.can_be_judged(classes, folds).tolist() == [True, True, False, False, False, True]
 
 
 def test_the_strongest_regularisation_within_one_standard_error_is_chosen() -> None:
@@ -172,7 +172,7 @@ def test_the_strongest_regularisation_within_one_standard_error_is_chosen() -> N
     worse_by_chance = [1.3, 0.3, 1.4, 0.6]
     surely_worse = [1.1, 0.6, 1.4, 0.8]
     losses = torch.tensor([[9.0] * 4, surely_worse, worse_by_chance, best, [2.0] * 4]).double()
-    assert linear_head.choose([0.1, 0.2, 0.3, 0.4, 0.5], losses, torch.ones(4).double()) == 0.3
+    assert linear_head.choose_strength([0.1, 0.2, 0.3, 0.4, 0.5], losses, torch.ones(4).double()) == 0.3
 
 
 def test_few_examples_of_uneven_classes_are_not_all_given_to_the_commonest() -> None:
@@ -184,7 +184,7 @@ def test_few_examples_of_uneven_classes_are_not_all_given_to_the_commonest() -> 
     folds = linear_head.assign_folds([str(turn) for turn in range(16)], labels.tolist(), 5)
     strengths = head_stage.STRENGTHS
     losses = linear_head.cross_validate(problem, labels, folds, strengths, lambda: None)
-    head = solved(problem, linear_head.choose(strengths, losses, torch.ones(16).double())).head
+    head = solved(problem, linear_head.choose_strength(strengths, losses, torch.ones(16).double())).head
     right = (components.project(others) @ head).argmax(1) == tested
     assert right.double().mean() > 0.6
 

@@ -59,7 +59,7 @@ class HeadProblem:
         return found
 
     def sweep(self, gradients: Callable[..., float] | None = None, **options: Any) -> lr_find.Sweep:
-        return lr_find.find(self.network, self.optimizer, self.batches(), gradients or self.gradients, **options)
+        return lr_find.sweep_rates(self.network, self.optimizer, self.batches(), gradients or self.gradients, **options)
 
 
 def trained(problem: HeadProblem, rate: float, epochs: int = 4) -> float:
@@ -169,14 +169,14 @@ def test_the_suggestion_is_the_steepest_point_of_a_known_curve(noise: float) -> 
     fall = 1 / (1 + np.exp(4 * (decades + 2.5)))  # steepest at 10^-2.5
     rise = np.where(decades > -1, (decades + 1) ** 2 * 3, 0)
     raw = 1 + fall + rise + noise * np.random.default_rng(0).standard_normal(60)
-    found = lr_find.suggest(10**decades, *lr_find.smooth(decades, raw))
+    found = lr_find.suggest_rate(10**decades, *lr_find.smooth_losses(decades, raw))
     assert found is not None
     assert abs(np.log10(found) + 2.5) < 0.3
 
 
 def test_smoothing_keeps_a_straight_line() -> None:
     decades = np.linspace(-6, 0, 60)
-    values, slopes = lr_find.smooth(decades, 3 - 0.5 * decades)
+    values, slopes = lr_find.smooth_losses(decades, 3 - 0.5 * decades)
     np.testing.assert_allclose(values, 3 - 0.5 * decades)
     np.testing.assert_allclose(slopes, -0.5)
 

@@ -12,10 +12,10 @@ from tiny import TinyModel
 
 def built(train: str, config: FinetuneConfig, lr: float = 0.1, decay: float = 0.5) -> torch.optim.Optimizer:
     model = TinyModel()
-    scope = stages.scope(model, StageConfig(name="s", train=(train,), epochs=1))  # type: ignore[arg-type]
-    stages.apply(model, scope)  # type: ignore[arg-type]
+    scope = stages.resolve_scope(model, StageConfig(name="s", train=(train,), epochs=1))  # type: ignore[arg-type]
+    stages.apply_scope(model, scope)  # type: ignore[arg-type]
     max_lrs = optimizers.max_lrs([block.name for block in model.blocks], scope, lr, decay)
-    return optimizers.build(config, optimizers.parameter_groups(model, max_lrs, config.weight_decay))  # type: ignore[arg-type]
+    return optimizers.build_optimizer(config, optimizers.parameter_groups(model, max_lrs, config.weight_decay))  # type: ignore[arg-type]
 
 
 def test_rates_fall_block_by_block_and_norms_and_biases_do_not_decay() -> None:
@@ -56,7 +56,7 @@ def test_moments_come_back_as_they_were(kind: str) -> None:
         torch.equal(value, optimizers.optimizer_state(other)[key])
         for key, value in optimizers.optimizer_state(one).items()
     )
-    assert optimizers.layout(one) == optimizers.layout(other)
+    assert optimizers.group_layout(one) == optimizers.group_layout(other)
 
 
 def test_the_body_has_a_rate_of_its_own_where_one_is_set() -> None:

@@ -36,7 +36,7 @@ def setting(folder: Path, seconds: float, monkeypatch: pytest.MonkeyPatch) -> Se
     monkeypatch.setattr(plan, "_step", step)
     monkeypatch.setattr(plan, "_shares", lambda *_: SHARES)
     x, targets = torch.zeros(4, 3, 8, 8), torch.arange(4) % len(LABELS)
-    chosen = plan.choose(TinyModel, tiny_task(), (x, targets), config, folder, SilentConsole())  # type: ignore[arg-type]
+    chosen = plan.choose_plan(TinyModel, tiny_task(), (x, targets), config, folder, SilentConsole())  # type: ignore[arg-type]
     assert plans(folder), "the measurement was not remembered"
     return Setting(folder, config=config, plan=chosen, every_seconds=1e9)
 

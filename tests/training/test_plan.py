@@ -35,7 +35,7 @@ def chosen(
 ) -> TrainingPlan:
     other = {key: settings.pop(key) for key in ("batch_size",) if key in settings}
     config = FinetuneConfig(plan=PlanConfig(**{"device": "cpu", **settings}), **other)
-    return plan.choose(
+    return plan.choose_plan(
         factory,
         TASK,
         sample(),
@@ -307,7 +307,7 @@ def test_real_steps_are_measured_and_leave_the_network_as_it_was(monkeypatch: py
     threads = torch.get_num_threads()
     candidates = [TrainingPlan(memory_format="contiguous"), TrainingPlan(memory_format="channels-last")]
     monkeypatch.setattr(plan, "SECONDS", 60.0)
-    trials = plan.measure(model, *sample(), candidates, FinetuneConfig())
+    trials = plan.measure_plans(model, *sample(), candidates, FinetuneConfig())
     results = list(trials.measured.values())
     assert trials.complete
     assert [result.plan for result in results] == candidates
@@ -321,7 +321,7 @@ def test_real_steps_are_measured_and_leave_the_network_as_it_was(monkeypatch: py
 def test_the_first_candidate_is_measured_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "SECONDS", 0.0)
     candidates = [TrainingPlan(), TrainingPlan(memory_format="channels-last")]
-    trials = plan.measure(network(), *sample(), candidates, FinetuneConfig())
+    trials = plan.measure_plans(network(), *sample(), candidates, FinetuneConfig())
     assert list(trials.measured) == candidates[:1]
     assert not trials.complete
 
@@ -330,8 +330,8 @@ def test_the_shares_of_the_blocks_are_measured_and_remembered(tmp_path: Path, mo
     monkeypatch.setattr(plan, "SECONDS", 60.0)
     config = FinetuneConfig(plan=PlanConfig(device="cpu", precision="fp32"))
     model = network()
-    plan.choose(lambda: model, TASK, sample(), config, tmp_path, SilentConsole())
-    found = plan.remembered(model, TASK, sample()[0], config, tmp_path)
+    plan.choose_plan(lambda: model, TASK, sample(), config, tmp_path, SilentConsole())
+    found = plan.find_remembered(model, TASK, sample()[0], config, tmp_path)
     assert found is not None
     assert len(found.chosen.shares) == len(model.blocks)
     assert sum(found.chosen.shares) == pytest.approx(1)
@@ -347,12 +347,12 @@ def test_cores_are_those_this_process_may_use() -> None:
 def test_placing_goes_there_and_back() -> None:
     model = network()
     convolution = model.stock.features[3].squeeze
-    plan.place(model, TrainingPlan(memory_format="channels-last"))
+    plan.place_network(model, TrainingPlan(memory_format="channels-last"))
     assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
     x = plan.to_input(torch.zeros(2, 3, 8, 8), TrainingPlan(memory_format="channels-last"))
     assert x.is_contiguous(memory_format=torch.channels_last)
     assert plan.to_input(torch.zeros(2, 3), TrainingPlan(memory_format="channels-last")).shape == (2, 3)
-    plan.place(model, TrainingPlan())
+    plan.place_network(model, TrainingPlan())
     assert all(parameter.is_contiguous() for parameter in model.parameters())
 
 
@@ -368,7 +368,7 @@ def test_a_compiled_plan_compiles_every_block(monkeypatch: pytest.MonkeyPatch) -
     compiled: list[Any] = []
     monkeypatch.setattr(torch, "compile", lambda call: compiled.append(call) or call)
     model = network()
-    plan.place(model, TrainingPlan(compile=True))
+    plan.place_network(model, TrainingPlan(compile=True))
     assert len(compiled) == sum(len(block.calls) for block in model.blocks)
-    plan.place(model, TrainingPlan(compile=True))
+    plan.place_network(model, TrainingPlan(compile=True))
     assert len(compiled) == sum(len(block.calls) for block in model.blocks), "compiled twice"

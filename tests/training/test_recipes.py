@@ -16,7 +16,7 @@ BLOCKS = [f"layer{n}" for n in range(9)] + ["head"]
 @pytest.mark.parametrize("solver", ["auto", "optimizer"])
 def test_a_built_in_recipe_spends_exactly_the_epochs_it_is_given(name: str, epochs: int, solver: str) -> None:
     """A head that is solved beside other stages takes none from them."""
-    stages = recipes.stages(name, FinetuneConfig(epochs=epochs, head_solver=solver), BLOCKS)
+    stages = recipes.recipe_stages(name, FinetuneConfig(epochs=epochs, head_solver=solver), BLOCKS)
     trained = [stage for stage in stages if stage.train != ("head",)]
     counted = trained if solver == "auto" and trained else stages
     assert sum(stage.epochs for stage in counted) == epochs
@@ -24,14 +24,14 @@ def test_a_built_in_recipe_spends_exactly_the_epochs_it_is_given(name: str, epoc
 
 
 def test_gradual_unfreezes_from_the_top_down() -> None:
-    stages = recipes.stages("gradual", FinetuneConfig(), BLOCKS)
+    stages = recipes.recipe_stages("gradual", FinetuneConfig(), BLOCKS)
     assert [stage.train for stage in stages] == [("head",), ("last:3",), ("last:6",)]
     rates = [stage.lr for stage in stages]
     assert rates == sorted(rates, reverse=True)
 
 
 def test_scratch_starts_from_random_weights_and_moves_its_statistics() -> None:
-    (stage,) = recipes.stages("scratch", FinetuneConfig(), BLOCKS)
+    (stage,) = recipes.recipe_stages("scratch", FinetuneConfig(), BLOCKS)
     assert (stage.init, stage.batchnorm, stage.train) == ("random", "train", ("all",))
 
 
@@ -44,37 +44,37 @@ def test_the_baselines_budget_follows_from_settings_alone(steps: int | None, epo
 def test_by_default_the_baseline_may_do_the_steps_that_gradual_is_configured_to() -> None:
     config = FinetuneConfig(epochs=7)
     (stage,) = recipes.baseline(config, steps_per_epoch=10)
-    gradual = recipes.stages("gradual", config, BLOCKS)
+    gradual = recipes.recipe_stages("gradual", config, BLOCKS)
     assert stage.epochs == sum(stage.epochs for stage in gradual if stage.train != ("head",))  # the head is solved
     trained = config.model_copy(update={"head_solver": "optimizer"})
-    assert stage.epochs == sum(stage.epochs for stage in recipes.stages("gradual", trained, BLOCKS))
+    assert stage.epochs == sum(stage.epochs for stage in recipes.recipe_stages("gradual", trained, BLOCKS))
 
 
 def test_a_recipe_of_ones_own() -> None:
     own = (StageConfig(name="a", train=("layer8",), epochs=2),)
-    assert recipes.stages("mine", FinetuneConfig(own={"mine": own}), BLOCKS) == own
+    assert recipes.recipe_stages("mine", FinetuneConfig(own={"mine": own}), BLOCKS) == own
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean gradual") as fault:
-        recipes.stages("gradul", FinetuneConfig(), BLOCKS)
+        recipes.recipe_stages("gradul", FinetuneConfig(), BLOCKS)
     assert "lp-ft" in fault.value.expected
 
 
 def test_two_stages_of_one_name_are_refused() -> None:
     own = (StageConfig(name="a", train=("head",), epochs=1),) * 2
     with pytest.raises(ConfigError, match="two stages of one name"):
-        recipes.stages("mine", FinetuneConfig(own={"mine": own}), BLOCKS)
+        recipes.recipe_stages("mine", FinetuneConfig(own={"mine": own}), BLOCKS)
 
 
 def test_auto_rates_stay_auto() -> None:
-    assert {stage.lr for stage in recipes.stages("gradual", FinetuneConfig(lr="auto"), BLOCKS)} == {"auto"}
+    assert {stage.lr for stage in recipes.recipe_stages("gradual", FinetuneConfig(lr="auto"), BLOCKS)} == {"auto"}
 
 
 def test_compare_is_every_built_in_recipe_once() -> None:
     config = FinetuneConfig(recipes=("head", "compare"))
-    assert recipes.named(config) == ("head", "scratch", "gradual", "full", "lp-ft")
-    assert set(recipes.named(config)) == set(recipes.BUILT_IN)
+    assert recipes.recipe_names(config) == ("head", "scratch", "gradual", "full", "lp-ft")
+    assert set(recipes.recipe_names(config)) == set(recipes.BUILT_IN)
 
 
 def test_blocks_that_stay_frozen_are_trained_by_no_recipe_but_scratch() -> None:
@@ -82,6 +82,6 @@ def test_blocks_that_stay_frozen_are_trained_by_no_recipe_but_scratch() -> None:
     assert all(
         stage.frozen == ("low",)
         for name in ("head", "full", "gradual", "lp-ft")
-        for stage in recipes.stages(name, config, ["low", "mid", "head"])
+        for stage in recipes.recipe_stages(name, config, ["low", "mid", "head"])
     )
-    assert all(not stage.frozen for stage in recipes.stages("scratch", config, ["low", "mid", "head"]))
+    assert all(not stage.frozen for stage in recipes.recipe_stages("scratch", config, ["low", "mid", "head"]))

@@ -15,7 +15,7 @@ TARGETS = torch.tensor([0, 1, 1, 2])
 
 
 def test_the_metrics_are_what_their_names_say() -> None:
-    found = validation_metrics.of(PROBABILITIES, TARGETS)
+    found = validation_metrics.compute_metrics(PROBABILITIES, TARGETS)
     assert found["accuracy"] == 0.75
     assert found["balanced_accuracy"] == pytest.approx((1 + 0.5 + 1) / 3)
     assert found["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
@@ -23,14 +23,16 @@ def test_the_metrics_are_what_their_names_say() -> None:
 
 
 def test_a_class_that_neither_occurs_nor_is_predicted_counts_for_nothing() -> None:
-    found = validation_metrics.of(
+    found = validation_metrics.compute_metrics(
         PROBABILITIES[:, :2] / PROBABILITIES[:, :2].sum(1, keepdim=True), torch.tensor([0, 0, 0, 0])
     )
     assert found["balanced_accuracy"] == found["accuracy"] == 0.5
 
 
 def test_a_certain_mistake_has_a_finite_loss() -> None:
-    assert math.isfinite(validation_metrics.of(torch.tensor([[1.0, 0.0]]).double(), torch.tensor([1]))["log_loss"])
+    assert math.isfinite(
+        validation_metrics.compute_metrics(torch.tensor([[1.0, 0.0]]).double(), torch.tensor([1]))["log_loss"]
+    )
 
 
 def test_ties_go_to_the_lower_log_loss() -> None:
@@ -41,4 +43,4 @@ def test_ties_go_to_the_lower_log_loss() -> None:
 
 def test_an_unknown_metric_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean accuracy"):
-        validation_metrics.check("acuracy")
+        validation_metrics.check_primary("acuracy")

@@ -47,5 +47,5 @@ def test_a_model_is_started_from_a_champions_file(tmp_path: Path) -> None:
     save_file(champion.stock.state_dict(), tmp_path / "champion.safetensors")
     model = TinyModel(3, seed=1)
     found = warm_start.Champion(tmp_path / "champion.safetensors", ("x", "y"), "", members.SCHEMA.empty_table())
-    warm_start.start(model, found, ("x", "y", "z"))  # type: ignore[arg-type]
+    warm_start.load_champion(model, found, ("x", "y", "z"))  # type: ignore[arg-type]
     assert torch.equal(model.stock["head"][1].weight[:2], champion.stock["head"][1].weight)
