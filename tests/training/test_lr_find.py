@@ -213,7 +213,7 @@ def test_the_sweep_is_kept_with_the_curves(tmp_path: Path) -> None:
 
 
 def test_where_no_rate_lowers_the_loss_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lr_find, "suggest", lambda *curves: None)
+    monkeypatch.setattr(lr_find, "suggest_rate", lambda *curves: None)
     auto, words = _training(tmp_path, "auto")
     assert "no rate lowered the loss" in words
     assert max(auto.state.results[0].lr.values()) == lr_find.FALLBACK
