@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.examples import ExampleFault, ListedExample, MeasuredExample
 from pipeline.manifest import COLUMNS, CONTENT, META, SCAN
-from pipeline.records import Finding, Severity
+from pipeline.records import Finding
 
 INT64 = np.iinfo(np.int64)
 SHOWN_CONFLICTS = 3  # other labels of one content that a fault names
@@ -35,8 +36,9 @@ def partition_by_fault(
     A doubtful example (a placeholder among photographs) is left out like a faulty one, unless more than the share
     `max_doubtful` are so: then that is what the data look like, and a warning says so.
     """
-    faults, usable = {}, []
-    for example in sorted(set(listed), key=_order):
+    faults: dict[str, ExampleFault] = {}
+    usable: list[tuple[ListedExample, MeasuredExample]] = []
+    for example in _in_order(listed):
         result = results[example.path]
         if isinstance(result, ExampleFault):
             faults[example.path] = result
@@ -47,6 +49,25 @@ def partition_by_fault(
         return Partition(tuple(usable), tuple(faults.values()), (_doubtful(list(doubts.values()), len(results)),))
     kept = tuple(pair for pair in usable if pair[1].doubt is None)
     return Partition(kept, tuple(sorted((faults | doubts).values(), key=lambda fault: fault.path)), ())
+
+
+def _in_order(listed: Sequence[ListedExample]) -> Iterator[ListedExample]:
+    """The examples by path and what else tells them apart, each once.
+
+    Few paths are listed twice, so the long keys are made for those alone: for a million examples they take more memory
+    than the examples.
+    """
+    by_path = sorted(listed, key=_path)
+    for _, same in itertools.groupby(by_path, key=_path):
+        first, *others = same
+        if others:
+            yield from sorted({first, *others}, key=_order)
+        else:
+            yield first
+
+
+def _path(example: ListedExample) -> str:
+    return example.path
 
 
 def _order(example: ListedExample) -> tuple[str, ...]:
@@ -112,88 +133,62 @@ def deduplicate(usable: Sequence[tuple[ListedExample, MeasuredExample]]) -> Dedu
     The row's path, group and metadata are the first's that has them. Where copies came in several given splits the
     row belongs to the test split before val before train, so that nothing judged was trained on.
     """
-    first: dict[tuple[str, str], int] = {}
-    copies: dict[int, list[int]] = {}
-    for number, (example, measured) in enumerate(usable):
-        key = (measured.id, example.target)
-        earlier = first.setdefault(key, number)
-        if earlier != number:
-            copies.setdefault(earlier, [earlier]).append(number)
-    rows = _Rows()
+    firsts, copies = _find_copies(usable)
+    rows = [usable[position] for position in firsts]
+    merged = {row: _merge([usable[position][0] for position in same]) for row, same in copies.items()}
     findings = _Copies()
-    for number in first.values():
-        same = [usable[other] for other in copies.get(number, (number,))]
-        listed = [example for example, _ in same]
-        findings.add(rows.add(listed, same[0][1]))
-    return Deduplicated(rows.table(), rows.aliases, findings.findings())
+    for one in merged.values():
+        findings.add(one)
+    aliases = sum(len(one.paths) - 1 for one in merged.values())
+    return Deduplicated(_table(rows, merged), aliases, findings.findings())
 
 
-class _Provenance(NamedTuple):
-    """Where the copies of one content came from, each once, in their order."""
+def _find_copies(
+    usable: Sequence[tuple[ListedExample, MeasuredExample]],
+) -> tuple[list[int], dict[int, list[int]]]:
+    """Where the first example of each content and label stands; and, for the rows that have several, by the row's
+    number, where all of them stand.
 
-    paths: list[str]
-    groups: list[str]
-    splits: set[str]
-
-
-class _Rows:
-    """Gathers the manifest, column by column: of a million rows each as an object would take gigabytes."""
-
-    def __init__(self) -> None:
-        self.aliases = 0
-        self._columns: dict[str, list[Any]] = {field.name: [] for field in COLUMNS}
-        self._contents: list[str | None] = []
-        self._others: dict[str, list[Any]] = {}  # measured and metadata: those a row lacks are None
-        self._count = 0
-
-    def add(self, copies: Sequence[ListedExample], measured: MeasuredExample) -> _Provenance:
-        """Adds the row of some copies of one content."""
-        first = copies[0]
-        paths = list(dict.fromkeys(example.path for example in copies))
-        groups = list(dict.fromkeys(example.group for example in copies if example.group is not None))
-        splits = {example.given_split for example in copies if example.given_split is not None}
-        values = {
-            "id": measured.id,
-            "path": paths[0],
-            "aliases": paths[1:],
-            "target": first.target,
-            "group": groups[0] if groups else None,
-            "given_split": _binding_split(splits),
-        }
-        for name, column in self._columns.items():
-            column.append(values.get(name))
-        self._contents.append(first.content)
-        self._add_others(SCAN, measured.values)
-        self._add_others(META, dict(first.meta))
-        self._count += 1
-        self.aliases += len(paths) - 1
-        return _Provenance(paths, groups, splits)
-
-    def _add_others(self, prefix: str, values: Mapping[str, Any]) -> None:
-        for name, value in values.items():
-            column = self._others.setdefault(prefix + name, [])
-            missing = self._count - len(column)
-            column.extend([None] * missing)
-            column.append(value)
-
-    def table(self) -> pa.Table:
-        columns = {field.name: pa.array(self._columns[field.name], field.type) for field in COLUMNS}
-        if any(content is not None for content in self._contents):
-            columns[CONTENT] = pa.array(self._contents, pa.string())
-        for prefix in (SCAN, META):
-            for name in sorted(name for name in self._others if name.startswith(prefix)):
-                values = self._others[name]
-                values.extend([None] * (self._count - len(values)))
-                columns[name] = _column(values)
-        return pa.table(columns)
+    Most contents occur once, so a list is made for the others alone.
+    """
+    row_of: dict[tuple[str, str], int] = {}
+    firsts: list[int] = []
+    copies: dict[int, list[int]] = {}
+    for position, (example, measured) in enumerate(usable):
+        row = row_of.setdefault((measured.id, example.target), len(firsts))
+        if row == len(firsts):
+            firsts.append(position)
+        else:
+            copies.setdefault(row, [firsts[row]]).append(position)
+    return firsts, dict(sorted(copies.items()))
 
 
-def _binding_split(splits: set[str]) -> str | None:
-    """Of several given splits the one that copies go to."""
-    for split in ("test", "val", "train"):
-        if split in splits:
-            return split
-    return None
+@dataclass(frozen=True)
+class _Merged:
+    """What several examples of one content and label come to; paths and groups as they were listed, each once."""
+
+    paths: tuple[str, ...]
+    groups: tuple[str, ...]
+    splits: frozenset[str]
+
+    @property
+    def group(self) -> str | None:
+        return self.groups[0] if self.groups else None
+
+    @property
+    def given_split(self) -> str | None:
+        """The most protected of the given splits."""
+        for split in ("test", "val", "train"):
+            if split in self.splits:
+                return split
+        return None
+
+
+def _merge(examples: Sequence[ListedExample]) -> _Merged:
+    paths = dict.fromkeys(example.path for example in examples)
+    groups = dict.fromkeys(example.group for example in examples if example.group is not None)
+    splits = frozenset(example.given_split for example in examples if example.given_split is not None)
+    return _Merged(tuple(paths), tuple(groups), splits)
 
 
 class _Copies:
@@ -204,60 +199,93 @@ class _Copies:
         self._splits: list[str] = []
         self._groups: list[str] = []
 
-    def add(self, copies: _Provenance) -> None:
-        same = " = ".join(copies.paths)
-        if len(copies.paths) > 1:
+    def add(self, merged: _Merged) -> None:
+        same = " = ".join(merged.paths)
+        if len(merged.paths) > 1:
             self._copies.append(same)
-        if len(copies.splits) > 1:
-            self._splits.append(f"{same} ({', '.join(sorted(copies.splits))})")
-        if len(copies.groups) > 1:
-            self._groups.append(f"{same} ({', '.join(copies.groups)})")
+        if len(merged.splits) > 1:
+            self._splits.append(f"{same} ({', '.join(sorted(merged.splits))})")
+        if len(merged.groups) > 1:
+            self._groups.append(f"{same} ({', '.join(merged.groups)})")
 
     def findings(self) -> tuple[Finding, ...]:
-        found = []
-        if self._copies:
-            found.append(
-                _copies_finding(
-                    "copies", "info", "the same content more than once", "each is used once", "", self._copies
-                )
+        told = (
+            ("copies", "info", "the same content more than once", "each is used once", "", self._copies),
+            (
+                "copies-across-splits",
+                "warning",
+                "the same content in several given splits",
+                "one split for one content",
+                "remove the copies; till then the test split has them before val before train",
+                self._splits,
+            ),
+            (
+                "copies-across-groups",
+                "warning",
+                "the same content in several groups",
+                "one group for one content",
+                "correct the groups; till then the first has it",
+                self._groups,
+            ),
+        )
+        return tuple(
+            Finding(
+                code=code,
+                severity=severity,
+                subject=subject,
+                found=str(len(items)),
+                expected=expected,
+                hint=hint,
+                items=tuple(items),
             )
-        if self._splits:
-            found.append(
-                _copies_finding(
-                    "copies-across-splits",
-                    "warning",
-                    "the same content in several given splits",
-                    "one split for one content",
-                    "remove the copies; till then the test split has them before val before train",
-                    self._splits,
-                )
-            )
-        if self._groups:
-            found.append(
-                _copies_finding(
-                    "copies-across-groups",
-                    "warning",
-                    "the same content in several groups",
-                    "one group for one content",
-                    "correct the groups; till then the first has it",
-                    self._groups,
-                )
-            )
-        return tuple(found)
+            for code, severity, subject, expected, hint, items in told
+            if items
+        )
 
 
-def _copies_finding(
-    code: str, severity: Severity, subject: str, expected: str, hint: str, items: Sequence[str]
-) -> Finding:
-    return Finding(
-        code=code,
-        severity=severity,
-        subject=subject,
-        found=str(len(items)),
-        expected=expected,
-        hint=hint,
-        items=tuple(items),
-    )
+def _table(rows: Sequence[tuple[ListedExample, MeasuredExample]], merged: Mapping[int, _Merged]) -> pa.Table:
+    """The manifest's columns, one after the other: a dict for each row would take more memory than all else.
+
+    Args:
+        rows: the first example of each row.
+        merged: by the row's number, what the rows of several examples have instead.
+    """
+    groups = [example.group for example, _ in rows]
+    splits = [example.given_split for example, _ in rows]
+    aliases: list[tuple[str, ...]] = [()] * len(rows)
+    for row, one in merged.items():
+        groups[row] = one.group
+        splits[row] = one.given_split
+        aliases[row] = one.paths[1:]
+    nothing: list[str | None] = [None] * len(rows)
+    values: dict[str, Sequence[object]] = {
+        "id": [measured.id for _, measured in rows],
+        "path": [example.path for example, _ in rows],
+        "aliases": aliases,
+        "target": [example.target for example, _ in rows],
+        "group": groups,
+        "given_split": splits,
+        "split": nothing,
+        "unit": nothing,
+    }
+    columns = {field.name: pa.array(values[field.name], field.type) for field in COLUMNS}
+    contents = [example.content for example, _ in rows]
+    if any(content is not None for content in contents):
+        columns[CONTENT] = pa.array(contents, pa.string())
+    measured_names = {name for _, measured in rows for name in measured.values}
+    for name in sorted(measured_names):
+        columns[SCAN + name] = _column([measured.values.get(name) for _, measured in rows])
+    columns.update(_metadata(rows))
+    return pa.table(columns)
+
+
+def _metadata(rows: Sequence[tuple[ListedExample, MeasuredExample]]) -> dict[str, pa.Array]:
+    """The users' own columns, by name."""
+    names = {name for example, _ in rows for name, _ in example.meta}
+    columns: dict[str, pa.Array] = {}
+    for name in sorted(names):
+        columns[META + name] = _column([dict(example.meta).get(name) for example, _ in rows])
+    return columns
 
 
 def _column(values: list[Any]) -> pa.Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ Splits = dict[str, Split]  # by id
 PROTECTED: tuple[Split, ...] = ("test", "val", "train")  # of examples that clash, the ones in the first of these stay
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One example, in the dataset or only remembered.
 
@@ -80,25 +80,43 @@ def assign_splits(examples: Iterable[Example], config: SplitConfig) -> SplitAssi
     return SplitAssignment({i: split for i, split in splits.items() if i in present}, left_out)
 
 
-def together(examples: Sequence[Example], distance: int) -> list[list[Example]]:
-    """The examples in sets that belong together: joined by groups and near-duplicates, in any chain."""
-    sets: dict[int, list[Example]] = defaultdict(list)
-    for example, number in zip(examples, components(examples, distance).tolist(), strict=True):
-        sets[number].append(example)
-    return list(sets.values())
+def together(examples: Sequence[Example], distance: int) -> Iterator[list[Example]]:
+    """The examples in sets that belong together, joined by groups and near-duplicates in any chain; each set in the
+    examples' order, and the sets in the order of their first examples.
+
+    One set at a time: a million sets of one example, held at once, take more memory than the examples.
+    """
+    import numpy as np
+
+    if not examples:
+        return
+    near = clusters([example.phash for example in examples], distance)
+    numbers = components(examples, near)
+    _, first, sizes = np.unique(numbers, return_index=True, return_counts=True)
+    by_set = np.argsort(first[numbers], kind="stable")
+    start = 0
+    for size in sizes[np.argsort(first)].tolist():
+        yield [examples[position] for position in by_set[start : start + size].tolist()]
+        start += size
 
 
-def components(examples: Sequence[Example], distance: int) -> npt.NDArray[np.int64]:
-    """A number for each example (N,), the same for those that belong together."""
+def components(examples: Sequence[Example], near: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """A number for each example (N,), counted from 0, the same for those that belong together.
+
+    Args:
+        near: the examples' clusters of near-duplicates (N,), as `clusters` numbers them.
+    """
     import numpy as np
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    near = clusters([example.phash for example in examples], distance)
     first: dict[str, int] = {}
-    grouped = [i if e.group is None else first.setdefault(e.group, i) for i, e in enumerate(examples)]
+    grouped = np.arange(len(examples))
+    for position, example in enumerate(examples):
+        if example.group is not None:
+            grouped[position] = first.setdefault(example.group, position)
     every = np.arange(len(examples))
-    ends = (np.concatenate([every, every]), np.concatenate([near, np.array(grouped, dtype=np.int64)]))
+    ends = (np.concatenate([every, every]), np.concatenate([near, grouped]))
     graph = coo_array((np.ones(2 * len(every), dtype=bool), ends), shape=(len(every), len(every)))
     _, numbers = connected_components(graph, directed=False)
     return np.asarray(numbers, dtype=np.int64)
@@ -207,13 +225,15 @@ def _counts(examples: Iterable[Example], splits: Splits) -> dict[str, Counter[Sp
 
 def _label(unit: Sequence[Example]) -> str:
     """The commonest label; of equally common ones the first by name."""
+    if len(unit) == 1:
+        return unit[0].target
     counts = Counter(example.target for example in unit)
     return min(counts, key=lambda label: (-counts[label], label))
 
 
-def _hash(unit: Sequence[Example], seed: int) -> str:
+def _hash(unit: Sequence[Example], seed: int) -> bytes:
     names = {f"group {example.group}" if example.group is not None else example.id for example in unit}
-    return min(hashlib.sha256(f"{seed} {name}".encode()).hexdigest() for name in names)
+    return min(hashlib.sha256(f"{seed} {name}".encode()).digest() for name in names)
 
 
 def _bridging(examples: Sequence[Example], splits: Iterable[Split]) -> Finding:

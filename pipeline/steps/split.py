@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,8 @@ from pipeline.text import first_few
 from pipeline.versioning import Versioning
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pyarrow as pa
 
 NAMED = 5  # of what was left out, and of warnings, on the console; record.json has them all
@@ -43,14 +45,15 @@ def split(config: SplitConfig, validated: ValidateRecord, out: Path, context: Co
     examples = _examples(table, ledger, config)
     dealing = assign_splits(examples, config)
     present = [example for example in examples if example.id in dealing.splits]
-    units = _units(present, config)
+    near = clusters([example.phash for example in present], config.near_duplicates)
+    units = _units(present, near)
     _refuse_leaks(present, dealing.splits, units)
     counts = _counts(present, table, validated.labels, dealing.splits)
     warnings = [*_moved(examples), *_coverage(counts, dealing.left_out)]
     remembered = [example for example in examples if not example.present]
     extended = ledger.extended(_entries(present, dealing.splits, ledger))
-    near = Counter(clusters([example.phash for example in present], config.near_duplicates).tolist())
-    warnings += _large(near, len(present))
+    sizes = Counter(near.tolist())
+    warnings += _large(sizes, len(present))
 
     ids = table["id"].to_pylist()
     filled = _with_column(table, "split", [dealing.splits.get(i) for i in ids])
@@ -59,7 +62,7 @@ def split(config: SplitConfig, validated: ValidateRecord, out: Path, context: Co
     record = SplitRecord(
         manifest_sha256=sha256, labels=validated.labels, counts=counts, new=_new(present, remembered, extended, config),
         left_out=tuple(dealing.left_out), warnings=tuple(warnings),
-        near_duplicate_groups=sum(size > 1 for size in near.values()),
+        near_duplicate_groups=sum(size > 1 for size in sizes.values()),
     ).save(out)  # fmt: skip
     extended.save(path)
     if (context.root / ".dvc").is_dir():
@@ -129,13 +132,13 @@ def _with_column(table: pa.Table, name: str, values: Sequence[str | None]) -> pa
     return table.set_column(table.column_names.index(name), pa.field(name, pa.string()), column)
 
 
-def _units(present: Sequence[Example], config: SplitConfig) -> dict[str, str]:
+def _units(present: Sequence[Example], near: npt.NDArray[np.int64]) -> dict[str, str]:
     """id → unit of the examples that have a split, in the order of their ids: the least id of those that belong
     together."""
     import numpy as np
 
     ids = [example.id for example in present]
-    numbers = components(present, config.near_duplicates)
+    numbers = components(present, near)
     _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
     return {i: ids[at] for i, at in zip(ids, first[inverse].tolist(), strict=True)}
 
@@ -168,17 +171,23 @@ def _counts(
 
 def _refuse_leaks(present: Sequence[Example], splits: dict[str, Split], units: dict[str, str]) -> None:
     """Proves that what belongs together is in one split."""
-    by_unit: dict[str, list[Example]] = defaultdict(list)
+    split_of: dict[str, Split] = {}
     for example in present:
-        by_unit[units[example.id]].append(example)
-    for members in by_unit.values():
-        found = {splits[example.id] for example in members}
-        if len(found) > 1:
-            raise SplitError(
-                "the split leaks", found=f"examples that belong together in {', '.join(sorted(found))}",
-                expected="groups and near-duplicates in one split", hint="report this with the ledger: it is a fault of Thaw",
-                details=[f"{example.path}: {splits[example.id]}" for example in members],
-            )  # fmt: skip
+        unit = units[example.id]
+        here = splits[example.id]
+        if split_of.setdefault(unit, here) != here:
+            raise _leak([other for other in present if units[other.id] == unit], splits)
+
+
+def _leak(members: Sequence[Example], splits: dict[str, Split]) -> SplitError:
+    found = sorted({splits[example.id] for example in members})
+    return SplitError(
+        "the split leaks",
+        found=f"examples that belong together in {', '.join(found)}",
+        expected="groups and near-duplicates in one split",
+        hint="report this with the ledger: it is a fault of Thaw",
+        details=[f"{example.path}: {splits[example.id]}" for example in members],
+    )
 
 
 def _moved(examples: Iterable[Example]) -> list[Finding]:

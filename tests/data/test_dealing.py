@@ -132,9 +132,9 @@ def test_a_new_example_follows_its_group_or_its_near_duplicate() -> None:
 
 def test_five_bits_apart_is_not_a_near_duplicate() -> None:
     h = hashes(1)[0]
-    assert len(together([example("a", phash=near(h)), example("b", phash=near(h, 1, 2, 3, 4, 5))], 4)) == 2
-    assert len(together([example("a", phash=near(h)), example("b", phash=near(h, 1, 2, 3, 4))], 4)) == 1
-    assert len(together([example("a", phash=near(h)), example("b", phash=near(h))], -1)) == 2
+    assert len(list(together([example("a", phash=near(h)), example("b", phash=near(h, 1, 2, 3, 4, 5))], 4))) == 2
+    assert len(list(together([example("a", phash=near(h)), example("b", phash=near(h, 1, 2, 3, 4))], 4))) == 1
+    assert len(list(together([example("a", phash=near(h)), example("b", phash=near(h))], -1))) == 2
 
 
 def test_a_bridging_example_is_left_out_by_name_and_nothing_moves() -> None:
