@@ -1,5 +1,5 @@
 # Everything is made in .venv; a target makes what it needs.
-.PHONY: run test test-all lint up bench clean
+.PHONY: run test test-fast test-all lint up bench clean
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -14,6 +14,10 @@ run: $(INSTALLED)
 
 test: lint
 	.venv/bin/pytest -n 2 -m "not full and not real"
+
+# while coding: nothing that takes seconds
+test-fast: $(INSTALLED)
+	.venv/bin/pytest -n 2 -m "not slow and not full and not real"
 
 test-all: lint
 	.venv/bin/pytest -n 2
