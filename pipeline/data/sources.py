@@ -170,13 +170,24 @@ def _from_table(root: Path, data: DataConfig) -> ExampleListing:
     return ExampleListing(tuple(examples), tuple(faults), tuple(findings))
 
 
-def table_rows(root: Path, path: str, name: str, data: DataConfig, roles: Sequence[ColumnRole] = FILE_ROLES) -> Rows:
-    """A table in the data folder; one that leads out of it, by its path or by a link, is refused as a file would be."""
+def table_rows(
+    root: Path,
+    path: str,
+    name: str,
+    data: DataConfig,
+    roles: Sequence[ColumnRole] = FILE_ROLES,
+    most: int | None = None,
+) -> Rows:
+    """A table in the data folder; one that leads out of it, by its path or by a link, is refused as a file would be.
+
+    Args:
+        most: rows to read, from the first; None: all.
+    """
     reason = outside(root, path)
     if reason:
         _, found, expected, hint = reason
         raise DataError(name, found=found, expected=expected, hint=hint)
-    return read_table(root / path, name, root, data, roles)
+    return read_table(root / path, name, root, data, roles, most)
 
 
 def _paths(rows: Rows, data: DataConfig, name: str) -> list[str]:

@@ -42,7 +42,14 @@ class Rows:
 FILE_ROLES: tuple[ColumnRole, ...] = ("path", "label", "group", "split")
 
 
-def read_table(path: Path, name: str, root: Path, data: DataConfig, roles: Sequence[ColumnRole] = FILE_ROLES) -> Rows:
+def read_table(
+    path: Path,
+    name: str,
+    root: Path,
+    data: DataConfig,
+    roles: Sequence[ColumnRole] = FILE_ROLES,
+    most: int | None = None,
+) -> Rows:
     """Reads a CSV (UTF-8; separated by tabs if it is called .tsv), a JSON Lines or a Parquet file.
 
     Cells of a CSV are strings, those of other files booleans, numbers or strings; empty ones are None. Without a
@@ -54,6 +61,7 @@ def read_table(path: Path, name: str, root: Path, data: DataConfig, roles: Seque
         root: the data folder.
         data: which columns there should be, and whether there is a header.
         roles: of those columns, the ones that a table of this kind has; the first tells separators apart.
+        most: rows to read, from the first; what comes after them is neither read nor checked. None: all.
 
     Raises:
         DataError: it is missing, is none of these, is ragged, repeats a column name, holds no row, or begins with an
@@ -62,11 +70,11 @@ def read_table(path: Path, name: str, root: Path, data: DataConfig, roles: Seque
     suffix = path.suffix.lower()
     try:
         if suffix in PARQUET:
-            rows = _read_parquet(path, name, {data.columns[role] for role in roles})
+            rows = _read_parquet(path, name, {data.columns[role] for role in roles}, most)
         elif suffix in JSON_LINES:
-            rows = _read_json_lines(path, name)
+            rows = _read_json_lines(path, name, most)
         else:
-            rows = _read_csv(path, name, root, data, roles)
+            rows = _read_csv(path, name, root, data, roles, most)
     except FileNotFoundError as fault:
         raise DataError(
             name,
@@ -84,12 +92,11 @@ def read_table(path: Path, name: str, root: Path, data: DataConfig, roles: Seque
 # --- Parquet ------------------------------------------------------------------------------------------------
 
 
-def _read_parquet(path: Path, name: str, wanted: Collection[str]) -> Rows:
+def _read_parquet(path: Path, name: str, wanted: Collection[str], most: int | None) -> Rows:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(io.BytesIO(path.read_bytes()))
+        table = _parquet_rows(path, most)
     except (pa.ArrowException, ValueError) as fault:
         raise DataError(name, found=" ".join(str(fault).split()), expected="a Parquet file") from fault
     _refuse_repeated(table.column_names, name, "schema")
@@ -105,6 +112,17 @@ def _read_parquet(path: Path, name: str, wanted: Collection[str]) -> Rows:
                 hint="write the column as text, or leave it out",
             ) from fault
     return Rows(columns, list(range(1, table.num_rows + 1)))
+
+
+def _parquet_rows(path: Path, most: int | None) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if most is None:
+        return pq.read_table(io.BytesIO(path.read_bytes()))
+    with pq.ParquetFile(path) as file:
+        batches = itertools.islice(file.iter_batches(batch_size=most), 1)
+        return pa.Table.from_batches(list(batches), file.schema_arrow)
 
 
 def _plain_values(column: pa.ChunkedArray, *, must_be_text: bool) -> list[Any]:
@@ -158,12 +176,14 @@ def _json(value: Any) -> str:
 # --- JSON Lines ---------------------------------------------------------------------------------------------
 
 
-def _read_json_lines(path: Path, name: str) -> Rows:
+def _read_json_lines(path: Path, name: str, most: int | None) -> Rows:
     columns: dict[str, list[Any]] = {}
     numbers: list[int] = []
     try:
         with path.open(encoding="utf-8-sig", newline="\n") as stream:
             for number, line in enumerate(stream, start=1):
+                if len(numbers) == most:
+                    break
                 if not line.strip():
                     continue
                 record = _json_record(line, f"{name}, line {number}")
@@ -229,12 +249,14 @@ def _plain_json(value: Any) -> Any:
 # --- CSV ----------------------------------------------------------------------------------------------------
 
 
-def _read_csv(path: Path, name: str, root: Path, data: DataConfig, roles: Sequence[ColumnRole]) -> Rows:
+def _read_csv(
+    path: Path, name: str, root: Path, data: DataConfig, roles: Sequence[ColumnRole], most: int | None
+) -> Rows:
     try:
         with _cells_of_any_length(), path.open(encoding="utf-8-sig", newline="") as stream:
             separator = _separator(stream, path, name, data.columns[roles[0]])
             stream.seek(0)
-            return _columns(_csv_rows(stream, separator, name), name, root, data, roles)
+            return _columns(_csv_rows(stream, separator, name), name, root, data, roles, most)
     except UnicodeDecodeError as fault:
         raise _not_utf8(path, name) from fault
 
@@ -323,7 +345,12 @@ def _csv_rows(stream: TextIO, separator: str, name: str) -> Iterator[tuple[int, 
 
 
 def _columns(
-    lines: Iterator[tuple[int, list[str]]], name: str, root: Path, data: DataConfig, roles: Sequence[ColumnRole]
+    lines: Iterator[tuple[int, list[str]]],
+    name: str,
+    root: Path,
+    data: DataConfig,
+    roles: Sequence[ColumnRole],
+    most: int | None,
 ) -> Rows:
     opening = list(itertools.islice(lines, 2))
     if not opening:
@@ -338,7 +365,7 @@ def _columns(
             _refuse_example(header, name, root)
         _refuse_repeated(header, name, f"line {first}")
         body = itertools.chain(opening[1:], lines)
-    rows = _gather(body, header, name)
+    rows = _gather(itertools.islice(body, most), header, name)
     if data.header == "auto":
         _refuse_value(rows, name, data, roles)
     return rows

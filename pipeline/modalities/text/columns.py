@@ -144,13 +144,13 @@ class _Sample:
 
 def _sample(root: Path, path: str) -> _Sample:
     if PurePosixPath(path).suffix.lower() in (*PARQUET, *JSON_LINES):
-        rows = sources.table_rows(root, path, path, DataConfig(), FILE_ROLES[1:])
-        return _Sample(path, (), {name: cells[:SAMPLED] for name, cells in rows.columns.items()})
+        rows = sources.table_rows(root, path, path, DataConfig(), FILE_ROLES[1:], most=SAMPLED)
+        return _Sample(path, (), rows.columns)
     # Positions as names: the file is read as if every line were an example.
     data = DataConfig(header=False, columns={"text": "1"})
-    rows = sources.table_rows(root, path, path, data, ("text",))
+    rows = sources.table_rows(root, path, path, data, ("text",), most=SAMPLED + 1)
     first = tuple(str(cells[0] or "") for cells in rows.columns.values())
-    return _Sample(path, first, {name: cells[1 : SAMPLED + 1] for name, cells in rows.columns.items()})
+    return _Sample(path, first, {name: cells[1:] for name, cells in rows.columns.items()})
 
 
 # --- the first line -------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import DataError
@@ -86,3 +88,25 @@ def test_folders_of_text_files_are_known(tmp_path: Path) -> None:
     layout = describe_columns(tmp_path)
     assert (layout.table, layout.header) == (None, None)
     assert "pos" in layout.notes[0]
+
+
+def test_only_the_beginning_of_a_large_table_is_read(tmp_path: Path) -> None:
+    """What comes after the sample would be refused, were it read."""
+    many = [*rows() * 30, "one cell"]
+    layout = described(tmp_path, "Review,Sentiment", many)
+    assert layout.columns == {"text": "Review", "label": "Sentiment"}
+
+
+def test_only_the_beginning_of_large_json_lines_is_read(tmp_path: Path) -> None:
+    records = [f'{{"text": "{WORDS[number % 4]} {number}", "label": "{number % 2}"}}' for number in range(1200)]
+    layout = described(tmp_path, "", [*records, "no JSON"], "a.jsonl")
+    assert layout.table == "a.jsonl"
+
+
+def test_a_large_parquet_file_is_judged_by_its_beginning(tmp_path: Path) -> None:
+    texts = [f"{WORDS[number % 4]} {number}" for number in range(1000)]
+    labels = ["good", "bad"] * 500
+    later = [f"label {number}" for number in range(1000)]
+    table = pa.table({"Review": [*texts, *texts], "kind": [*labels, *later]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=100)
+    assert describe_columns(tmp_path).columns == {"text": "Review", "label": "kind"}
