@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 from pipeline.tasks.base import ServedColumn
+
+if TYPE_CHECKING:
+    from pipeline.records import CandidateRecord
 
 OUTPUTS = (
     ServedColumn("label", "string"),
     ServedColumn("score", "double"),  # the label's probability
     ServedColumn("probabilities", "map of doubles"),  # by label
 )
+
+
+def class_settings(candidate: CandidateRecord, limits: Mapping[str, Any]) -> dict[str, Any]:
+    """What a served classifier reads beside its weights.
+
+    Args:
+        limits: what it refuses.
+    """
+    return {
+        "architecture": candidate.architecture,
+        "labels": list(candidate.labels),
+        "input": candidate.input.model_dump(mode="json"),
+        "limits": dict(limits),
+        "sha256": candidate.model_sha256,
+    }

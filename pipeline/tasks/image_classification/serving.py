@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.tasks.base import ServedColumn
-from pipeline.tasks.class_serving import OUTPUTS
+from pipeline.tasks.class_serving import OUTPUTS, class_settings
 from pipeline.tasks.image_classification.settings import image_settings
 
 if TYPE_CHECKING:
@@ -33,13 +33,7 @@ class ImageServing:
             "max_pixels": intake.max_pixels,
             "single_frame": intake.animated == "reject",
         }
-        return {
-            "architecture": candidate.architecture,
-            "labels": list(candidate.labels),
-            "input": candidate.input.model_dump(mode="json"),
-            "limits": limits,
-            "sha256": candidate.model_sha256,
-        }
+        return class_settings(candidate, limits)
 
     def inputs(self, config: Config) -> tuple[ServedColumn, ...]:
         """An image file's content."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.tasks.base import ServedColumn
-from pipeline.tasks.class_serving import OUTPUTS
+from pipeline.tasks.class_serving import OUTPUTS, class_settings
 from pipeline.tasks.text_classification.settings import text_settings
 
 if TYPE_CHECKING:
@@ -32,13 +32,7 @@ class TextServing:
             "max_characters": intake.max_characters,
             "control_characters": intake.control_characters == "keep",
         }
-        return {
-            "architecture": candidate.architecture,
-            "labels": list(candidate.labels),
-            "input": candidate.input.model_dump(mode="json"),
-            "limits": limits,
-            "sha256": candidate.model_sha256,
-        }
+        return class_settings(candidate, limits)
 
     def inputs(self, config: Config) -> tuple[ServedColumn, ...]:
         """One text, or two where the model judges pairs.
