@@ -64,6 +64,27 @@ class ColumnExpectation:
 
 
 @dataclass(frozen=True)
+class DriftMeasure:
+    """How far something moved since another version of the data, beside what every task's labels and numbers show.
+
+    Args:
+        name: "words"; the finding's code is `drift-` and it.
+        subject: what moved, in words.
+        value: how far.
+        limit: from where on a warning is given.
+        expected: the same in words, with the setting's name.
+        items: what a reader wants to see of it.
+    """
+
+    name: str
+    subject: str
+    value: float
+    limit: float
+    expected: str
+    items: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class RandomDraw:
     """The counted randomness of one example in one epoch: everything random about it follows from these."""
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pipeline.config import DataConfig
 from pipeline.data.checks import Check, ExpectationSuite
 from pipeline.data.labels import hints
-from pipeline.examples import ColumnExpectation
+from pipeline.examples import ColumnExpectation, DriftMeasure
 from pipeline.manifest import SCAN
 
 if TYPE_CHECKING:
@@ -42,9 +42,15 @@ def content_suites(
     return [_examples(rows, labels, expected, data), _classes(rows, labels, data), _dataset(rows, bad, files, data)]
 
 
-def drift_suite(rows: pa.Table, before: pa.Table, data: DataConfig) -> ExpectationSuite:
+def drift_suite(
+    rows: pa.Table, before: pa.Table, data: DataConfig, measures: Sequence[DriftMeasure] = ()
+) -> ExpectationSuite:
     """How the data moved since another accepted version: the label space by its names, label shares by their total
-    variation distance, each measured number by the shift of its mean in standard deviations of before."""
+    variation distance, each measured number by the shift of its mean in standard deviations of before.
+
+    Args:
+        measures: what the task measures besides.
+    """
     now, then = _shares(rows), _shares(before)
     added = now.keys() - then.keys()
     gone = then.keys() - now.keys()
@@ -86,6 +92,10 @@ def drift_suite(rows: pa.Table, before: pa.Table, data: DataConfig) -> Expectati
             f"{label}: {then.get(label, 0):.1%} before, {now.get(label, 0):.1%} now" for label in sorted(now | then)
         ],
     }
+    for measure in measures:
+        moved[measure.name] = measure.value
+        checks.append(_drift_check(measure.name, measure.subject, measure.limit, measure.expected, MEANT))
+        items[f"drift-{measure.name}"] = list(measure.items)
     return ExpectationSuite("drift", _frame([moved]), tuple(checks), items)
 
 

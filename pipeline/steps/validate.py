@@ -26,7 +26,7 @@ from pipeline.data.deduplication import (
 from pipeline.data.expectations import content_suites, drift_suite
 from pipeline.data.manifest_history import ManifestHistory
 from pipeline.errors import DataError
-from pipeline.examples import ColumnExpectation, ExampleFault
+from pipeline.examples import ExampleFault
 from pipeline.records import Finding, ValidateRecord
 from pipeline.tasks import catalog
 from pipeline.text import first_few, printable
@@ -51,7 +51,7 @@ def validate(data: config.DataConfig, task: TaskConfig, out: Path, context: Cont
         raise _refusal(intake, [*intake.findings, _nothing_usable(intake)], context)
     sha256 = manifest.write(intake.folded.rows, context.run_dir / "manifest.parquet")
     accepted = ManifestHistory(context.scratch / "accepted")
-    judged = _judge(intake, catalog.find(task.name).reader.expectations(task), data, accepted.before(sha256), context)
+    judged = _judge(intake, task, data, accepted.before(sha256), context)
     findings = [*intake.findings, *judged.findings]
     if any(finding.severity == "critical" for finding in findings):
         raise _refusal(intake, findings, context)
@@ -118,15 +118,19 @@ class _Judged:
 
 def _judge(
     intake: _Intake,
-    expected: Sequence[ColumnExpectation],
+    task: TaskConfig,
     data: config.DataConfig,
     before: pa.Table | None,
     context: Context,
 ) -> _Judged:
     rows = intake.folded.rows
-    suites = content_suites(rows, intake.labels, expected, list(map(_line, intake.faults)), intake.files, data)
+    reader = catalog.find(task.name).reader
+    suites = content_suites(
+        rows, intake.labels, reader.expectations(task), list(map(_line, intake.faults)), intake.files, data
+    )
     count = sum(len(suite.checks) for suite in suites)
-    suites += [drift_suite(rows, before, data)] if before is not None else []
+    if before is not None:
+        suites.append(drift_suite(rows, before, data, reader.measure_drift(rows, before, task)))
     found = checks.judge(suites, context.run_dir)
     drift = [finding for finding in found if finding.code.startswith("drift-")]
     return _Judged([finding for finding in found if finding not in drift], drift, count)

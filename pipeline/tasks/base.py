@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pipeline.examples import (
     ColumnExpectation,
+    DriftMeasure,
     ExampleFault,
     ExampleListing,
     ListedExample,
@@ -40,6 +41,7 @@ __all__ = [
     "Codec",
     "ColumnExpectation",
     "Display",
+    "DriftMeasure",
     "ExampleFault",
     "ExampleListing",
     "ExampleStore",
@@ -105,6 +107,13 @@ class Reader(Protocol):
 
     def expectations(self, task: TaskConfig) -> Sequence[ColumnExpectation]:
         """What the scan's columns must satisfy; judged once more on the whole manifest, scanned or remembered."""
+
+    def measure_drift(self, rows: pa.Table, before: pa.Table, task: TaskConfig) -> Sequence[DriftMeasure]:
+        """How the data moved since another accepted version, beside labels and what the scan measured.
+
+        Args:
+            rows, before: manifests.
+        """
 
 
 class ExampleStore(Protocol):

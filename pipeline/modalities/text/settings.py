@@ -20,6 +20,8 @@ class TextIntakeConfig(ConfigSection):
     """what to do with a text that holds control characters other than tab and line breaks, such as NUL"""
     max_markup: Fraction = 0.01
     """warn when a larger share of the texts holds HTML tags or entities; 1: never"""
+    max_new_words: Fraction = 0.05
+    """warn when, of the words of texts that came since the last accepted version, a share larger by this than texts of the same kind would have was never seen before; 1: never"""
 
 
 class TextInputConfig(ConfigSection):

@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING
 
 from pipeline.config_section import TaskConfig
 from pipeline.errors import DataError
-from pipeline.examples import ColumnExpectation, ExampleFault, ExampleListing, ListedExample, MeasuredExample
+from pipeline.examples import (
+    ColumnExpectation,
+    DriftMeasure,
+    ExampleFault,
+    ExampleListing,
+    ListedExample,
+    MeasuredExample,
+)
 from pipeline.tasks.base import SourceDescription
 from pipeline.tasks.image_classification.settings import image_settings
 from pipeline.text import printable
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipeline.config import DataConfig
     from pipeline.context import Console
 
@@ -68,3 +77,7 @@ class ImageReader:
         from pipeline.modalities.image import measurement
 
         return measurement.list_expectations(image_settings(task).intake)
+
+    def measure_drift(self, rows: pa.Table, before: pa.Table, task: TaskConfig) -> Sequence[DriftMeasure]:
+        """Nothing further: what moves in pictures, the scan has measured."""
+        return ()

@@ -7,11 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config_section import TaskConfig
-from pipeline.examples import ColumnExpectation, ExampleFault, ExampleListing, ListedExample, MeasuredExample
+from pipeline.examples import (
+    ColumnExpectation,
+    DriftMeasure,
+    ExampleFault,
+    ExampleListing,
+    ListedExample,
+    MeasuredExample,
+)
 from pipeline.tasks.base import SourceDescription
 from pipeline.tasks.text_classification.settings import text_settings
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipeline.config import DataConfig
     from pipeline.context import Console
 
@@ -55,3 +64,9 @@ class TextReader:
         from pipeline.modalities.text.measure import expectations
 
         return expectations(text_settings(task).intake)
+
+    def measure_drift(self, rows: pa.Table, before: pa.Table, task: TaskConfig) -> Sequence[DriftMeasure]:
+        """Words that the earlier texts do not have."""
+        from pipeline.modalities.text.vocabulary import measure_vocabulary_drift
+
+        return measure_vocabulary_drift(rows, before, text_settings(task).intake)
