@@ -154,7 +154,9 @@ def init(
     from pipeline.tasks import catalog
     from pipeline.workspace import Workspace
 
-    if sample == bool(data):
+    if sample and data:
+        raise typer.BadParameter("either --data or --sample, not both")
+    if not sample and not data:
         raise typer.BadParameter("name your data with --data, or try the sample with --sample")
 
     options = setup.InitOptions(
@@ -564,6 +566,9 @@ def _prepare_sample_folder(task: str) -> tuple[str, Path]:
 def predict(
     inputs: Annotated[list[str], typer.Argument(help="Files or folders; of a model of texts also texts and tables.")],
     model: Annotated[str, typer.Option(help="models:/NAME@ALIAS or models:/NAME/VERSION; default: the champion.")] = "",
+    text: Annotated[
+        bool, typer.Option("--text", help="Take every word for a text, even if a file is called so.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Predict labels with a registered model.
@@ -588,7 +593,7 @@ def predict(
         with terminal.working("importing libraries"):
             from flows import predict as predictions
         with terminal.working("predicting"):
-            predicted = predictions.predict(inputs, model or None, workspace)
+            predicted = predictions.predict(inputs, model or None, workspace, only_texts=text)
         if json:
             for line in predictions.format_json_lines(predicted):
                 print(line)

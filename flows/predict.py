@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flows.predict_requests import InputColumn, PredictionRequest, list_requests
-from pipeline.errors import ConfigError, ServingError
+from pipeline.errors import ServingError
 from pipeline.text import printable
 from pipeline.workspace import Workspace
 
@@ -50,16 +50,16 @@ class Predictions(list[Prediction]):
     note: str = ""
 
 
-def predict(inputs: Sequence[str], model: str | None, workspace: Workspace) -> Predictions:
+def predict(inputs: Sequence[str], model: str | None, workspace: Workspace, *, only_texts: bool = False) -> Predictions:
     """Predicts with a registered model; folders stand for the files below them, hidden ones left out.
 
     Args:
         inputs: files and folders; of a model of texts also texts, and tables whose rows are asked about.
         model: `models:/NAME@ALIAS` or `models:/NAME/VERSION`; None: the workspace's champion, or else its challenger.
+        only_texts: take every input for a text, even where a file is called so.
 
     Raises:
-        ConfigError: there is nothing to ask about, or there is no such model.
-        DataError: a table cannot be read.
+        ConfigError: an input names no file but looks like one, or there is no such model.
         ServingError: nothing is registered, or the model cannot be loaded.
         TrackingError: the registry is away.
     """
@@ -79,11 +79,9 @@ def predict(inputs: Sequence[str], model: str | None, workspace: Workspace) -> P
     predictions = Predictions()
     predictions.model = f"models:/{version.name}/{version.version}"
     predictions.note = note
-    requests = list_requests(inputs, columns, config.data)
+    requests = list_requests(inputs, columns, config.data, only_texts=only_texts)
     while chunk := list(itertools.islice(requests, ASKED_AT_ONCE)):
         predictions += _answer_requests(loaded, chunk)
-    if not predictions:
-        raise ConfigError("files", found="no files there", expected="files or folders of files")
     return predictions
 
 

@@ -45,43 +45,62 @@ class PredictionRequest:
 
 
 def list_requests(
-    inputs: Sequence[str], columns: Sequence[InputColumn], data: DataConfig
+    inputs: Sequence[str], columns: Sequence[InputColumn], data: DataConfig, *, only_texts: bool = False
 ) -> Iterator[PredictionRequest]:
     """The questions that the words of a command line stand for, in order. Files are read as they come.
 
     A model of files takes files and folders. A model of texts takes texts, tables and .txt files, and folders of these.
+    What cannot be read becomes a request with an error, and spoils no other.
 
     Args:
         columns: what the model is asked by.
         data: how the workspace's tables are laid out: what holds for the data holds for tables to predict.
+        only_texts: take every word for a text, even where a file is called so.
 
     Raises:
-        ConfigError: a word names no file but looks like one, or a pair of texts lacks its second.
-        DataError: a table cannot be read.
+        ConfigError: a word names no file but looks like one, a pair of texts lacks its second, or a model of files is
+            given texts.
     """
     if columns[0].is_binary:
-        for path in _expand_folders(inputs):
-            yield _read_file(path, columns[0].name)
+        if only_texts:
+            raise ConfigError("--text", found="a model of files", expected="a model of texts")
+        for word in inputs:
+            for path in _expand_folder(word):
+                yield path if isinstance(path, PredictionRequest) else _read_file(path, columns[0].name)
         return
     texts = _TextRequests([column.name for column in columns], data)
     words = iter(inputs)
     for word in words:
-        if _exists(Path(word)):
-            for path in _expand_folders([word]):
-                yield from texts.of_file(path)
+        if not only_texts and _is_file_name(word):
+            for path in _expand_folder(word):
+                yield from [path] if isinstance(path, PredictionRequest) else texts.of_file(path)
         else:
-            _refuse_missing_file(word)
-            others = [_next_text(words, column) for column in texts.columns[1:]]
+            others = [_next_text(words, column, only_texts=only_texts) for column in texts.columns[1:]]
             yield PredictionRequest("", dict(zip(texts.columns, [word, *others], strict=True)))
 
 
-def _next_text(words: Iterator[str], column: str) -> str:
+def _next_text(words: Iterator[str], column: str, *, only_texts: bool) -> str:
     text = next(words, None)
+    expected = "pairs of texts, one after the other, each quoted"
     if text is None:
-        raise ConfigError(
-            "texts", found=f"a text without its {column}", expected="pairs of texts, one after the other, each quoted"
-        )
+        raise ConfigError("texts", found=f"a text without its {column}", expected=expected)
+    if not only_texts and _is_file_name(text):
+        raise ConfigError("texts", found=f"a text without its {column}: {text} is a file", expected=expected)
     return text
+
+
+def _is_file_name(word: str) -> bool:
+    """Whether a word is the name of a file or folder that is there.
+
+    Raises:
+        ConfigError: it is called as a file would be, and there is none.
+    """
+    if not word.strip():
+        return False
+    if _exists(Path(word)):
+        return True
+    _refuse_missing_file(word)
+    return False
 
 
 def _exists(path: Path) -> bool:
@@ -100,12 +119,18 @@ def _refuse_missing_file(word: str) -> None:
         raise ConfigError("files", found=f"no file {word}", expected="a text, or a table or .txt file that is there")
 
 
-def _expand_folders(inputs: Sequence[str]) -> Iterator[Path]:
-    for path in map(Path, inputs):
-        if path.is_dir():
-            yield from sorted(_visible_files(path))
-        else:
-            yield path
+def _expand_folder(word: str) -> Iterator[Path | PredictionRequest]:
+    """The file of that name, or the files in the folder of that name; an error where there are none."""
+    path = Path(word)
+    if not word:
+        yield PredictionRequest(word, error="an empty name")
+    elif not path.is_dir():
+        yield path
+    else:
+        files = sorted(_visible_files(path))
+        if not files:
+            yield PredictionRequest(word, error="a folder with no files in it")
+        yield from files
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
@@ -158,8 +183,12 @@ class _TextRequests:
         from pipeline.data.tables import read_table
 
         roles = [TEXT_ROLES[column] for column in self.columns]
-        rows = read_table(path, f"table {path}", path.parent, self.data, roles)
-        cells = [rows.columns[self._table_column(column, rows.columns, path)] for column in self.columns]
+        try:
+            rows = read_table(path, f"table {path}", path.parent, self.data, roles)
+            cells = [rows.columns[self._table_column(column, rows.columns, path)] for column in self.columns]
+        except DataError as fault:
+            yield PredictionRequest(str(path), error=f"{fault.found}; expected {fault.expected}")
+            return
         for line, values in zip(rows.lines, zip(*cells, strict=True), strict=True):
             source = f"{path}:{line}"
             if None in values:

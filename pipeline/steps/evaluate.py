@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.context import SilentConsole
 from pipeline.errors import SplitError
 from pipeline.records import Comparison, EvaluateRecord, Finding
 from pipeline.steps import recorded_facts
@@ -222,7 +224,8 @@ def _write_worst_errors(
     examples = rows.select(columns).to_pylist()
     highlights: list[list[Highlight]] = [[] for _ in examples]
     if task.explainer is not None and examples:
-        loaded = LoadedCandidate(task, task_config, best, rows, context)
+        quiet = replace(context, console=SilentConsole())  # these rows were among those that were told of
+        loaded = LoadedCandidate(task, task_config, best, rows, quiet)
         answers = [int(answer) for answer in predictions.predicted[worst]]
         highlights = loaded.explain(examples, answers)
     place = tables.ExhibitFolder(task.display, context.data, out / "worst")

@@ -84,5 +84,5 @@ def test_the_champion_answers_where_there_is_one_and_any_version_by_name(done: F
     with pytest.raises(ConfigError, match="models:/NAME@ALIAS"):
         predict(paths(done.files), "insects", place)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="no files"):
-        predict(paths([tmp_path / "empty"]), None, place)
+    (empty,) = predict(paths([tmp_path / "empty"]), None, place)
+    assert empty.error == "a folder with no files in it"

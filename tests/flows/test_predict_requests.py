@@ -8,7 +8,7 @@ import pytest
 
 from flows.predict_requests import InputColumn, list_requests
 from pipeline.config import DataConfig
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError
 
 TEXT = [InputColumn("text", is_binary=False)]
 PAIR = [*TEXT, InputColumn("pair", is_binary=False)]
@@ -41,8 +41,9 @@ def test_columns_are_those_of_the_data_or_of_the_model(tmp_path: Path) -> None:
     table.write_text("id\ttext\n1\tas the model says\n")
     assert [request.texts["text"] for request in list_requests([str(table)], TEXT, data)] == ["as the model says"]
     table.write_text("id\tbody\n1\tneither\n")
-    with pytest.raises(DataError, match="sentence"):
-        list(list_requests([str(table)], TEXT, data))
+    unusable, text = list_requests([str(table), "so it goes"], TEXT, data)
+    assert unusable.error == "the columns id, body; expected a column 'sentence', as in data.columns"
+    assert text.texts == {"text": "so it goes"}, "one that cannot be read spoils no other"
 
 
 def test_a_table_without_a_header_is_read_as_the_data_are(tmp_path: Path) -> None:
@@ -57,6 +58,10 @@ def test_pairs_are_two_words_each(tmp_path: Path) -> None:
     assert [request.texts for request in asked] == [{"text": "A man eats.", "pair": "Someone has a meal."}]
     with pytest.raises(ConfigError, match="without its pair"):
         list(list_requests(["A man eats."], PAIR, DataConfig()))
+    table = tmp_path / "pairs.csv"
+    table.write_text("text,pair\na,b\n")
+    with pytest.raises(ConfigError, match=r"pairs\.csv is a file"):
+        list(list_requests(["A man eats.", str(table)], PAIR, DataConfig()))
 
 
 def test_a_mistyped_file_is_not_taken_for_a_text() -> None:
@@ -70,3 +75,20 @@ def test_a_model_of_files_takes_every_word_for_a_file(tmp_path: Path) -> None:
     asked = list(list_requests([str(tmp_path), "not there.png"], columns, DataConfig()))
     assert [request.values for request in asked] == [{"image": b"content"}, {}]
     assert asked[1].error == "no such file or directory"
+
+
+def test_an_empty_word_is_an_empty_text_and_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("unrelated")
+    assert [request.values for request in list_requests([""], TEXT, DataConfig())] == [{"text": ""}]
+    (request,) = list_requests([""], [InputColumn("image", is_binary=True)], DataConfig())
+    assert request.error == "an empty name"
+
+
+def test_a_text_called_as_a_folder_is_one_where_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "great").mkdir()
+    (empty,) = list_requests(["great"], TEXT, DataConfig())
+    assert empty.error == "a folder with no files in it"
+    (text,) = list_requests(["great"], TEXT, DataConfig(), only_texts=True)
+    assert text.texts == {"text": "great"}

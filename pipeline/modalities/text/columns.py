@@ -17,6 +17,7 @@ from pipeline.manifest import stored_path
 from pipeline.modalities.text.reading import TableFile, is_table, tables_to_read
 
 SAMPLED = 1000  # rows
+USED_BY_NAME = ("group", "split")  # columns called so are not metadata
 SHOWN = 5  # labels that a note names
 
 TEXT_NAMES = (
@@ -221,8 +222,9 @@ def _describe_tables(tables: Sequence[TableFile], samples: Sequence[_Sample]) ->
     label = _label_column(others, where)
     chosen = dict(zip(("text", "pair"), texts, strict=False))
     chosen["label"] = label
-    metadata = [name for name in others if name != label]
-    notes = _notes(tables, header, chosen, columns[label], metadata)
+    told = {**chosen, **{role: role for role in USED_BY_NAME if role in others and role != label}}
+    metadata = [name for name in others if name not in told.values()]
+    notes = _notes(tables, header, told, columns[label], metadata)
     named = {role: column for role, column in chosen.items() if role != column}
     table = tables[0].path if len(tables) == 1 else None
     return TextLayout(table, header, named, len(texts) > 1, notes)
@@ -329,12 +331,12 @@ def _notes(
     notes = ["tables: " + ", ".join(files)]
     if header is not None:
         notes.append("first line: " + ("column names" if header else "an example; columns go by their position"))
-    for role, column in chosen.items():
-        notes.append(f"{role}: column {column}")
     counts = Counter(str(label) for label in labels if label is not None)
     common = [label for label, _ in counts.most_common(SHOWN)]
     more = ", …" if len(counts) > SHOWN else ""
-    notes[-1] += f" ({', '.join(common)}{more})"
+    for role, column in chosen.items():
+        values = f" ({', '.join(common)}{more})" if role == "label" else ""
+        notes.append(f"{role}: column {column}{values}")
     if metadata:
         notes.append("metadata: " + ", ".join(metadata))
     return tuple(notes)
