@@ -17,6 +17,7 @@ from pipeline import metric_registry
 from pipeline.config import Config, expand_variables
 from pipeline.errors import ConfigError, PreflightError, ThawError
 from pipeline.files import expanded
+from pipeline.records import RECORD, BackboneRecord
 from pipeline.step_table import STEPS, steps_after
 from pipeline.tasks import catalog
 from pipeline.workspace import Workspace
@@ -58,6 +59,8 @@ def quick_checks(workspace: Workspace, config: Config, stale: Collection[str] = 
     if "finetune" in stale:
         yield _ask("recipes", lambda: _list_recipes(config))
         yield _ask("primary metric", lambda: _check_primary_metric(config))
+        if "backbone" not in stale and (workspace.output("backbone") / RECORD).is_file():
+            yield _ask("input", lambda: _check_input(workspace, config))
     if "backbone" in stale:
         yield _check_weights_file(workspace, config)
 
@@ -189,6 +192,13 @@ def _check_primary_metric(config: Config) -> str:
 
     validation_metrics.check_primary(config.finetune.primary)
     return config.finetune.primary
+
+
+def _check_input(workspace: Workspace, config: Config) -> str:
+    """How examples are presented to the backbone, where that is known already."""
+    backbone = BackboneRecord.load(workspace.output("backbone"))
+    catalog.find(config.task.name).codec.input_spec(config.task, backbone)
+    return f"as {backbone.name} takes it"
 
 
 def _check_thresholds_early(config: Config) -> PreflightCheck:

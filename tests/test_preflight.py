@@ -19,6 +19,7 @@ from pipeline import preflight
 from pipeline.config import Config, parse
 from pipeline.errors import ConfigError, PreflightError
 from pipeline.preflight import PreflightCheck
+from pipeline.records import BackboneRecord, TextInputSpec
 from pipeline.setup import init
 from pipeline.tracking.registry import registered
 from pipeline.workspace import Workspace
@@ -274,3 +275,27 @@ def test_too_little_room_for_checkpoints_stops_and_too_little_for_caches_warns(
     assert (found["disk room"].state, found["cache room"].state) == ("ok", "warning")
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: Usage(1_000_000))
     assert thorough(tmp_path, config, stale=("finetune",))["disk room"].state == "error"
+
+
+def test_more_tokens_than_a_known_backbone_takes_are_found_before_the_training(tmp_path: Path) -> None:
+    spec = TextInputSpec(max_tokens=128, pooling="mean", columns=("text",))
+    record = BackboneRecord(
+        name="transformers/x",
+        architecture="bert",
+        source="folder",
+        sha256="0",
+        weights_sha256="0",
+        parameters=1,
+        classes=0,
+        blocks=("head",),
+        input=spec,
+    )
+    place = Workspace(tmp_path)
+    place.output("backbone").mkdir(parents=True)
+    record.save(place.output("backbone"))
+    task = {"name": "text-classification", "input": {"max_tokens": 4096}}
+    config = parse({"task": task}, "here")
+    checks = {check.name: check for check in preflight.quick_checks(place, config, ("finetune", "evaluate"))}
+    assert checks["input"].state == "error"
+    assert "128" in checks["input"].expected
+    assert "input" not in {check.name for check in preflight.quick_checks(place, config)}
