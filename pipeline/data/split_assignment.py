@@ -136,9 +136,12 @@ def _keep_known(known: Sequence[Example], config: SplitConfig, left_out: list[Fi
 
 
 def _keep_given(
-    given: Sequence[Example], known: Sequence[Example], known_splits: Splits, config: SplitConfig,
+    given: Sequence[Example],
+    known: Sequence[Example],
+    known_splits: Splits,
+    config: SplitConfig,
     left_out: list[Finding],
-) -> Splits:  # fmt: skip
+) -> Splits:
     """Given splits are kept, unless what is known belongs together with them in another split; among given ones
     that clash, those in the most protected split stay."""
     if not given:
@@ -243,17 +246,25 @@ def _bridging(examples: Sequence[Example], splits: Iterable[Split]) -> Finding:
         f", but were given for {', '.join(s for s in SPLITS if s in open_)}" if len(open_) < len(SPLITS) else ""
     )
     return Finding(
-        code="bridging", severity="warning", subject=_some(examples), found=found,
-        expected="new examples that belong to one split", items=tuple(sorted(example.path for example in examples)),
-    )  # fmt: skip
+        code="bridging",
+        severity="warning",
+        subject=_some(examples),
+        found=found,
+        expected="new examples that belong to one split",
+        items=tuple(sorted(example.path for example in examples)),
+    )
 
 
 def _finding(code: str, examples: Sequence[Example], splits: Splits, found: str) -> Finding:
     where = " and ".join(split for split in SPLITS if split in {splits[example.id] for example in examples})
     return Finding(
-        code=code, severity="warning", subject=f"{_some(examples)} of {where}", found=found,
-        expected="groups and near-duplicates in one split", items=tuple(sorted(example.path for example in examples)),
-    )  # fmt: skip
+        code=code,
+        severity="warning",
+        subject=f"{_some(examples)} of {where}",
+        found=found,
+        expected="groups and near-duplicates in one split",
+        items=tuple(sorted(example.path for example in examples)),
+    )
 
 
 def _some(examples: Sequence[Example]) -> str:

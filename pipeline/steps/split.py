@@ -60,10 +60,14 @@ def split(config: SplitConfig, validated: ValidateRecord, out: Path, context: Co
     filled = _with_column(filled, "unit", [units.get(i) for i in ids])
     sha256 = manifest.write(filled, out / "manifest.parquet")
     record = SplitRecord(
-        manifest_sha256=sha256, labels=validated.labels, counts=counts, new=_new(present, remembered, extended, config),
-        left_out=tuple(dealing.left_out), warnings=tuple(warnings),
+        manifest_sha256=sha256,
+        labels=validated.labels,
+        counts=counts,
+        new=_new(present, remembered, extended, config),
+        left_out=tuple(dealing.left_out),
+        warnings=tuple(warnings),
         near_duplicate_groups=sum(size > 1 for size in sizes.values()),
-    ).save(out)  # fmt: skip
+    ).save(out)
     extended.save(path)
     if (context.root / ".dvc").is_dir():
         Versioning(context.root).add_ledger()
@@ -196,11 +200,15 @@ def _moved(examples: Iterable[Example]) -> list[Finding]:
         return []
     return [
         Finding(
-            code="given-split-moved", severity="warning", subject=f"{len(moved)} known examples",
-            found="came with another split than before", expected="the split they were first given, which they keep",
-            hint="no action needed: splits are permanent", items=tuple(sorted(moved)),
+            code="given-split-moved",
+            severity="warning",
+            subject=f"{len(moved)} known examples",
+            found="came with another split than before",
+            expected="the split they were first given, which they keep",
+            hint="no action needed: splits are permanent",
+            items=tuple(sorted(moved)),
         )
-    ]  # fmt: skip
+    ]
 
 
 def _coverage(counts: dict[str, dict[str, int]], left_out: list[Finding]) -> list[Finding]:
@@ -213,18 +221,26 @@ def _coverage(counts: dict[str, dict[str, int]], left_out: list[Finding]) -> lis
     if untaught:
         lost = sum(len(finding.items) for finding in left_out)
         raise SplitError(
-            f"class {', '.join(untaught)}", found="no training examples"
+            f"class {', '.join(untaught)}",
+            found="no training examples"
             + (f"; {lost} examples were left out for belonging together across splits" if lost else ""),
-            expected="some of every class", hint="add examples, or leave the class out with data.drop_classes",
+            expected="some of every class",
+            hint="add examples, or leave the class out with data.drop_classes",
             details=[f"{finding.subject}: {finding.found}" for finding in left_out],
-        )  # fmt: skip
+        )
     return [
         Finding(
-            code=f"no-{name}", severity="warning", subject=f"class {label}", found=f"no {name} examples",
-            expected="at least 3 groups of every class", hint="add examples of it from other groups",
+            code=f"no-{name}",
+            severity="warning",
+            subject=f"class {label}",
+            found=f"no {name} examples",
+            expected="at least 3 groups of every class",
+            hint="add examples of it from other groups",
         )
-        for name in ("val", "test") for label, count in counts[name].items() if not count
-    ]  # fmt: skip
+        for name in ("val", "test")
+        for label, count in counts[name].items()
+        if not count
+    ]
 
 
 def _large(near: Counter[int], examples: int) -> list[Finding]:
@@ -233,8 +249,11 @@ def _large(near: Counter[int], examples: int) -> list[Finding]:
         return []
     return [
         Finding(
-            code="large-near-duplicate-cluster", severity="warning", subject=f"{size} of {examples} examples",
-            found="near-duplicates of one another, in a chain", expected="small clusters",
+            code="large-near-duplicate-cluster",
+            severity="warning",
+            subject=f"{size} of {examples} examples",
+            found="near-duplicates of one another, in a chain",
+            expected="small clusters",
             hint="lower split.near_duplicates if they are not the same thing seen twice",
         )
-    ]  # fmt: skip
+    ]
