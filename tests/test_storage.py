@@ -110,7 +110,7 @@ def test_a_file_that_cannot_grow_fails_at_the_write_and_keeps_what_it_has(tmp_pa
 def test_a_step_on_a_full_disk_says_so_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", megabytes=64) as disk:
         place = disk / "surfaces"
-        made = Path(__file__).with_name("small_workspace.py")
+        made = Path(__file__).parent / "support" / "small_workspace.py"
         subprocess.run([sys.executable, str(made), str(place)], check=True, timeout=120)
         ballast = disk / "ballast"
         fill(ballast)
