@@ -124,10 +124,12 @@ def merged(left: Ledger, right: Ledger, subject: str) -> Ledger:
     apart = sorted(i for i in both if left.entries[i].split != right.entries[i].split)
     if apart:
         raise LedgerError(
-            subject, found=f"{len(apart)} examples that were split twice, and differently",
-            expected="one ledger, extended", hint="keep the one that trained models go by, and delete the other",
+            subject,
+            found=f"{len(apart)} examples that were split twice, and differently",
+            expected="one ledger, extended",
+            hint="keep the one that trained models go by, and delete the other",
             details=[f"{i}: {left.entries[i].split} and {right.entries[i].split}" for i in apart],
-        )  # fmt: skip
+        )
     return Ledger({**right.entries, **left.entries})
 
 
