@@ -85,11 +85,3 @@ def real() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("no real data here: set THAW_REAL to a folder that holds data/ and weights/")
     return folder
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file run in one process, and so do all that need the finished workspace, which is dear to make."""
-    needing = {item.path for item in items if "_finished" in getattr(item, "fixturenames", ())}
-    for item in items:
-        name = "finished" if item.path in needing else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(name))
