@@ -7,9 +7,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.predict_requests import InputColumn, PredictionRequest, list_requests
+from flows.predict_requests import PredictionRequest, list_requests
 from pipeline.errors import ServingError
 from pipeline.text import printable
 from pipeline.workspace import Workspace
@@ -75,17 +76,16 @@ def predict(inputs: Sequence[str], model: str | None, workspace: Workspace, *, o
     else:
         version = registry.find(store, model)
     loaded = _load_model(registry.fetch(store, version), version)
-    columns = [InputColumn(name, is_binary) for name, is_binary in packaging.input_columns(loaded)]
     predictions = Predictions()
     predictions.model = f"models:/{version.name}/{version.version}"
     predictions.note = note
-    requests = list_requests(inputs, columns, config.data, only_texts=only_texts)
+    requests = list_requests(inputs, packaging.input_columns(loaded), config.data, only_texts=only_texts)
     while chunk := list(itertools.islice(requests, ASKED_AT_ONCE)):
         predictions += _answer_requests(loaded, chunk)
     return predictions
 
 
-def _load_model(folder: Any, version: ModelVersion) -> Any:
+def _load_model(folder: Path, version: ModelVersion) -> Any:
     from pipeline.tracking import packaging
 
     try:

@@ -8,21 +8,10 @@ from pathlib import Path
 
 from pipeline.config import ColumnRole, DataConfig
 from pipeline.errors import ConfigError, DataError
+from pipeline.tasks.base import ServedColumn
 
 TEXT_ROLES: dict[str, ColumnRole] = {"text": "text", "pair": "pair"}  # by the model's input column
 TEXT_FILE = ".txt"
-
-
-@dataclass(frozen=True)
-class InputColumn:
-    """A column that a model is asked by.
-
-    Args:
-        is_binary: whether it takes the bytes of a file; else it takes text.
-    """
-
-    name: str
-    is_binary: bool
 
 
 @dataclass(frozen=True)
@@ -45,7 +34,7 @@ class PredictionRequest:
 
 
 def list_requests(
-    inputs: Sequence[str], columns: Sequence[InputColumn], data: DataConfig, *, only_texts: bool = False
+    inputs: Sequence[str], columns: Sequence[ServedColumn], data: DataConfig, *, only_texts: bool = False
 ) -> Iterator[PredictionRequest]:
     """The questions that the words of a command line stand for, in order. Files are read as they come.
 
@@ -61,7 +50,7 @@ def list_requests(
         ConfigError: a word names no file but looks like one, a pair of texts lacks its second, or a model of files is
             given texts.
     """
-    if columns[0].is_binary:
+    if columns[0].type == "binary":
         if only_texts:
             raise ConfigError("--text", found="a model of files", expected="a model of texts")
         for word in inputs:

@@ -109,11 +109,11 @@ class LoadedCandidate:
         """
         if self.task.explainer is None:
             return [[] for _ in examples]
-        explainer = self.task.explainer()
+        explainer = self.task.explainer(self.model, self.candidate)
         explained = []
         for row, (example, answer) in enumerate(zip(examples, answers, strict=True)):
             inputs = self.inputs(np.array([row]))
-            explained.append(explainer.explain(self.model, inputs, example, answer, self.candidate))
+            explained.append(explainer.explain(inputs, example, answer))
         return explained
 
     def _batches(self) -> Iterator[Rows]:

@@ -239,22 +239,13 @@ class Highlight(NamedTuple):
 class Explainer(Protocol):
     """What in an example spoke for an answer: for the worst errors of the report."""
 
-    def explain(
-        self,
-        network: BlockedNetwork,
-        inputs: Batch,
-        example: Mapping[str, Any],
-        answer: int,
-        candidate: CandidateRecord,
-    ) -> list[Highlight]:
+    def explain(self, inputs: Batch, example: Mapping[str, Any], answer: int) -> list[Highlight]:
         """The parts of the exhibited text that counted, in their order.
 
         Args:
-            network: in evaluation.
             inputs: the example alone, as the network's input.
             example: its row of the manifest: id, path and content.
             answer: number of the class that was answered.
-            candidate: whose network it is; its folder holds the tokenizer.
         """
 
 
@@ -348,7 +339,7 @@ class Task:
         display: shows an example in the report.
         serving: makes the serving side, which is needed last and imports the most.
         sample: makes the generator of the sample data set.
-        explainer: says what in an example spoke for an answer; None where the task cannot.
+        explainer: makes the explainer of a candidate's network, in evaluation; None where the task cannot explain.
     """
 
     name: str
@@ -359,4 +350,4 @@ class Task:
     display: Display
     serving: Callable[[], Serving]
     sample: Callable[[], Sample]
-    explainer: Callable[[], Explainer] | None = None
+    explainer: Callable[[BlockedNetwork, CandidateRecord], Explainer] | None = None

@@ -118,12 +118,12 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
-def input_columns(model: Any) -> list[tuple[str, bool]]:
-    """The input columns of a loaded model that are required, by its signature: name, and whether it takes bytes."""
-    from mlflow.types import DataType
+def input_columns(model: Any) -> list[ServedColumn]:
+    """The input columns of a loaded model that are required, by its signature."""
+    from pipeline.tasks.base import ServedColumn
 
     columns = model.metadata.get_input_schema().inputs
-    return [(column.name, column.type == DataType.binary) for column in columns if column.required]
+    return [ServedColumn(column.name, column.type.name) for column in columns if column.required]
 
 
 def ask(model: Any, columns: Mapping[str, Sequence[Any]]) -> Any:

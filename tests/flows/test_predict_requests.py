@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.predict_requests import InputColumn, list_requests
+from flows.predict_requests import list_requests
 from pipeline.config import DataConfig
 from pipeline.errors import ConfigError
+from pipeline.tasks.base import ServedColumn
 
-TEXT = [InputColumn("text", is_binary=False)]
-PAIR = [*TEXT, InputColumn("pair", is_binary=False)]
+TEXT = [ServedColumn("text", "string")]
+PAIR = [*TEXT, ServedColumn("pair", "string")]
 LONG = "very " * 2000 + "good"  # longer than any file's name may be
 
 
@@ -71,7 +72,7 @@ def test_a_mistyped_file_is_not_taken_for_a_text() -> None:
 
 def test_a_model_of_files_takes_every_word_for_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"content")
-    columns = [InputColumn("image", is_binary=True)]
+    columns = [ServedColumn("image", "binary")]
     asked = list(list_requests([str(tmp_path), "not there.png"], columns, DataConfig()))
     assert [request.values for request in asked] == [{"image": b"content"}, {}]
     assert asked[1].error == "no such file or directory"
@@ -81,7 +82,7 @@ def test_an_empty_word_is_an_empty_text_and_no_folder(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("unrelated")
     assert [request.values for request in list_requests([""], TEXT, DataConfig())] == [{"text": ""}]
-    (request,) = list_requests([""], [InputColumn("image", is_binary=True)], DataConfig())
+    (request,) = list_requests([""], [ServedColumn("image", "binary")], DataConfig())
     assert request.error == "an empty name"
 
 

@@ -20,24 +20,20 @@ SMALLEST = 0.1  # weight of a word that is worth a mark
 class TextExplainer:
     """The Explainer of texts; see `pipeline.modalities.text.attribution`."""
 
-    def explain(
-        self,
-        network: BlockedNetwork,
-        inputs: Batch,
-        example: Mapping[str, Any],
-        answer: int,
-        candidate: CandidateRecord,
-    ) -> list[Highlight]:
+    def __init__(self, network: BlockedNetwork, candidate: CandidateRecord) -> None:
         from pipeline.modalities.text.attribution import WordAttribution
+
+        self._attribution = WordAttribution(network, candidate.folder, text_spec(candidate.input).max_tokens)
+
+    def explain(self, inputs: Batch, example: Mapping[str, Any], answer: int) -> list[Highlight]:
         from pipeline.modalities.text.content import from_content
         from pipeline.tensors import TensorGroup
 
         assert isinstance(inputs, TensorGroup)
         texts = from_content(example["content"])
-        attribution = WordAttribution(network, candidate.folder, text_spec(candidate.input).max_tokens)
         second_text = len(shorten(texts.text)) + len(BETWEEN)
         highlights = []
-        for word in attribution.weigh_words(inputs, texts, answer):
+        for word in self._attribution.weigh_words(inputs, texts, answer):
             if abs(word.weight) < SMALLEST or word.end > SHOWN:
                 continue
             offset = second_text if word.part else 0

@@ -74,7 +74,7 @@ def test_highlights_lie_on_words_of_the_exhibited_text(candidate: CandidateRecor
     network.stock.eval()
     texts = Texts("so it goes " * 10, "never again")
     example = {"content": to_content(texts)}
-    highlights = TASK.explainer().explain(network, inputs_of(candidate.folder, texts), example, 0, candidate)
+    highlights = TASK.explainer(network, candidate).explain(inputs_of(candidate.folder, texts), example, 0)
     shown = TASK.display.exhibit(example, tmp_path, tmp_path, "01")
     assert shown is not None
     assert highlights
