@@ -18,11 +18,11 @@ from ours import backbone_record, split_record, train
 
 from pipeline.config import FinetuneConfig
 from pipeline.context import Context
+from pipeline.objectives.class_loss import build_loss
 from pipeline.steps.finetune import FinetuneRun
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import sampling, stages
 from pipeline.training.batch_source import BatchSource
-from pipeline.training.losses import build_loss
 from pipeline.training.plan import autocast, place_network, to_input
 
 

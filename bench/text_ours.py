@@ -101,8 +101,8 @@ def test_accuracy(workspace: Workspace, finetuned: FinetuneRecord, scratch: Path
     context = Context(root=workspace.root, data=workspace.root, scratch=scratch / ".thaw", run_dir=scratch / "run")
     task = catalog.find(config.task.name)
     candidate = finetuned.candidate()
-    answers = LoadedCandidate(task, config.task, candidate, tests, context).probabilities()
-    targets = task.scorer.targets(tests, candidate.labels).numpy()
+    answers = LoadedCandidate(task, config.task, candidate, tests, context).answers()
+    targets = np.asarray(task.scorer.targets(tests, candidate.labels))
     return float((answers.argmax(1) == targets).mean())
 
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.errors import ConfigError
 
 TOP_K_NAME = re.compile(r"top_([1-9][0-9]*)_accuracy")
+TargetKind = Literal["classes", "boxes", "pixels"]  # what an example's target is
+# Which of two results is better where the metric that chooses is the same.
+TIE_BREAKERS: dict[TargetKind, str] = {"classes": "log_loss", "boxes": "f1", "pixels": "pixel_accuracy"}
 AUROC_CLASSES = 100  # with more, one class against the rest says little and costs much
 
 
@@ -33,6 +37,7 @@ class Metric:
         is_costly: whether its interval rests on fewer resamples where the test split is large.
         most_classes: above so many classes it is not measured.
         k: how many of the most probable classes count as an answer.
+        targets: the kind of targets that it judges.
     """
 
     name: str
@@ -46,6 +51,7 @@ class Metric:
     is_costly: bool = False
     most_classes: int | None = None
     k: int | None = None
+    targets: TargetKind = "classes"
 
 
 # In the order in which a reader meets them.
@@ -133,10 +139,15 @@ def suggest(name: str, known: list[str] | tuple[str, ...]) -> str:
     return f"did you mean {close[0]}?" if close else ""
 
 
+def metrics_of(kind: TargetKind) -> list[Metric]:
+    """The metrics of a kind of targets, in the order of the table."""
+    return [metric for metric in METRICS if metric.targets == kind]
+
+
 def measured_metrics(classes: int, wanted_k: int) -> list[Metric]:
     """The metrics that predictions of so many classes have, top-k accuracy for the k that `largest_k` gives."""
     measured = []
-    for metric in METRICS:
+    for metric in metrics_of("classes"):
         if metric.most_classes is None or classes <= metric.most_classes:
             measured.append(metric)
     k = largest_k(classes, wanted_k)
@@ -145,20 +156,22 @@ def measured_metrics(classes: int, wanted_k: int) -> list[Metric]:
     return measured
 
 
-def threshold_names(wanted_k: int, classes: int | None = None) -> tuple[str, ...]:
+def threshold_names(wanted_k: int, classes: int | None = None, kind: TargetKind = "classes") -> tuple[str, ...]:
     """The metrics that a threshold may name: those that are measured, or any that may be where the number of classes is
     not known yet."""
+    if kind != "classes":
+        return tuple(metric.name for metric in metrics_of(kind))
     if classes is not None:
         return tuple(metric.name for metric in measured_metrics(classes, wanted_k))
-    names = [metric.name for metric in METRICS]
+    names = [metric.name for metric in metrics_of("classes")]
     for k in range(2, wanted_k + 1):
         names.append(top_k_accuracy(k).name)
     return tuple(names)
 
 
-def validation_names() -> tuple[str, ...]:
-    """The metrics that are measured after each epoch."""
-    return tuple(metric.name for metric in METRICS if metric.on_validation)
+def validation_names(kind: TargetKind = "classes") -> tuple[str, ...]:
+    """The metrics of a kind of targets that are measured after each epoch."""
+    return tuple(metric.name for metric in metrics_of(kind) if metric.on_validation)
 
 
 def largest_k(classes: int, wanted_k: int) -> int | None:

@@ -112,7 +112,8 @@ def check_thresholds(config: Config, classes: int) -> None:
     Raises:
         ConfigError: names them and the metrics there are.
     """
-    known = metric_registry.threshold_names(config.evaluate.top_k, classes)
+    kind = catalog.find(config.task.name).scorer.kind
+    known = metric_registry.threshold_names(config.evaluate.top_k, classes, kind)
     unknown = sorted(set(config.register_.thresholds) - set(known))
     if unknown:
         raise ConfigError(
@@ -190,7 +191,7 @@ def _list_recipes(config: Config) -> str:
 def _check_primary_metric(config: Config) -> str:
     from pipeline.training import validation_metrics
 
-    validation_metrics.check_primary(config.finetune.primary)
+    validation_metrics.check_primary(config.finetune.primary, catalog.find(config.task.name).scorer.kind)
     return config.finetune.primary
 
 
@@ -203,7 +204,8 @@ def _check_input(workspace: Workspace, config: Config) -> str:
 
 def _check_thresholds_early(config: Config) -> PreflightCheck:
     labels = config.data.labels
-    known = metric_registry.threshold_names(config.evaluate.top_k, len(labels) if labels else None)
+    kind = catalog.find(config.task.name).scorer.kind
+    known = metric_registry.threshold_names(config.evaluate.top_k, len(labels) if labels else None, kind)
     unknown = sorted(set(config.register_.thresholds) - set(known))
     if unknown:
         return PreflightCheck(

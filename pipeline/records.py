@@ -242,6 +242,7 @@ class CandidateRecord(Record):
     plan: dict[str, Any]  # the arithmetic chosen: precision, memory_format, threads, batch_size, feature_cache, …
     backbone: str = "torchvision/"  # provider/name
     files: tuple[str, ...] = ()  # what else rebuilds the network, as in BackboneRecord
+    design: dict[str, Any] = Field(default={}, exclude_if=lambda design: not design)  # as the task's network made it
 
     @property
     def model(self) -> Path:

@@ -77,26 +77,29 @@ class LoadedCandidate:
             return placed.contiguous(memory_format=torch.channels_last)
         return placed
 
-    def probabilities(self) -> Floats:
-        """(rows, classes), float64, in the candidate's order of classes.
+    def outputs(self) -> Iterator[tuple[Rows, Batch]]:
+        """What the network gives for each row, some rows at a time.
 
         Examples of one shape are asked about together, so that an answer depends on no other example.
         """
         import torch
 
-        from pipeline.tensors import single_tensor
-
-        answers: Floats | None = None
         done = 0
         with torch.inference_mode(), _without_tf32():
             for rows in self._batches():
-                output = single_tensor(self.model.run(self.inputs(rows)))
-                probabilities = self.task.scorer.probabilities(output).double().cpu().numpy()
-                if answers is None:
-                    answers = np.empty((self.rows, probabilities.shape[1]))
-                answers[rows] = probabilities
+                yield rows, self.model.run(self.inputs(rows))
                 done += len(rows)
                 self.console.progress(f"evaluate {self.candidate.name}", done, self.rows)
+
+    def answers(self) -> Floats:
+        """The scorer's answers (rows, …), float64: where targets are classes, probabilities (rows, classes) in the
+        candidate's order of classes."""
+        answers: Floats | None = None
+        for rows, output in self.outputs():
+            found = self.task.scorer.answers(self.model, output, None).double().cpu().numpy()
+            if answers is None:
+                answers = np.empty((self.rows, *found.shape[1:]))
+            answers[rows] = found
         assert answers is not None  # there are test examples
         return answers
 

@@ -115,6 +115,8 @@ def _predict(
     task: Task, task_config: TaskConfig, finetuned: FinetuneRecord, table: pa.Table, context: Context
 ) -> dict[str, Predictions]:
     """What each candidate answers; beside it, size and latency of the best go to the run's own folder."""
+    import numpy as np
+
     from pipeline.evaluation.bootstrap import number_units
     from pipeline.evaluation.metrics import Predictions, check_probabilities
     from pipeline.evaluation.predict import LoadedCandidate
@@ -124,9 +126,9 @@ def _predict(
     for name in finetuned.candidates:
         candidate = finetuned.candidate(name)
         loaded = LoadedCandidate(task, task_config, candidate, table, context)
-        probabilities = loaded.probabilities()
+        probabilities = loaded.answers()
         check_probabilities(probabilities, name, table["path"].to_pylist())
-        targets = task.scorer.targets(table, candidate.labels).numpy()
+        targets = np.asarray(task.scorer.targets(table, candidate.labels))
         predictions[name] = Predictions(probabilities, targets, units)
         if name == finetuned.best:
             _write_latency(loaded, context.run_dir)

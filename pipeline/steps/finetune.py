@@ -40,13 +40,12 @@ from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import torch
 
     from pipeline.models.network import BlockedNetwork
+    from pipeline.objectives.base import Targets
     from pipeline.tasks.base import ExampleStore, Task
-    from pipeline.tensors import Batch
     from pipeline.training.batch_source import FinetuneJob
-    from pipeline.training.plan import TrainingPlan
+    from pipeline.training.plan import PlanSample, TrainingPlan
     from pipeline.training.recipe_trainer import Recipe
     from pipeline.training.sampling import Rows
 
@@ -66,7 +65,7 @@ IMMATERIAL: dict[str, bool | set[str]] = {
     "plan": {"workers", "pixel_cache_gb"},
 }
 
-SAMPLED = 8  # examples by which a plan is measured
+SAMPLED = 8  # images by which a plan is measured
 
 
 def finetune(
@@ -89,7 +88,7 @@ def finetune(
         TrainingError: a training could not be trusted, see `pipeline.training.recipe_trainer.train`; or the champion to
             start from learnt from what is a test example here.
     """
-    validation_metrics.check_primary(config.primary)
+    validation_metrics.check_primary(config.primary, catalog.find(task.name).scorer.kind)
     if config.warm_start == "champion":
         workspace = Workspace(context.root)
         champions.fill(workspace.config(), workspace)
@@ -333,9 +332,8 @@ class FinetuneRun:
         sets: dict[str, ExampleSet] = {}
         for name, table in self.tables.items():
             ids = table.column("id").to_pylist()
-            targets = self.task.scorer.targets(table, self.split.labels)
             units = table.column("unit").to_pylist()
-            sets[name] = select_examples(self.store, ids, targets, units)
+            sets[name] = select_examples(self.store, ids, self._open_targets(table), units)
         return FinetuneJob(
             task=self.task,
             task_config=self.task_config,
@@ -348,6 +346,22 @@ class FinetuneRun:
             scratch=context.scratch,
             console=context.console,
             build=self._build,
+            design=self.design,
+        )
+
+    def _open_targets(self, table: pa.Table) -> Targets:
+        from pipeline.tasks.base import StoreLimits
+
+        context = self.context
+        stated = self.task.scorer.targets(table, self.split.labels)
+        limits = StoreLimits(context.scratch, self.config.plan.pixel_cache_gb)
+        return self.task.target_codec.open(stated, self.spec, self.task_config, context.data, limits, context.console)
+
+    @cached_property
+    def design(self) -> dict[str, Any]:
+        """What building the network takes from settings and training examples."""
+        return self.task.network.design(
+            self.tables["train"], self.split.labels, self.spec, self.task_config, self.backbone
         )
 
     def _file_digests(self) -> dict[str, str]:
@@ -365,7 +379,11 @@ class FinetuneRun:
         if pretrained and self._measured:
             return self._measured.pop()
         model: BlockedNetwork = self.task.network.build(
-            self._presented, self.split.labels, pretrained=pretrained, seed=self.config.seed
+            self._presented,
+            self.split.labels,
+            design=self.design,
+            pretrained=pretrained,
+            seed=self.config.seed,
         )
         if pretrained and self.champion is not None:
             warm_start.load_champion(model, self.champion, self.split.labels)
@@ -414,12 +432,12 @@ class FinetuneRun:
         """Of a training step of the whole network: as its plan was measured, else by a few steps now."""
         from pipeline.training.plan import find_remembered, seconds_per_example
 
-        x, targets = self._sample()
+        sample = self._sample()
         model = self._build(False)
-        planned = find_remembered(model, self.task, x, self.config, self.context.scratch)
+        planned = find_remembered(model, self.task, sample.x, self.config, self.context.scratch)
         if planned is not None:
             return planned.chosen.seconds_per_example
-        return seconds_per_example(model, x, targets, plan, self.config)
+        return seconds_per_example(model, sample, plan)
 
     def _steps(self) -> int:
         """Optimiser steps of the longest candidate, at most: whether compiling pays depends on them."""
@@ -449,13 +467,19 @@ class FinetuneRun:
                 passes += head_passes if trains_head_only else BACKWARD * stage.epochs
         return passes * len(self.job.train)
 
-    def _sample(self) -> tuple[Batch, torch.Tensor]:
-        """A few examples of the commonest shape, by which a plan is measured."""
+    def _sample(self) -> PlanSample:
+        """Examples of the commonest shape, by which a plan is measured: a whole batch of texts, since the matrices of a
+        few short ones are too small to show what bf16 units do; of images, each large enough by itself, a few."""
+        from pipeline.training.batch_source import BatchSource
+        from pipeline.training.plan import PlanSample
+
         job = self.job
-        chosen = _commonest(job.train.shapes)[:SAMPLED]
-        decoded = job.store.batch(job.train.rows[chosen])
-        x = self.task.codec.prepare(decoded, self.spec, self.task_config, None)
-        return x, job.train.targets[chosen]
+        is_text = isinstance(self.spec, TextInputSpec)
+        count = self.config.batch_size if is_text else SAMPLED
+        chosen = _commonest(job.train.shapes)[:count]
+        source = BatchSource(job, job.train, None, 0)
+        loss = self.task.scorer.build_loss(self.config, job.train.targets, job.labels)
+        return PlanSample(source.batch(chosen, None), source.targets(chosen, None), loss)
 
     def write_timing(self) -> None:
         """What this run saw but its inputs do not determine, beside the run."""

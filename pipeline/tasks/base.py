@@ -9,7 +9,7 @@ No part knows loops, devices, checkpoints, tracking, DVC or Prefect. An example 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -23,6 +23,7 @@ from pipeline.examples import (
     RandomDraw,
     SampleFacts,
 )
+from pipeline.metric_registry import TargetKind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-    from pipeline.config import Config, DataConfig
+    from pipeline.config import Config, DataConfig, FinetuneConfig
     from pipeline.config_section import TaskConfig
     from pipeline.context import Console
     from pipeline.models.network import BlockedNetwork
+    from pipeline.objectives.base import Targets, TrainingLoss
     from pipeline.records import BackboneRecord, CandidateRecord, InputSpec
     from pipeline.tensors import Batch
 
@@ -60,7 +62,9 @@ __all__ = [
     "Serving",
     "SourceDescription",
     "StoreLimits",
+    "TargetCodec",
     "Task",
+    "UnchangedTargets",
 ]
 
 
@@ -177,11 +181,57 @@ class Codec(Protocol):
         of an example depends on its content and its draw alone."""
 
 
+class TargetCodec(Protocol):
+    """From targets as the manifest says them to what the loss compares with."""
+
+    def open(
+        self, targets: Targets, spec: InputSpec, task: TaskConfig, data: Path, limits: StoreLimits, console: Console
+    ) -> Targets:
+        """The scorer's targets (N), with what of them lies in files decoded and kept.
+
+        Raises:
+            DataError: a file cannot be decoded wholly.
+        """
+
+    def place(self, targets: Targets, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None) -> Targets:
+        """Opened targets (n) as they stand to the network's input that the codec prepares by the same draws: what moved
+        the pixels has moved boxes and masks."""
+
+
+class UnchangedTargets:
+    """The TargetCodec of targets that the manifest says completely, and that stay the same however an example is
+    presented: classes."""
+
+    def open(
+        self, targets: Targets, spec: InputSpec, task: TaskConfig, data: Path, limits: StoreLimits, console: Console
+    ) -> Targets:
+        return targets
+
+    def place(self, targets: Targets, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None) -> Targets:
+        return targets
+
+
 class Network(Protocol):
     """The network: a backbone with a new head, as blocks in order."""
 
+    def design(
+        self, train: pa.Table, labels: Sequence[str], spec: InputSpec, task: TaskConfig, backbone: BackboneRecord
+    ) -> dict[str, Any]:
+        """What building the network takes from settings and training examples, as JSON holds it: sizes of anchors, for
+        example. It is saved with every candidate, and served.
+
+        Args:
+            train: the manifest's training rows.
+        """
+
     def build(
-        self, backbone: BackboneRecord, labels: Sequence[str], *, pretrained: bool = True, seed: int = 0
+        self,
+        backbone: BackboneRecord,
+        labels: Sequence[str],
+        *,
+        design: Mapping[str, Any] | None = None,
+        pretrained: bool = True,
+        seed: int = 0,
     ) -> BlockedNetwork:
         """The backbone with a new head for these labels; `seed` is that of the random weights."""
 
@@ -194,21 +244,46 @@ class Network(Protocol):
 
 
 class Scorer(Protocol):
-    """From the network's output to answers that can be judged."""
+    """From targets to the loss, and from the network's output to answers that can be judged."""
 
-    def targets(self, manifest: pa.Table, labels: Sequence[str]) -> torch.Tensor:
-        """The targets of the manifest's rows, in order.
+    @property
+    def kind(self) -> TargetKind:
+        """What an example's target is, by which its metrics are known."""
+
+    def targets(self, manifest: pa.Table, labels: Sequence[str]) -> Targets:
+        """The targets of the manifest's rows, in order, as the manifest says them.
 
         Raises:
             DataError: a target is not in the label space.
         """
 
-    def probabilities(self, output: torch.Tensor) -> torch.Tensor:
-        """What a user would read of the network's output: (N, classes), rows summing to 1.
+    def build_loss(self, config: FinetuneConfig, targets: Targets, labels: Sequence[str]) -> TrainingLoss:
+        """The loss of the settings.
+
+        Args:
+            targets: of all training examples (N), opened.
+        """
+
+    def answers(self, network: BlockedNetwork, output: Batch, targets: Targets | None) -> torch.Tensor:
+        """What validation keeps of the network's output for some examples: (n, …), of one shape for every example.
+
+        Args:
+            targets: of these examples (n), as they are placed; None where what is kept needs none.
 
         Raises:
             TrainingError: the output is of another form.
         """
+
+    def validation_metrics(self, answers: torch.Tensor, targets: Targets) -> dict[str, float]:
+        """The metrics of a validation, by name.
+
+        Args:
+            answers: (N, …) as `answers` gave them.
+            targets: of the same examples (N), opened.
+        """
+
+    def answer_columns(self, answers: torch.Tensor, labels: Sequence[str]) -> dict[str, pa.Array]:
+        """Validation's answers (N, …) as columns (N,) of the table that a candidate keeps of them."""
 
 
 class Exhibit(NamedTuple):
@@ -340,6 +415,7 @@ class Task:
         serving: makes the serving side, which is needed last and imports the most.
         sample: makes the generator of the sample data set.
         explainer: makes the explainer of a candidate's network, in evaluation; None where the task cannot explain.
+        target_codec: makes of targets what the loss compares with.
     """
 
     name: str
@@ -351,3 +427,4 @@ class Task:
     serving: Callable[[], Serving]
     sample: Callable[[], Sample]
     explainer: Callable[[BlockedNetwork, CandidateRecord], Explainer] | None = None
+    target_codec: TargetCodec = field(default_factory=UnchangedTargets)

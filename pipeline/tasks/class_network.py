@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.config_section import TaskConfig
     from pipeline.models.network import BlockedNetwork
-    from pipeline.records import BackboneRecord, CandidateRecord
+    from pipeline.records import BackboneRecord, CandidateRecord, InputSpec
 
 
 class ClassNetwork:
     """The Network of class targets: what the backbone's provider builds."""
 
+    def design(
+        self, train: pa.Table, labels: Sequence[str], spec: InputSpec, task: TaskConfig, backbone: BackboneRecord
+    ) -> dict[str, Any]:
+        """Nothing: a linear head follows from the labels."""
+        return {}
+
     def build(
-        self, backbone: BackboneRecord, labels: Sequence[str], *, pretrained: bool = True, seed: int = 0
+        self,
+        backbone: BackboneRecord,
+        labels: Sequence[str],
+        *,
+        design: Mapping[str, Any] | None = None,
+        pretrained: bool = True,
+        seed: int = 0,
     ) -> BlockedNetwork:
         from pipeline.models.providers import catalog
 

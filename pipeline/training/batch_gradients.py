@@ -12,6 +12,7 @@ from pipeline.training.determinism import set_random_state
 from pipeline.training.gradient_accumulation import OutOfMemory, accumulate
 
 if TYPE_CHECKING:
+    from pipeline.objectives.base import Targets
     from pipeline.training.batch_source import Piece
     from pipeline.training.session import TrainingSession
     from pipeline.training.stage_setup import StageSetup
@@ -32,12 +33,12 @@ class BatchGradients:
         self._state = state
         self._start = start
 
-    def __call__(self, pieces: list[Piece], targets: torch.Tensor) -> float:
+    def __call__(self, pieces: list[Piece], targets: Targets) -> float:
         """Adds a batch's gradient to the parameters and returns its mean loss.
 
         Args:
             pieces: the batch, in parts of one shape each.
-            targets: (N,) of the whole batch.
+            targets: (N) of the whole batch.
 
         Raises:
             TrainingError: there is no memory for a single example.

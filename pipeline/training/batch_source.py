@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from pipeline.errors import ThawError, TrainingError
 from pipeline.records import digest
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.config_section import TaskConfig
     from pipeline.context import Console
     from pipeline.models.network import BlockedNetwork
+    from pipeline.objectives.base import Targets
     from pipeline.records import InputSpec
     from pipeline.tasks.base import Task
     from pipeline.tensors import Batch
@@ -60,7 +61,7 @@ class ExampleSet:
         ids: (N,) sorted, so that the order they were listed in is forgotten.
         rows: (N,) their rows in the store.
         keys: (N,) what their randomness is counted by.
-        targets: (N,) class indices.
+        targets: (N) opened; class indices (N,) where the targets are classes.
         units: (N,) what belongs together: examples of one unit are never held out from each other.
         shapes: (N,) a code for the shape of each.
     """
@@ -68,12 +69,30 @@ class ExampleSet:
     ids: tuple[str, ...]
     rows: Rows
     keys: Keys
-    targets: torch.Tensor
+    targets: Targets
     units: tuple[str, ...]
     shapes: Rows
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def class_indices(self) -> torch.Tensor:
+        """The targets (N,), int64, where they are classes."""
+        import torch
+
+        assert isinstance(self.targets, torch.Tensor)
+        return self.targets
+
+    @property
+    def classes(self) -> Rows:
+        """The class (N,) of each example; all the same where targets are no classes."""
+        import numpy as np
+        import torch
+
+        if isinstance(self.targets, torch.Tensor):
+            return self.targets.numpy()
+        return np.zeros(len(self), np.int64)
 
 
 @dataclass(frozen=True)
@@ -91,6 +110,7 @@ class FinetuneJob:
     scratch: Path
     console: Console
     build: Callable[[bool], BlockedNetwork]  # pretrained or not → the network, its head new
+    design: Mapping[str, Any] = field(default_factory=dict)  # of the network, as the task made it
 
 
 class Piece(NamedTuple):
@@ -147,13 +167,22 @@ class BatchSource:
         if self.features is not None:
             return self.features.batch(rows, views)
         job = self.job
-        draws: list[RandomDraw] | None = None
-        if views is not None:
-            draws = []
-            for view, position in zip(views.tolist(), chosen.tolist(), strict=True):
-                draws.append(RandomDraw(job.config.seed, view, self.examples.ids[position]))
         decoded = job.store.batch(rows)
-        return job.task.codec.prepare(decoded, job.spec, job.task_config, draws)
+        return job.task.codec.prepare(decoded, job.spec, job.task_config, self._draws(chosen, views))
+
+    def targets(self, chosen: Rows, views: Rows | None) -> Targets:
+        """The targets of some of the examples (positions), as they stand to the input that `batch` gives."""
+        job = self.job
+        draws = self._draws(chosen, views)
+        return job.task.target_codec.place(self.examples.targets[chosen], job.spec, job.task_config, draws)
+
+    def _draws(self, chosen: Rows, views: Rows | None) -> list[RandomDraw] | None:
+        if views is None:
+            return None
+        draws: list[RandomDraw] = []
+        for view, position in zip(views.tolist(), chosen.tolist(), strict=True):
+            draws.append(RandomDraw(self.job.config.seed, view, self.examples.ids[position]))
+        return draws
 
     def _culprits(self, chosen: Rows, views: Rows | None) -> list[str]:
         """Those of a failed batch that fail alone as well; all of them where none does."""
@@ -252,9 +281,9 @@ class FeaturesByShape:
 
 
 def select_examples(
-    store: Store, ids: Sequence[str], targets: torch.Tensor, units: Sequence[str | None] | None = None
+    store: Store, ids: Sequence[str], targets: Targets, units: Sequence[str | None] | None = None
 ) -> ExampleSet:
-    """The examples of these ids (N) with their targets (N,).
+    """The examples of these ids (N) with their targets (N).
 
     Args:
         units: (N) what each belongs to; None: to nothing but itself.
@@ -270,7 +299,7 @@ def select_examples(
         ids=sorted_ids,
         rows=rows,
         keys=sampling.keys(sorted_ids),
-        targets=targets[order],
+        targets=targets[np.array(order, np.int64)],
         units=tuple(given_units[number] or ids[number] for number in order),
         shapes=store.shapes(rows),
     )

@@ -5,19 +5,19 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import files, manifest
 from pipeline.context import Console
 from pipeline.errors import VersioningError
-from pipeline.records import BackboneRecord, CandidateRecord, InputSpec
+from pipeline.records import BackboneRecord, CandidateRecord
 from pipeline.training.crash_points import crash_point
 from pipeline.training.train_state import Row
 
 if TYPE_CHECKING:
-    import torch
+    import pyarrow as pa
 
     from pipeline.training.batch_source import FinetuneJob
     from pipeline.training.recipe_trainer import Recipe, TrainedRecipe
@@ -60,12 +60,13 @@ def save_candidate(
         shutil.rmtree(leftover, ignore_errors=True)
     temporary = folder.with_suffix(f".{os.getpid()}")
     temporary.mkdir(parents=True)
-    _write_validation(temporary / VALIDATION, job.val.ids, target, trained.probabilities, job.labels)
+    answers = job.task.scorer.answer_columns(trained.answers, job.labels)
+    _write_validation(temporary / VALIDATION, job.val.ids, target, answers)
     write_curves(temporary / CURVES, trained.state.rows)
     sha = _write_model(temporary / "model.safetensors", trained)
     for name in backbone.files:
         shutil.copyfile(backbone.folder / name, temporary / name)
-    _record(job.spec, job.labels, recipe, trained, backbone, sha).save(temporary)
+    _record(job, recipe, trained, backbone, sha).save(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
     crash_point("after-candidate")
@@ -119,19 +120,16 @@ def _write_model(path: Path, trained: TrainedRecipe) -> str:
     return manifest.sha256(path)
 
 
-def _write_validation(
-    path: Path, ids: Sequence[str], target: Sequence[str], probabilities: torch.Tensor, labels: Sequence[str]
-) -> None:
+def _write_validation(path: Path, ids: Sequence[str], target: Sequence[str], answers: Mapping[str, pa.Array]) -> None:
     import pyarrow as pa
 
     columns: dict[str, pa.Array] = {"id": pa.array(ids, pa.string()), "target": pa.array(target, pa.string())}
-    for number, label in enumerate(labels):
-        columns[f"p.{label}"] = pa.array(probabilities[:, number].numpy(), pa.float32())
+    columns.update(answers)
     manifest.write_table(pa.table(columns), path)
 
 
 def _record(
-    spec: InputSpec, labels: tuple[str, ...], recipe: Recipe, trained: TrainedRecipe, backbone: BackboneRecord, sha: str
+    job: FinetuneJob, recipe: Recipe, trained: TrainedRecipe, backbone: BackboneRecord, sha: str
 ) -> CandidateRecord:
     state = trained.state
     plan = state.plan.model_dump(mode="json")
@@ -142,8 +140,8 @@ def _record(
         key=recipe.key,
         baseline=False,
         architecture=backbone.architecture,
-        labels=labels,
-        input=spec,
+        labels=job.labels,
+        input=job.spec,
         stages=tuple(state.results),
         val=state.results[-1].val,
         steps=state.steps,
@@ -151,4 +149,5 @@ def _record(
         plan=plan,
         backbone=backbone.name,
         files=backbone.files,
+        design=job.design,
     )

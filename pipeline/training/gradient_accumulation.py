@@ -10,11 +10,9 @@ from pipeline.training.numerics import is_out_of_memory
 from pipeline.training.plan import TrainingPlan, autocast, to_input
 
 if TYPE_CHECKING:
-    import torch
-
     from pipeline.models.network import BlockedNetwork
+    from pipeline.objectives.base import Targets, TrainingLoss
     from pipeline.training.batch_source import Piece
-    from pipeline.training.losses import TrainingLoss
 
 
 class OutOfMemory(Exception):
@@ -31,14 +29,14 @@ def accumulate(
     plan: TrainingPlan,
     start: int,
     pieces: Sequence[Piece],
-    targets: torch.Tensor,
+    targets: Targets,
 ) -> float:
     """Adds the gradient of a batch's mean loss to the parameters, at most `plan.batch_size` examples at a time.
 
     Args:
         start: index of the block that the pieces are the input of.
         pieces: the batch, in parts of one shape each.
-        targets: (N,) of the whole batch.
+        targets: (N) of the whole batch.
 
     Returns:
         The mean loss.

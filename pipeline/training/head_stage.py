@@ -27,10 +27,11 @@ from pipeline.training.plan import autocast, to_input
 
 if TYPE_CHECKING:
     from pipeline.models.network import Block, BlockedNetwork
+    from pipeline.objectives.base import TrainingLoss
+    from pipeline.objectives.class_loss import ClassLoss
     from pipeline.tensors import Batch
     from pipeline.training.batch_source import BatchSource, ExampleSet, FinetuneJob, StageBatches
     from pipeline.training.linear_head import HeadProblem, PrincipalComponents
-    from pipeline.training.losses import TrainingLoss
     from pipeline.training.plan import TrainingPlan
     from pipeline.training.stages import StageScope
 
@@ -70,6 +71,8 @@ def is_solved(job: FinetuneJob, model: BlockedNetwork, stage: StageConfig) -> bo
 def solver_refusal(job: FinetuneJob, model: BlockedNetwork, scope: StageScope) -> str | None:
     """Why a stage is trained by the optimiser and not solved; "" where it is not a head's stage at all, and None where
     it is solved."""
+    if job.task.scorer.kind != "classes":
+        return ""
     head = model.blocks[-1]
     if scope.trained != (head.name,) or job.config.head_solver == "optimizer":
         return ""
@@ -121,8 +124,11 @@ def solve_head(
     Raises:
         NonFiniteError: a feature is NaN or infinite.
     """
+    from pipeline.objectives.class_loss import ClassLoss
+
     layer = find_linear_layer(model.blocks[-1])
     assert layer is not None  # `solver_refusal` was asked
+    assert isinstance(objective, ClassLoss)
     problem, components = _head_problem(job, model, batches.train, objective, plan, between)
 
     def interrupted() -> None:
@@ -153,7 +159,7 @@ def _head_problem(
     job: FinetuneJob,
     model: BlockedNetwork,
     source: BatchSource,
-    objective: TrainingLoss,
+    objective: ClassLoss,
     plan: TrainingPlan,
     between: Callable[[], None],
 ) -> tuple[HeadProblem, PrincipalComponents]:
@@ -163,7 +169,7 @@ def _head_problem(
     features = torch.cat([_features(job, model, source, plan, view, between) for view in views])
     _refuse_not_finite(features, job.train)
     components = linear_head.PrincipalComponents.of(features)
-    targets = target_rows(job.config, job.train.targets, len(job.labels), objective) / len(views)
+    targets = target_rows(job.config, job.train.class_indices, len(job.labels), objective) / len(views)
     inputs = components.project(features)
     repeated = targets.repeat(len(views), 1)
     return linear_head.HeadProblem(inputs, components.variances, repeated), components
@@ -183,7 +189,7 @@ def _refuse_not_finite(features: torch.Tensor, examples: ExampleSet) -> None:
         )
 
 
-def target_rows(config: FinetuneConfig, classes: torch.Tensor, count: int, objective: TrainingLoss) -> torch.Tensor:
+def target_rows(config: FinetuneConfig, classes: torch.Tensor, count: int, objective: ClassLoss) -> torch.Tensor:
     """How much each example counts towards each class (N, C): what the optimiser would minimise on average over an
     epoch, with label smoothing, class weights and balanced sampling. The sum is N."""
     smoothing = objective.smoothing
@@ -249,13 +255,13 @@ def _choose(
     if len(job.val) >= ENOUGH_TO_VALIDATE:
         inputs = components.project(validation_features())
         heads = linear_head.solve_path(problem, STRENGTHS, between)
-        losses = [linear_head.log_losses(inputs, job.val.targets, solution.head) for solution in heads]
-        weights = _example_weights(problem, job.train, job.val.targets)
+        losses = [linear_head.log_losses(inputs, job.val.class_indices, solution.head) for solution in heads]
+        weights = _example_weights(problem, job.train, job.val.class_indices)
         return linear_head.choose_strength(STRENGTHS, torch.stack(losses), weights), "validation"
     count = min(FOLDS, len(set(job.train.units)))
     if count < 2:
         return DEFAULT_STRENGTH, "default"
-    classes = job.train.targets
+    classes = job.train.class_indices
     folds = linear_head.assign_folds(job.train.units, classes.tolist(), count)
     judged = linear_head.can_be_judged(classes, folds)
     if not judged.any():
@@ -269,7 +275,7 @@ def _example_weights(problem: HeadProblem, train: ExampleSet, classes: torch.Ten
     """How much examples of these classes (M,) count in the objective: as much as those of train do, on average."""
     count = problem.targets.shape[1]
     weights = problem.targets[: len(train)].sum(1)
-    totals = torch.zeros(count, dtype=torch.float64).index_add(0, train.targets, weights)
-    counts = torch.bincount(train.targets, minlength=count).clamp_min(1)
+    totals = torch.zeros(count, dtype=torch.float64).index_add(0, train.class_indices, weights)
+    counts = torch.bincount(train.class_indices, minlength=count).clamp_min(1)
     means = totals / counts
     return means[classes]

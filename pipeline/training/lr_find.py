@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.objectives.base import Targets
     from pipeline.training.batch_source import Piece
 
 Curve = NDArray[np.float64]
@@ -49,8 +50,8 @@ class Sweep(NamedTuple):
 def sweep_rates(
     network: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[list[Piece], torch.Tensor]],
-    gradients: Callable[[list[Piece], torch.Tensor], float],
+    batches: Iterable[tuple[list[Piece], Targets]],
+    gradients: Callable[[list[Piece], Targets], float],
     *,
     low: float = LOW,
     high: float = HIGH,
@@ -115,7 +116,7 @@ def suggest_rate(rates: Curve, losses: Curve, slopes: Curve) -> float | None:
     return float(rates[steepest])
 
 
-def _again(batches: Iterable[tuple[list[Piece], torch.Tensor]]) -> Iterator[tuple[list[Piece], torch.Tensor]]:
+def _again(batches: Iterable[tuple[list[Piece], Targets]]) -> Iterator[tuple[list[Piece], Targets]]:
     """The batches over and over, without keeping them."""
     while True:
         none = True

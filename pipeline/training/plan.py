@@ -26,13 +26,13 @@ from pipeline.config import FinetuneConfig
 from pipeline.records import FrozenModel, digest
 from pipeline.tensors import Batch, example_shapes
 from pipeline.training import hardware
-from pipeline.training.losses import TrainingLoss
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.context import Console
     from pipeline.models.network import BlockedNetwork
+    from pipeline.objectives.base import Targets, TrainingLoss
     from pipeline.tasks.base import Task
 
 SECONDS = 4.0  # of measuring in all, or more where that is no more than 1 / PAYS of the training
@@ -40,7 +40,6 @@ TRIALS = 4  # measured steps of a candidate, at the most
 FEWEST_TRIALS = 2  # of which the first chooses kernels and gets memory; with fewer, a candidate is not measured
 HOPELESS = 2.0  # how much longer than the fastest a candidate must take to be given up after the fewest trials
 CLEAR = 1.15  # and after one more
-EXAMPLES = 8  # in a measured step
 LOSS_TOLERANCE = 0.02  # relative; bf16 keeps 8 bits of significand
 MEMORY_SHARE = 0.6  # of what is available, for a batch's activations
 LONG = 600.0  # seconds of training from which compiling pays
@@ -87,6 +86,20 @@ class TrainingPlan(FrozenModel):
         return ", ".join(parts)
 
 
+class PlanSample(NamedTuple):
+    """Some training examples, by which plans are measured.
+
+    Args:
+        x: their input (n, …) of float32, of one shape.
+        targets: (n) as they are placed.
+        loss: what a step minimises.
+    """
+
+    x: Batch
+    targets: Targets
+    loss: TrainingLoss
+
+
 class MeasuredTrial(NamedTuple):
     """One candidate's step of some examples: seconds, mean loss, and bytes that each example keeps for the backward."""
 
@@ -119,7 +132,7 @@ class Remembered(NamedTuple):
 def choose_plan(
     model_factory: Callable[[], BlockedNetwork],
     task: Task,
-    sample_batch: tuple[Batch, torch.Tensor],
+    sample: PlanSample,
     config: FinetuneConfig,
     scratch: Path,
     console: Console,
@@ -131,7 +144,7 @@ def choose_plan(
 
     Args:
         model_factory: makes the network that will be trained.
-        sample_batch: some prepared input (n, …) of float32 and its class indices (n,).
+        sample: the examples that are measured.
         scratch: the workspace's `.thaw`; the choice is remembered under `plans/`.
         steps: optimiser steps to come, to tell whether compiling pays; 0: not known.
         passes: forward passes of one example to come, a training step counting `BACKWARD`, to tell whether measuring
@@ -140,16 +153,15 @@ def choose_plan(
     Raises:
         ConfigError: the configured device is not there.
     """
-    x, targets = sample_batch
     base = _base(config)
-    candidates = _open(config, base, x)
+    candidates = _open(config, base, sample.x)
     may_compile = config.plan.compile == "auto" and base.device.startswith("cuda")
     if len(candidates) == 1 and not may_compile:
         console.info(f"plan: {candidates[0]} (as configured)")
         return candidates[0]
     model = model_factory()
-    path = _path(model, task, x, config, candidates, scratch)
-    chosen, how = _find(model, (x, targets), candidates, config, path, passes)
+    path = _path(model, task, sample.x, config, candidates, scratch)
+    chosen, how = _find(model, sample, candidates, config, path, passes)
     seconds = steps * config.batch_size * chosen.seconds_per_example
     compiling_pays = may_compile and seconds > LONG
     compiles = base.compile or compiling_pays
@@ -168,12 +180,10 @@ def find_remembered(
     return None if chosen is None else Remembered(chosen, path)
 
 
-def seconds_per_example(
-    model: BlockedNetwork, x: Batch, targets: torch.Tensor, plan: TrainingPlan, config: FinetuneConfig
-) -> float:
-    """What an example takes in a training step of the whole network, measured on `x` (n, …)."""
-    trials = measure_plans(model, x, targets, [plan], config, turns=FEWEST_TRIALS)
-    return trials.best[plan].seconds / len(x)
+def seconds_per_example(model: BlockedNetwork, sample: PlanSample, plan: TrainingPlan) -> float:
+    """What an example takes in a training step of the whole network, measured on the sample."""
+    trials = measure_plans(model, sample, [plan], turns=FEWEST_TRIALS)
+    return trials.best[plan].seconds / len(sample.x)
 
 
 def _path(
@@ -192,7 +202,7 @@ def _path(
 
 def _find(
     model: BlockedNetwork,
-    sample: tuple[Batch, torch.Tensor],
+    sample: PlanSample,
     candidates: list[TrainingPlan],
     config: FinetuneConfig,
     path: Path,
@@ -202,15 +212,14 @@ def _find(
     known = _read(path)
     if known is not None:
         return known, "remembered"
-    x = sample[0][:EXAMPLES]
-    targets = sample[1][:EXAMPLES]
+    x = sample.x
     cost = BACKWARD * TRIALS * len(x) * len(candidates)
     if 0 < passes < PAYS * cost and candidates[0].device == "cpu":
         # One example, for the memory it takes: no race that takes as long as the training.
-        loss = TrainingLoss(config.label_smoothing, None)
-        step = _step(model, x[:1], targets[:1], candidates[0], loss, backward=False)
+        one = PlanSample(x[:1], sample.targets[:1], sample.loss)
+        step = _step(model, one, candidates[0], backward=False)
         return _best([step], config, 1), "as usual on a CPU; too little to train for measuring to pay"
-    trials = measure_plans(model, x, targets, candidates, config, passes=passes)
+    trials = measure_plans(model, sample, candidates, passes=passes)
     chosen = _best(list(trials.measured.values()), config, len(x))
     measured = ", ".join(_told(result, candidates) for result in trials.measured.values())
     if not trials.complete:
@@ -287,10 +296,8 @@ class PlanTrials:
 
 def measure_plans(
     model: BlockedNetwork,
-    x: Batch,
-    targets: torch.Tensor,
+    sample: PlanSample,
     candidates: list[TrainingPlan],
-    config: FinetuneConfig,
     *,
     passes: int = 0,
     turns: int = TRIALS,
@@ -307,7 +314,6 @@ def measure_plans(
     import torch
 
     trials = PlanTrials(candidates)
-    objective = TrainingLoss(config.label_smoothing, None)
     started = time.perf_counter()
     had_threads = torch.get_num_threads()
     try:
@@ -316,11 +322,11 @@ def measure_plans(
             if trials.complete and len(contenders) == 1:
                 break
             for candidate in contenders:
-                if trials.best and time.perf_counter() - started > _time_for_it(trials, len(x), passes):
+                if trials.best and time.perf_counter() - started > _time_for_it(trials, len(sample.x), passes):
                     return trials
                 torch.set_num_threads(candidate.threads)
                 try:
-                    trials.add(_step(model, x, targets, candidate, objective))
+                    trials.add(_step(model, sample, candidate))
                 except RuntimeError:  # no kernel for this arithmetic, or no memory
                     if candidate is candidates[0]:
                         raise
@@ -359,15 +365,14 @@ def _shares(model: BlockedNetwork, x: Batch, plan: TrainingPlan) -> tuple[float,
 
 def _step(
     model: BlockedNetwork,
-    x: Batch,
-    targets: torch.Tensor,
+    sample: PlanSample,
     plan: TrainingPlan,
-    objective: TrainingLoss,
     *,
     backward: bool = True,
 ) -> MeasuredTrial:
     import torch
 
+    x = sample.x
     place_network(model, plan.model_copy(update={"compile": False}))
     model.stock.eval()  # dropout and BatchNorm's batch statistics would make the losses differ
     model.stock.zero_grad(set_to_none=True)
@@ -381,7 +386,8 @@ def _step(
     began = time.perf_counter()
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         with autocast(plan):
-            loss = objective(model, to_input(x, plan), 0, targets) / len(x)
+            total = sample.loss(model, to_input(x, plan), 0, sample.targets)
+            loss = total / sample.loss.total_weight(sample.targets)
         if backward:
             loss.backward()  # type: ignore[no-untyped-call]
     value = float(loss.detach())

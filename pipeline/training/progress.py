@@ -34,6 +34,9 @@ class StageTimes(defaultdict[str, float]):
             self[what] += time.monotonic() - began
 
 
+ANSWERS = "probabilities"  # the name in checkpoints, from the time when all targets were classes
+
+
 @dataclass
 class TrainingProgress:
     """What changes while a training runs, besides weights and optimiser; handed on from stage to stage.
@@ -41,7 +44,7 @@ class TrainingProgress:
     Args:
         state: where the training is.
         best_state: tensors of the best result: weights and buffers of the trained blocks as `weights/…`, and the
-            validation probabilities (N, C) as `probabilities`. Empty before the first validation.
+            validation answers (N, …) as `ANSWERS`. Empty before the first validation.
         times: by stage.
     """
 

@@ -19,7 +19,7 @@ from pipeline.training.determinism import deterministic
 from pipeline.training.interruption import StopSignal
 from pipeline.training.numerics import NonFiniteError
 from pipeline.training.plan import TrainingPlan
-from pipeline.training.progress import StageTimes, TrainingProgress
+from pipeline.training.progress import ANSWERS, StageTimes, TrainingProgress
 from pipeline.training.session import TrainingSession
 from pipeline.training.stage_trainer import train_stage
 from pipeline.training.train_state import Row, TrainState, machine
@@ -46,14 +46,14 @@ class TrainedRecipe:
     """A finished training.
 
     Args:
-        probabilities: (N, C) of the validation examples at the best result, in the order of their ids.
+        answers: (N, …) to the validation examples at the best result, in the order of their ids.
         times: of each stage, in this process.
         checkpoints: to be cleared once the result is in its place.
     """
 
     model: BlockedNetwork
     state: TrainState
-    probabilities: torch.Tensor
+    answers: torch.Tensor
     times: Mapping[str, StageTimes]
     checkpoints: Checkpoints
 
@@ -88,8 +88,8 @@ def train(
         try:
             _obey_plan(session, progress.state, choose_plan)
             model = _train_stages(session, recipe.stages, progress, checkpoint)
-            probabilities = progress.best_state["probabilities"]
-            return TrainedRecipe(model, progress.state, probabilities, progress.times, checkpoints)
+            answers = progress.best_state[ANSWERS]
+            return TrainedRecipe(model, progress.state, answers, progress.times, checkpoints)
         except NonFiniteError as fault:
             if progress.state.plan.precision == "fp32":
                 raise

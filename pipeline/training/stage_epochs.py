@@ -17,6 +17,7 @@ from pipeline.training.crash_points import crash_point
 from pipeline.training.numerics import NonFiniteError
 
 if TYPE_CHECKING:
+    from pipeline.objectives.base import Targets
     from pipeline.training.batch_gradients import BatchGradients
     from pipeline.training.batch_source import BatchSource, FinetuneJob, Piece
     from pipeline.training.progress import TrainingProgress
@@ -42,11 +43,23 @@ class EpochOrder(NamedTuple):
     batches: list[Rows]
 
 
+class LoadedBatch(NamedTuple):
+    """A batch as a step takes it.
+
+    Args:
+        pieces: its input, in parts of one shape each.
+        targets: (N) of the whole batch.
+    """
+
+    pieces: list[Piece]
+    targets: Targets
+
+
 def order_epoch(job: FinetuneJob, epoch: int) -> EpochOrder:
     """What an epoch (from 0, over the whole recipe) shows, from settings and ids alone."""
     train = job.train
     config = job.config
-    rows, repeats = sampling.epoch_rows(train.keys, train.targets.numpy(), config.sampling, config.seed, epoch)
+    rows, repeats = sampling.epoch_rows(train.keys, train.classes, config.sampling, config.seed, epoch)
     views = sampling.views(train.keys[rows], epoch, config.views, repeats)
     shapes = train.shapes[rows]
     if (shapes == shapes[0]).all():
@@ -56,14 +69,17 @@ def order_epoch(job: FinetuneJob, epoch: int) -> EpochOrder:
     return EpochOrder(rows, views, batches)
 
 
-def repeat_epoch(setup: StageSetup, source: BatchSource, epoch: int) -> Iterator[tuple[list[Piece], torch.Tensor]]:
-    """An epoch's batches over and over: input of the stage's first trained block, and targets (N,)."""
+def repeat_epoch(setup: StageSetup, source: BatchSource, epoch: int) -> Iterator[LoadedBatch]:
+    """An epoch's batches over and over: input of the stage's first trained block, and targets."""
     stages.set_modes(setup.model, setup.scope)
     order = order_epoch(setup.job, epoch)
     for batch in itertools.cycle(order.batches):
-        rows = order.rows[batch]
-        pieces = source.pieces(rows, order.views[batch])
-        yield pieces, setup.job.train.targets[torch.from_numpy(rows)]
+        yield load_batch(source, order.rows[batch], order.views[batch])
+
+
+def load_batch(source: BatchSource, rows: Rows, views: Rows) -> LoadedBatch:
+    """A batch of the examples at these positions (n,), each in its view."""
+    return LoadedBatch(source.pieces(rows, views), source.targets(rows, views))
 
 
 class EpochTrainer:
@@ -105,22 +121,21 @@ class EpochTrainer:
         order = order_epoch(setup.job, self._state.epoch)
         remaining = order.batches[self._state.batch :]
         stages.set_modes(setup.model, setup.scope)
-        work = (partial(self._source.pieces, order.rows[batch], order.views[batch]) for batch in remaining)
+        work = (partial(load_batch, self._source, order.rows[batch], order.views[batch]) for batch in remaining)
         loaded = load_ahead(work, setup.job.config.plan.workers)
-        for batch, pieces in zip(remaining, self._saver.save_when_interrupted(loaded), strict=True):
+        for batch, loaded_batch in zip(remaining, self._saver.save_when_interrupted(loaded), strict=True):
             with self._times.timed("step"):
-                self._step(pieces, order.rows[batch])
+                self._step(loaded_batch, order.rows[batch])
             self._show_progress()
             self._saver.pause()
         freeze.check_modes(setup.model, setup.scope, setup.stage.name)
         crash_point("last-batch")
 
-    def _step(self, pieces: list[Piece], rows: Rows) -> None:
+    def _step(self, batch: LoadedBatch, rows: Rows) -> None:
         """One optimiser step; nothing of the step is left behind where it raises."""
-        job = self._setup.job
         state = self._state
         optimizers.set_rates(self._optimizer, self._steps_done(), self._setup.steps, self._setup.stage.warmup)
-        loss = self._gradients(pieces, job.train.targets[torch.from_numpy(rows)])
+        loss = self._gradients(batch.pieces, batch.targets)
         norm = self._clip_gradients()
         if not np.isfinite([loss, norm]).all():
             raise self._not_finite(loss, norm, rows)

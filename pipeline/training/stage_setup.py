@@ -10,7 +10,6 @@ import numpy as np
 
 from pipeline.training import head_stage, optimizers, stages
 from pipeline.training.batch_source import BatchSource, StageBatches, stage_batches
-from pipeline.training.losses import build_loss
 from pipeline.training.plan import TrainingPlan, place_network, to_input
 
 if TYPE_CHECKING:
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
 
     from pipeline.config import StageConfig
     from pipeline.models.network import BlockedNetwork
+    from pipeline.objectives.base import TrainingLoss
     from pipeline.training.batch_source import FinetuneJob
-    from pipeline.training.losses import TrainingLoss
     from pipeline.training.stages import StageScope
 
 
@@ -112,7 +111,7 @@ def set_up(job: FinetuneJob, stage: StageConfig, plan: TrainingPlan, model: Bloc
     stages.apply_scope(model, scope)
     refusal = head_stage.solver_refusal(job, model, scope)
     _fuse_prefix(job, model, scope, plan)
-    loss = build_loss(job.config, job.train.targets, len(job.labels))
+    loss = job.task.scorer.build_loss(job.config, job.train.targets, job.labels)
     return StageSetup(job, stage, model, scope, loss, refusal)
 
 

@@ -9,6 +9,7 @@ from pipeline.records import SolvedHead, StageResult
 from pipeline.training import freeze, head_stage, lr_find, optimizers, validation_metrics
 from pipeline.training.batch_gradients import BatchGradients
 from pipeline.training.crash_points import crash_point
+from pipeline.training.progress import ANSWERS
 from pipeline.training.stage_epochs import EpochTrainer, repeat_epoch
 from pipeline.training.stage_saver import StageSaver
 from pipeline.training.stage_setup import StageSetup, set_up
@@ -124,7 +125,7 @@ class StageTrainer:
         if state.results and self.setup.stage.init == "keep":
             last = state.results[-1]
             state.best = BestResult(last.best_epoch, last.val)
-            self._keep_best(self.progress.best_state["probabilities"])
+            self._keep_best(self.progress.best_state[ANSWERS])
 
     def resume(self, optimizer_state: dict[str, torch.Tensor]) -> None:
         """Gives the optimiser the state of a checkpoint.
@@ -184,23 +185,24 @@ class StageTrainer:
         """Validates, and keeps the weights where they are the best so far."""
         state = self.progress.state
         primary = self.setup.job.config.primary
-        probabilities = self._validator.validate()
-        metrics = validation_metrics.compute_metrics(probabilities.double(), self.setup.job.val.targets)
+        job = self.setup.job
+        answers = self._validator.validate()
+        metrics = job.task.scorer.validation_metrics(answers, job.val.targets)
         self._record_curves(metrics)
         score = validation_metrics.score(metrics, primary)
         state.epochs_without_improvement += 1
         if state.best_stage_score is None or score > state.best_stage_score:
-            state.best_stage_score = (score.primary, score.negative_log_loss)
+            state.best_stage_score = (score.primary, score.tie_breaker)
             state.epochs_without_improvement = 0
         if state.best is None or score > validation_metrics.score(state.best.metrics, primary):
             state.best = BestResult(state.epoch + 1, metrics)
-            self._keep_best(probabilities)
+            self._keep_best(answers)
         state.end_epoch()
 
-    def _keep_best(self, probabilities: torch.Tensor) -> None:
-        """Keeps the weights as they are now, with the validation probabilities (N, C) that they give."""
+    def _keep_best(self, answers: torch.Tensor) -> None:
+        """Keeps the weights as they are now, with the answers (N, …) that they give to the validation examples."""
         best_state = self.setup.trained_weights()
-        best_state["probabilities"] = probabilities
+        best_state[ANSWERS] = answers
         self.progress.best_state = best_state
 
     def _record_curves(self, metrics: dict[str, float]) -> None:
@@ -241,7 +243,7 @@ class StageTrainer:
             solved=self._solved,
         )
         state.close_stage(result)
-        self.progress.best_state = {"probabilities": self.progress.best_state["probabilities"]}
+        self.progress.best_state = {ANSWERS: self.progress.best_state[ANSWERS]}
         self._saver.save(start=True)
         crash_point("between-stages")
 

@@ -1,4 +1,4 @@
-"""Validation of a stage: the probabilities of the validation examples, by the weights as they are now."""
+"""Validation of a stage: what the network answers to the validation examples with the weights as they are now."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pipeline.tensors import single_tensor
 from pipeline.training import batchnorm, sampling, stages
 from pipeline.training.batch_source import BatchSource, load_ahead
 from pipeline.training.plan import autocast, to_input
@@ -35,7 +34,7 @@ class StageValidator:
         self._saver = saver
 
     def validate(self) -> torch.Tensor:
-        """Probabilities (N, C), float32, of the validation examples presented plainly, in the order of their ids.
+        """Answers (N, …) to the validation examples presented plainly, in the order of their ids.
 
         Raises:
             Interrupted: a signal came; everything is saved.
@@ -46,21 +45,23 @@ class StageValidator:
         setup.model.stock.eval()
         try:
             with torch.inference_mode():
-                probabilities = torch.cat(list(self._probabilities(batches)))
+                answers = torch.cat(list(self._answers(batches)))
                 order = np.argsort(np.concatenate(batches))
-                return probabilities[torch.from_numpy(order)]
+                return answers[torch.from_numpy(order)]
         finally:
             stages.set_modes(setup.model, setup.scope)
 
-    def _probabilities(self, batches: list[Rows]) -> Iterator[torch.Tensor]:
+    def _answers(self, batches: list[Rows]) -> Iterator[torch.Tensor]:
         job = self._setup.job
         plan = self._state.plan
         work = (partial(self._source.batch, batch, None) for batch in batches)
         loaded = load_ahead(work, job.config.plan.workers)
-        for x in self._saver.save_when_interrupted(loaded):
+        model = self._setup.model
+        for batch, x in zip(batches, self._saver.save_when_interrupted(loaded), strict=True):
             with autocast(plan):
-                output = self._setup.model.run(to_input(x, plan), self._source.start)
-            yield job.task.scorer.probabilities(single_tensor(output)).cpu()
+                output = model.run(to_input(x, plan), self._source.start)
+            targets = self._source.targets(batch, None)
+            yield job.task.scorer.answers(model, output, targets).cpu()
             self._saver.pause()
 
     def _estimate_statistics(self) -> None:

@@ -53,7 +53,7 @@ def judged(served: Served, contents: list[str], scratch: Path) -> Any:
     """What evaluation says of these texts."""
     table = pa.table({"id": [str(number) for number in range(len(contents))], "content": contents})
     context = Context(root=scratch, data=scratch, scratch=scratch / ".thaw", run_dir=scratch)
-    return LoadedCandidate(TASK, served.task, served.candidate, table, context).probabilities()
+    return LoadedCandidate(TASK, served.task, served.candidate, table, context).answers()
 
 
 @pytest.mark.parametrize(

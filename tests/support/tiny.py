@@ -23,6 +23,7 @@ from pipeline.models.providers.torchvision.blocks import SequentialBlock, Torchv
 from pipeline.models.providers.torchvision.forward_steps import Step
 from pipeline.records import ImageInputSpec
 from pipeline.tasks.base import RandomDraw, Task
+from pipeline.tasks.class_scorer import ClassScorer
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import batch_source, sampling
 from pipeline.training.interruption import StopSignal, interruptible
@@ -62,7 +63,7 @@ class TinyModel(TorchvisionNetwork):
         self.unfuse()
 
 
-class TinyTask:
+class TinyTask(ClassScorer):
     """Tells red from green from blue."""
 
     name = "tiny"
@@ -86,10 +87,12 @@ class TinyTask:
         rows = [(identity, real_path(data, path)) for identity, path in pairs]
         return open_store(self, spec, rows, limits.scratch, limit_gb=limits.gigabytes, console=console)
 
-    def targets(self, manifest: Any, labels: Sequence[str]) -> torch.Tensor:
-        return torch.tensor([labels.index(label) for label in manifest.column("target").to_pylist()])
+    def design(self, *_: Any) -> dict[str, Any]:
+        return {}
 
-    def build(self, backbone: Any, labels: Sequence[str], *, pretrained: bool = True, seed: int = 0) -> TinyModel:
+    def build(
+        self, backbone: Any, labels: Sequence[str], *, design: Any = None, pretrained: bool = True, seed: int = 0
+    ) -> TinyModel:
         return TinyModel(len(labels), seed=10 * seed + pretrained)
 
     def prepare(
@@ -106,9 +109,6 @@ class TinyTask:
         gains = torch.tensor([0.8 + 0.4 * (turn % 1000) / 1000 for turn in turns])
         flips = torch.tensor([bool(turn >> 20 & 1) for turn in turns])
         return torch.where(flips[:, None, None, None], x.flip(3), x) * gains[:, None, None, None]
-
-    def probabilities(self, output: torch.Tensor) -> torch.Tensor:
-        return output.float().softmax(1)
 
 
 def tiny_task(parts: Any = None) -> Task:
@@ -213,7 +213,7 @@ def weights_hash(trained: TrainedRecipe) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(trained.model.stock.state_dict().items()):
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    digest.update(trained.probabilities.numpy().tobytes())
+    digest.update(trained.answers.numpy().tobytes())
     digest.update(json.dumps([*trained.state.rows, trained.state.steps]).encode())
     return digest.hexdigest()
 

@@ -149,7 +149,7 @@ def answers(finished: Finished, rows: slice) -> np.ndarray[Any, Any]:
         finished.workspace, config, SilentConsole(), tracker(), finished.workspace.scratch / "contract"
     )
     task = catalog.find(finished.task)
-    return LoadedCandidate(task, config.task, finished.candidate, tests, surroundings).probabilities()
+    return LoadedCandidate(task, config.task, finished.candidate, tests, surroundings).answers()
 
 
 def tracker() -> Any:

@@ -12,9 +12,9 @@ import torch
 from torch.optim.swa_utils import update_bn
 
 from pipeline.config import StageConfig
+from pipeline.objectives.class_loss import ClassLoss
 from pipeline.training import batchnorm, gradient_accumulation, stages
 from pipeline.training.batch_source import BatchSource, Piece
-from pipeline.training.losses import TrainingLoss
 from tiny import PLAN, STAGES, Setting, TinyModel
 
 EVERYTHING = StageConfig(name="all", train=("all",), epochs=2, lr=1e-2, batchnorm="train")
@@ -78,22 +78,22 @@ def test_want_of_memory_moves_no_statistics_twice(monkeypatch: pytest.MonkeyPatc
     model = TinyModel()
     stages.apply_scope(model, stages.resolve_scope(model, EVERYTHING))
     before = {name: value.clone() for name, value in model.stock.state_dict().items()}
-    original = TrainingLoss.__call__
+    original = ClassLoss.__call__
     pieces: list[int] = []
 
-    def hungry(self: TrainingLoss, network: Any, x: torch.Tensor, start: int, targets: Any) -> torch.Tensor:
+    def hungry(self: ClassLoss, network: Any, x: torch.Tensor, start: int, targets: Any) -> torch.Tensor:
         pieces.append(len(x))
         loss = original(self, network, x, start, targets)
         if len(pieces) == 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return loss
 
-    monkeypatch.setattr(TrainingLoss, "__call__", hungry)
+    monkeypatch.setattr(ClassLoss, "__call__", hungry)
     plan = PLAN.model_copy(update={"batch_size": 4})
     with pytest.raises(gradient_accumulation.OutOfMemory):
         gradient_accumulation.accumulate(
             model,
-            TrainingLoss(0.0, None),
+            ClassLoss(0.0, None),
             plan,
             0,
             [Piece(np.arange(8), torch.rand(8, 3, 8, 8))],

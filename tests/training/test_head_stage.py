@@ -163,7 +163,7 @@ def test_a_head_that_begins_with_flattening_is_solved_like_others(tmp_path: Path
     with interruptible() as stop:
         trained = train(job, setting(tmp_path, stages=(HEAD,)).recipe(), lambda: PLAN, stop, lambda rows: None)
     expected = setting(tmp_path / "flat", stages=(HEAD,)).train()
-    assert torch.equal(trained.probabilities, expected.probabilities)
+    assert torch.equal(trained.answers, expected.answers)
 
 
 def test_many_validation_examples_choose_the_strength_themselves(

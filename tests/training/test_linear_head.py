@@ -8,8 +8,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.config import FinetuneConfig
+from pipeline.objectives.class_loss import build_loss
 from pipeline.training import head_stage, linear_head
-from pipeline.training.losses import build_loss
 
 
 def correlated(rows: int, columns: int, classes: int, *, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

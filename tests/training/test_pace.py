@@ -11,8 +11,9 @@ import torch
 from consoles import RecordingConsole
 from pipeline.config import FinetuneConfig, PlanConfig
 from pipeline.context import SilentConsole
+from pipeline.objectives.class_loss import ClassLoss
 from pipeline.training import plan, throughput
-from pipeline.training.plan import ChosenPlan, MeasuredTrial, TrainingPlan
+from pipeline.training.plan import ChosenPlan, MeasuredTrial, PlanSample, TrainingPlan
 from pipeline.training.throughput import step_share
 from tiny import LABELS, Setting, TinyModel, tiny_task
 
@@ -30,13 +31,13 @@ def setting(folder: Path, seconds: float, monkeypatch: pytest.MonkeyPatch) -> Se
         batch_size=8, patience=0, views=3, plan=PlanConfig(device="cpu", precision="fp32", threads=1)
     )
 
-    def step(model: Any, x: Any, targets: Any, candidate: TrainingPlan, objective: Any, **other: Any) -> MeasuredTrial:
-        return MeasuredTrial(candidate, seconds * len(x), 0.7, 100)
+    def step(model: Any, sample: PlanSample, candidate: TrainingPlan, **other: Any) -> MeasuredTrial:
+        return MeasuredTrial(candidate, seconds * len(sample.x), 0.7, 100)
 
     monkeypatch.setattr(plan, "_step", step)
     monkeypatch.setattr(plan, "_shares", lambda *_: SHARES)
-    x, targets = torch.zeros(4, 3, 8, 8), torch.arange(4) % len(LABELS)
-    chosen = plan.choose_plan(TinyModel, tiny_task(), (x, targets), config, folder, SilentConsole())  # type: ignore[arg-type]
+    sample = PlanSample(torch.zeros(4, 3, 8, 8), torch.arange(4) % len(LABELS), ClassLoss(0.1, None))
+    chosen = plan.choose_plan(TinyModel, tiny_task(), sample, config, folder, SilentConsole())  # type: ignore[arg-type]
     assert plans(folder), "the measurement was not remembered"
     return Setting(folder, config=config, plan=chosen, every_seconds=1e9)
 

@@ -14,9 +14,10 @@ from pipeline.config import FinetuneConfig, PlanConfig
 from pipeline.context import SilentConsole
 from pipeline.errors import ConfigError
 from pipeline.models.providers.torchvision import blocks
+from pipeline.objectives.class_loss import ClassLoss
 from pipeline.tasks.image_classification import TASK
 from pipeline.training import hardware, plan
-from pipeline.training.plan import MeasuredTrial, TrainingPlan
+from pipeline.training.plan import MeasuredTrial, PlanSample, TrainingPlan
 
 FIXED = {"precision": "fp32", "memory_format": "contiguous"}
 Steps = dict[tuple[str, str], tuple[float, float]]
@@ -26,8 +27,9 @@ def network() -> blocks.TorchvisionNetwork:
     return blocks.build_network("squeezenet1_1", 2)
 
 
-def sample(count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.randn(count, 3, 48, 48, generator=torch.Generator().manual_seed(0)), torch.arange(count) % 2
+def sample(count: int = 4) -> PlanSample:
+    x = torch.randn(count, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    return PlanSample(x, torch.arange(count) % 2, ClassLoss(0.1, None))
 
 
 def chosen(
@@ -55,9 +57,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Steps], list[TrainingP
     def install(steps: Steps, size: int = 1000) -> list[TrainingPlan]:
         asked: list[TrainingPlan] = []
 
-        def step(
-            model: Any, x: Any, targets: Any, candidate: TrainingPlan, objective: Any, **other: Any
-        ) -> MeasuredTrial:
+        def step(model: Any, sample: PlanSample, candidate: TrainingPlan, **other: Any) -> MeasuredTrial:
             asked.append(candidate)
             return MeasuredTrial(candidate, *steps[candidate.precision, candidate.memory_format], size)
 
@@ -108,9 +108,7 @@ class BusyMachine:
     def perf_counter(self) -> float:
         return self.now
 
-    def step(
-        self, model: Any, x: Any, targets: Any, candidate: TrainingPlan, objective: Any, **other: Any
-    ) -> MeasuredTrial:
+    def step(self, model: Any, sample: PlanSample, candidate: TrainingPlan, **other: Any) -> MeasuredTrial:
         alone, loss = USUAL[candidate.precision, candidate.memory_format]
         seconds = alone * self.busy(self.asked)
         self.asked += 1
@@ -183,10 +181,10 @@ def test_a_candidate_that_fails_is_dropped(tmp_path: Path, pretend: Any, monkeyp
     pretend(USUAL)
     usual = plan._step
 
-    def failing(model: Any, x: Any, targets: Any, candidate: TrainingPlan, objective: Any) -> MeasuredTrial:
+    def failing(model: Any, sample: PlanSample, candidate: TrainingPlan) -> MeasuredTrial:
         if candidate.precision == "bf16":
             raise RuntimeError("no such kernel")
-        return usual(model, x, targets, candidate, objective)
+        return usual(model, sample, candidate)
 
     monkeypatch.setattr(plan, "_step", failing)
     picked = chosen(tmp_path)
@@ -216,9 +214,9 @@ def test_where_cores_run_two_threads_each_both_numbers_are_tried(
     asked = pretend(USUAL)
     usual, set_to = plan._step, []
 
-    def step(model: Any, x: Any, targets: Any, candidate: TrainingPlan, objective: Any, **other: Any) -> MeasuredTrial:
+    def step(model: Any, sample: PlanSample, candidate: TrainingPlan, **other: Any) -> MeasuredTrial:
         set_to.append((candidate.threads, torch.get_num_threads()))
-        found = usual(model, x, targets, candidate, objective)
+        found = usual(model, sample, candidate)
         return found._replace(seconds=found.seconds * candidate.threads)
 
     monkeypatch.setattr(plan, "_step", step)
@@ -307,7 +305,7 @@ def test_real_steps_are_measured_and_leave_the_network_as_it_was(monkeypatch: py
     threads = torch.get_num_threads()
     candidates = [TrainingPlan(memory_format="contiguous"), TrainingPlan(memory_format="channels-last")]
     monkeypatch.setattr(plan, "SECONDS", 60.0)
-    trials = plan.measure_plans(model, *sample(), candidates, FinetuneConfig())
+    trials = plan.measure_plans(model, sample(), candidates)
     results = list(trials.measured.values())
     assert trials.complete
     assert [result.plan for result in results] == candidates
@@ -321,7 +319,7 @@ def test_real_steps_are_measured_and_leave_the_network_as_it_was(monkeypatch: py
 def test_the_first_candidate_is_measured_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "SECONDS", 0.0)
     candidates = [TrainingPlan(), TrainingPlan(memory_format="channels-last")]
-    trials = plan.measure_plans(network(), *sample(), candidates, FinetuneConfig())
+    trials = plan.measure_plans(network(), sample(), candidates)
     assert list(trials.measured) == candidates[:1]
     assert not trials.complete
 

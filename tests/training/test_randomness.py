@@ -70,15 +70,15 @@ def test_a_cached_prefix_changes_little_at_any_batch_size(tmp_path: Path) -> Non
     cached = PLAN.model_copy(update={"feature_cache": True, "feature_cache_always": True})
     one = Setting(tmp_path / "one", every_seconds=1e9).train()
     other = Setting(tmp_path / "other", every_seconds=1e9, plan=cached).train()
-    assert torch.allclose(one.probabilities, other.probabilities, atol=1e-5)
+    assert torch.allclose(one.answers, other.answers, atol=1e-5)
 
 
 def test_a_fused_prefix_changes_little_and_leaves_the_network_as_it_was(tmp_path: Path) -> None:
     plain = PLAN.model_copy(update={"fuse": False})
     one = Setting(tmp_path / "one", every_seconds=1e9, stages=STAGES[:2]).train()
     other = Setting(tmp_path / "other", every_seconds=1e9, stages=STAGES[:2], plan=plain).train()
-    assert torch.allclose(one.probabilities, other.probabilities, atol=1e-5)
-    assert not torch.equal(one.probabilities, other.probabilities), "nothing was fused"
+    assert torch.allclose(one.answers, other.answers, atol=1e-5)
+    assert not torch.equal(one.answers, other.answers), "nothing was fused"
     assert [r.freeze_digest for r in one.state.results] == [r.freeze_digest for r in other.state.results]
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError
+from pipeline.objectives import class_validation
 from pipeline.training import validation_metrics
 
 PROBABILITIES = torch.tensor([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.2, 0.7]], dtype=torch.double)
@@ -15,7 +16,7 @@ TARGETS = torch.tensor([0, 1, 1, 2])
 
 
 def test_the_metrics_are_what_their_names_say() -> None:
-    found = validation_metrics.compute_metrics(PROBABILITIES, TARGETS)
+    found = class_validation.compute_metrics(PROBABILITIES, TARGETS)
     assert found["accuracy"] == 0.75
     assert found["balanced_accuracy"] == pytest.approx((1 + 0.5 + 1) / 3)
     assert found["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
@@ -23,7 +24,7 @@ def test_the_metrics_are_what_their_names_say() -> None:
 
 
 def test_a_class_that_neither_occurs_nor_is_predicted_counts_for_nothing() -> None:
-    found = validation_metrics.compute_metrics(
+    found = class_validation.compute_metrics(
         PROBABILITIES[:, :2] / PROBABILITIES[:, :2].sum(1, keepdim=True), torch.tensor([0, 0, 0, 0])
     )
     assert found["balanced_accuracy"] == found["accuracy"] == 0.5
@@ -31,7 +32,7 @@ def test_a_class_that_neither_occurs_nor_is_predicted_counts_for_nothing() -> No
 
 def test_a_certain_mistake_has_a_finite_loss() -> None:
     assert math.isfinite(
-        validation_metrics.compute_metrics(torch.tensor([[1.0, 0.0]]).double(), torch.tensor([1]))["log_loss"]
+        class_validation.compute_metrics(torch.tensor([[1.0, 0.0]]).double(), torch.tensor([1]))["log_loss"]
     )
 
 

@@ -11,8 +11,8 @@ import torch
 
 from consoles import RecordingConsole
 from pipeline.errors import TrainingError
+from pipeline.objectives.class_loss import ClassLoss
 from pipeline.training import gradient_accumulation
-from pipeline.training.losses import TrainingLoss
 from pipeline.training.numerics import NonFiniteError
 from tiny import PLAN, STAGES, Setting, TinyStore, TinyTask, tiny_task, weights_hash
 
@@ -49,14 +49,14 @@ def test_bf16_that_loses_itself_is_done_again_in_fp32_from_the_stages_beginning(
         plans.append(plan.precision)
         return plain(plan)
 
-    def loss(self: TrainingLoss, model: Any, x: Any, start: int, targets: Any) -> torch.Tensor:
+    def loss(self: ClassLoss, model: Any, x: Any, start: int, targets: Any) -> torch.Tensor:
         found = original(self, model, x, start, targets)
         lost = plans[-1] == "bf16" and plans.count("bf16") > 20
         return found * float("nan") if lost else found
 
-    original = TrainingLoss.__call__
+    original = ClassLoss.__call__
     monkeypatch.setattr(gradient_accumulation, "autocast", failing)
-    monkeypatch.setattr(TrainingLoss, "__call__", loss)
+    monkeypatch.setattr(ClassLoss, "__call__", loss)
     words = RecordingConsole()
     trained = Setting(tmp_path, plan=PLAN.model_copy(update={"precision": "bf16"})).train(words)
     assert "again in fp32" in words
@@ -70,9 +70,9 @@ def test_want_of_memory_halves_the_batch_and_adds_the_gradients_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    original = TrainingLoss.__call__
+    original = ClassLoss.__call__
 
-    def hungry(self: TrainingLoss, model: Any, x: torch.Tensor, start: int, targets: Any) -> torch.Tensor:
+    def hungry(self: ClassLoss, model: Any, x: torch.Tensor, start: int, targets: Any) -> torch.Tensor:
         sizes.append(len(x))
         if len(x) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -81,7 +81,7 @@ def test_want_of_memory_halves_the_batch_and_adds_the_gradients_up(
     config = Setting(tmp_path).config
     stage = STAGES[0].model_copy(update={"train": ("head",)})
     whole = Setting(tmp_path / "whole", stages=(stage,), config=config).train()
-    monkeypatch.setattr(TrainingLoss, "__call__", hungry)
+    monkeypatch.setattr(ClassLoss, "__call__", hungry)
     words = RecordingConsole()
     pieces = Setting(tmp_path / "pieces", stages=(stage,), config=config).train(words)
     assert max(sizes) > 3, "memory never ran out"
@@ -95,7 +95,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
 
     model, x, y = TinyModel(), torch.rand(7, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 1, 0])
     model.stock.eval()
-    objective = TrainingLoss(0.1, torch.tensor([0.5, 1.0, 2.0]))
+    objective = ClassLoss(0.1, torch.tensor([0.5, 1.0, 2.0]))
     assert objective.weights is not None
     losses = torch.nn.functional.cross_entropy(model.run(x), y, label_smoothing=0.1, reduction="none")
     expected = losses @ objective.weights[y] / objective.weights[y].sum()
@@ -107,7 +107,7 @@ def test_no_memory_for_a_single_example_stops(tmp_path: Path, monkeypatch: pytes
     def starved(*_: Any) -> torch.Tensor:
         raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes")
 
-    monkeypatch.setattr(TrainingLoss, "__call__", starved)
+    monkeypatch.setattr(ClassLoss, "__call__", starved)
     with pytest.raises(TrainingError, match="no memory for a batch of one"):
         Setting(tmp_path).train()
 

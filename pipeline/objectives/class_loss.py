@@ -1,4 +1,4 @@
-"""The loss of a batch, whole or in pieces."""
+"""The loss of class targets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrainingLoss:
+class ClassLoss:
     """Cross-entropy with label smoothing (Szegedy et al. 2016, section 7) and class weights.
 
     Args:
@@ -54,7 +54,7 @@ class TrainingLoss:
         return losses.sum()
 
 
-def build_loss(config: FinetuneConfig, targets: torch.Tensor, classes: int) -> TrainingLoss:
+def build_loss(config: FinetuneConfig, targets: torch.Tensor, classes: int) -> ClassLoss:
     """The configured loss; balanced weights are N / (C · count), 1 on average over the examples (N,)."""
     import torch
 
@@ -62,4 +62,4 @@ def build_loss(config: FinetuneConfig, targets: torch.Tensor, classes: int) -> T
     if config.class_weights == "balanced":
         counts = torch.bincount(targets, minlength=classes).clamp_min(1)
         weights = len(targets) / (classes * counts.float())
-    return TrainingLoss(config.label_smoothing, weights)
+    return ClassLoss(config.label_smoothing, weights)
