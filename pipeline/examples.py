@@ -18,6 +18,16 @@ class ListedExample:
     given_split: str | None = None
     meta: tuple[tuple[str, Any], ...] = ()
     content: str | None = None  # of an example that is no file of its own: canonical JSON of its inputs
+    stratum: str | None = None  # by which the split assigns it; None: the target itself
+    classes: tuple[str, ...] | None = None  # the class of each object in it; None: the target is the one class
+    annotation: Any = None  # hashable: the truth as it was read, until `Reader.check_targets` makes the target of it
+
+    @property
+    def described_target(self) -> str:
+        """The target as a message shows it: a class by its name, objects by their classes."""
+        if self.classes is None:
+            return self.target
+        return ", ".join(sorted(set(self.classes))) or "no objects"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,25 @@ class MeasuredExample:
     doubt: ExampleFault | None = (
         None  # usable, yet to be left out where few others look like this: a placeholder, a black frame
     )
+
+
+@dataclass(frozen=True)
+class CheckedTargets:
+    """Examples whose targets were held against their content.
+
+    Args:
+        usable: those that stay, in their order, with their final target, stratum and classes.
+        faults: why others are left out; they count as examples that cannot be used.
+        object_faults: what was left out of examples that stay; the path is that of the annotation, `#` and the line.
+        findings: what else is to be said.
+        labels: the label space in order, where the targets give one.
+    """
+
+    usable: tuple[tuple[ListedExample, MeasuredExample], ...]
+    faults: tuple[ExampleFault, ...] = ()
+    object_faults: tuple[ExampleFault, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    labels: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,21 @@
 """The manifest: the one table that crosses steps, one row an example, as Parquet.
 
-Columns every task has (`COLUMNS`), then what the task's scan measured (`scan.<name>`), then the user's own
-metadata (`meta.<name>`, used for slices).
+Columns every task has (`COLUMNS`), then those that some tasks have (`content`, `classes`, `stratum`), then what the
+task's scan measured (`scan.<name>`), then the user's own metadata (`meta.<name>`, used for slices).
 
 | column | type | meaning |
 |---|---|---|
 | id | string | MD5 of the example's content, lower-case hex: what DVC calls the file |
 | path | string | path below the data folder, `/`-separated, as `stored_path` writes it (`real_path` turns it back); of identical files with one label, the first in sorted order |
 | aliases | list<string> | the other paths of the same content |
-| target | string | the label, by name |
+| target | string | the label, by name; else canonical JSON: boxes, or where a mask lies and its digest |
 | group | string, null | what must stay in one split together (a patient, a part, a video), as the user gave it |
 | given_split | string, null | `train`, `val` or `test` where the data came already split |
 | split | string, null | the split it has; null until the split step, and for an example that was left out |
 | unit | string, null | what is one piece of evidence: groups and near-duplicates joined in any chain, by the least id among them; null where split is |
+| content | string | where examples are rows of a table: canonical JSON of an example's inputs |
+| classes | list<string> | where the target is no class: the classes of the objects in it, each once, sorted |
+| stratum | string | where the target is no class: the one by which the split assigns it; empty where it has no object |
 
 Rows are sorted by id, so the order in which files were listed changes nothing.
 """
@@ -26,6 +29,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import DataError
@@ -46,7 +50,7 @@ COLUMNS = pa.schema(
     ]
 )
 SCAN, META = "scan.", "meta."
-CONTENT = "content"  # a further column where examples are rows of a table: canonical JSON of an example's inputs
+CONTENT, CLASSES, STRATUM = "content", "classes", "stratum"  # columns that some tasks have
 
 # What could not be used, beside the manifest in the same folder: `quarantine.parquet`.
 QUARANTINE = pa.schema(
@@ -127,6 +131,15 @@ def read(path: Path) -> pa.Table:
             hint="thaw run --force validate",
         )
     return table
+
+
+def count_classes(table: pa.Table) -> dict[str, int]:
+    """Class → rows that contain it."""
+    column = table["target"]
+    if CLASSES in table.column_names:
+        column = pc.list_flatten(table[CLASSES])
+    counted = pc.value_counts(column).to_pylist()
+    return {pair["values"]: pair["counts"] for pair in counted}
 
 
 def sha256(path: Path) -> str:

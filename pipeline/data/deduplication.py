@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.examples import ExampleFault, ListedExample, MeasuredExample
-from pipeline.manifest import COLUMNS, CONTENT, META, SCAN
+from pipeline.manifest import CLASSES, COLUMNS, CONTENT, META, SCAN, STRATUM
 from pipeline.records import Finding
 
 INT64 = np.iinfo(np.int64)
@@ -88,30 +88,32 @@ def _doubtful(doubts: Sequence[ExampleFault], total: int) -> Finding:
 
 def quarantine_conflicts(partition: Partition) -> Partition:
     """Moves every copy of a content that comes with several targets to the faults: nobody knows which is right."""
-    targets: dict[str, dict[str, str]] = {}
+    targets: dict[str, dict[str, ListedExample]] = {}
     for example, measured in partition.usable:
-        targets.setdefault(measured.id, {}).setdefault(example.target, example.path)
-    conflicting = {identity: paths for identity, paths in targets.items() if len(paths) > 1}
+        targets.setdefault(measured.id, {}).setdefault(example.target, example)
+    conflicting = {identity: copies for identity, copies in targets.items() if len(copies) > 1}
     if not conflicting:
         return partition
     faults = {fault.path: fault for fault in partition.faults}
     kept = []
     for example, measured in partition.usable:
-        paths = conflicting.get(measured.id)
-        if paths is None:
+        copies = conflicting.get(measured.id)
+        if copies is None:
             kept.append((example, measured))
         else:
-            faults[example.path] = _conflict(example, measured.id, paths)
+            faults[example.path] = _conflict(example, measured.id, copies)
     in_order = sorted(faults.values(), key=lambda fault: fault.path)
     return Partition(tuple(kept), tuple(in_order), partition.findings)
 
 
-def _conflict(example: ListedExample, identity: str, paths: Mapping[str, str]) -> ExampleFault:
-    others = [f"{target} ({path})" for target, path in paths.items() if target != example.target]
+def _conflict(example: ListedExample, identity: str, copies: Mapping[str, ListedExample]) -> ExampleFault:
+    others = [
+        f"{other.described_target} ({other.path})" for target, other in copies.items() if target != example.target
+    ]
     return ExampleFault(
         example.path,
         "conflicting-labels",
-        f"{example.target}, and elsewhere {', '.join(others[:SHOWN_CONFLICTS])}",
+        f"{example.described_target}, and elsewhere {', '.join(others[:SHOWN_CONFLICTS])}",
         "one label for one content",
         "correct the labels, or remove the copies",
         identity,
@@ -272,11 +274,23 @@ def _table(rows: Sequence[tuple[ListedExample, MeasuredExample]], merged: Mappin
     contents = [example.content for example, _ in rows]
     if any(content is not None for content in contents):
         columns[CONTENT] = pa.array(contents, pa.string())
+    columns.update(_objects([example for example, _ in rows]))
     measured_names = {name for _, measured in rows for name in measured.values}
     for name in sorted(measured_names):
         columns[SCAN + name] = _column([measured.values.get(name) for _, measured in rows])
     columns.update(_metadata(rows))
     return pa.table(columns)
+
+
+def _objects(examples: Sequence[ListedExample]) -> dict[str, pa.Array]:
+    """The columns of targets that are no class, by name; none of class tasks."""
+    columns: dict[str, pa.Array] = {}
+    if any(example.classes is not None for example in examples):
+        classes = [sorted(set(example.classes or ())) for example in examples]
+        columns[CLASSES] = pa.array(classes, pa.list_(pa.string()))
+    if any(example.stratum is not None for example in examples):
+        columns[STRATUM] = pa.array([example.stratum or "" for example in examples], pa.string())
+    return columns
 
 
 def _metadata(rows: Sequence[tuple[ListedExample, MeasuredExample]]) -> dict[str, pa.Array]:

@@ -13,7 +13,7 @@ from pipeline.config import DataConfig
 from pipeline.data.checks import Check, ExpectationSuite
 from pipeline.data.labels import hints
 from pipeline.examples import ColumnExpectation, DriftMeasure
-from pipeline.manifest import SCAN
+from pipeline.manifest import CLASSES, SCAN, count_classes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +114,9 @@ def _drift_check(name: str, subject: str, limit: float, expected: str, hint: str
 def _examples(
     rows: pa.Table, labels: Sequence[str], expected: Sequence[ColumnExpectation], data: DataConfig
 ) -> ExpectationSuite:
-    enough = 2 * data.min_per_class
+    has_objects = CLASSES in rows.column_names
+    fewest = min(2, len(labels)) if has_objects else 2
+    enough = fewest * data.min_per_class
     checks = [
         Check(
             code="conflicting-labels",
@@ -136,11 +138,31 @@ def _examples(
             kind="ExpectColumnValuesToBeUnique",
             arguments={"column": "path"},
         ),
+        *([] if has_objects else _one_class_each(labels)),
+        Check(
+            code="too-few",
+            severity="critical",
+            subject="usable examples",
+            expected=f"at least {enough} ({'two classes' if fewest == 2 else 'one class'} of data.min_per_class)",
+            hint="add examples",
+            kind="ExpectTableRowCountToBeBetween",
+            arguments={"min_value": enough},
+        ),
+        *(_measured(rule) for rule in expected),
+    ]
+    columns = ["id", "path", "target", *(SCAN + rule.column for rule in expected)]
+    frame = rows.select(columns).to_pandas()
+    return ExpectationSuite("examples", frame, tuple(checks), {"conflicting-labels": _conflicts(rows)})
+
+
+def _one_class_each(labels: Sequence[str]) -> list[Check]:
+    """What holds where the target of an example is its one class."""
+    return [
         Check(
             code="label-set",
             severity="critical",
             subject="labels outside the label space",
-            expected=", ".join(labels[:20]) + (" …" if len(labels) > 20 else ""),
+            expected=_shortened(labels),
             hint="correct the labels, or data.labels",
             index="path",
             kind="ExpectColumnValuesToBeInSet",
@@ -155,20 +177,7 @@ def _examples(
             kind="ExpectColumnUniqueValueCountToBeBetween",
             arguments={"column": "target", "min_value": 2},
         ),
-        Check(
-            code="too-few",
-            severity="critical",
-            subject="usable examples",
-            expected=f"at least {enough} (two classes of data.min_per_class)",
-            hint="add examples",
-            kind="ExpectTableRowCountToBeBetween",
-            arguments={"min_value": enough},
-        ),
-        *(_measured(rule) for rule in expected),
     ]
-    columns = ["id", "path", "target", *(SCAN + rule.column for rule in expected)]
-    frame = rows.select(columns).to_pandas()
-    return ExpectationSuite("examples", frame, tuple(checks), {"conflicting-labels": _conflicts(rows)})
 
 
 def _measured(rule: ColumnExpectation) -> Check:
@@ -190,8 +199,12 @@ def _measured(rule: ColumnExpectation) -> Check:
     )
 
 
+def _shortened(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:20]) + (" …" if len(labels) > 20 else "")
+
+
 def _classes(rows: pa.Table, labels: Sequence[str], data: DataConfig) -> ExpectationSuite:
-    found = _counts(rows)
+    found = count_classes(rows)
     counts = [{"label": label, "examples": found.get(label, 0)} for label in sorted({*labels, *found})]
     least = Check(
         code="small-class",
@@ -203,11 +216,27 @@ def _classes(rows: pa.Table, labels: Sequence[str], data: DataConfig) -> Expecta
         kind="ExpectColumnValuesToBeBetween",
         arguments={"column": "examples", "min_value": data.min_per_class},
     )
-    return ExpectationSuite("classes", _frame(counts), (least,))
+    checks = [least]
+    if CLASSES in rows.column_names:
+        checks.append(_known_classes(labels))
+    return ExpectationSuite("classes", _frame(counts), tuple(checks))
+
+
+def _known_classes(labels: Sequence[str]) -> Check:
+    return Check(
+        code="label-set",
+        severity="critical",
+        subject="classes outside the label space",
+        expected=_shortened(labels),
+        hint="correct the annotations, or data.labels",
+        index="label",
+        kind="ExpectColumnValuesToBeInSet",
+        arguments={"column": "label", "value_set": list(labels)},
+    )
 
 
 def _dataset(rows: pa.Table, bad: Sequence[str], files: int, data: DataConfig) -> ExpectationSuite:
-    counts = _counts(rows).values()
+    counts = count_classes(rows).values()
     facts = {"bad_fraction": len(bad) / files, "imbalance": max(counts) / min(counts)}
     checks = (
         Check(
@@ -234,18 +263,18 @@ def _dataset(rows: pa.Table, bad: Sequence[str], files: int, data: DataConfig) -
 
 def _conflicts(rows: pa.Table) -> tuple[str, ...]:
     places = defaultdict(list)
-    for identity, path, target in zip(*(rows[name].to_pylist() for name in ("id", "path", "target")), strict=True):
+    described = rows["target"].to_pylist()
+    if CLASSES in rows.column_names:
+        described = [", ".join(classes) or "empty" for classes in rows[CLASSES].to_pylist()]
+    for identity, path, target in zip(rows["id"].to_pylist(), rows["path"].to_pylist(), described, strict=True):
         places[identity].append(f"{path} is {target}")
     return tuple(sorted(", ".join(sorted(same)) for same in places.values() if len(same) > 1))
 
 
-def _counts(rows: pa.Table) -> dict[str, int]:
-    counted = pc.value_counts(rows["target"]).to_pylist()
-    return {pair["values"]: pair["counts"] for pair in counted}
-
-
 def _shares(rows: pa.Table) -> dict[str, float]:
-    return {label: count / rows.num_rows for label, count in _counts(rows).items()}
+    counts = count_classes(rows)
+    total = sum(counts.values())
+    return {label: count / total for label, count in counts.items()}
 
 
 def _numbers(rows: pa.Table, before: pa.Table) -> list[str]:

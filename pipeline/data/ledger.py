@@ -8,7 +8,7 @@ their near-duplicates get the same split when they come back.
 | id | string | MD5 of the example's content |
 | group | string, null | the group it belonged to when first seen |
 | split | string | `train`, `val` or `test` |
-| target | string | its label when first seen |
+| target | string | its label, or else its stratum, when first seen |
 | phash | string, null | its perceptual hash, 16 hex digits |
 | batch | int32 | 0 for the first split, 1 for the first growth, … |
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -51,15 +51,14 @@ def read(root: Path, data: DataConfig) -> ExampleListing:
 def _from_folders(root: Path, data: DataConfig) -> ExampleListing:
     tree = walk(root)
     placed, faults, classes = place(tree, root)
-    extras, findings = _metadata(root, data, {file.path: file.label for file in placed})
-    findings += _unread_metadata(tree)
+    extras, findings = read_metadata(root, data, {file.path: file.label for file in placed}, tree)
     kept = [file for file in placed if file.label not in data.drop_classes]
-    examples = tuple(_listed(file, extras.get(file.path, _NOTHING)) for file in kept)
+    examples = tuple(_listed(file, extras.get(file.path, NO_EXTRAS)) for file in kept)
     findings += label_findings(data, {file.label for file in kept}, classes)
     return ExampleListing(examples, (*tree.faults, *faults), tuple(findings))
 
 
-class _Extra(NamedTuple):
+class ExtraColumns(NamedTuple):
     """What a table says of an example beside its path and label."""
 
     group: str | None
@@ -67,17 +66,23 @@ class _Extra(NamedTuple):
     meta: tuple[tuple[str, Any], ...]
 
 
-_NOTHING = _Extra(None, None, ())
+NO_EXTRAS = ExtraColumns(None, None, ())
 
 
-def _listed(file: PlacedFile, extra: _Extra) -> ListedExample:
+def _listed(file: PlacedFile, extra: ExtraColumns) -> ListedExample:
     return ListedExample(file.path, file.label, extra.group, file.given_split or extra.split, extra.meta)
 
 
-def _metadata(root: Path, data: DataConfig, known: dict[str, str]) -> tuple[dict[str, _Extra], list[Finding]]:
-    """What metadata.csv says of each file, by path; a label there must be the folder's."""
+def read_metadata(
+    root: Path, data: DataConfig, known: Mapping[str, str | None], tree: FolderTree
+) -> tuple[dict[str, ExtraColumns], list[Finding]]:
+    """What metadata.csv says of each file, by path.
+
+    Args:
+        known: path → label of the files there are; a label in the table must be that one, unless it is None.
+    """
     if not os.path.lexists(root / METADATA):
-        return {}, []
+        return {}, _unread_metadata(tree)
     rows = table_rows(root, METADATA, METADATA, data)
     paths = _paths(rows, data, METADATA)
     repeated = sorted(path for path, count in Counter(paths).items() if count > 1)
@@ -87,14 +92,15 @@ def _metadata(root: Path, data: DataConfig, known: dict[str, str]) -> tuple[dict
     extras = dict(zip(paths, extra_columns(rows, data, {data.columns["path"], label}, METADATA), strict=True))
     unknown = sorted(set(paths) - known.keys())
     told = dict(zip(paths, rows.columns.get(label, [None] * len(paths)), strict=True))
+    labelled = {path: known_label for path, known_label in known.items() if known_label is not None}
     wrong = [
         f"{path}: {told[path]}"
-        for path in sorted(known)
-        if str(known[path] if told.get(path) is None else told[path]) != known[path]
+        for path in sorted(labelled)
+        if str(labelled[path] if told.get(path) is None else told[path]) != labelled[path]
     ]
     alone = sorted(known.keys() - set(paths)) if data.columns["group"] in rows.columns else []
     findings = [*([_unused(unknown)] if unknown else []), *([_mislabelled(wrong)] if wrong else [])]
-    return extras, [*findings, *([_ungrouped(alone)] if alone else [])]
+    return extras, [*findings, *([_ungrouped(alone)] if alone else []), *_unread_metadata(tree)]
 
 
 def _unread_metadata(tree: FolderTree) -> list[Finding]:
@@ -219,13 +225,13 @@ def label_column(rows: Rows, data: DataConfig, name: str) -> list[str | None]:
     return [None if value is None else str(value) for value in rows.columns[column]]
 
 
-def extra_columns(rows: Rows, data: DataConfig, used: set[str], name: str) -> list[_Extra]:
+def extra_columns(rows: Rows, data: DataConfig, used: set[str], name: str) -> list[ExtraColumns]:
     groups = [None if value is None else str(value) for value in _optional(rows, data, "group", name)]
     splits = _splits(_optional(rows, data, "split", name), rows, name)
     known = {data.columns["group"], data.columns["split"], *used}
     others = [column for column in rows.columns if column not in known]
     meta = [tuple(zip(others, values, strict=True)) for values in zip(*(rows.columns[c] for c in others), strict=True)]
-    return [_Extra(*given) for given in zip(groups, splits, meta or [()] * len(rows.lines), strict=True)]
+    return [ExtraColumns(*given) for given in zip(groups, splits, meta or [()] * len(rows.lines), strict=True)]
 
 
 def _optional(rows: Rows, data: DataConfig, role: Literal["group", "split"], name: str) -> list[Any]:

@@ -32,7 +32,7 @@ class Example:
     """One example, in the dataset or only remembered.
 
     Args:
-        target: its label; of a known one, the label when it was first seen.
+        target: its label, or else its stratum; of a known one, as it was when first seen.
         group, phash: what it must stay with.
         known: the split the ledger has for it.
         allowed: the splits that what came with the data leaves open: one where it was given, all where nothing was.

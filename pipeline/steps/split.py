@@ -99,7 +99,8 @@ def _examples(table: pa.Table, ledger: Ledger, config: SplitConfig) -> list[Exam
     missing = {name for name in SPLITS if name not in given}
     open_: dict[Split | None, tuple[Split, ...]] = {name: (name,) for name in SPLITS} | {None: SPLITS}
     open_["train"] = tuple(name for name in SPLITS if name == "train" or name in missing)
-    columns = (table[name].to_pylist() for name in ("id", "path", "target", "group"))
+    stratum = manifest.STRATUM if manifest.STRATUM in names else "target"
+    columns = (table[name].to_pylist() for name in ("id", "path", stratum, "group"))
     examples = []
     for i, path, target, group, phash, split_ in zip(*columns, hashes, given, strict=True):
         entry = ledger.entries.get(i)
@@ -166,9 +167,16 @@ def _new(present: Sequence[Example], remembered: Sequence[Example], ledger: Ledg
 def _counts(
     present: Iterable[Example], table: pa.Table, labels: Iterable[str], splits: dict[str, Split]
 ) -> dict[str, dict[str, int]]:
-    """Split → class → examples, by the labels of today."""
-    targets = dict(zip(table["id"].to_pylist(), table["target"].to_pylist(), strict=True))
-    found = Counter((splits[example.id], targets[example.id]) for example in present)
+    """Split → class → examples that contain it, by the labels of today."""
+    ids = table["id"].to_pylist()
+    found: Counter[tuple[Split, str]] = Counter()
+    if manifest.CLASSES in table.column_names:
+        classes = dict(zip(ids, table[manifest.CLASSES].to_pylist(), strict=True))
+        for example in present:
+            found.update((splits[example.id], label) for label in classes[example.id])
+    else:
+        targets = dict(zip(ids, table["target"].to_pylist(), strict=True))
+        found.update((splits[example.id], targets[example.id]) for example in present)
     order = list(labels)
     return {name: {label: found[name, label] for label in order} for name in SPLITS}
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline import config, manifest
 from pipeline.config_section import TaskConfig
@@ -18,6 +17,7 @@ from pipeline.context import Context
 from pipeline.data import checks
 from pipeline.data.deduplication import (
     Deduplicated,
+    Partition,
     conversions,
     deduplicate,
     partition_by_fault,
@@ -26,7 +26,7 @@ from pipeline.data.deduplication import (
 from pipeline.data.expectations import content_suites, drift_suite
 from pipeline.data.manifest_history import ManifestHistory
 from pipeline.errors import DataError
-from pipeline.examples import ExampleFault
+from pipeline.examples import CheckedTargets, ExampleFault, ExampleListing
 from pipeline.records import Finding, ValidateRecord
 from pipeline.tasks import catalog
 from pipeline.text import first_few, printable
@@ -46,9 +46,11 @@ def validate(data: config.DataConfig, task: TaskConfig, out: Path, context: Cont
     """
     context.run_dir.mkdir(parents=True, exist_ok=True)
     intake = _take_in(data, task, context)
-    manifest.write_table(_quarantine(intake.faults), context.run_dir / "quarantine.parquet")
+    manifest.write_table(_quarantine(intake), context.run_dir / "quarantine.parquet")
     if not intake.folded.rows.num_rows:
         raise _refusal(intake, [*intake.findings, _nothing_usable(intake)], context)
+    if not intake.labels:
+        raise _refusal(intake, [*intake.findings, _no_objects(intake)], context)
     sha256 = manifest.write(intake.folded.rows, context.run_dir / "manifest.parquet")
     accepted = ManifestHistory(context.scratch / "accepted")
     judged = _judge(intake, task, data, accepted.before(sha256), context)
@@ -73,7 +75,7 @@ def validate(data: config.DataConfig, task: TaskConfig, out: Path, context: Cont
         findings=tuple(findings),
         checks=judged.checks,
     )
-    _tell(record, intake.faults, judged.drift, context)
+    _tell(record, intake, judged.drift, context)
     return record.save(out)
 
 
@@ -83,6 +85,7 @@ class _Intake:
 
     folded: Deduplicated
     faults: tuple[ExampleFault, ...]  # by path
+    object_faults: tuple[ExampleFault, ...]  # of examples that stay, by path
     labels: tuple[str, ...]
     files: int
     converted: dict[str, int]
@@ -95,18 +98,33 @@ def _take_in(data: config.DataConfig, task: TaskConfig, context: Context) -> _In
     paths = sorted({example.path for example in listing.examples})
     results = reader.scan_examples(context.data, listing.examples, task, context.scratch, context.console)
     parted = partition_by_fault(listing.examples, results, data.max_bad_fraction)
+    checked = reader.check_targets(context.data, parted.usable, data, task, context.scratch)
+    parted = Partition(checked.usable, (*parted.faults, *checked.faults), (*parted.findings, *checked.findings))
     if data.conflicts == "quarantine":
         parted = quarantine_conflicts(parted)
-    faults = sorted((*listing.faults, *parted.faults), key=lambda fault: (fault.path, fault.code))
+    faults = _by_path((*listing.faults, *parted.faults))
     folded = deduplicate(parted.usable)
     return _Intake(
         folded=folded,
-        faults=tuple(faults),
-        labels=data.labels or tuple(sorted({example.target for example in listing.examples})),
+        faults=faults,
+        object_faults=_by_path(checked.object_faults),
+        labels=_label_space(data, checked, listing),
         files=len({*paths, *(fault.path for fault in faults)}),
         converted=conversions(measured for _, measured in parted.usable),
         findings=(*listing.findings, *parted.findings, *folded.findings),
     )
+
+
+def _by_path(faults: Sequence[ExampleFault]) -> tuple[ExampleFault, ...]:
+    return tuple(sorted(faults, key=lambda fault: (fault.path, fault.code)))
+
+
+def _label_space(data: config.DataConfig, checked: CheckedTargets, listing: ExampleListing) -> tuple[str, ...]:
+    if data.labels:
+        return data.labels
+    if checked.labels is not None:
+        return checked.labels
+    return tuple(sorted({example.target for example in listing.examples}))
 
 
 @dataclass(frozen=True)
@@ -148,6 +166,18 @@ def _nothing_usable(intake: _Intake) -> Finding:
     )
 
 
+def _no_objects(intake: _Intake) -> Finding:
+    return Finding(
+        code="no-objects",
+        severity="critical",
+        subject="annotated objects",
+        found=f"none in {intake.folded.rows.num_rows} examples",
+        expected="objects to learn from",
+        hint="see what was left out; check data.drop_classes and the task's settings",
+        items=tuple(map(_line, intake.object_faults)),
+    )
+
+
 def _refusal(intake: _Intake, findings: Sequence[Finding], context: Context) -> DataError:
     """One error that names everything: what stops the run first, then warnings, then what was quarantined."""
     _write(findings, context.run_dir / FINDINGS)
@@ -182,7 +212,8 @@ def _line(fault: ExampleFault) -> str:
     return printable(f"{fault.path}: {fault.code}: {fault.found}; expected {fault.expected}")
 
 
-def _quarantine(faults: Sequence[ExampleFault]) -> pa.Table:
+def _quarantine(intake: _Intake) -> pa.Table:
+    faults = _by_path((*intake.faults, *intake.object_faults))
     columns = {name: [getattr(fault, name) for fault in faults] for name in manifest.QUARANTINE.names}
     return pa.table(columns, schema=manifest.QUARANTINE)
 
@@ -193,14 +224,16 @@ def _write(findings: Sequence[Finding], path: Path) -> None:
 
 
 def _per_class(intake: _Intake) -> dict[str, int]:
-    counted = {pair["values"]: pair["counts"] for pair in pc.value_counts(intake.folded.rows["target"]).to_pylist()}
+    counted = manifest.count_classes(intake.folded.rows)
     return {label: counted.get(label, 0) for label in intake.labels}
 
 
-def _tell(record: ValidateRecord, faults: Sequence[ExampleFault], drift: Sequence[Finding], context: Context) -> None:
+def _tell(record: ValidateRecord, intake: _Intake, drift: Sequence[Finding], context: Context) -> None:
     info = context.console.info
-    quarantined = [f"quarantined {_line(fault)}" for fault in faults]
-    for line in first_few(quarantined, NAMED, f"artifacts/validate/{record.quarantine.name}"):
+    where = f"artifacts/validate/{record.quarantine.name}"
+    quarantined = [f"quarantined {_line(fault)}" for fault in intake.faults]
+    objects = [f"left out of its image {_line(fault)}" for fault in intake.object_faults]
+    for line in (*first_few(quarantined, NAMED, where), *first_few(objects, NAMED, where)):
         info(line)
     for finding in (*record.findings, *drift):
         if finding.severity == "warning":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pipeline.examples import (
+    CheckedTargets,
     ColumnExpectation,
     DriftMeasure,
     ExampleFault,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from pipeline.tensors import Batch
 
 __all__ = [
+    "CheckedTargets",
     "Codec",
     "ColumnExpectation",
     "Display",
@@ -107,6 +109,25 @@ class Reader(Protocol):
 
         Returns:
             What was measured, or the fault, by the example's path.
+        """
+
+    def check_targets(
+        self,
+        root: Path,
+        usable: Sequence[tuple[ListedExample, MeasuredExample]],
+        data: DataConfig,
+        task: TaskConfig,
+        scratch: Path,
+    ) -> CheckedTargets:
+        """Holds each target against the content it belongs to: a box against its picture, a mask against its size.
+
+        What comes of it follows from target and content together, so it is never remembered by the content alone.
+        Where a target is the name of a class, `CheckedTargets(tuple(usable))` is all there is to do.
+
+        Args:
+            root: the data folder.
+            usable: what the scan found usable, by path.
+            scratch: `.thaw`, for a cache of files that targets lie in, keyed by their own content.
         """
 
     def expectations(self, task: TaskConfig) -> Sequence[ColumnExpectation]:

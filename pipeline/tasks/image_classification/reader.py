@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.config_section import TaskConfig
 from pipeline.errors import DataError
 from pipeline.examples import (
+    CheckedTargets,
     ColumnExpectation,
     DriftMeasure,
     ExampleFault,
@@ -72,6 +73,17 @@ class ImageReader:
         measure = partial(measurement.measure_image, root, intake=intake)
         cache = ScanCache(scratch / "scan", digest(ENGINE, self.task_name, intake))
         return scan(root, paths, measure, cache, console)
+
+    def check_targets(
+        self,
+        root: Path,
+        usable: Sequence[tuple[ListedExample, MeasuredExample]],
+        data: DataConfig,
+        task: TaskConfig,
+        scratch: Path,
+    ) -> CheckedTargets:
+        """A class's name needs no check against the content."""
+        return CheckedTargets(tuple(usable))
 
     def expectations(self, task: TaskConfig) -> Sequence[ColumnExpectation]:
         from pipeline.modalities.image import measurement

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config_section import TaskConfig
 from pipeline.examples import (
+    CheckedTargets,
     ColumnExpectation,
     DriftMeasure,
     ExampleFault,
@@ -59,6 +60,17 @@ class TextReader:
         from pipeline.modalities.text.measure import measure_texts
 
         return measure_texts(examples, text_settings(task).intake, console)
+
+    def check_targets(
+        self,
+        root: Path,
+        usable: Sequence[tuple[ListedExample, MeasuredExample]],
+        data: DataConfig,
+        task: TaskConfig,
+        scratch: Path,
+    ) -> CheckedTargets:
+        """A class's name needs no check against the content."""
+        return CheckedTargets(tuple(usable))
 
     def expectations(self, task: TaskConfig) -> Sequence[ColumnExpectation]:
         from pipeline.modalities.text.measure import expectations
