@@ -98,7 +98,7 @@ def _take_in(data: config.DataConfig, task: TaskConfig, context: Context) -> _In
     paths = sorted({example.path for example in listing.examples})
     results = reader.scan_examples(context.data, listing.examples, task, context.scratch, context.console)
     parted = partition_by_fault(listing.examples, results, data.max_bad_fraction)
-    checked = reader.check_targets(context.data, parted.usable, data, task, context.scratch)
+    checked = reader.check_targets(context.data, parted.usable, data, task, context.scratch, context.console)
     parted = Partition(checked.usable, (*parted.faults, *checked.faults), (*parted.findings, *checked.findings))
     if data.conflicts == "quarantine":
         parted = quarantine_conflicts(parted)

@@ -118,6 +118,7 @@ class Reader(Protocol):
         data: DataConfig,
         task: TaskConfig,
         scratch: Path,
+        console: Console,
     ) -> CheckedTargets:
         """Holds each target against the content it belongs to: a box against its picture, a mask against its size.
 

@@ -19,20 +19,10 @@ from pipeline.data.files import outside
 from pipeline.examples import ColumnExpectation, ExampleFault, MeasuredExample
 from pipeline.manifest import real_path
 from pipeline.modalities.image import decoding
+from pipeline.modalities.image.file_types import SUFFIXES
 from pipeline.modalities.image.settings import ImageIntakeConfig
 from pipeline.serving import image_pixels
 
-_SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png", ".apng"),
-    "WEBP": (".webp",),
-    "BMP": (".bmp", ".dib"),
-    "TIFF": (".tif", ".tiff"),
-    "GIF": (".gif",),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
-    "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf", ".j2c"),
-    "AVIF": (".avif",),
-}
 _REPLACE = "replace or remove the file"
 _BEGINNINGS = (
     (b"%!PS", "an EPS file"),
@@ -217,7 +207,7 @@ def _list_conversions(image: Image.Image, turn: int, path: str) -> tuple[str, ..
         "alpha": image.has_transparency_data,
         "grey": is_16_bit_grey or image.mode in ("1", "L", "LA", "La", "I", "F"),
         "first-frame": bool(getattr(image, "is_animated", False)),
-        "extension": not path.lower().endswith(_SUFFIXES[_format_of(image)]),
+        "extension": not path.lower().endswith(SUFFIXES[_format_of(image)]),
     }
     return tuple(kind for kind, applies in kinds.items() if applies)
 

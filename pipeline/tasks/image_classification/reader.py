@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from pipeline.examples import (
 )
 from pipeline.tasks.base import SourceDescription
 from pipeline.tasks.image_classification.settings import image_settings
+from pipeline.tasks.image_scan import scan_images
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -62,17 +62,7 @@ class ImageReader:
     def scan_examples(
         self, root: Path, examples: Sequence[ListedExample], task: TaskConfig, scratch: Path, console: Console
     ) -> Mapping[str, MeasuredExample | ExampleFault]:
-        from pipeline.config import ENGINE
-        from pipeline.data.scan import scan
-        from pipeline.data.scan_cache import ScanCache
-        from pipeline.modalities.image import measurement
-        from pipeline.records import digest
-
-        intake = image_settings(task).intake
-        paths = sorted({example.path for example in examples})
-        measure = partial(measurement.measure_image, root, intake=intake)
-        cache = ScanCache(scratch / "scan", digest(ENGINE, self.task_name, intake))
-        return scan(root, paths, measure, cache, console)
+        return scan_images(root, examples, image_settings(task).intake, self.task_name, scratch, console)
 
     def check_targets(
         self,
@@ -81,6 +71,7 @@ class ImageReader:
         data: DataConfig,
         task: TaskConfig,
         scratch: Path,
+        console: Console,
     ) -> CheckedTargets:
         """A class's name needs no check against the content."""
         return CheckedTargets(tuple(usable))

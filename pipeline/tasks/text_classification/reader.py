@@ -68,6 +68,7 @@ class TextReader:
         data: DataConfig,
         task: TaskConfig,
         scratch: Path,
+        console: Console,
     ) -> CheckedTargets:
         """A class's name needs no check against the content."""
         return CheckedTargets(tuple(usable))

@@ -1,0 +1,113 @@
+"""All boxes of a data set, held against their pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+from pipeline.config import DataConfig
+from pipeline.data.labels import similar_labels
+from pipeline.data.sources import label_findings
+from pipeline.examples import CheckedTargets, ExampleFault, ListedExample, MeasuredExample
+from pipeline.modalities.image.annotations.boxes import (
+    AnnotatedObject,
+    BoxAnnotation,
+    BoxRules,
+    Picture,
+    check_boxes,
+    write_target,
+)
+from pipeline.modalities.image.annotations.strata import rarest_classes
+from pipeline.records import Finding
+
+Usable = tuple[ListedExample, MeasuredExample]
+
+
+def check_box_targets(usable: Sequence[Usable], data: DataConfig, rules: BoxRules) -> CheckedTargets:
+    """The images with their final targets: boxes in pixels of the upright picture.
+
+    Args:
+        usable: images that can be decoded; `annotation` of each is a `BoxAnnotation`.
+    """
+    kept: list[tuple[ListedExample, MeasuredExample, tuple[AnnotatedObject, ...]]] = []
+    faults: list[ExampleFault] = []
+    object_faults: list[ExampleFault] = []
+    for example, measured in usable:
+        assert isinstance(example.annotation, BoxAnnotation)
+        annotation = _without_dropped(example.annotation, data.drop_classes)
+        checked = check_boxes(annotation, example.path, _picture(measured), rules)
+        if isinstance(checked, ExampleFault):
+            faults.append(dataclasses.replace(checked, id=measured.id))
+        else:
+            object_faults += [dataclasses.replace(fault, id=measured.id) for fault in checked.faults]
+            kept.append((example, measured, checked.objects))
+    strata = rarest_classes([_classes(objects) for _, _, objects in kept])
+    finished = [
+        _finish(example, measured, objects, stratum)
+        for (example, measured, objects), stratum in zip(kept, strata, strict=True)
+    ]
+    labels, findings = _label_space(finished, usable, data)
+    findings += _left_out(object_faults, sum(len(example.annotation.objects) for example, _ in usable))
+    return CheckedTargets(tuple(finished), tuple(faults), tuple(object_faults), tuple(findings), labels)
+
+
+def _without_dropped(annotation: BoxAnnotation, dropped: Sequence[str]) -> BoxAnnotation:
+    if not dropped:
+        return annotation
+    objects = tuple(one for one in annotation.objects if one.label not in dropped)
+    return dataclasses.replace(annotation, objects=objects)
+
+
+def _picture(measured: MeasuredExample) -> Picture:
+    turned = "exif-rotated" in measured.converted
+    return Picture(measured.values["width"], measured.values["height"], turned)
+
+
+def _classes(objects: Sequence[AnnotatedObject]) -> tuple[str, ...]:
+    """The class of each object that counts."""
+    return tuple(one.label for one in objects if not one.ignored)
+
+
+def _finish(
+    example: ListedExample, measured: MeasuredExample, objects: Sequence[AnnotatedObject], stratum: str
+) -> Usable:
+    classes = _classes(objects)
+    target = write_target(objects)
+    values = {**measured.values, "objects": len(classes)}
+    return (
+        dataclasses.replace(example, target=target, classes=classes, stratum=stratum, annotation=None),
+        dataclasses.replace(measured, values=values),
+    )
+
+
+def _label_space(
+    finished: Sequence[Usable], usable: Sequence[Usable], data: DataConfig
+) -> tuple[tuple[str, ...], list[Finding]]:
+    """The classes there are, sorted, and what is to be said of their names."""
+    images: Counter[str] = Counter()
+    for example, _ in finished:
+        images.update(set(example.classes or ()))
+    annotated = {one.label for example, _ in usable for one in example.annotation.objects}
+    findings = label_findings(data, set(images), annotated)
+    if data.labels is None:
+        alike = similar_labels(images)
+        findings += [alike] if alike else []
+    return tuple(sorted(images)), findings
+
+
+def _left_out(faults: Sequence[ExampleFault], objects: int) -> list[Finding]:
+    if not faults:
+        return []
+    kinds = Counter(fault.code for fault in faults)
+    told = ", ".join(f"{count} {code}" for code, count in sorted(kinds.items()))
+    return [
+        Finding(
+            code="objects-left-out",
+            severity="info",
+            subject="annotated objects",
+            found=f"{len(faults)} of {objects} left out or ignored, while their images stay: {told}",
+            hint="see quarantine.parquet",
+            items=tuple(f"{fault.path}: {fault.code}: {fault.found}" for fault in faults),
+        )
+    ]

@@ -1,0 +1,238 @@
+"""Boxes: as an annotation writes them, held against their picture, and as the manifest keeps them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pipeline.examples import ExampleFault
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom; right and lower edge exclusive
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedObject:
+    """One object as it was annotated.
+
+    Args:
+        place: where: the annotation's file, `#` and the line or number.
+        label: its class.
+        box: in pixels, or in shares of the picture's sides where the annotation says so.
+        ignored: neither trained on nor counted in evaluation: a crowd, or difficult.
+    """
+
+    place: str
+    label: str
+    box: Box
+    ignored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BoxAnnotation:
+    """What is annotated of one image.
+
+    Args:
+        source: the annotation's file, below the data folder; "" where an image without one shows no object.
+        objects: in their order.
+        size: width and height of the picture in pixels, as the annotation gives them; None where it does not.
+        in_shares: whether boxes are shares of the sides instead of pixels.
+    """
+
+    source: str
+    objects: tuple[AnnotatedObject, ...] = ()
+    size: tuple[int, int] | None = None
+    in_shares: bool = False
+
+
+class Picture(NamedTuple):
+    """The picture as Thaw decodes it.
+
+    Args:
+        width, height: in pixels, upright.
+        turned: whether its EXIF data turned it.
+    """
+
+    width: int
+    height: int
+    turned: bool = False
+
+
+class BoxRules(NamedTuple):
+    """What is required of a box.
+
+    Args:
+        min_visible: share of it that must lie in the picture.
+        min_side: its shorter side in pixels, once the picture's longer side has `input_side` pixels.
+        input_side: side of the network's input in pixels.
+    """
+
+    min_visible: float
+    min_side: float
+    input_side: int
+
+
+@dataclass(frozen=True)
+class CheckedBoxes:
+    """The boxes of one image after the check.
+
+    Args:
+        objects: those that stay, in pixels of the picture.
+        faults: what was left out, or is ignored, and why.
+    """
+
+    objects: tuple[AnnotatedObject, ...]
+    faults: tuple[ExampleFault, ...]
+
+
+class _Refused(Exception):
+    """Why the whole image cannot be used."""
+
+    def __init__(self, code: str, found: str, expected: str, hint: str) -> None:
+        super().__init__(code)
+        self.reason = (code, found, expected, hint)
+
+
+def check_boxes(annotation: BoxAnnotation, path: str, picture: Picture, rules: BoxRules) -> CheckedBoxes | ExampleFault:
+    """Holds the boxes of one image against its picture.
+
+    A box that marks nothing (no area, a repetition, outside the picture) is left out alone. Where an object is there
+    but nobody knows at what place (another picture size, no numbers) the image is the fault: learning that nothing is
+    there would be wrong.
+
+    Args:
+        path: of the image.
+    """
+    try:
+        _check_size(annotation, picture)
+        objects = [_to_pixels(one, annotation, picture) for one in annotation.objects]
+    except _Refused as fault:
+        return ExampleFault(path, *fault.reason)
+    kept: dict[tuple[str, Box], AnnotatedObject] = {}
+    faults: list[ExampleFault] = []
+    for one in objects:
+        checked = _check_object(one, picture, rules, faults)
+        if checked is None:
+            continue
+        key = (checked.label, rounded(checked.box))
+        if key in kept:
+            faults.append(_repetition(checked, kept[key]))
+        else:
+            kept[key] = checked
+    return CheckedBoxes(tuple(kept.values()), tuple(faults))
+
+
+def _check_size(annotation: BoxAnnotation, picture: Picture) -> None:
+    size = annotation.size
+    if size is None or size == (picture.width, picture.height):
+        return
+    found = f"{annotation.source} says {size[0]} × {size[1]} pixels"
+    expected = f"{picture.width} × {picture.height}, as the picture has"
+    if picture.turned and size == (picture.height, picture.width):
+        raise _Refused(
+            "exif-size",
+            f"{found}: it is for the picture before its EXIF data turn it",
+            f"{expected} when upright",
+            "annotate the upright picture, or save the picture without its EXIF orientation",
+        )
+    raise _Refused("annotation-size", found, expected, "annotate the picture as it is, or bring back the one annotated")
+
+
+def _to_pixels(one: AnnotatedObject, annotation: BoxAnnotation, picture: Picture) -> AnnotatedObject:
+    if not all(math.isfinite(edge) for edge in one.box):
+        raise _Refused("bad-box", f"{one.place}: {_written(one.box)}", "four finite numbers", "correct the box")
+    if not annotation.in_shares:
+        return one
+    left, top, right, bottom = one.box
+    box = (left * picture.width, top * picture.height, right * picture.width, bottom * picture.height)
+    return AnnotatedObject(one.place, one.label, box, one.ignored)
+
+
+def _check_object(
+    one: AnnotatedObject, picture: Picture, rules: BoxRules, faults: list[ExampleFault]
+) -> AnnotatedObject | None:
+    """The object, cut at the picture's edge; None where it is left out, and why in `faults`."""
+    left, top, right, bottom = one.box
+    if right < left or bottom < top:
+        faults.append(_fault(one, "inverted", "left < right, top < bottom", "correct the box, or remove it"))
+        return None
+    if right == left or bottom == top:
+        faults.append(_fault(one, "zero-area", "a box with an area", "draw the box again, or remove it"))
+        return None
+    width, height = float(picture.width), float(picture.height)
+    cut = (min(max(left, 0.0), width), min(max(top, 0.0), height), max(min(right, width), 0.0), min(bottom, height))
+    visible = _area(cut) / _area(one.box)
+    if visible <= 0 or visible < rules.min_visible:
+        expected = f"at least {rules.min_visible:.0%} of it within {picture.width} × {picture.height}"
+        faults.append(_fault(one, "outside", expected, "correct the box, or lower task.annotations.min_visible"))
+        return None
+    return _ignore_tiny(AnnotatedObject(one.place, one.label, cut, one.ignored), picture, rules, faults)
+
+
+def _ignore_tiny(
+    one: AnnotatedObject, picture: Picture, rules: BoxRules, faults: list[ExampleFault]
+) -> AnnotatedObject:
+    left, top, right, bottom = one.box
+    scale = rules.input_side / max(picture.width, picture.height)
+    side = min(right - left, bottom - top) * scale
+    if one.ignored or side >= rules.min_side:
+        return one
+    expected = f"at least {rules.min_side:g} pixels in the network's input, and has {side:.2g}"
+    faults.append(_fault(one, "tiny", expected, "ignored; raise task.input.size, or lower task.annotations.min_side"))
+    return AnnotatedObject(one.place, one.label, one.box, ignored=True)
+
+
+def _fault(one: AnnotatedObject, code: str, expected: str, hint: str) -> ExampleFault:
+    return ExampleFault(one.place, code, f"{one.label} {_written(one.box)}", expected, hint)
+
+
+def _repetition(one: AnnotatedObject, first: AnnotatedObject) -> ExampleFault:
+    return _fault(one, "duplicate-object", f"each object once, and {first.place} is the same", "remove one of the two")
+
+
+def _area(box: Box) -> float:
+    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
+
+
+def _written(box: Iterable[float]) -> str:
+    return "[" + ", ".join(f"{edge:g}" for edge in box) + "]"
+
+
+def rounded(box: Box) -> Box:
+    """A box in hundredths of a pixel."""
+    left, top, right, bottom = (round(edge, 2) for edge in box)
+    return left, top, right, bottom
+
+
+def write_target(objects: Iterable[AnnotatedObject]) -> str:
+    """The objects of one image as the manifest's target: canonical JSON, sorted.
+
+    `{"boxes":[{"box":[left,top,right,bottom],"label":"…"}, …]}`, `"ignored":true` where it is so; pixels of the upright
+    picture, from 0, to two decimals.
+    """
+    ordered = sorted(objects, key=lambda one: (rounded(one.box), one.label, one.ignored))
+    boxes = [_plain(one) for one in ordered]
+    return json.dumps({"boxes": boxes}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _plain(one: AnnotatedObject) -> dict[str, Any]:
+    edges = [int(edge) if edge == int(edge) else edge for edge in rounded(one.box)]
+    plain: dict[str, Any] = {"box": edges, "label": one.label}
+    if one.ignored:
+        plain["ignored"] = True
+    return plain
+
+
+def read_target(target: str) -> list[dict[str, Any]]:
+    """The boxes of a manifest's target, as `write_target` wrote them."""
+    boxes: list[dict[str, Any]] = json.loads(target)["boxes"]
+    return boxes
+
+
+def polygon_box(points: Sequence[float]) -> Box:
+    """The smallest box around a polygon x, y, x, y, …"""
+    across = points[0::2]
+    down = points[1::2]
+    return min(across), min(down), max(across), max(down)

@@ -1,0 +1,50 @@
+"""What is wrong with an annotation, on its way from where it was read to the example it belongs to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.data.files import outside
+from pipeline.examples import ExampleFault
+from pipeline.manifest import real_path
+
+MOST_BYTES = 2_000_000_000  # of one annotation file; a COCO file of a million boxes has about 300 MB
+
+
+class AnnotationError(Exception):
+    """Why an image's annotation cannot be used."""
+
+    def __init__(self, code: str, found: str, expected: str, hint: str) -> None:
+        super().__init__(code)
+        self.code = code
+        self.found = found
+        self.expected = expected
+        self.hint = hint
+
+    def of(self, path: str) -> ExampleFault:
+        """The fault of the example at a path."""
+        return ExampleFault(path, self.code, self.found, self.expected, self.hint)
+
+
+def read_annotation(root: Path, path: str) -> bytes:
+    """The content of an annotation file.
+
+    Raises:
+        AnnotationError: it leads out of the data folder, is too large or cannot be read.
+    """
+    reason = outside(root, path)
+    if reason:
+        code, found, expected, hint = reason
+        raise AnnotationError(code, f"{path}: {found}", expected, hint)
+    file = real_path(root, path)
+    try:
+        if not file.is_file():
+            raise AnnotationError("not-a-file", f"{path}: a folder, pipe or device", "a file", "replace it")
+        if file.stat().st_size > MOST_BYTES:
+            raise AnnotationError(
+                "too-large", f"{path}: {file.stat().st_size} bytes", f"at most {MOST_BYTES}", "cut it"
+            )
+        return file.read_bytes()
+    except (OSError, ValueError) as fault:
+        found = f"{path}: {' '.join(str(fault).split())}"
+        raise AnnotationError("unreadable", found, "a readable file", "check its permissions and disk") from fault

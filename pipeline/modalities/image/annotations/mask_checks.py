@@ -1,0 +1,144 @@
+"""All masks of a data set, held against their pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from pipeline.config import DataConfig
+from pipeline.data.sources import label_findings
+from pipeline.examples import CheckedTargets, ExampleFault, ListedExample, MeasuredExample
+from pipeline.modalities.image.annotations.mask_listing import MaskAnnotation
+from pipeline.modalities.image.annotations.masks import write_mask_target
+from pipeline.modalities.image.annotations.settings import MaskValues
+from pipeline.modalities.image.annotations.strata import rarest_classes
+from pipeline.records import Finding
+
+Usable = tuple[ListedExample, MeasuredExample]
+Measured = Mapping[str, MeasuredExample | ExampleFault]
+ONE_SIDED = 0.99  # of all pixels: a class with more leaves next to nothing to learn
+
+
+def label_space(values: MaskValues, data: DataConfig) -> tuple[str, ...]:
+    """The classes in their order, the background first, without those that are left out."""
+    return data.labels or tuple(label for label in values.classes if label not in data.drop_classes)
+
+
+def check_mask_targets(
+    usable: Sequence[Usable], measured_masks: Measured, labels: Sequence[str], values: MaskValues, data: DataConfig
+) -> CheckedTargets:
+    """The images with their final targets: where the mask lies, and its digest.
+
+    Args:
+        usable: images that can be decoded; `annotation` of each is a `MaskAnnotation`.
+        measured_masks: what `measure_mask` said of each mask, by its path.
+        labels: the label space.
+    """
+    kept: list[tuple[Usable, str, MeasuredExample]] = []
+    faults: list[ExampleFault] = []
+    for example, measured in usable:
+        path = _mask_of(example)
+        mask = _check(example.path, path, measured, measured_masks[path])
+        if isinstance(mask, ExampleFault):
+            faults.append(dataclasses.replace(mask, id=measured.id))
+        else:
+            kept.append(((example, measured), path, mask))
+    classes = [tuple(label for label in labels if label in mask.values["pixels"]) for _, _, mask in kept]
+    strata = rarest_classes(classes, background=labels[0])
+    targets = _targets(kept)
+    finished = []
+    for (pair, _, mask), target, present, stratum in zip(kept, targets, classes, strata, strict=True):
+        finished.append(_finish(pair, mask, labels[0], target, present, stratum))
+    findings = [*label_findings(data, set(labels), set(values.classes)), *_one_sided(kept)]
+    return CheckedTargets(tuple(finished), tuple(faults), findings=tuple(findings), labels=tuple(labels))
+
+
+def _mask_of(example: ListedExample) -> str:
+    assert isinstance(example.annotation, MaskAnnotation)
+    return example.annotation.path
+
+
+def _check(
+    image: str, path: str, measured: MeasuredExample, mask: MeasuredExample | ExampleFault
+) -> MeasuredExample | ExampleFault:
+    """The mask's measures, or why the image cannot be used."""
+    if isinstance(mask, ExampleFault):
+        return dataclasses.replace(mask, path=image)
+    size = (measured.values["width"], measured.values["height"])
+    mask_size = (mask.values["width"], mask.values["height"])
+    if mask_size != size:
+        return _wrong_size(image, path, mask_size, size, is_turned="exif-rotated" in measured.converted)
+    if not mask.values["pixels"]:
+        found = f"{path}: every pixel is ignored"
+        return ExampleFault(image, "all-ignored", found, "pixels with a class", "remove it, or correct the mask")
+    return mask
+
+
+def _wrong_size(
+    image: str, path: str, mask: tuple[int, int], size: tuple[int, int], *, is_turned: bool
+) -> ExampleFault:
+    found = f"{path}: {mask[0]} × {mask[1]} pixels"
+    expected = f"{size[0]} × {size[1]}, as the picture has"
+    if is_turned and mask == size[::-1]:
+        return ExampleFault(
+            image,
+            "exif-size",
+            f"{found}: it is for the picture before its EXIF data turn it",
+            f"{expected} when upright",
+            "save the picture without its EXIF orientation, or turn the mask",
+        )
+    return ExampleFault(image, "mask-size", found, expected, "export the mask at the picture's size")
+
+
+def _targets(kept: Sequence[tuple[Usable, str, MeasuredExample]]) -> list[str]:
+    """A target for each image; copies of one image with copies of one mask have the same, with the first's path."""
+    first: dict[tuple[str, str], str] = {}
+    targets = []
+    for (_, measured), path, mask in kept:
+        shared = first.setdefault((measured.id, mask.id), path)
+        targets.append(write_mask_target(shared, mask.id))
+    return targets
+
+
+def _finish(
+    pair: Usable, mask: MeasuredExample, background: str, target: str, classes: tuple[str, ...], stratum: str
+) -> Usable:
+    example, measured = pair
+    pixels = mask.values["pixels"]
+    foreground = 1 - pixels.get(background, 0) / sum(pixels.values())
+    values = {**measured.values, "foreground": round(foreground, 6), "ignored": _share_ignored(mask)}
+    return (
+        dataclasses.replace(example, target=target, classes=classes, stratum=stratum, annotation=None),
+        dataclasses.replace(measured, values=values),
+    )
+
+
+def _share_ignored(mask: MeasuredExample) -> float:
+    total: int = mask.values["width"] * mask.values["height"]
+    ignored: int = mask.values["ignored"]
+    return round(ignored / total, 6)
+
+
+def _one_sided(kept: Sequence[tuple[Usable, str, MeasuredExample]]) -> list[Finding]:
+    pixels: Counter[str] = Counter()
+    for _, _, mask in kept:
+        pixels.update(mask.values["pixels"])
+    total = pixels.total()
+    if not total:
+        return []
+    shares = [f"{label}: {count / total:.3%}" for label, count in sorted(pixels.items())]
+    label, count = pixels.most_common(1)[0]
+    if count <= ONE_SIDED * total:
+        return []
+    return [
+        Finding(
+            code="one-sided-masks",
+            severity="warning",
+            subject=f"class {label}",
+            found=f"{count / total:.2%} of all pixels",
+            expected=f"at most {ONE_SIDED:.0%}: beside it there is little to learn",
+            hint="crop the pictures around what matters, or set finetune.class_weights: balanced",
+            items=tuple(shares),
+        )
+    ]

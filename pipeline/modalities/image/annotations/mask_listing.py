@@ -1,0 +1,141 @@
+"""Images with masks: which there are, and which mask belongs to each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from pipeline.config import DataConfig
+from pipeline.data.layout import unicode_collisions, walk
+from pipeline.data.sources import NO_EXTRAS, read_metadata
+from pipeline.errors import DataError
+from pipeline.examples import ExampleFault, ExampleListing, ListedExample
+from pipeline.modalities.image.annotations.given_splits import find_splits
+from pipeline.modalities.image.annotations.pairing import (
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
+    pair,
+    role_of,
+    without_suffix,
+)
+from pipeline.modalities.image.annotations.settings import MaskConfig
+from pipeline.modalities.image.file_types import is_image_name
+
+SEGMENTATION = "segmentation"  # the folder of ImageSets that is for masks
+
+
+@dataclass(frozen=True, slots=True)
+class MaskAnnotation:
+    """Where the mask of an image lies, below the data folder."""
+
+    path: str
+
+
+class MaskFolders(NamedTuple):
+    """Image files by what they are, by paths below the data folder.
+
+    Args:
+        images, masks: sorted.
+        image_folder, mask_folder: by what name they were told apart; "" where by another folder's or by the suffix.
+    """
+
+    images: tuple[str, ...]
+    masks: tuple[str, ...]
+    image_folder: str = ""
+    mask_folder: str = ""
+
+
+def list_masks(root: Path, data: DataConfig, settings: MaskConfig) -> ExampleListing:
+    """Lists the images of a data folder with their masks.
+
+    `metadata.csv` at the top (column `path`, optionally `group`, any others) adds to them.
+
+    Raises:
+        DataError: no image has a mask, or the settings do not say what a mask's values stand for.
+    """
+    if not settings.values.classes:
+        raise DataError(
+            "task.masks.values.classes",
+            found="nothing",
+            expected="the classes, the background first, each with its pixels' value",
+            hint="for example {background: 0, crack: 255}; thaw init finds them out",
+        )
+    tree = walk(root)
+    folders = find_mask_folders(tree.files, settings)
+    pairs = pair(folders.images, folders.masks, settings.suffix)
+    if not pairs.of_image:
+        raise _nothing_masked(root, folders)
+    splits = find_splits(root, tree.files, folders.images, SEGMENTATION)
+    extras, findings = read_metadata(root, data, dict.fromkeys(folders.images), tree)
+    examples = []
+    for path, mask in sorted(pairs.of_image.items()):
+        extra = extras.get(path, NO_EXTRAS)
+        split = splits.of_image.get(path) or extra.split
+        examples.append(ListedExample(path, "", extra.group, split, extra.meta, annotation=MaskAnnotation(mask)))
+    faults = [_no_mask(path) for path in pairs.images_alone]
+    faults += [_no_image(path) for path in pairs.annotations_alone]
+    faults += [_ambiguous(path, words) for path, words in pairs.ambiguous.items()]
+    collisions = unicode_collisions((*folders.images, *folders.masks))
+    told = (*splits.findings, *findings, *([collisions] if collisions else []))
+    return ExampleListing(tuple(examples), (*tree.faults, *faults), told)
+
+
+def find_mask_folders(files: Iterable[str], settings: MaskConfig) -> MaskFolders:
+    """Which image files are images and which are masks, by the folders they lie in and by the suffix."""
+    candidates = [path for path in files if is_image_name(path)]
+    mask_folder = settings.masks or _first_role(candidates, MASK_FOLDERS)
+    masks = [path for path in candidates if _is_mask(path, mask_folder, settings.suffix)]
+    others = sorted(set(candidates) - set(masks))
+    image_folder = settings.images or _first_role(others, IMAGE_FOLDERS)
+    images = [path for path in others if not image_folder or _lies_in(path, image_folder)]
+    return MaskFolders(tuple(images), tuple(sorted(masks)), image_folder, mask_folder)
+
+
+def _is_mask(path: str, folder: str, suffix: str) -> bool:
+    if folder and not _lies_in(path, folder):
+        return False
+    if suffix:
+        return without_suffix(path, suffix) != path
+    return bool(folder)
+
+
+def _first_role(paths: Sequence[str], words: Sequence[str]) -> str:
+    """The first of these words by which a folder is called; "" where none is."""
+    used = {role_of(folder) for path in paths for folder in PurePosixPath(path).parts[:-1]}
+    for word in words:
+        if word in used:
+            return word
+    return ""
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    """Whether a folder of a path is called so, or for that role, or whether it lies below that path."""
+    wanted = folder.strip("/").casefold()
+    lowered = path.casefold()
+    if lowered.startswith(f"{wanted}/"):
+        return True
+    folders = lowered.split("/")[:-1]
+    return wanted in folders or any(role_of(name) == wanted for name in folders)
+
+
+def _nothing_masked(root: Path, folders: MaskFolders) -> DataError:
+    return DataError(
+        f"data folder {root}",
+        found=f"{len(folders.images)} images and {len(folders.masks)} masks, and none belong together",
+        expected="an image and a mask of one name, in folders such as images and masks",
+        hint="set task.masks.images, task.masks.masks and task.masks.suffix",
+    )
+
+
+def _no_mask(path: str) -> ExampleFault:
+    return ExampleFault(path, "no-annotation", "no mask of it", "one for each image", "add it, or remove the image")
+
+
+def _no_image(path: str) -> ExampleFault:
+    return ExampleFault(path, "no-image", "a mask without an image", "the image it is about", "add it, or remove it")
+
+
+def _ambiguous(path: str, words: str) -> ExampleFault:
+    return ExampleFault(path, "ambiguous-annotation", words, "one mask for one image", "rename or remove one")

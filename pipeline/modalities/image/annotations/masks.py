@@ -1,0 +1,214 @@
+"""Masks: image files whose pixels say which class the picture shows there."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from pipeline.errors import DataError
+from pipeline.examples import ExampleFault, MeasuredExample
+from pipeline.manifest import real_path
+from pipeline.modalities.image.annotations.faults import AnnotationError, read_annotation
+from pipeline.modalities.image.annotations.settings import MaskValues
+from pipeline.modalities.image.decoding import quiet
+from pipeline.serving.image_pixels import DECODERS, TURNS, find_orientation
+
+IGNORED = 255  # of a pixel that has no class that counts
+MOST_PIXELS = 178_956_970
+NAMED = 6  # unknown values that a fault names
+SMOOTHED = 16  # unknown values from which on a mask looks as if it had been smoothed
+_LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF")
+
+Indices = NDArray[np.uint8]
+Pixels = NDArray[np.uint32]
+
+
+def decode_mask(path: Path, values: MaskValues, labels: Sequence[str]) -> Indices:
+    """A mask file as class numbers.
+
+    Args:
+        path: of the file.
+        values: which pixel values stand for which class.
+        labels: the label space, in order.
+
+    Returns:
+        For each pixel (H, W) the index of its class in `labels`; 255 where it is ignored, or has a class that is not
+        among them.
+
+    Raises:
+        DataError: the file cannot be decoded wholly, is lossy, or has a value that stands for no class.
+    """
+    try:
+        indices, unknown = _decode(path.read_bytes(), path.name, values, labels)
+        if unknown:
+            raise _unknown_values(path.name, unknown, indices.size, values)
+    except OSError as fault:
+        raise DataError(str(path), found=str(fault), expected="a mask", hint="bring it back (dvc checkout)") from fault
+    except AnnotationError as fault:
+        raise DataError(str(path), found=fault.found, expected=fault.expected, hint=fault.hint) from fault
+    return indices
+
+
+def measure_mask(root: Path, path: str, values: MaskValues, labels: Sequence[str]) -> MeasuredExample | ExampleFault:
+    """Decodes one mask file wholly and counts its pixels.
+
+    Measured: width and height in pixels, upright; pixels (class → how many it has) and ignored (how many count not).
+
+    Args:
+        root: the data folder.
+        path: the file below it, as the manifest writes it.
+
+    Returns:
+        What was measured, or the fault; no broken file raises.
+    """
+    identity = None
+    try:
+        content = read_annotation(root, path)
+        identity = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        indices, unknown = _decode(content, path, values, labels)
+        if unknown:
+            raise _unknown_values(path, unknown, indices.size, values)
+    except AnnotationError as fault:
+        return ExampleFault(path, fault.code, fault.found, fault.expected, fault.hint, identity)
+    counts = np.bincount(indices.reshape(-1), minlength=IGNORED + 1).tolist()
+    facts: dict[str, Any] = {
+        "width": indices.shape[1],
+        "height": indices.shape[0],
+        "pixels": {label: counts[index] for index, label in enumerate(labels) if counts[index]},
+        "ignored": counts[IGNORED],
+    }
+    return MeasuredExample(identity, facts)
+
+
+def write_mask_target(path: str, md5: str) -> str:
+    """The manifest's target of an image with a mask: canonical JSON, `{"mask":"…","md5":"…"}`."""
+    return json.dumps({"mask": path, "md5": md5}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def mask_path(target: str, data: Path) -> Path:
+    """The mask file that a manifest's target names, below the data folder."""
+    return real_path(data, json.loads(target)["mask"])
+
+
+def _decode(content: bytes, name: str, values: MaskValues, labels: Sequence[str]) -> tuple[Indices, dict[int, int]]:
+    """Class numbers (H, W), and how many pixels each value has that stands for no class."""
+    pixels = read_pixels(content, name, as_colours=values.are_colours)
+    known = _index_of_values(values, labels)
+    present, inverse, counts = _unique(pixels)
+    unknown = {int(value): int(count) for value, count in zip(present, counts, strict=True) if int(value) not in known}
+    table = np.array([known.get(int(value), IGNORED) for value in present], dtype=np.uint8)
+    return table[inverse].reshape(pixels.shape), unknown
+
+
+def _unique(pixels: Pixels) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """The values there are (N,), sorted, which of them each pixel has, and how many pixels have each (N,)."""
+    highest = int(pixels.max(initial=0))
+    if highest > 65535:
+        colours, inverse, counts = np.unique(pixels, return_inverse=True, return_counts=True)
+        return colours, inverse, counts
+    tallies = np.bincount(pixels.reshape(-1), minlength=highest + 1)
+    present = np.flatnonzero(tallies)
+    positions = np.zeros(highest + 1, dtype=np.uint32)
+    positions[present] = np.arange(len(present))
+    return present, positions[pixels], tallies[present]
+
+
+def _index_of_values(values: MaskValues, labels: Sequence[str]) -> dict[int, int]:
+    """Pixel value → index of its class, or 255."""
+    numbers = {label: index for index, label in enumerate(labels)}
+    known: dict[int, int] = {}
+    for label, value in values.pairs():
+        number = int(value[1:], 16) if isinstance(value, str) else value
+        known[number] = IGNORED if label is None else numbers.get(label, IGNORED)
+    return known
+
+
+def read_pixels(content: bytes, name: str, *, as_colours: bool) -> Pixels:
+    """The pixel values of a mask file (H, W): grey levels or palette indices, or colours as 0xRRGGBB.
+
+    Args:
+        content: of the file.
+        name: as faults call it.
+
+    Raises:
+        AnnotationError: it is no image, lossy, has partly transparent pixels, or colours where numbers are wanted.
+    """
+    try:
+        with quiet(), Image.open(io.BytesIO(content), formats=DECODERS) as image:
+            _check_format(image, content, name)
+            turn = find_orientation(image)
+            image.load()
+            upright = image.transpose(TURNS[turn]) if turn in TURNS else image
+            return _colours(upright) if as_colours else _numbers(upright, name)
+    except UnidentifiedImageError as fault:
+        raise AnnotationError("mask-unreadable", f"{name}: no image", "a PNG mask", "replace it") from fault
+    except AnnotationError:
+        raise
+    except Exception as fault:  # decoders raise nearly anything on broken files
+        found = " ".join(f"{name}: {type(fault).__name__}: {fault}".split())
+        raise AnnotationError("mask-unreadable", found, "a mask that can be decoded wholly", "replace it") from fault
+
+
+def _check_format(image: Image.Image, content: bytes, name: str) -> None:
+    is_lossy = image.format in _LOSSY or (image.format == "WEBP" and b"VP8L" not in content[:64])
+    if is_lossy:
+        raise AnnotationError(
+            "lossy-mask",
+            f"{name}: a {image.format} file, whose values are blurred",
+            "a PNG mask",
+            "export the masks again, as PNG; converting this file does not bring the values back",
+        )
+    if image.width * image.height > MOST_PIXELS:
+        found = f"{name}: {image.width} × {image.height} pixels"
+        raise AnnotationError("too-many-pixels", found, f"at most {MOST_PIXELS}", "replace it")
+
+
+def _numbers(image: Image.Image, name: str) -> Pixels:
+    if image.mode == "1":
+        image = image.convert("L")  # 0 and 255
+    array = np.asarray(image)
+    if array.ndim == 2:
+        if array.dtype.kind == "f" or (array.dtype.kind == "i" and int(array.min(initial=0)) < 0):
+            raise AnnotationError("mask-mode", f"{name}: mode {image.mode}", "whole numbers from 0", "save it as PNG")
+        return array.astype(np.uint32)
+    grey = array[..., 0]
+    has_alpha = image.mode in ("LA", "RGBA", "PA")
+    others = array[..., 1:-1] if has_alpha else array[..., 1:]
+    if not np.all(others == grey[..., None]):
+        raise AnnotationError(
+            "mask-mode",
+            f"{name}: colours (mode {image.mode})",
+            "grey levels or a palette, by task.masks.values",
+            'give colours, such as "#804000", in task.masks.values, or save it as grey',
+        )
+    return grey.astype(np.uint32)
+
+
+def _colours(image: Image.Image) -> Pixels:
+    rgb = np.asarray(image.convert("RGB")).astype(np.uint32)
+    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    return np.asarray(red * 65536 + green * 256 + blue, dtype=np.uint32)
+
+
+def _unknown_values(name: str, unknown: Mapping[int, int], size: int, values: MaskValues) -> AnnotationError:
+    most = sorted(unknown, key=lambda value: (-unknown[value], value))[:NAMED]
+    told = ", ".join(f"{format_value(value, values)} ({unknown[value] / size:.2%})" for value in most)
+    more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+    given = ", ".join(str(value) for _, value in values.pairs())
+    hint = "add them to task.masks.values, as a class or as ignored"
+    if len(unknown) >= SMOOTHED:
+        hint = "it was smoothed or resized with interpolation: export it again without, or " + hint
+    return AnnotationError("mask-values", f"{name}: {told}{more} of its pixels", given or "values with a class", hint)
+
+
+def format_value(value: int, values: MaskValues) -> str:
+    """A pixel value as the settings write it."""
+    return f"#{value:06x}" if values.are_colours else str(value)

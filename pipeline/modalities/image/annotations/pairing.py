@@ -1,0 +1,199 @@
+"""Which annotation belongs to which image, by where the two lie and how they are called."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+IMAGE_FOLDERS = ("jpegimages", "pngimages", "images", "image", "imgs", "img", "pictures", "photos")
+BOX_FOLDERS = ("annotations", "annotation", "annots", "annot", "labels", "label", "xmls", "xml", "txt", "bboxes")
+MASK_FOLDERS = (
+    "segmentationclass",
+    "segmentationclasspng",
+    "masks",
+    "mask",
+    "pedmasks",
+    "segmentations",
+    "segmentation",
+    "groundtruth",
+    "ground_truth",
+    "gt",
+    "labels",
+    "label",
+    "annotations",
+    "annotation",
+    "annot",
+)
+ROLE_WORDS = frozenset((*IMAGE_FOLDERS, *BOX_FOLDERS, *MASK_FOLDERS))
+_LONGEST_FIRST = sorted((word for word in ROLE_WORDS if len(word) > 2), key=len, reverse=True)
+# "Validation_IMAGES", "train-masks", and without a separator "trainannot".
+_ROLE_AT_END = re.compile(rf"[ _.-]?(?:{'|'.join(map(re.escape, _LONGEST_FIRST))})$")
+_ROLE_AT_START = re.compile(rf"^(?:{'|'.join(map(re.escape, _LONGEST_FIRST))})[ _.-]")
+
+Key = Callable[[str], Hashable]
+
+
+@dataclass
+class Pairs:
+    """Images and annotations put together, by paths below the data folder.
+
+    Args:
+        of_image: image → annotation.
+        images_alone: images that have none.
+        annotations_alone: annotations that have no image.
+        ambiguous: image → what else could be meant, in words.
+    """
+
+    of_image: dict[str, str] = field(default_factory=dict)
+    images_alone: list[str] = field(default_factory=list)
+    annotations_alone: list[str] = field(default_factory=list)
+    ambiguous: dict[str, str] = field(default_factory=dict)
+
+
+def pair(images: Iterable[str], annotations: Iterable[str], suffix: str = "") -> Pairs:
+    """Puts each image together with the annotation of the same name in the corresponding folder.
+
+    Folders correspond where they are called alike but for words such as `images`, `labels` and `masks`. What is left
+    is put together by the name alone, in the same case and then in any, where one image and one annotation have it.
+
+    Args:
+        suffix: what an annotation's name has after its image's.
+    """
+    found = Pairs()
+    left_images = sorted(images)
+    left_annotations = sorted(annotations)
+    keys: tuple[tuple[Key, bool], ...] = ((_place, True), (_stem, False), (_folded_stem, False))
+    for key, is_exact in keys:
+        left_images, left_annotations = _pair_by(key, left_images, left_annotations, suffix, is_exact, found)
+    found.images_alone = left_images
+    found.annotations_alone = left_annotations
+    return found
+
+
+def _pair_by(
+    key: Key, images: Sequence[str], annotations: Sequence[str], suffix: str, is_exact: bool, found: Pairs
+) -> tuple[list[str], list[str]]:
+    """Fills `found` by one key and returns what it did not decide."""
+    images_of = _group(images, key)
+    annotations_of = _group(annotations, lambda path: key(without_suffix(path, suffix)))
+    decided: set[str] = set()
+    for name in images_of.keys() & annotations_of.keys():
+        here = images_of[name]
+        there = annotations_of[name]
+        if len(here) == 1 and len(there) == 1:
+            found.of_image[here[0]] = there[0]
+        elif is_exact:
+            _note_ambiguous(here, there, found)
+        else:
+            continue
+        decided.update((*here, *there))
+    return [path for path in images if path not in decided], [path for path in annotations if path not in decided]
+
+
+def _note_ambiguous(images: Sequence[str], annotations: Sequence[str], found: Pairs) -> None:
+    for image in images:
+        if len(annotations) > 1:
+            found.ambiguous[image] = "annotated by " + " and by ".join(annotations)
+        else:
+            others = [other for other in images if other != image]
+            found.ambiguous[image] = f"{annotations[0]} may be for it, or for {', '.join(others)}"
+
+
+def _group(paths: Iterable[str], key: Key) -> dict[Hashable, list[str]]:
+    groups: dict[Hashable, list[str]] = defaultdict(list)
+    for path in paths:
+        groups[key(path)].append(path)
+    return groups
+
+
+def without_suffix(path: str, suffix: str) -> str:
+    """A path without what its name has before the ending, where it has that."""
+    pure = PurePosixPath(path)
+    if not suffix or not pure.stem.endswith(suffix):
+        return path
+    return str(pure.with_name((pure.stem.removesuffix(suffix) or pure.stem) + pure.suffix))
+
+
+def _place(path: str) -> Hashable:
+    *folders, name = path.split("/")
+    places = [strip_role(folder) for folder in folders]
+    return tuple(place for place in places if place), PurePosixPath(name).stem
+
+
+def _stem(path: str) -> Hashable:
+    return PurePosixPath(path).stem
+
+
+def _folded_stem(path: str) -> Hashable:
+    return PurePosixPath(path).stem.casefold()
+
+
+def role_of(folder: str) -> str:
+    """The word in a folder's name that says what lies in it: "masks" of "train_masks"; "" where there is none."""
+    name = folder.casefold()
+    if name in ROLE_WORDS:
+        return name
+    found = _ROLE_AT_END.search(name) or _ROLE_AT_START.search(name)
+    return found[0].strip(" _.-") if found else ""
+
+
+def strip_role(folder: str) -> str:
+    """A folder's name in lower case, without the words that say what lies in it: "" of "images", "train" of
+    "trainannot"."""
+    name = folder.casefold()
+    if name in ROLE_WORDS:
+        return ""
+    return _ROLE_AT_START.sub("", _ROLE_AT_END.sub("", name))
+
+
+class ImageNames:
+    """Finds images by what annotations and lists call them: a path, a file name, or a name without its ending."""
+
+    def __init__(self, images: Collection[str]) -> None:
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for path in sorted(images):
+            name = path.rpartition("/")[2]
+            self._by_name[name].append(path)
+            stem = PurePosixPath(name).stem
+            if stem != name:
+                self._by_name[stem].append(path)
+
+    def find(self, name: str, base: str = "") -> tuple[str, ...]:
+        r"""The images that a name may stand for: of those called so, the ones whose folders agree longest with it.
+
+        Args:
+            name: may be a path from another machine, with `/` or `\` between its folders.
+            base: folder of the file in which the name stands; an image below it is meant before others.
+        """
+        parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+        if not parts:
+            return ()
+        candidates = self._by_name.get(parts[-1], [])
+        folders = parts[:-1]
+        best = _nearest(candidates, lambda path: _common_tail(path.split("/")[:-1], folders))
+        home = base.split("/") if base else []
+        return _nearest(best, lambda path: _common_head(path.split("/")[:-1], home))
+
+
+def _nearest(paths: Sequence[str], closeness: Callable[[str], int]) -> tuple[str, ...]:
+    if len(paths) < 2:
+        return tuple(paths)
+    scores = [closeness(path) for path in paths]
+    most = max(scores)
+    return tuple(path for path, score in zip(paths, scores, strict=True) if score == most)
+
+
+def _common_tail(left: Sequence[str], right: Sequence[str]) -> int:
+    return _common_head(left[::-1], right[::-1])
+
+
+def _common_head(left: Sequence[str], right: Sequence[str]) -> int:
+    count = 0
+    for one, other in zip(left, right, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count

@@ -1,0 +1,164 @@
+"""Pascal VOC: an XML file for each image.
+
+The format is that of Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge" (2010), section 3 of the
+development kit: corners in pixels, counted from 1, both included.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from xml.etree.ElementTree import ParseError
+
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import DefusedXMLParser
+
+from pipeline.modalities.image.annotations.boxes import AnnotatedObject, BoxAnnotation
+from pipeline.modalities.image.annotations.faults import AnnotationError
+from pipeline.modalities.image.annotations.settings import AnnotationConfig
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass
+class _Element:
+    """An XML element and the line it begins in."""
+
+    tag: str
+    line: int
+    texts: list[str] = field(default_factory=list)
+    children: list[_Element] = field(default_factory=list)
+
+    def find(self, tag: str) -> _Element | None:
+        for child in self.children:
+            if child.tag == tag:
+                return child
+        return None
+
+    def text_of(self, tag: str) -> str:
+        """The text of a child without blanks around it; "" where there is none."""
+        child = self.find(tag)
+        return "".join(child.texts).strip() if child else ""
+
+
+class _TreeBuilder:
+    """What the parser calls: makes elements that know their lines."""
+
+    def __init__(self) -> None:
+        self.parser: DefusedXMLParser | None = None
+        self._top = _Element("", 0)
+        self._open = [self._top]
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        line = self.parser.parser.CurrentLineNumber if self.parser else 0
+        element = _Element(tag, line)
+        self._open[-1].children.append(element)
+        self._open.append(element)
+
+    def data(self, text: str) -> None:
+        self._open[-1].texts.append(text)
+
+    def end(self, tag: str) -> None:
+        self._open.pop()
+
+    def close(self) -> _Element:
+        return self._top.children[0]
+
+
+def read_voc(content: bytes, source: str, settings: AnnotationConfig) -> BoxAnnotation:
+    """What one XML file says.
+
+    Args:
+        content: of the file.
+        source: its path below the data folder.
+
+    Raises:
+        AnnotationError: it is no such XML file, or an object has no class or no box.
+    """
+    top = _parse(content, source)
+    if top.tag != "annotation":
+        raise AnnotationError(
+            "not-voc", f"{source}: <{top.tag}>", "<annotation>", "replace it, or correct task.annotations.format"
+        )
+    elements = [child for child in top.children if child.tag == "object"]
+    objects = tuple(_read_object(element, source, settings) for element in elements)
+    return BoxAnnotation(source, objects, _read_size(top.find("size")))
+
+
+def _parse(content: bytes, source: str) -> _Element:
+    builder = _TreeBuilder()
+    parser = DefusedXMLParser(target=builder, forbid_dtd=True)
+    builder.parser = parser
+    try:
+        parser.feed(content)
+        top = parser.close()
+    except DefusedXmlException as fault:
+        raise AnnotationError(
+            "xml-doctype",
+            f"{source}: a document type (DOCTYPE), by which files can be read or memory filled",
+            "plain XML",
+            "remove the DOCTYPE, if you trust the file",
+        ) from fault
+    except ParseError as fault:
+        raise AnnotationError("annotation-unreadable", f"{source}: {fault}", "well-formed XML", "replace it") from fault
+    except (ValueError, LookupError) as fault:  # encodings that are unknown, or not what the file is written in
+        found = f"{source}: {' '.join(str(fault).split())}"
+        raise AnnotationError("annotation-unreadable", found, "XML in UTF-8", "save it in UTF-8") from fault
+    assert isinstance(top, _Element)
+    return top
+
+
+def _read_size(size: _Element | None) -> tuple[int, int] | None:
+    """Width and height; None where they are missing, 0 or no numbers."""
+    if size is None:
+        return None
+    width = _number(size.text_of("width"))
+    height = _number(size.text_of("height"))
+    if not width or not height:
+        return None
+    return int(width), int(height)
+
+
+def _read_object(element: _Element, source: str, settings: AnnotationConfig) -> AnnotatedObject:
+    place = f"{source}#{element.line}"
+    label = element.text_of("name")
+    if not label:
+        raise AnnotationError("no-class", f"{place}: an object without a name", "a class in <name>", "name it")
+    box = element.find("bndbox")
+    if box is None:
+        raise AnnotationError(
+            "bad-box", f"{place}: {label} without <bndbox>", "a box", "draw one, or remove the object"
+        )
+    texts = [box.text_of(corner) for corner in CORNERS]
+    numbers = [_number(text) for text in texts]
+    left, top, right, bottom = (math.nan if number is None else number for number in numbers)
+    if None in numbers:
+        raise AnnotationError("bad-box", f"{place}: {label} {texts}", "four finite numbers", "correct the box")
+    is_difficult = element.text_of("difficult") in ("1", "true")
+    return AnnotatedObject(
+        place,
+        label,
+        _to_edges((left, top, right, bottom), settings.first_pixel),
+        ignored=is_difficult and settings.difficult == "ignore",
+    )
+
+
+def _to_edges(corners: tuple[float, float, float, float], first_pixel: int) -> tuple[float, float, float, float]:
+    """Corners as edges counted from 0.
+
+    Counted from 1, the first pixel spans from 0 to 1. A box without an area as it is written keeps none: nobody meant
+    one pixel.
+    """
+    left, top, right, bottom = corners
+    if first_pixel == 0 or right <= left or bottom <= top:
+        return corners
+    return left - 1, top - 1, right, bottom
+
+
+def _number(text: str) -> float | None:
+    """A finite number; None of anything else."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,1 @@
+"""Semantic segmentation: an image, and a class for each of its pixels."""
