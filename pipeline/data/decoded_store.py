@@ -8,12 +8,9 @@ evicted. What was used longest ago goes first.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,7 +21,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from pipeline import storage
+from pipeline import files, storage
 from pipeline.config import ENGINE
 from pipeline.cores import cores
 from pipeline.errors import TrainingError
@@ -101,8 +98,7 @@ class _Decode(NamedTuple):
         """Raises TrainingError naming the file where it changed or cannot be decoded."""
         name, path = self.rows[row]
         try:
-            with path.open("rb") as stream:
-                found = hashlib.file_digest(stream, "md5").hexdigest()
+            found = files.md5(path)
             decoded = self.task.decode(path, self.spec)
         except Exception as fault:  # decoders raise nearly anything on broken files
             raise TrainingError(
@@ -183,9 +179,8 @@ def _open(
                 f"(finetune.plan.pixel_cache_gb: {limit_gb:g}); the others are decoded each time"
             )
         segments = needed + _decode_all(decode, fits, folder, shape, console, workers)
-        now = time.time_ns()  # the file system's own clock may tick too slowly to tell two uses apart
         for segment in segments:
-            os.utime(segment.path, ns=(now, now))
+            files.mark_used(segment.path)
         return _store(rows, shape, segments, decode)
 
 
@@ -246,16 +241,15 @@ def _bytes(gigabytes: float) -> int:
 
 def _make_room(stores: Path, keep: list[_Segment], wish: int, limit: int) -> int:
     """Removes segments, least recently used first, until `wish` bytes fit; returns the bytes that do."""
-    kept = {segment.path for segment in keep}
-    others = sorted(
-        (path for path in stores.glob("*/*.u8") if path not in kept), key=lambda path: path.stat().st_mtime_ns
+    entries = []
+    for path in stores.glob("*/*.u8"):
+        index_first = (path.with_suffix(".json"), path)  # a segment without its index was never finished
+        entries.append(files.CacheEntry(index_first, files.used_ns(path), path.stat().st_size))
+    held = files.evict_least_recently_used(
+        entries,
+        lambda held: _room(stores, held, limit) >= wish,
+        keep={segment.path for segment in keep},
     )
-    held = sum(path.stat().st_size for path in [*kept, *others])
-    while others and _room(stores, held, limit) < wish:
-        path = others.pop(0)
-        held -= path.stat().st_size
-        path.with_suffix(".json").unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
     return max(0, min(wish, _room(stores, held, limit)))
 
 
@@ -300,16 +294,15 @@ def _write_segment(
     decode: _Decode, rows: list[int], path: Path, shape: tuple[int, ...], pool: ThreadPoolExecutor, progress: _Progress
 ) -> _Segment:
     """Raises OSError where the disk does not take it; then nothing of it is left."""
-    temporary = path.with_suffix(".u8-part")
     index = path.with_suffix(".json")
     try:
-        _write_pixels(temporary, decode, rows, shape, pool, progress)
-        temporary.replace(path)
+        with files.replacing(path) as part:
+            _write_pixels(part, decode, rows, shape, pool, progress)
         segment = _Segment(path, tuple(decode.rows[row][0] for row in rows))
-        _publish(index, {"shape": shape, "ids": segment.ids, "check": digest(segment.ids)})
+        values = {"shape": shape, "ids": segment.ids, "check": digest(segment.ids)}
+        files.replace_text(index, json.dumps(values), durable=True)
     except (OSError, TrainingError):
-        for part in (temporary, path, index.with_suffix(".json-part")):
-            part.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         raise
     return segment
 
@@ -357,12 +350,3 @@ def _together(faults: list[TrainingError]) -> TrainingError:
         hint=faults[0].hint,
         details=[f"{fault.subject}: {fault.found}" for fault in faults],
     )
-
-
-def _publish(path: Path, values: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".json-part")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(values, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)

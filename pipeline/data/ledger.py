@@ -15,7 +15,6 @@ their near-duplicates get the same split when they come back.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import manifest
+from pipeline import files, manifest
 from pipeline.errors import LedgerError
 
 SCHEMA = pa.schema(
@@ -79,14 +78,8 @@ class Ledger:
         """
         rows = sorted(self.entries.values(), key=lambda entry: (entry.batch, entry.id))
         columns = {field.name: [getattr(row, field.name) for row in rows] for field in SCHEMA}
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with files.replacing(path, durable=True) as part:
             manifest.write_table(pa.table(columns, schema=SCHEMA), part)
-            with part.open("rb") as stream:
-                os.fsync(stream.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def load(path: Path) -> Ledger:

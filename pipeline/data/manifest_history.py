@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import manifest
+from pipeline import files
 
 _KEPT = 20
 
@@ -25,7 +24,7 @@ class ManifestHistory:
         """The latest accepted manifest that is another one; None where there is none that can be read."""
         for other in reversed(self._order()):
             path = self._folder / f"{other}.parquet"
-            if other == sha256 or not path.is_file() or manifest.sha256(path) != other:
+            if other == sha256 or not path.is_file() or files.sha256(path) != other:
                 continue
             try:
                 table = pq.read_table(path)
@@ -38,16 +37,12 @@ class ManifestHistory:
 
     def add(self, path: Path, sha256: str) -> None:
         """Keeps a manifest as the latest accepted one."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        kept = self._folder / f"{sha256}.parquet"
-        shutil.copyfile(path, part := kept.with_suffix(f".{os.getpid()}.part"))
-        part.replace(kept)
+        with files.replacing(self._folder / f"{sha256}.parquet") as part:
+            shutil.copyfile(path, part)
         order = [other for other in self._order() if other != sha256] + [sha256]
         for forgotten in order[:-_KEPT]:
             (self._folder / f"{forgotten}.parquet").unlink(missing_ok=True)
-        part = self._folder / f"order.{os.getpid()}.part"
-        part.write_text(json.dumps(order[-_KEPT:]), encoding="utf-8")
-        part.replace(self._folder / "order.json")
+        files.replace_text(self._folder / "order.json", json.dumps(order[-_KEPT:]))
 
     def _order(self) -> list[str]:
         try:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from pipeline import files
 from pipeline.context import Console
 from pipeline.cores import cores
 from pipeline.data.files import outside
-from pipeline.data.scan_cache import FileStat, ScanCache
+from pipeline.data.scan_cache import ScanCache
 from pipeline.data.workers import WorkerPool
 from pipeline.examples import ExampleFault, MeasuredExample
+from pipeline.files import FileStat
 from pipeline.manifest import real_path
 
 Measure = Callable[[str], MeasuredExample | ExampleFault]
@@ -22,7 +23,6 @@ Measure = Callable[[str], MeasuredExample | ExampleFault]
 _IN_PROCESS = 256  # so many files are measured sooner than worker processes have started
 _CHUNK = 64
 _TOLD_EVERY = 50
-_SETTLED = 2.0  # seconds; a file changed later than this before the scan could change again with the same time
 
 
 def scan(
@@ -56,7 +56,7 @@ def scan(
             if done % _TOLD_EVERY == 0:
                 console.progress("scan", done, total)
     finally:
-        settled = {path: stamp for path, stamp in stamps.items() if stamp.changed < started - _SETTLED}
+        settled = {path: stamp for path, stamp in stamps.items() if stamp.was_settled(started)}
         memory.save(settled, results)
     console.progress("scan", total, total)
     return results
@@ -70,7 +70,7 @@ def _stamps(root: Path, paths: Sequence[str]) -> dict[str, FileStat]:
         folder, _, name = path.rpartition("/")
         if folder not in within:
             within[folder] = not path.startswith("/") and (not folder or outside(root, folder) is None)
-        stamp = FileStat.of(real_path(root, path)) if within[folder] and name != ".." else None
+        stamp = FileStat.of_plain_file(real_path(root, path)) if within[folder] and name != ".." else None
         if stamp is not None:
             stamps[path] = stamp
     return stamps
@@ -92,8 +92,7 @@ def _recall(
 
 def _md5(path: Path) -> str | None:
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return files.md5(path)
     except OSError:
         return None  # the task says why it cannot be read
 

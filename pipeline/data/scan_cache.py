@@ -5,37 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import stat
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipeline.examples import ExampleFault, MeasuredExample
-
-
-class FileStat(NamedTuple):
-    """What tells that a file is the one hashed before, without reading it; DVC trusts the like."""
-
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: Path) -> FileStat | None:
-        """The stamp of a plain file, None for anything else."""
-        try:
-            status = path.lstat()
-        except (OSError, ValueError):
-            return None
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-
-    @property
-    def changed(self) -> float:
-        """When the file was last changed, in seconds since the epoch."""
-        return max(self.mtime_ns, self.ctime_ns) / 1e9
+from pipeline.files import FileStat, replace_text
 
 
 class ScanCache:
@@ -91,10 +65,7 @@ class ScanCache:
                 "results": {key: _plain(result) for key, result in self._results.items()},
             }
         )
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        part = self._file.with_suffix(f".{os.getpid()}.part")
-        part.write_text(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}", encoding="utf-8")
-        part.replace(self._file)
+        replace_text(self._file, f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
         self._grown = False
 
     def _load(self) -> None:

@@ -4,37 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pipeline import files
-
-SETTLED_SECONDS = 2.0  # a file changed as recently as this could change again without its times showing it
-
-
-class FileStat(NamedTuple):
-    """What tells one version of a file from another without reading it.
-
-    The time of change (`st_ctime_ns`) is among it: programs can set the time of modification back, never that one.
-    """
-
-    device: int
-    inode: int
-    size: int
-    modified: int
-    changed: int
-
-    @classmethod
-    def of(cls, path: Path) -> Self:
-        """What the file system says of a file now."""
-        facts = path.stat()
-        return cls(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
-
-    def seconds_since_change(self) -> float:
-        """How long ago the file was written to, in seconds."""
-        last_change = max(self.modified, self.changed) / 1e9
-        return time.time() - last_change
+from pipeline.files import FileStat
 
 
 class KnownFile(BaseModel):
@@ -75,7 +49,7 @@ class DigestCache:
 
     def remember(self, name: str, file: Path, stat: FileStat, sha256: str) -> None:
         """Keeps what a file was found to be, unless it changed too recently to be told from its next version."""
-        if stat.seconds_since_change() < SETTLED_SECONDS:
+        if not stat.was_settled(time.time()):
             return
         known_files = self._read()
         known_files[name] = KnownFile(path=file, stat=stat, sha256=sha256)

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.context import Console
 from pipeline.errors import BackboneError
-from pipeline.files import expanded
+from pipeline.files import expanded, sync
 from pipeline.models import transfer
 from pipeline.models.transfer import TransferInterrupted
 from pipeline.redaction import redact_forms
@@ -149,6 +149,7 @@ def _fetch_locked(url: str, target: Path, policy: RetryPolicy, console: Console)
 
 
 def _download_to(url: str, target: Path, policy: RetryPolicy, console: Console) -> None:
+    # Always the same name: the lock is held, and what a killed process left is written over.
     part = target.with_name(target.name + ".part")
     try:
         _download_with_retries(url, part, target, policy, console)
@@ -156,7 +157,7 @@ def _download_to(url: str, target: Path, policy: RetryPolicy, console: Console) 
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-    _sync_folder(target.parent)
+    sync(target.parent)
 
 
 def _download_with_retries(url: str, part: Path, target: Path, policy: RetryPolicy, console: Console) -> None:
@@ -244,13 +245,3 @@ def _check_room(folder: Path, url: str, size: int | None, received: int) -> None
             expected=f"{needed >> 20} MiB for {transfer.redact_url(url)}",
             hint="make room, or set THAW_CACHE to a folder on another disk",
         )
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # a directory can be opened, and its entry made durable, only there
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,10 +13,10 @@ from pipeline import files
 from pipeline.config import BackboneConfig, expand_variables
 from pipeline.context import Context
 from pipeline.errors import BackboneError, ConfigError
-from pipeline.files import expanded
+from pipeline.files import FileStat, expanded
 from pipeline.models import backbone_lock, fetch, transfer
 from pipeline.models.backbone_lock import LOCK
-from pipeline.models.digests import DigestCache, FileStat
+from pipeline.models.digests import DigestCache
 from pipeline.models.fetch import RetryPolicy
 
 SHIPPED = Path(str(resources.files("pipeline.models") / "shipped"))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pipeline import manifest
+from pipeline import files, manifest
 from pipeline.config import ENGINE, FinetuneConfig
 from pipeline.context import Context
 from pipeline.errors import TrainingError, VersioningError
@@ -147,7 +147,7 @@ def _load(comparison: Comparison) -> BaselineRecord:
             hint="dvc pull baseline.dvc; or remove baseline.dvc, and it is trained anew",
             details=fault.details,
         ) from fault
-    if manifest.sha256(candidate.model) != record.model_sha256:
+    if files.sha256(candidate.model) != record.model_sha256:
         raise TrainingError(
             str(candidate.model),
             found="damaged",

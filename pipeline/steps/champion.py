@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from pipeline import manifest
+from pipeline import files, manifest
 from pipeline.config import Config
 from pipeline.context import Console, Context
 from pipeline.errors import ThawError, TrackingError, TrainingError, VersioningError
@@ -210,8 +210,8 @@ def _find_weights_sha256(config: Config, workspace: Workspace, champion: ModelVe
     if tagged:
         return tagged
     folder = workspace.scratch / "champion" / f"untagged-v{champion.version}"
-    files = registry.fetch(find(config.tracking, workspace), champion, folder)
-    return manifest.sha256(files / MODEL_FOLDER / WEIGHTS)
+    fetched = registry.fetch(find(config.tracking, workspace), champion, folder)
+    return files.sha256(fetched / MODEL_FOLDER / WEIGHTS)
 
 
 def _own_weights(workspace: Workspace) -> set[str]:
@@ -227,7 +227,7 @@ def _is_whole(folder: Path, sha256: str) -> bool:
     weights = folder / WEIGHTS
     if not weights.is_file() or not (folder / SETTINGS).is_file():
         return False
-    return manifest.sha256(weights) == sha256
+    return files.sha256(weights) == sha256
 
 
 def _fetch_files(config: Config, workspace: Workspace, locked: LockedChampion, folder: Path) -> None:
@@ -247,15 +247,15 @@ def _fetch_files(config: Config, workspace: Workspace, locked: LockedChampion, f
         raise _other_champion_error(locked, found, "the model that the training is to start from")
     arriving = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(arriving, ignore_errors=True)
-    files = registry.fetch(store, named[0], arriving)
-    weights = files / MODEL_FOLDER / WEIGHTS
-    sha256 = manifest.sha256(weights)
+    fetched = registry.fetch(store, named[0], arriving)
+    weights = fetched / MODEL_FOLDER / WEIGHTS
+    sha256 = files.sha256(weights)
     if sha256 != locked.sha256:
         found = f"weights with sha256 {sha256} at {store.shown}"
         raise _other_champion_error(locked, found, f"{locked.sha256}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for file in (files / MODEL_FOLDER / SETTINGS, files / members.FILE, weights):
+    for file in (fetched / MODEL_FOLDER / SETTINGS, fetched / members.FILE, weights):
         if file.is_file():
             file.replace(folder / file.name)
     shutil.rmtree(arriving, ignore_errors=True)

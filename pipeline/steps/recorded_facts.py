@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import manifest
+from pipeline import files
 from pipeline.config import Config
 from pipeline.context import MetricPoint, TrackedRun, Tracker
 from pipeline.records import BackboneRecord, CandidateRecord, DataVersion, EvaluateRecord, FinetuneRecord, StageResult
@@ -131,7 +131,7 @@ def version_tags(
 ) -> dict[str, str]:
     """What a registered version, and the run it comes from, are tagged with."""
     tags = {
-        MEMBERS_SHA256_TAG: manifest.sha256(finetuned.members),
+        MEMBERS_SHA256_TAG: files.sha256(finetuned.members),
         "evaluation": evaluated.digest,
         RECIPE_TAG: candidate.name,
         "architecture": candidate.architecture,

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import sha256
+from pipeline.files import replace_text, sha256
 
 Write = dict[str, Any]
 KeptFile = dict[str, str]  # name below the artifact's folder, path it was found at, sha256 of its content
@@ -103,10 +103,8 @@ class Outbox:
         if not self.writes:
             self.path.unlink(missing_ok=True)
             return
-        temporary = self.path.with_suffix(".tmp")
         lines = [_to_line(write) for write in self.writes]
-        temporary.write_text("".join(lines), encoding="utf-8")
-        temporary.replace(self.path)
+        replace_text(self.path, "".join(lines))
 
     def _find_content(self, file: KeptFile) -> Path | None:
         kept = self._contents / file["sha256"]
@@ -124,6 +122,7 @@ class Outbox:
         needed = path.stat().st_size + SPARE_BYTES
         if shutil.disk_usage(self._contents).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        # Not `files.replacing`: the name is the digest, which is known when all is copied.
         part = self._contents / f"{secrets.token_hex(4)}.part"
         digest = hashlib.sha256()
         try:
@@ -184,14 +183,8 @@ def adopt_earlier_writes(scratch: Path) -> None:
                 content.replace(target / content.name)
         else:
             newer = target.read_text(encoding="utf-8")
-            _write_whole(target, path.read_text(encoding="utf-8") + newer)
+            replace_text(target, path.read_text(encoding="utf-8") + newer)
     shutil.rmtree(earlier)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _to_line(write: Write) -> str:

@@ -15,7 +15,6 @@ their ids, since the last bits of a matrix product differ with the batch size.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import threading
 import time
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import storage
+from pipeline import files, storage
 from pipeline.config import ENGINE
 from pipeline.records import digest
 from pipeline.tasks.base import RandomDraw
@@ -54,6 +53,7 @@ Mapped = np.memmap[Any, Any]
 CHUNK = 32
 READ_BYTES_PER_SECOND = 0.5e9  # what a disk surely gives; memory gives more
 UNSAFE_BYTES = 64 * 2**20  # written at most before it is made sure that the disk has it
+META = "meta.json"  # written last: a store without it was never whole
 SPARE_BYTES = 2**30  # disk that is always left to others
 
 
@@ -353,14 +353,14 @@ def open_features(
 def _reopen(folder: Path) -> Files | None:
     """The files of a store that was made before; None where there is none or it is damaged."""
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
         layouts = {}
         for name, entry in meta["arrays"].items():
             layouts[name] = ArrayLayout(tuple(entry["shape"]), np.dtype(entry["dtype"]))
         for name, size in _sizes(layouts).items():
             if (folder / name).stat().st_size != size:
                 return None
-        _touch(folder)
+        files.mark_used(folder / META)
         return Files(folder, layouts)
     except (OSError, ValueError, TypeError, KeyError, IndexError):
         return None
@@ -423,17 +423,9 @@ def _lay(folder: Path, layouts: Layouts) -> Files:
     arrays = {}
     for name, layout in layouts.items():
         arrays[name] = {"shape": layout.shape, "dtype": layout.dtype.name}
-    temporary = folder / "meta.json-part"
-    temporary.write_text(json.dumps({"arrays": arrays}), encoding="utf-8")
-    temporary.replace(folder / "meta.json")
-    _touch(folder)
+    files.replace_text(folder / META, json.dumps({"arrays": arrays}))
+    files.mark_used(folder / META)
     return Files(folder, layouts)
-
-
-def _touch(folder: Path) -> None:
-    """Used last, evicted last. The file system's own clock may tick too slowly to tell two uses apart."""
-    now = time.time_ns()
-    os.utime(folder / "meta.json", ns=(now, now))
 
 
 def _probe(prefix: FrozenPrefix) -> tuple[Batch, float]:
@@ -448,30 +440,23 @@ def _probe(prefix: FrozenPrefix) -> tuple[Batch, float]:
 def _make_room(folder: Path, wanted: int, limit_gb: float, in_use: Collection[Path]) -> str:
     """Removes stores, least recently used first, until `wanted` bytes fit; returns why they cannot, or ""."""
     limit = int(limit_gb * 1e9)
-    needed = wanted + sum(_bytes(store) for store in in_use)
+    needed = wanted + sum(files.folder_size(store) for store in in_use)
     if needed > limit:
         return f"{needed / 1e9:.1f} GB is over finetune.plan.feature_cache_gb: {limit_gb:g}"
     folder.mkdir(parents=True, exist_ok=True)
-    stores = sorted(folder.glob("*/meta.json"), key=lambda path: path.stat().st_mtime_ns)
-    held = sum(_bytes(path.parent) for path in stores)
-    for path in stores:
-        if held + wanted <= limit and _free(folder) >= wanted:
-            break
-        if path.parent not in in_use:
-            held -= _bytes(path.parent)
-            shutil.rmtree(path.parent, ignore_errors=True)
+    entries = []
+    for meta in folder.glob(f"*/{META}"):
+        size = files.folder_size(meta.parent)
+        entries.append(files.CacheEntry((meta.parent,), files.used_ns(meta), size))
+    files.evict_least_recently_used(
+        entries,
+        lambda held: held + wanted <= limit and _free(folder) >= wanted,
+        keep=in_use,
+    )
     free = _free(folder)
     if free >= wanted:
         return ""
     return f"{wanted / 1e9:.1f} GB is more than the {max(0, free) / 1e9:.1f} GB of free disk"
-
-
-def _bytes(folder: Path) -> int:
-    total = 0
-    for path in folder.iterdir():
-        if path.is_file():
-            total += path.stat().st_size
-    return total
 
 
 def _free(folder: Path) -> int:

@@ -9,7 +9,6 @@ and nothing is remembered.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from weakref import WeakSet
 
 from pydantic import ValidationError
 
+from pipeline import files
 from pipeline.config import FinetuneConfig
 from pipeline.records import FrozenModel, digest
 from pipeline.tensors import Batch, example_shapes
@@ -462,10 +462,7 @@ def _read(path: Path) -> ChosenPlan | None:
 
 
 def _remember(path: Path, chosen: ChosenPlan) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(chosen.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    files.replace_text(path, chosen.model_dump_json(indent=2) + "\n")
 
 
 def autocast(plan: TrainingPlan) -> AbstractContextManager[object]:

@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.errors import VersioningError
-from pipeline.files import replace_text
+from pipeline.files import md5, replace_text
 from pipeline.versioning import dvc_session
-from pipeline.versioning.integrity import discard_damaged_objects, md5
+from pipeline.versioning.integrity import discard_damaged_objects
 
 if TYPE_CHECKING:
     from dvc.output import Output

@@ -206,6 +206,7 @@ def _list_output_files(stage: PipelineStage) -> Iterator[tuple[str, int, int]]:
         files = [output] if output.is_file() else output.rglob("*")
         for file in files:
             if file.is_file():
+                # Not a FileStat: a file that was there before the run must be known where its mode or links changed.
                 facts = file.stat()
                 name = str(file.relative_to(stage.repo.root_dir))
                 yield name, facts.st_ino, facts.st_mtime_ns

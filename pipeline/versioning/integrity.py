@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pipeline.files import md5
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -35,12 +36,6 @@ def discard_damaged_objects(output: Output, oids: Iterable[str]) -> list[str]:
     return damaged
 
 
-def md5(file: Path) -> str:
-    """The MD5 of a file's content, as DVC takes it."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, _new_md5).hexdigest()
-
-
 def _list_files(output: Output) -> Iterator[tuple[Path, str]]:
     """Every file of an output, with the hash that DVC has of it."""
     root = Path(output.fs_path)
@@ -49,7 +44,3 @@ def _list_files(output: Output) -> Iterator[tuple[Path, str]]:
         return
     for key, _, oid in output.get_obj() or ():
         yield root.joinpath(*key), oid.value
-
-
-def _new_md5() -> hashlib._Hash:
-    return hashlib.md5(usedforsecurity=False)

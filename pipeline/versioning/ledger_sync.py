@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import LedgerError
-from pipeline.files import replace_text
+from pipeline.files import md5, replace_text
 from pipeline.versioning import checkout, merge_conflicts, tracked_files
 from pipeline.versioning.checkout import CheckoutBase, CheckoutPlan, TrackedPath
-from pipeline.versioning.integrity import md5
 
 if TYPE_CHECKING:
     from dvc.repo import Repo

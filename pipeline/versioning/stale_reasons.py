@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.files import FileStat
+
 if TYPE_CHECKING:
     from dvc.output import Output
     from dvc.stage import PipelineStage
@@ -73,7 +75,7 @@ def ledger_reasons(root: Path) -> tuple[str, ...]:
         return ("ledger.parquet is missing",)
     # Reading both takes pyarrow, which takes longer to import than everything else here: once for each version.
     agreed = root / ".thaw" / "ledger-agrees"
-    versions = repr([_file_version(ledger), _file_version(split)])
+    versions = repr([FileStat.of(ledger), FileStat.of(split)])
     if agreed.is_file() and agreed.read_text() == versions:
         return ()
     from pipeline.data.ledger import agrees
@@ -83,12 +85,6 @@ def ledger_reasons(root: Path) -> tuple[str, ...]:
     agreed.parent.mkdir(exist_ok=True)
     agreed.write_text(versions)
     return ()
-
-
-def _file_version(path: Path) -> tuple[int, int, int]:
-    """Inode, size and modification time: another one where the content may be another."""
-    facts = path.stat()
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def _setting_changes(keys: Iterable[str], old: Mapping[str, Any], new: Mapping[str, Any], file: str) -> list[str]:

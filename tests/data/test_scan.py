@@ -108,7 +108,7 @@ def test_changed_content_is_measured_although_size_and_time_are_the_same(data: P
 
 
 def test_stamped_files_are_not_read_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.data.scan._SETTLED", -60.0)
+    monkeypatch.setattr("pipeline.files.SETTLED_SECONDS", -60.0)
     _, before = run(data, tmp_path / "memory")
     monkeypatch.setattr("pipeline.data.scan._md5", lambda path: pytest.fail(f"{path} was read"))
     assert run(data, tmp_path / "memory") == ([], before)

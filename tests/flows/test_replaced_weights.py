@@ -21,7 +21,7 @@ from flows.step_task import run_or_restore
 from pipeline import files, setup
 from pipeline.config import parse
 from pipeline.errors import BackboneError
-from pipeline.models import digests, references
+from pipeline.models import references
 from pipeline.models.network import state_to_save
 from pipeline.models.providers.torchvision import blocks
 from pipeline.records import BackboneRecord
@@ -221,7 +221,7 @@ def test_an_unchanged_file_is_not_read_again(place: Workspace, monkeypatch: pyte
     path = place.root / FILE
     long_ago = path.stat().st_mtime - 3600
     os.utime(path, (long_ago, long_ago))
-    monkeypatch.setattr(digests, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(files, "SETTLED_SECONDS", 0.0)
     read: list[Path] = []
     hashed = files.sha256
 

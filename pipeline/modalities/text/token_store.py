@@ -246,7 +246,7 @@ def _load(folder: Path, examples: int) -> EncodedExamples | None:
         is_whole = len(offsets) == examples + 1 and offsets[-1] == len(ids) == info["tokens"]
         if not is_whole or (types is not None and len(types) != len(ids)):
             return None
-        os.utime(folder)
+        files.mark_used(folder)
         truncated = TruncatedTexts.model_validate(info["truncated"])
         return EncodedExamples(ids, offsets, types, truncated)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
@@ -283,11 +283,8 @@ def _write(made: EncodedExamples, folder: Path) -> None:
 
 def _make_room(stores: Path, limit: float) -> None:
     """Removes what was used longest ago until the rest takes at most `limit` bytes."""
-    folders = sorted((path for path in stores.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime_ns)
-    sizes = [sum(file.stat().st_size for file in folder.iterdir()) for folder in folders]
-    held = sum(sizes)
-    for folder, size in zip(folders, sizes, strict=True):
-        if held <= limit:
-            return
-        shutil.rmtree(folder, ignore_errors=True)
-        held -= size
+    entries = []
+    for folder in stores.iterdir():
+        if folder.is_dir():
+            entries.append(files.CacheEntry((folder,), files.used_ns(folder), files.folder_size(folder)))
+    files.evict_least_recently_used(entries, lambda held: held <= limit)

@@ -10,10 +10,9 @@ from pipeline import files
 from pipeline.config import BackboneConfig, expand_variables
 from pipeline.context import Context
 from pipeline.errors import BackboneError, ConfigError
-from pipeline.files import expanded
+from pipeline.files import FileStat, expanded
 from pipeline.models import backbone_lock, references
 from pipeline.models.backbone_lock import LOCK
-from pipeline.models.digests import FileStat
 from pipeline.records import BackboneRecord, TextInputSpec
 
 WEIGHTS = "model.safetensors"
