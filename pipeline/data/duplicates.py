@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
+from math import comb
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +15,8 @@ BITS = 64
 INFORMATIVE = 16  # bits set: a picture's hash has about half of them, that of a flat one nearly none
 TINY = 64  # buckets up to this size are compared many at once
 SMALL = 4096  # buckets up to this size are compared pair by pair, larger ones cut again
+TABLE_COST = 12.0  # sorting hashes into buckets takes as long as comparing each with so many others
+MOST_TABLES = 500  # choices of bands that are tried
 HELD = 1_000_000  # edges kept before they are merged: bounds the memory that dense clusters take
 
 
@@ -24,11 +28,12 @@ def clusters(hashes: Sequence[str | None], distance: int) -> npt.NDArray[np.int6
             is no hash. Hashes of different versions are never near.
         distance: most bits in which near-duplicates differ, 0–64; below 0 every example is on its own.
 
-    The search is exact. Hashes are cut into `distance + 1` bands, and by the pigeonhole principle two hashes at
-    most `distance` bits apart agree in one band (Manku, Jain and Das Sarma 2007, section 3), so only hashes sharing
-    a band are compared; a band that many share is cut again by its remaining bits. Equal hashes count as one. Time
-    and memory stay near linear up to a distance of about 10; above, bands are too short to tell hashes apart and
-    time grows with the square (100,000 hashes: seconds).
+    The search is exact. Hashes are cut into bands, and by the pigeonhole principle two hashes at most `distance` bits
+    apart agree in all bands but `distance` (Manku, Jain and Das Sarma 2007, section 3), so only hashes that share
+    some choice of so many bands are compared; those of a choice that many share are cut again by their remaining bits.
+    Of more bands there are more choices, and fewer hashes share one: how many there are follows from the number of
+    hashes. Equal hashes count as one. Time and memory stay near linear up to a distance of about 10; above, choices of
+    bands are too many or tell hashes apart too little, and time grows with the square (100,000 hashes: seconds).
     """
     import numpy as np
 
@@ -118,19 +123,57 @@ def _join(
     """Joins the members at most `distance` apart; they may differ in `bits` only."""
     import numpy as np
 
-    varying = np.bitwise_or.reduce(hashes[members] ^ hashes[members[0]])
-    bits = bits[(varying >> bits.astype(np.uint64)) & np.uint64(1) == 1]
-    if len(members) <= SMALL or 2 ** (len(bits) / (distance + 1)) <= 2 * (distance + 1):
+    if len(members) <= SMALL:
         _compare(hashes, members, distance, forest)
         return
-    for band in np.array_split(bits, distance + 1):
-        rest = np.setdiff1d(bits, band)
-        order, starts, sizes = _buckets(hashes[members], band)
+    own = hashes[members]
+    bits, information = _telling_bits(own, bits)
+    bands = _choose_bands(len(members), information, distance)
+    if bands is None:
+        _compare(hashes, members, distance, forest)
+        return
+    for chosen in combinations(range(bands), bands - distance):
+        is_key = np.isin(np.arange(len(bits)) % bands, chosen)
+        rest = bits[~is_key]
+        order, starts, sizes = _buckets(own, bits[is_key])
         _compare_tiny(hashes, members[order], starts[sizes <= TINY], sizes[sizes <= TINY], distance, forest)
         for start, size in zip(starts[sizes > TINY].tolist(), sizes[sizes > TINY].tolist(), strict=True):
             found = members[order[start : start + size]]
             if not forest.joined(found):
                 _join(hashes, found, rest, distance, forest)
+
+
+def _telling_bits(
+    hashes: npt.NDArray[np.uint64], bits: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The bits in which the hashes differ, those that tell most of them apart first, and how much each tells: minus the
+    binary logarithm of the share of pairs that agree in it (collision entropy), at most 1."""
+    import numpy as np
+
+    shares = np.array([np.mean(hashes >> np.uint64(bit) & np.uint64(1)) for bit in bits.tolist()])
+    information = -np.log2(shares**2 + (1 - shares) ** 2)
+    order = np.argsort(-information, kind="stable")
+    order = order[information[order] > 0]
+    return bits[order], information[order]
+
+
+def _choose_bands(count: int, information: npt.NDArray[np.float64], distance: int) -> int | None:
+    """Into how many bands to cut the bits, so that the search takes least; None where comparing all pairs takes less.
+
+    Args:
+        count: how many hashes there are.
+        information: what each bit tells; see `_telling_bits`.
+    """
+    best, least = None, count / 2
+    for bands in range(distance + 1, len(information) + 1):
+        tables = comb(bands, distance)
+        if tables > MOST_TABLES:
+            break
+        known = float(information.sum()) * (bands - distance) / bands
+        cost = tables * (TABLE_COST + count / 2**known / 2)
+        if cost < least:
+            best, least = bands, cost
+    return best
 
 
 def _buckets(
@@ -141,7 +184,7 @@ def _buckets(
     import numpy as np
 
     keys = hashes & np.bitwise_or.reduce(np.uint64(1) << band.astype(np.uint64))
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(keys)
     ends = np.flatnonzero(np.append(keys[order][1:] != keys[order][:-1], True)) + 1
     starts = np.append(0, ends[:-1])
     several = ends - starts > 1
@@ -159,13 +202,13 @@ def _compare_tiny(
     """Compares every pair within each bucket: first neighbours, then those two apart, and so on."""
     import numpy as np
 
+    found = hashes[ordered]  # side by side in memory
     within = np.repeat(starts, sizes) + np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     ends = np.repeat(starts + sizes, sizes)
     for apart in range(1, int(sizes.max(initial=1))):
         within, ends = within[within + apart < ends], ends[within + apart < ends]
-        left, right = ordered[within], ordered[within + apart]
-        near = np.bitwise_count(hashes[left] ^ hashes[right]) <= distance
-        forest.add(left[near], right[near])
+        near = within[np.bitwise_count(found[within] ^ found[within + apart]) <= distance]
+        forest.add(ordered[near], ordered[near + apart])
 
 
 def _compare(hashes: npt.NDArray[np.uint64], members: npt.NDArray[np.int64], distance: int, forest: _Forest) -> None:

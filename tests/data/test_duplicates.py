@@ -36,11 +36,35 @@ def crowd(rng: np.random.Generator, count: int, bits: int) -> Hashes:
 def test_clusters_are_those_of_comparing_all_pairs(tiny: int, small: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "TINY", tiny)
     monkeypatch.setattr(duplicates, "SMALL", small)
+    monkeypatch.setattr(duplicates, "TABLE_COST", 0.0 if small < 4096 else duplicates.TABLE_COST)  # cut few hashes too
+    monkeypatch.setattr(duplicates, "MOST_TABLES", 30)
     rng = np.random.default_rng(0)
     for distance in range(13):
         hashes = crowd(rng, 400, bits=20 if distance % 2 else 64)
         near = np.bitwise_count(hashes[:, None] ^ hashes[None, :]) <= distance
         assert partition(clusters(text(hashes), distance)) == partition(connected_components(near, directed=False)[1])
+
+
+@pytest.mark.parametrize(
+    ("count", "bits", "distance", "bands"),
+    [
+        (100_000, 64, 4, 5),
+        (1_000_000, 64, 6, 8),  # of 7 bands each is shared by 2,000 hashes, of 8 each two by 15
+        (1_000_000, 12, 6, None),  # no choice of bands tells enough apart
+        (20, 64, 4, None),
+        (1_000_000, 5, 6, None),
+    ],
+)
+def test_as_many_bands_as_make_the_search_short(count: int, bits: int, distance: int, bands: int | None) -> None:
+    assert duplicates._choose_bands(count, np.ones(bits), distance) == bands
+
+
+def test_bits_that_most_hashes_share_tell_less() -> None:
+    hashes = np.array([0b001, 0b001, 0b011, 0b111], dtype=np.uint64)
+    bits, information = duplicates._telling_bits(hashes, np.arange(64))
+    assert bits.tolist() == [1, 2]
+    assert information[0] == 1
+    assert 0 < information[1] < 1
 
 
 def test_chains_join() -> None:
