@@ -85,3 +85,12 @@ def real() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("no real data here: set THAW_REAL to a folder that holds data/ and weights/")
     return folder
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need the finished workspace run in one process, so that it is made once; the others of one file do too."""
+    for item in items:
+        needs_workspace = "_finished" in getattr(item, "fixturenames", ())
+        group = "finished" if needs_workspace else str(item.path.relative_to(REPOSITORY))
+        item.add_marker(pytest.mark.xdist_group(group))
