@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +19,28 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MEANT = "look at what was added; if it is meant, nothing needs doing"
+UNIQUE_CHECKS = (
+    Check(
+        code="conflicting-labels",
+        severity="critical",
+        subject="the same content under two labels",
+        expected="one label for one content",
+        hint="correct the wrong one of each pair",
+        index="path",
+        kind="ExpectColumnValuesToBeUnique",
+        arguments={"column": "id"},
+    ),
+    Check(
+        code="path-twice",
+        severity="critical",
+        subject="a path under two labels",
+        expected="every path once",
+        hint="correct the table",
+        index="path",
+        kind="ExpectColumnValuesToBeUnique",
+        arguments={"column": "path"},
+    ),
+)
 
 
 def content_suites(
@@ -51,52 +73,87 @@ def drift_suite(
     Args:
         measures: what the task measures besides.
     """
+    movements = [*_label_movements(rows, before, data), *_mean_movements(rows, before, data)]
+    for measure in measures:
+        check = _drift_check(measure.name, measure.subject, measure.limit, measure.expected, MEANT)
+        movements.append(_Movement(check, measure.value, list(measure.items)))
+    moved: dict[str, float] = {}
+    items: dict[str, Sequence[str]] = {}
+    for movement in movements:
+        moved[movement.check.arguments["column"]] = movement.value
+        if movement.items is not None:
+            items[movement.check.code] = movement.items
+    checks = tuple(movement.check for movement in movements)
+    return ExpectationSuite("drift", _frame([moved]), checks, items)
+
+
+class _Movement(NamedTuple):
+    """How far one thing moved, and what is said where that is too far.
+
+    Args:
+        items: what to name then; None: nothing but the value.
+    """
+
+    check: Check
+    value: float
+    items: Sequence[str] | None = None
+
+
+def _label_movements(rows: pa.Table, before: pa.Table, data: DataConfig) -> list[_Movement]:
+    """Classes that came and went, and the total variation distance of the labels' shares."""
     now, then = _shares(rows), _shares(before)
     added = now.keys() - then.keys()
     gone = then.keys() - now.keys()
-    variation = sum(abs(now.get(label, 0) - then.get(label, 0)) for label in now.keys() | then.keys()) / 2
-    moved = {"labels-added": float(len(added)), "labels-gone": float(len(gone)), "label-shares": variation}
-    checks = [
-        _drift_check(
-            "labels-added",
-            "new classes",
-            0.0,
-            "the classes of the last accepted version",
-            "if one is misspelt, correct its name; else nothing needs doing",
-        ),
-        _drift_check(
-            "labels-gone",
-            "classes that are gone",
-            0.0,
-            "the classes of the last accepted version",
-            "bring their examples back, if they were not meant to go",
-        ),
-        _drift_check(
-            "label-shares",
-            "drift of label shares",
-            data.drift.label_shift,
-            f"a total variation of at most {data.drift.label_shift:g} (data.drift.label_shift)",
-            MEANT,
-        ),
-    ]
+    return [_added_classes(added, then), _gone_classes(gone), _share_movement(now, then, data.drift.label_shift)]
+
+
+def _added_classes(added: Set[str], then: Mapping[str, float]) -> _Movement:
+    check = _drift_check(
+        "labels-added",
+        "new classes",
+        0.0,
+        "the classes of the last accepted version",
+        "if one is misspelt, correct its name; else nothing needs doing",
+    )
+    return _Movement(check, float(len(added)), hints(added, then))
+
+
+def _gone_classes(gone: Set[str]) -> _Movement:
+    check = _drift_check(
+        "labels-gone",
+        "classes that are gone",
+        0.0,
+        "the classes of the last accepted version",
+        "bring their examples back, if they were not meant to go",
+    )
+    return _Movement(check, float(len(gone)), sorted(gone))
+
+
+def _share_movement(now: Mapping[str, float], then: Mapping[str, float], limit: float) -> _Movement:
+    """The total variation distance of the labels' shares (0–1)."""
+    labels = sorted(now.keys() | then.keys())
+    differences = [abs(now.get(label, 0) - then.get(label, 0)) for label in labels]
+    check = _drift_check(
+        "label-shares",
+        "drift of label shares",
+        limit,
+        f"a total variation of at most {limit:g} (data.drift.label_shift)",
+        MEANT,
+    )
+    items = [f"{label}: {then.get(label, 0):.1%} before, {now.get(label, 0):.1%} now" for label in labels]
+    return _Movement(check, sum(differences) / 2, items)
+
+
+def _mean_movements(rows: pa.Table, before: pa.Table, data: DataConfig) -> list[_Movement]:
+    """How far the mean of each measured number moved, in standard deviations of before."""
     limit = data.drift.statistic_shift
+    expected = f"a mean within {limit:g} standard deviations (data.drift.statistic_shift)"
+    movements = []
     for column in _numbers(rows, before):
         name = column.removeprefix(SCAN)
-        moved[name] = _mean_shift(rows[column], before[column])
-        expected = f"a mean within {limit:g} standard deviations (data.drift.statistic_shift)"
-        checks.append(_drift_check(name, f"drift of {name.replace('-', ' ')}", limit, expected, MEANT))
-    items = {
-        "drift-labels-added": hints(added, then),
-        "drift-labels-gone": sorted(gone),
-        "drift-label-shares": [
-            f"{label}: {then.get(label, 0):.1%} before, {now.get(label, 0):.1%} now" for label in sorted(now | then)
-        ],
-    }
-    for measure in measures:
-        moved[measure.name] = measure.value
-        checks.append(_drift_check(measure.name, measure.subject, measure.limit, measure.expected, MEANT))
-        items[f"drift-{measure.name}"] = list(measure.items)
-    return ExpectationSuite("drift", _frame([moved]), tuple(checks), items)
+        check = _drift_check(name, f"drift of {name.replace('-', ' ')}", limit, expected, MEANT)
+        movements.append(_Movement(check, _mean_shift(rows[column], before[column])))
+    return movements
 
 
 def _drift_check(name: str, subject: str, limit: float, expected: str, hint: str) -> Check:
@@ -116,38 +173,10 @@ def _examples(
 ) -> ExpectationSuite:
     has_objects = CLASSES in rows.column_names
     fewest = min(2, len(labels)) if has_objects else 2
-    enough = fewest * data.min_per_class
     checks = [
-        Check(
-            code="conflicting-labels",
-            severity="critical",
-            subject="the same content under two labels",
-            expected="one label for one content",
-            hint="correct the wrong one of each pair",
-            index="path",
-            kind="ExpectColumnValuesToBeUnique",
-            arguments={"column": "id"},
-        ),
-        Check(
-            code="path-twice",
-            severity="critical",
-            subject="a path under two labels",
-            expected="every path once",
-            hint="correct the table",
-            index="path",
-            kind="ExpectColumnValuesToBeUnique",
-            arguments={"column": "path"},
-        ),
+        *UNIQUE_CHECKS,
         *([] if has_objects else _one_class_each(labels)),
-        Check(
-            code="too-few",
-            severity="critical",
-            subject="usable examples",
-            expected=f"at least {enough} ({'two classes' if fewest == 2 else 'one class'} of data.min_per_class)",
-            hint="add examples",
-            kind="ExpectTableRowCountToBeBetween",
-            arguments={"min_value": enough},
-        ),
+        _count_check(fewest, data.min_per_class),
         *(_measured(rule) for rule in expected),
     ]
     columns = ["id", "path", "target", *(SCAN + rule.column for rule in expected)]
@@ -178,6 +207,20 @@ def _one_class_each(labels: Sequence[str]) -> list[Check]:
             arguments={"column": "target", "min_value": 2},
         ),
     ]
+
+
+def _count_check(classes: int, min_per_class: int) -> Check:
+    """That there are enough examples for one or two classes."""
+    enough = classes * min_per_class
+    return Check(
+        code="too-few",
+        severity="critical",
+        subject="usable examples",
+        expected=f"at least {enough} ({'two classes' if classes == 2 else 'one class'} of data.min_per_class)",
+        hint="add examples",
+        kind="ExpectTableRowCountToBeBetween",
+        arguments={"min_value": enough},
+    )
 
 
 def _measured(rule: ColumnExpectation) -> Check:
