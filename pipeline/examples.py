@@ -44,11 +44,12 @@ class ExampleFault:
 
 @dataclass(frozen=True)
 class ExampleListing:
-    """All examples the reader found, and what it could not read."""
+    """All examples the reader found, what it could not read, and what it left out of examples that stay."""
 
     examples: tuple[ListedExample, ...]
     faults: tuple[ExampleFault, ...]
     findings: tuple[Finding, ...] = ()
+    object_faults: tuple[ExampleFault, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ def _take_in(data: config.DataConfig, task: TaskConfig, context: Context) -> _In
     return _Intake(
         folded=folded,
         faults=faults,
-        object_faults=_by_path(checked.object_faults),
+        object_faults=_by_path((*listing.object_faults, *checked.object_faults)),
         labels=_label_space(data, checked, listing),
         files=len({*paths, *(fault.path for fault in faults)}),
         converted=conversions(measured for _, measured in parted.usable),

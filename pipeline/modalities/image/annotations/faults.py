@@ -8,7 +8,8 @@ from pipeline.data.files import outside
 from pipeline.examples import ExampleFault
 from pipeline.manifest import real_path
 
-MOST_BYTES = 2_000_000_000  # of one annotation file; a COCO file of a million boxes has about 300 MB
+MOST_BYTES = 50_000_000  # of the annotation of one image
+MOST_BYTES_OF_ALL = 4_000_000_000  # of one that is for many; a COCO file of a million boxes has about 300 MB
 
 
 class AnnotationError(Exception):
@@ -26,8 +27,13 @@ class AnnotationError(Exception):
         return ExampleFault(path, self.code, self.found, self.expected, self.hint)
 
 
-def read_annotation(root: Path, path: str) -> bytes:
+def read_annotation(root: Path, path: str, most: int = MOST_BYTES) -> bytes:
     """The content of an annotation file.
+
+    Args:
+        root: the data folder.
+        path: the file below it, as the manifest writes it.
+        most: bytes that it may have.
 
     Raises:
         AnnotationError: it leads out of the data folder, is too large or cannot be read.
@@ -40,10 +46,9 @@ def read_annotation(root: Path, path: str) -> bytes:
     try:
         if not file.is_file():
             raise AnnotationError("not-a-file", f"{path}: a folder, pipe or device", "a file", "replace it")
-        if file.stat().st_size > MOST_BYTES:
-            raise AnnotationError(
-                "too-large", f"{path}: {file.stat().st_size} bytes", f"at most {MOST_BYTES}", "cut it"
-            )
+        if file.stat().st_size > most:
+            found = f"{path}: {file.stat().st_size} bytes"
+            raise AnnotationError("too-large", found, f"at most {most}", "replace it")
         return file.read_bytes()
     except (OSError, ValueError) as fault:
         found = f"{path}: {' '.join(str(fault).split())}"

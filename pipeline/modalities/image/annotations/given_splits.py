@@ -16,6 +16,7 @@ from pipeline.modalities.image.annotations.pairing import ImageNames, strip_role
 from pipeline.records import Finding
 
 IMAGE_SETS = "imagesets"
+MAIN, SEGMENTATION = "main", "segmentation"  # its folders for boxes and for masks
 JOINT = "trainval"  # VOC's list of both; used where it has no separate ones
 _BY_PROTECTION: tuple[Split, ...] = ("train", "val", "test")  # later ones win
 
@@ -42,7 +43,7 @@ def find_splits(root: Path, files: Iterable[str], images: Collection[str], prefe
 
     Args:
         files: all files below the data folder.
-        preferred: the folder of ImageSets that is for this task: "main" or "segmentation".
+        preferred: the folder of ImageSets that is for this task: MAIN or SEGMENTATION.
     """
     lists = find_lists(files, preferred)
     if not lists:
@@ -99,7 +100,7 @@ def _rank(folder: str, preferred: str) -> int:
     parts = folder.casefold().split("/")
     if IMAGE_SETS not in parts:
         return 3
-    order = {preferred: 0, "main": 1, "segmentation": 2}
+    order = {MAIN: 1, SEGMENTATION: 2, preferred: 0}
     return order.get(parts[-1], 4)
 
 

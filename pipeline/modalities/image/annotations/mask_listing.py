@@ -12,18 +12,17 @@ from pipeline.data.layout import unicode_collisions, walk
 from pipeline.data.sources import NO_EXTRAS, read_metadata
 from pipeline.errors import DataError
 from pipeline.examples import ExampleFault, ExampleListing, ListedExample
-from pipeline.modalities.image.annotations.given_splits import find_splits
+from pipeline.modalities.image.annotations.given_splits import SEGMENTATION, find_splits
 from pipeline.modalities.image.annotations.pairing import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
+    lies_in,
     pair,
     role_of,
     without_suffix,
 )
 from pipeline.modalities.image.annotations.settings import MaskConfig
 from pipeline.modalities.image.file_types import is_image_name
-
-SEGMENTATION = "segmentation"  # the folder of ImageSets that is for masks
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +88,12 @@ def find_mask_folders(files: Iterable[str], settings: MaskConfig) -> MaskFolders
     masks = [path for path in candidates if _is_mask(path, mask_folder, settings.suffix)]
     others = sorted(set(candidates) - set(masks))
     image_folder = settings.images or _first_role(others, IMAGE_FOLDERS)
-    images = [path for path in others if not image_folder or _lies_in(path, image_folder)]
+    images = [path for path in others if not image_folder or lies_in(path, image_folder)]
     return MaskFolders(tuple(images), tuple(sorted(masks)), image_folder, mask_folder)
 
 
 def _is_mask(path: str, folder: str, suffix: str) -> bool:
-    if folder and not _lies_in(path, folder):
+    if folder and not lies_in(path, folder):
         return False
     if suffix:
         return without_suffix(path, suffix) != path
@@ -108,16 +107,6 @@ def _first_role(paths: Sequence[str], words: Sequence[str]) -> str:
         if word in used:
             return word
     return ""
-
-
-def _lies_in(path: str, folder: str) -> bool:
-    """Whether a folder of a path is called so, or for that role, or whether it lies below that path."""
-    wanted = folder.strip("/").casefold()
-    lowered = path.casefold()
-    if lowered.startswith(f"{wanted}/"):
-        return True
-    folders = lowered.split("/")[:-1]
-    return wanted in folders or any(role_of(name) == wanted for name in folders)
 
 
 def _nothing_masked(root: Path, folders: MaskFolders) -> DataError:

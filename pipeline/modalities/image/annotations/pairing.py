@@ -27,7 +27,9 @@ MASK_FOLDERS = (
     "annotation",
     "annot",
 )
-ROLE_WORDS = frozenset((*IMAGE_FOLDERS, *BOX_FOLDERS, *MASK_FOLDERS))
+# What lies there is never a picture to find objects in.
+PURE_MASK_FOLDERS = ("segmentationclass", "segmentationclasspng", "segmentationobject", "masks", "mask", "pedmasks")
+ROLE_WORDS = frozenset((*IMAGE_FOLDERS, *BOX_FOLDERS, *MASK_FOLDERS, *PURE_MASK_FOLDERS))
 _LONGEST_FIRST = sorted((word for word in ROLE_WORDS if len(word) > 2), key=len, reverse=True)
 # "Validation_IMAGES", "train-masks", and without a separator "trainannot".
 _ROLE_AT_END = re.compile(rf"[ _.-]?(?:{'|'.join(map(re.escape, _LONGEST_FIRST))})$")
@@ -147,6 +149,16 @@ def strip_role(folder: str) -> str:
     if name in ROLE_WORDS:
         return ""
     return _ROLE_AT_START.sub("", _ROLE_AT_END.sub("", name))
+
+
+def lies_in(path: str, folder: str) -> bool:
+    """Whether a folder of a path is called so, or for that role, or whether it lies below that path."""
+    wanted = folder.strip("/").casefold()
+    lowered = path.casefold()
+    if lowered.startswith(f"{wanted}/"):
+        return True
+    folders = lowered.split("/")[:-1]
+    return wanted in folders or any(role_of(name) == wanted for name in folders)
 
 
 class ImageNames:

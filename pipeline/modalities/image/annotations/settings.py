@@ -21,7 +21,9 @@ class AnnotationConfig(ConfigSection):
     format: BoxFormat = "voc"
     """voc: an XML file for each image (Pascal VOC); coco: JSON files; yolo: a text file for each image"""
     files: tuple[str, ...] = ()
-    """of coco, the JSON files to read, below the data folder; empty: all that hold boxes"""
+    """of coco, the JSON files to read, of yolo, the file that names the classes, by their paths below the data folder; empty: found by what they hold"""
+    images: str | None = None
+    """the folder of the images, by its name or its path below the data folder; null: all image files but masks"""
     unannotated: Literal["auto", "error", "empty"] = "auto"
     """an image without an annotation; error: it is left out by name; empty: it shows no object; auto: empty for yolo, where that is the rule, else error"""
     first_pixel: Literal[0, 1] = 1

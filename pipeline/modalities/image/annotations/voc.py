@@ -7,14 +7,19 @@ development kit: corners in pixels, counted from 1, both included.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from xml.etree.ElementTree import ParseError
 
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
+from pipeline.modalities.image.annotations.annotated_images import AnnotatedImages, add_unpaired
 from pipeline.modalities.image.annotations.boxes import AnnotatedObject, BoxAnnotation
-from pipeline.modalities.image.annotations.faults import AnnotationError
+from pipeline.modalities.image.annotations.faults import AnnotationError, read_annotation
+from pipeline.modalities.image.annotations.given_splits import MAIN, find_splits
+from pipeline.modalities.image.annotations.pairing import pair
 from pipeline.modalities.image.annotations.settings import AnnotationConfig
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -63,6 +68,31 @@ class _TreeBuilder:
 
     def close(self) -> _Element:
         return self._top.children[0]
+
+
+def find_voc(files: Iterable[str]) -> list[str]:
+    """The files that may be annotations in this format."""
+    return [path for path in files if path.lower().endswith(".xml")]
+
+
+def read_voc_folder(
+    root: Path, files: Sequence[str], images: Sequence[str], settings: AnnotationConfig
+) -> AnnotatedImages:
+    """The boxes of all images below a data folder.
+
+    Args:
+        files: all files, by paths below it.
+        images: those that are images.
+    """
+    result = AnnotatedImages(splits=find_splits(root, files, images, MAIN))
+    pairs = pair(images, find_voc(files))
+    for image, source in sorted(pairs.of_image.items()):
+        try:
+            result.of_image[image] = read_voc(read_annotation(root, source), source, settings)
+        except AnnotationError as fault:
+            result.faults.append(fault.of(image))
+    add_unpaired(result, pairs, settings)
+    return result
 
 
 def read_voc(content: bytes, source: str, settings: AnnotationConfig) -> BoxAnnotation:

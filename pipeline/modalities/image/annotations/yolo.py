@@ -1,0 +1,269 @@
+"""YOLO: a text file for each image, with a class number and a box or polygon in each line, in shares of the sides.
+
+The format is that of Darknet and Ultralytics: `class x y width height`, x and y being the box's centre, or
+`class x1 y1 x2 y2 x3 y3 …`, a polygon. `data.yaml` names the classes, and where the images of each split lie.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from pipeline.config import read_yaml
+from pipeline.data.layout import TABLE_SPLIT_NAMES
+from pipeline.errors import DataError
+from pipeline.manifest import Split
+from pipeline.modalities.image.annotations.annotated_images import AnnotatedImages, add_unpaired
+from pipeline.modalities.image.annotations.boxes import AnnotatedObject, Box, BoxAnnotation, polygon_box
+from pipeline.modalities.image.annotations.faults import AnnotationError, read_annotation
+from pipeline.modalities.image.annotations.given_splits import MAIN, GivenSplits, find_lists, find_splits
+from pipeline.modalities.image.annotations.pairing import ImageNames, pair, role_of, strip_role
+from pipeline.modalities.image.annotations.settings import AnnotationConfig
+
+LABEL_FOLDERS = ("labels", "label", "annotations", "annotation", "txt")
+NAME_LISTS = ("classes.txt", "obj.names", "predefined_classes.txt", "labels.txt", "_darknet.labels")
+SLACK = 0.02  # a share this far above 1 is a slip of rounding
+_DOCUMENTS = ("readme", "license", "licence", "requirements", "notes", "changelog")
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """The classes of a YOLO data set.
+
+    Args:
+        path: the file that names them, below the data folder.
+        names: number → name.
+        folders: split → the folders or lists that the file gives for it.
+    """
+
+    path: str
+    names: Mapping[int, str]
+    folders: Mapping[Split, tuple[str, ...]] = field(default_factory=dict)
+
+
+def read_yolo_folder(
+    root: Path, files: Sequence[str], images: Sequence[str], settings: AnnotationConfig
+) -> AnnotatedImages:
+    """The boxes of all images below a data folder.
+
+    Args:
+        files: all files, by paths below it.
+        images: those that are images.
+
+    Raises:
+        DataError: no file names the classes, or several name them differently.
+    """
+    classes = find_class_names(root, settings.files or files)
+    result = AnnotatedImages(splits=_splits(root, files, images, classes))
+    pairs = pair(images, find_yolo(files, images, classes.path))
+    for image, source in sorted(pairs.of_image.items()):
+        try:
+            content = read_annotation(root, source)
+            result.of_image[image] = read_yolo(content, source, classes)
+        except AnnotationError as fault:
+            result.faults.append(fault.of(image))
+    add_unpaired(result, pairs, settings)
+    return result
+
+
+def find_yolo(files: Iterable[str], images: Sequence[str], names: str = "") -> list[str]:
+    """The text files that may be annotations: in folders for labels, else beside images.
+
+    Args:
+        names: the file that names the classes, which is none.
+    """
+    lists = set(find_lists(files, MAIN))
+    texts = [path for path in files if path.lower().endswith(".txt") and path not in lists and path != names]
+    labels = [path for path in texts if any(role_of(folder) in LABEL_FOLDERS for folder in path.split("/")[:-1])]
+    if labels:
+        return labels
+    homes = {path.rpartition("/")[0] for path in images}
+    return [path for path in texts if path.rpartition("/")[0] in homes and not _is_document(path)]
+
+
+def _is_document(path: str) -> bool:
+    name = path.rpartition("/")[2].lower()
+    return name in NAME_LISTS or name.startswith(_DOCUMENTS)
+
+
+def find_class_names(root: Path, files: Iterable[str]) -> ClassNames:
+    """The classes: from data.yaml or any other YAML file with `names`, else from classes.txt and its kin.
+
+    Raises:
+        DataError: there is none, or several say different things.
+    """
+    ordered = sorted(files, key=lambda path: (path.count("/"), path))
+    from_yaml = [_read_yaml_names(root, path) for path in ordered if path.lower().endswith((".yaml", ".yml"))]
+    found = [classes for classes in from_yaml if classes is not None]
+    if not found:
+        lists = [path for path in ordered if path.rpartition("/")[2].lower() in NAME_LISTS or path.endswith(".names")]
+        found = [_read_name_list(root, path) for path in lists]
+    if not found:
+        raise DataError(
+            f"data folder {root}",
+            found="no file that names the classes",
+            expected="data.yaml with names, or classes.txt with a name in each line",
+            hint="add one: in a YOLO label the class is only a number",
+        )
+    different = [classes for classes in found if classes.names != found[0].names]
+    if different:
+        raise DataError(
+            f"data folder {root}",
+            found=f"{found[0].path} and {different[0].path}, which name the classes differently",
+            expected="one list of names",
+            hint="name the right one in task.annotations.files",
+        )
+    return found[0]
+
+
+def _read_yaml_names(root: Path, path: str) -> ClassNames | None:
+    """What a YAML file says; None where it says nothing of classes."""
+    try:
+        values = read_yaml(read_annotation(root, path).decode("utf-8-sig"))
+    except AnnotationError as fault:
+        raise DataError(path, found=fault.found, expected=fault.expected, hint=fault.hint) from fault
+    except (yaml.YAMLError, ValueError, RecursionError) as fault:
+        found = " ".join(f"{type(fault).__name__}: {fault}".split())
+        raise DataError(path, found=found, expected="YAML", hint="correct or remove it") from fault
+    if not isinstance(values, dict) or "names" not in values:
+        return None
+    names = _number_names(values["names"])
+    if names is None:
+        raise DataError(f"{path}: names", found=str(values["names"])[:80], expected="a list of class names")
+    return ClassNames(path, names, _read_folders(values))
+
+
+def _number_names(given: Any) -> dict[int, str] | None:
+    """Number → name, from a list or a mapping; None of anything else."""
+    pairs = given.items() if isinstance(given, dict) else enumerate(given) if isinstance(given, list) else ()
+    names: dict[int, str] = {}
+    for number, name in pairs:
+        if not str(number).isdecimal() or isinstance(name, (dict, list)) or not str(name).strip():
+            return None
+        names[int(number)] = str(name).strip()
+    return names or None
+
+
+def _read_folders(values: Mapping[str, Any]) -> dict[Split, tuple[str, ...]]:
+    folders: dict[Split, tuple[str, ...]] = {}
+    for key, given in values.items():
+        split = TABLE_SPLIT_NAMES.get(str(key).casefold())
+        entries = given if isinstance(given, list) else [given]
+        texts = tuple(entry for entry in entries if isinstance(entry, str) and entry)
+        if split is not None and texts:
+            folders[split] = texts
+    return folders
+
+
+def _read_name_list(root: Path, path: str) -> ClassNames:
+    try:
+        lines = read_annotation(root, path).decode("utf-8-sig").splitlines()
+    except (AnnotationError, ValueError) as fault:
+        raise DataError(path, found=str(fault), expected="a class name in each line, in UTF-8") from fault
+    names = [line.strip() for line in lines]
+    while names and not names[-1]:
+        names.pop()
+    return ClassNames(path, dict(enumerate(names)))
+
+
+def _splits(root: Path, files: Sequence[str], images: Sequence[str], classes: ClassNames) -> GivenSplits:
+    """The given splits: as data.yaml says, else by lists and folders."""
+    entries = [entry for texts in classes.folders.values() for entry in texts]
+    repeated = {entry for entry in entries if entries.count(entry) > 1}  # train and val in one folder: no split at all
+    names = ImageNames(images)
+    of_image: dict[str, Split] = {}
+    for split in ("train", "val", "test"):
+        for entry in classes.folders.get(split, ()):
+            if entry not in repeated:
+                of_image.update(dict.fromkeys(_images_of(root, entry, files, images, names), split))
+    if of_image:
+        return GivenSplits(of_image, (), ())
+    return find_splits(root, files, images, MAIN)
+
+
+def _images_of(root: Path, entry: str, files: Sequence[str], images: Sequence[str], names: ImageNames) -> list[str]:
+    """The images that an entry of data.yaml stands for: a folder, or a list of files."""
+    parts = [part for part in PurePosixPath(entry.replace("\\", "/")).parts if part not in ("/", ".", "..")]
+    if entry.lower().endswith(".txt"):
+        return _listed_images(root, parts, files, names)
+    for start in range(len(parts)):
+        is_telling = any(strip_role(part) for part in parts[start:])
+        if start > 0 and not is_telling:
+            break  # "images" alone would be the images of every split
+        tail = f"/{'/'.join(parts[start:])}/"
+        found = [path for path in images if tail in f"/{path.rpartition('/')[0]}/"]
+        if found:
+            return found
+    return []
+
+
+def _listed_images(root: Path, parts: Sequence[str], files: Sequence[str], names: ImageNames) -> list[str]:
+    paths = [path for path in files if path.rpartition("/")[2] == parts[-1]]
+    listed: list[str] = []
+    for path in paths[:1]:
+        try:
+            lines = read_annotation(root, path).decode("utf-8-sig", "surrogateescape").splitlines()
+        except AnnotationError as fault:
+            raise DataError(path, found=fault.found, expected=fault.expected, hint=fault.hint) from fault
+        for line in lines:
+            found = names.find(line.strip(), path.rpartition("/")[0])
+            listed += found if len(found) == 1 else ()
+    return listed
+
+
+def read_yolo(content: bytes, source: str, classes: ClassNames) -> BoxAnnotation:
+    """What one text file says; an empty one, that there is no object.
+
+    Raises:
+        AnnotationError: a line is no box, names an unknown class or is in pixels.
+    """
+    lines = content.decode("utf-8-sig", "replace").splitlines()
+    objects = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            objects.append(_read_line(line, f"{source}#{number}", classes))
+    return BoxAnnotation(source, tuple(objects), in_shares=True)
+
+
+def _read_line(line: str, place: str, classes: ClassNames) -> AnnotatedObject:
+    try:
+        numbers = [float(word) for word in line.split()]
+    except ValueError:
+        numbers = []
+    is_box = len(numbers) == 5
+    is_polygon = len(numbers) >= 7 and len(numbers) % 2 == 1
+    if not all(map(math.isfinite, numbers)) or not (is_box or is_polygon):
+        raise AnnotationError(
+            "bad-line",
+            f"{place}: {line[:60]}",
+            "a class number and x y width height, or the corners of a polygon",
+            "correct the line; of predictions, leave out the confidence",
+        )
+    label = classes.names.get(int(numbers[0])) if numbers[0] == int(numbers[0]) else None
+    if label is None:
+        expected = f"a number from {min(classes.names)} to {max(classes.names)}, as {classes.path} names them"
+        raise AnnotationError(
+            "unknown-class", f"{place}: class {numbers[0]:g}", expected, "correct it, or add the name"
+        )
+    _refuse_pixels(numbers[1:], place)
+    return AnnotatedObject(place, label, _centred_box(numbers[1:]) if is_box else polygon_box(numbers[1:]))
+
+
+def _refuse_pixels(numbers: Sequence[float], place: str) -> None:
+    if max(map(abs, numbers)) > 1 + SLACK:
+        raise AnnotationError(
+            "pixel-coordinates",
+            f"{place}: {max(numbers, key=abs):g}",
+            "shares of the picture's sides, from 0 to 1",
+            "divide pixels by the picture's width and height",
+        )
+
+
+def _centred_box(numbers: Sequence[float]) -> Box:
+    x, y, width, height = numbers
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
