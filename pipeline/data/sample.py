@@ -13,7 +13,7 @@ import shutil
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,13 +59,18 @@ def generate(folder: Path, *, seed: int = 0, parts: int = PARTS) -> SampleSummar
     """
     files = dict(_files(seed, parts))
     written = write_sample(folder, files)
+    classes = Counter(path.partition("/")[0] for path in files if path.endswith(".png"))
+    return SampleSummary(
+        folder, classes.total(), parts, dict(sorted(classes.items())), digest_files(files), written=written
+    )
+
+
+def digest_files(files: Mapping[str, bytes]) -> str:
+    """The MD5 over every file's name and content, in sorted order."""
     digest = hashlib.md5(usedforsecurity=False)
     for path in sorted(files):
         digest.update(path.encode() + b"\0" + files[path])
-    classes = Counter(path.partition("/")[0] for path in files if path.endswith(".png"))
-    return SampleSummary(
-        folder, classes.total(), parts, dict(sorted(classes.items())), digest.hexdigest(), written=written
-    )
+    return digest.hexdigest()
 
 
 def write_sample(folder: Path, files: dict[str, bytes]) -> bool:
@@ -112,20 +117,32 @@ def _files(seed: int, parts: int) -> Iterator[tuple[str, bytes]]:
 
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """An RGB PNG of pixels (height, width, 3), stored.
+    """An RGB PNG of pixels (height, width, 3), stored."""
+    return _png(pixels.reshape(len(pixels), -1), pixels.shape[1], colour_type=2)
+
+
+def palette_png(indices: npt.NDArray[np.uint8], palette: Sequence[tuple[int, int, int]]) -> bytes:
+    """A PNG of indices (height, width) of a palette's colours (red, green, blue; 0–255), stored."""
+    colours = bytes(level for colour in palette for level in colour)
+    return _png(indices, indices.shape[1], colour_type=3, palette=colours)
+
+
+def _png(rows: npt.NDArray[np.uint8], width: int, colour_type: int, palette: bytes = b"") -> bytes:
+    """A PNG of rows of bytes (height, bytes of a row).
 
     The deflate stream is laid out here (RFC 1951, section 3.2.4), because how a zlib cuts its stored blocks is its own
     affair and differs between zlib and zlib-ng.
     """
-    height, width, _ = pixels.shape
-    lines = b"".join(b"\0" + line.tobytes() for line in pixels)
+    lines = b"".join(b"\0" + line.tobytes() for line in rows)
     blocks = [lines[start : start + 65535] for start in range(0, len(lines), 65535)]
     stream = b"\x78\x01"
     for number, block in enumerate(blocks, 1):
         stream += struct.pack("<BHH", number == len(blocks), len(block), len(block) ^ 0xFFFF) + block
     stream += struct.pack(">I", zlib.adler32(lines))
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", stream), (b"IEND", b""))
+    header = struct.pack(">IIBBBBB", width, len(rows), 8, colour_type, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", stream), (b"IEND", b"")]
+    if palette:
+        chunks.insert(1, (b"PLTE", palette))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
     )

@@ -256,7 +256,20 @@ LAMPS: dict[str, Lamp] = {
 
 def photograph(surface: Surface, dice: Dice, lamp: Lamp, side: int) -> npt.NDArray[np.uint8]:
     """An RGB picture (side, side, 3) of a shifted part of the surface under the lamp."""
+    return photograph_at(surface, dice, lamp, side, pick_corner(dice, side))
+
+
+def pick_corner(dice: Dice, side: int) -> tuple[int, int]:
+    """Top and left of the part of the surface that a picture shows."""
     top, left = dice.between(4, CANVAS - side - 5), dice.between(4, CANVAS - side - 5)
+    return top, left
+
+
+def photograph_at(
+    surface: Surface, dice: Dice, lamp: Lamp, side: int, corner: tuple[int, int]
+) -> npt.NDArray[np.uint8]:
+    """An RGB picture (side, side, 3) of the part of the surface that begins at a corner (top, left)."""
+    top, left = corner
     window = np.s_[top : top + side, left : left + side]
     ly, lx = dice.pick(((-2, -1), (-2, 1), (-1, -2), (1, -2), (-1, 2), (1, 2), (2, -1), (2, 1)))
     slopes = (np.roll(surface.height, 1, 0) - np.roll(surface.height, -1, 0)) * ly

@@ -1,0 +1,23 @@
+"""The sample of object detection: photographs of trays with small parts, and boxes around them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.tasks.base import SampleFacts
+
+
+class DetectionSample:
+    """The Sample of images with boxes; see `pipeline.data.sample_trays`."""
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        return {"backbone": {"weights": "shipped"}}
+
+    def generate(self, folder: Path) -> SampleFacts:
+        from pipeline.data.sample_trays import LABELS, generate_boxes
+
+        made = generate_boxes(folder)
+        description = f"{made.images} photographs of {made.trays} trays, boxes of {len(LABELS)} classes"
+        return SampleFacts(description, made.written)
