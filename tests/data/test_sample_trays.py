@@ -44,9 +44,10 @@ def test_masks_pass_their_intake(tmp_path: Path) -> None:
     task = SemanticSegmentationConfig.model_validate(sample.settings["task"])
     checked = taken(SegmentationReader("semantic-segmentation"), tmp_path / "data", task)
     assert checked.labels == ("background", *LABELS)
-    mask = Image.open(tmp_path / "data" / "masks" / "tray-000-0.png")
-    assert mask.mode == "P"
-    assert mask.getpalette()[: 3 * len(PALETTE)] == list(np.ravel(PALETTE))
+    with Image.open(tmp_path / "data" / "masks" / "tray-000-0.png") as mask:
+        assert mask.mode == "P"
+        palette = mask.getpalette() or []
+    assert palette[: 3 * len(PALETTE)] == list(np.ravel(PALETTE))
 
 
 def taken(reader: Reader, root: Path, task: TaskConfig) -> CheckedTargets:
@@ -61,4 +62,5 @@ def test_a_tray_is_a_group_of_several_pictures(tmp_path: Path) -> None:
     generate_boxes(tmp_path / "data", trays=3)
     rows = list(csv.DictReader((tmp_path / "data" / "metadata.csv").read_text().splitlines()))
     assert {row["group"] for row in rows} == {"tray-000", "tray-001", "tray-002"}
-    assert Image.open(tmp_path / "data" / rows[0]["path"]).size == (SIDE, SIDE)
+    with Image.open(tmp_path / "data" / rows[0]["path"]) as photograph:
+        assert photograph.size == (SIDE, SIDE)

@@ -192,7 +192,8 @@ def test_an_exif_turn_of_the_picture_is_named(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 8
     save_picture(root / "images" / "a.png", 1)
-    picture = Image.open(root / "images" / "a.png").convert("RGB")
+    with Image.open(root / "images" / "a.png") as picture:
+        picture.load()
     picture.save(root / "images" / "a.png", exif=exif)
     save_mask(root / "masks" / "a.png", half_mask(255, SIZE))
     _, checked = segment(root)
