@@ -167,9 +167,10 @@ def init(
         recipes=tuple(recipe),
         sample=sample,
     )
-    with Terminal() as terminal, TemporaryDirectory(prefix="thaw-sample-") as temporary:
+    with Terminal() as terminal, ExitStack() as stack:
         source = Path(data)
         if sample:
+            temporary = stack.enter_context(TemporaryDirectory(prefix="thaw-sample-"))
             source = Path(temporary) / "sample"
             with terminal.working("generating the sample"):
                 catalog.find(task).sample().generate(source)
