@@ -77,6 +77,7 @@ def test_every_classifiers_blocks_equal_its_stock_forward_to_the_bit() -> None:
             _check_same_function(name, _side(name))
 
 
+@pytest.mark.slow
 def test_the_blocks_of_every_classifier_hold_every_parameter_and_buffer_once() -> None:
     assert len(torchvision_models.list_architectures()) >= 80
     for name in torchvision_models.list_architectures():

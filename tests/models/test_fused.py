@@ -22,7 +22,7 @@ NORMED = [
     "mobilenet_v3_small",
     "resnet18",
     "shufflenet_v2_x0_5",
-    "vgg11_bn",
+    pytest.param("vgg11_bn", marks=pytest.mark.slow),
 ]
 
 

@@ -107,6 +107,7 @@ def test_a_pair_is_neither_ignored_nor_made_up(served: Served, tmp_path: Path) -
         pairs.model.predict(table[["text"]])
 
 
+@pytest.mark.slow
 def test_it_answers_where_thaw_is_not_installed(served: Served, tmp_path: Path) -> None:
     expected = served.model.predict(pd.DataFrame({"text": ["so it goes"]}))["score"][0]
     code = (

@@ -99,6 +99,7 @@ def test_the_first_stage_unless_another_is_asked_for(place: Path, tmp_path: Path
     assert not list(tmp_path.glob("lr-find/*"))
 
 
+@pytest.mark.slow
 def test_any_stage_of_any_recipe(place: Path, tmp_path: Path) -> None:
     probe, tune = (
         lr_find(CONFIG, TASK, *records(place), context(place, tmp_path), recipe="lp-ft", stage=stage)

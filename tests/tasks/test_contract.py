@@ -27,6 +27,8 @@ from pipeline.tasks import catalog
 from pipeline.workspace import Workspace
 from threads import threads
 
+pytestmark = pytest.mark.slow
+
 STEPS = ("validate", "split", "backbone", "finetune", "evaluate")
 QUICK = {
     "finetune": {

@@ -124,6 +124,7 @@ def test_a_frozen_block_does_not_move_and_every_trained_one_does(family: str) ->
             assert reached == (holds_any and block.name != frozen), block.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "gpt2", "deberta-v2", "albert"])
 def test_compiled_it_answers_the_same_and_is_compiled_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._dynamo import utils
