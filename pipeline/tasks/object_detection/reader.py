@@ -41,7 +41,10 @@ class DetectionReader:
 
     def describe_source(self, source: Path) -> SourceDescription:
         """Finds out in which format the boxes are written."""
-        return SourceDescription({}, ())
+        from pipeline.modalities.image.annotations.box_source import describe_boxes
+
+        described = describe_boxes(source)
+        return SourceDescription({"task": described.settings}, described.notes)
 
     def list_examples(self, root: Path, data: DataConfig, task: TaskConfig) -> ExampleListing:
         from pipeline.modalities.image.annotations.box_listing import list_boxes

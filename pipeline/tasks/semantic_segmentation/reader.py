@@ -40,7 +40,10 @@ class SegmentationReader:
 
     def describe_source(self, source: Path) -> SourceDescription:
         """Finds out where the masks lie and what their values stand for."""
-        return SourceDescription({}, ())
+        from pipeline.modalities.image.annotations.mask_source import describe_masks
+
+        described = describe_masks(source)
+        return SourceDescription({"task": described.settings}, described.notes)
 
     def list_examples(self, root: Path, data: DataConfig, task: TaskConfig) -> ExampleListing:
         from pipeline.modalities.image.annotations.mask_listing import list_masks

@@ -36,9 +36,7 @@ def list_boxes(root: Path, data: DataConfig, settings: AnnotationConfig) -> Exam
     """
     tree = walk(root)
     images = find_images(tree.files, settings.images)
-    annotated = READERS[settings.format](root, tree.files, images, settings)
-    if not any(annotation.source for annotation in annotated.of_image.values()):
-        raise _nothing_annotated(root, settings, len(images), annotated.faults)
+    annotated = read_boxes(root, tree.files, images, settings)
     extras, findings = read_metadata(root, data, dict.fromkeys(images), tree)
     examples = []
     for path, annotation in sorted(annotated.of_image.items()):
@@ -49,6 +47,18 @@ def list_boxes(root: Path, data: DataConfig, settings: AnnotationConfig) -> Exam
     told = (*annotated.findings, *annotated.splits.findings, *findings, *([collisions] if collisions else []))
     faults = (*tree.faults, *annotated.faults)
     return ExampleListing(tuple(examples), faults, told, tuple(annotated.object_faults))
+
+
+def read_boxes(root: Path, files: Sequence[str], images: Sequence[str], settings: AnnotationConfig) -> AnnotatedImages:
+    """What the annotations of a data folder say of its images.
+
+    Raises:
+        DataError: no image has an annotation, or a file that concerns all of them cannot be used.
+    """
+    annotated = READERS[settings.format](root, files, images, settings)
+    if not any(annotation.source for annotation in annotated.of_image.values()):
+        raise _nothing_annotated(root, settings, len(images), annotated.faults)
+    return annotated
 
 
 def find_images(files: Sequence[str], folder: str | None) -> list[str]:

@@ -202,7 +202,7 @@ def _unknown_values(name: str, unknown: Mapping[int, int], size: int, values: Ma
     most = sorted(unknown, key=lambda value: (-unknown[value], value))[:NAMED]
     told = ", ".join(f"{format_value(value, values)} ({unknown[value] / size:.2%})" for value in most)
     more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
-    given = ", ".join(str(value) for _, value in values.pairs())
+    given = ", ".join(f"{label} ({value})" for label, value in values.classes.items())
     hint = "add them to task.masks.values, as a class or as ignored"
     if len(unknown) >= SMOOTHED:
         hint = "it was smoothed or resized with interpolation: export it again without, or " + hint

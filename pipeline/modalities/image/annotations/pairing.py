@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 IMAGE_FOLDERS = ("jpegimages", "pngimages", "images", "image", "imgs", "img", "pictures", "photos")
@@ -133,6 +134,7 @@ def _folded_stem(path: str) -> Hashable:
     return PurePosixPath(path).stem.casefold()
 
 
+@lru_cache(maxsize=10_000)
 def role_of(folder: str) -> str:
     """The word in a folder's name that says what lies in it: "masks" of "train_masks"; "" where there is none."""
     name = folder.casefold()
@@ -142,6 +144,7 @@ def role_of(folder: str) -> str:
     return found[0].strip(" _.-") if found else ""
 
 
+@lru_cache(maxsize=10_000)
 def strip_role(folder: str) -> str:
     """A folder's name in lower case, without the words that say what lies in it: "" of "images", "train" of
     "trainannot"."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -12,8 +12,10 @@ from pipeline.config_section import ConfigSection, Fraction
 
 BoxFormat = Literal["voc", "coco", "yolo"]
 
-COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
-PixelValue = Annotated[int, Field(ge=0, le=65535)] | Annotated[str, Field(pattern=f"^{COLOUR.pattern}$")]
+MOST_VALUE = 65535
+PixelValue = (
+    Annotated[int, Field(ge=0, le=MOST_VALUE)] | Annotated[str, Field(pattern=r"^(#[0-9a-fA-F]{6}|\d{1,5}-\d{1,5})$")]
+)
 MOST_CLASSES = 255  # a mask's pixels are bytes, and the last is kept for what is ignored
 
 
@@ -38,7 +40,7 @@ class AnnotationConfig(ConfigSection):
 
 class MaskValues(ConfigSection):
     classes: dict[str, PixelValue | tuple[PixelValue, ...]] = Field(default_factory=dict)
-    """class → its pixels' value, or several: a number (grey, or index of a palette) or a colour such as "#804000"; the first class is the background"""
+    """class → its pixels' value, or several: a number (grey, or index of a palette), a range of numbers such as 1-254, or a colour such as "#804000"; the first class is the background"""
     ignore: tuple[PixelValue, ...] = ()
     """values that are neither trained on nor counted in evaluation"""
 
@@ -54,7 +56,7 @@ class MaskValues(ConfigSection):
     @model_validator(mode="after")
     def _refuse_mixed(self) -> MaskValues:
         values = [value for _, value in self.pairs()]
-        repeated = sorted({str(value) for value in values if values.count(value) > 1})
+        repeated = [str(value) for value, count in Counter(values).items() if count > 1][:10]
         if repeated:
             raise ValueError(f"must give every value once, and gives {', '.join(repeated)} more often")
         if len({type(value) for value in values}) > 1:
@@ -69,11 +71,18 @@ class MaskValues(ConfigSection):
     def pairs(self) -> Iterator[tuple[str | None, int | str]]:
         """Each class with each of its values; None stands for what is ignored. Colours are in lower case."""
         for label, given in self.classes.items():
-            values = given if isinstance(given, tuple) else (given,)
-            for value in values:
-                yield label, value.lower() if isinstance(value, str) else value
+            for value in given if isinstance(given, tuple) else (given,):
+                yield from ((label, one) for one in _expand(value))
         for value in self.ignore:
-            yield None, value.lower() if isinstance(value, str) else value
+            yield from ((None, one) for one in _expand(value))
+
+
+def _expand(value: int | str) -> Sequence[int | str]:
+    """The values that one in the settings stands for."""
+    if isinstance(value, str) and "-" in value:
+        first, _, last = value.partition("-")
+        return range(int(first), min(int(last), MOST_VALUE) + 1)
+    return [value.lower() if isinstance(value, str) else value]
 
 
 class MaskConfig(ConfigSection):

@@ -1,0 +1,136 @@
+"""Files that people lay beside masks to say what the values stand for."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.errors import DataError
+from pipeline.modalities.image.annotations.faults import AnnotationError, read_annotation
+
+NAME_LISTS = ("classes.txt", "class_names.txt", "labels.txt", "label_names.txt", "names.txt")
+IGNORED_NAMES = frozenset({"ignore", "ignored", "__ignore__", "_ignore_", "void", "border", "unlabeled", "unlabelled"})
+COLOUR_COLUMNS = (("r", "g", "b"), ("red", "green", "blue"))
+
+
+@dataclass(frozen=True)
+class NamedValues:
+    """What a file says of pixel values.
+
+    Args:
+        path: the file, below the data folder.
+        numbers: value → name, of grey levels and palette indices.
+        colours: colour, as `#rrggbb` → name.
+    """
+
+    path: str
+    numbers: Mapping[int, str] = field(default_factory=dict)
+    colours: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_named_values(root: Path, files: Iterable[str]) -> NamedValues | None:
+    """What a list of names, a table of colours (class_dict.csv, labelmap.txt) or of values says; None without one.
+
+    Raises:
+        DataError: several files say different things, or one cannot be read.
+    """
+    found: list[NamedValues] = []
+    for path in sorted(files, key=lambda path: (path.count("/"), path)):
+        read = _reader_of(path)
+        named = read(path, _text(root, path)) if read is not None else None
+        if named is not None and (named.numbers or named.colours):
+            found.append(named)
+    different = [one for one in found if (one.numbers, one.colours) != (found[0].numbers, found[0].colours)]
+    if different:
+        raise DataError(
+            f"folder {root}",
+            found=f"{found[0].path} and {different[0].path}, which name the classes differently",
+            expected="one list of classes",
+            hint="move the wrong one away",
+        )
+    return found[0] if found else None
+
+
+def _reader_of(path: str) -> Callable[[str, str], NamedValues | None] | None:
+    name = path.rpartition("/")[2].lower()
+    if name == "labelmap.txt":
+        return _read_labelmap
+    if name in NAME_LISTS:
+        return _read_names
+    return _read_table if name.endswith(".csv") and name != "metadata.csv" else None
+
+
+def _text(root: Path, path: str) -> str:
+    try:
+        return read_annotation(root, path).decode("utf-8-sig")
+    except AnnotationError as fault:
+        raise DataError(path, found=fault.found, expected=fault.expected, hint=fault.hint) from fault
+    except UnicodeDecodeError as fault:
+        raise DataError(path, found=str(fault), expected="names in UTF-8", hint="save it in UTF-8") from fault
+
+
+def _read_names(path: str, text: str) -> NamedValues:
+    """A name a line, that of value 0 first; `__ignore__`, which labelme writes first, has no number."""
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if names and names[0] == "__ignore__":
+        names = names[1:]
+    return NamedValues(path, dict(enumerate(names)))
+
+
+def _read_labelmap(path: str, text: str) -> NamedValues:
+    """`name:red,green,blue:parts:actions` a line, as CVAT writes it."""
+    colours: dict[str, str] = {}
+    for line in text.splitlines():
+        match = re.match(r"\s*([^#:][^:]*):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)", line)
+        if match:
+            colour = _colour(match[2], match[3], match[4])
+            if colour is not None:
+                colours[colour] = match[1].strip()
+    return NamedValues(path, colours=colours)
+
+
+def _read_table(path: str, text: str) -> NamedValues | None:
+    """A CSV with name, r, g, b (CamVid), or with a pixel value and a class (Roboflow); None for others."""
+    rows = list(csv.reader(io.StringIO(text)))[: 1 + 1000]
+    if not rows:
+        return None
+    header = [name.strip().casefold() for name in rows[0]]
+    name_at = _column(header, ("name", "class", "label", "class_name"))
+    if name_at is None:
+        return None
+    colours: dict[str, str] = {}
+    for columns in COLOUR_COLUMNS:
+        places = [_column(header, (column,)) for column in columns]
+        if None not in places:
+            red, green, blue = (place or 0 for place in places)
+            for row in rows[1:]:
+                if len(row) == len(header):
+                    colour = _colour(row[red].strip(), row[green].strip(), row[blue].strip())
+                    if colour is not None:
+                        colours[colour] = row[name_at].strip()
+    value_at = _column(header, ("pixel value", "value", "pixel"))
+    numbers: dict[int, str] = {}
+    if value_at is not None:
+        for row in rows[1:]:
+            if len(row) == len(header) and row[value_at].strip().isdecimal():
+                numbers[int(row[value_at])] = row[name_at].strip()
+    return NamedValues(path, numbers, colours)
+
+
+def _column(header: list[str], names: Iterable[str]) -> int | None:
+    for name in names:
+        if name in header:
+            return header.index(name)
+    return None
+
+
+def _colour(*levels: str) -> str | None:
+    """A colour of three levels from 0 to 255; None of anything else."""
+    numbers = [int(level) if level.isdecimal() else 256 for level in levels]
+    if max(numbers) > 255:
+        return None
+    return "#" + "".join(f"{number:02x}" for number in numbers)

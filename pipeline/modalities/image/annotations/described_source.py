@@ -1,0 +1,87 @@
+"""What someone's annotated images are taken for, before a workspace is made of them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from pipeline.data.layout import METADATA
+from pipeline.errors import DataError
+from pipeline.manifest import SPLITS
+from pipeline.modalities.image.annotations.given_splits import GivenSplits
+from pipeline.text import pluralize, printable
+
+NAMED = 12  # classes and folders that a note names
+
+
+class DescribedSource(NamedTuple):
+    """How a folder is laid out.
+
+    Args:
+        settings: what the task's section of params.yaml is to say of it.
+        notes: what the user is told.
+    """
+
+    settings: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def refuse_file(source: Path) -> None:
+    """Makes sure that the source is a folder.
+
+    Raises:
+        DataError: it is a file.
+    """
+    if not source.is_dir():
+        raise DataError(
+            printable(str(source)),
+            found="a file",
+            expected="a folder of images and their annotations",
+            hint="name the folder that holds both",
+        )
+
+
+def describe_splits(splits: GivenSplits, images: Collection[str]) -> str:
+    """Where the splits came from, and how many images each has."""
+    used = set(images)
+    counts = Counter(split for path, split in splits.of_image.items() if path in used)
+    if not counts:
+        return "splits: none given; Thaw assigns train, val and test"
+    told = ", ".join(f"{name} {counts[name]}" for name in SPLITS if counts[name])
+    origin = ", ".join(splits.lists) if splits.lists else "the names of folders and files"
+    left = len(images) - counts.total()
+    rest = f"; {pluralize(left, 'image')} in none" if left else ""
+    return f"splits: {told}, from {origin}{rest}"
+
+
+def describe_groups(source: Path) -> tuple[str, ...]:
+    """Whether there is a table that names groups."""
+    if os.path.lexists(source / METADATA):
+        return (f"groups and further columns: from {METADATA}",)
+    return ()
+
+
+def describe_counts(counts: Mapping[str, int], what: str) -> str:
+    """Each name with its number, the first few."""
+    told = [f"{name} ({count})" for name, count in list(counts.items())[:NAMED]]
+    more = f" and {len(counts) - NAMED} more" if len(counts) > NAMED else ""
+    return f"{what}: {', '.join(told)}{more}"
+
+
+def folders_of(paths: Iterable[str]) -> str:
+    """The folders that files lie in, those nearest the top in words."""
+    counts = Counter(str(PurePosixPath(path).parent) for path in paths)
+    names = ["the folder itself" if folder == "." else folder for folder in sorted(counts)]
+    if len(names) > 4:
+        return f"{', '.join(names[:3])} and {len(names) - 3} more folders"
+    return ", ".join(names)
+
+
+def evenly(items: Sequence[str], most: int) -> list[str]:
+    """At most so many of the items, spread over all of them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[number * len(items) // most] for number in range(most)]

@@ -1,0 +1,238 @@
+"""What `thaw init` finds out of a folder: the format, the classes, the splits; and what it asks about."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from annotated_images import half_mask, save_mask, save_picture, save_text, take_in, voc_folder, voc_xml
+from pipeline.errors import DataError
+from pipeline.tasks.base import SourceDescription
+from pipeline.tasks.object_detection.reader import DetectionReader
+from pipeline.tasks.object_detection.settings import ObjectDetectionConfig
+from pipeline.tasks.semantic_segmentation.reader import SegmentationReader
+from pipeline.tasks.semantic_segmentation.settings import SemanticSegmentationConfig
+
+NUT = ("nut", (1, 1, 9, 9))
+COCO = {
+    "images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 8, 8]}],
+    "categories": [{"id": 1, "name": "nut"}],
+}
+
+
+def boxes(root: Path) -> SourceDescription:
+    described = DetectionReader("object-detection").describe_source(root)
+    task = ObjectDetectionConfig.model_validate(described.settings["task"])
+    take_in(DetectionReader("object-detection"), root, task)  # what was found out can be read
+    return described
+
+
+def masks(root: Path) -> dict[str, Any]:
+    described = SegmentationReader("semantic-segmentation").describe_source(root)
+    task = SemanticSegmentationConfig.model_validate(described.settings["task"])
+    listing, checked = take_in(SegmentationReader("semantic-segmentation"), root, task)
+    assert not (*listing.faults, *checked.faults)
+    found: dict[str, Any] = described.settings["task"]["masks"]
+    return found
+
+
+def masked(root: Path, *values: np.ndarray, image: str = "images/{}.png", mask: str = "masks/{}.png") -> Path:
+    for number, one in enumerate(values):
+        save_picture(root / image.format(f"p{number:03d}"), number)
+        save_mask(root / mask.format(f"p{number:03d}"), one)
+    return root
+
+
+def test_voc_with_image_sets(tmp_path: Path) -> None:
+    root = voc_folder(tmp_path / "data", {"a": [NUT], "b": []})
+    save_text(root / "ImageSets" / "Main" / "train.txt", "a\n")
+    described = boxes(root)
+    assert described.settings == {"task": {"annotations": {"format": "voc"}}}
+    assert described.notes == (
+        "boxes: Pascal VOC, 2 images in JPEGImages, annotations in Annotations",
+        "classes, with their objects: nut (1)",
+        "images without an object: 1",
+        "splits: train 1, from ImageSets/Main/train.txt; 1 image in none",
+    )
+
+
+def test_voc_counted_from_0(tmp_path: Path) -> None:
+    described = boxes(voc_folder(tmp_path / "data", {"a": [("nut", (0, 0, 9, 9))]}))
+    assert described.settings["task"]["annotations"] == {"format": "voc", "first_pixel": 0}
+
+
+def test_coco_beside_the_images(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for number, split in enumerate(("train", "valid")):
+        save_picture(root / split / "a.png", number)
+        save_text(root / split / "_annotations.coco.json", json.dumps(COCO))
+    described = boxes(root)
+    assert described.settings["task"]["annotations"] == {"format": "coco"}
+    assert "splits: train 1, val 1, from the names of folders and files" in described.notes
+
+
+def test_yolo(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    save_picture(root / "train" / "images" / "a.png")
+    save_text(root / "train" / "labels" / "a.txt", "0 0.5 0.5 0.1 0.1")
+    save_text(root / "data.yaml", "train: ../train/images\nnames: [nut]\n")
+    save_text(root / "notes.txt", "made by us")
+    assert boxes(root).settings["task"]["annotations"] == {"format": "yolo"}
+
+
+def test_two_formats_are_asked_about(tmp_path: Path) -> None:
+    root = voc_folder(tmp_path / "data", {"a": [NUT]})
+    save_text(root / "annotations.json", json.dumps(COCO))
+    with pytest.raises(DataError, match=r"Pascal VOC \(Annotations/a\.xml\) and COCO \(annotations\.json\)"):
+        boxes(root)
+
+
+def test_two_files_about_one_image_are_asked_about(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    save_picture(root / "images" / "a.png")
+    for name in ("all", "train"):
+        save_text(root / "annotations" / f"{name}.json", json.dumps(COCO))
+    with pytest.raises(DataError, match=r"annotations/all\.json#image_id=1 and annotations/train\.json#image_id=1"):
+        boxes(root)
+
+
+def test_a_folder_without_annotations_or_a_file_is_refused(tmp_path: Path) -> None:
+    save_picture(tmp_path / "data" / "a.png")
+    save_text(tmp_path / "data" / "a.csv", "x")
+    for reader in (DetectionReader("x"), SegmentationReader("x")):
+        with pytest.raises(DataError, match="1 images"):
+            reader.describe_source(tmp_path / "data")
+        with pytest.raises(DataError, match="a file"):
+            reader.describe_source(tmp_path / "data" / "a.png")
+
+
+def test_a_broken_annotation_does_not_hide_the_format(tmp_path: Path) -> None:
+    root = voc_folder(tmp_path / "data", {"a": [NUT], "b": [NUT]})
+    save_text(root / "Annotations" / "a.xml", "<annotation")
+    assert any("cannot be used: 1" in note for note in boxes(root).notes)
+    save_text(root / "Annotations" / "b.xml", voc_xml([NUT], extra="<x>"))
+    with pytest.raises(DataError, match="no annotation of one"):
+        boxes(root)
+
+
+def test_masks_of_0_and_255(tmp_path: Path) -> None:
+    root = masked(tmp_path / "data", half_mask(255))
+    assert masks(root)["values"] == {"classes": {"background": 0, "foreground": 255}}
+    save_text(root / "classes.txt", "sound\ncrack\n")
+    assert masks(root)["values"] == {"classes": {"sound": 0, "crack": 255}}
+
+
+def test_masks_with_a_list_of_names_and_a_border(tmp_path: Path) -> None:
+    values = half_mask(2)
+    values[0, 0] = 255
+    root = masked(tmp_path / "data", values, half_mask(1), mask="SegmentationClass/{}.png", image="JPEGImages/{}.png")
+    save_text(root / "class_names.txt", "__ignore__\n_background_\nnut\nscrew\n")
+    found = masks(root)
+    assert found["values"] == {"classes": {"_background_": 0, "nut": 1, "screw": 2}, "ignore": [255]}
+    assert (found["images"], found["masks"]) == ("jpegimages", "segmentationclass")
+
+
+def test_colours_with_a_table(tmp_path: Path) -> None:
+    colours = np.zeros((40, 60, 3), dtype=np.uint8)
+    colours[:, 30:] = (128, 64, 0)
+    root = masked(tmp_path / "data", colours)
+    assert masks(root)["values"] == {"classes": {"#000000": "#000000", "#804000": "#804000"}}
+    save_text(root / "class_dict.csv", "name,r,g,b\nroad,128,64,0\nbackground,0,0,0\nvoid,1,1,1\n")
+    assert masks(root)["values"] == {
+        "classes": {"background": "#000000", "road": "#804000"},
+        "ignore": ["#010101"],
+    }
+    (root / "class_dict.csv").unlink()
+    save_text(root / "labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\nroad:128,64,0::\n")
+    assert list(masks(root)["values"]["classes"]) == ["background", "road"]
+
+
+def test_values_of_roboflow(tmp_path: Path) -> None:
+    root = masked(tmp_path / "data", half_mask(1), image="train/{}.png", mask="train/{}_mask.png")
+    save_text(root / "train" / "_classes.csv", "Pixel Value, Class\n0, background\n1, crack\n")
+    found = masks(root)
+    assert found == {"suffix": "_mask", "values": {"classes": {"background": 0, "crack": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "suffix"),
+    [
+        ("images/{}.png", "masks/{}.png", ""),
+        ("images/{}.png", "labels/{}_L.png", "_L"),
+        ("img/{}.png", "img/{}-gt.png", "-gt"),
+        ("train/{}.png", "trainannot/{}.png", ""),
+        ("PNGImages/{}.png", "PedMasks/{}_mask.png", "_mask"),
+        ("x/{}.png", "x/{}_gtFine_labelIds.png", "_gtFine_labelIds"),
+    ],
+)
+def test_suffixes_are_found_out(tmp_path: Path, image: str, mask: str, suffix: str) -> None:
+    root = masked(tmp_path / "data", half_mask(1), half_mask(1), half_mask(1), image=image, mask=mask)
+    assert masks(root).get("suffix", "") == suffix
+
+
+def test_two_places_of_masks_are_asked_about(tmp_path: Path) -> None:
+    root = masked(tmp_path / "data", half_mask(1))
+    save_mask(root / "labels" / "p000.png", half_mask(1))
+    with pytest.raises(DataError, match="masks in masks, and masks in labels"):
+        masks(root)
+
+
+def test_numbered_objects_are_asked_about(tmp_path: Path) -> None:
+    counted = [half_mask(1), half_mask(1), half_mask(1)]
+    counted[0][0, :3] = (2, 3, 4)
+    counted[1][0, :2] = (2, 3)
+    root = masked(tmp_path / "data", *counted)
+    with pytest.raises(DataError, match="numbers of classes, or of the single objects"):
+        masks(root)
+    task = SemanticSegmentationConfig.model_validate(
+        {"masks": {"values": {"classes": {"background": 0, "object": "1-65535"}}}}
+    )
+    _, checked = take_in(SegmentationReader("x"), root, task)
+    assert [example.classes for example, _ in checked.usable] == [("background", "object")] * 3
+
+
+def test_mixed_writings_are_asked_about(tmp_path: Path) -> None:
+    root = masked(tmp_path / "data", half_mask(1), half_mask(255))
+    save_text(root / "classes.txt", "sound\ncrack\n")
+    with pytest.raises(DataError, match="either both are crack, or 255 is ignored"):
+        masks(root)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"classes.txt": "a\nb\n"}, "values that classes.txt does not name: 7"),
+        ({"classes.txt": "a\nb\n", "labels.txt": "a\nc\n"}, "classes.txt and labels.txt"),
+        ({"classes.txt": b"\xff\xff"}, "names in UTF-8"),
+    ],
+)
+def test_names_that_do_not_fit_are_asked_about(tmp_path: Path, files: dict[str, str | bytes], message: str) -> None:
+    root = masked(tmp_path / "data", half_mask(7))
+    for name, text in files.items():
+        save_text(root / name, text)
+    with pytest.raises(DataError, match=message):
+        masks(root)
+
+
+def test_unreadable_masks_are_named(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    save_picture(root / "images" / "a.png")
+    save_mask(root / "masks" / "a.png", half_mask(1), kind="JPEG")
+    with pytest.raises(DataError, match="no mask that can be read"):
+        masks(root)
+
+
+@pytest.mark.real
+def test_real_folders(real: Path) -> None:
+    found = SegmentationReader("x").describe_source(real / "data" / "dsb2018").settings["task"]["masks"]
+    assert found["values"] == {"classes": {"background": 0, "nucleus": 1}}
+    assert DetectionReader("x").describe_source(real / "data" / "bccd").notes[1:] == (
+        "classes, with their objects: Platelets (361), RBC (4155), WBC (372)",
+        "splits: train 205, val 87, test 72, from ImageSets/Main/test.txt, ImageSets/Main/train.txt, "
+        "ImageSets/Main/val.txt",
+    )
