@@ -47,10 +47,7 @@ def validate(data: config.DataConfig, task: TaskConfig, out: Path, context: Cont
     context.run_dir.mkdir(parents=True, exist_ok=True)
     intake = _take_in(data, task, context)
     manifest.write_table(_quarantine(intake), context.run_dir / "quarantine.parquet")
-    if not intake.folded.rows.num_rows:
-        raise _refusal(intake, [*intake.findings, _nothing_usable(intake)], context)
-    if not intake.labels:
-        raise _refusal(intake, [*intake.findings, _no_objects(intake)], context)
+    _refuse_emptiness(intake, context)
     sha256 = manifest.write(intake.folded.rows, context.run_dir / "manifest.parquet")
     accepted = ManifestHistory(context.scratch / "accepted")
     judged = _judge(intake, task, data, accepted.before(sha256), context)
@@ -63,7 +60,13 @@ def validate(data: config.DataConfig, task: TaskConfig, out: Path, context: Cont
     for name in ("manifest.parquet", "quarantine.parquet"):
         shutil.copyfile(context.run_dir / name, out / name)
     accepted.add(out / "manifest.parquet", sha256)
-    record = ValidateRecord(
+    record = _record(intake, sha256, findings, judged.checks)
+    _tell(record, intake, judged.drift, context)
+    return record.save(out)
+
+
+def _record(intake: _Intake, sha256: str, findings: Sequence[Finding], checks: int) -> ValidateRecord:
+    return ValidateRecord(
         manifest_sha256=sha256,
         labels=intake.labels,
         examples=intake.folded.rows.num_rows,
@@ -73,10 +76,8 @@ def validate(data: config.DataConfig, task: TaskConfig, out: Path, context: Cont
         per_class=_per_class(intake),
         converted=intake.converted,
         findings=tuple(findings),
-        checks=judged.checks,
+        checks=checks,
     )
-    _tell(record, intake, judged.drift, context)
-    return record.save(out)
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,14 @@ def _judge(
     found = checks.judge(suites, context.run_dir)
     drift = [finding for finding in found if finding.code.startswith("drift-")]
     return _Judged([finding for finding in found if finding not in drift], drift, count)
+
+
+def _refuse_emptiness(intake: _Intake, context: Context) -> None:
+    """Stops where nothing can be judged: no usable example, or no object in any of them."""
+    if not intake.folded.rows.num_rows:
+        raise _refusal(intake, [*intake.findings, _nothing_usable(intake)], context)
+    if not intake.labels:
+        raise _refusal(intake, [*intake.findings, _no_objects(intake)], context)
 
 
 def _nothing_usable(intake: _Intake) -> Finding:

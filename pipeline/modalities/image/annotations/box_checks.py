@@ -15,6 +15,7 @@ from pipeline.modalities.image.annotations.boxes import (
     BoxAnnotation,
     BoxRules,
     Picture,
+    all_objects,
     check_boxes,
     write_target,
 )
@@ -88,7 +89,7 @@ def _label_space(
     images: Counter[str] = Counter()
     for example, _ in finished:
         images.update(set(example.classes or ()))
-    annotated = {one.label for example, _ in usable for one in example.annotation.objects}
+    annotated = {one.label for one in all_objects(example.annotation for example, _ in usable)}
     findings = label_findings(data, set(images), annotated)
     if data.labels is None:
         alike = similar_labels(images)

@@ -11,7 +11,7 @@ from pipeline.data.layout import walk
 from pipeline.errors import DataError
 from pipeline.examples import ExampleFault
 from pipeline.modalities.image.annotations.box_listing import find_images, read_boxes
-from pipeline.modalities.image.annotations.boxes import BoxAnnotation
+from pipeline.modalities.image.annotations.boxes import BoxAnnotation, all_objects
 from pipeline.modalities.image.annotations.coco import find_coco
 from pipeline.modalities.image.annotations.described_source import (
     DescribedSource,
@@ -79,7 +79,8 @@ def _find_reading(source: Path, files: Sequence[str], images: Sequence[str]) -> 
         "coco": lambda: find_coco(source, files),
         "yolo": lambda: _yolo_sources(source, files, images),
     }
-    readings = [_Reading(name, sources) for name, find in finders.items() if (sources := find())]
+    found = [_Reading(name, find()) for name, find in finders.items()]
+    readings = [reading for reading in found if reading.sources]
     if not readings:
         raise _no_reading(source, files, images)
     if len(readings) > 1:
@@ -151,13 +152,13 @@ def _refuse_repeated_images(source: Path, faults: Sequence[ExampleFault]) -> Non
 
 def _counts_from_zero(annotations: Sequence[BoxAnnotation]) -> bool:
     """Whether a VOC corner is written as 0, so that it became an edge below 0."""
-    return any(min(one.box) < 0 for annotation in annotations for one in annotation.objects)
+    return any(min(one.box) < 0 for one in all_objects(annotations))
 
 
 def _describe_objects(
     annotations: Sequence[BoxAnnotation], faults: Sequence[ExampleFault], settings: dict[str, Any]
 ) -> list[str]:
-    objects = Counter(one.label for annotation in annotations for one in annotation.objects)
+    objects = Counter(one.label for one in all_objects(annotations))
     notes = [describe_counts(dict(sorted(objects.items())), "classes, with their objects")]
     empty = sum(not annotation.objects for annotation in annotations)
     if empty:

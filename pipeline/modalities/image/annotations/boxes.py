@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -47,6 +47,12 @@ class BoxAnnotation:
     size: tuple[int, int] | None = None
     in_shares: bool = False
     name: str = ""
+
+
+def all_objects(annotations: Iterable[BoxAnnotation]) -> Iterator[AnnotatedObject]:
+    """The objects of several images, one after the other."""
+    for annotation in annotations:
+        yield from annotation.objects
 
 
 class Picture(NamedTuple):

@@ -44,7 +44,7 @@ def check_mask_targets(
             faults.append(dataclasses.replace(mask, id=measured.id))
         else:
             kept.append(((example, measured), path, mask))
-    classes = [tuple(label for label in labels if label in mask.values["pixels"]) for _, _, mask in kept]
+    classes = [_classes(mask, labels) for _, _, mask in kept]
     strata = rarest_classes(classes, background=labels[0])
     targets = _targets(kept)
     finished = []
@@ -52,6 +52,11 @@ def check_mask_targets(
         finished.append(_finish(pair, mask, labels[0], target, present, stratum))
     findings = [*label_findings(data, set(labels), set(values.classes)), *_one_sided(kept)]
     return CheckedTargets(tuple(finished), tuple(faults), findings=tuple(findings), labels=tuple(labels))
+
+
+def _classes(mask: MeasuredExample, labels: Sequence[str]) -> tuple[str, ...]:
+    """The classes that a mask shows, in the order of the label space."""
+    return tuple(label for label in labels if label in mask.values["pixels"])
 
 
 def _mask_of(example: ListedExample) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.config import DataConfig
@@ -18,7 +18,7 @@ from pipeline.modalities.image.annotations.pairing import (
     MASK_FOLDERS,
     lies_in,
     pair,
-    role_of,
+    roles_of,
     without_suffix,
 )
 from pipeline.modalities.image.annotations.settings import MaskConfig
@@ -102,7 +102,7 @@ def _is_mask(path: str, folder: str, suffix: str) -> bool:
 
 def _first_role(paths: Sequence[str], words: Sequence[str]) -> str:
     """The first of these words by which a folder is called; "" where none is."""
-    used = {role_of(folder) for path in paths for folder in PurePosixPath(path).parts[:-1]}
+    used = roles_of(paths)
     for word in words:
         if word in used:
             return word

@@ -25,7 +25,7 @@ from pipeline.modalities.image.annotations.faults import AnnotationError, read_a
 from pipeline.modalities.image.annotations.given_splits import SEGMENTATION, find_splits
 from pipeline.modalities.image.annotations.mask_listing import find_mask_folders
 from pipeline.modalities.image.annotations.masks import read_pixels
-from pipeline.modalities.image.annotations.pairing import MASK_FOLDERS, Pairs, pair, role_of
+from pipeline.modalities.image.annotations.pairing import MASK_FOLDERS, Pairs, pair, roles_of
 from pipeline.modalities.image.annotations.settings import MaskConfig
 from pipeline.modalities.image.file_types import is_image_name
 
@@ -105,7 +105,7 @@ def describe_masks(source: Path) -> DescribedSource:
 def _find_candidate(source: Path, files: Sequence[str]) -> _Candidate:
     """The way in which most images have a mask."""
     images = [path for path in files if is_image_name(path)]
-    roles = {role_of(folder) for path in images for folder in PurePosixPath(path).parts[:-1]}
+    roles = roles_of(images)
     words: list[str] = [word for word in MASK_FOLDERS if word in roles]
     candidates = [_try(files, word) for word in (*words, "")]
     usable = [candidate for candidate in candidates if candidate.pairs.of_image]
@@ -250,17 +250,11 @@ def _by_names(source: Path, values: _Values, named: NamedValues) -> Decision:
     """Grey levels or indices that a list names."""
     present = set(values.numbers)
     names = dict(sorted(named.numbers.items()))
-    if len(names) == 2 and present == {0, BORDER} and set(names) == {0, 1}:
+    if set(names) == {0, 1} and present == {0, BORDER}:
         classes: Classes = {names[0]: 0, names[1]: BORDER}
         return classes, [], [f"names: from {named.path}; the second class is {BORDER} in the masks"]
-    if len(names) == 2 and {0, 1, BORDER} == present and not values.with_both:
-        raise DataError(
-            f"folder {source}",
-            found=f"masks with 0 and 1, and others with 0 and {BORDER}: either both are {names.get(1)}, or {BORDER} is "
-            "ignored",
-            expected="one way of writing",
-            hint="write the masks in one way",
-        )
+    if set(names) == {0, 1} and present == {0, 1, BORDER} and not values.with_both:
+        raise _two_writings(source, names[1])
     unknown = sorted(present - names.keys() - {BORDER})
     if unknown:
         raise DataError(
@@ -275,6 +269,15 @@ def _by_names(source: Path, values: _Values, named: NamedValues) -> Decision:
         {name: number for number, name in names.items() if number not in ignore},
         ignore,
         [f"names: from {named.path}"],
+    )
+
+
+def _two_writings(source: Path, name: str) -> DataError:
+    return DataError(
+        f"folder {source}",
+        found=f"masks with 0 and 1, and others with 0 and {BORDER}: either both are {name}, or {BORDER} is ignored",
+        expected="one way of writing",
+        hint="write the masks in one way",
     )
 
 

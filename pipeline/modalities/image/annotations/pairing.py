@@ -29,7 +29,9 @@ MASK_FOLDERS = (
     "annot",
 )
 # What lies there is never a picture to find objects in.
-PURE_MASK_FOLDERS = ("segmentationclass", "segmentationclasspng", "segmentationobject", "masks", "mask", "pedmasks")
+PURE_MASK_FOLDERS = frozenset(
+    {"segmentationclass", "segmentationclasspng", "segmentationobject", "masks", "mask", "pedmasks"}
+)
 ROLE_WORDS = frozenset((*IMAGE_FOLDERS, *BOX_FOLDERS, *MASK_FOLDERS, *PURE_MASK_FOLDERS))
 _LONGEST_FIRST = sorted((word for word in ROLE_WORDS if len(word) > 2), key=len, reverse=True)
 # "Validation_IMAGES", "train-masks", and without a separator "trainannot".
@@ -142,6 +144,14 @@ def role_of(folder: str) -> str:
         return name
     found = _ROLE_AT_END.search(name) or _ROLE_AT_START.search(name)
     return found[0].strip(" _.-") if found else ""
+
+
+def roles_of(paths: Iterable[str]) -> set[str]:
+    """The role words by which the folders of some paths are called."""
+    roles: set[str] = set()
+    for path in paths:
+        roles.update(role_of(folder) for folder in path.split("/")[:-1])
+    return roles
 
 
 @lru_cache(maxsize=10_000)

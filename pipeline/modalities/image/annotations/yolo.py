@@ -6,7 +6,9 @@ The format is that of Darknet and Ultralytics: `class x y width height`, x and y
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -22,10 +24,10 @@ from pipeline.modalities.image.annotations.annotated_images import AnnotatedImag
 from pipeline.modalities.image.annotations.boxes import AnnotatedObject, Box, BoxAnnotation, polygon_box
 from pipeline.modalities.image.annotations.faults import AnnotationError, read_annotation
 from pipeline.modalities.image.annotations.given_splits import MAIN, GivenSplits, find_lists, find_splits
-from pipeline.modalities.image.annotations.pairing import ImageNames, pair, role_of, strip_role
+from pipeline.modalities.image.annotations.pairing import ImageNames, pair, roles_of, strip_role
 from pipeline.modalities.image.annotations.settings import AnnotationConfig
 
-LABEL_FOLDERS = ("labels", "label", "annotations", "annotation", "txt")
+LABEL_FOLDERS = frozenset({"labels", "label", "annotations", "annotation", "txt"})
 NAME_LISTS = ("classes.txt", "obj.names", "predefined_classes.txt", "labels.txt", "_darknet.labels")
 SLACK = 0.02  # a share this far above 1 is a slip of rounding
 _DOCUMENTS = ("readme", "license", "licence", "requirements", "notes", "changelog")
@@ -79,7 +81,7 @@ def find_yolo(files: Iterable[str], images: Sequence[str], names: str = "") -> l
     """
     lists = set(find_lists(files, MAIN))
     texts = [path for path in files if path.lower().endswith(".txt") and path not in lists and path != names]
-    labels = [path for path in texts if any(role_of(folder) in LABEL_FOLDERS for folder in path.split("/")[:-1])]
+    labels = [path for path in texts if not LABEL_FOLDERS.isdisjoint(roles_of([path]))]
     if labels:
         return labels
     homes = {path.rpartition("/")[0] for path in images}
@@ -148,9 +150,12 @@ def _read_yaml_names(root: Path, path: str) -> ClassNames | None:
 
 def _number_names(given: Any) -> dict[int, str] | None:
     """Number → name, from a list or a mapping; None of anything else."""
-    pairs = given.items() if isinstance(given, dict) else enumerate(given) if isinstance(given, list) else ()
+    if isinstance(given, list):
+        given = dict(enumerate(given))
+    if not isinstance(given, dict):
+        return None
     names: dict[int, str] = {}
-    for number, name in pairs:
+    for number, name in given.items():
         if not str(number).isdecimal() or isinstance(name, (dict, list)) or not str(name).strip():
             return None
         names[int(number)] = str(name).strip()
@@ -181,8 +186,8 @@ def _read_name_list(root: Path, path: str) -> ClassNames:
 
 def _splits(root: Path, files: Sequence[str], images: Sequence[str], classes: ClassNames) -> GivenSplits:
     """The given splits: as data.yaml says, else by lists and folders."""
-    entries = [entry for texts in classes.folders.values() for entry in texts]
-    repeated = {entry for entry in entries if entries.count(entry) > 1}  # train and val in one folder: no split at all
+    entries = Counter(itertools.chain.from_iterable(classes.folders.values()))
+    repeated = {entry for entry, count in entries.items() if count > 1}  # train and val in one folder: no split at all
     names = ImageNames(images)
     of_image: dict[str, Split] = {}
     for split in ("train", "val", "test"):
