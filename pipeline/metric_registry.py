@@ -28,8 +28,8 @@ class Metric:
         name: as in params.yaml, in records and in the tracking store.
         title: what a reader is shown for the name.
         note: what it measures, in a few words.
-        function: `module:name` of what computes it, from `WeightedPredictions` (and from k, where there is one) to one
-            value a column of weights, (R,); imported where it is called, since it takes numpy.
+        function: `module:name` of what computes it, from the judged answers with their weights (and from k, where there
+            is one) to one value a column of weights, (R,); imported where it is called, since it takes numpy.
         higher_is_better: whether more of it is better.
         is_share: whether it lies between 0 and 1 and is written in per cent.
         counts_examples: whether it is a plain share of the examples, so that 0 and 1 have an exact interval.
@@ -101,6 +101,99 @@ METRICS = (
         note="typical gap between confidence and accuracy, beyond what chance makes",
         function="pipeline.evaluation.metrics:calibration_error",
         higher_is_better=False,
+    ),
+    Metric(
+        name="mean_ap",
+        title="Mean AP",
+        note="average precision over overlaps 0.5 to 0.95 and classes, as COCO computes it",
+        function="pipeline.evaluation.box_judge:mean_ap",
+        on_validation=True,
+        targets="boxes",
+    ),
+    Metric(
+        name="mean_ap_50",
+        title="Mean AP at 0.5",
+        note="average precision over classes where half of box and object must be shared",
+        function="pipeline.evaluation.box_judge:mean_ap_50",
+        on_validation=True,
+        targets="boxes",
+    ),
+    Metric(
+        name="mean_ap_75",
+        title="Mean AP at 0.75",
+        note="average precision over classes where three quarters must be shared",
+        function="pipeline.evaluation.box_judge:mean_ap_75",
+        on_validation=True,
+        targets="boxes",
+    ),
+    Metric(
+        name="mean_ap_small",
+        title="Mean AP, small",
+        note="objects of less than 32 × 32 pixels",
+        function="pipeline.evaluation.box_judge:mean_ap_small",
+        targets="boxes",
+    ),
+    Metric(
+        name="mean_ap_medium",
+        title="Mean AP, medium",
+        note="objects of 32 × 32 to 96 × 96 pixels",
+        function="pipeline.evaluation.box_judge:mean_ap_medium",
+        targets="boxes",
+    ),
+    Metric(
+        name="mean_ap_large",
+        title="Mean AP, large",
+        note="objects of more than 96 × 96 pixels",
+        function="pipeline.evaluation.box_judge:mean_ap_large",
+        targets="boxes",
+    ),
+    Metric(
+        name="average_recall",
+        title="Average recall",
+        note="share of the objects found, over overlaps 0.5 to 0.95 and classes",
+        function="pipeline.evaluation.box_judge:average_recall",
+        on_validation=True,
+        targets="boxes",
+    ),
+    Metric(
+        name="f1",
+        title="F1",
+        note="of boxes with at least the score that was best on validation, at overlap 0.5",
+        function="pipeline.evaluation.box_judge:f1",
+        on_validation=True,
+        targets="boxes",
+    ),
+    Metric(
+        name="mean_iou",
+        title="Mean IoU",
+        note="shared pixels over those of truth and answer together, over classes",
+        function="pipeline.objectives.pixel_metrics:mean_iou",
+        on_validation=True,
+        targets="pixels",
+    ),
+    Metric(
+        name="mean_dice",
+        title="Mean Dice",
+        note="twice the shared pixels over the sum of both, over classes",
+        function="pipeline.objectives.pixel_metrics:mean_dice",
+        on_validation=True,
+        targets="pixels",
+    ),
+    Metric(
+        name="pixel_accuracy",
+        title="Pixel accuracy",
+        note="share of pixels given the right class",
+        function="pipeline.objectives.pixel_metrics:pixel_accuracy",
+        on_validation=True,
+        targets="pixels",
+    ),
+    Metric(
+        name="mean_class_accuracy",
+        title="Mean class accuracy",
+        note="share of each class's pixels found, over classes",
+        function="pipeline.objectives.pixel_metrics:mean_class_accuracy",
+        on_validation=True,
+        targets="pixels",
     ),
 )
 

@@ -116,6 +116,12 @@ class SplitRecord(Record):
     left_out: tuple[Finding, ...]  # bridging examples, near-duplicates across given splits
     warnings: tuple[Finding, ...]
     near_duplicate_groups: int
+    # Split → examples, where an example has several classes or none, so that counts do not add up to it.
+    examples: dict[str, int] = Field(default={}, exclude_if=lambda examples: not examples)
+
+    def size(self, split: str) -> int:
+        """How many examples a split has."""
+        return self.examples[split] if self.examples else sum(self.counts[split].values())
 
     @property
     def manifest(self) -> Path:
@@ -341,9 +347,9 @@ class Comparison(FrozenModel):
 
 
 class EvaluateRecord(Record):
-    """The best candidate on the test split, once. Files: predictions.parquet (id, path, target, predicted,
-    confidence, probability per class `p.<label>`), confusion.csv, per_class.csv, slices.csv, reliability.csv,
-    worst/*.jpg with worst.json."""
+    """The best candidate on the test split, once. Files: predictions.parquet (id, path, target, and the answer: of
+    classes predicted, confidence, probability per class `p.<label>`; else as JSON), per_class.csv, slices.csv, the kind's
+    own tables (of classes confusion.csv and reliability.csv), worst/*.jpg with worst.json."""
 
     candidate: str
     model_sha256: str
@@ -358,6 +364,8 @@ class EvaluateRecord(Record):
     comparisons: tuple[Comparison, ...]
     baseline: BaselineAge | None = None  # as in FinetuneRecord
     warnings: tuple[Finding, ...]
+    targets: Literal["classes", "boxes", "pixels"] = "classes"  # what they are, and so which files there are
+    slice_metric: str = "accuracy"  # what slices.csv tells of each slice
 
     @property
     def predictions(self) -> Path:

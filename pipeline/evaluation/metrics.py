@@ -74,18 +74,24 @@ class Predictions:
         probabilities: (N, C), rows summing to 1.
         targets: (N,) index of the right class.
         units: (N,) what is resampled together.
+        top_k: how many of the most probable classes count as an answer for top-k accuracy.
     """
 
     probabilities: Floats
     targets: NDArray[np.intp]
     units: Units
+    top_k: int = 3
 
     def subset(self, rows: NDArray[np.bool_]) -> Predictions:
         """Those of some rows (N,); the units are counted anew."""
         if rows.all():
             return self
         _, units = np.unique(self.units[rows], return_inverse=True)
-        return Predictions(self.probabilities[rows], self.targets[rows], units.astype(np.intp))
+        return Predictions(self.probabilities[rows], self.targets[rows], units.astype(np.intp), self.top_k)
+
+    def estimate_metrics(self, settings: BootstrapSettings) -> dict[str, MetricEstimate]:
+        """Every metric that is defined on these examples, with its interval over resamples of the units."""
+        return estimate_metrics(self, settings, wanted_k=self.top_k)
 
     @cached_property
     def predicted(self) -> NDArray[np.intp]:
@@ -129,6 +135,11 @@ class Predictions:
         sizes = _sum_by_cell(self.bins, units, np.ones(len(units)))
         gaps = _sum_by_cell(self.bins, units, self.correct - self.confidence)
         return GapSums(first, sizes, gaps, sizes * sizes, gaps * gaps)
+
+    @property
+    def goodness(self) -> NDArray[np.bool_]:
+        """Whether each answer is right (N,)."""
+        return self.correct
 
     @property
     def correct(self) -> NDArray[np.bool_]:

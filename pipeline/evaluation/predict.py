@@ -56,6 +56,7 @@ class LoadedCandidate:
         self.candidate = candidate
         self.console = context.console
         self.rows = table.num_rows
+        self.data = context.data
         limits = StoreLimits(context.scratch, context.pixel_cache_gb)
         self.store = task.codec.open_store(
             candidate.input, table, context.data, candidate.folder, limits, context.console

@@ -1,18 +1,25 @@
-"""Accuracy by the user's own metadata, and by what the scan measured: where does the model do worse than overall?"""
+"""How good answers are by the user's own metadata, and by what the scan measured: where does the model do worse than overall?"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.evaluation.bootstrap import BootstrapSettings, Floats, Units, estimate_share
+from pipeline.evaluation.bootstrap import (
+    BootstrapSettings,
+    Floats,
+    Units,
+    estimate_share,
+    estimate_statistic,
+    weighted_mean,
+)
 from pipeline.manifest import META, SCAN
 from pipeline.records import MetricEstimate
 
@@ -33,7 +40,7 @@ class SliceScore:
     column: str
     value: str
     examples: int
-    accuracy: MetricEstimate | None  # None: too few examples to judge
+    score: MetricEstimate | None  # mean of what single examples are judged by; None: too few of them
     verdict: Literal["as-overall", "below", "too-small"]
 
 
@@ -183,7 +190,7 @@ def _edge_names(edges: Floats) -> list[str]:
 
 def score_slices(
     table: pa.Table,
-    correct: Rows,
+    goodness: NDArray[Any],
     units: Units,
     columns: Sequence[SliceColumn],
     *,
@@ -192,15 +199,15 @@ def score_slices(
 ) -> list[SliceScore]:
     """Every slice of the rows of `table` (N), by column, worst first, the too small ones last.
 
-    A slice is `below` where its whole interval lies under the overall accuracy. One slice at a time: of many, a few
+    A slice is `below` where its whole interval lies under the overall mean. One slice at a time: of many, a few
     come out so by chance.
 
     Args:
-        correct: (N,), which rows were right.
+        goodness: (N,), which rows were right, or how good each answer is.
         units: (N,), what is resampled together.
         smallest: with fewer examples a slice is not judged.
     """
-    overall = float(correct.mean())
+    overall = float(goodness.mean())
     scores = []
     for column in columns:
         of_column = []
@@ -209,14 +216,22 @@ def score_slices(
             if size < smallest:
                 of_column.append(SliceScore(column.name, value, size, None, "too-small"))
                 continue
-            share = estimate_share(correct[within], units[within], settings)
-            verdict: Literal["below", "as-overall"] = "below" if share.high < overall else "as-overall"
-            of_column.append(SliceScore(column.name, value, size, share, verdict))
+            score = _estimate_mean(goodness[within], units[within], settings)
+            verdict: Literal["below", "as-overall"] = "below" if score.high < overall else "as-overall"
+            of_column.append(SliceScore(column.name, value, size, score, verdict))
         scores += sorted(of_column, key=_worst_first)
     return scores
 
 
+def _estimate_mean(goodness: NDArray[Any], units: Units, settings: BootstrapSettings) -> MetricEstimate:
+    """The mean (of N) with its interval over resamples of the units."""
+    if goodness.dtype == np.bool_:
+        return estimate_share(goodness, units, settings)
+    _, codes = np.unique(units, return_inverse=True)
+    return estimate_statistic(lambda weights: weighted_mean(goodness, weights), codes, settings)
+
+
 def _worst_first(score: SliceScore) -> tuple[bool, float]:
-    if score.accuracy is None:
+    if score.score is None:
         return True, 0.0
-    return False, score.accuracy.value
+    return False, score.score.value

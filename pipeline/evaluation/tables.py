@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from pipeline.evaluation.per_class import ClassScore, ConfusedPair
 from pipeline.evaluation.slices import SliceScore
 from pipeline.manifest import write_table
 from pipeline.records import MetricEstimate
-from pipeline.tasks.base import Display, Highlight
+from pipeline.tasks.base import Display
 
 Cell = str | int | float | None
 
@@ -43,32 +42,32 @@ def write_classes(scores: Iterable[ClassScore], path: Path) -> None:
     header = ("label", "examples", "predicted", "precision", "recall", "recall_low", "recall_high", "f1")
     rows = []
     for score in scores:
-        recall = _estimate_cells(score.recall)
+        recall = estimate_cells(score.recall)
         rows.append((score.label, score.examples, score.predicted, score.precision, *recall, score.f1))
-    _write_csv(path, header, rows)
+    write_csv(path, header, rows)
 
 
 def write_confusion(pairs: Iterable[ConfusedPair], path: Path) -> None:
     rows = [(pair.target, pair.predicted, pair.examples) for pair in pairs]
-    _write_csv(path, ("target", "predicted", "examples"), rows)
+    write_csv(path, ("target", "predicted", "examples"), rows)
 
 
 def write_slices(scores: Iterable[SliceScore], path: Path) -> None:
-    header = ("column", "value", "examples", "accuracy", "accuracy_low", "accuracy_high", "verdict")
+    header = ("column", "value", "examples", "score", "score_low", "score_high", "verdict")
     rows = []
     for score in scores:
-        accuracy = _estimate_cells(score.accuracy)
-        rows.append((score.column, score.value, score.examples, *accuracy, score.verdict))
-    _write_csv(path, header, rows)
+        cells = estimate_cells(score.score)
+        rows.append((score.column, score.value, score.examples, *cells, score.verdict))
+    write_csv(path, header, rows)
 
 
 def write_reliability(bins: Iterable[ReliabilityBin], path: Path) -> None:
     header = ("low", "high", "examples", "confidence", "accuracy", "accuracy_low", "accuracy_high")
     rows = []
     for one in bins:
-        accuracy = _estimate_cells(one.accuracy)
+        accuracy = estimate_cells(one.accuracy)
         rows.append((one.low, one.high, one.examples, one.confidence, *accuracy))
-    _write_csv(path, header, rows)
+    write_csv(path, header, rows)
 
 
 def find_worst_errors(predictions: Predictions, most: int) -> NDArray[np.int64]:
@@ -78,67 +77,36 @@ def find_worst_errors(predictions: Predictions, most: int) -> NDArray[np.int64]:
     return surest_first[:most]
 
 
-@dataclass(frozen=True)
-class ExhibitFolder:
-    """Where examples are exhibited, and how.
-
-    Args:
-        data: the data folder.
-        folder: made here.
-    """
-
-    display: Display
-    data: Path
-    folder: Path
+def exhibit(example: Mapping[str, Any], display: Display, data: Path, folder: Path, name: str) -> dict[str, Any]:
+    """An example as the task exhibits it: id, path, target, and `picture` (a file's name in `folder`) or `text`."""
+    shown = display.exhibit(example, data, folder, name)
+    row = {column: example[column] for column in ("id", "path", "target")}
+    row["picture"] = None
+    if shown is not None:
+        row[shown.kind] = shown.content
+    return row
 
 
-def write_worst_errors(
-    predictions: Predictions,
-    worst: NDArray[np.int64],
-    examples: Sequence[Mapping[str, Any]],
-    highlights: Sequence[Sequence[Highlight]],
-    labels: Sequence[str],
-    place: ExhibitFolder,
-) -> None:
-    """Mistakes as the task exhibits an example, a picture or text, listed in worst.json.
-
-    Args:
-        worst: rows of the predictions.
-        examples: the manifest's rows of these.
-        highlights: for each of these, what spoke for the answer.
-    """
-    place.folder.mkdir()
-    rows = []
-    for number, (example, marks, at) in enumerate(zip(examples, highlights, worst, strict=True), start=1):
-        exhibit = place.display.exhibit(example, place.data, place.folder, f"{number:02d}")
-        row = {name: example[name] for name in ("id", "path", "target")}
-        row["predicted"] = labels[predictions.predicted[at]]
-        row["confidence"] = _six_digits(float(predictions.confidence[at]))
-        row["target_probability"] = _six_digits(float(predictions.target_probability[at]))
-        row["picture"] = None
-        if exhibit is not None:
-            row[exhibit.kind] = exhibit.content
-        if marks:
-            row["highlights"] = [list(mark) for mark in marks]
-        rows.append(row)
+def write_worst(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """The worst answers as the judge describes them, as JSON."""
     text = json.dumps(rows, indent=2, ensure_ascii=False)
-    (place.folder / "worst.json").write_text(text + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8")
 
 
-def _estimate_cells(estimate: MetricEstimate | None) -> tuple[float | None, float | None, float | None]:
+def estimate_cells(estimate: MetricEstimate | None) -> tuple[float | None, float | None, float | None]:
     if estimate is None:
         return None, None, None
     return estimate.value, estimate.low, estimate.high
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(header)
         for row in rows:
-            writer.writerow([_six_digits(cell) if isinstance(cell, float) else cell for cell in row])
+            writer.writerow([six_digits(cell) if isinstance(cell, float) else cell for cell in row])
 
 
-def _six_digits(value: float) -> float:
+def six_digits(value: float) -> float:
     """More than any test set supports, fewer than the last bits, which machines disagree on."""
     return float(f"{value:.6g}")

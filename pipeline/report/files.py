@@ -115,7 +115,7 @@ def _read_worst_error(row: Mapping[str, Any], folder: Path) -> WorstError:
         predicted=row["predicted"],
         confidence=row["confidence"],
         target_probability=row["target_probability"],
-        picture=_data_uri(folder / picture) if picture else None,
+        picture=data_uri(folder / picture) if picture else None,
         lines=_split_lines(row.get("text", ""), row.get("highlights", [])),
     )
 
@@ -143,7 +143,8 @@ def _split_lines(text: str, highlights: Sequence[Sequence[float]]) -> tuple[tupl
     return tuple(tuple(piece for piece in line if piece.text) for line in lines)
 
 
-def _data_uri(picture: Path) -> str:
+def data_uri(picture: Path) -> str:
+    """A picture as a page holds it inside."""
     kind = mimetypes.guess_type(picture.name)[0] or "application/octet-stream"
     content = base64.b64encode(picture.read_bytes()).decode()
     return f"data:{kind};base64,{content}"

@@ -185,7 +185,7 @@ def write_verdict(
     subject = "Fine-tuning" if pretrained else "Training from scratch"
     interval = format_interval(primary, estimate, 0)
     examples = pluralize(evaluated.examples, "test example")
-    after = f" {_title_within_sentence(primary)} ({interval}) on {examples}"
+    after = f" {metric_title(primary)} ({interval}) on {examples}"
     for comparison in evaluated.comparisons:
         if comparison.other == baseline:
             after += _describe_comparison(comparison, primary)
@@ -194,9 +194,10 @@ def write_verdict(
     return Verdict(f"{subject} reached ", format_metric(primary, estimate.value), f"{after}.")
 
 
-def _title_within_sentence(metric: str) -> str:
+def metric_title(metric: str) -> str:
+    """A metric's title within a sentence."""
     title = metric_registry.find(metric).title
-    return title if title.isupper() else title.lower()
+    return title if title.isupper() else title[0].lower() + title[1:]
 
 
 def _describe_registration(registered: RegisterRecord) -> str:

@@ -21,7 +21,7 @@ from pipeline.records import (
     ValidateRecord,
 )
 from pipeline.redaction import redact
-from pipeline.report import files, formatting, result_sections, run_sections
+from pipeline.report import dense_sections, files, formatting, result_sections, run_sections
 from pipeline.report.report_context import ReportContext, Sweep
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ FILTERS = (
     formatting.format_count,
     formatting.format_p_value,
     formatting.join_names,
+    formatting.metric_title,
     formatting.pluralize,
 )
 
@@ -86,11 +87,8 @@ def build_page(run: RunRecords, context: ReportContext) -> str:
             baseline_age=formatting.describe_baseline(evaluated) if evaluated.baseline else None,
             candidates=candidates,
             metrics=result_sections.metrics_section(evaluated),
-            worst_errors=files.read_worst_errors(evaluated.folder / "worst"),
-            classes=result_sections.classes_section(evaluated),
-            confusion=result_sections.confusion_section(evaluated),
+            **_answer_sections(evaluated),
             slices=result_sections.slices_section(evaluated),
-            calibration=result_sections.calibration_section(evaluated),
             findings=(*run.validate.findings, *context.drift),
             quarantine=run_sections.quarantine_section(files.read_quarantine(run.validate.quarantine)),
             split_counts=run_sections.split_section(run.split),
@@ -104,6 +102,21 @@ def build_page(run: RunRecords, context: ReportContext) -> str:
             latency=_latency(context, evaluated),
         )
     )
+
+
+def _answer_sections(evaluated: EvaluateRecord) -> dict[str, object]:
+    """The sections that differ by the kind of targets, by the names that the templates know."""
+    if evaluated.targets == "classes":
+        return {
+            "worst_errors": files.read_worst_errors(evaluated.folder / "worst"),
+            "classes": result_sections.classes_section(evaluated),
+            "confusion": result_sections.confusion_section(evaluated),
+            "calibration": result_sections.calibration_section(evaluated),
+        }
+    return {
+        "worst_pictures": dense_sections.worst_section(evaluated),
+        "dense_classes": dense_sections.classes_section(evaluated),
+    }
 
 
 def build_sweep_page(workspace: str, sweep: Sweep) -> str:

@@ -20,9 +20,10 @@ def write_plots(finetuned: FinetuneRecord, evaluated: EvaluateRecord, folder: Pa
     for number, figure in enumerate(curve_figures(finetuned), 1):
         svgs[f"curve-{number}"] = str(figure.chart)
     # Older evaluations may lack a table; a model is registered without its picture all the same.
-    if (evaluated.folder / "reliability.csv").is_file():
+    has_classes = evaluated.targets == "classes"
+    if has_classes and (evaluated.folder / "reliability.csv").is_file():
         svgs["calibration"] = str(calibration_section(evaluated).chart)
-    if (evaluated.folder / "confusion.csv").is_file():
+    if has_classes and (evaluated.folder / "confusion.csv").is_file():
         matrix = _draw_confusion(evaluated)
         if matrix is not None:
             svgs["confusion"] = matrix

@@ -237,7 +237,7 @@ class SliceRow:
     column: str
     value: str
     examples: int
-    accuracy: MetricEstimate
+    score: MetricEstimate
     is_below: bool
     interval: ScaledInterval
 
@@ -253,16 +253,18 @@ class SmallSlice:
 
 @dataclass(frozen=True)
 class SlicesSection:
-    """Accuracy by slice.
+    """How good answers are by slice.
 
     Args:
         columns: the judged slices by column.
         low: where the scale begins.
-        overall: the overall accuracy on that scale.
-        below: the slices whose whole interval lies under the overall accuracy.
+        metric: what is told of each slice.
+        overall: its overall value on that scale.
+        below: the slices whose whole interval lies under that.
         by_chance: how many such slices chance alone would make.
     """
 
+    metric: Metric
     columns: dict[str, list[SliceRow]]
     low: float
     overall: ScaledInterval
@@ -274,17 +276,18 @@ class SlicesSection:
 
 def slices_section(evaluated: EvaluateRecord) -> SlicesSection:
     lines = files.read_csv(evaluated.folder / "slices.csv")
-    overall = evaluated.metrics["accuracy"]
-    judged_lines = [line for line in lines if line["accuracy"]]
-    lows = [float(line["accuracy_low"]) for line in judged_lines]
+    overall = evaluated.metrics[evaluated.slice_metric]
+    judged_lines = [line for line in lines if line["score"]]
+    lows = [float(line["score_low"]) for line in judged_lines]
     low = scale_start([overall.low, *lows])
     judged = [_slice_row(line, low) for line in judged_lines]
     small = []
     for line in lines:
-        if not line["accuracy"]:
+        if not line["score"]:
             small.append(SmallSlice(line["column"], line["value"], int(line["examples"])))
     by_column = itertools.groupby(judged, key=lambda row: row.column)
     return SlicesSection(
+        metric=metric_registry.find(evaluated.slice_metric),
         columns={name: list(rows) for name, rows in by_column},
         low=low,
         overall=place_on_scale(overall, low, 1.0),
@@ -296,15 +299,15 @@ def slices_section(evaluated: EvaluateRecord) -> SlicesSection:
 
 
 def _slice_row(line: Mapping[str, str], low: float) -> SliceRow:
-    accuracy = files.read_estimate(line, "accuracy")
-    assert accuracy is not None
+    score = files.read_estimate(line, "score")
+    assert score is not None
     return SliceRow(
         column=line["column"],
         value=line["value"],
         examples=int(line["examples"]),
-        accuracy=accuracy,
+        score=score,
         is_below=line["verdict"] == "below",
-        interval=place_on_scale(accuracy, low, 1.0),
+        interval=place_on_scale(score, low, 1.0),
     )
 
 

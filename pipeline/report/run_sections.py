@@ -69,7 +69,7 @@ def split_section(split: SplitRecord) -> SplitSection:
         counts_of[label] = {name: split.counts.get(name, {}).get(label, 0) for name in SPLITS}
     largest = max((sum(counts.values()) for counts in counts_of.values()), default=1) or 1
     rows = [_split_row(label, counts, largest) for label, counts in counts_of.items()]
-    totals = {name: sum(row.counts[name] for row in rows) for name in SPLITS}
+    totals = {name: split.size(name) for name in SPLITS}
     more = max(0, len(rows) - LISTED_CLASSES)
     if more:
         rows.sort(key=lambda row: -row.total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
     from pipeline.config_section import TaskConfig
     from pipeline.context import Context
     from pipeline.evaluation.bootstrap import BootstrapSettings
-    from pipeline.evaluation.metrics import Predictions
+    from pipeline.evaluation.judge import Judge, Judged
     from pipeline.evaluation.predict import LoadedCandidate
     from pipeline.evaluation.slices import SliceScore
     from pipeline.records import CandidateRecord, FinetuneRecord, SplitRecord
     from pipeline.tasks.base import Highlight, Task
 
 FEW_EXAMPLES, FEW_UNITS = 30, 10
-EXHIBITED_COLUMNS = ("id", "path", "target", "content")
+EXHIBITED_COLUMNS = ("id", "path", "target", "content", "scan.width", "scan.height")
 LATENCY = "latency.json"  # in the run's own folder: no input determines it
 
 
@@ -47,27 +48,29 @@ def evaluate(
         TrainingError: a candidate answers with something that is no probability.
     """
     from pipeline.evaluation.bootstrap import BootstrapSettings
-    from pipeline.evaluation.metrics import estimate_metrics
+    from pipeline.evaluation.judge import find_judge
     from pipeline.tasks import catalog
 
     task = catalog.find(task_config.name)
+    judge = find_judge(task.scorer.kind, config)
     settings = BootstrapSettings(config.bootstrap, config.confidence, config.seed)
     table = _test_rows(split)
-    predictions = _predict(task, task_config, finetuned, table, context)
+    judged = _judge_candidates(judge, task, task_config, finetuned, table, context)
     estimates = {}
     comparisons = []
     best = finetuned.candidate()
-    ours = predictions[best.name]
-    for name, theirs in predictions.items():
+    ours = judged[best.name]
+    for name, theirs in judged.items():
         unseen = _unseen_rows(finetuned.folder / name, table)
-        estimates[name] = estimate_metrics(theirs.subset(unseen), settings, wanted_k=config.top_k)
+        estimates[name] = theirs.subset(unseen).estimate_metrics(settings)
         if name != best.name:
-            comparisons.append(_compare(name, ours, theirs, unseen, settings))
+            comparisons.append(_compare(judge, name, ours, theirs, unseen, settings))
     slices = _score_slices(config, task, table, ours, settings)
-    _write_tables(ours, best.labels, slices, settings, out)
-    _write_examples(table, ours, best.labels, out)
-    _write_worst_errors(config, task, task_config, best, table, ours, out, context)
-    warnings = _warnings(ours, best.labels, slices) + _absent_slices(config, table)
+    judge.write_tables(ours, best.labels, settings, out)
+    _write_slices(slices, out)
+    judge.write_answers(ours, table, best.labels, out / "predictions.parquet")
+    _write_worst(config, judge, task, task_config, best, table, ours, out, context)
+    warnings = _warnings(judge, ours, best.labels, slices) + _absent_slices(config, table)
     record = EvaluateRecord(
         candidate=best.name,
         model_sha256=best.model_sha256,
@@ -82,6 +85,8 @@ def evaluate(
         comparisons=tuple(comparisons),
         baseline=finetuned.baseline,
         warnings=tuple(warnings),
+        targets=task.scorer.kind,
+        slice_metric=judge.goodness_metric,
     )
     _announce_baseline(record, context)
     saved = record.save(out)
@@ -108,31 +113,27 @@ def _test_rows(split: SplitRecord) -> pa.Table:
     return rows
 
 
-# --- predictions -------------------------------------------------------------------------------------------------
+# --- answers -----------------------------------------------------------------------------------------------------
 
 
-def _predict(
-    task: Task, task_config: TaskConfig, finetuned: FinetuneRecord, table: pa.Table, context: Context
-) -> dict[str, Predictions]:
-    """What each candidate answers; beside it, size and latency of the best go to the run's own folder."""
-    import numpy as np
-
-    from pipeline.evaluation.bootstrap import number_units
-    from pipeline.evaluation.metrics import Predictions, check_probabilities
+def _judge_candidates(
+    judge: Judge,
+    task: Task,
+    task_config: TaskConfig,
+    finetuned: FinetuneRecord,
+    table: pa.Table,
+    context: Context,
+) -> dict[str, Judged]:
+    """What each candidate answers, judged; beside it, size and latency of the best go to the run's own folder."""
     from pipeline.evaluation.predict import LoadedCandidate
 
-    units = number_units(table["unit"])
-    predictions = {}
+    judged: dict[str, Judged] = {}
     for name in finetuned.candidates:
-        candidate = finetuned.candidate(name)
-        loaded = LoadedCandidate(task, task_config, candidate, table, context)
-        probabilities = loaded.answers()
-        check_probabilities(probabilities, name, table["path"].to_pylist())
-        targets = np.asarray(task.scorer.targets(table, candidate.labels))
-        predictions[name] = Predictions(probabilities, targets, units)
+        loaded = LoadedCandidate(task, task_config, finetuned.candidate(name), table, context)
+        judged[name] = judge.judge(loaded, table)
         if name == finetuned.best:
             _write_latency(loaded, context.run_dir)
-    return predictions
+    return judged
 
 
 def _write_latency(loaded: LoadedCandidate, run_dir: Path) -> None:
@@ -156,14 +157,15 @@ def _unseen_rows(candidate: Path, table: pa.Table) -> NDArray[np.bool_]:
 
 
 def _compare(
-    name: str, ours: Predictions, theirs: Predictions, unseen: NDArray[np.bool_], settings: BootstrapSettings
+    judge: Judge,
+    name: str,
+    ours: Judged,
+    theirs: Judged,
+    unseen: NDArray[np.bool_],
+    settings: BootstrapSettings,
 ) -> Comparison:
     """The paired comparison on the examples that both had not seen."""
-    from pipeline.evaluation.compare import compare_accuracies
-
-    our_unseen = ours.subset(unseen)
-    their_unseen = theirs.subset(unseen)
-    comparison = compare_accuracies(name, our_unseen.correct, their_unseen.correct, our_unseen.units, settings)
+    comparison = judge.compare(name, ours.subset(unseen), theirs.subset(unseen), settings)
     if unseen.all():
         return comparison
     return comparison.model_copy(update={"examples": int(unseen.sum())})
@@ -173,83 +175,66 @@ def _compare(
 
 
 def _score_slices(
-    config: EvaluateConfig, task: Task, table: pa.Table, predictions: Predictions, settings: BootstrapSettings
+    config: EvaluateConfig, task: Task, table: pa.Table, judged: Judged, settings: BootstrapSettings
 ) -> list[SliceScore]:
     from pipeline.evaluation.slices import score_slices, slice_columns
 
     columns = slice_columns(table, config.slices, task.display.measured_slices)
-    return score_slices(
-        table, predictions.correct, predictions.units, columns, smallest=config.min_slice, settings=settings
-    )
+    return score_slices(table, judged.goodness, judged.units, columns, smallest=config.min_slice, settings=settings)
 
 
-def _write_tables(
-    predictions: Predictions,
-    labels: tuple[str, ...],
-    slices: list[SliceScore],
-    settings: BootstrapSettings,
-    out: Path,
-) -> None:
+def _write_slices(slices: list[SliceScore], out: Path) -> None:
     from pipeline.evaluation import tables
-    from pipeline.evaluation.calibration import reliability_bins
-    from pipeline.evaluation.per_class import count_confusions, score_classes
 
-    tables.write_confusion(count_confusions(predictions, labels), out / "confusion.csv")
-    tables.write_classes(score_classes(predictions, labels, settings), out / "per_class.csv")
-    tables.write_reliability(reliability_bins(predictions, settings), out / "reliability.csv")
     tables.write_slices(slices, out / "slices.csv")
 
 
-def _write_examples(table: pa.Table, predictions: Predictions, labels: tuple[str, ...], out: Path) -> None:
-    from pipeline.evaluation import tables
-
-    tables.write_predictions(predictions, table, labels, out / "predictions.parquet")
-
-
-def _write_worst_errors(
+def _write_worst(
     config: EvaluateConfig,
+    judge: Judge,
     task: Task,
     task_config: TaskConfig,
     best: CandidateRecord,
     table: pa.Table,
-    predictions: Predictions,
+    judged: Judged,
     out: Path,
     context: Context,
 ) -> None:
-    """The most confident mistakes of the best candidate, with what spoke for its answers where the task can say."""
+    """The worst answers of the best candidate, as the judge describes them."""
     from pipeline.evaluation import tables
+    from pipeline.evaluation.judge import ExhibitPlace
     from pipeline.evaluation.predict import LoadedCandidate
 
-    worst = tables.find_worst_errors(predictions, config.worst)
+    worst = judge.find_worst(judged, config.worst)
     rows = table.take(worst)
-    columns = [name for name in EXHIBITED_COLUMNS if name in table.column_names]
+    columns = [name for name in rows.column_names if name in EXHIBITED_COLUMNS]
     examples = rows.select(columns).to_pylist()
-    highlights: list[list[Highlight]] = [[] for _ in examples]
-    if task.explainer is not None and examples:
+
+    def explain(answers: Sequence[int]) -> list[list[Highlight]]:
+        if task.explainer is None or not examples:
+            return [[] for _ in examples]
         quiet = replace(context, console=SilentConsole())  # these rows were among those that were told of
         loaded = LoadedCandidate(task, task_config, best, rows, quiet)
-        answers = [int(answer) for answer in predictions.predicted[worst]]
-        highlights = loaded.explain(examples, answers)
-    place = tables.ExhibitFolder(task.display, context.data, out / "worst")
-    tables.write_worst_errors(predictions, worst, examples, highlights, best.labels, place)
+        return loaded.explain(examples, answers)
+
+    folder = out / "worst"
+    folder.mkdir()
+    place = ExhibitPlace(examples, best.labels, task.display, context.data, folder, explain)
+    tables.write_worst(judge.exhibit_worst(judged, worst, place), folder / "worst.json")
 
 
 # --- warnings ----------------------------------------------------------------------------------------------------
 
 
-def _warnings(predictions: Predictions, labels: tuple[str, ...], slices: list[SliceScore]) -> list[Finding]:
+def _warnings(judge: Judge, judged: Judged, labels: tuple[str, ...], slices: list[SliceScore]) -> list[Finding]:
     """What a reader of the numbers has to know first."""
-    findings = [
-        _few_examples(predictions),
-        _untested_classes(predictions, labels),
-        _weak_slices(slices),
-    ]
+    findings = [_few_examples(judged), *judge.warnings(judged, labels), _weak_slices(slices, judge.goodness_metric)]
     return [finding for finding in findings if finding is not None]
 
 
-def _few_examples(predictions: Predictions) -> Finding | None:
-    examples = len(predictions.targets)
-    units = len(set(predictions.units.tolist()))
+def _few_examples(judged: Judged) -> Finding | None:
+    examples = len(judged.units)
+    units = len(set(judged.units.tolist()))
     if examples < FEW_EXAMPLES:
         return Finding(
             code="few-test-examples",
@@ -271,23 +256,7 @@ def _few_examples(predictions: Predictions) -> Finding | None:
     return None
 
 
-def _untested_classes(predictions: Predictions, labels: tuple[str, ...]) -> Finding | None:
-    present = set(predictions.targets.tolist())
-    absent = tuple(label for code, label in enumerate(labels) if code not in present)
-    if not absent:
-        return None
-    return Finding(
-        code="class-not-tested",
-        severity="warning",
-        subject="test split",
-        found=f"no examples of {len(absent)} classes",
-        expected="examples of every class",
-        hint="bring more of them; the averages over classes leave them out",
-        items=absent,
-    )
-
-
-def _weak_slices(slices: list[SliceScore]) -> Finding | None:
+def _weak_slices(slices: list[SliceScore], metric: str) -> Finding | None:
     weak = tuple(f"{one.column} = {one.value}" for one in slices if one.verdict == "below")
     if not weak:
         return None
@@ -295,7 +264,7 @@ def _weak_slices(slices: list[SliceScore]) -> Finding | None:
         code="weak-slice",
         severity="warning",
         subject="metadata slices",
-        found=f"accuracy below the overall one in {len(weak)}",
+        found=f"{metric} below the overall one in {len(weak)}",
         expected="about as good everywhere",
         hint="look at these examples, or bring more like them",
         items=weak,

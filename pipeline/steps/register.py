@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pipeline.tracking.store import TrackingStore
 
 TRIED_EXAMPLES = 8  # test examples the served model must answer as it was judged
-TOLERANCE = 1e-3  # in probability
 
 
 def register_evaluated(
@@ -278,23 +277,23 @@ def _require_same_answers(
     from pipeline.tracking.failures import one_line
 
     rows = pq.read_table(evaluated.predictions).slice(0, TRIED_EXAMPLES).to_pylist()
-    requests = served.serving_of(config.task.name).requests(rows, context.data)
+    serving = served.serving_of(config.task.name)
+    requests = serving.requests(rows, context.data)
     try:
         answers = packaging.answers(folder, requests)
     except Exception as fault:
         raise _unservable(candidate, f"it cannot answer: {one_line(fault)[:300]}") from fault
     for row, answer in zip(rows, answers, strict=True):
-        differences = [abs(answer[label] - row[f"p.{label}"]) for label in candidate.labels]
-        largest = max(differences)
-        if not largest <= TOLERANCE:
-            raise _unservable(candidate, f"{row['path']}: a probability differs by {largest:.3g}")
+        difference = serving.difference(answer, row, candidate)
+        if difference:
+            raise _unservable(candidate, f"{row['path']}: {difference}")
 
 
 def _unservable(candidate: CandidateRecord, found: str) -> TrackingError:
     return TrackingError(
         f"candidate {candidate.name}, loaded back",
         found=found,
-        expected=f"the evaluation's answers, within {TOLERANCE}",
+        expected="the evaluation's answers",
         hint="nothing was registered; thaw run --force evaluate, and report it if it stays",
     )
 

@@ -67,6 +67,7 @@ def split(config: SplitConfig, validated: ValidateRecord, out: Path, context: Co
         left_out=tuple(dealing.left_out),
         warnings=tuple(warnings),
         near_duplicate_groups=sum(size > 1 for size in sizes.values()),
+        examples=_sizes(dealing.splits) if manifest.CLASSES in table.column_names else {},
     ).save(out)
     extended.save(path)
     if (context.root / ".dvc").is_dir():
@@ -179,6 +180,12 @@ def _counts(
         found.update((splits[example.id], targets[example.id]) for example in present)
     order = list(labels)
     return {name: {label: found[name, label] for label in order} for name in SPLITS}
+
+
+def _sizes(splits: dict[str, Split]) -> dict[str, int]:
+    """Split → examples."""
+    counted = Counter(splits.values())
+    return {name: counted[name] for name in SPLITS}
 
 
 def _refuse_leaks(present: Sequence[Example], splits: dict[str, Split], units: dict[str, str]) -> None:

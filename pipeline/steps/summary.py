@@ -79,8 +79,7 @@ def summarize_split(record: records.SplitRecord) -> str:
 
     sizes = []
     for split in SPLITS:
-        size = sum(record.counts[split].values())
-        sizes.append(f"{size:,} {split}")
+        sizes.append(f"{record.size(split):,} {split}")
     left_out = sum(len(finding.items) for finding in record.left_out)
     return f"{', '.join(sizes)}; {record.new:,} in the latest addition, {left_out:,} left out"
 

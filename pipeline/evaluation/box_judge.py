@@ -1,0 +1,264 @@
+"""Boxes judged: answers held against the objects of each picture, in the picture's own pixels."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import metric_registry
+from pipeline.evaluation import tables
+from pipeline.evaluation.bootstrap import (
+    BootstrapSettings,
+    Floats,
+    Units,
+    Weights,
+    draw_resamples,
+    estimate_statistic,
+    number_units,
+    percentile_interval,
+)
+from pipeline.evaluation.compare import judge_difference
+from pipeline.evaluation.judge import ExhibitPlace, list_absent, subset_units
+from pipeline.manifest import write_table
+from pipeline.objectives.box_matching import CLASS, SCORE, list_answers
+from pipeline.objectives.box_metrics import AT_50, AT_75, BoxJudgement
+from pipeline.objectives.box_validation import BEST_SCORE
+from pipeline.records import Comparison, Finding, MetricEstimate
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.config import EvaluateConfig
+    from pipeline.evaluation.predict import LoadedCandidate
+
+
+@dataclass(frozen=True)
+class JudgedBoxes:
+    """A candidate's boxes for N pictures, held against the truth.
+
+    Args:
+        judgement: the boxes and the objects, in pixels of each picture.
+        score: from which on a box is an answer: what was best on validation.
+        units: (N,) what is resampled together.
+    """
+
+    judgement: BoxJudgement
+    score: float
+    units: Units
+
+    @cached_property
+    def goodness(self) -> Floats:
+        """F1 of each picture (N,)."""
+        return self.judgement.goodness(self.score)
+
+    def subset(self, rows: NDArray[np.bool_]) -> JudgedBoxes:
+        if rows.all():
+            return self
+        chosen = np.flatnonzero(rows).tolist()
+        judgement = BoxJudgement(
+            [self.judgement.truths[row] for row in chosen],
+            [self.judgement.answers[row] for row in chosen],
+            self.judgement.classes,
+        )
+        return JudgedBoxes(judgement, self.score, subset_units(self.units, rows))
+
+    def estimate_metrics(self, settings: BootstrapSettings) -> dict[str, MetricEstimate]:
+        """Every metric that is defined on these pictures, with its interval over resamples of the units."""
+        functions = _metric_functions()
+        once = np.ones((len(self.units), 1))
+        values = {name: float(function(self, once)[0]) for name, function in functions.items()}
+        known = [name for name, value in values.items() if np.isfinite(value)]
+        samples: dict[str, list[Floats]] = {name: [] for name in known}
+        for _, weights in draw_resamples(self.units, settings):
+            for name in known:
+                samples[name].append(functions[name](self, weights))
+        estimates = {}
+        for name in known:
+            estimates[name] = percentile_interval(values[name], np.concatenate(samples[name]), settings.confidence)
+        return estimates
+
+
+MetricFunction = Callable[[JudgedBoxes, Weights], Floats]
+
+
+def _metric_functions() -> dict[str, MetricFunction]:
+    found: dict[str, MetricFunction] = {}
+    for metric in metric_registry.metrics_of("boxes"):
+        module, _, name = metric.function.partition(":")
+        found[metric.name] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def mean_ap(judged: JudgedBoxes, weights: Weights) -> Floats:
+    return judged.judgement.mean_ap(weights)
+
+
+def mean_ap_50(judged: JudgedBoxes, weights: Weights) -> Floats:
+    return judged.judgement.mean_ap(weights, (AT_50,))
+
+
+def mean_ap_75(judged: JudgedBoxes, weights: Weights) -> Floats:
+    return judged.judgement.mean_ap(weights, (AT_75,))
+
+
+def mean_ap_small(judged: JudgedBoxes, weights: Weights) -> Floats:
+    return judged.judgement.mean_ap(weights, size="small")
+
+
+def mean_ap_medium(judged: JudgedBoxes, weights: Weights) -> Floats:
+    return judged.judgement.mean_ap(weights, size="medium")
+
+
+def mean_ap_large(judged: JudgedBoxes, weights: Weights) -> Floats:
+    return judged.judgement.mean_ap(weights, size="large")
+
+
+def average_recall(judged: JudgedBoxes, weights: Weights) -> Floats:
+    return judged.judgement.average_recall(weights)
+
+
+def f1(judged: JudgedBoxes, weights: Weights) -> Floats:
+    return judged.judgement.f1(weights, judged.score)
+
+
+class BoxJudge:
+    """The Judge of boxes."""
+
+    goodness_metric = "f1"
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        self._config = config
+
+    def judge(self, loaded: LoadedCandidate, table: pa.Table) -> JudgedBoxes:
+        from pipeline.modalities.image.canvas import lift_boxes
+        from pipeline.records import image_spec
+
+        candidate = loaded.candidate
+        targets: Any = loaded.task.scorer.targets(table, candidate.labels)
+        spec = image_spec(candidate.input)
+        answers = []
+        for answer, picture in zip(list_answers(loaded.answers()), targets.pictures, strict=True):
+            answers.append(lift_boxes(answer, picture.width, picture.height, spec))
+        judgement = BoxJudgement(targets.pictures, answers, len(candidate.labels))
+        return JudgedBoxes(judgement, candidate.val[BEST_SCORE], number_units(table["unit"]))
+
+    def compare(self, name: str, ours: JudgedBoxes, theirs: JudgedBoxes, settings: BootstrapSettings) -> Comparison:
+        """The paired difference in mean average precision, by the bootstrap alone: a ranking has no sign to flip."""
+
+        def statistic(weights: Weights) -> Floats:
+            return mean_ap(ours, weights) - mean_ap(theirs, weights)
+
+        samples = np.concatenate([statistic(weights) for _, weights in draw_resamples(ours.units, settings)])
+        value = float(statistic(np.ones((len(ours.units), 1)))[0])
+        difference = percentile_interval(value, samples, settings.confidence)
+        p_value = bootstrap_p_value(samples)
+        verdict = judge_difference(difference, p_value, settings.confidence)
+        return Comparison(other=name, metric="mean_ap", difference=difference, p_value=p_value, verdict=verdict)
+
+    def write_tables(
+        self, judged: JudgedBoxes, labels: tuple[str, ...], settings: BootstrapSettings, out: Path
+    ) -> None:
+        """per_class.csv."""
+        header = ("label", "objects", "answers", "ap", "ap_low", "ap_high", "ap_50", "precision", "recall", "f1")
+        once = np.ones((len(judged.units), 1))
+        rows: list[Sequence[tables.Cell]] = []
+        for code, label in enumerate(labels):
+            matches = judged.judgement.matches()[code]
+            shown = matches.scores >= judged.score
+            right = int((matches.hits[AT_50] & shown).sum())
+            answered = int((~matches.ignored[AT_50] & shown).sum())
+            objects = int(matches.objects.sum())
+            estimate = _estimate_class_ap(judged, code, settings) if objects else None
+            at_50 = float(judged.judgement.class_ap(code, once, (AT_50,))[0]) if objects else None
+            shares = (_share(right, answered), _share(right, objects), _share(2 * right, answered + objects))
+            rows.append((label, objects, answered, *tables.estimate_cells(estimate), at_50, *shares))
+        tables.write_csv(out / "per_class.csv", header, rows)
+
+    def write_answers(self, judged: JudgedBoxes, table: pa.Table, labels: tuple[str, ...], path: Path) -> None:
+        """id, path, target and answer: boxes in the picture's pixels as JSON, best first."""
+        import pyarrow as pa
+
+        columns: dict[str, Any] = {name: table[name] for name in ("id", "path", "target")}
+        texts = [json.dumps(describe_boxes(answer, labels), ensure_ascii=False) for answer in judged.judgement.answers]
+        columns["answer"] = pa.array(texts, pa.string())
+        columns["f1"] = pa.array(judged.goodness)
+        write_table(pa.table(columns), path)
+
+    def find_worst(self, judged: JudgedBoxes, most: int) -> NDArray[np.int64]:
+        """The pictures with the most mistakes: objects missed and answers that are none."""
+        right, answered, objects = judged.judgement.tally(judged.score).T
+        mistakes = answered + objects - 2 * right
+        order = np.argsort(-mistakes, kind="stable")
+        worst: NDArray[np.int64] = order[mistakes[order] > 0][:most]
+        return worst
+
+    def exhibit_worst(self, judged: JudgedBoxes, rows: NDArray[np.int64], place: ExhibitPlace) -> list[dict[str, Any]]:
+        """Pictures with truth and answer drawn, and their mistakes counted."""
+        from pipeline.evaluation.box_drawing import draw_boxes
+
+        tallies = judged.judgement.tally(judged.score)
+        found = []
+        for number, (example, at) in enumerate(zip(place.examples, rows.tolist(), strict=True), start=1):
+            row = tables.exhibit(example, place.display, place.data, place.folder, f"{number:02d}")
+            answer = judged.judgement.answers[at]
+            shown = answer[answer[:, SCORE] >= judged.score]
+            picture = place.folder / str(row["picture"])
+            draw_boxes(picture, judged.judgement.truths[at], shown)
+            right, answered, objects = tallies[at].astype(int).tolist()
+            row.update(
+                objects=objects,
+                answered=answered,
+                right=right,
+                missed=objects - right,
+                wrong=answered - right,
+                target=_count_labels(judged.judgement.truths[at].trained.labels, place.labels),
+                predicted=_count_labels(shown[:, CLASS].astype(np.int64), place.labels),
+            )
+            found.append(row)
+        return found
+
+    def warnings(self, judged: JudgedBoxes, labels: tuple[str, ...]) -> list[Finding]:
+        present: set[int] = set()
+        for truth in judged.judgement.truths:
+            present.update(truth.trained.labels.tolist())
+        absent = list_absent(labels, present)
+        return [] if absent is None else [absent]
+
+
+def describe_boxes(answer: Floats, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Boxes (K, 6) as JSON holds them."""
+    found = []
+    for values in answer.tolist():
+        corners = [round(value, 2) for value in values[:SCORE]]
+        found.append({"box": corners, "label": labels[int(values[CLASS])], "score": round(values[SCORE], 5)})
+    return found
+
+
+def bootstrap_p_value(samples: Floats) -> float:
+    """Two-sided: twice the share of the resampled differences (R,) on the rarer side of 0, one resample added."""
+    known = samples[np.isfinite(samples)]
+    rarer = min(int((known <= 0).sum()), int((known >= 0).sum()))
+    return min(1.0, 2 * (rarer + 1) / (len(known) + 1))
+
+
+def _estimate_class_ap(judged: JudgedBoxes, code: int, settings: BootstrapSettings) -> MetricEstimate:
+    return estimate_statistic(lambda weights: judged.judgement.class_ap(code, weights), judged.units, settings)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _count_labels(codes: NDArray[np.int64], labels: Sequence[str]) -> str:
+    """ "3 RBC, 1 WBC"."""
+    counts = np.bincount(codes, minlength=len(labels))
+    parts = [f"{count} {label}" for count, label in zip(counts.tolist(), labels, strict=True) if count]
+    return ", ".join(parts) or "nothing"

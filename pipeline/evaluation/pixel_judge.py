@@ -1,0 +1,247 @@
+"""Masks judged: answers held against the truth, pixel by pixel, in the picture's own pixels."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import metric_registry
+from pipeline.evaluation import tables
+from pipeline.evaluation.bootstrap import (
+    BootstrapSettings,
+    Floats,
+    Units,
+    Weights,
+    draw_resamples,
+    number_units,
+    percentile_interval,
+)
+from pipeline.evaluation.box_judge import bootstrap_p_value
+from pipeline.evaluation.compare import judge_difference
+from pipeline.evaluation.judge import ExhibitPlace, list_absent, subset_units
+from pipeline.manifest import real_path, write_table
+from pipeline.objectives import pixel_metrics
+from pipeline.objectives.pixel_confusion import count_confusion
+from pipeline.objectives.pixel_metrics import Confusions, PixelTallies
+from pipeline.records import Comparison, Finding, MetricEstimate
+from pipeline.serving.pixel_runs import decode_mask, encode_mask
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.config import EvaluateConfig
+    from pipeline.evaluation.predict import LoadedCandidate
+
+Runs = list[dict[str, Any]]  # as `pipeline.serving.pixel_runs` makes them
+
+
+@dataclass(frozen=True)
+class JudgedMasks:
+    """A candidate's masks of N pictures, held against the truth.
+
+    Args:
+        confusions: (N, classes, classes) pixels of each picture; rows are the truth.
+        answers: of each picture.
+        sizes: width and height of each.
+        units: (N,) what is resampled together.
+        read_truth: reads the mask (H, W) of a picture by its number.
+    """
+
+    confusions: Confusions
+    answers: Sequence[Runs]
+    sizes: Sequence[tuple[int, int]]
+    units: Units
+    read_truth: Callable[[int], NDArray[np.uint8]]
+
+    @cached_property
+    def goodness(self) -> Floats:
+        """Mean IoU of each picture (N,)."""
+        return pixel_metrics.picture_iou(self.confusions)
+
+    def subset(self, rows: NDArray[np.bool_]) -> JudgedMasks:
+        if rows.all():
+            return self
+        chosen = np.flatnonzero(rows).tolist()
+        return JudgedMasks(
+            self.confusions[rows],
+            [self.answers[row] for row in chosen],
+            [self.sizes[row] for row in chosen],
+            subset_units(self.units, rows),
+            lambda number: self.read_truth(chosen[number]),
+        )
+
+    def estimate_metrics(self, settings: BootstrapSettings) -> dict[str, MetricEstimate]:
+        """Every metric that is defined on these pictures, with its interval over resamples of the units."""
+        functions = _metric_functions()
+        once = pixel_metrics.tally_pixels(self.confusions, np.ones((len(self.units), 1)))
+        parts = [
+            pixel_metrics.tally_pixels(self.confusions, weights) for _, weights in draw_resamples(self.units, settings)
+        ]
+        estimates = {}
+        for name, function in functions.items():
+            value = float(function(once)[0])
+            if np.isfinite(value):
+                samples = np.concatenate([function(part) for part in parts])
+                estimates[name] = percentile_interval(value, samples, settings.confidence)
+        return estimates
+
+
+MetricFunction = Callable[[PixelTallies], Floats]
+
+
+def _metric_functions() -> dict[str, MetricFunction]:
+    found: dict[str, MetricFunction] = {}
+    for metric in metric_registry.metrics_of("pixels"):
+        module, _, name = metric.function.partition(":")
+        found[metric.name] = getattr(importlib.import_module(module), name)
+    return found
+
+
+class PixelJudge:
+    """The Judge of masks."""
+
+    goodness_metric = "mean_iou"
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        self._config = config
+
+    def judge(self, loaded: LoadedCandidate, table: pa.Table) -> JudgedMasks:
+        """The masks in the pictures' own pixels, against the masks as they are."""
+        from pipeline.tensors import single_tensor
+
+        labels = loaded.candidate.labels
+        widths = table["scan.width"].to_pylist()
+        heights = table["scan.height"].to_pylist()
+        sizes = list(zip(widths, heights, strict=True))
+        confusions = np.zeros((table.num_rows, len(labels), len(labels)), np.int64)
+        answers: list[Runs] = [[] for _ in sizes]
+        read_truth = _truth_reader(loaded, table)
+        for rows, output in loaded.outputs():
+            for row, logits in zip(rows.tolist(), single_tensor(output), strict=True):
+                answer = answer_mask(logits, sizes[row], loaded)
+                confusions[row] = count_confusion(read_truth(row), answer, len(labels))
+                answers[row] = encode_mask(answer, labels)
+        return JudgedMasks(confusions, answers, sizes, number_units(table["unit"]), read_truth)
+
+    def compare(self, name: str, ours: JudgedMasks, theirs: JudgedMasks, settings: BootstrapSettings) -> Comparison:
+        """The paired difference in mean IoU, by the bootstrap: it is no mean over pictures whose signs could be flipped."""
+
+        def statistic(weights: Weights) -> Floats:
+            our_tallies = pixel_metrics.tally_pixels(ours.confusions, weights)
+            their_tallies = pixel_metrics.tally_pixels(theirs.confusions, weights)
+            return pixel_metrics.mean_iou(our_tallies) - pixel_metrics.mean_iou(their_tallies)
+
+        samples = np.concatenate([statistic(weights) for _, weights in draw_resamples(ours.units, settings)])
+        value = float(statistic(np.ones((len(ours.units), 1)))[0])
+        difference = percentile_interval(value, samples, settings.confidence)
+        p_value = bootstrap_p_value(samples)
+        verdict = judge_difference(difference, p_value, settings.confidence)
+        return Comparison(other=name, metric="mean_iou", difference=difference, p_value=p_value, verdict=verdict)
+
+    def write_tables(
+        self, judged: JudgedMasks, labels: tuple[str, ...], settings: BootstrapSettings, out: Path
+    ) -> None:
+        """per_class.csv, and confusion.csv: shares of each class's pixels."""
+        once = pixel_metrics.tally_pixels(judged.confusions, np.ones((len(judged.units), 1)))
+        parts = [
+            pixel_metrics.tally_pixels(judged.confusions, weights)
+            for _, weights in draw_resamples(judged.units, settings)
+        ]
+        overlap = pixel_metrics.class_iou(once)[:, 0]
+        samples = np.concatenate([pixel_metrics.class_iou(part) for part in parts], axis=1)
+        dice = pixel_metrics.class_dice(once)[:, 0]
+        header = ("label", "pictures", "pixels", "iou", "iou_low", "iou_high", "dice", "precision", "recall")
+        pictures = (judged.confusions.sum(axis=2) > 0).sum(axis=0)
+        rows: list[Sequence[tables.Cell]] = []
+        for code, label in enumerate(labels):
+            shared, truth, answer = (float(values[code, 0]) for values in once)
+            estimate = None
+            if np.isfinite(overlap[code]):
+                estimate = percentile_interval(float(overlap[code]), samples[code], settings.confidence)
+            own_dice = float(dice[code]) if np.isfinite(dice[code]) else None
+            shares = (own_dice, _share(shared, answer), _share(shared, truth))
+            counts = (int(pictures[code]), int(truth))
+            rows.append((label, *counts, *tables.estimate_cells(estimate), *shares))
+        tables.write_csv(out / "per_class.csv", header, rows)
+        _write_confusion(judged.confusions.sum(axis=0), labels, out / "confusion.csv")
+
+    def write_answers(self, judged: JudgedMasks, table: pa.Table, labels: tuple[str, ...], path: Path) -> None:
+        """id, path, target, answer (regions as runs, JSON) and mean_iou."""
+        import pyarrow as pa
+
+        columns: dict[str, Any] = {name: table[name] for name in ("id", "path", "target")}
+        columns["width"] = pa.array([width for width, _ in judged.sizes], pa.int64())
+        columns["height"] = pa.array([height for _, height in judged.sizes], pa.int64())
+        texts = [json.dumps(answer, ensure_ascii=False, separators=(",", ":")) for answer in judged.answers]
+        columns["answer"] = pa.array(texts, pa.string())
+        columns["mean_iou"] = pa.array(judged.goodness)
+        write_table(pa.table(columns), path)
+
+    def find_worst(self, judged: JudgedMasks, most: int) -> NDArray[np.int64]:
+        """The pictures with the lowest mean IoU."""
+        order = np.argsort(judged.goodness, kind="stable")
+        worst: NDArray[np.int64] = order[judged.goodness[order] < 1][:most]
+        return worst
+
+    def exhibit_worst(self, judged: JudgedMasks, rows: NDArray[np.int64], place: ExhibitPlace) -> list[dict[str, Any]]:
+        """Pictures beside their truth and their answer in colours."""
+        from pipeline.evaluation.mask_drawing import draw_masks
+
+        found = []
+        for number, (example, at) in enumerate(zip(place.examples, rows.tolist(), strict=True), start=1):
+            row = tables.exhibit(example, place.display, place.data, place.folder, f"{number:02d}")
+            answer = decode_mask(judged.answers[at], place.labels, *judged.sizes[at])
+            draw_masks(place.folder / str(row["picture"]), judged.read_truth(at), answer)
+            row["mean_iou"] = tables.six_digits(float(judged.goodness[at]))
+            found.append(row)
+        return found
+
+    def warnings(self, judged: JudgedMasks, labels: tuple[str, ...]) -> list[Finding]:
+        truth = judged.confusions.sum(axis=(0, 2))
+        absent = list_absent(labels, set(np.flatnonzero(truth).tolist()))
+        return [] if absent is None else [absent]
+
+
+def answer_mask(logits: Any, size: tuple[int, int], loaded: LoadedCandidate) -> NDArray[np.uint8]:
+    """The class (H, W) of each pixel of a picture, from logits (C, S, S) on its canvas."""
+    from pipeline.records import image_spec
+    from pipeline.serving.canvas import lift_logits
+
+    spec = image_spec(loaded.candidate.input)
+    width, height = size
+    return lift_logits(logits, width, height, spec.size, spec.fit)
+
+
+def _truth_reader(loaded: LoadedCandidate, table: pa.Table) -> Callable[[int], NDArray[np.uint8]]:
+    labels = loaded.candidate.labels
+    targets: Any = loaded.task.scorer.targets(table, labels)
+    codec: Any = loaded.task.target_codec
+
+    def read(row: int) -> NDArray[np.uint8]:
+        mask: NDArray[np.uint8] = codec.read(
+            real_path(loaded.data, targets.files[row].path), loaded.task_config, labels
+        )
+        return mask
+
+    return read
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _write_confusion(confusion: NDArray[np.int64], labels: Sequence[str], path: Path) -> None:
+    rows: list[Sequence[tables.Cell]] = []
+    for truth, counts in zip(labels, confusion.tolist(), strict=True):
+        for answer, count in zip(labels, counts, strict=True):
+            if count:
+                rows.append((truth, answer, count))
+    tables.write_csv(path, ("target", "predicted", "pixels"), rows)
