@@ -15,7 +15,7 @@ run: $(INSTALLED)
 test: lint
 	.venv/bin/pytest -n 2 -m "not full and not real"
 
-# while coding: a minute and a half on two cores
+# while coding: nothing that takes seconds
 test-fast: $(INSTALLED)
 	.venv/bin/pytest -n 2 -m "not slow and not full and not real"
 

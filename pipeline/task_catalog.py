@@ -38,6 +38,14 @@ TASKS = {
         extra="text",
         needs=("transformers", "tokenizers", "huggingface_hub"),
     ),
+    "object-detection": CatalogEntry(
+        task="pipeline.tasks.object_detection:TASK",
+        settings="pipeline.tasks.object_detection.settings:ObjectDetectionConfig",
+    ),
+    "semantic-segmentation": CatalogEntry(
+        task="pipeline.tasks.semantic_segmentation:TASK",
+        settings="pipeline.tasks.semantic_segmentation.settings:SemanticSegmentationConfig",
+    ),
 }
 
 

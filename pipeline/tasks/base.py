@@ -371,7 +371,7 @@ class ServedColumn(NamedTuple):
     """A column of what a served model is asked, or answers."""
 
     name: str
-    type: Literal["binary", "string", "double", "map of doubles"]
+    type: Literal["binary", "string", "double", "long", "map of doubles", "list of objects", "list of regions"]
     required: bool = True
 
 
@@ -405,6 +405,14 @@ class Serving(Protocol):
 
     def requests(self, examples: Sequence[Mapping[str, Any]], data: Path) -> pd.DataFrame:
         """What a client would send for rows of a manifest."""
+
+    def difference(self, answer: Mapping[str, Any], judged: Mapping[str, Any], candidate: CandidateRecord) -> str:
+        """In what a served answer differs from the one that was judged; "" where in nothing that counts.
+
+        Args:
+            answer: a row of what the served model answers, by column.
+            judged: the row of predictions.parquet.
+        """
 
 
 class Sample(Protocol):

@@ -77,13 +77,32 @@ def make_signature(inputs: Sequence[ServedColumn], outputs: Sequence[ServedColum
 
 def _schema(columns: Sequence[ServedColumn]) -> Any:
     from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Map
+    from mlflow.types.schema import Array, Map, Object, Property
 
     types: dict[str, Any] = {
         "binary": DataType.binary,
         "string": DataType.string,
         "double": DataType.double,
+        "long": DataType.long,
         "map of doubles": Map(DataType.double),
+        "list of objects": Array(
+            Object(
+                [
+                    Property("label", DataType.string),
+                    Property("score", DataType.double),
+                    Property("box", Array(DataType.double)),
+                ]
+            )
+        ),
+        "list of regions": Array(
+            Object(
+                [
+                    Property("label", DataType.string),
+                    Property("pixels", DataType.long),
+                    Property("runs", Array(DataType.long)),
+                ]
+            )
+        ),
     }
     return Schema([ColSpec(types[column.type], column.name, required=column.required) for column in columns])
 
@@ -93,10 +112,11 @@ def requirements(packages: Sequence[str]) -> list[str]:
     return [f"{name}=={version(name).partition('+')[0]}" for name in packages]
 
 
-def answers(folder: Path, requests: pd.DataFrame) -> list[dict[str, float]]:
-    """Loads a saved model and asks it: the probability of each label, by request."""
+def answers(folder: Path, requests: pd.DataFrame) -> list[dict[str, Any]]:
+    """Loads a saved model and asks it: its output columns by name, for each request."""
     table = load(folder).predict(requests)
-    return list(table["probabilities"])
+    rows: list[dict[str, Any]] = table.to_dict(orient="records")
+    return rows
 
 
 def load(folder: Path) -> Any:

@@ -40,7 +40,6 @@ def run(context: Context, name: str, out: str = "out", **settings: Any) -> Backb
     return backbone(BackboneConfig(name=f"torchvision/{name}", **settings), folder, context)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"),
     [

@@ -225,7 +225,6 @@ def test_it_is_pinned_and_brought_back_by_dvc(pinned: Path) -> None:
     assert "for comparison, at most" not in words
 
 
-@pytest.mark.slow
 def test_what_is_pinned_now_replaces_what_was_pinned_before(pinned: Path) -> None:
     pin, sha = (pinned / "baseline.dvc").read_bytes(), scratch_sha(run(pinned))
     (pinned / "baseline.dvc").unlink()

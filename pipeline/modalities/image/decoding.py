@@ -17,10 +17,9 @@ from PIL import Image
 
 from pipeline.errors import DataError
 from pipeline.records import ImageInputSpec
-from pipeline.serving.image_pixels import DECODERS, Colour, find_orientation, to_rgb, to_square
+from pipeline.serving.image_pixels import DECODERS, QUARTER_TURNS, Colour, find_orientation, to_rgb, to_square
 
 WHITE = (255, 255, 255)
-_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations of images whose width and height change places
 
 
 def open_rgb(path: Path, *, background: Colour = WHITE, draft: tuple[int, int] | None = None) -> Image.Image:
@@ -67,7 +66,7 @@ def decode_square(path: Path, spec: ImageInputSpec) -> NDArray[np.uint8]:
 def _size_as_stored(size: tuple[int, int], turn: int) -> tuple[int, int]:
     """The upright image's width and height as they are before it is turned."""
     width, height = size
-    if turn in _QUARTER_TURNS:
+    if turn in QUARTER_TURNS:
         return height, width
     return width, height
 

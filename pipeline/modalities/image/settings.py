@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -67,3 +67,28 @@ class ImageAugmentConfig(ConfigSection):
         if given[0] > given[1] or (is_share and given[1] > 1):
             raise ValueError(rule)
         return given
+
+
+class CanvasInputConfig(ConfigSection):
+    size: Positive | Literal["auto"] = "auto"
+    """side of the square canvas in pixels; auto: 320 for detection, 256 for segmentation"""
+    fit: Literal["squash", "pad"] = "squash"
+    """how a picture becomes square: squash both sides, or pad with the background"""
+
+
+class CanvasAugmentConfig(ImageAugmentConfig):
+    crop_scale: tuple[Above, Above] = (0.5, 1.0)
+    """random resized crop: share of the area kept; boxes and masks are cropped with it"""
+
+
+class CanvasSettings(Protocol):
+    """Settings of a task whose truths lie on the picture, as far as they concern the picture."""
+
+    @property
+    def intake(self) -> ImageIntakeConfig: ...
+
+    @property
+    def input(self) -> CanvasInputConfig: ...
+
+    @property
+    def augment(self) -> ImageAugmentConfig: ...

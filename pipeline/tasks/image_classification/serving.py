@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.tasks.base import ServedColumn
-from pipeline.tasks.class_serving import OUTPUTS, class_settings
+from pipeline.tasks.class_serving import OUTPUTS, class_difference, class_settings
 from pipeline.tasks.image_classification.settings import image_settings
 
 if TYPE_CHECKING:
@@ -55,3 +55,6 @@ class ImageServing:
 
         contents = [real_path(data, example["path"]).read_bytes() for example in examples]
         return pd.DataFrame({"image": pd.Series(contents, dtype=object)})
+
+    def difference(self, answer: Mapping[str, Any], judged: Mapping[str, Any], candidate: CandidateRecord) -> str:
+        return class_difference(answer, judged, candidate)

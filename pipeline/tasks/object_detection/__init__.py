@@ -1,1 +1,29 @@
 """Object detection: an image, and a box and a class for each object in it."""
+
+from __future__ import annotations
+
+from pipeline.tasks.base import Task
+from pipeline.tasks.canvas_codec import CanvasCodec
+from pipeline.tasks.image_classification.display import ImageDisplay
+from pipeline.tasks.object_detection.network import BoxNetwork
+from pipeline.tasks.object_detection.reader import DetectionReader
+from pipeline.tasks.object_detection.sample import DetectionSample
+from pipeline.tasks.object_detection.scorer import BoxScorer
+from pipeline.tasks.object_detection.serving import BoxServing
+from pipeline.tasks.object_detection.settings import detection_settings
+from pipeline.tasks.object_detection.targets import BoxTargetCodec
+
+NAME = "object-detection"
+USUAL_SIDE = 320  # pixels of the canvas
+
+TASK = Task(
+    name=NAME,
+    reader=DetectionReader(NAME),
+    codec=CanvasCodec(NAME, detection_settings, USUAL_SIDE),
+    network=BoxNetwork(),
+    scorer=BoxScorer(),
+    display=ImageDisplay(),
+    serving=BoxServing,
+    sample=DetectionSample,
+    target_codec=BoxTargetCodec(detection_settings),
+)

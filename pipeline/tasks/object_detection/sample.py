@@ -13,7 +13,10 @@ class DetectionSample:
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
-        return {"backbone": {"weights": "shipped"}}
+        # Small pictures of few things: a small head learns them as well, in a third of the time.
+        head = {"channels": 32, "hidden": 64, "proposals_before": 300, "proposals": 100, "sampled_regions": 64}
+        task = {"input": {"size": 128}, "head": head}
+        return {"task": task, "backbone": {"weights": "shipped"}}
 
     def generate(self, folder: Path) -> SampleFacts:
         from pipeline.data.sample_trays import LABELS, generate_boxes

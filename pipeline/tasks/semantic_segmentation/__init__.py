@@ -1,1 +1,29 @@
 """Semantic segmentation: an image, and a class for each of its pixels."""
+
+from __future__ import annotations
+
+from pipeline.tasks.base import Task
+from pipeline.tasks.canvas_codec import CanvasCodec
+from pipeline.tasks.image_classification.display import ImageDisplay
+from pipeline.tasks.semantic_segmentation.network import PixelNetwork
+from pipeline.tasks.semantic_segmentation.reader import SegmentationReader
+from pipeline.tasks.semantic_segmentation.sample import SegmentationSample
+from pipeline.tasks.semantic_segmentation.scorer import PixelScorer
+from pipeline.tasks.semantic_segmentation.serving import PixelServing
+from pipeline.tasks.semantic_segmentation.settings import segmentation_settings
+from pipeline.tasks.semantic_segmentation.targets import MaskTargetCodec
+
+NAME = "semantic-segmentation"
+USUAL_SIDE = 256  # pixels of the canvas
+
+TASK = Task(
+    name=NAME,
+    reader=SegmentationReader(NAME),
+    codec=CanvasCodec(NAME, segmentation_settings, USUAL_SIDE),
+    network=PixelNetwork(),
+    scorer=PixelScorer(),
+    display=ImageDisplay(),
+    serving=PixelServing,
+    sample=SegmentationSample,
+    target_codec=MaskTargetCodec(),
+)

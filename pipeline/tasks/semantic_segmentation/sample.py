@@ -16,7 +16,8 @@ class SegmentationSample:
         from pipeline.data.sample_trays import BACKGROUND, LABELS
 
         classes = {label: number for number, label in enumerate((BACKGROUND, *LABELS))}
-        return {"task": {"masks": {"values": {"classes": classes}}}, "backbone": {"weights": "shipped"}}
+        task = {"masks": {"values": {"classes": classes}}, "input": {"size": 128}}
+        return {"task": task, "backbone": {"weights": "shipped"}}
 
     def generate(self, folder: Path) -> SampleFacts:
         from pipeline.data.sample_trays import LABELS, generate_masks

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.tasks.base import ServedColumn
-from pipeline.tasks.class_serving import OUTPUTS, class_settings
+from pipeline.tasks.class_serving import OUTPUTS, class_difference, class_settings
 from pipeline.tasks.text_classification.settings import text_settings
 
 if TYPE_CHECKING:
@@ -58,3 +58,6 @@ class TextServing:
         if any(texts.pair is not None for texts in contents):
             columns["pair"] = pd.Series([texts.pair for texts in contents], dtype=object)
         return pd.DataFrame(columns)
+
+    def difference(self, answer: Mapping[str, Any], judged: Mapping[str, Any], candidate: CandidateRecord) -> str:
+        return class_difference(answer, judged, candidate)

@@ -34,6 +34,7 @@ class SequentialBlock(Block):
         for step in steps:
             owns.extend(step.owns)
         super().__init__(name, stock, owns)
+        self.steps = list(steps)
         self.calls = [step.call for step in steps]
         self.auxiliary: AuxiliaryHead | None = None
 

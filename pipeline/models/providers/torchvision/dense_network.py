@@ -1,0 +1,200 @@
+"""A network with an answer for every place of a picture: a classifier's body, and a head that reads several of its maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from pipeline.models import weights
+from pipeline.models.block_patterns import HEAD
+from pipeline.models.network import Block
+from pipeline.models.providers.torchvision import feature_maps, torchvision_models
+from pipeline.models.providers.torchvision.feature_maps import BodyBlock, FeatureMap
+from pipeline.tensors import Batch, TensorGroup
+
+CURRENT = "current"  # among what crosses from block to block: what the last step gave, where that is no map
+BODY = "body."
+
+
+class DenseModule(nn.Module):
+    """What is saved: the body's weights as `body.…` by torchvision's names, the head's as `head.…`."""
+
+    def __init__(self, body: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+
+
+class HeadBlock(Block):
+    """All that is new: what reads the maps."""
+
+    def __init__(self, stock: DenseModule) -> None:
+        super().__init__(HEAD, stock, ["head"])
+
+
+class DenseNetwork:
+    """A body and a head, run block by block; see `pipeline.models.network.BlockedNetwork`.
+
+    What crosses from block to block is one tensor up to the first map, and from there the maps so far and what the last
+    block gave, by names: a later block, or the head, reads them.
+
+    Args:
+        architecture: torchvision's name of the body's classifier.
+        classes: number of classes.
+        stock: what is saved.
+        maps: of the body, from fine to coarse.
+        answer: from the maps to the network's output.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        classes: int,
+        stock: DenseModule,
+        maps: Sequence[FeatureMap],
+        answer: Callable[[Sequence[Tensor]], Tensor],
+    ) -> None:
+        self.architecture = architecture
+        self.classes = classes
+        self.stock: nn.Module = stock
+        self.stock_kwargs: dict[str, Any] = {}
+        self.head = stock.head
+        self._maps = list(maps)
+        self._answer = answer
+        self._body: list[BodyBlock] = feature_maps.split_body(stock.body, maps, stock, BODY)
+        self.blocks: list[Block] = [*self._body, HeadBlock(stock)]
+
+    @property
+    def names(self) -> list[str]:
+        """The blocks' names from input to output; the last is "head"."""
+        return [block.name for block in self.blocks]
+
+    def forward(self, x: Batch) -> Batch:
+        return self.run(x)
+
+    def run(self, x: Batch, start: int = 0, stop: int | None = None) -> Batch:
+        """Applies blocks[start:stop] to pictures (N, 3, S, S), or to what blocks[start - 1] gave."""
+        first, end, _ = slice(start, stop).indices(len(self.blocks))
+        if end == len(self.blocks):
+            return self._answer(self.maps(x, first))
+        return self._pass_on(self._run_body(x, first, end))
+
+    def maps(self, x: Batch, start: int = 0) -> list[Tensor]:
+        """The maps (N, C, H, W) that the head reads, from fine to coarse, of what blocks[start - 1] gave."""
+        live = self._run_body(x, start, len(self._body))
+        found = []
+        for one in self._maps:
+            values = live[one.path]
+            found.append(values.permute(0, 3, 1, 2) if one.channels_last else values)
+        return found
+
+    def outputs(self, x: Batch, start: int = 0) -> tuple[Tensor, list[tuple[float, Tensor]]]:
+        """Applies blocks[start:]; there is no auxiliary classifier."""
+        return self._answer(self.maps(x, start)), []
+
+    def fuse(self, x: Batch, stop: int, *, activations: bool = False) -> None:
+        """Nothing: maps are taken between operations that would be joined."""
+
+    def unfuse(self) -> None:
+        """Nothing; see `fuse`."""
+
+    def compile_blocks(self) -> None:
+        """Nothing: what takes the time is the head, whose shapes follow from what it finds."""
+
+    def _run_body(self, x: Batch, start: int, stop: int) -> dict[str, Tensor]:
+        """What is there after blocks[start:stop] of the body: the maps so far and, where that is no map, what the last
+        step gave."""
+        live = self._take_up(x, start)
+        for block in self._body[start:stop]:
+            current = live.pop(CURRENT) if CURRENT in live else self._latest(live)
+            for mapped in block.steps:
+                current = mapped.step.call(current)
+                if mapped.map is not None:
+                    live[mapped.map.path] = current
+            if not block.ends_in_map:
+                live[CURRENT] = current
+        return live
+
+    def _latest(self, live: Mapping[str, Tensor]) -> Tensor:
+        """The coarsest map so far, which the next block goes on from; later steps must not write into it."""
+        there = [one.path for one in self._maps if one.path in live]
+        return live[there[-1]]
+
+    def _take_up(self, x: Batch, start: int) -> dict[str, Tensor]:
+        """What blocks[start - 1] gave, by name."""
+        if isinstance(x, TensorGroup):
+            return dict(x.tensors)
+        if start and self._body[start - 1].ends_in_map:
+            return {self._maps[0].path: x}
+        return {CURRENT: x}
+
+    def _pass_on(self, live: dict[str, Tensor]) -> Batch:
+        if len(live) == 1:
+            return next(iter(live.values()))
+        return TensorGroup(live)
+
+
+def find_design(architecture: str, side: int, strides: Sequence[int]) -> dict[str, Any]:
+    """What rebuilds a body: `architecture`, `arguments` of torchvision's builder, and its `maps`, as JSON holds them.
+
+    Raises:
+        ConfigError: the architecture does not exist, has no such maps, or cannot be built for that side.
+    """
+    arguments = torchvision_models.find_stock_kwargs(architecture, side)
+    classifier = torchvision_models.build_stock(architecture, 1, arguments, meta=True).eval()
+    maps = feature_maps.choose_maps(architecture, classifier, side, strides)
+    return {
+        "architecture": architecture,
+        "arguments": arguments,
+        "side": side,
+        "maps": [one._asdict() for one in maps],
+    }
+
+
+def build_network(
+    design: Mapping[str, Any],
+    classes: int,
+    make_head: Callable[[int, Mapping[str, Any]], nn.Module],
+    find_answer: Callable[[nn.Module], Callable[[Sequence[Tensor]], Tensor]],
+    *,
+    seed: int,
+) -> DenseNetwork:
+    """A network with random weights; the global random state stays as it is.
+
+    Args:
+        design: as `find_design` gives it, and what the head needs.
+        make_head: from classes and design to the head.
+        find_answer: from the head to what makes the network's output of the maps.
+        seed: of the random weights.
+    """
+    architecture = str(design["architecture"])
+    body = torchvision_models.build_stock(architecture, 1, dict(design["arguments"]), seed=seed)
+    with torchvision_models.seed_generator(seed):
+        head = make_head(classes, design)
+    maps = [FeatureMap(**one) for one in design["maps"]]
+    return DenseNetwork(architecture, classes, DenseModule(body, head), maps, find_answer(head))
+
+
+def load_pretrained(network: DenseNetwork, source: Path) -> None:
+    """Gives the body a classifier's weights; the classifier's own last layers are left out.
+
+    Raises:
+        BackboneError: a name is missing or of another shape, or the file cannot be read.
+    """
+    stated = weights.read_weights(source).state
+    body = network.stock.get_submodule("body")
+    wanted = body.state_dict()
+    state = {name: stated[name] for name in wanted if name in stated}
+    torchvision_models.fill_network(body, state, str(source))
+
+
+def load_finetuned(network: DenseNetwork, path: Path) -> None:
+    """Gives the network exactly the weights that were saved.
+
+    Raises:
+        BackboneError: the file is not that of this network.
+    """
+    torchvision_models.fill_network(network.stock, weights.read_weights(path).state, str(path))

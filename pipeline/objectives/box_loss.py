@@ -1,0 +1,168 @@
+"""The loss of a detector: region proposals and box classification (Ren et al. 2015, section 3.1.2).
+
+Every picture's loss is normalised by what was sampled of it alone, so that a batch may be cut anywhere; what is sampled
+follows from the seed that comes with the picture's target, so that no batch, worker or interruption changes it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.objectives.box_targets import BoxTargets, PictureBoxes
+
+if TYPE_CHECKING:
+    from pipeline.models.network import BlockedNetwork
+    from pipeline.serving.box_head import BoxHead, Proposals
+    from pipeline.tensors import Batch
+
+SMOOTHNESS = 1 / 9  # of the L1 loss of a box, in the scale of its deltas, as in torchvision
+
+
+class BoxLoss:
+    """The four losses of Faster R-CNN, summed over pictures."""
+
+    def total_weight(self, targets: BoxTargets) -> float:
+        """The number of pictures."""
+        return float(len(targets))
+
+    def __call__(self, model: BlockedNetwork, x: Batch, start: int, targets: BoxTargets) -> Tensor:
+        """The summed loss of some pictures.
+
+        Args:
+            targets: as they lie on the network's input.
+        """
+        network: Any = model
+        head: BoxHead = network.head
+        proposals = head.propose(network.maps(x, start))
+        device = proposals.objectness.device
+        truths = [_place(picture, device) for picture in targets.pictures]
+        generators = [_start_generator(picture.seed) for picture in targets.pictures]
+        first = _proposal_loss(head, proposals, truths, generators)
+        return first + _region_loss(head, proposals, truths, generators)
+
+
+class _Truth:
+    """A picture's boxes (M, 4) and classes (M,), the background being class 0."""
+
+    def __init__(self, boxes: Tensor, labels: Tensor) -> None:
+        self.boxes = boxes
+        self.labels = labels
+
+    def as_torchvision(self) -> dict[str, Tensor]:
+        return {"boxes": self.boxes, "labels": self.labels}
+
+
+def _place(picture: PictureBoxes, device: torch.device) -> _Truth:
+    trained = picture.trained
+    boxes = torch.from_numpy(trained.boxes).to(device)
+    labels = torch.from_numpy(trained.labels).to(device) + 1
+    return _Truth(boxes, labels)
+
+
+def _start_generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _proposal_loss(
+    head: BoxHead, proposals: Proposals, truths: list[_Truth], generators: list[torch.Generator]
+) -> Tensor:
+    """Is there something at an anchor, and where exactly."""
+    rpn = head.rpn
+    stated = [truth.as_torchvision() for truth in truths]
+    labels, matched = rpn.assign_targets_to_anchors(proposals.anchors, stated)
+    wanted = rpn.box_coder.encode(matched, proposals.anchors)
+    count = len(truths)
+    objectness = proposals.objectness.view(count, -1)
+    deltas = proposals.deltas.view(count, -1, 4)
+    total = objectness.sum() * 0
+    for number in range(count):
+        positive, chosen = _sample(
+            labels[number] >= 1, labels[number] == 0, _limits(rpn.fg_bg_sampler), generators[number]
+        )
+        total = total + functional.binary_cross_entropy_with_logits(
+            objectness[number][chosen], labels[number][chosen].float()
+        )
+        total = total + _box_distance(deltas[number][positive], wanted[number][positive], len(chosen))
+    return total
+
+
+def _region_loss(
+    head: BoxHead, proposals: Proposals, truths: list[_Truth], generators: list[torch.Generator]
+) -> Tensor:
+    """Which class a proposed region is, and where exactly its object lies."""
+    regions = head.regions
+    # What is there is proposed as well, so that there is always something right to learn from.
+    boxes = [torch.cat([some, truth.boxes]) for some, truth in zip(proposals.boxes, truths, strict=True)]
+    matched, labels = regions.assign_targets_to_proposals(
+        boxes, [truth.boxes for truth in truths], [truth.labels for truth in truths]
+    )
+    sampled: list[Tensor] = []
+    classes: list[Tensor] = []
+    wanted: list[Tensor] = []
+    limits = _limits(regions.fg_bg_sampler)
+    for number, truth in enumerate(truths):
+        _, chosen = _sample(labels[number] >= 1, labels[number] == 0, limits, generators[number])
+        sampled.append(boxes[number][chosen])
+        classes.append(labels[number][chosen])
+        wanted.append(_matched_boxes(truth, matched[number][chosen]))
+    targets = regions.box_coder.encode(wanted, sampled)
+    logits, deltas = head.classify(proposals.maps, sampled)
+    counts = [len(some) for some in sampled]
+    total = logits.sum() * 0
+    logits_by_picture = torch.split(logits, counts)
+    deltas_by_picture = torch.split(deltas, counts)
+    for number, some in enumerate(classes):
+        if len(some):
+            total = total + functional.cross_entropy(logits_by_picture[number], some)
+            total = total + _class_box_distance(deltas_by_picture[number], some, targets[number])
+    return total
+
+
+def _matched_boxes(truth: _Truth, matched: Tensor) -> Tensor:
+    """The boxes (R, 4) that regions were matched to; in a picture without any, none is asked about them."""
+    if not len(truth.boxes):
+        return truth.boxes.new_zeros((len(matched), 4))
+    return truth.boxes[matched]
+
+
+def _class_box_distance(deltas: Tensor, classes: Tensor, wanted: Tensor) -> Tensor:
+    """Of the deltas (R, 4 · classes), those of the right class are asked, where there is an object."""
+    objects = torch.where(classes > 0)[0]
+    by_class = deltas.view(len(classes), -1, 4)
+    return _box_distance(by_class[objects, classes[objects]], wanted[objects], len(classes))
+
+
+def _box_distance(found: Tensor, wanted: Tensor, sampled: int) -> Tensor:
+    summed = functional.smooth_l1_loss(found, wanted, beta=SMOOTHNESS, reduction="sum")
+    return summed / max(1, sampled)
+
+
+def _limits(sampler: Any) -> tuple[int, int]:
+    """How many are sampled of a picture in all, and how many of them at most with an object."""
+    total = int(sampler.batch_size_per_image)
+    return total, int(total * sampler.positive_fraction)
+
+
+def _sample(
+    positive: Tensor, negative: Tensor, limits: tuple[int, int], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Positions of some of the positives, and of these and some negatives.
+
+    Args:
+        positive, negative: (A,) whether each is one.
+        limits: how many in all, and how many positives.
+    """
+    total, most_positive = limits
+    chosen_positive = _choose(positive, most_positive, generator)
+    chosen_negative = _choose(negative, total - len(chosen_positive), generator)
+    return chosen_positive, torch.cat([chosen_positive, chosen_negative])
+
+
+def _choose(candidates: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    places = torch.where(candidates)[0]
+    order = torch.randperm(len(places), generator=generator)[:most]
+    return places[order.to(places.device)]

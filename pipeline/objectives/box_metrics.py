@@ -1,0 +1,181 @@
+"""How good answered boxes are: average precision and its kin, by any example weights.
+
+Values equal COCO's (Lin et al. 2014; `pycocotools`) where every picture weighs 1: precision is made falling, read at 101
+values of recall and averaged. A class without an object, in the data or in a resample, has no value and is left out of the
+mean.
+
+| metric | is |
+|---|---|
+| mean_ap | average precision, averaged over the overlaps 0.5, 0.55, … 0.95 and over classes |
+| mean_ap_50, mean_ap_75 | the same at the overlap 0.5, 0.75 |
+| mean_ap_small, mean_ap_medium, mean_ap_large | mean_ap of the objects of less than 32², up to 96², and more pixels |
+| average_recall | recall with all answers, averaged over the overlaps and classes |
+| f1 | harmonic mean of precision and recall at the overlap 0.5, of the answers from a score on |
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.objectives.box_matching import RANGES, THRESHOLDS, ClassMatches, Floats, match_class
+from pipeline.objectives.box_targets import PictureBoxes
+
+RECALLS = np.linspace(0, 1, 101)
+AT_50, AT_75 = 0, 5  # places among the thresholds
+EVERY_THRESHOLD = tuple(range(len(THRESHOLDS)))
+
+Weights = NDArray[np.float64]  # (pictures, resamples)
+
+
+@dataclass(frozen=True)
+class BoxJudgement:
+    """Answers held against truths.
+
+    Args:
+        truths: of N pictures.
+        answers: of each picture (K, 6): left, top, right, bottom, score, class.
+        classes: how many there are.
+    """
+
+    truths: Sequence[PictureBoxes]
+    answers: Sequence[Floats]
+    classes: int
+
+    @cached_property
+    def _matches(self) -> dict[str, list[ClassMatches]]:
+        return {}
+
+    def matches(self, size: str = "all") -> list[ClassMatches]:
+        """The matches of each class in one of the `RANGES` of areas; computed once."""
+        if size not in self._matches:
+            self._matches[size] = [
+                match_class(self.truths, self.answers, label, RANGES[size]) for label in range(self.classes)
+            ]
+        return self._matches[size]
+
+    def class_ap(self, label: int, weights: Weights, thresholds: Sequence[int] = EVERY_THRESHOLD) -> Floats:
+        """Average precision (R,) of one class, averaged over thresholds by their places; nan without an object."""
+        return average_precision(self.matches()[label], weights, thresholds)
+
+    def mean_ap(self, weights: Weights, thresholds: Sequence[int] = EVERY_THRESHOLD, size: str = "all") -> Floats:
+        """Average precision (R,), averaged over thresholds and over the classes that have objects."""
+        values = [average_precision(one, weights, thresholds) for one in self.matches(size)]
+        return mean_of_known(np.array(values))
+
+    def average_recall(self, weights: Weights) -> Floats:
+        """Recall (R,) of all answers, averaged over thresholds and classes."""
+        values = []
+        for one in self.matches():
+            total = one.objects @ weights
+            by_answer = one.hits.mean(axis=0)
+            found = _sum_by_picture(one, by_answer, len(self.truths)) @ weights
+            values.append(_divide(found, total))
+        return mean_of_known(np.array(values))
+
+    @cached_property
+    def best_score(self) -> float:
+        """The score from which on answers give the highest F1 at the overlap 0.5."""
+        scores = np.concatenate([one.scores for one in self.matches()])
+        hits = np.concatenate([one.hits[AT_50] for one in self.matches()])
+        counted = np.concatenate([~one.ignored[AT_50] for one in self.matches()])
+        order = np.argsort(-scores, kind="stable")
+        order = order[counted[order]]
+        if not len(order):
+            return 0.5
+        objects = sum(int(one.objects.sum()) for one in self.matches())
+        right = np.cumsum(hits[order])
+        f1 = 2 * right / (np.arange(1, len(order) + 1) + objects)
+        ordered = scores[order]
+        is_last = np.append(ordered[1:] != ordered[:-1], True)  # answers of one score are taken together
+        places = np.flatnonzero(is_last)
+        return float(ordered[places[int(f1[places].argmax())]])
+
+    def tally(self, score: float) -> Floats:
+        """(N, 3) of each picture: right answers, answers that count, and objects, of the answers from a score on, at the
+        overlap 0.5."""
+        tallies = np.zeros((len(self.truths), 3))
+        for one in self.matches():
+            shown = one.scores >= score
+            tallies[:, 0] += _sum_by_picture(one, one.hits[AT_50] & shown, len(self.truths))
+            tallies[:, 1] += _sum_by_picture(one, ~one.ignored[AT_50] & shown, len(self.truths))
+            tallies[:, 2] += one.objects
+        return tallies
+
+    def f1(self, weights: Weights, score: float) -> Floats:
+        """F1 (R,) of the answers from a score on."""
+        right, answered, objects = self.tally(score).T @ weights
+        found: Floats = _divide(2 * right, answered + objects)
+        return found
+
+    def goodness(self, score: float) -> Floats:
+        """F1 of each picture (N,), of the answers from a score on; 1 where there is nothing and nothing is answered."""
+        right, answered, objects = self.tally(score).T
+        sizes = answered + objects
+        scores: Floats = np.where(sizes > 0, 2 * right / np.maximum(sizes, 1), 1.0)
+        return scores
+
+
+def average_precision(matches: ClassMatches, weights: Weights, thresholds: Sequence[int]) -> Floats:
+    """Average precision (R,) of one class, averaged over thresholds by their places; nan without an object.
+
+    Args:
+        weights: (N, R) of the pictures.
+    """
+    objects = matches.objects @ weights
+    own_weights = weights[matches.pictures]
+    values = [_precision_at(matches, own_weights, objects, place) for place in thresholds]
+    averaged: Floats = np.mean(values, axis=0)
+    averaged[objects == 0] = np.nan
+    return averaged
+
+
+def _precision_at(matches: ClassMatches, weights: Weights, objects: Floats, place: int) -> Floats:
+    """Of one threshold (R,).
+
+    Args:
+        weights: (D, R) of the answers.
+        objects: (R,) the weighted number of objects.
+    """
+    counted = ~matches.ignored[place]
+    own = weights[counted]
+    resamples = own.shape[1]
+    if not len(own):
+        return np.zeros(resamples)
+    hits = matches.hits[place][counted]
+    right = np.cumsum(own * hits[:, None], axis=0)
+    answered = np.cumsum(own, axis=0)
+    precision = _divide(right, answered, 0.0)
+    precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    recall = _divide(right, objects[None, :], 0.0)
+    found = np.zeros(resamples)
+    for column in range(resamples):
+        places = np.searchsorted(recall[:, column], RECALLS, side="left")
+        reached = places[places < len(own)]
+        found[column] = precision[reached, column].sum() / len(RECALLS)
+    return found
+
+
+def _sum_by_picture(matches: ClassMatches, values: NDArray[np.generic], pictures: int) -> Floats:
+    sums = np.bincount(matches.pictures, weights=values.astype(np.float64), minlength=pictures)
+    return sums.astype(np.float64)
+
+
+def _divide(values: Floats, by: Floats, otherwise: float = float("nan")) -> Floats:
+    """The quotients; where there is nothing to divide by, `otherwise`."""
+    shape = np.broadcast(values, by).shape
+    quotients: Floats = np.divide(values, by, out=np.full(shape, otherwise), where=by > 0)
+    return quotients
+
+
+def mean_of_known(values: Floats) -> Floats:
+    """The mean (R,) over the classes (C, R) that have a value; nan where none has."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a resample in which no class has an object
+        means: Floats = np.nanmean(values, axis=0)
+    return means

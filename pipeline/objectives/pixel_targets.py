@@ -1,0 +1,77 @@
+"""Masks as targets: files, and the masks decoded of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORED = 255  # in a mask: no class
+
+Masks = NDArray[np.uint8]
+
+
+class MaskFile(NamedTuple):
+    """A mask as the manifest names it.
+
+    Args:
+        path: below the data folder.
+        md5: of the file's content.
+    """
+
+    path: str
+    md5: str
+
+
+class LabelledMasks:
+    """The masks of some pictures, in order, as the manifest names them.
+
+    Args:
+        labels: the label space, in order: what a mask's values are read as.
+    """
+
+    def __init__(self, files: Sequence[MaskFile], labels: Sequence[str]) -> None:
+        self.files = list(files)
+        self.labels = tuple(labels)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, rows: Any) -> LabelledMasks:
+        """The masks of a slice, or of positions (n,)."""
+        if isinstance(rows, slice):
+            return LabelledMasks(self.files[rows], self.labels)
+        return LabelledMasks([self.files[int(row)] for row in rows], self.labels)
+
+
+class StoredMasks:
+    """The masks of some pictures, in order, decoded when they are read.
+
+    Args:
+        rows: (N,) of the store.
+        read: gives the masks (n, S, S) of rows (n,).
+    """
+
+    def __init__(self, rows: NDArray[np.int64], read: Callable[[NDArray[np.int64]], Masks]) -> None:
+        self.rows = rows
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Any) -> StoredMasks:
+        """The masks of a slice, or of positions (n,)."""
+        return StoredMasks(self.rows[rows], self._read)
+
+    def load(self) -> Masks:
+        """(N, S, S): the class of each pixel, 255 where it does not count."""
+        return self._read(self.rows)
+
+
+def parse_mask(text: str) -> MaskFile:
+    """The mask that a manifest's target names: `{"mask": PATH, "md5": DIGEST}`."""
+    stated = json.loads(text)
+    return MaskFile(stated["mask"], stated["md5"])

@@ -1,0 +1,141 @@
+"""The head of a detector: feature pyramid, region proposals and box classification, made of torchvision's parts.
+
+Faster R-CNN (Ren et al. 2015) on a feature pyramid (Lin et al. 2017). Whether it trains or answers is a matter of which
+method is called, never of a module's mode: all parts keep the same numbers of proposals in both.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
+
+ANSWER_VALUES = 6  # of a box: left, top, right, bottom, score, class
+NO_BOX = -1.0  # the score of an unused place among the answers
+POOLED = 7  # cells a side of a region's features
+
+
+class Proposals(NamedTuple):
+    """What the first half of the head says.
+
+    Args:
+        maps: the pyramid's levels (N, C, H, W), by name.
+        anchors: of each picture (A, 4), in pixels.
+        objectness: (N · A, 1) logits.
+        deltas: (N · A, 4) from anchors to boxes.
+        boxes: proposals of each picture (P, 4), in pixels.
+    """
+
+    maps: dict[str, Tensor]
+    anchors: list[Tensor]
+    objectness: Tensor
+    deltas: Tensor
+    boxes: list[Tensor]
+
+
+class BoxHead(nn.Module):
+    """Feature maps in, boxes out.
+
+    Args:
+        classes: number of classes, without the background.
+        design: `side` of the input in pixels; `maps`, each with its `channels`; `pyramid_channels`; `hidden` units of the
+            box classifier; `anchors`: side in pixels of each level's, one level more than maps; `ratios` of their height
+            to their width; `proposals` a picture before and after suppression; `sampled_anchors` and `sampled_regions`
+            of a picture in a training step; `detections` a picture at most; `score_threshold` and `overlap_threshold`
+            of an answer.
+    """
+
+    def __init__(self, classes: int, design: Mapping[str, Any]) -> None:
+        super().__init__()
+        channels = int(design["pyramid_channels"])
+        hidden = int(design["hidden"])
+        self.side = int(design["side"])
+        self.detections = int(design["detections"])
+        sizes = tuple((float(size),) for size in design["anchors"])
+        ratios = tuple(float(ratio) for ratio in design["ratios"])
+        anchors = AnchorGenerator(sizes, (ratios,) * len(sizes))
+        before, after = design["proposals"]
+        self.pyramid = FeaturePyramidNetwork([one["channels"] for one in design["maps"]], channels, LastLevelMaxPool())
+        self.rpn = RegionProposalNetwork(
+            anchors,
+            RPNHead(channels, len(ratios)),
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=int(design["sampled_anchors"]),
+            positive_fraction=0.5,
+            pre_nms_top_n={"training": before, "testing": before},
+            post_nms_top_n={"training": after, "testing": after},
+            nms_thresh=0.7,
+        )
+        levels = [str(number) for number in range(len(design["maps"]))]
+        self.regions = RoIHeads(
+            MultiScaleRoIAlign(levels, output_size=POOLED, sampling_ratio=2),
+            TwoMLPHead(channels * POOLED**2, hidden),
+            FastRCNNPredictor(hidden, classes + 1),
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=int(design["sampled_regions"]),
+            positive_fraction=0.25,
+            bbox_reg_weights=None,
+            score_thresh=float(design["score_threshold"]),
+            nms_thresh=float(design["overlap_threshold"]),
+            detections_per_img=self.detections,
+        )
+
+    def propose(self, maps: Sequence[Tensor]) -> Proposals:
+        """The first half: where something may be.
+
+        Args:
+            maps: (N, C, H, W) from fine to coarse.
+        """
+        named = OrderedDict((str(number), one) for number, one in enumerate(maps))
+        pyramid = self.pyramid(named)
+        levels = list(pyramid.values())
+        objectness, deltas = self.rpn.head(levels)
+        images = self._images(len(levels[0]), levels[0].device)
+        anchors = self.rpn.anchor_generator(images, levels)
+        per_level = [one[0].numel() for one in objectness]
+        flat_objectness, flat_deltas = concat_box_prediction_layers(objectness, deltas)
+        # In fp32: half precision rounds coordinates to whole pixels and more.
+        flat_objectness = flat_objectness.float()
+        flat_deltas = flat_deltas.float()
+        decoded = self.rpn.box_coder.decode(flat_deltas.detach(), anchors)
+        by_image = decoded.view(len(anchors), -1, 4)
+        boxes, _ = self.rpn.filter_proposals(by_image, flat_objectness, images.image_sizes, per_level)
+        return Proposals(pyramid, anchors, flat_objectness, flat_deltas, boxes)
+
+    def classify(self, maps: dict[str, Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The second half: class logits (R, classes + 1), the background first, and deltas (R, 4 · (classes + 1)) of all
+        pictures' regions, in fp32."""
+        sizes = [(self.side, self.side)] * len(boxes)
+        pooled = self.regions.box_roi_pool(maps, boxes, sizes)
+        logits, deltas = self.regions.box_predictor(self.regions.box_head(pooled))
+        return logits.float(), deltas.float()
+
+    def detect(self, maps: Sequence[Tensor]) -> Tensor:
+        """The answers (N, detections, 6): left, top, right, bottom in pixels of the input, score, class; best first, and
+        `NO_BOX` as the score of what is left over."""
+        proposals = self.propose(maps)
+        logits, deltas = self.classify(proposals.maps, proposals.boxes)
+        sizes = [(self.side, self.side)] * len(proposals.boxes)
+        boxes, scores, labels = self.regions.postprocess_detections(logits, deltas, proposals.boxes, sizes)
+        answers = logits.new_full((len(boxes), self.detections, ANSWER_VALUES), NO_BOX)
+        for number, (corners, score, label) in enumerate(zip(boxes, scores, labels, strict=True)):
+            values = torch.cat([corners, score[:, None], (label[:, None] - 1).to(corners.dtype)], dim=1)
+            answers[number, : len(values)] = values
+        return answers
+
+    def _images(self, count: int, device: torch.device) -> ImageList:
+        """What torchvision's parts ask of the input: its size alone."""
+        empty = torch.empty(1, device=device).expand(count, 3, self.side, self.side)
+        return ImageList(empty, [(self.side, self.side)] * count)

@@ -1,0 +1,38 @@
+"""A classifier's body, from which several feature maps are taken: built anew from torchvision where a model is served."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+
+def build_body(design: Mapping[str, Any]) -> nn.Module:
+    """The body with random weights: pictures (N, 3, S, S) in, the maps by their names out, from fine to coarse.
+
+    Its state dict has torchvision's own names, without the layers behind the last map.
+
+    Args:
+        design: `architecture` (torchvision's name), `arguments` of its builder, and `maps`, each with `path`.
+    """
+    import torchvision
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    classifier = torchvision.models.get_model(
+        design["architecture"], weights=None, num_classes=1, **design["arguments"]
+    )
+    nodes = {one["path"]: one["path"] for one in design["maps"]}
+    body: nn.Module = create_feature_extractor(classifier.eval(), return_nodes=nodes)
+    return body
+
+
+def order_maps(found: Mapping[str, Tensor], maps: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+    """The maps (N, C, H, W) from fine to coarse; those of networks that keep channels last are turned."""
+    ordered = []
+    for one in maps:
+        values = found[one["path"]]
+        ordered.append(values.permute(0, 3, 1, 2) if one["channels_last"] else values)
+    return ordered

@@ -1,0 +1,105 @@
+"""What a served model of images is asked: files' contents, checked and opened one by one."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from PIL import Image, UnidentifiedImageError
+
+
+class OpenedImage(NamedTuple):
+    """An image as it is asked about.
+
+    Args:
+        square: (side, side, 3) of uint8.
+        width, height: of the image as it is shown, in pixels.
+    """
+
+    square: np.ndarray[Any, Any]
+    width: int
+    height: int
+
+
+def image_column(table: Any) -> list[Any]:
+    """The contents of the files.
+
+    Raises:
+        MlflowException: the table is of another form.
+    """
+    if not isinstance(table, pd.DataFrame) or list(table.columns) != ["image"]:
+        columns = list(table.columns) if isinstance(table, pd.DataFrame) else type(table).__name__
+        raise bad_request(f"the input must be a table with one column, image; found {columns}")
+    return list(table["image"])
+
+
+def open_image(content: Any, row: int, settings: dict[str, Any], pixels: Any) -> OpenedImage:
+    """One image file's content.
+
+    Args:
+        settings: `input` and `limits` of the served model.
+        pixels: the module `image_pixels`.
+
+    Raises:
+        MlflowException: it is no image that can be used; names the row.
+    """
+    if not isinstance(content, bytes | bytearray):
+        raise bad_request(
+            f"row {row}: image must be the file's content (base64 over HTTP), not {type(content).__name__}"
+        )
+    limits = settings["limits"]
+    if len(content) > limits["max_bytes"]:
+        raise bad_request(f"row {row}: {len(content)} bytes; at most {limits['max_bytes']} are accepted")
+    try:
+        with _quiet(), Image.open(io.BytesIO(content), formats=pixels.DECODERS) as image:
+            _refuse(image, row, limits)
+            return _open(image, settings["input"], pixels)
+    except MlflowException:
+        raise
+    except UnidentifiedImageError as fault:
+        accepted = ", ".join(pixels.DECODERS)
+        raise bad_request(f"row {row}: not an image; accepted are {accepted}") from fault
+    except Exception as fault:  # decoders raise nearly anything on broken files
+        reason = f"{type(fault).__name__}: {fault}"
+        raise bad_request(f"row {row}: not an image that can be decoded wholly ({reason})") from fault
+
+
+def _refuse(image: Image.Image, row: int, limits: dict[str, Any]) -> None:
+    width, height = image.size
+    if width * height > limits["max_pixels"]:
+        raise bad_request(f"row {row}: {width} × {height} pixels; at most {limits['max_pixels']} are accepted")
+    if limits["single_frame"] and image.format != "MPO" and getattr(image, "is_animated", False):
+        raise bad_request(f"row {row}: several frames or pages; one is accepted")
+
+
+def _open(image: Image.Image, spec: dict[str, Any], pixels: Any) -> OpenedImage:
+    turn = pixels.find_orientation(image)
+    stored_size = image.size
+    side = spec["resize"]
+    drafted = image.draft(None, (side, side))  # a JPEG is decoded at 1/2, 1/4 or 1/8 where that suffices
+    background = tuple(spec["background"])
+    rgb = pixels.to_rgb(image, turn, background)
+    width, height = rgb.size
+    if drafted is not None:
+        width, height = stored_size[::-1] if turn in pixels.QUARTER_TURNS else stored_size
+    square = pixels.to_square(rgb, side, spec["fit"], spec["interpolation"], background)
+    return OpenedImage(square, width, height)
+
+
+def bad_request(message: str) -> MlflowException:
+    """A server answers 400."""
+    return MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,28 @@
+"""Settings of a detector's head."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from pipeline.config_section import ConfigSection, Fraction, Positive
+
+
+class BoxHeadConfig(ConfigSection):
+    channels: int = Field(default=128, ge=8)
+    """channels of the feature pyramid"""
+    hidden: int = Field(default=512, ge=8)
+    """hidden units of the box classifier"""
+    proposals_before: Positive = 1000
+    """proposals of a picture and level before those that overlap are removed"""
+    proposals: Positive = 300
+    """proposals of a picture that are classified"""
+    sampled_anchors: Positive = 256
+    """anchors of a picture that a training step learns from"""
+    sampled_regions: Positive = 128
+    """proposals of a picture that a training step learns from"""
+    detections: Positive = 100
+    """most boxes in the answer to a picture"""
+    score_threshold: Fraction = 0.05
+    """boxes with a lower score are left out of the answer"""
+    overlap_threshold: Fraction = 0.5
+    """of two boxes of one class that overlap more than this (intersection over union), the one with the lower score is left out"""

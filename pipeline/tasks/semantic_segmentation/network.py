@@ -1,0 +1,63 @@
+"""The network of semantic segmentation: a U-Net decoder on any body."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.tasks import dense_network
+from pipeline.tasks.dense_network import HeadKind
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import nn
+
+    from pipeline.config_section import TaskConfig
+    from pipeline.models.network import BlockedNetwork
+    from pipeline.records import BackboneRecord, CandidateRecord, InputSpec
+
+STRIDES = (4, 8, 16, 32)
+MOST_CHANNELS = 256
+
+
+class PixelNetwork:
+    """The Network of masks."""
+
+    def design(
+        self, train: pa.Table, labels: Sequence[str], spec: InputSpec, task: TaskConfig, backbone: BackboneRecord
+    ) -> dict[str, Any]:
+        """The body's maps and the decoder's channels.
+
+        Raises:
+            ConfigError: the backbone has no such maps.
+        """
+        from pipeline.tasks.semantic_segmentation.settings import segmentation_settings
+
+        design = dense_network.find_body_design(backbone, spec, STRIDES)
+        width = segmentation_settings(task).head.width
+        widths = [min(MOST_CHANNELS, width * 2**level) for level in range(len(design["maps"]))]
+        return {**design, "widths": widths}
+
+    def build(
+        self,
+        backbone: BackboneRecord,
+        labels: Sequence[str],
+        *,
+        design: Mapping[str, Any] | None = None,
+        pretrained: bool = True,
+        seed: int = 0,
+    ) -> BlockedNetwork:
+        assert design is not None  # as `design` made it
+        return dense_network.build(_kind(), backbone, len(labels), design, pretrained=pretrained, seed=seed)
+
+    def load(self, candidate: CandidateRecord) -> BlockedNetwork:
+        return dense_network.load(_kind(), candidate)
+
+
+def _kind() -> HeadKind:
+    from pipeline.serving.pixel_head import PixelHead
+
+    def find_answer(head: nn.Module) -> Any:
+        return head
+
+    return HeadKind(PixelHead, find_answer)

@@ -1,0 +1,63 @@
+"""How a registered segmenter answers, and how it is asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.tasks import canvas_serving
+from pipeline.tasks.base import ServedColumn
+from pipeline.tasks.semantic_segmentation.settings import segmentation_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.config import Config
+    from pipeline.records import CandidateRecord
+
+PIXEL_TOLERANCE = 1e-3  # share of the pixels whose two likeliest classes may be too close to agree on
+
+
+class PixelServing:
+    """The Serving of masks: one image file's content a row."""
+
+    module = "pipeline.serving.pixel_segmentation"
+    helpers: tuple[str, ...] = (
+        "pipeline.serving.image_pixels",
+        "pipeline.serving.image_requests",
+        "pipeline.serving.canvas",
+        "pipeline.serving.feature_maps",
+        "pipeline.serving.pixel_head",
+        "pipeline.serving.pixel_runs",
+    )
+    packages = canvas_serving.PACKAGES
+    outputs = (
+        ServedColumn("regions", "list of regions"),
+        ServedColumn("width", "long"),
+        ServedColumn("height", "long"),
+    )
+
+    def settings(self, config: Config, candidate: CandidateRecord) -> dict[str, Any]:
+        return canvas_serving.canvas_settings(segmentation_settings(config.task), candidate)
+
+    def inputs(self, config: Config) -> tuple[ServedColumn, ...]:
+        """An image file's content."""
+        return canvas_serving.INPUTS
+
+    def input_example(self, config: Config) -> pd.DataFrame:
+        return canvas_serving.grey_picture()
+
+    def requests(self, examples: Sequence[Mapping[str, Any]], data: Path) -> pd.DataFrame:
+        return canvas_serving.file_requests(examples, data)
+
+    def difference(self, answer: Mapping[str, Any], judged: Mapping[str, Any], candidate: CandidateRecord) -> str:
+        """Whether more pixels have another class than rounding explains."""
+        from pipeline.serving.pixel_runs import decode_mask
+
+        width, height = judged["width"], judged["height"]
+        served = decode_mask(answer["regions"], candidate.labels, width, height)
+        expected = decode_mask(json.loads(judged["answer"]), candidate.labels, width, height)
+        share = float((served != expected).mean())
+        return "" if share <= PIXEL_TOLERANCE else f"{share:.2%} of the pixels have another class"
