@@ -570,9 +570,12 @@ def predict(
     text: Annotated[
         bool, typer.Option("--text", help="Take every word for a text, even if a file is called so.")
     ] = False,
+    draw: Annotated[
+        Path | None, typer.Option(help="Write pictures with the boxes or masks drawn in, to this folder.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Predict labels with a registered model.
+    """Predict with a registered model.
 
     For files; a folder stands for all files in it. A model of texts takes texts
     as they are typed, and the rows of tables.
@@ -585,6 +588,8 @@ def predict(
 
       thaw predict photos/ --json
 
+      thaw predict photos/ --draw answers
+
       thaw predict photo.jpg --model models:/flowers/3
     """
     from flows.terminal import Terminal
@@ -594,7 +599,7 @@ def predict(
         with terminal.working("importing libraries"):
             from flows import predict as predictions
         with terminal.working("predicting"):
-            predicted = predictions.predict(inputs, model or None, workspace, only_texts=text)
+            predicted = predictions.predict(inputs, model or None, workspace, only_texts=text, draw=draw)
         if json:
             for line in predictions.format_json_lines(predicted):
                 print(line)

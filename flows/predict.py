@@ -1,28 +1,30 @@
-"""`thaw predict`: predicts labels with a registered model, for files or texts."""
+"""`thaw predict`: asks a registered model about files or texts."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.predict_requests import PredictionRequest, list_requests
-from pipeline.errors import ServingError
+from pipeline.errors import ConfigError, ServingError
 from pipeline.text import printable
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
+    from flows.draw_answers import AnswerDrawing
     from pipeline.tracking.registry import ModelVersion
 
 LABELS_SHOWN = 3
 CHARACTERS_SHOWN = 60  # of a text
 ASKED_AT_ONCE = 32
 
-Probabilities = Mapping[str, float]
+Answer = Mapping[str, Any]  # the model's output columns by name
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Prediction:
         texts: what was asked about, by input column; none of a file that was sent as it is.
         score: probability of the label.
         top: the likeliest labels with their probabilities, likeliest first.
+        answer: of a model of boxes or masks, its output columns.
+        drawing: the picture with the answer drawn in, where that was asked for.
     """
 
     source: str
@@ -41,6 +45,8 @@ class Prediction:
     label: str = ""
     score: float = 0.0
     top: tuple[tuple[str, float], ...] = ()
+    answer: Answer = field(default_factory=dict)
+    drawing: str = ""
     error: str = ""
 
 
@@ -51,16 +57,24 @@ class Predictions(list[Prediction]):
     note: str = ""
 
 
-def predict(inputs: Sequence[str], model: str | None, workspace: Workspace, *, only_texts: bool = False) -> Predictions:
+def predict(
+    inputs: Sequence[str],
+    model: str | None,
+    workspace: Workspace,
+    *,
+    only_texts: bool = False,
+    draw: Path | None = None,
+) -> Predictions:
     """Predicts with a registered model; folders stand for the files below them, hidden ones left out.
 
     Args:
         inputs: files and folders; of a model of texts also texts, and tables whose rows are asked about.
         model: `models:/NAME@ALIAS` or `models:/NAME/VERSION`; None: the workspace's champion, or else its challenger.
         only_texts: take every input for a text, even where a file is called so.
+        draw: where pictures with the answers drawn in are written to.
 
     Raises:
-        ConfigError: an input names no file but looks like one, or there is no such model.
+        ConfigError: the model's answers cannot be drawn; or an input names no file but looks like one, or there is no such model.
         ServingError: nothing is registered, or the model cannot be loaded.
         TrackingError: the registry is away.
     """
@@ -79,10 +93,26 @@ def predict(inputs: Sequence[str], model: str | None, workspace: Workspace, *, o
     predictions = Predictions()
     predictions.model = f"models:/{version.name}/{version.version}"
     predictions.note = note
+    drawing = None if draw is None else _open_drawing(loaded, draw)
     requests = list_requests(inputs, packaging.input_columns(loaded), config.data, only_texts=only_texts)
     while chunk := list(itertools.islice(requests, ASKED_AT_ONCE)):
-        predictions += _answer_requests(loaded, chunk)
+        predictions += _answer_requests(loaded, chunk, drawing)
     return predictions
+
+
+def _open_drawing(model: Any, folder: Path) -> AnswerDrawing:
+    from flows.draw_answers import AnswerDrawing
+    from pipeline.tracking import packaging
+
+    outputs = packaging.output_names(model)
+    if not {"objects", "regions"} & set(outputs):
+        raise ConfigError(
+            "--draw",
+            found=f"a model that answers {', '.join(outputs)}",
+            expected="a model of boxes or masks",
+            hint="leave --draw out",
+        )
+    return AnswerDrawing(folder)
 
 
 def _load_model(folder: Path, version: ModelVersion) -> Any:
@@ -115,22 +145,33 @@ def _choose_version(versions: Sequence[ModelVersion], name: str) -> tuple[ModelV
     )
 
 
-def _answer_requests(model: Any, requests: Sequence[PredictionRequest]) -> list[Prediction]:
+def _answer_requests(
+    model: Any, requests: Sequence[PredictionRequest], drawing: AnswerDrawing | None
+) -> list[Prediction]:
     """Predictions for some requests; one that cannot be used gets an error, and spoils no other's."""
     usable = [request for request in requests if not request.error]
     answers = iter(_ask_model(model, usable))
-    return [_to_prediction(request, request.error or next(answers)) for request in requests]
+    predictions = []
+    for request in requests:
+        prediction = _to_prediction(request, request.error or next(answers))
+        if drawing is not None and not prediction.error:
+            (content,) = request.values.values()
+            assert isinstance(content, bytes)  # boxes and masks are those of files
+            path = drawing.draw(prediction.source, content, prediction.answer)
+            prediction = replace(prediction, drawing=str(path))
+        predictions.append(prediction)
+    return predictions
 
 
-def _ask_model(model: Any, requests: Sequence[PredictionRequest]) -> list[Probabilities | str]:
-    """For each request the probability of each label, or what is wrong with it, found by halving."""
+def _ask_model(model: Any, requests: Sequence[PredictionRequest]) -> list[Answer | str]:
+    """For each request the model's output columns, or what is wrong with it, found by halving."""
     from pipeline.tracking import packaging
 
     if not requests:
         return []
     columns = {column: [request.values[column] for request in requests] for column in requests[0].values}
     try:
-        return list(packaging.ask(model, columns)["probabilities"])
+        return list(packaging.ask(model, columns).to_dict(orient="records"))
     except Exception as fault:
         if len(requests) == 1:
             return [re.sub(r"^row 0: ", "", str(fault))]
@@ -138,10 +179,12 @@ def _ask_model(model: Any, requests: Sequence[PredictionRequest]) -> list[Probab
     return [*_ask_model(model, requests[:middle]), *_ask_model(model, requests[middle:])]
 
 
-def _to_prediction(request: PredictionRequest, answer: Probabilities | str) -> Prediction:
+def _to_prediction(request: PredictionRequest, answer: Answer | str) -> Prediction:
     if isinstance(answer, str):
         return Prediction(request.source, request.texts, error=answer)
-    likeliest = sorted(answer.items(), key=lambda item: -item[1])
+    if "probabilities" not in answer:
+        return Prediction(request.source, request.texts, answer=answer)
+    likeliest = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
     label, score = likeliest[0]
     return Prediction(request.source, request.texts, label, score, tuple(likeliest[:LABELS_SHOWN]))
 
@@ -156,6 +199,10 @@ def format_json_lines(predictions: Predictions) -> Iterator[str]:
         values["model"] = predictions.model
         if prediction.error:
             values["error"] = prediction.error
+        elif prediction.answer:
+            values.update(prediction.answer)
+            if prediction.drawing:
+                values["drawing"] = prediction.drawing
         else:
             values["label"] = prediction.label
             values["score"] = prediction.score
@@ -173,9 +220,23 @@ def format_table(predictions: Predictions) -> Iterator[str]:
         if prediction.error:
             yield f"{name:<{name_width}}  cannot be used: {prediction.error}"
             continue
+        if prediction.answer:
+            drawn = f"  {printable(prediction.drawing)}" if prediction.drawing else ""
+            yield f"{name:<{name_width}}  {_summarize(prediction.answer)}{drawn}"
+            continue
         others = "  ".join(f"{label} {score:.1%}" for label, score in prediction.top[1:])
         label = f"{prediction.label:<{label_width}}"
         yield f"{name:<{name_width}}  {label}  {prediction.score:6.1%}  {others}".rstrip()
+
+
+def _summarize(answer: Answer) -> str:
+    """ "9 RBC, 1 WBC" of boxes; of masks the share of the picture that each class has."""
+    if "objects" in answer:
+        counts = Counter(one["label"] for one in answer["objects"])
+        return ", ".join(f"{count} {label}" for label, count in counts.most_common()) or "nothing found"
+    size = answer["width"] * answer["height"]
+    shares = [f"{region['label']} {region['pixels'] / size:.1%}" for region in answer["regions"]]
+    return ", ".join(shares) or "background alone"
 
 
 def _shown_name(prediction: Prediction) -> str:

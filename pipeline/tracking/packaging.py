@@ -146,13 +146,18 @@ def input_columns(model: Any) -> list[ServedColumn]:
     return [ServedColumn(column.name, column.type.name) for column in columns if column.required]
 
 
+def output_names(model: Any) -> list[str]:
+    """The output columns of a loaded model, by its signature."""
+    schema = model.metadata.get_output_schema()
+    return [column.name for column in schema.inputs]
+
+
 def ask(model: Any, columns: Mapping[str, Sequence[Any]]) -> Any:
-    """The model's answers about the values of its input columns, as a table: label, score, probabilities."""
+    """The model's answers about the values of its input columns, as a table of its output columns."""
     import pandas as pd
 
-    return model.predict(
-        pd.DataFrame({name: pd.Series(list(values), dtype=object) for name, values in columns.items()})
-    )
+    table = pd.DataFrame({name: pd.Series(list(values), dtype=object) for name, values in columns.items()})
+    return model.predict(table)
 
 
 def upload(

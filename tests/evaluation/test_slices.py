@@ -83,7 +83,7 @@ def test_a_weak_slice_is_flagged_and_a_small_one_is_not_judged() -> None:
     assert by_name["camera", "old"].verdict == "below"
     assert by_name["camera", "new"].verdict == "as-overall"
     assert by_name["rare", "few"].verdict == "too-small"
-    assert by_name["rare", "few"].accuracy is None
+    assert by_name["rare", "few"].score is None
     assert [one.value for one in found if one.column == "camera"] == ["old", "new"]  # the worst first
 
 

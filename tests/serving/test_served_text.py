@@ -66,7 +66,7 @@ def test_it_answers_as_evaluation_does(family: str, pair: bool, tmp_path: Path) 
     answers = packaging.answers(served.folder, TASK.serving().requests(rows, tmp_path))
     expected = judged(served, [row["content"] for row in rows], tmp_path)
     assert len({round(row[0], 3) for row in expected}) > 20, "the texts are all alike: this test tests nothing"
-    found = [[answer[label] for label in LABELS] for answer in answers]
+    found = [[answer["probabilities"][label] for label in LABELS] for answer in answers]
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

@@ -20,10 +20,13 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline import manifest
+from pipeline.config import EvaluateConfig
 from pipeline.evaluation import tables
 from pipeline.evaluation.bootstrap import BootstrapSettings, number_units
 from pipeline.evaluation.calibration import reliability_bins
+from pipeline.evaluation.class_judge import ClassJudge
 from pipeline.evaluation.compare import compare_accuracies
+from pipeline.evaluation.judge import ExhibitPlace
 from pipeline.evaluation.metrics import Predictions, estimate_metrics
 from pipeline.evaluation.per_class import count_confusions, score_classes
 from pipeline.evaluation.slices import score_slices, slice_columns
@@ -226,11 +229,13 @@ def _write_worst_errors(
 ) -> None:
     worst = tables.find_worst_errors(ours, 12)
     examples = table.take(worst).to_pylist()
-    highlights = [
-        [Highlight(0, 2, 1.0), Highlight(6, 10, -0.5)] if "content" in example else [] for example in examples
-    ]
-    place = tables.ExhibitFolder(display, Path(), folder)
-    tables.write_worst_errors(ours, worst, examples, highlights, labels, place)
+
+    def explain(answers: Sequence[int]) -> list[list[Highlight]]:
+        return [[Highlight(0, 2, 1.0), Highlight(6, 10, -0.5)] if "content" in example else [] for example in examples]
+
+    folder.mkdir()
+    place = ExhibitPlace(examples, labels, display, Path(), folder, explain)
+    tables.write_worst(ClassJudge(EvaluateConfig()).exhibit_worst(ours, worst, place), folder / "worst.json")
 
 
 def _candidate(folder: Path, name: str, labels: tuple[str, ...], spec: InputSpec, *, baseline: bool) -> CandidateRecord:

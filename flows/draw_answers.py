@@ -1,0 +1,119 @@
+"""`thaw predict --draw FOLDER`: pictures with the model's answers drawn in."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import WorkspaceError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+# Okabe and Ito's colours, told apart by those who do not tell red from green, too.
+COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66))
+OPACITY = 0.5
+
+
+class AnswerDrawing:
+    """Draws answers into copies of the pictures.
+
+    Args:
+        folder: made where it is missing; what is there under the same name is replaced.
+
+    Raises:
+        WorkspaceError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names: set[str] = set()
+        self._classes: dict[str, int] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as fault:
+            raise WorkspaceError(
+                "--draw", found=f"{folder}: {fault.strerror}", expected="a folder to write to"
+            ) from fault
+
+    def draw(self, source: str, content: bytes, answer: Mapping[str, Any]) -> Path:
+        """Writes a picture with its boxes or regions.
+
+        Args:
+            source: the picture's file.
+            content: of the file.
+            answer: as the model gave it.
+
+        Returns:
+            The file that was written, a PNG.
+        """
+        picture = _open_upright(content)
+        if "objects" in answer:
+            self._draw_boxes(picture, answer["objects"])
+        else:
+            picture = self._lay_on_regions(picture, answer["regions"])
+        path = self._folder / self._free_name(Path(source).stem)
+        picture.save(path, "PNG")
+        return path
+
+    def _free_name(self, stem: str) -> str:
+        """A name that none of this call's pictures has; two of one name come from different folders."""
+        name = f"{stem}.png"
+        number = 2
+        while name.lower() in self._names:
+            name = f"{stem}-{number}.png"
+            number += 1
+        self._names.add(name.lower())
+        return name
+
+    def _colour(self, label: str) -> tuple[int, int, int]:
+        number = self._classes.setdefault(label, len(self._classes))
+        return COLOURS[number % len(COLOURS)]
+
+    def _draw_boxes(self, picture: Image.Image, objects: Sequence[Mapping[str, Any]]) -> None:
+        from PIL import ImageDraw, ImageFont
+
+        canvas = ImageDraw.Draw(picture)
+        width = max(1, round(max(picture.size) / 400))
+        font = ImageFont.load_default(size=max(10, round(max(picture.size) / 50)))
+        for one in reversed(objects):  # the surest last, on top
+            colour = self._colour(one["label"])
+            left, top, right, bottom = one["box"]
+            canvas.rectangle([left, top, right, bottom], outline=colour, width=width)
+            text = f"{one['label']} {one['score']:.0%}"
+            ground = canvas.textbbox((left, top), text, font=font, anchor="lb")
+            canvas.rectangle(ground, fill=colour)
+            canvas.text((left, top), text, font=font, anchor="lb", fill=(255, 255, 255))
+
+    def _lay_on_regions(self, picture: Image.Image, regions: Sequence[Mapping[str, Any]]) -> Image.Image:
+        import numpy as np
+        from PIL import Image
+
+        pixels = np.array(picture, np.float32).reshape(-1, 3)
+        for region in regions:
+            chosen = _region_pixels(region["runs"], len(pixels))
+            pixels[chosen] = (1 - OPACITY) * pixels[chosen] + OPACITY * np.array(self._colour(region["label"]))
+        shape = (picture.height, picture.width, 3)
+        return Image.fromarray(pixels.reshape(shape).astype(np.uint8))
+
+
+def _region_pixels(runs: Sequence[int], count: int) -> NDArray[np.bool_]:
+    import numpy as np
+
+    chosen = np.zeros(count, np.bool_)
+    for first, length in zip(runs[::2], runs[1::2], strict=True):
+        chosen[first : first + length] = True
+    return chosen
+
+
+def _open_upright(content: bytes) -> Image.Image:
+    from PIL import Image
+
+    from pipeline.serving.image_pixels import DECODERS, find_orientation, to_rgb
+
+    with Image.open(io.BytesIO(content), formats=DECODERS) as image:
+        return to_rgb(image, find_orientation(image), (255, 255, 255))
