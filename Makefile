@@ -15,7 +15,7 @@ run: $(INSTALLED)
 test: lint
 	.venv/bin/pytest -n 2 -m "not full and not real"
 
-# while coding: nothing that takes seconds
+# while coding: a minute and a half on two cores
 test-fast: $(INSTALLED)
 	.venv/bin/pytest -n 2 -m "not slow and not full and not real"
 

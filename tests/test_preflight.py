@@ -45,6 +45,7 @@ def test_a_usable_workspace_passes_every_check(tmp_path: Path) -> None:
     assert {"model name", "register.thresholds", "backbone weights", "tracking store", "disk room"} <= set(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "folder", ["flowers.v2", "my flowers", "flowers #2", "50% flowers", "blümchen", "it's", '3"', "a\\"]
 )
@@ -117,6 +118,7 @@ def test_a_folder_that_no_model_can_be_called_by_is_to_be_renamed(tmp_path: Path
     assert quick(tmp_path / "a:b", settings())["model name"].hint == "rename the folder"
 
 
+@pytest.mark.slow
 def test_the_folder_above_is_a_workspace_by_its_own_name(thaw: Thaw, tmp_path: Path) -> None:
     source, here = tmp_path / "photos", tmp_path / "flowers" / "notes"
     for folder in (source / "ant", here):

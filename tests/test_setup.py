@@ -140,6 +140,7 @@ def test_a_full_disk_is_seen_before_anything_is_made(
     assert not (tmp_path / "ws").exists()
 
 
+@pytest.mark.slow
 def test_an_init_that_was_killed_says_what_to_do(source: Path, tmp_path: Path) -> None:
     code = f"""
 import os, signal
@@ -189,6 +190,7 @@ def test_the_repositorys_own_stages_are_the_generated_ones() -> None:
     assert load(REPOSITORY / "params.yaml").data.table == "metadata.csv"
 
 
+@pytest.mark.slow
 def test_the_repositorys_data_is_the_sample(tmp_path: Path) -> None:
     from pipeline.data.sample import generate
 

@@ -67,6 +67,7 @@ def test_every_bad_setting_is_named_at_once(thaw: Thaw, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_doctor_finds_what_is_there(thaw: Thaw, tmp_path: Path) -> None:
     done = thaw("doctor", cwd=tmp_path, check=False)
     assert "torchvision" in done.stdout
@@ -119,6 +120,7 @@ def test_a_folder_that_was_deleted_meanwhile_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_init_wants_data_or_the_sample(thaw: Thaw, tmp_path: Path) -> None:
     for words in ((), ("--sample", "--data", str(tmp_path))):
         done = thaw("init", "trial", *words, cwd=tmp_path, check=False)

@@ -42,7 +42,7 @@ COMMANDS = [
     Command(("run", "--force", "nonsense"), "found: nonsense", 2),
     Command(("lr-find", "--nonsense"), "No such option", 2),
     Command(("predict", "nothing.png", "--model", "models:/none/1"), "no such model", 2),
-    pytest.param(Command(("doctor",), "every setting understood"), marks=pytest.mark.slow),
+    Command(("doctor",), "every setting understood"),
 ]
 
 
@@ -78,6 +78,7 @@ def test_help_fits_a_narrow_terminal(name: str, tmp_path: Path) -> None:
         assert not any(len(line) == 60 for line in terminal.lines()), "a line was broken by the terminal"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=named)
 @pytest.mark.parametrize(("columns", "environment"), [(60, {}), (120, {"NO_COLOR": "1"})], ids=["narrow", "wide"])
 def test_every_command_on_a_terminal(command: Command, columns: int, environment: dict[str, str], place: Path) -> None:
@@ -93,6 +94,7 @@ def test_every_command_on_a_terminal(command: Command, columns: int, environment
         assert not (environment and terminal.coloured)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=named)
 def test_every_command_in_a_pipe_that_is_ascii(command: Command, place: Path) -> None:
     environment = {**os.environ, **NO_LOCALE}
@@ -105,6 +107,7 @@ def test_every_command_in_a_pipe_that_is_ascii(command: Command, place: Path) ->
     assert command.shown in " ".join(printed.decode().split())
 
 
+@pytest.mark.slow
 def test_of_an_error_with_many_details_the_first_are_shown_and_all_are_kept(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     for number in range(30):

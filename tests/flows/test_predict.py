@@ -41,6 +41,7 @@ def test_nothing_registered_says_what_to_do(done: Finished) -> None:
     assert "thaw run" in str(fault.value)
 
 
+@pytest.mark.slow
 def test_files_and_folders_are_answered_and_broken_files_spoil_no_others(
     done: Finished, place: Workspace, tmp_path: Path
 ) -> None:
@@ -67,6 +68,7 @@ def test_files_and_folders_are_answered_and_broken_files_spoil_no_others(
     assert not any("\n" in line for line in table)
 
 
+@pytest.mark.slow
 def test_the_champion_answers_where_there_is_one_and_any_version_by_name(done: Finished, tmp_path: Path) -> None:
     done.config = Config(register=RegisterConfig(name="insects", thresholds={"accuracy": 0.5}))  # type: ignore[call-arg]
     done.register()

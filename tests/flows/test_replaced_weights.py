@@ -119,6 +119,7 @@ def test_a_file_replaced_in_place_with_the_same_size_and_time_is_noticed(place: 
     assert "backbone.lock" in refusal(place).expected
 
 
+@pytest.mark.slow
 def test_a_lock_that_was_deleted_takes_the_file_that_is_there(place: Workspace) -> None:
     (place.root / FILE).write_bytes(NEW)
     (place.root / "backbone.lock").unlink()
@@ -130,6 +131,7 @@ def test_a_lock_that_was_deleted_takes_the_file_that_is_there(place: Workspace) 
     assert trains_from(place) == tensor(OLD)
 
 
+@pytest.mark.slow
 def test_a_sha256_in_the_settings_is_compared_too(place: Workspace) -> None:
     (place.root / FILE).write_bytes(NEW)
     sha = files.sha256(place.root / FILE)
@@ -187,6 +189,7 @@ def server() -> Iterator[WeightsServer]:
         yield running
 
 
+@pytest.mark.slow
 def test_a_changed_copy_of_a_url_is_refused_and_fetched_anew(
     place: Workspace, server: WeightsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

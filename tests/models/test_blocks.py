@@ -37,6 +37,7 @@ FAMILIES = {
     "swin_v2_t": 32,
     "vit_b_32": 224,
 }
+LARGE = ("maxvit_t", "vit_b_32")
 
 
 def _busy(model: TorchvisionNetwork) -> TorchvisionNetwork:
@@ -63,7 +64,10 @@ def _check_same_function(name: str, side: int) -> None:
         assert torch.equal(model.run(model.run(x, stop=middle), start=middle), expected)
 
 
-@pytest.mark.parametrize(("name", "side"), FAMILIES.items())
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [pytest.param(name, side, marks=[pytest.mark.slow] if name in LARGE else []) for name, side in FAMILIES.items()],
+)
 def test_the_blocks_in_order_equal_the_stock_forward_to_the_bit(name: str, side: int) -> None:
     _check_same_function(name, side)
 
@@ -128,9 +132,8 @@ def test_blocks_are_named_by_their_place_in_the_stock_network(name: str, some: l
     assert [found for found in names if found in some] == some
 
 
-@pytest.mark.parametrize(
-    ("name", "side"), [item for item in FAMILIES.items() if item[0] not in ("maxvit_t", "vit_b_32")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "side"), [item for item in FAMILIES.items() if item[0] not in LARGE])
 def test_no_block_writes_into_its_input(name: str, side: int) -> None:
     model = blocks.build_network(name, 5).train()
     x = torch.randn(2, 3, side * 2, side * 2)
@@ -183,6 +186,7 @@ def test_a_copied_model_is_independent() -> None:
 class TestAuxiliary:
     """Inception's second classifier counts while the block it reads is in training."""
 
+    @pytest.mark.slow
     def test_it_is_what_the_stock_network_gives_in_training(self) -> None:
         model = blocks.build_network("inception_v3", 5).train()
         x = torch.randn(2, 3, 299, 299)
@@ -195,6 +199,7 @@ class TestAuxiliary:
         assert [weight for weight, _ in extra] == [0.4]
         assert torch.equal(extra[0][1], expected.aux_logits)
 
+    @pytest.mark.slow
     def test_it_is_silent_unless_its_block_trains(self) -> None:
         model = blocks.build_network("inception_v3", 5).eval()
         x = torch.randn(2, 3, 299, 299)
@@ -239,6 +244,7 @@ class TestRandomWeights:
         assert not torch.equal(heads[0], heads[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "squeezenet1_1", "densenet121", "mnasnet0_5", "inception_v3"])
 def test_pretrained_weights_all_arrive_but_the_heads(name: str, tmp_path: Path) -> None:
     source = state_to_save(blocks.build_network(name, 7, seed=1))
@@ -277,6 +283,7 @@ def test_weights_of_another_network_are_refused_with_what_differs() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "inception_v3", "mnasnet0_5"])
 def test_a_finetuned_model_comes_back_exactly_and_loads_without_thaw(name: str, tmp_path: Path) -> None:
     import torchvision

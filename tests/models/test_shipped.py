@@ -50,6 +50,7 @@ def test_file_is_small_and_says_what_a_loader_must_know(path: Path) -> None:
     assert int(about["classes"]) == patterns.OUTPUTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_weights_know_the_patterns_they_were_trained_on(path: Path) -> None:
     model, about = load(path)

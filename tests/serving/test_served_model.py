@@ -85,6 +85,7 @@ def test_it_answers_as_evaluation_does_on_photos(model: Any, model_folder: Path,
     np.testing.assert_allclose([[one[label] for label in LABELS] for one in answers], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_many_images_are_answered_in_order_and_none_gives_none(model: Any, tmp_path: Path) -> None:
     images = [file.read_bytes() for file in pictures(tmp_path)]
     many = packaging.ask(model, {"image": images * 6})  # more than one batch

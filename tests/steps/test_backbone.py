@@ -40,6 +40,7 @@ def run(context: Context, name: str, out: str = "out", **settings: Any) -> Backb
     return backbone(BackboneConfig(name=f"torchvision/{name}", **settings), folder, context)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"),
     [

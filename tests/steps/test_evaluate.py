@@ -276,6 +276,7 @@ def test_a_model_that_answers_nan_is_refused(place: Place) -> None:
         place.evaluate()
 
 
+@pytest.mark.slow
 def test_the_store_of_decoded_examples_keeps_to_the_limit_it_is_given(place: Place) -> None:
     class Told(SilentConsole):
         lines: ClassVar[list[str]] = []

@@ -99,6 +99,7 @@ def test_the_model_is_code_and_safetensors_with_a_signature(done: Finished) -> N
     assert "thaw" not in (folder / "conda.yaml").read_text().replace("thaw.key", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["search_logged_models", "create_model_version", "set_registered_model_alias"])
 def test_a_kill_is_made_good_by_the_next_call(done: Finished, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
@@ -139,6 +140,7 @@ def test_a_second_model_becomes_challenger_and_leaves_the_champion(done: Finishe
     assert [version.aliases for version in versions(done)] == [("challenger",), ("champion",)]
 
 
+@pytest.mark.slow
 def test_a_changed_evaluation_updates_the_version_and_makes_none(done: Finished) -> None:
     first = done.register()
     done.judge(0.95, precision=0.8)
@@ -204,6 +206,7 @@ def ask_elsewhere(uri: str, image: Path) -> str:
     return answered.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_registering_again_uploads_what_the_store_has_lost(done: Finished) -> None:
     first = done.register()
     files = served_files(done, first.version)
@@ -290,6 +293,7 @@ def test_a_deleted_run_is_recorded_again_from_the_outputs(done: Finished) -> Non
     assert client(done).get_run(again.run_id).data.metrics["test/accuracy"] == 0.9
 
 
+@pytest.mark.slow
 def test_a_registry_that_is_away_is_named(done: Finished) -> None:
     done.config = Config(tracking=TrackingConfig(uri="http://127.0.0.1:9", system_metrics=False))
     with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9"):

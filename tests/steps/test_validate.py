@@ -145,6 +145,7 @@ def test_nothing_usable_is_said_by_file(bench: Bench) -> None:
         bench.run()
 
 
+@pytest.mark.slow
 def test_drift_is_told_and_stays_out_of_the_outputs(bench: Bench) -> None:
     bench.run()
     assert bench.drift() == []
@@ -160,6 +161,7 @@ def test_drift_is_told_and_stays_out_of_the_outputs(bench: Bench) -> None:
     assert bench.outputs() == grown
 
 
+@pytest.mark.slow
 def test_a_misspelt_class_is_told_by_name(bench: Bench) -> None:
     bench.run()
     dataset(bench.data, classes=("dogs", "Cat"), each=6, first=500)
@@ -173,6 +175,7 @@ def test_a_misspelt_class_is_told_by_name(bench: Bench) -> None:
         bench.run(labels=["cat", "dog"])
 
 
+@pytest.mark.slow
 def test_more_items_than_a_reader_reads_are_counted(bench: Bench) -> None:
     bench.run()
     dataset(bench.data, classes=tuple(f"class{number}" for number in range(8)), each=5, first=500)
@@ -188,6 +191,7 @@ def test_refused_data_are_no_reference_for_drift(bench: Bench) -> None:
     assert not (bench.base / ".thaw" / "accepted").exists()
 
 
+@pytest.mark.slow
 def test_few_placeholders_are_left_out_and_many_are_what_the_data_look_like(bench: Bench) -> None:
     save(bench.data / "cat" / "placeholder.gif", encoded(placeholder(), "GIF"))
     record = bench.run()

@@ -260,6 +260,7 @@ def test_probabilities_are_float32_and_sum_to_one() -> None:
         TASK.scorer.probabilities(torch.randn(4, 3, 2))
 
 
+@pytest.mark.slow
 def test_a_built_model_has_the_backbones_weights_and_a_new_head(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

@@ -101,6 +101,7 @@ def test_what_a_slow_server_did_without_answering_in_time_is_not_done_twice(
     assert sorted(recorded(workspace, run.id)) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_run_begun_with_the_server_down_is_recorded_by_the_next(workspace: Workspace, tmp_path: Path) -> None:
     said = RecordingConsole()
     (tmp_path / "report.html").write_text("<p>")

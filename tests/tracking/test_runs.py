@@ -238,6 +238,7 @@ def test_nothing_is_asked_or_imported_before_a_run_is_opened(tmp_path: Path) -> 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_server_is_small_on_loopback_and_leaves_files_to_clients(tmp_path: Path) -> None:
     argv, env = server_command(Workspace(tmp_path), "127.0.0.1", 5123)
     text = " ".join(argv)

@@ -186,6 +186,7 @@ def test_what_it_learnt_from_is_left_out_with_all_that_belongs_to_it() -> None:
 
 
 # --- kills ------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["before-baseline", "after-baseline"])
 def test_a_kill_before_it_is_remembered_does_not_train_it_twice(tmp_path: Path, point: str) -> None:
     code, _ = elsewhere(run_in_another_process, tmp_path, env={"THAW_CRASH_AT": point})
@@ -225,6 +226,7 @@ def test_it_is_pinned_and_brought_back_by_dvc(pinned: Path) -> None:
     assert "for comparison, at most" not in words
 
 
+@pytest.mark.slow
 def test_what_is_pinned_now_replaces_what_was_pinned_before(pinned: Path) -> None:
     pin, sha = (pinned / "baseline.dvc").read_bytes(), scratch_sha(run(pinned))
     (pinned / "baseline.dvc").unlink()
@@ -235,6 +237,7 @@ def test_what_is_pinned_now_replaces_what_was_pinned_before(pinned: Path) -> Non
     assert scratch_sha(run(pinned)) == sha
 
 
+@pytest.mark.slow
 def test_a_kill_before_a_new_one_is_pinned_has_the_next_run_pin_it(pinned: Path) -> None:
     before = (pinned / "baseline.dvc").read_bytes()
     code, _ = elsewhere(train_another_in_another_process, pinned, env={"THAW_CRASH_AT": "before-pinning"})

@@ -106,6 +106,7 @@ def test_tied_tensors_are_saved_twice(tmp_path: Path) -> None:
     assert found.part("model").keys() == {"a", "b", "t"}
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_old_one_says_so_and_goes_on(tmp_path: Path) -> None:
     code, answer = elsewhere(_save_on_a_full_disk, tmp_path)
     assert code == 0, answer

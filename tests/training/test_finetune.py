@@ -192,6 +192,7 @@ def test_runs_are_told_every_point_under_one_parent(tmp_path: Path) -> None:
     assert child.values["recipe"] == "head"
 
 
+@pytest.mark.slow
 def test_a_killed_step_goes_on_and_tells_the_same_points(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", tracker=(plain := Remembering()))
     for point in ("last-batch:2", "between-stages", "after-candidate"):

@@ -73,6 +73,7 @@ def test_it_does_not_depend_on_listing_workers_or_what_does_not_apply(tmp_path: 
     assert train_and_hash(Setting(tmp_path / "c", stages=(HEAD,), config=config)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["solving:3", "solving:200", "between-stages", "after-save:2"])
 def test_a_kill_while_solving_or_after_changes_nothing(point: str, tmp_path: Path) -> None:
     code, expected = elsewhere(train_and_hash, setting(tmp_path / "whole"))
@@ -83,6 +84,7 @@ def test_a_kill_while_solving_or_after_changes_nothing(point: str, tmp_path: Pat
     assert elsewhere(train_and_hash, killed) == (0, expected)
 
 
+@pytest.mark.slow
 def test_a_head_solved_between_trained_stages_resumes_too(tmp_path: Path) -> None:
     rows = (STAGES[1], HEAD, STAGES[2])
     code, expected = elsewhere(train_and_hash, setting(tmp_path / "whole", stages=rows))

@@ -19,6 +19,7 @@ from pipeline.training.interruption import interruptible
 from tiny import Setting, TinyTask, tiny_task, train_and_hash, weights_hash
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize(
     "batch", [2, 7, 15, 18, 32], ids=["first", "validating", "second epoch", "second stage", "third"]

@@ -191,6 +191,7 @@ def _training(folder: Path, lr: float | str) -> tuple[TrainedRecipe, RecordingCo
     return tiny.Setting(folder, stages=stages).train(words), words
 
 
+@pytest.mark.slow
 def test_a_stage_finds_its_rate_and_trains_as_if_it_had_been_given(tmp_path: Path) -> None:
     auto, words = _training(tmp_path / "auto", "auto")
     assert "by a sweep" in words

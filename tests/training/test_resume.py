@@ -23,6 +23,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(answer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("passing", [1, 3])
 @pytest.mark.parametrize("point", [p for p in POINTS if p not in ("after-resume", "solving", *AFTERWARDS)])
 def test_a_kill_at_any_named_point_changes_nothing(

@@ -111,6 +111,7 @@ def test_without_a_base_whatever_differs_counts_as_edited(pinned: str, now: str 
 # --- data -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_newer_data_replace_unedited_ones(ws: Path) -> None:
     versioning = Versioning(ws)
     assert versioning.tracked_files_are_current()
@@ -285,6 +286,7 @@ def test_bringing_missing_data_that_was_killed_is_completed_and_keeps_what_was_p
     assert there(ws) == {**ONE, "mine.txt": "mine"}
 
 
+@pytest.mark.slow
 def test_data_that_were_pinned_or_checked_out_by_dvc_itself_are_the_new_base(ws: Path) -> None:
     put(ws, {**ONE, "e.txt": "e"})
     dvc(ws, "add", "data")
@@ -442,6 +444,7 @@ def grow(root: Path, name: str, split: str) -> None:
     pin_ledger(root, {**splits(root), name: split})
 
 
+@pytest.mark.slow
 def test_what_a_colleague_pushed_arrives_with_git_pull(clones: tuple[Path, Path]) -> None:
     ours, theirs = clones
     grow(theirs, "t", "test")
@@ -484,6 +487,7 @@ def test_a_remote_that_is_not_configured_is_none_to_push_to_and_is_named_where_i
         Versioning(ws).update_data()
 
 
+@pytest.mark.slow
 def test_where_both_added_data_and_dealt_them_the_merge_keeps_both_and_moves_nothing(
     clones: tuple[Path, Path],
 ) -> None:
@@ -529,6 +533,7 @@ def conflict(ours: Path, theirs: Path) -> None:
     assert "<<<<<<<" in (ours / "data.dvc").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lying", ["nothing", "older data"])
 def test_a_merge_where_our_own_side_was_not_brought_yet_keeps_it_too(clones: tuple[Path, Path], lying: str) -> None:
     ours, theirs = clones
@@ -553,6 +558,7 @@ Versioning(Path(sys.argv[1])).update_data()
 """
 
 
+@pytest.mark.slow
 def test_a_merge_that_was_killed_before_it_was_pinned_loses_nothing_of_either_side(clones: tuple[Path, Path]) -> None:
     ours, theirs = clones
     conflict(ours, theirs)
@@ -562,6 +568,7 @@ def test_a_merge_that_was_killed_before_it_was_pinned_loses_nothing_of_either_si
     assert there(ours) == {**ONE, "b.txt": "B", "o.txt": "o", "t.txt": "t"}
 
 
+@pytest.mark.slow
 def test_a_merge_that_was_settled_by_hand_goes_on_from_there(clones: tuple[Path, Path]) -> None:
     ours, theirs = clones
     for root, text in ((ours, "ours"), (theirs, "theirs")):
@@ -577,6 +584,7 @@ def test_a_merge_that_was_settled_by_hand_goes_on_from_there(clones: tuple[Path,
     assert there(ours) == {**ONE, "a.txt": "theirs", "ours.txt": "ours", "theirs.txt": "theirs"}
 
 
+@pytest.mark.slow
 def test_a_merge_in_which_both_edited_a_file_stops_by_name_and_can_be_settled(clones: tuple[Path, Path]) -> None:
     ours, theirs = clones
     for root, text in ((ours, "ours"), (theirs, "theirs")):

@@ -106,6 +106,7 @@ def test_stages_never_run_say_so(tmp_path: Path) -> None:
     assert states["finetune"].stale_before == ("validate", "backbone")
 
 
+@pytest.mark.slow
 def test_after_a_run_all_is_fresh_and_dvc_repro_does_nothing(ws: Path) -> None:
     assert stale(ws) == {}
     before = (ws / "dvc.lock").read_bytes()
@@ -231,6 +232,7 @@ def lock_file(ws: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_lock_file_that_the_step_filled_in_is_committed_as_it_is_now(ws: Path, lock_file: Path) -> None:
     versioning = Versioning(ws)
     assert set(stale(ws)) == {"backbone"}
