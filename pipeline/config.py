@@ -42,7 +42,7 @@ class DataConfig(ConfigSection):
     path: str = "data"
     """the data folder, below the workspace; tracked by data.dvc"""
     table: str | None = None
-    """a CSV, JSON Lines or Parquet file in the data folder that lists the examples; null: class folders, with an optional train/val/test level above them, or, of texts, all tables in the folder"""
+    """a CSV, JSON Lines or Parquet file in the data folder that lists the examples; null: class folders, with an optional train/val/test level above them, or, of texts, all tables in the folder; of images with boxes or masks, a table of groups, splits and metadata, null: metadata.csv, if there is one"""
     columns: dict[ColumnRole, str] = {
         "path": "path",
         "text": "text",

@@ -76,20 +76,22 @@ def _listed(file: PlacedFile, extra: ExtraColumns) -> ListedExample:
 def read_metadata(
     root: Path, data: DataConfig, known: Mapping[str, str | None], tree: FolderTree
 ) -> tuple[dict[str, ExtraColumns], list[Finding]]:
-    """What metadata.csv says of each file, by path.
+    """What metadata.csv, or the table that data.table names, says of each file, by path.
 
     Args:
         known: path → label of the files there are; a label in the table must be that one, unless it is None.
     """
-    if not os.path.lexists(root / METADATA):
-        return {}, _unread_metadata(tree)
-    rows = table_rows(root, METADATA, METADATA, data)
-    paths = _paths(rows, data, METADATA)
+    table = data.table or METADATA
+    unread = _unread_metadata(tree, table)
+    if data.table is None and not os.path.lexists(root / METADATA):
+        return {}, unread
+    rows = table_rows(root, table, table, data)
+    paths = _paths(rows, data, table)
     repeated = sorted(path for path, count in Counter(paths).items() if count > 1)
     if repeated:
-        raise DataError(METADATA, found="paths that stand there twice", expected="one row a path", details=repeated)
+        raise DataError(table, found="paths that stand there twice", expected="one row a path", details=repeated)
     label = data.columns["label"]
-    extras = dict(zip(paths, extra_columns(rows, data, {data.columns["path"], label}, METADATA), strict=True))
+    extras = dict(zip(paths, extra_columns(rows, data, {data.columns["path"], label}, table), strict=True))
     unknown = sorted(set(paths) - known.keys())
     told = dict(zip(paths, rows.columns.get(label, [None] * len(paths)), strict=True))
     labelled = {path: known_label for path, known_label in known.items() if known_label is not None}
@@ -100,12 +102,12 @@ def read_metadata(
     ]
     alone = sorted(known.keys() - set(paths)) if data.columns["group"] in rows.columns else []
     findings = [*([_unused(unknown)] if unknown else []), *([_mislabelled(wrong)] if wrong else [])]
-    return extras, [*findings, *([_ungrouped(alone)] if alone else []), *_unread_metadata(tree)]
+    return extras, [*findings, *([_ungrouped(alone)] if alone else []), *unread]
 
 
-def _unread_metadata(tree: FolderTree) -> list[Finding]:
+def _unread_metadata(tree: FolderTree, table: str) -> list[Finding]:
     """Groups that are not read are dealt apart, for ever: better to stop than to pass a file over."""
-    found = [path for path in tree.files if path.rpartition("/")[2].lower() == METADATA]
+    found = [path for path in tree.files if path.rpartition("/")[2].lower() == METADATA and path != table]
     if not found:
         return []
     return [

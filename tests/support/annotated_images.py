@@ -26,7 +26,7 @@ def save_picture(path: Path, seed: int = 0, size: tuple[int, int] = SIZE, kind: 
 
 def voc_xml(objects: Sequence[Labelled], size: tuple[int, int] | None = SIZE, extra: str = "", **fields: str) -> str:
     """A VOC annotation, an element a line; `fields` come into every object."""
-    lines = ["<annotation>", f"<filename>x.jpg</filename>{extra}"]
+    lines = ["<annotation>", f"<folder>x</folder>{extra}"]
     if size is not None:
         lines.append(f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>")
     for label, box in objects:

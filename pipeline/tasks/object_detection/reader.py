@@ -75,6 +75,7 @@ class DetectionReader:
             min_visible=settings.annotations.min_visible,
             min_side=settings.annotations.min_side,
             input_side=INPUT_SIDE if size == "auto" else size,
+            squashed=settings.input.fit == "squash",
         )
         return check_box_targets(usable, data, rules)
 

@@ -39,12 +39,14 @@ class BoxAnnotation:
         objects: in their order.
         size: width and height of the picture in pixels, as the annotation gives them; None where it does not.
         in_shares: whether boxes are shares of the sides instead of pixels.
+        name: of the image, as the annotation gives it; "" where it does not.
     """
 
     source: str
     objects: tuple[AnnotatedObject, ...] = ()
     size: tuple[int, int] | None = None
     in_shares: bool = False
+    name: str = ""
 
 
 def all_objects(annotations: Iterable[BoxAnnotation]) -> Iterator[AnnotatedObject]:
@@ -71,13 +73,15 @@ class BoxRules(NamedTuple):
 
     Args:
         min_visible: share of it that must lie in the picture.
-        min_side: its shorter side in pixels, once the picture's longer side has `input_side` pixels.
-        input_side: side of the network's input in pixels.
+        min_side: its shorter side in pixels of the network's input.
+        input_side: side of that square in pixels.
+        squashed: whether the picture fills it, or keeps the ratio of its sides.
     """
 
     min_visible: float
     min_side: float
     input_side: int
+    squashed: bool = True
 
 
 @dataclass(frozen=True)
@@ -181,8 +185,10 @@ def _ignore_tiny(
     one: AnnotatedObject, picture: Picture, rules: BoxRules, faults: list[ExampleFault]
 ) -> AnnotatedObject:
     left, top, right, bottom = one.box
-    scale = rules.input_side / max(picture.width, picture.height)
-    side = min(right - left, bottom - top) * scale
+    longer = max(picture.width, picture.height)
+    across = picture.width if rules.squashed else longer
+    down = picture.height if rules.squashed else longer
+    side = rules.input_side * min((right - left) / across, (bottom - top) / down)
     if one.ignored or side >= rules.min_side:
         return one
     expected = f"at least {rules.min_side:g} pixels in the network's input, and has {side:.2g}"

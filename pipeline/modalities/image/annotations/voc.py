@@ -7,9 +7,9 @@ development kit: corners in pixels, counted from 1, both included.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import ParseError
 
 from defusedxml.common import DefusedXmlException
@@ -21,6 +21,7 @@ from pipeline.modalities.image.annotations.faults import AnnotationError, read_a
 from pipeline.modalities.image.annotations.given_splits import MAIN, find_splits
 from pipeline.modalities.image.annotations.pairing import pair
 from pipeline.modalities.image.annotations.settings import AnnotationConfig
+from pipeline.records import Finding
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -92,7 +93,30 @@ def read_voc_folder(
         except AnnotationError as fault:
             result.faults.append(fault.of(image))
     add_unpaired(result, pairs, settings)
+    result.findings += _other_names(result.of_image)
     return result
+
+
+def _other_names(annotated: Mapping[str, BoxAnnotation]) -> list[Finding]:
+    """A warning of annotations that name another image than the one they lie beside; endings do not count."""
+    items = []
+    for image, annotation in sorted(annotated.items()):
+        named = PurePosixPath(annotation.name.replace("\\", "/"))
+        if annotation.name and named.stem.casefold() != PurePosixPath(image).stem.casefold() != named.name.casefold():
+            items.append(f"{annotation.source}: {annotation.name}")
+    if not items:
+        return []
+    return [
+        Finding(
+            code="other-filename",
+            severity="warning",
+            subject="<filename> in annotations",
+            found=f"{len(items)} that name another image than the one of the annotation's own name",
+            expected="one name for both; the annotation's own decides",
+            hint="make sure that the files were not mixed up",
+            items=tuple(items),
+        )
+    ]
 
 
 def read_voc(content: bytes, source: str, settings: AnnotationConfig) -> BoxAnnotation:
@@ -112,7 +136,7 @@ def read_voc(content: bytes, source: str, settings: AnnotationConfig) -> BoxAnno
         )
     elements = [child for child in top.children if child.tag == "object"]
     objects = tuple(_read_object(element, source, settings) for element in elements)
-    return BoxAnnotation(source, objects, _read_size(top.find("size")))
+    return BoxAnnotation(source, objects, _read_size(top.find("size")), name=top.text_of("filename"))
 
 
 def _parse(content: bytes, source: str) -> _Element:

@@ -137,6 +137,14 @@ def _read_yaml_names(root: Path, path: str) -> ClassNames | None:
     names = _number_names(values["names"])
     if names is None:
         raise DataError(f"{path}: names", found=str(values["names"])[:80], expected="a list of class names")
+    count = values.get("nc", len(names))
+    if count != len(names):
+        raise DataError(
+            path,
+            found=f"nc: {count}, and {len(names)} names",
+            expected="as many names as classes",
+            hint="correct the one that is wrong: else numbers may stand for other classes",
+        )
     return ClassNames(path, names, _read_folders(values))
 
 

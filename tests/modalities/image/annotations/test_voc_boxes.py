@@ -214,6 +214,34 @@ def test_groups_come_from_metadata(tmp_path: Path) -> None:
     ]
 
 
+def test_a_table_of_groups_may_lie_anywhere(tmp_path: Path) -> None:
+    root = voc_folder(tmp_path / "data", {"a": [("nut", (1, 1, 9, 9))]})
+    save_text(root / "about" / "metadata.csv", "path,group\nJPEGImages/a.png,p1\n")
+    listing, _ = detect(root)
+    assert [(finding.code, finding.severity) for finding in listing.findings] == [("metadata-unread", "critical")]
+    listing, _ = detect(root, DataConfig(table="about/metadata.csv"))
+    assert not listing.findings
+    assert listing.examples[0].group == "p1"
+
+
+@pytest.mark.parametrize(("named", "warned"), [("A.jpg", 0), ("x\\a", 0), ("b.png", 1)])
+def test_an_annotation_that_names_another_image_is_warned_of(tmp_path: Path, named: str, warned: int) -> None:
+    root = voc_folder(tmp_path / "data", {})
+    save_picture(root / "JPEGImages" / "a.png")
+    save_text(root / "Annotations" / "a.xml", voc_xml([], extra=f"<filename>{named}</filename>"))
+    listing, _ = detect(root)
+    assert [finding.code for finding in listing.findings] == ["other-filename"] * warned
+
+
+@pytest.mark.parametrize(("fit", "tiny"), [("squash", []), ("pad", ["tiny"])])
+def test_tiny_is_what_the_network_cannot_see(tmp_path: Path, fit: str, tiny: list[str]) -> None:
+    """Of 60 × 40 pixels, 1.5 down are 2.25 in a squashed input of 60, and 1.5 in a padded one."""
+    root = voc_folder(tmp_path / "data", {"a": [("nut", (1, 1, 10, 1.5))]})
+    task = ObjectDetectionConfig.model_validate({"input": {"size": 60, "fit": fit}, "annotations": {"min_side": 2}})
+    _, checked = take_in(DetectionReader("x"), root, task)
+    assert codes(checked) == tiny
+
+
 def test_classes_outside_the_label_space_stop_the_run(tmp_path: Path) -> None:
     root = voc_folder(tmp_path / "data", {"a": [("nut", (1, 1, 9, 9)), ("Nut", (1, 1, 8, 8))]})
     _, checked = detect(root)

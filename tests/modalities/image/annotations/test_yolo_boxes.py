@@ -130,6 +130,7 @@ def test_names_from_a_mapping_or_a_list_of_names(tmp_path: Path) -> None:
         ("names: 5\n", "names"),
         ("names: [\n", "YAML"),
         ("names: {a: nut}\n", "names"),
+        ("nc: 3\nnames: [nut, screw]\n", "nc: 3, and 2 names"),
         ("x: &x [a, a]\ny: &y [*x, *x]\nnames: [*y, *y]\n", "names"),
     ],
 )
