@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pipeline.modalities.image.annotations.faults import AnnotationError, read_a
 
 NAME_LISTS = ("classes.txt", "class_names.txt", "labels.txt", "label_names.txt", "names.txt")
 IGNORED_NAMES = frozenset({"ignore", "ignored", "__ignore__", "_ignore_", "void", "border", "unlabeled", "unlabelled"})
+TABLE_WORDS = ("class", "label", "colo")  # one of them is in the name of a table of classes
 COLOUR_COLUMNS = (("r", "g", "b"), ("red", "green", "blue"))
 
 
@@ -44,15 +44,26 @@ def find_named_values(root: Path, files: Iterable[str]) -> NamedValues | None:
         named = read(path, _text(root, path)) if read is not None else None
         if named is not None and (named.numbers or named.colours):
             found.append(named)
-    different = [one for one in found if (one.numbers, one.colours) != (found[0].numbers, found[0].colours)]
-    if different:
+    merged = NamedValues("")
+    for one in found:
+        merged = _merge(root, merged, one)
+    return merged if found else None
+
+
+def _merge(root: Path, known: NamedValues, other: NamedValues) -> NamedValues:
+    """Both together: one may name the numbers, another the colours."""
+    contradicts = (known.numbers and other.numbers and known.numbers != other.numbers) or (
+        known.colours and other.colours and known.colours != other.colours
+    )
+    if contradicts:
         raise DataError(
             f"folder {root}",
-            found=f"{found[0].path} and {different[0].path}, which name the classes differently",
+            found=f"{known.path} and {other.path}, which name the classes differently",
             expected="one list of classes",
             hint="move the wrong one away",
         )
-    return found[0] if found else None
+    path = f"{known.path}, {other.path}" if known.path else other.path
+    return NamedValues(path, known.numbers or other.numbers, known.colours or other.colours)
 
 
 def _reader_of(path: str) -> Callable[[str, str], NamedValues | None] | None:
@@ -61,7 +72,8 @@ def _reader_of(path: str) -> Callable[[str, str], NamedValues | None] | None:
         return _read_labelmap
     if name in NAME_LISTS:
         return _read_names
-    return _read_table if name.endswith(".csv") and name != "metadata.csv" else None
+    is_table = name.endswith(".csv") and any(word in name for word in TABLE_WORDS)
+    return _read_table if is_table else None
 
 
 def _text(root: Path, path: str) -> str:
@@ -95,30 +107,38 @@ def _read_labelmap(path: str, text: str) -> NamedValues:
 
 def _read_table(path: str, text: str) -> NamedValues | None:
     """A CSV with name, r, g, b (CamVid), or with a pixel value and a class (Roboflow); None for others."""
-    rows = list(csv.reader(io.StringIO(text)))[: 1 + 1000]
+    try:
+        rows = list(csv.reader(text.splitlines()))
+    except csv.Error:
+        return None
     if not rows:
         return None
     header = [name.strip().casefold() for name in rows[0]]
     name_at = _column(header, ("name", "class", "label", "class_name"))
     if name_at is None:
         return None
-    colours: dict[str, str] = {}
-    for columns in COLOUR_COLUMNS:
-        places = [_column(header, (column,)) for column in columns]
-        if None not in places:
-            red, green, blue = (place or 0 for place in places)
-            for row in rows[1:]:
-                if len(row) == len(header):
-                    colour = _colour(row[red].strip(), row[green].strip(), row[blue].strip())
-                    if colour is not None:
-                        colours[colour] = row[name_at].strip()
+    complete = [row for row in rows[1:] if len(row) == len(header)]
+    return NamedValues(path, _table_numbers(header, complete, name_at), _table_colours(header, complete, name_at))
+
+
+def _table_numbers(header: list[str], rows: Iterable[list[str]], name_at: int) -> dict[int, str]:
     value_at = _column(header, ("pixel value", "value", "pixel"))
     numbers: dict[int, str] = {}
-    if value_at is not None:
-        for row in rows[1:]:
-            if len(row) == len(header) and row[value_at].strip().isdecimal():
-                numbers[int(row[value_at])] = row[name_at].strip()
-    return NamedValues(path, numbers, colours)
+    for row in rows:
+        if value_at is not None and row[value_at].strip().isdecimal():
+            numbers[int(row[value_at])] = row[name_at].strip()
+    return numbers
+
+
+def _table_colours(header: list[str], rows: Iterable[list[str]], name_at: int) -> dict[str, str]:
+    columns = next((columns for columns in COLOUR_COLUMNS if set(columns) <= set(header)), ())
+    places = [header.index(column) for column in columns]
+    colours: dict[str, str] = {}
+    for row in rows:
+        colour = _colour(*(row[place].strip() for place in places)) if places else None
+        if colour is not None:
+            colours[colour] = row[name_at].strip()
+    return colours
 
 
 def _column(header: list[str], names: Iterable[str]) -> int | None:

@@ -51,7 +51,8 @@ class _Values:
 
     Args:
         numbers: value → masks that have it, of grey levels and palette indices.
-        colours: the same of colours, of masks that hold different channels.
+        are_coloured: whether a mask holds channels that differ.
+        colours: colour → masks that show it; of a palette, what it stands for.
         highest: the highest value of each mask.
         gapless: masks whose values are 0 to n without a gap, as numbered objects are.
         with_both: masks that have both 1 and 255.
@@ -59,6 +60,7 @@ class _Values:
     """
 
     numbers: Counter[int] = field(default_factory=Counter)
+    are_coloured: bool = False
     colours: Counter[str] = field(default_factory=Counter)
     highest: list[int] = field(default_factory=list)
     gapless: int = 0
@@ -169,15 +171,14 @@ def _peek(source: Path, paths: Sequence[str]) -> _Values:
     for path in paths:
         try:
             content = read_annotation(source, path)
-            try:
-                _add_numbers(values, np.unique(read_pixels(content, path, as_colours=False)).tolist())
-            except AnnotationError as fault:
-                if fault.code != "mask-mode":
-                    raise
-                present = np.unique(read_pixels(content, path, as_colours=True)).tolist()
-                values.colours.update(f"#{value:06x}" for value in present)
+            shown = np.unique(read_pixels(content, path, as_colours=True)).tolist()
+            values.colours.update(f"#{value:06x}" for value in shown)
+            _add_numbers(values, np.unique(read_pixels(content, path, as_colours=False)).tolist())
         except AnnotationError as fault:
-            values.unreadable.append(fault.found)
+            if fault.code == "mask-mode" and values.colours:
+                values.are_coloured = True
+            else:
+                values.unreadable.append(fault.found)
     return values
 
 
@@ -203,10 +204,12 @@ def _read_values(source: Path, values: _Values, named: NamedValues | None) -> De
             details=values.unreadable,
         )
     if named is not None and named.colours:
-        return _by_table(source, values, named)
-    if values.colours:
+        names_them_all = not named.numbers and values.colours.keys() <= named.colours.keys()
+        if values.are_coloured or names_them_all:
+            return _by_table(source, values, named)
+    if values.are_coloured:
         return _by_colours(source, values)
-    if named is not None:
+    if named is not None and named.numbers:
         return _by_names(source, values, named)
     return _without_names(source, values)
 

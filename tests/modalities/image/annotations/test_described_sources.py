@@ -152,6 +152,23 @@ def test_colours_with_a_table(tmp_path: Path) -> None:
     assert list(masks(root)["values"]["classes"]) == ["background", "road"]
 
 
+def test_a_palette_with_a_table_of_its_colours(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    save_picture(root / "JPEGImages" / "a.png")
+    save_mask(root / "SegmentationClass" / "a.png", half_mask(1), palette=(0, 0, 0, 128, 64, 0))
+    save_text(root / "labelmap.txt", "background:0,0,0::\nroad:128,64,0::\n")
+    assert masks(root)["values"] == {"classes": {"background": "#000000", "road": "#804000"}}
+    save_text(root / "classes.txt", "background\nroad\n")
+    assert masks(root)["values"] == {"classes": {"background": 0, "road": 1}}
+
+
+def test_tables_of_something_else_are_passed_over(tmp_path: Path) -> None:
+    root = masked(tmp_path / "data", half_mask(1))
+    save_text(root / "labels_of_slides.csv", "slide\rno,label\n1,2")
+    save_text(root / "class_counts.csv", "")
+    assert masks(root)["values"]["classes"] == {"background": 0, "foreground": 1}
+
+
 def test_values_of_roboflow(tmp_path: Path) -> None:
     root = masked(tmp_path / "data", half_mask(1), image="train/{}.png", mask="train/{}_mask.png")
     save_text(root / "train" / "_classes.csv", "Pixel Value, Class\n0, background\n1, crack\n")
