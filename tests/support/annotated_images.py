@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from consoles import RecordingConsole
 from image_builders import encoded, picture, save
 from pipeline.config import DataConfig
 from pipeline.config_section import TaskConfig
-from pipeline.data.deduplication import partition_by_fault
+from pipeline.data.deduplication import deduplicate, partition_by_fault
 from pipeline.examples import CheckedTargets, ExampleListing
 from pipeline.tasks.base import Reader
 
@@ -75,4 +76,15 @@ def take_in(
     scratch = root.parent / "scratch"
     measured = reader.scan_examples(root, listing.examples, task, scratch, console)
     parted = partition_by_fault(listing.examples, measured, 1.0)
-    return listing, reader.check_targets(root, parted.usable, data, task, scratch, console)
+    checked = reader.check_targets(root, parted.usable, data, task, scratch, console)
+    _write_out(listing, checked)
+    return listing, checked
+
+
+def _write_out(listing: ExampleListing, checked: CheckedTargets) -> None:
+    """Everything can be written to tables, whatever the files hold."""
+    deduplicate(checked.usable)
+    for fault in (*listing.faults, *listing.object_faults, *checked.faults, *checked.object_faults):
+        pa.array([fault.path, fault.code, fault.found, fault.expected, fault.hint], pa.string())
+    for finding in (*listing.findings, *checked.findings):
+        finding.model_dump_json().encode()

@@ -25,7 +25,13 @@ from pipeline.modalities.image.annotations.annotated_images import (
     no_image,
 )
 from pipeline.modalities.image.annotations.boxes import AnnotatedObject, Box, BoxAnnotation, polygon_box
-from pipeline.modalities.image.annotations.faults import MOST_BYTES_OF_ALL, AnnotationError, read_annotation
+from pipeline.modalities.image.annotations.faults import (
+    MOST_BYTES_OF_ALL,
+    AnnotationError,
+    is_writable,
+    read_annotation,
+    shown,
+)
 from pipeline.modalities.image.annotations.given_splits import (
     MAIN,
     GivenSplits,
@@ -142,7 +148,7 @@ def _read_categories(path: str, categories: Sequence[Any]) -> dict[Any, str]:
     for number, category in enumerate(categories):
         identity = _key(category.get("id")) if isinstance(category, dict) else None
         name = category.get("name") if isinstance(category, dict) else None
-        if identity is None or not isinstance(name, str) or not name.strip():
+        if identity is None or not isinstance(name, str) or not name.strip() or not is_writable(name):
             wrong.append(f"categories[{number}]: no id or no name")
         elif names.setdefault(identity, name.strip()) != name.strip():
             wrong.append(f"categories[{number}]: id {identity} is {names[identity]} and {name}")
@@ -169,8 +175,9 @@ def split_of_source(path: str) -> Split | None:
 
 def _key(value: Any) -> Any:
     """An id as a key: numbers and texts; None of anything else."""
-    is_id = isinstance(value, (int, float, str)) and not isinstance(value, bool)
-    return value if is_id else None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_text = isinstance(value, str) and is_writable(value)
+    return value if is_number or is_text else None
 
 
 @dataclass
@@ -202,7 +209,7 @@ class _Collected:
         for number, entry in enumerate(source.images):
             identity = _key(entry.get("id")) if isinstance(entry, dict) else None
             name = entry.get("file_name") if isinstance(entry, dict) else None
-            if identity is None or not isinstance(name, str):
+            if identity is None or not isinstance(name, str) or not is_writable(name):
                 self.result.faults.append(_bad_entry(f"{source.path}#images[{number}]"))
             elif entries.setdefault(identity, entry)["file_name"] != name:
                 repeated[identity].append(name)
@@ -226,7 +233,7 @@ class _Collected:
     def _add_image(
         self, source: CocoFile, identity: Any, entry: dict[str, Any], annotations: Sequence[tuple[int, Any]]
     ) -> None:
-        place = f"{source.path}#image_id={identity}"
+        place = f"{source.path}#image_id={shown(identity)}"
         paths = self.names.find(entry["file_name"], source.path.rpartition("/")[0])
         if not paths:
             self.result.faults.append(no_image(place, entry["file_name"]))
@@ -264,15 +271,14 @@ def _bad_entry(place: str) -> ExampleFault:
 
 def _place(source: CocoFile, number: int, annotation: Any) -> str:
     identity = annotation.get("id") if isinstance(annotation, dict) else None
-    return f"{source.path}#annotations[{number}]" if identity is None else f"{source.path}#id={identity}"
+    return f"{source.path}#annotations[{number}]" if identity is None else f"{source.path}#id={shown(identity)}"
 
 
 def _dangling(source: CocoFile, number: int, annotation: Any) -> ExampleFault:
     identity = annotation.get("image_id") if isinstance(annotation, dict) else None
     place = _place(source, number, annotation)
-    return ExampleFault(
-        place, "dangling-image-id", f"image_id {identity}", "the id of an image", "correct or remove it"
-    )
+    found = f"image_id {shown(identity)}"
+    return ExampleFault(place, "dangling-image-id", found, "the id of an image", "correct or remove it")
 
 
 def _read_object(source: CocoFile, number: int, annotation: dict[str, Any]) -> AnnotatedObject:
@@ -281,7 +287,7 @@ def _read_object(source: CocoFile, number: int, annotation: dict[str, Any]) -> A
     label = source.categories.get(category)
     if label is None:
         known = ", ".join(f"{identity} ({name})" for identity, name in list(source.categories.items())[:10])
-        found = f"{place}: category_id {annotation.get('category_id')}"
+        found = f"{place}: category_id {shown(annotation.get('category_id'))}"
         raise AnnotationError("unknown-category", found, f"one of {known}", "correct it, or add the category")
     is_crowd = annotation.get("iscrowd") in (1, True)
     return AnnotatedObject(place, label, _read_box(place, label, annotation), ignored=is_crowd)
@@ -295,7 +301,7 @@ def _read_box(place: str, label: str, annotation: Mapping[str, Any]) -> Box:
     points = _polygon_points(annotation.get("segmentation"))
     if annotation.get("bbox") in (None, []) and points:
         return polygon_box(points)
-    found = f"{place}: {label}, bbox {str(annotation.get('bbox'))[:60]}"
+    found = f"{place}: {label}, bbox {shown(annotation.get('bbox'))}"
     raise AnnotationError("bad-box", found, "left, top, width and height, as finite numbers", "correct the box")
 
 

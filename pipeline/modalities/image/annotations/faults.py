@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.data.files import outside
 from pipeline.examples import ExampleFault
 from pipeline.manifest import real_path
+from pipeline.text import printable
 
 MOST_BYTES = 50_000_000  # of the annotation of one image
 MOST_BYTES_OF_ALL = 4_000_000_000  # of one that is for many; a COCO file of a million boxes has about 300 MB
@@ -25,6 +26,21 @@ class AnnotationError(Exception):
     def of(self, path: str) -> ExampleFault:
         """The fault of the example at a path."""
         return ExampleFault(path, self.code, self.found, self.expected, self.hint)
+
+
+def is_writable(text: str) -> bool:
+    """Whether a text can be written as UTF-8: JSON and YAML can hold halves of characters, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(value: object, most: int = 60) -> str:
+    """A value of someone's file, as a message shows it: on one line, and not all of a long one."""
+    text = printable(str(value))
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def read_annotation(root: Path, path: str, most: int = MOST_BYTES) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.data.layout import TABLE_SPLIT_NAMES
 from pipeline.errors import DataError
 from pipeline.manifest import Split
-from pipeline.modalities.image.annotations.faults import AnnotationError, read_annotation
+from pipeline.modalities.image.annotations.faults import AnnotationError, read_annotation, shown
 from pipeline.modalities.image.annotations.pairing import ImageNames, strip_role
 from pipeline.records import Finding
 
@@ -122,7 +122,7 @@ def _read_lists(root: Path, lists: Mapping[str, Split], images: Collection[str])
             if len(found) == 1:
                 splits_of[found[0]].add(split)
             else:
-                unknown.append(f"{path}#{line}: {name}" + (f" ({', '.join(found)})" if found else ""))
+                unknown.append(f"{path}#{line}: {shown(name)}" + (f" ({', '.join(found)})" if found else ""))
     of_image = {image: _most_protected(splits) for image, splits in splits_of.items()}
     several = [f"{image}: {', '.join(sorted(splits))}" for image, splits in splits_of.items() if len(splits) > 1]
     unlisted = [image for image in images if image not in splits_of]

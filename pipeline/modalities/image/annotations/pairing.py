@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import PurePosixPath
 
+from pipeline.manifest import stored_path
+
 IMAGE_FOLDERS = ("jpegimages", "pngimages", "images", "image", "imgs", "img", "pictures", "photos")
 BOX_FOLDERS = ("annotations", "annotation", "annots", "annot", "labels", "label", "xmls", "xml", "txt", "bboxes")
 MASK_FOLDERS = (
@@ -193,11 +195,14 @@ class ImageNames:
             name: may be a path from another machine, with `/` or `\` between its folders.
             base: folder of the file in which the name stands; an image below it is meant before others.
         """
-        parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-        if not parts:
-            return ()
-        candidates = self._by_name.get(parts[-1], [])
-        folders = parts[:-1]
+        for written in (stored_path(name), name.replace("\\", "/")):
+            parts = [part for part in written.split("/") if part not in ("", ".", "..")]
+            candidates = self._by_name.get(parts[-1], []) if parts else []
+            if candidates:
+                return self._nearest_of(candidates, parts[:-1], base)
+        return ()
+
+    def _nearest_of(self, candidates: Sequence[str], folders: Sequence[str], base: str) -> tuple[str, ...]:
         best = _nearest(candidates, lambda path: _common_tail(path.split("/")[:-1], folders))
         home = base.split("/") if base else []
         return _nearest(best, lambda path: _common_head(path.split("/")[:-1], home))

@@ -17,7 +17,7 @@ from defusedxml.ElementTree import DefusedXMLParser
 
 from pipeline.modalities.image.annotations.annotated_images import AnnotatedImages, add_unpaired
 from pipeline.modalities.image.annotations.boxes import AnnotatedObject, BoxAnnotation
-from pipeline.modalities.image.annotations.faults import AnnotationError, read_annotation
+from pipeline.modalities.image.annotations.faults import AnnotationError, read_annotation, shown
 from pipeline.modalities.image.annotations.given_splits import MAIN, find_splits
 from pipeline.modalities.image.annotations.pairing import pair
 from pipeline.modalities.image.annotations.settings import AnnotationConfig
@@ -132,7 +132,7 @@ def read_voc(content: bytes, source: str, settings: AnnotationConfig) -> BoxAnno
     top = _parse(content, source)
     if top.tag != "annotation":
         raise AnnotationError(
-            "not-voc", f"{source}: <{top.tag}>", "<annotation>", "replace it, or correct task.annotations.format"
+            "not-voc", f"{source}: <{shown(top.tag)}>", "<annotation>", "replace it, or correct task.annotations.format"
         )
     elements = [child for child in top.children if child.tag == "object"]
     objects = tuple(_read_object(element, source, settings) for element in elements)
@@ -187,7 +187,7 @@ def _read_object(element: _Element, source: str, settings: AnnotationConfig) -> 
     numbers = [_number(text) for text in texts]
     left, top, right, bottom = (math.nan if number is None else number for number in numbers)
     if None in numbers:
-        raise AnnotationError("bad-box", f"{place}: {label} {texts}", "four finite numbers", "correct the box")
+        raise AnnotationError("bad-box", f"{place}: {label} {shown(texts)}", "four finite numbers", "correct the box")
     is_difficult = element.text_of("difficult") in ("1", "true")
     return AnnotatedObject(
         place,

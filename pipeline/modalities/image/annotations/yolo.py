@@ -22,7 +22,7 @@ from pipeline.errors import DataError
 from pipeline.manifest import Split
 from pipeline.modalities.image.annotations.annotated_images import AnnotatedImages, add_unpaired
 from pipeline.modalities.image.annotations.boxes import AnnotatedObject, Box, BoxAnnotation, polygon_box
-from pipeline.modalities.image.annotations.faults import AnnotationError, read_annotation
+from pipeline.modalities.image.annotations.faults import AnnotationError, is_writable, read_annotation, shown
 from pipeline.modalities.image.annotations.given_splits import MAIN, GivenSplits, find_lists, find_splits
 from pipeline.modalities.image.annotations.pairing import ImageNames, pair, roles_of, strip_role
 from pipeline.modalities.image.annotations.settings import AnnotationConfig
@@ -136,12 +136,12 @@ def _read_yaml_names(root: Path, path: str) -> ClassNames | None:
         return None
     names = _number_names(values["names"])
     if names is None:
-        raise DataError(f"{path}: names", found=str(values["names"])[:80], expected="a list of class names")
+        raise DataError(f"{path}: names", found=shown(values["names"]), expected="a list of class names")
     count = values.get("nc", len(names))
     if count != len(names):
         raise DataError(
             path,
-            found=f"nc: {count}, and {len(names)} names",
+            found=f"nc: {shown(count)}, and {len(names)} names",
             expected="as many names as classes",
             hint="correct the one that is wrong: else numbers may stand for other classes",
         )
@@ -156,7 +156,8 @@ def _number_names(given: Any) -> dict[int, str] | None:
         return None
     names: dict[int, str] = {}
     for number, name in given.items():
-        if not str(number).isdecimal() or isinstance(name, (dict, list)) or not str(name).strip():
+        is_name = not isinstance(name, (dict, list)) and str(name).strip() and is_writable(str(name))
+        if not str(number).isdecimal() or not is_name:
             return None
         names[int(number)] = str(name).strip()
     return names or None
@@ -253,7 +254,7 @@ def _read_line(line: str, place: str, classes: ClassNames) -> AnnotatedObject:
     if not all(map(math.isfinite, numbers)) or not (is_box or is_polygon):
         raise AnnotationError(
             "bad-line",
-            f"{place}: {line[:60]}",
+            f"{place}: {shown(line)}",
             "a class number and x y width height, or the corners of a polygon",
             "correct the line; of predictions, leave out the confidence",
         )

@@ -220,3 +220,17 @@ def test_unused_categories_are_no_classes(tmp_path: Path) -> None:
     _, checked = detect(folder(tmp_path / "data", [box(1, 1)]))
     assert checked.labels == ("nut",)
     assert DataConfig().labels is None
+
+
+def test_halves_of_characters_go_into_no_table(tmp_path: Path) -> None:
+    half = "\ud800"
+    root = folder(tmp_path / "data", [box(1, 1), {"id": half, "image_id": half, "category_id": half}])
+    entries = [image(1, "a.png"), image(2, half), image(half, "b.png")]
+    annotations = [box(1, 1), {"id": half, "image_id": half}]
+    save_text(root / "annotations" / "boxes.json", coco(entries, annotations))
+    listing, _ = detect(root, unannotated="empty")
+    assert [fault.code for fault in listing.faults] == ["bad-image-entry", "bad-image-entry"]
+    assert [fault.code for fault in listing.object_faults] == ["dangling-image-id"]
+    save_text(root / "annotations" / "boxes.json", coco(entries, annotations, [{"id": 1, "name": half}]))
+    with pytest.raises(DataError, match="1 categories"):
+        detect(root)
