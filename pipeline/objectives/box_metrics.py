@@ -129,35 +129,42 @@ def average_precision(matches: ClassMatches, weights: Weights, thresholds: Seque
     """
     objects = matches.objects @ weights
     own_weights = weights[matches.pictures]
-    values = [_precision_at(matches, own_weights, objects, place) for place in thresholds]
-    averaged: Floats = np.mean(values, axis=0)
+    total = np.zeros(weights.shape[1])
+    before: NDArray[np.bool_] | None = None
+    answered = own_weights
+    for place in thresholds:
+        counted = ~matches.ignored[place]
+        if before is None or not np.array_equal(counted, before):
+            answered = np.cumsum(own_weights * counted[:, None], axis=0)
+            before = counted
+        hits = matches.hits[place]
+        total += _precision_at(np.cumsum(own_weights[hits], axis=0), answered[hits], objects)
+    averaged: Floats = total / len(thresholds)
     averaged[objects == 0] = np.nan
     return averaged
 
 
-def _precision_at(matches: ClassMatches, weights: Weights, objects: Floats, place: int) -> Floats:
-    """Of one threshold (R,).
+def _precision_at(right: Floats, answered: Floats, objects: Floats) -> Floats:
+    """Average precision (R,) at one threshold. Only at right answers does recall rise, and precision with it.
 
     Args:
-        weights: (D, R) of the answers.
+        right: (H, R) the weighted number of right answers up to each right one.
+        answered: (H, R) the weighted number of answers up to it.
         objects: (R,) the weighted number of objects.
     """
-    counted = ~matches.ignored[place]
-    own = weights[counted]
-    resamples = own.shape[1]
-    if not len(own):
+    resamples = len(objects)
+    if not len(right):
         return np.zeros(resamples)
-    hits = matches.hits[place][counted]
-    right = np.cumsum(own * hits[:, None], axis=0)
-    answered = np.cumsum(own, axis=0)
     precision = _divide(right, answered, 0.0)
     precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     recall = _divide(right, objects[None, :], 0.0)
+    by_column = np.ascontiguousarray(recall.T)
+    precision_by_column = np.ascontiguousarray(precision.T)
     found = np.zeros(resamples)
     for column in range(resamples):
-        places = np.searchsorted(recall[:, column], RECALLS, side="left")
-        reached = places[places < len(own)]
-        found[column] = precision[reached, column].sum() / len(RECALLS)
+        places = np.searchsorted(by_column[column], RECALLS, side="left")
+        reached = places[: np.searchsorted(places, len(right))]
+        found[column] = precision_by_column[column][reached].sum() / len(RECALLS)
     return found
 
 
