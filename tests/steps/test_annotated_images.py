@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 
-from annotated_images import half_mask, save_mask, save_picture, voc_folder
+from annotated_images import half_mask, save_mask, save_picture, voc_folder, voc_xml
 from consoles import RecordingConsole
 from pipeline import manifest
 from pipeline.config import DataConfig, SplitConfig
@@ -19,22 +19,12 @@ from pipeline.errors import DataError
 from pipeline.records import SplitRecord, ValidateRecord
 from pipeline.steps.split import split
 from pipeline.steps.validate import validate
-from pipeline.tasks import catalog
-from pipeline.tasks.object_detection.reader import DetectionReader
 from pipeline.tasks.object_detection.settings import ObjectDetectionConfig
-from pipeline.tasks.semantic_segmentation.reader import SegmentationReader
 from pipeline.tasks.semantic_segmentation.settings import SemanticSegmentationConfig
 
-READERS = {"object-detection": DetectionReader, "semantic-segmentation": SegmentationReader}
 RARE = ("rare", (5, 5, 20, 20))
 COMMON = ("common", (1, 1, 9, 9))
 NOTHING = ("common", (5, 5, 5, 9))  # a box without an area
-
-
-@pytest.fixture(autouse=True)
-def readers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Validate asks a task for its reader alone."""
-    monkeypatch.setattr(catalog, "find", lambda name: SimpleNamespace(reader=READERS[name](name)))
 
 
 class Steps:
@@ -176,3 +166,17 @@ def test_bccd_loses_two_boxes_by_name_and_no_picture(real: Path, tmp_path: Path)
     assert (validated.examples, validated.quarantined) == (364, 0)
     table = manifest.read(steps.split(validated).manifest)
     assert table["given_split"].to_pylist() == table["split"].to_pylist()
+
+
+def test_drift_is_of_classes_and_of_the_number_of_objects(tmp_path: Path) -> None:
+    steps = boxes(tmp_path)
+    steps.validate(ObjectDetectionConfig())
+    for number in (3, 6, 9):
+        annotation = steps.data / "Annotations" / f"{number:02d}.xml"
+        annotation.write_text(annotation.read_text().replace("rare", "new"))
+    crowded = [("common", (1 + at, 1, 9 + at, 9)) for at in range(9)]
+    for number in range(1, 36, 3):
+        (steps.data / "Annotations" / f"{number:02d}.xml").write_text(voc_xml(crowded))
+    steps.validate(ObjectDetectionConfig())
+    drift = json.loads((steps.base / ".thaw" / "runs" / "2" / "drift.json").read_text())
+    assert {"drift-labels-added", "drift-objects"} <= {finding["code"] for finding in drift}

@@ -12,7 +12,7 @@ from pipeline.errors import DataError
 from pipeline.examples import ExampleFault, ExampleListing, ListedExample
 from pipeline.modalities.image.annotations.annotated_images import AnnotatedImages
 from pipeline.modalities.image.annotations.coco import read_coco_folder
-from pipeline.modalities.image.annotations.pairing import PURE_MASK_FOLDERS, lies_in, roles_of
+from pipeline.modalities.image.annotations.pairing import lies_in, outside_mask_folders
 from pipeline.modalities.image.annotations.settings import AnnotationConfig, BoxFormat
 from pipeline.modalities.image.annotations.voc import read_voc_folder
 from pipeline.modalities.image.annotations.yolo import read_yolo_folder
@@ -66,7 +66,7 @@ def find_images(files: Sequence[str], folder: str | None) -> list[str]:
     images = [path for path in files if is_image_name(path)]
     if folder is not None:
         return [path for path in images if lies_in(path, folder)]
-    return [path for path in images if PURE_MASK_FOLDERS.isdisjoint(roles_of([path]))]
+    return outside_mask_folders(images)
 
 
 def _nothing_annotated(

@@ -46,10 +46,12 @@ def find_splits(root: Path, files: Iterable[str], images: Collection[str], prefe
         preferred: the folder of ImageSets that is for this task: MAIN or SEGMENTATION.
     """
     lists = find_lists(files, preferred)
-    if not lists:
-        named = {path: split_of_folders(path) for path in images}
-        return GivenSplits({path: split for path, split in named.items() if split is not None}, (), ())
-    return _read_lists(root, lists, images)
+    listed = _read_lists(root, lists, images) if lists else GivenSplits({}, (), ())
+    if listed.of_image:
+        return listed
+    named = {path: split_of_folders(path) for path in images}
+    by_folder = {path: split for path, split in named.items() if split is not None}
+    return GivenSplits(by_folder, (), listed.findings)
 
 
 def split_of_folders(path: str) -> Split | None:
@@ -118,7 +120,8 @@ def _read_lists(root: Path, lists: Mapping[str, Split], images: Collection[str])
     for path, split in sorted(lists.items()):
         base = path.rpartition("/")[0]
         for line, name in _lines(root, path):
-            found = names.find(name, base)
+            # Some lists name the annotation behind the image: "train/1.png trainannot/1.png".
+            found = names.find(name, base) or names.find(name.split()[0], base)
             if len(found) == 1:
                 splits_of[found[0]].add(split)
             else:

@@ -17,6 +17,7 @@ from pipeline.modalities.image.annotations.pairing import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
     lies_in,
+    outside_mask_folders,
     pair,
     roles_of,
     without_suffix,
@@ -88,7 +89,9 @@ def find_mask_folders(files: Iterable[str], settings: MaskConfig) -> MaskFolders
     masks = [path for path in candidates if _is_mask(path, mask_folder, settings.suffix)]
     others = sorted(set(candidates) - set(masks))
     image_folder = settings.images or _first_role(others, IMAGE_FOLDERS)
-    images = [path for path in others if not image_folder or lies_in(path, image_folder)]
+    images = outside_mask_folders(others)
+    if image_folder:
+        images = [path for path in others if lies_in(path, image_folder)]
     return MaskFolders(tuple(images), tuple(sorted(masks)), image_folder, mask_folder)
 
 

@@ -176,6 +176,12 @@ def lies_in(path: str, folder: str) -> bool:
     return wanted in folders or any(role_of(name) == wanted for name in folders)
 
 
+def outside_mask_folders(images: Sequence[str]) -> list[str]:
+    """The images that lie where masks do not; all, where every one lies there: "mask" may be what they show."""
+    others = [path for path in images if PURE_MASK_FOLDERS.isdisjoint(roles_of([path]))]
+    return others or list(images)
+
+
 class ImageNames:
     """Finds images by what annotations and lists call them: a path, a file name, or a name without its ending."""
 

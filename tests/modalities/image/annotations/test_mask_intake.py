@@ -166,6 +166,30 @@ def test_lists_beside_the_images_give_the_split(tmp_path: Path) -> None:
     assert [example.given_split for example in listing.examples] == ["train", "test"]
 
 
+def test_lists_may_name_the_masks_too(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for name, folder in (("a", "train"), ("b", "test")):
+        save_picture(root / folder / f"{name}.png", ord(name))
+        save_mask(root / f"{folder}annot" / f"{name}.png", half_mask(255))
+        save_text(root / f"{folder}.txt", f"/CamVid/{folder}/{name}.png /CamVid/{folder}annot/{name}.png\n")
+    listing, _ = segment(root)
+    assert not listing.findings
+    assert {example.path: example.given_split for example in listing.examples} == {
+        "train/a.png": "train",
+        "test/b.png": "test",
+    }
+
+
+def test_lists_that_name_nothing_leave_the_split_to_the_folders(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    save_picture(root / "images" / "train" / "a.png")
+    save_mask(root / "masks" / "train" / "a.png", half_mask(255))
+    save_text(root / "train.txt", "ghost\n")
+    listing, _ = segment(root)
+    assert [example.given_split for example in listing.examples] == ["train"]
+    assert [finding.code for finding in listing.findings] == ["split-list-unknown", "in-no-split"]
+
+
 def test_the_same_picture_with_the_same_mask_is_one_example(tmp_path: Path) -> None:
     root = tmp_path / "data"
     for name in ("a", "b"):

@@ -173,6 +173,7 @@ def test_two_images_of_one_name_are_not_guessed_between(tmp_path: Path) -> None:
         ("train/images/deep/a.jpeg", "train/labels/deep/a.xml"),
         ("train2017/IMG.JPG", "Annotations/img.xml"),
         ("train_images/a.x.jpg", "train_annotations/a.x.xml"),
+        ("mask/train/a.jpg", "mask/train/a.xml"),
     ],
 )
 def test_layouts_that_people_have(tmp_path: Path, image: str, annotation: str) -> None:
