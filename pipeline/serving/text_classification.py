@@ -1,8 +1,8 @@
 """The registered text classifier: answers from texts, with nothing of Thaw installed.
 
 MLflow runs this file when it loads the model. Beside the weights (`weights.safetensors`: the stock network's and the
-head's) lie `config.json`, by which the transformers library builds the network, `tokenizer.json`, `text_tokens.py`
-(how texts become tokens) and `model.json` (labels, how a text becomes the network's input, limits), so that neither a
+head's) lie `config.json`, by which the transformers library builds the network (`stock_networks.py`), `tokenizer.json`,
+`text_tokens.py` (how texts become tokens) and `model.json` (labels, how a text becomes the network's input, limits), so that neither a
 pickle nor the network is needed. A text is presented exactly as it was when the model was judged.
 
 Input: a table with the column `text`, and `pair` where the model judges pairs of texts.
@@ -29,17 +29,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 BATCH = 32
-# As where the network was trained: see `pipeline.models.providers.transformers.builder`.
-STOCK_CLASSES = {"t5": "T5EncoderModel", "funnel": "FunnelModel"}
-LEFT_OUT = (
-    "model_type",
-    "dtype",
-    "torch_dtype",
-    "return_dict",
-    "output_hidden_states",
-    "output_attentions",
-    "use_cache",
-)
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
@@ -48,21 +37,16 @@ class Network(nn.Module):
     """The stock network and the linear layer behind it, by the names that their weights have.
 
     Args:
-        settings: the content of config.json.
+        backbone: the stock network, with its settings as `config`.
+        pooling: how a text's vectors become one: `mean`, `cls` or `last`.
     """
 
-    def __init__(self, settings: dict[str, Any], classes: int, pooling: str) -> None:
-        import transformers
-
+    def __init__(self, backbone: Any, classes: int, pooling: str) -> None:
         super().__init__()
-        values = {key: value for key, value in settings.items() if key not in LEFT_OUT}
-        config = transformers.AutoConfig.for_model(settings["model_type"], **values)
-        self.backbone: Any = _stock(config)
-        if getattr(self.backbone, "pooler", None) is not None:
-            self.backbone.pooler = None
-        self.head = nn.Linear(int(config.hidden_size), classes)
+        self.backbone = backbone
+        self.head = nn.Linear(int(backbone.config.hidden_size), classes)
         self.pooling = pooling
-        self.caches = hasattr(config, "use_cache")
+        self.caches = hasattr(backbone.config, "use_cache")
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The logits (N, classes) of `input_ids`, `attention_mask` and perhaps `token_type_ids`, all (N, L)."""
@@ -81,16 +65,6 @@ class Network(nn.Module):
         return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
 
 
-def _stock(config: Any) -> Any:
-    """The stock network of a configuration, in fp32."""
-    import transformers
-
-    if config.model_type in STOCK_CLASSES:
-        return getattr(transformers, STOCK_CLASSES[config.model_type])(config)
-    builder: Any = transformers.AutoModel
-    return builder.from_config(config, dtype=torch.float32)
-
-
 class Classifier(PythonModel):
     """Loads once, then answers; safe to call from several threads."""
 
@@ -101,8 +75,10 @@ class Classifier(PythonModel):
         self.labels: list[str] = self.settings["labels"]
         self.device = torch.device((context.model_config or {}).get("device", "cpu"))
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        stock_networks = _load_module(folder / "stock_networks.py")
         with torch.random.fork_rng(devices=[]):
-            network = Network(config, len(self.labels), self.settings["input"]["pooling"])
+            backbone = stock_networks.build(config)
+            network = Network(backbone, len(self.labels), self.settings["input"]["pooling"])
         network.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
         self.network = network.eval().to(self.device)
         self.tokens = _load_module(folder / "text_tokens.py")

@@ -21,7 +21,7 @@ class TextServing:
     """The Serving of texts: one text, or a pair of texts, a row."""
 
     module = "pipeline.serving.text_classification"
-    helpers: tuple[str, ...] = ("pipeline.serving.text_tokens",)
+    helpers: tuple[str, ...] = ("pipeline.serving.text_tokens", "pipeline.serving.stock_networks")
     packages: tuple[str, ...] = ("mlflow", "numpy", "pandas", "safetensors", "tokenizers", "torch", "transformers")
     outputs = OUTPUTS
 

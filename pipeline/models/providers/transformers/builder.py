@@ -16,20 +16,9 @@ from pipeline.models.providers.transformers import architectures
 from pipeline.models.providers.transformers.architectures import Pooling
 from pipeline.models.providers.transformers.library import quiet_library
 from pipeline.models.providers.transformers.network import StockWithHead, TransformerNetwork
+from pipeline.serving import stock_networks
 
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
-# Kinds of which the library has several: the one that gives a vector for each token.
-STOCK_CLASSES = {"t5": "T5EncoderModel", "funnel": "FunnelModel"}
-# Keys of config.json that say how the network was saved, or what it gives beside its last layer's vectors.
-LEFT_OUT = (
-    "model_type",
-    "dtype",
-    "torch_dtype",
-    "return_dict",
-    "output_hidden_states",
-    "output_attentions",
-    "use_cache",
-)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -80,34 +69,17 @@ def build_backbone(config: Mapping[str, Any], *, seed: int, subject: str) -> nn.
     Raises:
         BackboneError: the library cannot make a network of it.
     """
-    values = {key: value for key, value in config.items() if key not in LEFT_OUT}
     with quiet_library(), torch.random.fork_rng(devices=[]):
-        import transformers
-
         torch.manual_seed(seed)
         try:
-            settings = transformers.AutoConfig.for_model(config["model_type"], **values)
-            model: Any = _new_model(settings)
+            stock: nn.Module = stock_networks.build(config)
         except Exception as fault:  # what a wrong value raises is up to each kind of network
             reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
             raise BackboneError(
                 subject, found=reason, expected="a configuration of the transformers library", hint="fetch it again"
             ) from fault
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # vectors are pooled by their mean, or one of them is taken
-    model.eval()
-    stock: nn.Module = model
+    stock.eval()
     return stock
-
-
-def _new_model(settings: Any) -> Any:
-    """The stock network of a configuration, in fp32."""
-    import transformers
-
-    if settings.model_type in STOCK_CLASSES:
-        return getattr(transformers, STOCK_CLASSES[settings.model_type])(settings)
-    builder: Any = transformers.AutoModel
-    return builder.from_config(settings, dtype=torch.float32)
 
 
 def fill_backbone(backbone: nn.Module, state: Mapping[str, Tensor], subject: str) -> None:
