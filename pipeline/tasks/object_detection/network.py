@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.tasks import dense_network
 from pipeline.tasks.dense_network import HeadKind
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from pipeline.records import BackboneRecord, CandidateRecord, InputSpec
 
 STRIDES = (8, 16, 32)
-SMALLEST_ANCHOR = 8.0  # pixels a side
+FACTORS = [3.0 * 1.1**step for step in range(8)]  # from 3 to 5.8
+USUAL_FACTOR = 4.0
+USUAL_RATIOS = (0.5, 1.0, 2.0)
+LEAST_STEP = 1.4
 
 
 class BoxNetwork:
@@ -37,11 +40,12 @@ class BoxNetwork:
 
         design = dense_network.find_body_design(backbone, spec, STRIDES)
         head = detection_settings(task).head
-        levels = len(design["maps"]) + 1
+        strides = [one["stride"] for one in design["maps"]]
+        anchors = find_anchors(train, labels, spec, [*strides, 2 * strides[-1]])
         return {
             **design,
-            "anchors": find_anchors(train, labels, spec, levels),
-            "ratios": [0.5, 1.0, 2.0],
+            "anchors": anchors.sizes,
+            "ratios": anchors.ratios,
             "pyramid_channels": head.channels,
             "hidden": head.hidden,
             "proposals": [head.proposals_before, head.proposals],
@@ -78,40 +82,69 @@ def _kind() -> HeadKind:
     return HeadKind(BoxHead, find_answer)
 
 
-def find_anchors(train: pa.Table, labels: Sequence[str], spec: InputSpec, levels: int) -> list[float]:
-    """The side in pixels of each level's anchors, rising: quantiles of the training boxes' sides on the canvas, every
-    class counting the same, so that a rare class of small objects has anchors too."""
+class AnchorShapes(NamedTuple):
+    """The boxes that answers start from.
+
+    Args:
+        sizes: side in pixels of each level's, from fine to coarse.
+        ratios: of their height to their width, rising.
+    """
+
+    sizes: list[float]
+    ratios: list[float]
+
+
+def find_anchors(train: pa.Table, labels: Sequence[str], spec: InputSpec, strides: Sequence[int]) -> AnchorShapes:
+    """Anchors by the training boxes on the canvas, every class counting the same, so that a rare class of small objects
+    has them too.
+
+    A level's anchors are as many times as large as its stride at every level, as in the published detectors (4 times), since
+    a place of a map cannot tell much smaller things apart; that factor, and the ratios, are chosen by the boxes.
+
+    Args:
+        strides: of the levels, from fine to coarse.
+    """
     import numpy as np
 
     from pipeline.modalities.image.canvas import lay_boxes
     from pipeline.records import image_spec
     from pipeline.tasks.object_detection.scorer import read_pictures
 
-    sides: list[NDArray[np.float64]] = []
-    classes: list[NDArray[np.int64]] = []
+    sides: list[NDArray[np.float64]] = [np.empty((0, 2))]
+    classes: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     for picture in read_pictures(train, labels):
         laid = lay_boxes(picture.trained, image_spec(spec))
-        lengths = (laid.boxes[:, 2:] - laid.boxes[:, :2]).astype(np.float64)
-        sides.append(np.sqrt(lengths.prod(axis=1)))
+        sides.append((laid.boxes[:, 2:] - laid.boxes[:, :2]).astype(np.float64))
         classes.append(laid.labels)
     every_side = np.concatenate(sides)
     if not len(every_side):
-        return [SMALLEST_ANCHOR * 2.0**level for level in range(1, levels + 1)]
+        return AnchorShapes([USUAL_FACTOR * stride for stride in strides], list(USUAL_RATIOS))
     every_class = np.concatenate(classes)
-    counts = np.bincount(every_class)
-    return _weighted_quantiles(every_side, 1.0 / counts[every_class], levels)
+    weights = 1.0 / np.bincount(every_class)[every_class]
+    factor = _find_factor(np.sqrt(every_side.prod(axis=1)), weights, strides)
+    sizes = [round(factor * stride, 1) for stride in strides]
+    return AnchorShapes(sizes, _find_ratios(every_side[:, 1] / every_side[:, 0], weights))
 
 
-def _weighted_quantiles(values: NDArray[np.float64], weights: NDArray[np.float64], count: int) -> list[float]:
-    """The middles of `count` parts of equal weight, each at least a tenth above the one before."""
+def _find_factor(sides: NDArray[np.float64], weights: NDArray[np.float64], strides: Sequence[int]) -> float:
+    """By how much anchors are larger than their level's stride so that boxes are nearest to one of them."""
     import numpy as np
 
-    order = np.argsort(values, kind="stable")
-    reached = np.cumsum(weights[order])
-    found: list[float] = []
-    for part in range(count):
-        wanted = reached[-1] * (part + 0.5) / count
-        place = min(int(np.searchsorted(reached, wanted)), len(values) - 1)
-        least = SMALLEST_ANCHOR if not found else found[-1] * 1.1
-        found.append(round(max(float(values[order[place]]), least), 1))
-    return found
+    logarithms = np.log2(sides)[:, None]
+    best, smallest = USUAL_FACTOR, np.inf
+    for factor in FACTORS:
+        distances = np.abs(logarithms - np.log2(factor * np.array(strides, np.float64))).min(axis=1)
+        mean = float(np.average(distances, weights=weights))
+        if mean < smallest:
+            best, smallest = factor, mean
+    return best
+
+
+def _find_ratios(ratios: NDArray[np.float64], weights: NDArray[np.float64]) -> list[float]:
+    """The middle ratio and those that a tenth of the boxes lie beyond, each at least `LEAST_STEP` times the one before."""
+    import numpy as np
+
+    order = np.argsort(ratios, kind="stable")
+    reached = np.cumsum(weights[order]) / weights.sum()
+    low, middle, high = (float(ratios[order][np.searchsorted(reached, share)]) for share in (0.1, 0.5, 0.9))
+    return [round(min(low, middle / LEAST_STEP), 2), round(middle, 2), round(max(high, middle * LEAST_STEP), 2)]
