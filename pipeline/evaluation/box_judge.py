@@ -28,6 +28,7 @@ from pipeline.evaluation.bootstrap import (
 from pipeline.evaluation.compare import judge_difference
 from pipeline.evaluation.judge import ExhibitPlace, list_absent, subset_units
 from pipeline.manifest import write_table
+from pipeline.objectives.box_errors import KINDS, count_errors, find_errors, measure_costs
 from pipeline.objectives.box_matching import CLASS, SCORE, list_answers
 from pipeline.objectives.box_metrics import AT_50, AT_75, BoxJudgement
 from pipeline.objectives.box_validation import BEST_SCORE
@@ -166,7 +167,7 @@ class BoxJudge:
     def write_tables(
         self, judged: JudgedBoxes, labels: tuple[str, ...], settings: BootstrapSettings, out: Path
     ) -> None:
-        """per_class.csv."""
+        """per_class.csv, and errors.csv: mistakes by kind and cost."""
         header = ("label", "objects", "answers", "ap", "ap_low", "ap_high", "ap_50", "precision", "recall", "f1")
         once = np.ones((len(judged.units), 1))
         rows: list[Sequence[tables.Cell]] = []
@@ -181,6 +182,7 @@ class BoxJudge:
             shares = (_share(right, answered), _share(right, objects), _share(2 * right, answered + objects))
             rows.append((label, objects, answered, *tables.estimate_cells(estimate), at_50, *shares))
         tables.write_csv(out / "per_class.csv", header, rows)
+        _write_errors(judged, out / "errors.csv")
 
     def write_answers(self, judged: JudgedBoxes, table: pa.Table, labels: tuple[str, ...], path: Path) -> None:
         """id, path, target and answer: boxes in the picture's pixels as JSON, best first."""
@@ -231,6 +233,14 @@ class BoxJudge:
             present.update(truth.trained.labels.tolist())
         absent = list_absent(labels, present)
         return [] if absent is None else [absent]
+
+
+def _write_errors(judged: JudgedBoxes, path: Path) -> None:
+    judgement = judged.judgement
+    counts = count_errors(find_errors(judgement.truths, judgement.answers, judged.score))
+    costs = measure_costs(judgement)
+    rows: list[Sequence[tables.Cell]] = [(kind, counts[kind], costs[kind]) for kind in KINDS]
+    tables.write_csv(path, ("kind", "mistakes", "cost"), rows)
 
 
 def describe_boxes(answer: Floats, labels: Sequence[str]) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from pipeline.evaluation.box_judge import bootstrap_p_value
 from pipeline.evaluation.compare import judge_difference
 from pipeline.evaluation.judge import ExhibitPlace, list_absent, subset_units
 from pipeline.manifest import real_path, write_table
-from pipeline.objectives import pixel_metrics
+from pipeline.objectives import pixel_boundary, pixel_metrics
 from pipeline.objectives.pixel_confusion import count_confusion
 from pipeline.objectives.pixel_metrics import Confusions, PixelTallies
 from pipeline.records import Comparison, Finding, MetricEstimate
@@ -49,6 +49,7 @@ class JudgedMasks:
 
     Args:
         confusions: (N, classes, classes) pixels of each picture; rows are the truth.
+        boundaries: (N, 4, classes) pixels of outlines; see `pipeline.objectives.pixel_boundary`.
         answers: of each picture.
         sizes: width and height of each.
         units: (N,) what is resampled together.
@@ -56,6 +57,7 @@ class JudgedMasks:
     """
 
     confusions: Confusions
+    boundaries: NDArray[np.int64]
     answers: Sequence[Runs]
     sizes: Sequence[tuple[int, int]]
     units: Units
@@ -72,6 +74,7 @@ class JudgedMasks:
         chosen = np.flatnonzero(rows).tolist()
         return JudgedMasks(
             self.confusions[rows],
+            self.boundaries[rows],
             [self.answers[row] for row in chosen],
             [self.sizes[row] for row in chosen],
             subset_units(self.units, rows),
@@ -81,10 +84,8 @@ class JudgedMasks:
     def estimate_metrics(self, settings: BootstrapSettings) -> dict[str, MetricEstimate]:
         """Every metric that is defined on these pictures, with its interval over resamples of the units."""
         functions = _metric_functions()
-        once = pixel_metrics.tally_pixels(self.confusions, np.ones((len(self.units), 1)))
-        parts = [
-            pixel_metrics.tally_pixels(self.confusions, weights) for _, weights in draw_resamples(self.units, settings)
-        ]
+        once = WeightedMasks(self, np.ones((len(self.units), 1)))
+        parts = [WeightedMasks(self, weights) for _, weights in draw_resamples(self.units, settings)]
         estimates = {}
         for name, function in functions.items():
             value = float(function(once)[0])
@@ -94,7 +95,19 @@ class JudgedMasks:
         return estimates
 
 
-MetricFunction = Callable[[PixelTallies], Floats]
+@dataclass(frozen=True)
+class WeightedMasks:
+    """Judged masks with R columns of weights (N, R): what a metric's function is given."""
+
+    judged: JudgedMasks
+    weights: Weights
+
+    @cached_property
+    def tallies(self) -> PixelTallies:
+        return pixel_metrics.tally_pixels(self.judged.confusions, self.weights)
+
+
+MetricFunction = Callable[[WeightedMasks], Floats]
 
 
 def _metric_functions() -> dict[str, MetricFunction]:
@@ -103,6 +116,26 @@ def _metric_functions() -> dict[str, MetricFunction]:
         module, _, name = metric.function.partition(":")
         found[metric.name] = getattr(importlib.import_module(module), name)
     return found
+
+
+def mean_iou(weighted: WeightedMasks) -> Floats:
+    return pixel_metrics.mean_iou(weighted.tallies)
+
+
+def mean_dice(weighted: WeightedMasks) -> Floats:
+    return pixel_metrics.mean_dice(weighted.tallies)
+
+
+def pixel_accuracy(weighted: WeightedMasks) -> Floats:
+    return pixel_metrics.pixel_accuracy(weighted.tallies)
+
+
+def mean_class_accuracy(weighted: WeightedMasks) -> Floats:
+    return pixel_metrics.mean_class_accuracy(weighted.tallies)
+
+
+def boundary_f1(weighted: WeightedMasks) -> Floats:
+    return pixel_boundary.boundary_f1(weighted.judged.boundaries, weighted.weights)
 
 
 class PixelJudge:
@@ -122,14 +155,17 @@ class PixelJudge:
         heights = table["scan.height"].to_pylist()
         sizes = list(zip(widths, heights, strict=True))
         confusions = np.zeros((table.num_rows, len(labels), len(labels)), np.int64)
+        boundaries = np.zeros((table.num_rows, 4, len(labels)), np.int64)
         answers: list[Runs] = [[] for _ in sizes]
         read_truth = _truth_reader(loaded, table)
         for rows, output in loaded.outputs():
             for row, logits in zip(rows.tolist(), single_tensor(output), strict=True):
                 answer = answer_mask(logits, sizes[row], loaded)
-                confusions[row] = count_confusion(read_truth(row), answer, len(labels))
+                truth = read_truth(row)
+                confusions[row] = count_confusion(truth, answer, len(labels))
+                boundaries[row] = pixel_boundary.count_boundaries(truth, answer, len(labels))
                 answers[row] = encode_mask(answer, labels)
-        return JudgedMasks(confusions, answers, sizes, number_units(table["unit"]), read_truth)
+        return JudgedMasks(confusions, boundaries, answers, sizes, number_units(table["unit"]), read_truth)
 
     def compare(self, name: str, ours: JudgedMasks, theirs: JudgedMasks, settings: BootstrapSettings) -> Comparison:
         """The paired difference in mean IoU, by the bootstrap: it is no mean over pictures whose signs could be flipped."""

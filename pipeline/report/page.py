@@ -116,6 +116,7 @@ def _answer_sections(evaluated: EvaluateRecord) -> dict[str, object]:
     return {
         "worst_pictures": dense_sections.worst_section(evaluated),
         "dense_classes": dense_sections.classes_section(evaluated),
+        "dense_errors": dense_sections.errors_section(evaluated),
     }
 
 
