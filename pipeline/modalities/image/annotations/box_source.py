@@ -56,7 +56,7 @@ def describe_boxes(source: Path) -> DescribedSource:
     images = find_images(tree.files, None)
     reading = _find_reading(source, tree.files, images)
     settings: dict[str, Any] = {"format": reading.format}
-    config = AnnotationConfig(format=reading.format, unannotated="empty")
+    config = AnnotationConfig(format=reading.format)
     annotated = read_boxes(source, tree.files, images, config)
     _refuse_repeated_images(source, annotated.faults)
     annotations = list(annotated.of_image.values())

@@ -253,3 +253,11 @@ def test_real_folders(real: Path) -> None:
         "splits: train 205, val 87, test 72, from ImageSets/Main/test.txt, ImageSets/Main/train.txt, "
         "ImageSets/Main/val.txt",
     )
+
+
+def test_images_without_an_annotation_are_told_apart_from_empty_ones(tmp_path: Path) -> None:
+    root = voc_folder(tmp_path / "data", {"a": [NUT], "b": []})
+    save_picture(root / "JPEGImages" / "bare.png", 9)
+    notes = boxes(root).notes
+    assert "images without an object: 1" in notes
+    assert "cannot be used: 1, the first JPEGImages/bare.png: no annotation of it" in notes
