@@ -38,24 +38,24 @@ class Contender(NamedTuple):
 
     Args:
         train: the blocks that train.
-        epochs: how long.
+        epochs: how long, of boxes and of masks.
         scratch: from random weights.
         feature_cache: whether the frozen blocks' outputs are kept.
     """
 
     train: str
-    epochs: int
+    epochs: tuple[int, int]
     scratch: bool = False
     feature_cache: str = "auto"
 
 
 CONTENDERS = {
-    "full-short": Contender("all", 3),
-    "full-long": Contender("all", 7),
-    "last-six": Contender("last:6", 2),
-    "scratch": Contender("all", 2, scratch=True),
-    "cached": Contender("head", 3, feature_cache="on"),
-    "computed": Contender("head", 3, feature_cache="off"),
+    "full-short": Contender("all", (3, 1)),
+    "full-long": Contender("all", (7, 2)),
+    "last-six": Contender("last:6", (2, 1)),
+    "scratch": Contender("all", (2, 2), scratch=True),
+    "cached": Contender("head", (3, 3), feature_cache="on"),
+    "computed": Contender("head", (3, 3), feature_cache="off"),
 }
 
 
@@ -69,7 +69,7 @@ def train(workspace: Workspace, scratch: Path, contender: Contender, *, threads:
     stage = StageConfig(
         name="stage",
         train=(contender.train,),
-        epochs=1 if quick else contender.epochs,
+        epochs=1 if quick else contender.epochs[config.task.name == "semantic-segmentation"],
         lr=lrs.lr,
         body_lr=lrs.body_lr,
         lr_decay=1.0,

@@ -86,6 +86,9 @@ class AnswerDrawing:
             canvas.rectangle([left, top, right, bottom], outline=colour, width=width)
             text = f"{one['label']} {one['score']:.0%}"
             ground = canvas.textbbox((left, top), text, font=font, anchor="lb")
+            if ground[1] < 0:  # no room above the box
+                top += ground[3] - ground[1]
+                ground = canvas.textbbox((left, top), text, font=font, anchor="lb")
             canvas.rectangle(ground, fill=colour)
             canvas.text((left, top), text, font=font, anchor="lb", fill=(255, 255, 255))
 
