@@ -10,11 +10,10 @@ from pipeline.tasks.object_detection.reader import DetectionReader
 from pipeline.tasks.object_detection.sample import DetectionSample
 from pipeline.tasks.object_detection.scorer import BoxScorer
 from pipeline.tasks.object_detection.serving import BoxServing
-from pipeline.tasks.object_detection.settings import detection_settings
+from pipeline.tasks.object_detection.settings import USUAL_SIDE, detection_settings
 from pipeline.tasks.object_detection.targets import BoxTargetCodec
 
 NAME = "object-detection"
-USUAL_SIDE = 320  # pixels of the canvas
 
 TASK = Task(
     name=NAME,

@@ -18,15 +18,13 @@ from pipeline.examples import (
 )
 from pipeline.tasks.base import SourceDescription
 from pipeline.tasks.image_scan import scan_images
-from pipeline.tasks.object_detection.settings import detection_settings
+from pipeline.tasks.object_detection.settings import USUAL_SIDE, detection_settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.config import DataConfig
     from pipeline.context import Console
-
-INPUT_SIDE = 320  # pixels; what boxes are measured in where the settings leave the input's size open
 
 
 class DetectionReader:
@@ -74,7 +72,7 @@ class DetectionReader:
         rules = BoxRules(
             min_visible=settings.annotations.min_visible,
             min_side=settings.annotations.min_side,
-            input_side=INPUT_SIDE if size == "auto" else size,
+            input_side=USUAL_SIDE if size == "auto" else size,
             squashed=settings.input.fit == "squash",
         )
         return check_box_targets(usable, data, rules)

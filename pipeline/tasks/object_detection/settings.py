@@ -9,6 +9,8 @@ from pipeline.modalities.image.annotations.settings import AnnotationConfig
 from pipeline.modalities.image.settings import CanvasAugmentConfig, CanvasInputConfig, ImageIntakeConfig
 from pipeline.tasks.object_detection.head_settings import BoxHeadConfig
 
+USUAL_SIDE = 320  # pixels of the canvas where the settings leave it open
+
 
 class ObjectDetectionConfig(TaskConfig):
     name: Literal["object-detection"] = "object-detection"
@@ -29,7 +31,7 @@ class ObjectDetectionConfig(TaskConfig):
             "lr": 1e-3,
             "body_lr": 2e-4,
             "lr_decay": 1.0,
-            "views": 64,
+            "views": 16,
             "label_smoothing": 0.0,
             "primary": "mean_ap",
         },

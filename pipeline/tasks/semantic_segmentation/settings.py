@@ -29,7 +29,7 @@ class SemanticSegmentationConfig(TaskConfig):
             "lr": 2e-3,
             "body_lr": 4e-4,
             "lr_decay": 1.0,
-            "views": 64,
+            "views": 16,
             "label_smoothing": 0.0,
             "primary": "mean_iou",
         },
