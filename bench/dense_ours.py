@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from pipeline.records import FinetuneRecord
 from pipeline.steps.finetune import finetune
 from pipeline.steps.run import load_record
 from pipeline.tasks import catalog
+from pipeline.training import progress
 from pipeline.workspace import Workspace
 
 BATCH = 8
@@ -106,7 +108,7 @@ def train(workspace: Workspace, scratch: Path, contender: Contender, *, threads:
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
         "training_seconds": timing["train"],
-        "milliseconds_a_step": 1000 * timing["step"] / finetuned.candidate().steps,
+        "cpu_milliseconds_a_step": 1000 * timing["step"] / finetuned.candidate().steps,
         "plan": finetuned.candidate().plan,
         "test": judge(workspace, finetuned, context),
     }
@@ -128,6 +130,8 @@ def main() -> None:
     name, root, scratch, left = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
     threads = int(sys.argv[sys.argv.index("--threads") + 1])
     torch.set_num_threads(threads)
+    # A stage times itself by the processor's clock: others use the machine too.
+    progress.time = SimpleNamespace(monotonic=time.process_time)  # type: ignore[assignment]
     result = train(Workspace(root), scratch, CONTENDERS[name], threads=threads, quick="--quick" in sys.argv)
     left.write_text(json.dumps(result))
 

@@ -52,8 +52,9 @@ def write_confusion(pairs: Iterable[ConfusedPair], path: Path) -> None:
     write_csv(path, ("target", "predicted", "examples"), rows)
 
 
-def write_slices(scores: Iterable[SliceScore], path: Path) -> None:
-    header = ("column", "value", "examples", "score", "score_low", "score_high", "verdict")
+def write_slices(scores: Iterable[SliceScore], metric: str, path: Path) -> None:
+    """Slices with the mean of the metric by which single examples are told apart."""
+    header = ("column", "value", "examples", metric, f"{metric}_low", f"{metric}_high", "verdict")
     rows = []
     for score in scores:
         cells = estimate_cells(score.score)

@@ -277,17 +277,18 @@ class SlicesSection:
 def slices_section(evaluated: EvaluateRecord) -> SlicesSection:
     lines = files.read_csv(evaluated.folder / "slices.csv")
     overall = evaluated.metrics[evaluated.slice_metric]
-    judged_lines = [line for line in lines if line["score"]]
-    lows = [float(line["score_low"]) for line in judged_lines]
+    metric = evaluated.slice_metric
+    judged_lines = [line for line in lines if line[metric]]
+    lows = [float(line[f"{metric}_low"]) for line in judged_lines]
     low = scale_start([overall.low, *lows])
-    judged = [_slice_row(line, low) for line in judged_lines]
+    judged = [_slice_row(line, metric, low) for line in judged_lines]
     small = []
     for line in lines:
-        if not line["score"]:
+        if not line[metric]:
             small.append(SmallSlice(line["column"], line["value"], int(line["examples"])))
     by_column = itertools.groupby(judged, key=lambda row: row.column)
     return SlicesSection(
-        metric=metric_registry.find(evaluated.slice_metric),
+        metric=metric_registry.find(metric),
         columns={name: list(rows) for name, rows in by_column},
         low=low,
         overall=place_on_scale(overall, low, 1.0),
@@ -298,8 +299,8 @@ def slices_section(evaluated: EvaluateRecord) -> SlicesSection:
     )
 
 
-def _slice_row(line: Mapping[str, str], low: float) -> SliceRow:
-    score = files.read_estimate(line, "score")
+def _slice_row(line: Mapping[str, str], metric: str, low: float) -> SliceRow:
+    score = files.read_estimate(line, metric)
     assert score is not None
     return SliceRow(
         column=line["column"],

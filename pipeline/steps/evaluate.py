@@ -67,7 +67,7 @@ def evaluate(
             comparisons.append(_compare(judge, name, ours, theirs, unseen, settings))
     slices = _score_slices(config, task, table, ours, settings)
     judge.write_tables(ours, best.labels, settings, out)
-    _write_slices(slices, out)
+    _write_slices(slices, judge.goodness_metric, out)
     judge.write_answers(ours, table, best.labels, out / "predictions.parquet")
     _write_worst(config, judge, task, task_config, best, table, ours, out, context)
     warnings = _warnings(judge, ours, best.labels, slices) + _absent_slices(config, table)
@@ -183,10 +183,10 @@ def _score_slices(
     return score_slices(table, judged.goodness, judged.units, columns, smallest=config.min_slice, settings=settings)
 
 
-def _write_slices(slices: list[SliceScore], out: Path) -> None:
+def _write_slices(slices: list[SliceScore], metric: str, out: Path) -> None:
     from pipeline.evaluation import tables
 
-    tables.write_slices(slices, out / "slices.csv")
+    tables.write_slices(slices, metric, out / "slices.csv")
 
 
 def _write_worst(

@@ -205,7 +205,7 @@ def _evaluated(
     tables.write_predictions(ours, table, labels, out / "predictions.parquet")
     tables.write_confusion(count_confusions(ours, labels), out / "confusion.csv")
     tables.write_classes(score_classes(ours, labels, SETTINGS), out / "per_class.csv")
-    tables.write_slices(judged, out / "slices.csv")
+    tables.write_slices(judged, "accuracy", out / "slices.csv")
     tables.write_reliability(reliability_bins(ours, SETTINGS), out / "reliability.csv")
     _write_worst_errors(ours, table, labels, display, out / "worst")
     found = {name: estimate_metrics(one, SETTINGS, wanted_k=3) for name, one in made.items()}
