@@ -24,6 +24,8 @@ from pipeline.tasks.text_classification.settings import TextClassificationConfig
 from pipeline.tracking import packaging
 from text_candidates import LABELS, make_backbone, make_candidate, texts
 
+pytestmark = pytest.mark.slow
+
 CUT = 48  # tokens; some of the texts are longer
 
 

@@ -23,6 +23,8 @@ from pipeline.tracking.store import find
 from pipeline.workspace import Workspace
 from registry_helpers import DATA, LABELS, Finished, lay_finished
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def done(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:

@@ -21,6 +21,8 @@ from pipeline.tracking import failures, runs
 from pipeline.workspace import Workspace
 from store_helpers import Flaky, flaky_server, lay_store, tracker
 
+pytestmark = pytest.mark.slow
+
 KEY = "c" * 64
 
 

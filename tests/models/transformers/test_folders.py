@@ -21,6 +21,8 @@ from pipeline.records import BackboneRecord, CandidateRecord, TextInputSpec, tex
 from pipeline.tensors import TensorGroup, single_tensor
 from transformer_families import DECODERS, FAMILIES, WHOLE, write_folder
 
+pytestmark = pytest.mark.slow
+
 MASKED = [family for family in FAMILIES if family not in WHOLE or family == "albert"]
 
 

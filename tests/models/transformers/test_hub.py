@@ -19,6 +19,8 @@ from pipeline.models.providers import catalog
 from pipeline.records import BackboneRecord
 from transformer_families import write_folder
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = "someone/tiny-bert"
 NAME = f"transformers/{REPOSITORY}"
 PROVIDER = catalog.find(NAME)

@@ -14,6 +14,8 @@ from pipeline.tensors import Batch, TensorGroup, single_tensor
 from threads import threads
 from transformer_families import FAMILIES, WHOLE, config_of
 
+pytestmark = pytest.mark.slow
+
 DIVISIBLE = [family for family in FAMILIES if family not in WHOLE]
 
 
