@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.judge import Judge, Judged
     from pipeline.evaluation.predict import LoadedCandidate
     from pipeline.evaluation.slices import SliceScore
-    from pipeline.records import CandidateRecord, FinetuneRecord, SplitRecord
+    from pipeline.records import CandidateRecord, FinetuneRecord, MetricEstimate, SplitRecord
     from pipeline.tasks.base import Highlight, Task
 
 FEW_EXAMPLES, FEW_UNITS = 30, 10
@@ -47,35 +47,19 @@ def evaluate(
         SplitError: there are no test examples.
         TrainingError: a candidate answers with something that is no probability.
     """
-    from pipeline.evaluation.bootstrap import BootstrapSettings
-    from pipeline.evaluation.judge import find_judge
-    from pipeline.tasks import catalog
-
-    task = catalog.find(task_config.name)
-    judge = find_judge(task.scorer.kind, config)
-    settings = BootstrapSettings(config.bootstrap, config.confidence, config.seed)
-    table = _test_rows(split)
-    judged = _judge_candidates(judge, task, task_config, finetuned, table, context)
-    estimates = {}
-    comparisons = []
+    evaluation = _open(config, task_config, split, context)
+    judged = _judge_candidates(evaluation, finetuned)
     best = finetuned.candidate()
     ours = judged[best.name]
-    for name, theirs in judged.items():
-        unseen = _unseen_rows(finetuned.folder / name, table)
-        estimates[name] = theirs.subset(unseen).estimate_metrics(settings)
-        if name != best.name:
-            comparisons.append(_compare(judge, name, ours, theirs, unseen, settings))
-    slices = _score_slices(config, task, table, ours, settings)
-    judge.write_tables(ours, best.labels, settings, out)
-    _write_slices(slices, judge.goodness_metric, out)
-    judge.write_answers(ours, table, best.labels, out / "predictions.parquet")
-    _write_worst(config, judge, task, task_config, best, table, ours, out, context)
-    warnings = _warnings(judge, ours, best.labels, slices) + _absent_slices(config, table)
+    estimates, comparisons = _estimate(evaluation, finetuned, judged)
+    slices = _score_slices(evaluation, ours)
+    _write_files(evaluation, best, ours, slices, out)
+    warnings = _warnings(evaluation.judge, ours, best.labels, slices) + _absent_slices(config, evaluation.table)
     record = EvaluateRecord(
         candidate=best.name,
         model_sha256=best.model_sha256,
         labels=best.labels,
-        examples=table.num_rows,
+        examples=evaluation.table.num_rows,
         units=int(ours.units.max()) + 1,
         confidence=config.confidence,
         primary=finetuned.primary,
@@ -85,11 +69,43 @@ def evaluate(
         comparisons=tuple(comparisons),
         baseline=finetuned.baseline,
         warnings=tuple(warnings),
-        targets=task.scorer.kind,
-        slice_metric=judge.goodness_metric,
+        targets=evaluation.task.scorer.kind,
+        slice_metric=evaluation.judge.goodness_metric,
     )
     _announce_baseline(record, context)
-    saved = record.save(out)
+    return _record(record.save(out), finetuned, context)
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What the parts of an evaluation share.
+
+    Args:
+        table: the manifest's test rows.
+    """
+
+    config: EvaluateConfig
+    task: Task
+    task_config: TaskConfig
+    judge: Judge
+    settings: BootstrapSettings
+    table: pa.Table
+    context: Context
+
+
+def _open(config: EvaluateConfig, task_config: TaskConfig, split: SplitRecord, context: Context) -> _Evaluation:
+    from pipeline.evaluation.bootstrap import BootstrapSettings
+    from pipeline.evaluation.judge import find_judge
+    from pipeline.tasks import catalog
+
+    task = catalog.find(task_config.name)
+    judge = find_judge(task.scorer.kind, config)
+    settings = BootstrapSettings(config.bootstrap, config.confidence, config.seed)
+    return _Evaluation(config, task, task_config, judge, settings, _test_rows(split), context)
+
+
+def _record(saved: EvaluateRecord, finetuned: FinetuneRecord, context: Context) -> EvaluateRecord:
+    """Tells the tracking store."""
     run = recorded_facts.open_parent(context.tracker, finetuned.key, context.root.name)
     recorded_facts.record_evaluation(run, saved)
     run.close()
@@ -116,24 +132,35 @@ def _test_rows(split: SplitRecord) -> pa.Table:
 # --- answers -----------------------------------------------------------------------------------------------------
 
 
-def _judge_candidates(
-    judge: Judge,
-    task: Task,
-    task_config: TaskConfig,
-    finetuned: FinetuneRecord,
-    table: pa.Table,
-    context: Context,
-) -> dict[str, Judged]:
+def _judge_candidates(evaluation: _Evaluation, finetuned: FinetuneRecord) -> dict[str, Judged]:
     """What each candidate answers, judged; beside it, size and latency of the best go to the run's own folder."""
-    from pipeline.evaluation.predict import LoadedCandidate
-
     judged: dict[str, Judged] = {}
     for name in finetuned.candidates:
-        loaded = LoadedCandidate(task, task_config, finetuned.candidate(name), table, context)
-        judged[name] = judge.judge(loaded, table)
+        loaded = _load(evaluation, finetuned.candidate(name), evaluation.table, evaluation.context)
+        judged[name] = evaluation.judge.judge(loaded, evaluation.table)
         if name == finetuned.best:
-            _write_latency(loaded, context.run_dir)
+            _write_latency(loaded, evaluation.context.run_dir)
     return judged
+
+
+def _load(evaluation: _Evaluation, candidate: CandidateRecord, rows: pa.Table, context: Context) -> LoadedCandidate:
+    from pipeline.evaluation.predict import LoadedCandidate
+
+    return LoadedCandidate(evaluation.task, evaluation.task_config, candidate, rows, context)
+
+
+def _estimate(
+    evaluation: _Evaluation, finetuned: FinetuneRecord, judged: Mapping[str, Judged]
+) -> tuple[dict[str, dict[str, MetricEstimate]], list[Comparison]]:
+    """The metrics of each candidate, and how the best compares with every other."""
+    estimates: dict[str, dict[str, MetricEstimate]] = {}
+    comparisons: list[Comparison] = []
+    for name, theirs in judged.items():
+        unseen = _unseen_rows(finetuned.folder / name, evaluation.table)
+        estimates[name] = theirs.subset(unseen).estimate_metrics(evaluation.settings)
+        if name != finetuned.best:
+            comparisons.append(_compare(evaluation, name, judged[finetuned.best], theirs, unseen))
+    return estimates, comparisons
 
 
 def _write_latency(loaded: LoadedCandidate, run_dir: Path) -> None:
@@ -156,16 +183,10 @@ def _unseen_rows(candidate: Path, table: pa.Table) -> NDArray[np.bool_]:
     return members.unseen_rows(table, members.read_members(path))
 
 
-def _compare(
-    judge: Judge,
-    name: str,
-    ours: Judged,
-    theirs: Judged,
-    unseen: NDArray[np.bool_],
-    settings: BootstrapSettings,
-) -> Comparison:
+def _compare(evaluation: _Evaluation, name: str, ours: Judged, theirs: Judged, unseen: NDArray[np.bool_]) -> Comparison:
     """The paired comparison on the examples that both had not seen."""
-    comparison = judge.compare(name, ours.subset(unseen), theirs.subset(unseen), settings)
+    settings = evaluation.settings
+    comparison = evaluation.judge.compare(name, ours.subset(unseen), theirs.subset(unseen), settings)
     if unseen.all():
         return comparison
     return comparison.model_copy(update={"examples": int(unseen.sum())})
@@ -174,39 +195,45 @@ def _compare(
 # --- files -------------------------------------------------------------------------------------------------------
 
 
-def _score_slices(
-    config: EvaluateConfig, task: Task, table: pa.Table, judged: Judged, settings: BootstrapSettings
-) -> list[SliceScore]:
+def _score_slices(evaluation: _Evaluation, judged: Judged) -> list[SliceScore]:
     from pipeline.evaluation.slices import score_slices, slice_columns
 
-    columns = slice_columns(table, config.slices, task.display.measured_slices)
-    return score_slices(table, judged.goodness, judged.units, columns, smallest=config.min_slice, settings=settings)
+    config = evaluation.config
+    table = evaluation.table
+    columns = slice_columns(table, config.slices, evaluation.task.display.measured_slices)
+    return score_slices(
+        table,
+        judged.goodness,
+        judged.units,
+        columns,
+        smallest=config.min_slice,
+        settings=evaluation.settings,
+    )
 
 
-def _write_slices(slices: list[SliceScore], metric: str, out: Path) -> None:
+def _write_files(
+    evaluation: _Evaluation, best: CandidateRecord, judged: Judged, slices: list[SliceScore], out: Path
+) -> None:
+    """The kind's tables, slices, answers, and the worst of them."""
     from pipeline.evaluation import tables
 
-    tables.write_slices(slices, metric, out / "slices.csv")
+    judge = evaluation.judge
+    judge.write_tables(judged, best.labels, evaluation.settings, out)
+    tables.write_slices(slices, judge.goodness_metric, out / "slices.csv")
+    judge.write_answers(judged, evaluation.table, best.labels, out / "predictions.parquet")
+    _write_worst(evaluation, best, judged, out / "worst")
 
 
-def _write_worst(
-    config: EvaluateConfig,
-    judge: Judge,
-    task: Task,
-    task_config: TaskConfig,
-    best: CandidateRecord,
-    table: pa.Table,
-    judged: Judged,
-    out: Path,
-    context: Context,
-) -> None:
+def _write_worst(evaluation: _Evaluation, best: CandidateRecord, judged: Judged, folder: Path) -> None:
     """The worst answers of the best candidate, as the judge describes them."""
     from pipeline.evaluation import tables
     from pipeline.evaluation.judge import ExhibitPlace
-    from pipeline.evaluation.predict import LoadedCandidate
 
-    worst = judge.find_worst(judged, config.worst)
-    rows = table.take(worst)
+    judge = evaluation.judge
+    task = evaluation.task
+    context = evaluation.context
+    worst = judge.find_worst(judged, evaluation.config.worst)
+    rows = evaluation.table.take(worst)
     columns = [name for name in rows.column_names if name in EXHIBITED_COLUMNS]
     examples = rows.select(columns).to_pylist()
 
@@ -214,10 +241,8 @@ def _write_worst(
         if task.explainer is None or not examples:
             return [[] for _ in examples]
         quiet = replace(context, console=SilentConsole())  # these rows were among those that were told of
-        loaded = LoadedCandidate(task, task_config, best, rows, quiet)
-        return loaded.explain(examples, answers)
+        return _load(evaluation, best, rows, quiet).explain(examples, answers)
 
-    folder = out / "worst"
     folder.mkdir()
     place = ExhibitPlace(examples, best.labels, task.display, context.data, folder, explain)
     tables.write_worst(judge.exhibit_worst(judged, worst, place), folder / "worst.json")
