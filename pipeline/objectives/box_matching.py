@@ -3,7 +3,7 @@
 As in COCOeval (Lin et al. 2014 and its published code): within a picture and class, answers are taken by falling score, and
 each takes the object that it overlaps most, if that is free and the overlap reaches the threshold. An ignored object takes
 any number of answers, which then count neither way. For the range of areas, objects outside it are ignored, and so are
-unmatched answers outside it.
+unmatched answers outside it. Of a picture and class, the best 100 answers count.
 
 Since matches do not depend on other pictures, any example weights are applied afterwards.
 """
@@ -22,6 +22,8 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of intersection over union
+LIMITS = np.minimum(THRESHOLDS, 1 - 1e-10)  # as COCOeval compares with
+MOST_ANSWERS = 100  # of one class in a picture; COCO counts no more
 RANGES: dict[str, tuple[float, float]] = {
     "all": (0.0, 1e10),
     "small": (0.0, 32.0**2),
@@ -87,55 +89,65 @@ def match_class(
 
 def _match_picture(truth: PictureBoxes, answer: Floats, label: int, area: tuple[float, float]) -> _PictureMatch:
     chosen = answer[answer[:, CLASS] == label]
-    chosen = chosen[np.argsort(-chosen[:, SCORE], kind="stable")]
+    chosen = chosen[np.argsort(-chosen[:, SCORE], kind="stable")[:MOST_ANSWERS]]
     of_class = truth.labels == label
     objects = truth.boxes[of_class].astype(np.float64)
     crowds = truth.ignored[of_class]
-    low, high = area
-    object_areas = _areas(objects)
-    passed_over = crowds | (object_areas < low) | (object_areas > high)
-    # Objects that count come first: an answer takes an ignored one only where it finds no other.
-    order = np.argsort(passed_over, kind="stable")
-    objects, crowds, passed_over = objects[order], crowds[order], passed_over[order]
+    passed_over = crowds | _lies_outside(objects, area)
     hits = np.zeros((len(THRESHOLDS), len(chosen)), np.bool_)
     ignored = np.zeros_like(hits)
     if len(objects) and len(chosen):
         overlaps = intersection_over_union(chosen[:, :4], objects, crowds)
         taken = _assign(overlaps, crowds, passed_over)
         is_matched = taken >= 0
-        takes_ignored = is_matched & passed_over[taken]
-        hits = is_matched & ~takes_ignored
-        ignored = takes_ignored
-    answer_areas = _areas(chosen[:, :4])
-    outside = (answer_areas < low) | (answer_areas > high)
-    ignored = ignored | (~hits & outside)
+        ignored = is_matched & passed_over[taken]
+        hits = is_matched & ~ignored
+    ignored = ignored | (~hits & _lies_outside(chosen[:, :4], area))
     return _PictureMatch(chosen[:, SCORE], hits, ignored, int((~passed_over).sum()))
+
+
+def _lies_outside(boxes: Floats, area: tuple[float, float]) -> Flags:
+    """Whether the area of each box (K, 4) is outside a range, whose ends belong to it."""
+    areas = _areas(boxes)
+    low, high = area
+    return (areas < low) | (areas > high)
 
 
 def _assign(overlaps: Floats, crowds: Flags, passed_over: Flags) -> NDArray[np.int64]:
     """The object (T, D) that each answer takes at each threshold; −1: none.
 
     Args:
-        overlaps: (D, G).
+        overlaps: (D, G), the best answer first.
         crowds: (G,) objects that take any number of answers.
-        passed_over: (G,) objects that do not count, after all that do.
+        passed_over: (G,) objects that do not count.
     """
-    count, objects = overlaps.shape
-    taken = np.full((len(THRESHOLDS), count), -1, np.int64)
-    is_free = np.ones((len(THRESHOLDS), objects), np.bool_)
-    limits = np.minimum(THRESHOLDS, 1 - 1e-10)
-    for number in range(count):
-        reached = overlaps[number][None, :] >= limits[:, None]
-        usable = reached & (is_free | crowds)
-        for wanted in (~passed_over, passed_over):
-            candidates = np.where(usable & wanted, overlaps[number], -1.0)
-            # Of several that overlap as much, the last one: as COCOeval walks through them.
-            best = objects - 1 - candidates[:, ::-1].argmax(axis=1)
-            finds = (candidates.max(axis=1) >= 0) & (taken[:, number] < 0)
-            taken[finds, number] = best[finds]
-        rows = np.flatnonzero(taken[:, number] >= 0)
-        is_free[rows, taken[rows, number]] = False
+    taken = np.full((len(LIMITS), len(overlaps)), -1, np.int64)
+    answers, objects = _list_candidates(overlaps, passed_over)
+    # Few pairs of an answer and an object overlap by half: plain loops over these are several times as fast as arrays.
+    pairs = list(zip(answers.tolist(), objects.tolist(), overlaps[answers, objects].tolist(), strict=True))
+    endless = set(np.flatnonzero(crowds).tolist())
+    for place, limit in enumerate(LIMITS.tolist()):
+        gone: set[int] = set()
+        served = -1
+        for number, candidate, overlap in pairs:
+            if number == served or overlap < limit or candidate in gone:
+                continue
+            served = number
+            taken[place, number] = candidate
+            if candidate not in endless:
+                gone.add(candidate)
     return taken
+
+
+def _list_candidates(overlaps: Floats, passed_over: Flags) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The answers (P,) and objects (P,) that overlap enough for some threshold, in the order in which they are tried.
+
+    An answer tries objects that count before those that do not, by falling overlap, and of several that overlap as much the
+    last one, as COCOeval does.
+    """
+    answers, objects = np.nonzero(overlaps >= LIMITS[0])
+    order = np.lexsort((-objects, -overlaps[answers, objects], passed_over[objects], answers))
+    return answers[order], objects[order]
 
 
 def intersection_over_union(boxes: Floats, objects: Floats, crowds: Flags) -> Floats:

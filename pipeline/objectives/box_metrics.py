@@ -9,7 +9,7 @@ mean.
 | mean_ap | average precision, averaged over the overlaps 0.5, 0.55, … 0.95 and over classes |
 | mean_ap_50, mean_ap_75 | the same at the overlap 0.5, 0.75 |
 | mean_ap_small, mean_ap_medium, mean_ap_large | mean_ap of the objects of less than 32², up to 96², and more pixels |
-| average_recall | recall with all answers, averaged over the overlaps and classes |
+| average_recall | recall with the best 100 answers of a picture and class, averaged over the overlaps and classes |
 | f1 | harmonic mean of precision and recall at the overlap 0.5, of the answers from a score on |
 """
 
@@ -23,11 +23,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.objectives.box_matching import RANGES, THRESHOLDS, ClassMatches, Floats, match_class
+from pipeline.objectives.box_matching import MOST_ANSWERS, RANGES, THRESHOLDS, ClassMatches, Floats, match_class
 from pipeline.objectives.box_targets import PictureBoxes
 
 RECALLS = np.linspace(0, 1, 101)
 AT_50, AT_75 = 0, 5  # places among the thresholds
+CELLS_AT_ONCE = 150_000  # of answers and resamples: what a processor's cache holds
+TINY = float(np.finfo(np.float64).tiny)  # divides 0, where there is nothing to divide by
 EVERY_THRESHOLD = tuple(range(len(THRESHOLDS)))
 
 Weights = NDArray[np.float64]  # (pictures, resamples)
@@ -68,12 +70,12 @@ class BoxJudgement:
         values = [average_precision(one, weights, thresholds) for one in self.matches(size)]
         return mean_of_known(np.array(values))
 
-    def average_recall(self, weights: Weights) -> Floats:
-        """Recall (R,) of all answers, averaged over thresholds and classes."""
+    def average_recall(self, weights: Weights, most: int = MOST_ANSWERS, size: str = "all") -> Floats:
+        """Recall (R,) of the best `most` answers of a picture and class, averaged over thresholds and classes."""
         values = []
-        for one in self.matches():
+        for one in self.matches(size):
             total = one.objects @ weights
-            by_answer = one.hits.mean(axis=0)
+            by_answer = one.hits.mean(axis=0) * (one.places < most)
             found = _sum_by_picture(one, by_answer, len(self.truths)) @ weights
             values.append(_divide(found, total))
         return mean_of_known(np.array(values))
@@ -127,6 +129,16 @@ def average_precision(matches: ClassMatches, weights: Weights, thresholds: Seque
     Args:
         weights: (N, R) of the pictures.
     """
+    resamples = weights.shape[1]
+    found = np.empty(resamples)
+    step = max(1, CELLS_AT_ONCE // max(len(matches.scores), 1))
+    for start in range(0, resamples, step):
+        some = slice(start, start + step)
+        found[some] = _average_precision(matches, weights[:, some], thresholds)
+    return found
+
+
+def _average_precision(matches: ClassMatches, weights: Weights, thresholds: Sequence[int]) -> Floats:
     objects = matches.objects @ weights
     own_weights = weights[matches.pictures]
     total = np.zeros(weights.shape[1])
@@ -137,35 +149,40 @@ def average_precision(matches: ClassMatches, weights: Weights, thresholds: Seque
         if before is None or not np.array_equal(counted, before):
             answered = np.cumsum(own_weights * counted[:, None], axis=0)
             before = counted
-        hits = matches.hits[place]
-        total += _precision_at(np.cumsum(own_weights[hits], axis=0), answered[hits], objects)
+        hits = np.flatnonzero(matches.hits[place])
+        total += _precision_at(own_weights[hits], answered[hits], objects)
     averaged: Floats = total / len(thresholds)
     averaged[objects == 0] = np.nan
     return averaged
 
 
-def _precision_at(right: Floats, answered: Floats, objects: Floats) -> Floats:
+def _precision_at(drawn: Floats, answered: Floats, objects: Floats) -> Floats:
     """Average precision (R,) at one threshold. Only at right answers does recall rise, and precision with it.
 
     Args:
-        right: (H, R) the weighted number of right answers up to each right one.
-        answered: (H, R) the weighted number of answers up to it.
+        drawn: (H, R) the weight of each right answer; overwritten.
+        answered: (H, R) the weighted number of answers up to it; overwritten.
         objects: (R,) the weighted number of objects.
     """
-    resamples = len(objects)
-    if not len(right):
-        return np.zeros(resamples)
-    precision = _divide(right, answered, 0.0)
-    precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    recall = _divide(right, objects[None, :], 0.0)
-    by_column = np.ascontiguousarray(recall.T)
-    precision_by_column = np.ascontiguousarray(precision.T)
-    found = np.zeros(resamples)
-    for column in range(resamples):
-        places = np.searchsorted(by_column[column], RECALLS, side="left")
-        reached = places[: np.searchsorted(places, len(right))]
-        found[column] = precision_by_column[column][reached].sum() / len(RECALLS)
+    right = np.cumsum(drawn, axis=0, out=drawn)
+    precision = np.divide(right, np.maximum(answered, TINY, out=answered), out=answered)
+    from_behind = precision[::-1]
+    np.maximum.accumulate(from_behind, axis=0, out=from_behind)
+    recall = np.divide(right, np.maximum(objects, TINY), out=right)
+    read = _count_read(recall)
+    # Each precision as often as values of recall are first reached there.
+    sums = np.einsum("hr,hr->r", precision, read) - np.einsum("hr,hr->r", precision[1:], read[:-1])
+    found: Floats = sums / len(RECALLS)
     return found
+
+
+def _count_read(recall: Floats) -> Floats:
+    """How many of `RECALLS` each recall (H, R) reaches."""
+    nearest = np.rint(recall * (len(RECALLS) - 1))
+    # As COCO's values of recall are made: some lie a last digit above the hundredth, which then does not reach them.
+    is_reached = nearest * RECALLS[1] <= recall
+    counts: Floats = np.add(nearest, is_reached, out=nearest)
+    return counts
 
 
 def _sum_by_picture(matches: ClassMatches, values: NDArray[np.generic], pictures: int) -> Floats:

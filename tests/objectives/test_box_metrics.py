@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.objectives import box_metrics
 from pipeline.objectives.box_matching import CLASS, SCORE
 from pipeline.objectives.box_metrics import AT_50, AT_75, BoxJudgement
 from pipeline.objectives.box_targets import PictureBoxes
@@ -81,9 +82,35 @@ def ask_coco(truths: list[PictureBoxes], answers: Answers) -> np.ndarray[Any, An
     return stats
 
 
+def add_many_answers(truths: list[PictureBoxes], answers: Answers) -> None:
+    """A picture with 300 answers of one class, more than COCO counts."""
+    generator = np.random.default_rng(len(truths))
+    corners = generator.uniform(0, 400, (30, 2))
+    boxes = np.concatenate([corners, corners + 40], axis=1).astype(np.float32)
+    truths.append(PictureBoxes(boxes, np.zeros(30, np.int64), np.zeros(30, np.bool_), 640, 480))
+    near = np.repeat(boxes, 10, axis=0) + generator.normal(0, 3, (300, 4))
+    scores = generator.random((300, 1))
+    answers.append(np.concatenate([near, scores, np.zeros((300, 1))], axis=1))
+
+
+def put_on_grid(truths: list[PictureBoxes], answers: Answers) -> None:
+    """Corners at multiples of 16 pixels: boxes that are equal, overlap equally much, or lie at the bounds of area."""
+    for number, truth in enumerate(truths):
+        corners = np.round(truth.boxes / 16) * 16
+        corners[:, 2:] = np.maximum(corners[:, 2:], corners[:, :2] + 16)
+        truths[number] = PictureBoxes(corners, truth.labels, truth.ignored, truth.width, truth.height)
+        boxes = np.round(answers[number][:, :4] / 16) * 16
+        boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 16)
+        answers[number][:, :4] = boxes
+
+
+@pytest.mark.parametrize("on_grid", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_values_are_cocos(seed: int) -> None:
+def test_the_values_are_cocos(seed: int, on_grid: bool) -> None:
     truths, answers = make_pictures(seed)
+    add_many_answers(truths, answers)
+    if on_grid:
+        put_on_grid(truths, answers)
     judged = BoxJudgement(truths, answers, CLASSES)
     once = np.ones((len(truths), 1))
     ours = [
@@ -93,10 +120,15 @@ def test_the_values_are_cocos(seed: int) -> None:
         judged.mean_ap(once, size="small"),
         judged.mean_ap(once, size="medium"),
         judged.mean_ap(once, size="large"),
+        judged.average_recall(once, most=1),
+        judged.average_recall(once, most=10),
         judged.average_recall(once),
+        judged.average_recall(once, size="small"),
+        judged.average_recall(once, size="medium"),
+        judged.average_recall(once, size="large"),
     ]
-    theirs = ask_coco(truths, answers)[[0, 1, 2, 3, 4, 5, 8]]
-    assert np.concatenate(ours) == pytest.approx(theirs, abs=1e-4)
+    theirs = ask_coco(truths, answers)
+    assert np.concatenate(ours) == pytest.approx(theirs, abs=1e-9)
 
 
 def test_a_picture_of_weight_two_is_that_picture_twice() -> None:
@@ -112,6 +144,35 @@ def test_a_picture_of_weight_two_is_that_picture_twice() -> None:
     assert weighted.mean_ap(column) == pytest.approx(twice.mean_ap(once))
     assert weighted.average_recall(column) == pytest.approx(twice.average_recall(once))
     assert weighted.f1(column, 0.5) == pytest.approx(twice.f1(once, 0.5))
+
+
+def test_any_weights_may_be_scaled() -> None:
+    truths, answers = make_pictures(4)
+    judged = BoxJudgement(truths, answers, CLASSES)
+    weights = np.random.default_rng(0).integers(0, 4, (len(truths), 3)).astype(float)
+    assert judged.mean_ap(weights * 0.25) == pytest.approx(judged.mean_ap(weights))
+    assert judged.average_recall(weights * 0.25) == pytest.approx(judged.average_recall(weights))
+
+
+def test_a_class_without_objects_in_a_resample_is_left_out_of_the_mean() -> None:
+    truths, answers = make_pictures(5)
+    for truth in truths[5:]:
+        truth.labels[truth.labels == 0] = 1
+    weights = np.ones((len(truths), 2))
+    weights[:5, 1] = 0
+    judged = BoxJudgement(truths, answers, CLASSES)
+    assert np.isfinite(judged.class_ap(0, weights)).tolist() == [True, False]
+    others = np.mean([judged.class_ap(label, weights[:, 1:]) for label in (1, 2)])
+    assert judged.mean_ap(weights)[1] == pytest.approx(others)
+
+
+def test_many_resamples_are_computed_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    truths, answers = make_pictures(6)
+    judged = BoxJudgement(truths, answers, CLASSES)
+    weights = np.random.default_rng(0).multinomial(40, np.ones(40) / 40, 50).T.astype(float)
+    at_once = judged.mean_ap(weights)
+    monkeypatch.setattr(box_metrics, "CELLS_AT_ONCE", 1000)
+    assert (judged.mean_ap(weights) == at_once).all()
 
 
 def test_each_column_of_weights_stands_for_itself() -> None:
