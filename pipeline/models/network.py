@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -87,6 +87,27 @@ class Block:
         for path in self.owns:
             find_member = operator.attrgetter(path)
             yield path, find_member(self._stock)
+
+
+class ClassRows(NamedTuple):
+    """Which rows of a tensor belong to which class.
+
+    Args:
+        first: rows before those of the first class, such as a background's.
+        each: rows of each class.
+    """
+
+    first: int
+    each: int
+
+    def of(self, number: int) -> slice:
+        """The rows of the class of that number."""
+        start = self.first + number * self.each
+        return slice(start, start + self.each)
+
+    def count(self, classes: int) -> int:
+        """How many rows there are for so many classes."""
+        return self.first + classes * self.each
 
 
 class BlockedNetwork(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +91,15 @@ class BoxHead(nn.Module):
             nms_thresh=float(design["overlap_threshold"]),
             detections_per_img=self.detections,
         )
+
+    # Rows of each tensor that belong to classes: how many come before the first class, the background's, and how many each
+    # class has. A warm start matches them by name.
+    class_rows: ClassVar[dict[str, tuple[int, int]]] = {
+        "regions.box_predictor.cls_score.weight": (1, 1),
+        "regions.box_predictor.cls_score.bias": (1, 1),
+        "regions.box_predictor.bbox_pred.weight": (4, 4),
+        "regions.box_predictor.bbox_pred.bias": (4, 4),
+    }
 
     def propose(self, maps: Sequence[Tensor]) -> Proposals:
         """The first half: where something may be.

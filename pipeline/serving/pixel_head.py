@@ -8,7 +8,7 @@ batches and frozen stages need no care.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,11 @@ class PixelHead(nn.Module):
         for level in reversed(range(len(channels) - 1)):
             self.levels.append(_convolve(widths[level + 1] + channels[level], widths[level]))
         self.classifier = nn.Conv2d(widths[0], classes, 1)
+
+    class_rows: ClassVar[dict[str, tuple[int, int]]] = {
+        "classifier.weight": (0, 1),
+        "classifier.bias": (0, 1),
+    }  # as in `box_head`
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Logits (N, classes, S, S) from maps (N, C, H, W), fine to coarse."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import TrainingError
+from pipeline.models.network import ClassRows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,9 +38,19 @@ def load_champion(model: BlockedNetwork, champion: Champion, labels: Sequence[st
     """Gives a freshly built network the champion's weights; see `warm_start`."""
     from safetensors.torch import load_file
 
-    head = [name for name, _ in model.blocks[-1].named_parameters()]
-    state = warm_start(model.stock.state_dict(), load_file(champion.weights), labels, champion.labels, head)
-    model.stock.load_state_dict(state)
+    fresh = model.stock.state_dict()
+    rows = find_class_rows(model, fresh, len(labels))
+    model.stock.load_state_dict(warm_start(fresh, load_file(champion.weights), labels, champion.labels, rows))
+
+
+def find_class_rows(model: BlockedNetwork, fresh: Mapping[str, torch.Tensor], classes: int) -> dict[str, ClassRows]:
+    """Which rows of which tensors belong to classes: as the network says, else those of its head that have a row a
+    class."""
+    stated: dict[str, ClassRows] | None = getattr(model, "class_rows", None)
+    if stated is not None:
+        return stated
+    names = [name for name, _ in model.blocks[-1].named_parameters()]
+    return {name: ClassRows(0, 1) for name in names if fresh[name].ndim and fresh[name].shape[0] == classes}
 
 
 def warm_start(
@@ -47,24 +58,24 @@ def warm_start(
     champion: Mapping[str, torch.Tensor],
     labels: Sequence[str],
     known: Sequence[str],
-    head: Sequence[str],
+    rows: Mapping[str, ClassRows],
 ) -> dict[str, torch.Tensor]:
-    """A state dict with the champion's weights: in the head, the rows of classes that stay, matched by name, and
-    fresh rows for new ones.
+    """A state dict with the champion's weights: of what belongs to classes, the rows of those that stay, matched by name,
+    and fresh rows for new ones.
 
     Args:
         fresh: the new model's state, its head initialised for `labels`.
         champion: the champion's state, its head for `known`.
         labels: the label space now, in order.
         known: the champion's, in order.
-        head: names of the head's tensors.
+        rows: of the tensors that have rows for classes.
 
     Raises:
         TrainingError: the champion is another network; names the tensors that do not fit.
     """
     misfits: list[str] = []
     for name in dict.fromkeys([*fresh, *champion]):
-        if not _fits(name, fresh, champion, len(labels), len(known), head):
+        if not _fits(name, fresh, champion, len(labels), len(known), rows):
             misfits.append(name)
     if misfits:
         raise TrainingError(
@@ -74,18 +85,22 @@ def warm_start(
             hint="set finetune.warm_start: none",
             details=misfits,
         )
-    kept = [label for label in labels if label in known]
-    new_rows = [labels.index(label) for label in kept]
-    old_rows = [known.index(label) for label in kept]
     state: dict[str, torch.Tensor] = {}
     for name, tensor in fresh.items():
         learnt = champion[name].to(tensor.dtype)
-        is_by_class = tensor.ndim and tensor.shape[0] == len(labels) and learnt.shape[0] == len(known)
-        if name in head and is_by_class:
-            state[name] = tensor.clone()
-            state[name][new_rows] = learnt[old_rows]
-        else:
-            state[name] = learnt.clone()
+        state[name] = _by_class(tensor, learnt, labels, known, rows[name]) if name in rows else learnt.clone()
+    return state
+
+
+def _by_class(
+    tensor: torch.Tensor, learnt: torch.Tensor, labels: Sequence[str], known: Sequence[str], rows: ClassRows
+) -> torch.Tensor:
+    """The fresh tensor with the learnt rows of the classes that stay, and of what belongs to no class."""
+    state = tensor.clone()
+    state[: rows.first] = learnt[: rows.first]
+    for position, label in enumerate(labels):
+        if label in known:
+            state[rows.of(position)] = learnt[rows.of(known.index(label))]
     return state
 
 
@@ -95,15 +110,14 @@ def _fits(
     champion: Mapping[str, torch.Tensor],
     labels: int,
     known: int,
-    head: Sequence[str],
+    rows: Mapping[str, ClassRows],
 ) -> bool:
     if name not in fresh or name not in champion:
         return False
     ours = tuple(fresh[name].shape)
     theirs = tuple(champion[name].shape)
-    if ours == theirs:
-        return True
-    if name not in head or not ours:
-        return False
+    if name not in rows:
+        return ours == theirs
+    own = rows[name]
     inner = ours[1:]
-    return ours == (labels, *inner) and theirs == (known, *inner)
+    return ours == (own.count(labels), *inner) and theirs == (own.count(known), *inner)

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.errors import TrainingError
+from pipeline.models.network import ClassRows
 from pipeline.training import members, warm_start
 from tiny import TinyModel
 
-HEAD = ("head.1.weight", "head.1.bias")
+HEAD = {"head.1.weight": ClassRows(0, 1), "head.1.bias": ClassRows(0, 1)}
 
 
 def test_head_rows_follow_their_class_by_name() -> None:
@@ -49,3 +50,21 @@ def test_a_model_is_started_from_a_champions_file(tmp_path: Path) -> None:
     found = warm_start.Champion(tmp_path / "champion.safetensors", ("x", "y"), "", members.SCHEMA.empty_table())
     warm_start.load_champion(model, found, ("x", "y", "z"))  # type: ignore[arg-type]
     assert torch.equal(model.stock["head"][1].weight[:2], champion.stock["head"][1].weight)
+
+
+def test_rows_of_a_background_and_several_rows_a_class_follow_too() -> None:
+    """As a detector has them: 4 numbers a class, the background's first."""
+    fresh = {"box": torch.arange(12.0) + 100}
+    champion = {"box": torch.arange(12.0)}
+    state = warm_start.warm_start(fresh, champion, ("b", "new"), ("a", "b"), {"box": ClassRows(4, 4)})
+    assert state["box"].tolist() == [0, 1, 2, 3, 8, 9, 10, 11, 108, 109, 110, 111]
+
+
+def test_a_detector_says_which_rows_are_its_classes() -> None:
+    from dense_networks import detector, segmenter
+
+    for network in (detector("mobilenet_v2"), segmenter("mobilenet_v2")):
+        rows = warm_start.find_class_rows(network, network.stock.state_dict(), network.classes)
+        assert rows
+        for name, own in rows.items():
+            assert network.stock.state_dict()[name].shape[0] == own.count(network.classes)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.models import weights
 from pipeline.models.block_patterns import HEAD
-from pipeline.models.network import Block
+from pipeline.models.network import Block, ClassRows
 from pipeline.models.providers.torchvision import feature_maps, torchvision_models
 from pipeline.models.providers.torchvision.feature_maps import BodyBlock, FeatureMap
 from pipeline.tensors import Batch, TensorGroup
@@ -62,6 +62,7 @@ class DenseNetwork:
         self.stock: nn.Module = stock
         self.stock_kwargs: dict[str, Any] = {}
         self.head = stock.head
+        self.class_rows = _find_class_rows(stock.head)
         self._maps = list(maps)
         self._answer = answer
         self._body: list[BodyBlock] = feature_maps.split_body(stock.body, maps, stock, BODY)
@@ -135,6 +136,12 @@ class DenseNetwork:
         if len(live) == 1:
             return next(iter(live.values()))
         return TensorGroup(live)
+
+
+def _find_class_rows(head: nn.Module) -> dict[str, ClassRows]:
+    """Which rows of the head's tensors belong to classes, by their names in the whole network."""
+    stated: Mapping[str, tuple[int, int]] = getattr(head, "class_rows", {})
+    return {f"head.{name}": ClassRows(*rows) for name, rows in stated.items()}
 
 
 def find_design(architecture: str, side: int, strides: Sequence[int]) -> dict[str, Any]:
