@@ -342,8 +342,9 @@ class Comparison(FrozenModel):
     metric: str
     difference: MetricEstimate  # best − other
     examples: int | None = None  # pairs, where the other had learnt from some of the test examples
-    p_value: float  # two-sided, exact sign-flip test over units; of single examples, McNemar's
+    p_value: float  # two-sided: exact sign-flip test over units, of single examples McNemar's; or see `test`
     verdict: Literal["better", "worse", "cannot-tell"]
+    test: Literal["sign-flip", "bootstrap"] = "sign-flip"  # what p_value is from: of a ranking, the resamples alone
 
 
 class EvaluateRecord(Record):

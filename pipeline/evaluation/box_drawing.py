@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.objectives.box_matching import SCORE
 
 if TYPE_CHECKING:
-    from PIL import ImageDraw
+    from PIL import Image, ImageDraw
 
     from pipeline.evaluation.bootstrap import Floats
     from pipeline.objectives.box_targets import PictureBoxes
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 TRUTH = (255, 214, 10)
 ANSWER = (10, 132, 255)
 DASH = 5  # pixels
+SMALLEST_SIDE = 300  # pixels of a picture's longer side
 
 
 def draw_boxes(path: Path, truth: PictureBoxes, answer: Floats) -> None:
@@ -30,7 +31,7 @@ def draw_boxes(path: Path, truth: PictureBoxes, answer: Floats) -> None:
     from PIL import Image, ImageDraw
 
     with Image.open(path) as opened:
-        picture = opened.convert("RGB")
+        picture = enlarge(opened.convert("RGB"))
     scale = picture.width / truth.width
     canvas = ImageDraw.Draw(picture)
     for box in answer:
@@ -39,6 +40,12 @@ def draw_boxes(path: Path, truth: PictureBoxes, answer: Floats) -> None:
     for corners in truth.trained.boxes.tolist():
         _draw_dashed(canvas, [value * scale for value in corners])
     picture.save(path, quality=86, optimize=True)
+
+
+def enlarge(picture: Image.Image) -> Image.Image:
+    """A very small picture, a whole number of times as large, so that what is drawn does not hide it."""
+    times = max(1, -(-SMALLEST_SIDE // max(picture.size)))
+    return picture.resize((times * picture.width, times * picture.height))
 
 
 def _draw_dashed(canvas: ImageDraw.ImageDraw, corners: list[float]) -> None:

@@ -162,7 +162,9 @@ class BoxJudge:
         difference = percentile_interval(value, samples, settings.confidence)
         p_value = bootstrap_p_value(samples)
         verdict = judge_difference(difference, p_value, settings.confidence)
-        return Comparison(other=name, metric="mean_ap", difference=difference, p_value=p_value, verdict=verdict)
+        return Comparison(
+            other=name, metric="mean_ap", difference=difference, p_value=p_value, verdict=verdict, test="bootstrap"
+        )
 
     def write_tables(
         self, judged: JudgedBoxes, labels: tuple[str, ...], settings: BootstrapSettings, out: Path

@@ -180,7 +180,9 @@ class PixelJudge:
         difference = percentile_interval(value, samples, settings.confidence)
         p_value = bootstrap_p_value(samples)
         verdict = judge_difference(difference, p_value, settings.confidence)
-        return Comparison(other=name, metric="mean_iou", difference=difference, p_value=p_value, verdict=verdict)
+        return Comparison(
+            other=name, metric="mean_iou", difference=difference, p_value=p_value, verdict=verdict, test="bootstrap"
+        )
 
     def write_tables(
         self, judged: JudgedMasks, labels: tuple[str, ...], settings: BootstrapSettings, out: Path
