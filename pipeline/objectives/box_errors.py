@@ -5,7 +5,7 @@ an overlap of 0.5 is of the first kind of these that fits.
 
 | kind | is |
 |---|---|
-| localization | it overlaps an object of its class, by at least 0.1 |
+| localization | it overlaps an object of its class by at least 0.1, and none by 0.5 |
 | classification | it overlaps an object of another class, by at least 0.5 |
 | duplicate | it overlaps an object of its class by at least 0.5, which a surer answer has taken |
 | background | it overlaps nothing by more than 0.1 |
@@ -13,7 +13,9 @@ an overlap of 0.5 is of the first kind of these that fits.
 | missed | an object that no answer takes, and that no answer of the first two kinds means |
 
 What a kind costs is the rise in average precision at 0.5 if its mistakes were mended and nothing else (section 2.3): the class
-or box set right, unless the object is taken already; other answers left out; missed objects not asked for.
+or box set right, unless the object is taken already; other answers left out; missed objects not asked for. Of several
+answers of the kind that mean one object, the surest is set right. The published code (tidecv 1.0.1) lets answers of the first
+two kinds compete for an object even where only one kind is mended, so its costs of these two are a little lower.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def find_errors(truths: Sequence[PictureBoxes], answers: Sequence[Floats], least
     """Every mistake of the answers from a score on.
 
     Args:
-        truths: of N pictures; ignored objects, and answers that lie on them, are no mistakes.
+        truths: of N pictures; ignored objects, and answers of their class that lie on them, are no mistakes.
         answers: of each picture (K, 6): left, top, right, bottom, score, class.
     """
     found: list[BoxError] = []
@@ -92,7 +94,7 @@ def _find_in_picture(picture: int, truth: PictureBoxes, answer: Floats, least_sc
     meant: set[int] = set()
     taken = set(takers.values())
     for row in order.tolist():
-        if row in takers or _lies_on_ignored(overlaps[row], truth.ignored):
+        if row in takers or (overlaps[row, truth.ignored & same_class[row]] >= SAME).any():
             continue
         kind, about = _kind_of(overlaps[row], same_class[row], truth.ignored)
         errors.append(BoxError(picture, kind, row, about))
@@ -115,10 +117,6 @@ def _assign(order: NDArray[np.int64], overlaps: Floats, allowed: NDArray[np.bool
             takers[row] = best
             free[best] = False
     return takers
-
-
-def _lies_on_ignored(overlaps: Floats, ignored: NDArray[np.bool_]) -> bool:
-    return bool((overlaps[ignored] >= SAME).any())
 
 
 def _kind_of(overlaps: Floats, same_class: NDArray[np.bool_], ignored: NDArray[np.bool_]) -> tuple[ErrorKind, int]:

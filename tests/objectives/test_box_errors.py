@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.objectives.box_errors import count_errors, find_errors, measure_costs
-from pipeline.objectives.box_metrics import BoxJudgement
+from pipeline.objectives.box_errors import BoxError, count_errors, find_errors, measure_costs
+from pipeline.objectives.box_metrics import AT_50, BoxJudgement
 from pipeline.objectives.box_targets import PictureBoxes
 
 CAT, DOG = 0, 1
@@ -53,6 +53,14 @@ def test_an_object_that_no_answer_means_is_missed() -> None:
 def test_what_lies_on_an_ignored_object_is_no_mistake() -> None:
     crowd = truth((0, 0, 50, 50, CAT), ignored=(True,))
     assert find_errors([crowd], [answer((0, 0, 20, 20, 0.9, CAT))]) == []
+    (error,) = find_errors([crowd], [answer((0, 0, 20, 20, 0.9, DOG))])
+    assert error.kind == "background"
+
+
+def test_a_mistake_says_where_it_is() -> None:
+    wrong = answer(RIGHT[0], (80, 0, 90, 10, 0.95, CAT), (50, 50, 70, 70, 0.5, CAT))
+    errors = find_errors([truth(), truth(*OBJECTS)], [answer(), wrong])
+    assert errors == [BoxError(1, "background", 1, -1), BoxError(1, "classification", 2, 1)]
 
 
 def test_answers_below_the_score_do_not_count() -> None:
@@ -65,6 +73,47 @@ def test_only_the_kind_that_there_is_costs_anything() -> None:
     costs = measure_costs(BoxJudgement([truth(*OBJECTS)], [swapped], 2))
     assert costs["classification"] > 0.4
     assert max(cost for kind, cost in costs.items() if kind not in ("classification",)) == pytest.approx(0, abs=1e-9)
+
+
+def mean_ap(*boxes: tuple[float, ...]) -> float:
+    judgement = BoxJudgement([truth(*OBJECTS)], [answer(*boxes)], 2)
+    return float(judgement.mean_ap(np.ones((1, 1)), (AT_50,))[0])
+
+
+def costs_of(*boxes: tuple[float, ...]) -> dict[str, float]:
+    return dict(measure_costs(BoxJudgement([truth(*OBJECTS)], [answer(*boxes)], 2)).items())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        ((0, 0, 10, 9, 0.85, CAT), "duplicate"),
+        ((80, 0, 90, 10, 0.85, DOG), "background"),
+        ((62, 60, 82, 80, 0.85, CAT), "both"),
+        ((6, 0, 16, 10, 0.95, CAT), "localization"),
+        ((0, 0, 10, 10, 0.85, DOG), "classification"),
+    ],
+)
+def test_answers_about_what_is_found_already_are_left_out(wrong: tuple[float, ...], kind: str) -> None:
+    costs = costs_of(*RIGHT, wrong)
+    assert costs[kind] == pytest.approx(mean_ap(*RIGHT) - mean_ap(*RIGHT, wrong))
+    assert sum(costs.values()) == pytest.approx(costs[kind])
+
+
+def test_of_two_answers_that_mean_an_object_the_surest_is_set_right() -> None:
+    sure, unsure = (62, 50, 82, 70, 0.6, DOG), (60, 50, 81, 70, 0.4, DOG)
+    costs = costs_of(RIGHT[0], sure, unsure)
+    mended = mean_ap(RIGHT[0], (50, 50, 70, 70, 0.6, DOG))
+    assert costs["localization"] == pytest.approx(mended - mean_ap(RIGHT[0], sure, unsure))
+
+
+def test_each_kind_is_mended_alone() -> None:
+    misplaced, misnamed = (62, 50, 82, 70, 0.4, DOG), (50, 50, 70, 70, 0.95, CAT)
+    before = mean_ap(RIGHT[0], misplaced, misnamed)
+    costs = costs_of(RIGHT[0], misplaced, misnamed)
+    assert costs["localization"] == pytest.approx(mean_ap(RIGHT[0], (50, 50, 70, 70, 0.4, DOG), misnamed) - before)
+    assert costs["classification"] == pytest.approx(mean_ap(RIGHT[0], misplaced, (50, 50, 70, 70, 0.95, DOG)) - before)
+    assert costs["missed"] == 0
 
 
 def test_mending_every_kind_in_turn_never_lowers_the_precision() -> None:
