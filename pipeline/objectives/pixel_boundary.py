@@ -7,11 +7,12 @@ Kept as counts of pixels for every picture and class, so that any example weight
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import KDTree
 
 from pipeline.objectives.box_metrics import mean_of_known
 from pipeline.objectives.pixel_targets import IGNORED, Masks
@@ -37,35 +38,75 @@ class BoundaryCounts(NamedTuple):
     truth: NDArray[np.int64]
 
 
+class _Outlines(NamedTuple):
+    """The outlines of all regions of a mask.
+
+    Args:
+        points: (P, 2) row and column of each pixel.
+        classes: (P,) what region it is of.
+    """
+
+    points: NDArray[np.int64]
+    classes: NDArray[np.integer[Any]]
+
+    def of_class(self, number: int) -> NDArray[np.int64]:
+        points: NDArray[np.int64] = self.points[self.classes == number]
+        return points
+
+
 def count_boundaries(truth: Masks, answer: Masks, classes: int) -> BoundaryCounts:
-    """The outlines of one picture's regions (H, W); what is ignored has none."""
-    counts = np.zeros((4, classes), np.int64)
+    """The outlines of one picture's regions (H, W).
+
+    Where the truth is ignored, it is taken to be as answered: an outline that runs through an ignored seam around an object
+    is right, and one that ends at the seam's edge lies near it. What is farther than "near" from all that counts is left out.
+    """
     reach = max(1, round(NEAR * float(np.hypot(*truth.shape))))
-    counted = truth != IGNORED
+    is_counted = truth != IGNORED
+    shown = _widen(is_counted, reach)
+    truth_lines = _list_outlines(np.where(is_counted, truth, answer), shown)
+    answer_lines = _list_outlines(answer, shown)
+    counts = np.zeros((4, classes), np.int64)
     for number in range(classes):
-        truth_line = find_outline(truth == number) & counted
-        answer_line = find_outline(answer == number) & counted
-        near_truth = _widen(truth_line, reach)
-        near_answer = _widen(answer_line, reach)
-        counts[0, number] = int((answer_line & near_truth).sum())
-        counts[1, number] = int(answer_line.sum())
-        counts[2, number] = int((truth_line & near_answer).sum())
-        counts[3, number] = int(truth_line.sum())
+        truth_points = truth_lines.of_class(number)
+        answer_points = answer_lines.of_class(number)
+        counts[0, number] = _count_near(answer_points, truth_points, reach)
+        counts[1, number] = len(answer_points)
+        counts[2, number] = _count_near(truth_points, answer_points, reach)
+        counts[3, number] = len(truth_points)
     return BoundaryCounts(*counts)
 
 
-def find_outline(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pixels of a region (H, W) beside a pixel that is not of it; the picture's edge is no outline."""
-    inner: NDArray[np.bool_] = ndimage.binary_erosion(region, border_value=1)
-    return region & ~inner
+def find_outlines(mask: Masks) -> NDArray[np.bool_]:
+    """The pixels (H, W) beside a pixel of another class, in a row or column; the picture's edge is no outline."""
+    outlines = np.zeros(mask.shape, np.bool_)
+    differs_below = mask[1:] != mask[:-1]
+    differs_right = mask[:, 1:] != mask[:, :-1]
+    outlines[1:] |= differs_below
+    outlines[:-1] |= differs_below
+    outlines[:, 1:] |= differs_right
+    outlines[:, :-1] |= differs_right
+    return outlines
 
 
-def _widen(line: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
-    """The pixels within `reach` of a line."""
-    if not line.any():
-        return line
-    near: NDArray[np.bool_] = ndimage.distance_transform_edt(~line) <= reach
+def _list_outlines(mask: Masks, shown: NDArray[np.bool_]) -> _Outlines:
+    points = np.argwhere(find_outlines(mask) & shown)
+    return _Outlines(points, mask[points[:, 0], points[:, 1]])
+
+
+def _widen(region: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """The pixels within `reach` of a region."""
+    if region.all() or not region.any():
+        return region
+    near: NDArray[np.bool_] = ndimage.distance_transform_edt(~region) <= reach
     return near
+
+
+def _count_near(points: NDArray[np.int64], others: NDArray[np.int64], reach: int) -> int:
+    """How many of the points (P, 2) lie within `reach` of one of the others (Q, 2)."""
+    if not len(points) or not len(others):
+        return 0
+    distances, _ = KDTree(others).query(points, distance_upper_bound=reach + 1)
+    return int((distances <= reach).sum())
 
 
 def boundary_f1(counts: NDArray[np.int64], weights: Floats) -> Floats:
