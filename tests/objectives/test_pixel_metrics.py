@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -194,17 +195,20 @@ def test_outlines_that_agree_are_perfect_and_a_far_one_is_worth_nothing() -> Non
     assert boundary_f1(np.stack([count_boundaries(truth, far, 2)]), np.ones((1, 1)))[0] == 0
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_runs_give_the_mask_back(seed: int) -> None:
-    generator = np.random.default_rng(seed)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (7, 11)])
+@pytest.mark.parametrize("present", [(0,), (2,), (0, 1), (1, 2), (0, 1, 2)])
+def test_runs_give_the_mask_back(shape: tuple[int, int], present: tuple[int, ...]) -> None:
+    generator = np.random.default_rng(0)
     labels = ("ground", "a", "b")
-    mask = generator.integers(0, 3, (7, 11)).astype(np.uint8)
-    if seed == 0:
-        mask[:] = 0
-    if seed == 1:
-        mask[:] = 2
-    regions = encode_mask(mask, labels)
-    assert (decode_mask(regions, labels, 11, 7) == mask).all()
-    assert all(region["label"] != "ground" for region in regions)
+    mask = generator.choice(present, shape).astype(np.uint8)
+    regions = json.loads(json.dumps(encode_mask(mask, labels)))
+    height, width = shape
+    assert (decode_mask(regions, labels, width, height) == mask).all()
+    assert {region["label"] for region in regions} == {labels[number] for number in np.unique(mask) if number}
     for region in regions:
         assert sum(region["runs"][1::2]) == region["pixels"] == int((mask == labels.index(region["label"])).sum())
+
+
+def test_runs_number_the_pixels_row_by_row() -> None:
+    mask = np.array([[0, 0, 1], [1, 0, 1]], np.uint8)
+    assert encode_mask(mask, ("ground", "a")) == [{"label": "a", "pixels": 3, "runs": [2, 2, 5, 1]}]
