@@ -61,7 +61,7 @@ def register(
     """
     workspace = Workspace(context.root)
     name = workspace.model_name(config)
-    unmet = _unmet_thresholds(config.register_.thresholds, evaluated)
+    unmet = _unmet_thresholds(config, evaluated)
     candidate = finetuned.candidate(evaluated.candidate)
     key = served.key(config, name, candidate)
     if not config.tracking.enabled:
@@ -98,13 +98,15 @@ def register(
     return record
 
 
-def _unmet_thresholds(thresholds: Mapping[str, float], evaluated: EvaluateRecord) -> list[str]:
-    """The thresholds not reached, in words.
+def _unmet_thresholds(config: Config, evaluated: EvaluateRecord) -> list[str]:
+    """The thresholds not reached, in words; that of a metric which the test split does not define is not.
 
     Raises:
-        ConfigError: a threshold names a metric that was not evaluated.
+        ConfigError: a threshold names a metric that is never evaluated.
     """
-    unknown = sorted(set(thresholds) - set(evaluated.metrics))
+    thresholds = config.register_.thresholds
+    known = metric_registry.threshold_names(config.evaluate.top_k, len(evaluated.labels), evaluated.targets)
+    unknown = sorted(set(thresholds) - {*evaluated.metrics, *known})
     if unknown:
         raise ConfigError(
             "register.thresholds",
@@ -114,6 +116,9 @@ def _unmet_thresholds(thresholds: Mapping[str, float], evaluated: EvaluateRecord
         )
     unmet = []
     for metric, wanted in thresholds.items():
+        if metric not in evaluated.metrics:
+            unmet.append(f"{metric} is not defined on the test split")
+            continue
         value = evaluated.metrics[metric].value
         if metric_registry.find(metric).higher_is_better:
             if value < wanted:

@@ -248,6 +248,15 @@ def test_a_threshold_on_an_unknown_metric_lists_those_there_are(done: Finished) 
     assert not versions(done)
 
 
+def test_a_threshold_on_what_the_test_split_does_not_define_is_not_reached(done: Finished) -> None:
+    done.with_thresholds(accuracy=0.8, auroc=0.8)
+    metrics = {name: value for name, value in done.evaluated.metrics.items() if name != "auroc"}
+    done.evaluated = done.evaluated.model_copy(update={"metrics": metrics})
+    record = done.register()
+    assert not record.champion
+    assert record.reason == "not champion: auroc is not defined on the test split"
+
+
 def test_a_model_that_answers_otherwise_than_it_was_judged_is_not_registered(done: Finished) -> None:
     table = pq.read_table(done.evaluated.predictions).to_pandas()
     table.loc[0, f"p.{LABELS[0]}"] += 0.01
