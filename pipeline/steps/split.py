@@ -37,7 +37,7 @@ def split(config: SplitConfig, validated: ValidateRecord, out: Path, context: Co
 
     Raises:
         LedgerError: the ledger that ledger.dvc pins cannot be had, or is no ledger.
-        SplitError: a class has nothing to train on.
+        SplitError: a class has nothing to train on, or no class has anything to be judged on.
     """
     path = context.root / "ledger.parquet"
     ledger = _ledger(context.root, path)
@@ -50,6 +50,8 @@ def split(config: SplitConfig, validated: ValidateRecord, out: Path, context: Co
     _refuse_leaks(present, dealing.splits, units)
     counts = _counts(present, table, validated.labels, dealing.splits)
     warnings = [*_moved(examples), *_coverage(counts, dealing.left_out)]
+    if manifest.CLASSES in table.column_names:
+        _require_objects(counts, dealing.splits)
     remembered = [example for example in examples if not example.present]
     extended = ledger.extended(_entries(present, dealing.splits, ledger))
     sizes = Counter(near.tolist())
@@ -256,6 +258,23 @@ def _coverage(counts: dict[str, dict[str, int]], left_out: list[Finding]) -> lis
         for label, count in counts[name].items()
         if not count
     ]
+
+
+def _require_objects(counts: dict[str, dict[str, int]], splits: dict[str, Split]) -> None:
+    """Makes sure that validation and test examples show objects: without any, every metric is undefined.
+
+    Raises:
+        SplitError: none of a split's examples does.
+    """
+    sizes = Counter(splits.values())
+    for name in ("val", "test"):
+        if sizes[name] and not any(counts[name].values()):
+            raise SplitError(
+                f"{name} split",
+                found=f"{sizes[name]} examples, none with an object that counts",
+                expected="objects to judge answers by",
+                hint="bring examples with objects, or let Thaw assign the splits with split.given: ignore",
+            )
 
 
 def _large(near: Counter[int], examples: int) -> list[Finding]:

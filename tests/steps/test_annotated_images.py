@@ -8,14 +8,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from annotated_images import half_mask, save_mask, save_picture, voc_folder, voc_xml
+from annotated_images import half_mask, save_mask, save_picture, save_text, voc_folder, voc_xml
 from consoles import RecordingConsole
 from pipeline import manifest
 from pipeline.config import DataConfig, SplitConfig
 from pipeline.config_section import TaskConfig
 from pipeline.context import Context
 from pipeline.data.ledger import load
-from pipeline.errors import DataError
+from pipeline.errors import DataError, SplitError
 from pipeline.records import SplitRecord, ValidateRecord
 from pipeline.steps.split import split
 from pipeline.steps.validate import validate
@@ -115,6 +115,21 @@ def test_no_object_at_all_stops_the_run(tmp_path: Path) -> None:
     steps = Steps(tmp_path, voc_folder(tmp_path / "data", {f"{number}": [] for number in range(6)}))
     with pytest.raises(DataError, match="no-objects"):
         steps.validate(ObjectDetectionConfig())
+
+
+@pytest.mark.parametrize("given", ["val", "test"])
+def test_a_split_without_any_object_stops_before_a_training(tmp_path: Path, given: str) -> None:
+    splits = {"train": range(12), "val": range(12, 16), "test": range(16, 20)}
+    data = voc_folder(
+        tmp_path / "data", {f"{number:02d}": [] if number in splits[given] else [COMMON] for number in range(20)}
+    )
+    for name, numbers in splits.items():
+        names = "".join(f"{number:02d}\n" for number in numbers)
+        save_text(data / "ImageSets" / "Main" / f"{name}.txt", names)
+    steps = Steps(tmp_path, data)
+    validated = steps.validate(ObjectDetectionConfig())
+    with pytest.raises(SplitError, match=rf"{given} split[\s\S]*4 examples, none with an object"):
+        steps.split(validated)
 
 
 def test_one_picture_with_two_truths_stops_the_run_by_name(tmp_path: Path) -> None:
