@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import WorkspaceError
+from pipeline.errors import ConfigError, WorkspaceError
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by those who do not tell red from green, too.
 COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66))
 OPACITY = 0.5
+LONGEST_STEM = 200  # characters of a file's name, of which file systems take 255
 
 
 class AnswerDrawing:
@@ -50,15 +52,33 @@ class AnswerDrawing:
 
         Returns:
             The file that was written, a PNG.
+
+        Raises:
+            ConfigError: the picture lies in the folder that is drawn into: a drawing could take another picture's place.
+            WorkspaceError: the drawing cannot be written.
         """
+        self._refuse_own_folder(source)
         picture = _open_upright(content)
         if "objects" in answer:
             self._draw_boxes(picture, answer["objects"])
         else:
             picture = self._lay_on_regions(picture, answer["regions"])
-        path = self._folder / self._free_name(Path(source).stem)
-        picture.save(path, "PNG")
+        path = self._folder / self._free_name(Path(source).stem[:LONGEST_STEM])
+        try:
+            picture.save(path, "PNG")
+        except OSError as fault:
+            reason = fault.strerror or str(fault)
+            raise WorkspaceError("--draw", found=f"{path}: {reason}", expected="a file that can be written") from fault
         return path
+
+    def _refuse_own_folder(self, source: str) -> None:
+        if Path(source).resolve().parent == self._folder.resolve():
+            raise ConfigError(
+                "--draw",
+                found=f"{self._folder}, where {printable(source)} lies",
+                expected="another folder than that of the pictures, none of which may be replaced",
+                hint="name a new folder",
+            )
 
     def _free_name(self, stem: str) -> str:
         """A name that none of this call's pictures has; two of one name come from different folders."""
@@ -84,7 +104,8 @@ class AnswerDrawing:
             colour = self._colour(one["label"])
             left, top, right, bottom = one["box"]
             canvas.rectangle([left, top, right, bottom], outline=colour, width=width)
-            text = f"{one['label']} {one['score']:.0%}"
+            label = " ".join(one["label"].split())
+            text = f"{label} {one['score']:.0%}"
             ground = canvas.textbbox((left, top), text, font=font, anchor="lb")
             if ground[1] < 0:  # no room above the box
                 top += ground[3] - ground[1]

@@ -1,0 +1,56 @@
+"""Drawings of answers: they replace no picture, and fail with words."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flows.draw_answers import AnswerDrawing
+from pipeline.errors import ConfigError, WorkspaceError
+
+BOXES = {"objects": [{"label": "a\nb", "score": 0.9, "box": [2, 0, 40, 30]}], "width": 64, "height": 48}
+REGIONS = {"regions": [{"label": "a", "pixels": 10, "runs": [0, 10]}], "width": 64, "height": 48}
+
+
+def picture() -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (64, 48), (200, 200, 200)).save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("answer", [BOXES, REGIONS])
+def test_an_answer_is_drawn_into_a_copy_of_the_same_size(answer: dict[str, object], tmp_path: Path) -> None:
+    path = AnswerDrawing(tmp_path / "drawn").draw("pictures/x.jpg", picture(), answer)
+    assert path == tmp_path / "drawn" / "x.png"
+    with Image.open(path) as drawn:
+        assert drawn.size == (64, 48)
+        assert len(drawn.convert("RGB").getcolors() or []) > 1, "nothing was drawn"
+
+
+def test_two_pictures_of_one_name_have_a_drawing_each(tmp_path: Path) -> None:
+    drawing = AnswerDrawing(tmp_path)
+    names = [drawing.draw(f"{folder}/X.jpg", picture(), BOXES).name for folder in ("a", "b")]
+    assert names == ["X.png", "X-2.png"]
+
+
+def test_no_picture_is_replaced_by_a_drawing(tmp_path: Path) -> None:
+    source = tmp_path / "x.png"
+    source.write_bytes(picture())
+    with pytest.raises(ConfigError, match="another folder"):
+        AnswerDrawing(tmp_path).draw(str(source), picture(), BOXES)
+    assert source.read_bytes() == picture()
+
+
+def test_a_drawing_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.png").mkdir()
+    with pytest.raises(WorkspaceError, match=r"x\.png"):
+        AnswerDrawing(tmp_path).draw("pictures/x.jpg", picture(), BOXES)
+
+
+def test_a_long_name_is_cut(tmp_path: Path) -> None:
+    drawing = AnswerDrawing(tmp_path)
+    for _ in range(2):
+        assert drawing.draw(f"pictures/{'y' * 251}.jpg", picture(), BOXES).exists()
