@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.serving.box_head import BoxHead, Proposals
     from pipeline.tensors import Batch
 
+MOST_IGNORED = 0.5  # of a place, on an object that does not count, for it to stand for the background
 SMOOTHNESS = 1 / 9  # of the L1 loss of a box, in the scale of its deltas, as in torchvision
 
 
@@ -46,11 +47,20 @@ class BoxLoss:
 
 
 class _Truth:
-    """A picture's boxes (M, 4) and classes (M,), the background being class 0."""
+    """A picture's boxes (M, 4) and classes (M,), the background being class 0; and the boxes (I, 4) that do not count."""
 
-    def __init__(self, boxes: Tensor, labels: Tensor) -> None:
+    def __init__(self, boxes: Tensor, labels: Tensor, ignored: Tensor) -> None:
         self.boxes = boxes
         self.labels = labels
+        self.ignored = ignored
+
+    def is_background(self, labels: Tensor, places: Tensor) -> Tensor:
+        """Of places (A, 4) with assigned labels (A,), those to learn the background from: none that lies on an object that
+        does not count."""
+        background = labels == 0
+        if not len(self.ignored):
+            return background
+        return background & (_share_within(places, self.ignored) < MOST_IGNORED)
 
     def as_torchvision(self) -> dict[str, Tensor]:
         return {"boxes": self.boxes, "labels": self.labels}
@@ -60,7 +70,17 @@ def _place(picture: PictureBoxes, device: torch.device) -> _Truth:
     trained = picture.trained
     boxes = torch.from_numpy(trained.boxes).to(device)
     labels = torch.from_numpy(trained.labels).to(device) + 1
-    return _Truth(boxes, labels)
+    ignored = torch.from_numpy(picture.boxes[picture.ignored]).to(device)
+    return _Truth(boxes, labels, ignored)
+
+
+def _share_within(places: Tensor, boxes: Tensor) -> Tensor:
+    """The largest share (A,) of each place (A, 4) that lies within one of the boxes (I, 4)."""
+    top_left = torch.maximum(places[:, None, :2], boxes[None, :, :2])
+    bottom_right = torch.minimum(places[:, None, 2:], boxes[None, :, 2:])
+    shared = (bottom_right - top_left).clamp_min(0).prod(dim=2)
+    areas = (places[:, 2:] - places[:, :2]).clamp_min(0).prod(dim=1)
+    return shared.amax(dim=1) / areas.clamp_min(1e-6)
 
 
 def _start_generator(seed: int) -> torch.Generator:
@@ -80,9 +100,10 @@ def _proposal_loss(
     deltas = proposals.deltas.view(count, -1, 4)
     total = objectness.sum() * 0
     for number in range(count):
-        positive, chosen = _sample(
-            labels[number] >= 1, labels[number] == 0, _limits(rpn.fg_bg_sampler), generators[number]
-        )
+        background = truths[number].is_background(labels[number], proposals.anchors[number])
+        positive, chosen = _sample(labels[number] >= 1, background, _limits(rpn.fg_bg_sampler), generators[number])
+        if not len(chosen):  # nothing of the picture counts
+            continue
         total = total + functional.binary_cross_entropy_with_logits(
             objectness[number][chosen], labels[number][chosen].float()
         )
@@ -105,7 +126,8 @@ def _region_loss(
     wanted: list[Tensor] = []
     limits = _limits(regions.fg_bg_sampler)
     for number, truth in enumerate(truths):
-        _, chosen = _sample(labels[number] >= 1, labels[number] == 0, limits, generators[number])
+        background = truth.is_background(labels[number], boxes[number])
+        _, chosen = _sample(labels[number] >= 1, background, limits, generators[number])
         sampled.append(boxes[number][chosen])
         classes.append(labels[number][chosen])
         wanted.append(_matched_boxes(truth, matched[number][chosen]))
