@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,25 +12,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import metric_registry
-from pipeline.evaluation import tables
+from pipeline.evaluation import resampling, tables
 from pipeline.evaluation.bootstrap import (
     BootstrapSettings,
     Floats,
     Units,
     Weights,
-    draw_resamples,
     estimate_statistic,
     number_units,
-    percentile_interval,
 )
-from pipeline.evaluation.compare import judge_difference
 from pipeline.evaluation.judge import ExhibitPlace, list_absent, subset_units
 from pipeline.manifest import write_table
 from pipeline.objectives.box_errors import KINDS, count_errors, find_errors, measure_costs
 from pipeline.objectives.box_matching import CLASS, SCORE, list_answers
 from pipeline.objectives.box_metrics import AT_50, AT_75, BoxJudgement
-from pipeline.objectives.box_validation import BEST_SCORE
+from pipeline.objectives.box_validation import BEST_SCORE, describe_boxes
 from pipeline.records import Comparison, Finding, MetricEstimate
 
 if TYPE_CHECKING:
@@ -73,29 +68,7 @@ class JudgedBoxes:
 
     def estimate_metrics(self, settings: BootstrapSettings) -> dict[str, MetricEstimate]:
         """Every metric that is defined on these pictures, with its interval over resamples of the units."""
-        functions = _metric_functions()
-        once = np.ones((len(self.units), 1))
-        values = {name: float(function(self, once)[0]) for name, function in functions.items()}
-        known = [name for name, value in values.items() if np.isfinite(value)]
-        samples: dict[str, list[Floats]] = {name: [] for name in known}
-        for _, weights in draw_resamples(self.units, settings):
-            for name in known:
-                samples[name].append(functions[name](self, weights))
-        estimates = {}
-        for name in known:
-            estimates[name] = percentile_interval(values[name], np.concatenate(samples[name]), settings.confidence)
-        return estimates
-
-
-MetricFunction = Callable[[JudgedBoxes, Weights], Floats]
-
-
-def _metric_functions() -> dict[str, MetricFunction]:
-    found: dict[str, MetricFunction] = {}
-    for metric in metric_registry.metrics_of("boxes"):
-        module, _, name = metric.function.partition(":")
-        found[metric.name] = getattr(importlib.import_module(module), name)
-    return found
+        return resampling.estimate_metrics("boxes", self, settings)
 
 
 def mean_ap(judged: JudgedBoxes, weights: Weights) -> Floats:
@@ -153,18 +126,7 @@ class BoxJudge:
 
     def compare(self, name: str, ours: JudgedBoxes, theirs: JudgedBoxes, settings: BootstrapSettings) -> Comparison:
         """The paired difference in mean average precision, by the bootstrap alone: a ranking has no sign to flip."""
-
-        def statistic(weights: Weights) -> Floats:
-            return mean_ap(ours, weights) - mean_ap(theirs, weights)
-
-        samples = np.concatenate([statistic(weights) for _, weights in draw_resamples(ours.units, settings)])
-        value = float(statistic(np.ones((len(ours.units), 1)))[0])
-        difference = percentile_interval(value, samples, settings.confidence)
-        p_value = bootstrap_p_value(samples)
-        verdict = judge_difference(difference, p_value, settings.confidence)
-        return Comparison(
-            other=name, metric="mean_ap", difference=difference, p_value=p_value, verdict=verdict, test="bootstrap"
-        )
+        return resampling.compare("mean_ap", name, ours, theirs, settings)
 
     def write_tables(
         self, judged: JudgedBoxes, labels: tuple[str, ...], settings: BootstrapSettings, out: Path
@@ -243,22 +205,6 @@ def _write_errors(judged: JudgedBoxes, path: Path) -> None:
     costs = measure_costs(judgement)
     rows: list[Sequence[tables.Cell]] = [(kind, counts[kind], costs[kind]) for kind in KINDS]
     tables.write_csv(path, ("kind", "mistakes", "cost"), rows)
-
-
-def describe_boxes(answer: Floats, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Boxes (K, 6) as JSON holds them."""
-    found = []
-    for values in answer.tolist():
-        corners = [round(value, 2) for value in values[:SCORE]]
-        found.append({"box": corners, "label": labels[int(values[CLASS])], "score": round(values[SCORE], 5)})
-    return found
-
-
-def bootstrap_p_value(samples: Floats) -> float:
-    """Two-sided: twice the share of the resampled differences (R,) on the rarer side of 0, one resample added."""
-    known = samples[np.isfinite(samples)]
-    rarer = min(int((known <= 0).sum()), int((known >= 0).sum()))
-    return min(1.0, 2 * (rarer + 1) / (len(known) + 1))
 
 
 def _estimate_class_ap(judged: JudgedBoxes, code: int, settings: BootstrapSettings) -> MetricEstimate:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import task_catalog
 from pipeline.evaluation.bootstrap import BootstrapSettings, Units
 from pipeline.metric_registry import TargetKind
 from pipeline.records import Comparison, Finding, MetricEstimate
@@ -108,8 +108,7 @@ class Judge(Protocol):
 
 def find_judge(kind: TargetKind, config: EvaluateConfig) -> Judge:
     """The judge of a kind of targets."""
-    module, _, name = JUDGES[kind].partition(":")
-    judge: Judge = getattr(importlib.import_module(module), name)(config)
+    judge: Judge = task_catalog.load_object(JUDGES[kind])(config)
     return judge
 
 

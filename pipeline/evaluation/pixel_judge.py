@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import metric_registry
-from pipeline.evaluation import tables
+from pipeline.evaluation import resampling, tables
 from pipeline.evaluation.bootstrap import (
     BootstrapSettings,
     Floats,
@@ -24,8 +22,6 @@ from pipeline.evaluation.bootstrap import (
     number_units,
     percentile_interval,
 )
-from pipeline.evaluation.box_judge import bootstrap_p_value
-from pipeline.evaluation.compare import judge_difference
 from pipeline.evaluation.judge import ExhibitPlace, list_absent, subset_units
 from pipeline.manifest import real_path, write_table
 from pipeline.objectives import pixel_boundary, pixel_metrics
@@ -83,59 +79,31 @@ class JudgedMasks:
 
     def estimate_metrics(self, settings: BootstrapSettings) -> dict[str, MetricEstimate]:
         """Every metric that is defined on these pictures, with its interval over resamples of the units."""
-        functions = _metric_functions()
-        once = WeightedMasks(self, np.ones((len(self.units), 1)))
-        parts = [WeightedMasks(self, weights) for _, weights in draw_resamples(self.units, settings)]
-        estimates = {}
-        for name, function in functions.items():
-            value = float(function(once)[0])
-            if np.isfinite(value):
-                samples = np.concatenate([function(part) for part in parts])
-                estimates[name] = percentile_interval(value, samples, settings.confidence)
-        return estimates
+        return resampling.estimate_metrics("pixels", self, settings)
+
+    def tally(self, weights: Weights) -> PixelTallies:
+        """Weighted pixels by class."""
+        return pixel_metrics.tally_pixels(self.confusions, weights)
 
 
-@dataclass(frozen=True)
-class WeightedMasks:
-    """Judged masks with R columns of weights (N, R): what a metric's function is given."""
-
-    judged: JudgedMasks
-    weights: Weights
-
-    @cached_property
-    def tallies(self) -> PixelTallies:
-        return pixel_metrics.tally_pixels(self.judged.confusions, self.weights)
+def mean_iou(judged: JudgedMasks, weights: Weights) -> Floats:
+    return pixel_metrics.mean_iou(judged.tally(weights))
 
 
-MetricFunction = Callable[[WeightedMasks], Floats]
+def mean_dice(judged: JudgedMasks, weights: Weights) -> Floats:
+    return pixel_metrics.mean_dice(judged.tally(weights))
 
 
-def _metric_functions() -> dict[str, MetricFunction]:
-    found: dict[str, MetricFunction] = {}
-    for metric in metric_registry.metrics_of("pixels"):
-        module, _, name = metric.function.partition(":")
-        found[metric.name] = getattr(importlib.import_module(module), name)
-    return found
+def pixel_accuracy(judged: JudgedMasks, weights: Weights) -> Floats:
+    return pixel_metrics.pixel_accuracy(judged.tally(weights))
 
 
-def mean_iou(weighted: WeightedMasks) -> Floats:
-    return pixel_metrics.mean_iou(weighted.tallies)
+def mean_class_accuracy(judged: JudgedMasks, weights: Weights) -> Floats:
+    return pixel_metrics.mean_class_accuracy(judged.tally(weights))
 
 
-def mean_dice(weighted: WeightedMasks) -> Floats:
-    return pixel_metrics.mean_dice(weighted.tallies)
-
-
-def pixel_accuracy(weighted: WeightedMasks) -> Floats:
-    return pixel_metrics.pixel_accuracy(weighted.tallies)
-
-
-def mean_class_accuracy(weighted: WeightedMasks) -> Floats:
-    return pixel_metrics.mean_class_accuracy(weighted.tallies)
-
-
-def boundary_f1(weighted: WeightedMasks) -> Floats:
-    return pixel_boundary.boundary_f1(weighted.judged.boundaries, weighted.weights)
+def boundary_f1(judged: JudgedMasks, weights: Weights) -> Floats:
+    return pixel_boundary.boundary_f1(judged.boundaries, weights)
 
 
 class PixelJudge:
@@ -169,20 +137,7 @@ class PixelJudge:
 
     def compare(self, name: str, ours: JudgedMasks, theirs: JudgedMasks, settings: BootstrapSettings) -> Comparison:
         """The paired difference in mean IoU, by the bootstrap: it is no mean over pictures whose signs could be flipped."""
-
-        def statistic(weights: Weights) -> Floats:
-            our_tallies = pixel_metrics.tally_pixels(ours.confusions, weights)
-            their_tallies = pixel_metrics.tally_pixels(theirs.confusions, weights)
-            return pixel_metrics.mean_iou(our_tallies) - pixel_metrics.mean_iou(their_tallies)
-
-        samples = np.concatenate([statistic(weights) for _, weights in draw_resamples(ours.units, settings)])
-        value = float(statistic(np.ones((len(ours.units), 1)))[0])
-        difference = percentile_interval(value, samples, settings.confidence)
-        p_value = bootstrap_p_value(samples)
-        verdict = judge_difference(difference, p_value, settings.confidence)
-        return Comparison(
-            other=name, metric="mean_iou", difference=difference, p_value=p_value, verdict=verdict, test="bootstrap"
-        )
+        return resampling.compare("mean_iou", name, ours, theirs, settings)
 
     def write_tables(
         self, judged: JudgedMasks, labels: tuple[str, ...], settings: BootstrapSettings, out: Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,13 +37,14 @@ def compute_metrics(answers: NDArray[np.float32], targets: BoxTargets) -> dict[s
 
 def format_answer(answer: NDArray[np.float32], labels: Sequence[str]) -> str:
     """An answer (detections, 6) as JSON: a list of `{"box": […], "label": NAME, "score": …}`, best first."""
-    boxes = []
-    for values in answer[answer[:, SCORE] >= 0].tolist():
-        boxes.append(
-            {
-                "box": [round(value, 2) for value in values[:SCORE]],
-                "label": labels[int(values[CLASS])],
-                "score": round(values[SCORE], 5),
-            }
-        )
+    boxes = describe_boxes(answer[answer[:, SCORE] >= 0], labels)
     return json.dumps(boxes, ensure_ascii=False, separators=(",", ":"))
+
+
+def describe_boxes(answer: NDArray[np.floating[Any]], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Boxes (K, 6) as JSON holds them."""
+    found = []
+    for values in answer.tolist():
+        corners = [round(value, 2) for value in values[:SCORE]]
+        found.append({"box": corners, "label": labels[int(values[CLASS])], "score": round(values[SCORE], 5)})
+    return found
