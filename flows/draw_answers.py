@@ -11,12 +11,8 @@ from pipeline.errors import ConfigError, WorkspaceError
 from pipeline.text import printable
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL import Image
 
-# Okabe and Ito's colours, told apart by those who do not tell red from green, too.
-COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66))
 OPACITY = 0.5
 LONGEST_STEM = 200  # characters of a file's name, of which file systems take 255
 
@@ -91,6 +87,8 @@ class AnswerDrawing:
         return name
 
     def _colour(self, label: str) -> tuple[int, int, int]:
+        from pipeline.evaluation.mask_drawing import COLOURS
+
         number = self._classes.setdefault(label, len(self._classes))
         return COLOURS[number % len(COLOURS)]
 
@@ -117,21 +115,13 @@ class AnswerDrawing:
         import numpy as np
         from PIL import Image
 
-        pixels = np.array(picture, np.float32).reshape(-1, 3)
+        from pipeline.serving.pixel_runs import decode_mask
+
+        pixels = np.array(picture, np.float32)
         for region in regions:
-            chosen = _region_pixels(region["runs"], len(pixels))
+            chosen = decode_mask([region], ("", region["label"]), picture.width, picture.height) == 1
             pixels[chosen] = (1 - OPACITY) * pixels[chosen] + OPACITY * np.array(self._colour(region["label"]))
-        shape = (picture.height, picture.width, 3)
-        return Image.fromarray(pixels.reshape(shape).astype(np.uint8))
-
-
-def _region_pixels(runs: Sequence[int], count: int) -> NDArray[np.bool_]:
-    import numpy as np
-
-    chosen = np.zeros(count, np.bool_)
-    for first, length in zip(runs[::2], runs[1::2], strict=True):
-        chosen[first : first + length] = True
-    return chosen
+        return Image.fromarray(pixels.astype(np.uint8))
 
 
 def _open_upright(content: bytes) -> Image.Image:

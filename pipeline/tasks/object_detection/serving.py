@@ -76,10 +76,9 @@ def _is_among(wanted: Mapping[str, Any], served: Sequence[Mapping[str, Any]]) ->
 
 def _overlap(first: Sequence[float], second: Sequence[float]) -> float:
     """Intersection over union."""
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    shared = width * height
-    areas = (first[2] - first[0]) * (first[3] - first[1]) + (second[2] - second[0]) * (second[3] - second[1])
-    return shared / (areas - shared)
+    import numpy as np
+
+    from pipeline.objectives.box_matching import intersection_over_union
+
+    overlaps = intersection_over_union(np.array([first]), np.array([second]), np.zeros(1, np.bool_))
+    return float(overlaps[0, 0])
