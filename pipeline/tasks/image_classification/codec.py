@@ -73,13 +73,9 @@ class ImageCodec:
         console: Console,
     ) -> ExampleStore:
         """The decoded pixels; see `pipeline.data.decoded_store.open_store`."""
-        from pipeline.data.decoded_store import open_store
-        from pipeline.manifest import real_path
+        from pipeline.modalities.image.pixel_store import open_pixels
 
-        ids = examples.column("id").to_pylist()
-        paths = examples.column("path").to_pylist()
-        rows = [(identity, real_path(data, path)) for identity, path in zip(ids, paths, strict=True)]
-        return open_store(self, image_spec(spec), rows, limits.scratch, limit_gb=limits.gigabytes, console=console)
+        return open_pixels(self, image_spec(spec), examples, data, limits.scratch, limits.gigabytes, console)
 
     def shape(self, spec: ImageInputSpec) -> tuple[int, ...]:
         """Height, width, channels of a decoded image."""
