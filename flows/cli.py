@@ -611,6 +611,54 @@ def predict(
 
 
 @app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="127.0.0.1 or localhost.")] = "127.0.0.1",
+    version: Annotated[int | None, typer.Option(help="Serve this version, whatever the champion is.")] = None,
+    max_mib: Annotated[float, typer.Option(help="Most MiB in a request.")] = 32,
+    max_items: Annotated[int, typer.Option(help="Most examples in a request.")] = 64,
+    timeout: Annotated[float, typer.Option(help="Seconds to an answer; then 503.")] = 30,
+    queue: Annotated[int, typer.Option(help="Most requests that wait; then 503.")] = 32,
+    log: Annotated[Path | None, typer.Option(help="Append each answer to this file, as JSON lines.")] = None,
+) -> None:
+    """Serve the champion over HTTP.
+
+    On loopback, until interrupted: POST /predict, GET /health, /version and /metrics. When another version becomes
+    champion, it takes over within seconds, once it has answered its input example.
+
+    Examples:
+
+      thaw serve
+
+      thaw serve --version 3 --port 8080 --log answers.jsonl
+    """
+    from flows.terminal import Terminal
+
+    workspace = _open_workspace()
+    with Terminal() as terminal, ExitStack() as starting:
+        starting.enter_context(terminal.working("loading the champion" if version is None else "loading the version"))
+        from flows.service.options import ServeOptions
+        from flows.service.server import serve as serve_model
+
+        def print_address(address: str, served: str) -> None:
+            starting.close()
+            terminal.line(f"{served} at {address}")
+            terminal.line("Ctrl-C ends it.")
+
+        options = ServeOptions(
+            host=host,
+            port=port,
+            max_mib=max_mib,
+            max_items=max_items,
+            timeout=timeout,
+            queue=queue,
+            version=version,
+            log=log,
+        )
+        serve_model(workspace, options, print_address)
+
+
+@app.command()
 def up(
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server, if it is free.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server, if it is free.")] = 5000,

@@ -15,7 +15,7 @@ import pytest
 
 from commands import REPOSITORY
 
-PINS = {"fastapi"}  # not imported: kept back for Prefect, see docs/decisions/0002-pins.md
+PINS: set[str] = set()  # declared though not imported
 TOOLS = {"import-linter", "mypy", "pytest-timeout", "pytest-xdist", "ruff"}  # commands and plug-ins of the developers'
 OWN = {"pipeline", "flows"}
 DISTRIBUTIONS = {"mlflow": "mlflow"}  # several distributions have a part of this package

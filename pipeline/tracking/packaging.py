@@ -160,6 +160,13 @@ def ask(model: Any, columns: Mapping[str, Sequence[Any]]) -> Any:
     return model.predict(table)
 
 
+def is_refusal(fault: Exception) -> bool:
+    """Whether a model says by this that its input cannot be used; else it failed."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(fault, MlflowException)
+
+
 def upload(
     store: TrackingStore, folder: Path, name: str, run_id: str, key: str, tags: Mapping[str, str]
 ) -> tuple[str, str]:

@@ -1,0 +1,135 @@
+"""The HTTP routes: /predict, /health, /version, /metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from flows.service.answer_log import AnswerLog
+from flows.service.bodies import RefusedRequest, parse_body
+from flows.service.follower import ServedModel
+from flows.service.measures import Measures
+from flows.service.options import ServeOptions
+
+MAX_LENGTH_DIGITS = 18
+READ_BEFORE_REFUSAL = 4  # times what is accepted: most clients read an answer only once they have sent everything
+
+
+def make_app(model: ServedModel, options: ServeOptions) -> FastAPI:
+    """The application for a model that is loaded."""
+    service = Service(model, options)
+    app = FastAPI(title="Thaw", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_api_route("/predict", service.predict, methods=["POST"], response_model=None)
+    app.add_api_route("/health", service.health, methods=["GET"], response_model=None)
+    app.add_api_route("/version", service.version, methods=["GET"], response_model=None)
+    app.add_api_route("/metrics", service.metrics, methods=["GET"], response_model=None)
+    app.add_exception_handler(Exception, service.fail)
+    return app
+
+
+class Service:
+    """What the routes do."""
+
+    def __init__(self, model: ServedModel, options: ServeOptions) -> None:
+        self.model = model
+        self.options = options
+        self.log = None if options.log is None else AnswerLog(options.log)
+        self.measures = Measures(model, self.log)
+
+    async def predict(self, request: Request) -> Response:
+        """Predictions, with the version that made them."""
+        began = time.monotonic()
+        try:
+            response = await self._predict(request)
+        except RefusedRequest as refusal:
+            response = self._refuse(refusal)
+        self.measures.count(response.status_code, time.monotonic() - began)
+        return response
+
+    async def _predict(self, request: Request) -> Response:
+        model = self.model.current
+        assert model is not None
+        body = await self._read_body(request)
+        kind = request.headers.get("content-type", "")
+        question = await asyncio.to_thread(parse_body, kind, body, model.columns, self.options.max_items)
+        version, reply = await self.model.answer(question.frame)
+        if self.log is not None:
+            self.log.append(version.version, question.ids, reply["answers"])
+        content = {"predictions": reply["answers"], "model": version.name, "version": version.version}
+        return JSONResponse(content, headers=self._name_version(version.name, version.version))
+
+    async def _read_body(self, request: Request) -> bytes:
+        """The body, in limited size and time.
+
+        Raises:
+            RefusedRequest: 408 too slow, 413 too long, 400 the client went away.
+        """
+        too_long = RefusedRequest(413, f"body: at most {self.options.max_bytes} bytes are accepted")
+        length = request.headers.get("content-length", "0")
+        most_read = READ_BEFORE_REFUSAL * self.options.max_bytes
+        if len(length) > MAX_LENGTH_DIGITS or not length.isdecimal() or int(length) > most_read:
+            raise too_long
+        body = bytearray()
+        size = 0
+        try:
+            async with asyncio.timeout(self.options.body_timeout):
+                async for part in request.stream():
+                    size += len(part)
+                    if size <= self.options.max_bytes:
+                        body += part
+                    elif size > most_read:
+                        raise too_long
+        except TimeoutError as fault:
+            raise RefusedRequest(408, f"body: not sent within {self.options.body_timeout:g} s") from fault
+        except RefusedRequest:
+            raise
+        except Exception as fault:  # starlette's ClientDisconnect
+            raise RefusedRequest(400, "body: cut short") from fault
+        if size > self.options.max_bytes:
+            raise too_long
+        return bytes(body)
+
+    def _refuse(self, refusal: RefusedRequest) -> Response:
+        version = self.model.current
+        assert version is not None
+        headers = self._name_version(version.version.name, version.version.version)
+        if refusal.retry is not None:
+            headers["Retry-After"] = str(refusal.retry)
+        if refusal.status in (408, 413):
+            headers["Connection"] = "close"  # the rest of the body is not read
+        content = {"error": refusal.message, "model": version.version.name, "version": version.version.version}
+        return JSONResponse(content, status_code=refusal.status, headers=headers)
+
+    def _name_version(self, name: str, version: str) -> dict[str, str]:
+        return {"X-Thaw-Model": name.encode("ascii", "backslashreplace").decode(), "X-Thaw-Version": version}
+
+    async def health(self) -> Response:
+        """Whether it answers (else 503), and whether all is as it should be."""
+        faults = list(self.model.faults)
+        if self.log is not None and self.log.fault:
+            faults.append(self.log.fault)
+        content = {**self._describe_version(), "status": "degraded" if faults else "ok", "reasons": faults}
+        if self.model.available:
+            return JSONResponse(content)
+        return JSONResponse(content, status_code=503, headers={"Retry-After": "10"})
+
+    async def version(self) -> Response:
+        """The model and version that answer now."""
+        return JSONResponse(self._describe_version())
+
+    def _describe_version(self) -> dict[str, Any]:
+        assert self.model.current is not None
+        version = self.model.current.version
+        return {"model": version.name, "version": version.version}
+
+    async def metrics(self) -> Response:
+        """Counts and times in Prometheus' text format."""
+        return Response(self.measures.text(), media_type=self.measures.media_type)
+
+    async def fail(self, request: Request, fault: Exception) -> Response:
+        """The answer where the server itself is at fault."""
+        return self._refuse(RefusedRequest(503, "internal error, see the terminal of thaw serve", retry=5))
