@@ -68,11 +68,10 @@ class Service:
         Raises:
             RefusedRequest: 408 too slow, 413 too long, 400 the client went away.
         """
-        too_long = RefusedRequest(413, f"body: at most {self.options.max_bytes} bytes are accepted")
         length = request.headers.get("content-length", "0")
         most_read = READ_BEFORE_REFUSAL * self.options.max_bytes
         if len(length) > MAX_LENGTH_DIGITS or not length.isdecimal() or int(length) > most_read:
-            raise too_long
+            raise self._too_long()
         body = bytearray()
         size = 0
         try:
@@ -81,8 +80,10 @@ class Service:
                     size += len(part)
                     if size <= self.options.max_bytes:
                         body += part
-                    elif size > most_read:
-                        raise too_long
+                    else:
+                        body = bytearray()
+                    if size > most_read:
+                        raise self._too_long()
         except TimeoutError as fault:
             raise RefusedRequest(408, f"body: not sent within {self.options.body_timeout:g} s") from fault
         except RefusedRequest:
@@ -90,8 +91,11 @@ class Service:
         except Exception as fault:  # starlette's ClientDisconnect
             raise RefusedRequest(400, "body: cut short") from fault
         if size > self.options.max_bytes:
-            raise too_long
+            raise self._too_long()
         return bytes(body)
+
+    def _too_long(self) -> RefusedRequest:
+        return RefusedRequest(413, f"body: at most {self.options.max_bytes} bytes are accepted")
 
     def _refuse(self, refusal: RefusedRequest) -> Response:
         version = self.model.current

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import hashlib
 import json
 import os
@@ -18,6 +20,8 @@ import pytest
 import torch
 
 from contract_cases import CASES
+from flows.service.bodies import parse_body
+from flows.service.model_process import start_model
 from pipeline import setup, task_catalog
 from pipeline.config import Config, parse
 from pipeline.context import SilentConsole
@@ -25,6 +29,7 @@ from pipeline.records import CandidateRecord, DataVersion, EvaluateRecord, Finet
 from pipeline.steps.run import load_record, make_context, run_alone
 from pipeline.tasks import catalog
 from pipeline.tensors import single_tensor
+from pipeline.tracking.registry import ModelVersion
 from pipeline.workspace import Workspace
 from threads import threads
 
@@ -201,6 +206,38 @@ def test_the_served_model_answers_as_it_was_judged_without_thaw(finished: Finish
     found = json.loads(done.stdout.partition("ANSWERS")[2])
     for row, answer in zip(rows, found, strict=True):
         assert serving.difference(answer, row, finished.candidate) == ""
+
+
+def test_a_serving_process_answers_as_it_was_judged(finished: Finished, tmp_path: Path) -> None:
+    from pipeline.steps.register import package_candidate
+
+    finetuned: FinetuneRecord = finished.record("finetune")
+    folder = tmp_path / "model"
+    package_candidate(folder, finished.workspace.config(), finished.candidate, finetuned.members, {})
+    evaluated: EvaluateRecord = finished.record("evaluate")
+    rows = pq.read_table(evaluated.predictions).slice(0, 4).to_pylist()
+    serving = catalog.find(finished.task).serving()
+    records = serving.requests(rows, finished.workspace.root / "data").to_dict(orient="records")
+    for record in records:
+        for name, value in record.items():
+            record[name] = base64.b64encode(value).decode() if isinstance(value, bytes) else value
+    body = json.dumps({"dataframe_records": records}).encode()
+    for row, answer in zip(rows, asyncio.run(_ask_process(folder, body)), strict=True):
+        assert serving.difference(answer, row, finished.candidate) == ""
+
+
+async def _ask_process(folder: Path, body: bytes) -> list[dict[str, Any]]:
+    """The answers of the process that `thaw serve` would have for a packaged model."""
+    version = ModelVersion("any", "1", (), {}, "", "")
+    model = await start_model(version, folder, folder.parent / "log", 300)
+    try:
+        question = parse_body("application/json", body, model.columns, 4)
+        assert len(question.ids) == 4
+        reply = await model.ask(question.frame)
+    finally:
+        await model.close()
+    answers: list[dict[str, Any]] = reply["answers"]
+    return answers
 
 
 def test_the_report_renders(finished: Finished) -> None:
