@@ -17,7 +17,15 @@ from PIL import Image
 
 from pipeline.errors import DataError
 from pipeline.records import ImageInputSpec
-from pipeline.serving.image_pixels import DECODERS, QUARTER_TURNS, Colour, find_orientation, to_rgb, to_square
+from pipeline.serving.image_pixels import (
+    DECODERS,
+    ORIENTATION,
+    QUARTER_TURNS,
+    Colour,
+    find_orientation,
+    to_rgb,
+    to_square,
+)
 
 WHITE = (255, 255, 255)
 
@@ -61,6 +69,16 @@ def decode_square(path: Path, spec: ImageInputSpec) -> NDArray[np.uint8]:
     side = spec.resize
     image = open_rgb(path, background=spec.background, draft=(side, side))
     return to_square(image, side, spec.fit, spec.interpolation, spec.background)
+
+
+def read_orientation(path: Path) -> int:
+    """The EXIF orientation that an image file states, 1 to 8, TIFF's own included; 1 where it cannot be read."""
+    with quiet():
+        try:
+            with Image.open(path, formats=DECODERS) as image:
+                return int(image.getexif().get(ORIENTATION, 1))
+        except Exception:  # broken EXIF data are no reason to refuse the pixels
+            return 1
 
 
 def _size_as_stored(size: tuple[int, int], turn: int) -> tuple[int, int]:

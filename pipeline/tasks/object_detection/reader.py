@@ -75,7 +75,7 @@ class DetectionReader:
             input_side=USUAL_SIDE if size == "auto" else size,
             squashed=settings.input.fit == "squash",
         )
-        return check_box_targets(usable, data, rules)
+        return check_box_targets(root, usable, data, rules)
 
     def expectations(self, task: TaskConfig) -> Sequence[ColumnExpectation]:
         from pipeline.modalities.image import measurement

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from pipeline.config import DataConfig
 from pipeline.data.labels import similar_labels
@@ -17,30 +18,38 @@ from pipeline.modalities.image.annotations.boxes import (
     Picture,
     all_objects,
     check_boxes,
+    is_turn_unclear,
     write_target,
 )
 from pipeline.modalities.image.annotations.strata import rarest_classes
+from pipeline.modalities.image.decoding import read_orientation
 from pipeline.records import Finding
 
 Usable = tuple[ListedExample, MeasuredExample]
 
 
-def check_box_targets(usable: Sequence[Usable], data: DataConfig, rules: BoxRules) -> CheckedTargets:
+def check_box_targets(root: Path, usable: Sequence[Usable], data: DataConfig, rules: BoxRules) -> CheckedTargets:
     """The images with their final targets: boxes in pixels of the upright picture.
 
     Args:
+        root: the data folder.
         usable: images that can be decoded; `annotation` of each is a `BoxAnnotation`.
     """
     kept: list[tuple[ListedExample, MeasuredExample, tuple[AnnotatedObject, ...]]] = []
     faults: list[ExampleFault] = []
     object_faults: list[ExampleFault] = []
+    turned: list[str] = []
+    unclear: list[str] = []
     for example, measured in usable:
         assert isinstance(example.annotation, BoxAnnotation)
         annotation = _without_dropped(example.annotation, data.drop_classes)
-        checked = check_boxes(annotation, example.path, _picture(measured), rules)
+        picture = _picture(root / example.path, annotation, measured)
+        checked = check_boxes(annotation, example.path, picture, rules)
         if isinstance(checked, ExampleFault):
             faults.append(dataclasses.replace(checked, id=measured.id))
         else:
+            turned += [example.path] if checked.turned else []
+            unclear += [example.path] if is_turn_unclear(annotation, picture) and checked.objects else []
             object_faults += [dataclasses.replace(fault, id=measured.id) for fault in checked.faults]
             kept.append((example, measured, checked.objects))
     strata = rarest_classes([_classes(objects) for _, _, objects in kept])
@@ -50,6 +59,7 @@ def check_box_targets(usable: Sequence[Usable], data: DataConfig, rules: BoxRule
     ]
     labels, findings = _label_space(finished, usable, data)
     findings += _left_out(object_faults, sum(len(example.annotation.objects) for example, _ in usable))
+    findings += _turns(turned, unclear)
     return CheckedTargets(tuple(finished), tuple(faults), tuple(object_faults), tuple(findings), labels)
 
 
@@ -60,9 +70,39 @@ def _without_dropped(annotation: BoxAnnotation, dropped: Sequence[str]) -> BoxAn
     return dataclasses.replace(annotation, objects=objects)
 
 
-def _picture(measured: MeasuredExample) -> Picture:
-    turned = "exif-rotated" in measured.converted
-    return Picture(measured.values["width"], measured.values["height"], turned)
+def _picture(path: Path, annotation: BoxAnnotation, measured: MeasuredExample) -> Picture:
+    orientation = 1
+    if annotation.size is not None and "exif-rotated" in measured.converted:
+        orientation = read_orientation(path)
+    return Picture(measured.values["width"], measured.values["height"], orientation)
+
+
+def _turns(turned: Sequence[str], unclear: Sequence[str]) -> list[Finding]:
+    """What is to be said of boxes of pictures that their EXIF data turn."""
+    findings = []
+    if turned:
+        findings.append(
+            Finding(
+                code="boxes-turned",
+                severity="info",
+                subject="boxes of pictures with an EXIF orientation",
+                found=f"boxes of {len(turned)} images are for the stored picture, as their size says, and were turned",
+                items=tuple(turned),
+            )
+        )
+    if unclear:
+        findings.append(
+            Finding(
+                code="exif-unclear",
+                severity="warning",
+                subject="boxes of pictures with an EXIF orientation",
+                found=f"{len(unclear)} images have one size before and after the turn; boxes taken as upright",
+                expected="boxes for the upright picture",
+                hint="look at some; if they lie wrong, save the pictures without their EXIF orientation",
+                items=tuple(unclear),
+            )
+        )
+    return findings
 
 
 def _classes(objects: Sequence[AnnotatedObject]) -> tuple[str, ...]:

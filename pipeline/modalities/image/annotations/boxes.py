@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pipeline.examples import ExampleFault
+from pipeline.serving.image_pixels import QUARTER_TURNS, TURNS
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom; right and lower edge exclusive
 
@@ -60,12 +61,12 @@ class Picture(NamedTuple):
 
     Args:
         width, height: in pixels, upright.
-        turned: whether its EXIF data turned it.
+        orientation: by which its EXIF data turned it, 1 to 8 as EXIF numbers them; 1: not turned.
     """
 
     width: int
     height: int
-    turned: bool = False
+    orientation: int = 1
 
 
 class BoxRules(NamedTuple):
@@ -91,10 +92,12 @@ class CheckedBoxes:
     Args:
         objects: those that stay, in pixels of the picture.
         faults: what was left out, or is ignored, and why.
+        turned: whether the boxes were written for the picture as it is stored, and were turned with it.
     """
 
     objects: tuple[AnnotatedObject, ...]
     faults: tuple[ExampleFault, ...]
+    turned: bool = False
 
 
 class _Refused(Exception):
@@ -112,12 +115,16 @@ def check_boxes(annotation: BoxAnnotation, path: str, picture: Picture, rules: B
     but nobody knows at what place (another picture size, no numbers) the image is the fault: learning that nothing is
     there would be wrong.
 
+    Boxes written for the picture as it is stored, which the stated size proves, are turned as its EXIF data turn it.
+
     Args:
         path: of the image.
     """
+    is_stored = is_for_stored(annotation, picture)
     try:
-        _check_size(annotation, picture)
-        objects = [_to_pixels(one, annotation, picture) for one in annotation.objects]
+        if not is_stored:
+            _check_size(annotation, picture)
+        objects = [_to_pixels(one, annotation, picture, is_stored=is_stored) for one in annotation.objects]
     except _Refused as fault:
         return ExampleFault(path, *fault.reason)
     kept: dict[tuple[str, Box], AnnotatedObject] = {}
@@ -131,7 +138,21 @@ def check_boxes(annotation: BoxAnnotation, path: str, picture: Picture, rules: B
             faults.append(_repetition(checked, kept[key]))
         else:
             kept[key] = checked
-    return CheckedBoxes(tuple(kept.values()), tuple(faults))
+    return CheckedBoxes(tuple(kept.values()), tuple(faults), turned=is_stored)
+
+
+def is_for_stored(annotation: BoxAnnotation, picture: Picture) -> bool:
+    """Whether the annotation's size proves that its boxes are for the picture before its EXIF data turn it."""
+    upright = (picture.width, picture.height)
+    is_quarter = picture.orientation in QUARTER_TURNS
+    return is_quarter and annotation.size != upright and annotation.size == upright[::-1]
+
+
+def is_turn_unclear(annotation: BoxAnnotation, picture: Picture) -> bool:
+    """Whether a size is stated that the picture has both as it is stored and upright: it tells nothing of the turn."""
+    if picture.orientation not in TURNS or annotation.size != (picture.width, picture.height):
+        return False
+    return picture.orientation not in QUARTER_TURNS or picture.width == picture.height
 
 
 def _check_size(annotation: BoxAnnotation, picture: Picture) -> None:
@@ -140,24 +161,40 @@ def _check_size(annotation: BoxAnnotation, picture: Picture) -> None:
         return
     found = f"{annotation.source} says {size[0]} × {size[1]} pixels"
     expected = f"{picture.width} × {picture.height}, as the picture has"
-    if picture.turned and size == (picture.height, picture.width):
-        raise _Refused(
-            "exif-size",
-            f"{found}: it is for the picture before its EXIF data turn it",
-            f"{expected} when upright",
-            "annotate the upright picture, or save the picture without its EXIF orientation",
-        )
     raise _Refused("annotation-size", found, expected, "annotate the picture as it is, or bring back the one annotated")
 
 
-def _to_pixels(one: AnnotatedObject, annotation: BoxAnnotation, picture: Picture) -> AnnotatedObject:
+def _to_pixels(
+    one: AnnotatedObject, annotation: BoxAnnotation, picture: Picture, *, is_stored: bool
+) -> AnnotatedObject:
+    """The object in pixels of the upright picture."""
     if not all(math.isfinite(edge) for edge in one.box):
         raise _Refused("bad-box", f"{one.place}: {_written(one.box)}", "four finite numbers", "correct the box")
-    if not annotation.in_shares:
-        return one
-    left, top, right, bottom = one.box
-    box = (left * picture.width, top * picture.height, right * picture.width, bottom * picture.height)
+    width, height = (picture.height, picture.width) if is_stored else (picture.width, picture.height)
+    box = one.box
+    if annotation.in_shares:
+        left, top, right, bottom = box
+        box = (left * width, top * height, right * width, bottom * height)
+    if is_stored:
+        box = turn_box(box, width, height, picture.orientation)
     return AnnotatedObject(one.place, one.label, box, one.ignored)
+
+
+def turn_box(box: Box, width: int, height: int, orientation: int) -> Box:
+    """A box of a picture as it is stored, where its EXIF data turn the picture by a quarter.
+
+    Args:
+        width, height: of the stored picture, in pixels.
+        orientation: one of `QUARTER_TURNS`.
+    """
+    left, top, right, bottom = box
+    if orientation == 5:  # mirrored along the falling diagonal
+        return top, left, bottom, right
+    if orientation == 6:  # clockwise
+        return height - bottom, left, height - top, right
+    if orientation == 7:  # mirrored along the rising diagonal
+        return height - bottom, width - right, height - top, width - left
+    return top, width - right, bottom, width - left  # 8: counter-clockwise
 
 
 def _check_object(

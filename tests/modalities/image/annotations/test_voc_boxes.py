@@ -13,6 +13,7 @@ from image_builders import encoded, picture, save
 from pipeline.config import DataConfig
 from pipeline.errors import DataError
 from pipeline.examples import CheckedTargets, ExampleListing
+from pipeline.modalities.image.decoding import open_rgb
 from pipeline.tasks.object_detection.reader import DetectionReader
 from pipeline.tasks.object_detection.settings import ObjectDetectionConfig
 
@@ -130,15 +131,50 @@ def test_a_hostile_depth_ends_nothing(tmp_path: Path) -> None:
     assert only_fault(listing, checked) == ("JPEGImages/deep.png", "annotation-unreadable")
 
 
-def test_a_size_before_the_exif_turn_is_named_as_such(tmp_path: Path) -> None:
-    root = voc_folder(tmp_path / "data", {"good": []})
-    turned = picture(3, SIZE)
+def save_turned(path: Path, orientation: int, box: tuple[int, int, int, int], size: tuple[int, int]) -> None:
+    """A picture with one white box, both as they are stored; its EXIF data turn it."""
+    stored = picture(3, size).convert("RGB").point(lambda value: min(value, 200))
+    stored.paste((255, 255, 255), box)
     exif = Image.Exif()
-    exif[0x0112] = 6
-    save(root / "JPEGImages" / "bad.jpg", encoded(turned, "JPEG", exif=exif))
-    save_text(root / "Annotations" / "bad.xml", voc_xml([("nut", (1, 1, 9, 9))], size=SIZE))
+    exif[0x0112] = orientation
+    save(path, encoded(stored, "PNG", exif=exif))
+
+
+def white_box(image: Image.Image) -> tuple[int, int, int, int] | None:
+    return image.convert("L").point(lambda value: 255 * (value > 230)).getbbox()
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_boxes_for_the_stored_picture_are_turned_with_it(tmp_path: Path, orientation: int) -> None:
+    root = voc_folder(tmp_path / "data", {})
+    path = root / "JPEGImages" / "a.png"
+    save_turned(path, orientation, (10, 5, 30, 12), SIZE)
+    save_text(root / "Annotations" / "a.xml", voc_xml([("nut", (11, 6, 30, 12))], size=SIZE))
     listing, checked = detect(root)
-    assert only_fault(listing, checked) == ("JPEGImages/bad.jpg", "exif-size")
+    assert not (*listing.faults, *checked.faults)
+    ((example, _),) = checked.usable
+    (one,) = json.loads(example.target)["boxes"]
+    assert tuple(one["box"]) == white_box(open_rgb(path))
+    (finding,) = (finding for finding in checked.findings if finding.code == "boxes-turned")
+    assert finding.items == ("JPEGImages/a.png",)
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(6, (40, 40)), (3, SIZE)])
+def test_a_turn_that_the_size_does_not_tell_is_named(tmp_path: Path, orientation: int, size: tuple[int, int]) -> None:
+    root = voc_folder(tmp_path / "data", {})
+    save_turned(root / "JPEGImages" / "a.png", orientation, (10, 5, 30, 12), size)
+    save_text(root / "Annotations" / "a.xml", voc_xml([("nut", (11, 6, 30, 12))], size=size))
+    _, checked = detect(root)
+    ((example, _),) = checked.usable
+    assert json.loads(example.target)["boxes"][0]["box"] == [10, 5, 30, 12]
+    assert [finding.code for finding in checked.findings if "exif" in finding.code] == ["exif-unclear"]
+
+
+def test_a_transposed_size_without_a_quarter_turn_costs_the_image(tmp_path: Path) -> None:
+    root = voc_folder(tmp_path / "data", {"good": []})
+    save_turned(root / "JPEGImages" / "bad.png", 3, (10, 5, 30, 12), SIZE)
+    save_text(root / "Annotations" / "bad.xml", voc_xml([("nut", (1, 1, 9, 9))], size=SIZE[::-1]))
+    assert only_fault(*detect(root)) == ("JPEGImages/bad.png", "annotation-size")
 
 
 def test_what_has_no_counterpart_is_named(tmp_path: Path) -> None:
