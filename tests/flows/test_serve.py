@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -16,7 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import psutil
 import pytest
@@ -24,7 +25,9 @@ import pytest
 from commands import THAW, Thaw
 from flows.service.answer_log import AnswerLog
 from flows.service.bodies import RefusedRequest, parse_body
-from flows.service.model_process import InputColumn
+from flows.service.follower import ServedModel
+from flows.service.model_process import InputColumn, ModelProcess
+from flows.service.options import ServeOptions
 from pipeline.config import Config, RegisterConfig, to_yaml
 from pipeline.tracking import registry
 from pipeline.tracking import store as stores
@@ -253,6 +256,33 @@ def test_a_killed_server_leaves_no_process_and_a_killed_model_is_started_again(d
         assert not model.is_running()
 
 
+class SlowProcess:
+    """Stands for a model's process that takes for ever."""
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.alive = True
+        self.version = None
+
+    async def ask(self, frame: Any) -> Any:
+        await asyncio.Event().wait()
+
+
+def test_a_full_queue_and_a_late_answer_are_503_with_the_time_to_come_again(tmp_path: Path) -> None:
+    async def ask_two() -> list[RefusedRequest]:
+        model = ServedModel(Workspace(tmp_path), ServeOptions(queue=1, timeout=0.2))
+        model.current = cast(ModelProcess, SlowProcess())
+        results = await asyncio.gather(model.answer({}), model.answer({}), return_exceptions=True)
+        assert model.waiting == 0
+        return cast(list[RefusedRequest], results)
+
+    late, full = asyncio.run(ask_two())
+    assert (late.status, late.retry) == (503, 5)
+    assert "no answer within" in late.message
+    assert (full.status, full.retry) == (503, 1)
+    assert "waiting" in full.message
+
+
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
@@ -267,6 +297,7 @@ def test_a_killed_server_leaves_no_process_and_a_killed_model_is_started_again(d
         (b'{"dataframe_records": [' + b"1," * 3 + b"1]}", 413, "4 records"),
         (b'{"dataframe_records": ' + b"1" * 10_000 + b"}", 422, "body"),
     ],
+    ids=range(10),
 )
 def test_a_malformed_body_is_refused_by_the_name_of_its_field(body: bytes, status: int, message: str) -> None:
     with pytest.raises(RefusedRequest) as refusal:
