@@ -20,6 +20,8 @@ from pipeline.files import expanded
 from pipeline.records import RECORD, BackboneRecord
 from pipeline.step_table import STEPS, steps_after
 from pipeline.tasks import catalog
+from pipeline.tasks.base import ParticularNetwork
+from pipeline.tasks.canvas_codec import CanvasCodec
 from pipeline.workspace import Workspace
 
 LONGEST_EXPERIMENT_NAME = 500  # MLflow's limit
@@ -72,6 +74,11 @@ def thorough_checks(
     if "backbone" in stale:
         yield _ask("backbone weights", lambda: _check_weights(workspace, config))
     if "finetune" in stale:
+        network = catalog.find(config.task.name).network
+        codec = catalog.find(config.task.name).codec
+        if isinstance(network, ParticularNetwork) and isinstance(codec, CanvasCodec):
+            side = codec.side(config.task)
+            yield _ask("feature maps", lambda: network.check_backbone(config.backbone, config.task, side))
         yield _ask("device", lambda: _check_device(config))
         yield _ask("disk room", lambda: _check_model_room(workspace, config))
         yield _check_cache_room(workspace, config)

@@ -301,3 +301,24 @@ def test_more_tokens_than_a_known_backbone_takes_are_found_before_the_training(t
     assert checks["input"].state == "error"
     assert "128" in checks["input"].expected
     assert "input" not in {check.name for check in preflight.quick_checks(place, config)}
+
+
+@pytest.mark.parametrize("task", ["object-detection", "semantic-segmentation"])
+def test_a_backbone_without_feature_maps_is_refused_before_the_run(task: str, tmp_path: Path) -> None:
+    sections = {"task": {"name": task}}
+    fits = settings(**sections, backbone={"name": "torchvision/mobilenet_v3_small"})
+    fits_not = settings(**sections, backbone={"name": "torchvision/vit_b_32"})
+    assert "16, 32" in thorough(tmp_path, fits, stale=("finetune",))["feature maps"].found
+    check = thorough(tmp_path, fits_not, stale=("finetune",))["feature maps"]
+    assert check.state == "error"
+    assert "torchvision/resnet50" in check.hint
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "lraspp_mobilenet_v3_large"])
+@pytest.mark.parametrize("task", ["image-classification", "object-detection", "semantic-segmentation"])
+def test_a_whole_detector_or_segmenter_is_refused_for_what_it_is(name: str, task: str, tmp_path: Path) -> None:
+    config = settings(task={"name": task}, backbone={"name": f"torchvision/{name}"})
+    check = thorough(tmp_path, config, stale=("backbone",))["backbone weights"]
+    assert check.state == "error"
+    assert "of torchvision" in check.found
+    assert "torchvision/resnet50" in check.hint

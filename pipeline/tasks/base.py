@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pipeline.examples import (
     CheckedTargets,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-    from pipeline.config import Config, DataConfig, FinetuneConfig
+    from pipeline.config import BackboneConfig, Config, DataConfig, FinetuneConfig
     from pipeline.config_section import TaskConfig
     from pipeline.context import Console
     from pipeline.models.network import BlockedNetwork
@@ -262,6 +262,21 @@ class Network(Protocol):
 
         Raises:
             BackboneError: the file does not hold this network's weights.
+        """
+
+
+@runtime_checkable
+class ParticularNetwork(Protocol):
+    """A network that not every backbone fits, which is known without the backbone's weights."""
+
+    def check_backbone(self, backbone: BackboneConfig, task: TaskConfig, side: int) -> str:
+        """What of the backbone the network reads, in words.
+
+        Args:
+            side: of the canvas, in pixels.
+
+        Raises:
+            ConfigError: the backbone does not fit; says which do.
         """
 
 

@@ -10,6 +10,7 @@ from pipeline.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from pipeline.config import BackboneConfig
     from pipeline.models.providers.torchvision.dense_network import DenseNetwork
     from pipeline.records import BackboneRecord, CandidateRecord, InputSpec
 
@@ -26,6 +27,24 @@ class HeadKind(NamedTuple):
     find_answer: Callable[[nn.Module], Callable[[Sequence[Tensor]], Tensor]]
 
 
+def check_body(backbone: BackboneConfig, side: int, strides: Sequence[int]) -> str:
+    """The strides of the maps that a body has, in words; no weights are read.
+
+    Args:
+        side: of the canvas, in pixels.
+        strides: those that the head can read.
+
+    Raises:
+        ConfigError: the backbone is no network for pictures, or has no such maps.
+    """
+    from pipeline.models.providers.torchvision import backbones, dense_network
+
+    _require_torchvision(backbone.name)
+    design = dense_network.find_design(backbones.find_architecture(backbone), side, strides)
+    there = [str(one["stride"]) for one in design["maps"]]
+    return "feature maps at strides " + ", ".join(there)
+
+
 def find_body_design(backbone: BackboneRecord, spec: InputSpec, strides: Sequence[int]) -> dict[str, Any]:
     """What rebuilds the body; see `pipeline.models.providers.torchvision.dense_network.find_design`.
 
@@ -35,15 +54,19 @@ def find_body_design(backbone: BackboneRecord, spec: InputSpec, strides: Sequenc
     from pipeline.models.providers.torchvision import dense_network
     from pipeline.records import image_spec
 
-    provider, _, _ = backbone.name.partition("/")
+    _require_torchvision(backbone.name)
+    return dense_network.find_design(backbone.architecture, image_spec(spec).size, strides)
+
+
+def _require_torchvision(name: str) -> None:
+    provider, _, _ = name.partition("/")
     if provider != "torchvision":
         raise ConfigError(
             "backbone.name",
-            found=backbone.name,
+            found=name,
             expected="a network of torchvision",
             hint="choose one, such as torchvision/resnet50",
         )
-    return dense_network.find_design(backbone.architecture, image_spec(spec).size, strides)
 
 
 def build(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from pipeline.config import BackboneConfig
     from pipeline.config_section import TaskConfig
     from pipeline.models.network import BlockedNetwork
     from pipeline.records import BackboneRecord, CandidateRecord, InputSpec
@@ -27,6 +28,10 @@ LEAST_STEP = 1.4
 
 class BoxNetwork:
     """The Network of boxes."""
+
+    def check_backbone(self, backbone: BackboneConfig, task: TaskConfig, side: int) -> str:
+        """The strides of the maps that the head reads, in words."""
+        return dense_network.check_body(backbone, side, STRIDES)
 
     def design(
         self, train: pa.Table, labels: Sequence[str], spec: InputSpec, task: TaskConfig, backbone: BackboneRecord

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import nn
 
+    from pipeline.config import BackboneConfig
     from pipeline.config_section import TaskConfig
     from pipeline.models.network import BlockedNetwork
     from pipeline.records import BackboneRecord, CandidateRecord, InputSpec
@@ -22,6 +23,10 @@ MOST_CHANNELS = 256
 
 class PixelNetwork:
     """The Network of masks."""
+
+    def check_backbone(self, backbone: BackboneConfig, task: TaskConfig, side: int) -> str:
+        """The strides of the maps that the head reads, in words."""
+        return dense_network.check_body(backbone, side, STRIDES)
 
     def design(
         self, train: pa.Table, labels: Sequence[str], spec: InputSpec, task: TaskConfig, backbone: BackboneRecord

@@ -42,6 +42,7 @@ def check_architecture(architecture: str) -> str:
     known = list_architectures()
     if architecture in known:
         return architecture
+    _refuse_whole_network(architecture)
     near = difflib.get_close_matches(architecture, known, 3)
     expected = "one of " + ", ".join(known)
     if near:
@@ -51,6 +52,19 @@ def check_architecture(architecture: str) -> str:
         found="no classifier of that name in torchvision",
         expected=expected,
     )
+
+
+def _refuse_whole_network(architecture: str) -> None:
+    """Says of torchvision's detectors and segmenters what they are, instead of listing what resembles their names."""
+    kinds = {"a detector": torchvision.models.detection, "a segmenter": torchvision.models.segmentation}
+    for kind, module in kinds.items():
+        if architecture in torchvision.models.list_models(module=module):
+            raise ConfigError(
+                f"backbone.name: torchvision/{architecture}",
+                found=f"{kind} of torchvision",
+                expected="a classifier of torchvision; detection and segmentation put a new head on one",
+                hint="choose one, such as torchvision/resnet50 or torchvision/mobilenet_v3_large",
+            )
 
 
 def find_stock_kwargs(architecture: str, size: int | None = None) -> dict[str, Any]:
