@@ -5,14 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 import zlib
 from pathlib import Path
 from typing import Any
@@ -21,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mlflow_server import mlflow_serving, post
 from pipeline.models.providers.torchvision import blocks
 from pipeline.records import ImageInputSpec
 from pipeline.steps.register import package_candidate
@@ -173,49 +168,14 @@ def test_it_answers_where_thaw_is_not_installed(model: Any, model_folder: Path, 
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """`mlflow models serve` of a registered champion on a free loopback port; ended by its process group."""
+    """`mlflow models serve` of a registered champion in a process of its own."""
     base = tmp_path_factory.mktemp("endpoint")
     done = lay_finished(base / "insects", tmp_path_factory)
     done.with_thresholds(accuracy=0.5)
     uri = done.register().tracking_uri
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-P", "-m", "mlflow", "models", "serve", "-m", "models:/insects@champion",
-               "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))  # where MLflow looks for uvicorn
-    env = {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri, "PATH": path}
-    with (base / "log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=base, env=env, stdout=log, stderr=log, start_new_session=True)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait(server, f"{url}/ping", base / "log")
+    environment = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri}
+    with mlflow_serving("models:/insects@champion", base, environment) as url:
         yield url
-    finally:
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.wait(30)
-
-
-def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    until = time.monotonic() + 240
-    while time.monotonic() < until and server.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.3)
-    raise AssertionError(log.read_text(errors="replace")[-3000:])
-
-
-def post(url: str, body: Any) -> tuple[int, str]:
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(f"{url}/invocations", data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as fault:
-        return fault.code, fault.read().decode()
 
 
 @pytest.mark.slow

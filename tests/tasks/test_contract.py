@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from contract_cases import CASES
 from flows.service.bodies import parse_body
 from flows.service.model_process import start_model
+from mlflow_server import mlflow_serving, post
 from pipeline import setup, task_catalog
 from pipeline.config import Config, parse
 from pipeline.context import SilentConsole
@@ -208,22 +210,80 @@ def test_the_served_model_answers_as_it_was_judged_without_thaw(finished: Finish
         assert serving.difference(answer, row, finished.candidate) == ""
 
 
-def test_a_serving_process_answers_as_it_was_judged(finished: Finished, tmp_path: Path) -> None:
+def package(finished: Finished, folder: Path) -> Path:
+    """The folder of the finished candidate as it is registered."""
     from pipeline.steps.register import package_candidate
 
     finetuned: FinetuneRecord = finished.record("finetune")
-    folder = tmp_path / "model"
     package_candidate(folder, finished.workspace.config(), finished.candidate, finetuned.members, {})
-    evaluated: EvaluateRecord = finished.record("evaluate")
-    rows = pq.read_table(evaluated.predictions).slice(0, 4).to_pylist()
+    return folder
+
+
+def records_of(finished: Finished, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a client sends about rows of the evaluation's predictions."""
     serving = catalog.find(finished.task).serving()
-    records = serving.requests(rows, finished.workspace.root / "data").to_dict(orient="records")
+    records: list[dict[str, Any]] = serving.requests(rows, finished.workspace.root / "data").to_dict(orient="records")
     for record in records:
         for name, value in record.items():
             record[name] = base64.b64encode(value).decode() if isinstance(value, bytes) else value
-    body = json.dumps({"dataframe_records": records}).encode()
+    return records
+
+
+def predictions(finished: Finished, count: int) -> list[dict[str, Any]]:
+    evaluated: EvaluateRecord = finished.record("evaluate")
+    rows: list[dict[str, Any]] = pq.read_table(evaluated.predictions).slice(0, count).to_pylist()
+    return rows
+
+
+def test_a_serving_process_answers_as_it_was_judged(finished: Finished, tmp_path: Path) -> None:
+    folder = package(finished, tmp_path / "model")
+    rows = predictions(finished, 4)
+    serving = catalog.find(finished.task).serving()
+    body = json.dumps({"dataframe_records": records_of(finished, rows)}).encode()
     for row, answer in zip(rows, asyncio.run(_ask_process(folder, body)), strict=True):
         assert serving.difference(answer, row, finished.candidate) == ""
+
+
+def test_mlflow_serves_it_over_http(finished: Finished, tmp_path: Path) -> None:
+    folder = package(finished, tmp_path / "model")
+    rows = predictions(finished, 4)
+    records = records_of(finished, rows)
+    serving = catalog.find(finished.task).serving()
+    with mlflow_serving(str(folder), tmp_path) as url:
+        status, text = post(url, {"dataframe_records": records})
+        assert status == 200, text
+        for row, answer in zip(rows, json.loads(text)["predictions"], strict=True):
+            assert serving.difference(answer, row, finished.candidate) == ""
+        for body in malformed_bodies(records[0]):
+            status, text = post(url, body)
+            assert 400 <= status < 500, (str(body)[:200], status, text)
+        status, text = post(url, {"dataframe_records": records})
+        assert status == 200, text
+
+
+def malformed_bodies(record: dict[str, Any]) -> list[Any]:
+    """Bodies that no task can use; with files in base64, more of them."""
+    bodies: list[Any] = [{}, b"{", {"dataframe_records": [{"elsewhere": "aGVsbG8="}]}]
+    bodies += [{"dataframe_records": [{**record, name: None}]} for name in record]
+    if "image" in record:
+        header = base64.b64decode(record["image"])[:40]
+        images = [b"", b"no image", header, bytes(50_000_001), bomb()]
+        sent = [base64.b64encode(image).decode() for image in images]
+        for image in ("!!not base64!!", "aGVsbG8", 7, *sent):
+            bodies.append({"dataframe_records": [record, {**record, "image": image}]})
+    return bodies
+
+
+def bomb() -> bytes:
+    """A PNG file of some hundred bytes that states 9,000 × 9,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return len(data).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+    side = (9000).to_bytes(4, "big")
+    header = chunk(b"IHDR", side + side + bytes((8, 0, 0, 0, 0)))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(9001))) + chunk(b"IEND", b"")
 
 
 async def _ask_process(folder: Path, body: bytes) -> list[dict[str, Any]]:
