@@ -23,7 +23,7 @@ from pipeline.evaluation.bootstrap import (
     percentile_interval,
 )
 from pipeline.evaluation.judge import ExhibitPlace, list_absent, subset_units
-from pipeline.manifest import real_path, write_table
+from pipeline.manifest import write_table
 from pipeline.objectives import pixel_boundary, pixel_metrics
 from pipeline.objectives.pixel_confusion import count_confusion
 from pipeline.objectives.pixel_metrics import Confusions, PixelTallies
@@ -219,9 +219,7 @@ def _truth_reader(loaded: LoadedCandidate, table: pa.Table) -> Callable[[int], N
     codec: Any = loaded.task.target_codec
 
     def read(row: int) -> NDArray[np.uint8]:
-        mask: NDArray[np.uint8] = codec.read(
-            real_path(loaded.data, targets.files[row].path), loaded.task_config, labels
-        )
+        mask: NDArray[np.uint8] = codec.read(targets.files[row], loaded.data, loaded.task_config, labels)
         return mask
 
     return read

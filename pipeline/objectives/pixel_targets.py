@@ -18,12 +18,14 @@ class MaskFile(NamedTuple):
     """A mask as the manifest names it.
 
     Args:
-        path: below the data folder.
+        path: below the data folder; "" where there is no file and the picture is background everywhere.
         md5: of the file's content.
+        size: width and height in pixels of a picture without a file.
     """
 
     path: str
     md5: str
+    size: tuple[int, int] = (0, 0)
 
 
 class LabelledMasks:
@@ -72,6 +74,10 @@ class StoredMasks:
 
 
 def parse_mask(text: str) -> MaskFile:
-    """The mask that a manifest's target names: `{"mask": PATH, "md5": DIGEST}`."""
+    """The mask that a manifest's target names: `{"mask": PATH, "md5": DIGEST}`, or without a file
+    `{"background": [WIDTH, HEIGHT]}`."""
     stated = json.loads(text)
+    if "background" in stated:
+        width, height = stated["background"]
+        return MaskFile("", "", (width, height))
     return MaskFile(stated["mask"], stated["md5"])

@@ -75,7 +75,7 @@ class SegmentationReader:
 
         values = segmentation_settings(task).masks.values
         labels = label_space(values, data)
-        paths = sorted({example.annotation.path for example, _ in usable})
+        paths = sorted({example.annotation.path for example, _ in usable} - {""})
         measure = partial(measure_mask, root, values=values, labels=labels)
         cache = ScanCache(scratch / "scan", digest(ENGINE, "mask", values, labels, list(values.classes)))
         measured = scan(root, paths, measure, cache, console)

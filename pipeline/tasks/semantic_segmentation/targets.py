@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.context import Console
     from pipeline.modalities.image.annotations.settings import MaskValues
     from pipeline.objectives.base import Targets
-    from pipeline.objectives.pixel_targets import StoredMasks
+    from pipeline.objectives.pixel_targets import MaskFile, StoredMasks
     from pipeline.records import ImageInputSpec, InputSpec
     from pipeline.tasks.base import RandomDraw, StoreLimits
 
@@ -35,25 +35,36 @@ class MaskTargetCodec:
         from pipeline.tensors import single_tensor
 
         assert isinstance(targets, LabelledMasks)
+        image = image_spec(spec)
         decoder = MaskDecoder(segmentation_settings(task).masks.values, targets.labels)
-        rows = [(file.md5, real_path(data, file.path)) for file in targets.files]
-        store = open_store(decoder, image_spec(spec), rows, limits.scratch, limit_gb=limits.gigabytes, console=console)
+        has_file = np.array([bool(file.path) for file in targets.files], dtype=bool)
+        rows = [(file.md5, real_path(data, file.path)) for file in targets.files if file.path]
+        row_of = np.cumsum(has_file) - 1  # of a mask with a file, its row of the store
+        store = open_store(decoder, image, rows, limits.scratch, limit_gb=limits.gigabytes, console=console)
 
         def read(chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
-            masks: NDArray[np.uint8] = single_tensor(store.batch(chosen)).numpy()
+            masks = np.empty((len(chosen), *decoder.shape(image)), np.uint8)
+            stored = has_file[chosen]
+            masks[stored] = single_tensor(store.batch(row_of[chosen[stored]])).numpy()
+            for place in np.flatnonzero(~stored):
+                masks[place] = decoder.lay_background(targets.files[chosen[place]].size, image)
             return masks
 
-        return StoredMasks(np.arange(len(rows)), read)
+        return StoredMasks(np.arange(len(targets)), read)
 
-    def read(self, path: Path, task: TaskConfig, labels: Sequence[str]) -> NDArray[np.uint8]:
-        """A mask file (H, W) in its own pixels.
+    def read(self, file: MaskFile, data: Path, task: TaskConfig, labels: Sequence[str]) -> NDArray[np.uint8]:
+        """A mask (H, W) in its picture's own pixels.
 
         Raises:
             DataError: it cannot be decoded wholly.
         """
-        from pipeline.modalities.image.annotations.masks import decode_mask
+        from pipeline.manifest import real_path
+        from pipeline.modalities.image.annotations.masks import background_mask, decode_mask
 
-        return decode_mask(path, segmentation_settings(task).masks.values, labels)
+        values = segmentation_settings(task).masks.values
+        if not file.path:
+            return background_mask(*file.size, values, labels)
+        return decode_mask(real_path(data, file.path), values, labels)
 
     def place(self, targets: Targets, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None) -> Targets:
         """The masks (n, S, S) as the draws move them."""
@@ -90,3 +101,10 @@ class MaskDecoder:
         from pipeline.modalities.image.canvas import lay_mask
 
         return lay_mask(decode_mask(path, self._values, self._labels), spec)
+
+    def lay_background(self, size: tuple[int, int], spec: ImageInputSpec) -> NDArray[np.uint8]:
+        """The canvas (S, S) of a picture of this width and height that is background everywhere."""
+        from pipeline.modalities.image.annotations.masks import background_mask
+        from pipeline.modalities.image.canvas import lay_mask
+
+        return lay_mask(background_mask(*size, self._values, self._labels), spec)

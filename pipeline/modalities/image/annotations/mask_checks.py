@@ -10,7 +10,7 @@ from pipeline.config import DataConfig
 from pipeline.data.sources import label_findings
 from pipeline.examples import CheckedTargets, ExampleFault, ListedExample, MeasuredExample
 from pipeline.modalities.image.annotations.mask_listing import MaskAnnotation
-from pipeline.modalities.image.annotations.masks import write_mask_target
+from pipeline.modalities.image.annotations.masks import measure_background, write_background_target, write_mask_target
 from pipeline.modalities.image.annotations.settings import MaskValues
 from pipeline.modalities.image.annotations.strata import rarest_classes
 from pipeline.records import Finding
@@ -34,12 +34,16 @@ def check_mask_targets(
         usable: images that can be decoded; `annotation` of each is a `MaskAnnotation`.
         measured_masks: what `measure_mask` said of each mask, by its path.
         labels: the label space.
+
+    Where `annotation` names no mask, the image is background everywhere.
     """
     kept: list[tuple[Usable, str, MeasuredExample]] = []
     faults: list[ExampleFault] = []
     for example, measured in usable:
         path = _mask_of(example)
-        mask = _check(example.path, path, measured, measured_masks[path])
+        size = (measured.values["width"], measured.values["height"])
+        said = measured_masks[path] if path else measure_background(*size, values, labels)
+        mask = _check(example.path, path or "no mask", measured, said)
         if isinstance(mask, ExampleFault):
             faults.append(dataclasses.replace(mask, id=measured.id))
         else:
@@ -50,7 +54,7 @@ def check_mask_targets(
     finished = []
     for (pair, _, mask), target, present, stratum in zip(kept, targets, classes, strata, strict=True):
         finished.append(_finish(pair, mask, labels[0], target, present, stratum))
-    findings = [*label_findings(data, set(labels), set(values.classes)), *_one_sided(kept)]
+    findings = [*label_findings(data, set(labels), set(values.classes)), *_one_sided(kept), *_without_mask(kept)]
     return CheckedTargets(tuple(finished), tuple(faults), findings=tuple(findings), labels=tuple(labels))
 
 
@@ -101,6 +105,9 @@ def _targets(kept: Sequence[tuple[Usable, str, MeasuredExample]]) -> list[str]:
     first: dict[tuple[str, str], str] = {}
     targets = []
     for (_, measured), path, mask in kept:
+        if not path:
+            targets.append(write_background_target(mask.values["width"], mask.values["height"]))
+            continue
         shared = first.setdefault((measured.id, mask.id), path)
         targets.append(write_mask_target(shared, mask.id))
     return targets
@@ -123,6 +130,21 @@ def _share_ignored(mask: MeasuredExample) -> float:
     total: int = mask.values["width"] * mask.values["height"]
     ignored: int = mask.values["ignored"]
     return round(ignored / total, 6)
+
+
+def _without_mask(kept: Sequence[tuple[Usable, str, MeasuredExample]]) -> list[Finding]:
+    images = tuple(example.path for (example, _), path, _ in kept if not path)
+    if not images:
+        return []
+    return [
+        Finding(
+            code="no-mask",
+            severity="info",
+            subject="images without a mask",
+            found=f"{len(images)} images are background everywhere, as task.masks.unannotated: empty says",
+            items=images,
+        )
+    ]
 
 
 def _one_sided(kept: Sequence[tuple[Usable, str, MeasuredExample]]) -> list[Finding]:

@@ -28,7 +28,11 @@ from pipeline.modalities.image.file_types import is_image_name
 
 @dataclass(frozen=True, slots=True)
 class MaskAnnotation:
-    """Where the mask of an image lies, below the data folder."""
+    """Where the mask of an image lies, below the data folder.
+
+    Args:
+        path: "" where there is none, and all of the image is background.
+    """
 
     path: str
 
@@ -70,11 +74,12 @@ def list_masks(root: Path, data: DataConfig, settings: MaskConfig) -> ExampleLis
     splits = find_splits(root, tree.files, folders.images, SEGMENTATION)
     extras, findings = read_metadata(root, data, dict.fromkeys(folders.images), tree)
     examples = []
-    for path, mask in sorted(pairs.of_image.items()):
+    unannotated = dict.fromkeys(pairs.images_alone, "") if settings.unannotated == "empty" else {}
+    for path, mask in sorted({**pairs.of_image, **unannotated}.items()):
         extra = extras.get(path, NO_EXTRAS)
         split = splits.of_image.get(path) or extra.split
         examples.append(ListedExample(path, "", extra.group, split, extra.meta, annotation=MaskAnnotation(mask)))
-    faults = [_no_mask(path) for path in pairs.images_alone]
+    faults = [_no_mask(path) for path in pairs.images_alone if path not in unannotated]
     faults += [_no_image(path) for path in pairs.annotations_alone]
     faults += [_ambiguous(path, words) for path, words in pairs.ambiguous.items()]
     collisions = unicode_collisions((*folders.images, *folders.masks))
@@ -122,7 +127,8 @@ def _nothing_masked(root: Path, folders: MaskFolders) -> DataError:
 
 
 def _no_mask(path: str) -> ExampleFault:
-    return ExampleFault(path, "no-annotation", "no mask of it", "one for each image", "add it, or remove the image")
+    hint = "add it, or set task.masks.unannotated: empty if such images are background everywhere"
+    return ExampleFault(path, "no-annotation", "no mask of it", "one for each image", hint)
 
 
 def _no_image(path: str) -> ExampleFault:

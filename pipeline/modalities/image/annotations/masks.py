@@ -15,7 +15,6 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import DataError
 from pipeline.examples import ExampleFault, MeasuredExample
-from pipeline.manifest import real_path
 from pipeline.modalities.image.annotations.faults import AnnotationError, read_annotation
 from pipeline.modalities.image.annotations.settings import MaskValues
 from pipeline.modalities.image.decoding import quiet
@@ -93,9 +92,25 @@ def write_mask_target(path: str, md5: str) -> str:
     return json.dumps({"mask": path, "md5": md5}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def mask_path(target: str, data: Path) -> Path:
-    """The mask file that a manifest's target names, below the data folder."""
-    return real_path(data, json.loads(target)["mask"])
+def write_background_target(width: int, height: int) -> str:
+    """The manifest's target of an image of background only, without a mask: `{"background":[WIDTH,HEIGHT]}` in upright
+    pixels."""
+    return json.dumps({"background": [width, height]}, separators=(",", ":"))
+
+
+def background_mask(width: int, height: int, values: MaskValues, labels: Sequence[str]) -> Indices:
+    """The class numbers (H, W) of an image of background only; 255 where the background is not in the label space."""
+    background = next(iter(values.classes))
+    number = labels.index(background) if background in labels else IGNORED
+    return np.full((height, width), number, np.uint8)
+
+
+def measure_background(width: int, height: int, values: MaskValues, labels: Sequence[str]) -> MeasuredExample:
+    """What `measure_mask` would measure of a mask with background only; the id is empty, since there is no file."""
+    background = next(iter(values.classes))
+    pixels = {background: width * height} if background in labels else {}
+    facts = {"width": width, "height": height, "pixels": pixels, "ignored": 0 if pixels else width * height}
+    return MeasuredExample("", facts)
 
 
 def _decode(content: bytes, name: str, values: MaskValues, labels: Sequence[str]) -> tuple[Indices, dict[int, int]]:

@@ -92,4 +92,6 @@ class MaskConfig(ConfigSection):
     """the folder of the masks; null: masks, mask, SegmentationClass and the like"""
     suffix: str = ""
     """what a mask's name has after its image's, before the ending: _mask, for example"""
+    unannotated: Literal["error", "empty"] = "error"
+    """an image without a mask; error: it is left out by name; empty: all of it is background"""
     values: MaskValues = MaskValues()

@@ -11,12 +11,17 @@ from PIL import Image
 from annotated_images import SIZE, half_mask, save_mask, save_picture, save_text, take_in
 from image_builders import save
 from pipeline.config import DataConfig
+from pipeline.context import SilentConsole
 from pipeline.errors import DataError
 from pipeline.examples import CheckedTargets, ExampleListing
 from pipeline.modalities.image.annotations.masks import decode_mask
 from pipeline.modalities.image.annotations.settings import MaskValues
+from pipeline.objectives.pixel_targets import IGNORED, LabelledMasks, MaskFile, parse_mask
+from pipeline.records import ImageInputSpec
+from pipeline.tasks.base import StoreLimits
 from pipeline.tasks.semantic_segmentation.reader import SegmentationReader
 from pipeline.tasks.semantic_segmentation.settings import SemanticSegmentationConfig
+from pipeline.tasks.semantic_segmentation.targets import MaskTargetCodec
 
 BINARY = {"classes": {"background": 0, "crack": 255}}
 
@@ -231,3 +236,65 @@ def test_dsb2018_is_read_whole(real: Path) -> None:
     listing = SegmentationReader("semantic-segmentation").list_examples(real / "data" / "dsb2018", DataConfig(), task)
     assert len(listing.examples) == 450
     assert not (*listing.faults, *listing.findings)
+
+
+def _half_masked(root: Path) -> None:
+    """Two pictures, of which only the first has a mask."""
+    save_picture(root / "images" / "a.png")
+    save_picture(root / "images" / "b.png", 1)
+    save_mask(root / "masks" / "a.png", half_mask(255))
+
+
+def test_an_image_without_a_mask_is_a_fault_or_background_as_is_set(tmp_path: Path) -> None:
+    _half_masked(tmp_path / "data")
+    listing, _ = segment(tmp_path / "data")
+    (fault,) = listing.faults
+    assert (fault.path, fault.code) == ("images/b.png", "no-annotation")
+    assert "task.masks.unannotated: empty" in fault.hint
+    listing, checked = segment(tmp_path / "data", unannotated="empty")
+    assert not listing.faults
+    example, measured = checked.usable[1]
+    width, height = measured.values["width"], measured.values["height"]
+    assert example.target == f'{{"background":[{width},{height}]}}'
+    assert (example.classes, example.stratum) == (("background",), "background")
+    assert (measured.values["foreground"], measured.values["ignored"]) == (0, 0)
+    (finding,) = (finding for finding in checked.findings if finding.code == "no-mask")
+    assert finding.items == ("images/b.png",)
+
+
+def test_images_without_any_mask_stop_the_run_whatever_is_set(tmp_path: Path) -> None:
+    save_picture(tmp_path / "data" / "images" / "a.png")
+    with pytest.raises(DataError, match="none belong together"):
+        segment(tmp_path / "data", unannotated="empty")
+
+
+def test_without_the_background_class_nothing_counts_in_an_image_without_a_mask(tmp_path: Path) -> None:
+    _half_masked(tmp_path / "data")
+    values = {"classes": {"background": 0, "crack": 255, "rust": 7}}
+    _, checked = segment(tmp_path / "data", values, DataConfig(drop_classes=("background",)), unannotated="empty")
+    assert [fault.code for fault in checked.faults] == ["all-ignored"]
+
+
+def test_a_target_without_a_file_is_laid_on_the_canvas_and_read_as_background(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    _half_masked(root)
+    _, checked = segment(root, unannotated="empty")
+    task = SemanticSegmentationConfig.model_validate({"masks": {"values": BINARY, "unannotated": "empty"}})
+    labels = ("background", "crack")
+    first, second = (parse_mask(example.target) for example, _ in checked.usable)
+    codec, spec = MaskTargetCodec(), ImageInputSpec(size=32, resize=32, fit="pad")
+    limits = StoreLimits(tmp_path / "scratch", 1)
+
+    def load(*files: MaskFile) -> np.ndarray:
+        return codec.open(LabelledMasks(files, labels), spec, task, root, limits, SilentConsole()).load()
+
+    masks = load(second, first, second)
+    np.testing.assert_array_equal(masks[1], load(first)[0])
+    np.testing.assert_array_equal(masks[0], masks[2])
+    # what lies around a picture does not count with a mask or without one
+    np.testing.assert_array_equal(masks[0] == IGNORED, masks[1] == IGNORED)
+    assert set(np.unique(masks[0])) <= {0, IGNORED}
+    np.testing.assert_array_equal(load(second, second), masks[::2])
+    truth = codec.read(second, root, task, labels)
+    assert truth.shape == codec.read(first, root, task, labels).shape
+    assert not truth.any()
