@@ -26,8 +26,8 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
-from pipeline.tracking import registry
-from pipeline.tracking import store as stores
+from flows.promotion import promote_version
+from pipeline.context import SilentConsole
 from pipeline.workspace import Workspace
 
 JSON = "application/json"
@@ -103,13 +103,8 @@ class Load:
 
 
 def make_champion(root: Path, number: str) -> None:
-    """Points the alias at a version."""
-    workspace = Workspace(root)
-    config = workspace.config()
-    store = stores.find(config.tracking, workspace)
-    for version in registry.registered(config, workspace):
-        if version.version == number:
-            registry.set_alias(store, version, registry.CHAMPION)
+    """As a person does it."""
+    promote_version(Workspace(root), number, "bench", "load run", SilentConsole())
 
 
 def start(root: Path) -> tuple[subprocess.Popen[str], int]:

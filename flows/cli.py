@@ -18,12 +18,14 @@ from pipeline.storage import storage_errors
 from pipeline.text import use_utf8_names, write_anything
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flows.lr_find import SweepPage
     from flows.retrain import RetrainSummary
     from flows.servers import Server
     from flows.status import WorkspaceStatus
     from flows.terminal import Terminal
-    from pipeline.records import Comparison, EvaluateRecord, RegisterRecord
+    from pipeline.records import Comparison, EvaluateRecord, PromoteRecord
     from pipeline.workspace import Workspace
 
 app = typer.Typer(
@@ -200,8 +202,8 @@ def run(
 ) -> None:
     """Retrain what changed; register the result.
 
-    Six steps: validate, split, backbone, finetune, evaluate, register. A step runs only if something it depends on
-    changed; if nothing changed, nothing is trained.
+    Seven steps: validate, split, backbone, finetune, evaluate, register, promote. A step runs only if something it
+    depends on changed; if nothing changed, nothing is trained.
 
     Examples:
 
@@ -222,7 +224,7 @@ def run(
         else:
             stale = {*force, *status.stale_steps}
             summary = _retrain(terminal, workspace, force, stale, clock)
-            _print_result(terminal, workspace, summary.evaluated, summary.registered)
+            _print_result(terminal, workspace, summary.evaluated, summary.promoted)
         if timings:
             _print_timings(terminal, clock)
 
@@ -271,17 +273,19 @@ def _print_unchanged(terminal: Terminal, workspace: Workspace, status: Workspace
 
     assert status.evaluated is not None
     assert status.registered is not None
+    assert status.promoted is not None
     terminal.heading(f"{workspace.root.name}: nothing changed since the last run, nothing to train")
     for step in status.states:
         terminal.info(step_line(step, "unchanged"))
     terminal.info(step_line("register", f"unchanged: {summarize(status.registered)}"))
+    terminal.info(step_line("promote", f"unchanged: {summarize(status.promoted)}"))
     if status.report_reason:
         from flows.status import make_report
 
         with terminal.working("writing the report"):
-            make_report(workspace, status.registered, terminal)
+            make_report(workspace, status, terminal)
         terminal.info(step_line("report", f"{status.report_reason}: made again"))
-    _print_result(terminal, workspace, status.evaluated, status.registered)
+    _print_result(terminal, workspace, status.evaluated, status.promoted)
 
 
 def _retrain(
@@ -352,9 +356,7 @@ def _no_server_error(reason: Exception) -> ThawError:
     )
 
 
-def _print_result(
-    terminal: Terminal, workspace: Workspace, evaluated: EvaluateRecord, registered: RegisterRecord
-) -> None:
+def _print_result(terminal: Terminal, workspace: Workspace, evaluated: EvaluateRecord, promoted: PromoteRecord) -> None:
     """The closing lines of a run: a heading with the result, and what there is to know of it, one line each."""
     from flows.status import list_unshared
     from pipeline.steps.summary import summarize
@@ -362,7 +364,13 @@ def _print_result(
     terminal.heading(summarize(evaluated))
     for comparison in evaluated.comparisons:
         terminal.info(_comparison_line(comparison))
-    terminal.info(f"registered as {registered.model} v{registered.version}; {registered.reason}")
+    terminal.info(f"{promoted.model} {summarize(promoted)}")
+    for detail in promoted.details:
+        terminal.info(detail)
+    if promoted.next_command:
+        terminal.info(
+            f"to decide otherwise: {promoted.next_command}" if not promoted.waits else f"next: {promoted.next_command}"
+        )
     terminal.info(f"report: {workspace.report.resolve().as_uri()}")
     for line in list_unshared(workspace):
         terminal.info(line)
@@ -378,7 +386,7 @@ def _comparison_line(comparison: Comparison) -> str:
 
 @app.command()
 def step(
-    name: Annotated[str, typer.Argument(help="validate, split, backbone, finetune, evaluate or register.")],
+    name: Annotated[str, typer.Argument(help="validate, split, backbone, finetune, evaluate, register or promote.")],
 ) -> None:
     """Run one step alone.
 
@@ -443,6 +451,8 @@ def _print_states(terminal: Terminal, status: WorkspaceStatus) -> None:
         terminal.info(step_line(name, text))
     is_registered = status.registered is not None
     terminal.info(step_line("register", "fresh" if is_registered else "stale: the last evaluation is not registered"))
+    is_decided = status.promoted is not None
+    terminal.info(step_line("promote", "fresh" if is_decided else "stale: the last registration is not decided on"))
 
 
 def _print_changed_weights(terminal: Terminal, workspace: Workspace) -> None:
@@ -457,7 +467,7 @@ def _print_changed_weights(terminal: Terminal, workspace: Workspace) -> None:
 
 def _print_versions(terminal: Terminal, workspace: Workspace) -> None:
     with terminal.working("asking the model registry"):
-        from pipeline.tracking.registry import registered
+        from pipeline.tracking.registered_versions import registered
 
         versions = registered(workspace.config(), workspace)
     terminal.heading("registered" if versions else "nothing registered yet")
@@ -561,6 +571,125 @@ def _prepare_sample_folder(task: str) -> tuple[str, Path]:
             hint="name a folder to write another task's sample to",
         )
     return config.task.name, workspace.root / config.data.path
+
+
+By = Annotated[str, typer.Option(help="Who decides; default: the user and host that run this.")]
+Reason = Annotated[str, typer.Option(help="Why; kept in the journal.")]
+VersionNumber = Annotated[str, typer.Argument(help="The version's number.")]
+
+
+@app.command()
+def models(
+    at: Annotated[str, typer.Option(help="Tell which version was champion then, such as 2026-11-27.")] = "",
+) -> None:
+    """List versions and what was decided on them.
+
+    Examples:
+
+      thaw models
+
+      thaw models --at 2026-11-27
+    """
+    from flows.promotion import parse_date, read_model
+    from flows.terminal import Terminal
+
+    workspace = _open_workspace()
+    moment = parse_date(at)
+    with Terminal() as terminal:
+        with terminal.working("asking the model registry"):
+            model = read_model(workspace)
+        terminal.heading(model.name)
+        for line in model.describe(moment):
+            terminal.info(line)
+
+
+@app.command()
+def promote(version: VersionNumber, by: By = "", reason: Reason = "") -> None:
+    """Make a registered version the champion.
+
+    Whatever its verdict: the journal says that it was overridden. The version is served once first.
+
+    Example:
+
+      thaw promote 3 --by Ines --reason "needed for the new camera"
+    """
+    from flows.promotion import promote_version
+
+    _decide("promoting", lambda workspace, terminal: promote_version(workspace, version, by, reason, terminal))
+
+
+@app.command()
+def rollback(
+    to: Annotated[str, typer.Option(help="The version to go back to; default: the champion before.")] = "",
+    by: By = "",
+    reason: Reason = "",
+) -> None:
+    """Make an earlier champion the champion again.
+
+    The version that was champion is withdrawn: no run promotes it again.
+
+    Examples:
+
+      thaw rollback --reason "confuses the new labels"
+
+      thaw rollback --to 2
+    """
+    from flows.promotion import roll_back
+
+    _decide("rolling back", lambda workspace, terminal: roll_back(workspace, to, by, reason, terminal))
+
+
+@app.command()
+def approve(
+    version: VersionNumber,
+    by: Annotated[str, typer.Option(help="Who approves.")],
+    comment: Annotated[str, typer.Option(help="Why; kept in the journal.")],
+) -> None:
+    """Approve a version that waits.
+
+    With `promotion.mode: human` a version that deserves promotion waits for a person.
+
+    Example:
+
+      thaw approve 3 --by Ines --comment "checked on the night shift's photographs"
+    """
+    from flows.promotion import answer_request
+
+    def answer(workspace: Workspace, terminal: Terminal) -> str:
+        return answer_request(workspace, version, by, comment, terminal, approve=True)
+
+    _decide("approving", answer)
+
+
+@app.command()
+def refuse(
+    version: VersionNumber,
+    by: Annotated[str, typer.Option(help="Who refuses.")],
+    comment: Annotated[str, typer.Option(help="Why; kept in the journal.")],
+) -> None:
+    """Refuse a version that waits for approval.
+
+    Example:
+
+      thaw refuse 3 --by Ines --comment "worse on small flowers"
+    """
+    from flows.promotion import answer_request
+
+    def answer(workspace: Workspace, terminal: Terminal) -> str:
+        return answer_request(workspace, version, by, comment, terminal, approve=False)
+
+    _decide("refusing", answer)
+
+
+def _decide(doing: str, act: Callable[[Workspace, Terminal], str]) -> None:
+    """Runs a decision about registered versions and says what came of it."""
+    from flows.terminal import Terminal
+
+    workspace = _open_workspace()
+    with Terminal() as terminal, storage_errors(workspace.root):
+        with terminal.working(doing):
+            done = act(workspace, terminal)
+        terminal.heading(done)
 
 
 @app.command()

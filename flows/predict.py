@@ -80,12 +80,13 @@ def predict(
     """
     from pipeline.tracking import packaging, registry
     from pipeline.tracking import store as stores
+    from pipeline.tracking.registered_versions import registered
 
     config = workspace.config()
     store = stores.find(config.tracking, workspace)
     note = ""
     if model is None:
-        versions = registry.registered(config, workspace)
+        versions = registered(config, workspace)
         version, note = _choose_version(versions, workspace.model_name(config))
     else:
         version = registry.find(store, model)

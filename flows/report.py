@@ -14,6 +14,7 @@ from pipeline.records import (
     BackboneRecord,
     EvaluateRecord,
     FinetuneRecord,
+    PromoteRecord,
     RegisterRecord,
     SplitRecord,
     ValidateRecord,
@@ -23,19 +24,27 @@ from pipeline.versioning import StageState, Versioning
 from pipeline.workspace import Workspace
 
 
-def find_report_fault(workspace: Workspace, states: Mapping[str, StageState], registered: RegisterRecord) -> str:
+def find_report_fault(
+    workspace: Workspace, states: Mapping[str, StageState], registered: RegisterRecord, promoted: PromoteRecord
+) -> str:
     """Why the page has to be made again, in a user's words; empty where it is what these results determine."""
-    return receipts.report_fault(workspace, _inputs(states, registered))
+    return receipts.report_fault(workspace, _inputs(states, registered, promoted))
 
 
-def make_report(workspace: Workspace, versioning: Versioning, registered: RegisterRecord, tracker: Tracker) -> Path:
+def make_report(
+    workspace: Workspace,
+    versioning: Versioning,
+    registered: RegisterRecord,
+    promoted: PromoteRecord,
+    tracker: Tracker,
+) -> Path:
     """Makes the page from the finished steps' outputs, remembers what it was made from, and keeps it with the run in
     the tracking store."""
     from pipeline.report.page import RunRecords, build_page, write_page
     from pipeline.report.report_context import gather_context
     from pipeline.steps import recorded_facts
 
-    inputs = _inputs(versioning.states(), registered)
+    inputs = _inputs(versioning.states(), registered, promoted)
     records = RunRecords(
         validate=ValidateRecord.load(workspace.output("validate")),
         split=SplitRecord.load(workspace.output("split")),
@@ -43,6 +52,7 @@ def make_report(workspace: Workspace, versioning: Versioning, registered: Regist
         finetune=FinetuneRecord.load(workspace.output("finetune")),
         evaluate=EvaluateRecord.load(workspace.output("evaluate")),
         register=registered,
+        promote=promoted,
     )
     context = gather_context(workspace, versioning.data_version(), registered)
     write_page(build_page(records, context), workspace.report)
@@ -52,6 +62,6 @@ def make_report(workspace: Workspace, versioning: Versioning, registered: Regist
     return workspace.report
 
 
-def _inputs(states: Mapping[str, StageState], registered: RegisterRecord) -> str:
-    """The digest of what determines the page: every step's outputs and the registration."""
-    return digest({name: list(state.outputs) for name, state in states.items()}, registered)
+def _inputs(states: Mapping[str, StageState], registered: RegisterRecord, promoted: PromoteRecord) -> str:
+    """The digest of what determines the page: every step's outputs, the registration and what was decided of it."""
+    return digest({name: list(state.outputs) for name, state in states.items()}, registered, promoted)

@@ -15,9 +15,10 @@ from flows.dead_runs import close_dead_runs
 from flows.status import check_step_names, list_unshared, prepare_workspace, refuse_changed_weights
 from flows.step_task import CONSOLE, PrefectConsole, StepOutcome, WorkspaceRun, run_as_task, run_step_as_task
 from pipeline import preflight, redaction
-from pipeline.records import EvaluateRecord, RegisterRecord
+from pipeline.records import EvaluateRecord, PromoteRecord, RegisterRecord
 from pipeline.step_table import STEPS
 from pipeline.steps.run import new_run_dir, open_tracker
+from pipeline.steps.summary import summarize
 from pipeline.storage import storage_errors
 from pipeline.text import pluralize
 from pipeline.versioning import Versioning
@@ -31,12 +32,13 @@ class RetrainSummary:
     outcomes: tuple[StepOutcome, ...]
     evaluated: EvaluateRecord
     registered: RegisterRecord
+    promoted: PromoteRecord
     report: Path
 
 
 @flow(name="retrain", persist_result=False, validate_parameters=False)
 def retrain(workspace: str, force: Sequence[str] = ()) -> RetrainSummary:
-    """Validate, split, fetch the backbone, fine-tune, evaluate, register.
+    """Validate, split, fetch the backbone, fine-tune, evaluate, register, promote.
 
     Args:
         workspace: the workspace's folder.
@@ -61,13 +63,13 @@ def _retrain(workspace: Workspace, force: Sequence[str]) -> RetrainSummary:
             records[name] = run_step_as_task(run, name)
             if name == "split":  # the number of classes is known
                 preflight.check_thresholds(workspace.config(), len(records["split"].labels))
-        evaluated, registered = records["evaluate"], records["register"]
-        page = run_as_task("report", lambda: _make_report(run, registered))
-        _publish_summary(run, evaluated, registered, page)
+        evaluated, registered, promoted = records["evaluate"], records["register"], records["promote"]
+        page = run_as_task("report", lambda: _make_report(run, registered, promoted))
+        _publish_summary(run, evaluated, promoted, page)
         if CONSOLE.get() is None:  # the command line says it below the result
             for line in list_unshared(workspace):
                 run.console.info(line)
-        return RetrainSummary(tuple(run.outcomes), evaluated, registered, page)
+        return RetrainSummary(tuple(run.outcomes), evaluated, registered, promoted, page)
 
 
 def begin_run(workspace: Workspace, force: Sequence[str] = ()) -> WorkspaceRun:
@@ -118,17 +120,17 @@ def _check_before_running(run: WorkspaceRun) -> None:
             run.console.info(f"warning: {check.name}: {check.found}; {check.hint}")
 
 
-def _make_report(run: WorkspaceRun, registered: RegisterRecord) -> Path:
+def _make_report(run: WorkspaceRun, registered: RegisterRecord, promoted: PromoteRecord) -> Path:
     """The report, made anew where what it shows has changed."""
-    if not report.find_report_fault(run.workspace, run.versioning.states(), registered):
+    if not report.find_report_fault(run.workspace, run.versioning.states(), registered, promoted):
         return run.workspace.report
     with run.console.working("writing the report"):
-        return report.make_report(run.workspace, run.versioning, registered, run.tracker)
+        return report.make_report(run.workspace, run.versioning, registered, promoted, run.tracker)
 
 
-def _publish_summary(run: WorkspaceRun, evaluated: EvaluateRecord, registered: RegisterRecord, page: Path) -> None:
+def _publish_summary(run: WorkspaceRun, evaluated: EvaluateRecord, promoted: PromoteRecord, page: Path) -> None:
     """The summary on the Prefect run's own page. A run is no worse for lacking it, so a failure is only said."""
-    text = _markdown_summary(run.outcomes, evaluated, registered)
+    text = _markdown_summary(run.outcomes, evaluated, promoted)
     try:
         create_markdown_artifact(text, key="summary", description="What this retraining did")
         create_link_artifact(page.resolve().as_uri(), link_text="report", key="report")
@@ -136,12 +138,12 @@ def _publish_summary(run: WorkspaceRun, evaluated: EvaluateRecord, registered: R
         run.console.info(f"Prefect kept no summary ({type(fault).__name__}: {fault})")
 
 
-def _markdown_summary(outcomes: Sequence[StepOutcome], evaluated: EvaluateRecord, registered: RegisterRecord) -> str:
+def _markdown_summary(outcomes: Sequence[StepOutcome], evaluated: EvaluateRecord, promoted: PromoteRecord) -> str:
     primary = evaluated.metrics[evaluated.primary]
     value = f"**{evaluated.primary} {primary.value:.3f}** ({primary.low:.3f}–{primary.high:.3f})"
     tested = pluralize(evaluated.examples, "test example")
     lines = [
-        f"{value} on {tested}; {registered.model} v{registered.version}: {registered.reason}",
+        f"{value} on {tested}; {promoted.model} {summarize(promoted)}",
         "",
         "| step | | why | time |",
         "|---|---|---|---|",

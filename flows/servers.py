@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows import settings
-from flows.tether import SECONDS_TO_END
 from pipeline import loopback, storage
 from pipeline.errors import WorkspaceError
+from pipeline.tether import SECONDS_TO_END
 
 HOST = "127.0.0.1"
 

@@ -9,8 +9,8 @@ from flows import report
 from pipeline import preflight
 from pipeline.context import Console
 from pipeline.errors import ConfigError, ThawError, VersioningError
-from pipeline.receipts import current_receipt
-from pipeline.records import EvaluateRecord, RegisterRecord
+from pipeline.receipts import current_promotion, current_receipt
+from pipeline.records import EvaluateRecord, PromoteRecord, RegisterRecord
 from pipeline.step_table import STEPS
 from pipeline.upgrade import list_changes, upgrade
 from pipeline.versioning import StageState, Versioning
@@ -25,18 +25,20 @@ class WorkspaceStatus:
         states: of the DVC stages, by name.
         evaluated: of the last finished evaluation, fresh or not.
         registered: of that evaluation, where it is registered.
+        promoted: what was decided about that version, where nothing changed since.
         report_reason: why report.html has to be made again; empty where it has not, or there is nothing to report.
     """
 
     states: dict[str, StageState]
     evaluated: EvaluateRecord | None
     registered: RegisterRecord | None
+    promoted: PromoteRecord | None = None
     report_reason: str = ""
 
     @property
     def nothing_to_do(self) -> bool:
         all_fresh = all(state.fresh for state in self.states.values())
-        return all_fresh and self.registered is not None
+        return all_fresh and self.registered is not None and self.promoted is not None
 
     @property
     def stale_steps(self) -> list[str]:
@@ -50,12 +52,18 @@ def examine_status(workspace: Workspace) -> WorkspaceStatus:
         evaluated = EvaluateRecord.load(workspace.output("evaluate"))
     except VersioningError:
         return WorkspaceStatus(states, None, None)
-    registered = current_receipt(workspace.config(), workspace, evaluated)
-    reason = report.find_report_fault(workspace, states, registered) if registered else ""
-    return WorkspaceStatus(states, evaluated, registered, reason)
+    config = workspace.config()
+    registered = current_receipt(config, workspace, evaluated)
+    if registered is None:
+        return WorkspaceStatus(states, evaluated, None)
+    promoted = current_promotion(config, workspace, registered)
+    if promoted is None:
+        return WorkspaceStatus(states, evaluated, registered)
+    reason = report.find_report_fault(workspace, states, registered, promoted)
+    return WorkspaceStatus(states, evaluated, registered, promoted, reason)
 
 
-def make_report(workspace: Workspace, registered: RegisterRecord, console: Console) -> None:
+def make_report(workspace: Workspace, status: WorkspaceStatus, console: Console) -> None:
     """Makes report.html again where nothing else is to do.
 
     Raises:
@@ -65,7 +73,10 @@ def make_report(workspace: Workspace, registered: RegisterRecord, console: Conso
 
     with lock(workspace):
         tracker = open_tracker(workspace.config(), workspace, console)
-        report.make_report(workspace, Versioning(workspace.root), registered, tracker)
+        assert status.registered is not None
+        assert status.promoted is not None
+        versioning = Versioning(workspace.root)
+        report.make_report(workspace, versioning, status.registered, status.promoted, tracker)
 
 
 def bring_up_to_date(workspace: Workspace, console: Console) -> None:

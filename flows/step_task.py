@@ -68,6 +68,13 @@ class PrefectConsole:
         return nullcontext() if terminal is None else terminal.working(on)
 
 
+# Why a step runs that DVC does not know.
+UNDONE = {
+    "register": "this evaluation is not registered yet",
+    "promote": "this version is not decided on yet",
+}
+
+
 def _log_to_prefect(text: str) -> None:
     line = printable(text)
     try:
@@ -181,16 +188,24 @@ def run_or_restore(run: WorkspaceRun, name: str) -> Record:
 def _run_unless_receipt(run: WorkspaceRun, name: str) -> Record:
     """The record of a step that DVC does not know: of the receipt where that is current, else by running the step."""
     started = time.monotonic()
-    evaluated = EvaluateRecord.load(run.workspace.output("evaluate"))
-    receipt = receipts.current_receipt(run.workspace.config(), run.workspace, evaluated)
+    receipt = _find_receipt(run.workspace, name)
     is_forced = name in run.force
     if receipt is not None and not is_forced:
         return _finish(run, name, "unchanged", (), started)
-    reasons = ("forced",) if is_forced else ("this evaluation is not registered yet",)
+    reasons = ("forced",) if is_forced else (UNDONE[name],)
     run.console.info(running_line(name, reasons))
     with run.console.working(name):
         _run_step(run, name)
     return _finish(run, name, "done", reasons, started)
+
+
+def _find_receipt(workspace: Workspace, name: str) -> Record | None:
+    """The receipt of a step that DVC does not know, where nothing changed since; else None."""
+    config = workspace.config()
+    if name == "promote":
+        registered = receipts.load(workspace)
+        return None if registered is None else receipts.current_promotion(config, workspace, registered)
+    return receipts.current_receipt(config, workspace, EvaluateRecord.load(workspace.output("evaluate")))
 
 
 def _run_step(run: WorkspaceRun, name: str) -> None:

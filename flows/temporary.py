@@ -17,7 +17,7 @@ from pathlib import Path
 
 from flows import servers
 from flows.servers import HOST, Server, free_port, new_secret
-from flows.tether import SECONDS_TO_END, wait_for_end_of_input
+from pipeline.tether import SECONDS_TO_END, wait_for_end_of_input
 
 SECONDS_TO_START = 300
 

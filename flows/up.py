@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from flows import settings
 from flows.servers import HOST, Server, free_port, new_secret, stop
-from flows.tether import SECONDS_TO_END
 from pipeline import files
 from pipeline.errors import WorkspaceError
+from pipeline.tether import SECONDS_TO_END
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TRAININGS_PAGE = "/#/experiments?workflowType=machine_learning"
 
 SECONDS_BETWEEN_LOOKS = 0.5
-TETHERED = (sys.executable, "-P", "-m", "flows.tether")
+TETHERED = (sys.executable, "-P", "-m", "pipeline.tether")
 
 
 def plan_servers(workspace: Workspace, prefect_port: int, mlflow_port: int) -> tuple[list[Server], str]:

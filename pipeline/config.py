@@ -285,7 +285,41 @@ class RegisterConfig(ConfigSection):
     name: str | None = None
     """name in the model registry; null: the workspace folder's name"""
     thresholds: dict[str, float] = {}
-    """test metrics a model must reach to become champion, such as accuracy: 0.9; without any, no model becomes champion"""
+    """test metrics a model must reach to become champion, such as accuracy: 0.9"""
+
+
+class PromotionConfig(ConfigSection):
+    mode: Literal["automatic", "human"] = "automatic"
+    """human: a version that deserves it waits for `thaw approve VERSION --by NAME`"""
+    accept: Literal["better", "not-worse"] = "better"
+    """better: the challenger must be shown to be better than the champion; not-worse: not worse by more than the margin"""
+    margin: float = Field(default=0.01, ge=0, le=1)
+    """how much worse a challenger may be with `accept: not-worse`, in the metric"""
+    metric: str | None = None
+    """the test metric that decides; null: per example, of classes accuracy, of boxes f1, of masks mean_iou"""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    """how sure it must be that none of all looks at a test split promotes a model that is no better"""
+    looks: Positive = 20
+    """how many challengers a test split may judge, until half of it is new; each look has its share of the error rate"""
+    part_margin: float = Field(default=0.05, ge=0, le=1)
+    """a class or slice may lose this much in the metric before the challenger is rejected"""
+    removed_classes: tuple[str, ...] = ()
+    """classes of the champion that a challenger may lack"""
+    new_class_recall: Fraction = 0.0
+    """the least recall of a class that the champion does not know"""
+    max_negative_flips: Fraction | None = None
+    """the largest share of examples that the champion gets right and the challenger wrong; null: any"""
+    max_megabytes: Above | None = None
+    """the largest size of the weights; null: any"""
+    max_latency_ms: Above | None = None
+    """the longest median time for one example, as the evaluation measured it; null: any"""
+    expires_days: Positive = 7
+    """days until a request for approval lapses"""
+
+    @property
+    def error_rate(self) -> float:
+        """Of one look, one-sided."""
+        return (1 - self.confidence) / self.looks
 
 
 class TrackingConfig(ConfigSection):
@@ -315,6 +349,7 @@ class Config(ConfigSection):
     finetune: FinetuneConfig = FinetuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     register_: RegisterConfig = Field(default=RegisterConfig(), alias="register")
+    promotion: PromotionConfig = PromotionConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
@@ -328,6 +363,7 @@ TITLES = {
     "finetune": "how it is fine-tuned",
     "evaluate": "how the best candidate is judged on the test split",
     "register": "what goes into the model registry (no DVC stage depends on it)",
+    "promotion": "when a registered model becomes the champion (no DVC stage depends on it)",
     "tracking": "where runs are recorded (no DVC stage depends on it)",
 }
 

@@ -57,6 +57,7 @@ def quick_checks(workspace: Workspace, config: Config, stale: Collection[str] = 
     yield _check_model_name(workspace, config)
     yield _check_experiment_name(workspace, config)
     yield _check_thresholds_early(config)
+    yield _check_promotion_metric(config)
     if "finetune" in stale:
         yield _ask("recipes", lambda: _list_recipes(config))
         yield _ask("primary metric", lambda: _check_primary_metric(config))
@@ -219,7 +220,18 @@ def _check_thresholds_early(config: Config) -> PreflightCheck:
             "correct it in params.yaml",
         )
     wanted = [f"{metric} {value:g}" for metric, value in config.register_.thresholds.items()]
-    return PreflightCheck("register.thresholds", "ok", ", ".join(wanted) or "none: no model becomes champion")
+    return PreflightCheck("register.thresholds", "ok", ", ".join(wanted) or "none")
+
+
+def _check_promotion_metric(config: Config) -> PreflightCheck:
+    wanted = config.promotion.metric
+    kind = catalog.find(config.task.name).scorer.kind
+    known = metric_registry.threshold_names(config.evaluate.top_k, kind=kind)
+    if wanted is not None and wanted not in known:
+        return PreflightCheck(
+            "promotion.metric", "error", wanted, "one of " + ", ".join(known), "correct it in params.yaml"
+        )
+    return PreflightCheck("promotion.metric", "ok", wanted or "how good each answer is")
 
 
 def _check_weights_file(workspace: Workspace, config: Config) -> PreflightCheck:

@@ -1,8 +1,9 @@
-"""Receipts: what was registered and reported, so that no server has to be asked where nothing changed."""
+"""Receipts: what was registered, decided and reported, so that no server has to be asked where nothing changed."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from pipeline import served
 from pipeline.config import Config
 from pipeline.errors import VersioningError
 from pipeline.files import replace_text, sha256
-from pipeline.records import CandidateRecord, EvaluateRecord, RegisterRecord, digest
+from pipeline.promotion_journal import Entry, read_history
+from pipeline.records import CandidateRecord, EvaluateRecord, PromoteRecord, RegisterRecord, digest
 from pipeline.redaction import redact_forms
 from pipeline.workspace import Workspace
 
@@ -56,6 +58,60 @@ def current_receipt(config: Config, workspace: Workspace, evaluated: EvaluateRec
     return record
 
 
+def write_promotion(config: Config, workspace: Workspace, record: PromoteRecord) -> None:
+    """Keeps a decision as the receipt, with the digest of the settings it followed."""
+    values = {"settings": _promotion_digest(config), "record": record.model_dump(mode="json")}
+    _write_json(_promotion_path(workspace), values)
+
+
+def load_promotion(workspace: Workspace) -> PromoteRecord | None:
+    """The last decision; None where there is none, or another version of Thaw wrote it."""
+    try:
+        return PromoteRecord.model_validate(_read_json(_promotion_path(workspace))["record"])
+    except (KeyError, ValidationError):
+        return None
+
+
+def current_promotion(config: Config, workspace: Workspace, registered: RegisterRecord) -> PromoteRecord | None:
+    """The last decision, where it is about this registration, by these settings, and the champion is, as far as is known
+    here, the one that it left; else None."""
+    record = load_promotion(workspace)
+    if record is None or record.provisional:
+        return None
+    if (record.evaluation, record.key, record.version) != (registered.evaluation, registered.key, registered.version):
+        return None
+    if _read_json(_promotion_path(workspace)).get("settings") != _promotion_digest(config):
+        return None
+    if record.version and read_history(read_journal(workspace, record.model)).champion != record.champion:
+        return None
+    return record
+
+
+def write_journal(workspace: Workspace, name: str, entries: Sequence[Entry]) -> None:
+    """Mirrors the journal of a registered model: what is known of it where the registry is not asked."""
+    values = [entry.model_dump(mode="json", exclude_defaults=True) for entry in entries]
+    _write_json(_journal_path(workspace), {"model": name, "entries": values})
+
+
+def read_journal(workspace: Workspace, name: str) -> list[Entry]:
+    """The mirrored entries; none where there is no mirror of this model's."""
+    values = _read_json(_journal_path(workspace))
+    if values.get("model") != name:
+        return []
+    try:
+        return [Entry.model_validate(entry) for entry in values["entries"]]
+    except (KeyError, TypeError, ValidationError):
+        return []
+
+
+def _promotion_path(workspace: Workspace) -> Path:
+    return workspace.scratch / "receipts" / "promote.json"
+
+
+def _journal_path(workspace: Workspace) -> Path:
+    return workspace.scratch / "receipts" / "journal.json"
+
+
 def write_report(workspace: Workspace, inputs: str) -> None:
     """Keeps the digest of the page as it is now, and of what it was made from."""
     values = {"inputs": inputs, "page": sha256(workspace.report)}
@@ -96,7 +152,16 @@ def _write_json(file: Path, values: dict[str, Any]) -> None:
 
 def _settings_digest(config: Config) -> str:
     """The digest of the settings that a registration follows."""
+    return digest({"name": config.register_.name}, _tracking_settings(config))
+
+
+def _promotion_digest(config: Config) -> str:
+    """The digest of the settings that a decision follows."""
+    return digest(config.promotion, config.register_, _tracking_settings(config))
+
+
+def _tracking_settings(config: Config) -> dict[str, Any]:
     tracking = config.tracking.model_dump(mode="json")
     if config.tracking.uri is not None:
         tracking["uri"] = redact_forms(config.tracking.uri)  # a new password for the same server is no other server
-    return digest(config.register_, tracking)
+    return tracking

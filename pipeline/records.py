@@ -415,6 +415,34 @@ class RegisterRecord(Record):
     model: str
     version: str
     run_id: str
-    aliases: tuple[str, ...]
-    champion: bool
-    reason: str  # why it did or did not become champion, in a sentence
+    reason: str = ""  # why it was not registered, in a sentence
+
+
+class PromoteRecord(Record):
+    """What was decided about a registered version: kept as the receipt `.thaw/receipts/promote.json`."""
+
+    evaluation: str  # digest of the EvaluateRecord
+    key: str  # of the version
+    model: str
+    version: str
+    champion: str  # the version that is champion now; empty where none is
+    decision: Literal["promote", "reject", "cannot-tell", "nothing-to-decide", "none"]
+    reason: str  # in a sentence
+    details: tuple[str, ...] = ()
+    compared_with: str = ""  # the champion before
+    metric: str = ""  # that decided
+    gain: MetricEstimate | None = None  # over the champion before, between one-sided bounds
+    error_rate: float = 0.0  # of each bound
+    examples: int = 0  # that both answered
+    seen: int = 0  # test examples left out, that the champion had learnt from
+    negative_flips: float | None = None
+    positive_flips: float | None = None
+    looks: int = 0  # at this test split, this one among them
+    looks_allowed: int = 0
+    waits: bool = False  # for a person's approval
+    provisional: bool = False  # to be decided again by the next run, though nothing changed
+    next_command: str = ""
+
+    @property
+    def is_champion(self) -> bool:
+        return bool(self.version) and self.champion == self.version

@@ -49,7 +49,7 @@ class StepEntry:
         reads: the earlier steps whose records the function is given, in order.
         reads_data: whether it depends on the data folder.
         params: the keys of params.yaml that DVC tracks for it.
-        skipped_by: what tells that the step need not run: DVC, or the receipt of the last registration.
+        skipped_by: what tells that the step need not run: DVC, or the receipt of its last run.
         refresh: called before its freshness is asked, as `refresh(workspace, reasons, console, forced=...)`; returns
             whether it changed something that the step depends on.
         is_tracked: whether it records a run in the tracking store.
@@ -128,6 +128,15 @@ STEPS: dict[str, StepEntry] = {
         reads=("backbone", "finetune", "evaluate"),
         skipped_by="receipt",
         is_tracked=True,
+        retries=2,
+    ),
+    "promote": StepEntry(
+        function="pipeline.steps.promote:promote_registered",
+        record=records.PromoteRecord,
+        settings=(WHOLE_CONFIG,),
+        summary="pipeline.steps.summary:summarize_promote",
+        reads=("split", "finetune", "evaluate", "register"),
+        skipped_by="receipt",
         retries=2,
     ),
 }

@@ -21,7 +21,7 @@ from pipeline.errors import ConfigError, PreflightError
 from pipeline.preflight import PreflightCheck
 from pipeline.records import BackboneRecord, TextInputSpec
 from pipeline.setup import init
-from pipeline.tracking.registry import registered
+from pipeline.tracking import registered
 from pipeline.workspace import Workspace
 from registry_helpers import lay_finished
 
@@ -148,8 +148,8 @@ def test_what_no_stale_step_needs_is_not_asked_for(tmp_path: Path) -> None:
     assert thorough(tmp_path, config, stale=("backbone",))["backbone weights"].state == "error"
     assert "recipes" not in quick(tmp_path, config, stale=("evaluate",))
     assert {"model name", "register.thresholds"} <= quick(tmp_path, config, stale=()).keys()
-    assert preflight.needed_steps(["validate"]) == ("validate", "split", "finetune", "evaluate", "register")
-    assert preflight.needed_steps([], ["backbone"]) == ("backbone", "finetune", "evaluate", "register")
+    assert preflight.needed_steps(["validate"]) == ("validate", "split", "finetune", "evaluate", "register", "promote")
+    assert preflight.needed_steps([], ["backbone"]) == ("backbone", "finetune", "evaluate", "register", "promote")
     assert preflight.needed_steps([]) == ()
 
 

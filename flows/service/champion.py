@@ -20,9 +20,10 @@ def find_served_version(workspace: Workspace, pinned: int | None) -> ModelVersio
         TrackingError: the registry is away.
     """
     from pipeline.tracking import registry
+    from pipeline.tracking.registered_versions import registered
 
     config = workspace.config()
-    versions = registry.registered(config, workspace)
+    versions = registered(config, workspace)
     name = workspace.model_name(config)
     if pinned is None:
         champion = registry.find_champion(versions)

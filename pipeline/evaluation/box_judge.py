@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from pipeline.evaluation.bootstrap import (
     estimate_statistic,
     number_units,
 )
-from pipeline.evaluation.judge import ExhibitPlace, list_absent, subset_units
+from pipeline.evaluation.judge import AnsweredExamples, ClassGoodness, ExhibitPlace, list_absent, subset_units
 from pipeline.manifest import write_table
 from pipeline.objectives.box_errors import KINDS, count_errors, find_errors, measure_costs
 from pipeline.objectives.box_matching import CLASS, SCORE, list_answers
@@ -29,11 +29,14 @@ from pipeline.objectives.box_metrics import AT_50, AT_75, BoxJudgement
 from pipeline.objectives.box_validation import BEST_SCORE, describe_boxes
 from pipeline.records import Comparison, Finding, MetricEstimate
 
+ANSWER_VALUES = CLASS + 1  # of a box
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.config import EvaluateConfig
     from pipeline.evaluation.predict import LoadedCandidate
+    from pipeline.records import CandidateRecord
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,18 @@ class JudgedBoxes:
     def goodness(self) -> Floats:
         """F1 of each picture (N,)."""
         return self.judgement.goodness(self.score)
+
+    @property
+    def constant_goodness(self) -> Floats:
+        """1 where a picture (N,) has no object, which no box at all is right of."""
+        nothing = [np.empty((0, ANSWER_VALUES))] * len(self.units)
+        return BoxJudgement(self.judgement.truths, nothing, self.judgement.classes).goodness(self.score)
+
+    def class_goodness(self, code: int) -> ClassGoodness:
+        """F1 of the class in each picture that has an object of it."""
+        own = _restrict(self.judgement, frozenset({code}))
+        rows = np.array([bool((truth.trained.labels == code).any()) for truth in own.truths], np.bool_)
+        return ClassGoodness(rows, own.goodness(self.score))
 
     def subset(self, rows: NDArray[np.bool_]) -> JudgedBoxes:
         if rows.all():
@@ -123,6 +138,23 @@ class BoxJudge:
             answers.append(lift_boxes(answer, picture.width, picture.height, spec))
         judgement = BoxJudgement(targets.pictures, answers, len(candidate.labels))
         return JudgedBoxes(judgement, candidate.val[BEST_SCORE], number_units(table["unit"]))
+
+    def judge_answers(self, answers: Sequence[Mapping[str, Any]], examples: AnsweredExamples) -> JudgedBoxes:
+        """Objects of classes that not every model knows are ignored, and boxes that name one are left out."""
+        targets: Any = examples.task.scorer.targets(examples.table, examples.labels)
+        codes = {label: code for code, label in enumerate(examples.labels)}
+        boxes = [_read_objects(answer["objects"], codes) for answer in answers]
+        judgement = BoxJudgement(targets.pictures, boxes, len(examples.labels))
+        compared = frozenset(codes[label] for label in examples.compared)
+        return JudgedBoxes(_restrict(judgement, compared), 0.0, number_units(examples.table["unit"]))
+
+    def served_answers(self, predictions: pa.Table, candidate: CandidateRecord) -> list[dict[str, Any]]:
+        """Without the boxes below the score that was best on validation."""
+        least = candidate.val[BEST_SCORE]
+        answers: list[dict[str, Any]] = []
+        for text in predictions["answer"].to_pylist():
+            answers.append({"objects": [one for one in json.loads(text) if one["score"] >= least]})
+        return answers
 
     def compare(self, name: str, ours: JudgedBoxes, theirs: JudgedBoxes, settings: BootstrapSettings) -> Comparison:
         """The paired difference in mean average precision, by the bootstrap alone: a ranking has no sign to flip."""
@@ -197,6 +229,27 @@ class BoxJudge:
             present.update(truth.trained.labels.tolist())
         absent = list_absent(labels, present)
         return [] if absent is None else [absent]
+
+
+def _read_objects(objects: Sequence[Mapping[str, Any]], codes: Mapping[str, int]) -> Floats:
+    """Served boxes as (K, 6): left, top, right, bottom, score, class; best first."""
+    rows = [[*one["box"], one["score"], codes[one["label"]]] for one in objects]
+    boxes = np.array(rows, np.float64).reshape(-1, ANSWER_VALUES)
+    best_first: Floats = boxes[np.argsort(-boxes[:, SCORE], kind="stable")]
+    return best_first
+
+
+def _restrict(judgement: BoxJudgement, codes: frozenset[int]) -> BoxJudgement:
+    """Only the classes with these numbers: objects of others are ignored, answers that name others left out."""
+    if len(codes) == judgement.classes:
+        return judgement
+    chosen = np.array(sorted(codes))
+    truths = []
+    for truth in judgement.truths:
+        ignored = truth.ignored | ~np.isin(truth.labels, chosen)
+        truths.append(replace(truth, ignored=ignored))
+    answers = [answer[np.isin(answer[:, CLASS], chosen)] for answer in judgement.answers]
+    return BoxJudgement(truths, answers, judgement.classes)
 
 
 def _write_errors(judged: JudgedBoxes, path: Path) -> None:

@@ -13,7 +13,7 @@ from pipeline.evaluation import tables
 from pipeline.evaluation.bootstrap import BootstrapSettings, number_units
 from pipeline.evaluation.calibration import reliability_bins
 from pipeline.evaluation.compare import compare_accuracies
-from pipeline.evaluation.judge import ExhibitPlace, list_absent
+from pipeline.evaluation.judge import AnsweredExamples, ExhibitPlace, list_absent
 from pipeline.evaluation.metrics import Predictions, check_probabilities
 from pipeline.evaluation.per_class import count_confusions, score_classes
 from pipeline.records import Comparison, Finding
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pipeline.config import EvaluateConfig
     from pipeline.evaluation.predict import LoadedCandidate
+    from pipeline.records import CandidateRecord
 
 
 class ClassJudge:
@@ -38,6 +39,21 @@ class ClassJudge:
         check_probabilities(probabilities, loaded.candidate.name, table["path"].to_pylist())
         targets = np.asarray(loaded.task.scorer.targets(table, loaded.candidate.labels))
         return Predictions(probabilities, targets, number_units(table["unit"]), self._config.top_k)
+
+    def judge_answers(self, answers: Sequence[Mapping[str, Any]], examples: AnsweredExamples) -> Predictions:
+        probabilities = np.zeros((len(answers), len(examples.labels)))
+        for row, answer in enumerate(answers):
+            found = answer["probabilities"]
+            probabilities[row] = [found.get(label, 0.0) for label in examples.labels]
+        check_probabilities(probabilities, "served", examples.table["path"].to_pylist())
+        targets = np.asarray(examples.task.scorer.targets(examples.table, examples.labels))
+        return Predictions(probabilities, targets, number_units(examples.table["unit"]), self._config.top_k)
+
+    def served_answers(self, predictions: pa.Table, candidate: CandidateRecord) -> list[dict[str, Any]]:
+        answers: list[dict[str, Any]] = []
+        for row in predictions.to_pylist():
+            answers.append({"probabilities": {label: row[f"p.{label}"] for label in candidate.labels}})
+        return answers
 
     def compare(self, name: str, ours: Predictions, theirs: Predictions, settings: BootstrapSettings) -> Comparison:
         return compare_accuracies(name, ours.correct, theirs.correct, ours.units, settings)

@@ -39,10 +39,21 @@ def sign_flip_test(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], units: Un
 
 
 def _share_at_least(total: int, sizes: NDArray[np.int64]) -> float:
-    """The share of the sign patterns of `sizes` (U,) whose sum is at least `total` away from 0.
+    """The share of the sign patterns of `sizes` (U,) whose sum is at least `total` away from 0."""
+    probabilities = signed_sum_probabilities(sizes)
+    points = len(probabilities)
+    sums = np.minimum(np.arange(points), points - np.arange(points))  # a negative sum stands at its complement
+    share = float(probabilities[sums >= total].sum())
+    least = 0.5 ** (len(sizes) - 1)  # what is observed, and its mirror image; below lie rounding errors
+    return min(max(share, least), 1.0)
 
-    A sum of independent ± sizes has the product of their cosines as its characteristic function, and as it takes
-    whole numbers only, a discrete Fourier transform of that gives the probability of each.
+
+def signed_sum_probabilities(sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How probable each sum of independent ± sizes (U,) is, where both signs are: (2 T + 1,) for a total of T, the sum s
+    at index s, a negative one counted from the end.
+
+    The sum has the product of the sizes' cosines as its characteristic function, and as it takes whole numbers only, a
+    discrete Fourier transform of that gives the probability of each.
     """
     points = 2 * int(sizes.sum()) + 1
     angles = 2 * np.pi * np.arange(points) / points
@@ -50,11 +61,8 @@ def _share_at_least(total: int, sizes: NDArray[np.int64]) -> float:
     distinct, counts = np.unique(sizes, return_counts=True)
     for size, count in zip(distinct, counts, strict=True):
         function *= np.cos(size * angles) ** count
-    probabilities = np.fft.ifft(function).real
-    sums = np.minimum(np.arange(points), points - np.arange(points))  # a negative sum stands at its complement
-    share = float(probabilities[sums >= total].sum())
-    least = 0.5 ** (len(sizes) - 1)  # what is observed, and its mirror image; below lie rounding errors
-    return min(max(share, least), 1.0)
+    probabilities: NDArray[np.float64] = np.fft.ifft(function).real
+    return probabilities
 
 
 def paired_difference(

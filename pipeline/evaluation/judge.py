@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.config import EvaluateConfig
+    from pipeline.config_section import TaskConfig
     from pipeline.evaluation.predict import LoadedCandidate
-    from pipeline.tasks.base import Display, Highlight
+    from pipeline.records import CandidateRecord
+    from pipeline.tasks.base import Display, Highlight, Task
 
 # Where each kind of targets is judged, as `module:name` of a class that is made from the evaluate settings.
 JUDGES: dict[TargetKind, str] = {
@@ -50,6 +52,40 @@ class ExhibitPlace(NamedTuple):
     explain: Callable[[Sequence[int]], list[list[Highlight]]]
 
 
+class AnsweredExamples(NamedTuple):
+    """Examples that models of several label spaces have answered.
+
+    Args:
+        table: the manifest's rows (N).
+        labels: every class that one of the models knows, first those of the truth in their order.
+        own_labels: those of the model that answered, in its order.
+        compared: those that all of them know; what the others ask for counts neither for nor against.
+        task: the kind of problem.
+        task_config: its settings.
+        data: the data folder.
+    """
+
+    table: pa.Table
+    labels: tuple[str, ...]
+    own_labels: tuple[str, ...]
+    compared: frozenset[str]
+    task: Task
+    task_config: TaskConfig
+    data: Path
+
+
+class ClassGoodness(NamedTuple):
+    """How good answers are about one class.
+
+    Args:
+        rows: (N,) which examples have something of it.
+        goodness: (N,) of each; only that of `rows` counts.
+    """
+
+    rows: NDArray[np.bool_]
+    goodness: NDArray[np.float64]
+
+
 class Judged(Protocol):
     """A candidate's answers to N examples, held against the truth."""
 
@@ -60,6 +96,13 @@ class Judged(Protocol):
     @property
     def goodness(self) -> NDArray[Any]:
         """How good each answer is (N,): true or false, or between 0 and 1."""
+
+    @property
+    def constant_goodness(self) -> NDArray[Any]:
+        """The goodness (N,) of the best answer that is the same for every example."""
+
+    def class_goodness(self, code: int) -> ClassGoodness:
+        """How good the answers are about the class with this number."""
 
     def subset(self, rows: NDArray[np.bool_]) -> Judged:
         """Those of some rows (N,); the units are counted anew."""
@@ -81,6 +124,16 @@ class Judge(Protocol):
         Raises:
             TrainingError: it answers with something that is no answer.
         """
+
+    def judge_answers(self, answers: Sequence[Mapping[str, Any]], examples: AnsweredExamples) -> Any:
+        """Served answers (N), held against the truth.
+
+        Args:
+            answers: a row of what a served model answers, by column.
+        """
+
+    def served_answers(self, predictions: pa.Table, candidate: CandidateRecord) -> list[dict[str, Any]]:
+        """The rows of predictions.parquet as the served model would answer."""
 
     def compare(self, name: str, ours: Any, theirs: Any, settings: BootstrapSettings) -> Comparison:
         """The paired comparison of two candidates on the same examples.

@@ -38,6 +38,7 @@ from pipeline.evaluation.bootstrap import (
     percentile_interval,
     weighted_mean,
 )
+from pipeline.evaluation.judge import ClassGoodness
 from pipeline.metric_registry import Metric
 from pipeline.records import MetricEstimate
 
@@ -142,6 +143,16 @@ class Predictions:
         return self.correct
 
     @property
+    def constant_goodness(self) -> NDArray[np.bool_]:
+        """Whether the class that most of the examples (N,) have is the right one."""
+        most = np.bincount(self.targets).argmax()
+        return np.equal(self.targets, most)
+
+    def class_goodness(self, code: int) -> ClassGoodness:
+        """Whether the examples of a class are given it."""
+        return ClassGoodness(np.equal(self.targets, code), self.correct.astype(np.float64))
+
+    @property
     def correct(self) -> NDArray[np.bool_]:
         """Whether the right class was the most probable one (N,)."""
         return np.equal(self.target_rank, 0)
@@ -220,11 +231,12 @@ def compute_metrics(
         if metric.is_costly and not with_costly:
             values[metric.name] = np.full(weights.shape[1], np.nan)
         else:
-            values[metric.name] = _compute_metric(metric, weighted)
+            values[metric.name] = compute_metric(metric, weighted)
     return values
 
 
-def _compute_metric(metric: Metric, weighted: WeightedPredictions) -> Floats:
+def compute_metric(metric: Metric, weighted: WeightedPredictions) -> Floats:
+    """One metric for each column of weights, (R,)."""
     module, _, name = metric.function.partition(":")
     function: MetricFunction = getattr(importlib.import_module(module), name)
     if metric.k is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +22,12 @@ from pipeline.evaluation.bootstrap import (
     number_units,
     percentile_interval,
 )
-from pipeline.evaluation.judge import ExhibitPlace, list_absent, subset_units
+from pipeline.evaluation.judge import AnsweredExamples, ClassGoodness, ExhibitPlace, list_absent, subset_units
 from pipeline.manifest import write_table
 from pipeline.objectives import pixel_boundary, pixel_metrics
 from pipeline.objectives.pixel_confusion import count_confusion
 from pipeline.objectives.pixel_metrics import Confusions, PixelTallies
+from pipeline.objectives.pixel_targets import IGNORED
 from pipeline.records import Comparison, Finding, MetricEstimate
 from pipeline.serving.pixel_runs import decode_mask, encode_mask
 
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.config import EvaluateConfig
+    from pipeline.config_section import TaskConfig
     from pipeline.evaluation.predict import LoadedCandidate
+    from pipeline.records import CandidateRecord
+    from pipeline.tasks.base import Task
 
 Runs = list[dict[str, Any]]  # as `pipeline.serving.pixel_runs` makes them
 
@@ -63,6 +67,25 @@ class JudgedMasks:
     def goodness(self) -> Floats:
         """Mean IoU of each picture (N,)."""
         return pixel_metrics.picture_iou(self.confusions)
+
+    @property
+    def constant_goodness(self) -> Floats:
+        """Mean IoU of each picture (N,) where every pixel is given the one class with which the pictures fare best."""
+        truth = self.confusions.sum(axis=2)
+        best = np.zeros(len(self.confusions))
+        for code in range(truth.shape[1]):
+            constant = np.zeros_like(self.confusions)
+            constant[:, :, code] = truth
+            goodness = pixel_metrics.picture_iou(constant)
+            if code == 0 or goodness.mean() > best.mean():
+                best = goodness
+        return best
+
+    def class_goodness(self, code: int) -> ClassGoodness:
+        """IoU of the class in each picture that has it."""
+        own = pixel_metrics.class_iou(pixel_metrics.tally_pixels(self.confusions, np.eye(len(self.confusions))))[code]
+        rows = self.confusions[:, code].sum(axis=1) > 0
+        return ClassGoodness(rows, np.nan_to_num(own))
 
     def subset(self, rows: NDArray[np.bool_]) -> JudgedMasks:
         if rows.all():
@@ -125,7 +148,7 @@ class PixelJudge:
         confusions = np.zeros((table.num_rows, len(labels), len(labels)), np.int64)
         boundaries = np.zeros((table.num_rows, 4, len(labels)), np.int64)
         answers: list[Runs] = [[] for _ in sizes]
-        read_truth = _truth_reader(loaded, table)
+        read_truth = _truth_reader(loaded.task, loaded.task_config, loaded.data, table, labels)
         for rows, output in loaded.outputs():
             for row, logits in zip(rows.tolist(), single_tensor(output), strict=True):
                 answer = answer_mask(logits, sizes[row], loaded)
@@ -134,6 +157,37 @@ class PixelJudge:
                 boundaries[row] = pixel_boundary.count_boundaries(truth, answer, len(labels))
                 answers[row] = encode_mask(answer, labels)
         return JudgedMasks(confusions, boundaries, answers, sizes, number_units(table["unit"]), read_truth)
+
+    def judge_answers(self, answers: Sequence[Mapping[str, Any]], examples: AnsweredExamples) -> JudgedMasks:
+        """Pixels of classes that not every model knows do not count."""
+        labels = examples.labels
+        counted = np.array([label in examples.compared for label in labels])
+        own_codes = np.array([labels.index(label) for label in examples.own_labels], np.uint8)
+        read_own = _truth_reader(examples.task, examples.task_config, examples.data, examples.table, labels)
+
+        def read_truth(row: int) -> NDArray[np.uint8]:
+            truth = read_own(row)
+            known = truth != IGNORED
+            truth[known & ~counted[np.where(known, truth, 0)]] = IGNORED
+            return truth
+
+        count = len(answers)
+        confusions = np.zeros((count, len(labels), len(labels)), np.int64)
+        boundaries = np.zeros((count, 4, len(labels)), np.int64)
+        sizes = []
+        for row, answer in enumerate(answers):
+            truth = read_truth(row)
+            height, width = truth.shape
+            mask = own_codes[decode_mask(answer["regions"], examples.own_labels, width, height)]
+            confusions[row] = count_confusion(truth, mask, len(labels))
+            boundaries[row] = pixel_boundary.count_boundaries(truth, mask, len(labels))
+            sizes.append((width, height))
+        regions = [list(answer["regions"]) for answer in answers]
+        units = number_units(examples.table["unit"])
+        return JudgedMasks(confusions, boundaries, regions, sizes, units, read_truth)
+
+    def served_answers(self, predictions: pa.Table, candidate: CandidateRecord) -> list[dict[str, Any]]:
+        return [{"regions": json.loads(text)} for text in predictions["answer"].to_pylist()]
 
     def compare(self, name: str, ours: JudgedMasks, theirs: JudgedMasks, settings: BootstrapSettings) -> Comparison:
         """The paired difference in mean IoU, by the bootstrap: it is no mean over pictures whose signs could be flipped."""
@@ -213,13 +267,15 @@ def answer_mask(logits: Any, size: tuple[int, int], loaded: LoadedCandidate) -> 
     return lift_logits(logits, width, height, spec.size, spec.fit)
 
 
-def _truth_reader(loaded: LoadedCandidate, table: pa.Table) -> Callable[[int], NDArray[np.uint8]]:
-    labels = loaded.candidate.labels
-    targets: Any = loaded.task.scorer.targets(table, labels)
-    codec: Any = loaded.task.target_codec
+def _truth_reader(
+    task: Task, task_config: TaskConfig, data: Path, table: pa.Table, labels: Sequence[str]
+) -> Callable[[int], NDArray[np.uint8]]:
+    """Reads the mask (H, W) of a row of the manifest by its number."""
+    targets: Any = task.scorer.targets(table, labels)
+    codec: Any = task.target_codec
 
     def read(row: int) -> NDArray[np.uint8]:
-        mask: NDArray[np.uint8] = codec.read(targets.files[row], loaded.data, loaded.task_config, labels)
+        mask: NDArray[np.uint8] = codec.read(targets.files[row], data, task_config, labels)
         return mask
 
     return read

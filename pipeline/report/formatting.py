@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from pipeline import metric_registry, text
-from pipeline.records import BaselineAge, Comparison, EvaluateRecord, MetricEstimate, RegisterRecord
+from pipeline.records import BaselineAge, Comparison, EvaluateRecord, MetricEstimate, PromoteRecord
 
 NARROW_SPACE = "\u202f"  # unbreakable: between a number and its unit
 HARD_SPACE = "\u00a0"  # unbreakable: between a number and its noun
@@ -172,7 +172,7 @@ class Verdict:
 
 
 def write_verdict(
-    evaluated: EvaluateRecord, registered: RegisterRecord | None, baseline: str | None, *, pretrained: bool
+    evaluated: EvaluateRecord, promoted: PromoteRecord | None, baseline: str | None, *, pretrained: bool
 ) -> Verdict:
     """What came of the run, in a sentence.
 
@@ -189,9 +189,16 @@ def write_verdict(
     for comparison in evaluated.comparisons:
         if comparison.other == baseline:
             after += _describe_comparison(comparison, primary)
-    if registered is not None:
-        after += f"; {_describe_registration(registered)}"
+    if promoted is not None:
+        after += f"; {describe_promotion(promoted)}"
     return Verdict(f"{subject} reached ", format_metric(primary, estimate.value), f"{after}.")
+
+
+def format_gain(metric: str) -> Callable[[float], str]:
+    """How a gain in a metric is written: in points where the metric is a share."""
+    if metric_registry.find(metric).is_share:
+        return lambda value: f"{100 * value:+.1f} points"
+    return lambda value: f"{value:+.3f}"
 
 
 def metric_title(metric: str) -> str:
@@ -200,10 +207,15 @@ def metric_title(metric: str) -> str:
     return title if title.isupper() else title[0].lower() + title[1:]
 
 
-def _describe_registration(registered: RegisterRecord) -> str:
-    role = "champion" if registered.champion else " and ".join(registered.aliases)
-    version = f"registered as {registered.model} v{registered.version}"
-    return f"{version}, {role}" if role else version
+def describe_promotion(promoted: PromoteRecord) -> str:
+    """registered as flowers v3, the champion."""
+    version = f"registered as {promoted.model} v{promoted.version}"
+    if promoted.is_champion:
+        return f"{version}, the champion"
+    if promoted.waits:
+        return f"{version}, waiting for approval"
+    stays = f"version {promoted.champion} stays champion" if promoted.champion else "there is no champion yet"
+    return f"{version}; {stays}"
 
 
 def _describe_comparison(comparison: Comparison, primary: str) -> str:

@@ -16,6 +16,7 @@ from pipeline.records import (
     EvaluateRecord,
     FinetuneRecord,
     Latency,
+    PromoteRecord,
     RegisterRecord,
     SplitRecord,
     ValidateRecord,
@@ -57,6 +58,7 @@ class RunRecords:
     finetune: FinetuneRecord
     evaluate: EvaluateRecord
     register: RegisterRecord | None = None
+    promote: PromoteRecord | None = None
 
 
 def build_page(run: RunRecords, context: ReportContext) -> str:
@@ -66,7 +68,8 @@ def build_page(run: RunRecords, context: ReportContext) -> str:
     best = candidates[0].record
     baseline = _baseline_name(candidates)
     registered = run.register if run.register and run.register.version else None
-    verdict = formatting.write_verdict(evaluated, registered, baseline, pretrained=not best.baseline)
+    promoted = run.promote if run.promote and run.promote.version else None
+    verdict = formatting.write_verdict(evaluated, promoted, baseline, pretrained=not best.baseline)
     return (
         _environment()
         .get_template("page.html.j2")
@@ -97,7 +100,9 @@ def build_page(run: RunRecords, context: ReportContext) -> str:
             schedule=run_sections.schedule_section(best, run.backbone.blocks),
             curves=run_sections.curve_figures(run.finetune),
             sweeps=[run_sections.sweep_figure(sweep) for sweep in context.sweeps],
-            uri=run_sections.model_uri(registered) if registered else None,
+            uri=run_sections.model_uri(promoted) if promoted else None,
+            promoted=promoted,
+            promotion=run_sections.describe_verdict(promoted) if promoted else None,
             step_times=run_sections.step_times(context),
             latency=_latency(context, evaluated),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -16,7 +17,7 @@ from pipeline.records import (
     FinetuneRecord,
     InputSpec,
     MetricEstimate,
-    RegisterRecord,
+    PromoteRecord,
     SplitRecord,
     TextInputSpec,
     TruncatedTexts,
@@ -327,13 +328,57 @@ def primary_metric(finetuned: FinetuneRecord) -> Metric:
 # --- use and provenance ------------------------------------------------------------------------------------------
 
 
-def model_uri(registered: RegisterRecord) -> str:
-    """The shortest lasting name of the registered model: by alias where it has one."""
-    if registered.champion:
-        return f"models:/{registered.model}@champion"
-    if registered.aliases:
-        return f"models:/{registered.model}@{registered.aliases[0]}"
-    return f"models:/{registered.model}/{registered.version}"
+def model_uri(promoted: PromoteRecord) -> str:
+    """The shortest lasting name of the registered model: by alias where it is champion."""
+    if promoted.is_champion:
+        return f"models:/{promoted.model}@champion"
+    return f"models:/{promoted.model}/{promoted.version}"
+
+
+class PromotionSection(NamedTuple):
+    """What the report says of a decision.
+
+    Args:
+        sentence: the decision and its reason.
+        bounds: how certain each bound of the gain is; empty where there is none.
+        facts: name and value, in rows.
+    """
+
+    sentence: str
+    bounds: str
+    facts: tuple[tuple[str, str], ...]
+
+
+DECISIONS = {
+    "promote": "It became the champion",
+    "reject": "It was not promoted",
+    "cannot-tell": "It was not promoted, as the test split cannot tell",
+    "nothing-to-decide": "There was nothing to decide",
+    "none": "There was nothing to decide",
+}
+
+
+def describe_verdict(promoted: PromoteRecord) -> PromotionSection:
+    """A decision with its figures."""
+    decision = "It waits for approval" if promoted.waits else DECISIONS[promoted.decision]
+    facts: list[tuple[str, str]] = []
+    bounds = ""
+    if promoted.gain is not None:
+        gain = promoted.gain
+        show = formatting.format_gain(promoted.metric)
+        bounds = f"{1 - promoted.error_rate:.2%}"
+        name = f"Gain in {formatting.metric_title(promoted.metric)}"
+        facts.append((name, f"{show(gain.value)} ({show(gain.low)} to {show(gain.high)})"))
+    if promoted.examples:
+        facts.append(("Test examples that both answered", f"{promoted.examples:,}"))
+    if promoted.seen:
+        facts.append(("Left out: the champion had learnt from them", f"{promoted.seen:,}"))
+    if promoted.positive_flips is not None and promoted.negative_flips is not None:
+        facts.append(("Right where the champion is wrong", f"{promoted.positive_flips:.1%}"))
+        facts.append(("Wrong where the champion is right", f"{promoted.negative_flips:.1%}"))
+    if promoted.looks:
+        facts.append(("Looks at this test split", f"{promoted.looks} of {promoted.looks_allowed}"))
+    return PromotionSection(f"{decision}: {promoted.reason}.", bounds, tuple(facts))
 
 
 @dataclass(frozen=True)

@@ -170,12 +170,12 @@ def _ask_registry(config: Config, workspace: Workspace, *, need_versions: bool =
         TrackingError: the registry does not answer or refuses; or, with `need_versions`, holds no model of that name,
             as a new clone's does not.
     """
-    from pipeline.tracking import registry
+    from pipeline.tracking import registered_versions, registry
 
     name = workspace.model_name(config)
     if config.tracking.enabled:
         _require_answer(config, workspace, name)
-    versions = registry.registered(config, workspace, name)
+    versions = registered_versions.registered(config, workspace, name)
     if need_versions and not versions:
         raise TrackingError(f"model {name}", found="nothing is registered", hint="thaw run registers a model")
     champion = registry.find_champion(versions)
@@ -236,11 +236,11 @@ def _fetch_files(config: Config, workspace: Workspace, locked: LockedChampion, f
     Raises:
         TrackingError: they cannot be fetched, or the weights are others than the lock says.
     """
-    from pipeline.tracking import registry
+    from pipeline.tracking import registered_versions, registry
     from pipeline.tracking.store import find
 
     store = find(config.tracking, workspace)
-    versions = registry.registered(config, workspace, locked.model)
+    versions = registered_versions.registered(config, workspace, locked.model)
     named = [version for version in versions if version.version == locked.version]
     if not named:
         found = f"no such version at {store.shown}"

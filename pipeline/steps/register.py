@@ -1,4 +1,5 @@
-"""Register: the best candidate goes into the model registry with its evidence, once."""
+"""Register: the best candidate goes into the model registry with its evidence, once. Whether it becomes champion is
+decided by the step after it."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ def register(
     """
     workspace = Workspace(context.root)
     name = workspace.model_name(config)
-    unmet = _unmet_thresholds(config, evaluated)
+    refuse_unknown_thresholds(config, evaluated)
     candidate = finetuned.candidate(evaluated.candidate)
     key = served.key(config, name, candidate)
     if not config.tracking.enabled:
@@ -78,11 +79,6 @@ def register(
         return _register_version(store, name, key, config, finetuned, evaluated, run, tags, context)
 
     model = with_retries(store, f"registering {name}", register_version)
-
-    def set_aliases() -> tuple[bool, str]:
-        return _set_aliases(store, model, config, unmet)
-
-    is_champion, reason = with_retries(store, f"naming {name}'s aliases", set_aliases)
     record = RegisterRecord(
         evaluation=evaluated.digest,
         key=key,
@@ -90,23 +86,19 @@ def register(
         model=name,
         version=model.version,
         run_id=run.id,
-        aliases=("challenger", "champion") if is_champion else ("challenger",),
-        champion=is_champion,
-        reason=reason,
     )
     receipts.write(config, workspace, record)
     return record
 
 
-def _unmet_thresholds(config: Config, evaluated: EvaluateRecord) -> list[str]:
-    """The thresholds not reached, in words; that of a metric which the test split does not define is not.
+def refuse_unknown_thresholds(config: Config, evaluated: EvaluateRecord) -> None:
+    """Refuses thresholds that nothing can reach.
 
     Raises:
         ConfigError: a threshold names a metric that is never evaluated.
     """
-    thresholds = config.register_.thresholds
     known = metric_registry.threshold_names(config.evaluate.top_k, len(evaluated.labels), evaluated.targets)
-    unknown = sorted(set(thresholds) - {*evaluated.metrics, *known})
+    unknown = sorted(set(config.register_.thresholds) - {*evaluated.metrics, *known})
     if unknown:
         raise ConfigError(
             "register.thresholds",
@@ -114,18 +106,6 @@ def _unmet_thresholds(config: Config, evaluated: EvaluateRecord) -> list[str]:
             expected="one of " + ", ".join(sorted(evaluated.metrics)),
             hint="correct it in params.yaml",
         )
-    unmet = []
-    for metric, wanted in thresholds.items():
-        if metric not in evaluated.metrics:
-            unmet.append(f"{metric} is not defined on the test split")
-            continue
-        value = evaluated.metrics[metric].value
-        if metric_registry.find(metric).higher_is_better:
-            if value < wanted:
-                unmet.append(f"{metric} {value:.4g} is below {wanted:g}")
-        elif value > wanted:
-            unmet.append(f"{metric} {value:.4g} is above {wanted:g}")
-    return unmet
 
 
 def _keep_unregistered(
@@ -139,8 +119,6 @@ def _keep_unregistered(
         model=name,
         version="",
         run_id="",
-        aliases=(),
-        champion=False,
         reason="not registered: tracking.enabled is false",
     )
     receipts.write(config, workspace, record)
@@ -301,33 +279,3 @@ def _unservable(candidate: CandidateRecord, found: str) -> TrackingError:
         expected="the evaluation's answers",
         hint="nothing was registered; thaw run --force evaluate, and report it if it stays",
     )
-
-
-def _set_aliases(store: TrackingStore, model: ModelVersion, config: Config, unmet: list[str]) -> tuple[bool, str]:
-    """Sets the aliases this version is due; returns whether it is champion, and why or why not."""
-    from pipeline.tracking import registry
-
-    registry.set_alias(store, model, registry.CHALLENGER)
-    champion = registry.find_champion(registry.versions(store, model.name))
-    if champion is not None:
-        return _compare_with_champion(store, model, champion)
-    if not config.register_.thresholds:
-        return False, "not champion: register.thresholds names no metric to reach"
-    if unmet:
-        return False, "not champion: " + "; ".join(unmet)
-    registry.set_alias(store, model, registry.CHAMPION)
-    return True, "champion: the first to reach every threshold"
-
-
-def _compare_with_champion(store: TrackingStore, model: ModelVersion, champion: ModelVersion) -> tuple[bool, str]:
-    """Where there is a champion, only its own weights take its place."""
-    from pipeline.tracking import registry
-
-    if champion.version == model.version:
-        return True, "champion already"
-    sha256_tag = recorded_facts.MODEL_SHA256_TAG
-    if champion.tags.get(sha256_tag) == model.tags[sha256_tag]:
-        registry.set_alias(store, model, registry.CHAMPION)
-        previous = f"version {champion.version}, the champion before"
-        return True, f"champion: the weights of {previous}, served with other settings"
-    return False, f"challenger to version {champion.version}, the champion"

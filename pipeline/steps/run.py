@@ -78,9 +78,9 @@ def load_record(workspace: Workspace, name: str) -> Record:
     entry = find_step(name)
     if entry.skipped_by == "dvc":
         return entry.record.load(workspace.output(name))
-    receipt = receipts.load(workspace)
+    receipt: Record | None = receipts.load(workspace) if name == "register" else receipts.load_promotion(workspace)
     if receipt is None:
-        raise VersioningError(name, found="nothing was registered from here", expected="a receipt", hint="thaw run")
+        raise VersioningError(name, found="no receipt of it here", expected="a registered evaluation", hint="thaw run")
     return receipt
 
 

@@ -110,6 +110,21 @@ def summarize_evaluate(record: records.EvaluateRecord) -> str:
 
 
 def summarize_register(record: records.RegisterRecord) -> str:
-    """flowers v3, challenger and champion."""
-    aliases = f", {' and '.join(record.aliases)}" if record.aliases else ""
-    return f"{record.model} v{record.version}{aliases}"
+    """flowers v3."""
+    return f"{record.model} v{record.version}" if record.version else record.reason
+
+
+DECISIONS = {
+    "promote": "promoted",
+    "reject": "rejected",
+    "cannot-tell": "cannot tell",
+    "nothing-to-decide": "nothing to decide",
+    "none": "nothing to decide",
+}
+
+
+def summarize_promote(record: records.PromoteRecord) -> str:
+    """v3 promoted: better than version 2, the champion: …"""
+    decision = "waits for approval" if record.waits else DECISIONS[record.decision]
+    version = f"v{record.version} " if record.version else ""
+    return f"{version}{decision}: {record.reason}"

@@ -11,7 +11,8 @@ from pipeline.context import Console, NoTracker, Tracker
 from pipeline.tracking import outbox
 from pipeline.tracking import store as _store
 from pipeline.tracking.embedded_store import server_command
-from pipeline.tracking.registry import ModelVersion, registered
+from pipeline.tracking.registered_versions import registered
+from pipeline.tracking.registry import ModelVersion
 from pipeline.tracking.runs import MlflowTracker
 from pipeline.workspace import Workspace
 

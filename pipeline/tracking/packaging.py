@@ -210,3 +210,12 @@ def log_dataset(store: TrackingStore, run_id: str, name: str, digest: str, facts
     data = Dataset(name, digest[:LONGEST_DIGEST], source_type="code", source=source)
     tag = InputTag("mlflow.data.context", "training")
     store.client.log_inputs(run_id, [DatasetInput(data, [tag])])
+
+
+def read_input_example(folder: Path) -> pd.DataFrame | None:
+    """The input example of a saved model; None where it has none."""
+    pyfunc = _import_pyfunc()
+    model_class = importlib.import_module("mlflow.models").Model
+    del pyfunc  # imported first: it prepares the environment
+    example: pd.DataFrame | None = model_class.load(str(folder)).load_input_example(str(folder))
+    return example

@@ -6,18 +6,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import ConfigError, TrackingError
 from pipeline.tracking import packaging
-from pipeline.tracking import store as stores
 from pipeline.tracking.failures import with_retries
 from pipeline.tracking.runs import KEY
 from pipeline.tracking.store import TrackingStore
-
-if TYPE_CHECKING:
-    from pipeline.config import Config
-    from pipeline.workspace import Workspace
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 _METRIC = "metric."  # tags of a version that hold its test metrics
@@ -66,21 +61,6 @@ class ModelVersion:
         value = self.metrics.get(primary)
         metric = "" if value is None else f"  {primary} {value:.3f}"
         return f"{self.name} v{self.version}{aliases}{metric}  data {self.data[:12] or 'unknown'}"
-
-
-def registered(config: Config, workspace: Workspace, name: str | None = None) -> list[ModelVersion]:
-    """What is registered under the workspace's name, newest first; empty where nothing is.
-
-    Raises:
-        TrackingError: the store is away.
-    """
-    if not config.tracking.enabled:
-        return []
-    store = stores.find(config.tracking, workspace)
-    if store.empty:
-        return []
-    wanted = name or workspace.model_name(config)
-    return with_retries(store, "asking what is registered", lambda: versions(store, wanted))
 
 
 def versions(store: TrackingStore, name: str) -> list[ModelVersion]:

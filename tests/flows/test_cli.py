@@ -17,7 +17,24 @@ from pipeline.config import parse
 from pipeline.setup import init
 from pipeline.workspace import Workspace
 
-COMMANDS = ("init", "run", "step", "status", "lr-find", "sample", "predict", "serve", "up", "doctor", "clean")
+COMMANDS = (
+    "init",
+    "run",
+    "step",
+    "status",
+    "lr-find",
+    "sample",
+    "models",
+    "promote",
+    "rollback",
+    "approve",
+    "refuse",
+    "predict",
+    "serve",
+    "up",
+    "doctor",
+    "clean",
+)
 
 
 def test_help_names_every_command_and_each_has_an_example(thaw: Thaw, tmp_path: Path) -> None:

@@ -133,7 +133,8 @@ def test_a_whole_run_on_a_narrow_terminal(first_run: PseudoTerminal) -> None:
         r"backbone done in .+?: torchvision/mobilenet_v3_small, 1.5 million parameters, weights: shipped",
         r"finetune done in .+?: \w+ with validation accuracy [\d.]+%, the best of 3 candidates",
         r"evaluate done in .+?: \w+ with test accuracy [\d.]+% \([\d.]+% to [\d.]+%\) on \d+ examples",
-        r"register done in .+?: surfaces v1, challenger and champion",
+        r"register done in .+?: surfaces v1",
+        r"promote done in .+?: v1 promoted: ",
         r"report: file://",
     ):
         assert re.search(outcome, text), f"{outcome} is missing in\n" + "\n".join(lines)

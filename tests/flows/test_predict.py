@@ -26,7 +26,7 @@ def done(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 @pytest.fixture
 def place(done: Finished) -> Workspace:
-    done.register()
+    done.promote()
     return Workspace(done.root)
 
 
@@ -71,8 +71,8 @@ def test_files_and_folders_are_answered_and_broken_files_spoil_no_others(
 @pytest.mark.slow
 def test_the_champion_answers_where_there_is_one_and_any_version_by_name(done: Finished, tmp_path: Path) -> None:
     done.config = Config(register=RegisterConfig(name="insects", thresholds={"accuracy": 0.5}))  # type: ignore[call-arg]
-    done.register()
-    assert done.retrained(seed=4).register().version == "2"
+    done.promote()
+    assert done.retrained(seed=4).promote().champion == "1"
     place = Workspace(done.root)
     answer = predict(paths(done.files[:1]), None, place)
     assert (answer.model, answer.note) == ("models:/insects/1", "")

@@ -31,8 +31,9 @@ from flows.service.options import ServeOptions
 from pipeline.config import Config, RegisterConfig, to_yaml
 from pipeline.tracking import registry
 from pipeline.tracking import store as stores
+from pipeline.tracking.journal_run import JournalRun
 from pipeline.workspace import Workspace
-from registry_helpers import LABELS, Finished, lay_finished
+from registry_helpers import LABELS, Finished, lay_finished, name_champion
 
 JSON = "application/json"
 SECONDS_TO_FOLLOW = 90  # generous: other tests run beside
@@ -76,9 +77,9 @@ class Served:
     def send_raw(self, content: bytes) -> bytes:
         """What comes back for bytes as they are, until the server closes."""
         with socket.create_connection(self.address, timeout=60) as connection:
-            connection.sendall(content)
             parts = []
             try:
+                connection.sendall(content)
                 while part := connection.recv(65536):
                     parts.append(part)
             except ConnectionResetError:
@@ -127,7 +128,7 @@ def done(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     made.config = Config(register=register)  # type: ignore[call-arg]
     (made.root / "params.yaml").write_text(to_yaml(made.config))
     (made.root / "dvc.yaml").write_text("")
-    made.register()
+    made.promote()
     return made
 
 
@@ -141,7 +142,7 @@ def make_champion(root: Path, number: str) -> registry.ModelVersion:
     workspace = Workspace(root)
     store = stores.find(workspace.config().tracking, workspace)
     version = registry.find(store, f"models:/insects/{number}")
-    registry.set_alias(store, version, registry.CHAMPION)
+    name_champion(JournalRun(store, version.name), version.version)
     return version
 
 
@@ -193,8 +194,9 @@ def test_questions_limits_and_log(done: Finished, tmp_path: Path) -> None:
         head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         assert b" 400 " in served.send_raw(head + b"Content-Length: -1\r\n\r\n")
         assert b" 413 " in served.send_raw(head + b"Content-Length: 99999999999\r\n\r\n")
-        chunk = b"400000\r\n" + b" " * 2**22 + b"\r\n"
-        assert b" 413 " in served.send_raw(head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk + chunk)
+        chunk = b"180000\r\n" + b" " * 0x180000 + b"\r\n"
+        chunked = head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk + chunk + b"0\r\n\r\n"
+        assert b" 413 " in served.send_raw(chunked)
 
         metrics = served.ask("/metrics").content
         assert 'thaw_predict_requests_total{status="200"} 2.0' in metrics

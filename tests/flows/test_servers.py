@@ -137,7 +137,7 @@ def test_what_ignores_a_request_to_end_is_killed_with_its_guard(tmp_path: Path) 
         "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
         "print(os.getpid(), flush=True); time.sleep(600)"
     )
-    code = f"import sys; from flows import tether; tether.SECONDS_TO_END = 0.2; sys.exit(tether.run({[sys.executable, '-c', stubborn]!r}))"
+    code = f"import sys; from pipeline import tether; tether.SECONDS_TO_END = 0.2; sys.exit(tether.run({[sys.executable, '-c', stubborn]!r}))"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as guard:
         assert guard.stdin is not None
         assert guard.stdout is not None

@@ -228,10 +228,8 @@ def test_the_latency_of_another_model_is_not_shown(made: Made) -> None:
 
 
 def test_without_a_registry_the_page_says_why(made: Made) -> None:
-    off = made.run.register.model_copy(
-        update={"version": "", "aliases": (), "champion": False, "reason": "tracking is off"}
-    )
-    text = Read(made.with_records(register=off).html()).text
+    off = made.run.register.model_copy(update={"version": "", "reason": "tracking is off"})
+    text = Read(made.with_records(register=off, promote=None).html()).text
     assert "Tracking is off." in text
     assert "registered as" not in text
 
@@ -314,9 +312,6 @@ def test_it_leads_to_the_data_docs_and_to_a_server_that_shows_the_version(tmp_pa
         model="small parts",
         version="3",
         run_id="r",
-        aliases=("challenger",),
-        champion=False,
-        reason="",
     )
     links = gather_context(Workspace(tmp_path), data, served).links
     assert (tmp_path / links["Data Docs of the last validation"]).samefile(docs)

@@ -173,6 +173,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
     done = lay_finished(base / "insects", tmp_path_factory)
     done.with_thresholds(accuracy=0.5)
     uri = done.register().tracking_uri
+    assert done.promote().champion == "1"
     environment = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri}
     with mlflow_serving("models:/insects@champion", base, environment) as url:
         yield url

@@ -1,4 +1,4 @@
-"""Registering: once per evaluation, completed after a kill, champion only where the rule says so."""
+"""Registering: once per evaluation, completed after a kill."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def test_an_evaluation_is_registered_once_with_its_evidence(
     (done.out / "evaluate" / "confusion.csv").write_text("a,b\n")
     done.with_thresholds(accuracy=0.8)
     first = done.register()
-    assert (first.model, first.version, first.champion) == ("insects", "1", True)
+    assert (first.model, first.version) == ("insects", "1")
     again = done.register()
     assert (again.version, again.run_id) == (first.version, first.run_id)
     (version,) = versions(done)
-    assert version.aliases == ("challenger", "champion")
+    assert version.aliases == (), "who is champion is decided by the step after it"
     assert version.metrics == {"accuracy": 0.9, "log_loss": 0.3}
     assert (version.data, version.tags["git.revision"]) == (DATA.md5, "abc")
     assert version.tags["evaluation"] == done.evaluated.digest
@@ -102,7 +102,7 @@ def test_the_model_is_code_and_safetensors_with_a_signature(done: Finished) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["search_logged_models", "create_model_version", "set_registered_model_alias"])
+@pytest.mark.parametrize("point", ["search_logged_models", "create_model_version"])
 def test_a_kill_is_made_good_by_the_next_call(done: Finished, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
@@ -114,32 +114,10 @@ def test_a_kill_is_made_good_by_the_next_call(done: Finished, point: str, monkey
     assert current_receipt(done.config, Workspace(done.root), done.evaluated) is None
     record = done.register()
     (version,) = versions(done)
-    assert (record.version, version.aliases) == ("1", ("challenger", "champion"))
+    assert record.version == "1"
+    assert version.key == record.key
     experiments = [one.experiment_id for one in client(done).search_experiments()]
     assert len(client(done).search_logged_models(experiments)) == 1
-
-
-def test_without_thresholds_none_is_promoted(done: Finished) -> None:
-    record = done.register()
-    assert (record.champion, record.aliases) == (False, ("challenger",))
-    assert "register.thresholds" in record.reason
-
-
-def test_a_threshold_not_reached_is_named(done: Finished) -> None:
-    done.with_thresholds(accuracy=0.95, log_loss=0.1)
-    record = done.register()
-    assert not record.champion
-    assert "accuracy 0.9 is below 0.95" in record.reason
-    assert "log_loss 0.3 is above 0.1" in record.reason
-
-
-def test_a_second_model_becomes_challenger_and_leaves_the_champion(done: Finished) -> None:
-    done.with_thresholds(accuracy=0.8)
-    done.register()
-    second = done.retrained(seed=4).register()
-    assert (second.version, second.champion, second.aliases) == ("2", False, ("challenger",))
-    assert "version 1" in second.reason
-    assert [version.aliases for version in versions(done)] == [("challenger",), ("champion",)]
 
 
 @pytest.mark.slow
@@ -162,26 +140,24 @@ def test_a_changed_evaluation_updates_the_version_and_makes_none(done: Finished)
     assert version.metrics == {"accuracy": 0.9, "log_loss": 0.3}, "a metric that is no longer evaluated has gone"
 
 
-def test_changed_serving_limits_make_a_version_and_the_champion_follows(done: Finished) -> None:
+def test_changed_serving_limits_make_a_version(done: Finished) -> None:
     place = Workspace(done.root)
-    done.with_thresholds(accuracy=0.8)
     first = done.register()
     assert current_receipt(done.config, place, done.evaluated) == first
     done.with_intake(max_pixels=700_000)
     assert current_receipt(done.config, place, done.evaluated) is None
     second = done.register()
-    assert (second.version, second.champion) == ("2", True)
-    assert "version 1" in second.reason
-    assert [version.aliases for version in versions(done)] == [("challenger", "champion"), ()]
+    assert second.version == "2"
     assert current_receipt(done.config, place, done.evaluated) == second
 
 
 @pytest.mark.slow
 def test_the_champion_loaded_elsewhere_obeys_changed_limits(done: Finished, tmp_path: Path) -> None:
     done.with_thresholds(accuracy=0.8)
-    done.register()
+    done.promote()
     done.with_intake(max_pixels=700_000)
     uri = done.register().tracking_uri
+    assert done.promote().champion == "2"
     large = tmp_path / "large.png"
     Image.new("RGB", (1000, 800)).save(large)
     assert "1000 × 800 pixels; at most 700000 are accepted" in json.loads(ask_elsewhere(uri, large))
@@ -248,15 +224,6 @@ def test_a_threshold_on_an_unknown_metric_lists_those_there_are(done: Finished) 
     assert not versions(done)
 
 
-def test_a_threshold_on_what_the_test_split_does_not_define_is_not_reached(done: Finished) -> None:
-    done.with_thresholds(accuracy=0.8, auroc=0.8)
-    metrics = {name: value for name, value in done.evaluated.metrics.items() if name != "auroc"}
-    done.evaluated = done.evaluated.model_copy(update={"metrics": metrics})
-    record = done.register()
-    assert not record.champion
-    assert record.reason == "not champion: auroc is not defined on the test split"
-
-
 def test_a_model_that_answers_otherwise_than_it_was_judged_is_not_registered(done: Finished) -> None:
     table = pq.read_table(done.evaluated.predictions).to_pandas()
     table.loc[0, f"p.{LABELS[0]}"] += 0.01
@@ -287,7 +254,7 @@ def test_the_receipt_is_of_one_evaluation_and_one_set_of_settings(done: Finished
     done.config = Config(register=RegisterConfig(name="insects"))  # type: ignore[call-arg]
     record = done.register()
     assert current_receipt(done.config, place, done.evaluated) == record
-    other = Config(register=RegisterConfig(name="insects", thresholds={"accuracy": 0.5}))  # type: ignore[call-arg]
+    other = Config(register=RegisterConfig(name="birds"))  # type: ignore[call-arg]
     assert current_receipt(other, place, done.evaluated) is None
     assert current_receipt(done.config, place, done.judge(0.5)) is None
     (done.root / "mlflow" / "mlflow.db").unlink()
@@ -315,6 +282,6 @@ def test_a_registry_that_is_away_is_named(done: Finished) -> None:
 def test_with_tracking_off_nothing_is_registered_and_it_says_so(done: Finished) -> None:
     done.config = Config(tracking=TrackingConfig(enabled=False), register=RegisterConfig(name="insects"))  # type: ignore[call-arg]
     record = done.register()
-    assert (record.version, record.aliases) == ("", ())
+    assert record.version == ""
     assert "tracking.enabled" in record.reason
     assert current_receipt(done.config, Workspace(done.root), done.evaluated) == record

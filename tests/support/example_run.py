@@ -40,6 +40,8 @@ from pipeline.records import (
     ImageInputSpec,
     InputSpec,
     Latency,
+    MetricEstimate,
+    PromoteRecord,
     RegisterRecord,
     SplitRecord,
     StageResult,
@@ -134,9 +136,25 @@ def make(
         model="surfaces",
         version="3",
         run_id="8d1f0c",
-        aliases=("challenger", "champion"),
-        champion=True,
-        reason="there was no champion, and accuracy reaches the threshold of 0.8",
+    )
+    promoted = PromoteRecord(
+        evaluation=evaluated.digest,
+        key="",
+        model="surfaces",
+        version="3",
+        champion="3",
+        decision="promote",
+        reason="better than version 2, the champion: +4.0 points of accuracy",
+        compared_with="2",
+        metric="accuracy",
+        gain=MetricEstimate(value=0.04, low=0.01, high=0.07),
+        error_rate=0.0025,
+        examples=120,
+        seen=3,
+        negative_flips=0.01,
+        positive_flips=0.05,
+        looks=2,
+        looks_allowed=20,
     )
     run = RunRecords(
         validate=_validated(folder / "validate", labels, hostile),
@@ -145,6 +163,7 @@ def make(
         finetune=finetuned,
         evaluate=evaluated,
         register=registered,
+        promote=promoted,
     )
     return Made(run, _context(hostile))
 

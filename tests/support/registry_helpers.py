@@ -18,10 +18,11 @@ from safetensors.torch import save_file
 
 from pipeline.config import Config, RegisterConfig
 from pipeline.context import Context
-from pipeline.manifest import sha256
+from pipeline.manifest import COLUMNS, sha256
 from pipeline.modalities.image.settings import ImageIntakeConfig
 from pipeline.models.network import state_to_save
 from pipeline.models.providers.torchvision import blocks
+from pipeline.promotion_journal import Entry, now, read_history
 from pipeline.records import (
     BackboneRecord,
     CandidateRecord,
@@ -35,6 +36,7 @@ from pipeline.records import (
 )
 from pipeline.tasks.image_classification import TASK
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
+from pipeline.tracking.journal_run import JournalRun
 from pipeline.training import members
 from store_helpers import lay_store
 
@@ -89,6 +91,14 @@ def _spread(model: Any, files: list[Path], spec: ImageInputSpec) -> None:
             parameter.copy_(-0.9 * logits.mean(dim=0) if name.endswith("bias") else parameter).mul_(factor)
 
 
+def name_champion(journal: JournalRun, version: str) -> None:
+    """Makes a version champion, as another machine does: by the journal alone."""
+    champion = read_history(journal.read()).champion
+    if champion != version:
+        journal.append(Entry(kind="promoted", champion=champion, version=version, by="test", reason="", time=now()))
+        journal.reconcile()
+
+
 class Finished:
     """The outputs of the steps before register, as `build` left them below `root`."""
 
@@ -101,6 +111,7 @@ class Finished:
         self.finetuned = FinetuneRecord.load(self.out / "finetune")
         self.candidate = self.finetuned.candidate()
         self.evaluated = EvaluateRecord.load(self.out / "evaluate")
+        self.data = DATA
 
     def judge(self, accuracy: float, **others: float) -> EvaluateRecord:
         """The evaluation, with that accuracy and these other metrics."""
@@ -132,6 +143,25 @@ class Finished:
     def context(self, **more: Any) -> Context:
         scratch = self.root / ".thaw"
         return Context(root=self.root, data=self.root / "data", scratch=scratch, run_dir=scratch / "side", **more)
+
+    def promote(self, served: bool = True, **more: Any) -> Any:
+        """Registers, then decides; returns what was decided.
+
+        Args:
+            served: whether the version was seen to be served before, which takes seconds.
+        """
+        from pipeline.steps.promote import promote
+        from pipeline.steps.promotion_evidence import Challenger
+
+        registered = self.register(**more)
+        context = self.context(**more)
+        if served:
+            mark = context.scratch / "promotion" / "served" / registered.key[:32]
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        return promote(
+            Challenger(self.config, self.split, self.finetuned, self.evaluated, registered, self.data, context)
+        )
 
     def register(self, **more: Any) -> Any:
         from pipeline.steps.register import register
@@ -167,12 +197,17 @@ def build(root: Path, architecture: str = "squeezenet1_1", spec: ImageInputSpec 
         higher_is_better=True, metrics={}, others={}, comparisons=(), warnings=(),
     ).save(out / "evaluate")  # fmt: skip
     found = probabilities(model, files, spec)
-    columns: dict[str, Any] = {"path": [file.name for file in files]}
+    names = [file.name for file in files]
+    columns: dict[str, Any] = {"id": names, "path": names}
     columns |= {f"p.{label}": found[:, index] for index, label in enumerate(LABELS)}
     pq.write_table(pa.table(columns), evaluated.predictions)
     SplitRecord(
         manifest_sha256="", labels=LABELS, counts={}, new=0, left_out=(), warnings=(), near_duplicate_groups=0
     ).save(out / "split")
+    tested = [
+        {"id": name, "path": name, "aliases": [], "target": LABELS[0], "split": "test", "unit": name} for name in names
+    ]
+    pq.write_table(pa.Table.from_pylist(tested, schema=COLUMNS), out / "split" / "manifest.parquet")
     BackboneRecord(
         name=f"torchvision/{architecture}", architecture=architecture, source="file", sha256="", weights_sha256="",
         parameters=1, classes=1000, blocks=("head",), input=spec,

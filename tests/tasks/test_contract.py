@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -24,13 +25,19 @@ from contract_cases import CASES
 from flows.service.bodies import parse_body
 from flows.service.model_process import start_model
 from mlflow_server import mlflow_serving, post
-from pipeline import setup, task_catalog
+from pipeline import manifest, setup, task_catalog
 from pipeline.config import Config, parse
 from pipeline.context import SilentConsole
+from pipeline.evaluation.bootstrap import BootstrapSettings
+from pipeline.evaluation.judge import AnsweredExamples, find_judge
+from pipeline.promotion.decide import Policy, decide
+from pipeline.promotion.evidence import ChampionComparison, Evidence
+from pipeline.promotion.measure import JudgedPair, measure_classes, measure_constant_gain, measure_gain
 from pipeline.records import CandidateRecord, DataVersion, EvaluateRecord, FinetuneRecord, SplitRecord, ValidateRecord
 from pipeline.steps.run import load_record, make_context, run_alone
 from pipeline.tasks import catalog
 from pipeline.tensors import single_tensor
+from pipeline.tracking import packaging
 from pipeline.tracking.registry import ModelVersion
 from pipeline.workspace import Workspace
 from threads import threads
@@ -298,6 +305,44 @@ async def _ask_process(folder: Path, body: bytes) -> list[dict[str, Any]]:
         await model.close()
     answers: list[dict[str, Any]] = reply["answers"]
     return answers
+
+
+def test_a_verdict_rests_on_served_answers_as_on_evaluated_ones(finished: Finished, tmp_path: Path) -> None:
+    """What promotion compares: the served model's answers and the evaluation's are equally good, so none is promoted."""
+    from pipeline.steps.register import package_candidate
+
+    config, candidate = finished.workspace.config(), finished.candidate
+    finetuned: FinetuneRecord = finished.record("finetune")
+    evaluated: EvaluateRecord = finished.record("evaluate")
+    task = catalog.find(finished.task)
+    judge = find_judge(task.scorer.kind, config.evaluate)
+    folder = tmp_path / "model"
+    package_candidate(folder, config, candidate, finetuned.members, {})
+    table = manifest.read(finished.record("split").manifest)
+    rows = table.filter(pc.equal(table["split"], "test"))
+    data = finished.workspace.root / "data"
+    labels = candidate.labels
+    examples = AnsweredExamples(rows, labels, labels, frozenset(labels), task, config.task, data)
+    served = packaging.answers(folder, task.serving().requests(rows.to_pylist(), data))
+    kept = judge.served_answers(pq.read_table(evaluated.predictions), candidate)
+    champion, challenger = (judge.judge_answers(answers, examples) for answers in (served, kept))
+    assert np.asarray(challenger.goodness, np.float64) == pytest.approx(champion.goodness.astype(np.float64), abs=0.02)
+    primary = challenger.estimate_metrics(BootstrapSettings(20, 0.95, 0))[judge.goodness_metric]
+    judged = evaluated.metrics[judge.goodness_metric]
+    assert primary.value == pytest.approx(judged.value, abs=0.02)
+
+    pair = JudgedPair(challenger, champion, judge.goodness_metric, judge.goodness_metric, 0.0025)
+    comparison = ChampionComparison(
+        "1", measure_gain(pair), rows.num_rows, parts=tuple(measure_classes(pair, labels, frozenset(labels)))
+    )
+    facts = {name: estimate.value for name, estimate in evaluated.metrics.items()}
+    evidence = Evidence("2", facts, judge.goodness_metric, champion="1", comparison=comparison)
+    assert decide(evidence, Policy(config.promotion, {})).decision == "cannot-tell"
+    constant = measure_constant_gain(challenger, 0.0025)
+    assert constant.value == pytest.approx(challenger.goodness.mean() - challenger.constant_goodness.mean())
+    present = [challenger.class_goodness(code) for code in range(len(labels))]
+    assert any(one.rows.any() for one in present)
+    assert all(((one.goodness[one.rows] >= 0) & (one.goodness[one.rows] <= 1)).all() for one in present)
 
 
 def test_the_report_renders(finished: Finished) -> None:

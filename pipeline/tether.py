@@ -1,4 +1,4 @@
-"""Runs a server that ends with the process that asked for it: `python -P -m flows.tether COMMAND …`.
+"""Runs a server that ends with the process that asked for it: `python -P -m pipeline.tether COMMAND …`.
 
 Standard input is a pipe from that process, which closes when it ends, even by SIGKILL. The server then ends with all
 its workers, which are one process group.

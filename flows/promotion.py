@@ -1,0 +1,264 @@
+"""`thaw models`, `promote`, `rollback`, `approve` and `refuse`: what a person decides about registered versions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from pipeline import receipts
+from pipeline.context import Console
+from pipeline.errors import ConfigError, ServingError
+from pipeline.promotion_journal import Entry, History, Kind, earlier_champions, now, read_history, shorten
+from pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.tracking.journal_run import JournalRun
+    from pipeline.tracking.registry import ModelVersion
+    from pipeline.tracking.store import TrackingStore
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A workspace's registered model: its versions, newest first, and what was decided about them."""
+
+    name: str
+    versions: tuple[ModelVersion, ...]
+    history: History
+
+    def describe(self, at: datetime | None = None) -> list[str]:
+        """A line for each version, and one for each decision.
+
+        Args:
+            at: tells which version was champion then; None: now.
+        """
+        lines = [self._describe_version(version) for version in self.versions]
+        if at is not None:
+            champion = self.history.champion_at(at)
+            which = f"version {champion}" if champion else "none"
+            return [f"champion at {at.isoformat(timespec='seconds')}: {which}", *lines]
+        return [*lines, *(describe_entry(entry) for entry in self.history.valid)]
+
+    def _describe_version(self, version: ModelVersion) -> str:
+        verdict = self.history.find_verdict(version.version)
+        notes = []
+        if version.version in self.history.withdrawn:
+            notes.append("rolled back")
+        if verdict is not None:
+            notes.append(f"verdict {verdict.decision}")
+        return "  ".join([str(version), *notes])
+
+
+def describe_entry(entry: Entry) -> str:
+    """2026-11-27 01:30  promoted v3 (champion before: v2) by NAME: better than …"""
+    when = entry.when.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+    before = f" (champion before: v{entry.champion})" if entry.champion else ""
+    overridden = f", overriding the verdict {entry.decision}" if _is_override(entry) else ""
+    kind = f"verdict {entry.decision}" if entry.kind == "verdict" else entry.kind
+    return f"{when}  {kind} v{entry.version or 'none'}{before} by {entry.by}{overridden}: {entry.reason}"
+
+
+def read_model(workspace: Workspace) -> RegisteredModel:
+    """The workspace's registered model, once the alias was made to follow the journal.
+
+    Raises:
+        ServingError: nothing is registered.
+        TrackingError: the registry is away.
+    """
+    return _Registry(workspace).read()
+
+
+def promote_version(workspace: Workspace, version: str, by: str, reason: str, console: Console) -> str:
+    """Makes a version champion, whatever its verdict; it is served once first. Returns what was done.
+
+    Raises:
+        ConfigError: there is no such version, or it is champion already.
+        ServingError: it cannot be served.
+        JournalMovedError: another became champion meanwhile.
+    """
+    registry = _Registry(workspace)
+    model = registry.read()
+    chosen = _find_version(model, version)
+    if model.history.champion == chosen.version:
+        raise ConfigError("version", found=f"{version}, the champion", expected="another version")
+    verdict = model.history.find_verdict(chosen.version)
+    decision = verdict.decision if verdict is not None else "none"
+    registry.require_served(chosen, console)
+    registry.append("promoted", model, chosen.version, by, reason or "by hand", decision)
+    return f"{model.name} v{chosen.version} is champion"
+
+
+def roll_back(workspace: Workspace, to: str, by: str, reason: str, console: Console) -> str:
+    """Makes the champion before champion again, or a version that is named; the one that was champion is withdrawn: no
+    run promotes it again. Returns what was done.
+
+    Raises:
+        ConfigError: there is no champion, none before it, or no such version.
+        ServingError: the version cannot be served.
+        JournalMovedError: another became champion meanwhile.
+    """
+    registry = _Registry(workspace)
+    model = registry.read()
+    champion = model.history.champion
+    if not champion:
+        raise ConfigError("rollback", found=f"{model.name} has no champion", expected="one to roll back")
+    wanted = to or next(earlier_champions(model.history), "")
+    if not wanted:
+        raise ConfigError(
+            "rollback",
+            found=f"v{champion} is the first champion of {model.name}",
+            expected="a champion before it",
+            hint="name a version: thaw rollback --to VERSION",
+        )
+    chosen = _find_version(model, wanted)
+    if chosen.version == champion:
+        raise ConfigError("--to", found=f"{wanted}, the champion", expected="another version")
+    registry.require_served(chosen, console)
+    registry.append("rolled-back", model, chosen.version, by, reason or "by hand", "")
+    return f"{model.name} v{chosen.version} is champion; v{champion} is withdrawn, and no run promotes it again"
+
+
+def answer_request(
+    workspace: Workspace, version: str, by: str, comment: str, console: Console, *, approve: bool
+) -> str:
+    """Approves or refuses a version that waits for it. Returns what was done.
+
+    Raises:
+        ConfigError: the version does not wait: it was answered, has lapsed, or another became champion since.
+        ServingError: it cannot be served.
+        JournalMovedError: another became champion meanwhile.
+    """
+    registry = _Registry(workspace)
+    model = registry.read()
+    chosen = _find_version(model, version)
+    days = registry.config.promotion.expires_days
+    request = model.history.find_request(chosen.version, days, datetime.now(UTC))
+    if request is None:
+        raise ConfigError(
+            f"version {chosen.version}",
+            found=f"no open request for its approval: {_explain_no_request(model.history, chosen.version, days)}",
+            expected="a version that waits",
+            hint="thaw run asks again where it still deserves it",
+        )
+    if not approve:
+        registry.append("refused", model, chosen.version, by, comment, "")
+        return f"{model.name} v{chosen.version} is refused; version {model.history.champion or 'none'} stays champion"
+    registry.require_served(chosen, console)
+    registry.append("approved", model, chosen.version, by, comment, "promote")
+    return f"{model.name} v{chosen.version} is champion"
+
+
+class _Registry:
+    """The registry of a workspace, opened."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        from pipeline.tracking.journal_run import JournalRun
+        from pipeline.tracking.store import find
+
+        self.config: Config = workspace.config()
+        if not self.config.tracking.enabled:
+            raise ConfigError(
+                "tracking.enabled", found="false", expected="true: a registry is part of the tracking store"
+            )
+        self._workspace = workspace
+        self._name = workspace.model_name(self.config)
+        self._store: TrackingStore = find(self.config.tracking, workspace)
+        self._journal: JournalRun = JournalRun(self._store, self._name)
+
+    def read(self) -> RegisteredModel:
+        from pipeline.tracking.registered_versions import registered
+
+        if not registered(self.config, self._workspace):
+            raise ServingError(
+                f"model {self._name}", found="nothing is registered", expected="a registered model", hint="thaw run"
+            )
+        self._journal.reconcile()
+        entries = self._mirror()
+        versions = registered(self.config, self._workspace)
+        return RegisteredModel(self._name, tuple(versions), read_history(entries))
+
+    def append(self, kind: Kind, model: RegisteredModel, version: str, by: str, reason: str, decision: str) -> None:
+        from pipeline.steps.promote import who_runs
+
+        entry = Entry(
+            kind=kind,
+            champion=model.history.champion,
+            version=version,
+            by=shorten(by or who_runs()),
+            reason=shorten(reason),
+            time=now(),
+            decision=decision,
+        )
+        self._journal.append(entry)
+        self._journal.reconcile()
+        self._mirror()
+
+    def require_served(self, version: ModelVersion, console: Console) -> None:
+        """Serves a version once, in a process of its own, and asks it about its input example.
+
+        Raises:
+            ServingError: it cannot be served.
+        """
+        from pipeline.promotion.served_answers import ServedVersion
+        from pipeline.tracking.serve_check import ask_served, read_input_example
+
+        title = f"{version.name} v{version.version}"
+        console.info(f"serving {title} once, to see that it answers")
+        folder = ServedVersion(self._store, version, self._workspace.scratch).files()
+        ask_served(folder, read_input_example(folder, title), title)
+
+    def _mirror(self) -> list[Entry]:
+        entries = self._journal.read()
+        receipts.write_journal(self._workspace, self._name, entries)
+        return entries
+
+
+def _find_version(model: RegisteredModel, number: str) -> ModelVersion:
+    """A version by its number, with or without a v.
+
+    Raises:
+        ConfigError: there is none; those there are are listed.
+    """
+    wanted = number.removeprefix("v")
+    for version in model.versions:
+        if version.version == wanted:
+            return version
+    raise ConfigError(
+        "version",
+        found=f"{number}: no such version of {model.name}",
+        expected="one that is registered",
+        details=[str(version) for version in model.versions],
+    )
+
+
+def _explain_no_request(history: History, version: str, days: int) -> str:
+    own = [entry for entry in history.valid if entry.version == version and entry.kind in ("requested", "refused")]
+    if not own:
+        return "none was made"
+    if own[-1].kind == "refused":
+        return f"it was refused by {own[-1].by}"
+    if datetime.now(UTC) > own[-1].when + timedelta(days=days):
+        return f"it lapsed after {days} days"
+    return "another version became champion since"
+
+
+def _is_override(entry: Entry) -> bool:
+    return entry.kind == "promoted" and entry.decision in ("reject", "cannot-tell", "none")
+
+
+def parse_date(text: str) -> datetime | None:
+    """A day (its end), or a moment, in ISO 8601; UTC where it names no zone. None for an empty text.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as fault:
+        raise ConfigError("--at", found=text, expected="a date such as 2026-11-27 or 2026-11-27T14:00") from fault
+    if len(text) == len("2026-11-27"):
+        moment += timedelta(days=1)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,109 @@
+"""The journal in MLflow: of writers at once none is lost and none is believed twice, and the alias follows."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import TrackingError
+from pipeline.promotion_journal import Entry, JournalMovedError, TestSplit, now, read_history
+from pipeline.tracking import registry
+from pipeline.tracking.journal_run import JournalRun
+from pipeline.tracking.store import TrackingStore
+from store_helpers import lay_store
+
+pytestmark = pytest.mark.slow
+NAME = "flowers 'é'"
+WRITERS = 4
+
+
+@pytest.fixture
+def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> TrackingStore:
+    """A registry with three versions of a model."""
+    lay_store(tmp_path, tmp_path_factory)
+    folder = tmp_path / "mlflow"
+    made = TrackingStore(f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri(), "journals", folder)
+    made.client.create_registered_model(NAME)
+    for _ in range(3):
+        run = made.client.create_run(made.experiment_id)
+        made.client.create_model_version(NAME, tmp_path.as_uri(), run.info.run_id)
+    return made
+
+
+def entry(champion: str, version: str, **more: Any) -> Entry:
+    return Entry(kind="promoted", champion=champion, version=version, by="test", reason="r", time=now(), **more)
+
+
+def alias(store: TrackingStore) -> str | None:
+    return registry.aliases_of(store, NAME).get(registry.CHAMPION)
+
+
+def test_the_alias_follows_the_journal_from_any_process(store: TrackingStore) -> None:
+    assert JournalRun(store, NAME).read() == []
+    assert JournalRun(store, NAME).reconcile() == ""
+    JournalRun(store, NAME).append(entry("", "2"))
+    assert alias(store) is None
+    assert JournalRun(store, NAME).reconcile() == "2"
+    assert alias(store) == "2"
+    store.client.set_registered_model_alias(NAME, registry.CHAMPION, "1")
+    assert JournalRun(store, NAME).reconcile() == "2"
+    assert alias(store) == "2"
+
+
+def test_an_entry_on_another_champion_is_not_added(store: TrackingStore) -> None:
+    journal = JournalRun(store, NAME)
+    journal.append(entry("", "1"))
+    with pytest.raises(JournalMovedError, match="version 1"):
+        journal.append(entry("", "2"))
+    assert len(journal.read()) == 1
+
+
+def test_a_champion_that_was_deleted_is_named(store: TrackingStore) -> None:
+    journal = JournalRun(store, NAME)
+    journal.append(entry("", "2"))
+    store.client.delete_model_version(NAME, "2")
+    with pytest.raises(TrackingError, match="v2, the champion by its journal"):
+        journal.reconcile()
+
+
+def test_a_test_split_is_kept_beside_the_entries(store: TrackingStore, tmp_path: Path) -> None:
+    kept = TestSplit(digest="d" * 64, examples=("a", "b"), units=("1", "1"))
+    JournalRun(store, NAME).keep_test_split(kept, tmp_path / "here")
+    assert JournalRun(store, NAME).find_test_split(kept.digest, tmp_path / "elsewhere") == kept
+    assert JournalRun(store, NAME).find_test_split("e" * 64, tmp_path / "elsewhere") is None
+
+
+def write(store: TrackingStore, seed: int, written: Any) -> None:
+    generator = random.Random(seed)
+    journal = JournalRun(store, NAME)
+    won = 0
+    for _ in range(4):
+        champion = read_history(journal.read()).champion
+        version = generator.choice([number for number in "123" if number != champion])
+        try:
+            journal.append(entry(champion, version))
+            won += 1
+        except JournalMovedError:
+            pass
+        journal.reconcile()
+    written.put(won)
+
+
+def test_of_writers_at_once_none_is_lost_and_none_believed_twice(store: TrackingStore) -> None:
+    processes = multiprocessing.get_context("spawn")
+    written: Any = processes.Queue()
+    uri = TrackingStore(store.uri, None, store.experiment)
+    writers = [processes.Process(target=write, args=(uri, seed, written)) for seed in range(WRITERS)]
+    for writer in writers:
+        writer.start()
+    won = sum(written.get(timeout=240) for _ in writers)
+    for writer in writers:
+        writer.join()
+    entries = JournalRun(store, NAME).read()
+    assert len(entries) == won, "an entry was lost or stands twice"
+    assert len({one.nonce for one in entries}) == won
+    assert JournalRun(store, NAME).reconcile() == read_history(entries).champion == alias(store)
