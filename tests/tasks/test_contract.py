@@ -251,6 +251,7 @@ def test_a_serving_process_answers_as_it_was_judged(finished: Finished, tmp_path
         assert serving.difference(answer, row, finished.candidate) == ""
 
 
+@pytest.mark.full
 def test_mlflow_serves_it_over_http(finished: Finished, tmp_path: Path) -> None:
     folder = package(finished, tmp_path / "model")
     rows = predictions(finished, 4)
