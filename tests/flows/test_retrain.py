@@ -185,7 +185,7 @@ def recorded_runs(workspace: Path) -> dict[str, dict[str, Any]]:
         runs[run.data.tags["thaw.key"]] = {
             "name": run.info.run_name,
             "status": run.info.status,
-            "params": run.data.params,
+            "params": {name: value for name, value in run.data.params.items() if not name.startswith(JOURNAL_TAG)},
             "tags": {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")},
             "metrics": metrics,
             "curves": curves,
