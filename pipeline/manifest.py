@@ -112,6 +112,12 @@ def write_table(table: pa.Table, path: Path) -> str:
     return sha256(path)
 
 
+def read_split(path: Path, split: Split) -> pa.Table:
+    """The rows of a manifest that are in one split; see `read` for the errors."""
+    table = read(path)
+    return table.filter(pc.equal(table["split"], split))
+
+
 def read(path: Path) -> pa.Table:
     """Reads a manifest.
 

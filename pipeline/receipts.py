@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -14,9 +14,11 @@ from pipeline.config import Config
 from pipeline.errors import VersioningError
 from pipeline.files import replace_text, sha256
 from pipeline.promotion_journal import Entry, read_history
-from pipeline.records import CandidateRecord, EvaluateRecord, PromoteRecord, RegisterRecord, digest
+from pipeline.records import CandidateRecord, EvaluateRecord, PromoteRecord, Record, RegisterRecord, digest
 from pipeline.redaction import redact_forms
 from pipeline.workspace import Workspace
+
+R = TypeVar("R", bound=Record)
 
 
 def path(workspace: Workspace) -> Path:
@@ -26,16 +28,12 @@ def path(workspace: Workspace) -> Path:
 
 def write(config: Config, workspace: Workspace, record: RegisterRecord) -> None:
     """Keeps a registration as the receipt, with the digest of the settings it followed."""
-    values = {"settings": _settings_digest(config), "record": record.model_dump(mode="json")}
-    _write_json(path(workspace), values)
+    _write_record(path(workspace), _settings_digest(config), record)
 
 
 def load(workspace: Workspace) -> RegisterRecord | None:
     """The last registration; None where there is none, or another version of Thaw wrote it."""
-    try:
-        return RegisterRecord.model_validate(_read_json(path(workspace))["record"])
-    except (KeyError, ValidationError):
-        return None
+    return _read_record(path(workspace), RegisterRecord)
 
 
 def current_receipt(config: Config, workspace: Workspace, evaluated: EvaluateRecord) -> RegisterRecord | None:
@@ -60,16 +58,12 @@ def current_receipt(config: Config, workspace: Workspace, evaluated: EvaluateRec
 
 def write_promotion(config: Config, workspace: Workspace, record: PromoteRecord) -> None:
     """Keeps a decision as the receipt, with the digest of the settings it followed."""
-    values = {"settings": _promotion_digest(config), "record": record.model_dump(mode="json")}
-    _write_json(_promotion_path(workspace), values)
+    _write_record(_promotion_path(workspace), _promotion_digest(config), record)
 
 
 def load_promotion(workspace: Workspace) -> PromoteRecord | None:
     """The last decision; None where there is none, or another version of Thaw wrote it."""
-    try:
-        return PromoteRecord.model_validate(_read_json(_promotion_path(workspace))["record"])
-    except (KeyError, ValidationError):
-        return None
+    return _read_record(_promotion_path(workspace), PromoteRecord)
 
 
 def current_promotion(config: Config, workspace: Workspace, registered: RegisterRecord) -> PromoteRecord | None:
@@ -135,6 +129,18 @@ def report_fault(workspace: Workspace, inputs: str) -> str:
 
 def _report_receipt(workspace: Workspace) -> Path:
     return workspace.scratch / "receipts" / "report.json"
+
+
+def _write_record(file: Path, settings: str, record: Record) -> None:
+    """Keeps a record with the digest of the settings that it followed."""
+    _write_json(file, {"settings": settings, "record": record.model_dump(mode="json")})
+
+
+def _read_record(file: Path, kind: type[R]) -> R | None:
+    try:
+        return kind.model_validate(_read_json(file)["record"])
+    except (KeyError, ValidationError):
+        return None
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -81,10 +81,7 @@ class Comparison:
 
     def test_rows(self) -> pa.Table:
         """The manifest's test rows."""
-        import pyarrow.compute as pc
-
-        table = manifest.read(self.split.manifest)
-        return table.filter(pc.equal(table.column("split"), "test"))
+        return manifest.read_split(self.split.manifest, "test")
 
 
 def recall(comparison: Comparison) -> BaselineRecord | None:

@@ -25,6 +25,7 @@ from pipeline.config import Config
 from pipeline.context import Console, Context
 from pipeline.errors import ThawError, TrackingError, TrainingError, VersioningError
 from pipeline.files import replace_text
+from pipeline.promotion.served_answers import KEY_LENGTH, MODEL_FOLDER
 from pipeline.records import FinetuneRecord, FrozenModel, SplitRecord
 from pipeline.steps.recorded_facts import MODEL_SHA256_TAG
 from pipeline.training import members, warm_start
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 LOCK = "champion.lock"
 WEIGHTS, SETTINGS = "weights.safetensors", "model.json"
-MODEL_FOLDER = Path("artifacts") / "model"  # of weights and settings, below a version's files
-KEY_LENGTH = 32  # characters of a sha256 that name a folder
 
 
 class LockedChampion(FrozenModel):

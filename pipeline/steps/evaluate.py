@@ -113,12 +113,9 @@ def _record(saved: EvaluateRecord, finetuned: FinetuneRecord, context: Context) 
 
 
 def _test_rows(split: SplitRecord) -> pa.Table:
-    import pyarrow.compute as pc
-
     from pipeline import manifest
 
-    table = manifest.read(split.manifest)
-    rows = table.filter(pc.equal(table["split"], "test"))
+    rows = manifest.read_split(split.manifest, "test")
     if not rows.num_rows:
         raise SplitError(
             "test split",

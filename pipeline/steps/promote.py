@@ -162,8 +162,9 @@ class _Promotion:
         history = read_history(self._journal.read())
         split = read_test_split(self._challenger)
         looks = self._count_looks(history, split)
-        champion = self._find_version(history.champion)
-        withdrawn = self._is_withdrawn(history)
+        versions = self._list_versions()
+        champion = versions.get(history.champion)
+        withdrawn = self._is_withdrawn(history, versions)
         served = self._open(champion, looks, withdrawn=withdrawn)
         evidence = gather_evidence(self._challenger, champion, served, looks, withdrawn)
         if history.champion and champion is None:
@@ -171,7 +172,7 @@ class _Promotion:
         policy = Policy(self._config.promotion, self._config.register_.thresholds)
         verdict = decide(evidence, policy)
         if verdict.decision == "promote":
-            blocked = self._find_serving_fault()
+            blocked = self._find_serving_fault(versions[self._version])
             if blocked:
                 verdict = Verdict("reject", f"it cannot be served: {blocked}")
         return _Decided(evidence, verdict, history, split)
@@ -196,16 +197,17 @@ class _Promotion:
             return None
         return ServedVersion(self._store, champion, self._challenger.context.scratch)
 
-    def _is_withdrawn(self, history: History) -> bool:
+    def _is_withdrawn(self, history: History, versions: Mapping[str, ModelVersion]) -> bool:
         """Whether a version with these weights was rolled back."""
         for number in history.withdrawn:
-            version = self._find_version(number)
+            version = versions.get(number)
             weights = "" if version is None else version.tags.get(MODEL_SHA256_TAG, "")
             if number == self._version or weights == self._challenger.evaluated.model_sha256:
                 return True
         return False
 
-    def _find_version(self, number: str) -> ModelVersion | None:
+    def _list_versions(self) -> dict[str, ModelVersion]:
+        """What is registered, by number."""
         from pipeline.tracking import registry
         from pipeline.tracking.failures import with_retries
 
@@ -213,22 +215,22 @@ class _Promotion:
             return registry.versions(self._store, self._name)
 
         versions = with_retries(self._store, "asking what is registered", search)
-        return next((version for version in versions if version.version == number), None)
+        return {version.version: version for version in versions}
 
-    def _find_serving_fault(self) -> str:
+    def _find_serving_fault(self, version: ModelVersion) -> str:
         """Why the version cannot be served from the registry; empty where it can, or was seen to before."""
         mark = self._challenger.context.scratch / "promotion" / "served" / self._challenger.registered.key[:32]
         if mark.exists():
             return ""
         try:
-            self._try_serving()
+            self._try_serving(version)
         except ServingError as fault:
             return fault.found
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
         return ""
 
-    def _try_serving(self) -> None:
+    def _try_serving(self, version: ModelVersion) -> None:
         """Asks the version, served as it lies in the registry, about a few test examples.
 
         Raises:
@@ -241,8 +243,6 @@ class _Promotion:
         from pipeline.tracking.serve_check import ask_served
 
         challenger = self._challenger
-        version = self._find_version(self._version)
-        assert version is not None  # it was registered a moment ago
         rows = pq.read_table(challenger.evaluated.predictions).slice(0, TRIED_EXAMPLES).to_pylist()
         serving = served.serving_of(self._config.task.name)
         folder = ServedVersion(self._store, version, challenger.context.scratch).files()

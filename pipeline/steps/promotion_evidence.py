@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pipeline.context import Context
@@ -49,10 +50,17 @@ class Challenger:
     data: DataVersion
     context: Context
 
+    @cached_property
+    def test_rows(self) -> pa.Table:
+        """The manifest's test rows."""
+        from pipeline import manifest
+
+        return manifest.read_split(self.split.manifest, "test")
+
 
 def read_test_split(challenger: Challenger) -> TestSplit:
     """The examples that judge it."""
-    table = _test_rows(challenger)
+    table = challenger.test_rows
     examples = tuple(table["id"].to_pylist())
     targets = table["target"].to_pylist()
     return TestSplit(
@@ -119,7 +127,7 @@ class _Gathering:
 
     def _measure_trivial_gain(self) -> Any:
         labels = self._candidate.labels
-        judged = self._judge_own(_test_rows(self._challenger), labels, frozenset(labels))
+        judged = self._judge_own(self._challenger.test_rows, labels, frozenset(labels))
         return measure_constant_gain(judged, self._error_rate)
 
     def _find_scratch_verdict(self) -> str:
@@ -147,7 +155,7 @@ class _Gathering:
         """
         from pipeline.training import members
 
-        table = _test_rows(self._challenger)
+        table = self._challenger.test_rows
         own, theirs = self._candidate.labels, served.labels()
         compared = frozenset(own) & frozenset(theirs)
         unseen = members.unseen_rows(table, served.members())
@@ -236,15 +244,6 @@ class _Gathering:
         examples = AnsweredExamples(rows, labels, own_labels, compared, self._task, self._config.task, data)
         judged: Judged = self._judge.judge_answers(answers, examples)
         return judged
-
-
-def _test_rows(challenger: Challenger) -> pa.Table:
-    import pyarrow.compute as pc
-
-    from pipeline import manifest
-
-    table = manifest.read(challenger.split.manifest)
-    return table.filter(pc.equal(table["split"], "test"))
 
 
 def _find_latency(challenger: Challenger) -> float | None:

@@ -214,8 +214,9 @@ def log_dataset(store: TrackingStore, run_id: str, name: str, digest: str, facts
 
 def read_input_example(folder: Path) -> pd.DataFrame | None:
     """The input example of a saved model; None where it has none."""
-    pyfunc = _import_pyfunc()
-    model_class = importlib.import_module("mlflow.models").Model
-    del pyfunc  # imported first: it prepares the environment
-    example: pd.DataFrame | None = model_class.load(str(folder)).load_input_example(str(folder))
+    prepare_environment()
+    from mlflow.models import Model
+
+    model: Any = Model.load(str(folder))  # which declares text, and gives a table
+    example: pd.DataFrame | None = model.load_input_example(str(folder))
     return example
