@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flows.service.answer_log import AnswerLog
 from flows.service.bodies import RefusedRequest, parse_body
 from flows.service.follower import ServedModel
 from flows.service.measures import Measures
-from flows.service.options import ServeOptions
+from flows.service.options import HOSTS, ServeOptions
 
 MAX_LENGTH_DIGITS = 18
 READ_BEFORE_REFUSAL = 4  # times what is accepted: most clients read an answer only once they have sent everything
@@ -28,7 +31,32 @@ def make_app(model: ServedModel, options: ServeOptions) -> FastAPI:
     app.add_api_route("/version", service.version, methods=["GET"], response_model=None)
     app.add_api_route("/metrics", service.metrics, methods=["GET"], response_model=None)
     app.add_exception_handler(Exception, service.fail)
+    # A page of another site, whose name was made to lead to this machine, shall not ask through its visitor's browser.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS), www_redirect=False)
     return app
+
+
+class BoundedConnections:
+    """Refuses requests while there are too many connections; uvicorn's own limit names no time to come again.
+
+    Args:
+        app: what answers otherwise.
+        count: how many connections there are.
+        most: how many there may be.
+    """
+
+    def __init__(self, app: ASGIApp, count: Callable[[], int], most: int) -> None:
+        self._app = app
+        self._count = count
+        self._most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._count() <= self._most:
+            await self._app(scope, receive, send)
+            return
+        message = f"{self._most} connections are open already"
+        headers = {"Retry-After": "1", "Connection": "close"}
+        await JSONResponse({"error": message}, status_code=503, headers=headers)(scope, receive, send)
 
 
 class Service:
@@ -39,6 +67,7 @@ class Service:
         self.options = options
         self.log = None if options.log is None else AnswerLog(options.log)
         self.measures = Measures(model, self.log)
+        self._held_bytes = 0  # of all bodies that are read or being answered
 
     async def predict(self, request: Request) -> Response:
         """Predictions, with the version that made them."""
@@ -53,20 +82,38 @@ class Service:
     async def _predict(self, request: Request) -> Response:
         model = self.model.current
         assert model is not None
-        body = await self._read_body(request)
-        kind = request.headers.get("content-type", "")
-        question = await asyncio.to_thread(parse_body, kind, body, model.columns, self.options.max_items)
-        version, reply = await self.model.answer(question.frame)
+        held = _HeldBytes(self)
+        try:
+            body = await self._read_body(request, held)
+            kind = request.headers.get("content-type", "")
+            question = await asyncio.to_thread(parse_body, kind, body, model.columns, self.options.max_items)
+            version, reply = await self.model.answer(question.frame)
+        finally:
+            held.release()
         if self.log is not None:
             self.log.append(version.version, question.ids, reply["answers"])
         content = {"predictions": reply["answers"], "model": version.name, "version": version.version}
         return JSONResponse(content, headers=self._name_version(version.name, version.version))
 
-    async def _read_body(self, request: Request) -> bytes:
+    def hold(self, size: int) -> None:
+        """Counts bytes of a body in.
+
+        Raises:
+            RefusedRequest: 503 where all bodies together are too large.
+        """
+        if self._held_bytes + size > self.options.max_held_bytes:
+            raise RefusedRequest(503, "the requests that are being answered are too large together", retry=1)
+        self._held_bytes += size
+
+    def let_go(self, size: int) -> None:
+        """Counts bytes of a body out."""
+        self._held_bytes -= size
+
+    async def _read_body(self, request: Request, held: _HeldBytes) -> bytes:
         """The body, in limited size and time.
 
         Raises:
-            RefusedRequest: 408 too slow, 413 too long, 400 the client went away.
+            RefusedRequest: 408 too slow, 413 too long, 503 too much with those of others, 400 the client went away.
         """
         length = request.headers.get("content-length", "0")
         most_read = READ_BEFORE_REFUSAL * self.options.max_bytes
@@ -79,9 +126,11 @@ class Service:
                 async for part in request.stream():
                     size += len(part)
                     if size <= self.options.max_bytes:
+                        held.add(len(part))
                         body += part
                     else:
                         body = bytearray()
+                        held.release()
                     if size > most_read:
                         raise self._too_long()
         except TimeoutError as fault:
@@ -103,7 +152,7 @@ class Service:
         headers = self._name_version(version.version.name, version.version.version)
         if refusal.retry is not None:
             headers["Retry-After"] = str(refusal.retry)
-        if refusal.status in (408, 413):
+        if refusal.status in (408, 413, 503):
             headers["Connection"] = "close"  # the rest of the body is not read
         content = {"error": refusal.message, "model": version.version.name, "version": version.version.version}
         return JSONResponse(content, status_code=refusal.status, headers=headers)
@@ -137,3 +186,20 @@ class Service:
     async def fail(self, request: Request, fault: Exception) -> Response:
         """The answer where the server itself is at fault."""
         return self._refuse(RefusedRequest(503, "internal error, see the terminal of thaw serve", retry=5))
+
+
+class _HeldBytes:
+    """The part of one request in the bytes that a service holds."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._size = 0
+
+    def add(self, size: int) -> None:
+        """Counts more of the body in; see `Service.hold`."""
+        self._service.hold(size)
+        self._size += size
+
+    def release(self) -> None:
+        self._service.let_go(self._size)
+        self._size = 0

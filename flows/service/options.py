@@ -9,6 +9,7 @@ from pipeline.errors import ConfigError
 
 HOSTS = ("127.0.0.1", "localhost")
 MAX_PORT = 65535
+HELD_BODIES = 8  # of the largest size, at one time
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class ServeOptions:
     @property
     def max_bytes(self) -> int:
         return int(self.max_mib * 2**20)
+
+    @property
+    def max_held_bytes(self) -> int:
+        """Of all bodies that are being read or answered."""
+        return HELD_BODIES * self.max_bytes
 
     def check(self) -> None:
         """Refuses what cannot be served.

@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from flows.service.app import make_app
+from flows.service.app import BoundedConnections, make_app
 from flows.service.follower import ServedModel
 from flows.service.options import ServeOptions
 from pipeline.errors import ConfigError
@@ -65,7 +65,7 @@ async def _serve(workspace: Workspace, options: ServeOptions, listening: socket.
     model = ServedModel(workspace, options)
     await model.start()
     assert model.current is not None
-    server = QuietServer(_configure(model, options))
+    server = _make_server(model, options)
     try:
         with handled((signal.SIGINT, *ENDING), server.handle_exit):
             following = asyncio.create_task(model.follow())
@@ -81,20 +81,24 @@ async def _serve(workspace: Workspace, options: ServeOptions, listening: socket.
     return server.received
 
 
-def _configure(model: ServedModel, options: ServeOptions) -> uvicorn.Config:
+def _make_server(model: ServedModel, options: ServeOptions) -> QuietServer:
     BoundedProtocol.seconds = options.body_timeout
-    return uvicorn.Config(
-        make_app(model, options),
+    app = BoundedConnections(
+        make_app(model, options), lambda: len(server.server_state.connections), options.connections
+    )
+    config = uvicorn.Config(
+        app,
         http=BoundedProtocol,
         ws="none",
         lifespan="off",
         log_level="warning",
         access_log=False,
         server_header=False,
-        limit_concurrency=options.connections,
         timeout_keep_alive=int(options.body_timeout),
         timeout_graceful_shutdown=int(options.timeout) + 1,
     )
+    server = QuietServer(config)
+    return server
 
 
 class QuietServer(uvicorn.Server):

@@ -183,19 +183,37 @@ class JournalRun:
         if self._run_id or self._store.empty:
             return self._run_id
         for version in self._oldest_first():
-            run = self._find_run_of(version)
-            pointer = "" if run is None else run.data.params.get(self._pointer)
-            if pointer:
-                self._run_id = str(pointer)
-                break
+            run = self._get_run(version.run_id)
+            pointer = "" if run is None else str(run.data.params.get(self._pointer, ""))
+            if pointer and self._get_run(pointer) is not None:
+                self._run_id = pointer
+                return pointer
+        self._run_id = self._search_run()
         return self._run_id
 
-    def _find_run_of(self, version: ModelVersion) -> Any:
-        """The run that a version comes from; None where it was removed for good."""
+    def _search_run(self) -> str:
+        """The run with the entries where no version points to it any longer, since the oldest ones were deleted; empty where
+        there is none. The oldest version that is left points to it from now on."""
+        from mlflow.entities import ViewType
+
+        client = self._store.client
+        experiments = [one.experiment_id for one in client.search_experiments(view_type=ViewType.ALL)]
+        # Names may hold any quotes, which a filter cannot express.
+        found = client.search_runs(experiments, f"tags.`{JOURNAL_TAG}` != ''", ViewType.ALL, order_by=["start_time"])
+        for run in found:
+            is_own = run.data.tags[JOURNAL_TAG] == self._name
+            if is_own and any(NUMBER.fullmatch(name) for name in run.data.params):
+                run_id = str(run.info.run_id)
+                _write_once(client, self._find_oldest_run(), self._pointer, run_id)
+                return run_id
+        return ""
+
+    def _get_run(self, run_id: str) -> Any:
+        """A run; None where it was removed for good."""
         from mlflow.exceptions import MlflowException
 
         try:
-            return self._store.client.get_run(version.run_id)
+            return self._store.client.get_run(run_id)
         except MlflowException as fault:
             if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -214,10 +232,11 @@ class JournalRun:
         return self._find_run()
 
     def _find_oldest_run(self) -> str:
-        """The run of the oldest version whose run can still be written to."""
+        """The run of the oldest version whose run can still be written to, and does not point to what was removed."""
         for version in self._oldest_first():
-            run = self._find_run_of(version)
-            if run is not None and run.info.lifecycle_stage == "active":
+            run = self._get_run(version.run_id)
+            is_active = run is not None and run.info.lifecycle_stage == "active"
+            if is_active and self._pointer not in run.data.params:
                 return version.run_id
         raise TrackingError(
             f"journal of {self._name}",

@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -24,10 +24,11 @@ import pytest
 
 from commands import THAW, Thaw
 from flows.service.answer_log import AnswerLog
+from flows.service.app import BoundedConnections
 from flows.service.bodies import RefusedRequest, parse_body
 from flows.service.follower import ServedModel
 from flows.service.model_process import InputColumn, ModelProcess
-from flows.service.options import ServeOptions
+from flows.service.options import HELD_BODIES, ServeOptions
 from pipeline.config import Config, RegisterConfig, to_yaml
 from pipeline.tracking import registry
 from pipeline.tracking import store as stores
@@ -86,6 +87,15 @@ class Served:
                 pass
             return b"".join(parts)
 
+    def ask_until(self, status: int, path: str, body: bytes) -> Answer:
+        """The first answer with this status."""
+        deadline = time.monotonic() + SECONDS_TO_FOLLOW
+        while True:
+            answer = self.ask(path, body)
+            if answer.status == status:
+                return answer
+            assert time.monotonic() < deadline, answer
+
     def wait_for(self, path: str, **values: Any) -> Any:
         """The answer at a path once these of its values are so."""
         deadline = time.monotonic() + SECONDS_TO_FOLLOW
@@ -95,6 +105,16 @@ class Served:
                 return content
             assert time.monotonic() < deadline, content
             time.sleep(0.2)
+
+
+@contextmanager
+def bodies_under_way(served: Served, head: bytes, size: int, count: int) -> Iterator[None]:
+    """Requests whose bodies lack their last byte."""
+    with ExitStack() as open_connections:
+        for _ in range(count):
+            connection = open_connections.enter_context(socket.create_connection(served.address, timeout=60))
+            connection.sendall(head + f"Content-Length: {size}\r\n\r\n".encode() + b" " * (size - 1))
+        yield
 
 
 @contextmanager
@@ -191,7 +211,9 @@ def test_questions_limits_and_log(done: Finished, tmp_path: Path) -> None:
         assert "not an image" in broken.content["error"]
         assert served.ask("/elsewhere").status == 404
         assert served.ask("/predict").status == 405
-        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        elsewhere = b"POST /predict HTTP/1.1\r\nHost: rebound.example\r\nContent-Length: 2\r\n\r\n{}"
+        assert b" 400 " in served.send_raw(elsewhere), "a page of another site must not ask through a browser"
+        head = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         assert b" 400 " in served.send_raw(head + b"Content-Length: -1\r\n\r\n")
         assert b" 413 " in served.send_raw(head + b"Content-Length: 99999999999\r\n\r\n")
         chunk = b"180000\r\n" + b" " * 0x180000 + b"\r\n"
@@ -200,11 +222,16 @@ def test_questions_limits_and_log(done: Finished, tmp_path: Path) -> None:
 
         metrics = served.ask("/metrics").content
         assert 'thaw_predict_requests_total{status="200"} 2.0' in metrics
+        with bodies_under_way(served, head, 2**20, HELD_BODIES):
+            refused = served.ask_until(503, "/predict", records(small))
+            assert "too large together" in refused.content["error"]
+            assert refused.headers["retry-after"] == "1"
+        served.ask_until(200, "/predict", records(small))
         assert "thaw_served_version 1.0" in metrics
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(60) == 128 + signal.SIGTERM
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert len(lines) == 2
+    assert len(lines) >= 3
     assert set(lines[0]) == {"time", "id", "version", "label", "score"}
 
 
@@ -268,6 +295,21 @@ class SlowProcess:
 
     async def ask(self, frame: Any) -> Any:
         await asyncio.Event().wait()
+
+
+def test_too_many_connections_are_503_with_the_time_to_come_again() -> None:
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        pytest.fail("the request was let through")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/predict", "headers": []}
+    asyncio.run(BoundedConnections(app, lambda: 3, 2)(scope, cast(Any, None), send))
+    assert sent[0]["status"] == 503
+    assert (b"retry-after", b"1") in sent[0]["headers"]
 
 
 def test_a_full_queue_and_a_late_answer_are_503_with_the_time_to_come_again(tmp_path: Path) -> None:

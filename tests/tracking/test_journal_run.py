@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from pipeline.errors import TrackingError
 from pipeline.promotion_journal import Entry, JournalMovedError, TestSplit, now, read_history
 from pipeline.tracking import registry
-from pipeline.tracking.journal_run import JournalRun
+from pipeline.tracking.journal_run import JOURNAL_TAG, JournalRun
 from pipeline.tracking.store import TrackingStore
 from store_helpers import lay_store
 
@@ -68,6 +70,28 @@ def test_a_champion_that_was_deleted_is_named(store: TrackingStore) -> None:
     store.client.delete_model_version(NAME, "2")
     with pytest.raises(TrackingError, match="v2, the champion by its journal"):
         journal.reconcile()
+
+
+def test_the_journal_is_found_where_the_version_that_pointed_to_it_is_deleted(store: TrackingStore) -> None:
+    JournalRun(store, NAME).append(entry("", "2"))
+    store.client.delete_model_version(NAME, "1")
+    assert JournalRun(store, NAME).reconcile() == "2"
+    JournalRun(store, NAME).append(entry("2", "3"))
+    assert [one.version for one in JournalRun(store, NAME).read()] == ["2", "3"]
+
+
+def test_a_journal_that_was_removed_for_good_begins_again_with_the_champion_there_is(store: TrackingStore) -> None:
+    journal = JournalRun(store, NAME)
+    journal.append(entry("", "2"))
+    journal.reconcile()
+    (run,) = store.client.search_runs([store.experiment_id], f"tags.`{JOURNAL_TAG}` != ''")
+    store.client.delete_run(run.info.run_id)
+    purge = [sys.executable, "-P", "-m", "mlflow", "gc", "--backend-store-uri", store.uri, "--tracking-uri", store.uri]
+    purge += ["--run-ids", run.info.run_id]
+    subprocess.run(purge, check=True, capture_output=True)
+    assert JournalRun(store, NAME).reconcile() == "2"
+    (adopted,) = JournalRun(store, NAME).read()
+    assert (adopted.kind, adopted.version) == ("adopted", "2")
 
 
 def test_a_test_split_is_kept_beside_the_entries(store: TrackingStore, tmp_path: Path) -> None:
