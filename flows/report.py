@@ -16,6 +16,7 @@ from pipeline.records import (
     FinetuneRecord,
     PromoteRecord,
     RegisterRecord,
+    RunRecords,
     SplitRecord,
     ValidateRecord,
     digest,
@@ -40,7 +41,7 @@ def make_report(
 ) -> Path:
     """Makes the page from the finished steps' outputs, remembers what it was made from, and keeps it with the run in
     the tracking store."""
-    from pipeline.report.page import RunRecords, build_page, write_page
+    from pipeline.report.page import build_page, write_page
     from pipeline.report.report_context import gather_context
     from pipeline.steps import recorded_facts
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -406,6 +407,18 @@ class DataVersion(FrozenModel):
     dirty_reason: str = ""
 
 
+class GitState(FrozenModel):
+    """The commit that a workspace is at."""
+
+    revision: str
+    changed: tuple[str, ...] | None = None  # tracked files that differ from it; null where Git did not say
+
+    @property
+    def dirty(self) -> bool | None:
+        """Whether any tracked file differs; None where that is not known."""
+        return None if self.changed is None else bool(self.changed)
+
+
 class RegisterRecord(Record):
     """What was registered: kept as the receipt `.thaw/receipts/register.json`, no output of a DVC stage."""
 
@@ -446,3 +459,21 @@ class PromoteRecord(Record):
     @property
     def is_champion(self) -> bool:
         return bool(self.version) and self.champion == self.version
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """The records of a finished run, and of its registration and what was decided of it where there are such."""
+
+    validate: ValidateRecord
+    split: SplitRecord
+    backbone: BackboneRecord
+    finetune: FinetuneRecord
+    evaluate: EvaluateRecord
+    register: RegisterRecord | None = None
+    promote: PromoteRecord | None = None
+
+    @property
+    def candidate(self) -> CandidateRecord:
+        """The candidate that was evaluated."""
+        return self.finetune.candidate(self.evaluate.candidate)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,16 +10,7 @@ from urllib.parse import urlsplit
 from markupsafe import Markup
 
 from pipeline.files import replace_text
-from pipeline.records import (
-    BackboneRecord,
-    EvaluateRecord,
-    FinetuneRecord,
-    Latency,
-    PromoteRecord,
-    RegisterRecord,
-    SplitRecord,
-    ValidateRecord,
-)
+from pipeline.records import EvaluateRecord, Latency, RunRecords
 from pipeline.redaction import redact
 from pipeline.report import dense_sections, files, formatting, result_sections, run_sections
 from pipeline.report.report_context import ReportContext, Sweep
@@ -46,19 +36,6 @@ FILTERS = (
     formatting.metric_title,
     formatting.pluralize,
 )
-
-
-@dataclass(frozen=True)
-class RunRecords:
-    """The records of a finished run, and of its registration where there is one."""
-
-    validate: ValidateRecord
-    split: SplitRecord
-    backbone: BackboneRecord
-    finetune: FinetuneRecord
-    evaluate: EvaluateRecord
-    register: RegisterRecord | None = None
-    promote: PromoteRecord | None = None
 
 
 def build_page(run: RunRecords, context: ReportContext) -> str:

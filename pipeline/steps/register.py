@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,13 @@ from pipeline.records import (
     DataVersion,
     EvaluateRecord,
     FinetuneRecord,
+    GitState,
     RegisterRecord,
+    RunRecords,
+    SplitRecord,
+    ValidateRecord,
 )
-from pipeline.steps import recorded_facts
+from pipeline.steps import provenance, recorded_facts
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -31,24 +36,41 @@ if TYPE_CHECKING:
 TRIED_EXAMPLES = 8  # test examples the served model must answer as it was judged
 
 
+@dataclass(frozen=True)
+class Registration:
+    """What is to be registered.
+
+    Args:
+        run: the records of the steps before.
+        git: None where the workspace is in no Git repository.
+    """
+
+    config: Config
+    run: RunRecords
+    data: DataVersion
+    git: GitState | None
+    context: Context
+
+
 def register_evaluated(
-    config: Config, backbone: BackboneRecord, finetuned: FinetuneRecord, evaluated: EvaluateRecord, context: Context
+    config: Config,
+    validated: ValidateRecord,
+    split: SplitRecord,
+    backbone: BackboneRecord,
+    finetuned: FinetuneRecord,
+    evaluated: EvaluateRecord,
+    context: Context,
 ) -> RegisterRecord:
     """Registers the evaluated candidate with the version of the data that DVC knows; see `register`."""
     from pipeline.versioning import Versioning
 
-    data = Versioning(context.root).data_version()
-    return register(config, backbone, finetuned, evaluated, data, context)
+    versioning = Versioning(context.root)
+    data = versioning.data_version()
+    run = RunRecords(validated, split, backbone, finetuned, evaluated)
+    return register(Registration(config, run, data, versioning.git_state(data), context))
 
 
-def register(
-    config: Config,
-    backbone: BackboneRecord,
-    finetuned: FinetuneRecord,
-    evaluated: EvaluateRecord,
-    data: DataVersion,
-    context: Context,
-) -> RegisterRecord:
+def register(registration: Registration) -> RegisterRecord:
     """Registers the evaluated candidate as a model version: found again by its key, or made.
 
     The key is of the weights and everything else that is served. So calling it again registers nothing new, and
@@ -60,32 +82,37 @@ def register(
         ConfigError: a threshold names a metric there is not.
         TrackingError: the store is away, full or locked, or the model, loaded back, does not answer as it was judged.
     """
+    config, run, context = registration.config, registration.run, registration.context
     workspace = Workspace(context.root)
     name = workspace.model_name(config)
-    refuse_unknown_thresholds(config, evaluated)
-    candidate = finetuned.candidate(evaluated.candidate)
-    key = served.key(config, name, candidate)
+    refuse_unknown_thresholds(config, run.evaluate)
+    key = served.key(config, name, run.candidate)
     if not config.tracking.enabled:
-        return _keep_unregistered(config, workspace, name, key, evaluated)
+        return _keep_unregistered(config, workspace, name, key, run.evaluate)
+    from pipeline.tracking import packaging
     from pipeline.tracking.failures import with_retries
 
     tracker = _open_tracker(config, workspace, context)
     store = tracker.store
-    tags = recorded_facts.version_tags(candidate, finetuned, evaluated, data)
-    run = _record_runs(tracker, config, backbone, finetuned, evaluated, tags, context)
-    _record_dataset(store, run, data, context.data.name)
+    tags = recorded_facts.version_tags(run.candidate, run.finetune, run.evaluate, registration.data)
+    tracked = _record_runs(tracker, registration, tags)
+    _record_dataset(store, tracked, registration.data, context.data.name)
+    folder = context.scratch / "serving" / key[:16]
 
     def register_version() -> ModelVersion:
-        return _register_version(store, name, key, config, finetuned, evaluated, run, tags, context)
+        version = _register_version(store, name, key, folder, registration, tracked, tags)
+        packaging.add_missing_files(store, tracked.id, folder / provenance.FOLDER)
+        return version
 
     model = with_retries(store, f"registering {name}", register_version)
+    shutil.rmtree(folder)
     record = RegisterRecord(
-        evaluation=evaluated.digest,
+        evaluation=run.evaluate.digest,
         key=key,
         tracking_uri=store.shown,
         model=name,
         version=model.version,
-        run_id=run.id,
+        run_id=tracked.id,
     )
     receipts.write(config, workspace, record)
     return record
@@ -139,20 +166,13 @@ def _open_tracker(config: Config, workspace: Workspace, context: Context) -> Mlf
 # --- the runs, from what the steps left ---------------------------------------------------------------------------
 
 
-def _record_runs(
-    tracker: MlflowTracker,
-    config: Config,
-    backbone: BackboneRecord,
-    finetuned: FinetuneRecord,
-    evaluated: EvaluateRecord,
-    tags: Mapping[str, str],
-    context: Context,
-) -> MlflowRun:
+def _record_runs(tracker: MlflowTracker, registration: Registration, tags: Mapping[str, str]) -> MlflowRun:
     """The parent run and one run a candidate, completed from the outputs; what is there is not written again."""
-    parent = tracker.open(finetuned.key, context.root.name, tags=tags)
-    recorded_facts.record_settings(parent, config, backbone)
-    recorded_facts.record_again(tracker, parent, finetuned, evaluated, context.scratch)
-    recorded_facts.record_plots(parent, finetuned, evaluated, context.run_dir / "plots")
+    run, context = registration.run, registration.context
+    parent = tracker.open(run.finetune.key, context.root.name, tags=tags)
+    recorded_facts.record_settings(parent, registration.config, run.backbone)
+    recorded_facts.record_again(tracker, parent, run.finetune, run.evaluate, context.scratch)
+    recorded_facts.record_plots(parent, run.finetune, run.evaluate, context.run_dir / "plots")
     parent.close()
     tracker.flush()
     return parent
@@ -177,35 +197,36 @@ def _register_version(
     store: TrackingStore,
     name: str,
     key: str,
-    config: Config,
-    finetuned: FinetuneRecord,
-    evaluated: EvaluateRecord,
-    run: MlflowRun,
+    folder: Path,
+    registration: Registration,
+    tracked: MlflowRun,
     facts: Mapping[str, str],
-    context: Context,
 ) -> ModelVersion:
-    """The version with this key: made where there is none, else brought up to date and completed."""
+    """The version with this key: made where there is none, else brought up to date and completed.
+
+    Args:
+        folder: where its files are laid.
+    """
     from pipeline.tracking import packaging, registry
     from pipeline.tracking.runs import KEY
 
-    candidate = finetuned.candidate(evaluated.candidate)
-    folder = context.scratch / "serving" / key[:16]
+    run, context = registration.run, registration.context
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {KEY: key, recorded_facts.RECIPE_TAG: candidate.name}
-    package_candidate(folder, config, candidate, finetuned.members, metadata)
-    _require_same_answers(folder, config, candidate, evaluated, context)
+    metadata = {KEY: key, recorded_facts.RECIPE_TAG: run.candidate.name}
+    package_candidate(folder, registration.config, run.candidate, run.finetune.members, metadata)
+    _require_same_answers(folder, registration.config, run.candidate, run.evaluate, context)
+    provenance.write_provenance(
+        folder / provenance.FOLDER, registration.config, run.backbone, registration.data, registration.git
+    )
     tags = {KEY: key, **facts}
-    description = recorded_facts.describe_version(evaluated)
+    description = recorded_facts.describe_version(run.evaluate)
     known = [version for version in registry.versions(store, name) if version.key == key]
     if known:
-        _complete_version(store, known[0], folder, finetuned.members, facts, context)
-        version = registry.update(store, known[0], tags, description)
-    else:
-        model_id, source = packaging.upload(store, folder, name, run.id, key, facts)
-        version = registry.register(store, name, source, model_id, run.id, tags, description)
-    shutil.rmtree(folder)
-    return version
+        _complete_version(store, known[0], folder, run.finetune.members, facts, context)
+        return registry.update(store, known[0], tags, description)
+    model_id, source = packaging.upload(store, folder, name, tracked.id, key, facts)
+    return registry.register(store, name, source, model_id, tracked.id, tags, description)
 
 
 def _complete_version(
@@ -222,7 +243,7 @@ def _complete_version(
     members_tag = recorded_facts.MEMBERS_SHA256_TAG
     if version.tags.get(members_tag) != facts[members_tag]:
         registry.upload(store, version, folder, [members.name])
-    lost = registry.find_lost_files(store, version, folder)
+    lost = registry.find_lost_files(store, version, folder, provenance.FOLDER)
     registry.upload(store, version, folder, lost)
     if lost:
         names = ", ".join(lost)

@@ -190,6 +190,14 @@ def upload(
     return made.model_id, made.artifact_location
 
 
+def add_missing_files(store: TrackingStore, run_id: str, folder: Path) -> None:
+    """Puts the files of a folder to a run's artifacts, below the folder's name; those that are there stay."""
+    there = {Path(entry.path).name for entry in store.client.list_artifacts(run_id, folder.name)}
+    for file in sorted(folder.iterdir()):
+        if file.name not in there:
+            store.client.log_artifact(run_id, str(file), folder.name)
+
+
 def retag(store: TrackingStore, key: str, tags: Mapping[str, str], outdated: Sequence[str]) -> None:
     """Brings the tags of an uploaded model up to date.
 

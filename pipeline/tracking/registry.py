@@ -144,12 +144,13 @@ def update(store: TrackingStore, version: ModelVersion, tags: Mapping[str, str],
     return replace(version, tags={**kept, **tags})
 
 
-def find_lost_files(store: TrackingStore, version: ModelVersion, folder: Path) -> list[str]:
+def find_lost_files(store: TrackingStore, version: ModelVersion, folder: Path, kept: str) -> list[str]:
     """The files of a version that the store has no longer, or has cut short; paths below `folder`.
 
     Args:
         folder: the version as it should be. What MLflow writes anew into every saved model (`VARYING`) may differ
             from it and is looked for by name alone; everything else by size too.
+        kept: a folder below it whose files stay as they were first registered, and so may differ too.
     """
     sizes = dict(_list_files(_artifact_repository(store, version), None))
     lost = []
@@ -157,7 +158,8 @@ def find_lost_files(store: TrackingStore, version: ModelVersion, folder: Path) -
         if not file.is_file():
             continue
         name = file.relative_to(folder).as_posix()
-        may_differ = name in VARYING or sizes.get(name) is None  # the store does not say the size
+        is_kept = name.startswith(f"{kept}/")
+        may_differ = is_kept or name in VARYING or sizes.get(name) is None  # the store does not say the size
         is_whole = name in sizes and (may_differ or sizes[name] == file.stat().st_size)
         if not is_whole:
             lost.append(name)

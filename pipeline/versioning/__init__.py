@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import step_table
-from pipeline.records import DataVersion
+from pipeline.records import DataVersion, GitState
 from pipeline.versioning import data_folder, dvc_stages, ledger_sync, merge_conflicts, tracked_files, unshared_files
 from pipeline.versioning.checkout import TrackedPath
 from pipeline.versioning.dvc_session import DvcSession, initialise
 from pipeline.versioning.dvc_stages import StageSnapshot, StageState
+from pipeline.versioning.git_state import read_git_state
 from pipeline.versioning.unshared_files import UnsharedFiles
 from pipeline.workspace import Workspace
 
@@ -140,6 +141,10 @@ class Versioning:
     def data_version(self) -> DataVersion:
         """Which data there is now, and whether data.dvc and Git would lead back to it."""
         return self._data_session.run(self._data_version)
+
+    def git_state(self, data: DataVersion) -> GitState | None:
+        """The commit that is checked out and what differs from it; None where there is no Git or no commit."""
+        return None if data.git_revision is None else read_git_state(self.root, data.git_revision)
 
     def unshared(self) -> UnsharedFiles:
         """Whether data.dvc leads back to the data, which of the files that belong into Git it does not hold as they

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import registry_helpers
 from consoles import RecordingConsole
 from pipeline.config import Config, RegisterConfig, TrackingConfig
 from pipeline.errors import ConfigError, TrackingError
@@ -68,7 +69,7 @@ def test_an_evaluation_is_registered_once_with_its_evidence(
     assert run.data.metrics["test/accuracy_high"] == 1.0
     assert "version.torch" in run.data.tags
     assert [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs] == [("data", DATA.md5)]
-    assert [file.path for file in ask.list_artifacts(first.run_id)] == ["plots", "test"]
+    assert [file.path for file in ask.list_artifacts(first.run_id)] == ["plots", "provenance", "test"]
     (child,) = ask.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{first.run_id}'")
     assert not list((tmp_path / "elsewhere").iterdir())
     curve = ask.get_metric_history(child.info.run_id, "train/loss")
@@ -182,6 +183,29 @@ def ask_elsewhere(uri: str, image: Path) -> str:
     answered = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert answered.returncode == 0, answered.stderr
     return answered.stdout.splitlines()[-1]
+
+
+def test_a_version_carries_what_it_was_made_from_as_it_was_first_registered(
+    done: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = done.register()
+    folder = served_files(done, first.version)[0].parent / "provenance"
+    before = {file.name: file.read_text() for file in folder.iterdir()}
+    assert set(before) == {"params.yaml", "sources.json", "environment.txt"}
+    sources = json.loads(before["sources.json"])
+    assert sources["backbone"]["name"] == done.backbone.name
+    assert sources["data"]["md5"] == DATA.md5
+    assert sources["git"] == {"revision": "abc", "dirty": True, "changed": ["dvc.lock"]}
+    monkeypatch.setattr(registry_helpers, "GIT", None)
+    done.judge(0.95)
+    again = done.register()
+    assert again.version == first.version, "another Git revision is no other version"
+    assert {file.name: file.read_text() for file in folder.iterdir()} == before
+    (folder / "sources.json").unlink()
+    done.register()
+    assert json.loads((folder / "sources.json").read_text())["git"] is None, "what was lost is written anew"
+    in_run = client(done).list_artifacts(first.run_id, "provenance")
+    assert sorted(Path(file.path).name for file in in_run) == sorted(before)
 
 
 @pytest.mark.slow

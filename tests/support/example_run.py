@@ -43,6 +43,7 @@ from pipeline.records import (
     MetricEstimate,
     PromoteRecord,
     RegisterRecord,
+    RunRecords,
     SplitRecord,
     StageResult,
     TextInputSpec,
@@ -50,7 +51,7 @@ from pipeline.records import (
     TruncatedTexts,
     ValidateRecord,
 )
-from pipeline.report.page import RunRecords, build_page, write_page
+from pipeline.report.page import build_page, write_page
 from pipeline.report.report_context import ReportContext, Sweep
 from pipeline.tasks.base import Exhibit, Highlight
 

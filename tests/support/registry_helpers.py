@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from pipeline.config import Config, RegisterConfig
 from pipeline.context import Context
-from pipeline.manifest import COLUMNS, sha256
+from pipeline.manifest import COLUMNS, QUARANTINE, sha256, write_table
 from pipeline.modalities.image.settings import ImageIntakeConfig
 from pipeline.models.network import state_to_save
 from pipeline.models.providers.torchvision import blocks
@@ -29,9 +29,12 @@ from pipeline.records import (
     DataVersion,
     EvaluateRecord,
     FinetuneRecord,
+    GitState,
     ImageInputSpec,
     MetricEstimate,
+    RunRecords,
     SplitRecord,
+    ValidateRecord,
     digest,
 )
 from pipeline.tasks.image_classification import TASK
@@ -43,6 +46,7 @@ from store_helpers import lay_store
 LABELS = ("ant", "bee", "wasp")
 SPEC = ImageInputSpec(size=64, resize=72)
 DATA = DataVersion(md5="0123456789abcdef0123456789abcdef.dir", size=9, files=4, git_revision="abc", dirty=False)
+GIT = GitState(revision="abc", changed=("dvc.lock",))
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -106,6 +110,7 @@ class Finished:
         self.root, self.out = root, root / "artifacts"
         self.files = sorted((root / "data").iterdir())
         self.config = Config()
+        self.validated = ValidateRecord.load(self.out / "validate")
         self.split = SplitRecord.load(self.out / "split")
         self.backbone = BackboneRecord.load(self.out / "backbone")
         self.finetuned = FinetuneRecord.load(self.out / "finetune")
@@ -164,11 +169,10 @@ class Finished:
         )
 
     def register(self, **more: Any) -> Any:
-        from pipeline.steps.register import register
+        from pipeline.steps.register import Registration, register
 
-        return register(
-            self.config, self.backbone, self.finetuned, self.evaluated, DATA, self.context(**more)
-        )  # fmt: skip
+        run = RunRecords(self.validated, self.split, self.backbone, self.finetuned, self.evaluated)
+        return register(Registration(self.config, run, DATA, GIT, self.context(**more)))
 
 
 def build(root: Path, architecture: str = "squeezenet1_1", spec: ImageInputSpec = SPEC, seed: int = 3) -> Finished:
@@ -201,6 +205,11 @@ def build(root: Path, architecture: str = "squeezenet1_1", spec: ImageInputSpec 
     columns: dict[str, Any] = {"id": names, "path": names}
     columns |= {f"p.{label}": found[:, index] for index, label in enumerate(LABELS)}
     pq.write_table(pa.table(columns), evaluated.predictions)
+    ValidateRecord(
+        manifest_sha256="", labels=LABELS, examples=len(files), files=len(files), aliases=0, quarantined=0,
+        per_class={LABELS[0]: len(files)}, converted={}, findings=(), checks=1,
+    ).save(out / "validate")  # fmt: skip
+    write_table(pa.Table.from_pylist([], schema=QUARANTINE), out / "validate" / "quarantine.parquet")
     SplitRecord(
         manifest_sha256="", labels=LABELS, counts={}, new=0, left_out=(), warnings=(), near_duplicate_groups=0
     ).save(out / "split")

@@ -33,7 +33,15 @@ from pipeline.evaluation.judge import AnsweredExamples, find_judge
 from pipeline.promotion.decide import Policy, decide
 from pipeline.promotion.evidence import ChampionComparison, Evidence
 from pipeline.promotion.measure import JudgedPair, measure_classes, measure_constant_gain, measure_gain
-from pipeline.records import CandidateRecord, DataVersion, EvaluateRecord, FinetuneRecord, SplitRecord, ValidateRecord
+from pipeline.records import (
+    CandidateRecord,
+    DataVersion,
+    EvaluateRecord,
+    FinetuneRecord,
+    RunRecords,
+    SplitRecord,
+    ValidateRecord,
+)
 from pipeline.steps.run import load_record, make_context, run_alone
 from pipeline.tasks import catalog
 from pipeline.tensors import single_tensor
@@ -351,7 +359,7 @@ def test_the_report_renders(finished: Finished) -> None:
 
     data = DataVersion(md5="0" * 32, size=1, files=1, git_revision=None, dirty=False)
     context = report_context.gather_context(finished.workspace, data)
-    records = page.RunRecords(*(finished.record(step) for step in STEPS))
+    records = RunRecords(*(finished.record(step) for step in STEPS))
     html = page.build_page(records, context)
     assert finished.candidate.name in html
     assert "<!doctype html>" in html.lower()

@@ -381,6 +381,7 @@ def test_inside_another_git_repository(tmp_path: Path) -> None:
     root = make(tmp_path / "below" / "ws")
     versioning = Versioning(root)
     assert versioning.data_version().git_revision is None
+    assert versioning.git_state(versioning.data_version()) is None
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "data")
     version = versioning.data_version()
@@ -392,6 +393,12 @@ def test_inside_another_git_repository(tmp_path: Path) -> None:
     assert "validate" not in stale(root)
     status = git(tmp_path, "status", "--porcelain", "--untracked-files=all")
     assert "artifacts/validate" not in status
+    state = versioning.git_state(version)
+    assert (state.revision, state.dirty) == (version.git_revision, True)
+    assert "below/ws/data.dvc" in state.changed
+    git(tmp_path, "commit", "-qam", "more data")
+    clean = versioning.git_state(versioning.data_version())
+    assert (clean.dirty, clean.changed) == (False, ())
 
 
 def git(root: Path, *arguments: str) -> str:
