@@ -128,7 +128,7 @@ class SplitConfig(ConfigSection):
 
 class BackboneConfig(ConfigSection):
     name: str = "torchvision/mobilenet_v3_small"
-    """provider/name: torchvision/<any of its classifiers>, or transformers/<name on the Hugging Face hub>"""
+    """provider/name: torchvision/<any of its classifiers>, for boxes and masks also torchvision/<a detector or segmenter>, such as deeplabv3_resnet50, of which only the last layers are new; or transformers/<name on the Hugging Face hub>"""
     weights: str = "default"
     """default (the provider's published weights), shipped (the small ones that come with Thaw), a file, or any fsspec URL (https://, s3://, …); of transformers default (the hub), shipped, or a folder with config.json, model.safetensors and tokenizer.json; ${NAME} in it stands for an environment variable, so that no password lies here"""
     sha256: str | None = None

@@ -20,7 +20,6 @@ from pipeline.files import expanded
 from pipeline.records import RECORD, BackboneRecord
 from pipeline.step_table import STEPS, steps_after
 from pipeline.tasks import catalog
-from pipeline.tasks.base import ParticularNetwork
 from pipeline.workspace import Workspace
 
 LONGEST_EXPERIMENT_NAME = 500  # MLflow's limit
@@ -74,8 +73,7 @@ def thorough_checks(
     if "backbone" in stale:
         yield _ask("backbone weights", lambda: _check_weights(workspace, config))
     if "finetune" in stale:
-        if isinstance(catalog.find(config.task.name).network, ParticularNetwork):
-            yield _ask("feature maps", lambda: _check_feature_maps(config))
+        yield _ask("backbone for the task", lambda: _check_backbone(config))
         yield _ask("device", lambda: _check_device(config))
         yield _ask("disk room", lambda: _check_model_room(workspace, config))
         yield _check_cache_room(workspace, config)
@@ -257,13 +255,8 @@ def _check_weights(workspace: Workspace, config: Config) -> str:
     return provider.check_reachable(config.backbone, workspace.root)
 
 
-def _check_feature_maps(config: Config) -> str:
-    from pipeline.tasks.canvas_codec import CanvasCodec
-
-    task = catalog.find(config.task.name)
-    assert isinstance(task.network, ParticularNetwork)
-    assert isinstance(task.codec, CanvasCodec)
-    return task.network.check_backbone(config.backbone, config.task, task.codec.side(config.task))
+def _check_backbone(config: Config) -> str:
+    return catalog.find(config.task.name).network.check_backbone(config.backbone, config.task)
 
 
 def _check_device(config: Config) -> str:

@@ -308,17 +308,35 @@ def test_a_backbone_without_feature_maps_is_refused_before_the_run(task: str, tm
     sections = {"task": {"name": task}}
     fits = settings(**sections, backbone={"name": "torchvision/mobilenet_v3_small"})
     fits_not = settings(**sections, backbone={"name": "torchvision/vit_b_32"})
-    assert "16, 32" in thorough(tmp_path, fits, stale=("finetune",))["feature maps"].found
-    check = thorough(tmp_path, fits_not, stale=("finetune",))["feature maps"]
+    assert "16, 32" in thorough(tmp_path, fits, stale=("finetune",))["backbone for the task"].found
+    check = thorough(tmp_path, fits_not, stale=("finetune",))["backbone for the task"]
     assert check.state == "error"
     assert "torchvision/resnet50" in check.hint
 
 
-@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "lraspp_mobilenet_v3_large"])
-@pytest.mark.parametrize("task", ["image-classification", "object-detection", "semantic-segmentation"])
-def test_a_whole_detector_or_segmenter_is_refused_for_what_it_is(name: str, task: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("image-classification", "lraspp_mobilenet_v3_large"),
+        ("object-detection", "lraspp_mobilenet_v3_large"),
+        ("object-detection", "retinanet_resnet50_fpn"),
+        ("semantic-segmentation", "maskrcnn_resnet50_fpn"),
+    ],
+)
+def test_a_detector_or_segmenter_of_no_use_to_the_task_is_refused_for_what_it_is(
+    task: str, name: str, tmp_path: Path
+) -> None:
     config = settings(task={"name": task}, backbone={"name": f"torchvision/{name}"})
-    check = thorough(tmp_path, config, stale=("backbone",))["backbone weights"]
+    check = thorough(tmp_path, config, stale=("finetune",))["backbone for the task"]
     assert check.state == "error"
     assert "of torchvision" in check.found
     assert "torchvision/resnet50" in check.hint
+
+
+def test_a_segmenter_is_used_whole_for_segmentation(tmp_path: Path) -> None:
+    config = settings(
+        task={"name": "semantic-segmentation"}, backbone={"name": "torchvision/lraspp_mobilenet_v3_large"}
+    )
+    check = thorough(tmp_path, config, stale=("finetune",))["backbone for the task"]
+    assert check.state == "ok"
+    assert "all of lraspp_mobilenet_v3_large" in check.found

@@ -171,8 +171,13 @@ class BlockedNetwork(Protocol):
 
 
 def state_to_save(network: BlockedNetwork) -> dict[str, Tensor]:
-    """The stock state dict as contiguous CPU tensors that share no memory, sorted by name: for safetensors."""
-    state = network.stock.state_dict()
+    """The stock state dict as `copy_state` gives it."""
+    return copy_state(network.stock)
+
+
+def copy_state(stock: nn.Module) -> dict[str, Tensor]:
+    """A state dict as contiguous CPU tensors that share no memory, sorted by name: for safetensors."""
+    state = stock.state_dict()
     saved = {}
     for name in sorted(state):
         saved[name] = state[name].detach().to("cpu", copy=True).contiguous()

@@ -16,17 +16,27 @@ def build_body(design: Mapping[str, Any]) -> nn.Module:
     Its state dict has torchvision's own names, without the layers behind the last map.
 
     Args:
-        design: `architecture` (torchvision's name), `arguments` of its builder, and `maps`, each with `path`.
+        design: `architecture` (torchvision's name), what `builder_arguments` reads, and `maps`, each with `path`.
     """
     import torchvision
     from torchvision.models.feature_extraction import create_feature_extractor
 
     classifier = torchvision.models.get_model(
-        design["architecture"], weights=None, num_classes=1, **design["arguments"]
+        design["architecture"], weights=None, num_classes=1, **builder_arguments(design)
     )
     nodes = {one["path"]: one["path"] for one in design["maps"]}
     body: nn.Module = create_feature_extractor(classifier.eval(), return_nodes=nodes)
     return body
+
+
+def builder_arguments(design: Mapping[str, Any]) -> dict[str, Any]:
+    """What the builder of a body takes beside its name and the number of classes.
+
+    Args:
+        design: `arguments`.
+    """
+    arguments: dict[str, Any] = dict(design["arguments"])
+    return arguments
 
 
 def order_maps(found: Mapping[str, Tensor], maps: Sequence[Mapping[str, Any]]) -> list[Tensor]:

@@ -54,7 +54,7 @@ class Segmenter(PythonModel):
         pixel_head = _load_module(folder / "pixel_head.py")
         design = self.settings["design"]
         with torch.random.fork_rng(devices=[]):
-            network = Network(self.feature_maps.build_body(design), pixel_head.PixelHead(len(self.labels), design))
+            network = Network(self.feature_maps.build_body(design), pixel_head.build_head(len(self.labels), design))
         network.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
         self.network = network.eval().to(self.device)
 

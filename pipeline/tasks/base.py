@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pipeline.examples import (
     CheckedTargets,
@@ -236,6 +236,13 @@ class UnchangedTargets:
 class Network(Protocol):
     """The network: a backbone with a new head, as blocks in order."""
 
+    def check_backbone(self, backbone: BackboneConfig, task: TaskConfig) -> str:
+        """What of the backbone the network uses, in words; known without the backbone's weights.
+
+        Raises:
+            ConfigError: the backbone does not fit; says which do.
+        """
+
     def design(
         self, train: pa.Table, labels: Sequence[str], spec: InputSpec, task: TaskConfig, backbone: BackboneRecord
     ) -> dict[str, Any]:
@@ -262,21 +269,6 @@ class Network(Protocol):
 
         Raises:
             BackboneError: the file does not hold this network's weights.
-        """
-
-
-@runtime_checkable
-class ParticularNetwork(Protocol):
-    """A network that not every backbone fits, which is known without the backbone's weights."""
-
-    def check_backbone(self, backbone: BackboneConfig, task: TaskConfig, side: int) -> str:
-        """What of the backbone the network reads, in words.
-
-        Args:
-            side: of the canvas, in pixels.
-
-        Raises:
-            ConfigError: the backbone does not fit; says which do.
         """
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline.config import BackboneConfig
     from pipeline.config_section import TaskConfig
     from pipeline.models.network import BlockedNetwork
     from pipeline.records import BackboneRecord, CandidateRecord, InputSpec
@@ -15,6 +16,19 @@ if TYPE_CHECKING:
 
 class ClassNetwork:
     """The Network of class targets: what the backbone's provider builds."""
+
+    def check_backbone(self, backbone: BackboneConfig, task: TaskConfig) -> str:
+        """That the last layer is new.
+
+        Raises:
+            ConfigError: the backbone is one of torchvision's detectors or segmenters.
+        """
+        provider, _, _ = backbone.name.partition("/")
+        if provider == "torchvision":
+            from pipeline.models.providers.torchvision import backbones
+
+            backbones.find_classifier(backbone)
+        return "all of it but the last layer"
 
     def design(
         self, train: pa.Table, labels: Sequence[str], spec: InputSpec, task: TaskConfig, backbone: BackboneRecord

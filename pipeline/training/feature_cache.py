@@ -136,7 +136,7 @@ class FrozenPrefix:
         )
         randomness = None if self.views is None else (self.seed, self.views)
         shown = (self.task.name, self.spec, self.task_config, randomness)
-        return digest(ENGINE, weights, self.boundary, shown, self.ids, arithmetic)
+        return digest(ENGINE, self.model.architecture, weights, self.boundary, shown, self.ids, arithmetic)
 
 
 class ArrayLayout(NamedTuple):

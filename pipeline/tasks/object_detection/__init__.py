@@ -14,12 +14,13 @@ from pipeline.tasks.object_detection.settings import USUAL_SIDE, detection_setti
 from pipeline.tasks.object_detection.targets import BoxTargetCodec
 
 NAME = "object-detection"
+CODEC = CanvasCodec(NAME, detection_settings, USUAL_SIDE)
 
 TASK = Task(
     name=NAME,
     reader=DetectionReader(NAME),
-    codec=CanvasCodec(NAME, detection_settings, USUAL_SIDE),
-    network=BoxNetwork(),
+    codec=CODEC,
+    network=BoxNetwork(CODEC.side),
     scorer=BoxScorer(),
     display=ImageDisplay(),
     serving=BoxServing,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.tasks import dense_network
@@ -27,11 +27,18 @@ LEAST_STEP = 1.4
 
 
 class BoxNetwork:
-    """The Network of boxes."""
+    """The Network of boxes.
 
-    def check_backbone(self, backbone: BackboneConfig, task: TaskConfig, side: int) -> str:
-        """The strides of the maps that the head reads, in words."""
-        return dense_network.check_body(backbone, side, STRIDES)
+    Args:
+        find_side: from the task's settings to the canvas's pixels a side.
+    """
+
+    def __init__(self, find_side: Callable[[TaskConfig], int]) -> None:
+        self._find_side = find_side
+
+    def check_backbone(self, backbone: BackboneConfig, task: TaskConfig) -> str:
+        """The strides of the maps that the head reads, or that the backbone is used whole, in words."""
+        return dense_network.check_body(backbone, self._find_side(task), STRIDES, "detector")
 
     def design(
         self, train: pa.Table, labels: Sequence[str], spec: InputSpec, task: TaskConfig, backbone: BackboneRecord
@@ -43,7 +50,7 @@ class BoxNetwork:
         """
         from pipeline.tasks.object_detection.settings import detection_settings
 
-        design = dense_network.find_body_design(backbone, spec, STRIDES)
+        design = dense_network.find_body_design(backbone, spec, STRIDES, "detector")
         head = detection_settings(task).head
         strides = [one["stride"] for one in design["maps"]]
         anchors = find_anchors(train, labels, spec, [*strides, 2 * strides[-1]])

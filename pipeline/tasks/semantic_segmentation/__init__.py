@@ -15,12 +15,13 @@ from pipeline.tasks.semantic_segmentation.targets import MaskTargetCodec
 
 NAME = "semantic-segmentation"
 USUAL_SIDE = 256  # pixels of the canvas
+CODEC = CanvasCodec(NAME, segmentation_settings, USUAL_SIDE)
 
 TASK = Task(
     name=NAME,
     reader=SegmentationReader(NAME),
-    codec=CanvasCodec(NAME, segmentation_settings, USUAL_SIDE),
-    network=PixelNetwork(),
+    codec=CODEC,
+    network=PixelNetwork(CODEC.side),
     scorer=PixelScorer(),
     display=ImageDisplay(),
     serving=PixelServing,

@@ -1,8 +1,8 @@
-"""The network of semantic segmentation: a U-Net decoder on any body."""
+"""The network of semantic segmentation: a U-Net decoder on any body, or one of torchvision's segmenters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.tasks import dense_network
@@ -22,23 +22,32 @@ MOST_CHANNELS = 256
 
 
 class PixelNetwork:
-    """The Network of masks."""
+    """The Network of masks.
 
-    def check_backbone(self, backbone: BackboneConfig, task: TaskConfig, side: int) -> str:
-        """The strides of the maps that the head reads, in words."""
-        return dense_network.check_body(backbone, side, STRIDES)
+    Args:
+        find_side: from the task's settings to the canvas's pixels a side.
+    """
+
+    def __init__(self, find_side: Callable[[TaskConfig], int]) -> None:
+        self._find_side = find_side
+
+    def check_backbone(self, backbone: BackboneConfig, task: TaskConfig) -> str:
+        """The strides of the maps that the head reads, or that the backbone is used whole, in words."""
+        return dense_network.check_body(backbone, self._find_side(task), STRIDES, "segmenter")
 
     def design(
         self, train: pa.Table, labels: Sequence[str], spec: InputSpec, task: TaskConfig, backbone: BackboneRecord
     ) -> dict[str, Any]:
-        """The body's maps and the decoder's channels.
+        """The body's maps and the decoder's channels; of a whole network, its own head.
 
         Raises:
-            ConfigError: the backbone has no such maps.
+            ConfigError: the backbone has no such maps, or is a detector.
         """
         from pipeline.tasks.semantic_segmentation.settings import segmentation_settings
 
-        design = dense_network.find_body_design(backbone, spec, STRIDES)
+        design = dense_network.find_body_design(backbone, spec, STRIDES, "segmenter")
+        if "network" in design:
+            return design
         width = segmentation_settings(task).head.width
         widths = [min(MOST_CHANNELS, width * 2**level) for level in range(len(design["maps"]))]
         return {**design, "widths": widths}
@@ -60,9 +69,9 @@ class PixelNetwork:
 
 
 def _kind() -> HeadKind:
-    from pipeline.serving.pixel_head import PixelHead
+    from pipeline.serving.pixel_head import build_head
 
     def find_answer(head: nn.Module) -> Any:
         return head
 
-    return HeadKind(PixelHead, find_answer)
+    return HeadKind(build_head, find_answer)

@@ -6,16 +6,17 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.config import BackboneConfig
 from pipeline.context import Context
 from pipeline.errors import BackboneError, ConfigError
 from pipeline.models import fetch, references, weights
-from pipeline.models.providers.torchvision import blocks, torchvision_models
+from pipeline.models.providers.torchvision import blocks, torchvision_models, whole_networks, whole_weights
+from pipeline.models.providers.torchvision.whole_networks import WHOLE_NETWORKS
 from pipeline.models.references import PublishedWeights, WeightsFile
 from pipeline.records import ImageInputSpec
 
@@ -24,10 +25,32 @@ _ROOM_FOR_A_HEAD = 5e6  # parameters: a head of any usual size has fewer
 
 
 def find_architecture(config: BackboneConfig) -> str:
-    """The architecture that the configuration names.
+    """The architecture that the configuration names: a classifier, or one of the detectors and segmenters that are used
+    whole.
 
     Raises:
-        ConfigError: it does not exist; the nearest names are given.
+        ConfigError: it does not exist, and the nearest names are given; or it is another detector, and those that are used
+            are named.
+    """
+    _, _, name = config.name.partition("/")
+    if name in WHOLE_NETWORKS:
+        return name
+    kind = torchvision_models.find_kind(name)
+    if kind is not None:
+        raise ConfigError(
+            f"backbone.name: torchvision/{name}",
+            found=f"a {kind} of torchvision that is not used whole",
+            expected="one of " + ", ".join([*whole_networks.list_names(kind), "its classifiers"]),
+            hint="choose one; a classifier such as torchvision/resnet50 is given a new head",
+        )
+    return torchvision_models.check_architecture(name)
+
+
+def find_classifier(config: BackboneConfig) -> str:
+    """The classifier that the configuration names.
+
+    Raises:
+        ConfigError: it is none.
     """
     _, _, name = config.name.partition("/")
     return torchvision_models.check_architecture(name)
@@ -83,15 +106,37 @@ def _published_presets(architecture: str) -> Any:
     return torchvision.models.get_model_weights(architecture)
 
 
-def fit_network(architecture: str, content: weights.WeightsContent, subject: str) -> blocks.TorchvisionNetwork:
-    """The architecture holding the weights, its head included.
+class FittedWeights(NamedTuple):
+    """Weights that were found to be those of an architecture.
 
     Args:
-        subject: where the weights are from, for messages.
-
-    Raises:
-        BackboneError: they belong to another architecture; which one it looks like is said where it can be told.
+        stock: torchvision's network holding them, its head included.
+        classes: of the head.
+        blocks: names of the blocks, from input to output.
     """
+
+    stock: nn.Module
+    classes: int
+    blocks: tuple[str, ...]
+
+
+def fit_weights(architecture: str, content: weights.WeightsContent, subject: str) -> FittedWeights:
+    """The architecture, a classifier or a whole detector or segmenter, holding the weights; see `fit_network`."""
+    if architecture not in WHOLE_NETWORKS:
+        network = fit_network(architecture, content, subject)
+        return FittedWeights(network.stock, network.classes, tuple(network.names))
+    _refuse_other_architecture(architecture, content, subject)
+    state = content.state
+    try:
+        stock = whole_weights.fit_network(architecture, state, subject)
+    except BackboneError as fault:
+        raise _misfit_error(architecture, state, subject, fault.details) from fault
+    classes = whole_weights.count_classes(architecture, state)
+    return FittedWeights(stock, classes, tuple(whole_weights.list_blocks(architecture)))
+
+
+def _refuse_other_architecture(architecture: str, content: weights.WeightsContent, subject: str) -> None:
+    """Holds the architecture against what the file says of itself."""
     stated = content.metadata.get("architecture", architecture)
     if stated != architecture:
         raise BackboneError(
@@ -100,6 +145,18 @@ def fit_network(architecture: str, content: weights.WeightsContent, subject: str
             expected=f"weights of {architecture}",
             hint=f"backbone.name: torchvision/{stated}",
         )
+
+
+def fit_network(architecture: str, content: weights.WeightsContent, subject: str) -> blocks.TorchvisionNetwork:
+    """A classifier holding the weights, its head included.
+
+    Args:
+        subject: where the weights are from, for messages.
+
+    Raises:
+        BackboneError: they belong to another architecture; which one it looks like is said where it can be told.
+    """
+    _refuse_other_architecture(architecture, content, subject)
     state = torchvision_models.remove_untrained_heads(architecture, content.state)
     classes = count_classes(architecture, state)
     size = torchvision_models.find_image_side(state)
@@ -141,6 +198,20 @@ def count_classes(architecture: str, state: Mapping[str, Tensor]) -> int:
 
 def find_similar_architecture(state: Mapping[str, Tensor]) -> str | None:
     """The architecture whose names and shapes, all but the head's, are those of the state dict."""
+    return _find_similar_classifier(state) or _find_similar_whole(state)
+
+
+def _find_similar_whole(state: Mapping[str, Tensor]) -> str | None:
+    for architecture in WHOLE_NETWORKS:
+        try:
+            whole_weights.fit_network(architecture, state, architecture)
+        except BackboneError:
+            continue
+        return architecture
+    return None
+
+
+def _find_similar_classifier(state: Mapping[str, Tensor]) -> str | None:
     parameters = sum(value.numel() for value in state.values())
     for architecture in torchvision_models.list_architectures():
         published = _published_presets(architecture).DEFAULT.meta["num_params"]
@@ -191,6 +262,9 @@ def derive_input_spec(
 
 
 def _published_spec(config: BackboneConfig, architecture: str) -> ImageInputSpec:
+    if architecture in WHOLE_NETWORKS:  # torchvision normalises all of them as ImageNet is
+        side = WHOLE_NETWORKS[architecture].side
+        return ImageInputSpec(size=side, resize=side)
     presets = _published_presets(architecture)
     # A file that does not say how its network was shown images was most likely trained as the architecture's first
     # published weights were (resize 256, crop 224), not by the provider's newer recipes (resize 232).

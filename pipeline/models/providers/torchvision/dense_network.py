@@ -13,6 +13,8 @@ from pipeline.models.block_patterns import HEAD
 from pipeline.models.network import Block, ClassRows
 from pipeline.models.providers.torchvision import feature_maps, torchvision_models
 from pipeline.models.providers.torchvision.feature_maps import BodyBlock, FeatureMap
+from pipeline.models.providers.torchvision.whole_networks import WHOLE_NETWORKS
+from pipeline.serving.feature_maps import builder_arguments
 from pipeline.tensors import Batch, TensorGroup
 
 CURRENT = "current"  # among what crosses from block to block: what the last step gave, where that is no map
@@ -29,7 +31,7 @@ class DenseModule(nn.Module):
 
 
 class HeadBlock(Block):
-    """All that is new: what reads the maps."""
+    """What reads the maps."""
 
     def __init__(self, stock: DenseModule) -> None:
         super().__init__(HEAD, stock, ["head"])
@@ -42,7 +44,7 @@ class DenseNetwork:
     block gave, by names: a later block, or the head, reads them.
 
     Args:
-        architecture: torchvision's name of the body's classifier.
+        architecture: torchvision's name of the body's classifier, or of the whole network.
         classes: number of classes.
         stock: what is saved.
         maps: of the body, from fine to coarse.
@@ -161,6 +163,31 @@ def find_design(architecture: str, side: int, strides: Sequence[int]) -> dict[st
     }
 
 
+def find_whole_design(architecture: str, side: int) -> dict[str, Any]:
+    """What rebuilds one of torchvision's detectors or segmenters: as `find_design` gives it, with `network`, torchvision's
+    name of the whole, and what its head needs.
+
+    Raises:
+        ConfigError: a picture of that side is too small for it.
+    """
+    whole = WHOLE_NETWORKS[architecture]
+    design = {"network": architecture, "architecture": whole.body, "arguments": whole.arguments, "side": side}
+    maps = feature_maps.read_maps(architecture, build_body(design, meta=True).eval(), side, whole.maps)
+    return {**design, "maps": [one._asdict() for one in maps], **whole.head}
+
+
+def build_body(design: Mapping[str, Any], *, meta: bool = False, seed: int = 0) -> nn.Module:
+    """The classifier that a design's body is, with random weights; see `torchvision_models.build_stock`."""
+    return torchvision_models.build_stock(
+        str(design["architecture"]), 1, builder_arguments(design), meta=meta, seed=seed
+    )
+
+
+def read_maps(design: Mapping[str, Any]) -> list[FeatureMap]:
+    """A design's maps."""
+    return [FeatureMap(**one) for one in design["maps"]]
+
+
 def build_network(
     design: Mapping[str, Any],
     classes: int,
@@ -172,17 +199,16 @@ def build_network(
     """A network with random weights; the global random state stays as it is.
 
     Args:
-        design: as `find_design` gives it, and what the head needs.
+        design: as `find_design` or `find_whole_design` gives it, and what the head needs.
         make_head: from classes and design to the head.
         find_answer: from the head to what makes the network's output of the maps.
         seed: of the random weights.
     """
-    architecture = str(design["architecture"])
-    body = torchvision_models.build_stock(architecture, 1, dict(design["arguments"]), seed=seed)
+    architecture = str(design.get("network", design["architecture"]))
+    body = build_body(design, seed=seed)
     with torchvision_models.seed_generator(seed):
         head = make_head(classes, design)
-    maps = [FeatureMap(**one) for one in design["maps"]]
-    return DenseNetwork(architecture, classes, DenseModule(body, head), maps, find_answer(head))
+    return DenseNetwork(architecture, classes, DenseModule(body, head), read_maps(design), find_answer(head))
 
 
 def load_pretrained(network: DenseNetwork, source: Path) -> None:

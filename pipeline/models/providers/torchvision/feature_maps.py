@@ -79,6 +79,33 @@ def choose_maps(architecture: str, classifier: nn.Module, side: int, strides: Se
     return chosen
 
 
+def read_maps(architecture: str, classifier: nn.Module, side: int, paths: Sequence[str]) -> list[FeatureMap]:
+    """The maps that these layers give.
+
+    Args:
+        architecture: what reads them, for the message.
+        classifier: one without memory.
+        side: of the input, in pixels.
+        paths: of the layers, in the order in which they are computed.
+
+    Raises:
+        ConfigError: the input is so small that there is a point instead of a map.
+    """
+    there: dict[str, FeatureMap] = {}
+    for step, shape in _walk(classifier, side):
+        found = _read_map(step, shape, side)
+        if found is not None:
+            there[step.name] = found
+    if any(path not in there for path in paths):
+        raise ConfigError(
+            "task.input.size",
+            found=f"{side} pixels, of which torchvision/{architecture} makes a single point",
+            expected="maps of two or more points a side",
+            hint="a larger task.input.size, such as 256",
+        )
+    return [there[path] for path in paths]
+
+
 class BodyBlock(Block):
     """A block of a body: like the classifier's, and giving maps on the way.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class TorchvisionProvider:
-    """torchvision's classifiers; see `pipeline.models.providers.base.BackboneProvider`."""
+    """torchvision's classifiers, and some of its detectors and segmenters; see `pipeline.models.providers.base.BackboneProvider`."""
 
     name = "torchvision"
     packages = ("torch", "torchvision")
@@ -24,17 +24,17 @@ class TorchvisionProvider:
 
         from pipeline import files
         from pipeline.models import backbone_lock, references, weights
-        from pipeline.models.network import state_to_save
+        from pipeline.models.network import copy_state
         from pipeline.models.providers.torchvision import backbones
         from pipeline.records import BackboneRecord
 
         architecture = backbones.find_architecture(config)
         source = backbones.resolve_weights(config, context)
         content = weights.read_weights(source.path)
-        network = backbones.fit_network(architecture, content, str(source.path))
+        fitted = backbones.fit_weights(architecture, content, str(source.path))
         spec = backbones.derive_input_spec(config, architecture, content, str(source.path))
         target = out / "weights.safetensors"
-        save_file(state_to_save(network), target)
+        save_file(copy_state(fitted.stock), target)
         files.apply_umask(target)
         references.refuse_rewritten_file(source)
         backbone_lock.pin_file(config, context.root, source.sha256, source.stat.size)
@@ -44,9 +44,9 @@ class TorchvisionProvider:
             source=source.source,
             sha256=source.sha256,
             weights_sha256=files.sha256(target),
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
-            classes=network.classes,
-            blocks=tuple(network.names),
+            parameters=sum(parameter.numel() for parameter in fitted.stock.parameters()),
+            classes=fitted.classes,
+            blocks=fitted.blocks,
             input=spec,
         )
         return record.save(out)

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import ConfigError
 from pipeline.models import weights
+from pipeline.models.providers.torchvision.whole_networks import Kind
 
 
 class Normalisation(NamedTuple):
@@ -54,17 +55,29 @@ def check_architecture(architecture: str) -> str:
     )
 
 
-def _refuse_whole_network(architecture: str) -> None:
-    """Says of torchvision's detectors and segmenters what they are, instead of listing what resembles their names."""
-    kinds = {"a detector": torchvision.models.detection, "a segmenter": torchvision.models.segmentation}
+def find_kind(architecture: str) -> Kind | None:
+    """Whether it is one of torchvision's detectors or segmenters, used here or not; None where it is neither."""
+    kinds: dict[Kind, Any] = {
+        "detector": torchvision.models.detection,
+        "segmenter": torchvision.models.segmentation,
+    }
     for kind, module in kinds.items():
         if architecture in torchvision.models.list_models(module=module):
-            raise ConfigError(
-                f"backbone.name: torchvision/{architecture}",
-                found=f"{kind} of torchvision",
-                expected="a classifier of torchvision; detection and segmentation put a new head on one",
-                hint="choose one, such as torchvision/resnet50 or torchvision/mobilenet_v3_large",
-            )
+            return kind
+    return None
+
+
+def _refuse_whole_network(architecture: str) -> None:
+    """Says of torchvision's detectors and segmenters what they are, instead of listing what resembles their names."""
+    kind = find_kind(architecture)
+    if kind is None:
+        return
+    raise ConfigError(
+        f"backbone.name: torchvision/{architecture}",
+        found=f"a {kind} of torchvision",
+        expected="a classifier of torchvision",
+        hint="choose one, such as torchvision/resnet50 or torchvision/mobilenet_v3_large",
+    )
 
 
 def find_stock_kwargs(architecture: str, size: int | None = None) -> dict[str, Any]:
@@ -120,7 +133,7 @@ def build_stock(
     kwargs = dict(stock_kwargs)
     if "init_weights" in kwargs:
         kwargs["init_weights"] = not meta
-    allocation = _ShapesOnly() if meta else nullcontext()
+    allocation = ShapesOnly() if meta else nullcontext()
     try:
         with seed_generator(seed), allocation:
             network: nn.Module = torchvision.models.get_model(architecture, weights=None, num_classes=classes, **kwargs)
@@ -181,7 +194,7 @@ _ALLOCATE = (torch.empty, torch.zeros, torch.ones)
 _RANDOM = (torch.Tensor.normal_, torch.Tensor.uniform_, nn.init.kaiming_uniform_, nn.init.kaiming_normal_)
 
 
-class _ShapesOnly(TorchFunctionMode):
+class ShapesOnly(TorchFunctionMode):
     """Puts what layers allocate on the meta device, and draws no random numbers for it.
 
     `torch.device("meta")` would also take the small tensors that RegNet's constructor computes its widths with,
