@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 OPACITY = 0.5
+LONGEST_SIDE = 4096  # pixels of a drawing; a larger picture is shrunk
 LONGEST_STEM = 200  # characters of a file's name, of which file systems take 255
 
 
@@ -39,7 +40,7 @@ class AnswerDrawing:
             ) from fault
 
     def draw(self, source: str, content: bytes, answer: Mapping[str, Any]) -> Path:
-        """Writes a picture with its boxes or regions.
+        """Writes a picture with its boxes or regions, shrunk where a side has more than `LONGEST_SIDE` pixels.
 
         Args:
             source: the picture's file.
@@ -56,9 +57,9 @@ class AnswerDrawing:
         self._refuse_own_folder(source)
         picture = _open_upright(content)
         if "objects" in answer:
-            self._draw_boxes(picture, answer["objects"])
+            self._draw_boxes(picture, answer)
         else:
-            picture = self._lay_on_regions(picture, answer["regions"])
+            picture = self._lay_on_regions(picture, answer)
         path = self._folder / self._free_name(Path(source).stem[:LONGEST_STEM])
         try:
             picture.save(path, "PNG")
@@ -92,15 +93,16 @@ class AnswerDrawing:
         number = self._classes.setdefault(label, len(self._classes))
         return COLOURS[number % len(COLOURS)]
 
-    def _draw_boxes(self, picture: Image.Image, objects: Sequence[Mapping[str, Any]]) -> None:
+    def _draw_boxes(self, picture: Image.Image, answer: Mapping[str, Any]) -> None:
         from PIL import ImageDraw, ImageFont
 
         canvas = ImageDraw.Draw(picture)
         width = max(1, round(max(picture.size) / 400))
         font = ImageFont.load_default(size=max(10, round(max(picture.size) / 50)))
-        for one in reversed(objects):  # the surest last, on top
+        scale = picture.width / answer["width"]
+        for one in reversed(answer["objects"]):  # the surest last, on top
             colour = self._colour(one["label"])
-            left, top, right, bottom = one["box"]
+            left, top, right, bottom = (scale * value for value in one["box"])
             canvas.rectangle([left, top, right, bottom], outline=colour, width=width)
             label = " ".join(one["label"].split())
             text = f"{label} {one['score']:.0%}"
@@ -111,23 +113,29 @@ class AnswerDrawing:
             canvas.rectangle(ground, fill=colour)
             canvas.text((left, top), text, font=font, anchor="lb", fill=(255, 255, 255))
 
-    def _lay_on_regions(self, picture: Image.Image, regions: Sequence[Mapping[str, Any]]) -> Image.Image:
+    def _lay_on_regions(self, picture: Image.Image, answer: Mapping[str, Any]) -> Image.Image:
         import numpy as np
         from PIL import Image
 
         from pipeline.serving.pixel_runs import decode_mask
 
-        pixels = np.array(picture, np.float32)
-        for region in regions:
-            chosen = decode_mask([region], ("", region["label"]), picture.width, picture.height) == 1
-            pixels[chosen] = (1 - OPACITY) * pixels[chosen] + OPACITY * np.array(self._colour(region["label"]))
-        return Image.fromarray(pixels.astype(np.uint8))
+        pixels = np.array(picture)
+        for region in answer["regions"]:
+            mask = decode_mask([region], ("", region["label"]), answer["width"], answer["height"])
+            chosen = np.asarray(Image.fromarray(mask).resize(picture.size, Image.Resampling.NEAREST)) == 1
+            mixed = (1 - OPACITY) * pixels[chosen] + OPACITY * np.array(self._colour(region["label"]))
+            pixels[chosen] = mixed.astype(np.uint8)
+        return Image.fromarray(pixels)
 
 
 def _open_upright(content: bytes) -> Image.Image:
+    """A picture as it is shown, with at most `LONGEST_SIDE` pixels a side."""
     from PIL import Image
 
+    from pipeline.modalities.image.decoding import quiet
     from pipeline.serving.image_pixels import DECODERS, find_orientation, to_rgb
 
-    with Image.open(io.BytesIO(content), formats=DECODERS) as image:
-        return to_rgb(image, find_orientation(image), (255, 255, 255))
+    with quiet(), Image.open(io.BytesIO(content), formats=DECODERS) as image:
+        picture = to_rgb(image, find_orientation(image), (255, 255, 255))
+        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        return picture

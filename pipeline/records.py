@@ -146,6 +146,14 @@ class ImageInputSpec(FrozenModel):
     background: tuple[int, int, int] = (255, 255, 255)
 
 
+class TileSpec(FrozenModel):
+    """The tiles in which much larger images are answered; see `pipeline.serving.tiles`."""
+
+    width: int  # in pixels of the image
+    height: int
+    overlap: float  # of neighbours, as a share of their sides
+
+
 class TextInputSpec(FrozenModel):
     """How a text, or a pair of texts, becomes a network's input: enough for another program to do the same.
 
@@ -250,6 +258,7 @@ class CandidateRecord(Record):
     backbone: str = "torchvision/"  # provider/name
     files: tuple[str, ...] = ()  # what else rebuilds the network, as in BackboneRecord
     design: dict[str, Any] = Field(default={}, exclude_if=lambda design: not design)  # as the task's network made it
+    tiles: TileSpec | None = Field(default=None, exclude_if=lambda tiles: tiles is None)  # None: all is shown whole
 
     @property
     def model(self) -> Path:

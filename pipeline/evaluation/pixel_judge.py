@@ -151,7 +151,7 @@ class PixelJudge:
         read_truth = _truth_reader(loaded.task, loaded.task_config, loaded.data, table, labels)
         for rows, output in loaded.outputs():
             for row, logits in zip(rows.tolist(), single_tensor(output), strict=True):
-                answer = answer_mask(logits, sizes[row], loaded)
+                answer = answer_mask(logits, table["path"][row].as_py(), sizes[row], loaded)
                 truth = read_truth(row)
                 confusions[row] = count_confusion(truth, answer, len(labels))
                 boundaries[row] = pixel_boundary.count_boundaries(truth, answer, len(labels))
@@ -257,13 +257,22 @@ class PixelJudge:
         return [] if absent is None else [absent]
 
 
-def answer_mask(logits: Any, size: tuple[int, int], loaded: LoadedCandidate) -> NDArray[np.uint8]:
-    """The class (H, W) of each pixel of a picture, from logits (C, S, S) on its canvas."""
+def answer_mask(logits: Any, path: str, size: tuple[int, int], loaded: LoadedCandidate) -> NDArray[np.uint8]:
+    """The class (H, W) of each pixel of a picture, from logits (C, S, S) on its canvas; of a large picture from its tiles,
+    as the served model answers it.
+
+    Raises:
+        DataError: a large picture cannot be decoded wholly.
+    """
+    from pipeline.evaluation.tiled_answers import find_tiles, label_in_tiles
     from pipeline.records import image_spec
     from pipeline.serving.canvas import lift_logits
 
-    spec = image_spec(loaded.candidate.input)
     width, height = size
+    tiles = find_tiles(loaded.candidate, width, height)
+    if tiles is not None:
+        return label_in_tiles(loaded, path, tiles)
+    spec = image_spec(loaded.candidate.input)
     return lift_logits(logits, width, height, spec.size, spec.fit)
 
 

@@ -69,14 +69,23 @@ class LoadedCandidate:
 
     def inputs(self, rows: Rows) -> Batch:
         """The network's input for rows given by number, all of one shape, unaugmented."""
+        return self._prepare(self.store.batch(rows))
+
+    def _prepare(self, decoded: Batch) -> Batch:
         import torch
 
-        decoded = self.store.batch(rows)
         prepared = self.task.codec.prepare(decoded, self.candidate.input, self.task_config, None)
         placed = prepared.to(self.device)
         if isinstance(placed, torch.Tensor) and placed.ndim == IMAGE_DIMENSIONS:
             return placed.contiguous(memory_format=torch.channels_last)
         return placed
+
+    def output(self, decoded: Batch) -> Batch:
+        """What the network gives for decoded examples of one shape, be they rows or parts of one."""
+        import torch
+
+        with torch.inference_mode(), _without_tf32():
+            return self.model.run(self._prepare(decoded))
 
     def outputs(self) -> Iterator[tuple[Rows, Batch]]:
         """What the network gives for each row, some rows at a time.

@@ -63,9 +63,18 @@ def lift_logits(logits: torch.Tensor, width: int, height: int, side: int, fit: s
     Args:
         logits: (C, side, side) on the square.
     """
+    enlarged = enlarge_logits(logits, width, height, side, fit)
+    classes: NDArray[np.uint8] = enlarged.argmax(dim=0).to(torch.uint8).cpu().numpy()
+    return classes
+
+
+def enlarge_logits(logits: torch.Tensor, width: int, height: int, side: int, fit: str) -> torch.Tensor:
+    """Logits (C, height, width) of the picture's pixels.
+
+    Args:
+        logits: (C, side, side) on the square.
+    """
     laid = place(width, height, side, fit)
     shown = logits[None, :, laid.top : laid.top + laid.height, laid.left : laid.left + laid.width].float()
     size = (height, width)
-    enlarged = torch.nn.functional.interpolate(shown, size=size, mode="bilinear", align_corners=False)
-    classes: NDArray[np.uint8] = enlarged[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
-    return classes
+    return torch.nn.functional.interpolate(shown, size=size, mode="bilinear", align_corners=False)[0]

@@ -56,10 +56,11 @@ def to_rgb(image: Image.Image, turn: int, background: Colour) -> Image.Image:
         layer = image.convert("RGBA")
         opaque = Image.new("RGBA", layer.size, (*background, 255))
         image = Image.alpha_composite(opaque, layer)
-    rgb = image.convert("RGB")
+    if image.mode != "RGB":  # which would make a copy
+        image = image.convert("RGB")
     if turn in TURNS:
-        return rgb.transpose(TURNS[turn])
-    return rgb
+        return image.transpose(TURNS[turn])
+    return image
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

@@ -28,6 +28,16 @@ class OpenedImage(NamedTuple):
     height: int
 
 
+class LargeImage(NamedTuple):
+    """An image that is answered in tiles.
+
+    Args:
+        picture: RGB, upright, in its own pixels.
+    """
+
+    picture: Image.Image
+
+
 def image_column(table: Any) -> list[Any]:
     """The contents of the files.
 
@@ -40,12 +50,15 @@ def image_column(table: Any) -> list[Any]:
     return list(table["image"])
 
 
-def open_image(content: Any, row: int, settings: dict[str, Any], pixels: Any) -> OpenedImage:
+def open_image(
+    content: Any, row: int, settings: dict[str, Any], pixels: Any, tiles: Any = None
+) -> OpenedImage | LargeImage:
     """One image file's content.
 
     Args:
-        settings: `input` and `limits` of the served model.
+        settings: `input` and `limits` of the served model, and `tiles` where it answers large images in tiles.
         pixels: the module `image_pixels`.
+        tiles: the module `tiles`; None where every image is shown whole.
 
     Raises:
         MlflowException: it is no image that can be used; names the row.
@@ -60,6 +73,8 @@ def open_image(content: Any, row: int, settings: dict[str, Any], pixels: Any) ->
     try:
         with _quiet(), Image.open(io.BytesIO(content), formats=pixels.DECODERS) as image:
             _refuse(image, row, limits)
+            if tiles is not None and tiles.is_cut(*image.size, settings.get("tiles")):
+                return _open_large(image, settings["input"], pixels)
             return _open(image, settings["input"], pixels)
     except MlflowException:
         raise
@@ -91,6 +106,11 @@ def _open(image: Image.Image, spec: dict[str, Any], pixels: Any) -> OpenedImage:
         width, height = stored_size[::-1] if turn in pixels.QUARTER_TURNS else stored_size
     square = pixels.to_square(rgb, side, spec["fit"], spec["interpolation"], background)
     return OpenedImage(square, width, height)
+
+
+def _open_large(image: Image.Image, spec: dict[str, Any], pixels: Any) -> LargeImage:
+    turn = pixels.find_orientation(image)
+    return LargeImage(pixels.to_rgb(image, turn, tuple(spec["background"])))
 
 
 def bad_request(message: str) -> MlflowException:

@@ -6,7 +6,7 @@ two numbers: the first pixel, and how many there are. The first class, the backg
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,21 @@ from numpy.typing import NDArray
 def encode_mask(mask: NDArray[np.uint8], labels: Sequence[str]) -> list[dict[str, Any]]:
     """A mask (H, W) as `{"label": …, "pixels": how many, "runs": [first, count, first, count, …]}` for each class but the
     first that it has."""
-    values = mask.reshape(-1)
-    starts = np.flatnonzero(np.diff(values, prepend=values[:1] ^ 1))
-    counts = np.diff(starts, append=len(values))
-    classes = values[starts]
+    return encode_bands([mask], labels)
+
+
+def encode_bands(bands: Iterable[NDArray[np.uint8]], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """As `encode_mask`, of a mask that comes as bands of rows (rows, W), of which only one is held at a time."""
+    found_starts, found_classes = [], []
+    length = 0
+    for band in bands:
+        values = band.reshape(-1)
+        own_starts = np.flatnonzero(np.diff(values, prepend=values[:1] ^ 1))
+        found_starts.append(own_starts + length)
+        found_classes.append(values[own_starts])
+        length += len(values)
+    starts, classes = _join_runs(np.concatenate(found_starts), np.concatenate(found_classes))
+    counts = np.diff(starts, append=length)
     regions = []
     for number in np.unique(classes).tolist():
         if number == 0:
@@ -28,6 +39,12 @@ def encode_mask(mask: NDArray[np.uint8], labels: Sequence[str]) -> list[dict[str
         runs = np.stack([starts[chosen], counts[chosen]], axis=1)
         regions.append({"label": labels[number], "pixels": int(counts[chosen].sum()), "runs": runs.ravel().tolist()})
     return regions
+
+
+def _join_runs(starts: NDArray[np.int64], classes: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Without those that go on with the class of the run before them, in the band before."""
+    is_new = np.diff(classes, prepend=classes[:1] ^ 1) != 0
+    return starts[is_new], classes[is_new]
 
 
 def decode_mask(

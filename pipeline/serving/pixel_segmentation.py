@@ -2,7 +2,8 @@
 
 MLflow runs this file when it loads the model. Beside it lie `weights.safetensors` (the body's and the head's), `model.json`
 (the network's design, labels, how an image becomes the network's input, limits) and the modules that it loads from there,
-so that no pickle is needed. An image is presented exactly as it was when the model was judged.
+so that no pickle is needed. An image is presented exactly as it was when the model was judged: whole, or, where the settings have
+`tiles` and it is much larger than those, in tiles.
 
 Input: a table with the binary column `image`, the content of one image file a row (base64 over HTTP).
 Output: a table with `regions`: for each image a list of `{"label": …, "pixels": how many, "runs": […]}`, one for each class
@@ -14,8 +15,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +28,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 BATCH = 8
+
+
+class Answer(NamedTuple):
+    """A row of the output."""
+
+    regions: list[dict[str, Any]]
+    width: int
+    height: int
 
 
 class Network(nn.Module):
@@ -51,6 +61,7 @@ class Segmenter(PythonModel):
         self.canvas = _load_module(folder / "canvas.py")
         self.feature_maps = _load_module(folder / "feature_maps.py")
         self.runs = _load_module(folder / "pixel_runs.py")
+        self.tiles = _load_module(folder / "tiles.py")
         pixel_head = _load_module(folder / "pixel_head.py")
         design = self.settings["design"]
         with torch.random.fork_rng(devices=[]):
@@ -65,31 +76,56 @@ class Segmenter(PythonModel):
             MlflowException: a row is no image that can be used; names the row. A server answers 400.
         """
         images = self.requests.image_column(model_input)
-        found: dict[str, list[Any]] = {"regions": [], "width": [], "height": []}
+        answers: list[Answer] = []
         for start in range(0, len(images), BATCH):
-            opened = []
-            for offset, content in enumerate(images[start : start + BATCH]):
-                opened.append(self.requests.open_image(content, start + offset, self.settings, self.pixels))
-            for image, logits in zip(opened, self._logits(opened), strict=True):
-                found["regions"].append(self._describe(logits, image.width, image.height))
-                found["width"].append(image.width)
-                found["height"].append(image.height)
-        return pd.DataFrame(found)
+            answers += self._answer(images[start : start + BATCH], start)
+        return pd.DataFrame(answers, columns=list(Answer._fields))
 
-    def _logits(self, opened: list[Any]) -> torch.Tensor:
+    def _answer(self, contents: list[Any], first_row: int) -> list[Answer]:
+        """Answers to some images; of the large ones, one is held at a time."""
+        answers: dict[int, Answer] = {}
+        opened: dict[int, Any] = {}
+        for row, content in enumerate(contents):
+            image = self.requests.open_image(content, first_row + row, self.settings, self.pixels, self.tiles)
+            if isinstance(image, self.requests.LargeImage):
+                answers[row] = self._answer_in_tiles(image.picture)
+            else:
+                opened[row] = image
+        if opened:
+            logits = self._logits([image.square for image in opened.values()])
+            for (row, image), values in zip(opened.items(), logits, strict=True):
+                answers[row] = self._answer_whole(values, image.width, image.height)
+        return [answers[row] for row in range(len(contents))]
+
+    def _answer_in_tiles(self, picture: Any) -> Answer:
+        tiling = self.tiles.find_tiling(picture.width, picture.height, self.settings["tiles"])
+        bands = self.tiles.label_bands(picture, tiling, self._score_tiles)
+        return Answer(self.runs.encode_bands(bands, self.labels), picture.width, picture.height)
+
+    def _score_tiles(self, tiles: list[Any]) -> Iterator[np.ndarray[Any, Any]]:
+        """Logits (C, height, width) of each tile, which is presented as a whole image is."""
         spec = self.settings["input"]
-        batch = torch.from_numpy(self.pixels.normalise(np.stack([one.square for one in opened]), spec))
+        squares = []
+        for tile in tiles:
+            background = tuple(spec["background"])
+            squares.append(self.pixels.to_square(tile, spec["resize"], spec["fit"], spec["interpolation"], background))
+        for tile, logits in zip(tiles, self._logits(squares), strict=True):
+            enlarged = self.canvas.enlarge_logits(logits, tile.width, tile.height, spec["size"], spec["fit"])
+            yield enlarged.cpu().numpy()
+
+    def _logits(self, squares: list[np.ndarray[Any, Any]]) -> torch.Tensor:
+        """(N, C, side, side) of images on the square."""
+        batch = torch.from_numpy(self.pixels.normalise(np.stack(squares), self.settings["input"]))
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             body = self.network.body(batch.to(self.device))
             maps = self.feature_maps.order_maps(body, self.settings["design"]["maps"])
             logits: torch.Tensor = self.network.head(maps)
         return logits
 
-    def _describe(self, logits: torch.Tensor, width: int, height: int) -> list[dict[str, Any]]:
+    def _answer_whole(self, logits: torch.Tensor, width: int, height: int) -> Answer:
         spec = self.settings["input"]
         mask = self.canvas.lift_logits(logits, width, height, spec["size"], spec["fit"])
-        regions: list[dict[str, Any]] = self.runs.encode_mask(mask, self.labels)
-        return regions
+        return Answer(self.runs.encode_mask(mask, self.labels), width, height)
 
 
 def _load_module(path: Path) -> Any:

@@ -27,6 +27,7 @@ from pipeline.records import (
     InputSpec,
     SplitRecord,
     TextInputSpec,
+    TileSpec,
     TruncatedTexts,
     digest,
 )
@@ -107,7 +108,7 @@ def finetune(
             finished.append(_baseline(run, remembered, stop, parent))
         recorded_facts.record_choice(parent, names, best)
     for record in finished:
-        candidates.copy_to_output(record, out / record.name, baseline=record.name not in names)
+        candidates.copy_to_output(record, out / record.name, baseline=record.name not in names, tiles=run.tiles)
     age = _remember_baseline(run, finished[-1], out) if run.remembers_baseline else None
     members.write_members(run.members, out / members.FILE)
     run.write_timing()
@@ -217,7 +218,7 @@ class FinetuneRun:
     def determinants(self) -> dict[str, Any]:
         """What determines a candidate besides its stages."""
         settings = self.config.model_dump(mode="json", exclude=IMMATERIAL)
-        shown = self.task_config.model_dump(mode="json", exclude={"intake"})
+        shown = self.task_config.model_dump(mode="json", exclude={"intake", "tiles"})
         data: dict[str, str] = {}
         for name, table in self.tables.items():
             columns = [table.column(column).to_pylist() for column in ("id", "target", "unit")]
@@ -364,6 +365,13 @@ class FinetuneRun:
         return self.task.network.design(
             self.tables["train"], self.split.labels, self.spec, self.task_config, self.backbone
         )
+
+    @cached_property
+    def tiles(self) -> TileSpec | None:
+        """In which tiles large examples are answered; None where all are shown whole."""
+        if self.task.tiler is None:
+            return None
+        return self.task.tiler.find_tiles(self.tables["train"], self.task_config)
 
     def _file_digests(self) -> dict[str, str]:
         """The sha256 of what else rebuilds the network: its configuration, its tokenizer."""

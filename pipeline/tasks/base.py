@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pipeline.context import Console
     from pipeline.models.network import BlockedNetwork
     from pipeline.objectives.base import Targets, TrainingLoss
-    from pipeline.records import BackboneRecord, CandidateRecord, InputSpec
+    from pipeline.records import BackboneRecord, CandidateRecord, InputSpec, TileSpec
     from pipeline.tensors import Batch
 
 __all__ = [
@@ -66,6 +66,7 @@ __all__ = [
     "StoreLimits",
     "TargetCodec",
     "Task",
+    "Tiler",
     "UnchangedTargets",
 ]
 
@@ -272,6 +273,18 @@ class Network(Protocol):
         """
 
 
+class Tiler(Protocol):
+    """Which examples are answered in tiles."""
+
+    def find_tiles(self, train: pa.Table, task: TaskConfig) -> TileSpec | None:
+        """The tiles by settings and training examples; None where every example is shown whole. Training does not depend
+        on them, so a finished candidate is not trained again where they change.
+
+        Args:
+            train: the manifest's training rows.
+        """
+
+
 class Scorer(Protocol):
     """From targets to the loss, and from the network's output to answers that can be judged."""
 
@@ -453,6 +466,7 @@ class Task:
         sample: makes the generator of the sample data set.
         explainer: makes the explainer of a candidate's network, in evaluation; None where the task cannot explain.
         target_codec: makes of targets what the loss compares with.
+        tiler: says which examples are answered in tiles; None where all are shown whole.
     """
 
     name: str
@@ -465,3 +479,4 @@ class Task:
     sample: Callable[[], Sample]
     explainer: Callable[[BlockedNetwork, CandidateRecord], Explainer] | None = None
     target_codec: TargetCodec = field(default_factory=UnchangedTargets)
+    tiler: Tiler | None = None

@@ -27,7 +27,7 @@ def canvas_settings(settings: CanvasSettings, candidate: CandidateRecord) -> dic
         "max_pixels": intake.max_pixels,
         "single_frame": intake.animated == "reject",
     }
-    return {
+    served = {
         "architecture": candidate.architecture,
         "design": candidate.design,
         "labels": list(candidate.labels),
@@ -35,6 +35,9 @@ def canvas_settings(settings: CanvasSettings, candidate: CandidateRecord) -> dic
         "limits": limits,
         "sha256": candidate.model_sha256,
     }
+    if candidate.tiles is not None:
+        served["tiles"] = candidate.tiles.model_dump(mode="json")
+    return served
 
 
 def grey_picture() -> pd.DataFrame:

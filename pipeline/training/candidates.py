@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline import files, manifest
 from pipeline.context import Console
 from pipeline.errors import VersioningError
-from pipeline.records import BackboneRecord, CandidateRecord
+from pipeline.records import BackboneRecord, CandidateRecord, TileSpec
 from pipeline.training.crash_points import crash_point
 from pipeline.training.train_state import Row
 
@@ -74,11 +74,17 @@ def save_candidate(
     return CandidateRecord.load(folder)
 
 
-def copy_to_output(record: CandidateRecord, folder: Path, *, baseline: bool) -> CandidateRecord:
-    """Copies a finished candidate into a step's output folder."""
+def copy_to_output(
+    record: CandidateRecord, folder: Path, *, baseline: bool, tiles: TileSpec | None = None
+) -> CandidateRecord:
+    """Copies a finished candidate into a step's output folder.
+
+    Args:
+        tiles: in which large examples are answered now, whatever they were when it was trained.
+    """
     # Without the modes: what DVC keeps is read-only.
     shutil.copytree(record.folder, folder, copy_function=shutil.copyfile)
-    return record.model_copy(update={"baseline": baseline}).save(folder)
+    return record.model_copy(update={"baseline": baseline, "tiles": tiles}).save(folder)
 
 
 def read_curves(folder: Path) -> list[Row]:

@@ -30,6 +30,24 @@ def test_an_answer_is_drawn_into_a_copy_of_the_same_size(answer: dict[str, objec
         assert len(drawn.convert("RGB").getcolors() or []) > 1, "nothing was drawn"
 
 
+@pytest.mark.parametrize("name", ["objects", "regions"])
+def test_the_drawing_of_a_large_picture_is_shrunk(name: str, tmp_path: Path) -> None:
+    width, height = 8192, 40
+    content = io.BytesIO()
+    Image.new("RGB", (width, height), (200, 200, 200)).save(content, "PNG")
+    runs = [number for row in range(height) for number in (row * width + width // 2, width // 2)]
+    answers = {
+        "objects": [{"label": "a", "score": 0.9, "box": [width / 2, 0, width, height]}],
+        "regions": [{"label": "a", "pixels": width * height // 2, "runs": runs}],
+    }
+    answer = {name: answers[name], "width": width, "height": height}
+    with Image.open(AnswerDrawing(tmp_path).draw("pictures/x.png", content.getvalue(), answer)) as drawn:
+        assert drawn.size == (4096, 20)
+        assert drawn.getpixel((1000, 10)) == (200, 200, 200)
+        right_half = drawn.convert("RGB").crop((2040, 0, 4096, 20))
+        assert len(right_half.getcolors() or []) > 1, "nothing was drawn where the object is"
+
+
 def test_two_pictures_of_one_name_have_a_drawing_each(tmp_path: Path) -> None:
     drawing = AnswerDrawing(tmp_path)
     names = [drawing.draw(f"{folder}/X.jpg", picture(), BOXES).name for folder in ("a", "b")]

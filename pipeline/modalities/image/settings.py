@@ -76,6 +76,13 @@ class CanvasInputConfig(ConfigSection):
     """how a picture becomes square: squash both sides, or pad with the background"""
 
 
+class TileConfig(ConfigSection):
+    side: Annotated[int, Field(ge=32)] | Literal["auto"] | None = None
+    """pictures much larger than those trained on are answered in tiles of so many pixels a side; auto: as wide and as high as the training pictures' medians; null: every picture is shown whole"""
+    overlap: float = Field(default=0.25, ge=0, le=0.5)
+    """share of a tile's side that neighbours have in common at least; their answers are blended there"""
+
+
 class CanvasAugmentConfig(ImageAugmentConfig):
     crop_scale: tuple[Above, Above] = (0.5, 1.0)
     """random resized crop: share of the area kept; boxes and masks are cropped with it"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.tasks.base import Task
 from pipeline.tasks.canvas_codec import CanvasCodec
+from pipeline.tasks.canvas_tiles import CanvasTiles
 from pipeline.tasks.image_classification.display import ImageDisplay
 from pipeline.tasks.semantic_segmentation.network import PixelNetwork
 from pipeline.tasks.semantic_segmentation.reader import SegmentationReader
@@ -27,4 +28,5 @@ TASK = Task(
     serving=PixelServing,
     sample=SegmentationSample,
     target_codec=MaskTargetCodec(),
+    tiler=CanvasTiles(segmentation_settings),
 )

@@ -31,6 +31,7 @@ class PixelServing:
         "pipeline.serving.feature_maps",
         "pipeline.serving.pixel_head",
         "pipeline.serving.pixel_runs",
+        "pipeline.serving.tiles",
     )
     packages = canvas_serving.PACKAGES
     outputs = (

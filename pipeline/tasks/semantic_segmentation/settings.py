@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pipeline.config_section import TaskConfig
 from pipeline.modalities.image.annotations.settings import MaskConfig
-from pipeline.modalities.image.settings import CanvasAugmentConfig, CanvasInputConfig, ImageIntakeConfig
+from pipeline.modalities.image.settings import CanvasAugmentConfig, CanvasInputConfig, ImageIntakeConfig, TileConfig
 from pipeline.tasks.semantic_segmentation.head_settings import PixelHeadConfig
 
 
@@ -16,6 +16,7 @@ class SemanticSegmentationConfig(TaskConfig):
     intake: ImageIntakeConfig = ImageIntakeConfig()
     masks: MaskConfig = MaskConfig()
     input: CanvasInputConfig = CanvasInputConfig()
+    tiles: TileConfig = TileConfig()
     augment: CanvasAugmentConfig = CanvasAugmentConfig()
     head: PixelHeadConfig = PixelHeadConfig()
 
