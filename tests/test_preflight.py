@@ -333,10 +333,12 @@ def test_a_detector_or_segmenter_of_no_use_to_the_task_is_refused_for_what_it_is
     assert "torchvision/resnet50" in check.hint
 
 
-def test_a_segmenter_is_used_whole_for_segmentation(tmp_path: Path) -> None:
-    config = settings(
-        task={"name": "semantic-segmentation"}, backbone={"name": "torchvision/lraspp_mobilenet_v3_large"}
-    )
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [("semantic-segmentation", "lraspp_mobilenet_v3_large"), ("object-detection", "fasterrcnn_resnet50_fpn")],
+)
+def test_a_segmenter_or_detector_is_used_whole_where_the_task_is_its_own(task: str, name: str, tmp_path: Path) -> None:
+    config = settings(task={"name": task}, backbone={"name": f"torchvision/{name}"})
     check = thorough(tmp_path, config, stale=("finetune",))["backbone for the task"]
     assert check.state == "ok"
-    assert "all of lraspp_mobilenet_v3_large" in check.found
+    assert f"all of {name}" in check.found

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pipeline.errors import ConfigError
 
 HEAD = "head"
+NECK = "neck"  # between body and head, where it is pretrained as well
 EXPECTED = "head, last:n, all, or a pattern such as layer4*"
 _NAMES_PER_LINE = 8
 

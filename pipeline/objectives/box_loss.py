@@ -132,7 +132,7 @@ def _region_loss(
         classes.append(labels[number][chosen])
         wanted.append(_matched_boxes(truth, matched[number][chosen]))
     targets = regions.box_coder.encode(wanted, sampled)
-    logits, deltas = head.classify(proposals.maps, sampled)
+    logits, deltas = head.classify(proposals.levels, sampled)
     counts = [len(some) for some in sampled]
     total = logits.sum() * 0
     logits_by_picture = torch.split(logits, counts)

@@ -73,6 +73,7 @@ def build_page(run: RunRecords, context: ReportContext) -> str:
             quarantine=run_sections.quarantine_section(files.read_quarantine(run.validate.quarantine)),
             split_counts=run_sections.split_section(run.split),
             input_description=run_sections.describe_input(best.input, run.finetune.truncated_texts),
+            network=run_sections.describe_network(best.design),
             request=run_sections.describe_request(best.input),
             schedule=run_sections.schedule_section(best, run.backbone.blocks),
             curves=run_sections.curve_figures(run.finetune),

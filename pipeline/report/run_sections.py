@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -127,6 +127,32 @@ def describe_input(spec: InputSpec, truncated: TruncatedTexts | None = None) -> 
     size = f"{spec.size} × {spec.size}"
     resized = f" of {spec.resize} × {spec.resize}" if spec.resize != spec.size else ""
     return f"{size}{resized}, {FIT_NAMES[spec.fit]}"
+
+
+def describe_network(design: Mapping[str, Any]) -> str:
+    """What was new in the network, and by which boxes a detector's answers start; "" where the design says neither.
+
+    Args:
+        design: of a candidate.
+    """
+    sentences = []
+    if "network" in design:
+        sentences.append("All of it but the layers that depend on classes was pretrained.")
+    elif "maps" in design:
+        sentences.append("Its body was pretrained, the head is new.")
+    if "anchors" in design:
+        origin = "those that the weights were trained with" if "network" in design else "chosen by the training boxes"
+        sentences.append(f"Anchors, {origin}: {_describe_anchors(design)}.")
+    return " ".join(sentences)
+
+
+def _describe_anchors(design: Mapping[str, Any]) -> str:
+    levels = design["anchors"]
+    sides = levels[0] if isinstance(levels[0], list) else levels
+    listed = ", ".join(f"{side:g}" for side in sides)
+    everywhere = " at every level" if isinstance(levels[0], list) else ""
+    ratios = ", ".join(f"{ratio:g}" for ratio in design["ratios"])
+    return f"sides of {listed} px{everywhere}, height to width {ratios}"
 
 
 def describe_request(spec: InputSpec) -> str:

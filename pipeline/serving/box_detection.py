@@ -82,7 +82,7 @@ class Detector(PythonModel):
             body = self.network.body(batch.to(self.device))
             maps = self.feature_maps.order_maps(body, self.settings["design"]["maps"])
             head: Any = self.network.head
-            answers: np.ndarray[Any, Any] = head.detect(maps).double().cpu().numpy()
+            answers: np.ndarray[Any, Any] = head.detect(head.merge(maps)).double().cpu().numpy()
         return answers
 
     def _describe(self, answer: np.ndarray[Any, Any], width: int, height: int) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 Faster R-CNN (Ren et al. 2015) on a feature pyramid (Lin et al. 2017). Whether it trains or answers is a matter of which
 method is called, never of a module's mode: all parts keep the same numbers of proposals in both.
+
+Its names are such that the tensors of torchvision's published Faster R-CNNs fit: see the design's `convolutions`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
@@ -29,14 +31,14 @@ class Proposals(NamedTuple):
     """What the first half of the head says.
 
     Args:
-        maps: the pyramid's levels (N, C, H, W), by name.
+        levels: of the pyramid (N, C, H, W), by name.
         anchors: of each picture (A, 4), in pixels.
         objectness: (N · A, 1) logits.
         deltas: (N · A, 4) from anchors to boxes.
         boxes: proposals of each picture (P, 4), in pixels.
     """
 
-    maps: dict[str, Tensor]
+    levels: dict[str, Tensor]
     anchors: list[Tensor]
     objectness: Tensor
     deltas: Tensor
@@ -49,10 +51,11 @@ class BoxHead(nn.Module):
     Args:
         classes: number of classes, without the background.
         design: `side` of the input in pixels; `maps`, each with its `channels`; `pyramid_channels`; `hidden` units of the
-            box classifier; `anchors`: side in pixels of each level's, one level more than maps; `ratios` of their height
-            to their width; `proposals` a picture before and after suppression; `sampled_anchors` and `sampled_regions`
-            of a picture in a training step; `detections` a picture at most; `score_threshold` and `overlap_threshold`
-            of an answer.
+            box classifier; `anchors`: side or sides in pixels of each level's, one level more than maps; `ratios` of
+            their height to their width; `proposals` a picture before and after suppression; `sampled_anchors` and
+            `sampled_regions` of a picture in a training step; `detections` a picture at most; `score_threshold` and
+            `overlap_threshold` of an answer; and optionally `convolutions`, how many there are where anchors and where
+            regions are judged, with batch normalisation in the pyramid and the latter (Li et al. 2021, section 3).
     """
 
     def __init__(self, classes: int, design: Mapping[str, Any]) -> None:
@@ -60,15 +63,17 @@ class BoxHead(nn.Module):
         channels = int(design["pyramid_channels"])
         hidden = int(design["hidden"])
         self.side = int(design["side"])
+        self.hidden = hidden
         self.detections = int(design["detections"])
-        sizes = tuple((float(size),) for size in design["anchors"])
-        ratios = tuple(float(ratio) for ratio in design["ratios"])
-        anchors = AnchorGenerator(sizes, (ratios,) * len(sizes))
+        anchors = _build_anchors(design)
+        depth, region_depth = design.get("convolutions", (1, 0))
+        norm = nn.BatchNorm2d if region_depth else None
         before, after = design["proposals"]
-        self.pyramid = FeaturePyramidNetwork([one["channels"] for one in design["maps"]], channels, LastLevelMaxPool())
+        inputs = [one["channels"] for one in design["maps"]]
+        self.pyramid = FeaturePyramidNetwork(inputs, channels, LastLevelMaxPool(), norm_layer=norm)
         self.rpn = RegionProposalNetwork(
             anchors,
-            RPNHead(channels, len(ratios)),
+            RPNHead(channels, anchors.num_anchors_per_location()[0], conv_depth=depth),
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,
             batch_size_per_image=int(design["sampled_anchors"]),
@@ -77,10 +82,14 @@ class BoxHead(nn.Module):
             post_nms_top_n={"training": after, "testing": after},
             nms_thresh=0.7,
         )
-        levels = [str(number) for number in range(len(design["maps"]))]
+        names = [str(number) for number in range(len(inputs))]
+        self.level_names = [*names, "pool"]  # as the pyramid calls them
+        box_head: nn.Module = TwoMLPHead(channels * POOLED**2, hidden)
+        if region_depth:
+            box_head = FastRCNNConvFCHead((channels, POOLED, POOLED), [channels] * region_depth, [hidden], norm)
         self.regions = RoIHeads(
-            MultiScaleRoIAlign(levels, output_size=POOLED, sampling_ratio=2),
-            TwoMLPHead(channels * POOLED**2, hidden),
+            MultiScaleRoIAlign(names, output_size=POOLED, sampling_ratio=2),
+            box_head,
             FastRCNNPredictor(hidden, classes + 1),
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
@@ -101,15 +110,18 @@ class BoxHead(nn.Module):
         "regions.box_predictor.bbox_pred.bias": (4, 4),
     }
 
-    def propose(self, maps: Sequence[Tensor]) -> Proposals:
+    def merge(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """The pyramid's levels (N, C, H, W) of the body's maps (N, C, H, W), both from fine to coarse."""
+        named = OrderedDict((str(number), one) for number, one in enumerate(maps))
+        return list(self.pyramid(named).values())
+
+    def propose(self, levels: Sequence[Tensor]) -> Proposals:
         """The first half: where something may be.
 
         Args:
-            maps: (N, C, H, W) from fine to coarse.
+            levels: as `merge` gives them.
         """
-        named = OrderedDict((str(number), one) for number, one in enumerate(maps))
-        pyramid = self.pyramid(named)
-        levels = list(pyramid.values())
+        levels = list(levels)
         objectness, deltas = self.rpn.head(levels)
         images = self._images(len(levels[0]), levels[0].device)
         anchors = self.rpn.anchor_generator(images, levels)
@@ -121,21 +133,26 @@ class BoxHead(nn.Module):
         decoded = self.rpn.box_coder.decode(flat_deltas.detach(), anchors)
         by_image = decoded.view(len(anchors), -1, 4)
         boxes, _ = self.rpn.filter_proposals(by_image, flat_objectness, images.image_sizes, per_level)
-        return Proposals(pyramid, anchors, flat_objectness, flat_deltas, boxes)
+        named = dict(zip(self.level_names, levels, strict=True))
+        return Proposals(named, anchors, flat_objectness, flat_deltas, boxes)
 
-    def classify(self, maps: dict[str, Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def classify(self, levels: dict[str, Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The second half: class logits (R, classes + 1), the background first, and deltas (R, 4 · (classes + 1)) of all
         pictures' regions, in fp32."""
         sizes = [(self.side, self.side)] * len(boxes)
-        pooled = self.regions.box_roi_pool(maps, boxes, sizes)
-        logits, deltas = self.regions.box_predictor(self.regions.box_head(pooled))
+        pooled = self.regions.box_roi_pool(levels, boxes, sizes)
+        if len(pooled):
+            features = self.regions.box_head(pooled)
+        else:  # of which a normalisation would compute statistics
+            features = pooled.new_zeros((0, self.hidden))
+        logits, deltas = self.regions.box_predictor(features)
         return logits.float(), deltas.float()
 
-    def detect(self, maps: Sequence[Tensor]) -> Tensor:
-        """The answers (N, detections, 6): left, top, right, bottom in pixels of the input, score, class; best first, and
-        `NO_BOX` as the score of what is left over."""
-        proposals = self.propose(maps)
-        logits, deltas = self.classify(proposals.maps, proposals.boxes)
+    def detect(self, levels: Sequence[Tensor]) -> Tensor:
+        """The answers (N, detections, 6) to the pyramid's levels: left, top, right, bottom in pixels of the input, score,
+        class; best first, and `NO_BOX` as the score of what is left over."""
+        proposals = self.propose(levels)
+        logits, deltas = self.classify(proposals.levels, proposals.boxes)
         sizes = [(self.side, self.side)] * len(proposals.boxes)
         boxes, scores, labels = self.regions.postprocess_detections(logits, deltas, proposals.boxes, sizes)
         answers = logits.new_full((len(boxes), self.detections, ANSWER_VALUES), NO_BOX)
@@ -148,3 +165,12 @@ class BoxHead(nn.Module):
         """What torchvision's parts ask of the input: its size alone."""
         empty = torch.empty(1, device=device).expand(count, 3, self.side, self.side)
         return ImageList(empty, [(self.side, self.side)] * count)
+
+
+def _build_anchors(design: Mapping[str, Any]) -> AnchorGenerator:
+    sizes = []
+    for level in design["anchors"]:
+        sides = level if isinstance(level, list) else [level]
+        sizes.append(tuple(float(side) for side in sides))
+    ratios = tuple(float(ratio) for ratio in design["ratios"])
+    return AnchorGenerator(tuple(sizes), (ratios,) * len(sizes))

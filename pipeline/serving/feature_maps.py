@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,9 +34,13 @@ def builder_arguments(design: Mapping[str, Any]) -> dict[str, Any]:
     """What the builder of a body takes beside its name and the number of classes.
 
     Args:
-        design: `arguments`.
+        design: `arguments`; optionally `norm_eps`, what the body's batch normalisation adds to a variance.
     """
+    from torch import nn
+
     arguments: dict[str, Any] = dict(design["arguments"])
+    if "norm_eps" in design:
+        arguments["norm_layer"] = partial(nn.BatchNorm2d, eps=design["norm_eps"])
     return arguments
 
 

@@ -3,30 +3,16 @@ head, or one of torchvision's detectors or segmenters under new last layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from pipeline.config import BackboneConfig
-    from pipeline.models.providers.torchvision.dense_network import DenseNetwork
+    from pipeline.models.providers.torchvision.dense_network import DenseNetwork, HeadKind
     from pipeline.models.providers.torchvision.whole_networks import Kind
     from pipeline.records import BackboneRecord, CandidateRecord, InputSpec
-
-
-class HeadKind(NamedTuple):
-    """What differs between heads.
-
-    Args:
-        make: from classes and design to the head.
-        find_answer: from the head to what makes the network's output of the maps.
-    """
-
-    make: Callable[[int, Mapping[str, Any]], nn.Module]
-    find_answer: Callable[[nn.Module], Callable[[Sequence[Tensor]], Tensor]]
 
 
 def check_body(backbone: BackboneConfig, side: int, strides: Sequence[int], kind: Kind) -> str:
@@ -100,7 +86,7 @@ def build(
     """The network with the backbone's weights, all but those of new layers, or with random ones."""
     from pipeline.models.providers.torchvision import dense_network, whole_weights
 
-    network = dense_network.build_network(design, classes, kind.make, kind.find_answer, seed=seed)
+    network = dense_network.build_network(design, classes, kind, seed=seed)
     if not pretrained:
         return network
     if "network" in design:
@@ -114,6 +100,6 @@ def load(kind: HeadKind, candidate: CandidateRecord) -> DenseNetwork:
     """The network of a finished candidate with its weights."""
     from pipeline.models.providers.torchvision import dense_network
 
-    network = dense_network.build_network(candidate.design, len(candidate.labels), kind.make, kind.find_answer, seed=0)
+    network = dense_network.build_network(candidate.design, len(candidate.labels), kind, seed=0)
     dense_network.load_finetuned(network, candidate.model)
     return network

@@ -7,29 +7,38 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
 
+from dense_networks import BOXES, SIDE
 from pipeline.config_section import TaskConfig
 from pipeline.errors import BackboneError, ConfigError
 from pipeline.models.providers.torchvision import backbones, dense_network, whole_weights
-from pipeline.models.providers.torchvision.dense_network import DenseNetwork
+from pipeline.models.providers.torchvision.dense_network import DenseNetwork, HeadKind
 from pipeline.models.providers.torchvision.whole_networks import WHOLE_NETWORKS
 from pipeline.models.weights import WeightsContent
+from pipeline.objectives.box_loss import BoxLoss
+from pipeline.objectives.box_targets import BoxTargets, PictureBoxes
 from pipeline.objectives.pixel_loss import PixelLoss
 from pipeline.records import BackboneRecord, ImageInputSpec
 from pipeline.serving import feature_maps, pixel_head
+from pipeline.serving.box_head import NO_BOX, BoxHead
 from pipeline.tasks import catalog
+from pipeline.tasks.object_detection import network as box_network
+from pipeline.tasks.object_detection.head_settings import BoxHeadConfig
+from pipeline.tasks.object_detection.settings import ObjectDetectionConfig
+from pipeline.tasks.semantic_segmentation import network as pixel_network
 from pipeline.tasks.semantic_segmentation.settings import SemanticSegmentationConfig
 from pipeline.tensors import TensorGroup, single_tensor
-from whole_networks import CLASSES, fetch, save_published, stock_network, used_weights
+from published_networks import CLASSES, State, fetch, published_state, stock_network, used_weights
 
-SIDE = 64
 LABELS = ("background", "one", "two")
 LIGHT_SEGMENTERS = ("lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large")
-DILATED_SEGMENTERS = ("deeplabv3_resnet50", "fcn_resnet50")
-LARGE_SEGMENTERS = ("deeplabv3_resnet101", "fcn_resnet101")
+LIGHT_DETECTOR = "fasterrcnn_mobilenet_v3_large_320_fpn"
+HEAVY = ("deeplabv3_resnet50", "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2")
 
 
 def pictures(count: int = 2, side: int = SIDE) -> Tensor:
@@ -52,75 +61,173 @@ def segmenter_of(record: BackboneRecord, **options: Any) -> DenseNetwork:
     return network
 
 
-def fill_whole(network: DenseNetwork, stock: nn.Module) -> None:
-    """Gives a network, which has as many classes, all of torchvision's weights."""
-    whole = WHOLE_NETWORKS[network.architecture]
-    state = {whole.rename(name): value for name, value in used_weights(stock).items()}
-    network.stock.load_state_dict(state, strict=True)
+def detector_of(record: BackboneRecord, **options: Any) -> DenseNetwork:
+    design = design_of(record, "object-detection", ObjectDetectionConfig(head=BoxHeadConfig(score_threshold=0.0)))
+    network: Any = catalog.find("object-detection").network.build(record, LABELS[1:], design=design, **options)
+    network.stock.eval()
+    return network
 
 
-def check_weights(network: DenseNetwork, stock: nn.Module) -> None:
+def with_published_head(design: dict[str, Any], classes: int, kind: HeadKind, state: State) -> DenseNetwork:
+    """The network with all of the published weights, its last layers too."""
+    network = dense_network.build_network(design, classes, kind, seed=0)
+    differences = network.stock.load_state_dict(used_weights(network.architecture, state), strict=False)
+    assert all(name.endswith("num_batches_tracked") for name in differences.missing_keys)
+    assert not differences.unexpected_keys
+    network.stock.eval()
+    return network
+
+
+def check_weights(network: DenseNetwork, state: State) -> None:
     """What belongs to no class is the published network's; what belongs to one is not."""
-    whole = WHOLE_NETWORKS[network.architecture]
-    state = network.stock.state_dict()
-    published = {whole.rename(name): value for name, value in used_weights(stock).items()}
-    assert set(published) == set(state)
+    own = network.stock.state_dict()
+    published = used_weights(network.architecture, state)
+    assert set(published) == {name for name in own if not name.endswith("num_batches_tracked")}
     for name, value in published.items():
         if name in network.class_rows:
-            assert state[name].shape[0] == network.class_rows[name].count(network.classes)
+            assert own[name].shape[0] == network.class_rows[name].count(network.classes)
         else:
-            assert torch.equal(state[name], value), name
+            assert torch.equal(own[name], value), name
     assert network.class_rows
 
 
-def check_segmenter(architecture: str, tmp_path: Path) -> None:
-    stock = stock_network(architecture)
-    record = fetch(architecture, save_published(stock, tmp_path / "published.pth"), tmp_path)
-    assert record.classes == CLASSES
-    assert record.architecture == architecture
-    network = segmenter_of(record)
+def check_blocks(network: DenseNetwork, record: BackboneRecord) -> None:
+    """They are those of the record, and own every parameter once."""
     assert tuple(network.names) == record.blocks
-    check_weights(network, stock)
     owned = [name for block in network.blocks for name, _ in block.named_parameters()]
     assert sorted(owned) == sorted(name for name, _ in network.stock.named_parameters())
 
+
+def assert_close(values: Tensor, expected: Tensor) -> None:
+    """The same to 1e-5 of the largest, or to 1e-5 where all are small."""
+    largest = max(1.0, float(expected.abs().max()))
+    assert float((values - expected).abs().max()) < 1e-5 * largest
+
+
+def check_segmenter(architecture: str, tmp_path: Path) -> None:
+    state = published_state(architecture)
+    record = fetch(architecture, state, tmp_path)
+    assert (record.architecture, record.classes) == (architecture, CLASSES["segmenter"])
+    network = segmenter_of(record)
+    check_weights(network, state)
+    check_blocks(network, record)
     design = dense_network.find_whole_design(architecture, SIDE)
-    whole: Any = dense_network.build_network(design, CLASSES, pixel_head.build_head, lambda head: head, seed=0)  # type: ignore[arg-type, return-value]
-    fill_whole(whole, stock)
-    whole.stock.eval()
+    whole = with_published_head(design, CLASSES["segmenter"], pixel_network.head_kind(), state)
     x = pictures()
     with torch.inference_mode():
-        expected = stock(x.clone())["out"]
-        assert (single_tensor(whole.run(x.clone())) - expected).abs().max() < 1e-5
+        expected = stock_network(architecture, state)(x.clone())["out"]
+        assert_close(single_tensor(whole.run(x.clone())), expected)
         assert expected.abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("architecture", [*LIGHT_SEGMENTERS, *DILATED_SEGMENTERS])
-def test_a_segmenter_answers_as_torchvisions_own_until_its_last_layer_is_new(architecture: str, tmp_path: Path) -> None:
-    check_segmenter(architecture, tmp_path)
+def check_detector(architecture: str, tmp_path: Path) -> None:
+    state = published_state(architecture)
+    record = fetch(architecture, state, tmp_path)
+    assert (record.architecture, record.classes) == (architecture, CLASSES["detector"])
+    network = detector_of(record)
+    check_weights(network, state)
+    check_blocks(network, record)
+    design = design_of(record, "object-detection", ObjectDetectionConfig(head=BoxHeadConfig(score_threshold=0.0)))
+    whole: Any = with_published_head(design, CLASSES["detector"] - 1, box_network.head_kind(), state)
+    stock: Any = stock_network(
+        architecture,
+        state,
+        min_size=SIDE,
+        max_size=SIDE,
+        image_mean=[0.0] * 3,
+        image_std=[1.0] * 3,
+        rpn_pre_nms_top_n_test=design["proposals"][0],
+        rpn_post_nms_top_n_test=design["proposals"][1],
+        rpn_score_thresh=0.0,
+        box_score_thresh=0.0,
+    )
+    x = pictures()
+    with torch.inference_mode():
+        check_parts(stock, whole, x)
+        answers = single_tensor(whole.run(x.clone()))
+        for answer, expected in zip(answers, stock(list(x)), strict=True):
+            check_detections(answer, expected)
+
+
+def check_parts(stock: Any, whole: Any, x: Tensor) -> None:
+    """Every map, anchor, proposal and judgement of a region."""
+    levels = list(stock.backbone(x).values())
+    own_levels = whole.maps(x)
+    assert [level.shape for level in own_levels] == [level.shape for level in levels]
+    for level, own in zip(levels, own_levels, strict=True):
+        assert_close(own, level)
+    proposed = whole.head.propose(own_levels)
+    images = ImageList(x, [(SIDE, SIDE)] * len(x))
+    for anchors, own in zip(stock.rpn.anchor_generator(images, levels), proposed.anchors, strict=True):
+        assert torch.equal(anchors, own)
+    named = stock.backbone(x)
+    boxes, _ = stock.rpn(images, named)
+    for some, own in zip(boxes, proposed.boxes, strict=True):
+        assert some.shape == own.shape
+    logits, deltas = whole.head.classify(proposed.levels, boxes)
+    pooled = stock.roi_heads.box_head(stock.roi_heads.box_roi_pool(named, boxes, images.image_sizes))
+    expected_logits, expected_deltas = stock.roi_heads.box_predictor(pooled)
+    assert_close(logits, expected_logits)
+    assert_close(deltas, expected_deltas)
+
+
+def check_detections(answer: Tensor, expected: dict[str, Tensor]) -> None:
+    """The same boxes, scores and classes; torchvision counts the background as class 0."""
+    count = len(expected["scores"])
+    assert count > 10
+    assert (answer[:count, 4] - expected["scores"]).abs().max() < 1e-3
+    assert (answer[count:, 4] == NO_BOX).all()
+    shares = []  # those of nearly the same score may have changed places
+    for box, label in zip(expected["boxes"], expected["labels"], strict=True):
+        is_near = (answer[:count, :4] - box).abs().amax(1) < 1e-2
+        shares.append(bool((is_near & (answer[:count, 5] == label - 1)).any()))
+    assert sum(shares) > 0.9 * count
+
+
+def check_network(architecture: str, tmp_path: Path) -> None:
+    check = check_segmenter if WHOLE_NETWORKS[architecture].kind == "segmenter" else check_detector
+    check(architecture, tmp_path)
+
+
+@pytest.mark.parametrize("architecture", [*LIGHT_SEGMENTERS, LIGHT_DETECTOR])
+def test_a_network_answers_as_torchvisions_own_until_its_last_layers_are_new(architecture: str, tmp_path: Path) -> None:
+    check_network(architecture, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", HEAVY)
+def test_so_does_a_heavier_one(architecture: str, tmp_path: Path) -> None:
+    check_network(architecture, tmp_path)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("architecture", LARGE_SEGMENTERS)
-def test_so_does_a_larger_one(architecture: str, tmp_path: Path) -> None:
-    check_segmenter(architecture, tmp_path)
+@pytest.mark.parametrize("architecture", sorted(set(WHOLE_NETWORKS) - {*LIGHT_SEGMENTERS, LIGHT_DETECTOR, *HEAVY}))
+def test_so_does_every_other(architecture: str, tmp_path: Path) -> None:
+    check_network(architecture, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def lraspp(tmp_path_factory: pytest.TempPathFactory) -> BackboneRecord:
-    base = tmp_path_factory.mktemp("lraspp")
-    stock = stock_network("lraspp_mobilenet_v3_large")
-    return fetch("lraspp_mobilenet_v3_large", save_published(stock, base / "published.pth"), base)
+    return fetch(
+        "lraspp_mobilenet_v3_large", published_state("lraspp_mobilenet_v3_large"), tmp_path_factory.mktemp("lraspp")
+    )
 
 
 @pytest.fixture(scope="module")
 def deeplab(tmp_path_factory: pytest.TempPathFactory) -> BackboneRecord:
-    base = tmp_path_factory.mktemp("deeplab")
-    stock = stock_network("deeplabv3_mobilenet_v3_large")
-    return fetch("deeplabv3_mobilenet_v3_large", save_published(stock, base / "published.pth"), base)
+    return fetch(
+        "deeplabv3_mobilenet_v3_large",
+        published_state("deeplabv3_mobilenet_v3_large"),
+        tmp_path_factory.mktemp("deeplab"),
+    )
 
 
-def check_blocks(network: DenseNetwork) -> None:
+@pytest.fixture(scope="module")
+def rcnn(tmp_path_factory: pytest.TempPathFactory) -> BackboneRecord:
+    return fetch(LIGHT_DETECTOR, published_state(LIGHT_DETECTOR), tmp_path_factory.mktemp("rcnn"))
+
+
+def check_cuts(network: DenseNetwork) -> None:
     """Cut at any block, as a cache cuts it, the network answers the same."""
     x = pictures()
     with torch.inference_mode():
@@ -129,13 +236,22 @@ def check_blocks(network: DenseNetwork) -> None:
             assert torch.equal(single_tensor(network.run(network.run(x, 0, stop), stop)), single_tensor(whole)), stop
 
 
-def test_cut_at_any_block_it_answers_the_same(lraspp: BackboneRecord) -> None:
+def test_cut_at_any_block_a_segmenter_answers_the_same(lraspp: BackboneRecord) -> None:
     network = segmenter_of(lraspp)
-    check_blocks(network)
+    check_cuts(network)
     assert network.names == [f"features.{number}" for number in range(17)] + ["head"]
     behind = network.run(pictures(), 0, 17)
     assert isinstance(behind, TensorGroup)
     assert set(behind.tensors) == {"features.4", "features.16"}
+
+
+def test_cut_at_any_block_a_detector_answers_the_same(rcnn: BackboneRecord) -> None:
+    network = detector_of(rcnn)
+    check_cuts(network)
+    assert network.names[-3:] == ["features.16", "neck", "head"]
+    behind = network.run(pictures(), 0, len(network.blocks) - 1)
+    assert isinstance(behind, TensorGroup)
+    assert set(behind.tensors) == {"level0", "level1", "level2"}
 
 
 def test_random_weights_are_none_of_the_published_ones(lraspp: BackboneRecord) -> None:
@@ -154,7 +270,7 @@ def test_new_layers_follow_from_the_seed_and_the_others_do_not(lraspp: BackboneR
     assert differing == set(one.class_rows)
 
 
-def test_it_is_served_from_its_design_alone(deeplab: BackboneRecord) -> None:
+def test_a_segmenter_is_served_from_its_design_alone(deeplab: BackboneRecord) -> None:
     network = segmenter_of(deeplab)
     design = design_of(deeplab, "semantic-segmentation", SemanticSegmentationConfig())
     body = feature_maps.build_body(design).eval()
@@ -175,7 +291,7 @@ def test_a_batch_of_one_picture_can_be_trained(deeplab: BackboneRecord) -> None:
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.isfinite()
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        stock_network("deeplabv3_mobilenet_v3_large").train()(pictures(1))
+        stock_network(network.architecture, published_state(network.architecture)).train()(pictures(1))
 
 
 def test_dropout_follows_from_the_steps_seed(deeplab: BackboneRecord) -> None:
@@ -193,6 +309,57 @@ def test_dropout_follows_from_the_steps_seed(deeplab: BackboneRecord) -> None:
     assert not torch.equal(answers[0], answers[2])
 
 
+def test_a_detector_is_served_from_its_design_alone(rcnn: BackboneRecord) -> None:
+    network = detector_of(rcnn)
+    design = design_of(rcnn, "object-detection", ObjectDetectionConfig(head=BoxHeadConfig(score_threshold=0.0)))
+    body = feature_maps.build_body(design).eval()
+    head = BoxHead(len(LABELS) - 1, design).eval()
+    body.load_state_dict(network.stock.get_submodule("body").state_dict(), strict=True)
+    head.load_state_dict(network.stock.get_submodule("head").state_dict(), strict=True)
+    x = pictures()
+    with torch.inference_mode():
+        maps = feature_maps.order_maps(body(x.clone()), design["maps"])
+        assert torch.equal(head.detect(head.merge(maps)), single_tensor(network.run(x.clone())))
+
+
+def test_a_detectors_loss_is_the_same_behind_its_kept_neck(rcnn: BackboneRecord) -> None:
+    network = detector_of(rcnn)
+    boxes = np.array([[4, 4, 40, 30], [20, 20, 60, 60]], np.float32)
+    truth = PictureBoxes(boxes, np.array([0, 1]), np.zeros(2, np.bool_), SIDE, SIDE, seed=7)
+    targets = BoxTargets([truth])
+    x = pictures(1)
+    with torch.no_grad():
+        whole = BoxLoss()(network, x, 0, targets)
+        for stop in (1, len(network.blocks) - 2, len(network.blocks) - 1):
+            kept = network.run(x, 0, stop)
+            assert torch.equal(BoxLoss()(network, kept, stop, targets), whole), stop
+    assert whole.isfinite()
+
+
+def test_a_region_head_with_normalisation_survives_a_picture_in_which_nothing_counts(tmp_path: Path) -> None:
+    design = dense_network.find_whole_design("fasterrcnn_resnet50_fpn_v2", SIDE)
+    settings = {name: BOXES[name] for name in BOXES if name not in design}
+    head = BoxHead(2, {**design, **settings}).train()
+    levels = {name: torch.zeros(1, 256, 4, 4) for name in head.level_names}
+    logits, deltas = head.classify(levels, [torch.zeros(0, 4)])
+    assert (logits.shape, deltas.shape) == ((0, 3), (0, 12))
+    assert all(buffer.isfinite().all() for buffer in head.buffers())
+
+
+def test_layers_named_as_before_are_understood(tmp_path: Path) -> None:
+    """Files from before the pyramid's and the proposals' convolutions were numbered, as the first published one is."""
+    state = published_state(LIGHT_DETECTOR)
+    old = {}
+    for name, value in state.items():
+        renamed = name.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
+        for kind in ("inner_blocks", "layer_blocks"):
+            for level in range(2):
+                renamed = renamed.replace(f"{kind}.{level}.0.", f"{kind}.{level}.")
+        old[renamed] = value
+    assert set(old) != set(state)
+    check_weights(detector_of(fetch(LIGHT_DETECTOR, old, tmp_path)), state)
+
+
 class TestRefusals:
     def refusal(self, call: Callable[[], object]) -> ConfigError:
         with pytest.raises(ConfigError) as caught:
@@ -200,7 +367,7 @@ class TestRefusals:
         return caught.value
 
     def test_weights_of_another_network_are_named(self) -> None:
-        state = stock_network("lraspp_mobilenet_v3_large").state_dict()
+        state = published_state("lraspp_mobilenet_v3_large")
         for architecture in ("deeplabv3_mobilenet_v3_large", "mobilenet_v3_large"):
             with pytest.raises(BackboneError, match="it looks like lraspp_mobilenet_v3_large"):
                 backbones.fit_weights(architecture, WeightsContent(state, {}), "file.pth")

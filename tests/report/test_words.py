@@ -8,7 +8,7 @@ import math
 import pytest
 
 from pipeline.records import MetricEstimate
-from pipeline.report import charts, formatting
+from pipeline.report import charts, formatting, run_sections
 from pipeline.report.result_sections import scale_start
 
 
@@ -105,3 +105,17 @@ def test_the_scale_of_shares_begins_below_everything() -> None:
         0.0,
         0.9,
     ]
+
+
+def test_a_detectors_anchors_and_where_they_come_from() -> None:
+    new = {"maps": [], "anchors": [12.0, 24.0], "ratios": [0.5, 1.0]}
+    said = run_sections.describe_network(new)
+    assert said == (
+        "Its body was pretrained, the head is new. Anchors, chosen by the training boxes: "
+        "sides of 12, 24 px, height to width 0.5, 1."
+    )
+    whole = {**new, "network": "fasterrcnn_mobilenet_v3_large_fpn", "anchors": [[32.0, 64.0]] * 3}
+    assert "those that the weights were trained with: sides of 32, 64 px at every level" in (
+        run_sections.describe_network(whole)
+    )
+    assert run_sections.describe_network({}) == ""

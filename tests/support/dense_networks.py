@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pipeline.models.providers.torchvision import dense_network
 from pipeline.models.providers.torchvision.dense_network import DenseNetwork
-from pipeline.serving.box_head import BoxHead
-from pipeline.serving.pixel_head import PixelHead
+from pipeline.tasks.object_detection import network as box_network
+from pipeline.tasks.semantic_segmentation import network as pixel_network
 
 SIDE = 64
 BOXES = {
@@ -25,12 +25,12 @@ BOXES = {
 def segmenter(architecture: str, seed: int = 0) -> DenseNetwork:
     design = dense_network.find_design(architecture, SIDE, (4, 8, 16, 32))
     design["widths"] = [8] * len(design["maps"])
-    return eval_network(dense_network.build_network(design, 3, PixelHead, lambda head: head, seed=seed))
+    return eval_network(dense_network.build_network(design, 3, pixel_network.head_kind(), seed=seed))
 
 
 def detector(architecture: str) -> DenseNetwork:
     design = {**dense_network.find_design(architecture, SIDE, (8, 16, 32)), **BOXES}
-    return eval_network(dense_network.build_network(design, 2, BoxHead, lambda head: head.detect, seed=0))  # type: ignore[arg-type, return-value]
+    return eval_network(dense_network.build_network(design, 2, box_network.head_kind(), seed=0))
 
 
 def eval_network(network: DenseNetwork) -> DenseNetwork:

@@ -9,9 +9,9 @@ from pipeline.config_section import ConfigSection, Fraction, Positive
 
 class BoxHeadConfig(ConfigSection):
     channels: int = Field(default=128, ge=8)
-    """channels of the feature pyramid"""
+    """channels of a new head's feature pyramid; one of torchvision's detectors has its own"""
     hidden: int = Field(default=512, ge=8)
-    """hidden units of the box classifier"""
+    """hidden units of a new head's box classifier; one of torchvision's detectors has its own"""
     proposals_before: Positive = 1000
     """proposals of a picture and level before those that overlap are removed"""
     proposals: Positive = 300

@@ -1,4 +1,4 @@
-"""The network of object detection: Faster R-CNN with a feature pyramid on any body."""
+"""The network of object detection: Faster R-CNN with a feature pyramid, on any body or as torchvision publishes it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.tasks import dense_network
-from pipeline.tasks.dense_network import HeadKind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.config import BackboneConfig
     from pipeline.config_section import TaskConfig
     from pipeline.models.network import BlockedNetwork
+    from pipeline.models.providers.torchvision.dense_network import HeadKind
     from pipeline.records import BackboneRecord, CandidateRecord, InputSpec
 
 STRIDES = (8, 16, 32)
@@ -43,23 +43,23 @@ class BoxNetwork:
     def design(
         self, train: pa.Table, labels: Sequence[str], spec: InputSpec, task: TaskConfig, backbone: BackboneRecord
     ) -> dict[str, Any]:
-        """The body's maps, the head's sizes, and anchors by the training boxes.
+        """The body's maps, the head's sizes, and anchors by the training boxes; of a whole network, its own sizes and the
+        anchors that its weights were trained with.
 
         Raises:
-            ConfigError: the backbone has no such maps.
+            ConfigError: the backbone has no such maps, or is a segmenter.
         """
         from pipeline.tasks.object_detection.settings import detection_settings
 
         design = dense_network.find_body_design(backbone, spec, STRIDES, "detector")
         head = detection_settings(task).head
-        strides = [one["stride"] for one in design["maps"]]
-        anchors = find_anchors(train, labels, spec, [*strides, 2 * strides[-1]])
+        if "network" not in design:
+            strides = [one["stride"] for one in design["maps"]]
+            anchors = find_anchors(train, labels, spec, [*strides, 2 * strides[-1]])
+            design.update(anchors=anchors.sizes, ratios=anchors.ratios)
+            design.update(pyramid_channels=head.channels, hidden=head.hidden)
         return {
             **design,
-            "anchors": anchors.sizes,
-            "ratios": anchors.ratios,
-            "pyramid_channels": head.channels,
-            "hidden": head.hidden,
             "proposals": [head.proposals_before, head.proposals],
             "sampled_anchors": head.sampled_anchors,
             "sampled_regions": head.sampled_regions,
@@ -78,20 +78,26 @@ class BoxNetwork:
         seed: int = 0,
     ) -> BlockedNetwork:
         assert design is not None  # as `design` made it
-        return dense_network.build(_kind(), backbone, len(labels), design, pretrained=pretrained, seed=seed)
+        return dense_network.build(head_kind(), backbone, len(labels), design, pretrained=pretrained, seed=seed)
 
     def load(self, candidate: CandidateRecord) -> BlockedNetwork:
-        return dense_network.load(_kind(), candidate)
+        return dense_network.load(head_kind(), candidate)
 
 
-def _kind() -> HeadKind:
+def head_kind() -> HeadKind:
+    """How the head is built and asked."""
+    from pipeline.models.providers.torchvision.dense_network import HeadKind
     from pipeline.serving.box_head import BoxHead
 
     def find_answer(head: nn.Module) -> Any:
         assert isinstance(head, BoxHead)
         return head.detect
 
-    return HeadKind(BoxHead, find_answer)
+    def find_neck(head: nn.Module) -> Any:
+        assert isinstance(head, BoxHead)
+        return head.merge
+
+    return HeadKind(BoxHead, find_answer, find_neck, "pyramid")
 
 
 class AnchorShapes(NamedTuple):

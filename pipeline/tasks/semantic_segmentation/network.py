@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.tasks import dense_network
-from pipeline.tasks.dense_network import HeadKind
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from pipeline.config import BackboneConfig
     from pipeline.config_section import TaskConfig
     from pipeline.models.network import BlockedNetwork
+    from pipeline.models.providers.torchvision.dense_network import HeadKind
     from pipeline.records import BackboneRecord, CandidateRecord, InputSpec
 
 STRIDES = (4, 8, 16, 32)
@@ -62,13 +62,15 @@ class PixelNetwork:
         seed: int = 0,
     ) -> BlockedNetwork:
         assert design is not None  # as `design` made it
-        return dense_network.build(_kind(), backbone, len(labels), design, pretrained=pretrained, seed=seed)
+        return dense_network.build(head_kind(), backbone, len(labels), design, pretrained=pretrained, seed=seed)
 
     def load(self, candidate: CandidateRecord) -> BlockedNetwork:
-        return dense_network.load(_kind(), candidate)
+        return dense_network.load(head_kind(), candidate)
 
 
-def _kind() -> HeadKind:
+def head_kind() -> HeadKind:
+    """How the head is built and asked."""
+    from pipeline.models.providers.torchvision.dense_network import HeadKind
     from pipeline.serving.pixel_head import build_head
 
     def find_answer(head: nn.Module) -> Any:

@@ -203,6 +203,8 @@ def find_similar_architecture(state: Mapping[str, Tensor]) -> str | None:
 
 def _find_similar_whole(state: Mapping[str, Tensor]) -> str | None:
     for architecture in WHOLE_NETWORKS:
+        if not _is_of_like_size(architecture, state):
+            continue
         try:
             whole_weights.fit_network(architecture, state, architecture)
         except BackboneError:
@@ -212,10 +214,8 @@ def _find_similar_whole(state: Mapping[str, Tensor]) -> str | None:
 
 
 def _find_similar_classifier(state: Mapping[str, Tensor]) -> str | None:
-    parameters = sum(value.numel() for value in state.values())
     for architecture in torchvision_models.list_architectures():
-        published = _published_presets(architecture).DEFAULT.meta["num_params"]
-        if not 0.5 * published < parameters < 1.5 * published + _ROOM_FOR_A_HEAD:
+        if not _is_of_like_size(architecture, state):
             continue
         classes = count_classes(architecture, state)
         expected = blocks.build_network(architecture, classes, meta=True).stock
@@ -223,6 +223,12 @@ def _find_similar_classifier(state: Mapping[str, Tensor]) -> str | None:
         if not weights.list_differences(expected, trained):
             return architecture
     return None
+
+
+def _is_of_like_size(architecture: str, state: Mapping[str, Tensor]) -> bool:
+    published = _published_presets(architecture).DEFAULT.meta["num_params"]
+    parameters = sum(value.numel() for value in state.values())
+    return bool(0.5 * published < parameters < 1.5 * published + _ROOM_FOR_A_HEAD)
 
 
 def derive_input_spec(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from pipeline.models import weights
-from pipeline.models.block_patterns import HEAD
+from pipeline.models.block_patterns import HEAD, NECK
 from pipeline.models.network import Block, ClassRows
 from pipeline.models.providers.torchvision import feature_maps, torchvision_models
 from pipeline.models.providers.torchvision.feature_maps import BodyBlock, FeatureMap
@@ -18,6 +18,7 @@ from pipeline.serving.feature_maps import builder_arguments
 from pipeline.tensors import Batch, TensorGroup
 
 CURRENT = "current"  # among what crosses from block to block: what the last step gave, where that is no map
+LEVEL = "level"  # and its number: what a neck gave
 BODY = "body."
 
 
@@ -30,25 +31,43 @@ class DenseModule(nn.Module):
         self.head = head
 
 
-class HeadBlock(Block):
-    """What reads the maps."""
+class HeadKind(NamedTuple):
+    """What differs between heads.
 
-    def __init__(self, stock: DenseModule) -> None:
-        super().__init__(HEAD, stock, ["head"])
+    Args:
+        make: from classes and design to the head.
+        find_answer: from the head to what makes the network's output of what the head reads.
+        find_neck: from the head to what makes that of the body's maps; None where the head reads them as they are.
+        neck: where the neck's tensors are in the head; it is a block of its own where it is pretrained.
+    """
+
+    make: Callable[[int, Mapping[str, Any]], nn.Module]
+    find_answer: Callable[[nn.Module], Callable[[Sequence[Tensor]], Tensor]]
+    find_neck: Callable[[nn.Module], Callable[[Sequence[Tensor]], list[Tensor]]] | None = None
+    neck: str = ""
+
+
+def _split_head(stock: DenseModule, kind: HeadKind, *, neck_apart: bool) -> list[Block]:
+    """The blocks behind the body."""
+    if not neck_apart:
+        return [Block(HEAD, stock, ["head"])]
+    rest = [f"head.{name}" for name, _ in stock.head.named_children() if name != kind.neck]
+    return [Block(NECK, stock, [f"head.{kind.neck}"]), Block(HEAD, stock, rest)]
 
 
 class DenseNetwork:
     """A body and a head, run block by block; see `pipeline.models.network.BlockedNetwork`.
 
     What crosses from block to block is one tensor up to the first map, and from there the maps so far and what the last
-    block gave, by names: a later block, or the head, reads them.
+    block gave, by names: a later block, or the head, reads them. Behind a neck it is what the neck made of the maps.
 
     Args:
         architecture: torchvision's name of the body's classifier, or of the whole network.
         classes: number of classes.
         stock: what is saved.
         maps: of the body, from fine to coarse.
-        answer: from the maps to the network's output.
+        kind: of the head.
+        neck_apart: whether the neck is a block of its own instead of a part of the head.
     """
 
     def __init__(
@@ -57,7 +76,9 @@ class DenseNetwork:
         classes: int,
         stock: DenseModule,
         maps: Sequence[FeatureMap],
-        answer: Callable[[Sequence[Tensor]], Tensor],
+        kind: HeadKind,
+        *,
+        neck_apart: bool,
     ) -> None:
         self.architecture = architecture
         self.classes = classes
@@ -66,9 +87,10 @@ class DenseNetwork:
         self.head = stock.head
         self.class_rows = _find_class_rows(stock.head)
         self._maps = list(maps)
-        self._answer = answer
+        self._answer = kind.find_answer(stock.head)
+        self._neck = None if kind.find_neck is None else kind.find_neck(stock.head)
         self._body: list[BodyBlock] = feature_maps.split_body(stock.body, maps, stock, BODY)
-        self.blocks: list[Block] = [*self._body, HeadBlock(stock)]
+        self.blocks: list[Block] = [*self._body, *_split_head(stock, kind, neck_apart=neck_apart)]
 
     @property
     def names(self) -> list[str]:
@@ -83,10 +105,20 @@ class DenseNetwork:
         first, end, _ = slice(start, stop).indices(len(self.blocks))
         if end == len(self.blocks):
             return self._answer(self.maps(x, first))
+        if end > len(self._body):
+            return TensorGroup({f"{LEVEL}{number}": level for number, level in enumerate(self.maps(x, first))})
         return self._pass_on(self._run_body(x, first, end))
 
     def maps(self, x: Batch, start: int = 0) -> list[Tensor]:
-        """The maps (N, C, H, W) that the head reads, from fine to coarse, of what blocks[start - 1] gave."""
+        """The maps (N, C, H, W) that the head reads, from fine to coarse, of what blocks[start - 1] gave: the body's, or
+        what the neck makes of them."""
+        if start > len(self._body):
+            assert isinstance(x, TensorGroup)
+            return [x.tensors[f"{LEVEL}{number}"] for number in range(len(x.tensors))]
+        maps = self._body_maps(x, start)
+        return maps if self._neck is None else self._neck(maps)
+
+    def _body_maps(self, x: Batch, start: int) -> list[Tensor]:
         live = self._run_body(x, start, len(self._body))
         found = []
         for one in self._maps:
@@ -172,6 +204,8 @@ def find_whole_design(architecture: str, side: int) -> dict[str, Any]:
     """
     whole = WHOLE_NETWORKS[architecture]
     design = {"network": architecture, "architecture": whole.body, "arguments": whole.arguments, "side": side}
+    if whole.norm_eps is not None:
+        design["norm_eps"] = whole.norm_eps
     maps = feature_maps.read_maps(architecture, build_body(design, meta=True).eval(), side, whole.maps)
     return {**design, "maps": [one._asdict() for one in maps], **whole.head}
 
@@ -188,27 +222,21 @@ def read_maps(design: Mapping[str, Any]) -> list[FeatureMap]:
     return [FeatureMap(**one) for one in design["maps"]]
 
 
-def build_network(
-    design: Mapping[str, Any],
-    classes: int,
-    make_head: Callable[[int, Mapping[str, Any]], nn.Module],
-    find_answer: Callable[[nn.Module], Callable[[Sequence[Tensor]], Tensor]],
-    *,
-    seed: int,
-) -> DenseNetwork:
+def build_network(design: Mapping[str, Any], classes: int, kind: HeadKind, *, seed: int) -> DenseNetwork:
     """A network with random weights; the global random state stays as it is.
 
     Args:
         design: as `find_design` or `find_whole_design` gives it, and what the head needs.
-        make_head: from classes and design to the head.
-        find_answer: from the head to what makes the network's output of the maps.
+        kind: of the head.
         seed: of the random weights.
     """
     architecture = str(design.get("network", design["architecture"]))
     body = build_body(design, seed=seed)
     with torchvision_models.seed_generator(seed):
-        head = make_head(classes, design)
-    return DenseNetwork(architecture, classes, DenseModule(body, head), read_maps(design), find_answer(head))
+        head = kind.make(classes, design)
+    stock = DenseModule(body, head)
+    neck_apart = "network" in design and kind.find_neck is not None
+    return DenseNetwork(architecture, classes, stock, read_maps(design), kind, neck_apart=neck_apart)
 
 
 def load_pretrained(network: DenseNetwork, source: Path) -> None:

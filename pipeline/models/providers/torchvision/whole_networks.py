@@ -7,7 +7,7 @@ torchvision's own builders.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 Kind = Literal["detector", "segmenter"]
@@ -23,11 +23,12 @@ class WholeNetwork(NamedTuple):
         body: torchvision's name of the classifier that its body is.
         arguments: of the body's builder.
         maps: paths, in the classifier, of the layers that give the maps, in the order in which they are computed.
-        head: what the head's builder needs beside the maps; see `pipeline.serving.pixel_head`.
+        head: what the head's builder needs beside the maps; see `pipeline.serving.pixel_head` and `box_head`.
         names: the beginnings of torchvision's names, and those here.
         class_weight: torchvision's name of a tensor that has a row for each class.
         side: of the pictures that the published weights were trained on, in pixels: the shorter one.
         arguments_of_whole: of the whole network's builder.
+        norm_eps: what the body's batch normalisation adds to a variance; None: what the classifier's does.
     """
 
     kind: Kind
@@ -39,6 +40,7 @@ class WholeNetwork(NamedTuple):
     class_weight: str
     side: int
     arguments_of_whole: dict[str, Any]
+    norm_eps: float | None = None
 
     def rename(self, name: str) -> str:
         """The name here of a tensor, by torchvision's."""
@@ -84,6 +86,69 @@ def _mobilenet_segmenter(
     )
 
 
+_RATIOS = [0.5, 1.0, 2.0]
+_SIZES = [32.0, 64.0, 128.0, 256.0, 512.0]
+
+
+def _detector(
+    body: str,
+    prefix: str,
+    maps: tuple[str, ...],
+    anchors: Sequence[float | list[float]],
+    side: int,
+    *,
+    norm_eps: float | None = None,
+    convolutions: tuple[int, int] = (1, 0),
+) -> WholeNetwork:
+    """Faster R-CNN with a feature pyramid.
+
+    torchvision's body has normalisations that neither move nor train; here they are the usual ones of the same values, so
+    that it may be trained from scratch too, and whether statistics move is said by the stage.
+
+    Args:
+        prefix: of the body's names.
+        anchors, convolutions: see `pipeline.serving.box_head.BoxHead`.
+    """
+    head: dict[str, Any] = {
+        "anchors": list(anchors),
+        "ratios": _RATIOS,
+        "pyramid_channels": 256,
+        "hidden": 1024,
+        "convolutions": list(convolutions),
+    }
+    names = {
+        "backbone.body.": prefix,
+        "backbone.fpn.": "head.pyramid.",
+        "rpn.head.": "head.rpn.head.",
+        "roi_heads.": "head.regions.",
+    }
+    return WholeNetwork(
+        kind="detector",
+        body=body,
+        arguments={},
+        maps=maps,
+        head=head,
+        names=names,
+        class_weight="roi_heads.box_predictor.cls_score.weight",
+        side=side,
+        arguments_of_whole={},
+        norm_eps=norm_eps,
+    )
+
+
+def _resnet_detector(norm_eps: float | None, convolutions: tuple[int, int] = (1, 0)) -> WholeNetwork:
+    maps = ("layer1.2", "layer2.3", "layer3.5", "layer4.2")
+    return _detector("resnet50", "body.", maps, _SIZES, 800, norm_eps=norm_eps, convolutions=convolutions)
+
+
+def _mobilenet_detector(side: int) -> WholeNetwork:
+    """Both of its maps have stride 32, and every level anchors of all sizes."""
+    anchors = [_SIZES] * 3
+    return _detector(
+        "mobilenet_v3_large", "body.features.", ("features.13", "features.16"), anchors, side, norm_eps=1e-5
+    )
+
+
 WHOLE_NETWORKS: Mapping[str, WholeNetwork] = {
     "deeplabv3_resnet50": _resnet_segmenter("resnet50", "layer4.2", "deeplab"),
     "deeplabv3_resnet101": _resnet_segmenter("resnet101", "layer4.2", "deeplab"),
@@ -95,6 +160,11 @@ WHOLE_NETWORKS: Mapping[str, WholeNetwork] = {
     "lraspp_mobilenet_v3_large": _mobilenet_segmenter(
         "lraspp", ("features.4", "features.16"), "classifier.low_classifier.weight", {}
     ),
+    # Trained when torchvision's fixed normalisation added nothing to a variance (`overwrite_eps` in its builder).
+    "fasterrcnn_resnet50_fpn": _resnet_detector(norm_eps=0.0),
+    "fasterrcnn_resnet50_fpn_v2": _resnet_detector(norm_eps=None, convolutions=(2, 4)),
+    "fasterrcnn_mobilenet_v3_large_fpn": _mobilenet_detector(800),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": _mobilenet_detector(320),
 }
 
 

@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from pipeline.models import weights
-from pipeline.models.block_patterns import HEAD
+from pipeline.models.block_patterns import HEAD, NECK
 from pipeline.models.providers.torchvision import dense_network, feature_maps, torchvision_models
 from pipeline.models.providers.torchvision.dense_network import DenseNetwork
 from pipeline.models.providers.torchvision.whole_networks import AUXILIARY, WHOLE_NETWORKS
@@ -57,7 +57,8 @@ def list_blocks(architecture: str) -> list[str]:
     design = dense_network.find_whole_design(architecture, SIDE)
     classifier = dense_network.build_body(design, meta=True)
     body = feature_maps.split_body(classifier, dense_network.read_maps(design), classifier, "")
-    return [*[block.name for block in body], HEAD]
+    behind = [NECK, HEAD] if WHOLE_NETWORKS[architecture].kind == "detector" else [HEAD]
+    return [*[block.name for block in body], *behind]
 
 
 def load_pretrained(network: DenseNetwork, source: Path) -> None:
