@@ -133,6 +133,7 @@ def ask_all(writers: Sequence[Connection], order: str) -> list[Any]:
 def race_by_alias(store: TrackingStore, writers: Sequence[Connection], rounds: int) -> int:
     """How many rounds were wrong."""
     wrong = 0
+    store.client.set_registered_model_alias(NAME, registry.CHAMPION, str(WRITERS + 1))
     for _ in range(rounds):
         decided_on = ask_all(writers, "alias")
         wrong += len(set(decided_on)) < len(decided_on)
@@ -232,14 +233,14 @@ def _note(acknowledged: set[str], told: tuple[bool, str]) -> None:
 # --- stores ----------------------------------------------------------------------------------------------------------
 
 
-def lay_out(uri: str, folder: Path) -> TrackingStore:
+def lay_out(uri: str) -> TrackingStore:
     """Registers a model with a version for each writer and one more."""
     store = TrackingStore(uri, None, "race")
     client = store.client
     client.create_registered_model(NAME)
     for _ in range(WRITERS + 1):
         run = client.create_run(store.experiment_id)
-        client.create_model_version(NAME, folder.as_uri(), run.info.run_id)
+        client.create_model_version(NAME, run.info.artifact_uri, run.info.run_id)
     return store
 
 
@@ -270,9 +271,9 @@ def served(uri: str, folder: Path) -> Iterator[str]:
         server.wait(30)
 
 
-def measure(uri: str, folder: Path, rounds: int, kills: int) -> bool:
+def measure(uri: str, rounds: int, kills: int) -> bool:
     """Runs both sides and the kills; returns whether the journal was right."""
-    store = lay_out(uri, folder)
+    store = lay_out(uri)
     console.print(f"store {store.shown}, {WRITERS} writers")
     with writers_at(uri) as writers:
         began = time.monotonic()
@@ -304,9 +305,9 @@ def main() -> None:
         uri = options.uri or f"sqlite:///{folder / 'mlflow.db'}"
         if options.server:
             with served(uri, folder) as address:
-                is_right = measure(address, folder, options.rounds, options.kills)
+                is_right = measure(address, options.rounds, options.kills)
         else:
-            is_right = measure(uri, folder, options.rounds, options.kills)
+            is_right = measure(uri, options.rounds, options.kills)
     sys.exit(0 if is_right else 1)
 
 

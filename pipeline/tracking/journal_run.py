@@ -119,12 +119,22 @@ class JournalRun:
             champion = read_history(entries).champion
             if aliased == champion:
                 return champion
-            self._set_alias(versions, champion)
+            self._move_alias(versions, aliased, champion)
         return read_history(self._read()).champion
 
     def _adopt(self, version: str) -> None:
         reason = "the alias champion was set before there was a journal"
         self._append(Entry(kind="adopted", champion="", version=version, by="thaw", reason=reason, time=now()))
+
+    def _move_alias(self, versions: Sequence[ModelVersion], aliased: str, champion: str) -> None:
+        """Sets the alias; where another has moved it meanwhile, which a database may refuse, nothing is amiss."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._set_alias(versions, champion)
+        except MlflowException:
+            if registry.aliases_of(self._store, self._name).get(registry.CHAMPION, "") == aliased:
+                raise
 
     def _set_alias(self, versions: Sequence[ModelVersion], champion: str) -> None:
         client = self._store.client

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from consoles import RecordingConsole
+from flows import temporary
+from flows.approval import approval
 from flows.promotion import answer_request, promote_version, read_model, roll_back
 from pipeline import receipts
 from pipeline.config import PromotionConfig, to_yaml
@@ -229,7 +231,10 @@ def test_a_version_waits_for_approval_which_lapses_and_is_overtaken(done: Finish
     with pytest.raises(ConfigError, match="refused by Ines"):
         answer_request(place(done), "1", "Ines", "yes", RecordingConsole(), approve=True)
     done.promote()
-    assert answer_request(place(done), "1", "Ines", "yes", RecordingConsole(), approve=True) == "insects v1 is champion"
+    with temporary.server(place(done).scratch, lambda: None):
+        assert approval(str(done.root), "1", "approve", "Ines", "yes") == "insects v1 is champion"
+        with pytest.raises(ConfigError, match="no open request"):
+            approval(str(done.root), "1", "approve", "Ines", "again")
     assert journal(done).read()[-1].kind == "approved"
     assert aliases(done) == [("challenger", "champion")]
     history = read_history(journal(done).read())
