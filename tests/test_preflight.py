@@ -315,22 +315,23 @@ def test_a_backbone_without_feature_maps_is_refused_before_the_run(task: str, tm
 
 
 @pytest.mark.parametrize(
-    ("task", "name"),
+    ("task", "name", "offered"),
     [
-        ("image-classification", "lraspp_mobilenet_v3_large"),
-        ("object-detection", "lraspp_mobilenet_v3_large"),
-        ("object-detection", "retinanet_resnet50_fpn"),
-        ("semantic-segmentation", "maskrcnn_resnet50_fpn"),
+        ("image-classification", "lraspp_mobilenet_v3_large", "mobilenet_v3_large"),
+        ("object-detection", "lraspp_mobilenet_v3_large", "fasterrcnn_resnet50_fpn_v2"),
+        ("object-detection", "retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"),
+        ("semantic-segmentation", "fasterrcnn_resnet50_fpn", "deeplabv3_resnet50"),
     ],
 )
 def test_a_detector_or_segmenter_of_no_use_to_the_task_is_refused_for_what_it_is(
-    task: str, name: str, tmp_path: Path
+    task: str, name: str, offered: str, tmp_path: Path
 ) -> None:
     config = settings(task={"name": task}, backbone={"name": f"torchvision/{name}"})
     check = thorough(tmp_path, config, stale=("finetune",))["backbone for the task"]
     assert check.state == "error"
     assert "of torchvision" in check.found
     assert "torchvision/resnet50" in check.hint
+    assert offered in check.hint
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ def _find_design(architecture: str, side: int, strides: Sequence[int], kind: Kin
         raise ConfigError(
             f"backbone.name: torchvision/{architecture}",
             found=f"a {whole.kind} of torchvision",
-            expected=f"one of its classifiers, or a {kind}: " + ", ".join(whole_networks.list_names(kind)),
-            hint="choose one, such as torchvision/resnet50",
+            expected=f"one of its classifiers, or a {kind}",
+            hint="choose one of " + ", ".join([*whole_networks.list_names(kind), "torchvision/resnet50 and the like"]),
         )
     return dense_network.find_whole_design(architecture, side)
 

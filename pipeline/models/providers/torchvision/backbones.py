@@ -40,8 +40,8 @@ def find_architecture(config: BackboneConfig) -> str:
         raise ConfigError(
             f"backbone.name: torchvision/{name}",
             found=f"a {kind} of torchvision that is not used whole",
-            expected="one of " + ", ".join([*whole_networks.list_names(kind), "its classifiers"]),
-            hint="choose one; a classifier such as torchvision/resnet50 is given a new head",
+            expected=f"a {kind} that is, or a classifier, which is given a new head",
+            hint="choose one of " + ", ".join([*whole_networks.list_names(kind), "torchvision/resnet50 and the like"]),
         )
     return torchvision_models.check_architecture(name)
 
@@ -131,7 +131,9 @@ def fit_weights(architecture: str, content: weights.WeightsContent, subject: str
         stock = whole_weights.fit_network(architecture, state, subject)
     except BackboneError as fault:
         raise _misfit_error(architecture, state, subject, fault.details) from fault
-    classes = whole_weights.count_classes(architecture, state)
+    outputs = whole_weights.count_classes(architecture, state)
+    background = 1 if WHOLE_NETWORKS[architecture].kind == "detector" else 0  # which is no class of boxes
+    classes = outputs - background
     return FittedWeights(stock, classes, tuple(whole_weights.list_blocks(architecture)))
 
 
