@@ -286,6 +286,10 @@ class RegisterConfig(ConfigSection):
     """name in the model registry; null: the workspace folder's name"""
     thresholds: dict[str, float] = {}
     """test metrics a model must reach to become champion, such as accuracy: 0.9"""
+    intended_use: str = ""
+    """what the model is meant for, by whom and on what examples, in your words: a section of its model card"""
+    limits: str = ""
+    """what it must not be used for, whom mistakes would hurt, and what is known to go wrong, in your words: in its model card"""
 
 
 class PromotionConfig(ConfigSection):

@@ -158,7 +158,7 @@ def _write_json(file: Path, values: dict[str, Any]) -> None:
 
 def _settings_digest(config: Config) -> str:
     """The digest of the settings that a registration follows."""
-    return digest({"name": config.register_.name}, _tracking_settings(config))
+    return digest(config.register_.model_dump(exclude={"thresholds"}), _tracking_settings(config))
 
 
 def _promotion_digest(config: Config) -> str:

@@ -135,7 +135,7 @@ STEPS: dict[str, StepEntry] = {
         record=records.PromoteRecord,
         settings=(WHOLE_CONFIG,),
         summary="pipeline.steps.summary:summarize_promote",
-        reads=("split", "finetune", "evaluate", "register"),
+        reads=("validate", "split", "backbone", "finetune", "evaluate", "register"),
         skipped_by="receipt",
         retries=2,
     ),

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 FEW_EXAMPLES, FEW_UNITS = 30, 10
 EXHIBITED_COLUMNS = ("id", "path", "target", "content", "scan.width", "scan.height")
-LATENCY = "latency.json"  # in the run's own folder: no input determines it
 
 
 def evaluate(
@@ -164,7 +163,7 @@ def _write_latency(loaded: LoadedCandidate, run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     latency = loaded.measure_latency()
     text = json.dumps(latency.model_dump(mode="json"), indent=2)
-    (run_dir / LATENCY).write_text(text + "\n", encoding="utf-8")
+    (run_dir / recorded_facts.LATENCY_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def _unseen_rows(candidate: Path, table: pa.Table) -> NDArray[np.bool_]:

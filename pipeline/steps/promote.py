@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline import receipts
@@ -26,6 +26,7 @@ from pipeline.promotion_journal import (
     shorten,
 )
 from pipeline.records import (
+    BackboneRecord,
     CandidateRecord,
     EvaluateRecord,
     FinetuneRecord,
@@ -33,7 +34,9 @@ from pipeline.records import (
     PromoteRecord,
     RegisterRecord,
     SplitRecord,
+    ValidateRecord,
 )
+from pipeline.steps import version_card
 from pipeline.steps.promotion_evidence import Challenger, gather_evidence, read_test_split
 from pipeline.steps.recorded_facts import MODEL_SHA256_TAG
 from pipeline.training.crash_points import crash_point
@@ -51,7 +54,9 @@ TRIED_EXAMPLES = 8  # test examples that the served version must answer as it wa
 
 def promote_registered(
     config: Config,
+    validated: ValidateRecord,
     split: SplitRecord,
+    backbone: BackboneRecord,
     finetuned: FinetuneRecord,
     evaluated: EvaluateRecord,
     registered: RegisterRecord,
@@ -61,7 +66,8 @@ def promote_registered(
     from pipeline.versioning import Versioning
 
     data = Versioning(context.root).data_version()
-    return promote(Challenger(config, split, finetuned, evaluated, registered, data, context))
+    records = (validated, split, backbone, finetuned, evaluated, registered)
+    return promote(Challenger(config, *records, data, context))
 
 
 def promote(challenger: Challenger) -> PromoteRecord:
@@ -154,7 +160,9 @@ class _Promotion:
         self._journal.reconcile()
         entries = self._journal.read()
         receipts.write_journal(self._workspace, self._name, entries)
-        return self._make_record(decided, read_history(entries))
+        record = self._make_record(decided, read_history(entries))
+        self._publish_card(record, entries)
+        return record
 
     # --- deciding --------------------------------------------------------------------------------------------------
 
@@ -299,6 +307,14 @@ class _Promotion:
             )
         )
 
+    def _publish_card(self, record: PromoteRecord, entries: Sequence[Entry]) -> None:
+        """Writes the version's card anew, with what was decided."""
+        challenger = self._challenger
+        version = self._list_versions()[self._version]
+        decided = replace(challenger.run, promote=record)
+        run_id = challenger.registered.run_id
+        version_card.publish(self._store, self._config, decided, version, run_id, challenger.context, entries)
+
     def _is_waiting(self, history: History) -> bool:
         return find_request(history, self._version, self._config) is not None
 
@@ -354,8 +370,6 @@ def who_runs() -> str:
 
 def _without_champion(evidence: Evidence, champion: str) -> Evidence:
     """The evidence where the champion is no longer registered."""
-    from dataclasses import replace
-
     return replace(evidence, champion=champion, champion_fault="it is not registered any longer", comparison=None)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,9 +21,18 @@ from pipeline.promotion.measure import (
     measure_slices,
 )
 from pipeline.promotion_journal import TestSplit
-from pipeline.records import DataVersion, EvaluateRecord, FinetuneRecord, Latency, RegisterRecord, SplitRecord, digest
-from pipeline.steps.evaluate import LATENCY
-from pipeline.steps.recorded_facts import MODEL_SHA256_TAG
+from pipeline.records import (
+    BackboneRecord,
+    DataVersion,
+    EvaluateRecord,
+    FinetuneRecord,
+    RegisterRecord,
+    RunRecords,
+    SplitRecord,
+    ValidateRecord,
+    digest,
+)
+from pipeline.steps.recorded_facts import MODEL_SHA256_TAG, find_latency
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,12 +51,20 @@ class Challenger:
     """What is known of the version that is decided on."""
 
     config: Config
+    validated: ValidateRecord
     split: SplitRecord
+    backbone: BackboneRecord
     finetuned: FinetuneRecord
     evaluated: EvaluateRecord
     registered: RegisterRecord
     data: DataVersion
     context: Context
+
+    @property
+    def run(self) -> RunRecords:
+        """Its records."""
+        steps = (self.validated, self.split, self.backbone, self.finetuned, self.evaluated)
+        return RunRecords(*steps, register=self.registered)
 
     @cached_property
     def test_rows(self) -> pa.Table:
@@ -247,13 +263,8 @@ class _Gathering:
 
 
 def _find_latency(challenger: Challenger) -> float | None:
-    """Milliseconds for one example, from the newest evaluation of these weights; None where none is known."""
-    runs = challenger.context.scratch / "runs"
-    for path in sorted(runs.glob(f"*/evaluate/{LATENCY}"), reverse=True):
-        try:
-            latency = Latency.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            continue
-        if latency.model_sha256 == challenger.evaluated.model_sha256:
-            return min(latency.batches, key=lambda timed: timed.batch).median_ms
-    return None
+    """Milliseconds for one example; None where none are known."""
+    latency = find_latency(challenger.context.scratch, challenger.evaluated.model_sha256)
+    if latency is None:
+        return None
+    return min(latency.batches, key=lambda timed: timed.batch).median_ms

@@ -16,12 +16,21 @@ from typing import TYPE_CHECKING, Any
 from pipeline import files
 from pipeline.config import Config
 from pipeline.context import MetricPoint, TrackedRun, Tracker
-from pipeline.records import BackboneRecord, CandidateRecord, DataVersion, EvaluateRecord, FinetuneRecord, StageResult
+from pipeline.records import (
+    BackboneRecord,
+    CandidateRecord,
+    DataVersion,
+    EvaluateRecord,
+    FinetuneRecord,
+    Latency,
+    StageResult,
+)
 
 if TYPE_CHECKING:
     from pipeline.training.train_state import Row
 
 TIMING_FILE = "timing.json"  # of a fine-tuning, in its run's folder
+LATENCY_FILE = "latency.json"  # of an evaluation, in its run's folder: no input determines it
 LIBRARIES = ("thaw", "torch", "torchvision", "mlflow")
 RECIPE_TAG = "recipe"
 MODEL_SHA256_TAG = "model.sha256"
@@ -150,14 +159,6 @@ def version_tags(
     return tags
 
 
-def describe_version(evaluated: EvaluateRecord) -> str:
-    """A version in a sentence, as the registry's page shows it."""
-    score = evaluated.metrics[evaluated.primary]
-    interval = f"{score.low:.3f} to {score.high:.3f}"
-    value = f"{evaluated.primary} {score.value:.3f} ({interval})"
-    return f"{evaluated.candidate}: {value} on {evaluated.examples} test examples"
-
-
 def dataset_facts(data: DataVersion) -> dict[str, str]:
     """What the store is told of the data that a run was made from."""
     facts = {}
@@ -198,6 +199,18 @@ def find_timing(scratch: Path, candidate: CandidateRecord) -> Mapping[str, Any] 
         if timing.get("key") == candidate.key:
             found: Mapping[str, Any] = timing
             return found
+    return None
+
+
+def find_latency(scratch: Path, model_sha256: str) -> Latency | None:
+    """Size and speed of a network, from the newest evaluation of these weights; None where none is known."""
+    for path in sorted((scratch / "runs").glob(f"*/evaluate/{LATENCY_FILE}"), reverse=True):
+        try:
+            latency = Latency.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            continue
+        if latency.model_sha256 == model_sha256:
+            return latency
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from pipeline.records import (
     SplitRecord,
     ValidateRecord,
 )
-from pipeline.steps import provenance, recorded_facts
+from pipeline.steps import provenance, recorded_facts, version_card
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ def register(registration: Registration) -> RegisterRecord:
 
     model = with_retries(store, f"registering {name}", register_version)
     shutil.rmtree(folder)
+    decided = replace(run, promote=receipts.load_promotion(workspace))
+    version_card.publish(store, config, decided, model, tracked.id, context)
     record = RegisterRecord(
         evaluation=run.evaluate.digest,
         key=key,
@@ -220,13 +222,12 @@ def _register_version(
         folder / provenance.FOLDER, registration.config, run.backbone, registration.data, registration.git
     )
     tags = {KEY: key, **facts}
-    description = recorded_facts.describe_version(run.evaluate)
     known = [version for version in registry.versions(store, name) if version.key == key]
     if known:
         _complete_version(store, known[0], folder, run.finetune.members, facts, context)
-        return registry.update(store, known[0], tags, description)
+        return registry.update(store, known[0], tags)
     model_id, source = packaging.upload(store, folder, name, tracked.id, key, facts)
-    return registry.register(store, name, source, model_id, tracked.id, tags, description)
+    return registry.register(store, name, source, model_id, tracked.id, tags)
 
 
 def _complete_version(

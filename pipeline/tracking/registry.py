@@ -28,6 +28,8 @@ class ModelVersion:
 
     Args:
         source: where its files are.
+        created: when it was registered, in milliseconds since 1970.
+        description: as the registry shows it.
     """
 
     name: str
@@ -36,6 +38,8 @@ class ModelVersion:
     tags: Mapping[str, str]
     run_id: str
     source: str
+    created: int = 0
+    description: str = ""
 
     @property
     def key(self) -> str:
@@ -114,7 +118,7 @@ def find(store: TrackingStore, reference: str) -> ModelVersion:
 
 
 def register(
-    store: TrackingStore, name: str, source: str, model_id: str, run_id: str, tags: Mapping[str, str], description: str
+    store: TrackingStore, name: str, source: str, model_id: str, run_id: str, tags: Mapping[str, str]
 ) -> ModelVersion:
     """A new version of the model `name`, which is made where there is none."""
     from mlflow.exceptions import MlflowException
@@ -124,24 +128,27 @@ def register(
     except MlflowException as fault:
         if fault.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    made = store.client.create_model_version(
-        name, source, run_id, dict(tags), model_id=model_id, description=description
-    )
+    made = store.client.create_model_version(name, source, run_id, dict(tags), model_id=model_id)
     return _to_version(made, [])
 
 
-def update(store: TrackingStore, version: ModelVersion, tags: Mapping[str, str], description: str) -> ModelVersion:
-    """The same version, described by a later evaluation: its tags are these now, whatever else it is tagged with."""
+def update(store: TrackingStore, version: ModelVersion, tags: Mapping[str, str]) -> ModelVersion:
+    """The same version, tagged by a later evaluation: its tags are these now, whatever else it is tagged with."""
     outdated = [name for name in version.tags if name.startswith(_OF_EVALUATION) and name not in tags]
     for name, value in tags.items():
         if version.tags.get(name) != value:
             store.client.set_model_version_tag(version.name, version.version, name, value)
     for name in outdated:
         store.client.delete_model_version_tag(version.name, version.version, name)
-    store.client.update_model_version(version.name, version.version, description)
     packaging.retag(store, version.key, tags, outdated)
     kept = {name: value for name, value in version.tags.items() if name not in outdated}
     return replace(version, tags={**kept, **tags})
+
+
+def describe(store: TrackingStore, version: ModelVersion, description: str) -> None:
+    """Sets what the registry shows of a version, in Markdown of at most 5,000 characters."""
+    if version.description != description:
+        store.client.update_model_version(version.name, version.version, description)
 
 
 def find_lost_files(store: TrackingStore, version: ModelVersion, folder: Path, kept: str) -> list[str]:
@@ -243,4 +250,6 @@ def _to_version(entity: Any, aliases: Sequence[str]) -> ModelVersion:
         tags=dict(entity.tags),
         run_id=entity.run_id or "",
         source=entity.source,
+        created=entity.creation_timestamp or 0,
+        description=entity.description or "",
     )

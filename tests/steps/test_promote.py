@@ -64,6 +64,13 @@ def test_the_first_to_reach_the_thresholds_is_champion_once_it_was_served(done: 
     assert any("serving insects v1 once" in line for line in console.lines)
     assert aliases(done) == [("challenger", "champion")]
     assert [entry.kind for entry in journal(done).read()] == ["verdict", "promoted"]
+    store = find(done.config.tracking, Workspace(done.root))
+    description = store.client.get_model_version("insects", "1").description
+    assert description.startswith("**Promoted to champion on ")
+    assert done.register().version == "1"
+    assert store.client.get_model_version("insects", "1").description == description, (
+        "registering again forgets nothing"
+    )
     again = done.promote()
     assert again.decision == "nothing-to-decide"
     assert len(journal(done).read()) == 2

@@ -40,6 +40,12 @@ def versions(done: Finished) -> list[Any]:
     return registered(done.config, Workspace(done.root), "insects")
 
 
+def read_card(done: Finished, run_id: str) -> str:
+    """The model card among a run's artifacts."""
+    found = client(done).download_artifacts(run_id, "model_card.md")
+    return Path(found).read_text().replace("\u202f", " ")
+
+
 def die(*_: object, **__: object) -> None:
     raise KeyboardInterrupt  # as a kill at this point
 
@@ -69,7 +75,7 @@ def test_an_evaluation_is_registered_once_with_its_evidence(
     assert run.data.metrics["test/accuracy_high"] == 1.0
     assert "version.torch" in run.data.tags
     assert [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs] == [("data", DATA.md5)]
-    assert [file.path for file in ask.list_artifacts(first.run_id)] == ["plots", "provenance", "test"]
+    assert [file.path for file in ask.list_artifacts(first.run_id)] == ["model_card.md", "plots", "provenance", "test"]
     (child,) = ask.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{first.run_id}'")
     assert not list((tmp_path / "elsewhere").iterdir())
     curve = ask.get_metric_history(child.info.run_id, "train/loss")
@@ -124,14 +130,16 @@ def test_a_kill_is_made_good_by_the_next_call(done: Finished, point: str, monkey
 @pytest.mark.slow
 def test_a_changed_evaluation_updates_the_version_and_makes_none(done: Finished) -> None:
     first = done.register()
-    done.judge(0.95, precision=0.8)
+    done.judge(0.95, macro_f1=0.8)
     second = done.register()
     (version,) = versions(done)
     assert (second.version, second.run_id) == (first.version, first.run_id)
-    assert version.metrics == {"accuracy": 0.95, "log_loss": 0.3, "precision": 0.8}
+    assert version.metrics == {"accuracy": 0.95, "log_loss": 0.3, "macro_f1": 0.8}
     assert version.tags["evaluation"] == done.evaluated.digest
     ask = client(done)
-    assert "accuracy 0.950 (0.850 to 1.000)" in ask.get_model_version("insects", "1").description
+    described = ask.get_model_version("insects", "1").description.replace("\u202f", " ")
+    assert "accuracy 95.0 % (85.0–100.0)" in described
+    assert "accuracy 95.0 % (85.0–100.0)" in read_card(done, first.run_id)
     experiments = [one.experiment_id for one in ask.search_experiments()]
     (model,) = ask.search_logged_models(experiments)
     assert model.tags["metric.accuracy"] == "0.95"

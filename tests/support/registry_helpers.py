@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from pipeline.config import Config, RegisterConfig
 from pipeline.context import Context
+from pipeline.evaluation import tables
 from pipeline.manifest import COLUMNS, QUARANTINE, sha256, write_table
 from pipeline.modalities.image.settings import ImageIntakeConfig
 from pipeline.models.network import state_to_save
@@ -164,9 +165,8 @@ class Finished:
             mark = context.scratch / "promotion" / "served" / registered.key[:32]
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
-        return promote(
-            Challenger(self.config, self.split, self.finetuned, self.evaluated, registered, self.data, context)
-        )
+        records = (self.validated, self.split, self.backbone, self.finetuned, self.evaluated)
+        return promote(Challenger(self.config, *records, registered, self.data, context))
 
     def register(self, **more: Any) -> Any:
         from pipeline.steps.register import Registration, register
@@ -210,8 +210,12 @@ def build(root: Path, architecture: str = "squeezenet1_1", spec: ImageInputSpec 
         per_class={LABELS[0]: len(files)}, converted={}, findings=(), checks=1,
     ).save(out / "validate")  # fmt: skip
     write_table(pa.Table.from_pylist([], schema=QUARANTINE), out / "validate" / "quarantine.parquet")
+    tables.write_classes([], out / "evaluate" / "per_class.csv")
+    tables.write_slices([], "accuracy", out / "evaluate" / "slices.csv")
+    tables.write_reliability([], out / "evaluate" / "reliability.csv")
+    counts = {"train": {LABELS[0]: 9}, "val": {LABELS[0]: 2}, "test": {LABELS[0]: len(files)}}
     SplitRecord(
-        manifest_sha256="", labels=LABELS, counts={}, new=0, left_out=(), warnings=(), near_duplicate_groups=0
+        manifest_sha256="", labels=LABELS, counts=counts, new=0, left_out=(), warnings=(), near_duplicate_groups=0
     ).save(out / "split")
     tested = [
         {"id": name, "path": name, "aliases": [], "target": LABELS[0], "split": "test", "unit": name} for name in names

@@ -365,6 +365,22 @@ def test_the_report_renders(finished: Finished) -> None:
     assert "<!doctype html>" in html.lower()
 
 
+def test_every_task_has_a_model_card(finished: Finished) -> None:
+    from pipeline import served
+    from pipeline.report.model_card import CardFacts, describe_version, write_card
+
+    config = finished.workspace.config()
+    run = RunRecords(*(finished.record(step) for step in STEPS))
+    facts = CardFacts("trial", "1", served=served.settings(config, run.candidate))
+    card = write_card(run, config, facts)
+    assert finished.task in card
+    assert all(label in card for label in finished.candidate.labels)
+    assert "refuses, with an error that names the row" in card
+    assert "### The weakest classes" in card
+    assert "on the test split" in card.lower()
+    assert describe_version(run, config, facts).startswith("**Nothing was decided about it yet.**")
+
+
 def weights(workspace: Workspace) -> str:
     record: Any = load_record(workspace, "finetune")
     return hashlib.sha256(record.candidate().model.read_bytes()).hexdigest()

@@ -1,0 +1,78 @@
+"""What the journal says of one version, in sentences and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC
+
+from pipeline.promotion_journal import MOVES, Entry, read_history
+from pipeline.report.markdown import escape, name, shorten
+
+LONGEST_DESCRIPTION = 5000  # characters that MLflow's database holds of a version's description
+LONGEST_REASON = 600
+
+VERDICTS = {
+    "promote": "Deserves to be champion",
+    "reject": "Not promoted",
+    "cannot-tell": "Not promoted, as the test split cannot tell",
+}
+STANDINGS = {
+    "adopted": "Champion",
+    "promoted": "Promoted to champion",
+    "approved": "Approved and promoted to champion",
+    "requested": "Waits for approval",
+    "refused": "Refused",
+    "rolled-back": "Made champion again",
+}
+
+
+def describe_standing(entries: Sequence[Entry], version: str) -> str:
+    """What was decided last about a version, in a sentence that stays true: with its day."""
+    own = list(_own_entries(entries, version))
+    if not own:
+        return "Nothing was decided about it yet."
+    last = own[-1]
+    reason = escape(shorten(last.reason, LONGEST_REASON))
+    return f"{_describe_kind(last, version)} on {_day(last)}: {reason}."
+
+
+def list_history(entries: Sequence[Entry], version: str) -> str:
+    """A line for each decision about a version."""
+    lines = []
+    for entry in _own_entries(entries, version):
+        what = _describe_kind(entry, version)
+        reason = escape(shorten(entry.reason, LONGEST_REASON))
+        lines.append(f"- {_day(entry)}, {name(entry.by)}: {what}: {reason}.")
+    return "\n".join(lines)
+
+
+def fit(blocks: Sequence[str]) -> str:
+    """As many of the blocks, from the first on, as a description may hold."""
+    text = ""
+    for block in blocks:
+        longer = f"{text}\n\n{block}" if text else block
+        if len(longer) <= LONGEST_DESCRIPTION:
+            text = longer
+    return text
+
+
+def _own_entries(entries: Sequence[Entry], version: str) -> Iterator[Entry]:
+    """The valid entries about a version, and those by which another took its place."""
+    for entry in read_history(entries).valid:
+        is_succeeded = entry.kind in MOVES and entry.champion == version
+        if entry.version == version or is_succeeded:
+            yield entry
+
+
+def _describe_kind(entry: Entry, version: str) -> str:
+    if entry.version != version:
+        successor = f"version {name(entry.version)}" if entry.version else "no version"
+        return f"Withdrawn for {successor}" if entry.kind == "rolled-back" else f"Succeeded by {successor}"
+    if entry.kind == "verdict":
+        return VERDICTS.get(entry.decision, name(entry.decision))
+    overridden = entry.kind == "promoted" and entry.decision in ("reject", "cannot-tell", "none")
+    return f"{STANDINGS[entry.kind]}{', overriding the verdict' if overridden else ''}"
+
+
+def _day(entry: Entry) -> str:
+    return entry.when.astimezone(UTC).strftime("%Y-%m-%d")
