@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from markdown_it import MarkdownIt
 
 from example_run import HOSTILE, LABELS, Made, make
 from pipeline import redaction
@@ -59,7 +58,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 def render(text: str) -> tuple[str, str]:
     """The HTML of a card, and the text that a reader sees."""
-    parser = MarkdownIt("commonmark", {"html": True}).enable("table")
+    markdown_it = pytest.importorskip("markdown_it")  # which comes with rich
+    parser = markdown_it.MarkdownIt("commonmark", {"html": True}).enable("table")
     seen = []
     for token in parser.parse(text):
         for child in token.children or ():
