@@ -25,6 +25,7 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 ANSWER_VALUES = 6  # of a box: left, top, right, bottom, score, class
 NO_BOX = -1.0  # the score of an unused place among the answers
 POOLED = 7  # cells a side of a region's features
+ONE_CONVOLUTION = (1, 0)  # where anchors are judged, and none where regions are
 
 
 class Proposals(NamedTuple):
@@ -60,46 +61,18 @@ class BoxHead(nn.Module):
 
     def __init__(self, classes: int, design: Mapping[str, Any]) -> None:
         super().__init__()
-        channels = int(design["pyramid_channels"])
-        hidden = int(design["hidden"])
         self.side = int(design["side"])
-        self.hidden = hidden
+        self.hidden = int(design["hidden"])
         self.detections = int(design["detections"])
-        anchors = _build_anchors(design)
-        depth, region_depth = design.get("convolutions", (1, 0))
-        norm = nn.BatchNorm2d if region_depth else None
-        before, after = design["proposals"]
-        inputs = [one["channels"] for one in design["maps"]]
-        self.pyramid = FeaturePyramidNetwork(inputs, channels, LastLevelMaxPool(), norm_layer=norm)
-        self.rpn = RegionProposalNetwork(
-            anchors,
-            RPNHead(channels, anchors.num_anchors_per_location()[0], conv_depth=depth),
-            fg_iou_thresh=0.7,
-            bg_iou_thresh=0.3,
-            batch_size_per_image=int(design["sampled_anchors"]),
-            positive_fraction=0.5,
-            pre_nms_top_n={"training": before, "testing": before},
-            post_nms_top_n={"training": after, "testing": after},
-            nms_thresh=0.7,
-        )
+        inputs = [int(one["channels"]) for one in design["maps"]]
         names = [str(number) for number in range(len(inputs))]
         self.level_names = [*names, "pool"]  # as the pyramid calls them
-        box_head: nn.Module = TwoMLPHead(channels * POOLED**2, hidden)
-        if region_depth:
-            box_head = FastRCNNConvFCHead((channels, POOLED, POOLED), [channels] * region_depth, [hidden], norm)
-        self.regions = RoIHeads(
-            MultiScaleRoIAlign(names, output_size=POOLED, sampling_ratio=2),
-            box_head,
-            FastRCNNPredictor(hidden, classes + 1),
-            fg_iou_thresh=0.5,
-            bg_iou_thresh=0.5,
-            batch_size_per_image=int(design["sampled_regions"]),
-            positive_fraction=0.25,
-            bbox_reg_weights=None,
-            score_thresh=float(design["score_threshold"]),
-            nms_thresh=float(design["overlap_threshold"]),
-            detections_per_img=self.detections,
-        )
+        _, region_depth = design.get("convolutions", ONE_CONVOLUTION)
+        norm = nn.BatchNorm2d if region_depth else None
+        channels = int(design["pyramid_channels"])
+        self.pyramid = FeaturePyramidNetwork(inputs, channels, LastLevelMaxPool(), norm_layer=norm)
+        self.rpn = _build_proposals(design)
+        self.regions = _build_regions(classes, names, design)
 
     # Rows of each tensor that belong to classes: how many come before the first class, the background's, and how many each
     # class has. A warm start matches them by name.
@@ -165,6 +138,49 @@ class BoxHead(nn.Module):
         """What torchvision's parts ask of the input: its size alone."""
         empty = torch.empty(1, device=device).expand(count, 3, self.side, self.side)
         return ImageList(empty, [(self.side, self.side)] * count)
+
+
+def _build_proposals(design: Mapping[str, Any]) -> RegionProposalNetwork:
+    anchors = _build_anchors(design)
+    depth, _ = design.get("convolutions", ONE_CONVOLUTION)
+    before, after = design["proposals"]
+    return RegionProposalNetwork(
+        anchors,
+        RPNHead(int(design["pyramid_channels"]), anchors.num_anchors_per_location()[0], conv_depth=depth),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=int(design["sampled_anchors"]),
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": before, "testing": before},
+        post_nms_top_n={"training": after, "testing": after},
+        nms_thresh=0.7,
+    )
+
+
+def _build_regions(classes: int, levels: list[str], design: Mapping[str, Any]) -> RoIHeads:
+    """What judges the regions that are cut out of the levels of these names."""
+    channels = int(design["pyramid_channels"])
+    hidden = int(design["hidden"])
+    _, depth = design.get("convolutions", ONE_CONVOLUTION)
+    if depth:
+        box_head: nn.Module = FastRCNNConvFCHead(
+            (channels, POOLED, POOLED), [channels] * depth, [hidden], norm_layer=nn.BatchNorm2d
+        )
+    else:
+        box_head = TwoMLPHead(channels * POOLED**2, hidden)
+    return RoIHeads(
+        MultiScaleRoIAlign(levels, output_size=POOLED, sampling_ratio=2),
+        box_head,
+        FastRCNNPredictor(hidden, classes + 1),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=int(design["sampled_regions"]),
+        positive_fraction=0.25,
+        bbox_reg_weights=None,
+        score_thresh=float(design["score_threshold"]),
+        nms_thresh=float(design["overlap_threshold"]),
+        detections_per_img=int(design["detections"]),
+    )
 
 
 def _build_anchors(design: Mapping[str, Any]) -> AnchorGenerator:

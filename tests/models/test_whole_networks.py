@@ -346,6 +346,24 @@ def test_a_region_head_with_normalisation_survives_a_picture_in_which_nothing_co
     assert all(buffer.isfinite().all() for buffer in head.buffers())
 
 
+@pytest.mark.parametrize("architecture", [LIGHT_DETECTOR, "fasterrcnn_resnet50_fpn"])
+def test_a_detector_can_be_trained_from_scratch(architecture: str) -> None:
+    """With statistics that move, from random weights; pictures of one grey, whose variance is nothing, included."""
+    settings = {name: BOXES[name] for name in ("proposals", "sampled_anchors", "sampled_regions", "detections")}
+    thresholds = {"score_threshold": 0.0, "overlap_threshold": 0.5}
+    design = {**dense_network.find_whole_design(architecture, SIDE), **settings, **thresholds}
+    network = dense_network.build_network(design, 2, box_network.head_kind(), seed=0)
+    network.stock.train()
+    truth = PictureBoxes(
+        np.array([[4, 4, 40, 30]], np.float32), np.zeros(1, np.int64), np.zeros(1, np.bool_), SIDE, SIDE
+    )
+    for x in (pictures(), torch.ones(2, 3, SIDE, SIDE)):
+        loss = BoxLoss()(network, x, 0, BoxTargets([truth, truth]))
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert loss.isfinite()
+        assert all(one.grad is None or one.grad.isfinite().all() for one in network.stock.parameters())
+
+
 def test_layers_named_as_before_are_understood(tmp_path: Path) -> None:
     """Files from before the pyramid's and the proposals' convolutions were numbered, as the first published one is."""
     state = published_state(LIGHT_DETECTOR)

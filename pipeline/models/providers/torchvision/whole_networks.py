@@ -86,6 +86,7 @@ def _mobilenet_segmenter(
     )
 
 
+_NEARLY_NOTHING = 1e-10  # 0 would be refused where the batch's own statistics are used, as in training from scratch
 _RATIOS = [0.5, 1.0, 2.0]
 _SIZES = [32.0, 64.0, 128.0, 256.0, 512.0]
 
@@ -160,8 +161,8 @@ WHOLE_NETWORKS: Mapping[str, WholeNetwork] = {
     "lraspp_mobilenet_v3_large": _mobilenet_segmenter(
         "lraspp", ("features.4", "features.16"), "classifier.low_classifier.weight", {}
     ),
-    # Trained when torchvision's fixed normalisation added nothing to a variance (`overwrite_eps` in its builder).
-    "fasterrcnn_resnet50_fpn": _resnet_detector(norm_eps=0.0),
+    # torchvision's fixed normalisation adds nothing to a variance here (`overwrite_eps` in its builder).
+    "fasterrcnn_resnet50_fpn": _resnet_detector(norm_eps=_NEARLY_NOTHING),
     "fasterrcnn_resnet50_fpn_v2": _resnet_detector(norm_eps=None, convolutions=(2, 4)),
     "fasterrcnn_mobilenet_v3_large_fpn": _mobilenet_detector(800),
     "fasterrcnn_mobilenet_v3_large_320_fpn": _mobilenet_detector(320),
