@@ -2,8 +2,8 @@
 
 MLflow runs this file when it loads the model. Beside it lie `weights.safetensors` (the body's and the head's), `model.json`
 (the network's design, labels, how an image becomes the network's input, limits) and the modules that it loads from there,
-so that no pickle is needed. An image is presented exactly as it was when the model was judged: whole, or, where the settings have
-`tiles` and it is much larger than those, in tiles.
+so that no pickle is needed. An image is presented exactly as it was when the model was judged: whole, or, where the
+settings have `tiles` and it is much larger than those, in tiles.
 
 Input: a table with the binary column `image`, the content of one image file a row (base64 over HTTP).
 Output: a table with `regions`: for each image a list of `{"label": …, "pixels": how many, "runs": […]}`, one for each class
@@ -89,6 +89,7 @@ class Segmenter(PythonModel):
             image = self.requests.open_image(content, first_row + row, self.settings, self.pixels, self.tiles)
             if isinstance(image, self.requests.LargeImage):
                 answers[row] = self._answer_in_tiles(image.picture)
+                del image  # before the next one is opened
             else:
                 opened[row] = image
         if opened:
