@@ -127,6 +127,12 @@ class BoxJudge:
         self._config = config
 
     def judge(self, loaded: LoadedCandidate, table: pa.Table) -> JudgedBoxes:
+        """The boxes in the pictures' own pixels; those of large pictures from their tiles, as the served model answers.
+
+        Raises:
+            DataError: a large picture cannot be decoded wholly.
+        """
+        from pipeline.evaluation.tiled_answers import detect_in_tiles, find_tiles
         from pipeline.modalities.image.canvas import lift_boxes
         from pipeline.records import image_spec
 
@@ -134,8 +140,13 @@ class BoxJudge:
         targets: Any = loaded.task.scorer.targets(table, candidate.labels)
         spec = image_spec(candidate.input)
         answers = []
-        for answer, picture in zip(list_answers(loaded.answers()), targets.pictures, strict=True):
-            answers.append(lift_boxes(answer, picture.width, picture.height, spec))
+        paths = table["path"].to_pylist()
+        for path, answer, picture in zip(paths, list_answers(loaded.answers()), targets.pictures, strict=True):
+            tiles = find_tiles(candidate, picture.width, picture.height)
+            if tiles is None:
+                answers.append(lift_boxes(answer, picture.width, picture.height, spec))
+            else:
+                answers.append(detect_in_tiles(loaded, path, tiles))
         judgement = BoxJudgement(targets.pictures, answers, len(candidate.labels))
         return JudgedBoxes(judgement, candidate.val[BEST_SCORE], number_units(table["unit"]))
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.predict import LoadedCandidate
     from pipeline.records import CandidateRecord
     from pipeline.serving.tiles import Scores
+    from pipeline.tensors import Batch
 
 
 def find_tiles(candidate: CandidateRecord, width: int, height: int) -> dict[str, Any] | None:
@@ -35,30 +36,71 @@ def label_in_tiles(loaded: LoadedCandidate, path: str, tiles: Mapping[str, Any])
     Raises:
         DataError: the file is missing or cannot be decoded wholly.
     """
+    from pipeline.serving.tiles import find_tiling, label_bands
+
+    picture = _open_picture(loaded, path)
+    tiling = find_tiling(picture.width, picture.height, tiles)
+    return np.concatenate(list(label_bands(picture, tiling, lambda cut: _score_tiles(loaded, cut))))
+
+
+def detect_in_tiles(loaded: LoadedCandidate, path: str, tiles: Mapping[str, Any]) -> NDArray[np.float64]:
+    """The boxes (K, 6) of a picture, best first: left, top, right, bottom in its pixels, score, class. Read from its file.
+
+    Args:
+        path: below the data folder.
+
+    Raises:
+        DataError: the file is missing or cannot be decoded wholly.
+    """
+    from pipeline.serving.box_tiles import merge_boxes
+    from pipeline.serving.tiles import answer_tiles, find_tiling
+
+    picture = _open_picture(loaded, path)
+    tiling = find_tiling(picture.width, picture.height, tiles)
+    found = answer_tiles(picture, tiling, lambda cut: _find_boxes(loaded, cut))
+    most_overlap = loaded.candidate.design["overlap_threshold"]
+    return merge_boxes(found, tiling, picture.width, picture.height, most_overlap)
+
+
+def _open_picture(loaded: LoadedCandidate, path: str) -> Image.Image:
     from pipeline.manifest import real_path
     from pipeline.modalities.image.decoding import open_rgb
     from pipeline.records import image_spec
-    from pipeline.serving.tiles import find_tiling, label_bands
 
-    spec = image_spec(loaded.candidate.input)
-    picture = open_rgb(real_path(loaded.data, path), background=spec.background)
-    tiling = find_tiling(picture.width, picture.height, tiles)
-    bands = label_bands(picture, tiling, lambda cut: _score_tiles(loaded, cut))
-    return np.concatenate(list(bands))
+    background = image_spec(loaded.candidate.input).background
+    return open_rgb(real_path(loaded.data, path), background=background)
 
 
 def _score_tiles(loaded: LoadedCandidate, tiles: Sequence[Image.Image]) -> Iterator[Scores]:
-    """Logits (C, height, width) of each tile, which is presented as a whole picture is."""
-    import torch
-
+    """Logits (C, height, width) of each tile."""
     from pipeline.records import image_spec
     from pipeline.serving.canvas import enlarge_logits
-    from pipeline.serving.image_pixels import to_square
     from pipeline.tensors import single_tensor
 
     spec = image_spec(loaded.candidate.input)
-    squares = [to_square(tile, spec.resize, spec.fit, spec.interpolation, spec.background) for tile in tiles]
-    output = single_tensor(loaded.output(torch.from_numpy(np.stack(squares))))
-    for tile, logits in zip(tiles, output, strict=True):
+    for tile, logits in zip(tiles, single_tensor(_run(loaded, tiles)), strict=True):
         enlarged = enlarge_logits(logits, tile.width, tile.height, spec.size, spec.fit)
         yield enlarged.cpu().numpy()
+
+
+def _find_boxes(loaded: LoadedCandidate, tiles: Sequence[Image.Image]) -> Iterator[NDArray[np.float64]]:
+    """The boxes (k, 6) of each tile, in its own pixels."""
+    from pipeline.modalities.image.canvas import lift_boxes
+    from pipeline.objectives.box_matching import list_answers
+    from pipeline.records import image_spec
+
+    spec = image_spec(loaded.candidate.input)
+    answers = loaded.task.scorer.answers(loaded.model, _run(loaded, tiles), None)
+    for tile, answer in zip(tiles, list_answers(answers.double().cpu().numpy()), strict=True):
+        yield lift_boxes(answer, tile.width, tile.height, spec)
+
+
+def _run(loaded: LoadedCandidate, tiles: Sequence[Image.Image]) -> Batch:
+    """What the network gives for tiles, each presented as a whole picture is."""
+    import torch
+
+    from pipeline.records import image_spec
+    from pipeline.serving.image_pixels import to_squares
+
+    spec = image_spec(loaded.candidate.input)
+    return loaded.output(torch.from_numpy(to_squares(tiles, spec.model_dump(mode="json"))))

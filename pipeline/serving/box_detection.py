@@ -2,7 +2,8 @@
 
 MLflow runs this file when it loads the model. Beside it lie `weights.safetensors` (the body's and the head's), `model.json`
 (the network's design, labels, how an image becomes the network's input, limits) and the modules that it loads from there,
-so that no pickle is needed. An image is presented exactly as it was when the model was judged.
+so that no pickle is needed. An image is presented exactly as it was when the model was judged: whole, or, where the
+settings have `tiles` and it is much larger than those, in tiles.
 
 Input: a table with the binary column `image`, the content of one image file a row (base64 over HTTP).
 Output: a table with `objects`: for each image a list of `{"label": …, "score": …, "box": [left, top, right, bottom]}`, the
@@ -13,8 +14,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,8 +26,15 @@ from mlflow.pyfunc.model import PythonModel
 from safetensors.torch import load_file
 from torch import nn
 
-BATCH = 8
 SCORE, CLASS = 4, 5
+
+
+class Answer(NamedTuple):
+    """A row of the output."""
+
+    objects: list[dict[str, Any]]
+    width: int
+    height: int
 
 
 class Network(nn.Module):
@@ -50,6 +59,8 @@ class Detector(PythonModel):
         self.requests = _load_module(folder / "image_requests.py")
         self.canvas = _load_module(folder / "canvas.py")
         self.feature_maps = _load_module(folder / "feature_maps.py")
+        self.tiles = _load_module(folder / "tiles.py")
+        self.box_tiles = _load_module(folder / "box_tiles.py")
         box_head = _load_module(folder / "box_head.py")
         design = self.settings["design"]
         with torch.random.fork_rng(devices=[]):
@@ -63,21 +74,36 @@ class Detector(PythonModel):
         Raises:
             MlflowException: a row is no image that can be used; names the row. A server answers 400.
         """
-        images = self.requests.image_column(model_input)
-        found: dict[str, list[Any]] = {"objects": [], "width": [], "height": []}
-        for start in range(0, len(images), BATCH):
-            opened = []
-            for offset, content in enumerate(images[start : start + BATCH]):
-                opened.append(self.requests.open_image(content, start + offset, self.settings, self.pixels))
-            for image, answer in zip(opened, self._detect(opened), strict=True):
-                found["objects"].append(self._describe(answer, image.width, image.height))
-                found["width"].append(image.width)
-                found["height"].append(image.height)
-        return pd.DataFrame(found)
+        contents = self.requests.image_column(model_input)
+        answers = self.requests.answer_images(contents, self._open, self._answer_whole, self._answer_in_tiles)
+        return pd.DataFrame(answers, columns=list(Answer._fields))
 
-    def _detect(self, opened: list[Any]) -> np.ndarray[Any, Any]:
-        spec = self.settings["input"]
-        batch = torch.from_numpy(self.pixels.normalise(np.stack([one.square for one in opened]), spec))
+    def _open(self, content: Any, row: int) -> Any:
+        return self.requests.open_image(content, row, self.settings, self.pixels, self.tiles)
+
+    def _answer_whole(self, images: list[Any]) -> Iterator[Answer]:
+        answers = self._detect(np.stack([image.square for image in images]))
+        for image, answer in zip(images, answers, strict=True):
+            lifted = self._lift(answer, image.width, image.height)
+            yield Answer(self._describe(lifted), image.width, image.height)
+
+    def _answer_in_tiles(self, picture: Any) -> Answer:
+        width, height = picture.size
+        tiling = self.tiles.find_tiling(width, height, self.settings["tiles"])
+        found = self.tiles.answer_tiles(picture, tiling, self._detect_in_tiles)
+        most_overlap = self.settings["design"]["overlap_threshold"]
+        boxes = self.box_tiles.merge_boxes(found, tiling, width, height, most_overlap)
+        return Answer(self._describe(boxes), width, height)
+
+    def _detect_in_tiles(self, tiles: list[Any]) -> Iterator[np.ndarray[Any, Any]]:
+        """The boxes (k, 6) of each tile, which is presented as a whole image is, in the tile's own pixels."""
+        squares = self.pixels.to_squares(tiles, self.settings["input"])
+        for tile, answer in zip(tiles, self._detect(squares), strict=True):
+            yield self._lift(answer, tile.width, tile.height)
+
+    def _detect(self, squares: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """(N, detections, 6) of images on the square."""
+        batch = torch.from_numpy(self.pixels.normalise(squares, self.settings["input"]))
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             body = self.network.body(batch.to(self.device))
             maps = self.feature_maps.order_maps(body, self.settings["design"]["maps"])
@@ -85,12 +111,17 @@ class Detector(PythonModel):
             answers: np.ndarray[Any, Any] = head.detect(head.merge(maps)).double().cpu().numpy()
         return answers
 
-    def _describe(self, answer: np.ndarray[Any, Any], width: int, height: int) -> list[dict[str, Any]]:
+    def _lift(self, answer: np.ndarray[Any, Any], width: int, height: int) -> np.ndarray[Any, Any]:
+        """The boxes (k, 6) of an answer in the image's pixels, without unused places."""
         spec = self.settings["input"]
-        shown = answer[answer[:, SCORE] >= self.settings["least_score"]]
-        lifted = self.canvas.lift(shown, width, height, spec["size"], spec["fit"])
+        used = answer[answer[:, SCORE] >= 0]
+        lifted: np.ndarray[Any, Any] = self.canvas.lift(used, width, height, spec["size"], spec["fit"])
+        return lifted
+
+    def _describe(self, boxes: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
+        shown = boxes[boxes[:, SCORE] >= self.settings["least_score"]]
         described = []
-        for values in lifted.tolist():
+        for values in shown.tolist():
             corners = [round(value, 2) for value in values[:SCORE]]
             described.append({"label": self.labels[int(values[CLASS])], "score": values[SCORE], "box": corners})
         return described

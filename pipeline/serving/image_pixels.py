@@ -5,6 +5,7 @@ What becomes of an image depends on its file and the settings alone, in training
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,18 @@ def to_square(image: Image.Image, side: int, fit: str, interpolation: str, backg
     else:
         square = image.resize((side, side), resample)
     return np.array(square)
+
+
+def to_squares(images: Sequence[Image.Image], spec: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """RGB images as (N, resize, resize, 3); see `to_square`.
+
+    Args:
+        spec: `resize` in pixels, `fit`, `interpolation` and `background`.
+    """
+    background = tuple(spec["background"])
+    return np.stack(
+        [to_square(image, spec["resize"], spec["fit"], spec["interpolation"], background) for image in images]
+    )
 
 
 def _pad(image: Image.Image, side: int, resample: Image.Resampling, background: Colour) -> Image.Image:

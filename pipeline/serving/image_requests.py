@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from PIL import Image, UnidentifiedImageError
+
+BATCH = 8
+T = TypeVar("T")
 
 
 class OpenedImage(NamedTuple):
@@ -48,6 +51,35 @@ def image_column(table: Any) -> list[Any]:
         columns = list(table.columns) if isinstance(table, pd.DataFrame) else type(table).__name__
         raise bad_request(f"the input must be a table with one column, image; found {columns}")
     return list(table["image"])
+
+
+def answer_images(
+    contents: Sequence[Any],
+    open_row: Callable[[Any, int], OpenedImage | LargeImage],
+    answer_whole: Callable[[Sequence[OpenedImage]], Iterable[T]],
+    answer_large: Callable[[Image.Image], T],
+) -> list[T]:
+    """The answers to images, in order: `BATCH` at a time of those shown whole, one at a time of the large ones.
+
+    Args:
+        contents: of the files.
+        open_row: opens a content, given its row.
+        answer_whole: answers some images.
+        answer_large: answers a large one.
+    """
+    answers: dict[int, T] = {}
+    for start in range(0, len(contents), BATCH):
+        opened: dict[int, OpenedImage] = {}
+        for row in range(start, min(start + BATCH, len(contents))):
+            image = open_row(contents[row], row)
+            if isinstance(image, LargeImage):
+                answers[row] = answer_large(image.picture)
+                del image  # before the next one is opened
+            else:
+                opened[row] = image
+        if opened:
+            answers.update(zip(opened, answer_whole(list(opened.values())), strict=True))
+    return [answers[row] for row in range(len(contents))]
 
 
 def open_image(

@@ -27,8 +27,6 @@ from mlflow.pyfunc.model import PythonModel
 from safetensors.torch import load_file
 from torch import nn
 
-BATCH = 8
-
 
 class Answer(NamedTuple):
     """A row of the output."""
@@ -75,28 +73,19 @@ class Segmenter(PythonModel):
         Raises:
             MlflowException: a row is no image that can be used; names the row. A server answers 400.
         """
-        images = self.requests.image_column(model_input)
-        answers: list[Answer] = []
-        for start in range(0, len(images), BATCH):
-            answers += self._answer(images[start : start + BATCH], start)
+        contents = self.requests.image_column(model_input)
+        answers = self.requests.answer_images(contents, self._open, self._answer_whole, self._answer_in_tiles)
         return pd.DataFrame(answers, columns=list(Answer._fields))
 
-    def _answer(self, contents: list[Any], first_row: int) -> list[Answer]:
-        """Answers to some images; of the large ones, one is held at a time."""
-        answers: dict[int, Answer] = {}
-        opened: dict[int, Any] = {}
-        for row, content in enumerate(contents):
-            image = self.requests.open_image(content, first_row + row, self.settings, self.pixels, self.tiles)
-            if isinstance(image, self.requests.LargeImage):
-                answers[row] = self._answer_in_tiles(image.picture)
-                del image  # before the next one is opened
-            else:
-                opened[row] = image
-        if opened:
-            logits = self._logits([image.square for image in opened.values()])
-            for (row, image), values in zip(opened.items(), logits, strict=True):
-                answers[row] = self._answer_whole(values, image.width, image.height)
-        return [answers[row] for row in range(len(contents))]
+    def _open(self, content: Any, row: int) -> Any:
+        return self.requests.open_image(content, row, self.settings, self.pixels, self.tiles)
+
+    def _answer_whole(self, images: list[Any]) -> Iterator[Answer]:
+        spec = self.settings["input"]
+        logits = self._logits(np.stack([image.square for image in images]))
+        for image, values in zip(images, logits, strict=True):
+            mask = self.canvas.lift_logits(values, image.width, image.height, spec["size"], spec["fit"])
+            yield Answer(self.runs.encode_mask(mask, self.labels), image.width, image.height)
 
     def _answer_in_tiles(self, picture: Any) -> Answer:
         tiling = self.tiles.find_tiling(picture.width, picture.height, self.settings["tiles"])
@@ -106,27 +95,18 @@ class Segmenter(PythonModel):
     def _score_tiles(self, tiles: list[Any]) -> Iterator[np.ndarray[Any, Any]]:
         """Logits (C, height, width) of each tile, which is presented as a whole image is."""
         spec = self.settings["input"]
-        squares = []
-        for tile in tiles:
-            background = tuple(spec["background"])
-            squares.append(self.pixels.to_square(tile, spec["resize"], spec["fit"], spec["interpolation"], background))
-        for tile, logits in zip(tiles, self._logits(squares), strict=True):
+        for tile, logits in zip(tiles, self._logits(self.pixels.to_squares(tiles, spec)), strict=True):
             enlarged = self.canvas.enlarge_logits(logits, tile.width, tile.height, spec["size"], spec["fit"])
             yield enlarged.cpu().numpy()
 
-    def _logits(self, squares: list[np.ndarray[Any, Any]]) -> torch.Tensor:
+    def _logits(self, squares: np.ndarray[Any, Any]) -> torch.Tensor:
         """(N, C, side, side) of images on the square."""
-        batch = torch.from_numpy(self.pixels.normalise(np.stack(squares), self.settings["input"]))
+        batch = torch.from_numpy(self.pixels.normalise(squares, self.settings["input"]))
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             body = self.network.body(batch.to(self.device))
             maps = self.feature_maps.order_maps(body, self.settings["design"]["maps"])
             logits: torch.Tensor = self.network.head(maps)
         return logits
-
-    def _answer_whole(self, logits: torch.Tensor, width: int, height: int) -> Answer:
-        spec = self.settings["input"]
-        mask = self.canvas.lift_logits(logits, width, height, spec["size"], spec["fit"])
-        return Answer(self.runs.encode_mask(mask, self.labels), width, height)
 
 
 def _load_module(path: Path) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,8 @@ CUT_FROM = 1.5  # a picture larger than so many tiles is cut
 AT_ONCE = 8  # tiles that the network is shown together
 
 Scores = NDArray[np.float32]
-TileScores = Callable[[Sequence[Image.Image]], Iterable[Scores]]
+T = TypeVar("T")
+AnswerTiles = Callable[[Sequence[Image.Image]], Iterable[T]]  # some tiles, at most `AT_ONCE` → an answer to each
 
 
 class Tiling(NamedTuple):
@@ -81,21 +82,28 @@ def _spread(length: int, tile: int, overlap: float) -> tuple[int, ...]:
     return tuple(round(number * (length - tile) / steps) for number in range(steps + 1))
 
 
-def label_bands(picture: Image.Image, tiling: Tiling, score_tiles: TileScores) -> Iterator[NDArray[np.uint8]]:
+def answer_tiles(picture: Image.Image, tiling: Tiling, answer: AnswerTiles[T]) -> Iterator[tuple[int, int, T]]:
+    """Every tile of a picture: where it begins (left, top), and the answer to it."""
+    for top in tiling.tops:
+        for left, found in _answer_row(picture, tiling, top, answer):
+            yield left, top, found
+
+
+def label_bands(picture: Image.Image, tiling: Tiling, score_tiles: AnswerTiles[Scores]) -> Iterator[NDArray[np.uint8]]:
     """The likeliest class of each pixel of a picture, as bands of rows (rows, width) from top to bottom.
 
     Besides the picture, only the scores of one band of tiles are held: classes × tile height × picture width.
 
     Args:
         picture: an RGB image.
-        score_tiles: gives for some tiles, at most `AT_ONCE`, the scores (classes, tile height, tile width) of each: logits,
-            or anything else of which a weighted sum can be compared between the classes of a pixel.
+        score_tiles: gives the scores (classes, tile height, tile width) of each tile: logits, or anything else of which a
+            weighted sum can be compared between the classes of a pixel.
     """
     weights = np.outer(_ramp(tiling.height, tiling.ramp_y), _ramp(tiling.width, tiling.ramp_x))
     band: Scores | None = None
     ends = [*tiling.tops[1:], picture.height]
     for top, end in zip(tiling.tops, ends, strict=True):
-        for left, scores in _score_row(picture, tiling, top, score_tiles):
+        for left, scores in _answer_row(picture, tiling, top, score_tiles):
             if band is None:
                 band = np.zeros((len(scores), tiling.height, picture.width), np.float32)
             band[:, :, left : left + tiling.width] += scores * weights
@@ -105,12 +113,12 @@ def label_bands(picture: Image.Image, tiling: Tiling, score_tiles: TileScores) -
         _move_up(band, finished)
 
 
-def _score_row(picture: Image.Image, tiling: Tiling, top: int, score_tiles: TileScores) -> Iterator[tuple[int, Scores]]:
-    """The tiles of a row: where each begins, and its scores."""
+def _answer_row(picture: Image.Image, tiling: Tiling, top: int, answer: AnswerTiles[T]) -> Iterator[tuple[int, T]]:
+    """The tiles of a row: where each begins, and the answer to it."""
     for start in range(0, len(tiling.lefts), AT_ONCE):
         lefts = tiling.lefts[start : start + AT_ONCE]
         cut = [picture.crop((left, top, left + tiling.width, top + tiling.height)) for left in lefts]
-        yield from zip(lefts, score_tiles(cut), strict=True)
+        yield from zip(lefts, answer(cut), strict=True)
 
 
 def _find_likeliest(scores: Scores) -> NDArray[np.uint8]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.tasks.base import Task
 from pipeline.tasks.canvas_codec import CanvasCodec
+from pipeline.tasks.canvas_tiles import CanvasTiles
 from pipeline.tasks.image_classification.display import ImageDisplay
 from pipeline.tasks.object_detection.network import BoxNetwork
 from pipeline.tasks.object_detection.reader import DetectionReader
@@ -26,4 +27,5 @@ TASK = Task(
     serving=BoxServing,
     sample=DetectionSample,
     target_codec=BoxTargetCodec(detection_settings),
+    tiler=CanvasTiles(detection_settings),
 )

@@ -31,6 +31,8 @@ class BoxServing:
         "pipeline.serving.canvas",
         "pipeline.serving.feature_maps",
         "pipeline.serving.box_head",
+        "pipeline.serving.tiles",
+        "pipeline.serving.box_tiles",
     )
     packages = canvas_serving.PACKAGES
     outputs = (

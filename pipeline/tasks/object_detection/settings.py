@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pipeline.config_section import TaskConfig
 from pipeline.modalities.image.annotations.settings import AnnotationConfig
-from pipeline.modalities.image.settings import CanvasAugmentConfig, CanvasInputConfig, ImageIntakeConfig
+from pipeline.modalities.image.settings import CanvasAugmentConfig, CanvasInputConfig, ImageIntakeConfig, TileConfig
 from pipeline.tasks.object_detection.head_settings import BoxHeadConfig
 
 USUAL_SIDE = 320  # pixels of the canvas where the settings leave it open
@@ -18,6 +18,7 @@ class ObjectDetectionConfig(TaskConfig):
     intake: ImageIntakeConfig = ImageIntakeConfig()
     annotations: AnnotationConfig = AnnotationConfig()
     input: CanvasInputConfig = CanvasInputConfig()
+    tiles: TileConfig = TileConfig()
     augment: CanvasAugmentConfig = CanvasAugmentConfig()
     head: BoxHeadConfig = BoxHeadConfig()
 
