@@ -55,7 +55,7 @@ def make_report(
         register=registered,
         promote=promoted,
     )
-    context = gather_context(workspace, versioning.data_version(), registered)
+    context = gather_context(workspace, versioning.data_version(), registered, promoted)
     write_page(build_page(records, context), workspace.report)
     receipts.write_report(workspace, inputs)
     run = recorded_facts.open_parent(tracker, records.finetune.key, workspace.root.name)

@@ -459,6 +459,9 @@ class PromoteRecord(Record):
     seen: int = 0  # test examples left out, that the champion had learnt from
     negative_flips: float | None = None
     positive_flips: float | None = None
+    better: int | None = None  # on how many examples its answer is better than the champion's before
+    worse: int | None = None
+    flips: str = ""  # folder below .thaw that shows some of them
     looks: int = 0  # at this test split, this one among them
     looks_allowed: int = 0
     waits: bool = False  # for a person's approval

@@ -34,6 +34,9 @@ class ChampionComparison:
         negative_flips: the share of examples that the champion gets right and the challenger wrong; None where answers
             are not right or wrong.
         positive_flips: the share the other way round.
+        better: on how many examples the challenger's answer is better than the champion's; None where there are none.
+        worse: on how many it is worse.
+        flips: the folder, below `.thaw`, that shows some of them; empty where there is none.
         removed_classes: classes of the champion that the challenger does not know.
         new_classes: classes that only the challenger knows, with its recall of each; None where the test split has none.
     """
@@ -46,6 +49,9 @@ class ChampionComparison:
     parts: tuple[PartGain, ...] = ()
     negative_flips: float | None = None
     positive_flips: float | None = None
+    better: int | None = None
+    worse: int | None = None
+    flips: str = ""
     removed_classes: tuple[str, ...] = ()
     new_classes: Mapping[str, float | None] = field(default_factory=dict)
 

@@ -81,6 +81,7 @@ def build_page(run: RunRecords, context: ReportContext) -> str:
             uri=run_sections.model_uri(promoted) if promoted else None,
             promoted=promoted,
             promotion=run_sections.describe_verdict(promoted) if promoted else None,
+            flips=context.flips,
             step_times=run_sections.step_times(context),
             latency=_latency(context, evaluated),
         )

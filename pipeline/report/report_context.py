@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from pipeline.records import CandidateRecord, DataVersion, Finding, Latency, RegisterRecord
+from pipeline.records import CandidateRecord, DataVersion, Finding, Latency, PromoteRecord, RegisterRecord
 from pipeline.redaction import MARK
+from pipeline.report.flip_section import FlipWay, flips_section
 from pipeline.step_table import DVC_STAGES
 from pipeline.workspace import Workspace
 
@@ -59,6 +60,7 @@ class ReportContext:
         versions: of libraries, by name.
         links: by what they lead to; http(s) or a path beside the page.
         sweeps: learning rate sweeps, where rates were found by them.
+        flips: examples that the challenger answers otherwise than the champion, both ways.
     """
 
     workspace: str
@@ -71,9 +73,15 @@ class ReportContext:
     versions: Mapping[str, str] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
     sweeps: tuple[Sweep, ...] = ()
+    flips: tuple[FlipWay, ...] = ()
 
 
-def gather_context(workspace: Workspace, data: DataVersion, registered: RegisterRecord | None = None) -> ReportContext:
+def gather_context(
+    workspace: Workspace,
+    data: DataVersion,
+    registered: RegisterRecord | None = None,
+    promoted: PromoteRecord | None = None,
+) -> ReportContext:
     """The context of the last run of a workspace in which a step ran or was restored."""
     runs = workspace.scratch / "runs"
     seconds = _read_latest(runs, OUTCOMES, _parse_seconds) or {}
@@ -88,6 +96,7 @@ def gather_context(workspace: Workspace, data: DataVersion, registered: Register
         versions=_library_versions(),
         links=_find_links(workspace, registered),
         sweeps=tuple(read_sweeps(workspace.output("finetune"))),
+        flips=() if promoted is None else flips_section(promoted, workspace.scratch),
     )
 
 

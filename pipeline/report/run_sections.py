@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from pipeline.records import (
     TruncatedTexts,
 )
 from pipeline.report import charts, files, formatting
+from pipeline.report.flip_section import name_ways
 from pipeline.report.report_context import ReportContext, Sweep
 
 LISTED_CLASSES = 30
@@ -399,12 +400,18 @@ def describe_verdict(promoted: PromoteRecord) -> PromotionSection:
         facts.append(("Test examples that both answered", f"{promoted.examples:,}"))
     if promoted.seen:
         facts.append(("Left out: the champion had learnt from them", f"{promoted.seen:,}"))
-    if promoted.positive_flips is not None and promoted.negative_flips is not None:
-        facts.append(("Right where the champion is wrong", f"{promoted.positive_flips:.1%}"))
-        facts.append(("Wrong where the champion is right", f"{promoted.negative_flips:.1%}"))
+    facts += _flip_facts(promoted)
     if promoted.looks:
         facts.append(("Looks at this test split", f"{promoted.looks} of {promoted.looks_allowed}"))
     return PromotionSection(f"{decision}: {promoted.reason}.", bounds, tuple(facts))
+
+
+def _flip_facts(promoted: PromoteRecord) -> Iterator[tuple[str, str]]:
+    """On how many examples it is better, and worse, than the champion."""
+    if promoted.better is None or promoted.worse is None:
+        return
+    for title, count in zip(name_ways(promoted), (promoted.better, promoted.worse), strict=True):
+        yield title, f"{count:,} ({count / max(promoted.examples, 1):.1%})"
 
 
 @dataclass(frozen=True)

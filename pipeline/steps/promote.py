@@ -160,7 +160,7 @@ class _Promotion:
         self._journal.reconcile()
         entries = self._journal.read()
         receipts.write_journal(self._workspace, self._name, entries)
-        record = self._make_record(decided, read_history(entries))
+        record = self._keep_comparison(self._make_record(decided, read_history(entries)))
         self._publish_card(record, entries)
         return record
 
@@ -318,6 +318,19 @@ class _Promotion:
     def _is_waiting(self, history: History) -> bool:
         return find_request(history, self._version, self._config) is not None
 
+    def _keep_comparison(self, record: PromoteRecord) -> PromoteRecord:
+        """The record of a champion that is asked about again, with the comparison by which it became champion."""
+        earlier = receipts.load_promotion(self._workspace)
+        if record.decision != "nothing-to-decide" or earlier is None or earlier.gain is None:
+            return record
+        if (earlier.key, earlier.version, earlier.evaluation) != (record.key, record.version, record.evaluation):
+            return record
+        kept = ("compared_with", "metric", "gain", "error_rate", "examples", "seen", "negative_flips", "positive_flips")
+        values = {
+            name: getattr(earlier, name) for name in (*kept, "better", "worse", "flips", "looks", "looks_allowed")
+        }
+        return record.model_copy(update=values)
+
     def _make_record(self, decided: _Decided, history: History) -> PromoteRecord:
         evidence, verdict = decided.evidence, decided.verdict
         comparison = evidence.comparison
@@ -340,6 +353,9 @@ class _Promotion:
             seen=comparison.seen if comparison else 0,
             negative_flips=comparison.negative_flips if comparison else None,
             positive_flips=comparison.positive_flips if comparison else None,
+            better=comparison.better if comparison else None,
+            worse=comparison.worse if comparison else None,
+            flips=comparison.flips if comparison else "",
             looks=evidence.looks,
             looks_allowed=promotion.looks,
             waits=waits,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.context import Context
 from pipeline.errors import ServingError, TrackingError
 from pipeline.promotion.evidence import ChampionComparison, Evidence
+from pipeline.promotion.flips import FlipPlace, write_flips
 from pipeline.promotion.measure import (
     Flips,
     JudgedPair,
@@ -20,6 +21,7 @@ from pipeline.promotion.measure import (
     measure_recall,
     measure_slices,
 )
+from pipeline.promotion.served_answers import KEY_LENGTH
 from pipeline.promotion_journal import TestSplit
 from pipeline.records import (
     BackboneRecord,
@@ -171,6 +173,7 @@ class _Gathering:
         """
         from pipeline.training import members
 
+        context, challenger_key = self._challenger.context, self._challenger.registered.key
         table = self._challenger.test_rows
         own, theirs = self._candidate.labels, served.labels()
         compared = frozenset(own) & frozenset(theirs)
@@ -196,6 +199,9 @@ class _Gathering:
         )
         parts = [*measure_classes(pair, labels, compared), *measure_slices(pair, rows, self._slice_columns(rows))]
         flips: Flips | None = count_flips(pair)
+        folder = f"promotion/flips/{challenger_key[:KEY_LENGTH]}-v{champion}"
+        place = FlipPlace(rows, labels, self._task.display, context.data, context.scratch / folder)
+        counts = write_flips(pair, self._judge, place)
         return ChampionComparison(
             champion=champion,
             gain=measure_gain(pair),
@@ -205,6 +211,9 @@ class _Gathering:
             parts=tuple(parts),
             negative_flips=None if flips is None else flips.negative,
             positive_flips=None if flips is None else flips.positive,
+            better=counts.better,
+            worse=counts.worse,
+            flips=folder,
             removed_classes=removed,
             new_classes=dict(self._measure_new_classes(table, new)),
         )

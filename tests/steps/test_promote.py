@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,9 @@ def test_a_second_model_is_compared_by_the_champions_own_answers_which_are_kept(
     assert (record.version, record.champion, record.compared_with) == ("2", "1", "1")
     assert record.decision in ("cannot-tell", "reject")
     assert (record.examples, record.looks) == (len(done.files), 2)
+    shown = json.loads((done.root / ".thaw" / record.flips / "flips.json").read_text())
+    assert len(shown["better"]) == min(record.better, 6)
+    assert record.worse == round(record.negative_flips * record.examples)
     (kept,) = (done.root / ".thaw" / "promotion" / "answers").iterdir()
     assert pq.read_table(kept).num_rows == len(done.files)
     assert aliases(done) == [("challenger",), ("champion",)]

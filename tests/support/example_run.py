@@ -154,6 +154,8 @@ def make(
         seen=3,
         negative_flips=0.01,
         positive_flips=0.05,
+        better=6,
+        worse=1,
         looks=2,
         looks_allowed=20,
     )
