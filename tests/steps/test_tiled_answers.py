@@ -59,10 +59,13 @@ def load_served(workspace: Workspace, folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace in which a candidate was trained without tiles."""
-    folder = tmp_path_factory.mktemp("tiled")
-    sample = catalog.find(TASK).sample()
+    return train(TASK, tmp_path_factory.mktemp("tiled"))
+
+
+def train(task: str, folder: Path) -> Workspace:
+    sample = catalog.find(task).sample()
     sample.generate(folder / "sample")
-    values: dict[str, Any] = {"task": {"name": TASK}}
+    values: dict[str, Any] = {"task": {"name": task}}
     for section, own in (*sample.settings.items(), *SETTINGS.items()):
         values[section] = {**values.get(section, {}), **own}
     setup.init(folder / "workspace", source=folder / "sample", config=parse(values, "the test"))
@@ -159,6 +162,29 @@ def test_another_tiling_is_another_version(tiled: tuple[Workspace, list[str], Ca
     after = finetuned(workspace).candidate()
     config = workspace.config()
     assert served.key(config, "trays", before) != served.key(config, "trays", after)
+
+
+@pytest.mark.slow
+def test_a_detector_answers_in_tiles_as_it_was_judged(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    workspace = train("object-detection", tmp_path)
+    set_tiles(workspace, {"side": SIDE})
+    with threads(1):
+        run_alone(workspace, "finetune", console=RecordingConsole())
+        run_alone(workspace, "evaluate", console=RecordingConsole())
+        evaluated = load_record(workspace, "evaluate")
+        assert isinstance(evaluated, EvaluateRecord)
+        rows = pq.read_table(evaluated.predictions).slice(0, 8).to_pylist()
+        record = finetuned(workspace)
+        serving = catalog.find("object-detection").serving()
+        model = load_served(workspace, tmp_path / "model")
+        answers = model.predict(serving.requests(rows, workspace.root / "data")).to_dict(orient="records")
+    assert any(answer["objects"] for answer in answers), "nothing is found: this test tests nothing"
+    for row, answer in zip(rows, answers, strict=True):
+        assert serving.difference(answer, row, record.candidate()) == ""
+    settings = json.loads((tmp_path / "model" / "artifacts" / "model" / "model.json").read_text(encoding="utf-8"))
+    assert settings["tiles"] == {"width": SIDE, "height": SIDE, "overlap": 0.25}
 
 
 CHILD = """
