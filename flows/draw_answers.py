@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError, WorkspaceError
@@ -97,9 +98,10 @@ class AnswerDrawing:
         from PIL import ImageDraw, ImageFont
 
         canvas = ImageDraw.Draw(picture)
-        width = max(1, round(max(picture.size) / 400))
-        font = ImageFont.load_default(size=max(10, round(max(picture.size) / 50)))
         scale = picture.width / answer["width"]
+        middle = scale * _find_middle_side(answer["objects"])
+        width = max(1, round(min(max(picture.size) / 400, middle / 40)))
+        font = ImageFont.load_default(size=max(10, round(min(max(picture.size) / 50, middle / 5))))
         for one in reversed(answer["objects"]):  # the surest last, on top
             colour = self._colour(one["label"])
             left, top, right, bottom = (scale * value for value in one["box"])
@@ -126,6 +128,15 @@ class AnswerDrawing:
             mixed = (1 - OPACITY) * pixels[chosen] + OPACITY * np.array(self._colour(region["label"]))
             pixels[chosen] = mixed.astype(np.uint8)
         return Image.fromarray(pixels)
+
+
+def _find_middle_side(objects: Sequence[Mapping[str, Any]]) -> float:
+    """The median of the boxes' longer sides, in pixels: names as large as the picture allows would hide small objects."""
+    sides = []
+    for one in objects:
+        left, top, right, bottom = one["box"]
+        sides.append(max(right - left, bottom - top))
+    return float(median(sides)) if sides else 0.0
 
 
 def _open_upright(content: bytes) -> Image.Image:

@@ -48,6 +48,16 @@ def test_the_drawing_of_a_large_picture_is_shrunk(name: str, tmp_path: Path) -> 
         assert len(right_half.getcolors() or []) > 1, "nothing was drawn where the object is"
 
 
+def test_names_hide_no_objects_that_are_small_beside_the_picture(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (3000, 3000), (200, 200, 200)).save(content, "PNG")
+    objects = [{"label": "cell", "score": 0.9, "box": [x, y, x + 60, y + 60]} for x, y in ((500, 500), (500, 570))]
+    answer = {"objects": objects, "width": 3000, "height": 3000}
+    with Image.open(AnswerDrawing(tmp_path).draw("pictures/x.png", content.getvalue(), answer)) as drawn:
+        inside = drawn.convert("RGB").crop((505, 505, 555, 545))
+    assert inside.getcolors() == [(50 * 40, (200, 200, 200))], "a name lies on the object above its own"
+
+
 def test_two_pictures_of_one_name_have_a_drawing_each(tmp_path: Path) -> None:
     drawing = AnswerDrawing(tmp_path)
     names = [drawing.draw(f"{folder}/X.jpg", picture(), BOXES).name for folder in ("a", "b")]
