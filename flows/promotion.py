@@ -180,6 +180,7 @@ class _Registry:
 
     def append(self, kind: Kind, model: RegisteredModel, version: str, by: str, reason: str, decision: str) -> None:
         from pipeline.steps.promote import who_runs
+        from pipeline.steps.version_card import restate_decisions
 
         entry = Entry(
             kind=kind,
@@ -192,7 +193,7 @@ class _Registry:
         )
         self._journal.append(entry)
         self._journal.reconcile()
-        self._mirror()
+        restate_decisions(self._store, model.versions, self._mirror())
 
     def require_served(self, version: ModelVersion, console: Console) -> None:
         """Serves a version once, in a process of its own, and asks it about its input example.

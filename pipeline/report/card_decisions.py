@@ -36,6 +36,15 @@ def describe_standing(entries: Sequence[Entry], version: str) -> str:
     return f"{_describe_kind(last, version)} on {_day(last)}: {reason}."
 
 
+def restate(description: str, entries: Sequence[Entry], version: str) -> str:
+    """A version's description with what stands now in the place of its first paragraph; one that was written by hand is
+    left as it is."""
+    first, *others = description.split("\n\n")
+    if not first.startswith("**"):
+        return description
+    return fit([f"**{describe_standing(entries, version)}**", *others])
+
+
 def list_history(entries: Sequence[Entry], version: str) -> str:
     """A line for each decision about a version."""
     lines = []

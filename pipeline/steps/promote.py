@@ -314,6 +314,8 @@ class _Promotion:
         decided = replace(challenger.run, promote=record)
         run_id = challenger.registered.run_id
         version_card.publish(self._store, self._config, decided, version, run_id, challenger.context, entries)
+        others = [other for other in self._list_versions().values() if other.version != self._version]
+        version_card.restate_decisions(self._store, others, entries)
 
     def _is_waiting(self, history: History) -> bool:
         return find_request(history, self._version, self._config) is not None

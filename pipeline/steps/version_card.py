@@ -3,7 +3,7 @@ registry's description."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline import served
@@ -59,6 +59,24 @@ def publish(
         registry.describe(store, version, description)
 
     with_retries(store, f"describing {version.name} v{version.version}", send)
+
+
+def restate_decisions(store: TrackingStore, versions: Iterable[ModelVersion], entries: Sequence[Entry]) -> None:
+    """Brings the first sentence of versions' descriptions up to date, after a decision that concerned others than the
+    one whose card was written.
+
+    Raises:
+        TrackingError: the store is away, full or locked.
+    """
+    from pipeline.report.card_decisions import restate
+    from pipeline.tracking import registry
+    from pipeline.tracking.failures import with_retries
+
+    def send() -> None:
+        for version in versions:
+            registry.describe(store, version, restate(version.description, entries, version.version))
+
+    with_retries(store, "describing what was decided", send)
 
 
 def _gather_facts(

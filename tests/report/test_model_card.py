@@ -13,7 +13,7 @@ from pipeline import redaction
 from pipeline.config import Config, parse
 from pipeline.promotion_journal import Entry
 from pipeline.records import Finding
-from pipeline.report.card_decisions import LONGEST_DESCRIPTION
+from pipeline.report.card_decisions import LONGEST_DESCRIPTION, restate
 from pipeline.report.markdown import escape, prose
 from pipeline.report.model_card import CardFacts, describe_version, list_refusals, write_card
 
@@ -174,6 +174,14 @@ def test_what_was_decided_comes_first_and_the_history_in_order(made: Made) -> No
     assert write_card(made.run, Config(), older).splitlines()[2].startswith("**Succeeded by version 3 on 2026-11-27")
     withdrawn = dataclasses.replace(facts, entries=(*entries, entry("rolled-back", "2", "3", reason="worse")))
     assert "**Withdrawn for version 2 on 2026-11-27: worse.**" in write_card(made.run, Config(), withdrawn)
+
+
+def test_a_later_decision_replaces_the_first_sentence_of_a_description_and_nothing_else(made: Made) -> None:
+    before = describe_version(made.run, Config(), FACTS)
+    after = restate(before, (entry("promoted", "3", reason="by hand"),), "3")
+    assert after.startswith("**Promoted to champion on 2026-11-27: by hand.**")
+    assert after.split("\n\n")[1:] == before.split("\n\n")[1:]
+    assert restate("my own words", (entry("promoted", "3"),), "3") == "my own words"
 
 
 def test_a_decision_about_another_version_is_left_out(made: Made) -> None:

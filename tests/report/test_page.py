@@ -13,6 +13,7 @@ import pytest
 
 from example_run import HOSTILE, LABELS, Made, make
 from pipeline.records import BaselineAge, Comparison, DataVersion, Finding, MetricEstimate, RegisterRecord
+from pipeline.report.flip_section import Flip, FlipWay
 from pipeline.report.page import write_page
 from pipeline.report.plots import write_plots
 from pipeline.report.report_context import ReportContext, gather_context
@@ -210,6 +211,20 @@ def made_slices(html: str) -> list[str]:
     """The columns that the page shows slices of."""
     start = html.index('<section id="slices">')
     return re.findall(r"<caption><b>(.*?)</b>", html[start:])
+
+
+def test_what_changed_against_the_champion_is_shown_both_ways_as_text(made: Made) -> None:
+    picture = "data:image/png;base64,AA=="
+    right = Flip("a.png", HOSTILE, "ok (60 %)", f"{HOSTILE} (70 %)", (picture,), ())
+    wrong = Flip("reviews.csv:2", "ok", "ok (60 %)", "pit (70 %)", (), ("one", HOSTILE))
+    flips = (FlipWay("Newly right", 9, (right,)), FlipWay("Newly wrong", 1, (wrong,)))
+    html = dataclasses.replace(made, context=dataclasses.replace(made.context, flips=flips)).html()
+    assert HOSTILE not in html
+    text = Read(html).text
+    assert "Newly right: 9 examples, the 1 largest" in text
+    assert "Newly wrong: 1 example one" in text
+    assert "champion: ok (60 %)challenger: pit (70 %)" in text
+    assert "Newly right 6 (5.0%)" in text
 
 
 def test_many_classes_stay_readable(tmp_path: Path) -> None:

@@ -201,6 +201,10 @@ def test_a_person_promotes_and_rolls_back_and_no_run_undoes_it(done: Finished) -
     assert said == "insects v2 is champion"
     last = journal(done).read()[-1]
     assert (last.kind, last.by, last.decision, last.reason) == ("promoted", "Ines", verdict, "try it")
+    client = find(done.config.tracking, Workspace(done.root)).client
+    told = [client.get_model_version("insects", number).description.splitlines()[0] for number in ("1", "2")]
+    assert told[0].startswith("**Succeeded by version 2 on ")
+    assert told[1].startswith("**Promoted to champion, overriding the verdict on ")
     assert second.promote().is_champion
     said = roll_back(place(second), "", "Ines", "worse", console)
     assert "v2 is withdrawn" in said
