@@ -224,7 +224,7 @@ def test_what_changed_against_the_champion_is_shown_both_ways_as_text(made: Made
     assert "Newly right: 9 examples, the 1 largest" in text
     assert "Newly wrong: 1 example one" in text
     assert "champion: ok (60 %)challenger: pit (70 %)" in text
-    assert "Newly right 6 (5.0%)" in text
+    assert "Newly right6 (5.0%)" in text
 
 
 def test_many_classes_stay_readable(tmp_path: Path) -> None:
