@@ -33,7 +33,7 @@ def describe_standing(entries: Sequence[Entry], version: str) -> str:
         return "Nothing was decided about it yet."
     last = own[-1]
     reason = escape(shorten(last.reason, LONGEST_REASON))
-    return f"{_describe_kind(last, version)} on {_day(last)}: {reason}."
+    return f"{_describe_kind(last, version)} ({_day(last)}): {reason}."
 
 
 def restate(description: str, entries: Sequence[Entry], version: str) -> str:

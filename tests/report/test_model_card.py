@@ -166,20 +166,20 @@ def test_what_was_decided_comes_first_and_the_history_in_order(made: Made) -> No
     facts = dataclasses.replace(FACTS, entries=entries)
     card = write_card(made.run, Config(), facts)
     first = card.splitlines()[2]
-    assert first == "**Promoted to champion, overriding the verdict on 2026-11-27: try it.**"
+    assert first == "**Promoted to champion, overriding the verdict (2026-11-27): try it.**"
     assert "- 2026-11-27, ines@lab: Not promoted, as the test split cannot tell: too few." in card
     assert "void" not in card
     assert describe_version(made.run, Config(), facts).startswith(first)
     older = dataclasses.replace(FACTS, version="2", entries=entries)
-    assert write_card(made.run, Config(), older).splitlines()[2].startswith("**Succeeded by version 3 on 2026-11-27")
+    assert write_card(made.run, Config(), older).splitlines()[2].startswith("**Succeeded by version 3 (2026-11-27)")
     withdrawn = dataclasses.replace(facts, entries=(*entries, entry("rolled-back", "2", "3", reason="worse")))
-    assert "**Withdrawn for version 2 on 2026-11-27: worse.**" in write_card(made.run, Config(), withdrawn)
+    assert "**Withdrawn for version 2 (2026-11-27): worse.**" in write_card(made.run, Config(), withdrawn)
 
 
 def test_a_later_decision_replaces_the_first_sentence_of_a_description_and_nothing_else(made: Made) -> None:
     before = describe_version(made.run, Config(), FACTS)
     after = restate(before, (entry("promoted", "3", reason="by hand"),), "3")
-    assert after.startswith("**Promoted to champion on 2026-11-27: by hand.**")
+    assert after.startswith("**Promoted to champion (2026-11-27): by hand.**")
     assert after.split("\n\n")[1:] == before.split("\n\n")[1:]
     assert restate("my own words", (entry("promoted", "3"),), "3") == "my own words"
 
@@ -194,7 +194,7 @@ def test_the_description_fits_into_the_registry(made: Made) -> None:
     facts = dataclasses.replace(FACTS, entries=(entry("verdict", "3", decision="reject", reason="<" * 1500),))
     text = describe_version(made.run, config, facts)
     assert len(text) <= LONGEST_DESCRIPTION
-    assert text.startswith("**Not promoted on 2026-11-27: &lt;")
+    assert text.startswith("**Not promoted (2026-11-27): &lt;")
     assert "`model_card.md`" in text, "what is too long is left out, and not what comes after it"
 
 

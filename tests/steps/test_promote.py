@@ -67,7 +67,7 @@ def test_the_first_to_reach_the_thresholds_is_champion_once_it_was_served(done: 
     assert [entry.kind for entry in journal(done).read()] == ["verdict", "promoted"]
     store = find(done.config.tracking, Workspace(done.root))
     description = store.client.get_model_version("insects", "1").description
-    assert description.startswith("**Promoted to champion on ")
+    assert description.startswith("**Promoted to champion (")
     assert done.register().version == "1"
     assert store.client.get_model_version("insects", "1").description == description, (
         "registering again forgets nothing"
@@ -203,8 +203,8 @@ def test_a_person_promotes_and_rolls_back_and_no_run_undoes_it(done: Finished) -
     assert (last.kind, last.by, last.decision, last.reason) == ("promoted", "Ines", verdict, "try it")
     client = find(done.config.tracking, Workspace(done.root)).client
     told = [client.get_model_version("insects", number).description.splitlines()[0] for number in ("1", "2")]
-    assert told[0].startswith("**Succeeded by version 2 on ")
-    assert told[1].startswith("**Promoted to champion, overriding the verdict on ")
+    assert told[0].startswith("**Succeeded by version 2 (")
+    assert told[1].startswith("**Promoted to champion, overriding the verdict (")
     assert second.promote().is_champion
     said = roll_back(place(second), "", "Ines", "worse", console)
     assert "v2 is withdrawn" in said
