@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flows.service.answer_log import AnswerLog
 from flows.service.bodies import RefusedRequest, parse_body
@@ -36,6 +35,9 @@ def make_app(model: ServedModel, options: ServeOptions) -> FastAPI:
     return app
 
 
+AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]  # scope, receive, send
+
+
 class BoundedConnections:
     """Refuses requests while there are too many connections; uvicorn's own limit names no time to come again.
 
@@ -45,12 +47,12 @@ class BoundedConnections:
         most: how many there may be.
     """
 
-    def __init__(self, app: ASGIApp, count: Callable[[], int], most: int) -> None:
+    def __init__(self, app: AsgiApp, count: Callable[[], int], most: int) -> None:
         self._app = app
         self._count = count
         self._most = most
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if self._count() <= self._most:
             await self._app(scope, receive, send)
             return
