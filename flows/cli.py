@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import redaction
+from pipeline import redaction, task_catalog
 from pipeline.errors import ConfigError, ThawError
 from pipeline.signals import ending
 from pipeline.storage import storage_errors
@@ -125,8 +125,8 @@ def init(
         bool, typer.Option("--sample", help="The task's generated sample and its small backbone instead of your data.")
     ] = False,
     task: Annotated[
-        str, typer.Option(help="The kind of problem: image-classification or text-classification.")
-    ] = "image-classification",
+        str, typer.Option(help=f"The kind of problem: {', '.join(task_catalog.TASKS)}.")
+    ] = task_catalog.DEFAULT,
     backbone: Annotated[str, typer.Option(help="The pretrained network, as provider/name.")] = "",
     weights: Annotated[str, typer.Option(help="default, shipped, a file, a folder, or a URL.")] = "",
     given_val_as: Annotated[str, typer.Option(help="Use a given val split as: val or test.")] = "",
@@ -148,6 +148,8 @@ def init(
       thaw init flowers --data ~/photos/flowers --recipe head --recipe gradual --remote s3://team/flowers
 
       thaw init reviews --task text-classification --data reviews.csv --backbone transformers/distilbert-base-uncased
+
+      thaw init cells --task object-detection --data ~/photos/annotated
 
       thaw init trial --task text-classification --sample
     """
@@ -537,7 +539,6 @@ def sample(
       thaw sample /tmp/reviews --task text-classification
     """
     from flows.terminal import Terminal
-    from pipeline import task_catalog
     from pipeline.tasks import catalog
 
     with Terminal() as terminal:

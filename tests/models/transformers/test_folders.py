@@ -342,3 +342,9 @@ def test_the_library_is_quiet_and_its_settings_are_as_they_were() -> None:
         assert constants.HF_HUB_DISABLE_TELEMETRY
     assert before == (constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_DISABLE_XET)
     assert dict(os.environ) == environment
+
+
+def test_what_is_shipped_is_named_where_another_was_asked_for(tmp_path: Path) -> None:
+    config = BackboneConfig(name="transformers/sentence-transformers/all-MiniLM-L6-v2", weights="shipped")
+    with pytest.raises(BackboneError, match="transformers/tiny_text"):
+        catalog.find(config.name).check_reachable(config, tmp_path)

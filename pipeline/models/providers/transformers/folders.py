@@ -131,6 +131,7 @@ def check_reachable(config: BackboneConfig, root: Path) -> str:
         from pipeline.models.providers.transformers import hub
 
         return hub.check_reachable(config, root)
+    _refuse_unshipped(config, local)
     _refuse_incomplete(local.path)
     return f"{config.name}, {local.path}"
 
@@ -153,6 +154,18 @@ def count_parameters(config: BackboneConfig) -> int:
         return parameters
     except (OSError, SafetensorError):
         return USUAL_PARAMETERS
+
+
+def _refuse_unshipped(config: BackboneConfig, local: PublishedFolder) -> None:
+    if local.source != "shipped" or local.path.is_dir():
+        return
+    names = sorted(f"transformers/{path.parent.name}" for path in references.SHIPPED.glob(f"*/{WEIGHTS}"))
+    raise BackboneError(
+        f"backbone.weights: shipped, for {config.name}",
+        found="Thaw ships none of this name",
+        expected="one of " + ", ".join(names),
+        hint="take one of these, or weights: default, or a folder",
+    )
 
 
 def _refuse_incomplete(folder: Path) -> None:
