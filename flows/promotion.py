@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pipeline import receipts
 from pipeline.context import Console
 from pipeline.errors import ConfigError, ServingError
-from pipeline.promotion_journal import Entry, History, Kind, earlier_champions, now, read_history, shorten
+from pipeline.promotion_journal import (
+    MOST_OF_A_NAME,
+    Entry,
+    History,
+    Kind,
+    earlier_champions,
+    now,
+    read_history,
+    shorten,
+)
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -139,7 +148,7 @@ def answer_request(
             f"version {chosen.version}",
             found=f"no open request for its approval: {_explain_no_request(model.history, chosen.version, days)}",
             expected="a version that waits",
-            hint="thaw run asks again where it still deserves it",
+            hint=f"thaw promote {chosen.version} makes it champion all the same",
         )
     if not approve:
         registry.append("refused", model, chosen.version, by, comment, "")
@@ -186,7 +195,7 @@ class _Registry:
             kind=kind,
             champion=model.history.champion,
             version=version,
-            by=shorten(by or who_runs()),
+            by=shorten(by or who_runs(), MOST_OF_A_NAME),
             reason=shorten(reason),
             time=now(),
             decision=decision,
@@ -258,8 +267,16 @@ def parse_date(text: str) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError as fault:
+        if _is_day(text):
+            moment += timedelta(days=1)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as fault:
         raise ConfigError("--at", found=text, expected="a date such as 2026-11-27 or 2026-11-27T14:00") from fault
-    if len(text) == len("2026-11-27"):
-        moment += timedelta(days=1)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _is_day(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

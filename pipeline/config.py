@@ -14,7 +14,16 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from pipeline import redaction, task_catalog
@@ -284,7 +293,7 @@ class EvaluateConfig(ConfigSection):
 class RegisterConfig(ConfigSection):
     name: str | None = None
     """name in the model registry; null: the workspace folder's name"""
-    thresholds: dict[str, float] = {}
+    thresholds: dict[str, FiniteFloat] = {}
     """test metrics a model must reach to become champion, such as accuracy: 0.9"""
     intended_use: str = ""
     """what the model is meant for, by whom and on what examples, in your words: a section of its model card"""

@@ -14,11 +14,13 @@ from typing import Literal, Protocol
 
 from pipeline.errors import ThawError
 from pipeline.records import FrozenModel
+from pipeline.redaction import redact
 
 Kind = Literal["adopted", "verdict", "promoted", "rolled-back", "requested", "approved", "refused"]
 
 MOVES: tuple[Kind, ...] = ("adopted", "promoted", "rolled-back", "approved")  # after these the champion is another
-MOST_CHARACTERS = 1500  # of a reason: MLflow keeps 6,000 of an entry
+MOST_CHARACTERS = 1500  # of a reason: MLflow keeps 6,000 of an entry, in which a quote counts twice
+MOST_OF_A_NAME = 200  # characters of who did it
 
 
 class Entry(FrozenModel):
@@ -122,6 +124,16 @@ class History:
             return None
         return request
 
+    def find_refusal(self, version: str) -> Entry | None:
+        """The refusal of a version, where it was not asked for again since and no other became champion."""
+        refusal: Entry | None = None
+        for entry in self.valid:
+            if entry.kind in MOVES:
+                refusal = None
+            elif entry.version == version and entry.kind in ("requested", "refused"):
+                refusal = entry if entry.kind == "refused" else None
+        return refusal
+
     def champion_at(self, when: datetime) -> str:
         """The version that was champion at a time; empty where none was."""
         champion = ""
@@ -169,10 +181,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def shorten(reason: str) -> str:
-    """A reason as long as an entry may hold."""
-    text = " ".join(reason.split())
-    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
+def shorten(reason: str, most: int = MOST_CHARACTERS) -> str:
+    """A reason, or a name, as an entry may hold it for ever: on one line, not too long, without secrets, and without control
+    characters, which JSON writes six times as long."""
+    printable = "".join(character if character.isprintable() else " " for character in reason)
+    text = " ".join(redact(printable).split())
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 class TestSplit(FrozenModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,9 +77,13 @@ def current_promotion(config: Config, workspace: Workspace, registered: Register
         return None
     if _read_json(_promotion_path(workspace)).get("settings") != _promotion_digest(config):
         return None
-    if record.version and read_history(read_journal(workspace, record.model)).champion != record.champion:
-        return None
-    return record
+    if not record.version:
+        return record
+    history = read_history(read_journal(workspace, record.model))
+    is_answered = record.waits and not history.find_request(
+        record.version, config.promotion.expires_days, datetime.now(UTC)
+    )
+    return None if is_answered or history.champion != record.champion else record
 
 
 def write_journal(workspace: Workspace, name: str, entries: Sequence[Entry]) -> None:

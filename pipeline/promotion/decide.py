@@ -61,10 +61,10 @@ def _find_settled(evidence: Evidence, policy: Policy) -> Verdict | None:
     """What makes every comparison needless."""
     if evidence.blocked:
         return Verdict("reject", f"it cannot be served: {evidence.blocked}")
-    if evidence.withdrawn:
-        return Verdict("reject", f"version {evidence.version} was rolled back, or has the weights of one that was")
     if evidence.champion == evidence.version:
         return Verdict("nothing-to-decide", "champion already")
+    if evidence.withdrawn:
+        return Verdict("reject", f"version {evidence.version} was rolled back, or has the weights of one that was")
     if evidence.same_weights:
         return Verdict(
             "nothing-to-decide", f"the weights of version {evidence.champion}, the champion, served otherwise"

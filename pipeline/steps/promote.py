@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline import receipts
 from pipeline.config import Config
 from pipeline.context import Context
-from pipeline.errors import ServingError
+from pipeline.errors import ServingError, TrackingError
 from pipeline.promotion.decide import Policy, Verdict, decide
 from pipeline.promotion.evidence import Evidence
 from pipeline.promotion_journal import (
+    MOST_OF_A_NAME,
     Entry,
     History,
     JournalMovedError,
@@ -147,6 +148,7 @@ class _Promotion:
                     registry.set_alias(self._store, version, registry.CHALLENGER)
 
         with_retries(self._store, f"naming the challenger of {self._name}", set_challenger)
+        self._require_version()
         self._journal.reconcile()  # an alias from before the journal is its first entry
         for attempt in range(MOST_DECISIONS):
             decided = self._decide()
@@ -164,6 +166,20 @@ class _Promotion:
         self._publish_card(record, entries)
         return record
 
+    def _require_version(self) -> None:
+        """Makes sure that the version is still there, before anything is decided about it.
+
+        Raises:
+            TrackingError: somebody deleted it.
+        """
+        if self._version not in self._list_versions():
+            raise TrackingError(
+                f"{self._name} v{self._version}",
+                found=f"no such version at {self._store.shown}, though it was registered",
+                expected="the version that this run registered",
+                hint="thaw run --force register",
+            )
+
     # --- deciding --------------------------------------------------------------------------------------------------
 
     def _decide(self) -> _Decided:
@@ -179,7 +195,8 @@ class _Promotion:
             evidence = _without_champion(evidence, history.champion)
         policy = Policy(self._config.promotion, self._config.register_.thresholds)
         verdict = decide(evidence, policy)
-        if verdict.decision == "promote":
+        is_other = history.champion != self._version
+        if is_other and verdict.decision in ("promote", "nothing-to-decide"):
             blocked = self._find_serving_fault(versions[self._version])
             if blocked:
                 verdict = Verdict("reject", f"it cannot be served: {blocked}")
@@ -283,7 +300,7 @@ class _Promotion:
             return
         if self._config.promotion.mode == "automatic":
             self._append("promoted", decided)
-        elif not self._is_waiting(decided.history):
+        elif not self._is_waiting(decided.history) and decided.history.find_refusal(self._version) is None:
             self._append("requested", decided)
 
     def _follow_weights(self, decided: _Decided) -> None:
@@ -298,7 +315,7 @@ class _Promotion:
                 kind=kind,
                 champion=decided.history.champion,
                 version=self._version,
-                by=who_runs(),
+                by=shorten(who_runs(), MOST_OF_A_NAME),
                 reason=shorten(verdict.reason),
                 time=now(),
                 decision=verdict.decision,
@@ -337,6 +354,9 @@ class _Promotion:
         evidence, verdict = decided.evidence, decided.verdict
         comparison = evidence.comparison
         promotion = self._config.promotion
+        refusal = history.find_refusal(self._version)
+        if refusal is not None:
+            verdict = Verdict("reject", f"deserves it, but was refused by {refusal.by}: {refusal.reason}")
         waits = verdict.decision == "promote" and history.champion != self._version
         return PromoteRecord(
             evaluation=self._challenger.registered.evaluation,

@@ -23,8 +23,6 @@ from pipeline.tracking.failures import with_retries
 from pipeline.tracking.store import TrackingStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pipeline.tracking.registry import ModelVersion
 
 NUMBER = re.compile(r"\d{6}")
@@ -51,7 +49,8 @@ class JournalRun:
         with_retries(self._store, f"writing to the journal of {self._name}", lambda: self._append(entry))
 
     def reconcile(self) -> str:
-        """Makes the alias follow the journal. An alias from before the journal becomes its first entry."""
+        """Makes the alias follow the journal. An alias from before the journal becomes its first entry; where the champion
+        was deleted from the registry, there is none."""
         return with_retries(self._store, f"naming the champion of {self._name}", self._reconcile)
 
     def _read(self) -> list[Entry]:
@@ -117,38 +116,33 @@ class JournalRun:
                 self._adopt(aliased)
                 continue
             champion = read_history(entries).champion
+            if champion not in {version.version for version in versions}:
+                champion = ""  # it was deleted: until another is made champion there is none to be served
             if aliased == champion:
                 return champion
-            self._move_alias(versions, aliased, champion)
+            self._move_alias(aliased, champion)
         return read_history(self._read()).champion
 
     def _adopt(self, version: str) -> None:
         reason = "the alias champion was set before there was a journal"
         self._append(Entry(kind="adopted", champion="", version=version, by="thaw", reason=reason, time=now()))
 
-    def _move_alias(self, versions: Sequence[ModelVersion], aliased: str, champion: str) -> None:
+    def _move_alias(self, aliased: str, champion: str) -> None:
         """Sets the alias; where another has moved it meanwhile, which a database may refuse, nothing is amiss."""
         from mlflow.exceptions import MlflowException
 
         try:
-            self._set_alias(versions, champion)
+            self._set_alias(champion)
         except MlflowException:
             if registry.aliases_of(self._store, self._name).get(registry.CHAMPION, "") == aliased:
                 raise
 
-    def _set_alias(self, versions: Sequence[ModelVersion], champion: str) -> None:
+    def _set_alias(self, champion: str) -> None:
         client = self._store.client
-        if not champion:
+        if champion:
+            client.set_registered_model_alias(self._name, registry.CHAMPION, champion)
+        else:
             client.delete_registered_model_alias(self._name, registry.CHAMPION)
-            return
-        if champion not in {version.version for version in versions}:
-            raise TrackingError(
-                f"{self._name} v{champion}, the champion by its journal",
-                found=f"no such version at {self._store.shown}",
-                expected="a version that is registered",
-                hint="make another the champion: thaw promote VERSION",
-            )
-        client.set_registered_model_alias(self._name, registry.CHAMPION, champion)
 
     # --- test splits ---------------------------------------------------------------------------------------------
 
@@ -214,7 +208,9 @@ class JournalRun:
             is_own = run.data.tags[JOURNAL_TAG] == self._name
             if is_own and any(NUMBER.fullmatch(name) for name in run.data.params):
                 run_id = str(run.info.run_id)
-                _write_once(client, self._find_oldest_run(), self._pointer, run_id)
+                oldest = self._find_oldest_run()
+                if oldest:
+                    _write_once(client, oldest, self._pointer, run_id)
                 return run_id
         return ""
 
@@ -233,6 +229,13 @@ class JournalRun:
         """A new run for the entries, or the one that another made meanwhile."""
         client = self._store.client
         pointed_from = self._find_oldest_run()
+        if not pointed_from:
+            raise TrackingError(
+                f"journal of {self._name}",
+                found=f"no version of {self._name} at {self._store.shown} whose run is there",
+                expected="a registered version with its run",
+                hint="thaw run --force register",
+            )
         made = client.create_run(
             self._store.experiment_id, run_name=f"journal of {self._name}", tags={JOURNAL_TAG: self._name}
         )
@@ -242,18 +245,14 @@ class JournalRun:
         return self._find_run()
 
     def _find_oldest_run(self) -> str:
-        """The run of the oldest version whose run can still be written to, and does not point to what was removed."""
+        """The run of the oldest version whose run can still be written to, and does not point to what was removed; empty
+        where there is none."""
         for version in self._oldest_first():
             run = self._get_run(version.run_id)
             is_active = run is not None and run.info.lifecycle_stage == "active"
             if is_active and self._pointer not in run.data.params:
                 return version.run_id
-        raise TrackingError(
-            f"journal of {self._name}",
-            found=f"no version of {self._name} at {self._store.shown} whose run is there",
-            expected="a registered version with its run",
-            hint="thaw run --force register",
-        )
+        return ""
 
     @property
     def _pointer(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -51,7 +52,8 @@ class ModelVersion:
         values = {}
         for name, value in self.tags.items():
             if name.startswith(_METRIC):
-                values[name.removeprefix(_METRIC)] = float(value)
+                with suppress(ValueError):  # a tag that somebody set by hand
+                    values[name.removeprefix(_METRIC)] = float(value)
         return values
 
     @property

@@ -18,9 +18,11 @@ from flows.approval import approval
 from flows.promotion import answer_request, promote_version, read_model, roll_back
 from pipeline import receipts
 from pipeline.config import PromotionConfig, to_yaml
-from pipeline.errors import ConfigError, ServingError
+from pipeline.errors import ConfigError, ServingError, TrackingError
 from pipeline.promotion_journal import Entry, JournalMovedError, now, read_history
 from pipeline.receipts import current_promotion
+from pipeline.steps.promote import promote
+from pipeline.steps.promotion_evidence import Challenger
 from pipeline.tracking import registered
 from pipeline.tracking.journal_run import JournalRun
 from pipeline.tracking.store import find
@@ -239,13 +241,13 @@ def test_a_version_waits_for_approval_which_lapses_and_is_overtaken(done: Finish
     assert (record.champion, record.waits) == ("", True)
     assert record.next_command.startswith("thaw approve 1")
     done.promote()
-    assert [entry.kind for entry in journal(done).read()] == ["verdict", "requested"], "it is asked once"
-    assert answer_request(place(done), "1", "Ines", "no", RecordingConsole(), approve=False).startswith(
-        "insects v1 is refused"
-    )
-    with pytest.raises(ConfigError, match="refused by Ines"):
-        answer_request(place(done), "1", "Ines", "yes", RecordingConsole(), approve=True)
-    done.promote()
+    entries = journal(done).read()
+    assert [entry.kind for entry in entries] == ["verdict", "requested"], "it is asked once"
+    registered_now = done.register()
+    assert current_promotion(done.config, place(done), registered_now) == record
+    old = [entry.model_copy(update={"time": "2020-01-01T00:00:00+00:00"}) for entry in entries]
+    receipts.write_journal(place(done), "insects", old)
+    assert current_promotion(done.config, place(done), registered_now) is None, "it lapsed, and is to be asked again"
     with temporary.server(place(done).scratch, lambda: None):
         assert approval(str(done.root), "1", "approve", "Ines", "yes") == "insects v1 is champion"
         with pytest.raises(ConfigError, match="no open request"):
@@ -254,6 +256,30 @@ def test_a_version_waits_for_approval_which_lapses_and_is_overtaken(done: Finish
     assert aliases(done) == [("challenger", "champion")]
     history = read_history(journal(done).read())
     assert history.find_request("1", 7, datetime.now(UTC)) is None
+
+
+def test_a_refused_version_is_not_asked_for_again(done: Finished) -> None:
+    set_policy(done, mode="human")
+    done.promote()
+    said = answer_request(place(done), "1", "Ines", "no", RecordingConsole(), approve=False)
+    assert said.startswith("insects v1 is refused")
+    with pytest.raises(ConfigError, match="refused by Ines"):
+        answer_request(place(done), "1", "Ines", "yes", RecordingConsole(), approve=True)
+    record = done.promote()
+    assert (record.decision, record.waits) == ("reject", False)
+    assert "refused by Ines: no" in record.reason
+    assert [entry.kind for entry in journal(done).read()] == ["verdict", "requested", "refused"]
+
+
+def test_nothing_is_decided_about_a_version_that_was_deleted(done: Finished) -> None:
+    done.promote()
+    before = journal(done).read()
+    records = (done.validated, done.split, done.backbone, done.finetuned, done.evaluated, done.register())
+    store = find(done.config.tracking, Workspace(done.root))
+    store.client.delete_model_version("insects", "1")
+    with pytest.raises(TrackingError, match="thaw run --force register"):
+        promote(Challenger(done.config, *records, done.data, done.context()))
+    assert journal(done).read() == before
 
 
 def test_what_is_known_of_the_journal_is_mirrored(done: Finished) -> None:

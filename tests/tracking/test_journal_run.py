@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import TrackingError
-from pipeline.promotion_journal import Entry, JournalMovedError, TestSplit, now, read_history
+from pipeline.promotion_journal import MOST_OF_A_NAME, Entry, JournalMovedError, TestSplit, now, read_history, shorten
 from pipeline.tracking import registry
 from pipeline.tracking.journal_run import JOURNAL_TAG, JournalRun
 from pipeline.tracking.store import TrackingStore
@@ -64,12 +63,29 @@ def test_an_entry_on_another_champion_is_not_added(store: TrackingStore) -> None
     assert len(journal.read()) == 1
 
 
-def test_a_champion_that_was_deleted_is_named(store: TrackingStore) -> None:
+def test_where_the_champion_was_deleted_there_is_none_until_another_is_made_champion(store: TrackingStore) -> None:
     journal = JournalRun(store, NAME)
     journal.append(entry("", "2"))
+    journal.reconcile()
     store.client.delete_model_version(NAME, "2")
-    with pytest.raises(TrackingError, match="v2, the champion by its journal"):
-        journal.reconcile()
+    assert journal.reconcile() == ""
+    assert alias(store) is None
+    journal.append(entry("2", "3"))
+    assert journal.reconcile() == "3"
+    assert alias(store) == "3"
+
+
+def test_the_longest_reason_with_what_json_lengthens_most_is_read_back(store: TrackingStore) -> None:
+    journal = JournalRun(store, NAME)
+    worst = chr(34) * 3000 + "\x1b\udcff" * 700
+    kept = entry("", "1").model_copy(update={"reason": shorten(worst), "by": shorten(worst, MOST_OF_A_NAME)})
+    journal.append(kept)
+    (read,) = journal.read()
+    assert (read.reason, read.by) == (kept.reason, kept.by)
+
+
+def test_a_secret_in_a_reason_is_not_kept_for_ever() -> None:
+    assert "hunter2" not in shorten("see https://bob:hunter2@host/x")
 
 
 def test_the_journal_is_found_where_the_version_that_pointed_to_it_is_deleted(store: TrackingStore) -> None:
