@@ -147,8 +147,18 @@ def _judge_comparability(evidence: Evidence, policy: Policy) -> Verdict | None:
     if refused:
         return Verdict("reject", refused)
     if evidence.comparison.gain is None:
-        return Verdict("cannot-tell", f"the champion, version {evidence.champion}, had learnt from every test example")
+        return Verdict("cannot-tell", _explain_no_gain(evidence.champion, evidence.comparison))
     return None
+
+
+def _explain_no_gain(champion: str, comparison: ChampionComparison) -> str:
+    """Why no test example is left on which the two can be compared."""
+    if comparison.unknown == 0:
+        return f"the champion, version {champion}, had learnt from every test example"
+    return (
+        f"no test example is left to compare with version {champion}, the champion: it had learnt from "
+        f"{comparison.seen:,} and does not know the classes of {comparison.unknown:,}"
+    )
 
 
 def _find_refused_classes(comparison: ChampionComparison, promotion: PromotionConfig) -> str:

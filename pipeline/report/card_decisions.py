@@ -24,13 +24,15 @@ STANDINGS = {
     "refused": "Refused",
     "rolled-back": "Made champion again",
 }
+NOTHING_DECIDED = "Nothing was decided about it yet."
+BEGINNINGS = (*VERDICTS.values(), *STANDINGS.values(), "Withdrawn for", "Succeeded by", NOTHING_DECIDED)
 
 
 def describe_standing(entries: Sequence[Entry], version: str) -> str:
     """What was decided last about a version, in a sentence that stays true: with its day."""
     own = list(_own_entries(entries, version))
     if not own:
-        return "Nothing was decided about it yet."
+        return NOTHING_DECIDED
     last = own[-1]
     reason = escape(shorten(last.reason, LONGEST_REASON))
     return f"{_describe_kind(last, version)} ({_day(last)}): {reason}."
@@ -40,7 +42,7 @@ def restate(description: str, entries: Sequence[Entry], version: str) -> str:
     """A version's description with what stands now in the place of its first paragraph; one that was written by hand is
     left as it is."""
     first, *others = description.split("\n\n")
-    if not first.startswith("**"):
+    if not first.startswith(tuple(f"**{beginning}" for beginning in BEGINNINGS)):
         return description
     return fit([f"**{describe_standing(entries, version)}**", *others])
 

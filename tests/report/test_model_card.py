@@ -181,7 +181,8 @@ def test_a_later_decision_replaces_the_first_sentence_of_a_description_and_nothi
     after = restate(before, (entry("promoted", "3", reason="by hand"),), "3")
     assert after.startswith("**Promoted to champion (2026-11-27): by hand.**")
     assert after.split("\n\n")[1:] == before.split("\n\n")[1:]
-    assert restate("my own words", (entry("promoted", "3"),), "3") == "my own words"
+    for own in ("my own words", "**Not for line B!**\n\nmy own words"):
+        assert restate(own, (entry("promoted", "3"),), "3") == own
 
 
 def test_a_decision_about_another_version_is_left_out(made: Made) -> None:
