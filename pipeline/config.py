@@ -326,7 +326,7 @@ class PromotionConfig(ConfigSection):
     """the largest size of the weights; null: any"""
     max_latency_ms: Above | None = None
     """the longest median time for one example, as the evaluation measured it; null: any"""
-    expires_days: Positive = 7
+    expires_days: Annotated[int, Field(ge=1, le=3650)] = 7
     """days until a request for approval lapses"""
 
     @property

@@ -94,6 +94,17 @@ def change(**more: Any) -> Evidence:
     return replace(better, comparison=replace(better.comparison, **more))
 
 
+def test_the_champion_itself_is_not_rejected_for_a_withdrawn_twin() -> None:
+    known = evidence(gains(40, 5, 200))
+    verdict = decide(replace(known, champion=known.version, withdrawn=True), policy())
+    assert (verdict.decision, verdict.reason) == ("nothing-to-decide", "champion already")
+
+
+def test_why_nothing_is_left_to_compare_is_told_apart() -> None:
+    assert "had learnt from every test example" in decide(change(gain=None), policy()).reason
+    assert "does not know the classes of 30" in decide(change(gain=None, seen=10, unknown=30), policy()).reason
+
+
 def test_classes_that_disappear_must_be_named_and_new_ones_have_a_floor() -> None:
     assert decide(change(removed_classes=("bee",)), policy()).decision == "reject"
     assert decide(change(removed_classes=("bee",)), policy(removed_classes=("bee",))).decision == "promote"

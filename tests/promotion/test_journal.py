@@ -5,6 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
+from flows.promotion import parse_date
+from pipeline.errors import ConfigError
 from pipeline.promotion_journal import Entry, TestSplit, count_looks, earlier_champions, read_history, shorten
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -80,3 +84,14 @@ def test_looks_count_once_each_until_half_of_the_test_split_is_new() -> None:
 def test_a_reason_is_kept_short_enough_for_the_store() -> None:
     assert len(shorten("word " * 2000)) <= 1500
     assert shorten("a\n b") == "a b"
+
+
+@pytest.mark.parametrize("text", ["2026-11-27", "20261127"])
+def test_a_day_is_taken_to_its_end(text: str) -> None:
+    assert parse_date(text) == datetime(2026, 11, 28, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("text", ["9999-12-31", "yesterday", "0001-01-01T00:00+14:00"])
+def test_a_date_that_cannot_be_is_refused_by_name(text: str) -> None:
+    with pytest.raises(ConfigError, match="--at"):
+        parse_date(text)
