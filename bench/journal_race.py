@@ -20,7 +20,6 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from typing import Any
 
 from rich.console import Console
 
+from flows.servers import free_port
 from pipeline.promotion_journal import Entry, JournalMovedError, now, read_history
 from pipeline.tracking import registry
 from pipeline.tracking.journal_run import JournalRun
@@ -247,9 +247,7 @@ def lay_out(uri: str) -> TrackingStore:
 @contextmanager
 def served(uri: str, folder: Path) -> Iterator[str]:
     """The address of MLflow's own server in front of a store, on a free loopback port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port(0)
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "2"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--default-artifact-root", folder.as_uri()]
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))  # where MLflow looks for uvicorn

@@ -63,7 +63,7 @@ def describe_entry(entry: Entry) -> str:
     """2026-11-27 01:30  promoted v3 (champion before: v2) by NAME: better than …"""
     when = entry.when.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
     before = f" (champion before: v{entry.champion})" if entry.champion else ""
-    overridden = f", overriding the verdict {entry.decision}" if _is_override(entry) else ""
+    overridden = f", overriding the verdict {entry.decision}" if entry.is_override else ""
     kind = f"verdict {entry.decision}" if entry.kind == "verdict" else entry.kind
     return f"{when}  {kind} v{entry.version or 'none'}{before} by {entry.by}{overridden}: {entry.reason}"
 
@@ -251,10 +251,6 @@ def _explain_no_request(history: History, version: str, days: int) -> str:
     if datetime.now(UTC) > own[-1].when + timedelta(days=days):
         return f"it lapsed after {days} days"
     return "another version became champion since"
-
-
-def _is_override(entry: Entry) -> bool:
-    return entry.kind == "promoted" and entry.decision in ("reject", "cannot-tell", "none")
 
 
 def parse_date(text: str) -> datetime | None:

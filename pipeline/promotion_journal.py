@@ -55,6 +55,11 @@ class Entry(FrozenModel):
     def when(self) -> datetime:
         return datetime.fromisoformat(self.time)
 
+    @property
+    def is_override(self) -> bool:
+        """Whether a person made a version champion that no verdict had found to deserve it."""
+        return self.kind == "promoted" and self.decision in ("reject", "cannot-tell", "none")
+
 
 class JournalMovedError(ThawError):
     """The champion is another than the one that was decided on; look again, and decide anew."""
@@ -114,25 +119,25 @@ class History:
     def find_request(self, version: str, expires_days: int, now: datetime) -> Entry | None:
         """The request for a version's approval that is still open; None where there is none, it was answered, another
         version became champion since, or it has lapsed."""
-        request: Entry | None = None
-        for entry in self.valid:
-            if entry.kind in MOVES:
-                request = None
-            elif entry.version == version and entry.kind in ("requested", "refused"):
-                request = entry if entry.kind == "requested" else None
-        if request is None or now > request.when + timedelta(days=expires_days):
+        last = self._find_last_of_approval(version)
+        if last is None or last.kind != "requested" or now > last.when + timedelta(days=expires_days):
             return None
-        return request
+        return last
 
     def find_refusal(self, version: str) -> Entry | None:
         """The refusal of a version, where it was not asked for again since and no other became champion."""
-        refusal: Entry | None = None
+        last = self._find_last_of_approval(version)
+        return last if last is not None and last.kind == "refused" else None
+
+    def _find_last_of_approval(self, version: str) -> Entry | None:
+        """The last request for a version's approval, or refusal of it, since the champion became champion."""
+        last: Entry | None = None
         for entry in self.valid:
             if entry.kind in MOVES:
-                refusal = None
+                last = None
             elif entry.version == version and entry.kind in ("requested", "refused"):
-                refusal = entry if entry.kind == "refused" else None
-        return refusal
+                last = entry
+        return last
 
     def champion_at(self, when: datetime) -> str:
         """The version that was champion at a time; empty where none was."""

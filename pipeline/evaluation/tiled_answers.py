@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pipeline.evaluation.predict import LoadedCandidate
     from pipeline.records import CandidateRecord
-    from pipeline.serving.tiles import Scores
+    from pipeline.serving.tiles import Scores, Tiling
     from pipeline.tensors import Batch
 
 
@@ -36,10 +36,9 @@ def label_in_tiles(loaded: LoadedCandidate, path: str, tiles: Mapping[str, Any])
     Raises:
         DataError: the file is missing or cannot be decoded wholly.
     """
-    from pipeline.serving.tiles import find_tiling, label_bands
+    from pipeline.serving.tiles import label_bands
 
-    picture = _open_picture(loaded, path)
-    tiling = find_tiling(picture.width, picture.height, tiles)
+    picture, tiling = _open_picture(loaded, path, tiles)
     return np.concatenate(list(label_bands(picture, tiling, lambda cut: _score_tiles(loaded, cut))))
 
 
@@ -53,22 +52,24 @@ def detect_in_tiles(loaded: LoadedCandidate, path: str, tiles: Mapping[str, Any]
         DataError: the file is missing or cannot be decoded wholly.
     """
     from pipeline.serving.box_tiles import merge_boxes
-    from pipeline.serving.tiles import answer_tiles, find_tiling
+    from pipeline.serving.tiles import answer_tiles
 
-    picture = _open_picture(loaded, path)
-    tiling = find_tiling(picture.width, picture.height, tiles)
+    picture, tiling = _open_picture(loaded, path, tiles)
     found = answer_tiles(picture, tiling, lambda cut: _find_boxes(loaded, cut))
     most_overlap = loaded.candidate.design["overlap_threshold"]
     return merge_boxes(found, tiling, picture.width, picture.height, most_overlap)
 
 
-def _open_picture(loaded: LoadedCandidate, path: str) -> Image.Image:
+def _open_picture(loaded: LoadedCandidate, path: str, tiles: Mapping[str, Any]) -> tuple[Image.Image, Tiling]:
+    """A picture of a file, and how it is cut."""
     from pipeline.manifest import real_path
     from pipeline.modalities.image.decoding import open_rgb
     from pipeline.records import image_spec
+    from pipeline.serving.tiles import find_tiling
 
     background = image_spec(loaded.candidate.input).background
-    return open_rgb(real_path(loaded.data, path), background=background)
+    picture = open_rgb(real_path(loaded.data, path), background=background)
+    return picture, find_tiling(picture.width, picture.height, tiles)
 
 
 def _score_tiles(loaded: LoadedCandidate, tiles: Sequence[Image.Image]) -> Iterator[Scores]:

@@ -81,8 +81,7 @@ def _describe_kind(entry: Entry, version: str) -> str:
         return f"Withdrawn for {successor}" if entry.kind == "rolled-back" else f"Succeeded by {successor}"
     if entry.kind == "verdict":
         return VERDICTS.get(entry.decision, name(entry.decision))
-    overridden = entry.kind == "promoted" and entry.decision in ("reject", "cannot-tell", "none")
-    return f"{STANDINGS[entry.kind]}{', overriding the verdict' if overridden else ''}"
+    return f"{STANDINGS[entry.kind]}{', overriding the verdict' if entry.is_override else ''}"
 
 
 def _day(entry: Entry) -> str:

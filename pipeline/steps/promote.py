@@ -327,12 +327,12 @@ class _Promotion:
     def _publish_card(self, record: PromoteRecord, entries: Sequence[Entry]) -> None:
         """Writes the version's card anew, with what was decided."""
         challenger = self._challenger
-        version = self._list_versions()[self._version]
+        others = self._list_versions()
+        version = others.pop(self._version)
         decided = replace(challenger.run, promote=record)
         run_id = challenger.registered.run_id
         version_card.publish(self._store, self._config, decided, version, run_id, challenger.context, entries)
-        others = [other for other in self._list_versions().values() if other.version != self._version]
-        version_card.restate_decisions(self._store, others, entries)
+        version_card.restate_decisions(self._store, others.values(), entries)
 
     def _is_waiting(self, history: History) -> bool:
         return find_request(history, self._version, self._config) is not None
