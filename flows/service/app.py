@@ -68,8 +68,8 @@ class Service:
         self.model = model
         self.options = options
         self.log = None if options.log is None else AnswerLog(options.log)
-        self.measures = Measures(model, self.log)
         self._held_bytes = 0  # of all bodies that are read or being answered
+        self.measures = Measures(model, self.log, lambda: self._held_bytes)
 
     async def predict(self, request: Request) -> Response:
         """Predictions, with the version that made them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import psutil
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -10,11 +12,15 @@ from flows.service.follower import ServedModel
 
 
 class Measures:
-    """Counters of one server, in a registry of their own."""
+    """Counters of one server, in a registry of their own.
+
+    Args:
+        held_bytes: how many bytes of bodies the server holds.
+    """
 
     media_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, model: ServedModel, log: AnswerLog | None) -> None:
+    def __init__(self, model: ServedModel, log: AnswerLog | None, held_bytes: Callable[[], int]) -> None:
         self.model = model
         self.log = log
         self.registry = CollectorRegistry()
@@ -25,6 +31,7 @@ class Measures:
             "thaw_predict_seconds", "Seconds from a request's headers to its answer.", registry=self.registry
         )
         self._add_gauge("thaw_waiting_requests", "Requests that wait or are being answered.", lambda: model.waiting)
+        self._add_gauge("thaw_held_bytes", "Bytes of the bodies that are read or being answered.", held_bytes)
         self._add_gauge("thaw_served_version", "The version that answers.", self._version)
         self._add_gauge("thaw_model_swaps", "Versions that took over.", lambda: model.swaps)
         self._add_gauge("thaw_model_refusals", "Times that a version was refused.", lambda: model.refusals)
