@@ -14,10 +14,12 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, TypeVar
 
+from pipeline.signals import handled
+
 T = TypeVar("T")
 
 # A terminal sends them to every process of a command; the one that is this process's to answer is enough.
-_FROM_A_TERMINAL = {signal.SIGINT, signal.SIGHUP}
+_FROM_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 
 
 class WorkerPool:
@@ -56,15 +58,21 @@ class WorkerPool:
 def _deaf() -> Iterator[None]:
     """Processes started in the block do not receive what a terminal sends: a signal mask is inherited.
 
-    So does the process that keeps count of multiprocessing's semaphores, which starts with the first of them.
+    So does the process that keeps count of multiprocessing's semaphores, which starts with the first of them. What reaches
+    this process meanwhile, through a thread that a library started and that blocks nothing, is answered after the block: a
+    process that is half started would print an error of its own.
     """
+    heard: list[int] = []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _FROM_A_TERMINAL)
     try:
-        resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, _FROM_A_TERMINAL)  # starting the tracker unblocked some
-        yield
+        with handled(_FROM_A_TERMINAL, lambda number, frame: heard.append(number)):
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, _FROM_A_TERMINAL)  # starting the tracker unblocked some
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number in heard[:1]:
+            signal.raise_signal(number)
 
 
 def _end_with(watched: Connection) -> None:

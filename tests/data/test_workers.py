@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.data.workers import _deaf
 from pipeline.examples import ExampleFault, MeasuredExample
 
 pytestmark = pytest.mark.slow
@@ -120,3 +122,26 @@ def test_ctrl_c_while_the_workers_start_is_quiet_too(tmp_path: Path) -> None:
         said, _ = scan.communicate(timeout=60)
         wait_for(lambda: not any(worker.is_running() for worker in workers))
     assert said.count("Traceback") == 1, said
+
+
+def test_a_ctrl_c_that_another_thread_receives_waits_until_a_worker_is_started() -> None:
+    over = threading.Event()
+    other = threading.Thread(target=over.wait)  # of a library: it blocks no signal
+    other.start()
+    steps = []
+
+    def start_while_interrupted() -> None:
+        with _deaf():
+            assert other.ident is not None
+            signal.pthread_kill(other.ident, signal.SIGINT)
+            time.sleep(0.1)
+            steps.append("started")
+        steps.append("went on")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start_while_interrupted()
+    finally:
+        over.set()
+        other.join()
+    assert steps == ["started"]
