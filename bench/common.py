@@ -1,8 +1,9 @@
-"""What every contender of the benchmark shares: the setting they are given and the result they leave.
+"""What every contender of the benchmark shares: the setting they are given and the
+result they leave.
 
-A contender is a script of its own, `python bench/NAME.py SETTING.json RESULT.json`, so that each pays for its own
-imports and memory. Its clock starts after the imports, and everything between raw image files and the last
-validation counts.
+A contender is a script of its own, `python bench/NAME.py SETTING.json RESULT.json`, so
+that each pays for its own imports and memory. Its clock starts after the imports, and
+everything between raw image files and the last validation counts.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Setting:
     Args:
         data: a folder with train/ and val/, a folder for each class in both.
         weights: a stock state dict of `architecture`, .pth or .safetensors.
-        size, resize: the network's input side, and the shorter side before the centre crop, in pixels.
+        size, resize: the network's input side, and the shorter side before the centre
+            crop, in pixels.
         epochs: of each contender by name.
     """
 
@@ -55,7 +57,8 @@ class Result:
     """What a contender came to.
 
     Args:
-        marks: (seconds since the start, training images shown, validation accuracy) after each epoch.
+        marks: (seconds since the start, training images shown, validation accuracy)
+            after each epoch.
         examples: of the validation set.
         seconds: in all, from raw files to the end.
         images: training images shown in all.
@@ -99,13 +102,20 @@ def given() -> Setting:
 
 def leave(results: Sequence[Result]) -> None:
     """Writes the results where the command line says."""
-    Path(sys.argv[2]).write_text(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
+    Path(sys.argv[2]).write_text(
+        json.dumps([dataclasses.asdict(result) for result in results], indent=1)
+    )
 
 
 def printed_laps(printed: str) -> dict[str, float]:
     """Where a command's seconds went, as `--timings` printed it."""
-    line = next(line for line in reversed(printed.splitlines()) if "starting Python" in line)
-    return {name.strip(): float(seconds) for name, seconds in re.findall(r"([A-Za-z ]+) ([\d.]+) s", line)}
+    line = next(
+        line for line in reversed(printed.splitlines()) if "starting Python" in line
+    )
+    return {
+        name.strip(): float(seconds)
+        for name, seconds in re.findall(r"([A-Za-z ]+) ([\d.]+) s", line)
+    }
 
 
 def pretrained(setting: Setting) -> nn.Module:
@@ -114,18 +124,27 @@ def pretrained(setting: Setting) -> nn.Module:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
+        state = {
+            k: v.float() if v.is_floating_point() else v
+            for k, v in load_file(path).items()
+        }
     else:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    last = list(torchvision.models.get_model(setting.architecture, weights=None).state_dict())[-1]
+    last = list(
+        torchvision.models.get_model(setting.architecture, weights=None).state_dict()
+    )[-1]
     classes = state[last].shape[0]  # safetensors keeps tensors in an order of its own
-    network: nn.Module = torchvision.models.get_model(setting.architecture, weights=None, num_classes=classes)
+    network: nn.Module = torchvision.models.get_model(
+        setting.architecture, weights=None, num_classes=classes
+    )
     network.load_state_dict(state)
     return network
 
 
 def last_layer(network: nn.Module) -> tuple[nn.Module, str, nn.Linear]:
     """The layer whose outputs are the classes: its parent, its name there, and itself."""
-    path, layer = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
+    path, layer = [
+        (name, m) for name, m in network.named_modules() if isinstance(m, nn.Linear)
+    ][-1]
     parent, _, name = path.rpartition(".")
     return network.get_submodule(parent), name, layer

@@ -1,18 +1,22 @@
-"""Detection and segmentation: how good after how many steps, and what a step costs beside the usual script, in one go.
+"""Detection and segmentation: how good after how many steps, and what a step costs
+beside the usual script, in one go.
 
-    python bench/dense.py                       both sets: about half an hour on two quiet cores
-    python bench/dense.py --only bccd --contenders full-short cached computed
-    python bench/dense.py --quick               a smoke run of every part
+    python bench/dense.py                       both sets: about half an hour on two
+    quiet cores python bench/dense.py --only bccd --contenders full-short cached
+    computed python bench/dense.py --quick               a smoke run of every part
 
-The sets are bccd (boxes) and dsb2018 (masks) where `THAW_REAL` (or ../shared) has them; the network's body is mobilenet_v2
-with ImageNet weights. Each contender runs in a process of its own; `training CPU s` are the
-processor's seconds of the epochs alone, without decoding, validation and measuring the plan; they are one thread's where
-`--threads 1` is given. `reference-800` are steps as torchvision's reference script takes them.
+The sets are bccd (boxes) and dsb2018 (masks) where `THAW_REAL` (or ../shared) has them;
+the network's body is mobilenet_v2 with ImageNet weights. Each contender runs in a
+process of its own; `training CPU s` are the processor's seconds of the epochs alone,
+without decoding, validation and measuring the plan; they are one thread's where
+`--threads 1` is given. `reference-800` are steps as torchvision's reference script
+takes them.
 
-Targets: bccd 45 mean AP and 82 at 0.5 within 76 steps of 8 pictures, 51 and 85 within 190; the last six blocks 39 and 76
-within 56; dsb2018 85 mean IoU within 48 steps, 87 within 95, each reached where the interval's upper end does; a step with
-the frozen body kept 1.1 times as fast as computed (boxes), 1.3 times (masks); 50 times fewer processor's seconds a picture
-than at 800 pixels.
+Targets: bccd 45 mean AP and 82 at 0.5 within 76 steps of 8 pictures, 51 and 85 within
+190; the last six blocks 39 and 76 within 56; dsb2018 85 mean IoU within 48 steps, 87
+within 95, each reached where the interval's upper end does; a step with the frozen body
+kept 1.1 times as fast as computed (boxes), 1.3 times (masks); 50 times fewer
+processor's seconds a picture than at 800 pixels.
 """
 
 from __future__ import annotations
@@ -49,22 +53,50 @@ def main() -> None:
             workspace = make_workspace(name, Path(temporary))
             results[name] = {}
             for contender in contenders(name, options.contenders):
-                results[name][contender] = run(contender, workspace, Path(temporary) / name, options)
+                results[name][contender] = run(
+                    contender, workspace, Path(temporary) / name, options
+                )
                 show_one(name, contender, results[name][contender])
-    report = {"machine": machine(), "quick": options.quick, "threads": options.threads, "sets": results}
+    report = {
+        "machine": machine(),
+        "quick": options.quick,
+        "threads": options.threads,
+        "sets": results,
+    }
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(report, indent=2))
     show(results)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a step or an epoch each: does every part run?")
-    parser.add_argument("--only", nargs="+", choices=list(SETS), help="these sets alone")
-    parser.add_argument("--contenders", nargs="+", choices=[*CONTENDERS, *REFERENCES], help="these alone")
-    parser.add_argument("--threads", type=int, default=cores(), help="of each contender; default: all cores")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--json", type=Path, default=HERE.parent / ".thaw" / "bench-dense.json", help="the result's file"
+        "--quick",
+        action="store_true",
+        help="a step or an epoch each: does every part run?",
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=list(SETS), help="these sets alone"
+    )
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        choices=[*CONTENDERS, *REFERENCES],
+        help="these alone",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=cores(),
+        help="of each contender; default: all cores",
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=HERE.parent / ".thaw" / "bench-dense.json",
+        help="the result's file",
     )
     return parser.parse_args()
 
@@ -85,18 +117,29 @@ def make_workspace(name: str, folder: Path) -> Path:
     return workspace
 
 
-def run(contender: str, workspace: Path, scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
+def run(
+    contender: str, workspace: Path, scratch: Path, options: argparse.Namespace
+) -> dict[str, Any]:
     """The result that a contender's script leaves."""
     script = "dense_reference.py" if contender in REFERENCES else "dense_ours.py"
     scratch.mkdir(parents=True, exist_ok=True)
     left = scratch / f"{contender}.json"
-    words = [sys.executable, str(HERE / script), contender, str(workspace), str(scratch / contender), str(left)]
+    words = [
+        sys.executable,
+        str(HERE / script),
+        contender,
+        str(workspace),
+        str(scratch / contender),
+        str(left),
+    ]
     words += ["--threads", str(options.threads)]
     if options.quick:
         words.append("--quick")
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{contender} exited with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        raise SystemExit(
+            f"{contender} exited with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        )
     result: dict[str, Any] = json.loads(left.read_text())
     return result
 
@@ -104,27 +147,50 @@ def run(contender: str, workspace: Path, scratch: Path, options: argparse.Namesp
 def show_one(name: str, contender: str, result: dict[str, Any]) -> None:
     """A line as soon as it is known: the whole takes long."""
     if contender in REFERENCES:
-        console.print(f"{name} {contender}: {result['cpu_seconds_a_picture']:.2f} CPU s a picture")
+        console.print(
+            f"{name} {contender}: {result['cpu_seconds_a_picture']:.2f} CPU s a picture"
+        )
         return
-    values = ", ".join(f"{metric} {format_estimate(result['test'][metric])}" for metric in SHOWN[name])
+    values = ", ".join(
+        f"{metric} {format_estimate(result['test'][metric])}" for metric in SHOWN[name]
+    )
     console.print(
         f"{name} {contender}: {result['steps']} steps, {values}, {result['cpu_milliseconds_a_step']:.0f} CPU ms a step"
     )
 
 
 def format_estimate(estimate: dict[str, float]) -> str:
-    return "{:.1f} ({:.1f}–{:.1f})".format(*(100 * estimate[key] for key in ("value", "low", "high")))
+    return "{:.1f} ({:.1f}–{:.1f})".format(
+        *(100 * estimate[key] for key in ("value", "low", "high"))
+    )
 
 
 def show(results: dict[str, dict[str, Any]]) -> None:
     for name, by_contender in results.items():
-        table = Table("", "steps", *SHOWN[name], "training CPU s", "CPU s", "CPU ms a step", title=name)
+        table = Table(
+            "",
+            "steps",
+            *SHOWN[name],
+            "training CPU s",
+            "CPU s",
+            "CPU ms a step",
+            title=name,
+        )
         for contender, result in by_contender.items():
             if contender not in REFERENCES:
-                values = [format_estimate(result["test"][metric]) for metric in SHOWN[name]]
-                seconds = (f"{result['training_seconds']:.0f}", f"{result['cpu_seconds']:.0f}")
+                values = [
+                    format_estimate(result["test"][metric]) for metric in SHOWN[name]
+                ]
+                seconds = (
+                    f"{result['training_seconds']:.0f}",
+                    f"{result['cpu_seconds']:.0f}",
+                )
                 table.add_row(
-                    contender, str(result["steps"]), *values, *seconds, f"{result['cpu_milliseconds_a_step']:.0f}"
+                    contender,
+                    str(result["steps"]),
+                    *values,
+                    *seconds,
+                    f"{result['cpu_milliseconds_a_step']:.0f}",
                 )
         console.print(table)
         show_ratios(by_contender)
@@ -132,13 +198,20 @@ def show(results: dict[str, dict[str, Any]]) -> None:
 
 def show_ratios(results: dict[str, Any]) -> None:
     if "cached" in results and "computed" in results:
-        ratio = results["computed"]["cpu_milliseconds_a_step"] / results["cached"]["cpu_milliseconds_a_step"]
-        console.print(f"a step with the frozen body kept: {ratio:.2f}× as fast as computed")
+        ratio = (
+            results["computed"]["cpu_milliseconds_a_step"]
+            / results["cached"]["cpu_milliseconds_a_step"]
+        )
+        console.print(
+            f"a step with the frozen body kept: {ratio:.2f}× as fast as computed"
+        )
     for reference in REFERENCES:
         if reference in results and "full-short" in results:
             ours = results["full-short"]["cpu_milliseconds_a_step"] / 1000 / BATCH
             ratio = results[reference]["cpu_seconds_a_picture"] / ours
-            console.print(f"{reference}: {ratio:.0f}× the processor's seconds a picture (with one thread each)")
+            console.print(
+                f"{reference}: {ratio:.0f}× the processor's seconds a picture (with one thread each)"
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Thaw's own contenders of the detection and segmentation benchmark: the finetune step, then the test split.
+"""Thaw's own contenders of the detection and segmentation benchmark: the finetune step,
+then the test split.
 
 python bench/dense_ours.py CONTENDER WORKSPACE SCRATCH RESULT.json --threads N [--quick]
 """
@@ -31,7 +32,8 @@ from pipeline.training import progress
 from pipeline.workspace import Workspace
 
 BATCH = 8
-# What short trainings of small sets of microscope pictures take: they have no up and down, and little time for crops.
+# What short trainings of small sets of microscope pictures take: they have no up and
+# down, and little time for crops.
 AUGMENT = {"vflip": 0.5, "crop_scale": (0.9, 1.0), "crop_ratio": (0.95, 1.05)}
 
 
@@ -61,17 +63,28 @@ CONTENDERS = {
 }
 
 
-def train(workspace: Workspace, scratch: Path, contender: Contender, *, threads: int, quick: bool) -> dict[str, Any]:
+def train(
+    workspace: Workspace,
+    scratch: Path,
+    contender: Contender,
+    *,
+    threads: int,
+    quick: bool,
+) -> dict[str, Any]:
     """One fine-tuning in a fresh folder, and what it came to on the test split."""
     shutil.rmtree(scratch, ignore_errors=True)
     (scratch / "out").mkdir(parents=True)
     config = workspace.config()
-    task = config.task.model_copy(update={"augment": config.task.augment.model_copy(update=AUGMENT)})  # type: ignore[attr-defined]
+    task = config.task.model_copy(
+        update={"augment": config.task.augment.model_copy(update=AUGMENT)}
+    )  # type: ignore[attr-defined]
     lrs = config.finetune
     stage = StageConfig(
         name="stage",
         train=(contender.train,),
-        epochs=1 if quick else contender.epochs[config.task.name == "semantic-segmentation"],
+        epochs=1
+        if quick
+        else contender.epochs[config.task.name == "semantic-segmentation"],
         lr=lrs.lr,
         body_lr=lrs.body_lr,
         lr_decay=1.0,
@@ -79,7 +92,11 @@ def train(workspace: Workspace, scratch: Path, contender: Contender, *, threads:
         init="random" if contender.scratch else "keep",
         batchnorm="train" if contender.scratch else "frozen",
     )
-    plan = {**config.finetune.plan.model_dump(), "threads": threads, "feature_cache": contender.feature_cache}
+    plan = {
+        **config.finetune.plan.model_dump(),
+        "threads": threads,
+        "feature_cache": contender.feature_cache,
+    }
     changes = {
         "baseline": "never",
         "patience": 0,
@@ -89,7 +106,9 @@ def train(workspace: Workspace, scratch: Path, contender: Contender, *, threads:
         "views": 4 if contender.train == "head" else 64,
         "plan": plan,
     }
-    settings = type(config.finetune).model_validate({**config.finetune.model_dump(), **changes})
+    settings = type(config.finetune).model_validate(
+        {**config.finetune.model_dump(), **changes}
+    )
     context = Context(
         root=workspace.root,
         data=workspace.root / config.data.path,
@@ -98,11 +117,16 @@ def train(workspace: Workspace, scratch: Path, contender: Contender, *, threads:
         tracker=NoTracker(),
         console=SilentConsole(),
     )
-    split, backbone = load_record(workspace, "split"), load_record(workspace, "backbone")
+    split, backbone = (
+        load_record(workspace, "split"),
+        load_record(workspace, "backbone"),
+    )
     began, began_cpu = time.perf_counter(), time.process_time()
     finetuned = finetune(settings, task, split, backbone, scratch / "out", context)
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
-    timing = json.loads((scratch / "run" / "timing.json").read_text())["bench"]["stages"]["stage"]
+    timing = json.loads((scratch / "run" / "timing.json").read_text())["bench"][
+        "stages"
+    ]["stage"]
     return {
         "steps": finetuned.candidate().steps,
         "seconds": seconds,
@@ -114,7 +138,9 @@ def train(workspace: Workspace, scratch: Path, contender: Contender, *, threads:
     }
 
 
-def judge(workspace: Workspace, finetuned: FinetuneRecord, context: Context) -> dict[str, Any]:
+def judge(
+    workspace: Workspace, finetuned: FinetuneRecord, context: Context
+) -> dict[str, Any]:
     """The test metrics with their intervals."""
     config = workspace.config()
     table = pq.read_table(load_record(workspace, "split").manifest)
@@ -127,12 +153,23 @@ def judge(workspace: Workspace, finetuned: FinetuneRecord, context: Context) -> 
 
 
 def main() -> None:
-    name, root, scratch, left = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
+    name, root, scratch, left = (
+        sys.argv[1],
+        Path(sys.argv[2]),
+        Path(sys.argv[3]),
+        Path(sys.argv[4]),
+    )
     threads = int(sys.argv[sys.argv.index("--threads") + 1])
     torch.set_num_threads(threads)
     # A stage times itself by the processor's clock: others use the machine too.
     progress.time = SimpleNamespace(monotonic=time.process_time)  # type: ignore[assignment]
-    result = train(Workspace(root), scratch, CONTENDERS[name], threads=threads, quick="--quick" in sys.argv)
+    result = train(
+        Workspace(root),
+        scratch,
+        CONTENDERS[name],
+        threads=threads,
+        quick="--quick" in sys.argv,
+    )
     left.write_text(json.dumps(result))
 
 

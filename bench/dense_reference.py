@@ -1,10 +1,13 @@
-"""Some training steps as torchvision's reference script for detection takes them, and the same at Thaw's resolution.
+"""Some training steps as torchvision's reference script for detection takes them, and
+the same at Thaw's resolution.
 
-python bench/dense_reference.py reference-800|reference-320 WORKSPACE SCRATCH RESULT.json --threads N [--quick]
+python bench/dense_reference.py reference-800|reference-320 WORKSPACE SCRATCH
+RESULT.json --threads N [--quick]
 
-Faster R-CNN with a feature pyramid on mobilenet_v2 by torchvision's own builder, with its defaults (256 channels, 2,000
-proposals, 512 regions), fp32, SGD with momentum, batches of 2, flips; pictures resized to 800 pixels, or 320. What is measured
-is processor's seconds a picture; it is not trained to an end, which takes hours.
+Faster R-CNN with a feature pyramid on mobilenet_v2 by torchvision's own builder, with
+its defaults (256 channels, 2,000 proposals, 512 regions), fp32, SGD with momentum,
+batches of 2, flips; pictures resized to 800 pixels, or 320. What is measured is
+processor's seconds a picture; it is not trained to an end, which takes hours.
 """
 
 from __future__ import annotations
@@ -34,12 +37,22 @@ def build(classes: int, side: int) -> FasterRCNN:
     body = torchvision.models.mobilenet_v2(weights=None)
     backbone = _mobilenet_extractor(body, fpn=True, trainable_layers=6)
     sizes = ((32,), (64,), (128,), (256,))[: len(backbone.fpn.inner_blocks) + 1]
-    anchors = torchvision.models.detection.anchor_utils.AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
+    anchors = torchvision.models.detection.anchor_utils.AnchorGenerator(
+        sizes, ((0.5, 1.0, 2.0),) * len(sizes)
+    )
     longest = 1333 if side == 800 else side
-    return FasterRCNN(backbone, classes + 1, min_size=side, max_size=longest, rpn_anchor_generator=anchors)
+    return FasterRCNN(
+        backbone,
+        classes + 1,
+        min_size=side,
+        max_size=longest,
+        rpn_anchor_generator=anchors,
+    )
 
 
-def batches(workspace: Workspace, count: int) -> list[tuple[list[Tensor], list[dict[str, Tensor]]]]:
+def batches(
+    workspace: Workspace, count: int
+) -> list[tuple[list[Tensor], list[dict[str, Tensor]]]]:
     """Pictures as they are, with their boxes."""
     split = load_record(workspace, "split")
     assert isinstance(split, SplitRecord)
@@ -55,7 +68,10 @@ def batches(workspace: Workspace, count: int) -> list[tuple[list[Tensor], list[d
             boxes = json.loads(row["target"])["boxes"]
             labels = [split.labels.index(one["label"]) + 1 for one in boxes]
             targets.append(
-                {"boxes": torch.tensor([one["box"] for one in boxes]).float(), "labels": torch.tensor(labels)}
+                {
+                    "boxes": torch.tensor([one["box"] for one in boxes]).float(),
+                    "labels": torch.tensor(labels),
+                }
             )
         found.append((images, targets))
     return found
@@ -68,7 +84,9 @@ def main() -> None:
     workspace = Workspace(root)
     classes = len(load_record(workspace, "split").labels)  # type: ignore[attr-defined]
     model = build(classes, int(name.rpartition("-")[2])).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.005, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.005, momentum=0.9, weight_decay=1e-4
+    )
     work = batches(workspace, steps + 1)
     cpu_seconds = []
     for images, targets in work:
@@ -78,7 +96,11 @@ def main() -> None:
         sum(losses.values()).backward()
         optimizer.step()
         cpu_seconds.append((time.process_time() - began) / len(images))
-    left.write_text(json.dumps({"cpu_seconds_a_picture": float(np.median(cpu_seconds[1:])), "steps": steps}))
+    left.write_text(
+        json.dumps(
+            {"cpu_seconds_a_picture": float(np.median(cpu_seconds[1:])), "steps": steps}
+        )
+    )
 
 
 if __name__ == "__main__":

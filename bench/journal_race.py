@@ -1,16 +1,20 @@
-"""Writers that race for the champion of a registered model, through the journal and by the alias alone, and are killed:
+"""Writers that race for the champion of a registered model, through the journal and by
+the alias alone, and are killed:
 
-    python bench/journal_race.py --rounds 100 --kills 200
-    python bench/journal_race.py --server --rounds 100 --kills 200
-    python bench/journal_race.py --uri postgresql+psycopg2://USER@127.0.0.1:PORT/DATABASE --rounds 100 --kills 200
+    python bench/journal_race.py --rounds 100 --kills 200 python bench/journal_race.py
+    --server --rounds 100 --kills 200 python bench/journal_race.py --uri
+    postgresql+psycopg2://USER@127.0.0.1:PORT/DATABASE --rounds 100 --kills 200
 
-Without a store, one of SQLite is made in a temporary folder; `--server` puts MLflow's server in front of it. PostgreSQL must
-run already, and `psycopg2-binary` be installed; the database is filled.
+Without a store, one of SQLite is made in a temporary folder; `--server` puts MLflow's
+server in front of it. PostgreSQL must run already, and `psycopg2-binary` be installed;
+the database is filled.
 
-In a round every writer reads who is champion and, on the strength of that, makes its own version champion. By the alias alone
-a round is wrong where two writers decided on the same champion. By the journal it is wrong where an entry was added that its
-writer does not know of, or is void, or is missing, or the alias is not the champion in the end. Of the killed writers, every
-entry that was acknowledged must be there, without a gap. Exits with 1 where the journal was wrong.
+In a round every writer reads who is champion and, on the strength of that, makes its
+own version champion. By the alias alone a round is wrong where two writers decided on
+the same champion. By the journal it is wrong where an entry was added that its writer
+does not know of, or is void, or is missing, or the alias is not the champion in the
+end. Of the killed writers, every entry that was acknowledged must be there, without a
+gap. Exits with 1 where the journal was wrong.
 """
 
 from __future__ import annotations
@@ -54,7 +58,14 @@ def open_store(uri: str) -> TrackingStore:
 
 
 def make_entry(champion: str, version: str, reason: str) -> Entry:
-    return Entry(kind="promoted", champion=champion, version=version, by="race", reason=reason, time=now())
+    return Entry(
+        kind="promoted",
+        champion=champion,
+        version=version,
+        by="race",
+        reason=reason,
+        time=now(),
+    )
 
 
 def choose_version(champion: str, writer: int) -> str:
@@ -63,11 +74,13 @@ def choose_version(champion: str, writer: int) -> str:
     return own if own != champion else str(WRITERS + 1)
 
 
-# --- rounds ----------------------------------------------------------------------------------------------------------
+# --- rounds ---------------------------------------------------------------------------
 
 
 def race(uri: str, writer: int, start: Any, orders: Connection) -> None:
-    """Takes part in rounds until told to end; answers each with what it decided on, and whether it had its way."""
+    """Takes part in rounds until told to end; answers each with what it decided on, and
+    whether it had its way.
+    """
     store = open_store(uri)
     journal = JournalRun(store, NAME)
     journal.read()
@@ -84,17 +97,25 @@ def race(uri: str, writer: int, start: Any, orders: Connection) -> None:
 
 
 def move_alias(store: TrackingStore, writer: int) -> str:
-    """Makes the writer's version champion by the alias alone; returns the champion on which it did."""
+    """Makes the writer's version champion by the alias alone; returns the champion on
+    which it did.
+    """
     champion = registry.aliases_of(store, NAME).get(registry.CHAMPION, "")
-    store.client.set_registered_model_alias(NAME, registry.CHAMPION, choose_version(champion, writer))
+    store.client.set_registered_model_alias(
+        NAME, registry.CHAMPION, choose_version(champion, writer)
+    )
     return champion
 
 
 def move_by_journal(journal: JournalRun, writer: int, order: str) -> bool:
-    """Makes the writer's version champion by the journal; returns whether it had its way."""
+    """Makes the writer's version champion by the journal; returns whether it had its
+    way.
+    """
     champion = read_history(journal.read()).champion
     try:
-        journal.append(make_entry(champion, choose_version(champion, writer), f"{order} {writer}"))
+        journal.append(
+            make_entry(champion, choose_version(champion, writer), f"{order} {writer}")
+        )
     except JournalMovedError:
         return False
     finally:
@@ -130,7 +151,9 @@ def ask_all(writers: Sequence[Connection], order: str) -> list[Any]:
     return [writer.recv() for writer in writers]
 
 
-def race_by_alias(store: TrackingStore, writers: Sequence[Connection], rounds: int) -> int:
+def race_by_alias(
+    store: TrackingStore, writers: Sequence[Connection], rounds: int
+) -> int:
     """How many rounds were wrong."""
     wrong = 0
     store.client.set_registered_model_alias(NAME, registry.CHAMPION, str(WRITERS + 1))
@@ -141,7 +164,9 @@ def race_by_alias(store: TrackingStore, writers: Sequence[Connection], rounds: i
     return wrong
 
 
-def race_by_journal(store: TrackingStore, writers: Sequence[Connection], rounds: int) -> tuple[int, int]:
+def race_by_journal(
+    store: TrackingStore, writers: Sequence[Connection], rounds: int
+) -> tuple[int, int]:
     """How many rounds were wrong, and how many entries were added in all."""
     wrong = 0
     journal = JournalRun(store, NAME)
@@ -159,13 +184,14 @@ def race_by_journal(store: TrackingStore, writers: Sequence[Connection], rounds:
             {entry.reason for entry in added} == known
             and len(added) == len(known) >= 1
             and len(history.valid) == len(entries)
-            and registry.aliases_of(store, NAME).get(registry.CHAMPION) == history.champion
+            and registry.aliases_of(store, NAME).get(registry.CHAMPION)
+            == history.champion
         )
         wrong += not is_right
     return wrong, before - first
 
 
-# --- kills -----------------------------------------------------------------------------------------------------------
+# --- kills ----------------------------------------------------------------------------
 
 
 def write_for_ever(uri: str, writer: int, told: Connection) -> None:
@@ -179,7 +205,9 @@ def write_for_ever(uri: str, writer: int, told: Connection) -> None:
 
 
 def kill_writers(store: TrackingStore, uri: str, kills: int) -> tuple[int, int, int]:
-    """Kills writers at any moment; returns kills, times that the journal was wrong afterwards, and entries added."""
+    """Kills writers at any moment; returns kills, times that the journal was wrong
+    afterwards, and entries added.
+    """
     draw = random.Random(0)
     journal = JournalRun(store, NAME)
     first = len(journal.read())
@@ -193,7 +221,8 @@ def kill_writers(store: TrackingStore, uri: str, kills: int) -> tuple[int, int, 
         numbers = store.client.get_run(journal._find_run()).data.params
         is_right = (
             acknowledged <= reasons
-            and sorted(numbers) == [f"{number:06d}" for number in range(1, len(entries) + 1)]
+            and sorted(numbers)
+            == [f"{number:06d}" for number in range(1, len(entries) + 1)]
             and champion == read_history(entries).champion
             and registry.aliases_of(store, NAME).get(registry.CHAMPION) == champion
         )
@@ -202,7 +231,9 @@ def kill_writers(store: TrackingStore, uri: str, kills: int) -> tuple[int, int, 
 
 
 def _kill_some(uri: str, draw: random.Random) -> set[str]:
-    """Starts writers and kills each after a while; returns the reasons of the entries that were acknowledged."""
+    """Starts writers and kills each after a while; returns the reasons of the entries
+    that were acknowledged.
+    """
     running = []
     for writer in range(KILLED_AT_ONCE):
         ours, theirs = processes.Pipe(duplex=False)
@@ -230,7 +261,7 @@ def _note(acknowledged: set[str], told: tuple[bool, str]) -> None:
         acknowledged.add(reason)
 
 
-# --- stores ----------------------------------------------------------------------------------------------------------
+# --- stores ---------------------------------------------------------------------------
 
 
 def lay_out(uri: str) -> TrackingStore:
@@ -248,12 +279,35 @@ def lay_out(uri: str) -> TrackingStore:
 def served(uri: str, folder: Path) -> Iterator[str]:
     """The address of MLflow's own server in front of a store, on a free loopback port."""
     port = free_port(0)
-    command = [sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "2"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--default-artifact-root", folder.as_uri()]
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))  # where MLflow looks for uvicorn
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--workers",
+        "2",
+    ]
+    command += [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--default-artifact-root",
+        folder.as_uri(),
+    ]
+    # Where MLflow looks for uvicorn.
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            command, stdout=log, stderr=log, start_new_session=True, cwd=folder, env={**os.environ, "PATH": path}
+            command,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=folder,
+            env={**os.environ, "PATH": path},
         )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -276,15 +330,21 @@ def measure(uri: str, rounds: int, kills: int) -> bool:
     with writers_at(uri) as writers:
         began = time.monotonic()
         by_alias = race_by_alias(store, writers, rounds)
-        console.print(f"by the alias alone: {by_alias} of {rounds} rounds wrong, {time.monotonic() - began:.0f} s")
+        console.print(
+            f"by the alias alone: {by_alias} of {rounds} rounds wrong, {time.monotonic() - began:.0f} s"
+        )
         began = time.monotonic()
         by_journal, added = race_by_journal(store, writers, rounds)
         took = time.monotonic() - began
-        console.print(f"by the journal: {by_journal} of {rounds} rounds wrong, {added} entries, {took:.0f} s")
+        console.print(
+            f"by the journal: {by_journal} of {rounds} rounds wrong, {added} entries, {took:.0f} s"
+        )
     began = time.monotonic()
     done, wrong, added = kill_writers(store, uri, kills)
     took = time.monotonic() - began
-    console.print(f"killed: {done} writers; wrong afterwards {wrong} times; {added} entries, {took:.0f} s")
+    console.print(
+        f"killed: {done} writers; wrong afterwards {wrong} times; {added} entries, {took:.0f} s"
+    )
     return not by_journal and not wrong
 
 
@@ -296,7 +356,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     options = parser.parse_args()
     processes.set_forkserver_preload(
-        ["mlflow", "mlflow.store.tracking.sqlalchemy_store", "pipeline.tracking.journal_run"]
+        [
+            "mlflow",
+            "mlflow.store.tracking.sqlalchemy_store",
+            "pipeline.tracking.journal_run",
+        ]
     )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

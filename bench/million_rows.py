@@ -3,8 +3,9 @@
     python bench/million_rows.py                 a million rows
     python bench/million_rows.py --rows 100000   a smaller table
 
-Every row has a text of its own, of 8 to 40 words that are drawn at random, except for one in a hundred, which repeats
-an earlier row. Each step runs in a process of its own, as `thaw run` without Prefect would call it.
+Every row has a text of its own, of 8 to 40 words that are drawn at random, except for
+one in a hundred, which repeats an earlier row. Each step runs in a process of its own,
+as `thaw run` without Prefect would call it.
 
 Target for a million rows: at most 3 GB and 10 minutes in all.
 """
@@ -45,13 +46,18 @@ def main() -> None:
         workspace = Path(temporary)
         write_table(workspace / "data" / "texts.csv", options.rows)
         results = {step: measure_step(step, workspace) for step in STEPS}
-        digests = {name: sha256(workspace / name) for name in ("split/manifest.parquet", "ledger.parquet")}
+        digests = {
+            name: sha256(workspace / name)
+            for name in ("split/manifest.parquet", "ledger.parquet")
+        }
     report = {"rows": options.rows, "steps": results, "sha256": digests}
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--workspace", type=Path, help=argparse.SUPPRESS)
@@ -59,11 +65,15 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def write_table(path: Path, rows: int) -> None:
-    """Writes a CSV with the columns text and label; the same for the same number of rows."""
+    """Writes a CSV with the columns text and label; the same for the same number of
+    rows.
+    """
     path.parent.mkdir(parents=True)
     draw = random.Random(0)
     letters = "abcdefghijklmnopqrstuvwxyz"
-    vocabulary = ["".join(draw.choices(letters, k=draw.randint(2, 10))) for _ in range(WORDS)]
+    vocabulary = [
+        "".join(draw.choices(letters, k=draw.randint(2, 10))) for _ in range(WORDS)
+    ]
     recent: list[tuple[str, str]] = []
     with path.open("w", encoding="utf-8", newline="") as stream:
         table = csv.writer(stream)
@@ -79,7 +89,9 @@ def write_table(path: Path, rows: int) -> None:
 
 
 def measure_step(step: str, workspace: Path) -> dict[str, float]:
-    """Runs a step in a process of its own; what it reports: seconds, CPU seconds and peak memory in GB."""
+    """Runs a step in a process of its own; what it reports: seconds, CPU seconds and
+    peak memory in GB.
+    """
     command = [sys.executable, __file__, "--step", step, "--workspace", str(workspace)]
     finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     figures: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
@@ -87,7 +99,12 @@ def measure_step(step: str, workspace: Path) -> dict[str, float]:
 
 
 def run_step(step: str, workspace: Path) -> None:
-    context = Context(workspace, workspace / "data", workspace / ".thaw", workspace / ".thaw/runs/bench" / step)
+    context = Context(
+        workspace,
+        workspace / "data",
+        workspace / ".thaw",
+        workspace / ".thaw/runs/bench" / step,
+    )
     task = TextClassificationConfig()
     out = workspace / step
     out.mkdir()
@@ -101,7 +118,11 @@ def run_step(step: str, workspace: Path) -> None:
     seconds = time.perf_counter() - start
     usage = resource.getrusage(resource.RUSAGE_SELF)
     cpu = usage.ru_utime + usage.ru_stime
-    figures = {"seconds": round(seconds, 1), "cpu": round(cpu, 1), "gb": round(usage.ru_maxrss / 1e6, 2)}
+    figures = {
+        "seconds": round(seconds, 1),
+        "cpu": round(cpu, 1),
+        "gb": round(usage.ru_maxrss / 1e6, 2),
+    }
     sys.stdout.write(json.dumps(figures) + "\n")
 
 

@@ -1,7 +1,9 @@
-"""fastai's `fine_tune` with its defaults: one epoch of the head, then all of it with graded rates (one-cycle).
+"""fastai's `fine_tune` with its defaults: one epoch of the head, then all of it with
+graded rates (one-cycle).
 
-`vision_learner` cannot cut every torchvision network, so the learner is put together from the same parts that it would
-use: the network's features, fastai's own head, and a split between them.
+`vision_learner` cannot cut every torchvision network, so the learner is put together
+from the same parts that it would use: the network's features, fastai's own head, and a
+split between them.
 """
 
 from __future__ import annotations
@@ -48,18 +50,31 @@ def main() -> None:
     clock = StepClock()
     images = sum(1 for _ in Path(setting.data).glob("train/*/*"))
     data = ImageDataLoaders.from_folder(
-        setting.data, train="train", valid="val", bs=min(64, images // 2), item_tfms=Resize(setting.resize),
-        batch_tfms=[*aug_transforms(size=setting.size), Normalize.from_stats(setting.mean, setting.std)],
-        num_workers=setting.threads, seed=setting.seed, device="cpu",
-    )  # fmt: skip
+        setting.data,
+        train="train",
+        valid="val",
+        bs=min(64, images // 2),
+        item_tfms=Resize(setting.resize),
+        batch_tfms=[
+            *aug_transforms(size=setting.size),
+            Normalize.from_stats(setting.mean, setting.std),
+        ],
+        num_workers=setting.threads,
+        seed=setting.seed,
+        device="cpu",
+    )
     body = nn.Sequential(pretrained(setting).features)
     channels = [m for m in body.modules() if isinstance(m, nn.Conv2d)][-1].out_channels
     head = create_head(channels, len(setting.labels))
     apply_init(head, nn.init.kaiming_normal_)
     learner = Learner(
-        data, nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
-        splitter=lambda model: [params(model[0]), params(model[1])], cbs=[Marks(clock)],
-    )  # fmt: skip
+        data,
+        nn.Sequential(body, head),
+        loss_func=CrossEntropyLossFlat(),
+        metrics=accuracy,
+        splitter=lambda model: [params(model[0]), params(model[1])],
+        cbs=[Marks(clock)],
+    )
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(setting.epochs["fastai"])
     leave([clock.result("fastai", len(data.valid_ds))])

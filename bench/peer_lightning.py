@@ -1,4 +1,6 @@
-"""Lightning's BackboneFinetuning: the head alone at first, then the backbone too at a tenth of its rate."""
+"""Lightning's BackboneFinetuning: the head alone at first, then the backbone too at a
+tenth of its rate.
+"""
 
 from __future__ import annotations
 
@@ -46,19 +48,33 @@ class Classifier(LightningModule):
         self.correct = self.seen = 0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(filter(lambda p: p.requires_grad, self.parameters()), lr=1e-3)
+        return torch.optim.Adam(
+            filter(lambda p: p.requires_grad, self.parameters()), lr=1e-3
+        )
 
 
 def loader(setting: Setting, phase: str) -> DataLoader:
     presented = {
-        "train": [transforms.RandomResizedCrop(setting.size), transforms.RandomHorizontalFlip()],
+        "train": [
+            transforms.RandomResizedCrop(setting.size),
+            transforms.RandomHorizontalFlip(),
+        ],
         "val": [transforms.Resize(setting.resize), transforms.CenterCrop(setting.size)],
     }[phase]
-    steps = transforms.Compose([*presented, transforms.ToTensor(), transforms.Normalize(setting.mean, setting.std)])
+    steps = transforms.Compose(
+        [
+            *presented,
+            transforms.ToTensor(),
+            transforms.Normalize(setting.mean, setting.std),
+        ]
+    )
     return DataLoader(
-        datasets.ImageFolder(f"{setting.data}/{phase}", steps), batch_size=BATCH, shuffle=phase == "train",
-        num_workers=setting.threads, persistent_workers=True,
-    )  # fmt: skip
+        datasets.ImageFolder(f"{setting.data}/{phase}", steps),
+        batch_size=BATCH,
+        shuffle=phase == "train",
+        num_workers=setting.threads,
+        persistent_workers=True,
+    )
 
 
 def main() -> None:
@@ -69,12 +85,21 @@ def main() -> None:
     train, val = loader(setting, "train"), loader(setting, "val")
     epochs = setting.epochs["lightning"]
     unfreeze = BackboneFinetuning(
-        unfreeze_backbone_at_epoch=max(1, epochs // 2), backbone_initial_ratio_lr=0.1, lambda_func=lambda epoch: 1.5
+        unfreeze_backbone_at_epoch=max(1, epochs // 2),
+        backbone_initial_ratio_lr=0.1,
+        lambda_func=lambda epoch: 1.5,
     )
     trainer = Trainer(
-        max_epochs=epochs, accelerator="cpu", callbacks=[unfreeze], logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=1,
-    )  # fmt: skip
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=[unfreeze],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+    )
     trainer.fit(Classifier(setting, clock), train, val)
     leave([clock.result("lightning", len(val.dataset))])
 

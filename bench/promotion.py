@@ -1,5 +1,6 @@
-"""How often the rule of promotion is wrong, by simulation: models that are equally good, looked at once and twenty times,
-on single examples and on groups that swing together; and how often it sees a model that is better.
+"""How often the rule of promotion is wrong, by simulation: models that are equally
+good, looked at once and twenty times, on single examples and on groups that swing
+together; and how often it sees a model that is better.
 
     python bench/promotion.py [--draws 4000]
 
@@ -20,7 +21,11 @@ from scipy.stats import binomtest
 
 from pipeline.config import PromotionConfig
 from pipeline.evaluation.bootstrap import BootstrapSettings
-from pipeline.evaluation.compare import judge_difference, paired_difference, sign_flip_test
+from pipeline.evaluation.compare import (
+    judge_difference,
+    paired_difference,
+    sign_flip_test,
+)
 from pipeline.promotion.decide import Policy, decide
 from pipeline.promotion.evidence import ChampionComparison, Evidence
 from pipeline.promotion.paired_gain import ExampleGains
@@ -35,7 +40,8 @@ class Layout(NamedTuple):
     """A test split.
 
     Args:
-        groups: how many there are, of `size` examples each; of single examples the size is 1.
+        groups: how many there are, of `size` examples each; of single examples the size
+            is 1.
     """
 
     name: str
@@ -53,25 +59,41 @@ LAYOUTS = (
 )
 
 
-def draw_gains(layout: Layout, gain: float, generator: np.random.Generator) -> NDArray[np.float64]:
+def draw_gains(
+    layout: Layout, gain: float, generator: np.random.Generator
+) -> NDArray[np.float64]:
     """Gains (examples,) of −1, 0 and 1 whose mean is `gain`.
 
-    In groups, the examples of a group swing together: nine tenths of what differs in one go the same way.
+    In groups, the examples of a group swing together: nine tenths of what differs in
+    one go the same way.
     """
     up = (ALIKE + gain) / 2
     down = (ALIKE - gain) / 2
     if layout.size == 1:
-        return generator.choice([1.0, 0.0, -1.0], size=layout.groups, p=[up, 1 - up - down, down])
+        return generator.choice(
+            [1.0, 0.0, -1.0], size=layout.groups, p=[up, 1 - up - down, down]
+        )
     differs = generator.random((layout.groups, layout.size)) < 4 * ALIKE
-    swings = generator.choice([1.0, -1.0], size=(layout.groups, 1), p=[up / ALIKE, down / ALIKE])
-    loyal = np.where(generator.random((layout.groups, layout.size)) < 0.95, swings, -swings)
+    swings = generator.choice(
+        [1.0, -1.0], size=(layout.groups, 1), p=[up / ALIKE, down / ALIKE]
+    )
+    loyal = np.where(
+        generator.random((layout.groups, layout.size)) < 0.95, swings, -swings
+    )
     return np.where(differs, loyal, 0.0).ravel()
 
 
-def is_promoted(gains: NDArray[np.float64], units: NDArray[np.intp], promotion: PromotionConfig, seed: int) -> bool:
+def is_promoted(
+    gains: NDArray[np.float64],
+    units: NDArray[np.intp],
+    promotion: PromotionConfig,
+    seed: int,
+) -> bool:
     gain = ExampleGains(gains, units, promotion.error_rate, seed)
     comparison = ChampionComparison(champion="1", gain=gain, examples=len(gains))
-    evidence = Evidence(version="2", metrics={}, metric="accuracy", champion="1", comparison=comparison)
+    evidence = Evidence(
+        version="2", metrics={}, metric="accuracy", champion="1", comparison=comparison
+    )
     return decide(evidence, Policy(promotion, {})).decision == "promote"
 
 
@@ -80,21 +102,28 @@ def share(draw: Callable[[int], bool], draws: int) -> tuple[int, float]:
     return found, found / draws
 
 
-def simulate_one_look(layout: Layout, gain: float, promotion: PromotionConfig, draws: int) -> tuple[int, float]:
+def simulate_one_look(
+    layout: Layout, gain: float, promotion: PromotionConfig, draws: int
+) -> tuple[int, float]:
     units = np.repeat(np.arange(layout.groups), layout.size).astype(np.intp)
 
     def draw(number: int) -> bool:
         generator = np.random.default_rng((1, number))
-        return is_promoted(draw_gains(layout, gain, generator), units, promotion, number)
+        return is_promoted(
+            draw_gains(layout, gain, generator), units, promotion, number
+        )
 
     return share(draw, draws)
 
 
-def simulate_twenty_looks(layout: Layout, promotion: PromotionConfig, draws: int) -> tuple[int, float]:
-    """Any promotion among twenty challengers that are as good as the champion, all judged on one test split.
+def simulate_twenty_looks(
+    layout: Layout, promotion: PromotionConfig, draws: int
+) -> tuple[int, float]:
+    """Any promotion among twenty challengers that are as good as the champion, all
+    judged on one test split.
 
-    The champion's answers are drawn once; each challenger disagrees with them on its own examples, more often where the
-    champion is wrong, so that all have one accuracy.
+    The champion's answers are drawn once; each challenger disagrees with them on its
+    own examples, more often where the champion is wrong, so that all have one accuracy.
     """
     units = np.arange(layout.groups).astype(np.intp)
 
@@ -105,7 +134,9 @@ def simulate_twenty_looks(layout: Layout, promotion: PromotionConfig, draws: int
             loses = generator.random(layout.groups) < ALIKE / 2 / 0.9
             wins = generator.random(layout.groups) < ALIKE / 2 / 0.1
             challenger = np.where(champion, ~loses, wins)
-            if is_promoted(challenger.astype(np.float64) - champion, units, promotion, number):
+            if is_promoted(
+                challenger.astype(np.float64) - champion, units, promotion, number
+            ):
                 return True
         return False
 
@@ -122,7 +153,10 @@ def simulate_earlier_rule(layout: Layout, draws: int) -> tuple[int, float]:
         gains = draw_gains(layout, 0.0, generator)
         ours, theirs = gains > 0, gains < 0
         difference = paired_difference(ours, theirs, units, settings)
-        return judge_difference(difference, sign_flip_test(ours, theirs, units), 0.95) == "better"
+        return (
+            judge_difference(difference, sign_flip_test(ours, theirs, units), 0.95)
+            == "better"
+        )
 
     return share(draw, draws)
 
@@ -151,14 +185,21 @@ def main() -> None:
             console.print(describe(name, found, draws, promotion.error_rate))
         console.print(
             describe(
-                f"  the evaluation's comparison, {layout.name}", simulate_earlier_rule(layout, draws)[0], draws, None
+                f"  the evaluation's comparison, {layout.name}",
+                simulate_earlier_rule(layout, draws)[0],
+                draws,
+                None,
             )
         )
     for layout in LAYOUTS[1:3]:
         found, _ = simulate_twenty_looks(layout, twenty, draws)
-        console.print(describe(f"equal, {layout.name}, any of 20 looks", found, draws, 0.05))
+        console.print(
+            describe(f"equal, {layout.name}, any of 20 looks", found, draws, 0.05)
+        )
     found, _ = simulate_one_look(LAYOUTS[2], 0.05, twenty, draws)
-    console.print(describe("better by 5 points, 500 examples, one look of 20", found, draws, None))
+    console.print(
+        describe("better by 5 points, 500 examples, one look of 20", found, draws, None)
+    )
     console.print(f"{time.process_time() - started:.0f} CPU seconds")
 
 

@@ -1,9 +1,11 @@
-"""Minutes of load on `thaw serve`, a fifth of it hostile, with two changes of the champion:
+"""Minutes of load on `thaw serve`, a fifth of it hostile, with two changes of the
+champion:
 
     python bench/serve_load.py WORKSPACE --minutes 5 --versions 2 1
 
-The workspace has the versions registered and one of them as champion. Prints the counts by kind and status, latency of good
-requests and resident memory over time; exits with 1 where an answer has a status of 500 or above that is not 503.
+The workspace has the versions registered and one of them as champion. Prints the counts
+by kind and status, latency of good requests and resident memory over time; exits with 1
+where an answer has a status of 500 or above that is not 503.
 """
 
 from __future__ import annotations
@@ -80,7 +82,10 @@ class Load:
             connection.request("POST", "/predict", body, {"Content-Type": kind})
             response = connection.getresponse()
             response.read()
-            status, version = str(response.status), response.headers.get("X-Thaw-Version", "none")
+            status, version = (
+                str(response.status),
+                response.headers.get("X-Thaw-Version", "none"),
+            )
         except OSError as fault:
             status, version = type(fault).__name__, "none"
         finally:
@@ -122,13 +127,15 @@ def start(root: Path) -> tuple[subprocess.Popen[str], int]:
 def memory(process: psutil.Process) -> str:
     """MiB of the server and of its children."""
     children = [child.memory_info().rss for child in process.children(recursive=True)]
-    return (
-        f"server {process.memory_info().rss / 2**20:.0f} MiB, models {sum(children) / 2**20:.0f} MiB ({len(children)})"
-    )
+    return f"server {process.memory_info().rss / 2**20:.0f} MiB, models {sum(children) / 2**20:.0f} MiB ({len(children)})"
 
 
-def watch(process: psutil.Process, root: Path, versions: list[str], minutes: float) -> None:
-    """Prints memory and changes the champion at equal distances, until the time is over."""
+def watch(
+    process: psutil.Process, root: Path, versions: list[str], minutes: float
+) -> None:
+    """Prints memory and changes the champion at equal distances, until the time is
+    over.
+    """
     began = time.monotonic()
     left = list(versions)
     while time.monotonic() - began < minutes * 60:
@@ -143,16 +150,27 @@ def watch(process: psutil.Process, root: Path, versions: list[str], minutes: flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("workspace", type=Path)
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--versions", nargs="*", default=[])
     given = parser.parse_args()
-    picture = min((path for path in (given.workspace / "data").rglob("*") if path.is_file()), key=str)
+    picture = min(
+        (path for path in (given.workspace / "data").rglob("*") if path.is_file()),
+        key=str,
+    )
     row = {"image": base64.b64encode(picture.read_bytes()).decode()}
     process, port = start(given.workspace)
-    load = Load(port, json.dumps({"dataframe_records": [row]}).encode(), time.monotonic() + given.minutes * 60)
-    threads = [threading.Thread(target=load.run, args=(seed,)) for seed in range(THREADS)]
+    load = Load(
+        port,
+        json.dumps({"dataframe_records": [row]}).encode(),
+        time.monotonic() + given.minutes * 60,
+    )
+    threads = [
+        threading.Thread(target=load.run, args=(seed,)) for seed in range(THREADS)
+    ]
     for thread in threads:
         thread.start()
     watch(psutil.Process(process.pid), given.workspace, given.versions, given.minutes)
@@ -163,8 +181,14 @@ def main() -> None:
     for (name, status), count in sorted(load.counts.items()):
         console.print(f"{name:<14} {status:<24} {count}")
     cuts = statistics.quantiles(load.seconds, n=100)
-    console.print(f"good: p50 {1000 * cuts[49]:.0f} ms, p99 {1000 * cuts[98]:.0f} ms; by version {dict(load.versions)}")
-    bad = [status for _, status in load.counts if status.isdigit() and int(status) >= 500 and status != "503"]
+    console.print(
+        f"good: p50 {1000 * cuts[49]:.0f} ms, p99 {1000 * cuts[98]:.0f} ms; by version {dict(load.versions)}"
+    )
+    bad = [
+        status
+        for _, status in load.counts
+        if status.isdigit() and int(status) >= 500 and status != "503"
+    ]
     sys.exit(1 if bad else 0)
 
 

@@ -1,18 +1,22 @@
 """Fine-tuning on text: Thaw beside a plain Hugging Face Trainer script, in one go.
 
-    python bench/text.py                       everything: about half an hour on two cores
-    python bench/text.py --quick               a smoke run of every part
-    python bench/text.py --only thaw-full thaw-top trainer-longest micro
+    python bench/text.py                       everything: about half an hour on two
+    cores python bench/text.py --quick               a smoke run of every part python
+    bench/text.py --only thaw-full thaw-top trainer-longest micro
 
-SST-2 and MiniLM (six layers) where `THAW_REAL` (or ../shared) has them, else Thaw's own sample and encoder. The Trainer
-script is the usual one: fp32, batches of 16, 3 epochs, everything trained, texts padded to 128 tokens or to the longest
-of their batch. Thaw's contenders are the finetune step as `thaw run` runs it, from the manifest to the finished
-candidate, tokenizing included: `thaw-full` with the defaults, `thaw-top` with the two upper layers and the head, whose
-frozen layers are computed once. Each contender runs in a process of its own, and its clock starts after its imports.
-Seconds of the processor are told beside those of the clock: on a busy machine they are the ones to compare.
+SST-2 and MiniLM (six layers) where `THAW_REAL` (or ../shared) has them, else Thaw's own
+sample and encoder. The Trainer script is the usual one: fp32, batches of 16, 3 epochs,
+everything trained, texts padded to 128 tokens or to the longest of their batch. Thaw's
+contenders are the finetune step as `thaw run` runs it, from the manifest to the
+finished candidate, tokenizing included: `thaw-full` with the defaults, `thaw-top` with
+the two upper layers and the head, whose frozen layers are computed once. Each contender
+runs in a process of its own, and its clock starts after its imports. Seconds of the
+processor are told beside those of the clock: on a busy machine they are the ones to
+compare.
 
-Targets: to the Trainer's own final validation accuracy, 8 times as fast as padded to 128 and 3 times as fast as padded
-to the longest; a frozen prefix kept 1.4 times as fast as computed again; texts in buckets 3 times as fast as padded to 128.
+Targets: to the Trainer's own final validation accuracy, 8 times as fast as padded to
+128 and 3 times as fast as padded to the longest; a frozen prefix kept 1.4 times as fast
+as computed again; texts in buckets 3 times as fast as padded to 128.
 """
 
 from __future__ import annotations
@@ -45,12 +49,16 @@ def main() -> None:
     options = parse_arguments()
     names = [name for name in CONTENDERS if not options.only or name in options.only]
     if importlib.util.find_spec("accelerate") is None:
-        console.print("the Trainer needs accelerate: pip install 'thaw\\[bench]'; left out")
+        console.print(
+            "the Trainer needs accelerate: pip install 'thaw\\[bench]'; left out"
+        )
         names = [name for name in names if name not in TRAINERS]
     with tempfile.TemporaryDirectory(prefix="thaw-bench-") as temporary:
         scratch = Path(temporary)
         workspace = make_workspace(scratch)
-        results = {name: run_contender(name, workspace, scratch, options) for name in names}
+        results = {
+            name: run_contender(name, workspace, scratch, options) for name in names
+        }
     micro = results.pop("micro", None)
     report = {
         "machine": machine(),
@@ -66,18 +74,34 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few steps each: does every part run?")
-    parser.add_argument("--only", nargs="+", choices=CONTENDERS, help="these contenders alone")
-    parser.add_argument("--threads", type=int, default=cores(), help="of each contender; default: all cores")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--json", type=Path, default=HERE.parent / ".thaw" / "bench-text.json", help="the result's file"
+        "--quick", action="store_true", help="a few steps each: does every part run?"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=CONTENDERS, help="these contenders alone"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=cores(),
+        help="of each contender; default: all cores",
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=HERE.parent / ".thaw" / "bench-text.json",
+        help="the result's file",
     )
     return parser.parse_args()
 
 
 def make_workspace(scratch: Path) -> Path:
-    """A workspace that is validated, split and has its backbone: what all contenders are given."""
+    """A workspace that is validated, split and has its backbone: what all contenders
+    are given.
+    """
     workspace = scratch / "workspace"
     sst2, minilm = REAL / "data" / "sst2", REAL / "weights" / "minilm-l6"
     if sst2.is_dir() and minilm.is_dir():
@@ -90,18 +114,29 @@ def make_workspace(scratch: Path) -> Path:
     return workspace
 
 
-def run_contender(name: str, workspace: Path, scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
+def run_contender(
+    name: str, workspace: Path, scratch: Path, options: argparse.Namespace
+) -> dict[str, Any]:
     """The result that a contender's script leaves."""
     script = "text_trainer.py" if name in TRAINERS else "text_ours.py"
     left = scratch / f"{name}.json"
     console.print(f"{name} …")
-    words = [sys.executable, str(HERE / script), name, str(workspace), str(scratch / name), str(left)]
+    words = [
+        sys.executable,
+        str(HERE / script),
+        name,
+        str(workspace),
+        str(scratch / name),
+        str(left),
+    ]
     words += ["--threads", str(options.threads)]
     if options.quick:
         words.append("--quick")
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{name} exited with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        raise SystemExit(
+            f"{name} exited with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        )
     result: dict[str, Any] = json.loads(left.read_text())
     return result
 
@@ -110,7 +145,13 @@ def summarize(result: dict[str, Any]) -> dict[str, Any]:
     """The best epoch counts, as every contender keeps its best; with Wilson's interval."""
     best = max(mark[-1] for mark in result["marks"])
     low, high = wilson(best, result["examples"])
-    return {**result, "accuracy": best, "low": low, "high": high, "reached": find_mark(result, best)}
+    return {
+        **result,
+        "accuracy": best,
+        "low": low,
+        "high": high,
+        "reached": find_mark(result, best),
+    }
 
 
 def find_mark(result: dict[str, Any], accuracy: float) -> tuple[float, float] | None:
@@ -142,7 +183,16 @@ def races(contenders: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def show(report: dict[str, Any]) -> None:
-    table = Table("", "validation accuracy", "95 %", "test", "s to it", "s in all", "CPU s", title="contenders")
+    table = Table(
+        "",
+        "validation accuracy",
+        "95 %",
+        "test",
+        "s to it",
+        "s in all",
+        "CPU s",
+        title="contenders",
+    )
     for name, result in report["contenders"].items():
         table.add_row(
             name,
@@ -154,11 +204,28 @@ def show(report: dict[str, Any]) -> None:
             f"{result['cpu_seconds']:.0f}",
         )
     console.print(table)
-    table = Table("", "to the accuracy of", "is", "ours, s", "theirs, s", "ratio", "of processor's s", "target")
+    table = Table(
+        "",
+        "to the accuracy of",
+        "is",
+        "ours, s",
+        "theirs, s",
+        "ratio",
+        "of processor's s",
+        "target",
+    )
     for race in report["races"]:
-        own = "not reached" if race["our_seconds"] is None else f"{race['our_seconds']:.1f}"
+        own = (
+            "not reached"
+            if race["our_seconds"] is None
+            else f"{race['our_seconds']:.1f}"
+        )
         ratio = "—" if race["ratio"] is None else f"{race['ratio']:.1f}×"
-        cpu_ratio = "—" if race["processor's ratio"] is None else "{:.1f}×".format(race["processor's ratio"])
+        cpu_ratio = (
+            "—"
+            if race["processor's ratio"] is None
+            else "{:.1f}×".format(race["processor's ratio"])
+        )
         table.add_row(
             race["ours"],
             race["other"],

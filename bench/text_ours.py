@@ -1,6 +1,8 @@
-"""Thaw's own contenders of the text benchmark: the finetune step, from the manifest to the finished candidate.
+"""Thaw's own contenders of the text benchmark: the finetune step, from the manifest to
+the finished candidate.
 
-python bench/text_ours.py thaw-full|thaw-top|micro WORKSPACE SCRATCH RESULT.json --threads N [--quick]
+python bench/text_ours.py thaw-full|thaw-top|micro WORKSPACE SCRATCH RESULT.json
+--threads N [--quick]
 """
 
 from __future__ import annotations
@@ -49,7 +51,10 @@ class MarkingRun(NoRun):
         for point in points:
             if point.name.endswith(VAL_ACCURACY):
                 cpu_seconds = time.process_time() - self.began_cpu
-                self.marks.setdefault(point.step, (time.perf_counter() - self.began, cpu_seconds, point.value))
+                self.marks.setdefault(
+                    point.step,
+                    (time.perf_counter() - self.began, cpu_seconds, point.value),
+                )
 
 
 class MarkingTracker(NoTracker):
@@ -62,13 +67,23 @@ class MarkingTracker(NoTracker):
         return self.run
 
 
-def train(workspace: Workspace, scratch: Path, **changes: Any) -> tuple[FinetuneRecord, dict[str, Any]]:
+def train(
+    workspace: Workspace, scratch: Path, **changes: Any
+) -> tuple[FinetuneRecord, dict[str, Any]]:
     """One fine-tuning in a fresh folder, and what it came to."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     config = workspace.config()
-    settings = {**config.finetune.model_dump(), "baseline": "never", "patience": 0, **changes}
-    settings["plan"] = {**settings["plan"], "threads": int(sys.argv[sys.argv.index("--threads") + 1])}
+    settings = {
+        **config.finetune.model_dump(),
+        "baseline": "never",
+        "patience": 0,
+        **changes,
+    }
+    settings["plan"] = {
+        **settings["plan"],
+        "threads": int(sys.argv[sys.argv.index("--threads") + 1]),
+    }
     tracker = MarkingTracker()
     context = Context(
         root=workspace.root,
@@ -79,9 +94,19 @@ def train(workspace: Workspace, scratch: Path, **changes: Any) -> tuple[Finetune
     )
     out = scratch / "out"
     out.mkdir()
-    split, backbone = load_record(workspace, "split"), load_record(workspace, "backbone")
+    split, backbone = (
+        load_record(workspace, "split"),
+        load_record(workspace, "backbone"),
+    )
     tracker.run.start()
-    finetuned = finetune(type(config.finetune).model_validate(settings), config.task, split, backbone, out, context)
+    finetuned = finetune(
+        type(config.finetune).model_validate(settings),
+        config.task,
+        split,
+        backbone,
+        out,
+        context,
+    )
     result = {
         "marks": list(tracker.run.marks.values()),
         "seconds": time.perf_counter() - tracker.run.began,
@@ -94,13 +119,20 @@ def train(workspace: Workspace, scratch: Path, **changes: Any) -> tuple[Finetune
     return finetuned, result
 
 
-def test_accuracy(workspace: Workspace, finetuned: FinetuneRecord, scratch: Path) -> float:
+def test_accuracy(
+    workspace: Workspace, finetuned: FinetuneRecord, scratch: Path
+) -> float:
     from pipeline.evaluation.predict import LoadedCandidate
 
     config: Config = workspace.config()
     table = pq.read_table(load_record(workspace, "split").manifest)
     tests = table.filter(np.array(table["split"].to_pylist()) == "test")
-    context = Context(root=workspace.root, data=workspace.root, scratch=scratch / ".thaw", run_dir=scratch / "run")
+    context = Context(
+        root=workspace.root,
+        data=workspace.root,
+        scratch=scratch / ".thaw",
+        run_dir=scratch / "run",
+    )
     task = catalog.find(config.task.name)
     candidate = finetuned.candidate()
     answers = LoadedCandidate(task, config.task, candidate, tests, context).answers()
@@ -109,31 +141,52 @@ def test_accuracy(workspace: Workspace, finetuned: FinetuneRecord, scratch: Path
 
 
 def upper_layers(epochs: int) -> dict[str, Any]:
-    """A recipe that trains the upper layers and the head; what lies below is frozen, so computed once."""
-    stage = StageConfig(name="top", train=(f"last:{UPPER_LAYERS}",), epochs=epochs, lr=1e-3, body_lr=4e-4, lr_decay=1.0)
+    """A recipe that trains the upper layers and the head; what lies below is frozen, so
+    computed once.
+    """
+    stage = StageConfig(
+        name="top",
+        train=(f"last:{UPPER_LAYERS}",),
+        epochs=epochs,
+        lr=1e-3,
+        body_lr=4e-4,
+        lr_decay=1.0,
+    )
     return {"recipes": ("top",), "own": {"top": (stage,)}}
 
 
-def measure_parts(workspace: Workspace, scratch: Path, *, quick: bool) -> dict[str, Any]:
+def measure_parts(
+    workspace: Workspace, scratch: Path, *, quick: bool
+) -> dict[str, Any]:
     """The kept prefix and the buckets, each beside what they replace."""
     epochs = 1 if quick else PREFIX_EPOCHS
     seconds = {}
     for switch in ("on", "off"):
-        plan = {**workspace.config().finetune.plan.model_dump(), "feature_cache": switch}
+        plan = {
+            **workspace.config().finetune.plan.model_dump(),
+            "feature_cache": switch,
+        }
         _, result = train(workspace, scratch, **upper_layers(epochs), plan=plan)
         stages = result["timing"]["top"]["stages"]["top"]
         seconds[switch] = stages["train"] + stages["prepare"]
     _, bucketed = train(workspace, scratch, recipes=("full",), epochs=1)
     with padded_to_the_longest():
         _, padded = train(workspace, scratch, recipes=("full",), epochs=1)
-    by_bucket, by_padding = (found["timing"]["full"]["stages"]["full"]["train"] for found in (bucketed, padded))
+    by_bucket, by_padding = (
+        found["timing"]["full"]["stages"]["full"]["train"]
+        for found in (bucketed, padded)
+    )
     return {
         "frozen prefix": {
             "kept": seconds["on"],
             "computed again": seconds["off"],
             "ratio": seconds["off"] / seconds["on"],
         },
-        "buckets": {"bucketed": by_bucket, "padded": by_padding, "ratio": by_padding / by_bucket},
+        "buckets": {
+            "bucketed": by_bucket,
+            "padded": by_padding,
+            "ratio": by_padding / by_bucket,
+        },
     }
 
 
@@ -154,16 +207,26 @@ class padded_to_the_longest:
 
 
 def main() -> None:
-    name, root, scratch, left = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
+    name, root, scratch, left = (
+        sys.argv[1],
+        Path(sys.argv[2]),
+        Path(sys.argv[3]),
+        Path(sys.argv[4]),
+    )
     quick = "--quick" in sys.argv
     workspace = Workspace(root)
     if name == "micro":
-        # A stage times itself by the processor's clock, which others that use the machine do not disturb.
+        # A stage times itself by the processor's clock, which others that use the
+        # machine do not disturb.
         progress.time = SimpleNamespace(monotonic=time.process_time)  # type: ignore[assignment]
         result = measure_parts(workspace, scratch, quick=quick)
     else:
         epochs = 1 if quick else workspace.config().finetune.epochs
-        changes = upper_layers(epochs) if name == "thaw-top" else {"recipes": ("full",), "epochs": epochs}
+        changes = (
+            upper_layers(epochs)
+            if name == "thaw-top"
+            else {"recipes": ("full",), "epochs": epochs}
+        )
         finetuned, result = train(workspace, scratch, **changes)
         result["test"] = test_accuracy(workspace, finetuned, scratch)
     left.write_text(json.dumps(result))

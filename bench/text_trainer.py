@@ -1,6 +1,8 @@
-"""The plain Hugging Face Trainer script of the text benchmark: fp32, batches of 16, 3 epochs, everything trained.
+"""The plain Hugging Face Trainer script of the text benchmark: fp32, batches of 16, 3
+epochs, everything trained.
 
-python bench/text_trainer.py trainer-128|trainer-longest WORKSPACE SCRATCH RESULT.json --threads N [--quick]
+python bench/text_trainer.py trainer-128|trainer-longest WORKSPACE SCRATCH RESULT.json
+--threads N [--quick]
 """
 
 from __future__ import annotations
@@ -32,16 +34,25 @@ QUICK_STEPS = 5
 class Texts(torch.utils.data.Dataset):
     """The rows of a split, tokenized."""
 
-    def __init__(self, table: Any, labels: list[str], tokenizer: Any, padding: Any) -> None:
-        texts = [json.loads(content)["text"] for content in table["content"].to_pylist()]
-        self.encoded = tokenizer(texts, truncation=True, max_length=LONGEST, padding=padding)
+    def __init__(
+        self, table: Any, labels: list[str], tokenizer: Any, padding: Any
+    ) -> None:
+        texts = [
+            json.loads(content)["text"] for content in table["content"].to_pylist()
+        ]
+        self.encoded = tokenizer(
+            texts, truncation=True, max_length=LONGEST, padding=padding
+        )
         self.targets = [labels.index(target) for target in table["target"].to_pylist()]
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return {**{name: values[row] for name, values in self.encoded.items()}, "labels": self.targets[row]}
+        return {
+            **{name: values[row] for name, values in self.encoded.items()},
+            "labels": self.targets[row],
+        }
 
 
 class Marks(TrainerCallback):
@@ -52,14 +63,26 @@ class Marks(TrainerCallback):
         self.began_cpu = time.process_time()
         self.marks: list[tuple[float, float, float]] = []
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any
+    ) -> None:
         if "eval_accuracy" in metrics:
             cpu_seconds = time.process_time() - self.began_cpu
-            self.marks.append((time.perf_counter() - self.began, cpu_seconds, metrics["eval_accuracy"]))
+            self.marks.append(
+                (
+                    time.perf_counter() - self.began,
+                    cpu_seconds,
+                    metrics["eval_accuracy"],
+                )
+            )
 
 
 def accuracy(predictions: Any) -> dict[str, float]:
-    return {"accuracy": float((np.argmax(predictions.predictions, 1) == predictions.label_ids).mean())}
+    return {
+        "accuracy": float(
+            (np.argmax(predictions.predictions, 1) == predictions.label_ids).mean()
+        )
+    }
 
 
 def find_pretrained(workspace: Path) -> Path:
@@ -90,7 +113,9 @@ def main() -> None:
     for split in ("train", "val", "test"):
         rows = table.filter(np.array(table["split"].to_pylist()) == split)
         splits[split] = Texts(rows, labels, tokenizer, padding)
-    network = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(labels), dtype=torch.float32)
+    network = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=len(labels), dtype=torch.float32
+    )
     arguments = TrainingArguments(
         output_dir=scratch,
         per_device_train_batch_size=BATCH,
@@ -118,8 +143,13 @@ def main() -> None:
         callbacks=[marks],
     )
     trainer.train()
-    seconds, cpu_seconds = time.perf_counter() - marks.began, time.process_time() - marks.began_cpu
-    test = trainer.predict(splits["test"], metric_key_prefix="test").metrics["test_accuracy"]
+    seconds, cpu_seconds = (
+        time.perf_counter() - marks.began,
+        time.process_time() - marks.began_cpu,
+    )
+    test = trainer.predict(splits["test"], metric_key_prefix="test").metrics[
+        "test_accuracy"
+    ]
     result = {
         "marks": marks.marks,
         "test": test,

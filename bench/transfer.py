@@ -2,10 +2,11 @@
 
     python -P bench/transfer.py --seeds 5 --json docs/transfer.json
 
-The same network, split, epochs, batches and turns of the pictures, three ways: all of it from scratch, all of it from
-the shipped weights, and only a new last layer on the shipped weights. Nothing of Thaw's engine is used, so that the
-weights alone are judged. Each seed deals the parts anew into train and test (by part, per class), and seeds everything
-else; the rates were picked on a seed that is not reported.
+The same network, split, epochs, batches and turns of the pictures, three ways: all of
+it from scratch, all of it from the shipped weights, and only a new last layer on the
+shipped weights. Nothing of Thaw's engine is used, so that the weights alone are judged.
+Each seed deals the parts anew into train and test (by part, per class), and seeds
+everything else; the rates were picked on a seed that is not reported.
 """
 
 from __future__ import annotations
@@ -67,25 +68,44 @@ def read_weights(path: Path) -> WeightsContent:
     with safe_open(path, "pt") as file:
         about = file.metadata()
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    state = {
+        key: value.float() if value.is_floating_point() else value
+        for key, value in state.items()
+    }
     return WeightsContent(
-        about["architecture"], int(about["classes"]), state, json.loads(about["mean"]), json.loads(about["std"])
+        about["architecture"],
+        int(about["classes"]),
+        state,
+        json.loads(about["mean"]),
+        json.loads(about["std"]),
     )
 
 
 def read_data(folder: Path, weights: WeightsContent) -> Data:
     generate(folder)
     rows = list(csv.DictReader((folder / "metadata.csv").read_text().splitlines()))
-    pixels = torch.from_numpy(np.stack([np.asarray(Image.open(folder / row["path"])) for row in rows]))
-    mean, std = torch.tensor(weights.mean).view(3, 1, 1), torch.tensor(weights.std).view(3, 1, 1)
+    pixels = torch.from_numpy(
+        np.stack([np.asarray(Image.open(folder / row["path"])) for row in rows])
+    )
+    mean, std = (
+        torch.tensor(weights.mean).view(3, 1, 1),
+        torch.tensor(weights.std).view(3, 1, 1),
+    )
     pictures = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
     names = sorted({row["label"] for row in rows})
     labels = torch.tensor([names.index(row["label"]) for row in rows])
-    return Data(pictures, labels, [row["group"] for row in rows], [row["lighting"] for row in rows])
+    return Data(
+        pictures,
+        labels,
+        [row["group"] for row in rows],
+        [row["lighting"] for row in rows],
+    )
 
 
 def assign_splits(data: Data, seed: int, share: float = 0.3) -> tuple[Tensor, Tensor]:
-    """Row numbers of train and test; a part is wholly in one, and every class is cut at the same share."""
+    """Row numbers of train and test; a part is wholly in one, and every class is cut at
+    the same share.
+    """
     random = np.random.default_rng(seed)
     label_of = dict(zip(data.groups, data.labels.tolist(), strict=True))
     held = set()
@@ -99,11 +119,19 @@ def assign_splits(data: Data, seed: int, share: float = 0.3) -> tuple[Tensor, Te
 def network(weights: WeightsContent, labels: int, pretrained: bool) -> nn.Module:
     """The stock network with a new last layer for `labels` classes."""
     if not pretrained:
-        fresh: nn.Module = torchvision.models.get_model(weights.architecture, weights=None, num_classes=labels)
+        fresh: nn.Module = torchvision.models.get_model(
+            weights.architecture, weights=None, num_classes=labels
+        )
         return fresh.to(memory_format=torch.channels_last)
-    model: nn.Module = torchvision.models.get_model(weights.architecture, weights=None, num_classes=weights.classes)
+    model: nn.Module = torchvision.models.get_model(
+        weights.architecture, weights=None, num_classes=weights.classes
+    )
     model.load_state_dict(weights.state)
-    name, last = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)][-1]
+    name, last = [
+        (name, layer)
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear)
+    ][-1]
     parent = model.get_submodule(name.rpartition(".")[0])
     setattr(parent, name.rpartition(".")[2], nn.Linear(last.in_features, labels))
     return model.to(memory_format=torch.channels_last)
@@ -112,10 +140,20 @@ def network(weights: WeightsContent, labels: int, pretrained: bool) -> nn.Module
 def turned(pictures: Tensor, random: torch.Generator) -> Tensor:
     quarters, mirror = (int(torch.randint(n, (), generator=random)) for n in (4, 2))
     pictures = pictures.rot90(quarters, (2, 3))
-    return (pictures.flip(3) if mirror else pictures).contiguous(memory_format=torch.channels_last)
+    return (pictures.flip(3) if mirror else pictures).contiguous(
+        memory_format=torch.channels_last
+    )
 
 
-def train(way: str, data: Data, rows: Tensor, weights: WeightsContent, seed: int, epochs: int, lr: float) -> nn.Module:
+def train(
+    way: str,
+    data: Data,
+    rows: Tensor,
+    weights: WeightsContent,
+    seed: int,
+    epochs: int,
+    lr: float,
+) -> nn.Module:
     torch.manual_seed(seed)
     model = network(weights, int(data.labels.max()) + 1, pretrained=way != "scratch")
     parameters = list(model.parameters())
@@ -125,15 +163,20 @@ def train(way: str, data: Data, rows: Tensor, weights: WeightsContent, seed: int
         parameters = list(last.requires_grad_(True).parameters())
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01)
     steps = epochs * -(-len(rows) // 32)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.15)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, total_steps=steps, pct_start=0.15
+    )
     random = torch.Generator().manual_seed(seed)
     model.train(way != "head")
     for layer in batchnorms(model) if way == "full" else []:
-        layer.eval()  # the pretrained statistics are better than those of a few small batches
+        # The pretrained statistics are better than those of a few small batches.
+        layer.eval()
     for _ in range(epochs):
         for batch in rows[torch.randperm(len(rows), generator=random)].split(32):
             output = model(turned(data.pictures[batch], random))
-            loss = nn.functional.cross_entropy(output, data.labels[batch], label_smoothing=0.1)
+            loss = nn.functional.cross_entropy(
+                output, data.labels[batch], label_smoothing=0.1
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -151,8 +194,8 @@ def batchnorms(model: nn.Module) -> list[nn.BatchNorm2d]:
 def remeasure(model: nn.Module, data: Data, rows: Tensor) -> None:
     """Average BatchNorm's statistics over the training set.
 
-    A few hundred steps are too few for running averages as slow as MobileNetV3's; without this, training from scratch
-    would look worse than it is.
+    A few hundred steps are too few for running averages as slow as MobileNetV3's;
+    without this, training from scratch would look worse than it is.
     """
     for layer in batchnorms(model):
         layer.reset_running_stats()
@@ -163,45 +206,84 @@ def remeasure(model: nn.Module, data: Data, rows: Tensor) -> None:
 
 @torch.no_grad()
 def right(model: nn.Module, data: Data, rows: Tensor) -> Tensor:
-    return torch.cat([model(data.pictures[batch]).argmax(1) == data.labels[batch] for batch in rows.split(64)]).float()
+    return torch.cat(
+        [
+            model(data.pictures[batch]).argmax(1) == data.labels[batch]
+            for batch in rows.split(64)
+        ]
+    ).float()
 
 
-def run(way: str, data: Data, weights: WeightsContent, seed: int, epochs: int, lr: float) -> Result:
+def run(
+    way: str, data: Data, weights: WeightsContent, seed: int, epochs: int, lr: float
+) -> Result:
     rows, test = assign_splits(data, seed)
     started = time.monotonic()
     model = train(way, data, rows, weights, seed, epochs, lr)
     seconds = time.monotonic() - started
     hits = right(model, data, test)
     dim = torch.tensor([data.lighting[row] == "dim" for row in test.tolist()])
-    return Result(way, seed, float(hits.mean()), float(hits[dim].mean()), float(hits[~dim].mean()), seconds)
+    return Result(
+        way,
+        seed,
+        float(hits.mean()),
+        float(hits[dim].mean()),
+        float(hits[~dim].mean()),
+        seconds,
+    )
 
 
 def interval(values: list[float]) -> str:
     """Mean and 95 % interval over seeds (Student's t)."""
     half = (
-        stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+        stats.t.ppf(0.975, len(values) - 1)
+        * statistics.stdev(values)
+        / len(values) ** 0.5
+        if len(values) > 1
+        else 0.0
     )
     return f"{statistics.mean(values):.1%} ± {half:.1%}"
 
 
 def table(results: list[Result]) -> str:
     columns: dict[str, Callable[[Result], float]] = {
-        "accuracy": lambda r: r.accuracy, "dim lighting": lambda r: r.dim, "other lighting": lambda r: r.other,
-    }  # fmt: skip
-    lines = ["| way | " + " | ".join(columns) + " | seconds |", "|---|" + "---|" * (len(columns) + 1)]
+        "accuracy": lambda r: r.accuracy,
+        "dim lighting": lambda r: r.dim,
+        "other lighting": lambda r: r.other,
+    }
+    lines = [
+        "| way | " + " | ".join(columns) + " | seconds |",
+        "|---|" + "---|" * (len(columns) + 1),
+    ]
     for way in RATES:
         of = [result for result in results if result.way == way]
         cells = [interval([pick(result) for result in of]) for pick in columns.values()]
-        lines.append(f"| {way} | " + " | ".join(cells) + f" | {statistics.mean(r.seconds for r in of):.0f} |")
-    pairs = {way: {r.seed: r.accuracy for r in results if r.way == way} for way in RATES}
+        lines.append(
+            f"| {way} | "
+            + " | ".join(cells)
+            + f" | {statistics.mean(r.seconds for r in of):.0f} |"
+        )
+    pairs = {
+        way: {r.seed: r.accuracy for r in results if r.way == way} for way in RATES
+    }
     gap = [pairs["full"][seed] - pairs["scratch"][seed] for seed in pairs["full"]]
     return "\n".join([*lines, "", f"full − scratch, paired by seed: {interval(gap)}"])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, default=next(Path(shipped.__path__[0]).glob("*.safetensors"), None))
-    parser.add_argument("--data", type=Path, help="where the sample is or goes; default: a temporary folder")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        default=next(Path(shipped.__path__[0]).glob("*.safetensors"), None),
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="where the sample is or goes; default: a temporary folder",
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=15)
@@ -217,16 +299,22 @@ def main() -> None:
     results = []
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for way in options.ways:
-            results.append(run(way, data, weights, seed, options.epochs, options.lr or RATES[way]))
+            results.append(
+                run(way, data, weights, seed, options.epochs, options.lr or RATES[way])
+            )
             log.info("%s", results[-1])
     if set(options.ways) == set(RATES):
         log.info(table(results))
     if options.json:
         about = {
-            "machine": f"{platform.machine()}, {options.threads} threads", "torch": torch.__version__,
-            "torchvision": torchvision.__version__, "architecture": weights.architecture, "epochs": options.epochs,
-            "rates": RATES, "results": [result._asdict() for result in results],
-        }  # fmt: skip
+            "machine": f"{platform.machine()}, {options.threads} threads",
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "architecture": weights.architecture,
+            "epochs": options.epochs,
+            "rates": RATES,
+            "results": [result._asdict() for result in results],
+        }
         options.json.write_text(json.dumps(about, indent=1) + "\n")
 
 

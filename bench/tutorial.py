@@ -1,7 +1,8 @@
 """Transfer learning as the usual tutorial writes it: both of its scenarios.
 
-fp32, batches of 4, SGD 0.001 with momentum 0.9, the rate divided by ten every 7 epochs, 25 epochs, every image decoded
-in every epoch, random resized crop and flip, validation after each epoch, the best epoch kept.
+fp32, batches of 4, SGD 0.001 with momentum 0.9, the rate divided by ten every 7 epochs,
+25 epochs, every image decoded in every epoch, random resized crop and flip, validation
+after each epoch, the best epoch kept.
 """
 
 from __future__ import annotations
@@ -18,20 +19,32 @@ from torchvision import datasets, transforms
 def loaders(setting: Setting) -> dict[str, DataLoader]:
     normalize = transforms.Normalize(setting.mean, setting.std)
     steps = {
-        "train": transforms.Compose([
-            transforms.RandomResizedCrop(setting.size), transforms.RandomHorizontalFlip(), transforms.ToTensor(), normalize,
-        ]),
-        "val": transforms.Compose([
-            transforms.Resize(setting.resize), transforms.CenterCrop(setting.size), transforms.ToTensor(), normalize,
-        ]),
-    }  # fmt: skip
+        "train": transforms.Compose(
+            [
+                transforms.RandomResizedCrop(setting.size),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                normalize,
+            ]
+        ),
+        "val": transforms.Compose(
+            [
+                transforms.Resize(setting.resize),
+                transforms.CenterCrop(setting.size),
+                transforms.ToTensor(),
+                normalize,
+            ]
+        ),
+    }
     return {
         phase: DataLoader(
-            datasets.ImageFolder(f"{setting.data}/{phase}", steps[phase]), batch_size=4, shuffle=True,
+            datasets.ImageFolder(f"{setting.data}/{phase}", steps[phase]),
+            batch_size=4,
+            shuffle=True,
             num_workers=setting.threads,
         )
         for phase in ("train", "val")
-    }  # fmt: skip
+    }
 
 
 def train(setting: Setting, name: str, head_only: bool) -> Result:
@@ -44,7 +57,9 @@ def train(setting: Setting, name: str, head_only: bool) -> Result:
     parent, last, layer = last_layer(model)
     setattr(parent, last, nn.Linear(layer.in_features, len(setting.labels)))
     criterion = nn.CrossEntropyLoss()
-    optimizer = optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.001, momentum=0.9)
+    optimizer = optim.SGD(
+        [p for p in model.parameters() if p.requires_grad], lr=0.001, momentum=0.9
+    )
     scheduler = optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
     best, best_weights = 0.0, copy.deepcopy(model.state_dict())
     for _ in range(setting.epochs[name]):
@@ -69,4 +84,10 @@ def train(setting: Setting, name: str, head_only: bool) -> Result:
 
 if __name__ == "__main__":
     setting = given()
-    leave([train(setting, name, name == "tutorial-head") for name in setting.epochs if name.startswith("tutorial")])
+    leave(
+        [
+            train(setting, name, name == "tutorial-head")
+            for name in setting.epochs
+            if name.startswith("tutorial")
+        ]
+    )

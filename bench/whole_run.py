@@ -1,7 +1,9 @@
-"""A whole `thaw run`, from the command to the registered model and the report: imports, servers and all.
+"""A whole `thaw run`, from the command to the registered model and the report: imports,
+servers and all.
 
-Twice, in the same workspace: the first run trains the comparison from scratch as well; before the second one every
-cache, training and output is removed and every step is forced, so that only the comparison is remembered.
+Twice, in the same workspace: the first run trains the comparison from scratch as well;
+before the second one every cache, training and output is removed and every step is
+forced, so that only the comparison is remembered.
 """
 
 from __future__ import annotations
@@ -23,21 +25,36 @@ STEPS = ("validate", "split", "backbone", "finetune", "evaluate", "register")
 def whole_run(setting: Setting) -> Result:
     folder = Path(setting.scratch) / "workspace"
     command(
-        "init", str(folder), "--data", setting.data, "--backbone", f"torchvision/{setting.architecture}",
-        "--weights", setting.weights, "--given-val-as", "test",
-    )  # fmt: skip
+        "init",
+        str(folder),
+        "--data",
+        setting.data,
+        "--backbone",
+        f"torchvision/{setting.architecture}",
+        "--weights",
+        setting.weights,
+        "--given-val-as",
+        "test",
+    )
     first = timed_run(folder)
     command("clean", "--trainings", "--yes", cwd=folder)
     forced = [word for step in STEPS for word in ("--force", step)]
     remembered = timed_run(folder, *forced)
     marks = [(remembered["seconds"], 0, remembered["accuracy"])]
     return Result(
-        "thaw-run", marks, remembered["examples"], remembered["seconds"], 0, {"first": first, "remembered": remembered}
+        "thaw-run",
+        marks,
+        remembered["examples"],
+        remembered["seconds"],
+        0,
+        {"first": first, "remembered": remembered},
     )
 
 
 def timed_run(folder: Path, *options: str) -> dict[str, Any]:
-    """One `thaw run`: its seconds by the clock on the wall, where they went, and what it came to."""
+    """One `thaw run`: its seconds by the clock on the wall, where they went, and what
+    it came to.
+    """
     began = time.perf_counter()
     printed = command("run", "--timings", *options, cwd=folder)
     seconds = time.perf_counter() - began
@@ -50,20 +67,29 @@ def timed_run(folder: Path, *options: str) -> dict[str, Any]:
         "candidate": record["candidate"],
         "accuracy": record["metrics"]["accuracy"]["value"],
         "examples": record["examples"],
-        "against": {other["other"]: other["difference"] for other in record["comparisons"]},
+        "against": {
+            other["other"]: other["difference"] for other in record["comparisons"]
+        },
     }
 
 
 def step_seconds(folder: Path) -> dict[str, float]:
     """Seconds of each step of the newest run."""
     newest = max(folder.glob(".thaw/runs/*/outcomes.json"), key=os.path.getmtime)
-    return {outcome["step"]: outcome["seconds"] for outcome in json.loads(newest.read_text())}
+    return {
+        outcome["step"]: outcome["seconds"]
+        for outcome in json.loads(newest.read_text())
+    }
 
 
 def command(*words: str, cwd: Path | None = None) -> str:
-    done = subprocess.run([THAW, *words], cwd=cwd, capture_output=True, text=True, timeout=3000)
+    done = subprocess.run(
+        [THAW, *words], cwd=cwd, capture_output=True, text=True, timeout=3000
+    )
     if done.returncode:
-        raise SystemExit(f"thaw {' '.join(words)} exited with {done.returncode}\n{done.stdout}\n{done.stderr}")
+        raise SystemExit(
+            f"thaw {' '.join(words)} exited with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
     return done.stdout
 
 

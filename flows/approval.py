@@ -1,7 +1,9 @@
-"""The flow in which a person answers a request for approval, from Prefect's pages or by a deployment.
+"""The flow in which a person answers a request for approval, from Prefect's pages or by
+a deployment.
 
-It is a flow of its own: a retraining that paused for an answer would train anew when it is resumed. The request lies in the
-journal, so nothing runs while it waits, and it lapses by its date.
+It is a flow of its own: a retraining that paused for an answer would train anew when it
+is resumed. The request lies in the journal, so nothing runs while it waits, and it
+lapses by its date.
 """
 
 from __future__ import annotations
@@ -19,7 +21,13 @@ from pipeline.workspace import Workspace
 
 
 @flow(name="approval", persist_result=False)
-def approval(workspace: str, version: str, answer: Literal["approve", "refuse"], by: str, comment: str) -> str:
+def approval(
+    workspace: str,
+    version: str,
+    answer: Literal["approve", "refuse"],
+    by: str,
+    comment: str,
+) -> str:
     """Answer the request for approval of a version.
 
     Args:
@@ -43,7 +51,9 @@ def approval(workspace: str, version: str, answer: Literal["approve", "refuse"],
 
     def answer_it() -> str:
         with storage_errors(place.root):
-            return answer_request(place, version, by, comment, console, approve=answer == "approve")
+            return answer_request(
+                place, version, by, comment, console, approve=answer == "approve"
+            )
 
     done = redaction.guarded(answer_it)()
     console.info(done)

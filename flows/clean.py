@@ -1,4 +1,6 @@
-"""`thaw clean`: removes what can be made again; never data, the ledger, outputs, records or registered models."""
+"""`thaw clean`: removes what can be made again; never data, the ledger, outputs,
+records or registered models.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class RemovableFolder:
     bytes: int
 
 
-def list_removable(workspace: Workspace, *, trainings: bool, history: bool) -> list[RemovableFolder]:
+def list_removable(
+    workspace: Workspace, *, trainings: bool, history: bool
+) -> list[RemovableFolder]:
     """What there is to remove, with sizes in bytes."""
     kinds = dict(CACHES)
     if trainings:

@@ -40,7 +40,12 @@ app = typer.Typer(
 )
 
 Force = Annotated[
-    list[str], typer.Option("--force", metavar="STEP", help="Run this step even if nothing changed; repeatable.")
+    list[str],
+    typer.Option(
+        "--force",
+        metavar="STEP",
+        help="Run this step even if nothing changed; repeatable.",
+    ),
 ]
 MAX_DETAILS = 20  # of an error, on the terminal
 FIRST_SIGNAL_EXIT = 128  # exit codes above it name a signal
@@ -48,7 +53,9 @@ MARKS = {"ok": ("ok   ", ""), "note": ("note ", "yellow"), "bad": ("BAD  ", "bol
 
 
 def main() -> None:
-    """Runs the command line; an error that the user can fix is printed without a traceback and exits with 2."""
+    """Runs the command line; an error that the user can fix is printed without a
+    traceback and exits with 2.
+    """
     use_utf8_names()
     write_anything((sys.stdout, sys.stderr))
     redaction.install_streams()
@@ -75,12 +82,17 @@ def _current_folder() -> Path:
         return Path.cwd()
     except FileNotFoundError as fault:
         raise ThawError(
-            "the current folder", found="it was deleted", expected="a folder", hint="cd into another one"
+            "the current folder",
+            found="it was deleted",
+            expected="a folder",
+            hint="cd into another one",
         ) from fault
 
 
 def _print_error(fault: ThawError) -> None:
-    """The error on standard error; of many details the first, and where all of them are."""
+    """The error on standard error; of many details the first, and where all of them
+    are.
+    """
     from flows.terminal import Terminal
 
     terminal = Terminal(stderr=True)
@@ -94,7 +106,9 @@ def _print_error(fault: ThawError) -> None:
 
 
 def _write_error(fault: ThawError) -> Path | None:
-    """Writes the whole error into the workspace and returns where; None where there is no workspace to write to."""
+    """Writes the whole error into the workspace and returns where; None where there is
+    no workspace to write to.
+    """
     from pipeline.workspace import Workspace
 
     try:
@@ -106,7 +120,9 @@ def _write_error(fault: ThawError) -> Path | None:
 
 
 def _open_workspace() -> Workspace:
-    """The workspace that the current folder lies in, with the environment that the libraries are started in."""
+    """The workspace that the current folder lies in, with the environment that the
+    libraries are started in.
+    """
     from flows import settings
     from pipeline.workspace import Workspace
 
@@ -117,24 +133,49 @@ def _open_workspace() -> Workspace:
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(help="The workspace to create; an existing folder that is none will do.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="The workspace to create; an existing folder that is none will do."
+        ),
+    ],
     data: Annotated[
-        str, typer.Option("--data", help="Your folder or table of examples; copied, never moved or linked.")
+        str,
+        typer.Option(
+            "--data",
+            help="Your folder or table of examples; copied, never moved or linked.",
+        ),
     ] = "",
     sample: Annotated[
-        bool, typer.Option("--sample", help="The task's generated sample and its small backbone instead of your data.")
+        bool,
+        typer.Option(
+            "--sample",
+            help="The task's generated sample and its small backbone instead of your data.",
+        ),
     ] = False,
     task: Annotated[
         str, typer.Option(help=f"The kind of problem: {', '.join(task_catalog.TASKS)}.")
     ] = task_catalog.DEFAULT,
-    backbone: Annotated[str, typer.Option(help="The pretrained network, as provider/name.")] = "",
-    weights: Annotated[str, typer.Option(help="default, shipped, a file, a folder, or a URL.")] = "",
-    given_val_as: Annotated[str, typer.Option(help="Use a given val split as: val or test.")] = "",
+    backbone: Annotated[
+        str, typer.Option(help="The pretrained network, as provider/name.")
+    ] = "",
+    weights: Annotated[
+        str, typer.Option(help="default, shipped, a file, a folder, or a URL.")
+    ] = "",
+    given_val_as: Annotated[
+        str, typer.Option(help="Use a given val split as: val or test.")
+    ] = "",
     recipe: Annotated[
-        list[str], typer.Option(help="head, full, gradual, lp-ft, scratch, or compare (all of them); repeatable.")
+        list[str],
+        typer.Option(
+            help="head, full, gradual, lp-ft, scratch, or compare (all of them); repeatable."
+        ),
     ] = [],  # noqa: B006
     remote: Annotated[
-        str, typer.Option(help="DVC remote for the data: a folder or a URL such as s3://...; default: a local folder.")
+        str,
+        typer.Option(
+            help="DVC remote for the data: a folder or a URL such as s3://...; default: a local folder."
+        ),
     ] = "",
 ) -> None:
     """Create a workspace for your own examples.
@@ -143,11 +184,14 @@ def init(
 
       thaw init flowers --data ~/photos/flowers
 
-      thaw init flowers --data ~/photos/flowers --backbone torchvision/resnet50 --weights ~/resnet50.pth
+      thaw init flowers --data ~/photos/flowers --backbone torchvision/resnet50
+      --weights ~/resnet50.pth
 
-      thaw init flowers --data ~/photos/flowers --recipe head --recipe gradual --remote s3://team/flowers
+      thaw init flowers --data ~/photos/flowers --recipe head --recipe gradual --remote
+      s3://team/flowers
 
-      thaw init reviews --task text-classification --data reviews.csv --backbone transformers/distilbert-base-uncased
+      thaw init reviews --task text-classification --data reviews.csv --backbone
+      transformers/distilbert-base-uncased
 
       thaw init cells --task object-detection --data ~/photos/annotated
 
@@ -161,7 +205,9 @@ def init(
     if sample and data:
         raise typer.BadParameter("either --data or --sample, not both")
     if not sample and not data:
-        raise typer.BadParameter("name your data with --data, or try the sample with --sample")
+        raise typer.BadParameter(
+            "name your data with --data, or try the sample with --sample"
+        )
 
     options = setup.InitOptions(
         task=task,
@@ -183,9 +229,13 @@ def init(
         for note in notes:
             terminal.line(note)
         with terminal.working("checking the settings"):
-            preflight.require(list(preflight.quick_checks(Workspace(folder.resolve()), settings)))
+            preflight.require(
+                list(preflight.quick_checks(Workspace(folder.resolve()), settings))
+            )
         with terminal.working(f"copying {source}"):
-            made = setup.init(folder, source=source, config=settings, remote=remote or None)
+            made = setup.init(
+                folder, source=source, config=settings, remote=remote or None
+            )
         for line in made.splitlines():
             terminal.line(line)
 
@@ -200,12 +250,15 @@ def _resolve_weights(reference: str) -> str:
 @app.command()
 def run(
     force: Force = [],  # noqa: B006
-    timings: Annotated[bool, typer.Option("--timings", help="Print how long each part took.")] = False,
+    timings: Annotated[
+        bool, typer.Option("--timings", help="Print how long each part took.")
+    ] = False,
 ) -> None:
     """Retrain what changed; register the result.
 
-    Seven steps: validate, split, backbone, finetune, evaluate, register, promote. A step runs only if something it
-    depends on changed; if nothing changed, nothing is trained.
+    Seven steps: validate, split, backbone, finetune, evaluate, register, promote. A
+    step runs only if something it depends on changed; if nothing changed, nothing is
+    trained.
 
     Examples:
 
@@ -253,9 +306,16 @@ def _print_timings(terminal: Terminal, clock: StepClock) -> None:
     terminal.info(", ".join(parts))
 
 
-def _find_what_changed(terminal: Terminal, workspace: Workspace, force: list[str]) -> WorkspaceStatus:
+def _find_what_changed(
+    terminal: Terminal, workspace: Workspace, force: list[str]
+) -> WorkspaceStatus:
     """The state of the workspace, once it was brought up to date."""
-    from flows.status import bring_up_to_date, examine_status, follow_champion, refuse_changed_weights
+    from flows.status import (
+        bring_up_to_date,
+        examine_status,
+        follow_champion,
+        refuse_changed_weights,
+    )
 
     with terminal.working("checking what changed"):
         bring_up_to_date(workspace, terminal)
@@ -270,13 +330,17 @@ def _find_what_changed(terminal: Terminal, workspace: Workspace, force: list[str
     return status
 
 
-def _print_unchanged(terminal: Terminal, workspace: Workspace, status: WorkspaceStatus) -> None:
+def _print_unchanged(
+    terminal: Terminal, workspace: Workspace, status: WorkspaceStatus
+) -> None:
     from pipeline.steps.summary import step_line, summarize
 
     assert status.evaluated is not None
     assert status.registered is not None
     assert status.promoted is not None
-    terminal.heading(f"{workspace.root.name}: nothing changed since the last run, nothing to train")
+    terminal.heading(
+        f"{workspace.root.name}: nothing changed since the last run, nothing to train"
+    )
     for step in status.states:
         terminal.info(step_line(step, "unchanged"))
     terminal.info(step_line("register", f"unchanged: {summarize(status.registered)}"))
@@ -291,9 +355,15 @@ def _print_unchanged(terminal: Terminal, workspace: Workspace, status: Workspace
 
 
 def _retrain(
-    terminal: Terminal, workspace: Workspace, force: list[str], stale: set[str], clock: StepClock
+    terminal: Terminal,
+    workspace: Workspace,
+    force: list[str],
+    stale: set[str],
+    clock: StepClock,
 ) -> RetrainSummary:
-    """Runs the flow, with a Prefect server for as long as it takes where none is configured."""
+    """Runs the flow, with a Prefect server for as long as it takes where none is
+    configured.
+    """
     from flows import temporary
     from flows.status import check_before_starting
 
@@ -317,7 +387,9 @@ def _retrain(
     return summary
 
 
-def _run_flow(terminal: Terminal, workspace: Workspace, force: list[str]) -> RetrainSummary:
+def _run_flow(
+    terminal: Terminal, workspace: Workspace, force: list[str]
+) -> RetrainSummary:
     from flows.retrain import retrain
     from flows.servers import find_prefect_fault
     from flows.step_task import CONSOLE
@@ -326,7 +398,9 @@ def _run_flow(terminal: Terminal, workspace: Workspace, force: list[str]) -> Ret
     token = CONSOLE.set(terminal)
     try:
         return retrain(str(workspace.root), tuple(force))
-    except RuntimeError as fault:  # what Prefect raises where its server does not answer, among others
+    except (
+        RuntimeError
+    ) as fault:  # what Prefect raises where its server does not answer, among others
         reason = find_prefect_fault()
         if reason is None:
             raise
@@ -358,8 +432,15 @@ def _no_server_error(reason: Exception) -> ThawError:
     )
 
 
-def _print_result(terminal: Terminal, workspace: Workspace, evaluated: EvaluateRecord, promoted: PromoteRecord) -> None:
-    """The closing lines of a run: a heading with the result, and what there is to know of it, one line each."""
+def _print_result(
+    terminal: Terminal,
+    workspace: Workspace,
+    evaluated: EvaluateRecord,
+    promoted: PromoteRecord,
+) -> None:
+    """The closing lines of a run: a heading with the result, and what there is to know
+    of it, one line each.
+    """
     from flows.status import list_unshared
     from pipeline.steps.summary import summarize
 
@@ -371,7 +452,9 @@ def _print_result(terminal: Terminal, workspace: Workspace, evaluated: EvaluateR
         terminal.info(detail)
     if promoted.next_command:
         terminal.info(
-            f"to decide otherwise: {promoted.next_command}" if not promoted.waits else f"next: {promoted.next_command}"
+            f"to decide otherwise: {promoted.next_command}"
+            if not promoted.waits
+            else f"next: {promoted.next_command}"
         )
     terminal.info(f"report: {workspace.report.resolve().as_uri()}")
     for line in list_unshared(workspace):
@@ -382,13 +465,22 @@ def _comparison_line(comparison: Comparison) -> str:
     difference = comparison.difference
     interval = f"({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
     points = f"{100 * difference.value:+.1f} points of {comparison.metric} {interval}"
-    verdict = "too little to tell them apart" if comparison.verdict == "cannot-tell" else comparison.verdict
+    verdict = (
+        "too little to tell them apart"
+        if comparison.verdict == "cannot-tell"
+        else comparison.verdict
+    )
     return f"compared with {comparison.other}: {points}, {verdict}"
 
 
 @app.command()
 def step(
-    name: Annotated[str, typer.Argument(help="validate, split, backbone, finetune, evaluate, register or promote.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="validate, split, backbone, finetune, evaluate, register or promote."
+        ),
+    ],
 ) -> None:
     """Run one step alone.
 
@@ -409,7 +501,8 @@ def step(
 def status() -> None:
     """Show what is stale and what is registered.
 
-    Each step is fresh or stale, with the reason; then the versions in the model registry.
+    Each step is fresh or stale, with the reason; then the versions in the model
+    registry.
 
     Example:
 
@@ -428,7 +521,9 @@ def status() -> None:
         for change in list_changes(workspace):
             terminal.info(f"`thaw run` will write {change.meaning}")
         if not Versioning(workspace.root).tracked_files_are_current():
-            terminal.info("`thaw run` will bring the data and the ledger to what data.dvc and ledger.dvc track")
+            terminal.info(
+                "`thaw run` will bring the data and the ledger to what data.dvc and ledger.dvc track"
+            )
         with terminal.working("checking what changed"):
             found = examine_status(workspace)
         _print_states(terminal, found)
@@ -452,9 +547,21 @@ def _print_states(terminal: Terminal, status: WorkspaceStatus) -> None:
         text = "fresh" if state.fresh else f"stale: {'; '.join(state.reasons)}"
         terminal.info(step_line(name, text))
     is_registered = status.registered is not None
-    terminal.info(step_line("register", "fresh" if is_registered else "stale: the last evaluation is not registered"))
+    terminal.info(
+        step_line(
+            "register",
+            "fresh"
+            if is_registered
+            else "stale: the last evaluation is not registered",
+        )
+    )
     is_decided = status.promoted is not None
-    terminal.info(step_line("promote", "fresh" if is_decided else "stale: the last registration is not decided on"))
+    terminal.info(
+        step_line(
+            "promote",
+            "fresh" if is_decided else "stale: the last registration is not decided on",
+        )
+    )
 
 
 def _print_changed_weights(terminal: Terminal, workspace: Workspace) -> None:
@@ -464,7 +571,9 @@ def _print_changed_weights(terminal: Terminal, workspace: Workspace) -> None:
     try:
         refuse_changed_weights(workspace)
     except BackboneError as fault:
-        terminal.info(f"`thaw run` will refuse {fault.subject}: {fault.found}; expected {fault.expected}; {fault.hint}")
+        terminal.info(
+            f"`thaw run` will refuse {fault.subject}: {fault.found}; expected {fault.expected}; {fault.hint}"
+        )
 
 
 def _print_versions(terminal: Terminal, workspace: Workspace) -> None:
@@ -480,14 +589,20 @@ def _print_versions(terminal: Terminal, workspace: Workspace) -> None:
 @app.command()
 def lr_find(
     recipe: Annotated[
-        str, typer.Option(help="One of finetune.recipes, or a built-in one; default: the first of finetune.recipes.")
+        str,
+        typer.Option(
+            help="One of finetune.recipes, or a built-in one; default: the first of finetune.recipes."
+        ),
     ] = "",
-    stage: Annotated[str, typer.Option(help="A stage of that recipe; default: its first.")] = "",
+    stage: Annotated[
+        str, typer.Option(help="A stage of that recipe; default: its first.")
+    ] = "",
 ) -> None:
     """Suggest a learning rate for a stage.
 
-    A learning-rate range test: a short training from the backbone's weights at rates that rise exponentially, of which
-    nothing is kept. `lr: auto` in params.yaml does the same at the beginning of every stage.
+    A learning-rate range test: a short training from the backbone's weights at rates
+    that rise exponentially, of which nothing is kept. `lr: auto` in params.yaml does
+    the same at the beginning of every stage.
 
     Examples:
 
@@ -503,7 +618,9 @@ def lr_find(
         with terminal.working("importing libraries"):
             from flows.lr_find import find_learning_rate
         with terminal.working("learning-rate range test"):
-            found = find_learning_rate(workspace, recipe or None, stage or None, terminal)
+            found = find_learning_rate(
+                workspace, recipe or None, stage or None, terminal
+            )
         _print_sweep(terminal, found)
 
 
@@ -512,23 +629,34 @@ def _print_sweep(terminal: Terminal, found: SweepPage) -> None:
     subject = f"{sweep.candidate}, stage {sweep.stage}"
     if sweep.suggestion is None:
         lowest, highest = sweep.rates[0], sweep.rates[-1]
-        terminal.heading(f"{subject}: no rate from {lowest:.1g} to {highest:.1g} lowered the loss")
+        terminal.heading(
+            f"{subject}: no rate from {lowest:.1g} to {highest:.1g} lowered the loss"
+        )
     else:
         terminal.heading(f"{subject}: suggested learning rate {sweep.suggestion:.1e}")
-        terminal.info("set it as lr: in params.yaml, or set lr: auto to have every stage find its own")
+        terminal.info(
+            "set it as lr: in params.yaml, or set lr: auto to have every stage find its own"
+        )
     terminal.info(f"plot: {found.page.as_uri()}")
 
 
 @app.command()
 def sample(
-    folder: Annotated[Path | None, typer.Argument(help="Where to; default: the workspace's data folder.")] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="Where to; default: the workspace's data folder."),
+    ] = None,
     task: Annotated[
-        str, typer.Option(help="The task it is for; default: the workspace's, or image-classification.")
+        str,
+        typer.Option(
+            help="The task it is for; default: the workspace's, or image-classification."
+        ),
     ] = "",
 ) -> None:
     """Generate the sample data set of a task.
 
-    For image classification, surface inspection in five classes; the files are byte-identical on every machine.
+    For image classification, surface inspection in five classes; the files are
+    byte-identical on every machine.
 
     Examples:
 
@@ -574,14 +702,19 @@ def _prepare_sample_folder(task: str) -> tuple[str, Path]:
     return config.task.name, workspace.root / config.data.path
 
 
-By = Annotated[str, typer.Option(help="Who decides; default: the user and host that run this.")]
+By = Annotated[
+    str, typer.Option(help="Who decides; default: the user and host that run this.")
+]
 Reason = Annotated[str, typer.Option(help="Why; kept in the journal.")]
 VersionNumber = Annotated[str, typer.Argument(help="The version's number.")]
 
 
 @app.command()
 def models(
-    at: Annotated[str, typer.Option(help="Tell which version was champion then, such as 2026-11-27.")] = "",
+    at: Annotated[
+        str,
+        typer.Option(help="Tell which version was champion then, such as 2026-11-27."),
+    ] = "",
 ) -> None:
     """List versions and what was decided on them.
 
@@ -608,7 +741,8 @@ def models(
 def promote(version: VersionNumber, by: By = "", reason: Reason = "") -> None:
     """Make a registered version the champion.
 
-    Whatever its verdict: the journal says that it was overridden. The version is served once first.
+    Whatever its verdict: the journal says that it was overridden. The version is served
+    once first.
 
     Example:
 
@@ -616,12 +750,20 @@ def promote(version: VersionNumber, by: By = "", reason: Reason = "") -> None:
     """
     from flows.promotion import promote_version
 
-    _decide("promoting", lambda workspace, terminal: promote_version(workspace, version, by, reason, terminal))
+    _decide(
+        "promoting",
+        lambda workspace, terminal: promote_version(
+            workspace, version, by, reason, terminal
+        ),
+    )
 
 
 @app.command()
 def rollback(
-    to: Annotated[str, typer.Option(help="The version to go back to; default: the champion before.")] = "",
+    to: Annotated[
+        str,
+        typer.Option(help="The version to go back to; default: the champion before."),
+    ] = "",
     by: By = "",
     reason: Reason = "",
 ) -> None:
@@ -637,7 +779,10 @@ def rollback(
     """
     from flows.promotion import roll_back
 
-    _decide("rolling back", lambda workspace, terminal: roll_back(workspace, to, by, reason, terminal))
+    _decide(
+        "rolling back",
+        lambda workspace, terminal: roll_back(workspace, to, by, reason, terminal),
+    )
 
 
 @app.command()
@@ -695,15 +840,33 @@ def _decide(doing: str, act: Callable[[Workspace, Terminal], str]) -> None:
 
 @app.command()
 def predict(
-    inputs: Annotated[list[str], typer.Argument(help="Files or folders; of a model of texts also texts and tables.")],
-    model: Annotated[str, typer.Option(help="models:/NAME@ALIAS or models:/NAME/VERSION; default: the champion.")] = "",
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files or folders; of a model of texts also texts and tables."
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="models:/NAME@ALIAS or models:/NAME/VERSION; default: the champion."
+        ),
+    ] = "",
     text: Annotated[
-        bool, typer.Option("--text", help="Take every word for a text, even if a file is called so.")
+        bool,
+        typer.Option(
+            "--text", help="Take every word for a text, even if a file is called so."
+        ),
     ] = False,
     draw: Annotated[
-        Path | None, typer.Option(help="Write pictures with the boxes or masks drawn in, to this folder.")
+        Path | None,
+        typer.Option(
+            help="Write pictures with the boxes or masks drawn in, to this folder."
+        ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line.")
+    ] = False,
 ) -> None:
     """Predict with a registered model.
 
@@ -729,7 +892,9 @@ def predict(
         with terminal.working("importing libraries"):
             from flows import predict as predictions
         with terminal.working("predicting"):
-            predicted = predictions.predict(inputs, model or None, workspace, only_texts=text, draw=draw)
+            predicted = predictions.predict(
+                inputs, model or None, workspace, only_texts=text, draw=draw
+            )
         if json:
             for line in predictions.format_json_lines(predicted):
                 print(line)
@@ -742,19 +907,29 @@ def predict(
 
 @app.command()
 def serve(
-    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(help="Port to listen on; 0: any free one.")
+    ] = 8000,
     host: Annotated[str, typer.Option(help="127.0.0.1 or localhost.")] = "127.0.0.1",
-    version: Annotated[int | None, typer.Option(help="Serve this version, whatever the champion is.")] = None,
+    version: Annotated[
+        int | None, typer.Option(help="Serve this version, whatever the champion is.")
+    ] = None,
     max_mib: Annotated[float, typer.Option(help="Most MiB in a request.")] = 32,
     max_items: Annotated[int, typer.Option(help="Most examples in a request.")] = 64,
-    timeout: Annotated[float, typer.Option(help="Seconds to an answer; then 503.")] = 30,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to an answer; then 503.")
+    ] = 30,
     queue: Annotated[int, typer.Option(help="Most requests that wait; then 503.")] = 32,
-    log: Annotated[Path | None, typer.Option(help="Append each answer to this file, as JSON lines.")] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(help="Append each answer to this file, as JSON lines."),
+    ] = None,
 ) -> None:
     """Serve the champion over HTTP.
 
-    On loopback, until interrupted: POST /predict, GET /health, /version and /metrics. When another version becomes
-    champion, it takes over within seconds, once it has answered its input example.
+    On loopback, until interrupted: POST /predict, GET /health, /version and /metrics.
+    When another version becomes champion, it takes over within seconds, once it has
+    answered its input example.
 
     Examples:
 
@@ -766,7 +941,11 @@ def serve(
 
     workspace = _open_workspace()
     with Terminal() as terminal, ExitStack() as starting:
-        starting.enter_context(terminal.working("loading the champion" if version is None else "loading the version"))
+        starting.enter_context(
+            terminal.working(
+                "loading the champion" if version is None else "loading the version"
+            )
+        )
         from flows.service.options import ServeOptions
         from flows.service.server import serve as serve_model
 
@@ -790,12 +969,17 @@ def serve(
 
 @app.command()
 def up(
-    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server, if it is free.")] = 4200,
-    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server, if it is free.")] = 5000,
+    prefect_port: Annotated[
+        int, typer.Option(help="Port of the Prefect server, if it is free.")
+    ] = 4200,
+    mlflow_port: Annotated[
+        int, typer.Option(help="Port of the MLflow server, if it is free.")
+    ] = 5000,
 ) -> None:
     """Run the Prefect and MLflow servers.
 
-    This workspace's, on loopback, until interrupted. While they run, `thaw run` uses them.
+    This workspace's, on loopback, until interrupted. While they run, `thaw run` uses
+    them.
 
     Example:
 
@@ -840,7 +1024,9 @@ def doctor() -> None:
             hanging = len(beginning)
             terminal.line(beginning + check.found, hanging=hanging, style=style)
             if check.hint:
-                terminal.line(f"fix: {check.hint}", indent=hanging, hanging=hanging, style=style)
+                terminal.line(
+                    f"fix: {check.hint}", indent=hanging, hanging=hanging, style=style
+                )
             all_well = all_well and check.state != "bad"
     if not all_well:
         raise typer.Exit(1)
@@ -848,9 +1034,17 @@ def doctor() -> None:
 
 @app.command()
 def clean(
-    trainings: Annotated[bool, typer.Option("--trainings", help="Also checkpoints and finished candidates.")] = False,
-    history: Annotated[bool, typer.Option("--history", help="Also times and logs of past runs.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove them; without it, only list what would go.")] = False,
+    trainings: Annotated[
+        bool,
+        typer.Option("--trainings", help="Also checkpoints and finished candidates."),
+    ] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="Also times and logs of past runs.")
+    ] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help="Remove them; without it, only list what would go."),
+    ] = False,
 ) -> None:
     """Remove caches that can be made again.
 
@@ -869,7 +1063,9 @@ def clean(
     workspace = _open_workspace()
     with lock(workspace), Terminal() as terminal:
         with terminal.working("measuring"):
-            items = cleaning.list_removable(workspace, trainings=trainings, history=history)
+            items = cleaning.list_removable(
+                workspace, trainings=trainings, history=history
+            )
         for item in items:
             name = item.path.relative_to(workspace.root)
             terminal.line(f"{_format_mebibytes(item.bytes)}  {name}  ({item.meaning})")

@@ -1,4 +1,6 @@
-"""Retrainings that were killed: Prefect still lists them as running, until the next one sets them to Crashed."""
+"""Retrainings that were killed: Prefect still lists them as running, until the next one
+sets them to Crashed.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,18 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 HOST, PID, STARTED = "thaw.host", "thaw.pid", "thaw.started"
-MESSAGE = "Its process ended without reporting: it was killed, or the machine went down."
+MESSAGE = (
+    "Its process ended without reporting: it was killed, or the machine went down."
+)
 
 
 def close_dead_runs(flow: str, workspace: Path) -> int:
-    """Marks this flow run with its process, and sets the workspace's runs that nobody runs any more to Crashed.
+    """Marks this flow run with its process, and sets the workspace's runs that nobody
+    runs any more to Crashed.
 
-    To be called in a flow run, while this process holds the workspace's lock: so whatever else is said to run there
-    does not, but for a run that has let go of the lock and is just ending. Such a run is known by its process.
+    To be called in a flow run, while this process holds the workspace's lock: so
+    whatever else is said to run there does not, but for a run that has let go of the
+    lock and is just ending. Such a run is known by its process.
 
     Args:
         flow: name of the flow.
@@ -59,7 +65,9 @@ def _list_running(client: SyncPrefectClient, flow: str) -> list[FlowRun]:
     running = filters.FlowRunFilterStateType(any_=[StateType.RUNNING])
     return client.read_flow_runs(
         flow_filter=filters.FlowFilter(name=filters.FlowFilterName(any_=[flow])),
-        flow_run_filter=filters.FlowRunFilter(state=filters.FlowRunFilterState(type=running)),
+        flow_run_filter=filters.FlowRunFilter(
+            state=filters.FlowRunFilterState(type=running)
+        ),
     )
 
 
@@ -72,7 +80,11 @@ def _is_dead(run: FlowRun, workspace: Path) -> bool:
 
 def _is_alive_here(labels: Mapping[str, Any]) -> bool:
     """Whether the process that a run was marked with is one of this machine's."""
-    if labels.get(HOST) != platform.node() or PID not in labels or STARTED not in labels:
+    if (
+        labels.get(HOST) != platform.node()
+        or PID not in labels
+        or STARTED not in labels
+    ):
         return False
     return find(ProcessIdentity(int(labels[PID]), float(labels[STARTED]))) is not None
 
@@ -86,7 +98,9 @@ def _set_crashed(client: SyncPrefectClient, run: UUID) -> None:
     running = filters.TaskRunFilterStateType(any_=[StateType.RUNNING])
     tasks = client.read_task_runs(
         flow_run_filter=filters.FlowRunFilter(id=filters.FlowRunFilterId(any_=[run])),
-        task_run_filter=filters.TaskRunFilter(state=filters.TaskRunFilterState(type=running)),
+        task_run_filter=filters.TaskRunFilter(
+            state=filters.TaskRunFilterState(type=running)
+        ),
     )
     for task in tasks:
         client.set_task_run_state(task.id, Crashed(message=MESSAGE), force=True)

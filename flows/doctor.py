@@ -47,7 +47,9 @@ class DiagnosticCheck:
 
 
 def examine(start: Path) -> Iterator[DiagnosticCheck]:
-    """Looks at everything in turn; a check that itself fails is a bad check, never a traceback."""
+    """Looks at everything in turn; a check that itself fails is a bad check, never a
+    traceback.
+    """
     loopback.bypass_proxies()
     yield _check_python()
     yield from _check_versions()
@@ -67,7 +69,9 @@ def examine(start: Path) -> Iterator[DiagnosticCheck]:
 
 
 def _check_python() -> DiagnosticCheck:
-    return DiagnosticCheck("python", "ok", f"{platform.python_version()} at {sys.executable}")
+    return DiagnosticCheck(
+        "python", "ok", f"{platform.python_version()} at {sys.executable}"
+    )
 
 
 def _check_versions() -> Iterator[DiagnosticCheck]:
@@ -77,7 +81,9 @@ def _check_versions() -> Iterator[DiagnosticCheck]:
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield DiagnosticCheck(name, "bad", "not installed", f"pip install '{name}{bound}'")
+            yield DiagnosticCheck(
+                name, "bad", "not installed", f"pip install '{name}{bound}'"
+            )
             continue
         fits = SpecifierSet(bound).contains(found, prereleases=True)
         hint = "" if fits else f"pip install '{name}{bound}'"
@@ -87,7 +93,9 @@ def _check_versions() -> Iterator[DiagnosticCheck]:
 def _check_disk(root: Path) -> DiagnosticCheck:
     free = shutil.disk_usage(root).free
     if free < ENOUGH_DISK_BYTES:
-        return DiagnosticCheck("disk", "bad", f"{free / 2**30:.1f} GiB free", "make room, or: thaw clean")
+        return DiagnosticCheck(
+            "disk", "bad", f"{free / 2**30:.1f} GiB free", "make room, or: thaw clean"
+        )
     return DiagnosticCheck("disk", "ok", f"{free / 2**30:.0f} GiB free")
 
 
@@ -96,7 +104,12 @@ def _check_write_access(root: Path) -> DiagnosticCheck:
         with tempfile.NamedTemporaryFile(dir=root, prefix=".thaw-doctor-"):
             return DiagnosticCheck("write access", "ok", str(root))
     except OSError as fault:
-        return DiagnosticCheck("write access", "bad", str(fault), f"chown or chmod {shlex.quote(str(root))}")
+        return DiagnosticCheck(
+            "write access",
+            "bad",
+            str(fault),
+            f"chown or chmod {shlex.quote(str(root))}",
+        )
 
 
 def _check_settings(workspace: Workspace) -> DiagnosticCheck:
@@ -104,7 +117,9 @@ def _check_settings(workspace: Workspace) -> DiagnosticCheck:
         workspace.config()
         return DiagnosticCheck("params.yaml", "ok", "every setting understood")
     except ThawError as fault:
-        return DiagnosticCheck("params.yaml", "bad", "; ".join(fault.details) or fault.found, fault.hint)
+        return DiagnosticCheck(
+            "params.yaml", "bad", "; ".join(fault.details) or fault.found, fault.hint
+        )
 
 
 def _check_workspace(workspace: Workspace) -> Iterator[DiagnosticCheck]:
@@ -170,11 +185,18 @@ def _check_servers(workspace: Workspace) -> DiagnosticCheck:
 
     known = settings.servers(workspace.scratch)
     if known:
-        return DiagnosticCheck("servers", "ok", f"Prefect {known['prefect_ui']}, MLflow {known['mlflow']}")
+        return DiagnosticCheck(
+            "servers", "ok", f"Prefect {known['prefect_ui']}, MLflow {known['mlflow']}"
+        )
     address = os.environ.get("PREFECT_API_URL")
     if address:
         return _check_reachable("Prefect", f"{address}/health")
-    return DiagnosticCheck("servers", "note", "none running: each run starts its own for a few seconds", "thaw up")
+    return DiagnosticCheck(
+        "servers",
+        "note",
+        "none running: each run starts its own for a few seconds",
+        "thaw up",
+    )
 
 
 def _check_reachable(name: str, url: str) -> DiagnosticCheck:
@@ -188,17 +210,27 @@ def _check_reachable(name: str, url: str) -> DiagnosticCheck:
             return DiagnosticCheck(name, "ok", plain)
     except urllib.error.HTTPError as fault:
         return DiagnosticCheck(
-            name, "note", f"{plain} answers {fault.code}", "check the user and password in its address"
+            name,
+            "note",
+            f"{plain} answers {fault.code}",
+            "check the user and password in its address",
         )
     except OSError as fault:
         return DiagnosticCheck(
-            name, "bad", f"{plain}: {fault}", "start it, or unset its address to use the embedded one"
+            name,
+            "bad",
+            f"{plain}: {fault}",
+            "start it, or unset its address to use the embedded one",
         )
 
 
 def _check_git() -> DiagnosticCheck:
     found = shutil.which("git")
-    return DiagnosticCheck("git", "ok" if found else "note", found or "not installed: data versions carry no revision")
+    return DiagnosticCheck(
+        "git",
+        "ok" if found else "note",
+        found or "not installed: data versions carry no revision",
+    )
 
 
 def _check_accelerator() -> DiagnosticCheck:
@@ -209,5 +241,7 @@ def _check_accelerator() -> DiagnosticCheck:
     if torch.backends.mps.is_available():
         return DiagnosticCheck("accelerator", "ok", "Apple MPS")
     return DiagnosticCheck(
-        "accelerator", "note", f"none: {cores()} CPU cores, {torch.backends.cpu.get_cpu_capability()}"
+        "accelerator",
+        "note",
+        f"none: {cores()} CPU cores, {torch.backends.cpu.get_cpu_capability()}",
     )

@@ -37,11 +37,14 @@ class AnswerDrawing:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as fault:
             raise WorkspaceError(
-                "--draw", found=f"{folder}: {fault.strerror}", expected="a folder to write to"
+                "--draw",
+                found=f"{folder}: {fault.strerror}",
+                expected="a folder to write to",
             ) from fault
 
     def draw(self, source: str, content: bytes, answer: Mapping[str, Any]) -> Path:
-        """Writes a picture with its boxes or regions, shrunk where a side has more than `LONGEST_SIDE` pixels.
+        """Writes a picture with its boxes or regions, shrunk where a side has more than
+        `LONGEST_SIDE` pixels.
 
         Args:
             source: the picture's file.
@@ -52,7 +55,8 @@ class AnswerDrawing:
             The file that was written, a PNG.
 
         Raises:
-            ConfigError: the picture lies in the folder that is drawn into: a drawing could take another picture's place.
+            ConfigError: the picture lies in the folder that is drawn into: a drawing
+                could take another picture's place.
             WorkspaceError: the drawing cannot be written.
         """
         self._refuse_own_folder(source)
@@ -66,7 +70,11 @@ class AnswerDrawing:
             picture.save(path, "PNG")
         except OSError as fault:
             reason = fault.strerror or str(fault)
-            raise WorkspaceError("--draw", found=f"{path}: {reason}", expected="a file that can be written") from fault
+            raise WorkspaceError(
+                "--draw",
+                found=f"{path}: {reason}",
+                expected="a file that can be written",
+            ) from fault
         return path
 
     def _refuse_own_folder(self, source: str) -> None:
@@ -79,7 +87,9 @@ class AnswerDrawing:
             )
 
     def _free_name(self, stem: str) -> str:
-        """A name that none of this call's pictures has; two of one name come from different folders."""
+        """A name that none of this call's pictures has; two of one name come from
+        different folders.
+        """
         name = f"{stem}.png"
         number = 2
         while name.lower() in self._names:
@@ -101,7 +111,9 @@ class AnswerDrawing:
         scale = picture.width / answer["width"]
         middle = scale * _find_middle_side(answer["objects"])
         width = max(1, round(min(max(picture.size) / 400, middle / 40)))
-        font = ImageFont.load_default(size=max(10, round(min(max(picture.size) / 50, middle / 5))))
+        font = ImageFont.load_default(
+            size=max(10, round(min(max(picture.size) / 50, middle / 5)))
+        )
         for one in reversed(answer["objects"]):  # the surest last, on top
             colour = self._colour(one["label"])
             left, top, right, bottom = (scale * value for value in one["box"])
@@ -115,7 +127,9 @@ class AnswerDrawing:
             canvas.rectangle(ground, fill=colour)
             canvas.text((left, top), text, font=font, anchor="lb", fill=(255, 255, 255))
 
-    def _lay_on_regions(self, picture: Image.Image, answer: Mapping[str, Any]) -> Image.Image:
+    def _lay_on_regions(
+        self, picture: Image.Image, answer: Mapping[str, Any]
+    ) -> Image.Image:
         import numpy as np
         from PIL import Image
 
@@ -123,15 +137,26 @@ class AnswerDrawing:
 
         pixels = np.array(picture)
         for region in answer["regions"]:
-            mask = decode_mask([region], ("", region["label"]), answer["width"], answer["height"])
-            chosen = np.asarray(Image.fromarray(mask).resize(picture.size, Image.Resampling.NEAREST)) == 1
-            mixed = (1 - OPACITY) * pixels[chosen] + OPACITY * np.array(self._colour(region["label"]))
+            mask = decode_mask(
+                [region], ("", region["label"]), answer["width"], answer["height"]
+            )
+            chosen = (
+                np.asarray(
+                    Image.fromarray(mask).resize(picture.size, Image.Resampling.NEAREST)
+                )
+                == 1
+            )
+            mixed = (1 - OPACITY) * pixels[chosen] + OPACITY * np.array(
+                self._colour(region["label"])
+            )
             pixels[chosen] = mixed.astype(np.uint8)
         return Image.fromarray(pixels)
 
 
 def _find_middle_side(objects: Sequence[Mapping[str, Any]]) -> float:
-    """The median of the boxes' longer sides, in pixels: names as large as the picture allows would hide small objects."""
+    """The median of the boxes' longer sides, in pixels: names as large as the picture
+    allows would hide small objects.
+    """
     sides = []
     for one in objects:
         left, top, right, bottom = one["box"]

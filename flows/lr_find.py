@@ -26,8 +26,11 @@ class SweepPage:
     page: Path
 
 
-def find_learning_rate(workspace: Workspace, recipe: str | None, stage: str | None, console: LiveConsole) -> SweepPage:
-    """Brings what a training needs up to date, then sweeps the learning rate of a stage; trains nothing.
+def find_learning_rate(
+    workspace: Workspace, recipe: str | None, stage: str | None, console: LiveConsole
+) -> SweepPage:
+    """Brings what a training needs up to date, then sweeps the learning rate of a
+    stage; trains nothing.
 
     Raises:
         ConfigError: params.yaml cannot be used, or there is no such recipe or stage.

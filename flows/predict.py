@@ -32,8 +32,10 @@ class Prediction:
     """What the model says of one file or text, or why it cannot.
 
     Args:
-        source: the file, with the line where it is a row of a table; empty for a text as it was typed.
-        texts: what was asked about, by input column; none of a file that was sent as it is.
+        source: the file, with the line where it is a row of a table; empty for a text
+            as it was typed.
+        texts: what was asked about, by input column; none of a file that was sent as it
+            is.
         score: probability of the label.
         top: the likeliest labels with their probabilities, likeliest first.
         answer: of a model of boxes or masks, its output columns.
@@ -51,7 +53,9 @@ class Prediction:
 
 
 class Predictions(list[Prediction]):
-    """One prediction a question, in order; `model` says which version predicted, `note` what the reader should know."""
+    """One prediction a question, in order; `model` says which version predicted, `note`
+    what the reader should know.
+    """
 
     model: str = ""
     note: str = ""
@@ -65,16 +69,20 @@ def predict(
     only_texts: bool = False,
     draw: Path | None = None,
 ) -> Predictions:
-    """Predicts with a registered model; folders stand for the files below them, hidden ones left out.
+    """Predicts with a registered model; folders stand for the files below them, hidden
+    ones left out.
 
     Args:
-        inputs: files and folders; of a model of texts also texts, and tables whose rows are asked about.
-        model: `models:/NAME@ALIAS` or `models:/NAME/VERSION`; None: the workspace's champion, or else its challenger.
+        inputs: files and folders; of a model of texts also texts, and tables whose rows
+            are asked about.
+        model: `models:/NAME@ALIAS` or `models:/NAME/VERSION`; None: the workspace's
+            champion, or else its challenger.
         only_texts: take every input for a text, even where a file is called so.
         draw: where pictures with the answers drawn in are written to.
 
     Raises:
-        ConfigError: the model's answers cannot be drawn; or an input names no file but looks like one, or there is no such model.
+        ConfigError: the model's answers cannot be drawn; or an input names no file but
+            looks like one, or there is no such model.
         ServingError: nothing is registered, or the model cannot be loaded.
         TrackingError: the registry is away.
     """
@@ -95,7 +103,9 @@ def predict(
     predictions.model = f"models:/{version.name}/{version.version}"
     predictions.note = note
     drawing = None if draw is None else _open_drawing(loaded, draw)
-    requests = list_requests(inputs, packaging.input_columns(loaded), config.data, only_texts=only_texts)
+    requests = list_requests(
+        inputs, packaging.input_columns(loaded), config.data, only_texts=only_texts
+    )
     while chunk := list(itertools.islice(requests, ASKED_AT_ONCE)):
         predictions += _answer_requests(loaded, chunk, drawing)
     return predictions
@@ -130,16 +140,26 @@ def _load_model(folder: Path, version: ModelVersion) -> Any:
         ) from fault
 
 
-def _choose_version(versions: Sequence[ModelVersion], name: str) -> tuple[ModelVersion, str]:
-    """The champion, or else the challenger, and what the reader should know of the choice."""
+def _choose_version(
+    versions: Sequence[ModelVersion], name: str
+) -> tuple[ModelVersion, str]:
+    """The champion, or else the challenger, and what the reader should know of the
+    choice.
+    """
     for alias in ("champion", "challenger"):
         for version in versions:
             if alias in version.aliases:
-                note = "" if alias == "champion" else f"{name} has no champion yet: its challenger answers"
+                note = (
+                    ""
+                    if alias == "champion"
+                    else f"{name} has no champion yet: its challenger answers"
+                )
                 return version, note
     raise ServingError(
         f"model {name}",
-        found="none has the alias champion or challenger" if versions else "nothing is registered",
+        found="none has the alias champion or challenger"
+        if versions
+        else "nothing is registered",
         expected="a registered model",
         hint="name one with --model" if versions else "thaw run",
         details=[str(version) for version in versions],
@@ -149,7 +169,9 @@ def _choose_version(versions: Sequence[ModelVersion], name: str) -> tuple[ModelV
 def _answer_requests(
     model: Any, requests: Sequence[PredictionRequest], drawing: AnswerDrawing | None
 ) -> list[Prediction]:
-    """Predictions for some requests; one that cannot be used gets an error, and spoils no other's."""
+    """Predictions for some requests; one that cannot be used gets an error, and spoils
+    no other's.
+    """
     usable = [request for request in requests if not request.error]
     answers = iter(_ask_model(model, usable))
     predictions = []
@@ -165,19 +187,27 @@ def _answer_requests(
 
 
 def _ask_model(model: Any, requests: Sequence[PredictionRequest]) -> list[Answer | str]:
-    """For each request the model's output columns, or what is wrong with it, found by halving."""
+    """For each request the model's output columns, or what is wrong with it, found by
+    halving.
+    """
     from pipeline.tracking import packaging
 
     if not requests:
         return []
-    columns = {column: [request.values[column] for request in requests] for column in requests[0].values}
+    columns = {
+        column: [request.values[column] for request in requests]
+        for column in requests[0].values
+    }
     try:
         return list(packaging.ask(model, columns).to_dict(orient="records"))
     except Exception as fault:
         if len(requests) == 1:
             return [re.sub(r"^row 0: ", "", str(fault))]
     middle = len(requests) // 2
-    return [*_ask_model(model, requests[:middle]), *_ask_model(model, requests[middle:])]
+    return [
+        *_ask_model(model, requests[:middle]),
+        *_ask_model(model, requests[middle:]),
+    ]
 
 
 def _to_prediction(request: PredictionRequest, answer: Answer | str) -> Prediction:
@@ -187,7 +217,9 @@ def _to_prediction(request: PredictionRequest, answer: Answer | str) -> Predicti
         return Prediction(request.source, request.texts, answer=answer)
     likeliest = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
     label, score = likeliest[0]
-    return Prediction(request.source, request.texts, label, score, tuple(likeliest[:LABELS_SHOWN]))
+    return Prediction(
+        request.source, request.texts, label, score, tuple(likeliest[:LABELS_SHOWN])
+    )
 
 
 def format_json_lines(predictions: Predictions) -> Iterator[str]:
@@ -207,7 +239,9 @@ def format_json_lines(predictions: Predictions) -> Iterator[str]:
         else:
             values["label"] = prediction.label
             values["score"] = prediction.score
-            values["top"] = [{"label": label, "score": score} for label, score in prediction.top]
+            values["top"] = [
+                {"label": label, "score": score} for label, score in prediction.top
+            ]
         yield json.dumps(values, ensure_ascii=False)
 
 
@@ -225,7 +259,9 @@ def format_table(predictions: Predictions) -> Iterator[str]:
             drawn = f"  {printable(prediction.drawing)}" if prediction.drawing else ""
             yield f"{name:<{name_width}}  {_summarize(prediction.answer)}{drawn}"
             continue
-        others = "  ".join(f"{label} {score:.1%}" for label, score in prediction.top[1:])
+        others = "  ".join(
+            f"{label} {score:.1%}" for label, score in prediction.top[1:]
+        )
         label = f"{prediction.label:<{label_width}}"
         yield f"{name:<{name_width}}  {label}  {prediction.score:6.1%}  {others}".rstrip()
 
@@ -234,9 +270,15 @@ def _summarize(answer: Answer) -> str:
     """ "9 RBC, 1 WBC" of boxes; of masks the share of the picture that each class has."""
     if "objects" in answer:
         counts = Counter(one["label"] for one in answer["objects"])
-        return ", ".join(f"{count} {label}" for label, count in counts.most_common()) or "nothing found"
+        return (
+            ", ".join(f"{count} {label}" for label, count in counts.most_common())
+            or "nothing found"
+        )
     size = answer["width"] * answer["height"]
-    shares = [f"{region['label']} {region['pixels'] / size:.1%}" for region in answer["regions"]]
+    shares = [
+        f"{region['label']} {region['pixels'] / size:.1%}"
+        for region in answer["regions"]
+    ]
     return ", ".join(shares) or "background alone"
 
 

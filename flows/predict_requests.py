@@ -1,4 +1,6 @@
-"""What `thaw predict` asks a registered model about: files, texts as they are typed, or the rows of tables."""
+"""What `thaw predict` asks a registered model about: files, texts as they are typed, or
+the rows of tables.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from pipeline.config import ColumnRole, DataConfig
 from pipeline.errors import ConfigError, DataError
 from pipeline.tasks.base import ServedColumn
 
-TEXT_ROLES: dict[str, ColumnRole] = {"text": "text", "pair": "pair"}  # by the model's input column
+# By the model's input column.
+TEXT_ROLES: dict[str, ColumnRole] = {"text": "text", "pair": "pair"}
 TEXT_FILE = ".txt"
 
 
@@ -19,7 +22,8 @@ class PredictionRequest:
     """One question to a model, or why it cannot be asked.
 
     Args:
-        source: the file, with the line where it is a row of a table; empty for a text as it was typed.
+        source: the file, with the line where it is a row of a table; empty for a text
+            as it was typed.
         values: by input column; none where it cannot be asked.
     """
 
@@ -30,51 +34,83 @@ class PredictionRequest:
     @property
     def texts(self) -> dict[str, str]:
         """The texts among the values, by input column."""
-        return {column: value for column, value in self.values.items() if isinstance(value, str)}
+        return {
+            column: value
+            for column, value in self.values.items()
+            if isinstance(value, str)
+        }
 
 
 def list_requests(
-    inputs: Sequence[str], columns: Sequence[ServedColumn], data: DataConfig, *, only_texts: bool = False
+    inputs: Sequence[str],
+    columns: Sequence[ServedColumn],
+    data: DataConfig,
+    *,
+    only_texts: bool = False,
 ) -> Iterator[PredictionRequest]:
-    """The questions that the words of a command line stand for, in order. Files are read as they come.
+    """The questions that the words of a command line stand for, in order. Files are
+    read as they come.
 
-    A model of files takes files and folders. A model of texts takes texts, tables and .txt files, and folders of these.
-    What cannot be read becomes a request with an error, and spoils no other.
+    A model of files takes files and folders. A model of texts takes texts, tables and
+    .txt files, and folders of these. What cannot be read becomes a request with an
+    error, and spoils no other.
 
     Args:
         columns: what the model is asked by.
-        data: how the workspace's tables are laid out: what holds for the data holds for tables to predict.
+        data: how the workspace's tables are laid out: what holds for the data holds for
+            tables to predict.
         only_texts: take every word for a text, even where a file is called so.
 
     Raises:
-        ConfigError: a word names no file but looks like one, a pair of texts lacks its second, or a model of files is
-            given texts.
+        ConfigError: a word names no file but looks like one, a pair of texts lacks its
+            second, or a model of files is given texts.
     """
     if columns[0].type == "binary":
         if only_texts:
-            raise ConfigError("--text", found="a model of files", expected="a model of texts")
+            raise ConfigError(
+                "--text", found="a model of files", expected="a model of texts"
+            )
         for word in inputs:
             for path in _expand_folder(word):
-                yield path if isinstance(path, PredictionRequest) else _read_file(path, columns[0].name)
+                yield (
+                    path
+                    if isinstance(path, PredictionRequest)
+                    else _read_file(path, columns[0].name)
+                )
         return
     texts = _TextRequests([column.name for column in columns], data)
     words = iter(inputs)
     for word in words:
         if not only_texts and _is_file_name(word):
             for path in _expand_folder(word):
-                yield from [path] if isinstance(path, PredictionRequest) else texts.of_file(path)
+                yield from (
+                    [path]
+                    if isinstance(path, PredictionRequest)
+                    else texts.of_file(path)
+                )
         else:
-            others = [_next_text(words, column, only_texts=only_texts) for column in texts.columns[1:]]
-            yield PredictionRequest("", dict(zip(texts.columns, [word, *others], strict=True)))
+            others = [
+                _next_text(words, column, only_texts=only_texts)
+                for column in texts.columns[1:]
+            ]
+            yield PredictionRequest(
+                "", dict(zip(texts.columns, [word, *others], strict=True))
+            )
 
 
 def _next_text(words: Iterator[str], column: str, *, only_texts: bool) -> str:
     text = next(words, None)
     expected = "pairs of texts, one after the other, each quoted"
     if text is None:
-        raise ConfigError("texts", found=f"a text without its {column}", expected=expected)
+        raise ConfigError(
+            "texts", found=f"a text without its {column}", expected=expected
+        )
     if not only_texts and _is_file_name(text):
-        raise ConfigError("texts", found=f"a text without its {column}: {text} is a file", expected=expected)
+        raise ConfigError(
+            "texts",
+            found=f"a text without its {column}: {text} is a file",
+            expected=expected,
+        )
     return text
 
 
@@ -105,11 +141,17 @@ def _refuse_missing_file(word: str) -> None:
 
     is_one_word = len(word.split()) == 1
     if is_one_word and Path(word).suffix.lower() in (*TABLES, TEXT_FILE):
-        raise ConfigError("files", found=f"no file {word}", expected="a text, or a table or .txt file that is there")
+        raise ConfigError(
+            "files",
+            found=f"no file {word}",
+            expected="a text, or a table or .txt file that is there",
+        )
 
 
 def _expand_folder(word: str) -> Iterator[Path | PredictionRequest]:
-    """The file of that name, or the files in the folder of that name; an error where there are none."""
+    """The file of that name, or the files in the folder of that name; an error where
+    there are none.
+    """
     path = Path(word)
     if not word:
         yield PredictionRequest(word, error="an empty name")
@@ -134,7 +176,9 @@ def _read_file(path: Path, column: str) -> PredictionRequest:
     try:
         return PredictionRequest(str(path), {column: path.read_bytes()})
     except OSError as fault:
-        return PredictionRequest(str(path), error=(fault.strerror or str(fault)).lower())
+        return PredictionRequest(
+            str(path), error=(fault.strerror or str(fault)).lower()
+        )
 
 
 class _TextRequests:
@@ -158,15 +202,23 @@ class _TextRequests:
         elif path.suffix.lower() == TEXT_FILE and len(self.columns) == 1:
             yield self._of_text_file(path)
         else:
-            yield PredictionRequest(str(path), error="neither a table nor a .txt file of one text")
+            yield PredictionRequest(
+                str(path), error="neither a table nor a .txt file of one text"
+            )
 
     def _of_text_file(self, path: Path) -> PredictionRequest:
         try:
-            return PredictionRequest(str(path), {self.columns[0]: path.read_text(encoding="utf-8-sig")})
+            return PredictionRequest(
+                str(path), {self.columns[0]: path.read_text(encoding="utf-8-sig")}
+            )
         except OSError as fault:
-            return PredictionRequest(str(path), error=(fault.strerror or str(fault)).lower())
+            return PredictionRequest(
+                str(path), error=(fault.strerror or str(fault)).lower()
+            )
         except UnicodeDecodeError as fault:
-            return PredictionRequest(str(path), error=f"a byte that is not UTF-8 at offset {fault.start}")
+            return PredictionRequest(
+                str(path), error=f"a byte that is not UTF-8 at offset {fault.start}"
+            )
 
     def _of_table(self, path: Path) -> Iterator[PredictionRequest]:
         from pipeline.data.tables import read_table
@@ -174,9 +226,14 @@ class _TextRequests:
         roles = [TEXT_ROLES[column] for column in self.columns]
         try:
             rows = read_table(path, f"table {path}", path.parent, self.data, roles)
-            cells = [rows.columns[self._table_column(column, rows.columns, path)] for column in self.columns]
+            cells = [
+                rows.columns[self._table_column(column, rows.columns, path)]
+                for column in self.columns
+            ]
         except DataError as fault:
-            yield PredictionRequest(str(path), error=f"{fault.found}; expected {fault.expected}")
+            yield PredictionRequest(
+                str(path), error=f"{fault.found}; expected {fault.expected}"
+            )
             return
         for line, values in zip(rows.lines, zip(*cells, strict=True), strict=True):
             source = f"{path}:{line}"
@@ -184,10 +241,16 @@ class _TextRequests:
                 yield PredictionRequest(source, error="a cell is empty")
             else:
                 texts = [str(value) for value in values]
-                yield PredictionRequest(source, dict(zip(self.columns, texts, strict=True)))
+                yield PredictionRequest(
+                    source, dict(zip(self.columns, texts, strict=True))
+                )
 
-    def _table_column(self, column: str, present: Mapping[str, object], path: Path) -> str:
-        """The column of a table that holds what the model calls `column`: as in the data, or called so itself."""
+    def _table_column(
+        self, column: str, present: Mapping[str, object], path: Path
+    ) -> str:
+        """The column of a table that holds what the model calls `column`: as in the
+        data, or called so itself.
+        """
         usual = self.data.columns[TEXT_ROLES[column]]
         for name in (usual, column):
             if name in present:

@@ -1,4 +1,6 @@
-"""Processes told apart by number and start: a number alone may be another program's later."""
+"""Processes told apart by number and start: a number alone may be another program's
+later.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,8 @@ from typing import NamedTuple
 
 import psutil
 
-SAME_START = 2.0  # seconds by which a start may seem to differ where the clock was set meanwhile
+# Seconds by which a start may seem to differ where the clock was set meanwhile.
+SAME_START = 2.0
 
 
 class ProcessIdentity(NamedTuple):

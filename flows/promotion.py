@@ -1,4 +1,6 @@
-"""`thaw models`, `promote`, `rollback`, `approve` and `refuse`: what a person decides about registered versions."""
+"""`thaw models`, `promote`, `rollback`, `approve` and `refuse`: what a person decides
+about registered versions.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A workspace's registered model: its versions, newest first, and what was decided about them."""
+    """A workspace's registered model: its versions, newest first, and what was decided
+    about them.
+    """
 
     name: str
     versions: tuple[ModelVersion, ...]
@@ -63,7 +67,9 @@ def describe_entry(entry: Entry) -> str:
     """2026-11-27 01:30  promoted v3 (champion before: v2) by NAME: better than …"""
     when = entry.when.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
     before = f" (champion before: v{entry.champion})" if entry.champion else ""
-    overridden = f", overriding the verdict {entry.decision}" if entry.is_override else ""
+    overridden = (
+        f", overriding the verdict {entry.decision}" if entry.is_override else ""
+    )
     kind = f"verdict {entry.decision}" if entry.kind == "verdict" else entry.kind
     return f"{when}  {kind} v{entry.version or 'none'}{before} by {entry.by}{overridden}: {entry.reason}"
 
@@ -78,8 +84,11 @@ def read_model(workspace: Workspace) -> RegisteredModel:
     return _Registry(workspace).read()
 
 
-def promote_version(workspace: Workspace, version: str, by: str, reason: str, console: Console) -> str:
-    """Makes a version champion, whatever its verdict; it is served once first. Returns what was done.
+def promote_version(
+    workspace: Workspace, version: str, by: str, reason: str, console: Console
+) -> str:
+    """Makes a version champion, whatever its verdict; it is served once first. Returns
+    what was done.
 
     Raises:
         ConfigError: there is no such version, or it is champion already.
@@ -90,17 +99,23 @@ def promote_version(workspace: Workspace, version: str, by: str, reason: str, co
     model = registry.read()
     chosen = _find_version(model, version)
     if model.history.champion == chosen.version:
-        raise ConfigError("version", found=f"{version}, the champion", expected="another version")
+        raise ConfigError(
+            "version", found=f"{version}, the champion", expected="another version"
+        )
     verdict = model.history.find_verdict(chosen.version)
     decision = verdict.decision if verdict is not None else "none"
     registry.require_served(chosen, console)
-    registry.append("promoted", model, chosen.version, by, reason or "by hand", decision)
+    registry.append(
+        "promoted", model, chosen.version, by, reason or "by hand", decision
+    )
     return f"{model.name} v{chosen.version} is champion"
 
 
-def roll_back(workspace: Workspace, to: str, by: str, reason: str, console: Console) -> str:
-    """Makes the champion before champion again, or a version that is named; the one that was champion is withdrawn: no
-    run promotes it again. Returns what was done.
+def roll_back(
+    workspace: Workspace, to: str, by: str, reason: str, console: Console
+) -> str:
+    """Makes the champion before champion again, or a version that is named; the one
+    that was champion is withdrawn: no run promotes it again. Returns what was done.
 
     Raises:
         ConfigError: there is no champion, none before it, or no such version.
@@ -111,7 +126,11 @@ def roll_back(workspace: Workspace, to: str, by: str, reason: str, console: Cons
     model = registry.read()
     champion = model.history.champion
     if not champion:
-        raise ConfigError("rollback", found=f"{model.name} has no champion", expected="one to roll back")
+        raise ConfigError(
+            "rollback",
+            found=f"{model.name} has no champion",
+            expected="one to roll back",
+        )
     wanted = to or next(earlier_champions(model.history), "")
     if not wanted:
         raise ConfigError(
@@ -122,19 +141,28 @@ def roll_back(workspace: Workspace, to: str, by: str, reason: str, console: Cons
         )
     chosen = _find_version(model, wanted)
     if chosen.version == champion:
-        raise ConfigError("--to", found=f"{wanted}, the champion", expected="another version")
+        raise ConfigError(
+            "--to", found=f"{wanted}, the champion", expected="another version"
+        )
     registry.require_served(chosen, console)
     registry.append("rolled-back", model, chosen.version, by, reason or "by hand", "")
     return f"{model.name} v{chosen.version} is champion; v{champion} is withdrawn, and no run promotes it again"
 
 
 def answer_request(
-    workspace: Workspace, version: str, by: str, comment: str, console: Console, *, approve: bool
+    workspace: Workspace,
+    version: str,
+    by: str,
+    comment: str,
+    console: Console,
+    *,
+    approve: bool,
 ) -> str:
     """Approves or refuses a version that waits for it. Returns what was done.
 
     Raises:
-        ConfigError: the version does not wait: it was answered, has lapsed, or another became champion since.
+        ConfigError: the version does not wait: it was answered, has lapsed, or another
+            became champion since.
         ServingError: it cannot be served.
         JournalMovedError: another became champion meanwhile.
     """
@@ -168,7 +196,9 @@ class _Registry:
         self.config: Config = workspace.config()
         if not self.config.tracking.enabled:
             raise ConfigError(
-                "tracking.enabled", found="false", expected="true: a registry is part of the tracking store"
+                "tracking.enabled",
+                found="false",
+                expected="true: a registry is part of the tracking store",
             )
         self._workspace = workspace
         self._name = workspace.model_name(self.config)
@@ -180,14 +210,25 @@ class _Registry:
 
         if not registered(self.config, self._workspace):
             raise ServingError(
-                f"model {self._name}", found="nothing is registered", expected="a registered model", hint="thaw run"
+                f"model {self._name}",
+                found="nothing is registered",
+                expected="a registered model",
+                hint="thaw run",
             )
         self._journal.reconcile()
         entries = self._mirror()
         versions = registered(self.config, self._workspace)
         return RegisteredModel(self._name, tuple(versions), read_history(entries))
 
-    def append(self, kind: Kind, model: RegisteredModel, version: str, by: str, reason: str, decision: str) -> None:
+    def append(
+        self,
+        kind: Kind,
+        model: RegisteredModel,
+        version: str,
+        by: str,
+        reason: str,
+        decision: str,
+    ) -> None:
         from pipeline.steps.promote import who_runs
         from pipeline.steps.version_card import restate_decisions
 
@@ -205,7 +246,8 @@ class _Registry:
         restate_decisions(self._store, model.versions, self._mirror())
 
     def require_served(self, version: ModelVersion, console: Console) -> None:
-        """Serves a version once, in a process of its own, and asks it about its input example.
+        """Serves a version once, in a process of its own, and asks it about its input
+        example.
 
         Raises:
             ServingError: it cannot be served.
@@ -243,7 +285,11 @@ def _find_version(model: RegisteredModel, number: str) -> ModelVersion:
 
 
 def _explain_no_request(history: History, version: str, days: int) -> str:
-    own = [entry for entry in history.valid if entry.version == version and entry.kind in ("requested", "refused")]
+    own = [
+        entry
+        for entry in history.valid
+        if entry.version == version and entry.kind in ("requested", "refused")
+    ]
     if not own:
         return "none was made"
     if own[-1].kind == "refused":
@@ -254,7 +300,8 @@ def _explain_no_request(history: History, version: str, days: int) -> str:
 
 
 def parse_date(text: str) -> datetime | None:
-    """A day (its end), or a moment, in ISO 8601; UTC where it names no zone. None for an empty text.
+    """A day (its end), or a moment, in ISO 8601; UTC where it names no zone. None for
+    an empty text.
 
     Raises:
         ConfigError: it is neither.
@@ -267,7 +314,9 @@ def parse_date(text: str) -> datetime | None:
             moment += timedelta(days=1)
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError) as fault:
-        raise ConfigError("--at", found=text, expected="a date such as 2026-11-27 or 2026-11-27T14:00") from fault
+        raise ConfigError(
+            "--at", found=text, expected="a date such as 2026-11-27 or 2026-11-27T14:00"
+        ) from fault
 
 
 def _is_day(text: str) -> bool:

@@ -1,6 +1,8 @@
-"""report.html: an output like others, remembered with what it was made from; made again where either changed.
+"""report.html: an output like others, remembered with what it was made from; made again
+where either changed.
 
-Nothing here needs Prefect or torch, so that a deleted page comes back in a run in which nothing else is to do.
+Nothing here needs Prefect or torch, so that a deleted page comes back in a run in which
+nothing else is to do.
 """
 
 from __future__ import annotations
@@ -26,9 +28,14 @@ from pipeline.workspace import Workspace
 
 
 def find_report_fault(
-    workspace: Workspace, states: Mapping[str, StageState], registered: RegisterRecord, promoted: PromoteRecord
+    workspace: Workspace,
+    states: Mapping[str, StageState],
+    registered: RegisterRecord,
+    promoted: PromoteRecord,
 ) -> str:
-    """Why the page has to be made again, in a user's words; empty where it is what these results determine."""
+    """Why the page has to be made again, in a user's words; empty where it is what
+    these results determine.
+    """
     return receipts.report_fault(workspace, _inputs(states, registered, promoted))
 
 
@@ -39,8 +46,9 @@ def make_report(
     promoted: PromoteRecord,
     tracker: Tracker,
 ) -> Path:
-    """Makes the page from the finished steps' outputs, remembers what it was made from, and keeps it with the run in
-    the tracking store."""
+    """Makes the page from the finished steps' outputs, remembers what it was made from,
+    and keeps it with the run in the tracking store.
+    """
     from pipeline.report.page import build_page, write_page
     from pipeline.report.report_context import gather_context
     from pipeline.steps import recorded_facts
@@ -63,6 +71,16 @@ def make_report(
     return workspace.report
 
 
-def _inputs(states: Mapping[str, StageState], registered: RegisterRecord, promoted: PromoteRecord) -> str:
-    """The digest of what determines the page: every step's outputs, the registration and what was decided of it."""
-    return digest({name: list(state.outputs) for name, state in states.items()}, registered, promoted)
+def _inputs(
+    states: Mapping[str, StageState],
+    registered: RegisterRecord,
+    promoted: PromoteRecord,
+) -> str:
+    """The digest of what determines the page: every step's outputs, the registration
+    and what was decided of it.
+    """
+    return digest(
+        {name: list(state.outputs) for name, state in states.items()},
+        registered,
+        promoted,
+    )

@@ -1,4 +1,6 @@
-"""The retraining flow: the steps in order, each skipped where nothing it depends on has changed."""
+"""The retraining flow: the steps in order, each skipped where nothing it depends on has
+changed.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,20 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows import report
 from flows.dead_runs import close_dead_runs
-from flows.status import check_step_names, list_unshared, prepare_workspace, refuse_changed_weights
-from flows.step_task import CONSOLE, PrefectConsole, StepOutcome, WorkspaceRun, run_as_task, run_step_as_task
+from flows.status import (
+    check_step_names,
+    list_unshared,
+    prepare_workspace,
+    refuse_changed_weights,
+)
+from flows.step_task import (
+    CONSOLE,
+    PrefectConsole,
+    StepOutcome,
+    WorkspaceRun,
+    run_as_task,
+    run_step_as_task,
+)
 from pipeline import preflight, redaction
 from pipeline.records import EvaluateRecord, PromoteRecord, RegisterRecord
 from pipeline.step_table import STEPS
@@ -62,14 +76,22 @@ def _retrain(workspace: Workspace, force: Sequence[str]) -> RetrainSummary:
         for name in STEPS:
             records[name] = run_step_as_task(run, name)
             if name == "split":  # the number of classes is known
-                preflight.check_thresholds(workspace.config(), len(records["split"].labels))
-        evaluated, registered, promoted = records["evaluate"], records["register"], records["promote"]
+                preflight.check_thresholds(
+                    workspace.config(), len(records["split"].labels)
+                )
+        evaluated, registered, promoted = (
+            records["evaluate"],
+            records["register"],
+            records["promote"],
+        )
         page = run_as_task("report", lambda: _make_report(run, registered, promoted))
         _publish_summary(run, evaluated, promoted, page)
         if CONSOLE.get() is None:  # the command line says it below the result
             for line in list_unshared(workspace):
                 run.console.info(line)
-        return RetrainSummary(tuple(run.outcomes), evaluated, registered, promoted, page)
+        return RetrainSummary(
+            tuple(run.outcomes), evaluated, registered, promoted, page
+        )
 
 
 def begin_run(workspace: Workspace, force: Sequence[str] = ()) -> WorkspaceRun:
@@ -94,19 +116,27 @@ def begin_run(workspace: Workspace, force: Sequence[str] = ()) -> WorkspaceRun:
 
 
 def _close_dead_runs(run: WorkspaceRun) -> None:
-    """A run is no worse for what earlier ones left behind, so a failure here is only said."""
+    """A run is no worse for what earlier ones left behind, so a failure here is only
+    said.
+    """
     try:
         closed = close_dead_runs(retrain.name, run.workspace.root)
     except Exception as fault:
-        run.console.info(f"Prefect: killed runs stay open ({type(fault).__name__}: {fault})")
+        run.console.info(
+            f"Prefect: killed runs stay open ({type(fault).__name__}: {fault})"
+        )
         return
     if closed:
         runs = "run" if closed == 1 else "runs"
-        run.console.info(f"Prefect: {closed} earlier {runs} had been killed; set to Crashed")
+        run.console.info(
+            f"Prefect: {closed} earlier {runs} had been killed; set to Crashed"
+        )
 
 
 def _check_before_running(run: WorkspaceRun) -> None:
-    """Everything that the steps to come will need, checked before the first of them; a warning is only said."""
+    """Everything that the steps to come will need, checked before the first of them; a
+    warning is only said.
+    """
     states = run.versioning.states()
     stale = [name for name, state in states.items() if not state.fresh]
     needed = preflight.needed_steps(stale, run.force)
@@ -120,25 +150,39 @@ def _check_before_running(run: WorkspaceRun) -> None:
             run.console.info(f"warning: {check.name}: {check.found}; {check.hint}")
 
 
-def _make_report(run: WorkspaceRun, registered: RegisterRecord, promoted: PromoteRecord) -> Path:
+def _make_report(
+    run: WorkspaceRun, registered: RegisterRecord, promoted: PromoteRecord
+) -> Path:
     """The report, made anew where what it shows has changed."""
-    if not report.find_report_fault(run.workspace, run.versioning.states(), registered, promoted):
+    if not report.find_report_fault(
+        run.workspace, run.versioning.states(), registered, promoted
+    ):
         return run.workspace.report
     with run.console.working("writing the report"):
-        return report.make_report(run.workspace, run.versioning, registered, promoted, run.tracker)
+        return report.make_report(
+            run.workspace, run.versioning, registered, promoted, run.tracker
+        )
 
 
-def _publish_summary(run: WorkspaceRun, evaluated: EvaluateRecord, promoted: PromoteRecord, page: Path) -> None:
-    """The summary on the Prefect run's own page. A run is no worse for lacking it, so a failure is only said."""
+def _publish_summary(
+    run: WorkspaceRun, evaluated: EvaluateRecord, promoted: PromoteRecord, page: Path
+) -> None:
+    """The summary on the Prefect run's own page. A run is no worse for lacking it, so a
+    failure is only said.
+    """
     text = _markdown_summary(run.outcomes, evaluated, promoted)
     try:
-        create_markdown_artifact(text, key="summary", description="What this retraining did")
+        create_markdown_artifact(
+            text, key="summary", description="What this retraining did"
+        )
         create_link_artifact(page.resolve().as_uri(), link_text="report", key="report")
     except Exception as fault:
         run.console.info(f"Prefect kept no summary ({type(fault).__name__}: {fault})")
 
 
-def _markdown_summary(outcomes: Sequence[StepOutcome], evaluated: EvaluateRecord, promoted: PromoteRecord) -> str:
+def _markdown_summary(
+    outcomes: Sequence[StepOutcome], evaluated: EvaluateRecord, promoted: PromoteRecord
+) -> str:
     primary = evaluated.metrics[evaluated.primary]
     value = f"**{evaluated.primary} {primary.value:.3f}** ({primary.low:.3f}–{primary.high:.3f})"
     tested = pluralize(evaluated.examples, "test example")
@@ -150,5 +194,7 @@ def _markdown_summary(outcomes: Sequence[StepOutcome], evaluated: EvaluateRecord
     ]
     for outcome in outcomes:
         reasons = "; ".join(outcome.reasons) or "—"
-        lines.append(f"| {outcome.step} | {outcome.how} | {reasons} | {outcome.seconds:.1f} s |")
+        lines.append(
+            f"| {outcome.step} | {outcome.how} | {reasons} | {outcome.seconds:.1f} s |"
+        )
     return "\n".join(lines)

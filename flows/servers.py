@@ -1,4 +1,6 @@
-"""A server of Thaw's own: started on loopback, waited for, and ended with all its workers."""
+"""A server of Thaw's own: started on loopback, waited for, and ended with all its
+workers.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,15 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Server:
-    """One server to be run. Its standard input is a pipe to this process, at whose end it is to end too.
+    """One server to be run. Its standard input is a pipe to this process, at whose end
+    it is to end too.
 
     Args:
         health: path at which it answers once it is there.
         log: where what it says goes.
         cwd: the folder it runs in.
-        secret: what a Prefect server asks for; with it, that it is this one that answers is made sure.
+        secret: what a Prefect server asks for; with it, that it is this one that
+            answers is made sure.
         seconds: it has to answer at `health`.
         hint: what to do where it does not, besides reading its log.
         page: behind its url, to be opened first.
@@ -51,7 +55,9 @@ class Server:
         return f"http://{HOST}:{self.port}"
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Starts it in a process group of its own: a Ctrl-C meant for this process does not reach it."""
+        """Starts it in a process group of its own: a Ctrl-C meant for this process does
+        not reach it.
+        """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             return subprocess.Popen(
@@ -99,14 +105,17 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         if process.stdin is not None:
             process.stdin.close()
         try:
-            process.wait(SECONDS_TO_END + 5)  # what it runs is killed after SECONDS_TO_END
+            # What it runs is killed after SECONDS_TO_END.
+            process.wait(SECONDS_TO_END + 5)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
 def find_prefect_fault() -> Exception | None:
-    """Why the Prefect server that the settings lead to does not answer; None where it does."""
+    """Why the Prefect server that the settings lead to does not answer; None where it
+    does.
+    """
     from prefect.client.orchestration import get_client
 
     try:
@@ -129,7 +138,8 @@ def free_port(wanted: int, taken: Collection[int] = ()) -> int:
     """
     for port in (wanted, 0):
         with socket.socket() as probe:
-            # As servers do: a port whose last connections are only just closing is free.
+            # As servers do: a port whose last connections are only just closing is
+            # free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((HOST, port))
@@ -138,4 +148,6 @@ def free_port(wanted: int, taken: Collection[int] = ()) -> int:
             chosen: int = probe.getsockname()[1]
             if chosen not in taken:
                 return chosen
-    raise WorkspaceError("no free port on 127.0.0.1", hint="close a program that listens there")
+    raise WorkspaceError(
+        "no free port on 127.0.0.1", hint="close a program that listens there"
+    )

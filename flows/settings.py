@@ -1,7 +1,9 @@
-"""The environment the libraries are started in: set before the first of them is imported.
+"""The environment the libraries are started in: set before the first of them is
+imported.
 
-Every library's telemetry is off, servers bind loopback, and where nothing is configured Prefect keeps its
-database in the workspace. What the user has set in the environment wins, telemetry included.
+Every library's telemetry is off, servers bind loopback, and where nothing is configured
+Prefect keeps its database in the workspace. What the user has set in the environment
+wins, telemetry included.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from pipeline import loopback
 
 SERVERS = "servers.json"  # in the scratch folder, written by `thaw up`
 
-# OpenMP's threads spin while they wait for each other; on cores that other programs use too, that made every
-# convolution four times slower. A short spin costs nothing measurable on an idle machine.
+# OpenMP's threads spin while they wait for each other; on cores that other programs use
+# too, that made every convolution four times slower. A short spin costs nothing
+# measurable on an idle machine.
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
 
 QUIET = {
@@ -46,7 +49,10 @@ def prepare(scratch: Path) -> None:
     if running:
         os.environ["PREFECT_API_URL"] = running["prefect"]
         os.environ.setdefault("PREFECT_API_AUTH_STRING", running["prefect_auth"])
-    elif "PREFECT_API_DATABASE_CONNECTION_URL" not in os.environ and "PREFECT_PROFILE" not in os.environ:
+    elif (
+        "PREFECT_API_DATABASE_CONNECTION_URL" not in os.environ
+        and "PREFECT_PROFILE" not in os.environ
+    ):
         os.environ["PREFECT_API_DATABASE_CONNECTION_URL"] = prefect_database(scratch)
 
 
@@ -58,7 +64,9 @@ def prefect_database(scratch: Path) -> str:
 
 
 def servers(scratch: Path) -> dict[str, Any] | None:
-    """The servers that `thaw up` runs for this workspace; None where none run, or where others have their ports."""
+    """The servers that `thaw up` runs for this workspace; None where none run, or where
+    others have their ports.
+    """
     known = noted_servers(scratch)
     if known is not None and is_prefect_with(known["prefect"], known["prefect_auth"]):
         return known
@@ -66,19 +74,24 @@ def servers(scratch: Path) -> dict[str, Any] | None:
 
 
 def noted_servers(scratch: Path) -> dict[str, Any] | None:
-    """What the last `thaw up` wrote down of its servers, whether or not they run; None where it ended in order."""
+    """What the last `thaw up` wrote down of its servers, whether or not they run; None
+    where it ended in order.
+    """
     try:
         known = json.loads((scratch / SERVERS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     expected = ("prefect", "prefect_ui", "prefect_auth", "mlflow")
-    if isinstance(known, dict) and all(isinstance(known.get(name), str) for name in expected):
+    if isinstance(known, dict) and all(
+        isinstance(known.get(name), str) for name in expected
+    ):
         return known
     return None
 
 
 def is_prefect_with(api: str, secret: str) -> bool:
-    """Whether the Prefect server whose secret this is answers at an address: nobody else knows it.
+    """Whether the Prefect server whose secret this is answers at an address: nobody
+    else knows it.
 
     The address is asked without it first, so that a stranger is not told.
     """

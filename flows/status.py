@@ -1,4 +1,6 @@
-"""What is fresh and what is not, asked without Prefect, torch or MLflow: the answer of a run with nothing to do."""
+"""What is fresh and what is not, asked without Prefect, torch or MLflow: the answer of
+a run with nothing to do.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class WorkspaceStatus:
         evaluated: of the last finished evaluation, fresh or not.
         registered: of that evaluation, where it is registered.
         promoted: what was decided about that version, where nothing changed since.
-        report_reason: why report.html has to be made again; empty where it has not, or there is nothing to report.
+        report_reason: why report.html has to be made again; empty where it has not, or
+            there is nothing to report.
     """
 
     states: dict[str, StageState]
@@ -63,7 +66,9 @@ def examine_status(workspace: Workspace) -> WorkspaceStatus:
     return WorkspaceStatus(states, evaluated, registered, promoted, reason)
 
 
-def make_report(workspace: Workspace, status: WorkspaceStatus, console: Console) -> None:
+def make_report(
+    workspace: Workspace, status: WorkspaceStatus, console: Console
+) -> None:
     """Makes report.html again where nothing else is to do.
 
     Raises:
@@ -76,14 +81,18 @@ def make_report(workspace: Workspace, status: WorkspaceStatus, console: Console)
         assert status.registered is not None
         assert status.promoted is not None
         versioning = Versioning(workspace.root)
-        report.make_report(workspace, versioning, status.registered, status.promoted, tracker)
+        report.make_report(
+            workspace, versioning, status.registered, status.promoted, tracker
+        )
 
 
 def bring_up_to_date(workspace: Workspace, console: Console) -> None:
-    """`prepare_workspace`, where there is anything to do; takes the workspace's lock for it.
+    """`prepare_workspace`, where there is anything to do; takes the workspace's lock
+    for it.
 
     Raises:
-        WorkspaceError: another run has the workspace; besides what `prepare_workspace` raises.
+        WorkspaceError: another run has the workspace; besides what `prepare_workspace`
+            raises.
     """
     versioning = Versioning(workspace.root)
     versioning.refuse_conflicts()
@@ -93,13 +102,15 @@ def bring_up_to_date(workspace: Workspace, console: Console) -> None:
 
 
 def prepare_workspace(workspace: Workspace, console: Console) -> None:
-    """Rewrites what an earlier version of Thaw wrote otherwise, and follows data.dvc and ledger.dvc where they changed;
-    says what was done. The workspace's lock is held.
+    """Rewrites what an earlier version of Thaw wrote otherwise, and follows data.dvc
+    and ledger.dvc where they changed; says what was done. The workspace's lock is held.
 
     Raises:
         ConfigError: params.yaml cannot be used, or was written by a newer version.
-        WorkspaceError: dvc.yaml cannot be used, or a Git merge conflict was left unresolved.
-        VersioningError, LedgerError: what is tracked cannot be restored, or what was edited here is in the way.
+        WorkspaceError: dvc.yaml cannot be used, or a Git merge conflict was left
+            unresolved.
+        VersioningError, LedgerError: what is tracked cannot be restored, or what was
+            edited here is in the way.
     """
     versioning = Versioning(workspace.root)
     versioning.refuse_conflicts()
@@ -114,7 +125,8 @@ def _show_lines(console: Console, lines: Iterable[str]) -> None:
 
 
 def list_unshared(workspace: Workspace) -> list[str]:
-    """What wants committing and pushing, in a user's words: a lost ledger would bring test examples into training.
+    """What wants committing and pushing, in a user's words: a lost ledger would bring
+    test examples into training.
 
     A run that did its work is no worse where this cannot be told; that is said then.
     """
@@ -124,16 +136,21 @@ def list_unshared(workspace: Workspace) -> list[str]:
         return [f"cannot tell what is not committed or pushed: {fault.found}"]
     lines = []
     if unshared.not_added:
-        lines.append(f"{unshared.not_added}; track the data with: dvc add {workspace.config().data.path}")
+        lines.append(
+            f"{unshared.not_added}; track the data with: dvc add {workspace.config().data.path}"
+        )
     if unshared.uncommitted:
         lines.append(f"not committed to Git: {', '.join(unshared.uncommitted)}")
     if unshared.unpushed:
-        lines.append(f"not in the DVC remote: {', '.join(unshared.unpushed)}; push with: dvc push")
+        lines.append(
+            f"not in the DVC remote: {', '.join(unshared.unpushed)}; push with: dvc push"
+        )
     return lines
 
 
 def follow_champion(workspace: Workspace, console: Console) -> bool:
-    """Where everything is fresh: whether the registry has another champion to start from, which makes finetune stale.
+    """Where everything is fresh: whether the registry has another champion to start
+    from, which makes finetune stale.
 
     Asking the registry takes seconds.
 
@@ -148,7 +165,8 @@ def follow_champion(workspace: Workspace, console: Console) -> bool:
 
 
 def refuse_changed_weights(workspace: Workspace) -> None:
-    """Makes sure that the backbone's weights file, where it is here, is the one that backbone.lock names.
+    """Makes sure that the backbone's weights file, where it is here, is the one that
+    backbone.lock names.
 
     DVC cannot tell: the stage depends on the lock, since the file may lie anywhere.
 
@@ -159,7 +177,9 @@ def refuse_changed_weights(workspace: Workspace) -> None:
     from pipeline.models import backbone_lock, references
 
     backbone_lock.remove_secrets(workspace.root)
-    references.refuse_changed_file(workspace.config().backbone, workspace.root, workspace.scratch)
+    references.refuse_changed_file(
+        workspace.config().backbone, workspace.root, workspace.scratch
+    )
 
 
 def check_step_names(names: Sequence[str]) -> None:
@@ -170,11 +190,16 @@ def check_step_names(names: Sequence[str]) -> None:
     """
     unknown = sorted(set(names) - set(STEPS))
     if unknown:
-        raise ConfigError("--force", found=", ".join(unknown), expected=", ".join(STEPS))
+        raise ConfigError(
+            "--force", found=", ".join(unknown), expected=", ".join(STEPS)
+        )
 
 
-def check_before_starting(workspace: Workspace, stale: Collection[str], force: Sequence[str] = ()) -> None:
-    """What would stop a run at once, asked before seconds are spent on starting anything.
+def check_before_starting(
+    workspace: Workspace, stale: Collection[str], force: Sequence[str] = ()
+) -> None:
+    """What would stop a run at once, asked before seconds are spent on starting
+    anything.
 
     Args:
         stale: the steps that something changed for.

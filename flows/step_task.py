@@ -1,4 +1,6 @@
-"""The shell around a step: what is fresh, what can be restored, the step itself, and a Prefect task around it."""
+"""The shell around a step: what is fresh, what can be restored, the step itself, and a
+Prefect task around it.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +47,15 @@ class LiveConsole(Console, Protocol):
         """Until the block ends, somebody who looks can see that it goes on."""
 
 
-# Where the lines of the run in this context go besides Prefect's log: the command line sets its terminal.
+# Where the lines of the run in this context go besides Prefect's log: the command line
+# sets its terminal.
 CONSOLE: ContextVar[LiveConsole | None] = ContextVar("thaw_console", default=None)
 
 
 class PrefectConsole:
-    """A console that writes to Prefect's run log and to the terminal, where there is one."""
+    """A console that writes to Prefect's run log and to the terminal, where there is
+    one.
+    """
 
     def info(self, text: str) -> None:
         _log_to_prefect(text)
@@ -115,7 +120,9 @@ class WorkspaceRun:
     outcomes: list[StepOutcome] = field(default_factory=list)
 
     def add_outcome(self, outcome: StepOutcome) -> None:
-        """Notes what became of a step, and keeps the times of a run in which anything changed."""
+        """Notes what became of a step, and keeps the times of a run in which anything
+        changed.
+        """
         self.outcomes.append(outcome)
         if all(each.how == "unchanged" for each in self.outcomes):
             return
@@ -124,15 +131,18 @@ class WorkspaceRun:
 
 
 def run_step_as_task(run: WorkspaceRun, name: str) -> Any:
-    """Runs a step as a Prefect task, unless its result is known already; returns its record either way."""
+    """Runs a step as a Prefect task, unless its result is known already; returns its
+    record either way.
+    """
     return run_as_task(name, lambda: run_or_restore(run, name), STEPS[name].retries)
 
 
 def run_as_task(name: str, work: Callable[[], T], retries: int = 0) -> T:
-    """`work` as a Prefect task. Prefect's own cache is off: DVC knows what is fresh, and two caches would disagree.
+    """`work` as a Prefect task. Prefect's own cache is off: DVC knows what is fresh,
+    and two caches would disagree.
 
-    Only what may pass by itself is tried again, with back-off: a tracking server that is away, a disk or a network
-    that hiccups. What the user must fix fails at once.
+    Only what may pass by itself is tried again, with back-off: a tracking server that
+    is away, a disk or a network that hiccups. What the user must fix fails at once.
     """
     as_prefect_task = task(
         name=name,
@@ -162,8 +172,9 @@ def _may_pass(_task: Any, _run: Any, state: Any) -> bool:
 
 
 def run_or_restore(run: WorkspaceRun, name: str) -> Record:
-    """A step's record: loaded where the step is fresh, restored where these inputs once gave a result, else by running
-    the step."""
+    """A step's record: loaded where the step is fresh, restored where these inputs once
+    gave a result, else by running the step.
+    """
     if STEPS[name].skipped_by == "receipt":
         return _run_unless_receipt(run, name)
     started = time.monotonic()
@@ -186,7 +197,9 @@ def run_or_restore(run: WorkspaceRun, name: str) -> Record:
 
 
 def _run_unless_receipt(run: WorkspaceRun, name: str) -> Record:
-    """The record of a step that DVC does not know: of the receipt where that is current, else by running the step."""
+    """The record of a step that DVC does not know: of the receipt where that is
+    current, else by running the step.
+    """
     started = time.monotonic()
     receipt = _find_receipt(run.workspace, name)
     is_forced = name in run.force
@@ -200,20 +213,36 @@ def _run_unless_receipt(run: WorkspaceRun, name: str) -> Record:
 
 
 def _find_receipt(workspace: Workspace, name: str) -> Record | None:
-    """The receipt of a step that DVC does not know, where nothing changed since; else None."""
+    """The receipt of a step that DVC does not know, where nothing changed since; else
+    None.
+    """
     config = workspace.config()
     if name == "promote":
         registered = receipts.load(workspace)
-        return None if registered is None else receipts.current_promotion(config, workspace, registered)
-    return receipts.current_receipt(config, workspace, EvaluateRecord.load(workspace.output("evaluate")))
+        return (
+            None
+            if registered is None
+            else receipts.current_promotion(config, workspace, registered)
+        )
+    return receipts.current_receipt(
+        config, workspace, EvaluateRecord.load(workspace.output("evaluate"))
+    )
 
 
 def _run_step(run: WorkspaceRun, name: str) -> None:
-    run_step(run.workspace, name, console=run.console, tracker=run.tracker, run_dir=run.run_dir / name)
+    run_step(
+        run.workspace,
+        name,
+        console=run.console,
+        tracker=run.tracker,
+        run_dir=run.run_dir / name,
+    )
 
 
 def _refresh_inputs(run: WorkspaceRun, name: str, reasons: Sequence[str]) -> bool:
-    """Brings up to date what a step depends on beside data and settings; returns whether anything changed."""
+    """Brings up to date what a step depends on beside data and settings; returns
+    whether anything changed.
+    """
     hook = STEPS[name].refresh
     if not hook:
         return False
@@ -221,7 +250,9 @@ def _refresh_inputs(run: WorkspaceRun, name: str, reasons: Sequence[str]) -> boo
     return refresh(run.workspace, reasons, run.console, forced=name in run.force)
 
 
-def _finish(run: WorkspaceRun, name: str, how: Outcome, reasons: Sequence[str], started: float) -> Record:
+def _finish(
+    run: WorkspaceRun, name: str, how: Outcome, reasons: Sequence[str], started: float
+) -> Record:
     """Notes what became of a step, says so, and returns its record."""
     seconds = time.monotonic() - started
     record = load_record(run.workspace, name)

@@ -1,8 +1,10 @@
-"""A Prefect server for one run, where none is configured: on loopback, and gone with the run however that ends.
+"""A Prefect server for one run, where none is configured: on loopback, and gone with
+the run however that ends.
 
-Prefect's own temporary server would be ended by the Ctrl-C that is meant for the run, in the middle of the run's
-last words to it, and would outlive a run that is killed. This one is the same application in a process group of its
-own, asks for a secret, and ends when the pipe to the run closes. It also starts while the run is still importing.
+Prefect's own temporary server would be ended by the Ctrl-C that is meant for the run,
+in the middle of the run's last words to it, and would outlive a run that is killed.
+This one is the same application in a process group of its own, asks for a secret, and
+ends when the pipe to the run closes. It also starts while the run is still importing.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ SECONDS_TO_START = 300
 
 @contextmanager
 def server(scratch: Path, meanwhile: Callable[[], None]) -> Iterator[None]:
-    """Prefect's settings lead to a server inside the block: the configured one, or one that lives as long as it.
+    """Prefect's settings lead to a server inside the block: the configured one, or one
+    that lives as long as it.
 
     Args:
         scratch: the workspace's `.thaw`: the server's log goes there.
@@ -33,7 +36,11 @@ def server(scratch: Path, meanwhile: Callable[[], None]) -> Iterator[None]:
     Raises:
         WorkspaceError: the server does not start; its log is named.
     """
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_URL,
+        temporary_settings,
+    )
 
     if PREFECT_API_URL.value():
         meanwhile()
@@ -60,7 +67,8 @@ def _temporary_server(scratch: Path, port: int, secret: str) -> Server:
     environment = {
         "PREFECT_SERVER_API_AUTH_STRING": secret,
         "PREFECT_SERVER_UI_ENABLED": "false",
-        # As Prefect marks its own: no scheduler and no other service that only a lasting server needs.
+        # As Prefect marks its own: no scheduler and no other service that only a
+        # lasting server needs.
         "PREFECT__SERVER_EPHEMERAL": "1",
         "PREFECT__SERVER_FINAL": "1",
     }
@@ -79,7 +87,9 @@ def _temporary_server(scratch: Path, port: int, secret: str) -> Server:
 
 
 def _send_pending() -> None:
-    """Sends what Prefect's workers in this process still hold; else they ask for minutes for a server that is gone."""
+    """Sends what Prefect's workers in this process still hold; else they ask for
+    minutes for a server that is gone.
+    """
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
@@ -97,7 +107,12 @@ def serve(port: int) -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     uvicorn.run(
-        "prefect.server.api.server:create_app", factory=True, host=HOST, port=port, log_level="error", lifespan="on"
+        "prefect.server.api.server:create_app",
+        factory=True,
+        host=HOST,
+        port=port,
+        log_level="error",
+        lifespan="on",
     )
 
 

@@ -1,6 +1,8 @@
-"""What a person at a terminal sees of a command: lines, and below them one live line that says what is being done.
+"""What a person at a terminal sees of a command: lines, and below them one live line
+that says what is being done.
 
-In a pipe, a file or a dumb terminal there are lines alone, and now and then one that says how far the work has come.
+In a pipe, a file or a dumb terminal there are lines alone, and now and then one that
+says how far the work has come.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ SECONDS_BETWEEN_LINES = 30.0  # of progress, where no live line can be drawn
 INDENT = 4
 USUAL_WIDTH = 80
 WIDE = 100  # columns from which the bar is long
-# A line that begins with a name in a column, as those of steps do: its further lines stand below its text.
+# A line that begins with a name in a column, as those of steps do: its further lines
+# stand below its text.
 _COLUMN = re.compile(r"\S+ {2,}")
 
 
@@ -58,7 +61,8 @@ class TerminalActivity:
 
 
 class Terminal:
-    """A console (`pipeline.context.Console`) for a person; use it as a context manager, so that the live line goes.
+    """A console (`pipeline.context.Console`) for a person; use it as a context manager,
+    so that the live line goes.
 
     Args:
         stderr: write to standard error instead of standard output.
@@ -84,8 +88,11 @@ class Terminal:
         """One line in bold."""
         self.line(text, style="bold")
 
-    def line(self, text: str, *, indent: int = 0, hanging: int | None = None, style: str = "") -> None:
-        """One line, whatever it holds; on a terminal it is broken between words, in a pipe never.
+    def line(
+        self, text: str, *, indent: int = 0, hanging: int | None = None, style: str = ""
+    ) -> None:
+        """One line, whatever it holds; on a terminal it is broken between words, in a
+        pipe never.
 
         Args:
             hanging: columns before its further lines; None: as its beginning suggests.
@@ -97,7 +104,9 @@ class Terminal:
 
     @contextmanager
     def working(self, on: str) -> Iterator[None]:
-        """Shows what is being worked on, and for how long, until the block ends; nothing in a pipe."""
+        """Shows what is being worked on, and for how long, until the block ends;
+        nothing in a pipe.
+        """
         activity = TerminalActivity(on)
         self._activities.append(activity)
         self._start()
@@ -113,7 +122,8 @@ class Terminal:
         if self._live is None:
             self._report(what, done, total, note)
         elif self._activities:
-            # The newest piece of work takes the place of the last one, whether or not that came to its end.
+            # The newest piece of work takes the place of the last one, whether or not
+            # that came to its end.
             self._activities[-1].progress = self._advanced(what, done, total, note)
 
     def close(self) -> None:
@@ -139,7 +149,11 @@ class Terminal:
             self.info(f"{what}: {_count(done, total)} {note}".rstrip())
 
     def _start(self) -> None:
-        if self._live is not None or not self._console.is_interactive or self._console.is_dumb_terminal:
+        if (
+            self._live is not None
+            or not self._console.is_interactive
+            or self._console.is_dumb_terminal
+        ):
             return
         from rich.live import Live
 
@@ -158,13 +172,20 @@ class Terminal:
         if not activities:
             return Text("")
         columns = self._console.width
-        line = live_line(activities[-1], time.monotonic(), columns, ascii_only=self._console.options.ascii_only)
+        line = live_line(
+            activities[-1],
+            time.monotonic(),
+            columns,
+            ascii_only=self._console.options.ascii_only,
+        )
         # One column stays free: in the last one, some terminals begin a new line.
         line.truncate(columns - 1, overflow="crop")
         return line
 
 
-def live_line(activity: TerminalActivity, now: float, columns: int, *, ascii_only: bool) -> Text:
+def live_line(
+    activity: TerminalActivity, now: float, columns: int, *, ascii_only: bool
+) -> Text:
     """The one line that moves, of any width; the caller cuts it."""
     from rich.text import Text
 
@@ -177,13 +198,25 @@ def live_line(activity: TerminalActivity, now: float, columns: int, *, ascii_onl
         return line.append(f"{printable(activity.name)}  ").append(elapsed, "dim")
     line.append(f"{_shortened(printable(progress.what), 2 * columns // 5)}  ")
     if progress.total:
-        _append_bar(line, progress.done / progress.total, 24 if columns >= WIDE else 10, ascii_only)
+        _append_bar(
+            line,
+            progress.done / progress.total,
+            24 if columns >= WIDE else 10,
+            ascii_only,
+        )
     line.append(f"{_count(progress.done, progress.total)}  ", "green")
     remaining = progress.remaining(now)
-    line.append(elapsed if remaining is None else f"{_whole_seconds(max(1.0, remaining))} left", "dim")
+    line.append(
+        elapsed if remaining is None else f"{_whole_seconds(max(1.0, remaining))} left",
+        "dim",
+    )
     note = f"  {printable(progress.note)}"
     # Half a note says less than none.
-    return line.append(note) if progress.note and line.cell_len + len(note) < columns else line
+    return (
+        line.append(note)
+        if progress.note and line.cell_len + len(note) < columns
+        else line
+    )
 
 
 def _append_bar(line: Text, share: float, length: int, ascii_only: bool) -> None:
@@ -207,11 +240,15 @@ def _shortened(text: str, length: int) -> str:
 
 
 def _broken(text: str, columns: int, hanging: int | None = None) -> list[str]:
-    """The text in lines of at most so many columns; a path or address longer than that stays whole, to be copied."""
+    """The text in lines of at most so many columns; a path or address longer than that
+    stays whole, to be copied.
+    """
     if hanging is None:
         indent = len(text) - len(text.lstrip())
         column = _COLUMN.match(text, indent)
-        hanging = column.end() if column and column.end() < columns // 2 else indent + INDENT
+        hanging = (
+            column.end() if column and column.end() < columns // 2 else indent + INDENT
+        )
     return textwrap.wrap(
         text,
         columns,

@@ -1,4 +1,6 @@
-"""`thaw up`: a Prefect server and an MLflow server for this workspace, on loopback, until interrupted."""
+"""`thaw up`: a Prefect server and an MLflow server for this workspace, on loopback,
+until interrupted.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ SECONDS_BETWEEN_LOOKS = 0.5
 TETHERED = (sys.executable, "-P", "-m", "pipeline.tether")
 
 
-def plan_servers(workspace: Workspace, prefect_port: int, mlflow_port: int) -> tuple[list[Server], str]:
+def plan_servers(
+    workspace: Workspace, prefect_port: int, mlflow_port: int
+) -> tuple[list[Server], str]:
     """The two servers, and the secret Prefect's asks for."""
     secret = new_secret()
     prefect = _prefect_server(workspace, free_port(prefect_port), secret)
@@ -39,11 +43,24 @@ def plan_servers(workspace: Workspace, prefect_port: int, mlflow_port: int) -> t
 
 def _prefect_server(workspace: Workspace, port: int, secret: str) -> Server:
     url = f"http://{HOST}:{port}"
-    command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+    ]
     environment = {
         "PREFECT_SERVER_API_AUTH_STRING": secret,
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url,
-        "PREFECT_API_DATABASE_CONNECTION_URL": settings.prefect_database(workspace.scratch),
+        "PREFECT_API_DATABASE_CONNECTION_URL": settings.prefect_database(
+            workspace.scratch
+        ),
         "PREFECT_UI_API_URL": f"{url}/api",
         "PREFECT_API_URL": f"{url}/api",
     }
@@ -82,16 +99,18 @@ def up(
     ready: Callable[[list[Server], str], None],
     info: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Runs both servers, calls `ready` when both answer, and returns when interrupted; then both are gone.
+    """Runs both servers, calls `ready` when both answer, and returns when interrupted;
+    then both are gone.
 
-    Should this process be killed, its servers end by themselves; what is left of them all the same is ended by the
-    next `thaw up`.
+    Should this process be killed, its servers end by themselves; what is left of them
+    all the same is ended by the next `thaw up`.
 
     Args:
         info: told what is not as it was asked for.
 
     Raises:
-        WorkspaceError: this workspace's servers run already, or one of them dies; its log is named.
+        WorkspaceError: this workspace's servers run already, or one of them dies; its
+            log is named.
     """
     with _only_one(workspace):
         if _end_leftovers(workspace.scratch):
@@ -99,12 +118,17 @@ def up(
         servers, secret = plan_servers(workspace, prefect_port, mlflow_port)
         for server, wanted in zip(servers, (prefect_port, mlflow_port), strict=True):
             if wanted not in (0, server.port):
-                info(f"port {wanted} is in use by another program: {server.name} gets {server.port}")
+                info(
+                    f"port {wanted} is in use by another program: {server.name} gets {server.port}"
+                )
         _run_servers(workspace, servers, secret, ready)
 
 
 def _run_servers(
-    workspace: Workspace, servers: list[Server], secret: str, ready: Callable[[list[Server], str], None]
+    workspace: Workspace,
+    servers: list[Server],
+    secret: str,
+    ready: Callable[[list[Server], str], None],
 ) -> None:
     processes: list[subprocess.Popen[bytes]] = []
     note = workspace.scratch / settings.SERVERS
@@ -122,7 +146,9 @@ def _run_servers(
             if process.poll() is not None:
                 ended.append(server.name)
         raise WorkspaceError(
-            f"{' and '.join(ended)} ended", found=f"see {servers[0].log.parent}", hint="thaw up, again"
+            f"{' and '.join(ended)} ended",
+            found=f"see {servers[0].log.parent}",
+            hint="thaw up, again",
         )
     finally:
         note.unlink(missing_ok=True)
@@ -131,10 +157,12 @@ def _run_servers(
 
 @contextmanager
 def _only_one(workspace: Workspace) -> Iterator[None]:
-    """Keeps a second `thaw up` of the workspace out; a killed one lets go of the lock by dying.
+    """Keeps a second `thaw up` of the workspace out; a killed one lets go of the lock
+    by dying.
 
     Raises:
-        WorkspaceError: there is one already; it is named, with its servers as soon as they are known.
+        WorkspaceError: there is one already; it is named, with its servers as soon as
+            they are known.
     """
     from filelock import FileLock, Timeout
 
@@ -160,7 +188,10 @@ def _only_one(workspace: Workspace) -> Iterator[None]:
 
 
 def _write_note(
-    note: Path, servers: Sequence[Server], secret: str, processes: Sequence[subprocess.Popen[bytes]] = ()
+    note: Path,
+    servers: Sequence[Server],
+    secret: str,
+    processes: Sequence[subprocess.Popen[bytes]] = (),
 ) -> None:
     prefect, mlflow = servers
     values = {
@@ -190,7 +221,9 @@ def _identify(processes: Sequence[subprocess.Popen[bytes]]) -> list[ProcessIdent
 
 
 def _end_leftovers(scratch: Path) -> bool:
-    """Ends what the last `thaw up` noted and left running; returns whether there was any."""
+    """Ends what the last `thaw up` noted and left running; returns whether there was
+    any.
+    """
     import psutil
 
     from flows.processes import ProcessIdentity, find

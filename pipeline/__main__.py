@@ -1,6 +1,8 @@
-"""The steps without Prefect: `python -P -m pipeline STEP` in a workspace runs one, for dvc.yaml and for debugging.
+"""The steps without Prefect: `python -P -m pipeline STEP` in a workspace runs one, for
+dvc.yaml and for debugging.
 
-`-P` keeps a workspace's own files (a queue.py, a folder named pipeline) from being imported instead of ours.
+`-P` keeps a workspace's own files (a queue.py, a folder named pipeline) from being
+imported instead of ours.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class PlainConsole:
         tenth = 10 * done // max(total, 1)
         if self._tenths.get(what) != tenth:
             self._tenths[what] = tenth
-            sys.stderr.write(printable(f"{what}: {done} of {total} {note}".rstrip()) + "\n")
+            sys.stderr.write(
+                printable(f"{what}: {done} of {total} {note}".rstrip()) + "\n"
+            )
 
 
 def main(arguments: list[str]) -> int:

@@ -1,7 +1,8 @@
 """Every setting, its default and its meaning.
 
-`params.yaml` holds the sections of `Config`; DVC tracks the ones a step depends on (`pipeline/step_table.py`), so each
-default stands once, here, and `to_yaml` writes the whole file with these descriptions as comments.
+`params.yaml` holds the sections of `Config`; DVC tracks the ones a step depends on
+(`pipeline/step_table.py`), so each default stands once, here, and `to_yaml` writes the
+whole file with these descriptions as comments.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ from pipeline.redaction import redact_forms
 
 ENGINE = 3  # raised where the same settings and data give other results than before
 
-# Folders of a workspace that are written and removed by Thaw, DVC or Git: no place for data.
+# Folders of a workspace that are written and removed by Thaw, DVC or Git: no place for
+# data.
 OWN_FOLDERS = frozenset({"artifacts", "baseline", "mlflow", ".thaw", ".dvc", ".git"})
 
 ColumnRole = Literal["path", "text", "pair", "label", "group", "split"]
-RecipeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$")]  # a folder is called so
+# A folder is called so.
+RecipeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$")]
 
 
 class DriftConfig(ConfigSection):
@@ -91,7 +94,9 @@ class DataConfig(ConfigSection):
         if not path.parts or path.is_absolute() or ".." in path.parts:
             raise ValueError("must be a folder below the workspace, such as data")
         if path.parts[0] in OWN_FOLDERS:
-            raise ValueError(f"must not be in {path.parts[0]}, whose content is Thaw's, DVC's or Git's to remove")
+            raise ValueError(
+                f"must not be in {path.parts[0]}, whose content is Thaw's, DVC's or Git's to remove"
+            )
         return given
 
     @field_validator("columns", mode="before")
@@ -351,7 +356,9 @@ def _default_task() -> TaskConfig:
 
 
 class Config(ConfigSection):
-    """params.yaml. `task` is an instance of the task's own model; `parse` makes it of what the file says."""
+    """params.yaml. `task` is an instance of the task's own model; `parse` makes it of
+    what the file says.
+    """
 
     engine: int = ENGINE
     """raised when Thaw's results change; leave it"""
@@ -365,7 +372,12 @@ class Config(ConfigSection):
     promotion: PromotionConfig = PromotionConfig()
     tracking: TrackingConfig = TrackingConfig()
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        populate_by_name=True,
+    )
 
 
 TITLES = {
@@ -395,8 +407,8 @@ def load(path: Path) -> Config:
     """Reads params.yaml.
 
     Raises:
-        ConfigError: it is missing, not YAML, has an unknown key or an unusable value (all faults are listed), or does
-            not set data.path.
+        ConfigError: it is missing, not YAML, has an unknown key or an unusable value
+            (all faults are listed), or does not set data.path.
     """
     try:
         values = read_yaml(path.read_text(encoding="utf-8"))
@@ -415,7 +427,11 @@ def load(path: Path) -> Config:
             hint="correct that line",
         ) from fault
     if not isinstance(values, dict):
-        raise ConfigError(str(path), found=type(values).__name__, expected="sections such as `data:` and `finetune:`")
+        raise ConfigError(
+            str(path),
+            found=type(values).__name__,
+            expected="sections such as `data:` and `finetune:`",
+        )
     config = parse(values, str(path))
     if "path" not in (values.get("data") or {}):
         # A default would not do: DVC fills it into dvc.yaml from this file.
@@ -432,7 +448,8 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 def expand_variables(text: str, setting: str) -> str:
-    """A setting's text with the value of an environment variable for each `${NAME}` in it.
+    """A setting's text with the value of an environment variable for each `${NAME}` in
+    it.
 
     Raises:
         ConfigError: there is no such variable.
@@ -455,7 +472,9 @@ def expand_variables(text: str, setting: str) -> str:
 
 
 def parse(values: dict[str, Any], source: str) -> Config:
-    """Checks settings read from `source`, and remembers the secrets among them; see `load` for the errors."""
+    """Checks settings read from `source`, and remembers the secrets among them; see
+    `load` for the errors.
+    """
     redaction.learn(values)
     _refuse_newer(values, source)
     settings = _task_settings(values, source)
@@ -465,7 +484,10 @@ def parse(values: dict[str, Any], source: str) -> Config:
         task = settings.model_validate(values.get("task") or {})
     except ValidationError as fault:
         details += [_explain(error, settings, ("task",)) for error in fault.errors()]
-    others = with_defaults({key: value for key, value in values.items() if key != "task"}, settings.defaults)
+    others = with_defaults(
+        {key: value for key, value in values.items() if key != "task"},
+        settings.defaults,
+    )
     try:
         config = Config.model_validate(others)
     except ValidationError as fault:
@@ -490,15 +512,21 @@ def _task_settings(values: dict[str, Any], source: str) -> type[TaskConfig]:
     if section is None:
         section = {}
     if not isinstance(section, dict):
-        raise ConfigError(f"{source}: task", found=repr(section), expected="settings such as `name:`")
+        raise ConfigError(
+            f"{source}: task", found=repr(section), expected="settings such as `name:`"
+        )
     name = section.get("name", task_catalog.DEFAULT)
     try:
         return task_catalog.settings_type(name)
     except ConfigError as fault:
-        raise ConfigError(f"{source}: task.name", found=fault.found, expected=fault.expected) from None
+        raise ConfigError(
+            f"{source}: task.name", found=fault.found, expected=fault.expected
+        ) from None
 
 
-def with_defaults(values: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def with_defaults(
+    values: dict[str, Any], defaults: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
     """Settings with a task's own defaults where nothing is set: section → key → value."""
     filled = dict(values)
     for section, own in defaults.items():
@@ -511,7 +539,9 @@ def with_defaults(values: dict[str, Any], defaults: dict[str, dict[str, Any]]) -
 
 
 def _refuse_newer(values: dict[str, Any], source: str) -> None:
-    """Refuses what a newer version wrote: settings unknown here would only hide the cause."""
+    """Refuses what a newer version wrote: settings unknown here would only hide the
+    cause.
+    """
     engine = values.get("engine")
     if isinstance(engine, int) and engine > ENGINE:
         raise ConfigError(
@@ -522,7 +552,9 @@ def _refuse_newer(values: dict[str, Any], source: str) -> None:
         )
 
 
-def _explain(error: ErrorDetails, settings: type[BaseModel], above: tuple[str, ...] = ()) -> str:
+def _explain(
+    error: ErrorDetails, settings: type[BaseModel], above: tuple[str, ...] = ()
+) -> str:
     """What is wrong with a setting.
 
     Args:
@@ -546,7 +578,11 @@ def _find_section(settings: type[BaseModel], keys: list[str]) -> type[BaseModel]
     """The model of a section below `settings`; None where the keys lead to no section."""
     section = settings
     for key in keys:
-        annotations = [field.annotation for name, field in section.model_fields.items() if key in (name, field.alias)]
+        annotations = [
+            field.annotation
+            for name, field in section.model_fields.items()
+            if key in (name, field.alias)
+        ]
         if not annotations:
             return None
         annotation = annotations[0]
@@ -557,8 +593,13 @@ def _find_section(settings: type[BaseModel], keys: list[str]) -> type[BaseModel]
 
 
 def to_yaml(config: Config) -> str:
-    """The whole of params.yaml: every section and setting, with its description as a comment."""
-    lines = ["# What this workspace fine-tunes. `thaw run` runs again the steps that a changed setting affects.", ""]
+    """The whole of params.yaml: every section and setting, with its description as a
+    comment.
+    """
+    lines = [
+        "# What this workspace fine-tunes. `thaw run` runs again the steps that a changed setting affects.",
+        "",
+    ]
     for name, field in Config.model_fields.items():
         key = field.alias or name
         value = getattr(config, name)

@@ -1,4 +1,6 @@
-"""What every section of params.yaml is made from: the base class and the types of values."""
+"""What every section of params.yaml is made from: the base class and the types of
+values.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ Above = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class ConfigSection(BaseModel):
     """A frozen section of params.yaml; an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -22,7 +26,11 @@ class ConfigSection(BaseModel):
         """A section with nothing below it is null in YAML, and means its defaults."""
         if not isinstance(given, dict):
             return given
-        empty = [key for key, value in given.items() if value is None and key in cls._sections()]
+        empty = [
+            key
+            for key, value in given.items()
+            if value is None and key in cls._sections()
+        ]
         return {key: value for key, value in given.items() if key not in empty}
 
     @classmethod
@@ -30,16 +38,20 @@ class ConfigSection(BaseModel):
         """The keys that hold sections of their own."""
         keys = set()
         for name, field in cls.model_fields.items():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, ConfigSection):
+            if isinstance(field.annotation, type) and issubclass(
+                field.annotation, ConfigSection
+            ):
                 keys.add(field.alias or name)
         return keys
 
 
 class TaskConfig(ConfigSection):
-    """A task's section of params.yaml: each task has a model of its own, with its name as the default of `name`.
+    """A task's section of params.yaml: each task has a model of its own, with its name
+    as the default of `name`.
 
     Attributes:
-        defaults: values of other sections that are other for this task than the usual ones: section → key → value.
+        defaults: values of other sections that are other for this task than the usual
+            ones: section → key → value.
     """
 
     name: str

@@ -1,4 +1,6 @@
-"""What a step is given beside its config and records: where it may write, and whom it may tell."""
+"""What a step is given beside its config and records: where it may write, and whom it
+may tell.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,12 @@ class Tracker(Protocol):
     """Opens runs by key: the run tagged `thaw.key=<key>` is found again, or made."""
 
     def open(
-        self, key: str, name: str, *, parent: TrackedRun | None = None, tags: Mapping[str, str] | None = None
+        self,
+        key: str,
+        name: str,
+        *,
+        parent: TrackedRun | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> TrackedRun: ...
 
 
@@ -79,7 +86,12 @@ class NoTracker:
     """A tracker that records nothing, where tracking is off."""
 
     def open(
-        self, key: str, name: str, *, parent: TrackedRun | None = None, tags: Mapping[str, str] | None = None
+        self,
+        key: str,
+        name: str,
+        *,
+        parent: TrackedRun | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> TrackedRun:
         return NoRun()
 
@@ -91,11 +103,14 @@ class Context:
     Args:
         root: the workspace.
         data: the data folder.
-        scratch: `.thaw`: caches and checkpoints, keyed by what determines them, safe to delete.
-        run_dir: `.thaw/runs/<run>/<step>`: what this run saw but its inputs do not determine (times, Data Docs).
+        scratch: `.thaw`: caches and checkpoints, keyed by what determines them, safe to
+            delete.
+        run_dir: `.thaw/runs/<run>/<step>`: what this run saw but its inputs do not
+            determine (times, Data Docs).
         console: where words go.
         tracker: where runs are recorded.
-        pixel_cache_gb: most disk the store of decoded examples may take; no result depends on it.
+        pixel_cache_gb: most disk the store of decoded examples may take; no result
+            depends on it.
     """
 
     root: Path

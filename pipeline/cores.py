@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 
 def cores(system: Path = Path("/")) -> int:
-    """CPU cores this process may use: its affinity, and the smallest quota of its control groups; at least 1.
+    """CPU cores this process may use: its affinity, and the smallest quota of its
+    control groups; at least 1.
 
-    A quota of one and a half cores counts as two. Where there are no control groups (macOS), the affinity counts
-    alone, and where there is no affinity either, all cores of the machine.
+    A quota of one and a half cores counts as two. Where there are no control groups
+    (macOS), the affinity counts alone, and where there is no affinity either, all cores
+    of the machine.
 
     Args:
         system: root of the file system in which `proc` and the control groups lie.
@@ -41,8 +43,12 @@ class _Hierarchy(NamedTuple):
 def _quotas(system: Path) -> Iterator[float]:
     """The quotas, in cores, of this process's groups and all groups that enclose them."""
     try:
-        mounts = (system / "proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-        memberships = (system / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        mounts = (
+            (system / "proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+        )
+        memberships = (
+            (system / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        )
     except OSError:
         return
     hierarchies = list(_hierarchies(mounts, system))
@@ -55,7 +61,9 @@ def _quotas(system: Path) -> Iterator[float]:
 
 
 def _hierarchies(mounts: list[str], system: Path) -> Iterator[_Hierarchy]:
-    """The hierarchies that can limit the processor; the format of the lines is in proc_pid_mountinfo(5)."""
+    """The hierarchies that can limit the processor; the format of the lines is in
+    proc_pid_mountinfo(5).
+    """
     for line in mounts:
         place, _, kind = line.partition(" - ")
         root, mounted = place.split(" ")[3:5]
@@ -70,8 +78,14 @@ def _hierarchies(mounts: list[str], system: Path) -> Iterator[_Hierarchy]:
 
 
 def _enclosing_quotas(hierarchy: _Hierarchy, group: PurePosixPath) -> Iterator[float]:
-    """Of a group and all above it, as far as they can be seen: in a container that may be the mount point alone."""
-    inside = group.relative_to(hierarchy.root) if group.is_relative_to(hierarchy.root) else PurePosixPath()
+    """Of a group and all above it, as far as they can be seen: in a container that may
+    be the mount point alone.
+    """
+    inside = (
+        group.relative_to(hierarchy.root)
+        if group.is_relative_to(hierarchy.root)
+        else PurePosixPath()
+    )
     for part in (inside, *inside.parents):
         folder = hierarchy.mounted / part
         quota = _quota_v1(folder) if hierarchy.controllers else _quota_v2(folder)

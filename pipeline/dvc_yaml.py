@@ -1,4 +1,6 @@
-"""dvc.yaml: the stages that are Thaw's, and how the file of a workspace made before is brought up to date."""
+"""dvc.yaml: the stages that are Thaw's, and how the file of a workspace made before is
+brought up to date.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,15 @@ HEADER = """\
 # What depends on what. `thaw run` and `dvc repro` both go by this; written from pipeline/step_table.py.
 """
 
-STAGE_KEYS = ("cmd", "deps", "params", "outs")  # what Thaw writes of a stage; every other key is the user's
+# What Thaw writes of a stage; every other key is the user's.
+STAGE_KEYS = ("cmd", "deps", "params", "outs")
 INDENT = 2
 
 
 def generate() -> str:
-    """dvc.yaml of a new workspace: a stage a step, each `thaw step NAME`, with the settings and outputs it depends on."""
+    """dvc.yaml of a new workspace: a stage a step, each `thaw step NAME`, with the
+    settings and outputs it depends on.
+    """
     lines = ["stages:"]
     for name in DVC_STAGES:
         lines += _stage_lines(name, INDENT)
@@ -29,7 +34,8 @@ def generate() -> str:
 
 
 def outdated_stages(text: str) -> list[str]:
-    """The stages of Thaw that a workspace's dvc.yaml lacks, or has otherwise than they are written now.
+    """The stages of Thaw that a workspace's dvc.yaml lacks, or has otherwise than they
+    are written now.
 
     Raises:
         WorkspaceError: it is not YAML, or has no mapping of stages.
@@ -39,10 +45,12 @@ def outdated_stages(text: str) -> list[str]:
 
 
 def update(text: str) -> str:
-    """A workspace's dvc.yaml with Thaw's stages as they are written now; everything else stays, byte for byte.
+    """A workspace's dvc.yaml with Thaw's stages as they are written now; everything
+    else stays, byte for byte.
 
     Raises:
-        WorkspaceError: it is not YAML, or is laid out so that it cannot be edited line by line.
+        WorkspaceError: it is not YAML, or is laid out so that it cannot be edited line
+            by line.
     """
     for name in outdated_stages(text):
         stage = _parse_stages(text).get(name)
@@ -55,7 +63,9 @@ def update(text: str) -> str:
 
 
 def only_grew(before: bytes, after: bytes) -> bool:
-    """Whether a lock file's content only grew: every key that was there has its value still."""
+    """Whether a lock file's content only grew: every key that was there has its value
+    still.
+    """
     old = _parse_lock(before)
     new = _parse_lock(after)
     if old is None or new is None:
@@ -126,11 +136,16 @@ def _outdated_keys(stage: Any, name: str) -> list[str]:
     wanted = _stage_values(name)
     if not isinstance(stage, dict):
         return list(wanted)
-    return [key for key in STAGE_KEYS if not _is_same(key, stage.get(key), wanted.get(key), name)]
+    return [
+        key
+        for key in STAGE_KEYS
+        if not _is_same(key, stage.get(key), wanted.get(key), name)
+    ]
 
 
 def _is_same(key: str, found: Any, wanted: Any, name: str) -> bool:
-    if key == "cmd":  # the user may start Thaw in another way, such as `uv run thaw step validate`
+    # The user may start Thaw in another way, such as `uv run thaw step validate`.
+    if key == "cmd":
         return isinstance(found, str) and found.split()[-1:] == [name]
     if isinstance(found, list) and isinstance(wanted, list):
         return sorted(map(str, found)) == sorted(wanted)
@@ -138,7 +153,9 @@ def _is_same(key: str, found: Any, wanted: Any, name: str) -> bool:
 
 
 def _rewrite_key(text: str, name: str, key: str) -> str:
-    """The text with one key of one stage as it is written now, or with the whole stage where it is missing."""
+    """The text with one key of one stage as it is written now, or with the whole stage
+    where it is missing.
+    """
     lines = text.splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
@@ -163,14 +180,18 @@ def _rewrite_key(text: str, name: str, key: str) -> str:
     return _replace_lines(lines, where, where, new)
 
 
-def _replace_lines(lines: Sequence[str], first: int, end: int, new: Sequence[str]) -> str:
+def _replace_lines(
+    lines: Sequence[str], first: int, end: int, new: Sequence[str]
+) -> str:
     """The text with lines `first` to before `end` replaced by new ones."""
     ended = [f"{line}\n" for line in new]
     return "".join([*lines[:first], *ended, *lines[end:]])
 
 
 def _line_of_missing(name: str, stages: Mapping[str, _KeyBlock], first: int) -> int:
-    """The line before which a missing stage belongs: after the stage of Thaw's that precedes it, else the `first`."""
+    """The line before which a missing stage belongs: after the stage of Thaw's that
+    precedes it, else the `first`.
+    """
     where = first
     for earlier in DVC_STAGES[: DVC_STAGES.index(name)]:
         if earlier in stages:
@@ -195,13 +216,21 @@ def _key_blocks(node: yaml.Node | None, what: str) -> dict[str, _KeyBlock]:
     blocks = {}
     for key, value in node.value:
         start = key.start_mark
-        blocks[str(key.value)] = _KeyBlock(start.line, _last_line(key, value), start.column, value)
+        blocks[str(key.value)] = _KeyBlock(
+            start.line, _last_line(key, value), start.column, value
+        )
     return blocks
 
 
 def _last_line(key: yaml.Node, value: yaml.Node) -> int:
-    """The last line of a value; a block collection's own mark points behind the comments that follow it."""
-    if not isinstance(value, yaml.CollectionNode) or value.flow_style or not value.value:
+    """The last line of a value; a block collection's own mark points behind the
+    comments that follow it.
+    """
+    if (
+        not isinstance(value, yaml.CollectionNode)
+        or value.flow_style
+        or not value.value
+    ):
         ended_before = isinstance(value, yaml.ScalarNode) and value.style in ("|", ">")
         end = value.end_mark.line - int(ended_before)
         return max(key.start_mark.line, end)

@@ -1,22 +1,22 @@
 """Every error Thaw raises on purpose.
 
-    ThawError
-    ├── ConfigError      params.yaml or an option says something that cannot be used
-    ├── StorageError     a disk is full, over quota, read-only or closed to us
+    ThawError ├── ConfigError      params.yaml or an option says something that cannot
+    be used ├── StorageError     a disk is full, over quota, read-only or closed to us
     ├── PreflightError   something that would stop a run later was found before it began
-    ├── WorkspaceError   the folder is not a workspace, is locked, or would be overwritten
-    ├── DataError        the dataset cannot be used as it is
-    ├── LedgerError      the record of which example belongs to which split is missing or contradicts itself
-    ├── SplitError       the dataset cannot be split as asked
-    ├── BackboneError    pretrained weights cannot be had, or are not what they claim to be
-    ├── TrainingError    a training cannot start, go on or be trusted
-    ├── VersioningError      what dvc.lock and .dvc files say and what is on the disk disagree
-    ├── TrackingError    the tracking server or the model registry refuses or is away
-    ├── ServingError     a model cannot answer
-    └── Interrupted      the run was asked to stop, and did so with everything saved
+    ├── WorkspaceError   the folder is not a workspace, is locked, or would be
+    overwritten ├── DataError        the dataset cannot be used as it is ├── LedgerError
+    the record of which example belongs to which split is missing or contradicts itself
+    ├── SplitError       the dataset cannot be split as asked ├── BackboneError
+    pretrained weights cannot be had, or are not what they claim to be ├── TrainingError
+    a training cannot start, go on or be trusted ├── VersioningError      what dvc.lock
+    and .dvc files say and what is on the disk disagree ├── TrackingError    the
+    tracking server or the model registry refuses or is away ├── ServingError     a
+    model cannot answer └── Interrupted      the run was asked to stop, and did so with
+    everything saved
 
-An error names the subject, what was found, what was expected and the hint, so that the reader can act
-without opening the source. The command line prints exactly that and exits with `exit_code`.
+An error names the subject, what was found, what was expected and the hint, so that the
+reader can act without opening the source. The command line prints exactly that and
+exits with `exit_code`.
 """
 
 from __future__ import annotations
@@ -36,14 +36,21 @@ class ThawError(Exception):
         found: what was found there.
         expected: what would have been right.
         hint: what to do or type next.
-        details: one line an item where many items are at fault (all are given; the reader shortens).
+        details: one line an item where many items are at fault (all are given; the
+            reader shortens).
     """
 
     code: ClassVar[str] = "thaw"
     exit_code: ClassVar[int] = 2
 
     def __init__(
-        self, subject: str, *, found: str = "", expected: str = "", hint: str = "", details: Sequence[str] = ()
+        self,
+        subject: str,
+        *,
+        found: str = "",
+        expected: str = "",
+        hint: str = "",
+        details: Sequence[str] = (),
     ) -> None:
         self.subject, self.found = redact(subject), redact(found)
         self.expected, self.hint = redact(expected), redact(hint)
@@ -54,7 +61,9 @@ class ThawError(Exception):
         return "\n".join(self.lines())
 
     def lines(self, details: int | None = None) -> list[str]:
-        """What is printed, each line safe to show; of the details the first so many, all by default."""
+        """What is printed, each line safe to show; of the details the first so many,
+        all by default.
+        """
         lines = [f"{self.code}: {self.subject}"]
         lines += [f"  found:    {self.found}"] if self.found else []
         lines += [f"  expected: {self.expected}"] if self.expected else []
@@ -63,12 +72,25 @@ class ThawError(Exception):
         return [printable(line) for line in lines]
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Worker processes send errors home by pickling them; keyword-only arguments need this.
-        return _rebuild, (type(self), self.subject, self.found, self.expected, self.hint, self.details)
+        # Worker processes send errors home by pickling them; keyword-only arguments
+        # need this.
+        return _rebuild, (
+            type(self),
+            self.subject,
+            self.found,
+            self.expected,
+            self.hint,
+            self.details,
+        )
 
 
 def _rebuild(
-    kind: type[ThawError], subject: str, found: str, expected: str, hint: str, details: tuple[str, ...]
+    kind: type[ThawError],
+    subject: str,
+    found: str,
+    expected: str,
+    hint: str,
+    details: tuple[str, ...],
 ) -> ThawError:
     return kind(subject, found=found, expected=expected, hint=hint, details=details)
 
@@ -146,7 +168,9 @@ class ServingError(ThawError):
 
 
 class Interrupted(ThawError):
-    """The run was asked to stop; what it had done is saved and the next run goes on from there."""
+    """The run was asked to stop; what it had done is saved and the next run goes on
+    from there.
+    """
 
     code = "interrupted"
     exit_code = 130

@@ -1,4 +1,6 @@
-"""One example on its way in: as the reader listed it, as the scan measured it, or why it cannot be used."""
+"""One example on its way in: as the reader listed it, as the scan measured it, or why
+it cannot be used.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,20 @@ class ListedExample:
     group: str | None = None
     given_split: str | None = None
     meta: tuple[tuple[str, Any], ...] = ()
-    content: str | None = None  # of an example that is no file of its own: canonical JSON of its inputs
+    # Of an example that is no file of its own: canonical JSON of its inputs.
+    content: str | None = None
     stratum: str | None = None  # by which the split assigns it; None: the target itself
-    classes: tuple[str, ...] | None = None  # the class of each object in it; None: the target is the one class
-    annotation: Any = None  # hashable: the truth as it was read, until `Reader.check_targets` makes the target of it
+    # The class of each object in it; None: the target is the one class.
+    classes: tuple[str, ...] | None = None
+    # hashable: the truth as it was read, until `Reader.check_targets` makes the target
+    # of it.
+    annotation: Any = None
 
     @property
     def described_target(self) -> str:
-        """The target as a message shows it: a class by its name, objects by their classes."""
+        """The target as a message shows it: a class by its name, objects by their
+        classes.
+        """
         if self.classes is None:
             return self.target
         return ", ".join(sorted(set(self.classes))) or "no objects"
@@ -44,7 +52,9 @@ class ExampleFault:
 
 @dataclass(frozen=True)
 class ExampleListing:
-    """All examples the reader found, what it could not read, and what it left out of examples that stay."""
+    """All examples the reader found, what it could not read, and what it left out of
+    examples that stay.
+    """
 
     examples: tuple[ListedExample, ...]
     faults: tuple[ExampleFault, ...]
@@ -57,10 +67,15 @@ class MeasuredExample:
     """What a scan measured of one example, all of it determined by the content."""
 
     id: str  # MD5 of the content
-    values: dict[str, Any]  # column → value, without the `scan.` prefix; `phash` is 16 hex digits where there is one
-    converted: tuple[str, ...] = ()  # "exif-rotated", "cmyk", "16-bit", "alpha", "grey", "extension"
+    # Column → value, without the `scan.` prefix; `phash` is 16 hex digits where there
+    # is one.
+    values: dict[str, Any]
+    # "exif-rotated", "cmyk", "16-bit", "alpha", "grey", "extension".
+    converted: tuple[str, ...] = ()
     doubt: ExampleFault | None = (
-        None  # usable, yet to be left out where few others look like this: a placeholder, a black frame
+        # usable, yet to be left out where few others look like this: a placeholder, a
+        # black frame.
+        None
     )
 
 
@@ -69,9 +84,11 @@ class CheckedTargets:
     """Examples whose targets were held against their content.
 
     Args:
-        usable: those that stay, in their order, with their final target, stratum and classes.
+        usable: those that stay, in their order, with their final target, stratum and
+            classes.
         faults: why others are left out; they count as examples that cannot be used.
-        object_faults: what was left out of examples that stay; the path is that of the annotation, `#` and the line.
+        object_faults: what was left out of examples that stay; the path is that of the
+            annotation, `#` and the line.
         findings: what else is to be said.
         labels: the label space in order, where the targets give one.
     """
@@ -85,7 +102,9 @@ class CheckedTargets:
 
 @dataclass(frozen=True)
 class ColumnExpectation:
-    """What one measured column of every usable example must satisfy: one of `values`, or between `low` and `high`."""
+    """What one measured column of every usable example must satisfy: one of `values`,
+    or between `low` and `high`.
+    """
 
     column: str  # without the `scan.` prefix
     values: tuple[str, ...] | None = None
@@ -95,7 +114,8 @@ class ColumnExpectation:
 
 @dataclass(frozen=True)
 class DriftMeasure:
-    """How far something moved since another version of the data, beside what every task's labels and numbers show.
+    """How far something moved since another version of the data, beside what every
+    task's labels and numbers show.
 
     Args:
         name: "words"; the finding's code is `drift-` and it.
@@ -116,7 +136,9 @@ class DriftMeasure:
 
 @dataclass(frozen=True)
 class RandomDraw:
-    """The counted randomness of one example in one epoch: everything random about it follows from these."""
+    """The counted randomness of one example in one epoch: everything random about it
+    follows from these.
+    """
 
     seed: int
     view: int  # the epoch, or the view's number where views are counted

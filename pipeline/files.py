@@ -1,5 +1,6 @@
-"""Files: put in place whole, with the permissions they should have; their digests and versions; caches of them in a
-limited size."""
+"""Files: put in place whole, with the permissions they should have; their digests and
+versions; caches of them in a limited size.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +15,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
-SETTLED_SECONDS = 2.0  # a file changed as recently as this could change again without its times showing it
+# A file changed as recently as this could change again without its times showing it.
+SETTLED_SECONDS = 2.0
 _OF_ITS_OWNER, _AS_THE_UMASK_SAYS = 0o600, 0o666
 
 
-# --- put in place whole ---------------------------------------------------------------------------------------
+# --- put in place whole ---------------------------------------------------------------
 
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A path beside `path` to write a file at, which is renamed to `path` when the block ends without an error.
+    """A path beside `path` to write a file at, which is renamed to `path` when the
+    block ends without an error.
 
-    Whoever opens `path` meanwhile sees the old file. The name is one that no other process or thread writes at, and
-    what lies there is removed where the block raises. A read-only file, or a link into a cache, is replaced and not
-    written to.
+    Whoever opens `path` meanwhile sees the old file. The name is one that no other
+    process or thread writes at, and what lies there is removed where the block raises.
+    A read-only file, or a link into a cache, is replaced and not written to.
 
     Args:
-        durable: after a power cut, too, `path` is wholly the old file or wholly the new one, and the new one once the
-            block has ended. It takes milliseconds, and longer on a busy disk.
+        durable: after a power cut, too, `path` is wholly the old file or wholly the new
+            one, and the new one once the block has ended. It takes milliseconds, and
+            longer on a busy disk.
 
     Raises:
         OSError: the file cannot be put there, or the block wrote none.
@@ -49,12 +53,14 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         sync(path.parent)
 
 
-def replace_text(path: Path, text: str, *, private: bool = False, durable: bool = False) -> None:
+def replace_text(
+    path: Path, text: str, *, private: bool = False, durable: bool = False
+) -> None:
     """Puts a text file in place whole: whoever opens it meanwhile sees the old one.
 
     Args:
-        private: readable by its owner alone from the moment it is made; else its mode is what the umask says, whatever
-            the mode of the file it replaces.
+        private: readable by its owner alone from the moment it is made; else its mode
+            is what the umask says, whatever the mode of the file it replaces.
         durable: see `replacing`.
 
     Raises:
@@ -70,9 +76,11 @@ def sync(path: Path) -> None:
     """Returns when the disk has a file's content, or a folder's entries.
 
     Raises:
-        OSError: the disk does not take it; some file systems only say here that they are full.
+        OSError: the disk does not take it; some file systems only say here that they
+            are full.
     """
-    if os.name != "posix" and path.is_dir():  # a folder can be opened, and its entries made durable, only there
+    # A folder can be opened, and its entries made durable, only there.
+    if os.name != "posix" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -82,8 +90,11 @@ def sync(path: Path) -> None:
 
 
 def apply_umask(path: Path) -> None:
-    """Gives a new file the mode that the umask says, where a library made it readable by its owner alone."""
-    probe = _beside(path)  # the umask itself cannot be read without changing it for all threads
+    """Gives a new file the mode that the umask says, where a library made it readable
+    by its owner alone.
+    """
+    # The umask itself cannot be read without changing it for all threads.
+    probe = _beside(path)
     descriptor = _create(probe, _AS_THE_UMASK_SAYS)
     try:
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
@@ -101,7 +112,7 @@ def _create(path: Path, mode: int) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
 
 
-# --- what a file is -------------------------------------------------------------------------------------------
+# --- what a file is -------------------------------------------------------------------
 
 
 def sha256(path: Path) -> str:
@@ -111,16 +122,20 @@ def sha256(path: Path) -> str:
 
 
 def md5(path: Path) -> str:
-    """The MD5 of a file, in hex: what DVC calls content by, and so the id of an example that is a file."""
+    """The MD5 of a file, in hex: what DVC calls content by, and so the id of an example
+    that is a file.
+    """
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, _new_md5).hexdigest()
 
 
 class FileStat(NamedTuple):
-    """What tells one version of the file at a path from another without reading it; DVC trusts the like.
+    """What tells one version of the file at a path from another without reading it; DVC
+    trusts the like.
 
-    The time of change (`st_ctime_ns`) is among it: programs can set the time of modification back, never that one. The
-    device is not: its number may be another each time that a file system is mounted.
+    The time of change (`st_ctime_ns`) is among it: programs can set the time of
+    modification back, never that one. The device is not: its number may be another each
+    time that a file system is mounted.
 
     Args:
         size: in bytes.
@@ -154,17 +169,21 @@ class FileStat(NamedTuple):
         return cls._from(status)
 
     def was_settled(self, moment: float) -> bool:
-        """Whether the file was written long enough before a moment that a later change would show in its times.
+        """Whether the file was written long enough before a moment that a later change
+        would show in its times.
 
         Args:
-            moment: in seconds since the epoch, not later than when the file system was asked.
+            moment: in seconds since the epoch, not later than when the file system was
+                asked.
         """
         last_change = max(self.mtime_ns, self.ctime_ns) / 1e9
         return last_change < moment - SETTLED_SECONDS
 
     @classmethod
     def _from(cls, status: os.stat_result) -> Self:
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        return cls(
+            status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+        )
 
 
 def expanded(text: str) -> Path:
@@ -175,7 +194,7 @@ def expanded(text: str) -> Path:
         return Path(text)
 
 
-# --- caches in a limited size ---------------------------------------------------------------------------------
+# --- caches in a limited size ---------------------------------------------------------
 
 
 class CacheEntry(NamedTuple):
@@ -195,14 +214,17 @@ class CacheEntry(NamedTuple):
 def mark_used(path: Path) -> None:
     """Notes in a file's or folder's time of modification that it was used now.
 
-    The time is given: the file system's own clock may tick too slowly to tell two uses apart.
+    The time is given: the file system's own clock may tick too slowly to tell two uses
+    apart.
     """
     now = time.time_ns()
     os.utime(path, ns=(now, now))
 
 
 def used_ns(path: Path) -> int:
-    """When a file or folder was last used, as `mark_used` noted it, in ns since the epoch."""
+    """When a file or folder was last used, as `mark_used` noted it, in ns since the
+    epoch.
+    """
     return path.stat().st_mtime_ns
 
 
@@ -212,7 +234,10 @@ def folder_size(folder: Path) -> int:
 
 
 def evict_least_recently_used(
-    entries: Iterable[CacheEntry], fits: Callable[[int], bool], *, keep: Collection[Path] = ()
+    entries: Iterable[CacheEntry],
+    fits: Callable[[int], bool],
+    *,
+    keep: Collection[Path] = (),
 ) -> int:
     """Removes entries, least recently used first, until what is left fits.
 
@@ -246,4 +271,5 @@ def _remove(path: Path) -> None:
 
 
 def _new_md5() -> hashlib._Hash:
-    return hashlib.md5(usedforsecurity=False)  # so that it is to be had where security policies forbid it
+    # So that it is to be had where security policies forbid it.
+    return hashlib.md5(usedforsecurity=False)

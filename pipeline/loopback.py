@@ -13,10 +13,11 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 def bypass_proxies() -> None:
-    """Excepts loopback from the environment's proxies, for all libraries here and in the processes started from here.
+    """Excepts loopback from the environment's proxies, for all libraries here and in
+    the processes started from here.
 
-    Without a proxy in the environment nothing is changed: `no_proxy` alone would hide the system's proxy settings from
-    urllib where a system has such.
+    Without a proxy in the environment nothing is changed: `no_proxy` alone would hide
+    the system's proxy settings from urllib where a system has such.
     """
     named = {name.lower() for name, value in os.environ.items() if value}
     if named.isdisjoint(_PROXIES):
@@ -30,14 +31,17 @@ def bypass_proxies() -> None:
 
 
 def status(url: str, secret: str = "", timeout: float = 5) -> int | None:
-    """The HTTP status with which a server on this machine answers; None where nothing that speaks HTTP does.
+    """The HTTP status with which a server on this machine answers; None where nothing
+    that speaks HTTP does.
 
     Args:
         secret: name and password, joined by a colon.
     """
     request = urllib.request.Request(url)
     if secret:
-        request.add_header("Authorization", "Basic " + base64.b64encode(secret.encode()).decode())
+        request.add_header(
+            "Authorization", "Basic " + base64.b64encode(secret.encode()).decode()
+        )
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(request, timeout=timeout) as answer:

@@ -1,7 +1,8 @@
 """The manifest: the one table that crosses steps, one row an example, as Parquet.
 
-Columns every task has (`COLUMNS`), then those that some tasks have (`content`, `classes`, `stratum`), then what the
-task's scan measured (`scan.<name>`), then the user's own metadata (`meta.<name>`, used for slices).
+Columns every task has (`COLUMNS`), then those that some tasks have (`content`,
+`classes`, `stratum`), then what the task's scan measured (`scan.<name>`), then the
+user's own metadata (`meta.<name>`, used for slices).
 
 | column | type | meaning |
 |---|---|---|
@@ -50,7 +51,8 @@ COLUMNS = pa.schema(
     ]
 )
 SCAN, META = "scan.", "meta."
-CONTENT, CLASSES, STRATUM = "content", "classes", "stratum"  # columns that some tasks have
+# Columns that some tasks have.
+CONTENT, CLASSES, STRATUM = "content", "classes", "stratum"
 
 # What could not be used, beside the manifest in the same folder: `quarantine.parquet`.
 QUARANTINE = pa.schema(
@@ -66,48 +68,72 @@ QUARANTINE = pa.schema(
 
 
 def stored_path(relative: str) -> str:
-    r"""A path below the data folder as tables hold it: itself, except for bytes that are not UTF-8 and backslashes.
+    r"""A path below the data folder as tables hold it: itself, except for bytes that
+    are not UTF-8 and backslashes.
 
-    File names are bytes; Parquet strings are UTF-8. A byte that is not UTF-8, which Python holds as a lone
-    surrogate, is written `\xNN`, and a backslash `\\`, so that `real_path` gets every name back.
+    File names are bytes; Parquet strings are UTF-8. A byte that is not UTF-8, which
+    Python holds as a lone surrogate, is written `\xNN`, and a backslash `\\`, so that
+    `real_path` gets every name back.
     """
     if "\\" not in relative and relative.isprintable():
         return relative  # surrogates are not printable
     escaped = relative.replace("\\", "\\\\")
-    return re.sub("[\udc80-\udcff]", lambda found: f"\\x{os.fsencode(found[0])[0]:02x}", escaped)
+    return re.sub(
+        "[\udc80-\udcff]", lambda found: f"\\x{os.fsencode(found[0])[0]:02x}", escaped
+    )
 
 
 def real_path(root: Path, path: str) -> Path:
-    """The file that a path of a manifest or quarantine names, below the data folder `root`."""
+    """The file that a path of a manifest or quarantine names, below the data folder
+    `root`.
+    """
     if "\\" not in path:
         return root / path
     return root / re.sub(
-        r"\\(?:\\|x([89a-f][0-9a-f]))", lambda found: os.fsdecode(bytes.fromhex(found[1])) if found[1] else "\\", path
+        r"\\(?:\\|x([89a-f][0-9a-f]))",
+        lambda found: os.fsdecode(bytes.fromhex(found[1])) if found[1] else "\\",
+        path,
     )
 
 
 def write(table: pa.Table, path: Path) -> str:
-    """Writes a manifest sorted by id and returns the sha256 of the file; the bytes depend on the rows alone.
+    """Writes a manifest sorted by id and returns the sha256 of the file; the bytes
+    depend on the rows alone.
 
     Raises:
         DataError: a column of `COLUMNS` is missing or has another type.
     """
     for field in COLUMNS:
-        found = table.schema.field(field.name).type if field.name in table.column_names else None
+        found = (
+            table.schema.field(field.name).type
+            if field.name in table.column_names
+            else None
+        )
         if found != field.type:
             raise DataError(
-                f"manifest column '{field.name}'", found=str(found or "no such column"), expected=str(field.type)
+                f"manifest column '{field.name}'",
+                found=str(found or "no such column"),
+                expected=str(field.type),
             )
     others = [name for name in table.column_names if name not in COLUMNS.names]
-    ordered = table.select([*COLUMNS.names, *sorted(others)]).sort_by("id").replace_schema_metadata(None)
+    ordered = (
+        table.select([*COLUMNS.names, *sorted(others)])
+        .sort_by("id")
+        .replace_schema_metadata(None)
+    )
     return write_table(ordered, path)
 
 
 def write_table(table: pa.Table, path: Path) -> str:
-    """Writes any Parquet table reproducibly (no pandas metadata, no statistics) and returns its sha256."""
+    """Writes any Parquet table reproducibly (no pandas metadata, no statistics) and
+    returns its sha256.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(
-        table.replace_schema_metadata(None).combine_chunks(), path, compression="zstd", write_statistics=False
+        table.replace_schema_metadata(None).combine_chunks(),
+        path,
+        compression="zstd",
+        write_statistics=False,
     )
     return sha256(path)
 
@@ -127,7 +153,12 @@ def read(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as fault:
-        raise DataError(f"manifest {path}", found=str(fault), expected="a Parquet file", hint="thaw run") from fault
+        raise DataError(
+            f"manifest {path}",
+            found=str(fault),
+            expected="a Parquet file",
+            hint="thaw run",
+        ) from fault
     missing = [name for name in COLUMNS.names if name not in table.column_names]
     if missing:
         raise DataError(

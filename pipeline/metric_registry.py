@@ -1,7 +1,9 @@
-"""Every metric there is: its name, what a reader is told of it, which way is better, and what computes it.
+"""Every metric there is: its name, what a reader is told of it, which way is better,
+and what computes it.
 
-Validation, the choice of the best candidate, thresholds, the checks before a run, the evaluation and the report all ask
-this table. To add a metric, add an entry here and write the function that it names.
+Validation, the choice of the best candidate, thresholds, the checks before a run, the
+evaluation and the report all ask this table. To add a metric, add an entry here and
+write the function that it names.
 """
 
 from __future__ import annotations
@@ -16,7 +18,11 @@ from pipeline.errors import ConfigError
 TOP_K_NAME = re.compile(r"top_([1-9][0-9]*)_accuracy")
 TargetKind = Literal["classes", "boxes", "pixels"]  # what an example's target is
 # Which of two results is better where the metric that chooses is the same.
-TIE_BREAKERS: dict[TargetKind, str] = {"classes": "log_loss", "boxes": "f1", "pixels": "pixel_accuracy"}
+TIE_BREAKERS: dict[TargetKind, str] = {
+    "classes": "log_loss",
+    "boxes": "f1",
+    "pixels": "pixel_accuracy",
+}
 AUROC_CLASSES = 100  # with more, one class against the rest says little and costs much
 
 
@@ -28,13 +34,17 @@ class Metric:
         name: as in params.yaml, in records and in the tracking store.
         title: what a reader is shown for the name.
         note: what it measures, in a few words.
-        function: `module:name` of what computes it, from the judged answers with their weights (and from k, where there
-            is one) to one value a column of weights, (R,); imported where it is called, since it takes numpy.
+        function: `module:name` of what computes it, from the judged answers with their
+            weights (and from k, where there is one) to one value a column of weights,
+            (R,); imported where it is called, since it takes numpy.
         higher_is_better: whether more of it is better.
         is_share: whether it lies between 0 and 1 and is written in per cent.
-        counts_examples: whether it is a plain share of the examples, so that 0 and 1 have an exact interval.
-        on_validation: whether it is measured after each epoch too, and so can choose the best candidate.
-        is_costly: whether its interval rests on fewer resamples where the test split is large.
+        counts_examples: whether it is a plain share of the examples, so that 0 and 1
+            have an exact interval.
+        on_validation: whether it is measured after each epoch too, and so can choose
+            the best candidate.
+        is_costly: whether its interval rests on fewer resamples where the test split is
+            large.
         most_classes: above so many classes it is not measured.
         k: how many of the most probable classes count as an answer.
         targets: the kind of targets that it judges.
@@ -230,7 +240,12 @@ def find(name: str) -> Metric:
         if metric.name == name:
             return metric
     known = [metric.name for metric in METRICS]
-    raise ConfigError("metric", found=name, expected="one of " + ", ".join(known), hint=suggest(name, known))
+    raise ConfigError(
+        "metric",
+        found=name,
+        expected="one of " + ", ".join(known),
+        hint=suggest(name, known),
+    )
 
 
 def suggest(name: str, known: list[str] | tuple[str, ...]) -> str:
@@ -245,7 +260,9 @@ def metrics_of(kind: TargetKind) -> list[Metric]:
 
 
 def measured_metrics(classes: int, wanted_k: int) -> list[Metric]:
-    """The metrics that predictions of so many classes have, top-k accuracy for the k that `largest_k` gives."""
+    """The metrics that predictions of so many classes have, top-k accuracy for the k
+    that `largest_k` gives.
+    """
     measured = []
     for metric in metrics_of("classes"):
         if metric.most_classes is None or classes <= metric.most_classes:
@@ -256,9 +273,12 @@ def measured_metrics(classes: int, wanted_k: int) -> list[Metric]:
     return measured
 
 
-def threshold_names(wanted_k: int, classes: int | None = None, kind: TargetKind = "classes") -> tuple[str, ...]:
-    """The metrics that a threshold may name: those that are measured, or any that may be where the number of classes is
-    not known yet."""
+def threshold_names(
+    wanted_k: int, classes: int | None = None, kind: TargetKind = "classes"
+) -> tuple[str, ...]:
+    """The metrics that a threshold may name: those that are measured, or any that may
+    be where the number of classes is not known yet.
+    """
     if kind != "classes":
         return tuple(metric.name for metric in metrics_of(kind))
     if classes is not None:
@@ -275,15 +295,17 @@ def validation_names(kind: TargetKind = "classes") -> tuple[str, ...]:
 
 
 def largest_k(classes: int, wanted_k: int) -> int | None:
-    """The k of top-k accuracy: at most classes − 1, at which every answer but the last is right; None where it would be
-    1."""
+    """The k of top-k accuracy: at most classes − 1, at which every answer but the last
+    is right; None where it would be 1.
+    """
     k = min(wanted_k, classes - 1)
     return k if k > 1 else None
 
 
 def sort_key(name: str) -> tuple[bool, int, str]:
-    """Where a metric stands among others: what is better where it is higher comes first, top-k accuracy last of these,
-    the others in the order of the table."""
+    """Where a metric stands among others: what is better where it is higher comes
+    first, top-k accuracy last of these, the others in the order of the table.
+    """
     metric = find(name)
     names = [known.name for known in METRICS]
     position = len(names) if metric.k is not None else names.index(name)

@@ -1,7 +1,9 @@
-"""What would stop a run later, found before any work is done: names, settings, weights, tracking store, disk room.
+"""What would stop a run later, found before any work is done: names, settings, weights,
+tracking store, disk room.
 
-`quick_checks` need no heavy library. `thorough_checks` ask the weights' server and the tracking store, and import what
-the run is about to import anyway. Both look only at what the stale steps need; `thaw doctor` lists all of them.
+`quick_checks` need no heavy library. `thorough_checks` ask the weights' server and the
+tracking store, and import what the run is about to import anyway. Both look only at
+what the stale steps need; `thaw doctor` lists all of them.
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ from pipeline.workspace import Workspace
 LONGEST_EXPERIMENT_NAME = 500  # MLflow's limit
 SPARE_BYTES = 2**30  # disk that is always left to others
 BYTES_PER_PARAMETER = 4
-MODEL_COPIES = 3  # of a candidate: its own folder, the step's output, the registered one
-CHECKPOINT_COPIES = 8  # two checkpoints of weights, the best weights and two moments of the optimiser
+# Of a candidate: its own folder, the step's output, the registered one.
+MODEL_COPIES = 3
+# Two checkpoints of weights, the best weights and two moments of the optimiser.
+CHECKPOINT_COPIES = 8
 ALL_STEPS = tuple(STEPS)
 
 
@@ -46,11 +50,14 @@ class PreflightCheck:
     hint: str = ""
 
 
-def quick_checks(workspace: Workspace, config: Config, stale: Collection[str] = ALL_STEPS) -> Iterator[PreflightCheck]:
+def quick_checks(
+    workspace: Workspace, config: Config, stale: Collection[str] = ALL_STEPS
+) -> Iterator[PreflightCheck]:
     """Names and settings, from the settings alone.
 
     Args:
-        stale: the steps that will run; registration, which every run may come to, besides them.
+        stale: the steps that will run; registration, which every run may come to,
+            besides them.
     """
     yield _check_workspace_path(workspace)
     yield _check_model_name(workspace, config)
@@ -60,7 +67,10 @@ def quick_checks(workspace: Workspace, config: Config, stale: Collection[str] = 
     if "finetune" in stale:
         yield _ask("recipes", lambda: _list_recipes(config))
         yield _ask("primary metric", lambda: _check_primary_metric(config))
-        if "backbone" not in stale and (workspace.output("backbone") / RECORD).is_file():
+        if (
+            "backbone" not in stale
+            and (workspace.output("backbone") / RECORD).is_file()
+        ):
             yield _ask("input", lambda: _check_input(workspace, config))
     if "backbone" in stale:
         yield _check_weights_file(workspace, config)
@@ -85,15 +95,21 @@ def require(checks: Sequence[PreflightCheck]) -> None:
     """Refuses to start where a check failed.
 
     Raises:
-        PreflightError: names every failed check, what was found, what was expected and what to do.
+        PreflightError: names every failed check, what was found, what was expected and
+            what to do.
     """
     failed = [check for check in checks if check.state == "error"]
     if not failed:
         return
     if len(failed) == 1:
         only = failed[0]
-        raise PreflightError(only.name, found=only.found, expected=only.expected, hint=only.hint)
-    details = [f"{check.name}: {check.found}; {check.hint or check.expected}" for check in failed]
+        raise PreflightError(
+            only.name, found=only.found, expected=only.expected, hint=only.hint
+        )
+    details = [
+        f"{check.name}: {check.found}; {check.hint or check.expected}"
+        for check in failed
+    ]
     raise PreflightError(
         "this workspace",
         found=f"{len(failed)} things that would stop the run later",
@@ -102,8 +118,12 @@ def require(checks: Sequence[PreflightCheck]) -> None:
     )
 
 
-def needed_steps(stale: Collection[str], forced: Collection[str] = ()) -> tuple[str, ...]:
-    """The steps that may run: the stale and the forced ones, and every step that reads an output of theirs."""
+def needed_steps(
+    stale: Collection[str], forced: Collection[str] = ()
+) -> tuple[str, ...]:
+    """The steps that may run: the stale and the forced ones, and every step that reads
+    an output of theirs.
+    """
     wanted = steps_after({*stale, *forced})
     return tuple(step for step in STEPS if step in wanted)
 
@@ -127,12 +147,20 @@ def check_thresholds(config: Config, classes: int) -> None:
 
 
 def _ask(name: str, ask: Callable[[], str]) -> PreflightCheck:
-    """A check by a function that raises where something is wrong, and says what it found where nothing is."""
+    """A check by a function that raises where something is wrong, and says what it
+    found where nothing is.
+    """
     try:
         return PreflightCheck(name, "ok", ask())
     except ThawError as fault:
         details = "".join(f"; {detail}" for detail in fault.details)
-        return PreflightCheck(name, "error", f"{fault.subject}: {fault.found}{details}", fault.expected, fault.hint)
+        return PreflightCheck(
+            name,
+            "error",
+            f"{fault.subject}: {fault.found}{details}",
+            fault.expected,
+            fault.hint,
+        )
 
 
 def _check_workspace_path(workspace: Workspace) -> PreflightCheck:
@@ -154,7 +182,9 @@ def _check_workspace_path(workspace: Workspace) -> PreflightCheck:
 
 def _check_model_name(workspace: Workspace, config: Config) -> PreflightCheck:
     name = workspace.model_name(config)
-    bad = sorted({letter for letter in name if letter in "/:" or not letter.isprintable()})
+    bad = sorted(
+        {letter for letter in name if letter in "/:" or not letter.isprintable()}
+    )
     if {"'", '"'} <= set(name):  # MLflow cannot look for it
         bad.append("' and \"")
     if bad or not name.strip() or name in (".", "..") or name != name.strip():
@@ -163,7 +193,9 @@ def _check_model_name(workspace: Workspace, config: Config) -> PreflightCheck:
             "error",
             repr(name),
             "a name that the model registry takes: without '/', ':', both kinds of quotes and blanks around it",
-            "set register.name in params.yaml" if config.register_.name else "rename the folder",
+            "set register.name in params.yaml"
+            if config.register_.name
+            else "rename the folder",
         )
     return PreflightCheck("model name", "ok", name)
 
@@ -193,7 +225,9 @@ def _list_recipes(config: Config) -> str:
 def _check_primary_metric(config: Config) -> str:
     from pipeline.training import validation_metrics
 
-    validation_metrics.check_primary(config.finetune.primary, catalog.find(config.task.name).scorer.kind)
+    validation_metrics.check_primary(
+        config.finetune.primary, catalog.find(config.task.name).scorer.kind
+    )
     return config.finetune.primary
 
 
@@ -207,7 +241,9 @@ def _check_input(workspace: Workspace, config: Config) -> str:
 def _check_thresholds_early(config: Config) -> PreflightCheck:
     labels = config.data.labels
     kind = catalog.find(config.task.name).scorer.kind
-    known = metric_registry.threshold_names(config.evaluate.top_k, len(labels) if labels else None, kind)
+    known = metric_registry.threshold_names(
+        config.evaluate.top_k, len(labels) if labels else None, kind
+    )
     unknown = sorted(set(config.register_.thresholds) - set(known))
     if unknown:
         return PreflightCheck(
@@ -217,7 +253,9 @@ def _check_thresholds_early(config: Config) -> PreflightCheck:
             "one of " + ", ".join(known),
             "correct it in params.yaml",
         )
-    wanted = [f"{metric} {value:g}" for metric, value in config.register_.thresholds.items()]
+    wanted = [
+        f"{metric} {value:g}" for metric, value in config.register_.thresholds.items()
+    ]
     return PreflightCheck("register.thresholds", "ok", ", ".join(wanted) or "none")
 
 
@@ -227,24 +265,38 @@ def _check_promotion_metric(config: Config) -> PreflightCheck:
     known = metric_registry.threshold_names(config.evaluate.top_k, kind=kind)
     if wanted is not None and wanted not in known:
         return PreflightCheck(
-            "promotion.metric", "error", wanted, "one of " + ", ".join(known), "correct it in params.yaml"
+            "promotion.metric",
+            "error",
+            wanted,
+            "one of " + ", ".join(known),
+            "correct it in params.yaml",
         )
     return PreflightCheck("promotion.metric", "ok", wanted or "how good each answer is")
 
 
 def _check_weights_file(workspace: Workspace, config: Config) -> PreflightCheck:
-    """Whether a file that the settings name is there; needs no knowledge of architectures."""
+    """Whether a file that the settings name is there; needs no knowledge of
+    architectures.
+    """
     try:
         reference = expand_variables(config.backbone.weights, "backbone.weights")
     except ConfigError as fault:
-        return PreflightCheck("weights file", "error", fault.found, fault.expected, fault.hint)
-    if reference in ("default", "shipped") or "://" in reference.removeprefix("file://"):
+        return PreflightCheck(
+            "weights file", "error", fault.found, fault.expected, fault.hint
+        )
+    if reference in ("default", "shipped") or "://" in reference.removeprefix(
+        "file://"
+    ):
         return PreflightCheck("weights file", "ok", reference.partition("://")[0])
     path = workspace.root / expanded(reference.removeprefix("file://"))
     if path.exists():  # a folder, where the provider's networks are folders
         return PreflightCheck("weights file", "ok", str(path))
     return PreflightCheck(
-        "weights file", "error", f"no file or folder {path}", "the weights", "correct backbone.weights in params.yaml"
+        "weights file",
+        "error",
+        f"no file or folder {path}",
+        "the weights",
+        "correct backbone.weights in params.yaml",
     )
 
 
@@ -256,7 +308,9 @@ def _check_weights(workspace: Workspace, config: Config) -> str:
 
 
 def _check_backbone(config: Config) -> str:
-    return catalog.find(config.task.name).network.check_backbone(config.backbone, config.task)
+    return catalog.find(config.task.name).network.check_backbone(
+        config.backbone, config.task
+    )
 
 
 def _check_device(config: Config) -> str:
@@ -286,7 +340,9 @@ def _check_model_room(workspace: Workspace, config: Config) -> str:
 
 
 def _check_cache_room(workspace: Workspace, config: Config) -> PreflightCheck:
-    """Room for the store of decoded examples; where there is too little, training is slower and no worse."""
+    """Room for the store of decoded examples; where there is too little, training is
+    slower and no worse.
+    """
     each = catalog.find(config.task.name).codec.bytes_per_example(config.task)
     examples = _count_files(workspace.root / config.data.path)
     wanted = min(examples * each, int(config.finetune.plan.pixel_cache_gb * 1e9))
@@ -299,7 +355,11 @@ def _check_cache_room(workspace: Workspace, config: Config) -> PreflightCheck:
             f"about {_format_gigabytes(wanted)} for decoded examples",
             "make room, or: thaw clean; else examples are decoded in every epoch, which is slower",
         )
-    return PreflightCheck("cache room", "ok", f"about {_format_gigabytes(wanted)} for {examples} decoded examples")
+    return PreflightCheck(
+        "cache room",
+        "ok",
+        f"about {_format_gigabytes(wanted)} for {examples} decoded examples",
+    )
 
 
 def _count_files(folder: Path) -> int:
@@ -316,7 +376,9 @@ def _check_tracking_store(workspace: Workspace, config: Config) -> PreflightChec
         store = find(config.tracking, workspace)
         answer = probe(store)
     except ThawError as fault:
-        return PreflightCheck("tracking store", "error", fault.found, fault.expected, fault.hint)
+        return PreflightCheck(
+            "tracking store", "error", fault.found, fault.expected, fault.hint
+        )
     if answer.silent:
         return PreflightCheck(
             "tracking store",

@@ -1,8 +1,10 @@
-"""The journal of a registered model: what was decided about its versions, in order, for ever.
+"""The journal of a registered model: what was decided about its versions, in order, for
+ever.
 
-Each entry names the champion on which it was decided. An entry whose champion is not the champion at its place is void:
-so whoever decided on what is no longer so (a run that was suspended, a second machine) changes nothing. The champion is
-what the valid entries lead to; MLflow's alias follows it.
+Each entry names the champion on which it was decided. An entry whose champion is not
+the champion at its place is void: so whoever decided on what is no longer so (a run
+that was suspended, a second machine) changes nothing. The champion is what the valid
+entries lead to; MLflow's alias follows it.
 """
 
 from __future__ import annotations
@@ -16,10 +18,14 @@ from pipeline.errors import ThawError
 from pipeline.records import FrozenModel
 from pipeline.redaction import redact
 
-Kind = Literal["adopted", "verdict", "promoted", "rolled-back", "requested", "approved", "refused"]
+Kind = Literal[
+    "adopted", "verdict", "promoted", "rolled-back", "requested", "approved", "refused"
+]
 
-MOVES: tuple[Kind, ...] = ("adopted", "promoted", "rolled-back", "approved")  # after these the champion is another
-MOST_CHARACTERS = 1500  # of a reason: MLflow keeps 6,000 of an entry, in which a quote counts twice
+# After these the champion is another.
+MOVES: tuple[Kind, ...] = ("adopted", "promoted", "rolled-back", "approved")
+# Of a reason: MLflow keeps 6,000 of an entry, in which a quote counts twice.
+MOST_CHARACTERS = 1500
 MOST_OF_A_NAME = 200  # characters of who did it
 
 
@@ -27,16 +33,19 @@ class Entry(FrozenModel):
     """One entry.
 
     Args:
-        kind: adopted: the alias that was there before the journal; verdict: what a look at the test split came to;
-            requested: a promotion waits for approval.
-        champion: the version that was champion when this was decided; empty where none was.
-        version: the version that it is about; empty where no version is champion any longer.
+        kind: adopted: the alias that was there before the journal; verdict: what a look
+            at the test split came to; requested: a promotion waits for approval.
+        champion: the version that was champion when this was decided; empty where none
+            was.
+        version: the version that it is about; empty where no version is champion any
+            longer.
         by: who did it.
         reason: why, in a sentence.
         time: ISO 8601, UTC.
         decision: of a verdict; of a move made by hand, the verdict that it overrides.
         key: of the version's weights and everything else that is served.
-        test_split: digest of the examples that judged it; empty where none were asked, which is no look.
+        test_split: digest of the examples that judged it; empty where none were asked,
+            which is no look.
         nonce: tells two writers of one entry apart.
     """
 
@@ -57,12 +66,20 @@ class Entry(FrozenModel):
 
     @property
     def is_override(self) -> bool:
-        """Whether a person made a version champion that no verdict had found to deserve it."""
-        return self.kind == "promoted" and self.decision in ("reject", "cannot-tell", "none")
+        """Whether a person made a version champion that no verdict had found to deserve
+        it.
+        """
+        return self.kind == "promoted" and self.decision in (
+            "reject",
+            "cannot-tell",
+            "none",
+        )
 
 
 class JournalMovedError(ThawError):
-    """The champion is another than the one that was decided on; look again, and decide anew."""
+    """The champion is another than the one that was decided on; look again, and decide
+    anew.
+    """
 
 
 class Journal(Protocol):
@@ -79,12 +96,14 @@ class Journal(Protocol):
         """Adds an entry.
 
         Raises:
-            JournalMovedError: its champion is not the champion any longer; nothing was added.
+            JournalMovedError: its champion is not the champion any longer; nothing was
+                added.
             TrackingError: the store is away.
         """
 
     def reconcile(self) -> str:
-        """Makes the registry's alias follow the journal; returns the champion's version, empty where there is none.
+        """Makes the registry's alias follow the journal; returns the champion's
+        version, empty where there is none.
 
         Raises:
             TrackingError: the store is away.
@@ -116,21 +135,32 @@ class History:
                 return entry
         return None
 
-    def find_request(self, version: str, expires_days: int, now: datetime) -> Entry | None:
-        """The request for a version's approval that is still open; None where there is none, it was answered, another
-        version became champion since, or it has lapsed."""
+    def find_request(
+        self, version: str, expires_days: int, now: datetime
+    ) -> Entry | None:
+        """The request for a version's approval that is still open; None where there is
+        none, it was answered, another version became champion since, or it has lapsed.
+        """
         last = self._find_last_of_approval(version)
-        if last is None or last.kind != "requested" or now > last.when + timedelta(days=expires_days):
+        if (
+            last is None
+            or last.kind != "requested"
+            or now > last.when + timedelta(days=expires_days)
+        ):
             return None
         return last
 
     def find_refusal(self, version: str) -> Entry | None:
-        """The refusal of a version, where it was not asked for again since and no other became champion."""
+        """The refusal of a version, where it was not asked for again since and no other
+        became champion.
+        """
         last = self._find_last_of_approval(version)
         return last if last is not None and last.kind == "refused" else None
 
     def _find_last_of_approval(self, version: str) -> Entry | None:
-        """The last request for a version's approval, or refusal of it, since the champion became champion."""
+        """The last request for a version's approval, or refusal of it, since the
+        champion became champion.
+        """
         last: Entry | None = None
         for entry in self.valid:
             if entry.kind in MOVES:
@@ -169,14 +199,22 @@ def read_history(entries: Iterable[Entry]) -> History:
             withdrawn.add(champion)
         withdrawn.discard(entry.version)
         champion = entry.version
-    return History(champion, tuple(valid), tuple(verdicts), tuple(looks), frozenset(withdrawn))
+    return History(
+        champion, tuple(valid), tuple(verdicts), tuple(looks), frozenset(withdrawn)
+    )
 
 
 def earlier_champions(history: History) -> Iterator[str]:
-    """Versions that were champion before, the latest first, without those that were rolled back."""
+    """Versions that were champion before, the latest first, without those that were
+    rolled back.
+    """
     told = {history.champion, ""}
     for entry in reversed(history.valid):
-        if entry.kind in MOVES and entry.version not in told and entry.version not in history.withdrawn:
+        if (
+            entry.kind in MOVES
+            and entry.version not in told
+            and entry.version not in history.withdrawn
+        ):
             told.add(entry.version)
             yield entry.version
 
@@ -187,15 +225,20 @@ def now() -> str:
 
 
 def shorten(reason: str, most: int = MOST_CHARACTERS) -> str:
-    """A reason, or a name, as an entry may hold it for ever: on one line, not too long, without secrets, and without control
-    characters, which JSON writes six times as long."""
-    printable = "".join(character if character.isprintable() else " " for character in reason)
+    """A reason, or a name, as an entry may hold it for ever: on one line, not too long,
+    without secrets, and without control characters, which JSON writes six times as
+    long.
+    """
+    printable = "".join(
+        character if character.isprintable() else " " for character in reason
+    )
     text = " ".join(redact(printable).split())
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 class TestSplit(FrozenModel):
-    """The examples that judged a challenger: what tells how much of a later test split is new.
+    """The examples that judged a challenger: what tells how much of a later test split
+    is new.
 
     Args:
         digest: of ids and targets.
@@ -210,12 +253,16 @@ class TestSplit(FrozenModel):
     units: tuple[str, ...]
 
 
-def count_looks(looks: Sequence[Entry], splits: dict[str, TestSplit], current: TestSplit, key: str) -> int:
-    """How many looks a test split has had, with the one that is to come for the challenger with this key.
+def count_looks(
+    looks: Sequence[Entry], splits: dict[str, TestSplit], current: TestSplit, key: str
+) -> int:
+    """How many looks a test split has had, with the one that is to come for the
+    challenger with this key.
 
-    Looks at one challenger on one test split count once. They are counted from the last test split on that was new: half
-    of its units no look before had seen (Renggli et al. 2019, "Continuous integration of machine learning models"; Blum
-    and Hardt 2015, "The Ladder", on how reuse wears a test set out).
+    Looks at one challenger on one test split count once. They are counted from the last
+    test split on that was new: half of its units no look before had seen (Renggli et
+    al. 2019, "Continuous integration of machine learning models"; Blum and Hardt 2015,
+    "The Ladder", on how reuse wears a test set out).
 
     Args:
         looks: verdicts in order, of any challenger.
@@ -239,5 +286,9 @@ def count_looks(looks: Sequence[Entry], splits: dict[str, TestSplit], current: T
 def _is_new(split: TestSplit, seen: set[str]) -> bool:
     """Whether no example of half of the units was seen."""
     units = set(split.units)
-    known = {unit for example, unit in zip(split.examples, split.units, strict=True) if example in seen}
+    known = {
+        unit
+        for example, unit in zip(split.examples, split.units, strict=True)
+        if example in seen
+    }
     return 2 * (len(units) - len(known)) >= len(units)

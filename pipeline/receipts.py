@@ -1,4 +1,6 @@
-"""Receipts: what was registered, decided and reported, so that no server has to be asked where nothing changed."""
+"""Receipts: what was registered, decided and reported, so that no server has to be
+asked where nothing changed.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ from pipeline.config import Config
 from pipeline.errors import VersioningError
 from pipeline.files import replace_text, sha256
 from pipeline.promotion_journal import Entry, read_history
-from pipeline.records import CandidateRecord, EvaluateRecord, PromoteRecord, Record, RegisterRecord, digest
+from pipeline.records import (
+    CandidateRecord,
+    EvaluateRecord,
+    PromoteRecord,
+    Record,
+    RegisterRecord,
+    digest,
+)
 from pipeline.redaction import redact_forms
 from pipeline.workspace import Workspace
 
@@ -33,19 +42,27 @@ def write(config: Config, workspace: Workspace, record: RegisterRecord) -> None:
 
 
 def load(workspace: Workspace) -> RegisterRecord | None:
-    """The last registration; None where there is none, or another version of Thaw wrote it."""
+    """The last registration; None where there is none, or another version of Thaw wrote
+    it.
+    """
     return _read_record(path(workspace), RegisterRecord)
 
 
-def current_receipt(config: Config, workspace: Workspace, evaluated: EvaluateRecord) -> RegisterRecord | None:
-    """The receipt, where it is of this evaluation, of what would be served now and of these settings; else None."""
+def current_receipt(
+    config: Config, workspace: Workspace, evaluated: EvaluateRecord
+) -> RegisterRecord | None:
+    """The receipt, where it is of this evaluation, of what would be served now and of
+    these settings; else None.
+    """
     record = load(workspace)
     if record is None or record.evaluation != evaluated.digest:
         return None
     if _read_json(path(workspace)).get("settings") != _settings_digest(config):
         return None
     try:
-        candidate = CandidateRecord.load(workspace.output("finetune") / evaluated.candidate)
+        candidate = CandidateRecord.load(
+            workspace.output("finetune") / evaluated.candidate
+        )
     except VersioningError:
         return None
     name = workspace.model_name(config)
@@ -57,7 +74,9 @@ def current_receipt(config: Config, workspace: Workspace, evaluated: EvaluateRec
     return record
 
 
-def write_promotion(config: Config, workspace: Workspace, record: PromoteRecord) -> None:
+def write_promotion(
+    config: Config, workspace: Workspace, record: PromoteRecord
+) -> None:
     """Keeps a decision as the receipt, with the digest of the settings it followed."""
     _write_record(_promotion_path(workspace), _promotion_digest(config), record)
 
@@ -67,15 +86,24 @@ def load_promotion(workspace: Workspace) -> PromoteRecord | None:
     return _read_record(_promotion_path(workspace), PromoteRecord)
 
 
-def current_promotion(config: Config, workspace: Workspace, registered: RegisterRecord) -> PromoteRecord | None:
-    """The last decision, where it is about this registration, by these settings, and the champion is, as far as is known
-    here, the one that it left; else None."""
+def current_promotion(
+    config: Config, workspace: Workspace, registered: RegisterRecord
+) -> PromoteRecord | None:
+    """The last decision, where it is about this registration, by these settings, and
+    the champion is, as far as is known here, the one that it left; else None.
+    """
     record = load_promotion(workspace)
     if record is None or record.provisional:
         return None
-    if (record.evaluation, record.key, record.version) != (registered.evaluation, registered.key, registered.version):
+    if (record.evaluation, record.key, record.version) != (
+        registered.evaluation,
+        registered.key,
+        registered.version,
+    ):
         return None
-    if _read_json(_promotion_path(workspace)).get("settings") != _promotion_digest(config):
+    if _read_json(_promotion_path(workspace)).get("settings") != _promotion_digest(
+        config
+    ):
         return None
     if not record.version:
         return record
@@ -87,7 +115,9 @@ def current_promotion(config: Config, workspace: Workspace, registered: Register
 
 
 def write_journal(workspace: Workspace, name: str, entries: Sequence[Entry]) -> None:
-    """Mirrors the journal of a registered model: what is known of it where the registry is not asked."""
+    """Mirrors the journal of a registered model: what is known of it where the registry
+    is not asked.
+    """
     values = [entry.model_dump(mode="json", exclude_defaults=True) for entry in entries]
     _write_json(_journal_path(workspace), {"model": name, "entries": values})
 
@@ -163,7 +193,9 @@ def _write_json(file: Path, values: dict[str, Any]) -> None:
 
 def _settings_digest(config: Config) -> str:
     """The digest of the settings that a registration follows."""
-    return digest(config.register_.model_dump(exclude={"thresholds"}), _tracking_settings(config))
+    return digest(
+        config.register_.model_dump(exclude={"thresholds"}), _tracking_settings(config)
+    )
 
 
 def _promotion_digest(config: Config) -> str:
@@ -174,5 +206,6 @@ def _promotion_digest(config: Config) -> str:
 def _tracking_settings(config: Config) -> dict[str, Any]:
     tracking = config.tracking.model_dump(mode="json")
     if config.tracking.uri is not None:
-        tracking["uri"] = redact_forms(config.tracking.uri)  # a new password for the same server is no other server
+        # A new password for the same server is no other server.
+        tracking["uri"] = redact_forms(config.tracking.uri)
     return tracking

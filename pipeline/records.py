@@ -1,7 +1,9 @@
-"""Records: the small frozen results that cross steps, each kept as `record.json` beside the step's outputs.
+"""Records: the small frozen results that cross steps, each kept as `record.json` beside
+the step's outputs.
 
-A record holds only what the step's inputs determine: no times, no run ids, no absolute paths. File names in
-a record are relative to its folder, which `load` fills in; so a workspace can be moved.
+A record holds only what the step's inputs determine: no times, no run ids, no absolute
+paths. File names in a record are relative to its folder, which `load` fills in; so a
+workspace can be moved.
 """
 
 from __future__ import annotations
@@ -20,12 +22,20 @@ RECORD = "record.json"
 
 
 def digest(*parts: Any) -> str:
-    """A sha256 over JSON-serialisable parts (pydantic models too): the key of whatever they determine."""
+    """A sha256 over JSON-serialisable parts (pydantic models too): the key of whatever
+    they determine.
+    """
 
     def plain(value: Any) -> Any:
-        return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+        return (
+            value.model_dump(mode="json")
+            if isinstance(value, BaseModel)
+            else str(value)
+        )
 
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=plain, ensure_ascii=True)
+    text = json.dumps(
+        parts, sort_keys=True, separators=(",", ":"), default=plain, ensure_ascii=True
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -41,9 +51,13 @@ class Record(FrozenModel):
     folder: Path = Field(default=Path(), exclude=True, repr=False)
 
     def save(self, folder: Path) -> Self:
-        """Writes `record.json` into `folder` and returns the record bound to that folder."""
+        """Writes `record.json` into `folder` and returns the record bound to that
+        folder.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
+        text = json.dumps(
+            self.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False
+        )
         (folder / RECORD).write_text(text + "\n", encoding="utf-8")
         return self.model_copy(update={"folder": folder})
 
@@ -52,7 +66,8 @@ class Record(FrozenModel):
         """Reads the record of a finished step.
 
         Raises:
-            VersioningError: there is none, or it was written by another version of Thaw.
+            VersioningError: there is none, or it was written by another version of
+                Thaw.
         """
         path = folder / RECORD
         try:
@@ -60,7 +75,10 @@ class Record(FrozenModel):
             return cls.model_validate({**values, "folder": folder})
         except (OSError, ValueError, ValidationError) as fault:
             raise VersioningError(
-                f"{path}", found=str(fault).splitlines()[0], expected=f"a {cls.__name__}", hint="thaw run"
+                f"{path}",
+                found=str(fault).splitlines()[0],
+                expected=f"a {cls.__name__}",
+                hint="thaw run",
             ) from fault
 
     @property
@@ -85,7 +103,9 @@ class Finding(FrozenModel):
 
 
 class ValidateRecord(Record):
-    """The dataset as it was read, scanned and judged. Files: manifest.parquet, quarantine.parquet."""
+    """The dataset as it was read, scanned and judged. Files: manifest.parquet,
+    quarantine.parquet.
+    """
 
     manifest_sha256: str
     labels: tuple[str, ...]  # the label space, in order
@@ -94,8 +114,10 @@ class ValidateRecord(Record):
     aliases: int
     quarantined: int
     per_class: dict[str, int]
-    converted: dict[str, int]  # what was accepted by converting, by kind: "exif-rotated": 3
-    findings: tuple[Finding, ...]  # warnings and information; a critical one stops the run
+    # What was accepted by converting, by kind: "exif-rotated": 3.
+    converted: dict[str, int]
+    # Warnings and information; a critical one stops the run.
+    findings: tuple[Finding, ...]
     checks: int  # expectations judged
 
     @property
@@ -108,21 +130,29 @@ class ValidateRecord(Record):
 
 
 class SplitRecord(Record):
-    """The dataset with a split for every example. Files: manifest.parquet (columns split and unit filled)."""
+    """The dataset with a split for every example. Files: manifest.parquet (columns
+    split and unit filled).
+    """
 
     manifest_sha256: str
     labels: tuple[str, ...]
     counts: dict[str, dict[str, int]]  # split → class → examples
     new: int  # examples that the ledger's latest batch brought, without edited ones
-    left_out: tuple[Finding, ...]  # bridging examples, near-duplicates across given splits
+    # Bridging examples, near-duplicates across given splits.
+    left_out: tuple[Finding, ...]
     warnings: tuple[Finding, ...]
     near_duplicate_groups: int
-    # Split → examples, where an example has several classes or none, so that counts do not add up to it.
-    examples: dict[str, int] = Field(default={}, exclude_if=lambda examples: not examples)
+    # Split → examples, where an example has several classes or none, so that counts do
+    # not add up to it.
+    examples: dict[str, int] = Field(
+        default={}, exclude_if=lambda examples: not examples
+    )
 
     def size(self, split: str) -> int:
         """How many examples a split has."""
-        return self.examples[split] if self.examples else sum(self.counts[split].values())
+        return (
+            self.examples[split] if self.examples else sum(self.counts[split].values())
+        )
 
     @property
     def manifest(self) -> Path:
@@ -130,10 +160,11 @@ class SplitRecord(Record):
 
 
 class ImageInputSpec(FrozenModel):
-    """How an image becomes a network's input: enough for another program to do the same.
+    """How an image becomes a network's input: enough for another program to do the
+    same.
 
-    An image is resized so that `fit` brings it to `resize` pixels, then its centre `size` × `size` pixels are
-    taken, scaled to [0, 1] and normalised per channel.
+    An image is resized so that `fit` brings it to `resize` pixels, then its centre
+    `size` × `size` pixels are taken, scaled to [0, 1] and normalised per channel.
     """
 
     kind: Literal["image"] = "image"
@@ -155,15 +186,18 @@ class TileSpec(FrozenModel):
 
 
 class TextInputSpec(FrozenModel):
-    """How a text, or a pair of texts, becomes a network's input: enough for another program to do the same.
+    """How a text, or a pair of texts, becomes a network's input: enough for another
+    program to do the same.
 
-    It is cut into at most `max_tokens` tokens and padded to the next multiple of `bucket` that holds them.
+    It is cut into at most `max_tokens` tokens and padded to the next multiple of
+    `bucket` that holds them.
     """
 
     kind: Literal["text"] = "text"
     max_tokens: int
     bucket: int = 32
-    pooling: Literal["mean", "cls", "last"]  # of the last layer's vectors: over the tokens, of the first, of the last
+    # Of the last layer's vectors: over the tokens, of the first, of the last.
+    pooling: Literal["mean", "cls", "last"]
     columns: tuple[str, ...]  # of the example: what is read, in order
 
 
@@ -178,7 +212,10 @@ def text_spec(spec: InputSpec) -> TextInputSpec:
     """
     if not isinstance(spec, TextInputSpec):
         raise ConfigError(
-            "backbone.name", found=f"a network for {spec.kind}", expected="a network for text", hint="choose another"
+            "backbone.name",
+            found=f"a network for {spec.kind}",
+            expected="a network for text",
+            hint="choose another",
         )
     return spec
 
@@ -191,13 +228,18 @@ def image_spec(spec: InputSpec) -> ImageInputSpec:
     """
     if not isinstance(spec, ImageInputSpec):
         raise ConfigError(
-            "backbone.name", found=f"a network for {spec.kind}", expected="a network for images", hint="choose another"
+            "backbone.name",
+            found=f"a network for {spec.kind}",
+            expected="a network for images",
+            hint="choose another",
         )
     return spec
 
 
 class BackboneRecord(Record):
-    """A pretrained network, ready to load. Files: weights.safetensors (the stock state dict), and what `files` names."""
+    """A pretrained network, ready to load. Files: weights.safetensors (the stock state
+    dict), and what `files` names.
+    """
 
     name: str  # provider/name, as configured
     architecture: str  # the provider's name of it
@@ -208,7 +250,8 @@ class BackboneRecord(Record):
     classes: int  # classes of the pretrained head
     blocks: tuple[str, ...]  # from input to output; the last is "head"
     input: InputSpec
-    files: tuple[str, ...] = Field(default=(), exclude_if=lambda files: not files)  # what else building it needs
+    # What else building it needs.
+    files: tuple[str, ...] = Field(default=(), exclude_if=lambda files: not files)
 
     @property
     def weights(self) -> Path:
@@ -218,7 +261,9 @@ class BackboneRecord(Record):
 class SolvedHead(FrozenModel):
     """How the linear head of a stage was solved; see `pipeline.training.head_stage`."""
 
-    strength: float  # inverse strength of the regularisation: scikit-learn's C, on standardised features
+    # Inverse strength of the regularisation: scikit-learn's C, on standardised
+    # features.
+    strength: float
     chosen_by: Literal["cross-validation", "validation", "default"]
     objective: float  # mean loss and penalty at the solution
     loss: float  # the mean loss alone
@@ -234,19 +279,23 @@ class StageResult(FrozenModel):
     best_epoch: int
     trained: tuple[str, ...]  # blocks
     frozen: tuple[str, ...]
-    freeze_digest: str  # over every frozen parameter and buffer, the same before and after
+    # Over every frozen parameter and buffer, the same before and after.
+    freeze_digest: str
     lr: dict[str, float]  # peak rate per trained block; empty where the head was solved
     val: dict[str, float]  # metrics at the best epoch
     solved: SolvedHead | None = None
 
 
 class CandidateRecord(Record):
-    """One recipe, trained. Files: model.safetensors (a stock torchvision state dict with the new head, strict),
-    curves.csv (stage, epoch, step, split, metric, value), val.parquet (id, target, probability per class)."""
+    """One recipe, trained. Files: model.safetensors (a stock torchvision state dict
+    with the new head, strict), curves.csv (stage, epoch, step, split, metric, value),
+    val.parquet (id, target, probability per class).
+    """
 
     name: str  # the recipe's
     key: str  # digest of everything that determines it
-    baseline: bool  # trained for comparison only, never registered unless nothing else was asked for
+    # Trained for comparison only, never registered unless nothing else was asked for.
+    baseline: bool
     architecture: str
     labels: tuple[str, ...]
     input: InputSpec
@@ -254,11 +303,15 @@ class CandidateRecord(Record):
     val: dict[str, float]
     steps: int  # optimiser steps in all: the budget
     model_sha256: str
-    plan: dict[str, Any]  # the arithmetic chosen: precision, memory_format, threads, batch_size, feature_cache, …
+    # The arithmetic chosen: precision, memory_format, threads, batch_size,
+    # feature_cache, ….
+    plan: dict[str, Any]
     backbone: str = "torchvision/"  # provider/name
     files: tuple[str, ...] = ()  # what else rebuilds the network, as in BackboneRecord
-    design: dict[str, Any] = Field(default={}, exclude_if=lambda design: not design)  # as the task's network made it
-    tiles: TileSpec | None = Field(default=None, exclude_if=lambda tiles: tiles is None)  # None: all is shown whole
+    # As the task's network made it.
+    design: dict[str, Any] = Field(default={}, exclude_if=lambda design: not design)
+    # None: all is shown whole.
+    tiles: TileSpec | None = Field(default=None, exclude_if=lambda tiles: tiles is None)
 
     @property
     def model(self) -> Path:
@@ -271,7 +324,9 @@ class CandidateRecord(Record):
 
 
 class BaselineAge(FrozenModel):
-    """When and from what the model trained from scratch for comparison was made, where it is remembered."""
+    """When and from what the model trained from scratch for comparison was made, where
+    it is remembered.
+    """
 
     trained: str  # the day, as 2026-11-25
     data: str  # DVC's hash of the data then
@@ -279,8 +334,10 @@ class BaselineAge(FrozenModel):
 
 
 class BaselineRecord(Record):
-    """A model trained from scratch for comparison, remembered beside the data: `baseline/`, pinned by baseline.dvc.
-    Files: candidate/ (a CandidateRecord's), members.parquet (what it was trained and validated on)."""
+    """A model trained from scratch for comparison, remembered beside the data:
+    `baseline/`, pinned by baseline.dvc. Files: candidate/ (a CandidateRecord's),
+    members.parquet (what it was trained and validated on).
+    """
 
     age: BaselineAge
     model_sha256: str
@@ -296,12 +353,15 @@ class BaselineRecord(Record):
 
 
 class TruncatedTexts(FrozenModel):
-    """How many of some texts are longer than the network reads; the tokens beyond are cut off."""
+    """How many of some texts are longer than the network reads; the tokens beyond are
+    cut off.
+    """
 
     max_tokens: int  # that it reads
     examples: int  # in all
     truncated: int  # of these, longer ones
-    median_excess: int  # tokens beyond `max_tokens`, of the longer ones; 0 where there are none
+    # Tokens beyond `max_tokens`, of the longer ones; 0 where there are none.
+    median_excess: int
     max_excess: int
 
     def describe(self) -> str:
@@ -315,8 +375,10 @@ class TruncatedTexts(FrozenModel):
 
 
 class FinetuneRecord(Record):
-    """All candidates and which is best on validation. Files: one folder a candidate, named by its recipe;
-    members.parquet (id, group, split, target of every example they learnt from or will be tested on)."""
+    """All candidates and which is best on validation. Files: one folder a candidate,
+    named by its recipe; members.parquet (id, group, split, target of every example they
+    learnt from or will be tested on).
+    """
 
     key: str
     candidates: tuple[str, ...]
@@ -324,9 +386,12 @@ class FinetuneRecord(Record):
     primary: str  # the metric that chose, and its direction
     higher_is_better: bool
     val: dict[str, dict[str, float]]  # candidate → metric → value
-    baseline: BaselineAge | None = None  # of the candidate `scratch`, where it is a remembered one
+    # Of the candidate `scratch`, where it is a remembered one.
+    baseline: BaselineAge | None = None
     # Of train and val, where examples are texts.
-    truncated_texts: TruncatedTexts | None = Field(default=None, exclude_if=lambda texts: texts is None)
+    truncated_texts: TruncatedTexts | None = Field(
+        default=None, exclude_if=lambda texts: texts is None
+    )
 
     @property
     def members(self) -> Path:
@@ -351,31 +416,40 @@ class Comparison(FrozenModel):
     other: str
     metric: str
     difference: MetricEstimate  # best − other
-    examples: int | None = None  # pairs, where the other had learnt from some of the test examples
-    p_value: float  # two-sided: exact sign-flip test over units, of single examples McNemar's; or see `test`
+    # pairs, where the other had learnt from some of the test examples.
+    examples: int | None = None
+    # two-sided: exact sign-flip test over units, of single examples McNemar's; or see
+    # `test`.
+    p_value: float
     verdict: Literal["better", "worse", "cannot-tell"]
-    test: Literal["sign-flip", "bootstrap"] = "sign-flip"  # what p_value is from: of a ranking, the resamples alone
+    # What p_value is from: of a ranking, the resamples alone.
+    test: Literal["sign-flip", "bootstrap"] = "sign-flip"
 
 
 class EvaluateRecord(Record):
-    """The best candidate on the test split, once. Files: predictions.parquet (id, path, target, and the answer: of
-    classes predicted, confidence, probability per class `p.<label>`; else as JSON), per_class.csv, slices.csv, the kind's
-    own tables (of classes confusion.csv and reliability.csv), worst/*.jpg with worst.json."""
+    """The best candidate on the test split, once. Files: predictions.parquet (id, path,
+    target, and the answer: of classes predicted, confidence, probability per class
+    `p.<label>`; else as JSON), per_class.csv, slices.csv, the kind's own tables (of
+    classes confusion.csv and reliability.csv), worst/*.jpg with worst.json.
+    """
 
     candidate: str
     model_sha256: str
     labels: tuple[str, ...]
     examples: int
-    units: int | None = None  # what the intervals resample: groups and near-duplicates, or examples on their own
+    # What the intervals resample: groups and near-duplicates, or examples on their own.
+    units: int | None = None
     confidence: float = 0.95  # of every interval
     primary: str
     higher_is_better: bool
     metrics: dict[str, MetricEstimate]
-    others: dict[str, dict[str, MetricEstimate]]  # the other candidates' metrics on the same examples
+    # The other candidates' metrics on the same examples.
+    others: dict[str, dict[str, MetricEstimate]]
     comparisons: tuple[Comparison, ...]
     baseline: BaselineAge | None = None  # as in FinetuneRecord
     warnings: tuple[Finding, ...]
-    targets: Literal["classes", "boxes", "pixels"] = "classes"  # what they are, and so which files there are
+    # What they are, and so which files there are.
+    targets: Literal["classes", "boxes", "pixels"] = "classes"
     slice_metric: str = "accuracy"  # what slices.csv tells of each slice
 
     @property
@@ -393,7 +467,9 @@ class TimedBatch(FrozenModel):
 
 
 class Latency(FrozenModel):
-    """Size and speed of the network alone, as the evaluate step measured them: `latency.json` in the run's folder."""
+    """Size and speed of the network alone, as the evaluate step measured them:
+    `latency.json` in the run's folder.
+    """
 
     candidate: str
     model_sha256: str
@@ -406,7 +482,9 @@ class Latency(FrozenModel):
 
 
 class DataVersion(FrozenModel):
-    """Which data a run saw: enough to get the same files back, or to know that one cannot."""
+    """Which data a run saw: enough to get the same files back, or to know that one
+    cannot.
+    """
 
     md5: str  # DVC's hash of the files as they are now
     size: int  # bytes
@@ -420,7 +498,8 @@ class GitState(FrozenModel):
     """The commit that a workspace is at."""
 
     revision: str
-    changed: tuple[str, ...] | None = None  # tracked files that differ from it; null where Git did not say
+    # Tracked files that differ from it; null where Git did not say.
+    changed: tuple[str, ...] | None = None
 
     @property
     def dirty(self) -> bool | None:
@@ -429,7 +508,9 @@ class GitState(FrozenModel):
 
 
 class RegisterRecord(Record):
-    """What was registered: kept as the receipt `.thaw/receipts/register.json`, no output of a DVC stage."""
+    """What was registered: kept as the receipt `.thaw/receipts/register.json`, no
+    output of a DVC stage.
+    """
 
     evaluation: str  # digest of the EvaluateRecord
     key: str = ""  # of the version: of its weights and everything else that is served
@@ -441,7 +522,9 @@ class RegisterRecord(Record):
 
 
 class PromoteRecord(Record):
-    """What was decided about a registered version: kept as the receipt `.thaw/receipts/promote.json`."""
+    """What was decided about a registered version: kept as the receipt
+    `.thaw/receipts/promote.json`.
+    """
 
     evaluation: str  # digest of the EvaluateRecord
     key: str  # of the version
@@ -453,19 +536,22 @@ class PromoteRecord(Record):
     details: tuple[str, ...] = ()
     compared_with: str = ""  # the champion before
     metric: str = ""  # that decided
-    gain: MetricEstimate | None = None  # over the champion before, between one-sided bounds
+    # Over the champion before, between one-sided bounds.
+    gain: MetricEstimate | None = None
     error_rate: float = 0.0  # of each bound
     examples: int = 0  # that both answered
     seen: int = 0  # test examples left out, that the champion had learnt from
     negative_flips: float | None = None
     positive_flips: float | None = None
-    better: int | None = None  # on how many examples its answer is better than the champion's before
+    # On how many examples its answer is better than the champion's before.
+    better: int | None = None
     worse: int | None = None
     flips: str = ""  # folder below .thaw that shows some of them
     looks: int = 0  # at this test split, this one among them
     looks_allowed: int = 0
     waits: bool = False  # for a person's approval
-    provisional: bool = False  # to be decided again by the next run, though nothing changed
+    # To be decided again by the next run, though nothing changed.
+    provisional: bool = False
     next_command: str = ""
 
     @property
@@ -475,7 +561,9 @@ class PromoteRecord(Record):
 
 @dataclass(frozen=True)
 class RunRecords:
-    """The records of a finished run, and of its registration and what was decided of it where there are such."""
+    """The records of a finished run, and of its registration and what was decided of it
+    where there are such.
+    """
 
     validate: ValidateRecord
     split: SplitRecord

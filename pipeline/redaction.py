@@ -1,8 +1,11 @@
-"""Secrets are taken out of what leaves the program: terminal, logs, parameters, error messages and files.
+"""Secrets are taken out of what leaves the program: terminal, logs, parameters, error
+messages and files.
 
-A secret is recognised by its form (the user part of a URL, a query parameter such as `token=`, an Authorization header)
-and by its value: what settings and environment were found to hold (`learn`, `learn_environment`) is taken out wherever
-it stands alone, too, as it is, percent-encoded, escaped as in HTML or JSON, or in the base64 of basic authentication.
+A secret is recognised by its form (the user part of a URL, a query parameter such as
+`token=`, an Authorization header) and by its value: what settings and environment were
+found to hold (`learn`, `learn_environment`) is taken out wherever it stands alone, too,
+as it is, percent-encoded, escaped as in HTML or JSON, or in the base64 of basic
+authentication.
 """
 
 from __future__ import annotations
@@ -24,16 +27,21 @@ T = TypeVar("T")
 
 MARK = "***"
 
-# --- by form -----------------------------------------------------------------------------------------------------
+# --- by form --------------------------------------------------------------------------
 
-_TELLING = r"(?:password|passwd|secret|token|(?:api|access|account)[_-]?key)"  # in any parameter's name
-_IN_QUERIES = r"(?:x-(?:amz|goog)-[\w-]+|signature|credential|pwd|pass|auth|jwt|key|sig|sas)"  # as the whole name
+# In any parameter's name.
+_TELLING = r"(?:password|passwd|secret|token|(?:api|access|account)[_-]?key)"
+# As the whole name.
+_IN_QUERIES = (
+    r"(?:x-(?:amz|goog)-[\w-]+|signature|credential|pwd|pass|auth|jwt|key|sig|sas)"
+)
 _VARIABLE = r"\$\{\w+\}"  # stands for a secret in a setting, and is none
 _USER_VARIABLE = rf"(?:[\w.+-]+:)?{_VARIABLE}(?::{_VARIABLE})?@"
 # A database's password may hold what ends the user part of any other URL.
 _DATABASE = r"\b(?:postgres|mysql|mariadb|mssql|oracle)[\w+]*://"
 _DATABASE_USER = r"[^\s/:@]*:(?:(?![\"'],)[^\s@])*"
-# As people write it who do not encode it; `host:5000/…@` and `zip://a::s3://…@` are none.
+# As people write it who do not encode it; `host:5000/…@` and `zip://a::s3://…@` are
+# none.
 _USER_WITH_SLASHES = r"[^\s/:@\"'<>\\]+:(?!\d*/|:)[^\s\"'<>\\]*"
 _FORMS = tuple(
     (re.compile(pattern, re.IGNORECASE), replacement)
@@ -46,8 +54,14 @@ _FORMS = tuple(
         (r"(%3A%2F%2F)(?:(?!%2F)[^\s/\"'<>\\&])*%40", rf"\1{MARK}%40"),
         (rf"({_TELLING}[\w.-]*=)(?!{_VARIABLE})[^\s&#\"'<>\\]+", rf"\1{MARK}"),
         (rf"([?&;]{_IN_QUERIES}=)(?!{_VARIABLE})[^\s&#\"'<>\\]+", rf"\1{MARK}"),
-        (rf"((?:{_TELLING}[\w.-]*|(?:%3F|%26){_IN_QUERIES})%3D)(?:(?!%26|%23)[^\s&#\"'<>\\])+", rf"\1{MARK}"),
-        (r"(authorization[\"']?\s*[:=]\s*[\"']?(?:basic|bearer|digest|token)\s+)[^\s\"',]+", rf"\1{MARK}"),
+        (
+            rf"((?:{_TELLING}[\w.-]*|(?:%3F|%26){_IN_QUERIES})%3D)(?:(?!%26|%23)[^\s&#\"'<>\\])+",
+            rf"\1{MARK}",
+        ),
+        (
+            r"(authorization[\"']?\s*[:=]\s*[\"']?(?:basic|bearer|digest|token)\s+)[^\s\"',]+",
+            rf"\1{MARK}",
+        ),
     )
 )
 _HOST = r"[^\s/:?#\"'<>\\]*"
@@ -63,13 +77,15 @@ _PARAMETER = re.compile(
 
 
 def redact_forms(text: str) -> str:
-    """A text without what looks like a secret, whatever values are known: the same text in every process."""
+    """A text without what looks like a secret, whatever values are known: the same text
+    in every process.
+    """
     for pattern, replacement in _FORMS:
         text = pattern.sub(replacement, text)
     return text
 
 
-# --- by value ----------------------------------------------------------------------------------------------------
+# --- by value -------------------------------------------------------------------------
 
 _SECRET_VARIABLE = re.compile(
     r"(?<![A-Z])(?:PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|ACC(?:ESS|OUNT)_KEY|PRIVATE_KEY|CREDENTIALS?|AUTH_STRING|AUTH)(?![A-Z])"
@@ -82,7 +98,9 @@ _pattern: re.Pattern[str] | None = None
 
 
 def redact(text: str) -> str:
-    """A text without secrets: without what looks like one, and without every value that is known to be one."""
+    """A text without secrets: without what looks like one, and without every value that
+    is known to be one.
+    """
     text = redact_forms(text)
     return _pattern.sub(MARK, text) if _pattern is not None else text
 
@@ -101,7 +119,8 @@ def redact_nested(value: Any) -> Any:
 
 
 def learn(value: Any, name: str = "") -> None:
-    """Remembers the secrets that a setting holds: in its URLs, and its whole value where its name tells of a secret.
+    """Remembers the secrets that a setting holds: in its URLs, and its whole value
+    where its name tells of a secret.
 
     Args:
         value: a string, or a mapping or list of settings.
@@ -124,7 +143,9 @@ def learn(value: Any, name: str = "") -> None:
 
 
 def learn_environment() -> None:
-    """Remembers the secrets in the environment: URLs with a password, and variables such as MLFLOW_TRACKING_PASSWORD."""
+    """Remembers the secrets in the environment: URLs with a password, and variables
+    such as MLFLOW_TRACKING_PASSWORD.
+    """
     for name, value in os.environ.items():
         learn(value, name)
         user = os.environ.get(name.replace("PASSWORD", "USERNAME"))
@@ -142,8 +163,10 @@ def _secrets_in(text: str) -> Iterable[Iterable[str]]:
             yield _forms_of_pair(user, password)
             yield _forms_of_pair(unquote(user), unquote(password))
             if not _is_placeholder(password):
-                yield [re.escape(f"{password}@{match[2]}")]  # what is left of a URL that was split at its colon
-        if len(user) >= 2 * _LONG:  # a token in the place of the name, as GitHub takes it
+                # What is left of a URL that was split at its colon.
+                yield [re.escape(f"{password}@{match[2]}")]
+        # A token in the place of the name, as GitHub takes it.
+        if len(user) >= 2 * _LONG:
             yield _forms_alone(user)
     for match in _PARAMETER.finditer(text):
         yield _forms_alone(match[1])
@@ -153,11 +176,15 @@ def _secrets_in(text: str) -> Iterable[Iterable[str]]:
 def _forms_alone(secret: str) -> list[str]:
     """Patterns of a secret that stands without its URL.
 
-    A short one, or a plain word, is an ordinary part of other texts; it is known by its form and its company alone.
+    A short one, or a plain word, is an ordinary part of other texts; it is known by its
+    form and its company alone.
     """
     if len(secret) < _LONG or _is_placeholder(secret):
         return []
-    kinds = sum(any(map(kind, secret)) for kind in (str.islower, str.isupper, str.isdigit, _is_punctuation))
+    kinds = sum(
+        any(map(kind, secret))
+        for kind in (str.islower, str.isupper, str.isdigit, _is_punctuation)
+    )
     if kinds < 2 and len(secret) < _LONG_WORD:
         return []
     limit = ("(?<![A-Za-z0-9])", "(?![A-Za-z0-9])") if kinds < 2 else ("", "")
@@ -165,7 +192,9 @@ def _forms_alone(secret: str) -> list[str]:
 
 
 def _forms_of_pair(user: str, password: str) -> list[str]:
-    """Patterns of a name with its password, which are distinct even where each alone is an ordinary word."""
+    """Patterns of a name with its password, which are distinct even where each alone is
+    an ordinary word.
+    """
     if not password or _is_placeholder(password):
         return []
     pair = f"{user}:{password}"
@@ -180,7 +209,16 @@ def _writings(secret: str) -> set[str]:
     basic = base64.b64encode(secret.encode()).decode().rstrip("=")
     escaped = html.escape(secret)
     in_json, in_python = json.dumps(secret)[1:-1], repr(secret)[1:-1]
-    return {secret, quote(secret, safe=""), quote(secret), quote_plus(secret), escaped, in_json, in_python, basic}
+    return {
+        secret,
+        quote(secret, safe=""),
+        quote(secret),
+        quote_plus(secret),
+        escaped,
+        in_json,
+        in_python,
+        basic,
+    }
 
 
 def _is_placeholder(secret: str) -> bool:
@@ -200,7 +238,7 @@ def _remember(patterns: Iterable[str]) -> None:
         _pattern = re.compile("|".join(longest_first))
 
 
-# --- exceptions --------------------------------------------------------------------------------------------------
+# --- exceptions -----------------------------------------------------------------------
 
 
 class RedactedError(Exception):
@@ -222,7 +260,9 @@ def guarded(work: Callable[[], T]) -> Callable[[], T]:
 
 
 def scrub(fault: BaseException) -> BaseException:
-    """An exception without secrets in its text, its notes and the exceptions it came from: itself, or a stand-in."""
+    """An exception without secrets in its text, its notes and the exceptions it came
+    from: itself, or a stand-in.
+    """
     return _scrub(fault, {})
 
 
@@ -235,9 +275,15 @@ def _scrub(fault: BaseException, done: dict[int, BaseException]) -> BaseExceptio
     clean = fault
     if _leaks(fault):
         text = redact(_text(fault))
-        clean = RedactedError(f"{type(fault).__name__}: {text}").with_traceback(fault.__traceback__)
+        clean = RedactedError(f"{type(fault).__name__}: {text}").with_traceback(
+            fault.__traceback__
+        )
         done[id(fault)] = clean
-    cause, context, suppressed = fault.__cause__, fault.__context__, fault.__suppress_context__
+    cause, context, suppressed = (
+        fault.__cause__,
+        fault.__context__,
+        fault.__suppress_context__,
+    )
     clean.__cause__ = _scrub(cause, done) if cause is not None else None
     clean.__context__ = _scrub(context, done) if context is not None else None
     clean.__suppress_context__ = suppressed
@@ -246,14 +292,24 @@ def _scrub(fault: BaseException, done: dict[int, BaseException]) -> BaseExceptio
 
 def _redact_in_place(fault: BaseException, done: dict[int, BaseException]) -> None:
     fault.args = tuple(
-        _scrub(arg, done) if isinstance(arg, BaseException) else redact_nested(arg) for arg in fault.args
+        _scrub(arg, done) if isinstance(arg, BaseException) else redact_nested(arg)
+        for arg in fault.args
     )
-    names = [*vars(fault), "filename", "filename2", "strerror"] if isinstance(fault, OSError) else [*vars(fault)]
+    names = (
+        [*vars(fault), "filename", "filename2", "strerror"]
+        if isinstance(fault, OSError)
+        else [*vars(fault)]
+    )
     for name in names:
         value = getattr(fault, name, None)
-        clean = _scrub(value, done) if isinstance(value, BaseException) else redact_nested(value)
+        clean = (
+            _scrub(value, done)
+            if isinstance(value, BaseException)
+            else redact_nested(value)
+        )
         if clean is not value and clean != value:
-            with contextlib.suppress(AttributeError, TypeError):  # an attribute that cannot be set
+            # An attribute that cannot be set.
+            with contextlib.suppress(AttributeError, TypeError):
                 setattr(fault, name, clean)
 
 
@@ -271,11 +327,13 @@ def _text(fault: BaseException) -> str:
         return type(fault).__name__
 
 
-# --- logs and streams --------------------------------------------------------------------------------------------
+# --- logs and streams -----------------------------------------------------------------
 
 
 def install() -> None:
-    """Redacts all log records made from now on, by whichever logger, and learns the environment's secrets."""
+    """Redacts all log records made from now on, by whichever logger, and learns the
+    environment's secrets.
+    """
     learn_environment()
     before = logging.getLogRecordFactory()
     if getattr(before, "redacts", False):

@@ -1,4 +1,6 @@
-"""What is served of a candidate besides its weights, and the key of the version that serves it."""
+"""What is served of a candidate besides its weights, and the key of the version that
+serves it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def serving_of(task_name: str) -> Any:
 
 
 def code_file(module: str) -> Path:
-    """The file of a module of `pipeline.serving`, which travels with the weights and answers."""
+    """The file of a module of `pipeline.serving`, which travels with the weights and
+    answers.
+    """
     found = importlib.util.find_spec(module)
     assert found is not None
     assert found.origin is not None
@@ -31,17 +35,23 @@ def code_file(module: str) -> Path:
 
 
 def settings(config: Config, candidate: CandidateRecord) -> dict[str, Any]:
-    """How the served model presents its inputs, what it refuses and how it names its answers."""
+    """How the served model presents its inputs, what it refuses and how it names its
+    answers.
+    """
     found: dict[str, Any] = serving_of(config.task.name).settings(config, candidate)
     return found
 
 
 def key(config: Config, name: str, candidate: CandidateRecord) -> str:
-    """The key of a model version: the same weights, served in the same way, have the same.
+    """The key of a model version: the same weights, served in the same way, have the
+    same.
 
     Args:
         name: the model's name in the registry.
     """
     serving = serving_of(config.task.name)
-    code = [code_file(module).read_text(encoding="utf-8") for module in (serving.module, *serving.helpers)]
+    code = [
+        code_file(module).read_text(encoding="utf-8")
+        for module in (serving.module, *serving.helpers)
+    ]
     return digest("served", name, serving.settings(config, candidate), *code)

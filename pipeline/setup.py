@@ -1,4 +1,6 @@
-"""Makes a workspace: a folder with settings, stages and a copy of the user's data, all tracked by DVC."""
+"""Makes a workspace: a folder with settings, stages and a copy of the user's data, all
+tracked by DVC.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,8 @@ class InitOptions:
 
     Args:
         weights: as `backbone.weights`.
-        sample: whether the data are the task's generated sample, which has settings of its own.
+        sample: whether the data are the task's generated sample, which has settings of
+            its own.
     """
 
     task: str = task_catalog.DEFAULT
@@ -81,10 +84,12 @@ class InitOptions:
 
 
 def settings_for(source: Path, options: InitOptions) -> tuple[Config, tuple[str, ...]]:
-    """The settings for someone's data, and what the user is told of how the data were taken.
+    """The settings for someone's data, and what the user is told of how the data were
+    taken.
 
     Raises:
-        ConfigError: an option cannot be used, or a package that the task needs is not installed.
+        ConfigError: an option cannot be used, or a package that the task needs is not
+            installed.
         DataError: it cannot be told how the data are laid out.
     """
     values: dict[str, Any] = {"task": {"name": options.task}}
@@ -112,17 +117,24 @@ def settings_for(source: Path, options: InitOptions) -> tuple[Config, tuple[str,
     return parse(values, "thaw init"), notes
 
 
-def init(folder: Path, *, source: Path | None, config: Config, remote: str | None = None) -> str:
-    """Makes a workspace in `folder` and returns, in words, what was made and what to type next.
+def init(
+    folder: Path, *, source: Path | None, config: Config, remote: str | None = None
+) -> str:
+    """Makes a workspace in `folder` and returns, in words, what was made and what to
+    type next.
 
     Args:
-        folder: made if it does not exist; what lies in it already stays, and must not be part of a workspace.
-        source: file or folder of examples, copied in; never moved, linked or changed. None: the data comes later.
-        remote: where `dvc push` sends data to, a folder or URL; None: `.dvc/storage` in the workspace.
+        folder: made if it does not exist; what lies in it already stays, and must not
+            be part of a workspace.
+        source: file or folder of examples, copied in; never moved, linked or changed.
+            None: the data comes later.
+        remote: where `dvc push` sends data to, a folder or URL; None: `.dvc/storage` in
+            the workspace.
 
     Raises:
-        WorkspaceError: something would be overwritten, an earlier init was cut short, the source cannot be used,
-            lies in the folder or around it, or does not fit on the disk.
+        WorkspaceError: something would be overwritten, an earlier init was cut short,
+            the source cannot be used, lies in the folder or around it, or does not fit
+            on the disk.
         VersioningError: DVC refuses.
     """
     from pipeline import versioning
@@ -179,7 +191,9 @@ def _write_files(folder: Path, config: Config) -> None:
 
 def _refuse_taken(folder: Path, data: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise WorkspaceError(str(folder), found="a file", expected="a folder, or nothing")
+        raise WorkspaceError(
+            str(folder), found="a file", expected="a folder, or nothing"
+        )
     if (folder / UNFINISHED).exists():
         command = f"rm -r {_list_begun(folder)}"
         raise WorkspaceError(
@@ -206,7 +220,9 @@ def _list_begun(folder: Path) -> str:
 
 
 def _remove_begun(folder: Path) -> None:
-    """Removes what an init that was refused has made: nothing of the user's had any of these names."""
+    """Removes what an init that was refused has made: nothing of the user's had any of
+    these names.
+    """
     for made in (folder / ".thaw", folder / ".dvc"):
         shutil.rmtree(made, ignore_errors=True)
     (folder / ".dvcignore").unlink(missing_ok=True)
@@ -230,7 +246,9 @@ def _plan_copy(source: Path, folder: Path) -> CopyPlan:
         elif not os.access(path, os.R_OK):
             unusable.append(f"{printable(name)}: cannot be read")
         elif not _is_utf8(name):
-            unusable.append(f"{printable(name)}: its name is not UTF-8, and DVC keeps no other")
+            unusable.append(
+                f"{printable(name)}: its name is not UTF-8, and DVC keeps no other"
+            )
         else:
             files.append(name)
             size += path.stat().st_size
@@ -243,7 +261,9 @@ def _plan_copy(source: Path, folder: Path) -> CopyPlan:
             details=unusable,
         )
     if not files:
-        raise WorkspaceError(str(source), found="no files", expected="a folder of examples")
+        raise WorkspaceError(
+            str(source), found="no files", expected="a folder of examples"
+        )
     _refuse_full_disk(size, target)
     return CopyPlan(resolved, tuple(files), size, tuple(left_out))
 
@@ -252,7 +272,9 @@ def _refuse_source(source: Path, resolved: Path, target: Path) -> None:
     """Refuses a source that is no folder, or lies in the workspace or around it."""
     if not resolved.is_dir():
         found = "no file or folder" if resolved.exists() else "no such file or folder"
-        raise WorkspaceError(str(source), found=found, expected="a folder or a table of examples")
+        raise WorkspaceError(
+            str(source), found=found, expected="a folder or a table of examples"
+        )
     if resolved.is_relative_to(target) or target.is_relative_to(resolved):
         raise WorkspaceError(
             str(target),
@@ -265,7 +287,11 @@ def _refuse_source(source: Path, resolved: Path, target: Path) -> None:
 def _plan_file_copy(file: Path, target: Path) -> CopyPlan:
     """One table, which becomes the only file of the data folder."""
     if not os.access(file, os.R_OK):
-        raise WorkspaceError(str(file), found="a file that cannot be read", expected="a table of examples")
+        raise WorkspaceError(
+            str(file),
+            found="a file that cannot be read",
+            expected="a table of examples",
+        )
     if not _is_utf8(file.name):
         raise WorkspaceError(
             printable(str(file)),
@@ -283,7 +309,9 @@ def _is_utf8(name: str) -> bool:
 
 
 def _walk_source(source: Path, unreadable: list[str]) -> Iterator[tuple[Path, str]]:
-    """Every file below `source`, and why it cannot be copied, if so; folders that cannot be listed are `unreadable`."""
+    """Every file below `source`, and why it cannot be copied, if so; folders that
+    cannot be listed are `unreadable`.
+    """
 
     def note_failure(fault: OSError) -> None:
         unreadable.append(f"{printable(str(fault.filename))}: {fault.strerror}")
@@ -341,15 +369,23 @@ def _remote_address(remote: str | None) -> str:
         return remote
     folder = expanded(remote)
     if str(folder).startswith("~"):
-        raise WorkspaceError("--remote", found=f"{folder.parts[0]}, and no such user", expected="a folder or a URL")
+        raise WorkspaceError(
+            "--remote",
+            found=f"{folder.parts[0]}, and no such user",
+            expected="a folder or a URL",
+        )
     return str(folder.absolute())
 
 
-def _closing_words(folder: Path, data: Path, copied: CopyPlan | None, uses_git: bool) -> str:
+def _closing_words(
+    folder: Path, data: Path, copied: CopyPlan | None, uses_git: bool
+) -> str:
     git = "Git keeps its settings" if uses_git else "without Git"
     lines = [f"made {folder} ({git})"]
     if copied:
-        lines.append(f"copied {len(copied.files)} files ({copied.size / 1e6:.1f} MB) into {data.name}/")
+        lines.append(
+            f"copied {len(copied.files)} files ({copied.size / 1e6:.1f} MB) into {data.name}/"
+        )
     else:
         lines.append(f"put your examples into {data}, then: dvc add {data.name}")
     if copied and copied.left_out:

@@ -18,8 +18,9 @@ ENDING = (signal.SIGTERM, signal.SIGHUP)  # asked to end; the terminal is gone
 def handled(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[None]:
     """Handles these signals within the block; the former handlers are back after it.
 
-    Python allows that in the main thread only; in another thread the block changes nothing. SIGHUP stays ignored
-    where it was: that is how `nohup` says that the program is to outlive its terminal.
+    Python allows that in the main thread only; in another thread the block changes
+    nothing. SIGHUP stays ignored where it was: that is how `nohup` says that the
+    program is to outlive its terminal.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -36,13 +37,15 @@ def handled(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[Non
 
 @contextmanager
 def ending() -> Iterator[None]:
-    """Within the block, SIGTERM and SIGHUP end the work as Ctrl-C does, so that everything is left in order.
+    """Within the block, SIGTERM and SIGHUP end the work as Ctrl-C does, so that
+    everything is left in order.
 
-    The first of them does; those that come while things are put in order do not disturb that (a closed terminal
-    sends two).
+    The first of them does; those that come while things are put in order do not disturb
+    that (a closed terminal sends two).
 
     Raises:
-        SystemExit: such a signal ended the block; the status is 128 + its number, as a shell has it.
+        SystemExit: such a signal ended the block; the status is 128 + its number, as a
+            shell has it.
     """
     received: list[int] = []
 

@@ -1,7 +1,8 @@
-"""The steps there are. dvc.yaml, the flow's order, `thaw step`, freshness checks and preloading follow from this table.
+"""The steps there are. dvc.yaml, the flow's order, `thaw step`, freshness checks and
+preloading follow from this table.
 
-To add a step: an entry here, and its function. Functions and hooks are `module:name`, so that reading the table imports
-none of them.
+To add a step: an entry here, and its function. Functions and hooks are `module:name`,
+so that reading the table imports none of them.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ WHOLE_CONFIG = "*"
 
 @dataclass(frozen=True)
 class LockFile:
-    """A small lock file in the workspace's root, on which a step depends and which the step itself may fill in.
+    """A small lock file in the workspace's root, on which a step depends and which the
+    step itself may fill in.
 
-    DVC refuses to run a stage that lacks a dependency, so the file always exists: `thaw init`, and `thaw run` where it
-    is missing, write `content`. The step may then add keys, but never change one: `Versioning.commit` accepts a file
-    that grew while the step ran, and dvc.lock holds it as it was afterwards.
+    DVC refuses to run a stage that lacks a dependency, so the file always exists: `thaw
+    init`, and `thaw run` where it is missing, write `content`. The step may then add
+    keys, but never change one: `Versioning.commit` accepts a file that grew while the
+    step ran, and dvc.lock holds it as it was afterwards.
 
     Args:
         file: its name; not `*.dvc`, which DVC refuses as a dependency.
@@ -41,19 +44,23 @@ class StepEntry:
     """One step.
 
     Args:
-        function: called with the settings, then the records read, then `context`; and `out`, the emptied output
-            folder, where the step has one. Returns its record.
+        function: called with the settings, then the records read, then `context`; and
+            `out`, the emptied output folder, where the step has one. Returns its
+            record.
         record: the kind of record that it returns.
         settings: the sections of the config that the function is given, in order.
         summary: makes a line of the record.
         reads: the earlier steps whose records the function is given, in order.
         reads_data: whether it depends on the data folder.
         params: the keys of params.yaml that DVC tracks for it.
-        skipped_by: what tells that the step need not run: DVC, or the receipt of its last run.
-        refresh: called before its freshness is asked, as `refresh(workspace, reasons, console, forced=...)`; returns
-            whether it changed something that the step depends on.
+        skipped_by: what tells that the step need not run: DVC, or the receipt of its
+            last run.
+        refresh: called before its freshness is asked, as `refresh(workspace, reasons,
+            console, forced=...)`; returns whether it changed something that the step
+            depends on.
         is_tracked: whether it records a run in the tracking store.
-        retries: how often it is tried again where the tracking store, a disk or a network failed.
+        retries: how often it is tried again where the tracking store, a disk or a
+            network failed.
         preload: modules that it is about to import, each of which takes seconds.
     """
 
@@ -147,7 +154,9 @@ LOCK_FILES: tuple[LockFile, ...] = (
     LockFile("champion.lock", "finetune"),
 )
 
-DVC_STAGES: tuple[str, ...] = tuple(name for name, entry in STEPS.items() if entry.skipped_by == "dvc")
+DVC_STAGES: tuple[str, ...] = tuple(
+    name for name, entry in STEPS.items() if entry.skipped_by == "dvc"
+)
 
 
 def find_step(name: str) -> StepEntry:
@@ -162,7 +171,9 @@ def find_step(name: str) -> StepEntry:
 
 
 def stage_dependencies(name: str) -> list[str]:
-    """The paths that a step depends on as a DVC stage: data, earlier outputs, lock files."""
+    """The paths that a step depends on as a DVC stage: data, earlier outputs, lock
+    files.
+    """
     entry = STEPS[name]
     dependencies = [DATA] if entry.reads_data else []
     dependencies += [f"artifacts/{earlier}" for earlier in entry.reads]
@@ -179,13 +190,17 @@ def steps_before(name: str) -> list[str]:
     """The steps whose outputs a step needs, directly or through others, in order."""
     needed: set[str] = set()
     for earlier in reversed(STEPS):
-        if earlier in STEPS[name].reads or any(earlier in STEPS[later].reads for later in needed):
+        if earlier in STEPS[name].reads or any(
+            earlier in STEPS[later].reads for later in needed
+        ):
             needed.add(earlier)
     return [step for step in STEPS if step in needed]
 
 
 def steps_after(changed: set[str]) -> set[str]:
-    """These steps, and every step that reads an output of theirs, directly or through others."""
+    """These steps, and every step that reads an output of theirs, directly or through
+    others.
+    """
     affected = set(changed)
     for name, entry in STEPS.items():
         if affected.intersection(entry.reads):

@@ -1,8 +1,10 @@
-"""Files on a disk that may be full, over quota or read-only: written so that this is an error, and said with its room.
+"""Files on a disk that may be full, over quota or read-only: written so that this is an
+error, and said with its room.
 
-A sparse file under a writable memory map takes its disk when a page of it is first touched, and where there is none
-left the process is ended by SIGBUS without a word. So files of Thaw's own are written by calls, which fail with an
-OSError, and mapped for reading alone.
+A sparse file under a writable memory map takes its disk when a page of it is first
+touched, and where there is none left the process is ended by SIGBUS without a word. So
+files of Thaw's own are written by calls, which fail with an OSError, and mapped for
+reading alone.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ _SAID = {  # by libraries that hand a refusal on as words
     "readonly database": errno.EROFS,
     "disk i/o error": errno.EIO,
 }
-_ELSEWHERE = (ConnectionError, TimeoutError, InterruptedError, BlockingIOError)  # a network or a signal, not a disk
+# A network or a signal, not a disk.
+_ELSEWHERE = (ConnectionError, TimeoutError, InterruptedError, BlockingIOError)
 
 _MENDS = {
     errno.ENOSPC: "make room there, or: thaw clean --yes; then run it again: what is finished is not done again",
@@ -45,7 +48,8 @@ _MENDS = {
 
 
 class PositionedFile:
-    """A file written at positions, by several threads at once; closed when nobody holds it any more.
+    """A file written at positions, by several threads at once; closed when nobody holds
+    it any more.
 
     Args:
         path: made where it is missing; what it holds is kept.
@@ -60,7 +64,9 @@ class PositionedFile:
         weakref.finalize(self, os.close, self._descriptor)
 
     def write(self, values: NDArray[Any], offset: int) -> None:
-        """Writes an array's bytes; raises OSError where the disk does not take all of them."""
+        """Writes an array's bytes; raises OSError where the disk does not take all of
+        them.
+        """
         import numpy as np
 
         left = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
@@ -70,7 +76,9 @@ class PositionedFile:
             offset += written
 
     def sync(self) -> None:
-        """Returns when the disk has what was written; some file systems only say here that it is full."""
+        """Returns when the disk has what was written; some file systems only say here
+        that it is full.
+        """
         os.fsync(self._descriptor)
 
 
@@ -97,13 +105,15 @@ def refusals() -> Iterator[None]:
 
 @contextmanager
 def storage_errors(root: Path) -> Iterator[None]:
-    """What a disk refuses inside the block becomes an error that names the path and the room there.
+    """What a disk refuses inside the block becomes an error that names the path and the
+    room there.
 
     Args:
         root: named where the fault itself names no path.
 
     Raises:
-        StorageError: in place of an OSError of a disk, and of any error that a full disk caused.
+        StorageError: in place of an OSError of a disk, and of any error that a full
+            disk caused.
     """
     try:
         yield
@@ -117,7 +127,9 @@ def storage_errors(root: Path) -> Iterator[None]:
 
 
 def to_storage_error(fault: BaseException, root: Path) -> StorageError | None:
-    """The error to be told for a fault that a disk is the cause of; None where it is not."""
+    """The error to be told for a fault that a disk is the cause of; None where it is
+    not.
+    """
     causes = list(_causes(fault))
     for cause in causes:
         number = _full_or_read_only(cause)
@@ -154,13 +166,19 @@ def _causes(fault: BaseException) -> Iterator[BaseException]:
     while current is not None and id(current) not in seen:
         seen.add(id(current))
         yield current
-        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+        current = current.__cause__ or (
+            None if current.__suppress_context__ else current.__context__
+        )
 
 
 def _full_or_read_only(fault: BaseException) -> int | None:
-    """The errno of a disk that takes nothing, also where a library hands it on as words; else None."""
+    """The errno of a disk that takes nothing, also where a library hands it on as
+    words; else None.
+    """
     if isinstance(fault, OSError) and fault.errno is not None:
-        return fault.errno if fault.errno in FULL or fault.errno == errno.EROFS else None
+        return (
+            fault.errno if fault.errno in FULL or fault.errno == errno.EROFS else None
+        )
     if isinstance(fault, ThawError):
         return None
     said = str(fault).lower()
@@ -175,9 +193,14 @@ def _is_of_a_disk(fault: OSError) -> bool:
 
 def _error(fault: BaseException, number: int, root: Path) -> StorageError:
     path = _path(fault, root)
-    hint = _MENDS.get(number, "see that it is there and may be read and written, then run it again")
+    hint = _MENDS.get(
+        number, "see that it is there and may be read and written, then run it again"
+    )
     return StorageError(
-        str(path), found=f"{_reason(fault, number)}; {room(path)}", expected="a file that can be written", hint=hint
+        str(path),
+        found=f"{_reason(fault, number)}; {room(path)}",
+        expected="a file that can be written",
+        hint=hint,
     )
 
 

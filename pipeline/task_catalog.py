@@ -16,7 +16,8 @@ class CatalogEntry(NamedTuple):
     Args:
         task: its parts, a `pipeline.tasks.base.Task`.
         settings: the model of its section of params.yaml.
-        extra: what to install for it, as `pip install 'thaw[EXTRA]'`; "" where it comes with Thaw.
+        extra: what to install for it, as `pip install 'thaw[EXTRA]'`; "" where it comes
+            with Thaw.
         needs: the packages that this brings, by the names they are imported by.
     """
 
@@ -56,7 +57,9 @@ def find(name: str) -> CatalogEntry:
         ConfigError: there is no such task.
     """
     if name not in TASKS:
-        raise ConfigError("task.name", found=str(name), expected="one of " + ", ".join(TASKS))
+        raise ConfigError(
+            "task.name", found=str(name), expected="one of " + ", ".join(TASKS)
+        )
     return TASKS[name]
 
 
@@ -77,7 +80,9 @@ def require_extra(name: str) -> None:
         ConfigError: there is no such task, or a package that it needs is missing.
     """
     entry = find(name)
-    missing = [package for package in entry.needs if importlib.util.find_spec(package) is None]
+    missing = [
+        package for package in entry.needs if importlib.util.find_spec(package) is None
+    ]
     if missing:
         raise ConfigError(
             f"task.name: {name}",

@@ -1,4 +1,6 @@
-"""A few named tensors that travel together: what a network takes, or hands from one block to the next."""
+"""A few named tensors that travel together: what a network takes, or hands from one
+block to the next.
+"""
 
 from __future__ import annotations
 
@@ -33,26 +35,34 @@ class TensorGroup:
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> TensorGroup:
         """The function's results by the same names."""
-        return TensorGroup({name: function(tensor) for name, tensor in self.tensors.items()})
+        return TensorGroup(
+            {name: function(tensor) for name, tensor in self.tensors.items()}
+        )
 
 
 Batch = torch.Tensor | TensorGroup
 
 
 def single_tensor(batch: Batch) -> torch.Tensor:
-    """A batch as the one tensor that it is where only one can be: a network's logits, a head's input."""
+    """A batch as the one tensor that it is where only one can be: a network's logits, a
+    head's input.
+    """
     assert isinstance(batch, torch.Tensor)
     return batch
 
 
 def example_shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
-    """The shape of one example, by the tensor's name; "" where there is one tensor alone."""
+    """The shape of one example, by the tensor's name; "" where there is one tensor
+    alone.
+    """
     if isinstance(batch, torch.Tensor):
         return {"": tuple(batch.shape[1:])}
     return {name: tuple(tensor.shape[1:]) for name, tensor in batch.tensors.items()}
 
 
-def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Batch:
+def map_tensors(
+    function: Callable[[torch.Tensor], torch.Tensor], batch: Batch
+) -> Batch:
     """A function's result for the tensor, or for each of the group."""
     if isinstance(batch, torch.Tensor):
         return function(batch)

@@ -1,7 +1,8 @@
-"""Runs a server that ends with the process that asked for it: `python -P -m pipeline.tether COMMAND …`.
+"""Runs a server that ends with the process that asked for it: `python -P -m
+pipeline.tether COMMAND …`.
 
-Standard input is a pipe from that process, which closes when it ends, even by SIGKILL. The server then ends with all
-its workers, which are one process group.
+Standard input is a pipe from that process, which closes when it ends, even by SIGKILL.
+The server then ends with all its workers, which are one process group.
 """
 
 from __future__ import annotations
@@ -39,13 +40,17 @@ def run(command: Sequence[str]) -> int:
 
 
 def wait_for_end_of_input() -> None:
-    """Returns when standard input ends. Not read through `sys.stdin`, whose lock a thread may not hold at exit."""
+    """Returns when standard input ends. Not read through `sys.stdin`, whose lock a
+    thread may not hold at exit.
+    """
     while os.read(0, 1):
         pass
 
 
 def end_group(group: int) -> None:
-    """Ends a process group: asked first, then killed if anything of it is left after some seconds."""
+    """Ends a process group: asked first, then killed if anything of it is left after
+    some seconds.
+    """
     for number, seconds in ((signal.SIGTERM, SECONDS_TO_END), (signal.SIGKILL, 1)):
         until = time.monotonic() + seconds
         if not _send(group, number):
@@ -58,7 +63,10 @@ def _send(group: int, number: int) -> bool:
     """Whether there was anybody to receive it."""
     try:
         os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):  # macOS: not permitted where only zombies are left
+    except (
+        ProcessLookupError,
+        PermissionError,
+    ):  # macOS: not permitted where only zombies are left
         return False
     return True
 

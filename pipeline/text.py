@@ -1,4 +1,6 @@
-"""Text that a person reads, made safe to show: nothing in it moves a cursor, and any stream can write it."""
+"""Text that a person reads, made safe to show: nothing in it moves a cursor, and any
+stream can write it.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,17 @@ ERROR_HANDLER = "thaw-in-ascii"
 
 
 def printable(text: str) -> str:
-    r"""The text on one line, with every control, direction and undecodable character escaped as \n, \x1b or \u202e.
+    r"""The text on one line, with every control, direction and undecodable character
+    escaped as \n, \x1b or \u202e.
 
-    File and class names come from users' data; written raw, they could move the cursor or retitle the terminal.
+    File and class names come from users' data; written raw, they could move the cursor
+    or retitle the terminal.
     """
     if text.isprintable():
         return text
-    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
+    return "".join(
+        letter if letter.isprintable() else _escaped(letter) for letter in text
+    )
 
 
 def first_few(items: Sequence[str], limit: int, where: str) -> Iterator[str]:
@@ -44,10 +50,12 @@ def first_few(items: Sequence[str], limit: int, where: str) -> Iterator[str]:
 
 
 def use_utf8_names() -> None:
-    """Starts the command again in Python's UTF-8 mode where file names would be read in another encoding.
+    """Starts the command again in Python's UTF-8 mode where file names would be read in
+    another encoding.
 
-    Class names are read from folders and written to files in UTF-8: under a Latin-1 locale the same folder would be
-    another class. What the terminal is written in stays as it was.
+    Class names are read from folders and written to files in UTF-8: under a Latin-1
+    locale the same folder would be another class. What the terminal is written in stays
+    as it was.
     """
     if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
         return
@@ -57,7 +65,8 @@ def use_utf8_names() -> None:
 
 
 def write_anything(streams: Iterable[TextIO]) -> None:
-    """Makes the streams write what their encoding has no letters for in ASCII, instead of raising.
+    """Makes the streams write what their encoding has no letters for in ASCII, instead
+    of raising.
 
     A terminal or a pipe may be ASCII or Latin-1: `LANG=C`, `PYTHONIOENCODING=latin-1`.
     """
@@ -89,7 +98,9 @@ def _in_ascii(fault: UnicodeError) -> tuple[str, int]:
     if not isinstance(fault, UnicodeEncodeError):
         raise fault
     letters = fault.object[fault.start : fault.end]
-    return "".join(IN_ASCII.get(letter) or _escaped(letter) for letter in letters), fault.end
+    return "".join(
+        IN_ASCII.get(letter) or _escaped(letter) for letter in letters
+    ), fault.end
 
 
 def _escaped(letter: str) -> str:

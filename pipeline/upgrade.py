@@ -1,4 +1,6 @@
-"""A workspace made by an earlier version of Thaw: what this version would have written otherwise, and writing it."""
+"""A workspace made by an earlier version of Thaw: what this version would have written
+otherwise, and writing it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from pipeline.workspace import Workspace
 
 
 class WorkspaceChange(NamedTuple):
-    """One file of a workspace to be written anew, and what that changes, in a user's words."""
+    """One file of a workspace to be written anew, and what that changes, in a user's
+    words.
+    """
 
     path: Path
     text: str
@@ -24,7 +28,8 @@ class WorkspaceChange(NamedTuple):
 
 
 def list_changes(workspace: Workspace) -> list[WorkspaceChange]:
-    """What `upgrade` would write; empty where the workspace is as this version makes it. Nothing is written.
+    """What `upgrade` would write; empty where the workspace is as this version makes
+    it. Nothing is written.
 
     Raises:
         ConfigError: params.yaml cannot be used, or was written by a newer version.
@@ -34,9 +39,11 @@ def list_changes(workspace: Workspace) -> list[WorkspaceChange]:
 
 
 def upgrade(workspace: Workspace) -> list[str]:
-    """Writes what this version would have written otherwise, and says what that was; see `list_changes` for the errors.
+    """Writes what this version would have written otherwise, and says what that was;
+    see `list_changes` for the errors.
 
-    Settings, comments, stages of the user's own and everything else in these files stay as they are.
+    Settings, comments, stages of the user's own and everything else in these files stay
+    as they are.
     """
     changes = list_changes(workspace)
     for change in changes:
@@ -45,7 +52,8 @@ def upgrade(workspace: Workspace) -> list[str]:
 
 
 def refuse_outdated(workspace: Workspace) -> None:
-    """Refuses to run a single step in a workspace that is to be upgraded first: dvc.yaml cannot be changed under DVC.
+    """Refuses to run a single step in a workspace that is to be upgraded first:
+    dvc.yaml cannot be changed under DVC.
 
     Raises:
         WorkspaceError: it names what is outdated.
@@ -66,12 +74,20 @@ def _changes(workspace: Workspace) -> Iterator[WorkspaceChange]:
     if older < ENGINE:
         path = workspace.root / "params.yaml"
         text = _raise_engine(_read_raw(path))
-        yield WorkspaceChange(path, text, f"params.yaml: engine {older} → {ENGINE}, so every step runs anew")
+        yield WorkspaceChange(
+            path,
+            text,
+            f"params.yaml: engine {older} → {ENGINE}, so every step runs anew",
+        )
     yield from _dvc_yaml_changes(workspace.root / "dvc.yaml")
     for entry in step_table.LOCK_FILES:
         path = workspace.root / entry.file
         if not path.exists():
-            yield WorkspaceChange(path, entry.content, f"{entry.file}: made, for the {entry.step} step to fill in")
+            yield WorkspaceChange(
+                path,
+                entry.content,
+                f"{entry.file}: made, for the {entry.step} step to fill in",
+            )
 
 
 def _dvc_yaml_changes(path: Path) -> Iterator[WorkspaceChange]:

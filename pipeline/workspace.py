@@ -1,4 +1,6 @@
-"""A workspace: the folder with params.yaml, data.dvc and dvc.yaml, and where everything in it lies."""
+"""A workspace: the folder with params.yaml, data.dvc and dvc.yaml, and where everything
+in it lies.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ class Workspace:
         """The workspace that `start` lies in.
 
         Raises:
-            WorkspaceError: neither `start` nor a folder above it has a params.yaml beside a dvc.yaml.
+            WorkspaceError: neither `start` nor a folder above it has a params.yaml
+                beside a dvc.yaml.
         """
         for folder in (start.resolve(), *start.resolve().parents):
             if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
@@ -88,7 +91,8 @@ class Workspace:
 def empty_folder(folder: Path) -> Path:
     """Makes `folder` exist and be empty, removing what an earlier run left there.
 
-    Old outputs may be read-only hard links into DVC's cache: they are unlinked, never written to.
+    Old outputs may be read-only hard links into DVC's cache: they are unlinked, never
+    written to.
     """
     if folder.is_symlink() or folder.is_file():
         folder.unlink()
@@ -100,13 +104,15 @@ def empty_folder(folder: Path) -> Path:
 
 @contextmanager
 def lock(workspace: Workspace, wait: float = 0.0) -> Iterator[None]:
-    """Keeps the workspace to this process while the block runs; a killed process lets go of it by dying.
+    """Keeps the workspace to this process while the block runs; a killed process lets
+    go of it by dying.
 
     Args:
         wait: seconds to wait for another run to end.
 
     Raises:
-        WorkspaceError: another run has it; the error names its process, start and command.
+        WorkspaceError: another run has it; the error names its process, start and
+            command.
     """
     from filelock import FileLock, Timeout
 
@@ -137,7 +143,9 @@ def lock(workspace: Workspace, wait: float = 0.0) -> Iterator[None]:
 
 
 def _describe_holder(path: Path) -> str:
-    """Who holds the lock, as far as it can be told: the file is written just after the lock is taken."""
+    """Who holds the lock, as far as it can be told: the file is written just after the
+    lock is taken.
+    """
     try:
         who = json.loads(path.read_text(encoding="utf-8"))
         return f"process {who['pid']} since {who['started']}: {who['command']}"

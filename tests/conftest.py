@@ -1,4 +1,6 @@
-"""What tests share: a quiet environment, and one finished workspace made once and laid anew for each test."""
+"""What tests share: a quiet environment, and one finished workspace made once and laid
+anew for each test.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from pseudo_terminal import PseudoTerminal, thaw_on_terminal
 for key, value in settings.QUIET.items():
     os.environ.setdefault(key, value)
 os.environ.setdefault("MPLBACKEND", "agg")
-for name in ("COLUMNS", "LINES"):  # pytest-xdist sets them for its workers; a terminal's width is the terminal's own
+# pytest-xdist sets them for its workers; a terminal's width is the terminal's own.
+for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
 
 
@@ -30,7 +33,9 @@ def thaw() -> Thaw:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing a test does reaches the user's Prefect profile, weights cache or DVC settings."""
+    """Nothing a test does reaches the user's Prefect profile, weights cache or DVC
+    settings.
+    """
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home / "prefect"))
@@ -42,8 +47,12 @@ def _own_homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, PseudoTerminal]:
-    """A workspace of a small sample after one `thaw run`: where it lives, its pristine copy, the terminal of the run."""
+def _finished(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Path, PseudoTerminal]:
+    """A workspace of a small sample after one `thaw run`: where it lives, its pristine
+    copy, the terminal of the run.
+    """
     base = tmp_path_factory.mktemp("finished")
     place, pristine = base / "surfaces", base / "pristine"
     made = REPOSITORY / "tests" / "support" / "small_workspace.py"
@@ -56,9 +65,11 @@ def _finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Pse
 
 @pytest.fixture
 def finished(_finished: tuple[Path, Path, PseudoTerminal]) -> Path:
-    """The finished workspace, as it was right after its first run, whatever the test before did to it.
+    """The finished workspace, as it was right after its first run, whatever the test
+    before did to it.
 
-    It is laid anew at the same path, since the tracking store names its artifacts by absolute paths.
+    It is laid anew at the same path, since the tracking store names its artifacts by
+    absolute paths.
     """
     place, pristine, _ = _finished
     shutil.rmtree(place)
@@ -80,17 +91,25 @@ def first_run_output(first_run: PseudoTerminal) -> str:
 
 @pytest.fixture(scope="session")
 def real() -> Path:
-    """The folder of real data sets and weights; tests that need it are skipped without it."""
+    """The folder of real data sets and weights; tests that need it are skipped without
+    it.
+    """
     folder = Path(os.environ.get("THAW_REAL", REPOSITORY.parent / "shared"))
     if not (folder / "data").is_dir():
-        pytest.skip("no real data here: set THAW_REAL to a folder that holds data/ and weights/")
+        pytest.skip(
+            "no real data here: set THAW_REAL to a folder that holds data/ and weights/"
+        )
     return folder
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need the finished workspace run in one process, so that it is made once; the others of one file do too."""
+    """Tests that need the finished workspace run in one process, so that it is made
+    once; the others of one file do too.
+    """
     for item in items:
         needs_workspace = "_finished" in getattr(item, "fixturenames", ())
-        group = "finished" if needs_workspace else str(item.path.relative_to(REPOSITORY))
+        group = (
+            "finished" if needs_workspace else str(item.path.relative_to(REPOSITORY))
+        )
         item.add_marker(pytest.mark.xdist_group(group))

@@ -1,4 +1,6 @@
-"""How many cores there are to use: affinity, and quotas of control groups of both versions, nested or not."""
+"""How many cores there are to use: affinity, and quotas of control groups of both
+versions, nested or not.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def test_without_a_quota_the_affinity_counts(tmp_path: Path) -> None:
 
 
 def test_a_quota_of_version_2(tmp_path: Path) -> None:
-    assert cores(lay(tmp_path, "0::/a/b\n", V2, {"a/b/cpu.max": "300000 100000\n"})) == 3
+    assert (
+        cores(lay(tmp_path, "0::/a/b\n", V2, {"a/b/cpu.max": "300000 100000\n"})) == 3
+    )
 
 
 def test_a_part_of_a_core_counts_as_one_more(tmp_path: Path) -> None:
@@ -52,7 +56,11 @@ def test_a_part_of_a_core_counts_as_one_more(tmp_path: Path) -> None:
 
 
 def test_the_smallest_quota_of_nested_groups(tmp_path: Path) -> None:
-    files = {"a/b/c/cpu.max": "max 100000\n", "a/b/cpu.max": "600000 100000\n", "a/cpu.max": "200000 100000\n"}
+    files = {
+        "a/b/c/cpu.max": "max 100000\n",
+        "a/b/cpu.max": "600000 100000\n",
+        "a/cpu.max": "200000 100000\n",
+    }
     assert cores(lay(tmp_path, "0::/a/b/c\n", V2, files)) == 2
 
 
@@ -61,7 +69,10 @@ def test_a_container_that_sees_only_its_own_group(tmp_path: Path) -> None:
 
 
 def test_a_quota_of_version_1(tmp_path: Path) -> None:
-    files = {"cpu,cpuacct/a/cpu.cfs_quota_us": "250000\n", "cpu,cpuacct/a/cpu.cfs_period_us": "50000\n"}
+    files = {
+        "cpu,cpuacct/a/cpu.cfs_quota_us": "250000\n",
+        "cpu,cpuacct/a/cpu.cfs_period_us": "50000\n",
+    }
     assert cores(lay(tmp_path, "4:cpu,cpuacct:/a\n2:memory:/x\n", V1, files)) == 5
 
 
@@ -75,8 +86,13 @@ def test_nested_groups_of_version_1(tmp_path: Path) -> None:
     assert cores(lay(tmp_path, "4:cpu,cpuacct:/a/b\n", V1, files)) == 1
 
 
-def test_a_container_of_version_1_whose_group_has_another_name_outside(tmp_path: Path) -> None:
-    files = {"cpu,cpuacct/cpu.cfs_quota_us": "300000\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"}
+def test_a_container_of_version_1_whose_group_has_another_name_outside(
+    tmp_path: Path,
+) -> None:
+    files = {
+        "cpu,cpuacct/cpu.cfs_quota_us": "300000\n",
+        "cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+    }
     assert cores(lay(tmp_path, "4:cpu,cpuacct:/docker/ab\n", CONTAINER_V1, files)) == 3
 
 
@@ -90,7 +106,9 @@ def test_both_versions_at_once(tmp_path: Path) -> None:
     assert cores(lay(tmp_path, "4:cpu,cpuacct:/a\n0::/x\n", V1 + unified, files)) == 2
 
 
-def test_where_there_is_neither_affinity_nor_a_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_is_neither_affinity_nor_a_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
     assert cores(tmp_path) == os.cpu_count()
 
@@ -112,8 +130,14 @@ ASKS = "from pipeline.cores import cores; print(cores())"
 @pytest.fixture
 def half_a_core() -> Iterator[Path]:
     """A real control group, with another inside it, that may use half a core."""
-    bases = [Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup/cpu,cpuacct"), Path("/sys/fs/cgroup")]
-    base = next((folder for folder in bases if (folder / "cgroup.procs").is_file()), None)
+    bases = [
+        Path("/sys/fs/cgroup/cpu"),
+        Path("/sys/fs/cgroup/cpu,cpuacct"),
+        Path("/sys/fs/cgroup"),
+    ]
+    base = next(
+        (folder for folder in bases if (folder / "cgroup.procs").is_file()), None
+    )
     outer = base / f"thaw-test-{os.getpid()}" if base else None
     try:
         if outer is None:
@@ -135,5 +159,7 @@ def half_a_core() -> Iterator[Path]:
 
 def test_in_a_real_group_inside_one_with_half_a_core(half_a_core: Path) -> None:
     join = f"open({str(half_a_core / 'cgroup.procs')!r}, 'w').write('0'); "
-    done = subprocess.run([sys.executable, "-c", join + ASKS], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", join + ASKS], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "1"

@@ -1,4 +1,6 @@
-"""Files: who may read them, whole or not at all, which version lies there, and which of a cache are removed first."""
+"""Files: who may read them, whole or not at all, which version lies there, and which of
+a cache are removed first.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_the_report_has_the_mode_that_the_umask_says(tmp_path: Path, umask: int) -> None:
+def test_the_report_has_the_mode_that_the_umask_says(
+    tmp_path: Path, umask: int
+) -> None:
     report = tmp_path / "report.html"
     write_page("<p>", report)
     assert mode(report) == 0o666 & ~umask
@@ -46,7 +50,9 @@ def test_a_replaced_report_gets_the_umasks_mode_too(tmp_path: Path, umask: int) 
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_a_library_that_writes_for_its_owner_alone_is_corrected(tmp_path: Path, umask: int) -> None:
+def test_a_library_that_writes_for_its_owner_alone_is_corrected(
+    tmp_path: Path, umask: int
+) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -64,15 +70,22 @@ def test_the_secret_of_the_servers_is_its_owners_alone_also_where_the_file_was_o
     note.write_text("{}")
     note.chmod(0o644)
     opened_before = note.open()
-    servers = [Server(name, 1, "/", [sys.executable], {}, tmp_path / "log", tmp_path) for name in ("Prefect", "MLflow")]
+    servers = [
+        Server(name, 1, "/", [sys.executable], {}, tmp_path / "log", tmp_path)
+        for name in ("Prefect", "MLflow")
+    ]
     up._write_note(note, servers, "thaw:canary")
     assert mode(note) == 0o600
     with opened_before:
-        assert opened_before.read() == "{}", "who had the old file open reads the secret"
+        assert opened_before.read() == "{}", (
+            "who had the old file open reads the secret"
+        )
 
 
 class TestReplacing:
-    def test_the_old_file_is_there_until_the_new_one_is_whole(self, tmp_path: Path) -> None:
+    def test_the_old_file_is_there_until_the_new_one_is_whole(
+        self, tmp_path: Path
+    ) -> None:
         path = tmp_path / "sub" / "table.bin"
         files.replace_text(path, "old")
         with files.replacing(path) as part:
@@ -82,7 +95,9 @@ class TestReplacing:
         assert path.read_text() == "new"
         assert names(path.parent) == ["table.bin"]
 
-    def test_an_error_leaves_the_old_file_and_nothing_else(self, tmp_path: Path) -> None:
+    def test_an_error_leaves_the_old_file_and_nothing_else(
+        self, tmp_path: Path
+    ) -> None:
         path = tmp_path / "table.bin"
         files.replace_text(path, "old")
         with contextlib.suppress(KeyboardInterrupt), files.replacing(path) as part:
@@ -96,7 +111,9 @@ class TestReplacing:
             pass
         assert names(tmp_path) == []
 
-    def test_a_link_into_a_cache_is_replaced_and_what_it_leads_to_stays(self, tmp_path: Path) -> None:
+    def test_a_link_into_a_cache_is_replaced_and_what_it_leads_to_stays(
+        self, tmp_path: Path
+    ) -> None:
         cached = tmp_path / "cached"
         cached.write_text("old")
         cached.chmod(0o444)
@@ -109,10 +126,15 @@ class TestReplacing:
         assert cached.read_text() == "old"
         assert not named.is_symlink()
 
-    def test_two_threads_that_write_the_same_file_do_not_mix(self, tmp_path: Path) -> None:
+    def test_two_threads_that_write_the_same_file_do_not_mix(
+        self, tmp_path: Path
+    ) -> None:
         path = tmp_path / "table.bin"
         texts = [str(number) * 50_000 for number in range(8)]
-        threads = [threading.Thread(target=files.replace_text, args=(path, text)) for text in texts]
+        threads = [
+            threading.Thread(target=files.replace_text, args=(path, text))
+            for text in texts
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -125,7 +147,9 @@ class TestReplacing:
     ) -> None:
         path = tmp_path / "table.bin"
         synced: list[tuple[bool, bool]] = []
-        monkeypatch.setattr(files, "sync", lambda it: synced.append((it.is_dir(), path.exists())))
+        monkeypatch.setattr(
+            files, "sync", lambda it: synced.append((it.is_dir(), path.exists()))
+        )
         files.replace_text(path, "new", durable=True)
         assert synced == [(False, False), (True, True)]
 
@@ -149,11 +173,16 @@ class TestDigests:
         path = tmp_path / "file"
         path.write_bytes(b"abc")
         assert files.md5(path) == "900150983cd24fb0d6963f7d28e17f72"
-        assert files.sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        assert (
+            files.sha256(path)
+            == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        )
 
 
 class TestFileStat:
-    def test_same_size_and_time_of_modification_do_not_hide_a_change(self, tmp_path: Path) -> None:
+    def test_same_size_and_time_of_modification_do_not_hide_a_change(
+        self, tmp_path: Path
+    ) -> None:
         path = tmp_path / "file"
         path.write_bytes(b"one")
         before, status = files.FileStat.of(path), path.stat()
@@ -166,12 +195,18 @@ class TestFileStat:
         path, link = tmp_path / "file", tmp_path / "link"
         path.write_bytes(b"one")
         link.symlink_to(path)
-        assert files.FileStat.of(link) == files.FileStat.of(path) == files.FileStat.of_plain_file(path)
+        assert (
+            files.FileStat.of(link)
+            == files.FileStat.of(path)
+            == files.FileStat.of_plain_file(path)
+        )
         for other in (link, tmp_path, tmp_path / "missing", Path("\0")):
             assert files.FileStat.of_plain_file(other) is None
 
     def test_a_file_is_settled_when_no_clock_is_too_coarse(self) -> None:
-        changed = files.FileStat(size=1, mtime_ns=5_000_000_000, ctime_ns=100_000_000_000, inode=1)
+        changed = files.FileStat(
+            size=1, mtime_ns=5_000_000_000, ctime_ns=100_000_000_000, inode=1
+        )
         assert not changed.was_settled(100.0 + files.SETTLED_SECONDS)
         assert changed.was_settled(100.1 + files.SETTLED_SECONDS)
 
@@ -184,19 +219,32 @@ class TestEviction:
             path = folder / name
             path.write_bytes(bytes(10 * (number + 1)))
             os.utime(path, ns=(0, 10**9 * (3 - number)))
-            entries.append(files.CacheEntry((path,), files.used_ns(path), path.stat().st_size))
+            entries.append(
+                files.CacheEntry((path,), files.used_ns(path), path.stat().st_size)
+            )
         return entries
 
     @pytest.mark.parametrize(
-        ("limit", "left"), [(60, 60), (59, 30), (30, 30), (29, 10), (9, 0)], ids=lambda value: str(value)
+        ("limit", "left"),
+        [(60, 60), (59, 30), (30, 30), (29, 10), (9, 0)],
+        ids=lambda value: str(value),
     )
-    def test_what_was_used_longest_ago_goes_until_the_rest_fits(self, tmp_path: Path, limit: int, left: int) -> None:
-        assert files.evict_least_recently_used(self.cache(tmp_path), lambda held: held <= limit) == left
+    def test_what_was_used_longest_ago_goes_until_the_rest_fits(
+        self, tmp_path: Path, limit: int, left: int
+    ) -> None:
+        assert (
+            files.evict_least_recently_used(
+                self.cache(tmp_path), lambda held: held <= limit
+            )
+            == left
+        )
         assert files.folder_size(tmp_path) == left
 
     def test_what_is_in_use_stays_and_counts(self, tmp_path: Path) -> None:
         entries = self.cache(tmp_path)
-        left = files.evict_least_recently_used(entries, lambda held: held <= 30, keep={tmp_path / "old"})
+        left = files.evict_least_recently_used(
+            entries, lambda held: held <= 30, keep={tmp_path / "old"}
+        )
         assert left == 30
         assert names(tmp_path) == ["old"]
 

@@ -11,8 +11,12 @@ from pipeline.errors import ConfigError
 from pipeline.metric_registry import METRICS, top_k_accuracy
 
 
-@pytest.mark.parametrize("metric", [*METRICS, top_k_accuracy(3)], ids=lambda metric: metric.name)
-def test_every_metric_is_found_by_its_name_and_has_a_function(metric: metric_registry.Metric) -> None:
+@pytest.mark.parametrize(
+    "metric", [*METRICS, top_k_accuracy(3)], ids=lambda metric: metric.name
+)
+def test_every_metric_is_found_by_its_name_and_has_a_function(
+    metric: metric_registry.Metric,
+) -> None:
     assert metric_registry.find(metric.name) == metric
     module, _, name = metric.function.partition(":")
     assert callable(getattr(importlib.import_module(module), name))
@@ -21,7 +25,11 @@ def test_every_metric_is_found_by_its_name_and_has_a_function(metric: metric_reg
 
 
 def test_names_and_titles_are_told_apart() -> None:
-    assert len({metric.name for metric in METRICS}) == len({metric.title for metric in METRICS}) == len(METRICS)
+    assert (
+        len({metric.name for metric in METRICS})
+        == len({metric.title for metric in METRICS})
+        == len(METRICS)
+    )
 
 
 def test_an_unknown_name_is_refused_with_the_one_it_may_mean() -> None:
@@ -31,8 +39,13 @@ def test_an_unknown_name_is_refused_with_the_one_it_may_mean() -> None:
     assert "log_loss" in refused.value.expected
 
 
-@pytest.mark.parametrize(("classes", "wanted", "k"), [(2, 3, None), (3, 3, 2), (5, 3, 3), (10, 5, 5), (10, 1, None)])
-def test_top_k_stays_below_the_number_of_classes(classes: int, wanted: int, k: int | None) -> None:
+@pytest.mark.parametrize(
+    ("classes", "wanted", "k"),
+    [(2, 3, None), (3, 3, 2), (5, 3, 3), (10, 5, 5), (10, 1, None)],
+)
+def test_top_k_stays_below_the_number_of_classes(
+    classes: int, wanted: int, k: int | None
+) -> None:
     assert metric_registry.largest_k(classes, wanted) == k
 
 
@@ -41,7 +54,9 @@ def test_a_threshold_may_name_what_is_measured() -> None:
     assert "top_3_accuracy" in names
     assert "top_5_accuracy" not in names
     assert "auroc" not in metric_registry.threshold_names(5, classes=1000)
-    assert {"top_2_accuracy", "top_5_accuracy", "auroc"} <= set(metric_registry.threshold_names(5))
+    assert {"top_2_accuracy", "top_5_accuracy", "auroc"} <= set(
+        metric_registry.threshold_names(5)
+    )
 
 
 def test_readers_meet_what_is_better_where_it_is_higher_first() -> None:

@@ -37,27 +37,60 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("text", "clean"),
     [
-        ("https://lab:canary@files.example.com/net.pt", "https://***@files.example.com/net.pt"),
-        ("https://canary@files.example.com/net.pt", "https://***@files.example.com/net.pt"),
-        ("https://lab:can@ry@files.example.com/net.pt", "https://***@files.example.com/net.pt"),
-        ("simplecache::https://lab:canary@h/net.pt", "simplecache::https://***@h/net.pt"),
+        (
+            "https://lab:canary@files.example.com/net.pt",
+            "https://***@files.example.com/net.pt",
+        ),
+        (
+            "https://canary@files.example.com/net.pt",
+            "https://***@files.example.com/net.pt",
+        ),
+        (
+            "https://lab:can@ry@files.example.com/net.pt",
+            "https://***@files.example.com/net.pt",
+        ),
+        (
+            "simplecache::https://lab:canary@h/net.pt",
+            "simplecache::https://***@h/net.pt",
+        ),
         ("zip://a.pt::s3://lab:canary@h/b.zip", "zip://a.pt::s3://***@h/b.zip"),
         ("postgresql+psycopg2://u:canary@db/x", "postgresql+psycopg2://***@db/x"),
         ("postgresql+psycopg2://u:can/ary@db/x", "postgresql+psycopg2://***@db/x"),
         ("mysql://u:c'a\"n/ry@db:3306/x and more", "mysql://***@db:3306/x and more"),
-        ("Invalid url: http://u:can/ary@h:5000/api", "Invalid url: http://***@h:5000/api"),
+        (
+            "Invalid url: http://u:can/ary@h:5000/api",
+            "Invalid url: http://***@h:5000/api",
+        ),
         ("AccountName=lab;AccountKey=canary==", "AccountName=lab;AccountKey=***"),
-        ("https://h/n?version=2&token=canary&a=b#c", "https://h/n?version=2&token=***&a=b#c"),
+        (
+            "https://h/n?version=2&token=canary&a=b#c",
+            "https://h/n?version=2&token=***&a=b#c",
+        ),
         ("https://h/n?password=canary", "https://h/n?password=***"),
-        ("https://h/n?X-Amz-Date=1&X-Amz-Signature=canary&v=1", "https://h/n?X-Amz-Date=***&X-Amz-Signature=***&v=1"),
+        (
+            "https://h/n?X-Amz-Date=1&X-Amz-Signature=canary&v=1",
+            "https://h/n?X-Amz-Date=***&X-Amz-Signature=***&v=1",
+        ),
         ("https://h/n?se=2&sig=canary%3D", "https://h/n?se=2&sig=***"),
-        ("https://h/n?a=1&amp;access_token=canary&amp;b=2", "https://h/n?a=1&amp;access_token=***&amp;b=2"),
-        ("https%3A%2F%2Flab%3Acanary%40h%2Fn%3Ftoken%3Dcanary%26v%3D1", "https%3A%2F%2F***%40h%2Fn%3Ftoken%3D***%26v%3D1"),
+        (
+            "https://h/n?a=1&amp;access_token=canary&amp;b=2",
+            "https://h/n?a=1&amp;access_token=***&amp;b=2",
+        ),
+        (
+            "https%3A%2F%2Flab%3Acanary%40h%2Fn%3Ftoken%3Dcanary%26v%3D1",
+            "https%3A%2F%2F***%40h%2Fn%3Ftoken%3D***%26v%3D1",
+        ),
         ("{'Authorization': 'Basic Y2FuYXJ5'}", "{'Authorization': 'Basic ***'}"),
-        ("Authorization: Bearer canary, and more", "Authorization: Bearer ***, and more"),
-        ('{"url": "https://lab:canary@h/n", "next": 1}', '{"url": "https://***@h/n", "next": 1}'),
+        (
+            "Authorization: Bearer canary, and more",
+            "Authorization: Bearer ***, and more",
+        ),
+        (
+            '{"url": "https://lab:canary@h/n", "next": 1}',
+            '{"url": "https://***@h/n", "next": 1}',
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_looks_like_a_secret_is_taken_out(text: str, clean: str) -> None:
     assert redact_forms(text) == clean
     assert redact_forms(clean) == clean
@@ -97,10 +130,16 @@ def test_what_does_not_stays(text: str) -> None:
         f"nonnumeric port: '{quote(SECRET, safe='')}@files.example.com'",
     ],
 )
-def test_a_known_secret_is_taken_out_without_its_url_in_any_writing(written: str) -> None:
+def test_a_known_secret_is_taken_out_without_its_url_in_any_writing(
+    written: str,
+) -> None:
     redaction.learn({"backbone": {"weights": [URL]}})
     said = redact(f"the server said {written}, twice")
-    for form in (SECRET, quote(SECRET, safe=""), base64.b64encode(f"lab:{SECRET}".encode()).decode()):
+    for form in (
+        SECRET,
+        quote(SECRET, safe=""),
+        base64.b64encode(f"lab:{SECRET}".encode()).decode(),
+    ):
         assert form not in said
     assert said.startswith("the server said ")
     assert said.endswith(", twice")
@@ -109,14 +148,27 @@ def test_a_known_secret_is_taken_out_without_its_url_in_any_writing(written: str
 def test_a_databases_password_is_known_whatever_it_holds() -> None:
     redaction.learn({"uri": "postgresql://lab:S1ash/inside@db/x"})
     redaction.learn({"uri": "http://lab:An0ther/one@h/x"})
-    assert redact("no such user: S1ash/inside, S1ash%2Finside, An0ther/one") == "no such user: ***, ***, ***"
+    assert (
+        redact("no such user: S1ash/inside, S1ash%2Finside, An0ther/one")
+        == "no such user: ***, ***, ***"
+    )
 
 
 def test_short_and_common_words_do_not_mangle_what_is_said() -> None:
-    redaction.learn(["https://a:b@h/x", "http://mlflow:mlflow@h", "https://admin:flowers@h", "https://u:12345678@h"])
+    redaction.learn(
+        [
+            "https://a:b@h/x",
+            "http://mlflow:mlflow@h",
+            "https://admin:flowers@h",
+            "https://u:12345678@h",
+        ]
+    )
     line = "a better model of flowers in mlflow/mlflow.db, 12345678 rows by admin at /home/a/b"
     assert redact(line) == line
-    assert redact("could not log in as a:b with YTpi") == "could not log in as *** with ***"
+    assert (
+        redact("could not log in as a:b with YTpi")
+        == "could not log in as *** with ***"
+    )
     assert "flowers" not in redact("port 'flowers@h' and admin:flowers")
 
 
@@ -128,7 +180,9 @@ def test_the_environments_secrets_are_known(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/home/lab/key.json")
     redaction.learn_environment()
     basic = base64.b64encode(b"lab:Canary-1234").decode()
-    said = redact(f"{basic} Canary-1234 thaw:Canary-5678 Canary-5678 Canary-9999 /home/lab/key.json")
+    said = redact(
+        f"{basic} Canary-1234 thaw:Canary-5678 Canary-5678 Canary-9999 /home/lab/key.json"
+    )
     assert said == "*** *** *** *** *** /home/lab/key.json"
 
 
@@ -180,7 +234,9 @@ class TestExceptions:
         assert str(fault.__cause__) == "'cause'"
 
     def test_a_mendable_error_is_made_without_them(self) -> None:
-        fault = BackboneError(URL, found=f"no {URL}", expected=URL, hint=f"curl {URL}", details=[URL])
+        fault = BackboneError(
+            URL, found=f"no {URL}", expected=URL, hint=f"curl {URL}", details=[URL]
+        )
         assert "canary" not in f"{fault} {fault.found} {fault.details} {fault.args}"
 
 
@@ -201,8 +257,14 @@ class TestExits:
         finally:
             logger.removeHandler(handler)
         assert "canary" not in stream.getvalue()
-        assert "fetching https://***@files.example.com/net.pt, 3 times" in stream.getvalue()
-        assert "ValueError: cannot open https://***@files.example.com/net.pt" in stream.getvalue()
+        assert (
+            "fetching https://***@files.example.com/net.pt, 3 times"
+            in stream.getvalue()
+        )
+        assert (
+            "ValueError: cannot open https://***@files.example.com/net.pt"
+            in stream.getvalue()
+        )
 
     def test_streams(self, monkeypatch: pytest.MonkeyPatch) -> None:
         real = io.StringIO()
@@ -215,20 +277,30 @@ class TestExits:
 
 
 class TestSettings:
-    @pytest.mark.parametrize("url", [URL, "https://h/n?token=canary", "simplecache::https://lab:canary@h/n"])
+    @pytest.mark.parametrize(
+        "url", [URL, "https://h/n?token=canary", "simplecache::https://lab:canary@h/n"]
+    )
     @pytest.mark.parametrize("name", ["weights", "mirror"])
-    def test_a_secret_that_dvc_would_copy_into_its_lock_is_refused(self, name: str, url: str) -> None:
-        with pytest.raises(ConfigError, match=r"backbone\.\w+: .*dvc\.lock.*environment variable") as caught:
+    def test_a_secret_that_dvc_would_copy_into_its_lock_is_refused(
+        self, name: str, url: str
+    ) -> None:
+        with pytest.raises(
+            ConfigError, match=r"backbone\.\w+: .*dvc\.lock.*environment variable"
+        ) as caught:
             parse({"backbone": {name: url}}, "params.yaml")
         assert "canary" not in str(caught.value)
 
     def test_a_variable_stands_for_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WEIGHTS_LOGIN", f"lab:{quote(SECRET, safe='')}")
-        text = BackboneConfig(weights="https://${WEIGHTS_LOGIN}@files.example.com/net.pt").weights
+        text = BackboneConfig(
+            weights="https://${WEIGHTS_LOGIN}@files.example.com/net.pt"
+        ).weights
         assert expand_variables(text, "backbone.weights") == URL
         assert "canary" not in redact(f"what the server said of {SECRET}")
 
-    def test_a_variable_that_is_not_set_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_variable_that_is_not_set_is_named(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.delenv("WEIGHTS_LOGIN", raising=False)
         with pytest.raises(ThawError, match="WEIGHTS_LOGIN"):
             expand_variables("https://${WEIGHTS_LOGIN}@h/n", "backbone.weights")

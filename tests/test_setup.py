@@ -1,4 +1,6 @@
-"""Making a workspace: what is there at the end, what is refused, and that the source is left alone."""
+"""Making a workspace: what is there at the end, what is refused, and that the source is
+left alone.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,11 @@ def source(tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, tuple[str, int]]:
-    return {str(p.relative_to(folder)): (p.read_text(), p.stat().st_ino) for p in folder.rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(folder)): (p.read_text(), p.stat().st_ino)
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
 
 
 def test_a_workspace_is_made(source: Path, tmp_path: Path) -> None:
@@ -44,8 +50,12 @@ def test_a_workspace_is_made(source: Path, tmp_path: Path) -> None:
     assert place.config() == config
     assert contents(source) == before
     copied = contents(place.root / "data")
-    assert {name: text for name, (text, _) in copied.items()} == {name: text for name, (text, _) in before.items()}
-    assert not {inode for _, inode in copied.values()} & {inode for _, inode in before.values()}
+    assert {name: text for name, (text, _) in copied.items()} == {
+        name: text for name, (text, _) in before.items()
+    }
+    assert not {inode for _, inode in copied.values()} & {
+        inode for _, inode in before.values()
+    }
     states = Versioning(place.root).states()
     assert tuple(states) == DVC_STAGES
     assert {state.reasons for state in states.values()} == {("never run",)}
@@ -70,12 +80,20 @@ def test_without_a_source_the_data_comes_later(tmp_path: Path) -> None:
 
 
 def test_a_remote_that_was_asked_for(tmp_path: Path) -> None:
-    setup.init(tmp_path / "ws", source=None, config=Config(), remote="s3://team/flowers")
-    assert "url = s3://team/flowers" in (tmp_path / "ws" / ".dvc" / "config").read_text()
+    setup.init(
+        tmp_path / "ws", source=None, config=Config(), remote="s3://team/flowers"
+    )
+    assert (
+        "url = s3://team/flowers" in (tmp_path / "ws" / ".dvc" / "config").read_text()
+    )
 
 
-@pytest.mark.parametrize("remote", ["~nobody-of-that-name/store", "nosuch://team/flowers"])
-def test_a_remote_that_cannot_be_used_leaves_nothing_behind(remote: str, source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "remote", ["~nobody-of-that-name/store", "nosuch://team/flowers"]
+)
+def test_a_remote_that_cannot_be_used_leaves_nothing_behind(
+    remote: str, source: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ThawError, match=r"no such user|nosuch://"):
         setup.init(tmp_path / "ws", source=source, config=Config(), remote=remote)
     assert "made" in setup.init(tmp_path / "ws", source=source, config=Config())
@@ -90,7 +108,13 @@ def test_links_are_not_followed_out_of_the_source(source: Path, tmp_path: Path) 
     os.mkfifo(source / "pipe")
     words = setup.init(tmp_path / "ws", source=source, config=Config())
     names = set(contents(tmp_path / "ws" / "data"))
-    assert names == {"cat/1.jpg", "cat/2 with space.jpg", "dog/ü.jpg", "-dash.csv", "cat/same.jpg"}
+    assert names == {
+        "cat/1.jpg",
+        "cat/2 with space.jpg",
+        "dog/ü.jpg",
+        "-dash.csv",
+        "cat/same.jpg",
+    }
     assert (
         "loop (link to a folder), nowhere.jpg (dangling link), out.jpg (link out of the folder), pipe (not a file)"
         in words
@@ -116,14 +140,20 @@ def test_what_else_is_in_the_folder_stays(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["photos/ws", "."])
-def test_source_and_workspace_lie_apart(where: str, source: Path, tmp_path: Path) -> None:
+def test_source_and_workspace_lie_apart(
+    where: str, source: Path, tmp_path: Path
+) -> None:
     with pytest.raises(WorkspaceError, match="one in the other"):
         setup.init(tmp_path / where, source=source, config=Config())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos"]
 
 
-@pytest.mark.parametrize(("name", "said"), [("nowhere", "no such file or folder"), ("empty", "no files")])
-def test_a_source_that_cannot_be_used(name: str, said: str, source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"), [("nowhere", "no such file or folder"), ("empty", "no files")]
+)
+def test_a_source_that_cannot_be_used(
+    name: str, said: str, source: Path, tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(WorkspaceError, match=said):
         setup.init(tmp_path / "ws", source=tmp_path / name, config=Config())
@@ -168,16 +198,28 @@ def test_commands_that_are_to_be_typed_are_quoted(source: Path, tmp_path: Path) 
     assert f"cd '{folder}'" in setup.init(folder, source=source, config=Config())
 
 
-def test_inside_git_what_runs_make_is_ignored_and_the_pins_are_not(source: Path, tmp_path: Path) -> None:
+def test_inside_git_what_runs_make_is_ignored_and_the_pins_are_not(
+    source: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "repository"
     subprocess.run(["git", "init", "-q", str(root)], check=True)
     setup.init(root / "ws", source=source, config=Config())
     status = ["git", "status", "--porcelain", "--untracked-files=all"]
     files = {
         line[3:]
-        for line in subprocess.run(status, cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
+        for line in subprocess.run(
+            status, cwd=root, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
     }
-    below = {".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore", "data.dvc", "dvc.yaml", "params.yaml"}
+    below = {
+        ".dvc/.gitignore",
+        ".dvc/config",
+        ".dvcignore",
+        ".gitignore",
+        "data.dvc",
+        "dvc.yaml",
+        "params.yaml",
+    }
     below |= {entry.file for entry in LOCK_FILES}
     assert files == {f"ws/{name}" for name in below}
 
@@ -196,10 +238,14 @@ def test_the_repositorys_data_is_the_sample(tmp_path: Path) -> None:
 
     generate(tmp_path / "sample")
     setup.init(tmp_path / "ws", source=tmp_path / "sample", config=Config())
-    assert (tmp_path / "ws" / "data.dvc").read_text() == (REPOSITORY / "data.dvc").read_text()
+    assert (tmp_path / "ws" / "data.dvc").read_text() == (
+        REPOSITORY / "data.dvc"
+    ).read_text()
 
 
-def test_a_name_that_dvc_cannot_keep_is_refused_before_anything_is_made(source: Path, tmp_path: Path) -> None:
+def test_a_name_that_dvc_cannot_keep_is_refused_before_anything_is_made(
+    source: Path, tmp_path: Path
+) -> None:
     (source / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
     with pytest.raises(WorkspaceError, match="UTF-8"):
         setup.init(tmp_path / "place", source=source, config=parse({}, "test"))
@@ -212,7 +258,9 @@ def test_folders_that_cannot_be_read_are_named_before_anything_is_made(
     closed = source / "closed"
     closed.mkdir()
     usual = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: str(closed) != str(path) and usual(path, mode))
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: str(closed) != str(path) and usual(path, mode)
+    )
     with pytest.raises(WorkspaceError) as caught:
         setup.init(tmp_path / "place", source=source, config=parse({}, "test"))
     assert "closed" in str(caught.value)
@@ -232,7 +280,9 @@ def test_a_task_that_does_not_exist_is_named_with_those_that_do(tmp_path: Path) 
 
 
 def test_options_become_settings(tmp_path: Path) -> None:
-    options = setup.InitOptions(backbone="torchvision/resnet18", weights="shipped", recipes=("head",))
+    options = setup.InitOptions(
+        backbone="torchvision/resnet18", weights="shipped", recipes=("head",)
+    )
     made, notes = setup.settings_for(tmp_path, options)
     assert made.backbone.name == "torchvision/resnet18"
     assert made.backbone.weights == "shipped"

@@ -37,7 +37,9 @@ def told(fault: BaseException, root: Path) -> StorageError:
         (errno.ENOTDIR, "see that it is there"),
     ],
 )
-def test_every_kind_names_path_room_and_what_to_do(tmp_path: Path, number: int, hint: str) -> None:
+def test_every_kind_names_path_room_and_what_to_do(
+    tmp_path: Path, number: int, hint: str
+) -> None:
     path = tmp_path / "artifacts" / "model.safetensors"
     error = told(OSError(number, os.strerror(number), str(path)), tmp_path)
     assert error.subject == str(path)
@@ -46,7 +48,9 @@ def test_every_kind_names_path_room_and_what_to_do(tmp_path: Path, number: int, 
 
 
 def test_a_fault_that_names_no_path_names_the_workspace(tmp_path: Path) -> None:
-    assert told(OSError(errno.ENOSPC, "No space left on device"), tmp_path).subject == str(tmp_path)
+    assert told(
+        OSError(errno.ENOSPC, "No space left on device"), tmp_path
+    ).subject == str(tmp_path)
 
 
 def test_a_full_disk_behind_another_error_is_found(tmp_path: Path) -> None:
@@ -62,12 +66,21 @@ def test_a_full_disk_behind_another_error_is_found(tmp_path: Path) -> None:
 
 
 def test_a_library_that_hands_it_on_as_words_is_understood(tmp_path: Path) -> None:
-    assert told(RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), tmp_path)
+    assert told(
+        RuntimeError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),
+        tmp_path,
+    )
 
 
 def test_a_database_on_a_full_disk(tmp_path: Path) -> None:
     opened = closing(sqlite3.connect(tmp_path / "runs.db", isolation_level=None))
-    with opened as database, small_files(20_000), pytest.raises(sqlite3.OperationalError) as caught:
+    with (
+        opened as database,
+        small_files(20_000),
+        pytest.raises(sqlite3.OperationalError) as caught,
+    ):
         database.execute("CREATE TABLE runs AS SELECT zeroblob(100000)")
     assert to_storage_error(caught.value, tmp_path) is not None
 
@@ -81,7 +94,9 @@ def test_a_database_on_a_full_disk(tmp_path: Path) -> None:
         ValueError("a bug"),
     ],
 )
-def test_what_no_disk_is_the_cause_of_stays_what_it_is(tmp_path: Path, fault: Exception) -> None:
+def test_what_no_disk_is_the_cause_of_stays_what_it_is(
+    tmp_path: Path, fault: Exception
+) -> None:
     with pytest.raises(type(fault)) as caught, storage_errors(tmp_path):
         raise fault
     assert caught.value is fault
@@ -98,7 +113,9 @@ def test_an_error_that_says_more_of_a_file_stays(tmp_path: Path) -> None:
         read()
 
 
-def test_a_file_that_cannot_grow_fails_at_the_write_and_keeps_what_it_has(tmp_path: Path) -> None:
+def test_a_file_that_cannot_grow_fails_at_the_write_and_keeps_what_it_has(
+    tmp_path: Path,
+) -> None:
     written = PositionedFile(tmp_path / "pixels")
     written.write(np.arange(8, dtype=np.uint8).reshape(2, 4), 0)
     with small_files(8), pytest.raises(OSError, match="File too large"):
@@ -107,16 +124,30 @@ def test_a_file_that_cannot_grow_fails_at_the_write_and_keeps_what_it_has(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_step_on_a_full_disk_says_so_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+def test_a_step_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
+    tmp_path: Path,
+) -> None:
     with small_disk(tmp_path / "disk", megabytes=64) as disk:
         place = disk / "surfaces"
         made = Path(__file__).parent / "support" / "small_workspace.py"
         subprocess.run([sys.executable, str(made), str(place)], check=True, timeout=120)
         ballast = disk / "ballast"
         fill(ballast)
-        full = subprocess.run([THAW, "step", "validate"], cwd=place, capture_output=True, text=True, check=False)
+        full = subprocess.run(
+            [THAW, "step", "validate"],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         ballast.unlink()
-        room = subprocess.run([THAW, "step", "validate"], cwd=place, capture_output=True, text=True, check=False)
+        room = subprocess.run(
+            [THAW, "step", "validate"],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert full.returncode == 2, full.stderr
     assert "Traceback" not in full.stderr
     assert "No space left on device" in full.stderr

@@ -9,7 +9,9 @@ from pipeline.tensors import TensorGroup, example_shapes, map_tensors
 
 def group() -> TensorGroup:
     hidden = torch.arange(24.0).reshape(4, 3, 2)
-    return TensorGroup({"hidden": hidden, "attention_mask": torch.ones(4, 3, dtype=torch.int64)})
+    return TensorGroup(
+        {"hidden": hidden, "attention_mask": torch.ones(4, 3, dtype=torch.int64)}
+    )
 
 
 def test_its_length_is_the_number_of_examples() -> None:

@@ -1,4 +1,6 @@
-"""A workspace made by an earlier version: what is rewritten, what stays, and what refuses until then."""
+"""A workspace made by an earlier version: what is rewritten, what stays, and what
+refuses until then.
+"""
 
 from __future__ import annotations
 
@@ -85,19 +87,28 @@ def test_a_new_workspace_has_nothing_to_upgrade(place: Workspace) -> None:
     assert list_changes(place) == []
 
 
-def test_stages_of_an_earlier_version_are_rewritten_and_everything_else_stays(some_lock: LockFile) -> None:
+def test_stages_of_an_earlier_version_are_rewritten_and_everything_else_stays(
+    some_lock: LockFile,
+) -> None:
     text = dvc_yaml.update(EARLIER)
     stages = yaml.safe_load(text)["stages"]
     assert dvc_yaml.outdated_stages(text) == []
     assert some_lock.file in stages["backbone"]["deps"]
     assert "weights.old" not in text
-    kept = [line for line in EARLIER.splitlines() if line not in ("      - weights.old", "    cmd: thaw step divide")]
+    kept = [
+        line
+        for line in EARLIER.splitlines()
+        if line not in ("      - weights.old", "    cmd: thaw step divide")
+    ]
     left = iter(text.splitlines())
     assert all(line in left for line in kept), "a line of the user's is gone or moved"
     before, after = (yaml.safe_load(each) for each in (EARLIER, text))
     assert stages["mine"] == before["stages"]["mine"]
     assert stages["validate"] == before["stages"]["validate"]
-    assert {key: value for key, value in after.items() if key != "stages"} == {"vars": ["extra.yaml"], "plots": []}
+    assert {key: value for key, value in after.items() if key != "stages"} == {
+        "vars": ["extra.yaml"],
+        "plots": [],
+    }
     assert set(stages) == {*DVC_STAGES, "mine"}
     assert dvc_yaml.update(text) == text
 
@@ -105,13 +116,17 @@ def test_stages_of_an_earlier_version_are_rewritten_and_everything_else_stays(so
 @pytest.mark.parametrize("name", list(DVC_STAGES))
 def test_a_stage_that_is_missing_comes_back_in_its_place(name: str) -> None:
     whole = yaml.safe_load(dvc_yaml.generate())
-    without = {"stages": {key: value for key, value in whole["stages"].items() if key != name}}
+    without = {
+        "stages": {key: value for key, value in whole["stages"].items() if key != name}
+    }
     text = dvc_yaml.update(yaml.safe_dump(without, sort_keys=False))
     assert yaml.safe_load(text) == whole
     assert list(yaml.safe_load(text)["stages"]) == list(whole["stages"])
 
 
-@pytest.mark.parametrize("text", ["stages: {backbone: {cmd: x}}\n", "stages: [", "a: 1\n", "", "stages:\n"])
+@pytest.mark.parametrize(
+    "text", ["stages: {backbone: {cmd: x}}\n", "stages: [", "a: 1\n", "", "stages:\n"]
+)
 def test_a_dvc_yaml_that_cannot_be_edited_is_refused_by_name(text: str) -> None:
     with pytest.raises(WorkspaceError, match=r"dvc\.yaml"):
         dvc_yaml.update(text)
@@ -138,24 +153,33 @@ def test_lock_files_that_stages_depend_on_are_made_where_they_are_missing(
 @pytest.mark.parametrize(
     ("before", "after", "allowed"),
     [
-        ("{}\n", '{"a": 1}', True), ("# nothing yet\n", "a: {b: 2}", True), ('{"a": 1}', '{"b": 2, "a": 1}', True),
-        ('{"a": 1}', '{"a": 2}', False), ('{"a": 1}', "{}", False), ('{"a": 1}', "", False), ("{}", "[1]", False),
+        ("{}\n", '{"a": 1}', True),
+        ("# nothing yet\n", "a: {b: 2}", True),
+        ('{"a": 1}', '{"b": 2, "a": 1}', True),
+        ('{"a": 1}', '{"a": 2}', False),
+        ('{"a": 1}', "{}", False),
+        ('{"a": 1}', "", False),
+        ("{}", "[1]", False),
         ("{}", "{", False),
     ],
-)  # fmt: skip
+)
 def test_a_lock_file_may_only_grow(before: str, after: str, allowed: bool) -> None:
     assert dvc_yaml.only_grew(before.encode(), after.encode()) is allowed
 
 
-# --- engine -----------------------------------------------------------------------------------------------
+# --- engine ---------------------------------------------------------------------------
 
 
 def test_an_older_engine_is_raised_and_every_other_byte_stays(place: Workspace) -> None:
     params = place.root / "params.yaml"
-    earlier = "# mine\r\n" + params.read_text().replace(f"engine: {ENGINE}  #", "engine:   1   # mine, and")
+    earlier = "# mine\r\n" + params.read_text().replace(
+        f"engine: {ENGINE}  #", "engine:   1   # mine, and"
+    )
     params.write_bytes(earlier.encode())
     said = upgrade(place)
-    assert params.read_bytes().decode() == earlier.replace("engine:   1   #", f"engine:   {ENGINE}   #")
+    assert params.read_bytes().decode() == earlier.replace(
+        "engine:   1   #", f"engine:   {ENGINE}   #"
+    )
     assert said == [f"params.yaml: engine 1 → {ENGINE}, so every step runs anew"]
     assert load(params) == Config()
     assert upgrade(place) == []
@@ -173,10 +197,15 @@ def test_a_byte_order_mark_before_the_engine_stays(place: Workspace) -> None:
 
 def test_a_step_alone_refuses_a_workspace_that_is_outdated(place: Workspace) -> None:
     change(place.root, f"engine: {ENGINE}", "engine: 1")
-    (place.root / "dvc.yaml").write_text(dvc_yaml.generate().replace("      - split\n", ""))
+    (place.root / "dvc.yaml").write_text(
+        dvc_yaml.generate().replace("      - split\n", "")
+    )
     with pytest.raises(WorkspaceError, match="thaw run") as caught:
         run_alone(place, "backbone", console=SilentConsole())
-    assert [line.partition(":")[0] for line in caught.value.details] == ["params.yaml", "dvc.yaml"]
+    assert [line.partition(":")[0] for line in caught.value.details] == [
+        "params.yaml",
+        "dvc.yaml",
+    ]
     assert not place.output("backbone").exists()
 
 
@@ -191,7 +220,9 @@ def test_a_newer_engine_is_refused(place: Workspace) -> None:
 @pytest.mark.slow
 def test_thaw_run_upgrades_and_says_so(finished: Path, thaw: Thaw) -> None:
     change(finished, f"engine: {ENGINE}", "engine: 1")
-    (finished / "dvc.yaml").write_text(dvc_yaml.generate().replace("      - evaluate\n", ""))
+    (finished / "dvc.yaml").write_text(
+        dvc_yaml.generate().replace("      - evaluate\n", "")
+    )
     assert "engine 1 → " in thaw("status", cwd=finished).stdout
     refused = thaw("step", "evaluate", cwd=finished, check=False)
     assert refused.returncode == 2

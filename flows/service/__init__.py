@@ -1,1 +1,3 @@
-"""`thaw serve`: the champion of a workspace over HTTP on loopback, in a process of its own that is replaced safely."""
+"""`thaw serve`: the champion of a workspace over HTTP on loopback, in a process of its
+own that is replaced safely.
+"""

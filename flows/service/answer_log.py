@@ -26,12 +26,19 @@ class AnswerLog:
         self.failures = 0
         self.fault = ""
 
-    def append(self, version: str, ids: Sequence[str], answers: Sequence[Mapping[str, Any]]) -> None:
+    def append(
+        self, version: str, ids: Sequence[str], answers: Sequence[Mapping[str, Any]]
+    ) -> None:
         """Logs one line for each answer."""
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         lines = []
         for example, answer in zip(ids, answers, strict=True):
-            row = {"time": time, "id": example, "version": version, **_summarize(answer)}
+            row = {
+                "time": time,
+                "id": example,
+                "version": version,
+                **_summarize(answer),
+            }
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         try:
             self._write("".join(lines).encode())
@@ -63,5 +70,7 @@ def _summarize(answer: Mapping[str, Any]) -> dict[str, Any]:
     """Label and score; of boxes and masks how many there are."""
     if "label" in answer:
         return {"label": answer["label"], "score": answer["score"]}
-    counts = {name: len(value) for name, value in answer.items() if isinstance(value, list)}
+    counts = {
+        name: len(value) for name, value in answer.items() if isinstance(value, list)
+    }
     return {"label": None, "score": None, **counts}

@@ -18,20 +18,27 @@ from flows.service.measures import Measures
 from flows.service.options import HOSTS, ServeOptions
 
 MAX_LENGTH_DIGITS = 18
-READ_BEFORE_REFUSAL = 4  # times what is accepted: most clients read an answer only once they have sent everything
+# Times what is accepted: most clients read an answer only once they have sent
+# everything.
+READ_BEFORE_REFUSAL = 4
 
 
 def make_app(model: ServedModel, options: ServeOptions) -> FastAPI:
     """The application for a model that is loaded."""
     service = Service(model, options)
     app = FastAPI(title="Thaw", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_api_route("/predict", service.predict, methods=["POST"], response_model=None)
+    app.add_api_route(
+        "/predict", service.predict, methods=["POST"], response_model=None
+    )
     app.add_api_route("/health", service.health, methods=["GET"], response_model=None)
     app.add_api_route("/version", service.version, methods=["GET"], response_model=None)
     app.add_api_route("/metrics", service.metrics, methods=["GET"], response_model=None)
     app.add_exception_handler(Exception, service.fail)
-    # A page of another site, whose name was made to lead to this machine, shall not ask through its visitor's browser.
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS), www_redirect=False)
+    # A page of another site, whose name was made to lead to this machine, shall not ask
+    # through its visitor's browser.
+    app.add_middleware(
+        TrustedHostMiddleware, allowed_hosts=list(HOSTS), www_redirect=False
+    )
     return app
 
 
@@ -39,7 +46,8 @@ AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]  # scope, receive, send
 
 
 class BoundedConnections:
-    """Refuses requests while there are too many connections; uvicorn's own limit names no time to come again.
+    """Refuses requests while there are too many connections; uvicorn's own limit names
+    no time to come again.
 
     Args:
         app: what answers otherwise.
@@ -58,7 +66,9 @@ class BoundedConnections:
             return
         message = f"{self._most} connections are open already"
         headers = {"Retry-After": "1", "Connection": "close"}
-        await JSONResponse({"error": message}, status_code=503, headers=headers)(scope, receive, send)
+        await JSONResponse({"error": message}, status_code=503, headers=headers)(
+            scope, receive, send
+        )
 
 
 class Service:
@@ -88,14 +98,22 @@ class Service:
         try:
             body = await self._read_body(request, held)
             kind = request.headers.get("content-type", "")
-            question = await asyncio.to_thread(parse_body, kind, body, model.columns, self.options.max_items)
+            question = await asyncio.to_thread(
+                parse_body, kind, body, model.columns, self.options.max_items
+            )
             version, reply = await self.model.answer(question.frame)
         finally:
             held.release()
         if self.log is not None:
             self.log.append(version.version, question.ids, reply["answers"])
-        content = {"predictions": reply["answers"], "model": version.name, "version": version.version}
-        return JSONResponse(content, headers=self._name_version(version.name, version.version))
+        content = {
+            "predictions": reply["answers"],
+            "model": version.name,
+            "version": version.version,
+        }
+        return JSONResponse(
+            content, headers=self._name_version(version.name, version.version)
+        )
 
     def hold(self, size: int) -> None:
         """Counts bytes of a body in.
@@ -104,7 +122,11 @@ class Service:
             RefusedRequest: 503 where all bodies together are too large.
         """
         if self._held_bytes + size > self.options.max_held_bytes:
-            raise RefusedRequest(503, "the requests that are being answered are too large together", retry=1)
+            raise RefusedRequest(
+                503,
+                "the requests that are being answered are too large together",
+                retry=1,
+            )
         self._held_bytes += size
 
     def let_go(self, size: int) -> None:
@@ -115,11 +137,16 @@ class Service:
         """The body, in limited size and time.
 
         Raises:
-            RefusedRequest: 408 too slow, 413 too long, 503 too much with those of others, 400 the client went away.
+            RefusedRequest: 408 too slow, 413 too long, 503 too much with those of
+                others, 400 the client went away.
         """
         length = request.headers.get("content-length", "0")
         most_read = READ_BEFORE_REFUSAL * self.options.max_bytes
-        if len(length) > MAX_LENGTH_DIGITS or not length.isdecimal() or int(length) > most_read:
+        if (
+            len(length) > MAX_LENGTH_DIGITS
+            or not length.isdecimal()
+            or int(length) > most_read
+        ):
             raise self._too_long()
         body = bytearray()
         size = 0
@@ -136,7 +163,9 @@ class Service:
                     if size > most_read:
                         raise self._too_long()
         except TimeoutError as fault:
-            raise RefusedRequest(408, f"body: not sent within {self.options.body_timeout:g} s") from fault
+            raise RefusedRequest(
+                408, f"body: not sent within {self.options.body_timeout:g} s"
+            ) from fault
         except RefusedRequest:
             raise
         except Exception as fault:  # starlette's ClientDisconnect
@@ -146,7 +175,9 @@ class Service:
         return bytes(body)
 
     def _too_long(self) -> RefusedRequest:
-        return RefusedRequest(413, f"body: at most {self.options.max_bytes} bytes are accepted")
+        return RefusedRequest(
+            413, f"body: at most {self.options.max_bytes} bytes are accepted"
+        )
 
     def _refuse(self, refusal: RefusedRequest) -> Response:
         version = self.model.current
@@ -156,18 +187,29 @@ class Service:
             headers["Retry-After"] = str(refusal.retry)
         if refusal.status in (408, 413, 503):
             headers["Connection"] = "close"  # the rest of the body is not read
-        content = {"error": refusal.message, "model": version.version.name, "version": version.version.version}
+        content = {
+            "error": refusal.message,
+            "model": version.version.name,
+            "version": version.version.version,
+        }
         return JSONResponse(content, status_code=refusal.status, headers=headers)
 
     def _name_version(self, name: str, version: str) -> dict[str, str]:
-        return {"X-Thaw-Model": name.encode("ascii", "backslashreplace").decode(), "X-Thaw-Version": version}
+        return {
+            "X-Thaw-Model": name.encode("ascii", "backslashreplace").decode(),
+            "X-Thaw-Version": version,
+        }
 
     async def health(self) -> Response:
         """Whether it answers (else 503), and whether all is as it should be."""
         faults = list(self.model.faults)
         if self.log is not None and self.log.fault:
             faults.append(self.log.fault)
-        content = {**self._describe_version(), "status": "degraded" if faults else "ok", "reasons": faults}
+        content = {
+            **self._describe_version(),
+            "status": "degraded" if faults else "ok",
+            "reasons": faults,
+        }
         if self.model.available:
             return JSONResponse(content)
         return JSONResponse(content, status_code=503, headers={"Retry-After": "10"})
@@ -187,7 +229,11 @@ class Service:
 
     async def fail(self, request: Request, fault: Exception) -> Response:
         """The answer where the server itself is at fault."""
-        return self._refuse(RefusedRequest(503, "internal error, see the terminal of thaw serve", retry=5))
+        return self._refuse(
+            RefusedRequest(
+                503, "internal error, see the terminal of thaw serve", retry=5
+            )
+        )
 
 
 class _HeldBytes:

@@ -46,14 +46,17 @@ class Question:
     ids: tuple[str, ...]
 
 
-def parse_body(content_type: str, body: bytes, columns: Sequence[InputColumn], max_items: int) -> Question:
+def parse_body(
+    content_type: str, body: bytes, columns: Sequence[InputColumn], max_items: int
+) -> Question:
     """The question in a body: JSON records, or one example as it is.
 
     Args:
         columns: what the model is asked by.
 
     Raises:
-        RefusedRequest: 413 too many examples, 415 another content type, 422 malformed; names the field.
+        RefusedRequest: 413 too many examples, 415 another content type, 422 malformed;
+            names the field.
     """
     kind, _, parameters = content_type.partition(";")
     kind = kind.strip().lower()
@@ -64,14 +67,19 @@ def parse_body(content_type: str, body: bytes, columns: Sequence[InputColumn], m
         is_binary = columns[0].type == "binary"
         value = base64.b64encode(body).decode() if is_binary else _decode(body)
         return _to_question([{columns[0].name: value}], columns)
-    raise RefusedRequest(415, f"Content-Type: found {kind or 'none'}, expected {_accepted_types(columns)}")
+    raise RefusedRequest(
+        415,
+        f"Content-Type: found {kind or 'none'}, expected {_accepted_types(columns)}",
+    )
 
 
 def _check_encoding(parameters: str) -> None:
     name, _, value = parameters.strip().partition("=")
     encoding = value.strip().strip('"').lower()
     if name.strip().lower() == "charset" and encoding not in ENCODINGS:
-        raise RefusedRequest(415, f"Content-Type: found charset {encoding}, expected utf-8")
+        raise RefusedRequest(
+            415, f"Content-Type: found charset {encoding}, expected utf-8"
+        )
 
 
 def _takes_raw(kind: str, column: InputColumn) -> bool:
@@ -90,7 +98,9 @@ def _decode(body: bytes) -> str:
     try:
         return body.decode("utf-8")
     except UnicodeDecodeError as fault:
-        raise RefusedRequest(422, f"body: a byte that is not UTF-8 at offset {fault.start}") from fault
+        raise RefusedRequest(
+            422, f"body: a byte that is not UTF-8 at offset {fault.start}"
+        ) from fault
 
 
 def _read_records(body: bytes, max_items: int) -> list[Any]:
@@ -102,12 +112,16 @@ def _read_records(body: bytes, max_items: int) -> list[Any]:
     except ValueError as fault:
         raise RefusedRequest(422, f"body: not JSON: {fault}") from fault
     if not isinstance(content, dict) or list(content) != [RECORDS]:
-        raise RefusedRequest(422, f"body: expected an object with the one key {RECORDS}")
+        raise RefusedRequest(
+            422, f"body: expected an object with the one key {RECORDS}"
+        )
     records = content[RECORDS]
     if not isinstance(records, list) or not records:
         raise RefusedRequest(422, f"{RECORDS}: expected a list of at least one record")
     if len(records) > max_items:
-        raise RefusedRequest(413, f"{RECORDS}: {len(records)} records; at most {max_items} are accepted")
+        raise RefusedRequest(
+            413, f"{RECORDS}: {len(records)} records; at most {max_items} are accepted"
+        )
     return records
 
 
@@ -122,10 +136,14 @@ def _to_question(records: Sequence[Any], columns: Sequence[InputColumn]) -> Ques
     for number, record in enumerate(records):
         field = f"{RECORDS}[{number}]"
         if not isinstance(record, dict) or set(record) != set(names):
-            raise RefusedRequest(422, f"{field}: expected an object with the keys {', '.join(names)}")
+            raise RefusedRequest(
+                422, f"{field}: expected an object with the keys {', '.join(names)}"
+            )
         contents = {}
         for column in columns:
-            contents[column.name] = _content(f"{field}.{column.name}", record[column.name], column)
+            contents[column.name] = _content(
+                f"{field}.{column.name}", record[column.name], column
+            )
             values[column.name].append(record[column.name])
         ids.append(_example_id(contents))
     binary = [column.name for column in columns if column.type == "binary"]
@@ -139,7 +157,9 @@ def _content(field: str, value: Any, column: InputColumn) -> bytes | str:
         RefusedRequest: it is not what the column takes.
     """
     if not isinstance(value, str):
-        raise RefusedRequest(422, f"{field}: expected a string, found {type(value).__name__}")
+        raise RefusedRequest(
+            422, f"{field}: expected a string, found {type(value).__name__}"
+        )
     try:
         if column.type == "binary":
             return base64.b64decode(value, validate=True)
@@ -147,7 +167,9 @@ def _content(field: str, value: Any, column: InputColumn) -> bytes | str:
     except binascii.Error as fault:
         raise RefusedRequest(422, f"{field}: not base64: {fault}") from fault
     except ValueError as fault:
-        raise RefusedRequest(422, f"{field}: a character that UTF-8 cannot express") from fault
+        raise RefusedRequest(
+            422, f"{field}: a character that UTF-8 cannot express"
+        ) from fault
     return value
 
 
@@ -159,5 +181,7 @@ def _example_id(contents: Mapping[str, bytes | str]) -> str:
     if isinstance(first, bytes):
         return hashlib.md5(first, usedforsecurity=False).hexdigest()
     pair = contents.get("pair")
-    content = to_content(Texts(str(contents["text"]), None if pair is None else str(pair)))
+    content = to_content(
+        Texts(str(contents["text"]), None if pair is None else str(pair))
+    )
     return hashlib.md5(content.encode(), usedforsecurity=False).hexdigest()

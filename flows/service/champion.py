@@ -35,14 +35,23 @@ def find_served_version(workspace: Workspace, pinned: int | None) -> ModelVersio
     raise _missing_version(name, versions, pinned)
 
 
-def _missing_version(name: str, versions: list[ModelVersion], pinned: int | None) -> ServingError:
+def _missing_version(
+    name: str, versions: list[ModelVersion], pinned: int | None
+) -> ServingError:
     wanted = "a champion" if pinned is None else f"version {pinned}"
     if not versions:
-        return ServingError(f"model {name}", found="nothing is registered", expected=wanted, hint="thaw run")
+        return ServingError(
+            f"model {name}",
+            found="nothing is registered",
+            expected=wanted,
+            hint="thaw run",
+        )
     newest = versions[0].version
     return ServingError(
         f"model {name}",
-        found="no version has the alias champion" if pinned is None else f"no version {pinned}",
+        found="no version has the alias champion"
+        if pinned is None
+        else f"no version {pinned}",
         expected=wanted,
         hint=f"thaw serve --version {newest}",
         details=[str(version) for version in versions],

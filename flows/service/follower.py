@@ -1,4 +1,6 @@
-"""The served model: asked through a bounded queue, and replaced when the champion changes."""
+"""The served model: asked through a bounded queue, and replaced when the champion
+changes.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ SECONDS_BEFORE_RETRY = 60  # of a version that was refused
 class ServedModel:
     """The version that answers now.
 
-    A new champion is loaded beside it, and takes over once it has answered its input example. One that does not is
-    refused, and the reason is in `faults`.
+    A new champion is loaded beside it, and takes over once it has answered its input
+    example. One that does not is refused, and the reason is in `faults`.
     """
 
     def __init__(self, workspace: Workspace, options: ServeOptions) -> None:
@@ -60,7 +62,9 @@ class ServedModel:
             ServingError: there is none, or it cannot be loaded.
             TrackingError: the registry is away.
         """
-        version = await asyncio.to_thread(find_served_version, self.workspace, self.options.version)
+        version = await asyncio.to_thread(
+            find_served_version, self.workspace, self.options.version
+        )
         self.current = await self._load(version)
 
     async def _load(self, version: ModelVersion) -> ModelProcess:
@@ -72,17 +76,21 @@ class ServedModel:
         """The answer, and the version that gave it.
 
         Raises:
-            RefusedRequest: 503 where too many wait, it takes too long or the model is not there; 422 where the model
-                cannot use the input.
+            RefusedRequest: 503 where too many wait, it takes too long or the model is
+                not there; 422 where the model cannot use the input.
         """
         if self.waiting >= self.options.queue:
-            raise RefusedRequest(503, f"{self.waiting} requests are waiting already", retry=1)
+            raise RefusedRequest(
+                503, f"{self.waiting} requests are waiting already", retry=1
+            )
         self.waiting += 1
         try:
             async with asyncio.timeout(self.options.timeout):
                 version, reply = await self._ask_current(frame)
         except TimeoutError as fault:
-            raise RefusedRequest(503, f"no answer within {self.options.timeout:g} s", retry=5) from fault
+            raise RefusedRequest(
+                503, f"no answer within {self.options.timeout:g} s", retry=5
+            ) from fault
         except ServingError as fault:
             raise RefusedRequest(503, "the model's process ended", retry=10) from fault
         finally:
@@ -90,7 +98,11 @@ class ServedModel:
             if not self.available:
                 self._wake.set()
         if "error" in reply:
-            raise RefusedRequest(422, reply["error"]) if reply["refused"] else RefusedRequest(503, reply["error"], 5)
+            raise (
+                RefusedRequest(422, reply["error"])
+                if reply["refused"]
+                else RefusedRequest(503, reply["error"], 5)
+            )
         return version, reply
 
     async def _ask_current(self, frame: Frame) -> tuple[ModelVersion, Frame]:
@@ -118,10 +130,14 @@ class ServedModel:
         if not self.available:
             await self._restart()
         try:
-            version = await asyncio.to_thread(find_served_version, self.workspace, self.options.version)
+            version = await asyncio.to_thread(
+                find_served_version, self.workspace, self.options.version
+            )
             self.registry_fault = ""
         except Exception as fault:
-            self.registry_fault = f"the champion cannot be asked for: {_one_line(fault)}"
+            self.registry_fault = (
+                f"the champion cannot be asked for: {_one_line(fault)}"
+            )
             return
         if self.current is not None and version.version == self.current.version.version:
             self.version_fault, self._refused = "", None

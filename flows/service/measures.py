@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import psutil
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 
 from flows.service.answer_log import AnswerLog
 from flows.service.follower import ServedModel
@@ -20,25 +27,62 @@ class Measures:
 
     media_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, model: ServedModel, log: AnswerLog | None, held_bytes: Callable[[], int]) -> None:
+    def __init__(
+        self, model: ServedModel, log: AnswerLog | None, held_bytes: Callable[[], int]
+    ) -> None:
         self.model = model
         self.log = log
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            "thaw_predict_requests", "Requests to /predict by HTTP status.", ["status"], registry=self.registry
+            "thaw_predict_requests",
+            "Requests to /predict by HTTP status.",
+            ["status"],
+            registry=self.registry,
         )
         self.seconds = Histogram(
-            "thaw_predict_seconds", "Seconds from a request's headers to its answer.", registry=self.registry
+            "thaw_predict_seconds",
+            "Seconds from a request's headers to its answer.",
+            registry=self.registry,
         )
-        self._add_gauge("thaw_waiting_requests", "Requests that wait or are being answered.", lambda: model.waiting)
-        self._add_gauge("thaw_held_bytes", "Bytes of the bodies that are read or being answered.", held_bytes)
-        self._add_gauge("thaw_served_version", "The version that answers.", self._version)
-        self._add_gauge("thaw_model_swaps", "Versions that took over.", lambda: model.swaps)
-        self._add_gauge("thaw_model_refusals", "Times that a version was refused.", lambda: model.refusals)
-        self._add_gauge("thaw_model_restarts", "Times that the model was started again.", lambda: model.restarts)
-        self._add_gauge("thaw_degraded", "1 where /health names a reason.", lambda: float(bool(model.faults)))
-        self._add_gauge("thaw_log_failures", "Answers that could not be logged.", self._log_failures)
-        self._add_gauge("thaw_model_rss_bytes", "Resident memory of the model's process.", self._model_memory)
+        self._add_gauge(
+            "thaw_waiting_requests",
+            "Requests that wait or are being answered.",
+            lambda: model.waiting,
+        )
+        self._add_gauge(
+            "thaw_held_bytes",
+            "Bytes of the bodies that are read or being answered.",
+            held_bytes,
+        )
+        self._add_gauge(
+            "thaw_served_version", "The version that answers.", self._version
+        )
+        self._add_gauge(
+            "thaw_model_swaps", "Versions that took over.", lambda: model.swaps
+        )
+        self._add_gauge(
+            "thaw_model_refusals",
+            "Times that a version was refused.",
+            lambda: model.refusals,
+        )
+        self._add_gauge(
+            "thaw_model_restarts",
+            "Times that the model was started again.",
+            lambda: model.restarts,
+        )
+        self._add_gauge(
+            "thaw_degraded",
+            "1 where /health names a reason.",
+            lambda: float(bool(model.faults)),
+        )
+        self._add_gauge(
+            "thaw_log_failures", "Answers that could not be logged.", self._log_failures
+        )
+        self._add_gauge(
+            "thaw_model_rss_bytes",
+            "Resident memory of the model's process.",
+            self._model_memory,
+        )
 
     def _add_gauge(self, name: str, meaning: str, value: object) -> None:
         Gauge(name, meaning, registry=self.registry).set_function(value)  # type: ignore[arg-type]
@@ -51,7 +95,11 @@ class Measures:
 
     def _model_memory(self) -> float:
         try:
-            return float(psutil.Process(self.model.current.pid).memory_info().rss) if self.model.current else 0.0
+            return (
+                float(psutil.Process(self.model.current.pid).memory_info().rss)
+                if self.model.current
+                else 0.0
+            )
         except psutil.Error:
             return 0.0
 

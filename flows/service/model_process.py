@@ -39,7 +39,10 @@ class ModelProcess:
     """
 
     def __init__(
-        self, version: ModelVersion, process: asyncio.subprocess.Process, columns: tuple[InputColumn, ...]
+        self,
+        version: ModelVersion,
+        process: asyncio.subprocess.Process,
+        columns: tuple[InputColumn, ...],
     ) -> None:
         self.version = version
         self.columns = columns
@@ -65,7 +68,9 @@ class ModelProcess:
             return await _read(self._process)
         except (OSError, EOFError) as fault:
             await self.close()
-            raise ServingError("the model's process", found="it ended", expected="an answer") from fault
+            raise ServingError(
+                "the model's process", found="it ended", expected="an answer"
+            ) from fault
         except asyncio.CancelledError:
             _kill(self._process)  # its late answer would be taken for the next one's
             raise
@@ -75,7 +80,9 @@ class ModelProcess:
         await _end(self._process)
 
 
-async def start_model(version: ModelVersion, folder: Path, log: Path, seconds: float) -> ModelProcess:
+async def start_model(
+    version: ModelVersion, folder: Path, log: Path, seconds: float
+) -> ModelProcess:
     """Loads a version in a new process and has it answer its input example.
 
     Args:

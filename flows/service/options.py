@@ -21,11 +21,14 @@ class ServeOptions:
         max_items: most examples in one request.
         timeout: seconds from a request's last byte to its answer.
         queue: most requests that wait for the model or are being answered.
-        version: the version to serve whatever the champion is; None: follow the champion.
+        version: the version to serve whatever the champion is; None: follow the
+            champion.
         log: where answers are logged; None: nowhere.
         poll: seconds between two looks at the registry.
-        body_timeout: seconds that a client has to send a request's headers, and again its body.
-        load_timeout: seconds that a version has to load and to answer its input example.
+        body_timeout: seconds that a client has to send a request's headers, and again
+            its body.
+        load_timeout: seconds that a version has to load and to answer its input
+            example.
         connections: most connections at one time.
     """
 
@@ -60,8 +63,17 @@ class ServeOptions:
         if self.host not in HOSTS:
             raise ConfigError("--host", found=self.host, expected=" or ".join(HOSTS))
         if not 0 <= self.port <= MAX_PORT:
-            raise ConfigError("--port", found=str(self.port), expected=f"0 to {MAX_PORT}")
-        limits = {"max-mib": self.max_mib, "max-items": self.max_items, "timeout": self.timeout, "queue": self.queue}
+            raise ConfigError(
+                "--port", found=str(self.port), expected=f"0 to {MAX_PORT}"
+            )
+        limits = {
+            "max-mib": self.max_mib,
+            "max-items": self.max_items,
+            "timeout": self.timeout,
+            "queue": self.queue,
+        }
         for name, value in limits.items():
             if not 0 < value < float("inf"):
-                raise ConfigError(f"--{name}", found=str(value), expected="a number above 0")
+                raise ConfigError(
+                    f"--{name}", found=str(value), expected="a number above 0"
+                )

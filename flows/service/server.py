@@ -24,7 +24,8 @@ Ready = Callable[[str, str], None]
 
 
 def serve(workspace: Workspace, options: ServeOptions, ready: Ready) -> None:
-    """Serves the workspace's champion until SIGINT, SIGTERM or SIGHUP; answers in flight are finished.
+    """Serves the workspace's champion until SIGINT, SIGTERM or SIGHUP; answers in
+    flight are finished.
 
     Args:
         ready: told the address and the version once requests are answered.
@@ -61,7 +62,9 @@ def _listen(options: ServeOptions) -> socket.socket:
     return listening
 
 
-async def _serve(workspace: Workspace, options: ServeOptions, listening: socket.socket, ready: Ready) -> int:
+async def _serve(
+    workspace: Workspace, options: ServeOptions, listening: socket.socket, ready: Ready
+) -> int:
     model = ServedModel(workspace, options)
     await model.start()
     assert model.current is not None
@@ -84,7 +87,9 @@ async def _serve(workspace: Workspace, options: ServeOptions, listening: socket.
 def _make_server(model: ServedModel, options: ServeOptions) -> QuietServer:
     BoundedProtocol.seconds = options.body_timeout
     app = BoundedConnections(
-        make_app(model, options), lambda: len(server.server_state.connections), options.connections
+        make_app(model, options),
+        lambda: len(server.server_state.connections),
+        options.connections,
     )
     config = uvicorn.Config(
         app,
@@ -111,7 +116,9 @@ class QuietServer(uvicorn.Server):
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Ends the server once the answers in flight are given; a second Ctrl-C does not wait for them."""
+        """Ends the server once the answers in flight are given; a second Ctrl-C does
+        not wait for them.
+        """
         self.force_exit = bool(self.received) and sig == CTRL_C
         self.received = self.received or sig
         self.should_exit = True
@@ -128,7 +135,9 @@ class BoundedProtocol(H11Protocol):
         self._deadline = self.loop.call_later(self.seconds, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
+        if self._deadline is None and (
+            self.cycle is None or self.cycle.response_complete
+        ):
             self._deadline = self.loop.call_later(self.seconds, self.transport.abort)
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:

@@ -1,8 +1,9 @@
 """The process that holds one model: `python -P -m flows.service.worker FOLDER`.
 
-Standard input and output carry frames: four bytes of length (big endian), then JSON. The first frame out says that the
-model is loaded and answered its input example, or why not; then one frame out for each frame in. Standard input closes
-when the server ends, even by SIGKILL; the process then ends at once, whatever it is doing.
+Standard input and output carry frames: four bytes of length (big endian), then JSON.
+The first frame out says that the model is loaded and answered its input example, or why
+not; then one frame out for each frame in. Standard input closes when the server ends,
+even by SIGKILL; the process then ends at once, whatever it is doing.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def _load(folder: Path) -> tuple[Any, Frame]:
         raise ValueError("the version has no input example to try it on")
     answers = model.predict(example)
     if len(answers) != len(example):
-        raise ValueError(f"{len(answers)} answers to the {len(example)} rows of its input example")
+        raise ValueError(
+            f"{len(answers)} answers to the {len(example)} rows of its input example"
+        )
     columns = [[column.name, column.type] for column in packaging.input_columns(model)]
     to_bytes({"answers": answers.to_dict(orient="records")})
     return model, {"columns": columns}
@@ -101,7 +104,9 @@ def _decode_columns(frame: Frame) -> Mapping[str, list[Any]]:
 
 
 def main() -> None:
-    """Keeps the true standard output for frames: what libraries print goes to standard error."""
+    """Keeps the true standard output for frames: what libraries print goes to standard
+    error.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server says when to end
     outgoing = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -41,7 +41,9 @@ class Check:
 
 @dataclass(frozen=True)
 class ExpectationSuite:
-    """Checks of one table; `items` gives, by a check's code, what to name where the values alone say too little."""
+    """Checks of one table; `items` gives, by a check's code, what to name where the
+    values alone say too little.
+    """
 
     name: str
     frame: pd.DataFrame
@@ -53,15 +55,20 @@ def judge(suites: Sequence[ExpectationSuite], run_dir: Path) -> list[Finding]:
     """Runs the suites, and writes Data Docs into `run_dir / "data-docs"`.
 
     Returns:
-        A finding for every check that failed, in the suites' order, with all items named.
+        A finding for every check that failed, in the suites' order, with all items
+        named.
 
     Raises:
-        DataError: a suite holds no check, and so would pass anything; or a check could not be judged.
+        DataError: a suite holds no check, and so would pass anything; or a check could
+            not be judged.
     """
     for suite in suites:
         if not suite.checks:
             raise DataError(
-                f"checks of {suite.name}", found="none", expected="at least one", hint="say what is expected"
+                f"checks of {suite.name}",
+                found="none",
+                expected="at least one",
+                hint="say what is expected",
             )
     context = _great_expectations().get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
@@ -75,41 +82,59 @@ def judge(suites: Sequence[ExpectationSuite], run_dir: Path) -> list[Finding]:
 def _great_expectations() -> ModuleType:
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # it looks while it is imported
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what its own dependencies deprecate is not the user's concern
+        # What its own dependencies deprecate is not the user's concern.
+        warnings.simplefilter("ignore")
         import great_expectations
     return great_expectations
 
 
 def _site(folder: Path) -> dict[str, Any]:
-    # Great Expectations would put an environment variable's value, or an error, in the place of a $NAME.
+    # Great Expectations would put an environment variable's value, or an error, in the
+    # place of a $NAME.
     base = str(folder.resolve()).replace("$", r"\$")
     return {
         "class_name": "SiteBuilder",
         "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": base},
+        "store_backend": {
+            "class_name": "TupleFilesystemStoreBackend",
+            "base_directory": base,
+        },
     }
 
 
 def _run(context: Any, source: Any, suite: ExpectationSuite) -> list[Finding]:
     gx = _great_expectations()
     expectations = [
-        getattr(gx.expectations, check.kind)(**check.arguments, severity=check.severity, meta={"at": at})
+        getattr(gx.expectations, check.kind)(
+            **check.arguments, severity=check.severity, meta={"at": at}
+        )
         for at, check in enumerate(suite.checks)
     ]
-    table = source.add_dataframe_asset(suite.name).add_batch_definition_whole_dataframe("all")
-    stored = context.suites.add(gx.ExpectationSuite(suite.name, expectations=expectations))
-    definition = context.validation_definitions.add(gx.ValidationDefinition(name=suite.name, data=table, suite=stored))
-    # All are summarised first; only those that failed are asked for their rows, which takes long where many fail.
+    table = source.add_dataframe_asset(suite.name).add_batch_definition_whole_dataframe(
+        "all"
+    )
+    stored = context.suites.add(
+        gx.ExpectationSuite(suite.name, expectations=expectations)
+    )
+    definition = context.validation_definitions.add(
+        gx.ValidationDefinition(name=suite.name, data=table, suite=stored)
+    )
+    # All are summarised first; only those that failed are asked for their rows, which
+    # takes long where many fail.
     given = {"dataframe": suite.frame}
     results = definition.run(batch_parameters=given, result_format="SUMMARY").results
-    failed = sorted(result.expectation_config.meta["at"] for result in results if not result.success)
+    failed = sorted(
+        result.expectation_config.meta["at"] for result in results if not result.success
+    )
     if not failed:
         return []
     batch = table.get_batch(given)
     return [_finding(suite, suite.checks[at], batch, expectations[at]) for at in failed]
 
 
-def _finding(suite: ExpectationSuite, check: Check, batch: Any, expectation: Any) -> Finding:
+def _finding(
+    suite: ExpectationSuite, check: Check, batch: Any, expectation: Any
+) -> Finding:
     form: dict[str, Any] = {"result_format": "COMPLETE"}
     if check.index is not None:
         form["unexpected_index_column_names"] = [check.index]
@@ -117,14 +142,22 @@ def _finding(suite: ExpectationSuite, check: Check, batch: Any, expectation: Any
     result = outcome.result
     if not result:
         raise DataError(
-            f"check {check.code}", found=str(outcome.exception_info)[-200:], expected="one that can be judged"
+            f"check {check.code}",
+            found=str(outcome.exception_info)[-200:],
+            expected="one that can be judged",
         )
     rows = result.get("unexpected_index_list") or [] if check.index is not None else []
-    items = suite.items.get(check.code) or tuple(sorted({_item(row, check) for row in rows}))
+    items = suite.items.get(check.code) or tuple(
+        sorted({_item(row, check) for row in rows})
+    )
     if check.index is not None:
         found = f"{result['unexpected_count']} of {result['element_count']}"
     else:
-        value = result["observed_value"] if "observed_value" in result else result["unexpected_list"][0]
+        value = (
+            result["observed_value"]
+            if "observed_value" in result
+            else result["unexpected_list"][0]
+        )
         found = f"{value:.4g}" if isinstance(value, float) else str(value)
     return Finding(
         code=check.code,

@@ -1,8 +1,10 @@
-"""The decoded store: every example decoded once, as uint8 in memory-mapped files, shared by all that read examples.
+"""The decoded store: every example decoded once, as uint8 in memory-mapped files,
+shared by all that read examples.
 
-`<scratch>/pixels/<spec>/` holds one presentation's examples in segments: `<n>.u8` (the arrays, one after another) and
-`<n>.json` (shape and ids, written last, so a segment without it was never finished). Segments only come and go
-whole: a kill while decoding loses at most the segment being written, and a reader's map stays good when the file is
+`<scratch>/pixels/<spec>/` holds one presentation's examples in segments: `<n>.u8` (the
+arrays, one after another) and `<n>.json` (shape and ids, written last, so a segment
+without it was never finished). Segments only come and go whole: a kill while decoding
+loses at most the segment being written, and a reader's map stays good when the file is
 evicted. What was used longest ago goes first.
 """
 
@@ -57,13 +59,19 @@ class DecodedStore:
     Args:
         ids: the examples; their positions are the row numbers.
         shape: of one decoded example.
-        places: where each row lies, as (segment, position); segment −1: not stored, decoded each time.
+        places: where each row lies, as (segment, position); segment −1: not stored,
+            decoded each time.
         segments: memory-mapped arrays (examples, *shape).
         decode: gives one row's array, for those not stored.
     """
 
     def __init__(
-        self, ids: tuple[str, ...], shape: tuple[int, ...], places: Rows, segments: list[Pixels], decode: _Decode
+        self,
+        ids: tuple[str, ...],
+        shape: tuple[int, ...],
+        places: Rows,
+        segments: list[Pixels],
+        decode: _Decode,
     ) -> None:
         self.ids, self.shape = ids, shape
         self._places, self._segments, self._decode = places, segments, decode
@@ -83,7 +91,9 @@ class DecodedStore:
         arrays = out.numpy()
         for position, (segment, place) in enumerate(self._places[rows].tolist()):
             row = int(rows[position])
-            arrays[position] = self._segments[segment][place] if segment >= 0 else self._decode(row)
+            arrays[position] = (
+                self._segments[segment][place] if segment >= 0 else self._decode(row)
+            )
         return out
 
 
@@ -137,8 +147,9 @@ def open_store(
 ) -> DecodedStore:
     """The store of these examples; what is missing is decoded now, in parallel.
 
-    Examples beyond the limit, or beyond what the disk has room for, are decoded each time they are asked for, and so
-    are all of them where the disk takes nothing; that is said.
+    Examples beyond the limit, or beyond what the disk has room for, are decoded each
+    time they are asked for, and so are all of them where the disk takes nothing; that
+    is said.
 
     Args:
         rows: id (MD5 of the content) and file of each example.
@@ -147,7 +158,8 @@ def open_store(
         workers: decoding threads; None: the cores this process may use.
 
     Raises:
-        TrainingError: a file is missing, changed since it was validated, or cannot be decoded; all are named.
+        TrainingError: a file is missing, changed since it was validated, or cannot be
+            decoded; all are named.
     """
     shape = tuple(task.shape(spec))
     decode = _Decode(task, spec, rows)
@@ -155,12 +167,19 @@ def open_store(
     try:
         return _open(folder, shape, decode, limit_gb, console, workers or cores())
     except OSError as fault:
-        console.info(f"decoded store: {storage.describe(fault, folder)}; examples are decoded each time")
+        console.info(
+            f"decoded store: {storage.describe(fault, folder)}; examples are decoded each time"
+        )
         return _store(rows, shape, [], decode)
 
 
 def _open(
-    folder: Path, shape: tuple[int, ...], decode: _Decode, limit_gb: float, console: Console, workers: int
+    folder: Path,
+    shape: tuple[int, ...],
+    decode: _Decode,
+    limit_gb: float,
+    console: Console,
+    workers: int,
 ) -> DecodedStore:
     """The store in a folder; raises OSError where the disk does not even take its lock."""
     rows, stores = decode.rows, folder.parent
@@ -168,7 +187,11 @@ def _open(
     with _alone(stores, console):
         segments = _finished(folder, shape)
         known = {name for segment in segments for name in segment.ids}
-        missing = list({name: row for row, (name, _) in enumerate(rows) if name not in known}.values())
+        missing = list(
+            {
+                name: row for row, (name, _) in enumerate(rows) if name not in known
+            }.values()
+        )
         wanted = {name for name, _ in rows}
         needed = [segment for segment in segments if wanted.intersection(segment.ids)]
         room = _make_room(stores, needed, len(missing) * _size(shape), _bytes(limit_gb))
@@ -200,11 +223,26 @@ def _alone(stores: Path, console: Console) -> Iterator[None]:
 
 
 def _store(
-    rows: Sequence[tuple[str, Path]], shape: tuple[int, ...], segments: list[_Segment], decode: _Decode
+    rows: Sequence[tuple[str, Path]],
+    shape: tuple[int, ...],
+    segments: list[_Segment],
+    decode: _Decode,
 ) -> DecodedStore:
-    found = {name: (s, p) for s, segment in enumerate(segments) for p, name in enumerate(segment.ids)}
-    places = np.array([found.get(name, (-1, -1)) for name, _ in rows], np.int64).reshape(len(rows), 2)
-    return DecodedStore(tuple(name for name, _ in rows), shape, places, [s.pixels(shape) for s in segments], decode)
+    found = {
+        name: (s, p)
+        for s, segment in enumerate(segments)
+        for p, name in enumerate(segment.ids)
+    }
+    places = np.array(
+        [found.get(name, (-1, -1)) for name, _ in rows], np.int64
+    ).reshape(len(rows), 2)
+    return DecodedStore(
+        tuple(name for name, _ in rows),
+        shape,
+        places,
+        [s.pixels(shape) for s in segments],
+        decode,
+    )
 
 
 def _size(shape: tuple[int, ...]) -> int:
@@ -218,7 +256,11 @@ def _finished(folder: Path, shape: tuple[int, ...]) -> list[_Segment]:
         ids = _index(path.with_suffix(".json"), shape)
         if ids is not None and path.stat().st_size == len(ids) * _size(shape):
             segments.append(_Segment(path, ids))
-    whole = {path for segment in segments for path in (segment.path, segment.path.with_suffix(".json"))}
+    whole = {
+        path
+        for segment in segments
+        for path in (segment.path, segment.path.with_suffix(".json"))
+    }
     for path in folder.iterdir():
         if path not in whole:
             path.unlink()
@@ -229,7 +271,11 @@ def _index(path: Path, shape: tuple[int, ...]) -> tuple[str, ...] | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         ids = tuple(str(name) for name in values["ids"])
-        return ids if values["shape"] == list(shape) and values["check"] == digest(ids) else None
+        return (
+            ids
+            if values["shape"] == list(shape) and values["check"] == digest(ids)
+            else None
+        )
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -240,11 +286,16 @@ def _bytes(gigabytes: float) -> int:
 
 
 def _make_room(stores: Path, keep: list[_Segment], wish: int, limit: int) -> int:
-    """Removes segments, least recently used first, until `wish` bytes fit; returns the bytes that do."""
+    """Removes segments, least recently used first, until `wish` bytes fit; returns the
+    bytes that do.
+    """
     entries = []
     for path in stores.glob("*/*.u8"):
-        index_first = (path.with_suffix(".json"), path)  # a segment without its index was never finished
-        entries.append(files.CacheEntry(index_first, files.used_ns(path), path.stat().st_size))
+        # A segment without its index was never finished.
+        index_first = (path.with_suffix(".json"), path)
+        entries.append(
+            files.CacheEntry(index_first, files.used_ns(path), path.stat().st_size)
+        )
     held = files.evict_least_recently_used(
         entries,
         lambda held: _room(stores, held, limit) >= wish,
@@ -258,9 +309,16 @@ def _room(stores: Path, held: int, limit: int) -> int:
 
 
 def _decode_all(
-    decode: _Decode, rows: list[int], folder: Path, shape: tuple[int, ...], console: Console, workers: int
+    decode: _Decode,
+    rows: list[int],
+    folder: Path,
+    shape: tuple[int, ...],
+    console: Console,
+    workers: int,
 ) -> list[_Segment]:
-    """Decodes rows into new segments of at most `SEGMENT_BYTES`; where the disk is full before the end, that is said."""
+    """Decodes rows into new segments of at most `SEGMENT_BYTES`; where the disk is full
+    before the end, that is said.
+    """
     each = max(1, SEGMENT_BYTES // _size(shape))
     segments: list[_Segment] = []
     first = 1 + max((int(path.stem) for path in folder.glob("*.u8")), default=0)
@@ -270,7 +328,9 @@ def _decode_all(
             progress = _Progress(console, start, len(rows))
             path = folder / f"{first + len(segments):06d}.u8"
             try:
-                segments.append(_write_segment(decode, part, path, shape, pool, progress))
+                segments.append(
+                    _write_segment(decode, part, path, shape, pool, progress)
+                )
             except OSError as fault:
                 progress(len(rows) - start)
                 console.info(
@@ -291,7 +351,12 @@ class _Progress(NamedTuple):
 
 
 def _write_segment(
-    decode: _Decode, rows: list[int], path: Path, shape: tuple[int, ...], pool: ThreadPoolExecutor, progress: _Progress
+    decode: _Decode,
+    rows: list[int],
+    path: Path,
+    shape: tuple[int, ...],
+    pool: ThreadPoolExecutor,
+    progress: _Progress,
 ) -> _Segment:
     """Raises OSError where the disk does not take it; then nothing of it is left."""
     index = path.with_suffix(".json")
@@ -308,9 +373,16 @@ def _write_segment(
 
 
 def _write_pixels(
-    path: Path, decode: _Decode, rows: list[int], shape: tuple[int, ...], pool: ThreadPoolExecutor, progress: _Progress
+    path: Path,
+    decode: _Decode,
+    rows: list[int],
+    shape: tuple[int, ...],
+    pool: ThreadPoolExecutor,
+    progress: _Progress,
 ) -> None:
-    """Raises TrainingError naming what cannot be decoded, OSError where the disk refuses."""
+    """Raises TrainingError naming what cannot be decoded, OSError where the disk
+    refuses.
+    """
     pixels = storage.PositionedFile(path)
     refused: list[OSError] = []
 
@@ -322,7 +394,9 @@ def _write_pixels(
         except TrainingError as fault:
             return fault
         if decoded.shape != shape:
-            raise ValueError(f"{decode.task.name} decoded {decoded.shape} where {shape} was promised")
+            raise ValueError(
+                f"{decode.task.name} decoded {decoded.shape} where {shape} was promised"
+            )
         try:
             pixels.write(decoded, position * _size(shape))
         except OSError as fault:

@@ -1,4 +1,6 @@
-"""From what was listed and measured to the manifest's rows: faults aside, and each content once."""
+"""From what was listed and measured to the manifest's rows: faults aside, and each
+content once.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ SHOWN_CONFLICTS = 3  # other labels of one content that a fault names
 
 @dataclass(frozen=True)
 class Partition:
-    """Examples that can be used, with what was measured of them, apart from those that cannot."""
+    """Examples that can be used, with what was measured of them, apart from those that
+    cannot.
+    """
 
     usable: tuple[tuple[ListedExample, MeasuredExample], ...]  # by path
     faults: tuple[ExampleFault, ...]  # by path
@@ -29,12 +33,15 @@ class Partition:
 
 
 def partition_by_fault(
-    listed: Sequence[ListedExample], results: Mapping[str, MeasuredExample | ExampleFault], max_doubtful: float
+    listed: Sequence[ListedExample],
+    results: Mapping[str, MeasuredExample | ExampleFault],
+    max_doubtful: float,
 ) -> Partition:
     """Parts the usable examples from the faults.
 
-    A doubtful example (a placeholder among photographs) is left out like a faulty one, unless more than the share
-    `max_doubtful` are so: then that is what the data look like, and a warning says so.
+    A doubtful example (a placeholder among photographs) is left out like a faulty one,
+    unless more than the share `max_doubtful` are so: then that is what the data look
+    like, and a warning says so.
     """
     faults: dict[str, ExampleFault] = {}
     usable: list[tuple[ListedExample, MeasuredExample]] = []
@@ -44,18 +51,30 @@ def partition_by_fault(
             faults[example.path] = result
         else:
             usable.append((example, result))
-    doubts = {example.path: measured.doubt for example, measured in usable if measured.doubt is not None}
+    doubts = {
+        example.path: measured.doubt
+        for example, measured in usable
+        if measured.doubt is not None
+    }
     if len(doubts) > max_doubtful * len(results):
-        return Partition(tuple(usable), tuple(faults.values()), (_doubtful(list(doubts.values()), len(results)),))
+        return Partition(
+            tuple(usable),
+            tuple(faults.values()),
+            (_doubtful(list(doubts.values()), len(results)),),
+        )
     kept = tuple(pair for pair in usable if pair[1].doubt is None)
-    return Partition(kept, tuple(sorted((faults | doubts).values(), key=lambda fault: fault.path)), ())
+    return Partition(
+        kept,
+        tuple(sorted((faults | doubts).values(), key=lambda fault: fault.path)),
+        (),
+    )
 
 
 def _in_order(listed: Sequence[ListedExample]) -> Iterator[ListedExample]:
     """The examples by path and what else tells them apart, each once.
 
-    Few paths are listed twice, so the long keys are made for those alone: for a million examples they take more memory
-    than the examples.
+    Few paths are listed twice, so the long keys are made for those alone: for a million
+    examples they take more memory than the examples.
     """
     by_path = sorted(listed, key=_path)
     for _, same in itertools.groupby(by_path, key=_path):
@@ -71,7 +90,13 @@ def _path(example: ListedExample) -> str:
 
 
 def _order(example: ListedExample) -> tuple[str, ...]:
-    return (example.path, example.target, example.group or "", example.given_split or "", repr(example.meta))
+    return (
+        example.path,
+        example.target,
+        example.group or "",
+        example.given_split or "",
+        repr(example.meta),
+    )
 
 
 def _doubtful(doubts: Sequence[ExampleFault], total: int) -> Finding:
@@ -87,11 +112,15 @@ def _doubtful(doubts: Sequence[ExampleFault], total: int) -> Finding:
 
 
 def quarantine_conflicts(partition: Partition) -> Partition:
-    """Moves every copy of a content that comes with several targets to the faults: nobody knows which is right."""
+    """Moves every copy of a content that comes with several targets to the faults:
+    nobody knows which is right.
+    """
     targets: dict[str, dict[str, ListedExample]] = {}
     for example, measured in partition.usable:
         targets.setdefault(measured.id, {}).setdefault(example.target, example)
-    conflicting = {identity: copies for identity, copies in targets.items() if len(copies) > 1}
+    conflicting = {
+        identity: copies for identity, copies in targets.items() if len(copies) > 1
+    }
     if not conflicting:
         return partition
     faults = {fault.path: fault for fault in partition.faults}
@@ -106,9 +135,13 @@ def quarantine_conflicts(partition: Partition) -> Partition:
     return Partition(tuple(kept), tuple(in_order), partition.findings)
 
 
-def _conflict(example: ListedExample, identity: str, copies: Mapping[str, ListedExample]) -> ExampleFault:
+def _conflict(
+    example: ListedExample, identity: str, copies: Mapping[str, ListedExample]
+) -> ExampleFault:
     others = [
-        f"{other.described_target} ({other.path})" for target, other in copies.items() if target != example.target
+        f"{other.described_target} ({other.path})"
+        for target, other in copies.items()
+        if target != example.target
     ]
     return ExampleFault(
         example.path,
@@ -122,22 +155,30 @@ def _conflict(example: ListedExample, identity: str, copies: Mapping[str, Listed
 
 @dataclass(frozen=True)
 class Deduplicated:
-    """The manifest's rows: one for each content and label; a content with two labels has two."""
+    """The manifest's rows: one for each content and label; a content with two labels
+    has two.
+    """
 
     rows: pa.Table
     aliases: int
     findings: tuple[Finding, ...]
 
 
-def deduplicate(usable: Sequence[tuple[ListedExample, MeasuredExample]]) -> Deduplicated:
+def deduplicate(
+    usable: Sequence[tuple[ListedExample, MeasuredExample]],
+) -> Deduplicated:
     """Folds examples, sorted by path, of the same content and label into one row.
 
-    The row's path, group and metadata are the first's that has them. Where copies came in several given splits the
-    row belongs to the test split before val before train, so that nothing judged was trained on.
+    The row's path, group and metadata are the first's that has them. Where copies came
+    in several given splits the row belongs to the test split before val before train,
+    so that nothing judged was trained on.
     """
     firsts, copies = _find_copies(usable)
     rows = [usable[position] for position in firsts]
-    merged = {row: _merge([usable[position][0] for position in same]) for row, same in copies.items()}
+    merged = {
+        row: _merge([usable[position][0] for position in same])
+        for row, same in copies.items()
+    }
     findings = _Copies()
     for one in merged.values():
         findings.add(one)
@@ -148,8 +189,8 @@ def deduplicate(usable: Sequence[tuple[ListedExample, MeasuredExample]]) -> Dedu
 def _find_copies(
     usable: Sequence[tuple[ListedExample, MeasuredExample]],
 ) -> tuple[list[int], dict[int, list[int]]]:
-    """Where the first example of each content and label stands; and, for the rows that have several, by the row's
-    number, where all of them stand.
+    """Where the first example of each content and label stands; and, for the rows that
+    have several, by the row's number, where all of them stand.
 
     Most contents occur once, so a list is made for the others alone.
     """
@@ -167,7 +208,9 @@ def _find_copies(
 
 @dataclass(frozen=True)
 class _Merged:
-    """What several examples of one content and label come to; paths and groups as they were listed, each once."""
+    """What several examples of one content and label come to; paths and groups as they
+    were listed, each once.
+    """
 
     paths: tuple[str, ...]
     groups: tuple[str, ...]
@@ -188,8 +231,12 @@ class _Merged:
 
 def _merge(examples: Sequence[ListedExample]) -> _Merged:
     paths = dict.fromkeys(example.path for example in examples)
-    groups = dict.fromkeys(example.group for example in examples if example.group is not None)
-    splits = frozenset(example.given_split for example in examples if example.given_split is not None)
+    groups = dict.fromkeys(
+        example.group for example in examples if example.group is not None
+    )
+    splits = frozenset(
+        example.given_split for example in examples if example.given_split is not None
+    )
     return _Merged(tuple(paths), tuple(groups), splits)
 
 
@@ -212,7 +259,14 @@ class _Copies:
 
     def findings(self) -> tuple[Finding, ...]:
         told = (
-            ("copies", "info", "the same content more than once", "each is used once", "", self._copies),
+            (
+                "copies",
+                "info",
+                "the same content more than once",
+                "each is used once",
+                "",
+                self._copies,
+            ),
             (
                 "copies-across-splits",
                 "warning",
@@ -245,8 +299,11 @@ class _Copies:
         )
 
 
-def _table(rows: Sequence[tuple[ListedExample, MeasuredExample]], merged: Mapping[int, _Merged]) -> pa.Table:
-    """The manifest's columns, one after the other: a dict for each row would take more memory than all else.
+def _table(
+    rows: Sequence[tuple[ListedExample, MeasuredExample]], merged: Mapping[int, _Merged]
+) -> pa.Table:
+    """The manifest's columns, one after the other: a dict for each row would take more
+    memory than all else.
 
     Args:
         rows: the first example of each row.
@@ -270,14 +327,18 @@ def _table(rows: Sequence[tuple[ListedExample, MeasuredExample]], merged: Mappin
         "split": nothing,
         "unit": nothing,
     }
-    columns = {field.name: pa.array(values[field.name], field.type) for field in COLUMNS}
+    columns = {
+        field.name: pa.array(values[field.name], field.type) for field in COLUMNS
+    }
     contents = [example.content for example, _ in rows]
     if any(content is not None for content in contents):
         columns[CONTENT] = pa.array(contents, pa.string())
     columns.update(_objects([example for example, _ in rows]))
     measured_names = {name for _, measured in rows for name in measured.values}
     for name in sorted(measured_names):
-        columns[SCAN + name] = _column([measured.values.get(name) for _, measured in rows])
+        columns[SCAN + name] = _column(
+            [measured.values.get(name) for _, measured in rows]
+        )
     columns.update(_metadata(rows))
     return pa.table(columns)
 
@@ -289,31 +350,45 @@ def _objects(examples: Sequence[ListedExample]) -> dict[str, pa.Array]:
         classes = [sorted(set(example.classes or ())) for example in examples]
         columns[CLASSES] = pa.array(classes, pa.list_(pa.string()))
     if any(example.stratum is not None for example in examples):
-        columns[STRATUM] = pa.array([example.stratum or "" for example in examples], pa.string())
+        columns[STRATUM] = pa.array(
+            [example.stratum or "" for example in examples], pa.string()
+        )
     return columns
 
 
-def _metadata(rows: Sequence[tuple[ListedExample, MeasuredExample]]) -> dict[str, pa.Array]:
+def _metadata(
+    rows: Sequence[tuple[ListedExample, MeasuredExample]],
+) -> dict[str, pa.Array]:
     """The users' own columns, by name."""
     names = {name for example, _ in rows for name, _ in example.meta}
     columns: dict[str, pa.Array] = {}
     for name in sorted(names):
-        columns[META + name] = _column([dict(example.meta).get(name) for example, _ in rows])
+        columns[META + name] = _column(
+            [dict(example.meta).get(name) for example, _ in rows]
+        )
     return columns
 
 
 def _column(values: list[Any]) -> pa.Array:
-    """Values of one type as that type; of several, and whole numbers past 64 bits, as strings."""
+    """Values of one type as that type; of several, and whole numbers past 64 bits, as
+    strings.
+    """
     present = [value for value in values if value is not None]
     kinds = {type(value) for value in present}
     if kinds == {int, float}:
         return pa.array([None if value is None else float(value) for value in values])
-    is_too_large = kinds == {int} and not all(INT64.min <= value <= INT64.max for value in present)
+    is_too_large = kinds == {int} and not all(
+        INT64.min <= value <= INT64.max for value in present
+    )
     if len(kinds) != 1 or is_too_large:
-        return pa.array([None if value is None else str(value) for value in values], pa.string())
+        return pa.array(
+            [None if value is None else str(value) for value in values], pa.string()
+        )
     return pa.array(values)
 
 
 def conversions(measured: Iterable[MeasuredExample]) -> dict[str, int]:
     """How many examples were accepted by converting them, by kind."""
-    return dict(sorted(Counter(kind for one in measured for kind in one.converted).items()))
+    return dict(
+        sorted(Counter(kind for one in measured for kind in one.converted).items())
+    )

@@ -54,28 +54,42 @@ def content_suites(
     """What the data must satisfy by themselves.
 
     Args:
-        rows: a row for each content and label, as in the manifest, so that a content with two labels shows.
+        rows: a row for each content and label, as in the manifest, so that a content
+            with two labels shows.
         labels: the label space.
         expected: what the task says of the measured columns.
         bad: a line for each file that could not be used.
         files: how many files there are in all.
         data: the limits.
     """
-    return [_examples(rows, labels, expected, data), _classes(rows, labels, data), _dataset(rows, bad, files, data)]
+    return [
+        _examples(rows, labels, expected, data),
+        _classes(rows, labels, data),
+        _dataset(rows, bad, files, data),
+    ]
 
 
 def drift_suite(
-    rows: pa.Table, before: pa.Table, data: DataConfig, measures: Sequence[DriftMeasure] = ()
+    rows: pa.Table,
+    before: pa.Table,
+    data: DataConfig,
+    measures: Sequence[DriftMeasure] = (),
 ) -> ExpectationSuite:
-    """How the data moved since another accepted version: the label space by its names, label shares by their total
-    variation distance, each measured number by the shift of its mean in standard deviations of before.
+    """How the data moved since another accepted version: the label space by its names,
+    label shares by their total variation distance, each measured number by the shift of
+    its mean in standard deviations of before.
 
     Args:
         measures: what the task measures besides.
     """
-    movements = [*_label_movements(rows, before, data), *_mean_movements(rows, before, data)]
+    movements = [
+        *_label_movements(rows, before, data),
+        *_mean_movements(rows, before, data),
+    ]
     for measure in measures:
-        check = _drift_check(measure.name, measure.subject, measure.limit, measure.expected, MEANT)
+        check = _drift_check(
+            measure.name, measure.subject, measure.limit, measure.expected, MEANT
+        )
         movements.append(_Movement(check, measure.value, list(measure.items)))
     moved: dict[str, float] = {}
     items: dict[str, Sequence[str]] = {}
@@ -99,12 +113,20 @@ class _Movement(NamedTuple):
     items: Sequence[str] | None = None
 
 
-def _label_movements(rows: pa.Table, before: pa.Table, data: DataConfig) -> list[_Movement]:
-    """Classes that came and went, and the total variation distance of the labels' shares."""
+def _label_movements(
+    rows: pa.Table, before: pa.Table, data: DataConfig
+) -> list[_Movement]:
+    """Classes that came and went, and the total variation distance of the labels'
+    shares.
+    """
     now, then = _shares(rows), _shares(before)
     added = now.keys() - then.keys()
     gone = then.keys() - now.keys()
-    return [_added_classes(added, then), _gone_classes(gone), _share_movement(now, then, data.drift.label_shift)]
+    return [
+        _added_classes(added, then),
+        _gone_classes(gone),
+        _share_movement(now, then, data.drift.label_shift),
+    ]
 
 
 def _added_classes(added: Set[str], then: Mapping[str, float]) -> _Movement:
@@ -129,7 +151,9 @@ def _gone_classes(gone: Set[str]) -> _Movement:
     return _Movement(check, float(len(gone)), sorted(gone))
 
 
-def _share_movement(now: Mapping[str, float], then: Mapping[str, float], limit: float) -> _Movement:
+def _share_movement(
+    now: Mapping[str, float], then: Mapping[str, float], limit: float
+) -> _Movement:
     """The total variation distance of the labels' shares (0–1)."""
     labels = sorted(now.keys() | then.keys())
     differences = [abs(now.get(label, 0) - then.get(label, 0)) for label in labels]
@@ -140,23 +164,34 @@ def _share_movement(now: Mapping[str, float], then: Mapping[str, float], limit: 
         f"a total variation of at most {limit:g} (data.drift.label_shift)",
         MEANT,
     )
-    items = [f"{label}: {then.get(label, 0):.1%} before, {now.get(label, 0):.1%} now" for label in labels]
+    items = [
+        f"{label}: {then.get(label, 0):.1%} before, {now.get(label, 0):.1%} now"
+        for label in labels
+    ]
     return _Movement(check, sum(differences) / 2, items)
 
 
-def _mean_movements(rows: pa.Table, before: pa.Table, data: DataConfig) -> list[_Movement]:
+def _mean_movements(
+    rows: pa.Table, before: pa.Table, data: DataConfig
+) -> list[_Movement]:
     """How far the mean of each measured number moved, in standard deviations of before."""
     limit = data.drift.statistic_shift
-    expected = f"a mean within {limit:g} standard deviations (data.drift.statistic_shift)"
+    expected = (
+        f"a mean within {limit:g} standard deviations (data.drift.statistic_shift)"
+    )
     movements = []
     for column in _numbers(rows, before):
         name = column.removeprefix(SCAN)
-        check = _drift_check(name, f"drift of {name.replace('-', ' ')}", limit, expected, MEANT)
+        check = _drift_check(
+            name, f"drift of {name.replace('-', ' ')}", limit, expected, MEANT
+        )
         movements.append(_Movement(check, _mean_shift(rows[column], before[column])))
     return movements
 
 
-def _drift_check(name: str, subject: str, limit: float, expected: str, hint: str) -> Check:
+def _drift_check(
+    name: str, subject: str, limit: float, expected: str, hint: str
+) -> Check:
     return Check(
         code=f"drift-{name}",
         severity="warning",
@@ -169,7 +204,10 @@ def _drift_check(name: str, subject: str, limit: float, expected: str, hint: str
 
 
 def _examples(
-    rows: pa.Table, labels: Sequence[str], expected: Sequence[ColumnExpectation], data: DataConfig
+    rows: pa.Table,
+    labels: Sequence[str],
+    expected: Sequence[ColumnExpectation],
+    data: DataConfig,
 ) -> ExpectationSuite:
     has_objects = CLASSES in rows.column_names
     fewest = min(2, len(labels)) if has_objects else 2
@@ -181,7 +219,9 @@ def _examples(
     ]
     columns = ["id", "path", "target", *(SCAN + rule.column for rule in expected)]
     frame = rows.select(columns).to_pandas()
-    return ExpectationSuite("examples", frame, tuple(checks), {"conflicting-labels": _conflicts(rows)})
+    return ExpectationSuite(
+        "examples", frame, tuple(checks), {"conflicting-labels": _conflicts(rows)}
+    )
 
 
 def _one_class_each(labels: Sequence[str]) -> list[Check]:
@@ -226,9 +266,16 @@ def _count_check(classes: int, min_per_class: int) -> Check:
 def _measured(rule: ColumnExpectation) -> Check:
     limits: dict[str, Any]
     if rule.values is not None:
-        kind, limits, expected = "ExpectColumnValuesToBeInSet", {"value_set": list(rule.values)}, ", ".join(rule.values)
+        kind, limits, expected = (
+            "ExpectColumnValuesToBeInSet",
+            {"value_set": list(rule.values)},
+            ", ".join(rule.values),
+        )
     else:
-        kind, limits = "ExpectColumnValuesToBeBetween", {"min_value": rule.low, "max_value": rule.high}
+        kind, limits = (
+            "ExpectColumnValuesToBeBetween",
+            {"min_value": rule.low, "max_value": rule.high},
+        )
         expected = f"{rule.low:g} to {rule.high:g}"
     return Check(
         code=f"{rule.column}-limits",
@@ -246,9 +293,14 @@ def _shortened(labels: Sequence[str]) -> str:
     return ", ".join(labels[:20]) + (" …" if len(labels) > 20 else "")
 
 
-def _classes(rows: pa.Table, labels: Sequence[str], data: DataConfig) -> ExpectationSuite:
+def _classes(
+    rows: pa.Table, labels: Sequence[str], data: DataConfig
+) -> ExpectationSuite:
     found = count_classes(rows)
-    counts = [{"label": label, "examples": found.get(label, 0)} for label in sorted({*labels, *found})]
+    counts = [
+        {"label": label, "examples": found.get(label, 0)}
+        for label in sorted({*labels, *found})
+    ]
     least = Check(
         code="small-class",
         severity="critical",
@@ -278,7 +330,9 @@ def _known_classes(labels: Sequence[str]) -> Check:
     )
 
 
-def _dataset(rows: pa.Table, bad: Sequence[str], files: int, data: DataConfig) -> ExpectationSuite:
+def _dataset(
+    rows: pa.Table, bad: Sequence[str], files: int, data: DataConfig
+) -> ExpectationSuite:
     counts = count_classes(rows).values()
     facts = {"bad_fraction": len(bad) / files, "imbalance": max(counts) / min(counts)}
     checks = (
@@ -301,17 +355,25 @@ def _dataset(rows: pa.Table, bad: Sequence[str], files: int, data: DataConfig) -
             arguments={"column": "imbalance", "max_value": data.max_imbalance},
         ),
     )
-    return ExpectationSuite("dataset", _frame([facts]), checks, {"too-many-bad": tuple(bad)})
+    return ExpectationSuite(
+        "dataset", _frame([facts]), checks, {"too-many-bad": tuple(bad)}
+    )
 
 
 def _conflicts(rows: pa.Table) -> tuple[str, ...]:
     places = defaultdict(list)
     described = rows["target"].to_pylist()
     if CLASSES in rows.column_names:
-        described = [", ".join(classes) or "empty" for classes in rows[CLASSES].to_pylist()]
-    for identity, path, target in zip(rows["id"].to_pylist(), rows["path"].to_pylist(), described, strict=True):
+        described = [
+            ", ".join(classes) or "empty" for classes in rows[CLASSES].to_pylist()
+        ]
+    for identity, path, target in zip(
+        rows["id"].to_pylist(), rows["path"].to_pylist(), described, strict=True
+    ):
         places[identity].append(f"{path} is {target}")
-    return tuple(sorted(", ".join(sorted(same)) for same in places.values() if len(same) > 1))
+    return tuple(
+        sorted(", ".join(sorted(same)) for same in places.values() if len(same) > 1)
+    )
 
 
 def _shares(rows: pa.Table) -> dict[str, float]:
@@ -333,7 +395,9 @@ def _numbers(rows: pa.Table, before: pa.Table) -> list[str]:
 
 
 def _mean_shift(now: pa.ChunkedArray, then: pa.ChunkedArray) -> float:
-    """Distance of the means in standard deviations of `then`; where that is 0, in thousandths of its mean."""
+    """Distance of the means in standard deviations of `then`; where that is 0, in
+    thousandths of its mean.
+    """
     mean = pc.mean(then).as_py()
     scale = pc.stddev(then).as_py() or max(abs(mean), 1.0) / 1000
     return float(abs(pc.mean(now).as_py() - mean) / scale)

@@ -1,4 +1,6 @@
-"""Class names that look like slips: ones that differ from another in what is easily mistyped."""
+"""Class names that look like slips: ones that differ from another in what is easily
+mistyped.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,11 @@ def hints(names: Collection[str], known: Collection[str]) -> list[str]:
 
 
 def similar_labels(examples: Mapping[str, int]) -> Finding | None:
-    """A warning of classes that differ by case, blanks or Unicode form only, given the number of examples of each.
+    """A warning of classes that differ by case, blanks or Unicode form only, given the
+    number of examples of each.
 
-    Names that differ in how their accents are written alone are passed over: those stop the run elsewhere.
+    Names that differ in how their accents are written alone are passed over: those stop
+    the run elsewhere.
     """
     alike: dict[str, list[str]] = defaultdict(list)
     for label in sorted(examples):
@@ -37,7 +41,9 @@ def similar_labels(examples: Mapping[str, int]) -> Finding | None:
     items = []
     for labels in alike.values():
         if len({unicodedata.normalize("NFC", label) for label in labels}) > 1:
-            items.append(" and ".join(f"'{label}' ({examples[label]})" for label in labels))
+            items.append(
+                " and ".join(f"'{label}' ({examples[label]})" for label in labels)
+            )
     if not items:
         return None
     return Finding(
@@ -52,6 +58,12 @@ def similar_labels(examples: Mapping[str, int]) -> Finding | None:
 
 
 def _key(label: str) -> str:
-    """What is left of a name without case, blanks, invisible characters and typographic variants."""
+    """What is left of a name without case, blanks, invisible characters and typographic
+    variants.
+    """
     folded = unicodedata.normalize("NFKC", label).casefold()
-    return "".join(letter for letter in folded if not letter.isspace() and unicodedata.category(letter) != "Cf")
+    return "".join(
+        letter
+        for letter in folded
+        if not letter.isspace() and unicodedata.category(letter) != "Cf"
+    )

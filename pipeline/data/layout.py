@@ -1,4 +1,6 @@
-"""A data folder's files and how its folders are to be read: as classes, or as splits that hold classes."""
+"""A data folder's files and how its folders are to be read: as classes, or as splits
+that hold classes.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,24 @@ SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
-TABLE_SPLIT_NAMES: dict[str, Split] = {**SPLIT_NAMES, "dev": "val"}  # in a column, or as a table's own name
+# In a column, or as a table's own name.
+TABLE_SPLIT_NAMES: dict[str, Split] = {**SPLIT_NAMES, "dev": "val"}
 METADATA = "metadata.csv"
 _LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx"}
 # What people lay beside the class folders, and not in them.
-_DOCUMENTS = {"", ".md", ".txt", ".csv", ".tsv", ".json", ".yaml", ".yml", ".html", ".pdf", ".parquet"}
+_DOCUMENTS = {
+    "",
+    ".md",
+    ".txt",
+    ".csv",
+    ".tsv",
+    ".json",
+    ".yaml",
+    ".yml",
+    ".html",
+    ".pdf",
+    ".parquet",
+}
 
 
 @dataclass(frozen=True)
@@ -41,16 +56,20 @@ class FolderTree:
 
 
 def walk(root: Path) -> FolderTree:
-    """Lists a data folder; hidden entries and what operating systems leave behind are passed over.
+    """Lists a data folder; hidden entries and what operating systems leave behind are
+    passed over.
 
-    A link to a file in the folder is a file; any other link is a fault, and none is followed into a folder.
+    A link to a file in the folder is a file; any other link is a fault, and none is
+    followed into a folder.
 
     Raises:
         DataError: the folder is missing or cannot be read.
     """
     try:
         with os.scandir(root) as entries:
-            folders = sorted(stored_path(entry.name) for entry in entries if _is_folder(entry))
+            folders = sorted(
+                stored_path(entry.name) for entry in entries if _is_folder(entry)
+            )
     except OSError as fault:
         raise DataError(
             f"data folder {root}",
@@ -60,7 +79,11 @@ def walk(root: Path) -> FolderTree:
         ) from fault
     faults: list[ExampleFault] = []
     files = sorted(_files(root, "", faults))
-    return FolderTree(tuple(files), tuple(folders), tuple(sorted(faults, key=lambda fault: fault.path)))
+    return FolderTree(
+        tuple(files),
+        tuple(folders),
+        tuple(sorted(faults, key=lambda fault: fault.path)),
+    )
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -99,7 +122,9 @@ def _files(root: Path, folder: str, faults: list[ExampleFault]) -> Iterator[str]
             )
 
 
-def _link(root: Path, path: str, entry: os.DirEntry[str], faults: list[ExampleFault]) -> Iterator[str]:
+def _link(
+    root: Path, path: str, entry: os.DirEntry[str], faults: list[ExampleFault]
+) -> Iterator[str]:
     stored = stored_path(path)
     reason = outside(root, stored)
     if reason:
@@ -107,7 +132,11 @@ def _link(root: Path, path: str, entry: os.DirEntry[str], faults: list[ExampleFa
     elif entry.is_dir():
         faults.append(
             ExampleFault(
-                stored, "folder-link", "a link to a folder", "a folder", "replace the link by a copy of the folder"
+                stored,
+                "folder-link",
+                "a link to a folder",
+                "a folder",
+                "replace the link by a copy of the folder",
             )
         )
     else:
@@ -123,14 +152,18 @@ class PlacedFile:
     given_split: Split | None
 
 
-def place(tree: FolderTree, root: Path) -> tuple[list[PlacedFile], list[ExampleFault], set[str]]:
+def place(
+    tree: FolderTree, root: Path
+) -> tuple[list[PlacedFile], list[ExampleFault], set[str]]:
     """Reads the folders as classes, or as splits that hold classes.
 
-    Folders named for splits hold classes where at least one of them holds folders; where all hold their files
-    directly they are classes that happen to be called so ("test" beside "ok").
+    Folders named for splits hold classes where at least one of them holds folders;
+    where all hold their files directly they are classes that happen to be called so
+    ("test" beside "ok").
 
     Returns:
-        The files in class folders, the faults of files in none, and all class folders, empty ones too.
+        The files in class folders, the faults of files in none, and all class folders,
+        empty ones too.
 
     Raises:
         DataError: folders for splits lie beside folders for classes.
@@ -145,11 +178,19 @@ def place(tree: FolderTree, root: Path) -> tuple[list[PlacedFile], list[ExampleF
             placed.append(PlacedFile(path, parts[depth], split))
         elif not _is_document(path):
             faults.append(
-                ExampleFault(path, "no-label", "in no class folder", "a file in its class's folder", "move it there")
+                ExampleFault(
+                    path,
+                    "no-label",
+                    "in no class folder",
+                    "a file in its class's folder",
+                    "move it there",
+                )
             )
     classes = set(tree.folders)
     if by_split:
-        classes = {name for folder in tree.folders for name in _subfolders(root, folder)}
+        classes = {
+            name for folder in tree.folders for name in _subfolders(root, folder)
+        }
     return placed, faults, classes
 
 
@@ -158,12 +199,23 @@ def _is_document(path: str) -> bool:
 
 
 def _has_split_level(tree: FolderTree, root: Path) -> bool:
-    direct = {path.split("/")[0] for path in tree.files if path.count("/") == 1 and not _is_document(path)}
+    direct = {
+        path.split("/")[0]
+        for path in tree.files
+        if path.count("/") == 1 and not _is_document(path)
+    }
     used = {path.split("/")[0] for path in tree.files if "/" in path}
     named = [folder for folder in tree.folders if folder.lower() in SPLIT_NAMES]
-    others = [folder for folder in tree.folders if folder in used and folder not in named]
-    # A stray file beside the classes of a split does not make the split a class; beside other classes it may be one.
-    nested = [folder for folder in named if not (others and folder in direct) and _subfolders(root, folder)]
+    others = [
+        folder for folder in tree.folders if folder in used and folder not in named
+    ]
+    # A stray file beside the classes of a split does not make the split a class; beside
+    # other classes it may be one.
+    nested = [
+        folder
+        for folder in named
+        if not (others and folder in direct) and _subfolders(root, folder)
+    ]
     if nested and others:
         raise DataError(
             f"data folder {root}",
@@ -183,13 +235,17 @@ def _subfolders(root: Path, folder: str) -> list[str]:
 
 
 def unicode_collisions(paths: Iterable[str]) -> Finding | None:
-    """Names that look the same and differ in their Unicode form (NFC and NFD): which is meant depends on the disk."""
+    """Names that look the same and differ in their Unicode form (NFC and NFD): which is
+    meant depends on the disk.
+    """
     forms = defaultdict(set)
     for path in paths:
         if not path.isascii():
             forms[unicodedata.normalize("NFC", path)].add(path)
     pairs = [
-        " and ".join(f"{path} ({_form(path)})" for path in sorted(same)) for same in forms.values() if len(same) > 1
+        " and ".join(f"{path} ({_form(path)})" for path in sorted(same))
+        for same in forms.values()
+        if len(same) > 1
     ]
     if not pairs:
         return None

@@ -1,7 +1,8 @@
 """The ledger: which split every example was given when it was first seen, for ever.
 
-`ledger.parquet`, one row an example, only ever grows: examples that leave the dataset stay in it, so that they and
-their near-duplicates get the same split when they come back.
+`ledger.parquet`, one row an example, only ever grows: examples that leave the dataset
+stay in it, so that they and their near-duplicates get the same split when they come
+back.
 
 | column | type | meaning |
 |---|---|---|
@@ -68,16 +69,25 @@ class Ledger:
         added = {entry.id: entry for entry in new}
         known = sorted(added.keys() & self.entries.keys())
         if known:
-            raise LedgerError("ledger", found="entries that it has already", expected="only new ones", details=known)
+            raise LedgerError(
+                "ledger",
+                found="entries that it has already",
+                expected="only new ones",
+                details=known,
+            )
         return Ledger({**self.entries, **added})
 
     def save(self, path: Path) -> None:
-        """Writes the ledger; `path` is wholly the old one or wholly the new one, whatever happens meanwhile.
+        """Writes the ledger; `path` is wholly the old one or wholly the new one,
+        whatever happens meanwhile.
 
-        The file may be a read-only link into DVC's cache, so it is replaced and never written to.
+        The file may be a read-only link into DVC's cache, so it is replaced and never
+        written to.
         """
         rows = sorted(self.entries.values(), key=lambda entry: (entry.batch, entry.id))
-        columns = {field.name: [getattr(row, field.name) for row in rows] for field in SCHEMA}
+        columns = {
+            field.name: [getattr(row, field.name) for row in rows] for field in SCHEMA
+        }
         with files.replacing(path, durable=True) as part:
             manifest.write_table(pa.table(columns, schema=SCHEMA), part)
 
@@ -94,21 +104,31 @@ def load(path: Path) -> Ledger:
             raise pa.ArrowInvalid(f"columns {', '.join(table.column_names)}")
     except (OSError, pa.ArrowException) as fault:
         raise LedgerError(
-            str(path), found=str(fault).splitlines()[0], expected="the ledger of earlier splits", hint=BRING_BACK
+            str(path),
+            found=str(fault).splitlines()[0],
+            expected="the ledger of earlier splits",
+            hint=BRING_BACK,
         ) from fault
     entries = [LedgerEntry(**row) for row in table.to_pylist()]
-    details = [f"{entry.id}: split {entry.split}" for entry in entries if entry.split not in manifest.SPLITS]
+    details = [
+        f"{entry.id}: split {entry.split}"
+        for entry in entries
+        if entry.split not in manifest.SPLITS
+    ]
     seen: set[str] = set()
     for entry in entries:
         details += [f"{entry.id}: twice"] if entry.id in seen else []
         seen.add(entry.id)
     if details:
-        raise LedgerError(str(path), found="entries that cannot be", hint=BRING_BACK, details=details)
+        raise LedgerError(
+            str(path), found="entries that cannot be", hint=BRING_BACK, details=details
+        )
     return Ledger({entry.id: entry for entry in entries})
 
 
 def merged(left: Ledger, right: Ledger, subject: str) -> Ledger:
-    """Both ledgers as one, where they grew apart or one is older; what both know is taken from `left`.
+    """Both ledgers as one, where they grew apart or one is older; what both know is
+    taken from `left`.
 
     Raises:
         LedgerError: they gave an example different splits; `subject` names them.
@@ -121,20 +141,28 @@ def merged(left: Ledger, right: Ledger, subject: str) -> Ledger:
             found=f"{len(apart)} examples that were split twice, and differently",
             expected="one ledger, extended",
             hint="keep the one that trained models go by, and delete the other",
-            details=[f"{i}: {left.entries[i].split} and {right.entries[i].split}" for i in apart],
+            details=[
+                f"{i}: {left.entries[i].split} and {right.entries[i].split}"
+                for i in apart
+            ],
         )
     return Ledger({**right.entries, **left.entries})
 
 
 def agrees(path: Path, split_manifest: Path) -> bool:
-    """Whether a finished split says what the ledger says; False where either cannot be read."""
+    """Whether a finished split says what the ledger says; False where either cannot be
+    read.
+    """
     try:
         known = load(path).entries
         table = pq.read_table(split_manifest, columns=["id", "split"])
     except (LedgerError, OSError, pa.ArrowException, KeyError):
         return False
     pairs = zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True)
-    return all(split is None or (id in known and known[id].split == split) for id, split in pairs)
+    return all(
+        split is None or (id in known and known[id].split == split)
+        for id, split in pairs
+    )
 
 
 BRING_BACK = "bring back the file that ledger.dvc pins: dvc checkout ledger.dvc, or dvc pull ledger.dvc"

@@ -15,13 +15,17 @@ _KEPT = 20
 
 
 class ManifestHistory:
-    """Manifests of the latest accepted versions, by the sha256 of their file, oldest first in `order.json`."""
+    """Manifests of the latest accepted versions, by the sha256 of their file, oldest
+    first in `order.json`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def before(self, sha256: str) -> pa.Table | None:
-        """The latest accepted manifest that is another one; None where there is none that can be read."""
+        """The latest accepted manifest that is another one; None where there is none
+        that can be read.
+        """
         for other in reversed(self._order()):
             path = self._folder / f"{other}.parquet"
             if other == sha256 or not path.is_file() or files.sha256(path) != other:
@@ -30,7 +34,8 @@ class ManifestHistory:
                 table = pq.read_table(path)
             except (OSError, pa.ArrowInvalid):
                 continue
-            # A manifest of an earlier version of Thaw may lack columns; what drift is measured on it has.
+            # A manifest of an earlier version of Thaw may lack columns; what drift is
+            # measured on it has.
             if "target" in table.column_names:
                 return table
         return None
@@ -46,7 +51,13 @@ class ManifestHistory:
 
     def _order(self) -> list[str]:
         try:
-            values = json.loads((self._folder / "order.json").read_text(encoding="utf-8"))
+            values = json.loads(
+                (self._folder / "order.json").read_text(encoding="utf-8")
+            )
         except (OSError, ValueError):
             return []
-        return [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
+        return (
+            [value for value in values if isinstance(value, str)]
+            if isinstance(values, list)
+            else []
+        )

@@ -1,8 +1,10 @@
-"""The sample: a small image data set of surface inspection, generated, the same bytes on every machine.
+"""The sample: a small image data set of surface inspection, generated, the same bytes
+on every machine.
 
-A part of some material is sound (`ok`) or carries one kind of flaw, and is photographed two to four times, shifted and
-lit differently. `metadata.csv` names each photograph's part (`group`), production line, material and lighting; under
-dim lighting the flaws are really harder to see.
+A part of some material is sound (`ok`) or carries one kind of flaw, and is photographed
+two to four times, shifted and lit differently. `metadata.csv` names each photograph's
+part (`group`), production line, material and lighting; under dim lighting the flaws are
+really harder to see.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ class SampleSummary:
 
 
 def generate(folder: Path, *, seed: int = 0, parts: int = PARTS) -> SampleSummary:
-    """Write the sample into a folder that is new or empty; leave an identical sample as it is.
+    """Write the sample into a folder that is new or empty; leave an identical sample as
+    it is.
 
     Raises:
         WorkspaceError: the folder holds anything else.
@@ -61,7 +64,12 @@ def generate(folder: Path, *, seed: int = 0, parts: int = PARTS) -> SampleSummar
     written = write_sample(folder, files)
     classes = Counter(path.partition("/")[0] for path in files if path.endswith(".png"))
     return SampleSummary(
-        folder, classes.total(), parts, dict(sorted(classes.items())), digest_files(files), written=written
+        folder,
+        classes.total(),
+        parts,
+        dict(sorted(classes.items())),
+        digest_files(files),
+        written=written,
     )
 
 
@@ -97,7 +105,14 @@ def write_sample(folder: Path, files: dict[str, bytes]) -> bool:
 
 def _files(seed: int, parts: int) -> Iterator[tuple[str, bytes]]:
     """Every file of the sample: relative path and content."""
-    from pipeline.data.sample_surfaces import FLAWS, LAMPS, MATERIALS, Dice, photograph, wear
+    from pipeline.data.sample_surfaces import (
+        FLAWS,
+        LAMPS,
+        MATERIALS,
+        Dice,
+        photograph,
+        wear,
+    )
 
     rows = [COLUMNS]
     for part in range(parts):
@@ -121,46 +136,69 @@ def png(pixels: npt.NDArray[np.uint8]) -> bytes:
     return _png(pixels.reshape(len(pixels), -1), pixels.shape[1], colour_type=2)
 
 
-def palette_png(indices: npt.NDArray[np.uint8], palette: Sequence[tuple[int, int, int]]) -> bytes:
-    """A PNG of indices (height, width) of a palette's colours (red, green, blue; 0–255), stored."""
+def palette_png(
+    indices: npt.NDArray[np.uint8], palette: Sequence[tuple[int, int, int]]
+) -> bytes:
+    """A PNG of indices (height, width) of a palette's colours (red, green, blue;
+    0–255), stored.
+    """
     colours = bytes(level for colour in palette for level in colour)
     return _png(indices, indices.shape[1], colour_type=3, palette=colours)
 
 
-def _png(rows: npt.NDArray[np.uint8], width: int, colour_type: int, palette: bytes = b"") -> bytes:
+def _png(
+    rows: npt.NDArray[np.uint8], width: int, colour_type: int, palette: bytes = b""
+) -> bytes:
     """A PNG of rows of bytes (height, bytes of a row).
 
-    The deflate stream is laid out here (RFC 1951, section 3.2.4), because how a zlib cuts its stored blocks is its own
-    affair and differs between zlib and zlib-ng.
+    The deflate stream is laid out here (RFC 1951, section 3.2.4), because how a zlib
+    cuts its stored blocks is its own affair and differs between zlib and zlib-ng.
     """
     lines = b"".join(b"\0" + line.tobytes() for line in rows)
     blocks = [lines[start : start + 65535] for start in range(0, len(lines), 65535)]
     stream = b"\x78\x01"
     for number, block in enumerate(blocks, 1):
-        stream += struct.pack("<BHH", number == len(blocks), len(block), len(block) ^ 0xFFFF) + block
+        stream += (
+            struct.pack("<BHH", number == len(blocks), len(block), len(block) ^ 0xFFFF)
+            + block
+        )
     stream += struct.pack(">I", zlib.adler32(lines))
     header = struct.pack(">IIBBBBB", width, len(rows), 8, colour_type, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", stream), (b"IEND", b"")]
     if palette:
         chunks.insert(1, (b"PLTE", palette))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+        struct.pack(">I", len(body))
+        + name
+        + body
+        + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
     )
 
 
 def _present(folder: Path) -> set[str]:
-    """The files (and anything else that is no folder) below the folder, as relative paths."""
+    """The files (and anything else that is no folder) below the folder, as relative
+    paths.
+    """
     if folder.exists() and not folder.is_dir():
         return {folder.name}
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if not path.is_dir() or path.is_symlink()
+    }
 
 
 def _same(folder: Path, files: dict[str, bytes], present: set[str]) -> bool:
-    return present == set(files) and all((folder / path).read_bytes() == body for path, body in files.items())
+    return present == set(files) and all(
+        (folder / path).read_bytes() == body for path, body in files.items()
+    )
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
-    """Write beside the folder and rename, so that an interruption leaves no half of a sample."""
+    """Write beside the folder and rename, so that an interruption leaves no half of a
+    sample.
+    """
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
         for path, body in files.items():

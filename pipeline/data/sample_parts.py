@@ -1,4 +1,6 @@
-"""Draws small metal parts on a surface, with integers only, as `pipeline.data.sample_surfaces` draws the surface."""
+"""Draws small metal parts on a surface, with integers only, as
+`pipeline.data.sample_surfaces` draws the surface.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.sample_surfaces import CANVAS, MATERIALS, Dice, Ints, Surface, grain, value_noise, wear
+from pipeline.data.sample_surfaces import (
+    CANVAS,
+    MATERIALS,
+    Dice,
+    Ints,
+    Surface,
+    grain,
+    value_noise,
+    wear,
+)
 
 Bools = npt.NDArray[np.bool_]
 
@@ -87,9 +98,14 @@ def _lay(surface: Surface, shape: Shape, dice: Dice) -> None:
 
 
 def _grid(dice: Dice) -> tuple[Ints, Ints]:
-    """Distances of each pixel from the middle of a part (CANVAS, CANVAS), down and across, in 1/16 pixel."""
+    """Distances of each pixel from the middle of a part (CANVAS, CANVAS), down and
+    across, in 1/16 pixel.
+    """
     down, across = np.mgrid[0:CANVAS, 0:CANVAS].astype(np.int32) * 16
-    y, x = dice.between(MARGIN, CANVAS - MARGIN) * 16, dice.between(MARGIN, CANVAS - MARGIN) * 16
+    y, x = (
+        dice.between(MARGIN, CANVAS - MARGIN) * 16,
+        dice.between(MARGIN, CANVAS - MARGIN) * 16,
+    )
     return down - y, across - x
 
 
@@ -103,7 +119,9 @@ def _direction(dice: Dice) -> tuple[int, int]:
 
 
 def _rise(depth: Ints) -> Ints:
-    """A profile, 0–256, that rises from an edge; depth within the edge is in 1/16 pixel."""
+    """A profile, 0–256, that rises from an edge; depth within the edge is in 1/16
+    pixel.
+    """
     return np.clip(depth * 6, 0, 256).astype(np.int32)
 
 
@@ -115,7 +133,8 @@ def washer(dice: Dice) -> Shape:
     squared = down * down + across * across
     # (r² − d²) / 2r is about the distance from the edge.
     profile = np.minimum(
-        _rise((radius * radius - squared) // (2 * radius)), _rise((squared - hole * hole) // (2 * hole))
+        _rise((radius * radius - squared) // (2 * radius)),
+        _rise((squared - hole * hole) // (2 * hole)),
     )
     return Shape(profile, 2900 + dice.between(-250, 250))
 
@@ -129,9 +148,12 @@ def nut(dice: Dice) -> Shape:
     farthest = np.zeros_like(down)
     for _ in range(3):
         farthest = np.maximum(farthest, np.abs(down * dy + across * dx) // 256)
-        dy, dx = (dy * 128 + dx * 222) // 256, (dx * 128 - dy * 222) // 256  # turned by 60 degrees
+        # Turned by 60 degrees.
+        dy, dx = (dy * 128 + dx * 222) // 256, (dx * 128 - dy * 222) // 256
     squared = down * down + across * across
-    profile = np.minimum(_rise(radius - farthest), _rise((squared - hole * hole) // (2 * hole)))
+    profile = np.minimum(
+        _rise(radius - farthest), _rise((squared - hole * hole) // (2 * hole))
+    )
     return Shape(profile, 2300 + dice.between(-200, 200))
 
 
@@ -139,14 +161,24 @@ def screw(dice: Dice) -> Shape:
     """A threaded shaft with a round head."""
     down, across = _grid(dice)
     dy, dx = _direction(dice)
-    half, width, head = dice.between(11, 16) * 16, dice.between(34, 44), dice.between(88, 108)
+    half, width, head = (
+        dice.between(11, 16) * 16,
+        dice.between(34, 44),
+        dice.between(88, 108),
+    )
     along = (down * dy + across * dx) // 256
     aside = np.abs(down * dx - across * dy) // 256
     shaft = _rise(np.minimum(width - aside, half - np.abs(along)))
     thread = np.where(along // 24 % 2 == 0, shaft, shaft * 5 // 8)
     squared = (along + half) * (along + half) + aside * aside
     top = _rise((head * head - squared) // (2 * head))
-    return Shape(np.maximum(thread, top).astype(np.int32), 2600 + dice.between(-200, 200))
+    return Shape(
+        np.maximum(thread, top).astype(np.int32), 2600 + dice.between(-200, 200)
+    )
 
 
-SHAPES: dict[str, Callable[[Dice], Shape]] = {"nut": nut, "screw": screw, "washer": washer}
+SHAPES: dict[str, Callable[[Dice], Shape]] = {
+    "nut": nut,
+    "screw": screw,
+    "washer": washer,
+}

@@ -1,8 +1,8 @@
 """Draws surfaces and their flaws with integers only.
 
-Floating-point sine, power and even sums may differ in the last bit between CPUs; integer arithmetic does not, so
-every picture is the same everywhere. Pictures are int32 arrays (height, width); brightness is in 1/16 of a grey level,
-so that 4080 is white.
+Floating-point sine, power and even sums may differ in the last bit between CPUs;
+integer arithmetic does not, so every picture is the same everywhere. Pictures are int32
+arrays (height, width); brightness is in 1/16 of a grey level, so that 4080 is white.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ CANVAS = 136
 
 
 class Dice:
-    """Counted randomness: raw 64-bit words of PCG64, whose stream is fixed, keyed by integers."""
+    """Counted randomness: raw 64-bit words of PCG64, whose stream is fixed, keyed by
+    integers.
+    """
 
     def __init__(self, *key: int) -> None:
         self._bits = np.random.PCG64(list(key))
@@ -46,7 +48,9 @@ class Dice:
 
 
 def _smooth(length: int, cell: int, phase: int) -> tuple[Ints, Ints]:
-    """Lattice index and weight (0–256, smoothstep in fixed point) of each of `length` positions."""
+    """Lattice index and weight (0–256, smoothstep in fixed point) of each of `length`
+    positions.
+    """
     position: Ints = np.arange(phase, phase + length, dtype=np.int32)
     t: Ints = position % cell * 256 // cell
     weight: Ints = t * t * (768 - 2 * t) >> 16
@@ -54,7 +58,9 @@ def _smooth(length: int, cell: int, phase: int) -> tuple[Ints, Ints]:
 
 
 def value_noise(dice: Dice, cell_y: int, cell_x: int, amplitude: int) -> Ints:
-    """Smoothly interpolated lattice noise within ± amplitude; cells are in pixels, unequal ones give streaks."""
+    """Smoothly interpolated lattice noise within ± amplitude; cells are in pixels,
+    unequal ones give streaks.
+    """
     iy, wy = _smooth(CANVAS, cell_y, dice.between(0, cell_y - 1))
     ix, wx = _smooth(CANVAS, cell_x, dice.between(0, cell_x - 1))
     lattice = dice.bytes(int(iy[-1]) + 2, int(ix[-1]) + 2)
@@ -65,14 +71,18 @@ def value_noise(dice: Dice, cell_y: int, cell_x: int, amplitude: int) -> Ints:
 
 
 def grain(dice: Dice, size: int, amplitude: int) -> Ints:
-    """Pixelwise noise, roughly bell-shaped (a sum of four bytes), standard deviation about amplitude."""
+    """Pixelwise noise, roughly bell-shaped (a sum of four bytes), standard deviation
+    about amplitude.
+    """
     centred: Ints = dice.bytes(4, size, size).sum(axis=0, dtype=np.int32) - 510
     return centred * amplitude // 148
 
 
 @dataclass
 class Surface:
-    """A piece of material: `albedo` (how bright it is), `height` (its relief) and `tint` (offsets of red and blue)."""
+    """A piece of material: `albedo` (how bright it is), `height` (its relief) and
+    `tint` (offsets of red and blue).
+    """
 
     albedo: Ints
     height: Ints
@@ -84,28 +94,58 @@ class Surface:
 def brushed(dice: Dice) -> Surface:
     """Metal with fine parallel marks."""
     albedo = 2100 + dice.between(-250, 250) + value_noise(dice, 60, 70, 220)
-    albedo += value_noise(dice, 2, 50, 260) + value_noise(dice, 1, 34, 240) + value_noise(dice, 5, 90, 150)
+    albedo += (
+        value_noise(dice, 2, 50, 260)
+        + value_noise(dice, 1, 34, 240)
+        + value_noise(dice, 5, 90, 150)
+    )
     height = value_noise(dice, 2, 44, 130) + value_noise(dice, 1, 25, 90)
-    return Surface(albedo, height, (dice.between(-6, 2), dice.between(0, 12)), np.zeros_like(albedo))
+    return Surface(
+        albedo,
+        height,
+        (dice.between(-6, 2), dice.between(0, 12)),
+        np.zeros_like(albedo),
+    )
 
 
 def cast(dice: Dice) -> Surface:
     """Rough cast iron."""
-    albedo = 1500 + dice.between(-250, 250) + value_noise(dice, 40, 40, 260) + value_noise(dice, 7, 7, 200)
-    height = value_noise(dice, 9, 9, 260) + value_noise(dice, 4, 4, 260) + value_noise(dice, 2, 2, 150)
-    return Surface(albedo, height, (dice.between(-2, 10), dice.between(-8, 2)), np.zeros_like(albedo))
+    albedo = (
+        1500
+        + dice.between(-250, 250)
+        + value_noise(dice, 40, 40, 260)
+        + value_noise(dice, 7, 7, 200)
+    )
+    height = (
+        value_noise(dice, 9, 9, 260)
+        + value_noise(dice, 4, 4, 260)
+        + value_noise(dice, 2, 2, 150)
+    )
+    return Surface(
+        albedo,
+        height,
+        (dice.between(-2, 10), dice.between(-8, 2)),
+        np.zeros_like(albedo),
+    )
 
 
 def painted(dice: Dice) -> Surface:
     """Sprayed paint with orange peel, in one of the house colours."""
-    albedo = 2300 + dice.between(-350, 350) + value_noise(dice, 70, 70, 180) + value_noise(dice, 16, 16, 70)
+    albedo = (
+        2300
+        + dice.between(-350, 350)
+        + value_noise(dice, 70, 70, 180)
+        + value_noise(dice, 16, 16, 70)
+    )
     height = value_noise(dice, 7, 7, 200) + value_noise(dice, 5, 5, 120)
     tint = dice.pick(((-28, 34), (34, -30), (20, -44), (-34, -14), (4, 2)))
     return Surface(albedo, height, tint, np.zeros_like(albedo))
 
 
 def woven(dice: Dice) -> Surface:
-    """Plain-woven technical fabric: warp and weft in turn on top, each thread round in section."""
+    """Plain-woven technical fabric: warp and weft in turn on top, each thread round in
+    section.
+    """
     pitch = dice.pick((6, 7, 8))
     y, x = np.mgrid[0:CANVAS, 0:CANVAS].astype(np.int32)
     x = x + (value_noise(dice, 30, 40, 3)) + dice.between(0, pitch)
@@ -116,7 +156,9 @@ def woven(dice: Dice) -> Surface:
     albedo = 1650 + dice.between(-200, 250) + round_section + np.where(over, 90, -90)
     albedo += value_noise(dice, 3, 3, 180) + value_noise(dice, 50, 60, 200)
     height = round_section + value_noise(dice, 2, 3, 120)
-    return Surface(albedo, height, dice.pick(((10, -14), (-4, 10), (2, -4))), np.zeros_like(albedo))
+    return Surface(
+        albedo, height, dice.pick(((10, -14), (-4, 10), (2, -4))), np.zeros_like(albedo)
+    )
 
 
 MATERIALS: dict[str, Callable[[Dice], Surface]] = {
@@ -142,7 +184,9 @@ def _stroke(y0: int, x0: int, y1: int, x1: int, width: int) -> Ints:
 def _disc(y0: int, x0: int, radius_y: int, radius_x: int) -> Ints:
     """Profile, 0–256, of an elliptic bowl; centre and radii are in pixels."""
     y, x = np.mgrid[0:CANVAS, 0:CANVAS].astype(np.int32)
-    squared: Ints = ((y - y0) ** 2 * 256) // (radius_y * radius_y) + ((x - x0) ** 2 * 256) // (radius_x * radius_x)
+    squared: Ints = ((y - y0) ** 2 * 256) // (radius_y * radius_y) + (
+        (x - x0) ** 2 * 256
+    ) // (radius_x * radius_x)
     return np.clip(256 - squared, 0, 256)
 
 
@@ -162,7 +206,11 @@ def scratch(surface: Surface, dice: Dice, strength: int) -> None:
     """A long, thin, slightly bent groove with bright flanks."""
     dy, dx = _direction(dice)
     y, x = _middle(dice) * 16, _middle(dice) * 16
-    pieces, bend_y, bend_x = dice.between(3, 6), dice.between(-9, 9), dice.between(-9, 9)
+    pieces, bend_y, bend_x = (
+        dice.between(3, 6),
+        dice.between(-9, 9),
+        dice.between(-9, 9),
+    )
     y, x = y - dy * pieces, x - dx * pieces
     mask = np.zeros_like(surface.albedo)
     for piece in range(pieces):
@@ -178,7 +226,15 @@ def crack(surface: Surface, dice: Dice, strength: int) -> None:
     """A dark, jagged, sometimes forked line."""
     mask = np.zeros_like(surface.albedo)
     dy, dx = _direction(dice)
-    tips = [(_middle(dice) * 16 - dy * 4, _middle(dice) * 16 - dx * 4, dy, dx, dice.between(8, 13))]
+    tips = [
+        (
+            _middle(dice) * 16 - dy * 4,
+            _middle(dice) * 16 - dx * 4,
+            dy,
+            dx,
+            dice.between(8, 13),
+        )
+    ]
     forks = dice.between(0, 2)
     while tips:
         y, x, dy, dx, left = tips.pop()
@@ -188,7 +244,15 @@ def crack(surface: Surface, dice: Dice, strength: int) -> None:
             y, x = y1, x1
             if forks and step > 2 and dice.between(0, 3) == 0:
                 forks -= 1
-                tips.append((y, x, (dy - dx * dice.sign()) * 3 // 4, (dx + dy * dice.sign()) * 3 // 4, left // 2))
+                tips.append(
+                    (
+                        y,
+                        x,
+                        (dy - dx * dice.sign()) * 3 // 4,
+                        (dx + dy * dice.sign()) * 3 // 4,
+                        left // 2,
+                    )
+                )
     surface.albedo -= mask * (760 * strength // 100) >> 8
     surface.height -= mask * (420 * strength // 100) >> 8
 
@@ -198,14 +262,21 @@ def pit(surface: Surface, dice: Dice, strength: int) -> None:
     y, x = _middle(dice), _middle(dice)
     for _ in range(dice.between(2, 5)):
         radius = dice.between(3, 6)
-        bowl = _disc(y + dice.between(-14, 14), x + dice.between(-14, 14), radius, radius + dice.between(-1, 1))
+        bowl = _disc(
+            y + dice.between(-14, 14),
+            x + dice.between(-14, 14),
+            radius,
+            radius + dice.between(-1, 1),
+        )
         surface.albedo -= bowl * (480 * strength // 100) >> 8
         surface.height -= bowl * (900 * strength // 100) >> 8
 
 
 def stain(surface: Surface, dice: Dice, strength: int) -> None:
     """A flat discoloured patch with a ragged edge; it has no relief."""
-    body = _disc(_middle(dice), _middle(dice), dice.between(14, 27), dice.between(14, 27))
+    body = _disc(
+        _middle(dice), _middle(dice), dice.between(14, 27), dice.between(14, 27)
+    )
     ragged = body + value_noise(dice, 11, 11, 150) + value_noise(dice, 5, 5, 60)
     mask = np.where(body > 0, np.clip((ragged - 70) * 3, 0, 256), 0).astype(np.int32)
     surface.albedo -= mask * (dice.pick((430, 380, -330)) * strength // 100) >> 8
@@ -226,7 +297,9 @@ FLAWS: dict[str, Callable[[Surface, Dice, int], None]] = {
 
 
 def wear(surface: Surface, dice: Dice) -> None:
-    """What every part may carry and is no defect: dust, a machined groove, a broad shade."""
+    """What every part may carry and is no defect: dust, a machined groove, a broad
+    shade.
+    """
     for _ in range(dice.between(0, 4)):
         speck = _disc(dice.between(0, CANVAS - 1), dice.between(0, CANVAS - 1), 2, 2)
         surface.albedo += speck * dice.between(200, 600) * dice.sign() >> 8
@@ -239,7 +312,9 @@ def wear(surface: Surface, dice: Dice) -> None:
 
 @dataclass(frozen=True)
 class Lamp:
-    """How a photograph is lit: `gain` and `relief` in percent, `slope` of brightness across it, sensor `noise`."""
+    """How a photograph is lit: `gain` and `relief` in percent, `slope` of brightness
+    across it, sensor `noise`.
+    """
 
     gain: tuple[int, int]
     relief: int
@@ -254,7 +329,9 @@ LAMPS: dict[str, Lamp] = {
 }
 
 
-def photograph(surface: Surface, dice: Dice, lamp: Lamp, side: int) -> npt.NDArray[np.uint8]:
+def photograph(
+    surface: Surface, dice: Dice, lamp: Lamp, side: int
+) -> npt.NDArray[np.uint8]:
     """An RGB picture (side, side, 3) of a shifted part of the surface under the lamp."""
     return photograph_at(surface, dice, lamp, side, pick_corner(dice, side))
 
@@ -268,19 +345,34 @@ def pick_corner(dice: Dice, side: int) -> tuple[int, int]:
 def photograph_at(
     surface: Surface, dice: Dice, lamp: Lamp, side: int, corner: tuple[int, int]
 ) -> npt.NDArray[np.uint8]:
-    """An RGB picture (side, side, 3) of the part of the surface that begins at a corner (top, left)."""
+    """An RGB picture (side, side, 3) of the part of the surface that begins at a corner
+    (top, left).
+    """
     top, left = corner
     window = np.s_[top : top + side, left : left + side]
-    ly, lx = dice.pick(((-2, -1), (-2, 1), (-1, -2), (1, -2), (-1, 2), (1, 2), (2, -1), (2, 1)))
+    ly, lx = dice.pick(
+        ((-2, -1), (-2, 1), (-1, -2), (1, -2), (-1, 2), (1, 2), (2, -1), (2, 1))
+    )
     slopes = (np.roll(surface.height, 1, 0) - np.roll(surface.height, -1, 0)) * ly
-    slopes = slopes + (np.roll(surface.height, 1, 1) - np.roll(surface.height, -1, 1)) * lx
+    slopes = (
+        slopes + (np.roll(surface.height, 1, 1) - np.roll(surface.height, -1, 1)) * lx
+    )
     ramp = (np.arange(side, dtype=np.int32) * 2 - side) * lamp.slope // side
-    light = (surface.albedo + slopes * lamp.relief // 200)[window] + (ramp[:, None] * ly + ramp[None, :] * lx) // 2
+    light = (surface.albedo + slopes * lamp.relief // 200)[window] + (
+        ramp[:, None] * ly + ramp[None, :] * lx
+    ) // 2
     gain = dice.between(*lamp.gain)
     light = light * gain // 100 + grain(dice, side, lamp.noise)
     discoloured = surface.cast[window] * gain // 100
     red, blue = surface.tint
-    channels = (light + light * red // 100 + discoloured, light, light + light * blue // 100 - discoloured)
+    channels = (
+        light + light * red // 100 + discoloured,
+        light,
+        light + light * blue // 100 - discoloured,
+    )
     speckle = grain(dice, side, lamp.noise // 3)
-    picture: Ints = np.stack([channels[0] + speckle, channels[1], channels[2] - speckle], axis=-1) >> 4
+    picture: Ints = (
+        np.stack([channels[0] + speckle, channels[1], channels[2] - speckle], axis=-1)
+        >> 4
+    )
     return np.clip(picture, 0, 255).astype(np.uint8)

@@ -1,7 +1,9 @@
-"""The samples of detection and segmentation: photographs of trays with washers, nuts and screws.
+"""The samples of detection and segmentation: photographs of trays with washers, nuts
+and screws.
 
-A tray is photographed two or three times, shifted and lit differently; `metadata.csv` names each photograph's tray
-(`group`), station and lighting. One tray in twelve is empty. The same bytes on every machine.
+A tray is photographed two or three times, shifted and lit differently; `metadata.csv`
+names each photograph's tray (`group`), station and lighting. One tray in twelve is
+empty. The same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ SIDE = 112
 TRAYS = 48
 LABELS = ("nut", "screw", "washer")
 BACKGROUND = "background"
-PALETTE = ((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115))  # of Okabe and Ito, for all who see colours
+# Of Okabe and Ito, for all who see colours.
+PALETTE = ((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115))
 FEWEST_PIXELS = 40  # of a part at the picture's edge, for it to be annotated
 COLUMNS = ("path", "group", "station", "lighting")
 
@@ -57,7 +60,8 @@ class TraySummary(NamedTuple):
 
 
 def generate_boxes(folder: Path, *, seed: int = 1, trays: int = TRAYS) -> TraySummary:
-    """Writes the sample of detection in Pascal VOC's layout into a folder that is new or empty.
+    """Writes the sample of detection in Pascal VOC's layout into a folder that is new
+    or empty.
 
     Raises:
         WorkspaceError: the folder holds anything else.
@@ -73,7 +77,8 @@ def generate_boxes(folder: Path, *, seed: int = 1, trays: int = TRAYS) -> TraySu
 
 
 def generate_masks(folder: Path, *, seed: int = 2, trays: int = TRAYS) -> TraySummary:
-    """Writes the sample of segmentation, pictures and palette masks, into a folder that is new or empty.
+    """Writes the sample of segmentation, pictures and palette masks, into a folder that
+    is new or empty.
 
     Raises:
         WorkspaceError: the folder holds anything else.
@@ -83,13 +88,19 @@ def generate_masks(folder: Path, *, seed: int = 2, trays: int = TRAYS) -> TraySu
     for photograph in _photographs(seed, trays):
         path = f"images/{photograph.name}.png"
         files[path] = png(photograph.pixels)
-        files[f"masks/{photograph.name}.png"] = palette_png(_class_map(photograph), PALETTE)
+        files[f"masks/{photograph.name}.png"] = palette_png(
+            _class_map(photograph), PALETTE
+        )
         rows.append((path, *photograph.facts))
-    files["classes.txt"] = "".join(f"{label}\n" for label in (BACKGROUND, *LABELS)).encode()
+    files["classes.txt"] = "".join(
+        f"{label}\n" for label in (BACKGROUND, *LABELS)
+    ).encode()
     return _write(folder, files, rows, trays)
 
 
-def _write(folder: Path, files: dict[str, bytes], rows: Sequence[Sequence[str]], trays: int) -> TraySummary:
+def _write(
+    folder: Path, files: dict[str, bytes], rows: Sequence[Sequence[str]], trays: int
+) -> TraySummary:
     files["metadata.csv"] = "".join(",".join(row) + "\n" for row in rows).encode()
     written = write_sample(folder, files)
     return TraySummary(len(rows) - 1, trays, digest_files(files), written)
@@ -110,8 +121,14 @@ def _photographs(seed: int, trays: int) -> Iterator[Photograph]:
             top, left = pick_corner(dice, SIDE)
             pixels = photograph_at(surface, dice, LAMPS[lighting], SIDE, (top, left))
             window = np.s_[top : top + SIDE, left : left + SIDE]
-            seen = [(part.label, part.mask[window]) for part in parts if part.mask[window].sum() >= FEWEST_PIXELS]
-            yield Photograph(f"{group}-{view}", pixels, seen, (group, station, lighting))
+            seen = [
+                (part.label, part.mask[window])
+                for part in parts
+                if part.mask[window].sum() >= FEWEST_PIXELS
+            ]
+            yield Photograph(
+                f"{group}-{view}", pixels, seen, (group, station, lighting)
+            )
 
 
 def _class_map(photograph: Photograph) -> npt.NDArray[np.uint8]:
@@ -143,9 +160,16 @@ def _voc_xml(photograph: Photograph) -> str:
 
 
 def _bounds(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """First and last column and row that a mask covers, counted from 1: left, top, right, bottom."""
+    """First and last column and row that a mask covers, counted from 1: left, top,
+    right, bottom.
+    """
     import numpy as np
 
     rows = np.flatnonzero(mask.any(axis=1))
     columns = np.flatnonzero(mask.any(axis=0))
-    return int(columns[0]) + 1, int(rows[0]) + 1, int(columns[-1]) + 1, int(rows[-1]) + 1
+    return (
+        int(columns[0]) + 1,
+        int(rows[0]) + 1,
+        int(columns[-1]) + 1,
+        int(rows[-1]) + 1,
+    )

@@ -1,4 +1,6 @@
-"""The scan: every example decoded and measured once, in parallel, and remembered by its content."""
+"""The scan: every example decoded and measured once, in parallel, and remembered by its
+content.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +22,29 @@ from pipeline.manifest import real_path
 
 Measure = Callable[[str], MeasuredExample | ExampleFault]
 
-_IN_PROCESS = 256  # so many files are measured sooner than worker processes have started
+# So many files are measured sooner than worker processes have started.
+_IN_PROCESS = 256
 _CHUNK = 64
 _TOLD_EVERY = 50
 
 
 def scan(
-    root: Path, paths: Sequence[str], measure: Measure, memory: ScanCache, console: Console, workers: int | None = None
+    root: Path,
+    paths: Sequence[str],
+    measure: Measure,
+    memory: ScanCache,
+    console: Console,
+    workers: int | None = None,
 ) -> dict[str, MeasuredExample | ExampleFault]:
     """Measures the files that the memory does not know, and adds them to it.
 
     Args:
         root: the data folder.
         paths: below it, as the manifest writes them.
-        measure: measures one path and never raises; pickled where there are enough files for worker processes.
-        memory: what earlier scans with the same settings measured; saved here, also when a scan is broken off.
+        measure: measures one path and never raises; pickled where there are enough
+            files for worker processes.
+        memory: what earlier scans with the same settings measured; saved here, also
+            when a scan is broken off.
         console: is told how far the scan has come.
         workers: processes; None: the cores this process may use.
 
@@ -56,21 +66,31 @@ def scan(
             if done % _TOLD_EVERY == 0:
                 console.progress("scan", done, total)
     finally:
-        settled = {path: stamp for path, stamp in stamps.items() if stamp.was_settled(started)}
+        settled = {
+            path: stamp for path, stamp in stamps.items() if stamp.was_settled(started)
+        }
         memory.save(settled, results)
     console.progress("scan", total, total)
     return results
 
 
 def _stamps(root: Path, paths: Sequence[str]) -> dict[str, FileStat]:
-    """Size, times and inode of the paths that are plain files below the folder; the others' faults are the task's."""
+    """Size, times and inode of the paths that are plain files below the folder; the
+    others' faults are the task's.
+    """
     within: dict[str, bool] = {}
     stamps = {}
     for path in paths:
         folder, _, name = path.rpartition("/")
         if folder not in within:
-            within[folder] = not path.startswith("/") and (not folder or outside(root, folder) is None)
-        stamp = FileStat.of_plain_file(real_path(root, path)) if within[folder] and name != ".." else None
+            within[folder] = not path.startswith("/") and (
+                not folder or outside(root, folder) is None
+            )
+        stamp = (
+            FileStat.of_plain_file(real_path(root, path))
+            if within[folder] and name != ".."
+            else None
+        )
         if stamp is not None:
             stamps[path] = stamp
     return stamps
@@ -85,8 +105,16 @@ def _recall(
     identities = {path: memory.identity(path, stamp) for path, stamp in stamps.items()}
     unsure = [path for path, identity in identities.items() if identity is None]
     with ThreadPoolExecutor(workers) as pool:
-        identities |= zip(unsure, pool.map(lambda path: _md5(real_path(root, path)), unsure), strict=True)
-    found = {path: memory.recall(path, identity) for path, identity in identities.items() if identity}
+        identities |= zip(
+            unsure,
+            pool.map(lambda path: _md5(real_path(root, path)), unsure),
+            strict=True,
+        )
+    found = {
+        path: memory.recall(path, identity)
+        for path, identity in identities.items()
+        if identity
+    }
     return {path: result for path, result in found.items() if result is not None}
 
 
@@ -106,7 +134,9 @@ def _measure_all(
     chunks = [paths[at : at + _CHUNK] for at in range(0, len(paths), _CHUNK)]
     left = []
     with WorkerPool(workers) as pool:
-        futures = {pool.submit(_measure_chunk, measure, chunk): chunk for chunk in chunks}
+        futures = {
+            pool.submit(_measure_chunk, measure, chunk): chunk for chunk in chunks
+        }
         for future in as_completed(futures):
             try:
                 results = future.result()
@@ -117,12 +147,18 @@ def _measure_all(
     yield from _one_by_one(sorted(left), measure)
 
 
-def _measure_chunk(measure: Measure, paths: list[str]) -> list[MeasuredExample | ExampleFault]:
+def _measure_chunk(
+    measure: Measure, paths: list[str]
+) -> list[MeasuredExample | ExampleFault]:
     return [measure(path) for path in paths]
 
 
-def _one_by_one(paths: list[str], measure: Measure) -> Iterator[tuple[str, MeasuredExample | ExampleFault]]:
-    """After a worker died: one file at a time, so that the one that kills its worker gets the blame."""
+def _one_by_one(
+    paths: list[str], measure: Measure
+) -> Iterator[tuple[str, MeasuredExample | ExampleFault]]:
+    """After a worker died: one file at a time, so that the one that kills its worker
+    gets the blame.
+    """
     while paths:
         with WorkerPool(1) as pool:
             for at, path in enumerate(paths):
@@ -131,7 +167,13 @@ def _one_by_one(paths: list[str], measure: Measure) -> Iterator[tuple[str, Measu
                 except BrokenProcessPool:
                     yield (
                         path,
-                        ExampleFault(path, "crashed", "its decoder died", "a file that can be decoded", "remove it"),
+                        ExampleFault(
+                            path,
+                            "crashed",
+                            "its decoder died",
+                            "a file that can be decoded",
+                            "remove it",
+                        ),
                     )
                     paths = paths[at + 1 :]
                     break

@@ -13,13 +13,15 @@ from pipeline.files import FileStat, replace_text
 
 
 class ScanCache:
-    """Results of earlier scans by content and file extension; one file for each set of intake settings.
+    """Results of earlier scans by content and file extension; one file for each set of
+    intake settings.
 
     A memory that is damaged, or was written by another version, is as good as none.
 
     Args:
         folder: where memories lie; made when one is saved.
-        key: digest of everything beside the content that determines what a scan measures.
+        key: digest of everything beside the content that determines what a scan
+            measures.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -46,23 +48,44 @@ class ScanCache:
         return None if found is None else _at(path, found)
 
     def add(self, path: str, result: MeasuredExample | ExampleFault) -> None:
-        """Remembers what the content determines: neither what could not be read, nor a shortage of memory."""
+        """Remembers what the content determines: neither what could not be read, nor a
+        shortage of memory.
+        """
         passing = isinstance(result, ExampleFault) and result.code == "out-of-memory"
         if result.id is not None and not passing:
             self._results[_key(path, result.id)] = _at("", result)
             self._grown = True
 
-    def save(self, stamps: dict[str, FileStat], results: dict[str, MeasuredExample | ExampleFault]) -> None:
-        """Writes the memory atomically, with the stamps of the files it has results for."""
-        known = {path: (stamp, results[path].id) for path, stamp in stamps.items() if path in results}
-        fresh = {path: (stamp, identity) for path, (stamp, identity) in known.items() if identity is not None}
+    def save(
+        self,
+        stamps: dict[str, FileStat],
+        results: dict[str, MeasuredExample | ExampleFault],
+    ) -> None:
+        """Writes the memory atomically, with the stamps of the files it has results
+        for.
+        """
+        known = {
+            path: (stamp, results[path].id)
+            for path, stamp in stamps.items()
+            if path in results
+        }
+        fresh = {
+            path: (stamp, identity)
+            for path, (stamp, identity) in known.items()
+            if identity is not None
+        }
         if not self._grown and fresh == self._stamps:
             return
         self._stamps = fresh
         text = json.dumps(
             {
-                "stamps": {path: [*stamp, identity] for path, (stamp, identity) in fresh.items()},
-                "results": {key: _plain(result) for key, result in self._results.items()},
+                "stamps": {
+                    path: [*stamp, identity]
+                    for path, (stamp, identity) in fresh.items()
+                },
+                "results": {
+                    key: _plain(result) for key, result in self._results.items()
+                },
             }
         )
         replace_text(self._file, f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
@@ -73,8 +96,13 @@ class ScanCache:
         if hashlib.sha256(text.encode()).hexdigest() != claimed:
             raise ValueError("damaged")
         values = json.loads(text)
-        self._stamps = {path: (FileStat(*given[:4]), given[4]) for path, given in values["stamps"].items()}
-        self._results = {key: _result(given) for key, given in values["results"].items()}
+        self._stamps = {
+            path: (FileStat(*given[:4]), given[4])
+            for path, given in values["stamps"].items()
+        }
+        self._results = {
+            key: _result(given) for key, given in values["results"].items()
+        }
 
 
 def _key(path: str, identity: str) -> str:
@@ -82,7 +110,9 @@ def _key(path: str, identity: str) -> str:
     return identity + PurePosixPath(path).suffix.lower()
 
 
-def _at(path: str, result: MeasuredExample | ExampleFault) -> MeasuredExample | ExampleFault:
+def _at(
+    path: str, result: MeasuredExample | ExampleFault
+) -> MeasuredExample | ExampleFault:
     if isinstance(result, ExampleFault):
         return dataclasses.replace(result, path=path)
     doubt = result.doubt and dataclasses.replace(result.doubt, path=path)
@@ -100,5 +130,8 @@ def _result(given: dict[str, Any]) -> MeasuredExample | ExampleFault:
         return ExampleFault(**given["fault"])
     doubt = given["doubt"]
     return MeasuredExample(
-        given["id"], given["values"], tuple(given["converted"]), ExampleFault(**doubt) if doubt else None
+        given["id"],
+        given["values"],
+        tuple(given["converted"]),
+        ExampleFault(**doubt) if doubt else None,
     )

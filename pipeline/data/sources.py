@@ -1,4 +1,6 @@
-"""Readers: a data folder, or a table in it, becomes a listing of examples. Nothing is opened but tables."""
+"""Readers: a data folder, or a table in it, becomes a listing of examples. Nothing is
+opened but tables.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ from typing import Any, Literal, NamedTuple
 from pipeline.config import ColumnRole, DataConfig
 from pipeline.data.files import outside
 from pipeline.data.labels import hints, similar_labels
-from pipeline.data.layout import METADATA, TABLE_SPLIT_NAMES, FolderTree, PlacedFile, place, unicode_collisions, walk
+from pipeline.data.layout import (
+    METADATA,
+    TABLE_SPLIT_NAMES,
+    FolderTree,
+    PlacedFile,
+    place,
+    unicode_collisions,
+    walk,
+)
 from pipeline.data.tables import FILE_ROLES, Rows, read_table
 from pipeline.errors import DataError
 from pipeline.examples import ExampleFault, ExampleListing, ListedExample
@@ -22,15 +32,19 @@ from pipeline.records import Finding
 
 
 def read(root: Path, data: DataConfig) -> ExampleListing:
-    """Lists the examples of a data folder: from `data.table`, or from class folders and `metadata.csv`.
+    """Lists the examples of a data folder: from `data.table`, or from class folders and
+    `metadata.csv`.
 
-    Class folders may lie below train/val/test folders, and `metadata.csv` at the top (column `path`, optionally
-    `group`, any others) adds to them. What concerns one file is a fault; what concerns all is a critical finding.
+    Class folders may lie below train/val/test folders, and `metadata.csv` at the top
+    (column `path`, optionally `group`, any others) adds to them. What concerns one file
+    is a fault; what concerns all is a critical finding.
 
     Raises:
         DataError: nothing can be listed: no folder, no examples, an unusable table.
     """
-    listing = _from_table(root, data) if data.table is not None else _from_folders(root, data)
+    listing = (
+        _from_table(root, data) if data.table is not None else _from_folders(root, data)
+    )
     if not listing.examples:
         raise DataError(
             f"data folder {root}",
@@ -45,13 +59,18 @@ def read(root: Path, data: DataConfig) -> ExampleListing:
     names = [unicode_collisions(paths | folders | counts.keys())]
     if data.labels is None:  # else what is not in the list stops the run
         names.append(similar_labels(counts))
-    return replace(listing, findings=(*listing.findings, *(finding for finding in names if finding)))
+    return replace(
+        listing,
+        findings=(*listing.findings, *(finding for finding in names if finding)),
+    )
 
 
 def _from_folders(root: Path, data: DataConfig) -> ExampleListing:
     tree = walk(root)
     placed, faults, classes = place(tree, root)
-    extras, findings = read_metadata(root, data, {file.path: file.label for file in placed}, tree)
+    extras, findings = read_metadata(
+        root, data, {file.path: file.label for file in placed}, tree
+    )
     kept = [file for file in placed if file.label not in data.drop_classes]
     examples = tuple(_listed(file, extras.get(file.path, NO_EXTRAS)) for file in kept)
     findings += label_findings(data, {file.label for file in kept}, classes)
@@ -70,16 +89,20 @@ NO_EXTRAS = ExtraColumns(None, None, ())
 
 
 def _listed(file: PlacedFile, extra: ExtraColumns) -> ListedExample:
-    return ListedExample(file.path, file.label, extra.group, file.given_split or extra.split, extra.meta)
+    return ListedExample(
+        file.path, file.label, extra.group, file.given_split or extra.split, extra.meta
+    )
 
 
 def read_metadata(
     root: Path, data: DataConfig, known: Mapping[str, str | None], tree: FolderTree
 ) -> tuple[dict[str, ExtraColumns], list[Finding]]:
-    """What metadata.csv, or the table that data.table names, says of each file, by path.
+    """What metadata.csv, or the table that data.table names, says of each file, by
+    path.
 
     Args:
-        known: path → label of the files there are; a label in the table must be that one, unless it is None.
+        known: path → label of the files there are; a label in the table must be that
+            one, unless it is None.
     """
     table = data.table or METADATA
     unread = _unread_metadata(tree, table)
@@ -89,25 +112,54 @@ def read_metadata(
     paths = _paths(rows, data, table)
     repeated = sorted(path for path, count in Counter(paths).items() if count > 1)
     if repeated:
-        raise DataError(table, found="paths that stand there twice", expected="one row a path", details=repeated)
+        raise DataError(
+            table,
+            found="paths that stand there twice",
+            expected="one row a path",
+            details=repeated,
+        )
     label = data.columns["label"]
-    extras = dict(zip(paths, extra_columns(rows, data, {data.columns["path"], label}, table), strict=True))
+    extras = dict(
+        zip(
+            paths,
+            extra_columns(rows, data, {data.columns["path"], label}, table),
+            strict=True,
+        )
+    )
     unknown = sorted(set(paths) - known.keys())
     told = dict(zip(paths, rows.columns.get(label, [None] * len(paths)), strict=True))
-    labelled = {path: known_label for path, known_label in known.items() if known_label is not None}
+    labelled = {
+        path: known_label
+        for path, known_label in known.items()
+        if known_label is not None
+    }
     wrong = [
         f"{path}: {told[path]}"
         for path in sorted(labelled)
-        if str(labelled[path] if told.get(path) is None else told[path]) != labelled[path]
+        if str(labelled[path] if told.get(path) is None else told[path])
+        != labelled[path]
     ]
-    alone = sorted(known.keys() - set(paths)) if data.columns["group"] in rows.columns else []
-    findings = [*([_unused(unknown)] if unknown else []), *([_mislabelled(wrong)] if wrong else [])]
+    alone = (
+        sorted(known.keys() - set(paths))
+        if data.columns["group"] in rows.columns
+        else []
+    )
+    findings = [
+        *([_unused(unknown)] if unknown else []),
+        *([_mislabelled(wrong)] if wrong else []),
+    ]
     return extras, [*findings, *([_ungrouped(alone)] if alone else []), *unread]
 
 
 def _unread_metadata(tree: FolderTree, table: str) -> list[Finding]:
-    """Groups that are not read are dealt apart, for ever: better to stop than to pass a file over."""
-    found = [path for path in tree.files if path.rpartition("/")[2].lower() == METADATA and path != table]
+    """Groups that are not read are dealt apart, for ever: better to stop than to pass a
+    file over.
+    """
+    found = [
+        path
+        for path in tree.files
+        if path.rpartition("/")[2].lower() == METADATA and path != table
+    ]
     if not found:
         return []
     return [
@@ -165,16 +217,28 @@ def _from_table(root: Path, data: DataConfig) -> ExampleListing:
         walk(root)  # says what is wrong with it
     rows = table_rows(root, str(data.table), name, data)
     paths, labels = _paths(rows, data, name), label_column(rows, data, name)
-    extras = extra_columns(rows, data, {data.columns["path"], data.columns["label"]}, name)
+    extras = extra_columns(
+        rows, data, {data.columns["path"], data.columns["label"]}, name
+    )
     examples, faults = [], []
     for path, label, extra, line in zip(paths, labels, extras, rows.lines, strict=True):
         if label is None:
             faults.append(
-                ExampleFault(path, "no-label", f"no label in line {line}", "a label", f"fill it in in {data.table}")
+                ExampleFault(
+                    path,
+                    "no-label",
+                    f"no label in line {line}",
+                    "a label",
+                    f"fill it in in {data.table}",
+                )
             )
         elif label not in data.drop_classes:
             examples.append(_listed(PlacedFile(path, label, None), extra))
-    findings = label_findings(data, {example.target for example in examples}, {label for label in labels if label})
+    findings = label_findings(
+        data,
+        {example.target for example in examples},
+        {label for label in labels if label},
+    )
     return ExampleListing(tuple(examples), tuple(faults), tuple(findings))
 
 
@@ -186,7 +250,8 @@ def table_rows(
     roles: Sequence[ColumnRole] = FILE_ROLES,
     most: int | None = None,
 ) -> Rows:
-    """A table in the data folder; one that leads out of it, by its path or by a link, is refused as a file would be.
+    """A table in the data folder; one that leads out of it, by its path or by a link,
+    is refused as a file would be.
 
     Args:
         most: rows to read, from the first; None: all.
@@ -199,14 +264,25 @@ def table_rows(
 
 
 def _paths(rows: Rows, data: DataConfig, name: str) -> list[str]:
-    """The path column in the manifest's writing; `./a//b` is `a/b`, and nothing else is touched."""
+    """The path column in the manifest's writing; `./a//b` is `a/b`, and nothing else is
+    touched.
+    """
     column = data.columns["path"]
     if column not in rows.columns:
         raise missing_column(rows, column, name, "path")
     values = rows.columns[column]
-    empty = [f"line {line}" for line, value in zip(rows.lines, values, strict=True) if value is None]
+    empty = [
+        f"line {line}"
+        for line, value in zip(rows.lines, values, strict=True)
+        if value is None
+    ]
     if empty:
-        raise DataError(name, found=f"{len(empty)} rows without a path", expected="a path in each", details=empty)
+        raise DataError(
+            name,
+            found=f"{len(empty)} rows without a path",
+            expected="a path in each",
+            details=empty,
+        )
     return [stored_path(str(real_path(Path(), str(value)))) for value in values]
 
 
@@ -217,7 +293,12 @@ def missing_column(rows: Rows, column: str, name: str, role: str) -> DataError:
         hint += f": did you mean {close[0]}?"
     else:
         hint += "; for a table without a header, set data.header to false and data.columns to positions, such as 1"
-    return DataError(name, found="the columns " + ", ".join(rows.columns), expected=f"a column '{column}'", hint=hint)
+    return DataError(
+        name,
+        found="the columns " + ", ".join(rows.columns),
+        expected=f"a column '{column}'",
+        hint=hint,
+    )
 
 
 def label_column(rows: Rows, data: DataConfig, name: str) -> list[str | None]:
@@ -227,26 +308,42 @@ def label_column(rows: Rows, data: DataConfig, name: str) -> list[str | None]:
     return [None if value is None else str(value) for value in rows.columns[column]]
 
 
-def extra_columns(rows: Rows, data: DataConfig, used: set[str], name: str) -> list[ExtraColumns]:
-    groups = [None if value is None else str(value) for value in _optional(rows, data, "group", name)]
+def extra_columns(
+    rows: Rows, data: DataConfig, used: set[str], name: str
+) -> list[ExtraColumns]:
+    groups = [
+        None if value is None else str(value)
+        for value in _optional(rows, data, "group", name)
+    ]
     splits = _splits(_optional(rows, data, "split", name), rows, name)
     known = {data.columns["group"], data.columns["split"], *used}
     others = [column for column in rows.columns if column not in known]
-    meta = [tuple(zip(others, values, strict=True)) for values in zip(*(rows.columns[c] for c in others), strict=True)]
-    return [ExtraColumns(*given) for given in zip(groups, splits, meta or [()] * len(rows.lines), strict=True)]
+    meta = [
+        tuple(zip(others, values, strict=True))
+        for values in zip(*(rows.columns[c] for c in others), strict=True)
+    ]
+    return [
+        ExtraColumns(*given)
+        for given in zip(groups, splits, meta or [()] * len(rows.lines), strict=True)
+    ]
 
 
-def _optional(rows: Rows, data: DataConfig, role: Literal["group", "split"], name: str) -> list[Any]:
+def _optional(
+    rows: Rows, data: DataConfig, role: Literal["group", "split"], name: str
+) -> list[Any]:
     """The column of a role that a table may do without; all None where it does.
 
     Raises:
-        DataError: the settings name a column of their own that is not there, or the table has one that differs from
-            the wanted one by case or blanks only. A group or split that is not read would be dealt apart, for ever.
+        DataError: the settings name a column of their own that is not there, or the
+            table has one that differs from the wanted one by case or blanks only. A
+            group or split that is not read would be dealt apart, for ever.
     """
     column = data.columns[role]
     if column in rows.columns:
         return rows.columns[column]
-    alike = [other for other in rows.columns if other.strip().casefold() == column.casefold()]
+    alike = [
+        other for other in rows.columns if other.strip().casefold() == column.casefold()
+    ]
     if column != role or alike:
         raise missing_column(rows, column, name, role)
     return [None] * len(rows.lines)
@@ -270,9 +367,17 @@ def _splits(values: list[Any], rows: Rows, name: str) -> list[Split | None]:
     return [TABLE_SPLIT_NAMES[value] if value else None for value in names]
 
 
-def label_findings(data: DataConfig, used: set[str], classes: set[str]) -> list[Finding]:
-    """Critical findings about the label space: empty classes, labels not declared, names that match nothing."""
-    declared = set(data.labels) if data.labels is not None else classes - set(data.drop_classes)
+def label_findings(
+    data: DataConfig, used: set[str], classes: set[str]
+) -> list[Finding]:
+    """Critical findings about the label space: empty classes, labels not declared,
+    names that match nothing.
+    """
+    declared = (
+        set(data.labels)
+        if data.labels is not None
+        else classes - set(data.drop_classes)
+    )
     findings = []
     # A declared class without a folder is found by counting.
     empty = sorted(classes - set(data.drop_classes) - set(data.labels or ()) - used)
@@ -311,7 +416,10 @@ def label_findings(data: DataConfig, used: set[str], classes: set[str]) -> list[
                 subject="data.drop_classes",
                 found=", ".join(absent),
                 expected="classes of the data: " + ", ".join(sorted(classes)),
-                hint="; ".join(f"did you mean {match[0]}?" for match in near.values() if match) or "remove it",
+                hint="; ".join(
+                    f"did you mean {match[0]}?" for match in near.values() if match
+                )
+                or "remove it",
                 items=tuple(absent),
             )
         )

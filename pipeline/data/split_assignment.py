@@ -1,8 +1,9 @@
 """Deals examples into train, val and test, for ever.
 
-What is known keeps its split; then what came with a split keeps that; then examples that belong together (one
-group, or near-duplicates) follow the one that has a split; the rest is dealt by the order of a salted hash. Where
-these disagree, examples are left out by name and nothing moves.
+What is known keeps its split; then what came with a split keeps that; then examples
+that belong together (one group, or near-duplicates) follow the one that has a split;
+the rest is dealt by the order of a salted hash. Where these disagree, examples are left
+out by name and nothing moves.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 Splits = dict[str, Split]  # by id
 
-PROTECTED: tuple[Split, ...] = ("test", "val", "train")  # of examples that clash, the ones in the first of these stay
+# Of examples that clash, the ones in the first of these stay.
+PROTECTED: tuple[Split, ...] = ("test", "val", "train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,12 @@ class Example:
     """One example, in the dataset or only remembered.
 
     Args:
-        target: its label, or else its stratum; of a known one, as it was when first seen.
+        target: its label, or else its stratum; of a known one, as it was when first
+            seen.
         group, phash: what it must stay with.
         known: the split the ledger has for it.
-        allowed: the splits that what came with the data leaves open: one where it was given, all where nothing was.
+        allowed: the splits that what came with the data leaves open: one where it was
+            given, all where nothing was.
         present: whether it is in the dataset now.
     """
 
@@ -66,25 +70,37 @@ def assign_splits(examples: Iterable[Example], config: SplitConfig) -> SplitAssi
     """Deals the examples; the order they come in changes nothing."""
     ordered = sorted(examples, key=lambda example: example.id)
     known = [example for example in ordered if example.known]
-    given = [example for example in ordered if not example.known and len(example.allowed) == 1]
-    loose = [example for example in ordered if not example.known and len(example.allowed) > 1]
+    given = [
+        example
+        for example in ordered
+        if not example.known and len(example.allowed) == 1
+    ]
+    loose = [
+        example for example in ordered if not example.known and len(example.allowed) > 1
+    ]
     left_out: list[Finding] = []
     splits = _keep_known(known, config, left_out)
-    splits |= _keep_given(given, [e for e in known if e.id in splits], splits, config, left_out)
+    splits |= _keep_given(
+        given, [e for e in known if e.id in splits], splits, config, left_out
+    )
     decided = [example for example in (*known, *given) if example.id in splits]
     followers, units = _follow(loose, decided, splits, config, left_out)
     splits |= followers
     counts = _counts([*decided, *(e for e in loose if e.id in followers)], splits)
     splits |= _assign_new_groups(units, counts, config)
     present = {example.id for example in ordered if example.present}
-    return SplitAssignment({i: split for i, split in splits.items() if i in present}, left_out)
+    return SplitAssignment(
+        {i: split for i, split in splits.items() if i in present}, left_out
+    )
 
 
 def together(examples: Sequence[Example], distance: int) -> Iterator[list[Example]]:
-    """The examples in sets that belong together, joined by groups and near-duplicates in any chain; each set in the
-    examples' order, and the sets in the order of their first examples.
+    """The examples in sets that belong together, joined by groups and near-duplicates
+    in any chain; each set in the examples' order, and the sets in the order of their
+    first examples.
 
-    One set at a time: a million sets of one example, held at once, take more memory than the examples.
+    One set at a time: a million sets of one example, held at once, take more memory
+    than the examples.
     """
     import numpy as np
 
@@ -100,11 +116,15 @@ def together(examples: Sequence[Example], distance: int) -> Iterator[list[Exampl
         start += size
 
 
-def components(examples: Sequence[Example], near: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """A number for each example (N,), counted from 0, the same for those that belong together.
+def components(
+    examples: Sequence[Example], near: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """A number for each example (N,), counted from 0, the same for those that belong
+    together.
 
     Args:
-        near: the examples' clusters of near-duplicates (N,), as `clusters` numbers them.
+        near: the examples' clusters of near-duplicates (N,), as `clusters` numbers
+            them.
     """
     import numpy as np
     from scipy.sparse import coo_array
@@ -117,18 +137,31 @@ def components(examples: Sequence[Example], near: npt.NDArray[np.int64]) -> npt.
             grouped[position] = first.setdefault(example.group, position)
     every = np.arange(len(examples))
     ends = (np.concatenate([every, every]), np.concatenate([near, grouped]))
-    graph = coo_array((np.ones(2 * len(every), dtype=bool), ends), shape=(len(every), len(every)))
+    graph = coo_array(
+        (np.ones(2 * len(every), dtype=bool), ends), shape=(len(every), len(every))
+    )
     _, numbers = connected_components(graph, directed=False)
     return np.asarray(numbers, dtype=np.int64)
 
 
-def _keep_known(known: Sequence[Example], config: SplitConfig, left_out: list[Finding]) -> Splits:
-    """Known examples keep their split. Where regrouping, or a wider notion of near-duplicates, puts known examples
-    of different splits together, only those in the most protected split stay."""
+def _keep_known(
+    known: Sequence[Example], config: SplitConfig, left_out: list[Finding]
+) -> Splits:
+    """Known examples keep their split. Where regrouping, or a wider notion of
+    near-duplicates, puts known examples of different splits together, only those in the
+    most protected split stay.
+    """
     splits: Splits = {example.id: example.known for example in known if example.known}
-    for clash in _clashes([example for example in known if example.present], splits, config):
+    for clash in _clashes(
+        [example for example in known if example.present], splits, config
+    ):
         left_out.append(
-            _finding("known-clash", clash, splits, "belong together with known examples of a more protected split")
+            _finding(
+                "known-clash",
+                clash,
+                splits,
+                "belong together with known examples of a more protected split",
+            )
         )
         for example in clash:
             del splits[example.id]
@@ -142,8 +175,9 @@ def _keep_given(
     config: SplitConfig,
     left_out: list[Finding],
 ) -> Splits:
-    """Given splits are kept, unless what is known belongs together with them in another split; among given ones
-    that clash, those in the most protected split stay."""
+    """Given splits are kept, unless what is known belongs together with them in another
+    split; among given ones that clash, those in the most protected split stay.
+    """
     if not given:
         return {}
     splits: Splits = {example.id: example.allowed[0] for example in given}
@@ -159,16 +193,29 @@ def _keep_given(
         if not bound:
             unbound += new
     for clash in _clashes(unbound, splits, config):
-        left_out.append(_finding("given-clash", clash, splits, "belong together with examples given for another split"))
+        left_out.append(
+            _finding(
+                "given-clash",
+                clash,
+                splits,
+                "belong together with examples given for another split",
+            )
+        )
         for example in clash:
             del splits[example.id]
     return splits
 
 
 def _follow(
-    loose: Sequence[Example], decided: Sequence[Example], splits: Splits, config: SplitConfig, left_out: list[Finding]
+    loose: Sequence[Example],
+    decided: Sequence[Example],
+    splits: Splits,
+    config: SplitConfig,
+    left_out: list[Finding],
 ) -> tuple[Splits, list[list[Example]]]:
-    """Examples that belong together with decided ones follow them; the sets that remain are to be dealt."""
+    """Examples that belong together with decided ones follow them; the sets that remain
+    are to be dealt.
+    """
     followers: Splits = {}
     units = []
     for members in together([*decided, *loose], config.near_duplicates):
@@ -177,30 +224,51 @@ def _follow(
         if not bound and new:
             units.append(new)
             continue
-        stray = [example for example in new if len(bound) > 1 or not bound.issubset(example.allowed)]
+        stray = [
+            example
+            for example in new
+            if len(bound) > 1 or not bound.issubset(example.allowed)
+        ]
         if stray:
             left_out.append(_bridging(stray, bound))
         outside = {example.id for example in stray}
-        followers |= {example.id: next(iter(bound)) for example in new if example.id not in outside}
+        followers |= {
+            example.id: next(iter(bound))
+            for example in new
+            if example.id not in outside
+        }
     return followers, units
 
 
-def _assign_new_groups(units: list[list[Example]], counts: dict[str, Counter[Split]], config: SplitConfig) -> Splits:
-    """Deals sets of examples, each by its commonest label, in the order of their salted hashes.
+def _assign_new_groups(
+    units: list[list[Example]], counts: dict[str, Counter[Split]], config: SplitConfig
+) -> Splits:
+    """Deals sets of examples, each by its commonest label, in the order of their salted
+    hashes.
 
-    A set goes where (2 × examples there + its size) / fraction is least: the divisor method of Webster and
-    Sainte-Laguë, which keeps the fractions at every moment of a dataset's growth and weighs large groups. The last
-    sets of a class go to splits that have none of it.
+    A set goes where (2 × examples there + its size) / fraction is least: the divisor
+    method of Webster and Sainte-Laguë, which keeps the fractions at every moment of a
+    dataset's growth and weighs large groups. The last sets of a class go to splits that
+    have none of it.
     """
     splits: Splits = {}
     to_come = Counter(map(_label, units))
     for unit in sorted(units, key=lambda unit: _hash(unit, config.seed)):
         label = _label(unit)
         have, size = counts[label], sum(example.target == label for example in unit)
-        open_ = [split for split in SPLITS if all(split in example.allowed for example in unit)]
+        open_ = [
+            split
+            for split in SPLITS
+            if all(split in example.allowed for example in unit)
+        ]
         empty = [split for split in open_ if not have[split]]
         choice = empty if empty and to_come[label] <= len(empty) else open_
-        best = min(choice, key=lambda split: (2 * have[split] + size) / getattr(config.fractions, split))
+        best = min(
+            choice,
+            key=lambda split: (
+                (2 * have[split] + size) / getattr(config.fractions, split)
+            ),
+        )
         to_come[label] -= 1
         for example in unit:
             splits[example.id] = best
@@ -208,14 +276,20 @@ def _assign_new_groups(units: list[list[Example]], counts: dict[str, Counter[Spl
     return splits
 
 
-def _clashes(examples: Sequence[Example], splits: Splits, config: SplitConfig) -> list[list[Example]]:
-    """Of every set that belongs together across splits, the examples that are not in its most protected split."""
+def _clashes(
+    examples: Sequence[Example], splits: Splits, config: SplitConfig
+) -> list[list[Example]]:
+    """Of every set that belongs together across splits, the examples that are not in
+    its most protected split.
+    """
     clashes = []
     for members in together(examples, config.near_duplicates):
         found = {splits[example.id] for example in members}
         if len(found) > 1:
             stays = next(split for split in PROTECTED if split in found)
-            clashes.append([example for example in members if splits[example.id] != stays])
+            clashes.append(
+                [example for example in members if splits[example.id] != stays]
+            )
     return clashes
 
 
@@ -235,7 +309,10 @@ def _label(unit: Sequence[Example]) -> str:
 
 
 def _hash(unit: Sequence[Example], seed: int) -> bytes:
-    names = {f"group {example.group}" if example.group is not None else example.id for example in unit}
+    names = {
+        f"group {example.group}" if example.group is not None else example.id
+        for example in unit
+    }
     return min(hashlib.sha256(f"{seed} {name}".encode()).digest() for name in names)
 
 
@@ -243,7 +320,9 @@ def _bridging(examples: Sequence[Example], splits: Iterable[Split]) -> Finding:
     where = " and ".join(split for split in SPLITS if split in set(splits))
     open_ = {split for example in examples for split in example.allowed}
     found = f"belong together with examples of {where}" + (
-        f", but were given for {', '.join(s for s in SPLITS if s in open_)}" if len(open_) < len(SPLITS) else ""
+        f", but were given for {', '.join(s for s in SPLITS if s in open_)}"
+        if len(open_) < len(SPLITS)
+        else ""
     )
     return Finding(
         code="bridging",
@@ -255,8 +334,14 @@ def _bridging(examples: Sequence[Example], splits: Iterable[Split]) -> Finding:
     )
 
 
-def _finding(code: str, examples: Sequence[Example], splits: Splits, found: str) -> Finding:
-    where = " and ".join(split for split in SPLITS if split in {splits[example.id] for example in examples})
+def _finding(
+    code: str, examples: Sequence[Example], splits: Splits, found: str
+) -> Finding:
+    where = " and ".join(
+        split
+        for split in SPLITS
+        if split in {splits[example.id] for example in examples}
+    )
     return Finding(
         code=code,
         severity="warning",

@@ -1,6 +1,8 @@
-"""Tables that come with the data, CSV, JSON Lines or Parquet, read strictly: whatever is wrong is named with its line.
+"""Tables that come with the data, CSV, JSON Lines or Parquet, read strictly: whatever
+is wrong is named with its line.
 
-The cells of a CSV are text and stay text. What a column means is for its reader to say: 1.10 is not 1.1.
+The cells of a CSV are text and stay text. What a column means is for its reader to say:
+1.10 is not 1.1.
 """
 
 from __future__ import annotations
@@ -28,12 +30,15 @@ PARQUET = (".parquet", ".pq")
 TABBED = (".tsv", ".tab")
 JSON_LINES = (".jsonl", ".ndjson")
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
-SAMPLED = 100  # lines by which two separators that both occur in the first one are told apart
+# Lines by which two separators that both occur in the first one are told apart.
+SAMPLED = 100
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A table's columns by name, all of one length; `lines` says where each row stood in the file."""
+    """A table's columns by name, all of one length; `lines` says where each row stood
+    in the file.
+    """
 
     columns: dict[str, list[Any]]
     lines: list[int]
@@ -50,27 +55,33 @@ def read_table(
     roles: Sequence[ColumnRole] = FILE_ROLES,
     most: int | None = None,
 ) -> Rows:
-    """Reads a CSV (UTF-8; separated by tabs if it is called .tsv), a JSON Lines or a Parquet file.
+    """Reads a CSV (UTF-8; separated by tabs if it is called .tsv), a JSON Lines or a
+    Parquet file.
 
-    Cells of a CSV are strings, those of other files booleans, numbers or strings; empty ones are None. Without a
-    header, the columns of a CSV are named by their position: "1", "2", …
+    Cells of a CSV are strings, those of other files booleans, numbers or strings; empty
+    ones are None. Without a header, the columns of a CSV are named by their position:
+    "1", "2", …
 
     Args:
         path: the file.
         name: what to call it in errors.
         root: the data folder.
         data: which columns there should be, and whether there is a header.
-        roles: of those columns, the ones that a table of this kind has; the first tells separators apart.
-        most: rows to read, from the first; what comes after them is neither read nor checked. None: all.
+        roles: of those columns, the ones that a table of this kind has; the first tells
+            separators apart.
+        most: rows to read, from the first; what comes after them is neither read nor
+            checked. None: all.
 
     Raises:
-        DataError: it is missing, is none of these, is ragged, repeats a column name, holds no row, or begins with an
-            example where a header is expected.
+        DataError: it is missing, is none of these, is ragged, repeats a column name,
+            holds no row, or begins with an example where a header is expected.
     """
     suffix = path.suffix.lower()
     try:
         if suffix in PARQUET:
-            rows = _read_parquet(path, name, {data.columns[role] for role in roles}, most)
+            rows = _read_parquet(
+                path, name, {data.columns[role] for role in roles}, most
+            )
         elif suffix in JSON_LINES:
             rows = _read_json_lines(path, name, most)
         else:
@@ -83,27 +94,35 @@ def read_table(
             hint="correct data.table in params.yaml, or add the file",
         ) from fault
     except OSError as fault:
-        raise DataError(name, found=fault.strerror or str(fault), expected="a readable table") from fault
+        raise DataError(
+            name, found=fault.strerror or str(fault), expected="a readable table"
+        ) from fault
     if not rows.lines:
         raise DataError(name, found="no rows", expected="one row an example")
     return rows
 
 
-# --- Parquet ------------------------------------------------------------------------------------------------
+# --- Parquet --------------------------------------------------------------------------
 
 
-def _read_parquet(path: Path, name: str, wanted: Collection[str], most: int | None) -> Rows:
+def _read_parquet(
+    path: Path, name: str, wanted: Collection[str], most: int | None
+) -> Rows:
     import pyarrow as pa
 
     try:
         table = _parquet_rows(path, most)
     except (pa.ArrowException, ValueError) as fault:
-        raise DataError(name, found=" ".join(str(fault).split()), expected="a Parquet file") from fault
+        raise DataError(
+            name, found=" ".join(str(fault).split()), expected="a Parquet file"
+        ) from fault
     _refuse_repeated(table.column_names, name, "schema")
     columns = {}
     for column in table.column_names:
         try:
-            columns[column] = _plain_values(table[column], must_be_text=column in wanted)
+            columns[column] = _plain_values(
+                table[column], must_be_text=column in wanted
+            )
         except (pa.ArrowException, ValueError, OverflowError, TypeError) as fault:
             raise DataError(
                 f"{name}, column '{column}'",
@@ -126,10 +145,12 @@ def _parquet_rows(path: Path, most: int | None) -> pa.Table:
 
 
 def _plain_values(column: pa.ChunkedArray, *, must_be_text: bool) -> list[Any]:
-    """A column as booleans, numbers or strings: structures as JSON, and a number that is none (NaN) as None.
+    """A column as booleans, numbers or strings: structures as JSON, and a number that
+    is none (NaN) as None.
 
     Args:
-        must_be_text: refuses bytes that are not UTF-8, of which else only the size is told.
+        must_be_text: refuses bytes that are not UTF-8, of which else only the size is
+            told.
     """
     import pyarrow as pa
     from pyarrow import types
@@ -138,7 +159,9 @@ def _plain_values(column: pa.ChunkedArray, *, must_be_text: bool) -> list[Any]:
         column = column.cast(column.type.value_type)
     if types.is_floating(column.type):
         numbers = column.cast(pa.float64()).to_pylist()
-        return [None if number is None or number != number else number for number in numbers]
+        return [
+            None if number is None or number != number else number for number in numbers
+        ]
     values: list[Any] = column.to_pylist()
     if types.is_boolean(column.type) or types.is_integer(column.type):
         return values
@@ -152,12 +175,19 @@ def _plain_values(column: pa.ChunkedArray, *, must_be_text: bool) -> list[Any]:
 def _is_binary(kind: pa.DataType) -> bool:
     from pyarrow import types
 
-    kinds = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+    kinds = (
+        types.is_binary,
+        types.is_large_binary,
+        types.is_fixed_size_binary,
+        types.is_binary_view,
+    )
     return any(is_kind(kind) for is_kind in kinds)
 
 
 def _decoded(values: Sequence[bytes | None], *, must_be_text: bool) -> list[str | None]:
-    """Text, where all of it is: Spark and others write it without saying so. Else the sizes are all there is to say."""
+    """Text, where all of it is: Spark and others write it without saying so. Else the
+    sizes are all there is to say.
+    """
     decoded: list[str | None] = []
     for row, value in enumerate(values, start=1):
         try:
@@ -165,7 +195,9 @@ def _decoded(values: Sequence[bytes | None], *, must_be_text: bool) -> list[str 
         except UnicodeDecodeError:
             if must_be_text:
                 raise ValueError(f"bytes that are not UTF-8 in row {row}") from None
-            return [f"{len(value)} bytes" if value is not None else None for value in values]
+            return [
+                f"{len(value)} bytes" if value is not None else None for value in values
+            ]
     return decoded
 
 
@@ -173,7 +205,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
 
 
-# --- JSON Lines ---------------------------------------------------------------------------------------------
+# --- JSON Lines -----------------------------------------------------------------------
 
 
 def _read_json_lines(path: Path, name: str, most: int | None) -> Rows:
@@ -208,10 +240,17 @@ def _json_record(line: str, where: str) -> dict[str, Any]:
         record = json.loads(line, object_pairs_hook=_unrepeated)
     except (ValueError, RecursionError) as fault:
         raise DataError(
-            where, found=" ".join(str(fault).split()), expected="one JSON object", hint="correct that line"
+            where,
+            found=" ".join(str(fault).split()),
+            expected="one JSON object",
+            hint="correct that line",
         ) from fault
     if not isinstance(record, dict):
-        raise DataError(where, found=f"a JSON {type(record).__name__}", expected="an object with the columns as keys")
+        raise DataError(
+            where,
+            found=f"a JSON {type(record).__name__}",
+            expected="an object with the columns as keys",
+        )
     if "\\u" in line:
         _refuse_halves(line, record, where)
     return record
@@ -225,7 +264,9 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_halves(line: str, record: dict[str, Any], where: str) -> None:
-    """Raises DataError where an escape stands for half a character: such text cannot be written as UTF-8."""
+    """Raises DataError where an escape stands for half a character: such text cannot be
+    written as UTF-8.
+    """
     try:
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError as fault:
@@ -246,24 +287,36 @@ def _plain_json(value: Any) -> Any:
     return value
 
 
-# --- CSV ----------------------------------------------------------------------------------------------------
+# --- CSV ------------------------------------------------------------------------------
 
 
 def _read_csv(
-    path: Path, name: str, root: Path, data: DataConfig, roles: Sequence[ColumnRole], most: int | None
+    path: Path,
+    name: str,
+    root: Path,
+    data: DataConfig,
+    roles: Sequence[ColumnRole],
+    most: int | None,
 ) -> Rows:
     try:
-        with _cells_of_any_length(), path.open(encoding="utf-8-sig", newline="") as stream:
+        with (
+            _cells_of_any_length(),
+            path.open(encoding="utf-8-sig", newline="") as stream,
+        ):
             separator = _separator(stream, path, name, data.columns[roles[0]])
             stream.seek(0)
-            return _columns(_csv_rows(stream, separator, name), name, root, data, roles, most)
+            return _columns(
+                _csv_rows(stream, separator, name), name, root, data, roles, most
+            )
     except UnicodeDecodeError as fault:
         raise _not_utf8(path, name) from fault
 
 
 @contextmanager
 def _cells_of_any_length() -> Iterator[None]:
-    """The csv module refuses cells of more than 131,072 characters, unless told otherwise."""
+    """The csv module refuses cells of more than 131,072 characters, unless told
+    otherwise.
+    """
     before = csv.field_size_limit(sys.maxsize)
     try:
         yield
@@ -279,14 +332,20 @@ def _not_utf8(path: Path, name: str) -> DataError:
     except UnicodeDecodeError as fault:
         line = content[: fault.start].count(b"\n") + 1
         where = f"at offset {fault.start}, line {line}"
-    return DataError(name, found=f"a byte that is not UTF-8 {where}", expected="UTF-8", hint="save the table as UTF-8")
+    return DataError(
+        name,
+        found=f"a byte that is not UTF-8 {where}",
+        expected="UTF-8",
+        hint="save the table as UTF-8",
+    )
 
 
 def _separator(stream: TextIO, path: Path, name: str, wanted: str) -> str:
     """The tab where the file's name says so; else what the first line is cut by.
 
     Raises:
-        DataError: the name says tab and the first line has none, or several separators fit.
+        DataError: the name says tab and the first line has none, or several separators
+            fit.
     """
     lines = (line for line in stream if line.strip())
     sample = list(itertools.islice(lines, SAMPLED))
@@ -306,8 +365,12 @@ def _separator(stream: TextIO, path: Path, name: str, wanted: str) -> str:
     return _only_fitting(present, sample, name, wanted)
 
 
-def _only_fitting(marks: Sequence[str], sample: Sequence[str], name: str, wanted: str) -> str:
-    """Of several separators in the first line, the one that gives the wanted column or lines of equal length."""
+def _only_fitting(
+    marks: Sequence[str], sample: Sequence[str], name: str, wanted: str
+) -> str:
+    """Of several separators in the first line, the one that gives the wanted column or
+    lines of equal length.
+    """
     cut = {mark: _cut(sample, mark) for mark in marks}
     named = [mark for mark in marks if cut[mark] and wanted in _stripped(cut[mark][0])]
     even = [mark for mark in marks if len({len(cells) for cells in cut[mark]}) == 1]
@@ -329,7 +392,9 @@ def _cut(sample: Sequence[str], mark: str) -> list[list[str]]:
         return [line.split(mark) for line in sample[:1]]
 
 
-def _csv_rows(stream: TextIO, separator: str, name: str) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(
+    stream: TextIO, separator: str, name: str
+) -> Iterator[tuple[int, list[str]]]:
     """The lines that are not empty, each with its number."""
     reader = csv.reader(stream, delimiter=separator, strict=True)
     start = 1
@@ -340,7 +405,10 @@ def _csv_rows(stream: TextIO, separator: str, name: str) -> Iterator[tuple[int, 
             start = reader.line_num + 1
     except csv.Error as fault:
         raise DataError(
-            f"{name}, line {start}", found=str(fault), expected="CSV", hint="correct the quotes there"
+            f"{name}, line {start}",
+            found=str(fault),
+            expected="CSV",
+            hint="correct the quotes there",
         ) from fault
 
 
@@ -354,7 +422,9 @@ def _columns(
 ) -> Rows:
     opening = list(itertools.islice(lines, 2))
     if not opening:
-        raise DataError(name, found="an empty file", expected="a header and one row an example")
+        raise DataError(
+            name, found="an empty file", expected="a header and one row an example"
+        )
     first, cells = opening[0]
     if data.header is False:
         header = [str(position) for position in range(1, len(cells) + 1)]
@@ -375,7 +445,9 @@ def _stripped(cells: Sequence[str]) -> list[str]:
     return [cell.strip() for cell in cells]
 
 
-def _gather(body: Iterator[tuple[int, list[str]]], header: Sequence[str], name: str) -> Rows:
+def _gather(
+    body: Iterator[tuple[int, list[str]]], header: Sequence[str], name: str
+) -> Rows:
     columns: list[list[str | None]] = [[] for _ in header]
     numbers, ragged = [], []
     for number, cells in body:
@@ -408,11 +480,13 @@ def _refuse_repeated(header: Sequence[str], name: str, where: str) -> None:
         )
 
 
-# --- a table without a header -------------------------------------------------------------------------------
+# --- a table without a header ---------------------------------------------------------
 
 
 def _refuse_example(header: Sequence[str], name: str, root: Path) -> None:
-    """Raises DataError where a cell of the first line names a file of the data: the line is an example."""
+    """Raises DataError where a cell of the first line names a file of the data: the
+    line is an example.
+    """
     for cell in header:
         if cell and _is_file(root, cell):
             raise _no_header(header, name, f"the file '{cell}' in the first line")
@@ -425,19 +499,32 @@ def _is_file(root: Path, cell: str) -> bool:
         return False
 
 
-def _refuse_value(rows: Rows, name: str, data: DataConfig, roles: Sequence[ColumnRole]) -> None:
-    """Raises DataError where data.columns names the cells of an example, though its file is missing.
+def _refuse_value(
+    rows: Rows, name: str, data: DataConfig, roles: Sequence[ColumnRole]
+) -> None:
+    """Raises DataError where data.columns names the cells of an example, though its
+    file is missing.
 
-    So it is where a column's name stands among the column's own values, or is a file name as they are.
+    So it is where a column's name stands among the column's own values, or is a file
+    name as they are.
     """
     header = list(rows.columns)
     for role in roles:
         column = data.columns[role]
         values = rows.columns.get(column, [])
         suffix = PurePosixPath(column).suffix
-        is_file_name = bool(suffix and values and values[0] and PurePosixPath(values[0]).suffix == suffix)
+        is_file_name = bool(
+            suffix
+            and values
+            and values[0]
+            and PurePosixPath(values[0]).suffix == suffix
+        )
         if column in values or (role == "path" and is_file_name):
-            raise _no_header(header, name, f"a first line whose '{column}' is one of the values below it")
+            raise _no_header(
+                header,
+                name,
+                f"a first line whose '{column}' is one of the values below it",
+            )
 
 
 def _no_header(header: Sequence[str], name: str, found: str) -> DataError:

@@ -1,13 +1,17 @@
-"""Bootstrap intervals by weights: a resample is how often each example was drawn, so that every metric becomes a
-weighted sum and all resamples are computed in one matrix product.
+"""Bootstrap intervals by weights: a resample is how often each example was drawn, so
+that every metric becomes a weighted sum and all resamples are computed in one matrix
+product.
 
-What is resampled is the *unit* that the split step found: an example, or all examples joined by groups that the data
-name and by being near-duplicates. Several views of one part share its difficulty; resampling them one by one would
-count them as independent evidence and make the interval too narrow (Cameron, Gelbach and Miller 2008, "Bootstrap-based
-improvements for inference with clustered errors", resample the clusters).
+What is resampled is the *unit* that the split step found: an example, or all examples
+joined by groups that the data name and by being near-duplicates. Several views of one
+part share its difficulty; resampling them one by one would count them as independent
+evidence and make the interval too narrow (Cameron, Gelbach and Miller 2008,
+"Bootstrap-based improvements for inference with clustered errors", resample the
+clusters).
 
-A statistic is a function of weights (N, R) that gives one value a column, (R,). Whatever is one has an interval by
-`estimate_statistic`: the accuracy of a slice, the recall of a class, the difference of two models.
+A statistic is a function of weights (N, R) that gives one value a column, (R,).
+Whatever is one has an interval by `estimate_statistic`: the accuracy of a slice, the
+recall of a class, the difference of two models.
 """
 
 from __future__ import annotations
@@ -26,7 +30,8 @@ Weights = NDArray[np.float64]  # (examples, resamples): how often each example w
 Units = NDArray[np.intp]  # (examples,): the unit of each example, 0 … units − 1
 Statistic = Callable[[Weights], Floats]
 
-MOST_CELLS = 1_000_000  # of the weights held at once: 8 MB, about what a processor's cache holds
+# Of the weights held at once: 8 MB, about what a processor's cache holds.
+MOST_CELLS = 1_000_000
 
 
 class BootstrapSettings(NamedTuple):
@@ -49,8 +54,12 @@ def number_units(column: pa.ChunkedArray) -> Units:
     return np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.intp)
 
 
-def draw_resamples(units: Units, settings: BootstrapSettings) -> Iterator[tuple[int, Weights]]:
-    """Resamples of the units with replacement, some at a time: how many came before, and the weights (N, some)."""
+def draw_resamples(
+    units: Units, settings: BootstrapSettings
+) -> Iterator[tuple[int, Weights]]:
+    """Resamples of the units with replacement, some at a time: how many came before,
+    and the weights (N, some).
+    """
     generator = np.random.default_rng(settings.seed)
     total = int(units.max()) + 1
     step = max(1, MOST_CELLS // max(len(units), 1))
@@ -70,30 +79,43 @@ def weighted_mean(values: Floats, weights: Weights) -> Floats:
     return means
 
 
-def estimate_statistic(statistic: Statistic, units: Units, settings: BootstrapSettings) -> MetricEstimate:
-    """A statistic of all examples, each counted once, with its interval over resamples of the units (N,)."""
+def estimate_statistic(
+    statistic: Statistic, units: Units, settings: BootstrapSettings
+) -> MetricEstimate:
+    """A statistic of all examples, each counted once, with its interval over resamples
+    of the units (N,).
+    """
     once = np.ones((len(units), 1))
     value = float(statistic(once)[0])
     samples = [statistic(weights) for _, weights in draw_resamples(units, settings)]
     return percentile_interval(value, np.concatenate(samples), settings.confidence)
 
 
-def percentile_interval(value: float, samples: Floats, confidence: float) -> MetricEstimate:
-    """The percentile interval (Efron and Tibshirani 1993, chapter 13) of one metric's resampled values (R,); resamples
-    in which the metric was not defined are left out."""
+def percentile_interval(
+    value: float, samples: Floats, confidence: float
+) -> MetricEstimate:
+    """The percentile interval (Efron and Tibshirani 1993, chapter 13) of one metric's
+    resampled values (R,); resamples in which the metric was not defined are left out.
+    """
     usable = samples[np.isfinite(samples)]
     if not len(usable):
         return MetricEstimate(value=value, low=value, high=value)
     tail = (1 - confidence) / 2
     low, high = np.quantile(usable, [tail, 1 - tail])
-    return MetricEstimate(value=value, low=min(float(low), value), high=max(float(high), value))
+    return MetricEstimate(
+        value=value, low=min(float(low), value), high=max(float(high), value)
+    )
 
 
-def estimate_share(hits: NDArray[np.bool_], units: Units, settings: BootstrapSettings) -> MetricEstimate:
-    """The share of hits (N,) with its interval over resamples of the units (N,), in any numbering.
+def estimate_share(
+    hits: NDArray[np.bool_], units: Units, settings: BootstrapSettings
+) -> MetricEstimate:
+    """The share of hits (N,) with its interval over resamples of the units (N,), in any
+    numbering.
 
-    All hits or none resample to themselves, and a percentile interval would claim certainty; there the exact one of
-    Clopper and Pearson (1934) is given, on the number of units.
+    All hits or none resample to themselves, and a percentile interval would claim
+    certainty; there the exact one of Clopper and Pearson (1934) is given, on the number
+    of units.
     """
     if not len(hits):
         raise ValueError("a share of no examples")
@@ -102,11 +124,15 @@ def estimate_share(hits: NDArray[np.bool_], units: Units, settings: BootstrapSet
     if value in (0.0, 1.0):
         return exact_interval(value, len(distinct), settings.confidence)
     values = hits.astype(np.float64)
-    return estimate_statistic(lambda weights: weighted_mean(values, weights), codes, settings)
+    return estimate_statistic(
+        lambda weights: weighted_mean(values, weights), codes, settings
+    )
 
 
 def exact_interval(value: float, trials: int, confidence: float) -> MetricEstimate:
-    """Clopper and Pearson's interval of 0 or `trials` hits among `trials`; `value` is 0 or 1."""
+    """Clopper and Pearson's interval of 0 or `trials` hits among `trials`; `value` is 0
+    or 1.
+    """
     reach = ((1 - confidence) / 2) ** (1 / trials)
     if value:
         return MetricEstimate(value=value, low=reach, high=1.0)

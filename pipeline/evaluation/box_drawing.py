@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from pipeline.evaluation.bootstrap import Floats
     from pipeline.objectives.box_targets import PictureBoxes
 
-# Told apart by those who do not tell red from green, too: the truth is dashed, an answer's line is solid.
+# Told apart by those who do not tell red from green, too: the truth is dashed, an
+# answer's line is solid.
 TRUTH = (255, 214, 10)
 ANSWER = (10, 132, 255)
 DASH = 5  # pixels
@@ -43,7 +44,9 @@ def draw_boxes(path: Path, truth: PictureBoxes, answer: Floats) -> None:
 
 
 def enlarge(picture: Image.Image) -> Image.Image:
-    """A very small picture, a whole number of times as large, so that what is drawn does not hide it."""
+    """A very small picture, a whole number of times as large, so that what is drawn
+    does not hide it.
+    """
     times = max(1, -(-SMALLEST_SIDE // max(picture.size)))
     return picture.resize((times * picture.width, times * picture.height))
 

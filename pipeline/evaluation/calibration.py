@@ -22,13 +22,17 @@ class ReliabilityBin:
     accuracy: MetricEstimate
 
 
-def reliability_bins(predictions: Predictions, settings: BootstrapSettings) -> list[ReliabilityBin]:
+def reliability_bins(
+    predictions: Predictions, settings: BootstrapSettings
+) -> list[ReliabilityBin]:
     """The bins of equal width that hold examples (DeGroot and Fienberg 1983)."""
     numbers = find_bin(predictions.confidence)
     bins = []
     for number in np.unique(numbers):
         within = numbers == number
-        accuracy = estimate_share(predictions.correct[within], predictions.units[within], settings)
+        accuracy = estimate_share(
+            predictions.correct[within], predictions.units[within], settings
+        )
         bins.append(
             ReliabilityBin(
                 low=float(number / BINS),

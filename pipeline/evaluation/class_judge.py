@@ -36,48 +36,95 @@ class ClassJudge:
 
     def judge(self, loaded: LoadedCandidate, table: pa.Table) -> Predictions:
         probabilities = loaded.answers()
-        check_probabilities(probabilities, loaded.candidate.name, table["path"].to_pylist())
+        check_probabilities(
+            probabilities, loaded.candidate.name, table["path"].to_pylist()
+        )
         targets = np.asarray(loaded.task.scorer.targets(table, loaded.candidate.labels))
-        return Predictions(probabilities, targets, number_units(table["unit"]), self._config.top_k)
+        return Predictions(
+            probabilities, targets, number_units(table["unit"]), self._config.top_k
+        )
 
-    def judge_answers(self, answers: Sequence[Mapping[str, Any]], examples: AnsweredExamples) -> Predictions:
+    def judge_answers(
+        self, answers: Sequence[Mapping[str, Any]], examples: AnsweredExamples
+    ) -> Predictions:
         probabilities = np.zeros((len(answers), len(examples.labels)))
         for row, answer in enumerate(answers):
             found = answer["probabilities"]
             probabilities[row] = [found.get(label, 0.0) for label in examples.labels]
         check_probabilities(probabilities, "served", examples.table["path"].to_pylist())
-        targets = np.asarray(examples.task.scorer.targets(examples.table, examples.labels))
-        return Predictions(probabilities, targets, number_units(examples.table["unit"]), self._config.top_k)
+        targets = np.asarray(
+            examples.task.scorer.targets(examples.table, examples.labels)
+        )
+        return Predictions(
+            probabilities,
+            targets,
+            number_units(examples.table["unit"]),
+            self._config.top_k,
+        )
 
-    def served_answers(self, predictions: pa.Table, candidate: CandidateRecord) -> list[dict[str, Any]]:
+    def served_answers(
+        self, predictions: pa.Table, candidate: CandidateRecord
+    ) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]] = []
         for row in predictions.to_pylist():
-            answers.append({"probabilities": {label: row[f"p.{label}"] for label in candidate.labels}})
+            answers.append(
+                {
+                    "probabilities": {
+                        label: row[f"p.{label}"] for label in candidate.labels
+                    }
+                }
+            )
         return answers
 
-    def compare(self, name: str, ours: Predictions, theirs: Predictions, settings: BootstrapSettings) -> Comparison:
-        return compare_accuracies(name, ours.correct, theirs.correct, ours.units, settings)
+    def compare(
+        self,
+        name: str,
+        ours: Predictions,
+        theirs: Predictions,
+        settings: BootstrapSettings,
+    ) -> Comparison:
+        return compare_accuracies(
+            name, ours.correct, theirs.correct, ours.units, settings
+        )
 
     def write_tables(
-        self, judged: Predictions, labels: tuple[str, ...], settings: BootstrapSettings, out: Path
+        self,
+        judged: Predictions,
+        labels: tuple[str, ...],
+        settings: BootstrapSettings,
+        out: Path,
     ) -> None:
         tables.write_confusion(count_confusions(judged, labels), out / "confusion.csv")
-        tables.write_classes(score_classes(judged, labels, settings), out / "per_class.csv")
-        tables.write_reliability(reliability_bins(judged, settings), out / "reliability.csv")
+        tables.write_classes(
+            score_classes(judged, labels, settings), out / "per_class.csv"
+        )
+        tables.write_reliability(
+            reliability_bins(judged, settings), out / "reliability.csv"
+        )
 
-    def write_answers(self, judged: Predictions, table: pa.Table, labels: tuple[str, ...], path: Path) -> None:
+    def write_answers(
+        self, judged: Predictions, table: pa.Table, labels: tuple[str, ...], path: Path
+    ) -> None:
         tables.write_predictions(judged, table, labels, path)
 
     def find_worst(self, judged: Predictions, most: int) -> NDArray[np.int64]:
         return tables.find_worst_errors(judged, most)
 
-    def exhibit_worst(self, judged: Predictions, rows: NDArray[np.int64], place: ExhibitPlace) -> list[dict[str, Any]]:
-        """The most confident mistakes, with what spoke for the answers where the task can say."""
+    def exhibit_worst(
+        self, judged: Predictions, rows: NDArray[np.int64], place: ExhibitPlace
+    ) -> list[dict[str, Any]]:
+        """The most confident mistakes, with what spoke for the answers where the task
+        can say.
+        """
         answers = [int(answer) for answer in judged.predicted[rows]]
         highlights = place.explain(answers)
         found = []
-        for number, (example, marks, at) in enumerate(zip(place.examples, highlights, rows, strict=True), start=1):
-            row = tables.exhibit(example, place.display, place.data, place.folder, f"{number:02d}")
+        for number, (example, marks, at) in enumerate(
+            zip(place.examples, highlights, rows, strict=True), start=1
+        ):
+            row = tables.exhibit(
+                example, place.display, place.data, place.folder, f"{number:02d}"
+            )
             row.update(_describe(judged, int(at), place.labels))
             if marks:
                 row["highlights"] = [list(mark) for mark in marks]

@@ -1,4 +1,6 @@
-"""How a candidate's answers to the test split are judged: one judge for each kind of targets."""
+"""How a candidate's answers to the test split are judged: one judge for each kind of
+targets.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from pipeline.records import CandidateRecord
     from pipeline.tasks.base import Display, Highlight, Task
 
-# Where each kind of targets is judged, as `module:name` of a class that is made from the evaluate settings.
+# Where each kind of targets is judged, as `module:name` of a class that is made from
+# the evaluate settings.
 JUDGES: dict[TargetKind, str] = {
     "classes": "pipeline.evaluation.class_judge:ClassJudge",
     "boxes": "pipeline.evaluation.box_judge:BoxJudge",
@@ -40,8 +43,8 @@ class ExhibitPlace(NamedTuple):
         display: of the task.
         data: the data folder.
         folder: where pictures are written to.
-        explain: gives, for the numbers of the classes that were answered, what spoke for each; nothing where the task
-            cannot say.
+        explain: gives, for the numbers of the classes that were answered, what spoke
+            for each; nothing where the task cannot say.
     """
 
     examples: Sequence[Mapping[str, Any]]
@@ -57,9 +60,11 @@ class AnsweredExamples(NamedTuple):
 
     Args:
         table: the manifest's rows (N).
-        labels: every class that one of the models knows, first those of the truth in their order.
+        labels: every class that one of the models knows, first those of the truth in
+            their order.
         own_labels: those of the model that answered, in its order.
-        compared: those that all of them know; what the others ask for counts neither for nor against.
+        compared: those that all of them know; what the others ask for counts neither
+            for nor against.
         task: the kind of problem.
         task_config: its settings.
         data: the data folder.
@@ -107,8 +112,12 @@ class Judged(Protocol):
     def subset(self, rows: NDArray[np.bool_]) -> Judged:
         """Those of some rows (N,); the units are counted anew."""
 
-    def estimate_metrics(self, settings: BootstrapSettings) -> dict[str, MetricEstimate]:
-        """Every metric that is defined on these examples, with its interval over resamples of the units."""
+    def estimate_metrics(
+        self, settings: BootstrapSettings
+    ) -> dict[str, MetricEstimate]:
+        """Every metric that is defined on these examples, with its interval over
+        resamples of the units.
+        """
 
 
 class Judge(Protocol):
@@ -119,41 +128,60 @@ class Judge(Protocol):
         """The metric by which single examples, and so slices, are told apart."""
 
     def judge(self, loaded: LoadedCandidate, table: pa.Table) -> Any:
-        """What a candidate answers to the manifest's rows (N), held against their targets.
+        """What a candidate answers to the manifest's rows (N), held against their
+        targets.
 
         Raises:
             TrainingError: it answers with something that is no answer.
         """
 
-    def judge_answers(self, answers: Sequence[Mapping[str, Any]], examples: AnsweredExamples) -> Any:
+    def judge_answers(
+        self, answers: Sequence[Mapping[str, Any]], examples: AnsweredExamples
+    ) -> Any:
         """Served answers (N), held against the truth.
 
         Args:
             answers: a row of what a served model answers, by column.
         """
 
-    def served_answers(self, predictions: pa.Table, candidate: CandidateRecord) -> list[dict[str, Any]]:
+    def served_answers(
+        self, predictions: pa.Table, candidate: CandidateRecord
+    ) -> list[dict[str, Any]]:
         """The rows of predictions.parquet as the served model would answer."""
 
-    def compare(self, name: str, ours: Any, theirs: Any, settings: BootstrapSettings) -> Comparison:
+    def compare(
+        self, name: str, ours: Any, theirs: Any, settings: BootstrapSettings
+    ) -> Comparison:
         """The paired comparison of two candidates on the same examples.
 
         Args:
             name: of the other candidate.
         """
 
-    def write_tables(self, judged: Any, labels: tuple[str, ...], settings: BootstrapSettings, out: Path) -> None:
+    def write_tables(
+        self,
+        judged: Any,
+        labels: tuple[str, ...],
+        settings: BootstrapSettings,
+        out: Path,
+    ) -> None:
         """The kind's own tables, the same bytes for the same inputs."""
 
-    def write_answers(self, judged: Any, table: pa.Table, labels: tuple[str, ...], path: Path) -> None:
+    def write_answers(
+        self, judged: Any, table: pa.Table, labels: tuple[str, ...], path: Path
+    ) -> None:
         """The answer to every example."""
 
     def find_worst(self, judged: Any, most: int) -> NDArray[np.int64]:
         """Rows (at most `most`,) of the worst answers, the worst first."""
 
-    def exhibit_worst(self, judged: Any, rows: NDArray[np.int64], place: ExhibitPlace) -> list[dict[str, Any]]:
-        """What the report shows of these rows: of each example its id, path and target, its `picture` or `text`, and
-        what is to be said of the answer. Pictures are written into the place's folder."""
+    def exhibit_worst(
+        self, judged: Any, rows: NDArray[np.int64], place: ExhibitPlace
+    ) -> list[dict[str, Any]]:
+        """What the report shows of these rows: of each example its id, path and target,
+        its `picture` or `text`, and what is to be said of the answer. Pictures are
+        written into the place's folder.
+        """
 
     def warnings(self, judged: Any, labels: tuple[str, ...]) -> list[Finding]:
         """What a reader of the numbers has to know first."""

@@ -14,18 +14,28 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # Okabe and Ito's colours, told apart by those who do not tell red from green, too.
-COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66))
+COLOURS = (
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (86, 180, 233),
+    (213, 94, 0),
+    (240, 228, 66),
+)
 NOT_COUNTED = (128, 128, 128)
 OPACITY = 0.55
 GAP = 6  # pixels between the three pictures
 
 
 def draw_masks(path: Path, truth: NDArray[np.uint8], answer: NDArray[np.uint8]) -> None:
-    """Makes of a small picture of an example, in place, three: itself, with the truth and with the answer laid on it.
+    """Makes of a small picture of an example, in place, three: itself, with the truth
+    and with the answer laid on it.
 
     Args:
         path: the picture.
-        truth, answer: (H, W) class of each of the example's pixels; the first class is not coloured.
+        truth, answer: (H, W) class of each of the example's pixels; the first class is
+            not coloured.
     """
     from PIL import Image
 
@@ -42,7 +52,9 @@ def draw_masks(path: Path, truth: NDArray[np.uint8], answer: NDArray[np.uint8]) 
 def _lay_on(picture: Image.Image, mask: NDArray[np.uint8]) -> Image.Image:
     from PIL import Image
 
-    small = np.asarray(Image.fromarray(mask).resize(picture.size, Image.Resampling.NEAREST))
+    small = np.asarray(
+        Image.fromarray(mask).resize(picture.size, Image.Resampling.NEAREST)
+    )
     table = np.zeros((256, 3), np.float32)
     for number in range(1, IGNORED):
         table[number] = COLOURS[(number - 1) % len(COLOURS)]

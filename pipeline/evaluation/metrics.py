@@ -1,8 +1,9 @@
 """Metrics of a classifier from its probabilities, each with a bootstrap interval.
 
-One set of formulas serves the value (every example weighs 1) and all resamples (every example weighs as often as it
-was drawn), so an interval belongs to exactly its value. The values equal scikit-learn's, where it has them. Which
-metrics there are is said in `pipeline/metric_registry.py`; here is what computes them.
+One set of formulas serves the value (every example weighs 1) and all resamples (every
+example weighs as often as it was drawn), so an interval belongs to exactly its value.
+The values equal scikit-learn's, where it has them. Which metrics there are is said in
+`pipeline/metric_registry.py`; here is what computes them.
 
 | metric | is |
 |---|---|
@@ -51,7 +52,8 @@ COSTLY_CELLS, COSTLY_RESAMPLES = 200_000_000, 100
 
 @dataclass(frozen=True)
 class GapSums:
-    """How far confidence and accuracy lie apart, summed by bin and unit: sparse (bins, units) each.
+    """How far confidence and accuracy lie apart, summed by bin and unit: sparse (bins,
+    units) each.
 
     Args:
         first: (units,) the first example of each unit.
@@ -75,7 +77,8 @@ class Predictions:
         probabilities: (N, C), rows summing to 1.
         targets: (N,) index of the right class.
         units: (N,) what is resampled together.
-        top_k: how many of the most probable classes count as an answer for top-k accuracy.
+        top_k: how many of the most probable classes count as an answer for top-k
+            accuracy.
     """
 
     probabilities: Floats
@@ -88,10 +91,19 @@ class Predictions:
         if rows.all():
             return self
         _, units = np.unique(self.units[rows], return_inverse=True)
-        return Predictions(self.probabilities[rows], self.targets[rows], units.astype(np.intp), self.top_k)
+        return Predictions(
+            self.probabilities[rows],
+            self.targets[rows],
+            units.astype(np.intp),
+            self.top_k,
+        )
 
-    def estimate_metrics(self, settings: BootstrapSettings) -> dict[str, MetricEstimate]:
-        """Every metric that is defined on these examples, with its interval over resamples of the units."""
+    def estimate_metrics(
+        self, settings: BootstrapSettings
+    ) -> dict[str, MetricEstimate]:
+        """Every metric that is defined on these examples, with its interval over
+        resamples of the units.
+        """
         return estimate_metrics(self, settings, wanted_k=self.top_k)
 
     @cached_property
@@ -113,7 +125,9 @@ class Predictions:
 
     @cached_property
     def target_rank(self) -> NDArray[np.intp]:
-        """How many classes were thought more probable than the right one (N,); among equals the first comes first."""
+        """How many classes were thought more probable than the right one (N,); among
+        equals the first comes first.
+        """
         target_probability = self.target_probability[:, None]
         comes_before = np.arange(self.classes) < self.targets[:, None]
         is_tied = self.probabilities == target_probability
@@ -123,7 +137,9 @@ class Predictions:
 
     @cached_property
     def bins(self) -> NDArray[np.intp]:
-        """The bin of equal mass that each confidence lies in (N,), each open below and closed above."""
+        """The bin of equal mass that each confidence lies in (N,), each open below and
+        closed above.
+        """
         wanted = len(np.unique(self.units)) // UNITS_A_BIN
         count = min(max(wanted, 1), BINS)
         shares = np.arange(1, count) / count
@@ -150,7 +166,9 @@ class Predictions:
 
     def class_goodness(self, code: int) -> ClassGoodness:
         """Whether the examples of a class are given it."""
-        return ClassGoodness(np.equal(self.targets, code), self.correct.astype(np.float64))
+        return ClassGoodness(
+            np.equal(self.targets, code), self.correct.astype(np.float64)
+        )
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -178,8 +196,9 @@ class ClassTallies(NamedTuple):
 
 @dataclass(frozen=True)
 class WeightedPredictions:
-    """Predictions with R columns of weights (N, R): what a metric's function is given, so that it computes one value a
-    column, (R,)."""
+    """Predictions with R columns of weights (N, R): what a metric's function is given,
+    so that it computes one value a column, (R,).
+    """
 
     predictions: Predictions
     weights: Weights
@@ -193,14 +212,18 @@ class WeightedPredictions:
         return tally_classes(self.predictions, self.weights)
 
 
-MetricFunction = Callable[..., Floats]  # of WeightedPredictions, and of k for top-k accuracy
+# Of WeightedPredictions, and of k for top-k accuracy.
+MetricFunction = Callable[..., Floats]
 
 
-def check_probabilities(probabilities: Floats, candidate: str, paths: list[str]) -> None:
+def check_probabilities(
+    probabilities: Floats, candidate: str, paths: list[str]
+) -> None:
     """Refuses probabilities (N, C) that are none.
 
     Raises:
-        TrainingError: a row has NaN or infinity, a negative value, or does not sum to 1; names the examples.
+        TrainingError: a row has NaN or infinity, a negative value, or does not sum to
+            1; names the examples.
     """
     sums = probabilities.sum(axis=1)
     sums_to_one = np.isfinite(sums) & (np.abs(sums - 1) < 1e-3)
@@ -217,14 +240,19 @@ def check_probabilities(probabilities: Floats, candidate: str, paths: list[str])
     )
 
 
-# --- all metrics -------------------------------------------------------------------------------------------------
+# --- all metrics ----------------------------------------------------------------------
 
 
 def compute_metrics(
-    predictions: Predictions, weights: Weights, wanted_k: int, *, with_costly: bool = True
+    predictions: Predictions,
+    weights: Weights,
+    wanted_k: int,
+    *,
+    with_costly: bool = True,
 ) -> dict[str, Floats]:
-    """Every metric for each column of weights (N, R), as (R,); NaN where a column leaves a metric undefined, and for
-    the costly ones where they are left out."""
+    """Every metric for each column of weights (N, R), as (R,); NaN where a column
+    leaves a metric undefined, and for the costly ones where they are left out.
+    """
     weighted = WeightedPredictions(predictions, weights)
     values = {}
     for metric in metric_registry.measured_metrics(predictions.classes, wanted_k):
@@ -247,14 +275,20 @@ def compute_metric(metric: Metric, weighted: WeightedPredictions) -> Floats:
 def estimate_metrics(
     predictions: Predictions, settings: BootstrapSettings, *, wanted_k: int
 ) -> dict[str, MetricEstimate]:
-    """Every metric that is defined on these examples, with its interval over resamples of the units."""
+    """Every metric that is defined on these examples, with its interval over resamples
+    of the units.
+    """
     once = np.ones((len(predictions.targets), 1))
     values = compute_metrics(predictions, once, wanted_k)
-    costly_resamples = max(COSTLY_RESAMPLES, COSTLY_CELLS // predictions.probabilities.size)
+    costly_resamples = max(
+        COSTLY_RESAMPLES, COSTLY_CELLS // predictions.probabilities.size
+    )
     parts = []
     for done, weights in draw_resamples(predictions.units, settings):
         with_costly = done < costly_resamples
-        parts.append(compute_metrics(predictions, weights, wanted_k, with_costly=with_costly))
+        parts.append(
+            compute_metrics(predictions, weights, wanted_k, with_costly=with_costly)
+        )
     units = len(np.unique(predictions.units))
     estimates = {}
     for metric in metric_registry.measured_metrics(predictions.classes, wanted_k):
@@ -265,11 +299,13 @@ def estimate_metrics(
             estimates[metric.name] = exact_interval(value, units, settings.confidence)
         else:
             samples = np.concatenate([part[metric.name] for part in parts])
-            estimates[metric.name] = percentile_interval(value, samples, settings.confidence)
+            estimates[metric.name] = percentile_interval(
+                value, samples, settings.confidence
+            )
     return estimates
 
 
-# --- the metrics -------------------------------------------------------------------------------------------------
+# --- the metrics ----------------------------------------------------------------------
 
 
 def accuracy(weighted: WeightedPredictions) -> Floats:
@@ -304,12 +340,14 @@ def calibration_error(weighted: WeightedPredictions) -> Floats:
 
 
 def squared_calibration_error(weighted: WeightedPredictions) -> Floats:
-    """The squared calibration error of each resample (R,), without bias: of a perfectly calibrated model it is below
-    0 about as often as above. NaN where no bin holds two units.
+    """The squared calibration error of each resample (R,), without bias: of a perfectly
+    calibrated model it is below 0 about as often as above. NaN where no bin holds two
+    units.
 
-    The square of a bin's gap is estimated by the mean product of the gaps of two examples of different units. Chance
-    makes the square of the mean gap too large; it cannot make a product of independent gaps so. For single examples
-    this is Kumar, Liang and Ma's estimate, which subtracts the variance instead.
+    The square of a bin's gap is estimated by the mean product of the gaps of two
+    examples of different units. Chance makes the square of the mean gap too large; it
+    cannot make a product of independent gaps so. For single examples this is Kumar,
+    Liang and Ma's estimate, which subtracts the variance instead.
     """
     sums = weighted.predictions.gap_sums
     drawn = weighted.weights[sums.first]
@@ -324,18 +362,29 @@ def squared_calibration_error(weighted: WeightedPredictions) -> Floats:
 
 
 def auroc(weighted: WeightedPredictions) -> Floats:
-    """Mann and Whitney's statistic on the weights, ties counting half; one class against the rest, averaged."""
+    """Mann and Whitney's statistic on the weights, ties counting half; one class
+    against the rest, averaged.
+    """
     predictions = weighted.predictions
-    draws = np.ascontiguousarray(weighted.weights.T)  # sums run along rows: several times as fast
+    # Sums run along rows: several times as fast.
+    draws = np.ascontiguousarray(weighted.weights.T)
     if predictions.classes == 2:
-        return _area_under_roc(predictions.probabilities[:, 1], predictions.targets == 1, draws)
+        return _area_under_roc(
+            predictions.probabilities[:, 1], predictions.targets == 1, draws
+        )
     areas = []
     for code in range(predictions.classes):
-        areas.append(_area_under_roc(predictions.probabilities[:, code], predictions.targets == code, draws))
+        areas.append(
+            _area_under_roc(
+                predictions.probabilities[:, code], predictions.targets == code, draws
+            )
+        )
     return _mean_over_classes(np.stack(areas))
 
 
-def _area_under_roc(scores: Floats, is_positive: NDArray[np.bool_], draws: Floats) -> Floats:
+def _area_under_roc(
+    scores: Floats, is_positive: NDArray[np.bool_], draws: Floats
+) -> Floats:
     """The area (R,) for scores (N,) and draws (R, N)."""
     negatives = np.flatnonzero(~is_positive)
     order = negatives[np.argsort(scores[~is_positive], kind="stable")]
@@ -349,7 +398,7 @@ def _area_under_roc(scores: Floats, is_positive: NDArray[np.bool_], draws: Float
     return _divide(total_won, drawn.sum(axis=1) * below[:, -1])
 
 
-# --- arithmetic --------------------------------------------------------------------------------------------------
+# --- arithmetic -----------------------------------------------------------------------
 
 
 def tally_classes(predictions: Predictions, weights: Weights) -> ClassTallies:
@@ -369,7 +418,9 @@ def _class_matrix(codes: NDArray[np.intp], count: int, values: NDArray[Any]) -> 
     return csr_array((values.astype(np.float64), cells), shape=(count, len(codes)))
 
 
-def _sum_by_cell(rows: NDArray[np.intp], columns: NDArray[np.intp], values: NDArray[Any]) -> Any:
+def _sum_by_cell(
+    rows: NDArray[np.intp], columns: NDArray[np.intp], values: NDArray[Any]
+) -> Any:
     """The sparse matrix of the sums of the values with the same row and column."""
     from scipy.sparse import coo_array
 
@@ -389,5 +440,7 @@ def _mean_over_classes(values: Floats) -> Floats:
 
 
 def find_bin(confidence: Floats, bins: int = BINS) -> NDArray[np.intp]:
-    """The bin of each confidence: equal widths over (0, 1], each open below and closed above."""
+    """The bin of each confidence: equal widths over (0, 1], each open below and closed
+    above.
+    """
     return np.ceil(confidence * bins).clip(1, bins).astype(np.intp) - 1

@@ -32,7 +32,9 @@ class ConfusedPair:
     examples: int
 
 
-def score_classes(predictions: Predictions, labels: tuple[str, ...], settings: BootstrapSettings) -> list[ClassScore]:
+def score_classes(
+    predictions: Predictions, labels: tuple[str, ...], settings: BootstrapSettings
+) -> list[ClassScore]:
     """A row a class, in the order of the label space."""
     once = np.ones((len(predictions.targets), 1))
     tallies = tally_classes(predictions, once)
@@ -53,20 +55,27 @@ def score_classes(predictions: Predictions, labels: tuple[str, ...], settings: B
     return scores
 
 
-def _estimate_recall(predictions: Predictions, code: int, settings: BootstrapSettings) -> MetricEstimate | None:
+def _estimate_recall(
+    predictions: Predictions, code: int, settings: BootstrapSettings
+) -> MetricEstimate | None:
     within = predictions.targets == code
     if not within.any():
         return None
-    return estimate_share(predictions.correct[within], predictions.units[within], settings)
+    return estimate_share(
+        predictions.correct[within], predictions.units[within], settings
+    )
 
 
 def _divide(part: float, whole: float) -> float | None:
     return float(part / whole) if whole else None
 
 
-def count_confusions(predictions: Predictions, labels: tuple[str, ...]) -> list[ConfusedPair]:
-    """The pairs of target and predicted class that occur, in the order of the label space: the matrix without its
-    zeros, so that ten thousand classes stay a short list."""
+def count_confusions(
+    predictions: Predictions, labels: tuple[str, ...]
+) -> list[ConfusedPair]:
+    """The pairs of target and predicted class that occur, in the order of the label
+    space: the matrix without its zeros, so that ten thousand classes stay a short list.
+    """
     codes = np.stack([predictions.targets, predictions.predicted])
     pairs, counts = np.unique(codes, axis=1, return_counts=True)
     confusions = []

@@ -1,4 +1,6 @@
-"""Masks judged: answers held against the truth, pixel by pixel, in the picture's own pixels."""
+"""Masks judged: answers held against the truth, pixel by pixel, in the picture's own
+pixels.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,13 @@ from pipeline.evaluation.bootstrap import (
     number_units,
     percentile_interval,
 )
-from pipeline.evaluation.judge import AnsweredExamples, ClassGoodness, ExhibitPlace, list_absent, subset_units
+from pipeline.evaluation.judge import (
+    AnsweredExamples,
+    ClassGoodness,
+    ExhibitPlace,
+    list_absent,
+    subset_units,
+)
 from pipeline.manifest import write_table
 from pipeline.objectives import pixel_boundary, pixel_metrics
 from pipeline.objectives.pixel_confusion import count_confusion
@@ -49,7 +57,8 @@ class JudgedMasks:
 
     Args:
         confusions: (N, classes, classes) pixels of each picture; rows are the truth.
-        boundaries: (N, 4, classes) pixels of outlines; see `pipeline.objectives.pixel_boundary`.
+        boundaries: (N, 4, classes) pixels of outlines; see
+            `pipeline.objectives.pixel_boundary`.
         answers: of each picture.
         sizes: width and height of each.
         units: (N,) what is resampled together.
@@ -70,7 +79,9 @@ class JudgedMasks:
 
     @property
     def constant_goodness(self) -> Floats:
-        """Mean IoU of each picture (N,) where every pixel is given the one class with which the pictures fare best."""
+        """Mean IoU of each picture (N,) where every pixel is given the one class with
+        which the pictures fare best.
+        """
         truth = self.confusions.sum(axis=2)
         best = np.zeros(len(self.confusions))
         for code in range(truth.shape[1]):
@@ -83,7 +94,9 @@ class JudgedMasks:
 
     def class_goodness(self, code: int) -> ClassGoodness:
         """IoU of the class in each picture that has it."""
-        own = pixel_metrics.class_iou(pixel_metrics.tally_pixels(self.confusions, np.eye(len(self.confusions))))[code]
+        own = pixel_metrics.class_iou(
+            pixel_metrics.tally_pixels(self.confusions, np.eye(len(self.confusions)))
+        )[code]
         rows = self.confusions[:, code].sum(axis=1) > 0
         return ClassGoodness(rows, np.nan_to_num(own))
 
@@ -100,8 +113,12 @@ class JudgedMasks:
             lambda number: self.read_truth(chosen[number]),
         )
 
-    def estimate_metrics(self, settings: BootstrapSettings) -> dict[str, MetricEstimate]:
-        """Every metric that is defined on these pictures, with its interval over resamples of the units."""
+    def estimate_metrics(
+        self, settings: BootstrapSettings
+    ) -> dict[str, MetricEstimate]:
+        """Every metric that is defined on these pictures, with its interval over
+        resamples of the units.
+        """
         return resampling.estimate_metrics("pixels", self, settings)
 
     def tally(self, weights: Weights) -> PixelTallies:
@@ -148,22 +165,41 @@ class PixelJudge:
         confusions = np.zeros((table.num_rows, len(labels), len(labels)), np.int64)
         boundaries = np.zeros((table.num_rows, 4, len(labels)), np.int64)
         answers: list[Runs] = [[] for _ in sizes]
-        read_truth = _truth_reader(loaded.task, loaded.task_config, loaded.data, table, labels)
+        read_truth = _truth_reader(
+            loaded.task, loaded.task_config, loaded.data, table, labels
+        )
         for rows, output in loaded.outputs():
             for row, logits in zip(rows.tolist(), single_tensor(output), strict=True):
-                answer = answer_mask(logits, table["path"][row].as_py(), sizes[row], loaded)
+                answer = answer_mask(
+                    logits, table["path"][row].as_py(), sizes[row], loaded
+                )
                 truth = read_truth(row)
                 confusions[row] = count_confusion(truth, answer, len(labels))
-                boundaries[row] = pixel_boundary.count_boundaries(truth, answer, len(labels))
+                boundaries[row] = pixel_boundary.count_boundaries(
+                    truth, answer, len(labels)
+                )
                 answers[row] = encode_mask(answer, labels)
-        return JudgedMasks(confusions, boundaries, answers, sizes, number_units(table["unit"]), read_truth)
+        return JudgedMasks(
+            confusions,
+            boundaries,
+            answers,
+            sizes,
+            number_units(table["unit"]),
+            read_truth,
+        )
 
-    def judge_answers(self, answers: Sequence[Mapping[str, Any]], examples: AnsweredExamples) -> JudgedMasks:
+    def judge_answers(
+        self, answers: Sequence[Mapping[str, Any]], examples: AnsweredExamples
+    ) -> JudgedMasks:
         """Pixels of classes that not every model knows do not count."""
         labels = examples.labels
         counted = np.array([label in examples.compared for label in labels])
-        own_codes = np.array([labels.index(label) for label in examples.own_labels], np.uint8)
-        read_own = _truth_reader(examples.task, examples.task_config, examples.data, examples.table, labels)
+        own_codes = np.array(
+            [labels.index(label) for label in examples.own_labels], np.uint8
+        )
+        read_own = _truth_reader(
+            examples.task, examples.task_config, examples.data, examples.table, labels
+        )
 
         def read_truth(row: int) -> NDArray[np.uint8]:
             truth = read_own(row)
@@ -178,7 +214,9 @@ class PixelJudge:
         for row, answer in enumerate(answers):
             truth = read_truth(row)
             height, width = truth.shape
-            mask = own_codes[decode_mask(answer["regions"], examples.own_labels, width, height)]
+            mask = own_codes[
+                decode_mask(answer["regions"], examples.own_labels, width, height)
+            ]
             confusions[row] = count_confusion(truth, mask, len(labels))
             boundaries[row] = pixel_boundary.count_boundaries(truth, mask, len(labels))
             sizes.append((width, height))
@@ -186,33 +224,65 @@ class PixelJudge:
         units = number_units(examples.table["unit"])
         return JudgedMasks(confusions, boundaries, regions, sizes, units, read_truth)
 
-    def served_answers(self, predictions: pa.Table, candidate: CandidateRecord) -> list[dict[str, Any]]:
-        return [{"regions": json.loads(text)} for text in predictions["answer"].to_pylist()]
+    def served_answers(
+        self, predictions: pa.Table, candidate: CandidateRecord
+    ) -> list[dict[str, Any]]:
+        return [
+            {"regions": json.loads(text)} for text in predictions["answer"].to_pylist()
+        ]
 
-    def compare(self, name: str, ours: JudgedMasks, theirs: JudgedMasks, settings: BootstrapSettings) -> Comparison:
-        """The paired difference in mean IoU, by the bootstrap: it is no mean over pictures whose signs could be flipped."""
+    def compare(
+        self,
+        name: str,
+        ours: JudgedMasks,
+        theirs: JudgedMasks,
+        settings: BootstrapSettings,
+    ) -> Comparison:
+        """The paired difference in mean IoU, by the bootstrap: it is no mean over
+        pictures whose signs could be flipped.
+        """
         return resampling.compare("mean_iou", name, ours, theirs, settings)
 
     def write_tables(
-        self, judged: JudgedMasks, labels: tuple[str, ...], settings: BootstrapSettings, out: Path
+        self,
+        judged: JudgedMasks,
+        labels: tuple[str, ...],
+        settings: BootstrapSettings,
+        out: Path,
     ) -> None:
         """per_class.csv, and confusion.csv: shares of each class's pixels."""
-        once = pixel_metrics.tally_pixels(judged.confusions, np.ones((len(judged.units), 1)))
+        once = pixel_metrics.tally_pixels(
+            judged.confusions, np.ones((len(judged.units), 1))
+        )
         parts = [
             pixel_metrics.tally_pixels(judged.confusions, weights)
             for _, weights in draw_resamples(judged.units, settings)
         ]
         overlap = pixel_metrics.class_iou(once)[:, 0]
-        samples = np.concatenate([pixel_metrics.class_iou(part) for part in parts], axis=1)
+        samples = np.concatenate(
+            [pixel_metrics.class_iou(part) for part in parts], axis=1
+        )
         dice = pixel_metrics.class_dice(once)[:, 0]
-        header = ("label", "pictures", "pixels", "iou", "iou_low", "iou_high", "dice", "precision", "recall")
+        header = (
+            "label",
+            "pictures",
+            "pixels",
+            "iou",
+            "iou_low",
+            "iou_high",
+            "dice",
+            "precision",
+            "recall",
+        )
         pictures = (judged.confusions.sum(axis=2) > 0).sum(axis=0)
         rows: list[Sequence[tables.Cell]] = []
         for code, label in enumerate(labels):
             shared, truth, answer = (float(values[code, 0]) for values in once)
             estimate = None
             if np.isfinite(overlap[code]):
-                estimate = percentile_interval(float(overlap[code]), samples[code], settings.confidence)
+                estimate = percentile_interval(
+                    float(overlap[code]), samples[code], settings.confidence
+                )
             own_dice = float(dice[code]) if np.isfinite(dice[code]) else None
             shares = (own_dice, _share(shared, answer), _share(shared, truth))
             counts = (int(pictures[code]), int(truth))
@@ -220,14 +290,21 @@ class PixelJudge:
         tables.write_csv(out / "per_class.csv", header, rows)
         _write_confusion(judged.confusions.sum(axis=0), labels, out / "confusion.csv")
 
-    def write_answers(self, judged: JudgedMasks, table: pa.Table, labels: tuple[str, ...], path: Path) -> None:
+    def write_answers(
+        self, judged: JudgedMasks, table: pa.Table, labels: tuple[str, ...], path: Path
+    ) -> None:
         """id, path, target, answer (regions as runs, JSON) and mean_iou."""
         import pyarrow as pa
 
-        columns: dict[str, Any] = {name: table[name] for name in ("id", "path", "target")}
+        columns: dict[str, Any] = {
+            name: table[name] for name in ("id", "path", "target")
+        }
         columns["width"] = pa.array([width for width, _ in judged.sizes], pa.int64())
         columns["height"] = pa.array([height for _, height in judged.sizes], pa.int64())
-        texts = [json.dumps(answer, ensure_ascii=False, separators=(",", ":")) for answer in judged.answers]
+        texts = [
+            json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+            for answer in judged.answers
+        ]
         columns["answer"] = pa.array(texts, pa.string())
         columns["mean_iou"] = pa.array(judged.goodness)
         write_table(pa.table(columns), path)
@@ -238,15 +315,23 @@ class PixelJudge:
         worst: NDArray[np.int64] = order[judged.goodness[order] < 1][:most]
         return worst
 
-    def exhibit_worst(self, judged: JudgedMasks, rows: NDArray[np.int64], place: ExhibitPlace) -> list[dict[str, Any]]:
+    def exhibit_worst(
+        self, judged: JudgedMasks, rows: NDArray[np.int64], place: ExhibitPlace
+    ) -> list[dict[str, Any]]:
         """Pictures beside their truth and their answer in colours."""
         from pipeline.evaluation.mask_drawing import draw_masks
 
         found = []
-        for number, (example, at) in enumerate(zip(place.examples, rows.tolist(), strict=True), start=1):
-            row = tables.exhibit(example, place.display, place.data, place.folder, f"{number:02d}")
+        for number, (example, at) in enumerate(
+            zip(place.examples, rows.tolist(), strict=True), start=1
+        ):
+            row = tables.exhibit(
+                example, place.display, place.data, place.folder, f"{number:02d}"
+            )
             answer = decode_mask(judged.answers[at], place.labels, *judged.sizes[at])
-            draw_masks(place.folder / str(row["picture"]), judged.read_truth(at), answer)
+            draw_masks(
+                place.folder / str(row["picture"]), judged.read_truth(at), answer
+            )
             row["mean_iou"] = tables.six_digits(float(judged.goodness[at]))
             found.append(row)
         return found
@@ -257,9 +342,11 @@ class PixelJudge:
         return [] if absent is None else [absent]
 
 
-def answer_mask(logits: Any, path: str, size: tuple[int, int], loaded: LoadedCandidate) -> NDArray[np.uint8]:
-    """The class (H, W) of each pixel of a picture, from logits (C, S, S) on its canvas; of a large picture from its tiles,
-    as the served model answers it.
+def answer_mask(
+    logits: Any, path: str, size: tuple[int, int], loaded: LoadedCandidate
+) -> NDArray[np.uint8]:
+    """The class (H, W) of each pixel of a picture, from logits (C, S, S) on its canvas;
+    of a large picture from its tiles, as the served model answers it.
 
     Raises:
         DataError: a large picture cannot be decoded wholly.
@@ -277,14 +364,20 @@ def answer_mask(logits: Any, path: str, size: tuple[int, int], loaded: LoadedCan
 
 
 def _truth_reader(
-    task: Task, task_config: TaskConfig, data: Path, table: pa.Table, labels: Sequence[str]
+    task: Task,
+    task_config: TaskConfig,
+    data: Path,
+    table: pa.Table,
+    labels: Sequence[str],
 ) -> Callable[[int], NDArray[np.uint8]]:
     """Reads the mask (H, W) of a row of the manifest by its number."""
     targets: Any = task.scorer.targets(table, labels)
     codec: Any = task.target_codec
 
     def read(row: int) -> NDArray[np.uint8]:
-        mask: NDArray[np.uint8] = codec.read(targets.files[row], data, task_config, labels)
+        mask: NDArray[np.uint8] = codec.read(
+            targets.files[row], data, task_config, labels
+        )
         return mask
 
     return read
@@ -294,7 +387,9 @@ def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def _write_confusion(confusion: NDArray[np.int64], labels: Sequence[str], path: Path) -> None:
+def _write_confusion(
+    confusion: NDArray[np.int64], labels: Sequence[str], path: Path
+) -> None:
     rows: list[Sequence[tables.Cell]] = []
     for truth, counts in zip(labels, confusion.tolist(), strict=True):
         for answer, count in zip(labels, counts, strict=True):

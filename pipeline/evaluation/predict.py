@@ -1,4 +1,6 @@
-"""What a finished candidate answers for rows of the manifest, in fp32; and how long it takes to."""
+"""What a finished candidate answers for rows of the manifest, in fp32; and how long it
+takes to.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,12 @@ class LoadedCandidate:
     """
 
     def __init__(
-        self, task: Task, task_config: TaskConfig, candidate: CandidateRecord, table: pa.Table, context: Context
+        self,
+        task: Task,
+        task_config: TaskConfig,
+        candidate: CandidateRecord,
+        table: pa.Table,
+        context: Context,
     ) -> None:
         import torch
 
@@ -59,12 +66,18 @@ class LoadedCandidate:
         self.data = context.data
         limits = StoreLimits(context.scratch, context.pixel_cache_gb)
         self.store = task.codec.open_store(
-            candidate.input, table, context.data, candidate.folder, limits, context.console
+            candidate.input,
+            table,
+            context.data,
+            candidate.folder,
+            limits,
+            context.console,
         )
         self.device = _find_device(candidate.plan.get("device"))
         self.model = task.network.load(candidate)
         self.model.stock.eval().to(self.device)
-        # Channels last: convolutions in fp32 take half the time on a CPU, and are none the worse elsewhere.
+        # Channels last: convolutions in fp32 take half the time on a CPU, and are none
+        # the worse elsewhere.
         self.model.stock.to(memory_format=torch.channels_last)
 
     def inputs(self, rows: Rows) -> Batch:
@@ -74,14 +87,18 @@ class LoadedCandidate:
     def _prepare(self, decoded: Batch) -> Batch:
         import torch
 
-        prepared = self.task.codec.prepare(decoded, self.candidate.input, self.task_config, None)
+        prepared = self.task.codec.prepare(
+            decoded, self.candidate.input, self.task_config, None
+        )
         placed = prepared.to(self.device)
         if isinstance(placed, torch.Tensor) and placed.ndim == IMAGE_DIMENSIONS:
             return placed.contiguous(memory_format=torch.channels_last)
         return placed
 
     def output(self, decoded: Batch) -> Batch:
-        """What the network gives for decoded examples of one shape, be they rows or parts of one."""
+        """What the network gives for decoded examples of one shape, be they rows or
+        parts of one.
+        """
         import torch
 
         with torch.inference_mode(), _without_tf32():
@@ -90,7 +107,8 @@ class LoadedCandidate:
     def outputs(self) -> Iterator[tuple[Rows, Batch]]:
         """What the network gives for each row, some rows at a time.
 
-        Examples of one shape are asked about together, so that an answer depends on no other example.
+        Examples of one shape are asked about together, so that an answer depends on no
+        other example.
         """
         import torch
 
@@ -99,22 +117,33 @@ class LoadedCandidate:
             for rows in self._batches():
                 yield rows, self.model.run(self.inputs(rows))
                 done += len(rows)
-                self.console.progress(f"evaluate {self.candidate.name}", done, self.rows)
+                self.console.progress(
+                    f"evaluate {self.candidate.name}", done, self.rows
+                )
 
     def answers(self) -> Floats:
-        """The scorer's answers (rows, …), float64: where targets are classes, probabilities (rows, classes) in the
-        candidate's order of classes."""
+        """The scorer's answers (rows, …), float64: where targets are classes,
+        probabilities (rows, classes) in the candidate's order of classes.
+        """
         answers: Floats | None = None
         for rows, output in self.outputs():
-            found = self.task.scorer.answers(self.model, output, None).double().cpu().numpy()
+            found = (
+                self.task.scorer.answers(self.model, output, None)
+                .double()
+                .cpu()
+                .numpy()
+            )
             if answers is None:
                 answers = np.empty((self.rows, *found.shape[1:]))
             answers[rows] = found
         assert answers is not None  # there are test examples
         return answers
 
-    def explain(self, examples: Sequence[Mapping[str, Any]], answers: Sequence[int]) -> list[list[Highlight]]:
-        """What spoke for these answers, for each of the opened rows; nothing where the task cannot say.
+    def explain(
+        self, examples: Sequence[Mapping[str, Any]], answers: Sequence[int]
+    ) -> list[list[Highlight]]:
+        """What spoke for these answers, for each of the opened rows; nothing where the
+        task cannot say.
 
         Args:
             examples: the opened rows of the manifest.
@@ -130,7 +159,9 @@ class LoadedCandidate:
         return explained
 
     def _batches(self) -> Iterator[Rows]:
-        """Rows in batches of one shape, in the order of the shapes and else of the table."""
+        """Rows in batches of one shape, in the order of the shapes and else of the
+        table.
+        """
         every = np.arange(self.rows)
         shapes = self.store.shapes(every)
         for shape in np.unique(shapes):
@@ -148,7 +179,9 @@ class LoadedCandidate:
         return chosen
 
     def measure_latency(self) -> Latency:
-        """Size, and milliseconds an example takes the network alone in fp32, by batch size."""
+        """Size, and milliseconds an example takes the network alone in fp32, by batch
+        size.
+        """
         import torch
 
         batches = []
@@ -159,7 +192,9 @@ class LoadedCandidate:
             candidate=self.candidate.name,
             model_sha256=self.candidate.model_sha256,
             megabytes=self.candidate.model.stat().st_size / 1e6,
-            parameters=sum(parameter.numel() for parameter in self.model.stock.parameters()),
+            parameters=sum(
+                parameter.numel() for parameter in self.model.stock.parameters()
+            ),
             device=str(self.device),
             threads=torch.get_num_threads(),
             precision="fp32",
@@ -171,7 +206,9 @@ class LoadedCandidate:
         seconds = np.array(_time_runs(work, self.device), dtype=np.float64)
         milliseconds = 1000 * seconds / size
         median, p95 = np.quantile(milliseconds, [0.5, 0.95])
-        return TimedBatch(batch=size, median_ms=float(median), p95_ms=float(p95), runs=len(seconds))
+        return TimedBatch(
+            batch=size, median_ms=float(median), p95_ms=float(p95), runs=len(seconds)
+        )
 
 
 def _find_device(wanted: str | None) -> torch.device:
@@ -190,7 +227,9 @@ def _without_tf32() -> Any:
     """Convolutions in true fp32 on a GPU too, which would otherwise round to TF32."""
     import torch
 
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    return torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
 
 
 def _time_runs(work: Callable[[], object], device: torch.device) -> list[float]:

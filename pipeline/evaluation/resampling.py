@@ -1,4 +1,6 @@
-"""Metrics that are functions of judged answers and example weights: their intervals, and paired comparisons."""
+"""Metrics that are functions of judged answers and example weights: their intervals,
+and paired comparisons.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from pipeline.evaluation.compare import judge_difference
 from pipeline.metric_registry import TargetKind
 from pipeline.records import Comparison, MetricEstimate
 
-MetricFunction = Callable[[Any, Weights], Floats]  # of judged answers (N) and weights (N, R), to (R,)
+# Of judged answers (N) and weights (N, R), to (R,).
+MetricFunction = Callable[[Any, Weights], Floats]
 
 
 class Resampled(Protocol):
@@ -30,12 +33,19 @@ class Resampled(Protocol):
     def units(self) -> Units: ...
 
 
-def estimate_metrics(kind: TargetKind, judged: Resampled, settings: BootstrapSettings) -> dict[str, MetricEstimate]:
-    """Every metric of a kind of targets that is defined on these examples, with its interval over resamples of the
-    units."""
-    functions = {metric.name: _load(metric.name) for metric in metric_registry.metrics_of(kind)}
+def estimate_metrics(
+    kind: TargetKind, judged: Resampled, settings: BootstrapSettings
+) -> dict[str, MetricEstimate]:
+    """Every metric of a kind of targets that is defined on these examples, with its
+    interval over resamples of the units.
+    """
+    functions = {
+        metric.name: _load(metric.name) for metric in metric_registry.metrics_of(kind)
+    }
     once = np.ones((len(judged.units), 1))
-    values = {name: float(function(judged, once)[0]) for name, function in functions.items()}
+    values = {
+        name: float(function(judged, once)[0]) for name, function in functions.items()
+    }
     known = [name for name, value in values.items() if np.isfinite(value)]
     samples: dict[str, list[Floats]] = {name: [] for name in known}
     for _, weights in draw_resamples(judged.units, settings):
@@ -43,11 +53,19 @@ def estimate_metrics(kind: TargetKind, judged: Resampled, settings: BootstrapSet
             samples[name].append(functions[name](judged, weights))
     estimates = {}
     for name in known:
-        estimates[name] = percentile_interval(values[name], np.concatenate(samples[name]), settings.confidence)
+        estimates[name] = percentile_interval(
+            values[name], np.concatenate(samples[name]), settings.confidence
+        )
     return estimates
 
 
-def compare(metric: str, name: str, ours: Resampled, theirs: Resampled, settings: BootstrapSettings) -> Comparison:
+def compare(
+    metric: str,
+    name: str,
+    ours: Resampled,
+    theirs: Resampled,
+    settings: BootstrapSettings,
+) -> Comparison:
     """The paired difference of two candidates in a metric, by the bootstrap alone.
 
     Args:
@@ -64,17 +82,26 @@ def compare(metric: str, name: str, ours: Resampled, theirs: Resampled, settings
     p_value = bootstrap_p_value(differences)
     verdict = judge_difference(difference, p_value, settings.confidence)
     return Comparison(
-        other=name, metric=metric, difference=difference, p_value=p_value, verdict=verdict, test="bootstrap"
+        other=name,
+        metric=metric,
+        difference=difference,
+        p_value=p_value,
+        verdict=verdict,
+        test="bootstrap",
     )
 
 
 def _load(metric: str) -> MetricFunction:
-    function: MetricFunction = task_catalog.load_object(metric_registry.find(metric).function)
+    function: MetricFunction = task_catalog.load_object(
+        metric_registry.find(metric).function
+    )
     return function
 
 
 def bootstrap_p_value(samples: Floats) -> float:
-    """Two-sided: twice the share of the resampled differences (R,) on the rarer side of 0, one resample added."""
+    """Two-sided: twice the share of the resampled differences (R,) on the rarer side of
+    0, one resample added.
+    """
     known = samples[np.isfinite(samples)]
     rarer = min(int((known <= 0).sum()), int((known >= 0).sum()))
     return min(1.0, 2 * (rarer + 1) / (len(known) + 1))

@@ -1,4 +1,6 @@
-"""How good answers are by the user's own metadata, and by what the scan measured: where does the model do worse than overall?"""
+"""How good answers are by the user's own metadata, and by what the scan measured: where
+does the model do worse than overall?
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ class SliceScore:
     column: str
     value: str
     examples: int
-    score: MetricEstimate | None  # mean of what single examples are judged by; None: too few of them
+    # Mean of what single examples are judged by; None: too few of them.
+    score: MetricEstimate | None
     verdict: Literal["as-overall", "below", "too-small"]
 
 
@@ -56,26 +59,35 @@ class SliceColumn(NamedTuple):
     source: str
 
 
-def slice_columns(table: pa.Table, wanted: WantedSlices, measured: Sequence[str] = ()) -> list[SliceColumn]:
+def slice_columns(
+    table: pa.Table, wanted: WantedSlices, measured: Sequence[str] = ()
+) -> list[SliceColumn]:
     """The columns to slice by, in order.
 
-    `auto` takes, of the metadata columns and of what the scan `measured` and the task finds worth slicing by, numbers
-    and whatever has between 2 and 20 values, none of them long. A column asked for by name that is not there is passed
-    over: `absent_columns` names it.
+    `auto` takes, of the metadata columns and of what the scan `measured` and the task
+    finds worth slicing by, numbers and whatever has between 2 and 20 values, none of
+    them long. A column asked for by name that is not there is passed over:
+    `absent_columns` names it.
     """
     if wanted != "auto":
         columns = [_find_column(table, name) for name in wanted]
         return [column for column in columns if column is not None]
     sources = [name for name in table.column_names if name.startswith(META)]
     sources += [SCAN + name for name in measured if SCAN + name in table.column_names]
-    return [_named(table, source) for source in sources if _is_worth_slicing(table[source])]
+    return [
+        _named(table, source) for source in sources if _is_worth_slicing(table[source])
+    ]
 
 
 def absent_columns(table: pa.Table, wanted: WantedSlices) -> list[str]:
     """The columns asked for by name that are not there, each with the one it may mean."""
     if wanted == "auto":
         return []
-    present = [name.removeprefix(META) for name in table.column_names if name.startswith((META, SCAN))]
+    present = [
+        name.removeprefix(META)
+        for name in table.column_names
+        if name.startswith((META, SCAN))
+    ]
     absent = []
     for name in wanted:
         if _find_column(table, name) is None:
@@ -85,7 +97,9 @@ def absent_columns(table: pa.Table, wanted: WantedSlices) -> list[str]:
 
 
 def _find_column(table: pa.Table, name: str) -> SliceColumn | None:
-    """The column that a setting names, with or without its prefix; the user's own before a measured one."""
+    """The column that a setting names, with or without its prefix; the user's own
+    before a measured one.
+    """
     plain = name.removeprefix(META)
     for source in (META + plain, SCAN + plain, plain):
         if source in table.column_names and source.startswith((META, SCAN)):
@@ -94,7 +108,9 @@ def _find_column(table: pa.Table, name: str) -> SliceColumn | None:
 
 
 def _named(table: pa.Table, source: str) -> SliceColumn:
-    """The column under its plain name; under its full one where the user's own column has the plain one."""
+    """The column under its plain name; under its full one where the user's own column
+    has the plain one.
+    """
     if source.startswith(META):
         return SliceColumn(source.removeprefix(META), source)
     plain = source.removeprefix(SCAN)
@@ -113,9 +129,11 @@ def _is_worth_slicing(column: pa.ChunkedArray) -> bool:
 
 
 def _numbers(column: pa.ChunkedArray) -> Floats | None:
-    """The column's numbers (N,), to be cut at their quartiles; None where it has few values, or other ones.
+    """The column's numbers (N,), to be cut at their quartiles; None where it has few
+    values, or other ones.
 
-    The tables of a data folder give text, so text counts as a number where all of it is.
+    The tables of a data folder give text, so text counts as a number where all of it
+    is.
     """
     if len(pc.unique(column)) <= MOST_VALUES:
         return None
@@ -132,7 +150,9 @@ def _numbers(column: pa.ChunkedArray) -> Floats | None:
 
 
 def slice_rows(column: pa.ChunkedArray) -> Iterator[tuple[str, Rows]]:
-    """Each value of a column, or each quarter of its range, with the rows (N,) that have it."""
+    """Each value of a column, or each quarter of its range, with the rows (N,) that
+    have it.
+    """
     numbers = _numbers(column)
     if numbers is not None:
         yield from _quarters(numbers)
@@ -141,7 +161,9 @@ def slice_rows(column: pa.ChunkedArray) -> Iterator[tuple[str, Rows]]:
     codes = encoded.indices.to_numpy(zero_copy_only=False)
     values = encoded.dictionary.to_pylist()
     texts = [_as_text(value) for value in values]
-    ordered = sorted(range(len(values)), key=lambda code: (values[code] is None, texts[code]))
+    ordered = sorted(
+        range(len(values)), key=lambda code: (values[code] is None, texts[code])
+    )
     for code in ordered:
         yield _shortened(texts[code]), codes == code
 
@@ -169,8 +191,9 @@ def _quarters(numbers: Floats) -> Iterator[tuple[str, Rows]]:
 
 
 def _quartile_edges(numbers: Floats) -> Floats:
-    """The distinct edges of the quarters. They are values that occur: between two huge ones there would be no finite
-    middle."""
+    """The distinct edges of the quarters. They are values that occur: between two huge
+    ones there would be no finite middle.
+    """
     if not len(numbers):
         return np.empty(0)
     shares = np.linspace(0, 1, QUARTILES + 1)
@@ -197,10 +220,11 @@ def score_slices(
     smallest: int,
     settings: BootstrapSettings,
 ) -> list[SliceScore]:
-    """Every slice of the rows of `table` (N), by column, worst first, the too small ones last.
+    """Every slice of the rows of `table` (N), by column, worst first, the too small
+    ones last.
 
-    A slice is `below` where its whole interval lies under the overall mean. One slice at a time: of many, a few
-    come out so by chance.
+    A slice is `below` where its whole interval lies under the overall mean. One slice
+    at a time: of many, a few come out so by chance.
 
     Args:
         goodness: (N,), which rows were right, or how good each answer is.
@@ -214,21 +238,29 @@ def score_slices(
         for value, within in slice_rows(table[column.source]):
             size = int(within.sum())
             if size < smallest:
-                of_column.append(SliceScore(column.name, value, size, None, "too-small"))
+                of_column.append(
+                    SliceScore(column.name, value, size, None, "too-small")
+                )
                 continue
             score = _estimate_mean(goodness[within], units[within], settings)
-            verdict: Literal["below", "as-overall"] = "below" if score.high < overall else "as-overall"
+            verdict: Literal["below", "as-overall"] = (
+                "below" if score.high < overall else "as-overall"
+            )
             of_column.append(SliceScore(column.name, value, size, score, verdict))
         scores += sorted(of_column, key=_worst_first)
     return scores
 
 
-def _estimate_mean(goodness: NDArray[Any], units: Units, settings: BootstrapSettings) -> MetricEstimate:
+def _estimate_mean(
+    goodness: NDArray[Any], units: Units, settings: BootstrapSettings
+) -> MetricEstimate:
     """The mean (of N) with its interval over resamples of the units."""
     if goodness.dtype == np.bool_:
         return estimate_share(goodness, units, settings)
     _, codes = np.unique(units, return_inverse=True)
-    return estimate_statistic(lambda weights: weighted_mean(goodness, weights), codes, settings)
+    return estimate_statistic(
+        lambda weights: weighted_mean(goodness, weights), codes, settings
+    )
 
 
 def _worst_first(score: SliceScore) -> tuple[bool, float]:

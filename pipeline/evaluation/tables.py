@@ -23,9 +23,12 @@ from pipeline.tasks.base import Display
 Cell = str | int | float | None
 
 
-def write_predictions(predictions: Predictions, table: pa.Table, labels: Sequence[str], path: Path) -> None:
-    """id, path, content (of rows of a table), target, predicted, confidence and `p.<label>` for each class, in the
-    manifest's order."""
+def write_predictions(
+    predictions: Predictions, table: pa.Table, labels: Sequence[str], path: Path
+) -> None:
+    """id, path, content (of rows of a table), target, predicted, confidence and
+    `p.<label>` for each class, in the manifest's order.
+    """
     columns: dict[str, Any] = {}
     for name in ("id", "path", "content", "target"):
         if name in table.column_names:
@@ -39,11 +42,29 @@ def write_predictions(predictions: Predictions, table: pa.Table, labels: Sequenc
 
 
 def write_classes(scores: Iterable[ClassScore], path: Path) -> None:
-    header = ("label", "examples", "predicted", "precision", "recall", "recall_low", "recall_high", "f1")
+    header = (
+        "label",
+        "examples",
+        "predicted",
+        "precision",
+        "recall",
+        "recall_low",
+        "recall_high",
+        "f1",
+    )
     rows = []
     for score in scores:
         recall = estimate_cells(score.recall)
-        rows.append((score.label, score.examples, score.predicted, score.precision, *recall, score.f1))
+        rows.append(
+            (
+                score.label,
+                score.examples,
+                score.predicted,
+                score.precision,
+                *recall,
+                score.f1,
+            )
+        )
     write_csv(path, header, rows)
 
 
@@ -54,7 +75,15 @@ def write_confusion(pairs: Iterable[ConfusedPair], path: Path) -> None:
 
 def write_slices(scores: Iterable[SliceScore], metric: str, path: Path) -> None:
     """Slices with the mean of the metric by which single examples are told apart."""
-    header = ("column", "value", "examples", metric, f"{metric}_low", f"{metric}_high", "verdict")
+    header = (
+        "column",
+        "value",
+        "examples",
+        metric,
+        f"{metric}_low",
+        f"{metric}_high",
+        "verdict",
+    )
     rows = []
     for score in scores:
         cells = estimate_cells(score.score)
@@ -63,7 +92,15 @@ def write_slices(scores: Iterable[SliceScore], metric: str, path: Path) -> None:
 
 
 def write_reliability(bins: Iterable[ReliabilityBin], path: Path) -> None:
-    header = ("low", "high", "examples", "confidence", "accuracy", "accuracy_low", "accuracy_high")
+    header = (
+        "low",
+        "high",
+        "examples",
+        "confidence",
+        "accuracy",
+        "accuracy_low",
+        "accuracy_high",
+    )
     rows = []
     for one in bins:
         accuracy = estimate_cells(one.accuracy)
@@ -78,8 +115,12 @@ def find_worst_errors(predictions: Predictions, most: int) -> NDArray[np.int64]:
     return surest_first[:most]
 
 
-def exhibit(example: Mapping[str, Any], display: Display, data: Path, folder: Path, name: str) -> dict[str, Any]:
-    """An example as the task exhibits it: id, path, target, and `picture` (a file's name in `folder`) or `text`."""
+def exhibit(
+    example: Mapping[str, Any], display: Display, data: Path, folder: Path, name: str
+) -> dict[str, Any]:
+    """An example as the task exhibits it: id, path, target, and `picture` (a file's
+    name in `folder`) or `text`.
+    """
     shown = display.exhibit(example, data, folder, name)
     row = {column: example[column] for column in ("id", "path", "target")}
     row["picture"] = None
@@ -94,20 +135,28 @@ def write_worst(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def estimate_cells(estimate: MetricEstimate | None) -> tuple[float | None, float | None, float | None]:
+def estimate_cells(
+    estimate: MetricEstimate | None,
+) -> tuple[float | None, float | None, float | None]:
     if estimate is None:
         return None, None, None
     return estimate.value, estimate.low, estimate.high
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+def write_csv(
+    path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]
+) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(header)
         for row in rows:
-            writer.writerow([six_digits(cell) if isinstance(cell, float) else cell for cell in row])
+            writer.writerow(
+                [six_digits(cell) if isinstance(cell, float) else cell for cell in row]
+            )
 
 
 def six_digits(value: float) -> float:
-    """More than any test set supports, fewer than the last bits, which machines disagree on."""
+    """More than any test set supports, fewer than the last bits, which machines
+    disagree on.
+    """
     return float(f"{value:.6g}")

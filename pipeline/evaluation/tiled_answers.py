@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from pipeline.tensors import Batch
 
 
-def find_tiles(candidate: CandidateRecord, width: int, height: int) -> dict[str, Any] | None:
-    """The tiles in which a picture of this size is answered; None where it is shown whole."""
+def find_tiles(
+    candidate: CandidateRecord, width: int, height: int
+) -> dict[str, Any] | None:
+    """The tiles in which a picture of this size is answered; None where it is shown
+    whole.
+    """
     from pipeline.serving.tiles import is_cut
 
     if candidate.tiles is None:
@@ -27,8 +31,11 @@ def find_tiles(candidate: CandidateRecord, width: int, height: int) -> dict[str,
     return tiles if is_cut(width, height, tiles) else None
 
 
-def label_in_tiles(loaded: LoadedCandidate, path: str, tiles: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """The class (H, W) of each pixel of a picture, read from its file: the store holds it on one canvas alone.
+def label_in_tiles(
+    loaded: LoadedCandidate, path: str, tiles: Mapping[str, Any]
+) -> NDArray[np.uint8]:
+    """The class (H, W) of each pixel of a picture, read from its file: the store holds
+    it on one canvas alone.
 
     Args:
         path: below the data folder.
@@ -39,11 +46,16 @@ def label_in_tiles(loaded: LoadedCandidate, path: str, tiles: Mapping[str, Any])
     from pipeline.serving.tiles import label_bands
 
     picture, tiling = _open_picture(loaded, path, tiles)
-    return np.concatenate(list(label_bands(picture, tiling, lambda cut: _score_tiles(loaded, cut))))
+    return np.concatenate(
+        list(label_bands(picture, tiling, lambda cut: _score_tiles(loaded, cut)))
+    )
 
 
-def detect_in_tiles(loaded: LoadedCandidate, path: str, tiles: Mapping[str, Any]) -> NDArray[np.float64]:
-    """The boxes (K, 6) of a picture, best first: left, top, right, bottom in its pixels, score, class. Read from its file.
+def detect_in_tiles(
+    loaded: LoadedCandidate, path: str, tiles: Mapping[str, Any]
+) -> NDArray[np.float64]:
+    """The boxes (K, 6) of a picture, best first: left, top, right, bottom in its
+    pixels, score, class. Read from its file.
 
     Args:
         path: below the data folder.
@@ -60,7 +72,9 @@ def detect_in_tiles(loaded: LoadedCandidate, path: str, tiles: Mapping[str, Any]
     return merge_boxes(found, tiling, picture.width, picture.height, most_overlap)
 
 
-def _open_picture(loaded: LoadedCandidate, path: str, tiles: Mapping[str, Any]) -> tuple[Image.Image, Tiling]:
+def _open_picture(
+    loaded: LoadedCandidate, path: str, tiles: Mapping[str, Any]
+) -> tuple[Image.Image, Tiling]:
     """A picture of a file, and how it is cut."""
     from pipeline.manifest import real_path
     from pipeline.modalities.image.decoding import open_rgb
@@ -72,7 +86,9 @@ def _open_picture(loaded: LoadedCandidate, path: str, tiles: Mapping[str, Any]) 
     return picture, find_tiling(picture.width, picture.height, tiles)
 
 
-def _score_tiles(loaded: LoadedCandidate, tiles: Sequence[Image.Image]) -> Iterator[Scores]:
+def _score_tiles(
+    loaded: LoadedCandidate, tiles: Sequence[Image.Image]
+) -> Iterator[Scores]:
     """Logits (C, height, width) of each tile."""
     from pipeline.records import image_spec
     from pipeline.serving.canvas import enlarge_logits
@@ -84,7 +100,9 @@ def _score_tiles(loaded: LoadedCandidate, tiles: Sequence[Image.Image]) -> Itera
         yield enlarged.cpu().numpy()
 
 
-def _find_boxes(loaded: LoadedCandidate, tiles: Sequence[Image.Image]) -> Iterator[NDArray[np.float64]]:
+def _find_boxes(
+    loaded: LoadedCandidate, tiles: Sequence[Image.Image]
+) -> Iterator[NDArray[np.float64]]:
     """The boxes (k, 6) of each tile, in its own pixels."""
     from pipeline.modalities.image.canvas import lift_boxes
     from pipeline.objectives.box_matching import list_answers
@@ -92,7 +110,9 @@ def _find_boxes(loaded: LoadedCandidate, tiles: Sequence[Image.Image]) -> Iterat
 
     spec = image_spec(loaded.candidate.input)
     answers = loaded.task.scorer.answers(loaded.model, _run(loaded, tiles), None)
-    for tile, answer in zip(tiles, list_answers(answers.double().cpu().numpy()), strict=True):
+    for tile, answer in zip(
+        tiles, list_answers(answers.double().cpu().numpy()), strict=True
+    ):
         yield lift_boxes(answer, tile.width, tile.height, spec)
 
 
@@ -104,4 +124,6 @@ def _run(loaded: LoadedCandidate, tiles: Sequence[Image.Image]) -> Batch:
     from pipeline.serving.image_pixels import to_squares
 
     spec = image_spec(loaded.candidate.input)
-    return loaded.output(torch.from_numpy(to_squares(tiles, spec.model_dump(mode="json"))))
+    return loaded.output(
+        torch.from_numpy(to_squares(tiles, spec.model_dump(mode="json")))
+    )

@@ -1,7 +1,8 @@
-"""backbone.lock: the sha256 of the file that each weights reference led to when it was first used.
+"""backbone.lock: the sha256 of the file that each weights reference led to when it was
+first used.
 
-The backbone stage depends on it, so that weights are other weights where it says so. An entry is written once; who
-means other weights removes it.
+The backbone stage depends on it, so that weights are other weights where it says so. An
+entry is written once; who means other weights removes it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ Entries = dict[str, dict[str, Any]]  # name of the reference → sha256, size
 
 
 def entry_name(config: BackboneConfig) -> str:
-    """What the entry of these settings is called; without the user, password and query of a URL, for it goes to Git."""
+    """What the entry of these settings is called; without the user, password and query
+    of a URL, for it goes to Git.
+    """
     return _without_secrets(f"{config.name} {config.weights}")
 
 
@@ -49,18 +52,24 @@ def pin_file(config: BackboneConfig, root: Path, sha256: str, size: int) -> None
     _add_entry(config, root, {"sha256": sha256, "size": size})
 
 
-def pin_folder(config: BackboneConfig, root: Path, sha256: str, facts: dict[str, Any]) -> None:
-    """Writes what the settings' reference led to where that is a folder, unless that is written already.
+def pin_folder(
+    config: BackboneConfig, root: Path, sha256: str, facts: dict[str, Any]
+) -> None:
+    """Writes what the settings' reference led to where that is a folder, unless that is
+    written already.
 
     Args:
         sha256: of its weights file.
-        facts: of the folder: `files`, name → sha256, and the hub's `revision` where it comes from there.
+        facts: of the folder: `files`, name → sha256, and the hub's `revision` where it
+            comes from there.
     """
     _add_entry(config, root, {"sha256": sha256, **facts})
 
 
 def remove_secrets(root: Path) -> None:
-    """Takes the credentials out of a lock that an earlier version of Thaw wrote with them."""
+    """Takes the credentials out of a lock that an earlier version of Thaw wrote with
+    them.
+    """
     entries = read_lock(root)
     if not entries:
         return

@@ -18,13 +18,17 @@ def select_blocks(blocks: Sequence[str], patterns: Sequence[str]) -> list[str]:
 
     Args:
         blocks: all block names from input to output, the last one "head".
-        patterns: `head`, `last:n` (the last n blocks and the head), `all`, or a shell-style pattern.
+        patterns: `head`, `last:n` (the last n blocks and the head), `all`, or a
+            shell-style pattern.
 
     Raises:
-        ConfigError: a pattern matches nothing, or there is none; the network's blocks are listed.
+        ConfigError: a pattern matches nothing, or there is none; the network's blocks
+            are listed.
     """
     if not patterns:
-        raise ConfigError("train", found="no pattern", expected=EXPECTED, details=_list_names(blocks))
+        raise ConfigError(
+            "train", found="no pattern", expected=EXPECTED, details=_list_names(blocks)
+        )
     chosen: set[str] = set()
     for pattern in patterns:
         chosen.update(_match_pattern(blocks, pattern))

@@ -1,4 +1,6 @@
-"""The sha256 of large files, remembered with what the file system says of them: an unchanged file is read once."""
+"""The sha256 of large files, remembered with what the file system says of them: an
+unchanged file is read once.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ _KNOWN_FILES = TypeAdapter(dict[str, KnownFile])
 
 
 class DigestCache:
-    """Files by a name of the caller's, kept in one JSON file; a cache that cannot be read is ignored."""
+    """Files by a name of the caller's, kept in one JSON file; a cache that cannot be
+    read is ignored.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,7 +42,9 @@ class DigestCache:
         return known.path
 
     def sha256(self, name: str, file: Path) -> str:
-        """The sha256 of a file, which is read only where it may differ from the last time."""
+        """The sha256 of a file, which is read only where it may differ from the last
+        time.
+        """
         stat = FileStat.of(file)
         known = self._read().get(name)
         if known is not None and known.path == file and known.stat == stat:
@@ -48,7 +54,9 @@ class DigestCache:
         return digest
 
     def remember(self, name: str, file: Path, stat: FileStat, sha256: str) -> None:
-        """Keeps what a file was found to be, unless it changed too recently to be told from its next version."""
+        """Keeps what a file was found to be, unless it changed too recently to be told
+        from its next version.
+        """
         if not stat.was_settled(time.time()):
             return
         known_files = self._read()

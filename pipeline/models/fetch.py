@@ -1,7 +1,9 @@
-"""Files behind URLs, kept in a cache: whole or not at all, one copy whoever asks, in a limited time.
+"""Files behind URLs, kept in a cache: whole or not at all, one copy whoever asks, in a
+limited time.
 
-The file comes to `<name>.part` beside its place, under a lock, and is moved there when complete. An attempt that
-breaks off is resumed where the server can; when the attempts or the time are used up the part is removed.
+The file comes to `<name>.part` beside its place, under a lock, and is moved there when
+complete. An attempt that breaks off is resumed where the server can; when the attempts
+or the time are used up the part is removed.
 """
 
 from __future__ import annotations
@@ -60,7 +62,9 @@ def is_offline() -> bool:
 
 
 def cached_path(url: str) -> Path:
-    """Where the cache keeps the file of a URL, whatever the login or signature it is fetched with."""
+    """Where the cache keeps the file of a URL, whatever the login or signature it is
+    fetched with.
+    """
     public = redact_forms(url)
     url_path = unquote(urlsplit(public).path)
     name = PurePosixPath(url_path).name or "weights"
@@ -68,7 +72,13 @@ def cached_path(url: str) -> Path:
     return cache_folder() / key / name
 
 
-def fetch_file(url: str, console: Console, *, no_network: bool = False, policy: RetryPolicy | None = None) -> Path:
+def fetch_file(
+    url: str,
+    console: Console,
+    *,
+    no_network: bool = False,
+    policy: RetryPolicy | None = None,
+) -> Path:
     """The cached copy of a URL, fetched if there is none.
 
     Raises:
@@ -105,7 +115,8 @@ def check_reachable(url: str, *, no_network: bool = False, stall: float = 10.0) 
         stall: seconds that a server has to answer.
 
     Raises:
-        BackboneError: there is no copy, and the network is switched off or the server does not answer or refuses.
+        BackboneError: there is no copy, and the network is switched off or the server
+            does not answer or refuses.
     """
     target = cached_path(url)
     if target.is_file():
@@ -141,7 +152,9 @@ def _explain_manual_fetch(url: str, target: Path) -> str:
     )
 
 
-def _fetch_locked(url: str, target: Path, policy: RetryPolicy, console: Console) -> None:
+def _fetch_locked(
+    url: str, target: Path, policy: RetryPolicy, console: Console
+) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock", timeout=policy.total):
         if not target.is_file():
@@ -149,7 +162,8 @@ def _fetch_locked(url: str, target: Path, policy: RetryPolicy, console: Console)
 
 
 def _download_to(url: str, target: Path, policy: RetryPolicy, console: Console) -> None:
-    # Always the same name: the lock is held, and what a killed process left is written over.
+    # Always the same name: the lock is held, and what a killed process left is written
+    # over.
     part = target.with_name(target.name + ".part")
     try:
         _download_with_retries(url, part, target, policy, console)
@@ -160,7 +174,9 @@ def _download_to(url: str, target: Path, policy: RetryPolicy, console: Console) 
     sync(target.parent)
 
 
-def _download_with_retries(url: str, part: Path, target: Path, policy: RetryPolicy, console: Console) -> None:
+def _download_with_retries(
+    url: str, part: Path, target: Path, policy: RetryPolicy, console: Console
+) -> None:
     deadline = time.monotonic() + policy.total
     download = _Download(url, part, policy.stall, deadline, console)
     reasons: list[str] = []
@@ -188,7 +204,9 @@ def _download_with_retries(url: str, part: Path, target: Path, policy: RetryPoli
 class _Download:
     """A file on its way; remembers which version it has a part of."""
 
-    def __init__(self, url: str, part: Path, stall: float, deadline: float, console: Console) -> None:
+    def __init__(
+        self, url: str, part: Path, stall: float, deadline: float, console: Console
+    ) -> None:
         self.url = url
         self.part = part
         self.stall = stall
@@ -211,7 +229,9 @@ class _Download:
             _check_room(self.part.parent, self.url, source.size, source.start)
             self._write(source)
         if source.size is not None and self.received != source.size:
-            raise TransferInterrupted(f"the connection ended after {self.received} of {source.size} bytes")
+            raise TransferInterrupted(
+                f"the connection ended after {self.received} of {source.size} bytes"
+            )
         with self.part.open("rb") as file:
             beginning = file.read(16)
         if transfer.is_web_page(beginning):  # a login page may come as any type
@@ -229,7 +249,9 @@ class _Download:
 
     def _count(self, chunk: bytes, size: int | None) -> None:
         if time.monotonic() > self.deadline:
-            raise TransferInterrupted(f"the time allowed is over, after {self.received} bytes")
+            raise TransferInterrupted(
+                f"the time allowed is over, after {self.received} bytes"
+            )
         self.received += len(chunk)
         self.console.progress(f"fetching {self.part.stem}", self.received, size or 0)
 

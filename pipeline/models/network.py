@@ -1,8 +1,9 @@
-"""A network as an ordered list of blocks that can be frozen, trained and proven one by one: what training sees.
+"""A network as an ordered list of blocks that can be frozen, trained and proven one by
+one: what training sees.
 
-A block is a named run of the network's layers, from input to output. It opens at a layer that holds weights; the last
-block is the layer whose outputs are the classes, and is called "head". Together the blocks own every parameter of the
-network exactly once.
+A block is a named run of the network's layers, from input to output. It opens at a
+layer that holds weights; the last block is the layer whose outputs are the classes, and
+is called "head". Together the blocks own every parameter of the network exactly once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pipeline.tensors import Batch
 
 
 class Block:
-    """The parameters, buffers and modules that belong to a named run of a network's layers.
+    """The parameters, buffers and modules that belong to a named run of a network's
+    layers.
 
     Names of parameters and buffers are those of the stock network's state dict.
 
@@ -61,7 +63,9 @@ class Block:
 
     def own_modules(self) -> list[nn.Module]:
         """The modules that the block owns as a whole, without the ones nested in them."""
-        return [member for _, member in self._members() if isinstance(member, nn.Module)]
+        return [
+            member for _, member in self._members() if isinstance(member, nn.Module)
+        ]
 
     def modules(self) -> Iterator[nn.Module]:
         """Every module of the block, nested ones too."""
@@ -119,7 +123,8 @@ class BlockedNetwork(Protocol):
     architecture: str  # the provider's name of it, as in BackboneRecord.architecture
     classes: int  # number of outputs
     stock: nn.Module  # its state dict is what is saved, so the library's own names are
-    stock_kwargs: dict[str, Any]  # what the library's builder needs beside architecture and classes
+    # What the library's builder needs beside architecture and classes.
+    stock_kwargs: dict[str, Any]
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -130,7 +135,9 @@ class BlockedNetwork(Protocol):
         """The blocks' names."""
 
     def forward(self, x: Batch) -> Batch:
-        """The logits (N, classes) of a network's input; the stock network's own forward."""
+        """The logits (N, classes) of a network's input; the stock network's own
+        forward.
+        """
 
     def run(self, x: Batch, start: int = 0, stop: int | None = None) -> Batch:
         """Applies blocks[start:stop].
@@ -144,18 +151,23 @@ class BlockedNetwork(Protocol):
             What the last of them gives: the logits (N, classes) after the head.
         """
 
-    def outputs(self, x: Batch, start: int = 0) -> tuple[Tensor, list[tuple[float, Tensor]]]:
-        """Applies blocks[start:], and the auxiliary classifiers of those among them that are in training.
+    def outputs(
+        self, x: Batch, start: int = 0
+    ) -> tuple[Tensor, list[tuple[float, Tensor]]]:
+        """Applies blocks[start:], and the auxiliary classifiers of those among them
+        that are in training.
 
         Returns:
-            The logits (N, classes), and for each auxiliary classifier the weight of its loss and its logits
-            (N, classes).
+            The logits (N, classes), and for each auxiliary classifier the weight of its
+            loss and its logits (N, classes).
         """
 
     def fuse(self, x: Batch, stop: int, *, activations: bool = False) -> None:
-        """Runs blocks[:stop] in fewer operations from now on, with the weights they have now, until `unfuse`.
+        """Runs blocks[:stop] in fewer operations from now on, with the weights they
+        have now, until `unfuse`.
 
-        They must be in eval, and neither train nor change meanwhile. Does nothing where there is nothing to fuse.
+        They must be in eval, and neither train nor change meanwhile. Does nothing where
+        there is nothing to fuse.
 
         Args:
             x: some input of the network that the fused blocks are tried on.
@@ -176,7 +188,9 @@ def state_to_save(network: BlockedNetwork) -> dict[str, Tensor]:
 
 
 def copy_state(stock: nn.Module) -> dict[str, Tensor]:
-    """A state dict as contiguous CPU tensors that share no memory, sorted by name: for safetensors."""
+    """A state dict as contiguous CPU tensors that share no memory, sorted by name: for
+    safetensors.
+    """
     state = stock.state_dict()
     saved = {}
     for name in sorted(state):

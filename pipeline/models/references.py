@@ -1,6 +1,8 @@
-"""What a weights reference leads to on this machine, and whether that is still what backbone.lock says.
+"""What a weights reference leads to on this machine, and whether that is still what
+backbone.lock says.
 
-Nothing here imports torch: `thaw run` asks it before it knows whether there is anything to do.
+Nothing here imports torch: `thaw run` asks it before it knows whether there is anything
+to do.
 """
 
 from __future__ import annotations
@@ -44,11 +46,14 @@ class WeightsFile(NamedTuple):
     stat: FileStat  # when it was hashed
 
 
-def locate_weights(config: BackboneConfig, root: Path, published_url: str | None) -> Path | str | None:
+def locate_weights(
+    config: BackboneConfig, root: Path, published_url: str | None
+) -> Path | str | None:
     """The file or the URL that the settings refer to; None where that cannot be told.
 
     Args:
-        published_url: where the provider publishes the weights; None where it was not asked, which imports torch.
+        published_url: where the provider publishes the weights; None where it was not
+            asked, which imports torch.
 
     Raises:
         ConfigError: the settings name an environment variable that is not set.
@@ -75,20 +80,26 @@ def _mirror_url(config: BackboneConfig, published_url: str) -> str:
 
 
 def fetch_weights(
-    config: BackboneConfig, context: Context, published: PublishedWeights, policy: RetryPolicy | None = None
+    config: BackboneConfig,
+    context: Context,
+    published: PublishedWeights,
+    policy: RetryPolicy | None = None,
 ) -> WeightsFile:
     """The weights file that the settings refer to, fetched if need be and verified.
 
     Raises:
-        BackboneError: the file cannot be had, or its sha256 is not the one pinned by `backbone.sha256`, by
-            `backbone.lock` or by the provider. A fetched copy is deleted then, a file of the user's never.
+        BackboneError: the file cannot be had, or its sha256 is not the one pinned by
+            `backbone.sha256`, by `backbone.lock` or by the provider. A fetched copy is
+            deleted then, a file of the user's never.
     """
     reference = locate_weights(config, context.root, published.url)
     assert reference is not None  # there is a published URL
     fetched = isinstance(reference, str)
     if isinstance(reference, str):
         no_network = config.offline or fetch.is_offline()
-        path = fetch.fetch_file(reference, context.console, no_network=no_network, policy=policy)
+        path = fetch.fetch_file(
+            reference, context.console, no_network=no_network, policy=policy
+        )
         source = transfer.redact_url(reference)
     else:
         path = require_file(config, reference)
@@ -103,11 +114,13 @@ def fetch_weights(
 
 
 def check_reachable(config: BackboneConfig, root: Path, published_url: str) -> str:
-    """Where the weights are to be had, in words; a server is asked for the file's beginning and no more.
+    """Where the weights are to be had, in words; a server is asked for the file's
+    beginning and no more.
 
     Raises:
-        BackboneError: there is no such file, the server refuses or does not answer, or the network is switched off
-            and the cache has no copy; says how to bring the file.
+        BackboneError: there is no such file, the server refuses or does not answer, or
+            the network is switched off and the cache has no copy; says how to bring the
+            file.
     """
     reference = locate_weights(config, root, published_url)
     assert reference is not None  # there is a published URL
@@ -165,12 +178,15 @@ def open_digest_cache(scratch: Path) -> DigestCache:
 
 
 def refuse_changed_file(config: BackboneConfig, root: Path, scratch: Path) -> None:
-    """Compares the weights file, where it lies on this machine, with what backbone.lock says of it.
+    """Compares the weights file, where it lies on this machine, with what backbone.lock
+    says of it.
 
-    A file that is not here is what its lock says, and so is one that a URL leads to and no cache holds.
+    A file that is not here is what its lock says, and so is one that a URL leads to and
+    no cache holds.
 
     Raises:
-        BackboneError: it is another file. A fetched copy is deleted, a file of the user's never.
+        BackboneError: it is another file. A fetched copy is deleted, a file of the
+            user's never.
     """
     name = backbone_lock.entry_name(config)
     entry = backbone_lock.read_lock(root).get(name, {})
@@ -216,18 +232,30 @@ def _find_file_of_folder(reference: Path | str | None, file_name: str) -> Path |
 
 
 def _refuse_other_file(
-    config: BackboneConfig, cache: DigestCache, key: str, file: Path | None, locked: str | None
+    config: BackboneConfig,
+    cache: DigestCache,
+    key: str,
+    file: Path | None,
+    locked: str | None,
 ) -> None:
     """Refuses a file that is here and has another sha256 than the lock says."""
     if locked is None or file is None or not file.is_file():
         return
     sha256 = cache.sha256(key, file)
     if not _matches(sha256, locked):
-        raise mismatch_error(config, file, sha256, LOCK, locked, fetched=is_fetched(file))
+        raise mismatch_error(
+            config, file, sha256, LOCK, locked, fetched=is_fetched(file)
+        )
 
 
 def verify_digest(
-    config: BackboneConfig, root: Path, file: Path, sha256: str, published: str | None, *, fetched: bool
+    config: BackboneConfig,
+    root: Path,
+    file: Path,
+    sha256: str,
+    published: str | None,
+    *,
+    fetched: bool,
 ) -> None:
     """Compares a weights file's sha256 with everything that says what it should be.
 
@@ -250,7 +278,13 @@ def verify_digest(
 
 
 def mismatch_error(
-    config: BackboneConfig, file: Path, sha256: str, pin: str, expected: str, *, fetched: bool
+    config: BackboneConfig,
+    file: Path,
+    sha256: str,
+    pin: str,
+    expected: str,
+    *,
+    fetched: bool,
 ) -> BackboneError:
     """Another file than the one pinned; deletes it where it is a copy that was fetched.
 
@@ -259,11 +293,14 @@ def mismatch_error(
     """
     found = f"sha256 {sha256}"
     if fetched:
-        file.resolve().unlink(missing_ok=True)  # the hub's cache keeps contents apart from names
+        # The hub's cache keeps contents apart from names.
+        file.resolve().unlink(missing_ok=True)
         file.unlink(missing_ok=True)
         found += " (this copy was deleted)"
     hint = _explain_pin(config, pin, fetched=fetched)
-    return BackboneError(str(file), found=found, expected=f"{expected}, by {pin}", hint=hint)
+    return BackboneError(
+        str(file), found=found, expected=f"{expected}, by {pin}", hint=hint
+    )
 
 
 def _matches(sha256: str, expected: str) -> bool:

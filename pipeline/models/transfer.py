@@ -1,6 +1,8 @@
-"""One attempt at a file behind a URL: http(s) by the standard library, everything else by fsspec.
+"""One attempt at a file behind a URL: http(s) by the standard library, everything else
+by fsspec.
 
-What may be tried again raises `TransferInterrupted`; what will not get better raises BackboneError.
+What may be tried again raises `TransferInterrupted`; what will not get better raises
+BackboneError.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ class Login(NamedTuple):
 
 
 def redact_url(url: str) -> str:
-    """The URL, or chain of URLs, without user, password and query: fit for records and messages."""
+    """The URL, or chain of URLs, without user, password and query: fit for records and
+    messages.
+    """
     without_login = redact_forms(url).replace(f"{MARK}@", "")
     without_query, _, _ = without_login.partition("?")
     without_fragment, _, _ = without_query.partition("#")
@@ -57,8 +61,11 @@ def redact_url(url: str) -> str:
 
 
 @contextmanager
-def open_url(url: str, start: int, version: str | None, stall: float) -> Iterator[RemoteFile]:
-    """Opens a URL at byte `start`, or at 0 if it cannot or if the file is another version than that.
+def open_url(
+    url: str, start: int, version: str | None, stall: float
+) -> Iterator[RemoteFile]:
+    """Opens a URL at byte `start`, or at 0 if it cannot or if the file is another
+    version than that.
 
     Args:
         stall: seconds without a byte after which an http server is given up.
@@ -108,7 +115,9 @@ def _read_chunks(url: str, read: Callable[[int], bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _open_http(url: str, start: int, version: str | None, stall: float, stack: ExitStack) -> RemoteFile:
+def _open_http(
+    url: str, start: int, version: str | None, stall: float, stack: ExitStack
+) -> RemoteFile:
     headers = {"User-Agent": "thaw", "Accept-Encoding": "identity"}
     if start and version:
         headers["Range"] = f"bytes={start}-"
@@ -144,7 +153,9 @@ def split_login(url: str) -> tuple[str, Login | None]:
 
 
 def build_opener(url: str, login: Login | None) -> urllib.request.OpenerDirector:
-    """Opens URLs; the login goes with requests to the URL's own server alone, wherever that redirects to."""
+    """Opens URLs; the login goes with requests to the URL's own server alone, wherever
+    that redirects to.
+    """
     if login is None:
         return urllib.request.build_opener()
     known = urllib.request.HTTPPasswordMgrWithPriorAuth()
@@ -153,7 +164,9 @@ def build_opener(url: str, login: Login | None) -> urllib.request.OpenerDirector
     return urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(known))
 
 
-def _open_fsspec(url: str, start: int, version: str | None, stack: ExitStack) -> RemoteFile:
+def _open_fsspec(
+    url: str, start: int, version: str | None, stack: ExitStack
+) -> RemoteFile:
     import fsspec
 
     system, path = fsspec.core.url_to_fs(url)
@@ -167,8 +180,11 @@ def _open_fsspec(url: str, start: int, version: str | None, stack: ExitStack) ->
 
 
 def is_web_page(beginning: bytes) -> bool:
-    """Whether a file that should hold weights begins (at least 9 bytes are looked at) like HTML or XML."""
-    # A safetensors file is a length of 8 bytes, any of which may look like text, and then JSON.
+    """Whether a file that should hold weights begins (at least 9 bytes are looked at)
+    like HTML or XML.
+    """
+    # A safetensors file is a length of 8 bytes, any of which may look like text, and
+    # then JSON.
     is_safetensors = beginning[8:9] == b"{"
     text = beginning.lstrip(_BYTE_ORDER_MARK_AND_SPACE)
     return text.startswith(b"<") and not is_safetensors

@@ -12,23 +12,32 @@ if TYPE_CHECKING:
 
 
 class Targets(Protocol):
-    """The truths of some examples, in order: a tensor (N,) of class indices, or a structure that is indexed like one."""
+    """The truths of some examples, in order: a tensor (N,) of class indices, or a
+    structure that is indexed like one.
+    """
 
     def __len__(self) -> int:
         """The number of examples, N."""
 
     def __getitem__(self, rows: Any, /) -> Any:
-        """The targets of a slice, or of positions (n,) as a NumPy array or a tensor of int64."""
+        """The targets of a slice, or of positions (n,) as a NumPy array or a tensor of
+        int64.
+        """
 
 
 class TrainingLoss(Protocol):
     """The loss of a batch, whole or in pieces."""
 
     def total_weight(self, targets: Any) -> float:
-        """What the summed losses of these targets (N) are divided by for their mean; follows from the targets alone."""
+        """What the summed losses of these targets (N) are divided by for their mean;
+        follows from the targets alone.
+        """
 
-    def __call__(self, model: BlockedNetwork, x: Batch, start: int, targets: Any) -> torch.Tensor:
-        """The summed loss of a piece of a batch, in float32; divide by the whole batch's `total_weight`.
+    def __call__(
+        self, model: BlockedNetwork, x: Batch, start: int, targets: Any
+    ) -> torch.Tensor:
+        """The summed loss of a piece of a batch, in float32; divide by the whole
+        batch's `total_weight`.
 
         Args:
             x: input of `blocks[start]`.

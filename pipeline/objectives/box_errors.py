@@ -1,7 +1,8 @@
 """What kind of mistakes a detector makes, and what each kind costs.
 
-The kinds and thresholds are those of TIDE (Bolya, Foley, Hays and Hoffman 2020, section 2): an answer that takes no object at
-an overlap of 0.5 is of the first kind of these that fits.
+The kinds and thresholds are those of TIDE (Bolya, Foley, Hays and Hoffman 2020, section
+2): an answer that takes no object at an overlap of 0.5 is of the first kind of these
+that fits.
 
 | kind | is |
 |---|---|
@@ -12,10 +13,12 @@ an overlap of 0.5 is of the first kind of these that fits.
 | both | else: the class and the place are wrong |
 | missed | an object that no answer takes, and that no answer of the first two kinds means |
 
-What a kind costs is the rise in average precision at 0.5 if its mistakes were mended and nothing else (section 2.3): the class
-or box set right, unless the object is taken already; other answers left out; missed objects not asked for. Of several
-answers of the kind that mean one object, the surest is set right. The published code (tidecv 1.0.1) lets answers of the first
-two kinds compete for an object even where only one kind is mended, so its costs of these two are a little lower.
+What a kind costs is the rise in average precision at 0.5 if its mistakes were mended
+and nothing else (section 2.3): the class or box set right, unless the object is taken
+already; other answers left out; missed objects not asked for. Of several answers of the
+kind that mean one object, the surest is set right. The published code (tidecv 1.0.1)
+lets answers of the first two kinds compete for an object even where only one kind is
+mended, so its costs of these two are a little lower.
 """
 
 from __future__ import annotations
@@ -26,13 +29,21 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.objectives.box_matching import CLASS, SCORE, Floats, intersection_over_union
+from pipeline.objectives.box_matching import (
+    CLASS,
+    SCORE,
+    Floats,
+    intersection_over_union,
+)
 from pipeline.objectives.box_metrics import AT_50, BoxJudgement
 from pipeline.objectives.box_targets import PictureBoxes
 
-ErrorKind = Literal["localization", "classification", "duplicate", "background", "both", "missed"]
+ErrorKind = Literal[
+    "localization", "classification", "duplicate", "background", "both", "missed"
+]
 KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)
-SAME, NEAR = 0.5, 0.1  # overlaps at which an answer takes an object, and at which it has to do with one
+# Overlaps at which an answer takes an object, and at which it has to do with one.
+SAME, NEAR = 0.5, 0.1
 NOTHING = -1
 
 
@@ -41,7 +52,8 @@ class BoxError(NamedTuple):
 
     Args:
         answer: its row among the picture's answers; −1 for a missed object.
-        truth: the object's row among the picture's objects that it has to do with; −1 for none.
+        truth: the object's row among the picture's objects that it has to do with; −1
+            for none.
     """
 
     picture: int
@@ -50,11 +62,14 @@ class BoxError(NamedTuple):
     truth: int
 
 
-def find_errors(truths: Sequence[PictureBoxes], answers: Sequence[Floats], least_score: float = 0.0) -> list[BoxError]:
+def find_errors(
+    truths: Sequence[PictureBoxes], answers: Sequence[Floats], least_score: float = 0.0
+) -> list[BoxError]:
     """Every mistake of the answers from a score on.
 
     Args:
-        truths: of N pictures; ignored objects, and answers of their class that lie on them, are no mistakes.
+        truths: of N pictures; ignored objects, and answers of their class that lie on
+            them, are no mistakes.
         answers: of each picture (K, 6): left, top, right, bottom, score, class.
     """
     found: list[BoxError] = []
@@ -71,7 +86,9 @@ def count_errors(errors: Sequence[BoxError]) -> dict[ErrorKind, int]:
 
 
 def measure_costs(judgement: BoxJudgement) -> dict[ErrorKind, float]:
-    """By how much average precision at 0.5 would rise without each kind of mistake, over all answers."""
+    """By how much average precision at 0.5 would rise without each kind of mistake,
+    over all answers.
+    """
     once = np.ones((len(judgement.truths), 1))
     before = judgement.mean_ap(once, (AT_50,))[0]
     errors = find_errors(judgement.truths, judgement.answers)
@@ -83,7 +100,9 @@ def measure_costs(judgement: BoxJudgement) -> dict[ErrorKind, float]:
     return costs
 
 
-def _find_in_picture(picture: int, truth: PictureBoxes, answer: Floats, least_score: float) -> list[BoxError]:
+def _find_in_picture(
+    picture: int, truth: PictureBoxes, answer: Floats, least_score: float
+) -> list[BoxError]:
     objects = truth.boxes.astype(np.float64)
     overlaps = intersection_over_union(answer[:, :4], objects, truth.ignored)
     same_class = answer[:, CLASS][:, None] == truth.labels[None, :]
@@ -94,7 +113,10 @@ def _find_in_picture(picture: int, truth: PictureBoxes, answer: Floats, least_sc
     meant: set[int] = set()
     taken = set(takers.values())
     for row in order.tolist():
-        if row in takers or (overlaps[row, truth.ignored & same_class[row]] >= SAME).any():
+        if (
+            row in takers
+            or (overlaps[row, truth.ignored & same_class[row]] >= SAME).any()
+        ):
             continue
         kind, about = _kind_of(overlaps[row], same_class[row], truth.ignored)
         errors.append(BoxError(picture, kind, row, about))
@@ -106,8 +128,12 @@ def _find_in_picture(picture: int, truth: PictureBoxes, answer: Floats, least_sc
     return errors
 
 
-def _assign(order: NDArray[np.int64], overlaps: Floats, allowed: NDArray[np.bool_]) -> dict[int, int]:
-    """Answer → the object that it takes: by falling score, the one that it overlaps most and that is free."""
+def _assign(
+    order: NDArray[np.int64], overlaps: Floats, allowed: NDArray[np.bool_]
+) -> dict[int, int]:
+    """Answer → the object that it takes: by falling score, the one that it overlaps
+    most and that is free.
+    """
     takers: dict[int, int] = {}
     free = np.ones(overlaps.shape[1], np.bool_)
     for row in order.tolist():
@@ -119,7 +145,9 @@ def _assign(order: NDArray[np.int64], overlaps: Floats, allowed: NDArray[np.bool
     return takers
 
 
-def _kind_of(overlaps: Floats, same_class: NDArray[np.bool_], ignored: NDArray[np.bool_]) -> tuple[ErrorKind, int]:
+def _kind_of(
+    overlaps: Floats, same_class: NDArray[np.bool_], ignored: NDArray[np.bool_]
+) -> tuple[ErrorKind, int]:
     """The kind of a wrong answer, and the object that it has to do with."""
     own, own_object = _largest(overlaps, same_class & ~ignored)
     other, other_object = _largest(overlaps, ~same_class & ~ignored)
@@ -150,7 +178,9 @@ def _mend(judgement: BoxJudgement, errors: Sequence[BoxError]) -> BoxJudgement:
         by_picture.setdefault(error.picture, []).append(error)
     for picture, own in by_picture.items():
         if own[0].kind == "missed":
-            truths[picture] = _without_objects(truths[picture], [error.truth for error in own])
+            truths[picture] = _without_objects(
+                truths[picture], [error.truth for error in own]
+            )
         else:
             answers[picture] = _mend_answers(truths[picture], answers[picture], own)
     return BoxJudgement(truths, answers, judgement.classes)
@@ -160,19 +190,33 @@ def _without_objects(truth: PictureBoxes, objects: Sequence[int]) -> PictureBoxe
     kept = np.ones(len(truth.boxes), np.bool_)
     kept[list(objects)] = False
     return PictureBoxes(
-        truth.boxes[kept], truth.labels[kept], truth.ignored[kept], truth.width, truth.height, truth.seed
+        truth.boxes[kept],
+        truth.labels[kept],
+        truth.ignored[kept],
+        truth.width,
+        truth.height,
+        truth.seed,
     )
 
 
-def _mend_answers(truth: PictureBoxes, answer: Floats, errors: Sequence[BoxError]) -> Floats:
-    """Answers with the class or box set right where the object is free for them, and else left out."""
+def _mend_answers(
+    truth: PictureBoxes, answer: Floats, errors: Sequence[BoxError]
+) -> Floats:
+    """Answers with the class or box set right where the object is free for them, and
+    else left out.
+    """
     same_class = answer[:, CLASS][:, None] == truth.labels[None, :]
-    overlaps = intersection_over_union(answer[:, :4], truth.boxes.astype(np.float64), truth.ignored)
+    overlaps = intersection_over_union(
+        answer[:, :4], truth.boxes.astype(np.float64), truth.ignored
+    )
     order = np.argsort(-answer[:, SCORE], kind="stable")
     taken = set(_assign(order, overlaps, same_class & ~truth.ignored).values())
     kept = np.ones(len(answer), np.bool_)
     for error in sorted(errors, key=lambda one: -answer[one.answer, SCORE]):
-        is_mended = error.kind in ("localization", "classification") and error.truth not in taken
+        is_mended = (
+            error.kind in ("localization", "classification")
+            and error.truth not in taken
+        )
         if not is_mended:
             kept[error.answer] = False
             continue

@@ -1,7 +1,9 @@
-"""The loss of a detector: region proposals and box classification (Ren et al. 2015, section 3.1.2).
+"""The loss of a detector: region proposals and box classification (Ren et al. 2015,
+section 3.1.2).
 
-Every picture's loss is normalised by what was sampled of it alone, so that a batch may be cut anywhere; what is sampled
-follows from the seed that comes with the picture's target, so that no batch, worker or interruption changes it.
+Every picture's loss is normalised by what was sampled of it alone, so that a batch may
+be cut anywhere; what is sampled follows from the seed that comes with the picture's
+target, so that no batch, worker or interruption changes it.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
     from pipeline.serving.box_head import BoxHead, Proposals
     from pipeline.tensors import Batch
 
-MOST_IGNORED = 0.5  # of a place, on an object that does not count, for it to stand for the background
-SMOOTHNESS = 1 / 9  # of the L1 loss of a box, in the scale of its deltas, as in torchvision
+# Of a place, on an object that does not count, for it to stand for the background.
+MOST_IGNORED = 0.5
+# Of the L1 loss of a box, in the scale of its deltas, as in torchvision.
+SMOOTHNESS = 1 / 9
 
 
 class BoxLoss:
@@ -30,7 +34,9 @@ class BoxLoss:
         """The number of pictures."""
         return float(len(targets))
 
-    def __call__(self, model: BlockedNetwork, x: Batch, start: int, targets: BoxTargets) -> Tensor:
+    def __call__(
+        self, model: BlockedNetwork, x: Batch, start: int, targets: BoxTargets
+    ) -> Tensor:
         """The summed loss of some pictures.
 
         Args:
@@ -47,7 +53,9 @@ class BoxLoss:
 
 
 class _Truth:
-    """A picture's boxes (M, 4) and classes (M,), the background being class 0; and the boxes (I, 4) that do not count."""
+    """A picture's boxes (M, 4) and classes (M,), the background being class 0; and the
+    boxes (I, 4) that do not count.
+    """
 
     def __init__(self, boxes: Tensor, labels: Tensor, ignored: Tensor) -> None:
         self.boxes = boxes
@@ -55,8 +63,9 @@ class _Truth:
         self.ignored = ignored
 
     def is_background(self, labels: Tensor, places: Tensor) -> Tensor:
-        """Of places (A, 4) with assigned labels (A,), those to learn the background from: none that lies on an object that
-        does not count."""
+        """Of places (A, 4) with assigned labels (A,), those to learn the background
+        from: none that lies on an object that does not count.
+        """
         background = labels == 0
         if not len(self.ignored):
             return background
@@ -75,7 +84,9 @@ def _place(picture: PictureBoxes, device: torch.device) -> _Truth:
 
 
 def _share_within(places: Tensor, boxes: Tensor) -> Tensor:
-    """The largest share (A,) of each place (A, 4) that lies within one of the boxes (I, 4)."""
+    """The largest share (A,) of each place (A, 4) that lies within one of the boxes (I,
+    4).
+    """
     top_left = torch.maximum(places[:, None, :2], boxes[None, :, :2])
     bottom_right = torch.minimum(places[:, None, 2:], boxes[None, :, 2:])
     shared = (bottom_right - top_left).clamp_min(0).prod(dim=2)
@@ -88,7 +99,10 @@ def _start_generator(seed: int) -> torch.Generator:
 
 
 def _proposal_loss(
-    head: BoxHead, proposals: Proposals, truths: list[_Truth], generators: list[torch.Generator]
+    head: BoxHead,
+    proposals: Proposals,
+    truths: list[_Truth],
+    generators: list[torch.Generator],
 ) -> Tensor:
     """Is there something at an anchor, and where exactly."""
     rpn = head.rpn
@@ -100,24 +114,40 @@ def _proposal_loss(
     deltas = proposals.deltas.view(count, -1, 4)
     total = objectness.sum() * 0
     for number in range(count):
-        background = truths[number].is_background(labels[number], proposals.anchors[number])
-        positive, chosen = _sample(labels[number] >= 1, background, _limits(rpn.fg_bg_sampler), generators[number])
+        background = truths[number].is_background(
+            labels[number], proposals.anchors[number]
+        )
+        positive, chosen = _sample(
+            labels[number] >= 1,
+            background,
+            _limits(rpn.fg_bg_sampler),
+            generators[number],
+        )
         if not len(chosen):  # nothing of the picture counts
             continue
         total = total + functional.binary_cross_entropy_with_logits(
             objectness[number][chosen], labels[number][chosen].float()
         )
-        total = total + _box_distance(deltas[number][positive], wanted[number][positive], len(chosen))
+        total = total + _box_distance(
+            deltas[number][positive], wanted[number][positive], len(chosen)
+        )
     return total
 
 
 def _region_loss(
-    head: BoxHead, proposals: Proposals, truths: list[_Truth], generators: list[torch.Generator]
+    head: BoxHead,
+    proposals: Proposals,
+    truths: list[_Truth],
+    generators: list[torch.Generator],
 ) -> Tensor:
     """Which class a proposed region is, and where exactly its object lies."""
     regions = head.regions
-    # What is there is proposed as well, so that there is always something right to learn from.
-    boxes = [torch.cat([some, truth.boxes]) for some, truth in zip(proposals.boxes, truths, strict=True)]
+    # What is there is proposed as well, so that there is always something right to
+    # learn from.
+    boxes = [
+        torch.cat([some, truth.boxes])
+        for some, truth in zip(proposals.boxes, truths, strict=True)
+    ]
     matched, labels = regions.assign_targets_to_proposals(
         boxes, [truth.boxes for truth in truths], [truth.labels for truth in truths]
     )
@@ -140,22 +170,30 @@ def _region_loss(
     for number, some in enumerate(classes):
         if len(some):
             total = total + functional.cross_entropy(logits_by_picture[number], some)
-            total = total + _class_box_distance(deltas_by_picture[number], some, targets[number])
+            total = total + _class_box_distance(
+                deltas_by_picture[number], some, targets[number]
+            )
     return total
 
 
 def _matched_boxes(truth: _Truth, matched: Tensor) -> Tensor:
-    """The boxes (R, 4) that regions were matched to; in a picture without any, none is asked about them."""
+    """The boxes (R, 4) that regions were matched to; in a picture without any, none is
+    asked about them.
+    """
     if not len(truth.boxes):
         return truth.boxes.new_zeros((len(matched), 4))
     return truth.boxes[matched]
 
 
 def _class_box_distance(deltas: Tensor, classes: Tensor, wanted: Tensor) -> Tensor:
-    """Of the deltas (R, 4 · classes), those of the right class are asked, where there is an object."""
+    """Of the deltas (R, 4 · classes), those of the right class are asked, where there
+    is an object.
+    """
     objects = torch.where(classes > 0)[0]
     by_class = deltas.view(len(classes), -1, 4)
-    return _box_distance(by_class[objects, classes[objects]], wanted[objects], len(classes))
+    return _box_distance(
+        by_class[objects, classes[objects]], wanted[objects], len(classes)
+    )
 
 
 def _box_distance(found: Tensor, wanted: Tensor, sampled: int) -> Tensor:
@@ -164,13 +202,18 @@ def _box_distance(found: Tensor, wanted: Tensor, sampled: int) -> Tensor:
 
 
 def _limits(sampler: Any) -> tuple[int, int]:
-    """How many are sampled of a picture in all, and how many of them at most with an object."""
+    """How many are sampled of a picture in all, and how many of them at most with an
+    object.
+    """
     total = int(sampler.batch_size_per_image)
     return total, int(total * sampler.positive_fraction)
 
 
 def _sample(
-    positive: Tensor, negative: Tensor, limits: tuple[int, int], generator: torch.Generator
+    positive: Tensor,
+    negative: Tensor,
+    limits: tuple[int, int],
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Positions of some of the positives, and of these and some negatives.
 

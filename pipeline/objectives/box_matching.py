@@ -1,11 +1,15 @@
-"""Which answered box is which object: the matching of COCO's evaluation, kept for every picture.
+"""Which answered box is which object: the matching of COCO's evaluation, kept for every
+picture.
 
-As in COCOeval (Lin et al. 2014 and its published code): within a picture and class, answers are taken by falling score, and
-each takes the object that it overlaps most, if that is free and the overlap reaches the threshold. An ignored object takes
-any number of answers, which then count neither way. For the range of areas, objects outside it are ignored, and so are
-unmatched answers outside it. Of a picture and class, the best 100 answers count.
+As in COCOeval (Lin et al. 2014 and its published code): within a picture and class,
+answers are taken by falling score, and each takes the object that it overlaps most, if
+that is free and the overlap reaches the threshold. An ignored object takes any number
+of answers, which then count neither way. For the range of areas, objects outside it are
+ignored, and so are unmatched answers outside it. Of a picture and class, the best 100
+answers count.
 
-Since matches do not depend on other pictures, any example weights are applied afterwards.
+Since matches do not depend on other pictures, any example weights are applied
+afterwards.
 """
 
 from __future__ import annotations
@@ -63,7 +67,10 @@ class _PictureMatch(NamedTuple):
 
 
 def match_class(
-    truths: Sequence[PictureBoxes], answers: Sequence[Floats], label: int, area: tuple[float, float]
+    truths: Sequence[PictureBoxes],
+    answers: Sequence[Floats],
+    label: int,
+    area: tuple[float, float],
 ) -> ClassMatches:
     """The matches of one class.
 
@@ -72,22 +79,36 @@ def match_class(
         answers: of each picture (K, 6): left, top, right, bottom, score, class.
         area: of the objects that count.
     """
-    found = [_match_picture(truth, answer, label, area) for truth, answer in zip(truths, answers, strict=True)]
+    found = [
+        _match_picture(truth, answer, label, area)
+        for truth, answer in zip(truths, answers, strict=True)
+    ]
     counts = [len(one.scores) for one in found]
     pictures = np.repeat(np.arange(len(found)), counts)
     places = np.concatenate([np.arange(count) for count in [0, *counts]])
     scores = np.concatenate([np.empty(0), *(one.scores for one in found)])
     width = len(THRESHOLDS)
-    hits = np.concatenate([np.empty((width, 0), np.bool_), *(one.hits for one in found)], axis=1)
-    ignored = np.concatenate([np.empty((width, 0), np.bool_), *(one.ignored for one in found)], axis=1)
+    hits = np.concatenate(
+        [np.empty((width, 0), np.bool_), *(one.hits for one in found)], axis=1
+    )
+    ignored = np.concatenate(
+        [np.empty((width, 0), np.bool_), *(one.ignored for one in found)], axis=1
+    )
     order = np.argsort(-scores, kind="stable")
     objects = np.array([one.objects for one in found], np.int64)
     return ClassMatches(
-        pictures[order], scores[order], places[order].astype(np.int64), hits[:, order], ignored[:, order], objects
+        pictures[order],
+        scores[order],
+        places[order].astype(np.int64),
+        hits[:, order],
+        ignored[:, order],
+        objects,
     )
 
 
-def _match_picture(truth: PictureBoxes, answer: Floats, label: int, area: tuple[float, float]) -> _PictureMatch:
+def _match_picture(
+    truth: PictureBoxes, answer: Floats, label: int, area: tuple[float, float]
+) -> _PictureMatch:
     chosen = answer[answer[:, CLASS] == label]
     chosen = chosen[np.argsort(-chosen[:, SCORE], kind="stable")[:MOST_ANSWERS]]
     of_class = truth.labels == label
@@ -123,8 +144,16 @@ def _assign(overlaps: Floats, crowds: Flags, passed_over: Flags) -> NDArray[np.i
     """
     taken = np.full((len(LIMITS), len(overlaps)), -1, np.int64)
     answers, objects = _list_candidates(overlaps, passed_over)
-    # Few pairs of an answer and an object overlap by half: plain loops over these are several times as fast as arrays.
-    pairs = list(zip(answers.tolist(), objects.tolist(), overlaps[answers, objects].tolist(), strict=True))
+    # Few pairs of an answer and an object overlap by half: plain loops over these are
+    # several times as fast as arrays.
+    pairs = list(
+        zip(
+            answers.tolist(),
+            objects.tolist(),
+            overlaps[answers, objects].tolist(),
+            strict=True,
+        )
+    )
     endless = set(np.flatnonzero(crowds).tolist())
     for place, limit in enumerate(LIMITS.tolist()):
         gone: set[int] = set()
@@ -139,19 +168,26 @@ def _assign(overlaps: Floats, crowds: Flags, passed_over: Flags) -> NDArray[np.i
     return taken
 
 
-def _list_candidates(overlaps: Floats, passed_over: Flags) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The answers (P,) and objects (P,) that overlap enough for some threshold, in the order in which they are tried.
+def _list_candidates(
+    overlaps: Floats, passed_over: Flags
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The answers (P,) and objects (P,) that overlap enough for some threshold, in the
+    order in which they are tried.
 
-    An answer tries objects that count before those that do not, by falling overlap, and of several that overlap as much the
-    last one, as COCOeval does.
+    An answer tries objects that count before those that do not, by falling overlap, and
+    of several that overlap as much the last one, as COCOeval does.
     """
     answers, objects = np.nonzero(overlaps >= LIMITS[0])
-    order = np.lexsort((-objects, -overlaps[answers, objects], passed_over[objects], answers))
+    order = np.lexsort(
+        (-objects, -overlaps[answers, objects], passed_over[objects], answers)
+    )
     return answers[order], objects[order]
 
 
 def intersection_over_union(boxes: Floats, objects: Floats, crowds: Flags) -> Floats:
-    """(D, G) of boxes (D, 4) with objects (G, 4); with a crowd, the share of the box that lies in it."""
+    """(D, G) of boxes (D, 4) with objects (G, 4); with a crowd, the share of the box
+    that lies in it.
+    """
     top_left = np.maximum(boxes[:, None, :2], objects[None, :, :2])
     bottom_right = np.minimum(boxes[:, None, 2:], objects[None, :, 2:])
     shared = np.clip(bottom_right - top_left, 0, None).prod(axis=2)
@@ -169,6 +205,8 @@ def _areas(boxes: Floats) -> Floats:
 
 
 def list_answers(answers: NDArray[np.floating[Any]]) -> Iterator[Floats]:
-    """The boxes (K, 6) that each of the answers (N, detections, 6) holds, without unused places."""
+    """The boxes (K, 6) that each of the answers (N, detections, 6) holds, without
+    unused places.
+    """
     for answer in answers:
         yield answer[answer[:, SCORE] >= 0].astype(np.float64)

@@ -1,8 +1,8 @@
 """How good answered boxes are: average precision and its kin, by any example weights.
 
-Values equal COCO's (Lin et al. 2014; `pycocotools`) where every picture weighs 1: precision is made falling, read at 101
-values of recall and averaged. A class without an object, in the data or in a resample, has no value and is left out of the
-mean.
+Values equal COCO's (Lin et al. 2014; `pycocotools`) where every picture weighs 1:
+precision is made falling, read at 101 values of recall and averaged. A class without an
+object, in the data or in a resample, has no value and is left out of the mean.
 
 | metric | is |
 |---|---|
@@ -23,13 +23,21 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.objectives.box_matching import MOST_ANSWERS, RANGES, THRESHOLDS, ClassMatches, Floats, match_class
+from pipeline.objectives.box_matching import (
+    MOST_ANSWERS,
+    RANGES,
+    THRESHOLDS,
+    ClassMatches,
+    Floats,
+    match_class,
+)
 from pipeline.objectives.box_targets import PictureBoxes
 
 RECALLS = np.linspace(0, 1, 101)
 AT_50, AT_75 = 0, 5  # places among the thresholds
 CELLS_AT_ONCE = 150_000  # of answers and resamples: what a processor's cache holds
-TINY = float(np.finfo(np.float64).tiny)  # divides 0, where there is nothing to divide by
+# Divides 0, where there is nothing to divide by.
+TINY = float(np.finfo(np.float64).tiny)
 EVERY_THRESHOLD = tuple(range(len(THRESHOLDS)))
 
 Weights = NDArray[np.float64]  # (pictures, resamples)
@@ -57,21 +65,39 @@ class BoxJudgement:
         """The matches of each class in one of the `RANGES` of areas; computed once."""
         if size not in self._matches:
             self._matches[size] = [
-                match_class(self.truths, self.answers, label, RANGES[size]) for label in range(self.classes)
+                match_class(self.truths, self.answers, label, RANGES[size])
+                for label in range(self.classes)
             ]
         return self._matches[size]
 
-    def class_ap(self, label: int, weights: Weights, thresholds: Sequence[int] = EVERY_THRESHOLD) -> Floats:
-        """Average precision (R,) of one class, averaged over thresholds by their places; nan without an object."""
+    def class_ap(
+        self, label: int, weights: Weights, thresholds: Sequence[int] = EVERY_THRESHOLD
+    ) -> Floats:
+        """Average precision (R,) of one class, averaged over thresholds by their
+        places; nan without an object.
+        """
         return average_precision(self.matches()[label], weights, thresholds)
 
-    def mean_ap(self, weights: Weights, thresholds: Sequence[int] = EVERY_THRESHOLD, size: str = "all") -> Floats:
-        """Average precision (R,), averaged over thresholds and over the classes that have objects."""
-        values = [average_precision(one, weights, thresholds) for one in self.matches(size)]
+    def mean_ap(
+        self,
+        weights: Weights,
+        thresholds: Sequence[int] = EVERY_THRESHOLD,
+        size: str = "all",
+    ) -> Floats:
+        """Average precision (R,), averaged over thresholds and over the classes that
+        have objects.
+        """
+        values = [
+            average_precision(one, weights, thresholds) for one in self.matches(size)
+        ]
         return mean_of_known(np.array(values))
 
-    def average_recall(self, weights: Weights, most: int = MOST_ANSWERS, size: str = "all") -> Floats:
-        """Recall (R,) of the best `most` answers of a picture and class, averaged over thresholds and classes."""
+    def average_recall(
+        self, weights: Weights, most: int = MOST_ANSWERS, size: str = "all"
+    ) -> Floats:
+        """Recall (R,) of the best `most` answers of a picture and class, averaged over
+        thresholds and classes.
+        """
         values = []
         for one in self.matches(size):
             total = one.objects @ weights
@@ -94,18 +120,24 @@ class BoxJudgement:
         right = np.cumsum(hits[order])
         f1 = 2 * right / (np.arange(1, len(order) + 1) + objects)
         ordered = scores[order]
-        is_last = np.append(ordered[1:] != ordered[:-1], True)  # answers of one score are taken together
+        # Answers of one score are taken together.
+        is_last = np.append(ordered[1:] != ordered[:-1], True)
         places = np.flatnonzero(is_last)
         return float(ordered[places[int(f1[places].argmax())]])
 
     def tally(self, score: float) -> Floats:
-        """(N, 3) of each picture: right answers, answers that count, and objects, of the answers from a score on, at the
-        overlap 0.5."""
+        """(N, 3) of each picture: right answers, answers that count, and objects, of
+        the answers from a score on, at the overlap 0.5.
+        """
         tallies = np.zeros((len(self.truths), 3))
         for one in self.matches():
             shown = one.scores >= score
-            tallies[:, 0] += _sum_by_picture(one, one.hits[AT_50] & shown, len(self.truths))
-            tallies[:, 1] += _sum_by_picture(one, ~one.ignored[AT_50] & shown, len(self.truths))
+            tallies[:, 0] += _sum_by_picture(
+                one, one.hits[AT_50] & shown, len(self.truths)
+            )
+            tallies[:, 1] += _sum_by_picture(
+                one, ~one.ignored[AT_50] & shown, len(self.truths)
+            )
             tallies[:, 2] += one.objects
         return tallies
 
@@ -116,15 +148,20 @@ class BoxJudgement:
         return found
 
     def goodness(self, score: float) -> Floats:
-        """F1 of each picture (N,), of the answers from a score on; 1 where there is nothing and nothing is answered."""
+        """F1 of each picture (N,), of the answers from a score on; 1 where there is
+        nothing and nothing is answered.
+        """
         right, answered, objects = self.tally(score).T
         sizes = answered + objects
         scores: Floats = np.where(sizes > 0, 2 * right / np.maximum(sizes, 1), 1.0)
         return scores
 
 
-def average_precision(matches: ClassMatches, weights: Weights, thresholds: Sequence[int]) -> Floats:
-    """Average precision (R,) of one class, averaged over thresholds by their places; nan without an object.
+def average_precision(
+    matches: ClassMatches, weights: Weights, thresholds: Sequence[int]
+) -> Floats:
+    """Average precision (R,) of one class, averaged over thresholds by their places;
+    nan without an object.
 
     Args:
         weights: (N, R) of the pictures.
@@ -138,7 +175,9 @@ def average_precision(matches: ClassMatches, weights: Weights, thresholds: Seque
     return found
 
 
-def _average_precision(matches: ClassMatches, weights: Weights, thresholds: Sequence[int]) -> Floats:
+def _average_precision(
+    matches: ClassMatches, weights: Weights, thresholds: Sequence[int]
+) -> Floats:
     objects = matches.objects @ weights
     own_weights = weights[matches.pictures]
     total = np.zeros(weights.shape[1])
@@ -157,7 +196,8 @@ def _average_precision(matches: ClassMatches, weights: Weights, thresholds: Sequ
 
 
 def _precision_at(drawn: Floats, answered: Floats, objects: Floats) -> Floats:
-    """Average precision (R,) at one threshold. Only at right answers does recall rise, and precision with it.
+    """Average precision (R,) at one threshold. Only at right answers does recall rise,
+    and precision with it.
 
     Args:
         drawn: (H, R) the weight of each right answer; overwritten.
@@ -171,7 +211,9 @@ def _precision_at(drawn: Floats, answered: Floats, objects: Floats) -> Floats:
     recall = np.divide(right, np.maximum(objects, TINY), out=right)
     read = _count_read(recall)
     # Each precision as often as values of recall are first reached there.
-    sums = np.einsum("hr,hr->r", precision, read) - np.einsum("hr,hr->r", precision[1:], read[:-1])
+    sums = np.einsum("hr,hr->r", precision, read) - np.einsum(
+        "hr,hr->r", precision[1:], read[:-1]
+    )
     found: Floats = sums / len(RECALLS)
     return found
 
@@ -179,27 +221,35 @@ def _precision_at(drawn: Floats, answered: Floats, objects: Floats) -> Floats:
 def _count_read(recall: Floats) -> Floats:
     """How many of `RECALLS` each recall (H, R) reaches."""
     nearest = np.rint(recall * (len(RECALLS) - 1))
-    # As COCO's values of recall are made: some lie a last digit above the hundredth, which then does not reach them.
+    # As COCO's values of recall are made: some lie a last digit above the hundredth,
+    # which then does not reach them.
     is_reached = nearest * RECALLS[1] <= recall
     counts: Floats = np.add(nearest, is_reached, out=nearest)
     return counts
 
 
-def _sum_by_picture(matches: ClassMatches, values: NDArray[np.generic], pictures: int) -> Floats:
-    sums = np.bincount(matches.pictures, weights=values.astype(np.float64), minlength=pictures)
+def _sum_by_picture(
+    matches: ClassMatches, values: NDArray[np.generic], pictures: int
+) -> Floats:
+    sums = np.bincount(
+        matches.pictures, weights=values.astype(np.float64), minlength=pictures
+    )
     return sums.astype(np.float64)
 
 
 def _divide(values: Floats, by: Floats, otherwise: float = float("nan")) -> Floats:
     """The quotients; where there is nothing to divide by, `otherwise`."""
     shape = np.broadcast(values, by).shape
-    quotients: Floats = np.divide(values, by, out=np.full(shape, otherwise), where=by > 0)
+    quotients: Floats = np.divide(
+        values, by, out=np.full(shape, otherwise), where=by > 0
+    )
     return quotients
 
 
 def mean_of_known(values: Floats) -> Floats:
     """The mean (R,) over the classes (C, R) that have a value; nan where none has."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a resample in which no class has an object
+        # A resample in which no class has an object.
+        warnings.simplefilter("ignore", RuntimeWarning)
         means: Floats = np.nanmean(values, axis=0)
     return means

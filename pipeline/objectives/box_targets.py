@@ -18,7 +18,8 @@ class PictureBoxes:
     """The truth of one picture.
 
     Args:
-        boxes: (M, 4) left, top, right, bottom in pixels, right and bottom behind the last.
+        boxes: (M, 4) left, top, right, bottom in pixels, right and bottom behind the
+            last.
         labels: (M,) number of the class.
         ignored: (M,) whether a box is neither trained on nor counted.
         width, height: of the picture that the boxes lie on, in pixels.
@@ -38,7 +39,14 @@ class PictureBoxes:
         kept = ~self.ignored
         if kept.all():
             return self
-        return PictureBoxes(self.boxes[kept], self.labels[kept], self.ignored[kept], self.width, self.height, self.seed)
+        return PictureBoxes(
+            self.boxes[kept],
+            self.labels[kept],
+            self.ignored[kept],
+            self.width,
+            self.height,
+            self.seed,
+        )
 
 
 class BoxTargets:
@@ -57,12 +65,14 @@ class BoxTargets:
         return BoxTargets(self.pictures[int(row)] for row in rows)
 
 
-def parse_boxes(text: str, labels: Sequence[str], width: int, height: int) -> PictureBoxes:
+def parse_boxes(
+    text: str, labels: Sequence[str], width: int, height: int
+) -> PictureBoxes:
     """The boxes that a manifest's target says.
 
     Args:
-        text: JSON: `{"boxes": [{"box": [left, top, right, bottom], "label": NAME}, …]}`, with `"ignored": true` for those
-            that do not count.
+        text: JSON: `{"boxes": [{"box": [left, top, right, bottom], "label": NAME},
+            …]}`, with `"ignored": true` for those that do not count.
         labels: the label space, in order.
 
     Raises:

@@ -16,12 +16,17 @@ from pipeline.objectives.box_targets import BoxTargets
 BEST_SCORE = "best_score"  # beside the metrics: from which score on F1 is highest
 
 
-def compute_metrics(answers: NDArray[np.float32], targets: BoxTargets) -> dict[str, float]:
-    """The metrics of answers (N, detections, 6) against truths on the same canvas, and the score from which on answers
-    give the highest F1. What no object asks for is 0."""
+def compute_metrics(
+    answers: NDArray[np.float32], targets: BoxTargets
+) -> dict[str, float]:
+    """The metrics of answers (N, detections, 6) against truths on the same canvas, and
+    the score from which on answers give the highest F1. What no object asks for is 0.
+    """
     classes = [int(picture.labels.max(initial=-1)) for picture in targets.pictures]
     highest = int(answers[..., CLASS].max(initial=0))
-    judged = BoxJudgement(targets.pictures, list(list_answers(answers)), 1 + max([highest, *classes]))
+    judged = BoxJudgement(
+        targets.pictures, list(list_answers(answers)), 1 + max([highest, *classes])
+    )
     once = np.ones((len(targets), 1))
     best = judged.best_score
     values = {
@@ -36,15 +41,25 @@ def compute_metrics(answers: NDArray[np.float32], targets: BoxTargets) -> dict[s
 
 
 def format_answer(answer: NDArray[np.float32], labels: Sequence[str]) -> str:
-    """An answer (detections, 6) as JSON: a list of `{"box": […], "label": NAME, "score": …}`, best first."""
+    """An answer (detections, 6) as JSON: a list of `{"box": […], "label": NAME,
+    "score": …}`, best first.
+    """
     boxes = describe_boxes(answer[answer[:, SCORE] >= 0], labels)
     return json.dumps(boxes, ensure_ascii=False, separators=(",", ":"))
 
 
-def describe_boxes(answer: NDArray[np.floating[Any]], labels: Sequence[str]) -> list[dict[str, Any]]:
+def describe_boxes(
+    answer: NDArray[np.floating[Any]], labels: Sequence[str]
+) -> list[dict[str, Any]]:
     """Boxes (K, 6) as JSON holds them."""
     found = []
     for values in answer.tolist():
         corners = [round(value, 2) for value in values[:SCORE]]
-        found.append({"box": corners, "label": labels[int(values[CLASS])], "score": round(values[SCORE], 5)})
+        found.append(
+            {
+                "box": corners,
+                "label": labels[int(values[CLASS])],
+                "score": round(values[SCORE], 5),
+            }
+        )
     return found

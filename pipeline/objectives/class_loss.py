@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClassLoss:
-    """Cross-entropy with label smoothing (Szegedy et al. 2016, section 7) and class weights.
+    """Cross-entropy with label smoothing (Szegedy et al. 2016, section 7) and class
+    weights.
 
     Args:
         smoothing: share of the target spread over all classes.
-        weights: (C,) weight of an example of each class, or None. It weighs all of the example's loss, what smoothing
-            spreads over the other classes too: were that part weighed by those classes, as PyTorch does, a rare one
-            would draw the examples of all others to it.
+        weights: (C,) weight of an example of each class, or None. It weighs all of the
+            example's loss, what smoothing spreads over the other classes too: were that
+            part weighed by those classes, as PyTorch does, a rare one would draw the
+            examples of all others to it.
     """
 
     smoothing: float
@@ -33,8 +35,11 @@ class ClassLoss:
             return float(len(targets))
         return float(self.weights[targets].sum())
 
-    def __call__(self, model: BlockedNetwork, x: Batch, start: int, targets: torch.Tensor) -> torch.Tensor:
-        """The summed loss of a piece of a batch, in float32; divide by the whole batch's `total_weight`.
+    def __call__(
+        self, model: BlockedNetwork, x: Batch, start: int, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """The summed loss of a piece of a batch, in float32; divide by the whole
+        batch's `total_weight`.
 
         An auxiliary classifier's loss is added with its own weight.
         """
@@ -48,14 +53,20 @@ class ClassLoss:
         from torch.nn import functional
 
         targets = targets.to(logits.device)
-        losses = functional.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=self.smoothing)
+        losses = functional.cross_entropy(
+            logits.float(), targets, reduction="none", label_smoothing=self.smoothing
+        )
         if self.weights is not None:
             losses = losses * self.weights.to(logits.device)[targets]
         return losses.sum()
 
 
-def build_loss(config: FinetuneConfig, targets: torch.Tensor, classes: int) -> ClassLoss:
-    """The configured loss; balanced weights are N / (C · count), 1 on average over the examples (N,)."""
+def build_loss(
+    config: FinetuneConfig, targets: torch.Tensor, classes: int
+) -> ClassLoss:
+    """The configured loss; balanced weights are N / (C · count), 1 on average over the
+    examples (N,).
+    """
     import torch
 
     weights = None

@@ -1,8 +1,9 @@
 """How well outlines agree: the boundary F-score.
 
-Csurka, Larlus and Perronnin 2013, "What is a good evaluation measure for semantic segmentation?", section 3: precision is the
-share of the answer's outline that lies near the truth's, recall the reverse; near is within 0.75 % of the picture's diagonal.
-Kept as counts of pixels for every picture and class, so that any example weights apply.
+Csurka, Larlus and Perronnin 2013, "What is a good evaluation measure for semantic
+segmentation?", section 3: precision is the share of the answer's outline that lies near
+the truth's, recall the reverse; near is within 0.75 % of the picture's diagonal. Kept
+as counts of pixels for every picture and class, so that any example weights apply.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ class _Outlines(NamedTuple):
 def count_boundaries(truth: Masks, answer: Masks, classes: int) -> BoundaryCounts:
     """The outlines of one picture's regions (H, W).
 
-    Where the truth is ignored, it is taken to be as answered: an outline that runs through an ignored seam around an object
-    is right, and one that ends at the seam's edge lies near it. What is farther than "near" from all that counts is left out.
+    Where the truth is ignored, it is taken to be as answered: an outline that runs
+    through an ignored seam around an object is right, and one that ends at the seam's
+    edge lies near it. What is farther than "near" from all that counts is left out.
     """
     reach = max(1, round(NEAR * float(np.hypot(*truth.shape))))
     is_counted = truth != IGNORED
@@ -77,7 +79,9 @@ def count_boundaries(truth: Masks, answer: Masks, classes: int) -> BoundaryCount
 
 
 def find_outlines(mask: Masks) -> NDArray[np.bool_]:
-    """The pixels (H, W) beside a pixel of another class, in a row or column; the picture's edge is no outline."""
+    """The pixels (H, W) beside a pixel of another class, in a row or column; the
+    picture's edge is no outline.
+    """
     outlines = np.zeros(mask.shape, np.bool_)
     differs_below = mask[1:] != mask[:-1]
     differs_right = mask[:, 1:] != mask[:, :-1]
@@ -101,7 +105,9 @@ def _widen(region: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
     return near
 
 
-def _count_near(points: NDArray[np.int64], others: NDArray[np.int64], reach: int) -> int:
+def _count_near(
+    points: NDArray[np.int64], others: NDArray[np.int64], reach: int
+) -> int:
     """How many of the points (P, 2) lie within `reach` of one of the others (Q, 2)."""
     if not len(points) or not len(others):
         return 0
@@ -116,7 +122,9 @@ def boundary_f1(counts: NDArray[np.int64], weights: Floats) -> Floats:
         counts: (N, 4, C) of pictures, in the order of `BoundaryCounts`.
         weights: (N, R).
     """
-    answer_near, answer, truth_near, truth = (counts[:, place].T @ weights for place in range(4))
+    answer_near, answer, truth_near, truth = (
+        counts[:, place].T @ weights for place in range(4)
+    )
     precision = _divide(answer_near, answer)
     recall = _divide(truth_near, truth)
     scores = _divide(2 * precision * recall, precision + recall)
@@ -126,5 +134,7 @@ def boundary_f1(counts: NDArray[np.int64], weights: Floats) -> Floats:
 
 def _divide(values: Floats, by: Floats) -> Floats:
     """The quotients; where there is nothing to divide by, 0."""
-    quotients: Floats = np.divide(values, by, out=np.zeros(np.shape(values)), where=by > 0)
+    quotients: Floats = np.divide(
+        values, by, out=np.zeros(np.shape(values)), where=by > 0
+    )
     return quotients

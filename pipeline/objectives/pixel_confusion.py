@@ -1,4 +1,6 @@
-"""How many pixels of each class were given which class: kept for every picture, so that any example weights apply."""
+"""How many pixels of each class were given which class: kept for every picture, so that
+any example weights apply.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,11 @@ from numpy.typing import NDArray
 from pipeline.objectives.pixel_targets import IGNORED, Masks
 
 
-def count_confusion(truth: Masks, answer: NDArray[np.integer[Any]], classes: int) -> NDArray[np.int64]:
-    """(classes, classes): rows are the truth, columns the answer; ignored pixels are left out.
+def count_confusion(
+    truth: Masks, answer: NDArray[np.integer[Any]], classes: int
+) -> NDArray[np.int64]:
+    """(classes, classes): rows are the truth, columns the answer; ignored pixels are
+    left out.
 
     Args:
         truth: (H, W), `IGNORED` where a pixel does not count.
@@ -19,4 +24,8 @@ def count_confusion(truth: Masks, answer: NDArray[np.integer[Any]], classes: int
     """
     counted = truth != IGNORED
     cells = truth[counted].astype(np.int64) * classes + answer[counted].astype(np.int64)
-    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
+    return (
+        np.bincount(cells, minlength=classes * classes)
+        .reshape(classes, classes)
+        .astype(np.int64)
+    )

@@ -1,7 +1,8 @@
 """The loss of a segmenter: is each pixel's class right, and do the regions overlap?
 
-Cross-entropy tells pixels apart, the soft Dice loss (Milletari, Navab and Ahmadi 2016, section 3) sees to small classes.
-Both are those of one picture, so that a batch may be cut anywhere.
+Cross-entropy tells pixels apart, the soft Dice loss (Milletari, Navab and Ahmadi 2016,
+section 3) sees to small classes. Both are those of one picture, so that a batch may be
+cut anywhere.
 """
 
 from __future__ import annotations
@@ -37,11 +38,14 @@ class PixelLoss:
         """The number of pictures."""
         return float(len(targets))
 
-    def __call__(self, model: BlockedNetwork, x: Batch, start: int, targets: Tensor) -> Tensor:
+    def __call__(
+        self, model: BlockedNetwork, x: Batch, start: int, targets: Tensor
+    ) -> Tensor:
         """The summed loss of some pictures.
 
         Args:
-            targets: (n, S, S) uint8: the class of each pixel, `IGNORED` where it does not count.
+            targets: (n, S, S) uint8: the class of each pixel, `IGNORED` where it does
+                not count.
         """
         logits = single_tensor(model.run(x, start)).float()
         masks = targets.to(logits.device).long()
@@ -51,13 +55,17 @@ class PixelLoss:
         return total
 
     def _of_picture(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """The loss of logits (C, S, S) against a mask (S, S); 0 where all of it is ignored."""
+        """The loss of logits (C, S, S) against a mask (S, S); 0 where all of it is
+        ignored.
+        """
         counted = mask != IGNORED
         if not counted.any():
             return logits.sum() * 0
         chosen = logits[:, counted]
         classes = mask[counted]
-        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        weights = (
+            None if self.class_weights is None else self.class_weights.to(logits.device)
+        )
         entropy = functional.cross_entropy(chosen.T, classes, weight=weights)
         return entropy + _dice_loss(chosen.softmax(0), classes)
 
@@ -79,7 +87,9 @@ def _dice_loss(probabilities: Tensor, classes: Tensor) -> Tensor:
 
 
 def balanced_weights(targets: StoredMasks, classes: int) -> Tensor:
-    """The weight (C,) of a pixel of each class: the inverse of its share of the counted pixels, the mean pixel weighing 1."""
+    """The weight (C,) of a pixel of each class: the inverse of its share of the counted
+    pixels, the mean pixel weighing 1.
+    """
     counts = np.zeros(classes)
     for number in range(len(targets)):
         mask = targets[number : number + 1].load()

@@ -1,7 +1,8 @@
 """How good answered masks are: overlap of regions, by any example weights.
 
-All are tallies over the pixels of all pictures, not means over pictures. A class that neither truth nor answer has, in the
-data or in a resample, has no value and is left out of the mean.
+All are tallies over the pixels of all pictures, not means over pictures. A class that
+neither truth nor answer has, in the data or in a resample, has no value and is left out
+of the mean.
 
 | metric | is |
 |---|---|
@@ -73,13 +74,19 @@ def mean_class_accuracy(tallies: PixelTallies) -> Floats:
 
 
 def picture_iou(confusions: Confusions) -> Floats:
-    """Mean IoU (N,) of each picture over the classes that it has in truth or answer; 1 where all of it is ignored."""
+    """Mean IoU (N,) of each picture over the classes that it has in truth or answer; 1
+    where all of it is ignored.
+    """
     shared = np.diagonal(confusions, axis1=1, axis2=2).T
     either = confusions.sum(axis=2).T + confusions.sum(axis=1).T - shared
-    values = mean_of_known(_divide(shared.astype(np.float64), either.astype(np.float64)))
+    values = mean_of_known(
+        _divide(shared.astype(np.float64), either.astype(np.float64))
+    )
     return np.nan_to_num(values, nan=1.0)
 
 
 def _divide(values: Floats, by: Floats) -> Floats:
-    quotients: Floats = np.divide(values, by, out=np.full(np.shape(values), np.nan), where=by > 0)
+    quotients: Floats = np.divide(
+        values, by, out=np.full(np.shape(values), np.nan), where=by > 0
+    )
     return quotients

@@ -18,7 +18,8 @@ class MaskFile(NamedTuple):
     """A mask as the manifest names it.
 
     Args:
-        path: below the data folder; "" where there is no file and the picture is background everywhere.
+        path: below the data folder; "" where there is no file and the picture is
+            background everywhere.
         md5: of the file's content.
         size: width and height in pixels of a picture without a file.
     """
@@ -57,7 +58,9 @@ class StoredMasks:
         read: gives the masks (n, S, S) of rows (n,).
     """
 
-    def __init__(self, rows: NDArray[np.int64], read: Callable[[NDArray[np.int64]], Masks]) -> None:
+    def __init__(
+        self, rows: NDArray[np.int64], read: Callable[[NDArray[np.int64]], Masks]
+    ) -> None:
         self.rows = rows
         self._read = read
 
@@ -74,8 +77,9 @@ class StoredMasks:
 
 
 def parse_mask(text: str) -> MaskFile:
-    """The mask that a manifest's target names: `{"mask": PATH, "md5": DIGEST}`, or without a file
-    `{"background": [WIDTH, HEIGHT]}`."""
+    """The mask that a manifest's target names: `{"mask": PATH, "md5": DIGEST}`, or
+    without a file `{"background": [WIDTH, HEIGHT]}`.
+    """
     stated = json.loads(text)
     if "background" in stated:
         width, height = stated["background"]

@@ -16,6 +16,11 @@ FUNCTIONS = {
 
 
 def compute_metrics(confusions: Confusions) -> dict[str, float]:
-    """The metrics of pictures (N, classes, classes), each counted once; what nothing asks for is 0."""
+    """The metrics of pictures (N, classes, classes), each counted once; what nothing
+    asks for is 0.
+    """
     tallies = pixel_metrics.tally_pixels(confusions, np.ones((len(confusions), 1)))
-    return {name: float(np.nan_to_num(function(tallies)[0])) for name, function in FUNCTIONS.items()}
+    return {
+        name: float(np.nan_to_num(function(tallies)[0]))
+        for name, function in FUNCTIONS.items()
+    }

@@ -1,1 +1,3 @@
-"""Whether a challenger becomes the champion: evidence, verdict and the journal of what was decided."""
+"""Whether a challenger becomes the champion: evidence, verdict and the journal of what
+was decided.
+"""

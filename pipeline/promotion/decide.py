@@ -1,6 +1,7 @@
 """The verdict: a pure function of evidence and policy.
 
-- promote: shown to be better than the champion (or not worse, where the policy accepts that).
+- promote: shown to be better than the champion (or not worse, where the policy accepts
+  that).
 - reject: shown to be worse, or something that the policy demands is missing.
 - cannot-tell: neither; the champion stays.
 - nothing-to-decide: the champion has the same weights.
@@ -40,7 +41,8 @@ class Verdict(NamedTuple):
     """What was decided, and why, in a sentence.
 
     Args:
-        details: further sentences: what the test split can show, and what would settle it.
+        details: further sentences: what the test split can show, and what would settle
+            it.
     """
 
     decision: Decision
@@ -50,7 +52,13 @@ class Verdict(NamedTuple):
 
 def decide(evidence: Evidence, policy: Policy) -> Verdict:
     """The verdict on a challenger."""
-    for find in (_find_settled, _find_missed_demand, _judge_first, _judge_comparability, _judge_parts):
+    for find in (
+        _find_settled,
+        _find_missed_demand,
+        _judge_first,
+        _judge_comparability,
+        _judge_parts,
+    ):
         verdict = find(evidence, policy)
         if verdict is not None:
             return verdict
@@ -64,26 +72,40 @@ def _find_settled(evidence: Evidence, policy: Policy) -> Verdict | None:
     if evidence.champion == evidence.version:
         return Verdict("nothing-to-decide", "champion already")
     if evidence.withdrawn:
-        return Verdict("reject", f"version {evidence.version} was rolled back, or has the weights of one that was")
+        return Verdict(
+            "reject",
+            f"version {evidence.version} was rolled back, or has the weights of one that was",
+        )
     if evidence.same_weights:
         return Verdict(
-            "nothing-to-decide", f"the weights of version {evidence.champion}, the champion, served otherwise"
+            "nothing-to-decide",
+            f"the weights of version {evidence.champion}, the champion, served otherwise",
         )
     if evidence.dirty_reason:
-        return Verdict("cannot-tell", f"the data's version does not lead back to the data: {evidence.dirty_reason}")
+        return Verdict(
+            "cannot-tell",
+            f"the data's version does not lead back to the data: {evidence.dirty_reason}",
+        )
     return None
 
 
-# --- what the policy demands of a challenger alone ----------------------------------------------------------------
+# --- what the policy demands of a challenger alone ------------------------------------
 
 
 def _find_missed_demand(evidence: Evidence, policy: Policy) -> Verdict | None:
-    missed = [*list_missed_floors(evidence.metrics, policy.floors), *_list_missed_limits(evidence, policy.promotion)]
+    missed = [
+        *list_missed_floors(evidence.metrics, policy.floors),
+        *_list_missed_limits(evidence, policy.promotion),
+    ]
     return Verdict("reject", "; ".join(missed)) if missed else None
 
 
-def list_missed_floors(metrics: Mapping[str, float], floors: Mapping[str, float]) -> list[str]:
-    """The floors not reached, in words; that of a metric which the test split does not define is not."""
+def list_missed_floors(
+    metrics: Mapping[str, float], floors: Mapping[str, float]
+) -> list[str]:
+    """The floors not reached, in words; that of a metric which the test split does not
+    define is not.
+    """
     missed = []
     for name, floor in floors.items():
         value = metrics.get(name, math.nan)
@@ -97,7 +119,9 @@ def list_missed_floors(metrics: Mapping[str, float], floors: Mapping[str, float]
     return missed
 
 
-def _list_missed_limits(evidence: Evidence, promotion: PromotionConfig) -> Iterator[str]:
+def _list_missed_limits(
+    evidence: Evidence, promotion: PromotionConfig
+) -> Iterator[str]:
     most = promotion.max_megabytes
     if most is not None and evidence.megabytes > most:
         yield f"the weights take {evidence.megabytes:.1f} MB; at most {most:g} are accepted"
@@ -110,29 +134,43 @@ def _list_missed_limits(evidence: Evidence, promotion: PromotionConfig) -> Itera
         yield f"an example takes {evidence.latency_ms:.1f} ms; at most {longest:g} are accepted"
 
 
-# --- the first champion ---------------------------------------------------------------------------------------------
+# --- the first champion ---------------------------------------------------------------
 
 
 def _judge_first(evidence: Evidence, policy: Policy) -> Verdict | None:
-    """A first champion has floors to reach; where none are set, it must be shown to be better than no model."""
+    """A first champion has floors to reach; where none are set, it must be shown to be
+    better than no model.
+    """
     if evidence.champion:
         return None
     if policy.floors:
         return Verdict("promote", "the first to reach every threshold")
     gain = evidence.trivial
     if gain is None:
-        return Verdict("cannot-tell", "nothing to compare the first champion with; set register.thresholds")
+        return Verdict(
+            "cannot-tell",
+            "nothing to compare the first champion with; set register.thresholds",
+        )
     error_rate = policy.promotion.error_rate
     shown = _describe_gain(evidence.metric, gain, error_rate)
     if not _is_shown(gain, 0.0, error_rate):
         details = tuple(_describe_power(evidence.metric, gain, error_rate))
-        return Verdict("cannot-tell", f"not shown to be better than the best constant answer: {shown}", details)
+        return Verdict(
+            "cannot-tell",
+            f"not shown to be better than the best constant answer: {shown}",
+            details,
+        )
     if evidence.scratch not in ("", "better"):
-        return Verdict("cannot-tell", "not shown to be better than training from scratch")
-    return Verdict("promote", f"the first shown to be better than the best constant answer: {shown}")
+        return Verdict(
+            "cannot-tell", "not shown to be better than training from scratch"
+        )
+    return Verdict(
+        "promote",
+        f"the first shown to be better than the best constant answer: {shown}",
+    )
 
 
-# --- against a champion ---------------------------------------------------------------------------------------------
+# --- against a champion ---------------------------------------------------------------
 
 
 def _judge_comparability(evidence: Evidence, policy: Policy) -> Verdict | None:
@@ -142,12 +180,17 @@ def _judge_comparability(evidence: Evidence, policy: Policy) -> Verdict | None:
         reason = f"worn: the test split has judged {looks} challengers; half of it must be new before it judges another"
         return Verdict("cannot-tell", reason)
     if evidence.comparison is None:
-        return Verdict("cannot-tell", f"version {evidence.champion}, the champion: {evidence.champion_fault}")
+        return Verdict(
+            "cannot-tell",
+            f"version {evidence.champion}, the champion: {evidence.champion_fault}",
+        )
     refused = _find_refused_classes(evidence.comparison, policy.promotion)
     if refused:
         return Verdict("reject", refused)
     if evidence.comparison.gain is None:
-        return Verdict("cannot-tell", _explain_no_gain(evidence.champion, evidence.comparison))
+        return Verdict(
+            "cannot-tell", _explain_no_gain(evidence.champion, evidence.comparison)
+        )
     return None
 
 
@@ -161,8 +204,14 @@ def _explain_no_gain(champion: str, comparison: ChampionComparison) -> str:
     )
 
 
-def _find_refused_classes(comparison: ChampionComparison, promotion: PromotionConfig) -> str:
-    removed = [label for label in comparison.removed_classes if label not in promotion.removed_classes]
+def _find_refused_classes(
+    comparison: ChampionComparison, promotion: PromotionConfig
+) -> str:
+    removed = [
+        label
+        for label in comparison.removed_classes
+        if label not in promotion.removed_classes
+    ]
     if removed:
         names = ", ".join(removed)
         return f"it does not know the champion's {names}; name them in promotion.removed_classes if that is meant"
@@ -179,9 +228,7 @@ def _judge_parts(evidence: Evidence, policy: Policy) -> Verdict | None:
     assert comparison is not None
     flips, most = comparison.negative_flips, policy.promotion.max_negative_flips
     if flips is not None and most is not None and flips > most:
-        reason = (
-            f"the champion is right and it is wrong on {flips:.1%} of the examples; at most {most:.1%} are accepted"
-        )
+        reason = f"the champion is right and it is wrong on {flips:.1%} of the examples; at most {most:.1%} are accepted"
         return Verdict("reject", reason)
     parts = [part for part in comparison.parts if part.gain.units >= FEWEST_PART_UNITS]
     margin = policy.promotion.part_margin
@@ -189,7 +236,9 @@ def _judge_parts(evidence: Evidence, policy: Policy) -> Verdict | None:
     lost = [part for part in parts if _is_lost(part.gain, margin, error_rate)]
     if not lost:
         return None
-    return Verdict("reject", "; ".join(_describe_loss(evidence.metric, part) for part in lost))
+    return Verdict(
+        "reject", "; ".join(_describe_loss(evidence.metric, part) for part in lost)
+    )
 
 
 def _judge_gain(evidence: Evidence, policy: Policy) -> Verdict:
@@ -202,31 +251,42 @@ def _judge_gain(evidence: Evidence, policy: Policy) -> Verdict:
     least = -promotion.margin if promotion.accept == "not-worse" else 0.0
     shown = _describe_gain(evidence.metric, gain, error_rate)
     champion = f"version {comparison.champion}, the champion"
-    if promotion.accept == "not-worse" and gain.units >= FEWEST_UNITS and gain.lower_bound(error_rate) > least:
+    if (
+        promotion.accept == "not-worse"
+        and gain.units >= FEWEST_UNITS
+        and gain.lower_bound(error_rate) > least
+    ):
         return Verdict("promote", f"not worse than {champion}: {shown}")
     if _is_shown(gain, 0.0, error_rate):
         return Verdict("promote", f"better than {champion}: {shown}")
     if gain.upper_bound(error_rate) < least:
         return Verdict("reject", f"worse than {champion}: {shown}")
     details = tuple(_describe_power(evidence.metric, gain, error_rate))
-    return Verdict("cannot-tell", f"neither better nor worse than {champion}: {shown}", details)
+    return Verdict(
+        "cannot-tell", f"neither better nor worse than {champion}: {shown}", details
+    )
 
 
 def _is_shown(gain: PairedGain, least: float, error_rate: float) -> bool:
-    """Whether bound and test both say that the gain is above `least`. The test is asked first: it is the cheaper."""
+    """Whether bound and test both say that the gain is above `least`. The test is asked
+    first: it is the cheaper.
+    """
     return _passes(gain.p_value(), error_rate) and gain.lower_bound(error_rate) > least
 
 
 def _is_lost(gain: PairedGain, margin: float, error_rate: float) -> bool:
     """Whether the loss is shown to be beyond the margin."""
-    return _passes(gain.loss_p_value(), error_rate) and gain.upper_bound(error_rate) < -margin
+    return (
+        _passes(gain.loss_p_value(), error_rate)
+        and gain.upper_bound(error_rate) < -margin
+    )
 
 
 def _passes(p_value: float | None, error_rate: float) -> bool:
     return p_value is None or p_value <= error_rate
 
 
-# --- sentences ------------------------------------------------------------------------------------------------------
+# --- sentences ------------------------------------------------------------------------
 
 
 def _describe_gain(metric: str, gain: PairedGain, error_rate: float) -> str:
@@ -238,7 +298,9 @@ def _describe_gain(metric: str, gain: PairedGain, error_rate: float) -> str:
     p_value = gain.p_value()
     if p_value is None:
         return f"{text}, by the bootstrap alone)"
-    return f"{text}; sign-flip test p = {p_value:.2g}, at most {error_rate:.2g} is asked)"
+    return (
+        f"{text}; sign-flip test p = {p_value:.2g}, at most {error_rate:.2g} is asked)"
+    )
 
 
 def _describe_power(metric: str, gain: PairedGain, error_rate: float) -> Iterator[str]:

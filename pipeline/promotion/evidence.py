@@ -26,19 +26,24 @@ class ChampionComparison:
 
     Args:
         champion: its version.
-        gain: in the metric that decides; None where no example is left to compare them on.
+        gain: in the metric that decides; None where no example is left to compare them
+            on.
         examples: how many they were compared on.
-        seen: test examples left out since the champion had learnt from them, or from what belongs with them.
+        seen: test examples left out since the champion had learnt from them, or from
+            what belongs with them.
         unknown: test examples left out since their class is none of the champion's.
         parts: classes and slices with enough units.
-        negative_flips: the share of examples that the champion gets right and the challenger wrong; None where answers
-            are not right or wrong.
+        negative_flips: the share of examples that the champion gets right and the
+            challenger wrong; None where answers are not right or wrong.
         positive_flips: the share the other way round.
-        better: on how many examples the challenger's answer is better than the champion's; None where there are none.
+        better: on how many examples the challenger's answer is better than the
+            champion's; None where there are none.
         worse: on how many it is worse.
-        flips: the folder, below `.thaw`, that shows some of them; empty where there is none.
+        flips: the folder, below `.thaw`, that shows some of them; empty where there is
+            none.
         removed_classes: classes of the champion that the challenger does not know.
-        new_classes: classes that only the challenger knows, with its recall of each; None where the test split has none.
+        new_classes: classes that only the challenger knows, with its recall of each;
+            None where the test split has none.
     """
 
     champion: str
@@ -69,10 +74,12 @@ class Evidence:
         champion_fault: why the champion cannot be compared with; empty where it can.
         comparison: with the champion.
         trivial: the gain over an answer that looks at nothing, for a first champion.
-        scratch: what the evaluation says of the comparison with training from scratch; empty where that was not trained.
+        scratch: what the evaluation says of the comparison with training from scratch;
+            empty where that was not trained.
         looks: how many looks, this one among them, the test split has had.
         withdrawn: whether the version was rolled back before.
-        dirty_reason: why the data's version does not lead back to the data; empty where it does.
+        dirty_reason: why the data's version does not lead back to the data; empty where
+            it does.
         blocked: why the version cannot be served; empty where it can.
         megabytes: size of the weights.
         latency_ms: median for one example; None where it was not measured.

@@ -1,6 +1,8 @@
-"""Examples that the challenger answers better than the champion, and those that it answers worse: counted, and the largest
-of both shown as the task shows examples. Where answers are right or wrong these are the flips of Yan et al. (2021,
-"Positive-congruent training")."""
+"""Examples that the challenger answers better than the champion, and those that it
+answers worse: counted, and the largest of both shown as the task shows examples. Where
+answers are right or wrong these are the flips of Yan et al. (2021, "Positive-congruent
+training").
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 
 FILE = "flips.json"
 MOST_SHOWN = 6  # each way
-SMALL = 1e-3  # a share of the gain in the right class's probability, which orders flips that are as large
+# A share of the gain in the right class's probability, which orders flips that are as
+# large.
+SMALL = 1e-3
 
 
 class FlipCounts(NamedTuple):
@@ -43,7 +47,8 @@ class FlipPlace(NamedTuple):
         labels: those of the pair.
         display: of the task.
         data: the data folder.
-        folder: where pictures and `flips.json` are written to; what lies there is replaced.
+        folder: where pictures and `flips.json` are written to; what lies there is
+            replaced.
     """
 
     rows: pa.Table
@@ -76,7 +81,9 @@ def _certainty_gains(pair: JudgedPair) -> Floats:
     """The gain in the probability of the right class (N,); 0 where answers have none."""
     ours, theirs = pair.challenger, pair.champion
     if isinstance(ours, Predictions) and isinstance(theirs, Predictions):
-        return np.asarray(ours.target_probability - theirs.target_probability, np.float64)
+        return np.asarray(
+            ours.target_probability - theirs.target_probability, np.float64
+        )
     return np.zeros(len(ours.units))
 
 
@@ -89,9 +96,14 @@ def _find_largest(order: Floats, among: NDArray[np.bool_]) -> NDArray[np.int64]:
 def _show(
     pair: JudgedPair, judge: Judge, place: FlipPlace, rows: NDArray[np.int64], way: str
 ) -> list[dict[str, dict[str, Any]]]:
-    """Each example with both answers, as the judge describes them; pictures are named below the place's folder."""
+    """Each example with both answers, as the judge describes them; pictures are named
+    below the place's folder.
+    """
     sides = {"challenger": pair.challenger, "champion": pair.champion}
-    described = {side: _describe(judged, judge, place, rows, f"{way}/{side}") for side, judged in sides.items()}
+    described = {
+        side: _describe(judged, judge, place, rows, f"{way}/{side}")
+        for side, judged in sides.items()
+    }
     pairs = zip(described["challenger"], described["champion"], strict=True)
     return [{"challenger": ours, "champion": theirs} for ours, theirs in pairs]
 
@@ -106,7 +118,9 @@ def _describe(
     def explain(answers: Sequence[int]) -> list[list[Highlight]]:
         return [[] for _ in answers]
 
-    exhibit = ExhibitPlace(examples, place.labels, place.display, place.data, folder, explain)
+    exhibit = ExhibitPlace(
+        examples, place.labels, place.display, place.data, folder, explain
+    )
     described = judge.exhibit_worst(judged, rows, exhibit)
     for row in described:
         if row["picture"]:

@@ -1,4 +1,6 @@
-"""Evidence from judged answers: gains on the whole, in classes and in slices, and flips both ways."""
+"""Evidence from judged answers: gains on the whole, in classes and in slices, and flips
+both ways.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,12 @@ from numpy.typing import NDArray
 
 from pipeline import metric_registry, task_catalog
 from pipeline.evaluation.judge import Judged, subset_units
-from pipeline.evaluation.metrics import SMALLEST, Predictions, WeightedPredictions, compute_metric
+from pipeline.evaluation.metrics import (
+    SMALLEST,
+    Predictions,
+    WeightedPredictions,
+    compute_metric,
+)
 from pipeline.promotion.decide import FEWEST_PART_UNITS
 from pipeline.promotion.evidence import PartGain
 from pipeline.promotion.paired_gain import ExampleGains, Floats, PairedGain, RankedGain
@@ -52,7 +59,9 @@ def measure_gain(pair: JudgedPair) -> PairedGain:
     compute = _metric_function(pair.metric)
 
     def difference(weights: Floats) -> Floats:
-        gain: Floats = compute(pair.challenger, weights) - compute(pair.champion, weights)
+        gain: Floats = compute(pair.challenger, weights) - compute(
+            pair.champion, weights
+        )
         return gain if metric_registry.find(pair.metric).higher_is_better else -gain
 
     return RankedGain(difference, units, pair.finest_error)
@@ -64,7 +73,9 @@ def measure_constant_gain(judged: Judged, finest_error: float) -> ExampleGains:
     return ExampleGains(gains, judged.units, finest_error)
 
 
-def measure_classes(pair: JudgedPair, labels: Sequence[str], compared: frozenset[str]) -> Iterator[PartGain]:
+def measure_classes(
+    pair: JudgedPair, labels: Sequence[str], compared: frozenset[str]
+) -> Iterator[PartGain]:
     """The gain in each class that both know and that enough units have."""
     for code, label in enumerate(labels):
         if label not in compared:
@@ -76,7 +87,9 @@ def measure_classes(pair: JudgedPair, labels: Sequence[str], compared: frozenset
             yield part
 
 
-def measure_slices(pair: JudgedPair, table: pa.Table, columns: Sequence[SliceColumn]) -> Iterator[PartGain]:
+def measure_slices(
+    pair: JudgedPair, table: pa.Table, columns: Sequence[SliceColumn]
+) -> Iterator[PartGain]:
     """The gain in each slice that enough units have."""
     from pipeline.evaluation.slices import slice_rows
 
@@ -90,8 +103,9 @@ def measure_slices(pair: JudgedPair, table: pa.Table, columns: Sequence[SliceCol
 
 
 class Flips(NamedTuple):
-    """Shares of the examples that only the champion, or only the challenger gets right (Yan et al. 2021,
-    "Positive-congruent training")."""
+    """Shares of the examples that only the champion, or only the challenger gets right
+    (Yan et al. 2021, "Positive-congruent training").
+    """
 
     negative: float
     positive: float
@@ -111,7 +125,9 @@ def measure_recall(judged: Judged, code: int) -> float | None:
     return float(own.goodness[own.rows].mean()) if own.rows.any() else None
 
 
-def _measure_part(name: str, gains: Floats, rows: NDArray[np.bool_], pair: JudgedPair) -> PartGain | None:
+def _measure_part(
+    name: str, gains: Floats, rows: NDArray[np.bool_], pair: JudgedPair
+) -> PartGain | None:
     units = subset_units(pair.challenger.units, rows)
     if len(np.unique(units)) < FEWEST_PART_UNITS:
         return None
@@ -133,6 +149,10 @@ def _metric_function(name: str) -> Callable[[Any, Floats], Floats]:
     """A metric of judged answers (N) by example weights (N, R), (R,)."""
     metric = metric_registry.find(name)
     if metric.targets == "classes":
-        return lambda judged, weights: compute_metric(metric, WeightedPredictions(judged, weights))
-    function: Callable[[Any, Floats], Floats] = task_catalog.load_object(metric.function)
+        return lambda judged, weights: compute_metric(
+            metric, WeightedPredictions(judged, weights)
+        )
+    function: Callable[[Any, Floats], Floats] = task_catalog.load_object(
+        metric.function
+    )
     return function

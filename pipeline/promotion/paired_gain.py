@@ -1,11 +1,13 @@
-"""How much better a challenger answers the same examples than the champion: the mean paired gain, and what may be said
-of it at a one-sided error rate.
+"""How much better a challenger answers the same examples than the champion: the mean
+paired gain, and what may be said of it at a one-sided error rate.
 
-Evidence is counted in *units*: an example, or examples that belong together. Two statements are made, and a verdict asks
-both: a bound by the cluster bootstrap (Cameron, Gelbach and Miller 2008, "Bootstrap-based improvements for inference with
-clustered errors"), and a sign-flip test over units (Winkler et al. 2014, "Permutation inference for the general linear
-model", section on exchangeability blocks), which where single examples are right or wrong is McNemar's exact test (McNemar
-1947). The bootstrap alone claims too much of few units; the test alone knows no margin.
+Evidence is counted in *units*: an example, or examples that belong together. Two
+statements are made, and a verdict asks both: a bound by the cluster bootstrap (Cameron,
+Gelbach and Miller 2008, "Bootstrap-based improvements for inference with clustered
+errors"), and a sign-flip test over units (Winkler et al. 2014, "Permutation inference
+for the general linear model", section on exchangeability blocks), which where single
+examples are right or wrong is McNemar's exact test (McNemar 1947). The bootstrap alone
+claims too much of few units; the test alone knows no margin.
 """
 
 from __future__ import annotations
@@ -49,8 +51,9 @@ class PairedGain(Protocol):
         """Above it the true gain lies with at most this probability."""
 
     def p_value(self) -> float | None:
-        """One-sided: how often a gain like this is seen where both are equally good; None where no such test exists, and
-        the bound alone decides."""
+        """One-sided: how often a gain like this is seen where both are equally good;
+        None where no such test exists, and the bound alone decides.
+        """
 
     def loss_p_value(self) -> float | None:
         """The same of a loss like this."""
@@ -66,10 +69,11 @@ class ExampleGains:
     """A mean of gains of single examples.
 
     Args:
-        gains: (N,) how much better the challenger's answer is than the champion's, between −1 and 1 where answers are
-            right or wrong.
+        gains: (N,) how much better the challenger's answer is than the champion's,
+            between −1 and 1 where answers are right or wrong.
         unit_of: (N,) the unit of each example, 0 … units − 1.
-        finest_error: the smallest error rate that will be asked about: it sets the number of draws.
+        finest_error: the smallest error rate that will be asked about: it sets the
+            number of draws.
         seed: of the draws.
     """
 
@@ -103,7 +107,9 @@ class ExampleGains:
 
     @property
     def disagreement(self) -> float:
-        """ψ: the mean squared gain, of right and wrong the share of examples that one of both got right."""
+        """ψ: the mean squared gain, of right and wrong the share of examples that one
+        of both got right.
+        """
         return float(np.mean(self.gains**2))
 
     @property
@@ -132,30 +138,38 @@ class ExampleGains:
         return sign_flip_p_value(-self.sums, self.finest_error, self.seed)
 
 
-def resample_means(sums: Floats, sizes: Floats, draws: int, generator: np.random.Generator) -> Floats:
+def resample_means(
+    sums: Floats, sizes: Floats, draws: int, generator: np.random.Generator
+) -> Floats:
     """The mean gain of resamples (draws,) of whole units with replacement.
 
-    Units of the same sum and size are told apart by nobody, so what is drawn is how many of each kind a resample has.
+    Units of the same sum and size are told apart by nobody, so what is drawn is how
+    many of each kind a resample has.
 
     Args:
         sums, sizes: (U,) gain and number of examples of each unit.
     """
-    kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
+    kinds, counts = np.unique(
+        np.stack([sums, sizes], axis=1), axis=0, return_counts=True
+    )
     shares = counts / counts.sum()
     at_once = max(1, MOST_CELLS // len(kinds))
     parts = []
     for start in range(0, draws, at_once):
-        drawn = generator.multinomial(len(sums), shares, size=min(at_once, draws - start))
+        drawn = generator.multinomial(
+            len(sums), shares, size=min(at_once, draws - start)
+        )
         parts.append((drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1]))
     return np.concatenate(parts)
 
 
 def sign_flip_p_value(sums: Floats, finest_error: float, seed: int = 0) -> float:
-    """How often random signs of the units' gains (U,) sum to at least what was observed.
+    """How often random signs of the units' gains (U,) sum to at least what was
+    observed.
 
-    Whole numbers are counted exactly, whatever their number; others exactly up to `MOST_FLIPPED`, and beyond by
-    `count_draws` random patterns, the observed one among them (Phipson and Smyth 2010, "Permutation p-values should never
-    be zero").
+    Whole numbers are counted exactly, whatever their number; others exactly up to
+    `MOST_FLIPPED`, and beyond by `count_draws` random patterns, the observed one among
+    them (Phipson and Smyth 2010, "Permutation p-values should never be zero").
     """
     differing = np.abs(sums[np.abs(sums) > WHOLE])
     observed = float(sums.sum())
@@ -178,7 +192,8 @@ def _share_of_whole_sums(sizes: NDArray[np.int64], observed: int) -> float:
         return float(binom.sf(gained - 1, len(sizes), 0.5))
     probabilities = signed_sum_probabilities(sizes)
     total = int(sizes.sum())
-    reached = [probabilities[total + 1 :], probabilities[: total + 1]]  # −total … −1, 0 … total
+    # −total … −1, 0 … total.
+    reached = [probabilities[total + 1 :], probabilities[: total + 1]]
     share = float(np.concatenate(reached)[observed + total :].sum())
     least: float = 0.5 ** len(sizes)  # the observed pattern; below lie rounding errors
     return min(max(share, least), 1.0)
@@ -189,20 +204,25 @@ def _share_of_all_flips(sizes: Floats, observed: float) -> float:
     return float((patterns @ sizes >= observed - WHOLE).mean())
 
 
-def _share_of_drawn_flips(sizes: Floats, observed: float, draws: int, seed: int) -> float:
+def _share_of_drawn_flips(
+    sizes: Floats, observed: float, draws: int, seed: int
+) -> float:
     generator = np.random.default_rng(seed)
     at_once = max(1, MOST_CELLS // len(sizes))
     reached = 0
     for start in range(0, draws, at_once):
         count = min(at_once, draws - start)
-        signs = generator.integers(0, 2, size=(count, len(sizes)), dtype=np.int8) * 2 - 1
+        signs = (
+            generator.integers(0, 2, size=(count, len(sizes)), dtype=np.int8) * 2 - 1
+        )
         reached += int((signs @ sizes >= observed - WHOLE).sum())
     return (1 + reached) / (1 + draws)
 
 
 @dataclass(frozen=True)
 class RankedGain:
-    """The gain in a metric that is no mean over examples, such as mean average precision: by the bootstrap alone.
+    """The gain in a metric that is no mean over examples, such as mean average
+    precision: by the bootstrap alone.
 
     Args:
         difference: the metric's gain for weights (N, R) of the examples, (R,).

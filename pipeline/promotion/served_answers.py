@@ -1,4 +1,6 @@
-"""What a registered version answers about examples, by its own served code; kept by version and example."""
+"""What a registered version answers about examples, by its own served code; kept by
+version and example.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from pipeline.tracking.store import TrackingStore
 
 ASKED_AT_ONCE = 32
-MODEL_FOLDER = Path("artifacts") / "model"  # of weights and settings, below a version's files
+# Of weights and settings, below a version's files.
+MODEL_FOLDER = Path("artifacts") / "model"
 KEY_LENGTH = 32  # characters of a key that name a file
 
 Answer = dict[str, Any]  # the served model's output columns by name
@@ -33,7 +36,9 @@ class ServedVersion:
         scratch: the workspace's `.thaw`, where files and answers are kept.
     """
 
-    def __init__(self, store: TrackingStore, version: ModelVersion, scratch: Path) -> None:
+    def __init__(
+        self, store: TrackingStore, version: ModelVersion, scratch: Path
+    ) -> None:
         self._store = store
         self.version = version
         self._scratch = scratch / "promotion"
@@ -79,10 +84,13 @@ class ServedVersion:
         try:
             return members.read_members(path)
         except (OSError, ValueError) as fault:
-            raise self._error("it does not say which examples it learnt from") from fault
+            raise self._error(
+                "it does not say which examples it learnt from"
+            ) from fault
 
     def answers(self, rows: pa.Table, serving: Serving, data: Path) -> list[Answer]:
-        """Its answers to rows of a manifest, in order; what is known of earlier is not asked again.
+        """Its answers to rows of a manifest, in order; what is known of earlier is not
+        asked again.
 
         Raises:
             ServingError: it cannot be loaded, or answers with an error.
@@ -95,7 +103,9 @@ class ServedVersion:
             self._keep_answers(known)
         return [known[identity] for identity in ids]
 
-    def _ask(self, rows: Sequence[Mapping[str, Any]], serving: Serving, data: Path) -> Iterator[tuple[str, Answer]]:
+    def _ask(
+        self, rows: Sequence[Mapping[str, Any]], serving: Serving, data: Path
+    ) -> Iterator[tuple[str, Answer]]:
         from pipeline.tracking import packaging
         from pipeline.tracking.failures import one_line
 
@@ -103,11 +113,17 @@ class ServedVersion:
             model = packaging.load(self.files())
             for start in range(0, len(rows), ASKED_AT_ONCE):
                 some = rows[start : start + ASKED_AT_ONCE]
-                found = model.predict(serving.requests(some, data)).to_dict(orient="records")
+                found = model.predict(serving.requests(some, data)).to_dict(
+                    orient="records"
+                )
                 for row, answer in zip(some, found, strict=True):
                     yield row["id"], answer
-        except Exception as fault:  # the code of another version of Thaw may raise anything
-            raise self._error(f"it cannot answer ({type(fault).__name__}: {one_line(fault)[:300]})") from fault
+        except (
+            Exception
+        ) as fault:  # the code of another version of Thaw may raise anything
+            raise self._error(
+                f"it cannot answer ({type(fault).__name__}: {one_line(fault)[:300]})"
+            ) from fault
 
     def _read_answers(self) -> dict[str, Answer]:
         import pyarrow as pa
@@ -115,7 +131,9 @@ class ServedVersion:
 
         try:
             table = pq.read_table(self._answers_file)
-            pairs = zip(table["id"].to_pylist(), table["answer"].to_pylist(), strict=True)
+            pairs = zip(
+                table["id"].to_pylist(), table["answer"].to_pylist(), strict=True
+            )
             return {identity: json.loads(answer) for identity, answer in pairs}
         except (OSError, KeyError, ValueError, pa.ArrowException):
             return {}
@@ -125,7 +143,12 @@ class ServedVersion:
         import pyarrow.parquet as pq
 
         texts = [json.dumps(answer, ensure_ascii=False) for answer in answers.values()]
-        table = pa.table({"id": pa.array(list(answers), pa.string()), "answer": pa.array(texts, pa.string())})
+        table = pa.table(
+            {
+                "id": pa.array(list(answers), pa.string()),
+                "answer": pa.array(texts, pa.string()),
+            }
+        )
         self._answers_file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self._answers_file) as part:
             pq.write_table(table, part)

@@ -8,7 +8,8 @@ from datetime import UTC
 from pipeline.promotion_journal import MOVES, Entry, read_history
 from pipeline.report.markdown import escape, name, shorten
 
-LONGEST_DESCRIPTION = 5000  # characters that MLflow's database holds of a version's description
+# Characters that MLflow's database holds of a version's description.
+LONGEST_DESCRIPTION = 5000
 LONGEST_REASON = 600
 
 VERDICTS = {
@@ -25,11 +26,19 @@ STANDINGS = {
     "rolled-back": "Made champion again",
 }
 NOTHING_DECIDED = "Nothing was decided about it yet."
-BEGINNINGS = (*VERDICTS.values(), *STANDINGS.values(), "Withdrawn for", "Succeeded by", NOTHING_DECIDED)
+BEGINNINGS = (
+    *VERDICTS.values(),
+    *STANDINGS.values(),
+    "Withdrawn for",
+    "Succeeded by",
+    NOTHING_DECIDED,
+)
 
 
 def describe_standing(entries: Sequence[Entry], version: str) -> str:
-    """What was decided last about a version, in a sentence that stays true: with its day."""
+    """What was decided last about a version, in a sentence that stays true: with its
+    day.
+    """
     own = list(_own_entries(entries, version))
     if not own:
         return NOTHING_DECIDED
@@ -39,8 +48,9 @@ def describe_standing(entries: Sequence[Entry], version: str) -> str:
 
 
 def restate(description: str, entries: Sequence[Entry], version: str) -> str:
-    """A version's description with what stands now in the place of its first paragraph; one that was written by hand is
-    left as it is."""
+    """A version's description with what stands now in the place of its first paragraph;
+    one that was written by hand is left as it is.
+    """
     first, *others = description.split("\n\n")
     if not first.startswith(tuple(f"**{beginning}" for beginning in BEGINNINGS)):
         return description
@@ -78,7 +88,11 @@ def _own_entries(entries: Sequence[Entry], version: str) -> Iterator[Entry]:
 def _describe_kind(entry: Entry, version: str) -> str:
     if entry.version != version:
         successor = f"version {name(entry.version)}" if entry.version else "no version"
-        return f"Withdrawn for {successor}" if entry.kind == "rolled-back" else f"Succeeded by {successor}"
+        return (
+            f"Withdrawn for {successor}"
+            if entry.kind == "rolled-back"
+            else f"Succeeded by {successor}"
+        )
     if entry.kind == "verdict":
         return VERDICTS.get(entry.decision, name(entry.decision))
     return f"{STANDINGS[entry.kind]}{', overriding the verdict' if entry.is_override else ''}"

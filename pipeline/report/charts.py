@@ -1,6 +1,8 @@
-"""Line and reliability charts as inline SVG: drawn at the width of a phone, so that no text is ever scaled down.
+"""Line and reliability charts as inline SVG: drawn at the width of a phone, so that no
+text is ever scaled down.
 
-Colours and type come from the page's style sheet by class, so a chart follows light, dark and paper.
+Colours and type come from the page's style sheet by class, so a chart follows light,
+dark and paper.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ class Scale:
         return self.start + (value - low) / span * (self.end - self.start)
 
 
-# --- charts ------------------------------------------------------------------------------------------------------
+# --- charts ---------------------------------------------------------------------------
 
 
 def draw_lines(
@@ -81,7 +83,8 @@ def draw_lines(
     marks: Iterable[Mark] = (),
     log_x: bool = False,
 ) -> Markup:
-    """Curves over a common axis, each labelled at its end; empty where there is no point.
+    """Curves over a common axis, each labelled at its end; empty where there is no
+    point.
 
     Args:
         title: what is shown; also the text for who cannot see it.
@@ -111,8 +114,9 @@ def draw_lines(
 
 
 def draw_reliability(title: str, dots: Sequence[Dot]) -> Markup:
-    """Accuracy over confidence, with intervals; the area of a dot grows with its examples. On the diagonal, a model
-    is right as often as it says."""
+    """Accuracy over confidence, with intervals; the area of a dot grows with its
+    examples. On the diagonal, a model is right as often as it says.
+    """
     side = BASE - TOP
     x_scale = Scale(0, 1, LEFT, LEFT + side * 1.5)
     y_scale = Scale(0, 1, BASE, TOP)
@@ -143,8 +147,12 @@ def _draw_dot(dot: Dot, x_scale: Scale, y_scale: Scale, most: int) -> str:
     return whisker + circle
 
 
-def draw_matrix(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
-    """How often each class (row) was taken for each (column): larger where it is more of the row."""
+def draw_matrix(
+    title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]
+) -> Markup:
+    """How often each class (row) was taken for each (column): larger where it is more
+    of the row.
+    """
     side = (BASE - TOP) / len(labels)
     left = (WIDTH - side * len(labels)) / 2
     parts = []
@@ -153,17 +161,27 @@ def draw_matrix(title: str, labels: Sequence[str], counts: Sequence[Sequence[int
         x = left + (row + 0.5) * side
         row_name = _shorten(label)
         column_name = _shorten(label, int(side / 5))
-        parts.append(f'<text class="y" x="{left - 6:.1f}" y="{y:.1f}" dy="0.35em">{row_name}</text>')
-        parts.append(f'<text class="x" x="{x:.1f}" y="{BASE + 15}">{column_name}</text>')
+        parts.append(
+            f'<text class="y" x="{left - 6:.1f}" y="{y:.1f}" dy="0.35em">{row_name}</text>'
+        )
+        parts.append(
+            f'<text class="x" x="{x:.1f}" y="{BASE + 15}">{column_name}</text>'
+        )
         total = sum(line) or 1
         for column, count in enumerate(line):
             x = left + (column + 0.5) * side
             style = "" if row == column else "second"
             radius = 0.48 * side * math.sqrt(count / total)
-            parts.append(f'<circle class="{style}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill-opacity="0.35"/>')
+            parts.append(
+                f'<circle class="{style}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill-opacity="0.35"/>'
+            )
             if count:
-                parts.append(f'<text class="x" x="{x:.1f}" y="{y:.1f}" dy="0.35em">{count}</text>')
-    parts.append(f'<text x="{left:.1f}" y="{TOP - 8}">class (row), predicted class (column)</text>')
+                parts.append(
+                    f'<text class="x" x="{x:.1f}" y="{y:.1f}" dy="0.35em">{count}</text>'
+                )
+    parts.append(
+        f'<text x="{left:.1f}" y="{TOP - 8}">class (row), predicted class (column)</text>'
+    )
     return _wrap_svg(title, parts)
 
 
@@ -176,7 +194,7 @@ def _wrap_svg(title: str, parts: Iterable[str]) -> Markup:
     )
 
 
-# --- axes --------------------------------------------------------------------------------------------------------
+# --- axes -----------------------------------------------------------------------------
 
 
 def find_ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -190,9 +208,15 @@ def find_ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def _x_ticks(scale: Scale) -> list[tuple[float, str]]:
-    """Values of a horizontal axis with their names: powers of ten, or whole numbers (epochs, examples)."""
+    """Values of a horizontal axis with their names: powers of ten, or whole numbers
+    (epochs, examples).
+    """
     if not scale.log:
-        return [(value, f"{value:g}") for value in find_ticks(scale.low, scale.high) if value == round(value)]
+        return [
+            (value, f"{value:g}")
+            for value in find_ticks(scale.low, scale.high)
+            if value == round(value)
+        ]
     first = math.ceil(math.log10(scale.low) - ROUNDING)
     last = math.floor(math.log10(scale.high) + ROUNDING)
     ticks = []
@@ -207,17 +231,25 @@ def _draw_grid(scale: Scale, ticks: Sequence[float], tick_format: TickFormat) ->
     for value in ticks:
         y = f"{scale.place(value):.1f}"
         name = escape(tick_format(value))
-        parts.append(f'<line class="grid" x1="{LEFT}" y1="{y}" x2="{WIDTH - RIGHT}" y2="{y}"/>')
-        parts.append(f'<text class="y" x="{LEFT - 6}" y="{y}" dy="0.35em">{name}</text>')
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" y1="{y}" x2="{WIDTH - RIGHT}" y2="{y}"/>'
+        )
+        parts.append(
+            f'<text class="y" x="{LEFT - 6}" y="{y}" dy="0.35em">{name}</text>'
+        )
     return "".join(parts)
 
 
 def _draw_x_axis(scale: Scale, ticks: Iterable[tuple[float, str]], label: str) -> str:
     parts = []
     for value, name in ticks:
-        parts.append(f'<text class="x" x="{scale.place(value):.1f}" y="{BASE + 15}">{name}</text>')
+        parts.append(
+            f'<text class="x" x="{scale.place(value):.1f}" y="{BASE + 15}">{name}</text>'
+        )
     middle = (scale.start + scale.end) / 2
-    parts.append(f'<text class="x" x="{middle:.1f}" y="{HEIGHT - 4}">{escape(label)}</text>')
+    parts.append(
+        f'<text class="x" x="{middle:.1f}" y="{HEIGHT - 4}">{escape(label)}</text>'
+    )
     return "".join(parts)
 
 
@@ -227,12 +259,16 @@ def _draw_marks(scale: Scale, marks: Iterable[Mark]) -> str:
         if not scale.low <= mark.x <= scale.high:
             continue
         x = f"{scale.place(mark.x):.1f}"
-        parts.append(f'<line class="mark" x1="{x}" y1="{TOP - 4}" x2="{x}" y2="{BASE}"/>')
-        parts.append(f'<text class="mark" x="{float(x) + 3:.1f}" y="{TOP - 8}">{_shorten(mark.name)}</text>')
+        parts.append(
+            f'<line class="mark" x1="{x}" y1="{TOP - 4}" x2="{x}" y2="{BASE}"/>'
+        )
+        parts.append(
+            f'<text class="mark" x="{float(x) + 3:.1f}" y="{TOP - 8}">{_shorten(mark.name)}</text>'
+        )
     return "".join(parts)
 
 
-# --- curves ------------------------------------------------------------------------------------------------------
+# --- curves ---------------------------------------------------------------------------
 
 
 def _draw_curve(line: Line, x_scale: Scale, y_scale: Scale) -> str:
@@ -266,7 +302,9 @@ def _draw_line_names(lines: Sequence[Line], y_scale: Scale) -> str:
     parts = []
     for height, (_, line) in zip(heights, ends, strict=True):
         place = f'x="{WIDTH - RIGHT + 6}" y="{height - lift:.1f}"'
-        parts.append(f'<text class="end {line.style}" {place} dy="0.35em">{_shorten(line.name)}</text>')
+        parts.append(
+            f'<text class="end {line.style}" {place} dy="0.35em">{_shorten(line.name)}</text>'
+        )
     return "".join(parts)
 
 

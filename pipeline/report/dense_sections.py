@@ -9,7 +9,12 @@ from typing import Any
 
 from pipeline.records import EvaluateRecord, MetricEstimate
 from pipeline.report import files
-from pipeline.report.result_sections import LISTED_CLASSES, ScaledInterval, place_on_scale, scale_start
+from pipeline.report.result_sections import (
+    LISTED_CLASSES,
+    ScaledInterval,
+    place_on_scale,
+    scale_start,
+)
 
 
 @dataclass(frozen=True)
@@ -18,8 +23,10 @@ class DenseClassRow:
 
     Args:
         counts: of boxes objects and answers, of masks pictures and pixels.
-        shares: of boxes AP at 0.5, precision, recall and F1; of masks Dice, precision and recall.
-        score: average precision, or IoU; None where the test split does not have the class.
+        shares: of boxes AP at 0.5, precision, recall and F1; of masks Dice, precision
+            and recall.
+        score: average precision, or IoU; None where the test split does not have the
+            class.
         interval: of that, on the table's scale.
     """
 
@@ -90,8 +97,16 @@ class WorstPicture:
 
 def classes_section(evaluated: EvaluateRecord) -> DenseClasses:
     if evaluated.targets == "boxes":
-        return _classes(evaluated, "ap", "AP", ("objects", "answers"), ("ap_50", "precision", "recall", "f1"))
-    return _classes(evaluated, "iou", "IoU", ("pictures", "pixels"), ("dice", "precision", "recall"))
+        return _classes(
+            evaluated,
+            "ap",
+            "AP",
+            ("objects", "answers"),
+            ("ap_50", "precision", "recall", "f1"),
+        )
+    return _classes(
+        evaluated, "iou", "IoU", ("pictures", "pixels"), ("dice", "precision", "recall")
+    )
 
 
 TITLES = {
@@ -108,7 +123,11 @@ TITLES = {
 
 
 def _classes(
-    evaluated: EvaluateRecord, column: str, title: str, counts: tuple[str, ...], shares: tuple[str, ...]
+    evaluated: EvaluateRecord,
+    column: str,
+    title: str,
+    counts: tuple[str, ...],
+    shares: tuple[str, ...],
 ) -> DenseClasses:
     lines = files.read_csv(evaluated.folder / "per_class.csv")
     lines.sort(key=lambda line: float(line[column] or 2.0))
@@ -127,7 +146,9 @@ def _classes(
     count_titles = tuple(TITLES[name] for name in counts)
     share_titles = tuple(TITLES[name] for name in shares)
     more = max(0, len(rows) - LISTED_CLASSES)
-    return DenseClasses(title, count_titles, share_titles, rows[:LISTED_CLASSES], low, more)
+    return DenseClasses(
+        title, count_titles, share_titles, rows[:LISTED_CLASSES], low, more
+    )
 
 
 def errors_section(evaluated: EvaluateRecord) -> list[ErrorRow]:
@@ -137,7 +158,9 @@ def errors_section(evaluated: EvaluateRecord) -> list[ErrorRow]:
     rows = []
     for line in files.read_csv(evaluated.folder / "errors.csv"):
         kind = line["kind"]
-        rows.append(ErrorRow(kind, MEANINGS[kind], int(line["mistakes"]), float(line["cost"])))
+        rows.append(
+            ErrorRow(kind, MEANINGS[kind], int(line["mistakes"]), float(line["cost"]))
+        )
     return sorted(rows, key=lambda row: -row.cost)
 
 

@@ -25,7 +25,8 @@ class TextPiece(NamedTuple):
     """A run of characters of a text.
 
     Args:
-        weight: from -1 to 1: how much it spoke for the answer; 0 for what lies between the words that did.
+        weight: from -1 to 1: how much it spoke for the answer; 0 for what lies between
+            the words that did.
     """
 
     text: str
@@ -34,7 +35,8 @@ class TextPiece(NamedTuple):
 
 @dataclass(frozen=True)
 class WorstError:
-    """One of the worst errors, with what is to be seen of the example: a picture, lines of text, or neither.
+    """One of the worst errors, with what is to be seen of the example: a picture, lines
+    of text, or neither.
 
     Args:
         picture: a data URI.
@@ -74,10 +76,16 @@ def read_number(row: Mapping[str, str], name: str) -> float | None:
 
 
 def read_estimate(row: Mapping[str, str], name: str) -> MetricEstimate | None:
-    """A value with its interval from the columns name, name_low and name_high; None where they are empty."""
+    """A value with its interval from the columns name, name_low and name_high; None
+    where they are empty.
+    """
     if not row[name]:
         return None
-    return MetricEstimate(value=float(row[name]), low=float(row[f"{name}_low"]), high=float(row[f"{name}_high"]))
+    return MetricEstimate(
+        value=float(row[name]),
+        low=float(row[f"{name}_low"]),
+        high=float(row[f"{name}_high"]),
+    )
 
 
 def read_quarantine(path: Path) -> list[dict[str, str]]:
@@ -120,11 +128,14 @@ def _read_worst_error(row: Mapping[str, Any], folder: Path) -> WorstError:
     )
 
 
-def _split_lines(text: str, highlights: Sequence[Sequence[float]]) -> tuple[tuple[TextPiece, ...], ...]:
+def _split_lines(
+    text: str, highlights: Sequence[Sequence[float]]
+) -> tuple[tuple[TextPiece, ...], ...]:
     """A text's lines in pieces, cut at the words that are marked.
 
     Args:
-        highlights: first character, character behind the last, and weight of each, in any order.
+        highlights: first character, character behind the last, and weight of each, in
+            any order.
     """
     pieces = []
     done = 0
@@ -151,4 +162,9 @@ def data_uri(picture: Path) -> str:
 
 
 def _unreadable(path: Path, fault: Exception) -> VersioningError:
-    return VersioningError(str(path), found=str(fault), expected="a file of a finished step", hint="thaw run")
+    return VersioningError(
+        str(path),
+        found=str(fault),
+        expected="a file of a finished step",
+        hint="thaw run",
+    )

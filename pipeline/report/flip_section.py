@@ -1,4 +1,6 @@
-"""What the page shows of the examples that a challenger answers better, and worse, than the champion."""
+"""What the page shows of the examples that a challenger answers better, and worse, than
+the champion.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ class Flip:
         target: what is right; empty where a picture shows it.
         before: what the champion answered, in words.
         after: what the challenger answered.
-        pictures: data URIs: of the example, or of the champion's answer and the challenger's.
+        pictures: data URIs: of the example, or of the champion's answer and the
+            challenger's.
         lines: of a text.
     """
 
@@ -65,11 +68,15 @@ def flips_section(promoted: PromoteRecord, scratch: Path) -> tuple[FlipWay, ...]
     except (OSError, ValueError, KeyError, TypeError):  # `.thaw` may be cleared
         return ()
     titles = name_ways(promoted)
-    return FlipWay(titles[0], promoted.better, better), FlipWay(titles[1], promoted.worse, worse)
+    return FlipWay(titles[0], promoted.better, better), FlipWay(
+        titles[1], promoted.worse, worse
+    )
 
 
 def name_ways(promoted: PromoteRecord) -> tuple[str, str]:
-    """How the two directions are called: answers are right or wrong, or more or less good."""
+    """How the two directions are called: answers are right or wrong, or more or less
+    good.
+    """
     if promoted.negative_flips is not None:
         return "Newly right", "Newly wrong"
     return "Better than the champion's answer", "Worse than the champion's answer"
@@ -79,7 +86,9 @@ def _read_flip(row: Mapping[str, Mapping[str, Any]], folder: Path) -> Flip:
     ours, theirs = row["challenger"], row["champion"]
     is_class = "confidence" in ours
     sides = (ours,) if is_class else (theirs, ours)
-    pictures = tuple(files.data_uri(folder / side["picture"]) for side in sides if side["picture"])
+    pictures = tuple(
+        files.data_uri(folder / side["picture"]) for side in sides if side["picture"]
+    )
     return Flip(
         path=ours["path"],
         target=ours["target"] if is_class else "",

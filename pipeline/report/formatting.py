@@ -9,21 +9,30 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from pipeline import metric_registry, text
-from pipeline.records import BaselineAge, Comparison, EvaluateRecord, MetricEstimate, PromoteRecord
+from pipeline.records import (
+    BaselineAge,
+    Comparison,
+    EvaluateRecord,
+    MetricEstimate,
+    PromoteRecord,
+)
 
 NARROW_SPACE = "\u202f"  # unbreakable: between a number and its unit
 HARD_SPACE = "\u00a0"  # unbreakable: between a number and its noun
 MINUS = "\u2212"
-INVISIBLE_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's: control, format, surrogate, line and paragraph ends
+# Unicode's: control, format, surrogate, line and paragraph ends.
+INVISIBLE_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
 NAMED_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
-# --- text --------------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------
 
 
 def make_visible(value: object) -> object:
-    r"""Text with what a reader could not see, or be misled by, made visible: control characters, undecodable bytes,
-    marks that turn the writing's direction. The template engine passes every value through here."""
+    r"""Text with what a reader could not see, or be misled by, made visible: control
+    characters, undecodable bytes, marks that turn the writing's direction. The template
+    engine passes every value through here.
+    """
     if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
         return value
     return "".join(_make_character_visible(character) for character in value)
@@ -45,7 +54,7 @@ def join_names(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-# --- numbers -----------------------------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------
 
 
 def format_percent(value: float, digits: int = 1) -> str:
@@ -141,7 +150,7 @@ def format_p_value(value: float) -> str:
     return f"p{HARD_SPACE}={HARD_SPACE}{value:.{digits}f}"
 
 
-# --- sentences ---------------------------------------------------------------------------------------------------
+# --- sentences ------------------------------------------------------------------------
 
 
 def describe_age(age: BaselineAge) -> str:
@@ -151,10 +160,14 @@ def describe_age(age: BaselineAge) -> str:
 
 
 def describe_baseline(evaluated: EvaluateRecord) -> str:
-    """Since when a remembered training from scratch is, from what, and what was left out of the comparison for it."""
+    """Since when a remembered training from scratch is, from what, and what was left
+    out of the comparison for it.
+    """
     assert evaluated.baseline is not None
     age = describe_age(evaluated.baseline)
-    compared = [one.examples for one in evaluated.comparisons if one.examples is not None]
+    compared = [
+        one.examples for one in evaluated.comparisons if one.examples is not None
+    ]
     if not compared:
         return age
     left_out = evaluated.examples - compared[0]
@@ -164,7 +177,9 @@ def describe_baseline(evaluated: EvaluateRecord) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The one sentence on top, in parts, so that the template can set the figure in bold."""
+    """The one sentence on top, in parts, so that the template can set the figure in
+    bold.
+    """
 
     before: str
     figure: str
@@ -172,12 +187,17 @@ class Verdict:
 
 
 def write_verdict(
-    evaluated: EvaluateRecord, promoted: PromoteRecord | None, baseline: str | None, *, pretrained: bool
+    evaluated: EvaluateRecord,
+    promoted: PromoteRecord | None,
+    baseline: str | None,
+    *,
+    pretrained: bool,
 ) -> Verdict:
     """What came of the run, in a sentence.
 
     Args:
-        baseline: name of the candidate trained for comparison, if there is one besides the best.
+        baseline: name of the candidate trained for comparison, if there is one besides
+            the best.
         pretrained: whether the best candidate started from pretrained weights.
     """
     primary = evaluated.primary
@@ -191,7 +211,9 @@ def write_verdict(
             after += _describe_comparison(comparison, primary)
     if promoted is not None:
         after += f"; {describe_promotion(promoted)}"
-    return Verdict(f"{subject} reached ", format_metric(primary, estimate.value), f"{after}.")
+    return Verdict(
+        f"{subject} reached ", format_metric(primary, estimate.value), f"{after}."
+    )
 
 
 def format_gain(metric: str) -> Callable[[float], str]:
@@ -214,12 +236,18 @@ def describe_promotion(promoted: PromoteRecord) -> str:
         return f"{version}, the champion"
     if promoted.waits:
         return f"{version}, waiting for approval"
-    stays = f"version {promoted.champion} stays champion" if promoted.champion else "there is no champion yet"
+    stays = (
+        f"version {promoted.champion} stays champion"
+        if promoted.champion
+        else "there is no champion yet"
+    )
     return f"{version}; {stays}"
 
 
 def _describe_comparison(comparison: Comparison, primary: str) -> str:
-    """The difference from training from scratch; the metric is named where it is not the one just told."""
+    """The difference from training from scratch; the metric is named where it is not
+    the one just told.
+    """
     value = comparison.difference.value
     points = f"{100 * abs(value):.1f}{HARD_SPACE}points"
     measured = "" if primary == comparison.metric else f" in {comparison.metric}"

@@ -1,7 +1,8 @@
 """Markdown in which other people's text stays text, whatever renders it.
 
-What HTML or a table's bars are made of becomes an entity, what Markdown is made of gets a backslash (CommonMark 0.31,
-section 2.4). So a class called `<script>` or `a | b` is shown by its name.
+What HTML or a table's bars are made of becomes an entity, what Markdown is made of gets
+a backslash (CommonMark 0.31, section 2.4). So a class called `<script>` or `a | b` is
+shown by its name.
 """
 
 from __future__ import annotations
@@ -18,17 +19,22 @@ LONGEST_CELL = 120  # characters
 
 
 def escape(value: object) -> str:
-    r"""Text within a line: control characters are made visible (a line break as \n), Markdown and HTML are shown as they
-    are written."""
+    r"""Text within a line: control characters are made visible (a line break as \n),
+    Markdown and HTML are shown as they are written.
+    """
     text = str(make_visible(str(value)))
     for character, entity in ENTITIES.items():
         text = text.replace(character, entity)
     text = MARKS.sub(r"\\\1", text)
-    return BLOCK_START.sub(lambda match: f"{match[1]}&#{ord(match[2][0])};{match[2][1:]}", text)
+    return BLOCK_START.sub(
+        lambda match: f"{match[1]}&#{ord(match[2][0])};{match[2][1:]}", text
+    )
 
 
 def shorten(value: object, longest: int = LONGEST_CELL) -> str:
-    """Text of at most so many characters, with an ellipsis where it is cut; not escaped."""
+    """Text of at most so many characters, with an ellipsis where it is cut; not
+    escaped.
+    """
     text = str(value)
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
@@ -39,12 +45,16 @@ def name(value: object) -> str:
 
 
 def code(value: str) -> str:
-    """A digest or a command, in a code span; a backtick within would end it, and becomes an apostrophe."""
+    """A digest or a command, in a code span; a backtick within would end it, and
+    becomes an apostrophe.
+    """
     text = str(make_visible(value)).replace("`", "'")
     return f"`{text}`"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()
+) -> str:
     """A table whose cells are Markdown already; empty where it has no rows.
 
     Args:
@@ -58,7 +68,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[
 
 
 def prose(text: str) -> str:
-    """Somebody's text of several lines: paragraphs are kept, and lines that begin with a dash are a list."""
+    """Somebody's text of several lines: paragraphs are kept, and lines that begin with
+    a dash are a list.
+    """
     lines = []
     for line in text.strip().splitlines():
         stripped = line.strip()

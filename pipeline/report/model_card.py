@@ -1,8 +1,10 @@
-"""The model card of a registered version (Mitchell et al. 2019, "Model Cards for Model Reporting", section 4): written from
-records and the registry alone, the same text for the same ones.
+"""The model card of a registered version (Mitchell et al. 2019, "Model Cards for Model
+Reporting", section 4): written from records and the registry alone, the same text for
+the same ones.
 
-The sections are theirs, in their order. What only people know, what the model is meant for and where it should not be
-used, comes from `register.intended_use` and `register.limits`.
+The sections are theirs, in their order. What only people know, what the model is meant
+for and where it should not be used, comes from `register.intended_use` and
+`register.limits`.
 """
 
 from __future__ import annotations
@@ -27,7 +29,13 @@ from pipeline.records import (
     StageResult,
 )
 from pipeline.redaction import redact
-from pipeline.report import card_decisions, files, formatting, result_sections, run_sections
+from pipeline.report import (
+    card_decisions,
+    files,
+    formatting,
+    result_sections,
+    run_sections,
+)
 from pipeline.report.markdown import code, escape, join, name, prose, table
 
 LISTED_CLASSES = 10  # the weakest
@@ -35,9 +43,11 @@ LISTED_SLICES = 5
 LISTED_NAMES = 3  # of files, beside a count
 LISTED_LABELS = 20
 HEX_DIGITS = 12  # of a digest
-STAGE_PARTS = ("prove", "prepare", "solve", "train", "validate")  # in timing.json, of a stage: one after the other
+# In timing.json, of a stage: one after the other.
+STAGE_PARTS = ("prove", "prepare", "solve", "train", "validate")
 
-# By kind of targets: of per_class.csv the column that counts, and the one of the score with its title.
+# By kind of targets: of per_class.csv the column that counts, and the one of the score
+# with its title.
 CLASS_COLUMNS = {
     "classes": ("examples", "recall", "Recall"),
     "boxes": ("objects", "ap", "AP"),
@@ -63,9 +73,11 @@ class CardFacts:
     Args:
         model: the registered name.
         version: its number.
-        created: when it was registered, in milliseconds since 1970; 0 where that is not known.
+        created: when it was registered, in milliseconds since 1970; 0 where that is not
+            known.
         tags: of the version: data and Git revision among them.
-        served: how it presents inputs and what it refuses, as `pipeline.served.settings` gives it.
+        served: how it presents inputs and what it refuses, as
+            `pipeline.served.settings` gives it.
         entries: the journal of the model, in order.
         timing: of its training, as timing.json holds it; None where it is not known.
         latency: of its network; None where it is not known.
@@ -101,12 +113,16 @@ def write_card(run: RunRecords, config: Config, facts: CardFacts) -> str:
 
 
 def describe_version(run: RunRecords, config: Config, facts: CardFacts) -> str:
-    """The card in short, as the registry shows it beside a version: what was decided first."""
+    """The card in short, as the registry shows it beside a version: what was decided
+    first.
+    """
     worst = [f"Weakest: {worst}." for worst in _name_weakest(run.evaluate)]
     blocks = [
         f"**{card_decisions.describe_standing(facts.entries, facts.version)}**",
         summarize(run, config),
-        "\n".join(f"- {line}" for line in (*_list_comparisons(run.evaluate, config), *worst)),
+        "\n".join(
+            f"- {line}" for line in (*_list_comparisons(run.evaluate, config), *worst)
+        ),
         prose(config.register_.intended_use),
         "The whole card is `model_card.md`, among the files of this version and the artifacts of its run.",
     ]
@@ -121,15 +137,21 @@ def summarize(run: RunRecords, config: Config) -> str:
     task = config.task.name.replace("-", " ")
     value = f"{formatting.format_metric(primary, score.value)} ({formatting.format_interval(primary, score)})"
     examples = formatting.pluralize(evaluated.examples, "test example")
-    recipe = f"{name(run.candidate.architecture)} by the recipe {name(evaluated.candidate)}"
+    recipe = (
+        f"{name(run.candidate.architecture)} by the recipe {name(evaluated.candidate)}"
+    )
     return f"{task.capitalize()} with {recipe}: {formatting.metric_title(primary)} {value} on {examples}."
 
 
-# --- model details ------------------------------------------------------------------------------------------------
+# --- model details --------------------------------------------------------------------
 
 
 def _model_details(run: RunRecords, config: Config, facts: CardFacts) -> str:
-    details = [f"- **{title}**: {text}" for title, text in _list_details(run, config, facts) if text]
+    details = [
+        f"- **{title}**: {text}"
+        for title, text in _list_details(run, config, facts)
+        if text
+    ]
     return join(
         [
             "## Model details",
@@ -141,16 +163,27 @@ def _model_details(run: RunRecords, config: Config, facts: CardFacts) -> str:
     )
 
 
-def _list_details(run: RunRecords, config: Config, facts: CardFacts) -> Iterator[tuple[str, str]]:
+def _list_details(
+    run: RunRecords, config: Config, facts: CardFacts
+) -> Iterator[tuple[str, str]]:
     candidate, backbone = run.candidate, run.backbone
     yield "Task", f"{config.task.name}: {_list_labels(candidate.labels)}"
     yield "Version", _describe_version(facts)
     parameters = f"{backbone.parameters / 1e6:.1f} million parameters"
     yield "Backbone", f"{name(backbone.name)}, {parameters}, {_describe_weights(run)}"
     yield "Licence of the backbone", _describe_licence(backbone.source)
-    steps = f", {formatting.pluralize(candidate.steps, 'optimiser step')}" if candidate.steps else ""
+    steps = (
+        f", {formatting.pluralize(candidate.steps, 'optimiser step')}"
+        if candidate.steps
+        else ""
+    )
     yield "Recipe", f"{name(candidate.name)}{steps}"
-    yield "Input", escape(run_sections.describe_input(candidate.input, run.finetune.truncated_texts))
+    yield (
+        "Input",
+        escape(
+            run_sections.describe_input(candidate.input, run.finetune.truncated_texts)
+        ),
+    )
     yield "Weights", f"sha256 {code(candidate.model_sha256[:HEX_DIGITS])}"
     yield "Data", _describe_data(facts.tags)
     yield "Git revision", _describe_revision(facts.tags)
@@ -169,7 +202,10 @@ def _describe_weights(run: RunRecords) -> str:
     if run.candidate.baseline:
         return "its weights unused: trained from scratch"
     source = run.backbone.source
-    origin = {"shipped": "weights that come with Thaw", "file": "weights from a file"}.get(source)
+    origin = {
+        "shipped": "weights that come with Thaw",
+        "file": "weights from a file",
+    }.get(source)
     return f"{origin or f'weights from {name(source)}'}, sha256 {code(run.backbone.sha256[:HEX_DIGITS])}"
 
 
@@ -186,7 +222,9 @@ def _describe_data(tags: Mapping[str, str]) -> str:
     count = tags.get("data.files", "")
     number = f", {formatting.pluralize(int(count), 'file')}" if count.isdigit() else ""
     reason = tags.get("data.dirty_reason")
-    unsure = f"; this does not lead back to the data: {escape(reason)}" if reason else ""
+    unsure = (
+        f"; this does not lead back to the data: {escape(reason)}" if reason else ""
+    )
     return f"{code(md5)}{number}{unsure}"
 
 
@@ -199,7 +237,9 @@ def _describe_latency(latency: Latency) -> str:
     single = min(latency.batches, key=lambda timed: timed.batch)
     time = formatting.format_milliseconds(single.median_ms)
     where = f"{name(latency.device)}, {formatting.pluralize(latency.threads, 'thread')}, {name(latency.precision)}"
-    return f"{time} in the network alone ({where}); {latency.megabytes:.1f} MB of weights"
+    return (
+        f"{time} in the network alone ({where}); {latency.megabytes:.1f} MB of weights"
+    )
 
 
 def _list_labels(labels: Sequence[str]) -> str:
@@ -220,7 +260,9 @@ def _schedule(candidate: CandidateRecord, timing: Mapping[str, Any] | None) -> s
     return join([shown, note])
 
 
-def _stage_row(stage: StageResult, spent: Mapping[str, float] | None) -> tuple[str, ...]:
+def _stage_row(
+    stage: StageResult, spent: Mapping[str, float] | None
+) -> tuple[str, ...]:
     """What a stage trained, with which rates, and how long it took."""
     rates = sorted(set(stage.lr.values()))
     rate = "–"
@@ -236,16 +278,28 @@ def _stage_row(stage: StageResult, spent: Mapping[str, float] | None) -> tuple[s
     blocks = formatting.pluralize(len(stage.trained), "block")
     trained = name(stage.trained[0]) if len(stage.trained) == 1 else blocks
     frozen = formatting.pluralize(len(stage.frozen), "block")
-    return name(stage.name), trained, frozen, str(stage.epochs), str(stage.best_epoch), rate, seconds
+    return (
+        name(stage.name),
+        trained,
+        frozen,
+        str(stage.epochs),
+        str(stage.best_epoch),
+        rate,
+        seconds,
+    )
 
 
-# --- intended use, factors, metrics -------------------------------------------------------------------------------
+# --- intended use, factors, metrics ---------------------------------------------------
 
 
 def _intended_use(config: Config) -> str:
     stated = prose(config.register_.intended_use)
     return join(
-        ["## Intended use", stated or "Nobody has stated it: `register.intended_use` in `params.yaml` says it."]
+        [
+            "## Intended use",
+            stated
+            or "Nobody has stated it: `register.intended_use` in `params.yaml` says it.",
+        ]
     )
 
 
@@ -253,21 +307,42 @@ def _factors(evaluated: EvaluateRecord) -> str:
     """By what answers were told apart."""
     slices = result_sections.slices_section(evaluated)
     columns = [name(column) for column in slices.columns]
-    told = f"Answers were judged by class and by {formatting.join_names(columns)}." if columns else ""
-    small = (
-        f"{formatting.pluralize(len(slices.small), 'slice')} had too few examples to be judged." if slices.small else ""
+    told = (
+        f"Answers were judged by class and by {formatting.join_names(columns)}."
+        if columns
+        else ""
     )
-    nothing = "Answers were judged by class alone: the data have no columns to judge them by."
-    return join(["## Factors", " ".join(part for part in (told or nothing, small) if part)])
+    small = (
+        f"{formatting.pluralize(len(slices.small), 'slice')} had too few examples to be judged."
+        if slices.small
+        else ""
+    )
+    nothing = (
+        "Answers were judged by class alone: the data have no columns to judge them by."
+    )
+    return join(
+        ["## Factors", " ".join(part for part in (told or nothing, small) if part)]
+    )
 
 
 def _metrics(evaluated: EvaluateRecord, config: Config) -> str:
     primary = metric_registry.find(evaluated.primary)
     units = evaluated.units or evaluated.examples
     grouped = units < evaluated.examples
-    resampled = f"{units:,} groups of examples that belong together" if grouped else "the examples"
-    floors = [_describe_floor(metric, value) for metric, value in sorted(config.register_.thresholds.items())]
-    demand = f"To become champion a version must reach {formatting.join_names(floors)}." if floors else ""
+    resampled = (
+        f"{units:,} groups of examples that belong together"
+        if grouped
+        else "the examples"
+    )
+    floors = [
+        _describe_floor(metric, value)
+        for metric, value in sorted(config.register_.thresholds.items())
+    ]
+    demand = (
+        f"To become champion a version must reach {formatting.join_names(floors)}."
+        if floors
+        else ""
+    )
     return join(
         [
             "## Metrics",
@@ -282,7 +357,7 @@ def _describe_floor(metric: str, value: float) -> str:
     return f"{formatting.metric_title(metric)} of {side} {formatting.format_metric(metric, value)}"
 
 
-# --- data ---------------------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------
 
 
 def _evaluation_data(run: RunRecords) -> str:
@@ -295,19 +370,33 @@ def _evaluation_data(run: RunRecords) -> str:
 def _training_data(run: RunRecords) -> str:
     counts = run_sections.split_section(run.split)
     rows = [
-        (name(row.label), *(f"{row.counts[split]:,}" for split in run_sections.SPLITS), f"{row.total:,}")
+        (
+            name(row.label),
+            *(f"{row.counts[split]:,}" for split in run_sections.SPLITS),
+            f"{row.total:,}",
+        )
         for row in counts.rows
     ]
     totals = [counts.totals[split] for split in run_sections.SPLITS]
-    rows.append(("all examples", *(f"{total:,}" for total in totals), f"{sum(totals):,}"))
-    notes = [f"The largest and the smallest classes; {counts.more:,} lie between them."] if counts.more else []
+    rows.append(
+        ("all examples", *(f"{total:,}" for total in totals), f"{sum(totals):,}")
+    )
+    notes = (
+        [f"The largest and the smallest classes; {counts.more:,} lie between them."]
+        if counts.more
+        else []
+    )
     if run.split.examples:
         notes.append("An example counts in every class that it has.")
     findings = (*run.validate.findings, *run.split.warnings, *run.split.left_out)
     return join(
         [
             "## Training data",
-            table(("Class", "Train", "Validation", "Test", "All"), rows, right=(1, 2, 3, 4)),
+            table(
+                ("Class", "Train", "Validation", "Test", "All"),
+                rows,
+                right=(1, 2, 3, 4),
+            ),
             " ".join(notes),
             "### Problems of the data",
             " ".join(_describe_problems(run)),
@@ -335,7 +424,9 @@ def _describe_problems(run: RunRecords) -> Iterator[str]:
 
 
 def _quarantine(run: RunRecords) -> str:
-    groups = run_sections.quarantine_section(files.read_quarantine(run.validate.quarantine))
+    groups = run_sections.quarantine_section(
+        files.read_quarantine(run.validate.quarantine)
+    )
     rows = [
         (
             name(group.code.replace("-", " ")),
@@ -364,11 +455,13 @@ def _list_names(names: Sequence[str], count: int | None = None) -> str:
     return f"{shown} and {more:,} more" if more > 0 else shown
 
 
-# --- quantitative analyses ----------------------------------------------------------------------------------------
+# --- quantitative analyses ------------------------------------------------------------
 
 
 def _analyses(evaluated: EvaluateRecord, config: Config) -> str:
-    comparisons = "\n".join(f"- {line}" for line in _list_comparisons(evaluated, config))
+    comparisons = "\n".join(
+        f"- {line}" for line in _list_comparisons(evaluated, config)
+    )
     slices = _slices(evaluated)
     return join(
         [
@@ -391,8 +484,17 @@ def _metric_table(evaluated: EvaluateRecord) -> str:
         value = formatting.format_metric(metric, row.estimate.value)
         direction = "" if row.metric.higher_is_better else "; lower is better"
         note = escape(f"{row.metric.note}{direction}")
-        rows.append((row.metric.title, value, formatting.format_interval(metric, row.estimate), note))
-    return table(("On the test split", "Value", "Interval", "What it is"), rows, right=(1, 2))
+        rows.append(
+            (
+                row.metric.title,
+                value,
+                formatting.format_interval(metric, row.estimate),
+                note,
+            )
+        )
+    return table(
+        ("On the test split", "Value", "Interval", "What it is"), rows, right=(1, 2)
+    )
 
 
 def _list_comparisons(evaluated: EvaluateRecord, config: Config) -> Iterator[str]:
@@ -401,11 +503,19 @@ def _list_comparisons(evaluated: EvaluateRecord, config: Config) -> Iterator[str
 
 
 def _describe_comparison(comparison: Comparison, evaluated: EvaluateRecord) -> str:
-    other = "training from scratch" if comparison.other == "scratch" else f"the recipe {name(comparison.other)}"
+    other = (
+        "training from scratch"
+        if comparison.other == "scratch"
+        else f"the recipe {name(comparison.other)}"
+    )
     difference = comparison.difference
     points = f"{formatting.format_points(difference.value)} of {formatting.metric_title(comparison.metric)}"
     interval = f"({formatting.format_difference(difference)}; {formatting.format_p_value(comparison.p_value)})"
-    verdict = {"better": "better", "worse": "worse", "cannot-tell": "the two cannot be told apart"}[comparison.verdict]
+    verdict = {
+        "better": "better",
+        "worse": "worse",
+        "cannot-tell": "the two cannot be told apart",
+    }[comparison.verdict]
     age = ""
     if comparison.other == "scratch" and evaluated.baseline is not None:
         age = f" That was {formatting.describe_baseline(evaluated)}."
@@ -413,7 +523,9 @@ def _describe_comparison(comparison: Comparison, evaluated: EvaluateRecord) -> s
 
 
 def _class_rows(evaluated: EvaluateRecord) -> list[tuple[str, int, MetricEstimate]]:
-    """The classes that the test split has, the weakest first; none for a kind of targets without a table of them."""
+    """The classes that the test split has, the weakest first; none for a kind of
+    targets without a table of them.
+    """
     if evaluated.targets not in CLASS_COLUMNS:
         return []
     count, score, _ = CLASS_COLUMNS[evaluated.targets]
@@ -432,10 +544,27 @@ def _classes(evaluated: EvaluateRecord) -> str:
     count, _, title = CLASS_COLUMNS[evaluated.targets]
     rows = []
     for label, examples, estimate in known[:LISTED_CLASSES]:
-        rows.append((name(label), f"{examples:,}", *_estimate_cells(evaluated.primary, estimate)))
+        rows.append(
+            (
+                name(label),
+                f"{examples:,}",
+                *_estimate_cells(evaluated.primary, estimate),
+            )
+        )
     more = len(known) - LISTED_CLASSES
-    rest = f"{more:,} more do better; all are in `test/per_class.csv` of the run." if more > 0 else ""
-    return join([table(("Class", count.capitalize(), title, "Interval"), rows, right=(1, 2, 3)), rest])
+    rest = (
+        f"{more:,} more do better; all are in `test/per_class.csv` of the run."
+        if more > 0
+        else ""
+    )
+    return join(
+        [
+            table(
+                ("Class", count.capitalize(), title, "Interval"), rows, right=(1, 2, 3)
+            ),
+            rest,
+        ]
+    )
 
 
 def _slices(evaluated: EvaluateRecord) -> str:
@@ -446,14 +575,29 @@ def _slices(evaluated: EvaluateRecord) -> str:
     for row in weakest:
         below = "yes" if row.is_below else "no"
         cells = _estimate_cells(section.metric.name, row.score)
-        rows.append((f"{name(row.column)} = {name(row.value)}", f"{row.examples:,}", *cells, below))
-    header = ("Slice", "Examples", section.metric.title, "Interval", "Clearly below the whole")
+        rows.append(
+            (
+                f"{name(row.column)} = {name(row.value)}",
+                f"{row.examples:,}",
+                *cells,
+                below,
+            )
+        )
+    header = (
+        "Slice",
+        "Examples",
+        section.metric.title,
+        "Interval",
+        "Clearly below the whole",
+    )
     chance = f"Of {formatting.pluralize(len(judged), 'slice')}, about {section.by_chance:.1f} would be clearly below by chance."
     return join([table(header, rows, right=(1, 2, 3)), chance]) if rows else ""
 
 
 def _estimate_cells(metric: str, estimate: MetricEstimate) -> tuple[str, str]:
-    return formatting.format_metric(metric, estimate.value), formatting.format_interval(metric, estimate)
+    return formatting.format_metric(metric, estimate.value), formatting.format_interval(
+        metric, estimate
+    )
 
 
 def _name_weakest(evaluated: EvaluateRecord) -> Iterator[str]:
@@ -469,7 +613,7 @@ def _name_weakest(evaluated: EvaluateRecord) -> Iterator[str]:
         yield f"{name(row.column)} = {name(row.value)}, {section.metric.title.lower()} {value} ({interval})"
 
 
-# --- caveats and decisions ----------------------------------------------------------------------------------------
+# --- caveats and decisions ------------------------------------------------------------
 
 
 def _caveats(run: RunRecords, config: Config, facts: CardFacts) -> str:
@@ -479,8 +623,11 @@ def _caveats(run: RunRecords, config: Config, facts: CardFacts) -> str:
     return join(
         [
             "## Caveats and recommendations",
-            stated or "Nobody has stated risks or limits of its use: `register.limits` in `params.yaml` says them.",
-            "The served model refuses, with an error that names the row:" if refused else "",
+            stated
+            or "Nobody has stated risks or limits of its use: `register.limits` in `params.yaml` says them.",
+            "The served model refuses, with an error that names the row:"
+            if refused
+            else "",
             refusals,
             _describe_threshold(facts.served),
             _describe_calibration(run.evaluate),
@@ -525,14 +672,30 @@ def _describe_calibration(evaluated: EvaluateRecord) -> str:
 
 
 def _decisions(promoted: PromoteRecord | None, facts: CardFacts) -> str:
-    """The last comparison with the champion in figures, and everything that was decided about the version."""
+    """The last comparison with the champion in figures, and everything that was decided
+    about the version.
+    """
     parts = ["## Decisions"]
-    if promoted is not None and promoted.version == facts.version and promoted.gain is not None:
+    if (
+        promoted is not None
+        and promoted.version == facts.version
+        and promoted.gain is not None
+    ):
         section = run_sections.describe_verdict(promoted)
-        title = f"Against version {promoted.compared_with}" if promoted.compared_with else "Against a constant answer"
+        title = (
+            f"Against version {promoted.compared_with}"
+            if promoted.compared_with
+            else "Against a constant answer"
+        )
         rows = list(section.facts)
-        parts.append(table((title, f"bounds of {section.bounds} certainty each"), rows, right=(1,)))
-        parts += [escape(f"{detail[:1].upper()}{detail[1:]}.") for detail in promoted.details]
+        parts.append(
+            table(
+                (title, f"bounds of {section.bounds} certainty each"), rows, right=(1,)
+            )
+        )
+        parts += [
+            escape(f"{detail[:1].upper()}{detail[1:]}.") for detail in promoted.details
+        ]
     parts.append(card_decisions.list_history(facts.entries, facts.version))
     parts.append(
         "Which version is champion now says the registry's alias `champion`; `thaw models` lists every decision."

@@ -12,7 +12,13 @@ from markupsafe import Markup
 from pipeline.files import replace_text
 from pipeline.records import EvaluateRecord, Latency, RunRecords
 from pipeline.redaction import redact
-from pipeline.report import dense_sections, files, formatting, result_sections, run_sections
+from pipeline.report import (
+    dense_sections,
+    files,
+    formatting,
+    result_sections,
+    run_sections,
+)
 from pipeline.report.report_context import ReportContext, Sweep
 
 if TYPE_CHECKING:
@@ -46,7 +52,9 @@ def build_page(run: RunRecords, context: ReportContext) -> str:
     baseline = _baseline_name(candidates)
     registered = run.register if run.register and run.register.version else None
     promoted = run.promote if run.promote and run.promote.version else None
-    verdict = formatting.write_verdict(evaluated, promoted, baseline, pretrained=not best.baseline)
+    verdict = formatting.write_verdict(
+        evaluated, promoted, baseline, pretrained=not best.baseline
+    )
     return (
         _environment()
         .get_template("page.html.j2")
@@ -64,15 +72,21 @@ def build_page(run: RunRecords, context: ReportContext) -> str:
             primary=run_sections.primary_metric(run.finetune),
             best=best,
             baseline=baseline,
-            baseline_age=formatting.describe_baseline(evaluated) if evaluated.baseline else None,
+            baseline_age=formatting.describe_baseline(evaluated)
+            if evaluated.baseline
+            else None,
             candidates=candidates,
             metrics=result_sections.metrics_section(evaluated),
             **_answer_sections(evaluated),
             slices=result_sections.slices_section(evaluated),
             findings=(*run.validate.findings, *context.drift),
-            quarantine=run_sections.quarantine_section(files.read_quarantine(run.validate.quarantine)),
+            quarantine=run_sections.quarantine_section(
+                files.read_quarantine(run.validate.quarantine)
+            ),
             split_counts=run_sections.split_section(run.split),
-            input_description=run_sections.describe_input(best.input, run.finetune.truncated_texts),
+            input_description=run_sections.describe_input(
+                best.input, run.finetune.truncated_texts
+            ),
             network=run_sections.describe_network(best.design),
             request=run_sections.describe_request(best.input),
             schedule=run_sections.schedule_section(best, run.backbone.blocks),
@@ -89,7 +103,9 @@ def build_page(run: RunRecords, context: ReportContext) -> str:
 
 
 def _answer_sections(evaluated: EvaluateRecord) -> dict[str, object]:
-    """The sections that differ by the kind of targets, by the names that the templates know."""
+    """The sections that differ by the kind of targets, by the names that the templates
+    know.
+    """
     if evaluated.targets == "classes":
         return {
             "worst_errors": files.read_worst_errors(evaluated.folder / "worst"),
@@ -108,7 +124,9 @@ def build_sweep_page(workspace: str, sweep: Sweep) -> str:
     """A page of one learning rate sweep, made before anything is trained."""
     template = _environment().get_template("sweep.html.j2")
     figure = run_sections.sweep_figure(sweep)
-    return template.render(style=_style(), workspace=workspace, sweep=sweep, figure=figure)
+    return template.render(
+        style=_style(), workspace=workspace, sweep=sweep, figure=figure
+    )
 
 
 def write_page(html: str, path: Path) -> None:
@@ -126,7 +144,10 @@ def _baseline_name(candidates: list[run_sections.CandidateRow]) -> str | None:
 
 def _latency(context: ReportContext, evaluated: EvaluateRecord) -> Latency | None:
     """Size and speed, if they were measured of this very model."""
-    if context.latency is None or context.latency.model_sha256 != evaluated.model_sha256:
+    if (
+        context.latency is None
+        or context.latency.model_sha256 != evaluated.model_sha256
+    ):
         return None
     return context.latency
 
@@ -155,5 +176,7 @@ def _environment() -> Environment:
 
 
 def _safe_link(target: str) -> str | None:
-    """A link that only leads somewhere: no scheme but http and https, and none for a path."""
+    """A link that only leads somewhere: no scheme but http and https, and none for a
+    path.
+    """
     return target if urlsplit(target).scheme in ("", "http", "https", "file") else None

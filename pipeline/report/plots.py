@@ -1,4 +1,6 @@
-"""The page's charts as pictures of their own, for whoever looks at the run in the tracking store."""
+"""The page's charts as pictures of their own, for whoever looks at the run in the
+tracking store.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,18 @@ from pipeline.report.run_sections import curve_figures
 STYLE = Path(__file__).parent / "templates" / "style.css"
 
 
-def write_plots(finetuned: FinetuneRecord, evaluated: EvaluateRecord, folder: Path) -> list[Path]:
-    """Writes curves, calibration and, for few classes, the confusion matrix as SVG files into `folder`."""
+def write_plots(
+    finetuned: FinetuneRecord, evaluated: EvaluateRecord, folder: Path
+) -> list[Path]:
+    """Writes curves, calibration and, for few classes, the confusion matrix as SVG
+    files into `folder`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     svgs = {}
     for number, figure in enumerate(curve_figures(finetuned), 1):
         svgs[f"curve-{number}"] = str(figure.chart)
-    # Older evaluations may lack a table; a model is registered without its picture all the same.
+    # Older evaluations may lack a table; a model is registered without its picture all
+    # the same.
     has_classes = evaluated.targets == "classes"
     if has_classes and (evaluated.folder / "reliability.csv").is_file():
         svgs["calibration"] = str(calibration_section(evaluated).chart)
@@ -52,7 +59,9 @@ def make_standalone(svg: str) -> str:
     rules = STYLE.read_text(encoding="utf-8")
     root = re.search(r":root \{.*?\n\}", rules, re.S)
     assert root is not None
-    chart_rules = [line for line in rules.splitlines() if re.match(r"\.chart [^{]", line)]
+    chart_rules = [
+        line for line in rules.splitlines() if re.match(r"\.chart [^{]", line)
+    ]
     background = "svg { background: var(--paper); font: 11px var(--sans); }"
     style = "\n".join([root[0], background, *chart_rules])
     # The page is HTML, a file is XML: it names its namespace.

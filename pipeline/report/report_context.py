@@ -12,13 +12,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from pipeline.records import CandidateRecord, DataVersion, Finding, Latency, PromoteRecord, RegisterRecord
+from pipeline.records import (
+    CandidateRecord,
+    DataVersion,
+    Finding,
+    Latency,
+    PromoteRecord,
+    RegisterRecord,
+)
 from pipeline.redaction import MARK
 from pipeline.report.flip_section import FlipWay, flips_section
 from pipeline.step_table import DVC_STAGES
 from pipeline.workspace import Workspace
 
-OUTCOMES = "outcomes.json"  # of a run, in its folder: what became of each step, and how long it took
+# Of a run, in its folder: what became of each step, and how long it took.
+OUTCOMES = "outcomes.json"
 LIBRARIES = (
     "thaw",
     "torch",
@@ -47,7 +55,8 @@ class Sweep:
 
 @dataclass(frozen=True)
 class ReportContext:
-    """What the page shows besides records: what the run saw, but its inputs do not determine.
+    """What the page shows besides records: what the run saw, but its inputs do not
+    determine.
 
     Args:
         workspace: its name, the page's title.
@@ -60,7 +69,8 @@ class ReportContext:
         versions: of libraries, by name.
         links: by what they lead to; http(s) or a path beside the page.
         sweeps: learning rate sweeps, where rates were found by them.
-        flips: examples that the challenger answers otherwise than the champion, both ways.
+        flips: examples that the challenger answers otherwise than the champion, both
+            ways.
     """
 
     workspace: str
@@ -100,11 +110,13 @@ def gather_context(
     )
 
 
-# --- files of the last run ---------------------------------------------------------------------------------------
+# --- files of the last run ------------------------------------------------------------
 
 
 def _read_latest(runs: Path, name: str, parse: Callable[[Any], T]) -> T | None:
-    """The JSON file of that name in the newest run that has a usable one; runs are named by their time."""
+    """The JSON file of that name in the newest run that has a usable one; runs are
+    named by their time.
+    """
     for path in sorted(runs.glob(f"*/{name}"), reverse=True):
         try:
             return parse(json.loads(path.read_text(encoding="utf-8")))
@@ -115,14 +127,18 @@ def _read_latest(runs: Path, name: str, parse: Callable[[Any], T]) -> T | None:
 
 def _parse_seconds(outcomes: list[dict[str, Any]]) -> dict[str, float]:
     """What each step took that ran, rather than being restored."""
-    return {outcome["step"]: outcome["seconds"] for outcome in outcomes if outcome["how"] == "done"}
+    return {
+        outcome["step"]: outcome["seconds"]
+        for outcome in outcomes
+        if outcome["how"] == "done"
+    }
 
 
 def _parse_drift(findings: list[dict[str, Any]]) -> tuple[Finding, ...]:
     return tuple(Finding.model_validate(finding) for finding in findings)
 
 
-# --- learning rate sweeps ----------------------------------------------------------------------------------------
+# --- learning rate sweeps -------------------------------------------------------------
 
 
 def read_sweeps(finetuned: Path) -> list[Sweep]:
@@ -136,12 +152,16 @@ def read_sweeps(finetuned: Path) -> list[Sweep]:
             for stage, curve in by_stage.items():
                 rates = tuple(curve["rate"])
                 losses = tuple(curve["loss"])
-                sweeps.append(Sweep(curves.parent.name, stage, rates, losses, used.get(stage)))
+                sweeps.append(
+                    Sweep(curves.parent.name, stage, rates, losses, used.get(stage))
+                )
     return sweeps
 
 
 def _read_sweep_curves(curves: Path) -> dict[str, dict[str, list[float]]]:
-    """Stage → "rate" and "loss" → values; the rows' metric is `<stage>/rate` or `<stage>/loss`."""
+    """Stage → "rate" and "loss" → values; the rows' metric is `<stage>/rate` or
+    `<stage>/loss`.
+    """
     by_stage: dict[str, dict[str, list[float]]] = {}
     with curves.open(newline="", encoding="utf-8") as stream:
         for row in csv.DictReader(stream):
@@ -152,20 +172,30 @@ def _read_sweep_curves(curves: Path) -> dict[str, dict[str, list[float]]]:
     return by_stage
 
 
-# --- links and versions ------------------------------------------------------------------------------------------
+# --- links and versions ---------------------------------------------------------------
 
 
-def _find_links(workspace: Workspace, registered: RegisterRecord | None) -> dict[str, str]:
-    """The data's checks as Data Docs, beside the page; the registered version, where a server shows it."""
+def _find_links(
+    workspace: Workspace, registered: RegisterRecord | None
+) -> dict[str, str]:
+    """The data's checks as Data Docs, beside the page; the registered version, where a
+    server shows it.
+    """
     links = {}
     docs = sorted((workspace.scratch / "runs").glob("*/validate/data-docs/index.html"))
     if docs:
         path = docs[-1].relative_to(workspace.report.parent).as_posix()
         links["Data Docs of the last validation"] = quote(path)
-    if registered and registered.version and registered.tracking_uri.startswith(("http://", "https://")):
+    if (
+        registered
+        and registered.version
+        and registered.tracking_uri.startswith(("http://", "https://"))
+    ):
         server = registered.tracking_uri.replace(f"{MARK}@", "").rstrip("/")
         title = f"{registered.model}, version {registered.version}, in MLflow"
-        links[title] = f"{server}/#/models/{quote(registered.model)}/versions/{registered.version}"
+        links[title] = (
+            f"{server}/#/models/{quote(registered.model)}/versions/{registered.version}"
+        )
     return links
 
 

@@ -14,7 +14,8 @@ from pipeline.metric_registry import Metric
 from pipeline.records import EvaluateRecord, MetricEstimate
 from pipeline.report import charts, files
 
-MATRIX_CLASSES = 16  # with more, the matrix is left out for the list of its largest errors
+# With more, the matrix is left out for the list of its largest errors.
+MATRIX_CLASSES = 16
 LISTED_CLASSES = 30
 LISTED_CONFUSIONS = 10
 
@@ -29,7 +30,9 @@ class ScaledInterval:
     others: tuple[float, ...] = ()
 
 
-def place_on_scale(estimate: MetricEstimate, low: float, high: float, others: Iterable[float] = ()) -> ScaledInterval:
+def place_on_scale(
+    estimate: MetricEstimate, low: float, high: float, others: Iterable[float] = ()
+) -> ScaledInterval:
     """An estimate, and other values of the same metric, on a scale from low to high."""
     length = (high - low) or 1.0
 
@@ -51,7 +54,7 @@ def scale_start(values: Iterable[float]) -> float:
     return max(0.0, min(0.9, tenth))
 
 
-# --- metrics -----------------------------------------------------------------------------------------------------
+# --- metrics --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class MetricsSection:
-    """The metrics: those that are better where they are higher on one scale, the rest on their own.
+    """The metrics: those that are better where they are higher on one scale, the rest
+    on their own.
 
     Args:
         rows: the primary metric first.
@@ -89,7 +93,9 @@ def metrics_section(evaluated: EvaluateRecord) -> MetricsSection:
     low = scale_start(lows)
     rows = [_metric_row(evaluated, metric, low, 1.0) for metric in rising]
     for metric in falling:
-        highest = max(estimate.high for estimate in _all_estimates(evaluated, metric.name))
+        highest = max(
+            estimate.high for estimate in _all_estimates(evaluated, metric.name)
+        )
         rows.append(_metric_row(evaluated, metric, 0.0, highest))
     return MetricsSection(rows, low, list(evaluated.others))
 
@@ -100,16 +106,20 @@ def _all_estimates(evaluated: EvaluateRecord, name: str) -> list[MetricEstimate]
 
 
 def _other_estimates(evaluated: EvaluateRecord, name: str) -> list[MetricEstimate]:
-    return [estimates[name] for estimates in evaluated.others.values() if name in estimates]
+    return [
+        estimates[name] for estimates in evaluated.others.values() if name in estimates
+    ]
 
 
-def _metric_row(evaluated: EvaluateRecord, metric: Metric, low: float, high: float) -> MetricRow:
+def _metric_row(
+    evaluated: EvaluateRecord, metric: Metric, low: float, high: float
+) -> MetricRow:
     estimate = evaluated.metrics[metric.name]
     others = [other.value for other in _other_estimates(evaluated, metric.name)]
     return MetricRow(metric, estimate, place_on_scale(estimate, low, high, others))
 
 
-# --- errors ------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -141,7 +151,9 @@ def classes_section(evaluated: EvaluateRecord) -> ClassesSection:
     lines.sort(key=lambda line: float(line["recall"] or 2.0))
     low = scale_start(float(line["recall_low"]) for line in lines if line["recall"])
     rows = [_class_row(line, low) for line in lines]
-    return ClassesSection(rows[:LISTED_CLASSES], low, max(0, len(rows) - LISTED_CLASSES))
+    return ClassesSection(
+        rows[:LISTED_CLASSES], low, max(0, len(rows) - LISTED_CLASSES)
+    )
 
 
 def _class_row(line: Mapping[str, str], low: float) -> ClassRow:
@@ -213,11 +225,15 @@ def confusion_section(evaluated: EvaluateRecord) -> ConfusionSection:
         elif examples >= fewest:
             confusions.append(Confusion(examples, target, predicted))
     confusions.sort(key=lambda one: (-one.examples, one.target, one.predicted))
-    matrix = [_matrix_row(counts, label, labels) for label in labels] if has_matrix else []
+    matrix = (
+        [_matrix_row(counts, label, labels) for label in labels] if has_matrix else []
+    )
     return ConfusionSection(matrix, confusions[:LISTED_CONFUSIONS], right)
 
 
-def _matrix_row(counts: Mapping[tuple[str, str], int], target: str, labels: Sequence[str]) -> MatrixRow:
+def _matrix_row(
+    counts: Mapping[tuple[str, str], int], target: str, labels: Sequence[str]
+) -> MatrixRow:
     row = [counts.get((target, predicted), 0) for predicted in labels]
     total = sum(row)
     cells = []
@@ -227,7 +243,7 @@ def _matrix_row(counts: Mapping[tuple[str, str], int], target: str, labels: Sequ
     return MatrixRow(target, cells)
 
 
-# --- slices ------------------------------------------------------------------------------------------------------
+# --- slices ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -285,7 +301,9 @@ def slices_section(evaluated: EvaluateRecord) -> SlicesSection:
     small = []
     for line in lines:
         if not line[metric]:
-            small.append(SmallSlice(line["column"], line["value"], int(line["examples"])))
+            small.append(
+                SmallSlice(line["column"], line["value"], int(line["examples"]))
+            )
     by_column = itertools.groupby(judged, key=lambda row: row.column)
     return SlicesSection(
         metric=metric_registry.find(metric),
@@ -312,7 +330,7 @@ def _slice_row(line: Mapping[str, str], metric: str, low: float) -> SliceRow:
     )
 
 
-# --- calibration -------------------------------------------------------------------------------------------------
+# --- calibration ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -321,7 +339,8 @@ class CalibrationSection:
 
     Args:
         confidence: mean over the examples.
-        tendency: whether confidence lies above the interval of the accuracy, below it, or within.
+        tendency: whether confidence lies above the interval of the accuracy, below it,
+            or within.
     """
 
     chart: Markup
@@ -334,7 +353,9 @@ def calibration_section(evaluated: EvaluateRecord) -> CalibrationSection:
     for line in files.read_csv(evaluated.folder / "reliability.csv"):
         estimate = files.read_estimate(line, "accuracy")
         if estimate is not None:
-            dots.append(charts.Dot(float(line["confidence"]), estimate, int(line["examples"])))
+            dots.append(
+                charts.Dot(float(line["confidence"]), estimate, int(line["examples"]))
+            )
     examples = sum(dot.examples for dot in dots) or 1
     confidence = sum(dot.confidence * dot.examples for dot in dots) / examples
     accuracy = evaluated.metrics["accuracy"]
@@ -346,7 +367,9 @@ def calibration_section(evaluated: EvaluateRecord) -> CalibrationSection:
     return CalibrationSection(chart, confidence, _tendency(confidence, accuracy))
 
 
-def _tendency(confidence: float, accuracy: MetricEstimate) -> Literal["over", "under", "level"]:
+def _tendency(
+    confidence: float, accuracy: MetricEstimate
+) -> Literal["over", "under", "level"]:
     if confidence > accuracy.high:
         return "over"
     if confidence < accuracy.low:

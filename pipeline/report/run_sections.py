@@ -1,4 +1,6 @@
-"""What the page says of the run itself: data, split, training, and how the model is used."""
+"""What the page says of the run itself: data, split, training, and how the model is
+used.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,14 @@ LISTED_PATHS = 200
 SPLITS = ("train", "val", "test")
 DIVERGED = 1.3  # times a sweep's first loss
 FIT_NAMES = {"crop": "centre crop", "squash": "squashed", "pad": "padded"}
-POOLING_NAMES = {"mean": "the mean of the tokens", "cls": "the first token", "last": "the last token"}
+POOLING_NAMES = {
+    "mean": "the mean of the tokens",
+    "cls": "the first token",
+    "last": "the last token",
+}
 
 
-# --- data and split ----------------------------------------------------------------------------------------------
+# --- data and split -------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -68,8 +74,12 @@ class SplitSection:
 def split_section(split: SplitRecord) -> SplitSection:
     counts_of: dict[str, dict[str, int]] = {}
     for label in split.labels:
-        counts_of[label] = {name: split.counts.get(name, {}).get(label, 0) for name in SPLITS}
-    largest = max((sum(counts.values()) for counts in counts_of.values()), default=1) or 1
+        counts_of[label] = {
+            name: split.counts.get(name, {}).get(label, 0) for name in SPLITS
+        }
+    largest = (
+        max((sum(counts.values()) for counts in counts_of.values()), default=1) or 1
+    )
     rows = [_split_row(label, counts, largest) for label, counts in counts_of.items()]
     totals = {name: split.size(name) for name in SPLITS}
     more = max(0, len(rows) - LISTED_CLASSES)
@@ -104,18 +114,21 @@ def quarantine_section(rows: Sequence[Mapping[str, str]]) -> list[QuarantineGrou
     groups = []
     for code, members in itertools.groupby(rows, key=lambda row: row["code"]):
         group = list(members)
-        groups.append(QuarantineGroup(code, group[0]["hint"], group[:LISTED_PATHS], len(group)))
+        groups.append(
+            QuarantineGroup(code, group[0]["hint"], group[:LISTED_PATHS], len(group))
+        )
     return groups
 
 
-# --- training ----------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------
 
 
 def describe_input(spec: InputSpec, truncated: TruncatedTexts | None = None) -> str:
     """How an example is presented to the network.
 
     Args:
-        truncated: of the texts that it was trained and validated on, where that is known.
+        truncated: of the texts that it was trained and validated on, where that is
+            known.
     """
     if isinstance(spec, TextInputSpec):
         parts = [
@@ -131,18 +144,25 @@ def describe_input(spec: InputSpec, truncated: TruncatedTexts | None = None) -> 
 
 
 def describe_network(design: Mapping[str, Any]) -> str:
-    """What was new in the network, and by which boxes a detector's answers start; "" where the design says neither.
+    """What was new in the network, and by which boxes a detector's answers start; ""
+    where the design says neither.
 
     Args:
         design: of a candidate.
     """
     sentences = []
     if "network" in design:
-        sentences.append("All of it but the layers that depend on classes was pretrained.")
+        sentences.append(
+            "All of it but the layers that depend on classes was pretrained."
+        )
     elif "maps" in design:
         sentences.append("Its body was pretrained, the head is new.")
     if "anchors" in design:
-        origin = "those that the weights were trained with" if "network" in design else "chosen by the training boxes"
+        origin = (
+            "those that the weights were trained with"
+            if "network" in design
+            else "chosen by the training boxes"
+        )
         sentences.append(f"Anchors, {origin}: {_describe_anchors(design)}.")
     return " ".join(sentences)
 
@@ -159,13 +179,19 @@ def _describe_anchors(design: Mapping[str, Any]) -> str:
 def describe_request(spec: InputSpec) -> str:
     """What `thaw predict` is given by someone who has new examples."""
     if isinstance(spec, TextInputSpec):
-        return '"A TEXT" TABLE…' if len(spec.columns) == 1 else '"A TEXT" "ITS PAIR" TABLE…'
+        return (
+            '"A TEXT" TABLE…'
+            if len(spec.columns) == 1
+            else '"A TEXT" "ITS PAIR" TABLE…'
+        )
     return "FILES…"
 
 
 @dataclass(frozen=True)
 class StageColumn:
-    """A stage of the schedule: its epochs, counted over the whole recipe, and the best of its own."""
+    """A stage of the schedule: its epochs, counted over the whole recipe, and the best
+    of its own.
+    """
 
     name: str
     first_epoch: int
@@ -175,7 +201,9 @@ class StageColumn:
 
 @dataclass(frozen=True)
 class BlocksCell:
-    """What a stage did to some blocks: their lowest and highest learning rate, 0 where they were frozen or solved."""
+    """What a stage did to some blocks: their lowest and highest learning rate, 0 where
+    they were frozen or solved.
+    """
 
     is_trained: bool
     low: float
@@ -184,7 +212,9 @@ class BlocksCell:
 
 @dataclass(frozen=True)
 class BlocksRow:
-    """A run of blocks that were treated alike, from `first` (nearer the input) to `last`."""
+    """A run of blocks that were treated alike, from `first` (nearer the input) to
+    `last`.
+    """
 
     first: str
     last: str
@@ -194,13 +224,17 @@ class BlocksRow:
 
 @dataclass(frozen=True)
 class ScheduleSection:
-    """Which stage trained which blocks: a row a run of blocks, the head on top, a column a stage."""
+    """Which stage trained which blocks: a row a run of blocks, the head on top, a
+    column a stage.
+    """
 
     columns: list[StageColumn]
     rows: list[BlocksRow]
 
 
-def schedule_section(candidate: CandidateRecord, blocks: Sequence[str]) -> ScheduleSection:
+def schedule_section(
+    candidate: CandidateRecord, blocks: Sequence[str]
+) -> ScheduleSection:
     """The schedule of a candidate; `blocks` are named from input to output."""
 
     def stages_that_train(block: str) -> tuple[bool, ...]:
@@ -209,12 +243,16 @@ def schedule_section(candidate: CandidateRecord, blocks: Sequence[str]) -> Sched
     rows = []
     for _, run in itertools.groupby(blocks, key=stages_that_train):
         names = list(run)
-        rows.append(BlocksRow(names[0], names[-1], len(names), _blocks_cells(candidate, names)))
+        rows.append(
+            BlocksRow(names[0], names[-1], len(names), _blocks_cells(candidate, names))
+        )
     rows.reverse()
     columns = []
     done = 0
     for stage in candidate.stages:
-        columns.append(StageColumn(stage.name, done + 1, done + stage.epochs, stage.best_epoch))
+        columns.append(
+            StageColumn(stage.name, done + 1, done + stage.epochs, stage.best_epoch)
+        )
         done += stage.epochs
     return ScheduleSection(columns, rows)
 
@@ -238,9 +276,13 @@ class Figure:
 
 
 def curve_figures(finetuned: FinetuneRecord) -> list[Figure]:
-    """Losses of the best candidate, and the metric that chose for every candidate; without those that have no
-    points."""
-    curves = {name: files.read_csv(finetuned.folder / name / "curves.csv") for name in finetuned.candidates}
+    """Losses of the best candidate, and the metric that chose for every candidate;
+    without those that have no points.
+    """
+    curves = {
+        name: files.read_csv(finetuned.folder / name / "curves.csv")
+        for name in finetuned.candidates
+    }
     marks = _stage_starts(curves[finetuned.best])
     figures = [
         _loss_figure(finetuned.best, curves[finetuned.best], marks),
@@ -259,7 +301,9 @@ def _stage_starts(curve: Iterable[Mapping[str, str]]) -> list[charts.Mark]:
     return [charts.Mark(epoch, stage) for stage, epoch in starts.items()]
 
 
-def _loss_figure(name: str, curve: list[dict[str, str]], marks: Sequence[charts.Mark]) -> Figure:
+def _loss_figure(
+    name: str, curve: list[dict[str, str]], marks: Sequence[charts.Mark]
+) -> Figure:
     lines = [
         charts.Line("train", _curve_points(curve, "train", "loss"), "second"),
         charts.Line("validation", _curve_points(curve, "val", "log_loss"), "main"),
@@ -275,14 +319,18 @@ def _loss_figure(name: str, curve: list[dict[str, str]], marks: Sequence[charts.
 
 
 def _primary_figure(
-    finetuned: FinetuneRecord, curves: Mapping[str, list[dict[str, str]]], marks: Sequence[charts.Mark]
+    finetuned: FinetuneRecord,
+    curves: Mapping[str, list[dict[str, str]]],
+    marks: Sequence[charts.Mark],
 ) -> Figure:
     metric = metric_registry.find(finetuned.primary)
     best_last = sorted(finetuned.candidates, key=lambda name: name == finetuned.best)
     lines = []
     for name in best_last:
         points = _curve_points(curves[name], "val", metric.name)
-        lines.append(charts.Line(name, points, "main" if name == finetuned.best else "faint"))
+        lines.append(
+            charts.Line(name, points, "main" if name == finetuned.best else "faint")
+        )
     chart = charts.draw_lines(
         f"Validation {metric.title.lower()} by epoch, for every candidate",
         lines,
@@ -293,7 +341,9 @@ def _primary_figure(
     return Figure(f"{metric.title} on validation", chart)
 
 
-def _curve_points(curve: Iterable[Mapping[str, str]], split: str, metric: str) -> list[charts.Point]:
+def _curve_points(
+    curve: Iterable[Mapping[str, str]], split: str, metric: str
+) -> list[charts.Point]:
     points = []
     for row in curve:
         if row["split"] == split and row["metric"] == metric:
@@ -310,7 +360,9 @@ def _format_share_tick(value: float) -> str:
 
 
 def sweep_figure(sweep: Sweep) -> Figure:
-    """The loss by learning rate, up to where it diverges: past that a sweep shows nothing but its own height."""
+    """The loss by learning rate, up to where it diverges: past that a sweep shows
+    nothing but its own height.
+    """
     title = f"Loss by learning rate, {sweep.candidate}, stage {sweep.stage}"
     limit = DIVERGED * sweep.losses[0]
     points = []
@@ -320,9 +372,18 @@ def sweep_figure(sweep: Sweep) -> Figure:
         points.append((rate, loss))
     marks = []
     if sweep.suggestion:
-        marks.append(charts.Mark(sweep.suggestion, formatting.format_rate(sweep.suggestion)))
+        marks.append(
+            charts.Mark(sweep.suggestion, formatting.format_rate(sweep.suggestion))
+        )
     line = charts.Line("", points)
-    chart = charts.draw_lines(title, [line], x_label="learning rate", y_format=_format_tick, marks=marks, log_x=True)
+    chart = charts.draw_lines(
+        title,
+        [line],
+        x_label="learning rate",
+        y_format=_format_tick,
+        marks=marks,
+        log_x=True,
+    )
     return Figure(title, chart)
 
 
@@ -336,15 +397,28 @@ class CandidateRow:
     is_best: bool
 
 
-def candidate_rows(finetuned: FinetuneRecord, evaluated: EvaluateRecord) -> list[CandidateRow]:
+def candidate_rows(
+    finetuned: FinetuneRecord, evaluated: EvaluateRecord
+) -> list[CandidateRow]:
     """The candidates, the best first."""
     best_first = sorted(finetuned.candidates, key=lambda name: name != finetuned.best)
     rows = []
     for name in best_first:
         record = finetuned.candidate(name)
-        tested = evaluated.metrics if name == evaluated.candidate else evaluated.others.get(name, {})
+        tested = (
+            evaluated.metrics
+            if name == evaluated.candidate
+            else evaluated.others.get(name, {})
+        )
         validation = record.val.get(finetuned.primary)
-        rows.append(CandidateRow(record, validation, tested.get(finetuned.primary), name == finetuned.best))
+        rows.append(
+            CandidateRow(
+                record,
+                validation,
+                tested.get(finetuned.primary),
+                name == finetuned.best,
+            )
+        )
     return rows
 
 
@@ -352,7 +426,7 @@ def primary_metric(finetuned: FinetuneRecord) -> Metric:
     return metric_registry.find(finetuned.primary)
 
 
-# --- use and provenance ------------------------------------------------------------------------------------------
+# --- use and provenance ---------------------------------------------------------------
 
 
 def model_uri(promoted: PromoteRecord) -> str:
@@ -387,7 +461,9 @@ DECISIONS = {
 
 def describe_verdict(promoted: PromoteRecord) -> PromotionSection:
     """A decision with its figures."""
-    decision = "It waits for approval" if promoted.waits else DECISIONS[promoted.decision]
+    decision = (
+        "It waits for approval" if promoted.waits else DECISIONS[promoted.decision]
+    )
     facts: list[tuple[str, str]] = []
     bounds = ""
     if promoted.gain is not None:
@@ -395,14 +471,23 @@ def describe_verdict(promoted: PromoteRecord) -> PromotionSection:
         show = formatting.format_gain(promoted.metric)
         bounds = f"{1 - promoted.error_rate:.2%}"
         name = f"Gain in {formatting.metric_title(promoted.metric)}"
-        facts.append((name, f"{show(gain.value)} ({show(gain.low)} to {show(gain.high)})"))
+        facts.append(
+            (name, f"{show(gain.value)} ({show(gain.low)} to {show(gain.high)})")
+        )
     if promoted.examples:
         facts.append(("Test examples that both answered", f"{promoted.examples:,}"))
     if promoted.seen:
-        facts.append(("Left out: the champion had learnt from them", f"{promoted.seen:,}"))
+        facts.append(
+            ("Left out: the champion had learnt from them", f"{promoted.seen:,}")
+        )
     facts += _flip_facts(promoted)
     if promoted.looks:
-        facts.append(("Looks at this test split", f"{promoted.looks} of {promoted.looks_allowed}"))
+        facts.append(
+            (
+                "Looks at this test split",
+                f"{promoted.looks} of {promoted.looks_allowed}",
+            )
+        )
     return PromotionSection(f"{decision}: {promoted.reason}.", bounds, tuple(facts))
 
 
@@ -410,7 +495,9 @@ def _flip_facts(promoted: PromoteRecord) -> Iterator[tuple[str, str]]:
     """On how many examples it is better, and worse, than the champion."""
     if promoted.better is None or promoted.worse is None:
         return
-    for title, count in zip(name_ways(promoted), (promoted.better, promoted.worse), strict=True):
+    for title, count in zip(
+        name_ways(promoted), (promoted.better, promoted.worse), strict=True
+    ):
         yield title, f"{count:,} ({count / max(promoted.examples, 1):.1%})"
 
 
@@ -425,4 +512,7 @@ class StepTime:
 
 def step_times(context: ReportContext) -> list[StepTime]:
     longest = max(context.seconds.values(), default=0.0) or 1.0
-    return [StepTime(step, seconds, seconds / longest) for step, seconds in context.seconds.items()]
+    return [
+        StepTime(step, seconds, seconds / longest)
+        for step, seconds in context.seconds.items()
+    ]

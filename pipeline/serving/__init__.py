@@ -1,1 +1,3 @@
-"""The registered model's own code: it travels with the model and imports nothing of Thaw."""
+"""The registered model's own code: it travels with the model and imports nothing of
+Thaw.
+"""

@@ -1,13 +1,16 @@
-"""The registered detector: boxes from an image file's bytes, with nothing of Thaw installed.
+"""The registered detector: boxes from an image file's bytes, with nothing of Thaw
+installed.
 
-MLflow runs this file when it loads the model. Beside it lie `weights.safetensors` (the body's and the head's), `model.json`
-(the network's design, labels, how an image becomes the network's input, limits) and the modules that it loads from there,
-so that no pickle is needed. An image is presented exactly as it was when the model was judged: whole, or, where the
-settings have `tiles` and it is much larger than those, in tiles.
+MLflow runs this file when it loads the model. Beside it lie `weights.safetensors` (the
+body's and the head's), `model.json` (the network's design, labels, how an image becomes
+the network's input, limits) and the modules that it loads from there, so that no pickle
+is needed. An image is presented exactly as it was when the model was judged: whole, or,
+where the settings have `tiles` and it is much larger than those, in tiles.
 
-Input: a table with the binary column `image`, the content of one image file a row (base64 over HTTP).
-Output: a table with `objects`: for each image a list of `{"label": …, "score": …, "box": [left, top, right, bottom]}`, the
-surest first, in pixels of the image as it is shown (turned as its EXIF data say); and with `width` and `height` of it.
+Input: a table with the binary column `image`, the content of one image file a row
+(base64 over HTTP). Output: a table with `objects`: for each image a list of `{"label":
+…, "score": …, "box": [left, top, right, bottom]}`, the surest first, in pixels of the
+image as it is shown (turned as its EXIF data say); and with `width` and `height` of it.
 """
 
 from __future__ import annotations
@@ -50,9 +53,13 @@ class Detector(PythonModel):
     """Loads once, then answers; safe to call from several threads."""
 
     def load_context(self, context: Any) -> None:
-        """Builds the network on `device` of the model's configuration, the processor by default."""
+        """Builds the network on `device` of the model's configuration, the processor by
+        default.
+        """
         folder = Path(context.artifacts["model"])
-        self.settings: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        self.settings: dict[str, Any] = json.loads(
+            (folder / "model.json").read_text(encoding="utf-8")
+        )
         self.labels: list[str] = self.settings["labels"]
         self.device = torch.device((context.model_config or {}).get("device", "cpu"))
         self.pixels = _load_module(folder / "image_pixels.py")
@@ -64,22 +71,35 @@ class Detector(PythonModel):
         box_head = _load_module(folder / "box_head.py")
         design = self.settings["design"]
         with torch.random.fork_rng(devices=[]):
-            network = Network(self.feature_maps.build_body(design), box_head.BoxHead(len(self.labels), design))
+            network = Network(
+                self.feature_maps.build_body(design),
+                box_head.BoxHead(len(self.labels), design),
+            )
         network.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
         self.network = network.eval().to(self.device)
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(
+        self,
+        context: Any,
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> pd.DataFrame:
         """One answer a row.
 
         Raises:
-            MlflowException: a row is no image that can be used; names the row. A server answers 400.
+            MlflowException: a row is no image that can be used; names the row. A server
+                answers 400.
         """
         contents = self.requests.image_column(model_input)
-        answers = self.requests.answer_images(contents, self._open, self._answer_whole, self._answer_in_tiles)
+        answers = self.requests.answer_images(
+            contents, self._open, self._answer_whole, self._answer_in_tiles
+        )
         return pd.DataFrame(answers, columns=list(Answer._fields))
 
     def _open(self, content: Any, row: int) -> Any:
-        return self.requests.open_image(content, row, self.settings, self.pixels, self.tiles)
+        return self.requests.open_image(
+            content, row, self.settings, self.pixels, self.tiles
+        )
 
     def _answer_whole(self, images: list[Any]) -> Iterator[Answer]:
         answers = self._detect(np.stack([image.square for image in images]))
@@ -96,7 +116,9 @@ class Detector(PythonModel):
         return Answer(self._describe(boxes), width, height)
 
     def _detect_in_tiles(self, tiles: list[Any]) -> Iterator[np.ndarray[Any, Any]]:
-        """The boxes (k, 6) of each tile, which is presented as a whole image is, in the tile's own pixels."""
+        """The boxes (k, 6) of each tile, which is presented as a whole image is, in the
+        tile's own pixels.
+        """
         squares = self.pixels.to_squares(tiles, self.settings["input"])
         for tile, answer in zip(tiles, self._detect(squares), strict=True):
             yield self._lift(answer, tile.width, tile.height)
@@ -104,18 +126,27 @@ class Detector(PythonModel):
     def _detect(self, squares: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """(N, detections, 6) of images on the square."""
         batch = torch.from_numpy(self.pixels.normalise(squares, self.settings["input"]))
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with (
+            torch.inference_mode(),
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+        ):
             body = self.network.body(batch.to(self.device))
             maps = self.feature_maps.order_maps(body, self.settings["design"]["maps"])
             head: Any = self.network.head
-            answers: np.ndarray[Any, Any] = head.detect(head.merge(maps)).double().cpu().numpy()
+            answers: np.ndarray[Any, Any] = (
+                head.detect(head.merge(maps)).double().cpu().numpy()
+            )
         return answers
 
-    def _lift(self, answer: np.ndarray[Any, Any], width: int, height: int) -> np.ndarray[Any, Any]:
+    def _lift(
+        self, answer: np.ndarray[Any, Any], width: int, height: int
+    ) -> np.ndarray[Any, Any]:
         """The boxes (k, 6) of an answer in the image's pixels, without unused places."""
         spec = self.settings["input"]
         used = answer[answer[:, SCORE] >= 0]
-        lifted: np.ndarray[Any, Any] = self.canvas.lift(used, width, height, spec["size"], spec["fit"])
+        lifted: np.ndarray[Any, Any] = self.canvas.lift(
+            used, width, height, spec["size"], spec["fit"]
+        )
         return lifted
 
     def _describe(self, boxes: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
@@ -123,7 +154,13 @@ class Detector(PythonModel):
         described = []
         for values in shown.tolist():
             corners = [round(value, 2) for value in values[:SCORE]]
-            described.append({"label": self.labels[int(values[CLASS])], "score": values[SCORE], "box": corners})
+            described.append(
+                {
+                    "label": self.labels[int(values[CLASS])],
+                    "score": values[SCORE],
+                    "box": corners,
+                }
+            )
         return described
 
 

@@ -1,9 +1,12 @@
-"""The head of a detector: feature pyramid, region proposals and box classification, made of torchvision's parts.
+"""The head of a detector: feature pyramid, region proposals and box classification,
+made of torchvision's parts.
 
-Faster R-CNN (Ren et al. 2015) on a feature pyramid (Lin et al. 2017). Whether it trains or answers is a matter of which
-method is called, never of a module's mode: all parts keep the same numbers of proposals in both.
+Faster R-CNN (Ren et al. 2015) on a feature pyramid (Lin et al. 2017). Whether it trains
+or answers is a matter of which method is called, never of a module's mode: all parts
+keep the same numbers of proposals in both.
 
-Its names are such that the tensors of torchvision's published Faster R-CNNs fit: see the design's `convolutions`.
+Its names are such that the tensors of torchvision's published Faster R-CNNs fit: see
+the design's `convolutions`.
 """
 
 from __future__ import annotations
@@ -15,12 +18,23 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import (
+    FastRCNNConvFCHead,
+    FastRCNNPredictor,
+    TwoMLPHead,
+)
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
+from torchvision.models.detection.rpn import (
+    RegionProposalNetwork,
+    RPNHead,
+    concat_box_prediction_layers,
+)
 from torchvision.ops import MultiScaleRoIAlign
-from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
+from torchvision.ops.feature_pyramid_network import (
+    FeaturePyramidNetwork,
+    LastLevelMaxPool,
+)
 
 ANSWER_VALUES = 6  # of a box: left, top, right, bottom, score, class
 NO_BOX = -1.0  # the score of an unused place among the answers
@@ -51,12 +65,15 @@ class BoxHead(nn.Module):
 
     Args:
         classes: number of classes, without the background.
-        design: `side` of the input in pixels; `maps`, each with its `channels`; `pyramid_channels`; `hidden` units of the
-            box classifier; `anchors`: side or sides in pixels of each level's, one level more than maps; `ratios` of
-            their height to their width; `proposals` a picture before and after suppression; `sampled_anchors` and
-            `sampled_regions` of a picture in a training step; `detections` a picture at most; `score_threshold` and
-            `overlap_threshold` of an answer; and optionally `convolutions`, how many there are where anchors and where
-            regions are judged, with batch normalisation in the pyramid and the latter (Li et al. 2021, section 3).
+        design: `side` of the input in pixels; `maps`, each with its `channels`;
+            `pyramid_channels`; `hidden` units of the box classifier; `anchors`: side or
+            sides in pixels of each level's, one level more than maps; `ratios` of their
+            height to their width; `proposals` a picture before and after suppression;
+            `sampled_anchors` and `sampled_regions` of a picture in a training step;
+            `detections` a picture at most; `score_threshold` and `overlap_threshold` of
+            an answer; and optionally `convolutions`, how many there are where anchors
+            and where regions are judged, with batch normalisation in the pyramid and
+            the latter (Li et al. 2021, section 3).
     """
 
     def __init__(self, classes: int, design: Mapping[str, Any]) -> None:
@@ -70,12 +87,14 @@ class BoxHead(nn.Module):
         _, region_depth = design.get("convolutions", ONE_CONVOLUTION)
         norm = nn.BatchNorm2d if region_depth else None
         channels = int(design["pyramid_channels"])
-        self.pyramid = FeaturePyramidNetwork(inputs, channels, LastLevelMaxPool(), norm_layer=norm)
+        self.pyramid = FeaturePyramidNetwork(
+            inputs, channels, LastLevelMaxPool(), norm_layer=norm
+        )
         self.rpn = _build_proposals(design)
         self.regions = _build_regions(classes, names, design)
 
-    # Rows of each tensor that belong to classes: how many come before the first class, the background's, and how many each
-    # class has. A warm start matches them by name.
+    # Rows of each tensor that belong to classes: how many come before the first class,
+    # the background's, and how many each class has. A warm start matches them by name.
     class_rows: ClassVar[dict[str, tuple[int, int]]] = {
         "regions.box_predictor.cls_score.weight": (1, 1),
         "regions.box_predictor.cls_score.bias": (1, 1),
@@ -84,7 +103,9 @@ class BoxHead(nn.Module):
     }
 
     def merge(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """The pyramid's levels (N, C, H, W) of the body's maps (N, C, H, W), both from fine to coarse."""
+        """The pyramid's levels (N, C, H, W) of the body's maps (N, C, H, W), both from
+        fine to coarse.
+        """
         named = OrderedDict((str(number), one) for number, one in enumerate(maps))
         return list(self.pyramid(named).values())
 
@@ -105,13 +126,18 @@ class BoxHead(nn.Module):
         flat_deltas = flat_deltas.float()
         decoded = self.rpn.box_coder.decode(flat_deltas.detach(), anchors)
         by_image = decoded.view(len(anchors), -1, 4)
-        boxes, _ = self.rpn.filter_proposals(by_image, flat_objectness, images.image_sizes, per_level)
+        boxes, _ = self.rpn.filter_proposals(
+            by_image, flat_objectness, images.image_sizes, per_level
+        )
         named = dict(zip(self.level_names, levels, strict=True))
         return Proposals(named, anchors, flat_objectness, flat_deltas, boxes)
 
-    def classify(self, levels: dict[str, Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """The second half: class logits (R, classes + 1), the background first, and deltas (R, 4 · (classes + 1)) of all
-        pictures' regions, in fp32."""
+    def classify(
+        self, levels: dict[str, Tensor], boxes: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The second half: class logits (R, classes + 1), the background first, and
+        deltas (R, 4 · (classes + 1)) of all pictures' regions, in fp32.
+        """
         sizes = [(self.side, self.side)] * len(boxes)
         pooled = self.regions.box_roi_pool(levels, boxes, sizes)
         if len(pooled):
@@ -122,15 +148,23 @@ class BoxHead(nn.Module):
         return logits.float(), deltas.float()
 
     def detect(self, levels: Sequence[Tensor]) -> Tensor:
-        """The answers (N, detections, 6) to the pyramid's levels: left, top, right, bottom in pixels of the input, score,
-        class; best first, and `NO_BOX` as the score of what is left over."""
+        """The answers (N, detections, 6) to the pyramid's levels: left, top, right,
+        bottom in pixels of the input, score, class; best first, and `NO_BOX` as the
+        score of what is left over.
+        """
         proposals = self.propose(levels)
         logits, deltas = self.classify(proposals.levels, proposals.boxes)
         sizes = [(self.side, self.side)] * len(proposals.boxes)
-        boxes, scores, labels = self.regions.postprocess_detections(logits, deltas, proposals.boxes, sizes)
+        boxes, scores, labels = self.regions.postprocess_detections(
+            logits, deltas, proposals.boxes, sizes
+        )
         answers = logits.new_full((len(boxes), self.detections, ANSWER_VALUES), NO_BOX)
-        for number, (corners, score, label) in enumerate(zip(boxes, scores, labels, strict=True)):
-            values = torch.cat([corners, score[:, None], (label[:, None] - 1).to(corners.dtype)], dim=1)
+        for number, (corners, score, label) in enumerate(
+            zip(boxes, scores, labels, strict=True)
+        ):
+            values = torch.cat(
+                [corners, score[:, None], (label[:, None] - 1).to(corners.dtype)], dim=1
+            )
             answers[number, : len(values)] = values
         return answers
 
@@ -146,7 +180,11 @@ def _build_proposals(design: Mapping[str, Any]) -> RegionProposalNetwork:
     before, after = design["proposals"]
     return RegionProposalNetwork(
         anchors,
-        RPNHead(int(design["pyramid_channels"]), anchors.num_anchors_per_location()[0], conv_depth=depth),
+        RPNHead(
+            int(design["pyramid_channels"]),
+            anchors.num_anchors_per_location()[0],
+            conv_depth=depth,
+        ),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
         batch_size_per_image=int(design["sampled_anchors"]),
@@ -157,14 +195,19 @@ def _build_proposals(design: Mapping[str, Any]) -> RegionProposalNetwork:
     )
 
 
-def _build_regions(classes: int, levels: list[str], design: Mapping[str, Any]) -> RoIHeads:
+def _build_regions(
+    classes: int, levels: list[str], design: Mapping[str, Any]
+) -> RoIHeads:
     """What judges the regions that are cut out of the levels of these names."""
     channels = int(design["pyramid_channels"])
     hidden = int(design["hidden"])
     _, depth = design.get("convolutions", ONE_CONVOLUTION)
     if depth:
         box_head: nn.Module = FastRCNNConvFCHead(
-            (channels, POOLED, POOLED), [channels] * depth, [hidden], norm_layer=nn.BatchNorm2d
+            (channels, POOLED, POOLED),
+            [channels] * depth,
+            [hidden],
+            norm_layer=nn.BatchNorm2d,
         )
     else:
         box_head = TwoMLPHead(channels * POOLED**2, hidden)

@@ -1,7 +1,8 @@
 """Boxes found in the tiles of a large picture, put together: each object once.
 
-As in sliced inference (Akyon, Altinuc and Temizel 2022, "Slicing aided hyper inference", section 3): boxes are moved back to
-the picture, and non-maximum suppression runs over all of them. Before that, a box that a tile's edge cuts gives way to a
+As in sliced inference (Akyon, Altinuc and Temizel 2022, "Slicing aided hyper
+inference", section 3): boxes are moved back to the picture, and non-maximum suppression
+runs over all of them. Before that, a box that a tile's edge cuts gives way to a
 neighbour's box of the same object: the neighbour sees that object whole.
 """
 
@@ -16,24 +17,34 @@ from numpy.typing import NDArray
 from torchvision.ops import batched_nms
 
 SCORE, CLASS = 4, 5
-EDGE_SHARE = 0.01  # of a tile's side: a box that comes so near to an inner edge is cut by it
-COVERED_SHARE = 0.5  # of a cut box's area: whoever covers so much of it shows the same object
-LEAST_CONFIDENCE = 0.5  # of a cut box's score: the neighbour must be about as sure that there is something
+# Of a tile's side: a box that comes so near to an inner edge is cut by it.
+EDGE_SHARE = 0.01
+# Of a cut box's area: whoever covers so much of it shows the same object.
+COVERED_SHARE = 0.5
+# Of a cut box's score: the neighbour must be about as sure that there is something.
+LEAST_CONFIDENCE = 0.5
 PAIRED_AT_ONCE = 256
 
 Boxes = NDArray[np.float64]
 
 
 def merge_boxes(
-    found: Iterable[tuple[int, int, Boxes]], tiling: Any, width: int, height: int, most_overlap: float
+    found: Iterable[tuple[int, int, Boxes]],
+    tiling: Any,
+    width: int,
+    height: int,
+    most_overlap: float,
 ) -> Boxes:
-    """The boxes (K, 6) of a picture, best first: left, top, right, bottom in its pixels, score, class.
+    """The boxes (K, 6) of a picture, best first: left, top, right, bottom in its
+    pixels, score, class.
 
     Args:
-        found: of each tile where it begins (left, top) and its boxes (k, 6), in pixels of the tile.
+        found: of each tile where it begins (left, top) and its boxes (k, 6), in pixels
+            of the tile.
         tiling: how the picture is cut, as `tiles.find_tiling` gives it.
         width, height: of the picture in pixels.
-        most_overlap: two boxes of one class that overlap more (intersection over union) show one object.
+        most_overlap: two boxes of one class that overlap more (intersection over union)
+            show one object.
     """
     moved = [np.empty((0, CLASS + 1))]
     cut = [np.empty(0, np.bool_)]
@@ -45,12 +56,16 @@ def merge_boxes(
     every_cut = np.concatenate(cut)
     every_box = every_box[~_find_covered(every_box, every_cut)]
     values = torch.from_numpy(every_box)
-    kept = batched_nms(values[:, :SCORE], values[:, SCORE], values[:, CLASS].long(), most_overlap)
+    kept = batched_nms(
+        values[:, :SCORE], values[:, SCORE], values[:, CLASS].long(), most_overlap
+    )
     merged: Boxes = every_box[kept.numpy()]
     return merged
 
 
-def _find_cut(boxes: Boxes, tiling: Any, left: int, top: int, width: int, height: int) -> NDArray[np.bool_]:
+def _find_cut(
+    boxes: Boxes, tiling: Any, left: int, top: int, width: int, height: int
+) -> NDArray[np.bool_]:
     """Which boxes (k,) reach an edge of their tile beyond which the picture goes on."""
     margin_x = EDGE_SHARE * tiling.width
     margin_y = EDGE_SHARE * tiling.height
@@ -74,7 +89,9 @@ def _find_covered(boxes: Boxes, cut: NDArray[np.bool_]) -> NDArray[np.bool_]:
     for start in range(0, len(places), PAIRED_AT_ONCE):
         some = places[start : start + PAIRED_AT_ONCE]
         ours = boxes[some, None]
-        shared = np.minimum(ours[..., 2:SCORE], whole[:, 2:SCORE]) - np.maximum(ours[..., :2], whole[:, :2])
+        shared = np.minimum(ours[..., 2:SCORE], whole[:, 2:SCORE]) - np.maximum(
+            ours[..., :2], whole[:, :2]
+        )
         areas = np.prod(boxes[some, 2:SCORE] - boxes[some, :2], axis=1)
         is_covered = np.prod(shared.clip(0), axis=2) >= COVERED_SHARE * areas[:, None]
         is_alike = ours[..., CLASS] == whole[:, CLASS]

@@ -1,4 +1,6 @@
-"""The square that a network is shown instead of a picture, and the way back from it to the picture's own pixels."""
+"""The square that a network is shown instead of a picture, and the way back from it to
+the picture's own pixels.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,14 @@ class Canvas(NamedTuple):
 
 
 def place(width: int, height: int, side: int, fit: str) -> Canvas:
-    """Where a picture of `width` × `height` pixels lies on a square of `side` × `side` pixels.
+    """Where a picture of `width` × `height` pixels lies on a square of `side` × `side`
+    pixels.
 
     It is what `image_pixels.to_square` does to the pixels.
 
     Args:
-        fit: "squash" changes the ratio of the sides, "pad" shows the whole picture in the middle of the background.
+        fit: "squash" changes the ratio of the sides, "pad" shows the whole picture in
+            the middle of the background.
     """
     if fit == "squash":
         return Canvas(side / width, side / height, 0, 0, side, side)
@@ -41,10 +45,14 @@ def place(width: int, height: int, side: int, fit: str) -> Canvas:
     shown_height = max(1, round(height * scale))
     left = (side - shown_width) // 2
     top = (side - shown_height) // 2
-    return Canvas(shown_width / width, shown_height / height, left, top, shown_width, shown_height)
+    return Canvas(
+        shown_width / width, shown_height / height, left, top, shown_width, shown_height
+    )
 
 
-def lift(answer: NDArray[np.float64], width: int, height: int, side: int, fit: str) -> NDArray[np.float64]:
+def lift(
+    answer: NDArray[np.float64], width: int, height: int, side: int, fit: str
+) -> NDArray[np.float64]:
     """Answered boxes on the square in pixels of the picture, cut off at its edges.
 
     Args:
@@ -57,7 +65,9 @@ def lift(answer: NDArray[np.float64], width: int, height: int, side: int, fit: s
     return lifted
 
 
-def lift_logits(logits: torch.Tensor, width: int, height: int, side: int, fit: str) -> NDArray[np.uint8]:
+def lift_logits(
+    logits: torch.Tensor, width: int, height: int, side: int, fit: str
+) -> NDArray[np.uint8]:
     """The likeliest class (height, width) of each pixel of the picture.
 
     Args:
@@ -68,13 +78,19 @@ def lift_logits(logits: torch.Tensor, width: int, height: int, side: int, fit: s
     return classes
 
 
-def enlarge_logits(logits: torch.Tensor, width: int, height: int, side: int, fit: str) -> torch.Tensor:
+def enlarge_logits(
+    logits: torch.Tensor, width: int, height: int, side: int, fit: str
+) -> torch.Tensor:
     """Logits (C, height, width) of the picture's pixels.
 
     Args:
         logits: (C, side, side) on the square.
     """
     laid = place(width, height, side, fit)
-    shown = logits[None, :, laid.top : laid.top + laid.height, laid.left : laid.left + laid.width].float()
+    shown = logits[
+        None, :, laid.top : laid.top + laid.height, laid.left : laid.left + laid.width
+    ].float()
     size = (height, width)
-    return torch.nn.functional.interpolate(shown, size=size, mode="bilinear", align_corners=False)[0]
+    return torch.nn.functional.interpolate(
+        shown, size=size, mode="bilinear", align_corners=False
+    )[0]

@@ -1,4 +1,6 @@
-"""A classifier's body, from which several feature maps are taken: built anew from torchvision where a model is served."""
+"""A classifier's body, from which several feature maps are taken: built anew from
+torchvision where a model is served.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,14 @@ if TYPE_CHECKING:
 
 
 def build_body(design: Mapping[str, Any]) -> nn.Module:
-    """The body with random weights: pictures (N, 3, S, S) in, the maps by their names out, from fine to coarse.
+    """The body with random weights: pictures (N, 3, S, S) in, the maps by their names
+    out, from fine to coarse.
 
     Its state dict has torchvision's own names, without the layers behind the last map.
 
     Args:
-        design: `architecture` (torchvision's name), what `builder_arguments` reads, and `maps`, each with `path`.
+        design: `architecture` (torchvision's name), what `builder_arguments` reads, and
+            `maps`, each with `path`.
     """
     import torchvision
     from torchvision.models.feature_extraction import create_feature_extractor
@@ -34,7 +38,8 @@ def builder_arguments(design: Mapping[str, Any]) -> dict[str, Any]:
     """What the builder of a body takes beside its name and the number of classes.
 
     Args:
-        design: `arguments`; optionally `norm_eps`, what the body's batch normalisation adds to a variance.
+        design: `arguments`; optionally `norm_eps`, what the body's batch normalisation
+            adds to a variance.
     """
     from torch import nn
 
@@ -44,8 +49,12 @@ def builder_arguments(design: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def order_maps(found: Mapping[str, Tensor], maps: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-    """The maps (N, C, H, W) from fine to coarse; those of networks that keep channels last are turned."""
+def order_maps(
+    found: Mapping[str, Tensor], maps: Sequence[Mapping[str, Any]]
+) -> list[Tensor]:
+    """The maps (N, C, H, W) from fine to coarse; those of networks that keep channels
+    last are turned.
+    """
     ordered = []
     for one in maps:
         values = found[one["path"]]

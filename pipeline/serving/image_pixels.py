@@ -1,6 +1,7 @@
 """Images as pixels: travels with registered models, so it imports nothing else of Thaw.
 
-What becomes of an image depends on its file and the settings alone, in training as in serving.
+What becomes of an image depends on its file and the settings alone, in training as in
+serving.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from PIL import Image
 Colour = tuple[int, int, int]  # RGB, 0–255
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
-# Every decoder that may ever be asked. Pillow's EPS reader, which runs another program, is not among them.
+# Every decoder that may ever be asked. Pillow's EPS reader, which runs another program,
+# is not among them.
 DECODERS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -28,12 +30,18 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-QUARTER_TURNS = (5, 6, 7, 8)  # orientations of images whose width and height change places
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# Orientations of images whose width and height change places.
+QUARTER_TURNS = (5, 6, 7, 8)
+_RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
 
 
 def find_orientation(image: Image.Image) -> int:
-    """The EXIF orientation still to be applied, 1 to 8; 1 (upright) where the EXIF data are absent or broken."""
+    """The EXIF orientation still to be applied, 1 to 8; 1 (upright) where the EXIF data
+    are absent or broken.
+    """
     if image.format == "TIFF":
         return 1  # Pillow turns TIFFs itself while loading
     try:
@@ -43,12 +51,15 @@ def find_orientation(image: Image.Image) -> int:
 
 
 def to_rgb(image: Image.Image, turn: int, background: Colour) -> Image.Image:
-    """Loads an opened image wholly and makes it RGB and upright; raises whatever the decoder raises.
+    """Loads an opened image wholly and makes it RGB and upright; raises whatever the
+    decoder raises.
 
-    More than 8 bits are scaled, transparency is laid on the background, anything else is converted.
+    More than 8 bits are scaled, transparency is laid on the background, anything else
+    is converted.
 
     Args:
-        turn: the orientation, as `find_orientation` gave it before the image was loaded.
+        turn: the orientation, as `find_orientation` gave it before the image was
+            loaded.
     """
     image.load()
     if image.mode.startswith("I") or image.mode == "F":
@@ -65,7 +76,9 @@ def to_rgb(image: Image.Image, turn: int, background: Colour) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits, scaled: 0–65535 by its full range, anything wider by the range it uses."""
+    """Grey of more than 8 bits, scaled: 0–65535 by its full range, anything wider by
+    the range it uses.
+    """
     values = np.nan_to_num(np.asarray(image).astype(np.float64))
     low = float(values.min())
     high = float(values.max())
@@ -78,12 +91,14 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(scaled.astype(np.uint8))
 
 
-def to_square(image: Image.Image, side: int, fit: str, interpolation: str, background: Colour) -> NDArray[np.uint8]:
+def to_square(
+    image: Image.Image, side: int, fit: str, interpolation: str, background: Colour
+) -> NDArray[np.uint8]:
     """An RGB image as (side, side, 3) of uint8.
 
     Args:
-        fit: "crop" takes the largest centred square, "squash" changes the ratio of the sides, and "pad" shows the
-            whole image on the background.
+        fit: "crop" takes the largest centred square, "squash" changes the ratio of the
+            sides, and "pad" shows the whole image on the background.
         interpolation: "bilinear" or "bicubic".
     """
     resample = _RESAMPLING[interpolation]
@@ -96,7 +111,9 @@ def to_square(image: Image.Image, side: int, fit: str, interpolation: str, backg
     return np.array(square)
 
 
-def to_squares(images: Sequence[Image.Image], spec: Mapping[str, Any]) -> NDArray[np.uint8]:
+def to_squares(
+    images: Sequence[Image.Image], spec: Mapping[str, Any]
+) -> NDArray[np.uint8]:
     """RGB images as (N, resize, resize, 3); see `to_square`.
 
     Args:
@@ -104,11 +121,18 @@ def to_squares(images: Sequence[Image.Image], spec: Mapping[str, Any]) -> NDArra
     """
     background = tuple(spec["background"])
     return np.stack(
-        [to_square(image, spec["resize"], spec["fit"], spec["interpolation"], background) for image in images]
+        [
+            to_square(
+                image, spec["resize"], spec["fit"], spec["interpolation"], background
+            )
+            for image in images
+        ]
     )
 
 
-def _pad(image: Image.Image, side: int, resample: Image.Resampling, background: Colour) -> Image.Image:
+def _pad(
+    image: Image.Image, side: int, resample: Image.Resampling, background: Colour
+) -> Image.Image:
     scale = side / max(image.size)
     width = max(1, round(image.width * scale))
     height = max(1, round(image.height * scale))
@@ -129,7 +153,8 @@ def _find_centre(size: tuple[int, int]) -> Box:
 
 
 def normalise(pixels: NDArray[np.uint8], spec: dict[str, Any]) -> NDArray[np.float32]:
-    """The centres of squares as a network's input, by its mean and standard deviation of each channel.
+    """The centres of squares as a network's input, by its mean and standard deviation
+    of each channel.
 
     Args:
         pixels: (N, resize, resize, 3).

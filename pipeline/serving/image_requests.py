@@ -1,4 +1,6 @@
-"""What a served model of images is asked: files' contents, checked and opened one by one."""
+"""What a served model of images is asked: files' contents, checked and opened one by
+one.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,14 @@ def image_column(table: Any) -> list[Any]:
         MlflowException: the table is of another form.
     """
     if not isinstance(table, pd.DataFrame) or list(table.columns) != ["image"]:
-        columns = list(table.columns) if isinstance(table, pd.DataFrame) else type(table).__name__
-        raise bad_request(f"the input must be a table with one column, image; found {columns}")
+        columns = (
+            list(table.columns)
+            if isinstance(table, pd.DataFrame)
+            else type(table).__name__
+        )
+        raise bad_request(
+            f"the input must be a table with one column, image; found {columns}"
+        )
     return list(table["image"])
 
 
@@ -59,7 +67,8 @@ def answer_images(
     answer_whole: Callable[[Sequence[OpenedImage]], Iterable[T]],
     answer_large: Callable[[Image.Image], T],
 ) -> list[T]:
-    """The answers to images, in order: `BATCH` at a time of those shown whole, one at a time of the large ones.
+    """The answers to images, in order: `BATCH` at a time of those shown whole, one at a
+    time of the large ones.
 
     Args:
         contents: of the files.
@@ -78,7 +87,9 @@ def answer_images(
             else:
                 opened[row] = image
         if opened:
-            answers.update(zip(opened, answer_whole(list(opened.values())), strict=True))
+            answers.update(
+                zip(opened, answer_whole(list(opened.values())), strict=True)
+            )
     return [answers[row] for row in range(len(contents))]
 
 
@@ -88,7 +99,8 @@ def open_image(
     """One image file's content.
 
     Args:
-        settings: `input` and `limits` of the served model, and `tiles` where it answers large images in tiles.
+        settings: `input` and `limits` of the served model, and `tiles` where it answers
+            large images in tiles.
         pixels: the module `image_pixels`.
         tiles: the module `tiles`; None where every image is shown whole.
 
@@ -101,9 +113,14 @@ def open_image(
         )
     limits = settings["limits"]
     if len(content) > limits["max_bytes"]:
-        raise bad_request(f"row {row}: {len(content)} bytes; at most {limits['max_bytes']} are accepted")
+        raise bad_request(
+            f"row {row}: {len(content)} bytes; at most {limits['max_bytes']} are accepted"
+        )
     try:
-        with _quiet(), Image.open(io.BytesIO(content), formats=pixels.DECODERS) as image:
+        with (
+            _quiet(),
+            Image.open(io.BytesIO(content), formats=pixels.DECODERS) as image,
+        ):
             _refuse(image, row, limits)
             if tiles is not None and tiles.is_cut(*image.size, settings.get("tiles")):
                 return _open_large(image, settings["input"], pixels)
@@ -112,17 +129,27 @@ def open_image(
         raise
     except UnidentifiedImageError as fault:
         accepted = ", ".join(pixels.DECODERS)
-        raise bad_request(f"row {row}: not an image; accepted are {accepted}") from fault
+        raise bad_request(
+            f"row {row}: not an image; accepted are {accepted}"
+        ) from fault
     except Exception as fault:  # decoders raise nearly anything on broken files
         reason = f"{type(fault).__name__}: {fault}"
-        raise bad_request(f"row {row}: not an image that can be decoded wholly ({reason})") from fault
+        raise bad_request(
+            f"row {row}: not an image that can be decoded wholly ({reason})"
+        ) from fault
 
 
 def _refuse(image: Image.Image, row: int, limits: dict[str, Any]) -> None:
     width, height = image.size
     if width * height > limits["max_pixels"]:
-        raise bad_request(f"row {row}: {width} × {height} pixels; at most {limits['max_pixels']} are accepted")
-    if limits["single_frame"] and image.format != "MPO" and getattr(image, "is_animated", False):
+        raise bad_request(
+            f"row {row}: {width} × {height} pixels; at most {limits['max_pixels']} are accepted"
+        )
+    if (
+        limits["single_frame"]
+        and image.format != "MPO"
+        and getattr(image, "is_animated", False)
+    ):
         raise bad_request(f"row {row}: several frames or pages; one is accepted")
 
 
@@ -130,12 +157,15 @@ def _open(image: Image.Image, spec: dict[str, Any], pixels: Any) -> OpenedImage:
     turn = pixels.find_orientation(image)
     stored_size = image.size
     side = spec["resize"]
-    drafted = image.draft(None, (side, side))  # a JPEG is decoded at 1/2, 1/4 or 1/8 where that suffices
+    # A JPEG is decoded at 1/2, 1/4 or 1/8 where that suffices.
+    drafted = image.draft(None, (side, side))
     background = tuple(spec["background"])
     rgb = pixels.to_rgb(image, turn, background)
     width, height = rgb.size
     if drafted is not None:
-        width, height = stored_size[::-1] if turn in pixels.QUARTER_TURNS else stored_size
+        width, height = (
+            stored_size[::-1] if turn in pixels.QUARTER_TURNS else stored_size
+        )
     square = pixels.to_square(rgb, side, spec["fit"], spec["interpolation"], background)
     return OpenedImage(square, width, height)
 

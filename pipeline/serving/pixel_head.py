@@ -1,9 +1,10 @@
 """The heads of segmenters.
 
-`PixelHead`, a decoder that goes from the coarsest feature map back to the finest: the expanding path of a U-Net
-(Ronneberger, Fischer and Brox 2015). At each level the coarser map is doubled in size, put beside the map of the body and
-convolved. Group normalisation (Wu and He 2018) has no statistics that move, so that small batches and frozen stages need
-no care.
+`PixelHead`, a decoder that goes from the coarsest feature map back to the finest: the
+expanding path of a U-Net (Ronneberger, Fischer and Brox 2015). At each level the
+coarser map is doubled in size, put beside the map of the body and convolved. Group
+normalisation (Wu and He 2018) has no statistics that move, so that small batches and
+frozen stages need no care.
 
 `PublishedPixelHead`, one of torchvision's own, which its published weights fit.
 """
@@ -24,8 +25,12 @@ GROUPS = 8
 LRASPP_CHANNELS = 128  # between its two layers, as in torchvision's builder
 
 
-def build_head(classes: int, design: Mapping[str, Any]) -> PixelHead | PublishedPixelHead:
-    """The head that a design asks for: torchvision's where it has `head`, else the decoder."""
+def build_head(
+    classes: int, design: Mapping[str, Any]
+) -> PixelHead | PublishedPixelHead:
+    """The head that a design asks for: torchvision's where it has `head`, else the
+    decoder.
+    """
     if "head" in design:
         return PublishedPixelHead(classes, design)
     return PixelHead(classes, design)
@@ -36,8 +41,8 @@ class PixelHead(nn.Module):
 
     Args:
         classes: number of classes.
-        design: `side` of the input in pixels; `maps`, each with its `channels`, from fine to coarse; `widths`: channels of
-            the decoder at each of them.
+        design: `side` of the input in pixels; `maps`, each with its `channels`, from
+            fine to coarse; `widths`: channels of the decoder at each of them.
     """
 
     def __init__(self, classes: int, design: Mapping[str, Any]) -> None:
@@ -48,7 +53,9 @@ class PixelHead(nn.Module):
         self.bottom = _convolve(channels[-1], widths[-1])
         self.levels = nn.ModuleList()
         for level in reversed(range(len(channels) - 1)):
-            self.levels.append(_convolve(widths[level + 1] + channels[level], widths[level]))
+            self.levels.append(
+                _convolve(widths[level + 1] + channels[level], widths[level])
+            )
         self.classifier = nn.Conv2d(widths[0], classes, 1)
 
     class_rows: ClassVar[dict[str, tuple[int, int]]] = {
@@ -60,11 +67,15 @@ class PixelHead(nn.Module):
         """Logits (N, classes, S, S) from maps (N, C, H, W), fine to coarse."""
         values = self.bottom(maps[-1])
         for level, beside in zip(self.levels, reversed(maps[:-1]), strict=True):
-            larger = functional.interpolate(values, size=beside.shape[-2:], mode="nearest")
+            larger = functional.interpolate(
+                values, size=beside.shape[-2:], mode="nearest"
+            )
             values = level(torch.cat([larger, beside.to(larger.dtype)], dim=1))
         logits = self.classifier(values)
         size = (self.side, self.side)
-        return functional.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+        return functional.interpolate(
+            logits.float(), size=size, mode="bilinear", align_corners=False
+        )
 
 
 def _convolve(inputs: int, outputs: int) -> nn.Sequential:
@@ -79,14 +90,17 @@ def _convolve(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class PublishedPixelHead(nn.Module):
-    """A head of torchvision's segmenters: feature maps in, a logit of each class for each pixel out.
+    """A head of torchvision's segmenters: feature maps in, a logit of each class for
+    each pixel out.
 
-    Fully convolutional (`fcn`: Long, Shelhamer and Darrell 2015), with pyramid pooling by dilation (`deeplab`: Chen et al.
-    2017), or light with a gate (`lraspp`: Howard et al. 2019, section 6.4). The first two have a dropout.
+    Fully convolutional (`fcn`: Long, Shelhamer and Darrell 2015), with pyramid pooling
+    by dilation (`deeplab`: Chen et al. 2017), or light with a gate (`lraspp`: Howard et
+    al. 2019, section 6.4). The first two have a dropout.
 
     Args:
         classes: number of classes.
-        design: `side` of the input in pixels; `maps`, each with its `channels`, two for `lraspp` and else one; `head`.
+        design: `side` of the input in pixels; `maps`, each with its `channels`, two for
+            `lraspp` and else one; `head`.
     """
 
     def __init__(self, classes: int, design: Mapping[str, Any]) -> None:
@@ -102,7 +116,9 @@ class PublishedPixelHead(nn.Module):
             self.classifier = _build_deeplab(channels[0], classes)
         else:
             self.classifier = FCNHead(channels[0], classes)
-        last_layers = ["low_classifier", "high_classifier"] if self.kind == "lraspp" else ["4"]
+        last_layers = (
+            ["low_classifier", "high_classifier"] if self.kind == "lraspp" else ["4"]
+        )
         self.class_rows: dict[str, tuple[int, int]] = {}  # as in `box_head`
         for layer in last_layers:
             self.class_rows[f"classifier.{layer}.weight"] = (0, 1)
@@ -116,27 +132,38 @@ class PublishedPixelHead(nn.Module):
         else:
             logits = self.classifier(maps[0])
         size = (self.side, self.side)
-        return functional.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+        return functional.interpolate(
+            logits.float(), size=size, mode="bilinear", align_corners=False
+        )
 
 
 class PooledBatchNorm(nn.BatchNorm2d):
     """Batch normalisation behind a pooling to a point.
 
-    A batch of one picture then has one value for each channel and no variance: it is normalised by the running statistics,
-    in training too, where PyTorch stops with an error.
+    A batch of one picture then has one value for each channel and no variance: it is
+    normalised by the running statistics, in training too, where PyTorch stops with an
+    error.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, 1, 1) to the same shape."""
         if self.training and x.numel() == self.num_features:
             return functional.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+                x,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                training=False,
+                eps=self.eps,
             )
         return super().forward(x)
 
 
 def _build_deeplab(channels: int, classes: int) -> nn.Module:
-    """torchvision's head, with the normalisation behind the pooling to a point replaced."""
+    """torchvision's head, with the normalisation behind the pooling to a point
+    replaced.
+    """
     head: nn.Module = DeepLabHead(channels, classes)
     layers: Any = head
     pooling = layers[0].convs[-1]

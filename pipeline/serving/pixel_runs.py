@@ -1,7 +1,8 @@
 """Masks as runs of pixels: small, and read without a library.
 
-The pixels of a mask are numbered row by row from the upper left corner, from 0. A region is the list of its runs, each as
-two numbers: the first pixel, and how many there are. The first class, the background, is left out: it is what no run covers.
+The pixels of a mask are numbered row by row from the upper left corner, from 0. A
+region is the list of its runs, each as two numbers: the first pixel, and how many there
+are. The first class, the background, is left out: it is what no run covers.
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ from numpy.typing import NDArray
 
 
 def encode_mask(mask: NDArray[np.uint8], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """A mask (H, W) as `{"label": …, "pixels": how many, "runs": [first, count, first, count, …]}` for each class but the
-    first that it has."""
+    """A mask (H, W) as `{"label": …, "pixels": how many, "runs": [first, count, first,
+    count, …]}` for each class but the first that it has.
+    """
     return encode_bands([mask], labels)
 
 
-def encode_bands(bands: Iterable[NDArray[np.uint8]], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """As `encode_mask`, of a mask that comes as bands of rows (rows, W), of which only one is held at a time."""
+def encode_bands(
+    bands: Iterable[NDArray[np.uint8]], labels: Sequence[str]
+) -> list[dict[str, Any]]:
+    """As `encode_mask`, of a mask that comes as bands of rows (rows, W), of which only
+    one is held at a time.
+    """
     found_starts, found_classes = [], []
     length = 0
     for band in bands:
@@ -29,7 +35,9 @@ def encode_bands(bands: Iterable[NDArray[np.uint8]], labels: Sequence[str]) -> l
         found_starts.append(own_starts + length)
         found_classes.append(values[own_starts])
         length += len(values)
-    starts, classes = _join_runs(np.concatenate(found_starts), np.concatenate(found_classes))
+    starts, classes = _join_runs(
+        np.concatenate(found_starts), np.concatenate(found_classes)
+    )
     counts = np.diff(starts, append=length)
     regions = []
     for number in np.unique(classes).tolist():
@@ -37,12 +45,22 @@ def encode_bands(bands: Iterable[NDArray[np.uint8]], labels: Sequence[str]) -> l
             continue
         chosen = classes == number
         runs = np.stack([starts[chosen], counts[chosen]], axis=1)
-        regions.append({"label": labels[number], "pixels": int(counts[chosen].sum()), "runs": runs.ravel().tolist()})
+        regions.append(
+            {
+                "label": labels[number],
+                "pixels": int(counts[chosen].sum()),
+                "runs": runs.ravel().tolist(),
+            }
+        )
     return regions
 
 
-def _join_runs(starts: NDArray[np.int64], classes: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Without those that go on with the class of the run before them, in the band before."""
+def _join_runs(
+    starts: NDArray[np.int64], classes: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Without those that go on with the class of the run before them, in the band
+    before.
+    """
     is_new = np.diff(classes, prepend=classes[:1] ^ 1) != 0
     return starts[is_new], classes[is_new]
 

@@ -1,5 +1,6 @@
-"""Stock networks of the transformers library, from a config.json: travels with registered models, so it imports nothing
-else of Thaw."""
+"""Stock networks of the transformers library, from a config.json: travels with
+registered models, so it imports nothing else of Thaw.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import torch
 
 # Kinds of which the library has several: the one that gives a vector for each token.
 STOCK_CLASSES = {"t5": "T5EncoderModel", "funnel": "FunnelModel"}
-# Keys of config.json that say how the network was saved, or what it gives beside its last layer's vectors.
+# Keys of config.json that say how the network was saved, or what it gives beside its
+# last layer's vectors.
 LEFT_OUT = (
     "model_type",
     "dtype",
@@ -23,14 +25,15 @@ LEFT_OUT = (
 
 
 def build(config: Mapping[str, Any]) -> Any:
-    """A stock network with random weights, in fp32, without a pooler: vectors are pooled by their mean, or one of them
-    is taken.
+    """A stock network with random weights, in fp32, without a pooler: vectors are
+    pooled by their mean, or one of them is taken.
 
     Args:
         config: the content of its config.json.
 
     Raises:
-        Exception: the library cannot make a network of it; what a wrong value raises is up to each kind of network.
+        Exception: the library cannot make a network of it; what a wrong value raises is
+            up to each kind of network.
     """
     import transformers
 

@@ -1,6 +1,7 @@
 """Texts as tokens: travels with registered models, so it imports nothing else of Thaw.
 
-What becomes of a text depends on the text alone: it is never padded to another text's length.
+What becomes of a text depends on the text alone: it is never padded to another text's
+length.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOKENIZER_FILE = "tokenizer.json"
-CHUNK = 1024  # texts encoded at once: the tokenizer's own results take far more room than the tokens
+# Texts encoded at once: the tokenizer's own results take far more room than the tokens.
+CHUNK = 1024
 PARALLELISM = "TOKENIZERS_PARALLELISM"
 
-_encoding = threading.Lock()  # truncation is a setting of the tokenizer, which threads of a server share
+# Truncation is a setting of the tokenizer, which threads of a server share.
+_encoding = threading.Lock()
 
 
 class EncodedTexts(NamedTuple):
@@ -28,7 +31,8 @@ class EncodedTexts(NamedTuple):
     Args:
         ids: token ids (L,), int32, at most `max_tokens`, special tokens among them.
         type_ids: 0 for the first text and 1 for the second of a pair (L,), int8.
-        full_lengths: (N,), int64: how many tokens each text would have without truncation.
+        full_lengths: (N,), int64: how many tokens each text would have without
+            truncation.
     """
 
     ids: list[NDArray[np.int32]]
@@ -37,7 +41,8 @@ class EncodedTexts(NamedTuple):
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder's tokenizer.json, with neither truncation nor padding of its own.
+    """The tokenizer of a folder's tokenizer.json, with neither truncation nor padding
+    of its own.
 
     Raises:
         Exception: whatever the library raises on a broken file.
@@ -50,7 +55,9 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def encode(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_tokens: int) -> EncodedTexts:
+def encode(
+    tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_tokens: int
+) -> EncodedTexts:
     """Encodes texts, or pairs of texts.
 
     Of a pair, the longer one is shortened first, as `transformers` does.
@@ -76,9 +83,17 @@ def encode(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, ma
     return EncodedTexts(ids, type_ids, np.asarray(lengths, np.int64))
 
 
-def _truncate(tokenizer: Any, inputs: Sequence[Any], encodings: list[Any], max_tokens: int) -> None:
-    """Encodes those that are too long again, in place: only the tokenizer knows which tokens must stay."""
-    long = [number for number, encoding in enumerate(encodings) if len(encoding.ids) > max_tokens]
+def _truncate(
+    tokenizer: Any, inputs: Sequence[Any], encodings: list[Any], max_tokens: int
+) -> None:
+    """Encodes those that are too long again, in place: only the tokenizer knows which
+    tokens must stay.
+    """
+    long = [
+        number
+        for number, encoding in enumerate(encodings)
+        if len(encoding.ids) > max_tokens
+    ]
     if not long:
         return
     tokenizer.enable_truncation(max_tokens)
@@ -105,13 +120,17 @@ def _one_thread() -> Iterator[None]:
 
 
 def padded_length(count: int, bucket: int, max_tokens: int) -> int:
-    """The length that a text of so many tokens is padded to: the next multiple of `bucket`, at most `max_tokens`."""
+    """The length that a text of so many tokens is padded to: the next multiple of
+    `bucket`, at most `max_tokens`.
+    """
     rounded = -(-max(count, 1) // bucket) * bucket
     return min(rounded, max_tokens)
 
 
 def pad(rows: Sequence[NDArray[Any]], length: int, value: int) -> NDArray[np.int64]:
-    """Arrays (L,) of at most `length` as one (N, length), filled up with `value` behind."""
+    """Arrays (L,) of at most `length` as one (N, length), filled up with `value`
+    behind.
+    """
     padded = np.full((len(rows), length), value, np.int64)
     for position, row in enumerate(rows):
         padded[position, : len(row)] = row

@@ -1,4 +1,6 @@
-"""The backbone step: a pretrained network, wherever it comes from, as verified files in one form."""
+"""The backbone step: a pretrained network, wherever it comes from, as verified files in
+one form.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ def backbone(config: BackboneConfig, out: Path, context: Context) -> BackboneRec
 
     Raises:
         ConfigError: there is no such provider or network.
-        BackboneError: the weights cannot be had, are not what was pinned, are unsafe, broken or of another network.
+        BackboneError: the weights cannot be had, are not what was pinned, are unsafe,
+            broken or of another network.
     """
     from pipeline.models.providers import catalog
 

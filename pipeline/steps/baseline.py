@@ -1,12 +1,14 @@
 """The comparison with training from scratch: trained once, then remembered.
 
-From scratch takes many times as long as the fine-tuning it is compared with, and changes little while the data grow.
-So the first run trains it and keeps it in `baseline/`, pinned by baseline.dvc as the ledger is by ledger.dvc; later
-runs ask it about their own test split, without the examples that it had learnt from. It is trained again where it
-cannot be compared with: another label space, architecture, input or engine, other `baseline_steps`, or too few test
-examples that it does not know.
+From scratch takes many times as long as the fine-tuning it is compared with, and
+changes little while the data grow. So the first run trains it and keeps it in
+`baseline/`, pinned by baseline.dvc as the ledger is by ledger.dvc; later runs ask it
+about their own test split, without the examples that it had learnt from. It is trained
+again where it cannot be compared with: another label space, architecture, input or
+engine, other `baseline_steps`, or too few test examples that it does not know.
 
-`baseline.lock`, which the fine-tuning depends on, lists every one that was used: it only grows.
+`baseline.lock`, which the fine-tuning depends on, lists every one that was used: it
+only grows.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ from pipeline.config import ENGINE, FinetuneConfig
 from pipeline.context import Context
 from pipeline.errors import TrainingError, VersioningError
 from pipeline.files import replace_text
-from pipeline.records import BaselineAge, BaselineRecord, CandidateRecord, InputSpec, SplitRecord
+from pipeline.records import (
+    BaselineAge,
+    BaselineRecord,
+    CandidateRecord,
+    InputSpec,
+    SplitRecord,
+)
 from pipeline.report.formatting import describe_age
 from pipeline.training import candidates, members
 from pipeline.training.crash_points import crash_point
@@ -34,7 +42,8 @@ from pipeline.workspace import Workspace
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FEWEST_TEST_EXAMPLES = 30  # that it does not know; or all, where the test split has fewer
+# That it does not know; or all, where the test split has fewer.
+FEWEST_TEST_EXAMPLES = 30
 
 LOCK_HEADER = """\
 # The models trained from scratch for comparison, the last one in use. Belongs into Git, with baseline.dvc.
@@ -62,7 +71,9 @@ class Comparison:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """What must be the same for a remembered one to be compared with, as JSON values."""
+        """What must be the same for a remembered one to be compared with, as JSON
+        values.
+        """
         return {
             "engine": ENGINE,
             "labels": list(self.labels),
@@ -85,7 +96,8 @@ class Comparison:
 
 
 def recall(comparison: Comparison) -> BaselineRecord | None:
-    """The remembered model, brought back where it is missing; None where there is none, or none that can be used.
+    """The remembered model, brought back where it is missing; None where there is none,
+    or none that can be used.
 
     Raises:
         TrainingError: baseline.dvc pins one that cannot be had.
@@ -97,7 +109,9 @@ def recall(comparison: Comparison) -> BaselineRecord | None:
     record = _load(comparison)
     reason = _why_unusable(comparison, record)
     if reason:
-        console.info(f"scratch: the remembered comparison cannot be used ({reason}); it is trained again")
+        console.info(
+            f"scratch: the remembered comparison cannot be used ({reason}); it is trained again"
+        )
         return None
     _keep(comparison, record)
     console.info(
@@ -108,24 +122,38 @@ def recall(comparison: Comparison) -> BaselineRecord | None:
 
 
 def remember(comparison: Comparison, candidate: CandidateRecord) -> BaselineRecord:
-    """Keeps a finished candidate for later runs: in `baseline/`, baseline.dvc and baseline.lock."""
+    """Keeps a finished candidate for later runs: in `baseline/`, baseline.dvc and
+    baseline.lock.
+    """
     place, scratch = comparison.place, comparison.context.scratch
-    learnt = members.seen_members(members.members_of_split(manifest.read(comparison.split.manifest)))
-    made = datetime.fromtimestamp((candidate.folder / "record.json").stat().st_mtime, UTC)
-    age = BaselineAge(trained=made.date().isoformat(), data=_data_version(comparison), examples=learnt.num_rows)
+    learnt = members.seen_members(
+        members.members_of_split(manifest.read(comparison.split.manifest))
+    )
+    made = datetime.fromtimestamp(
+        (candidate.folder / "record.json").stat().st_mtime, UTC
+    )
+    age = BaselineAge(
+        trained=made.date().isoformat(),
+        data=_data_version(comparison),
+        examples=learnt.num_rows,
+    )
     part = scratch / "baseline.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     candidates.copy_to_output(candidate, part / "candidate", baseline=True)
     members.write_members(learnt, part / members.FILE)
-    record = BaselineRecord(age=age, model_sha256=candidate.model_sha256, conditions=comparison.conditions)
+    record = BaselineRecord(
+        age=age, model_sha256=candidate.model_sha256, conditions=comparison.conditions
+    )
     record.save(part)
     crash_point("before-baseline")
     shutil.rmtree(place.baseline, ignore_errors=True)
     part.replace(place.baseline)
     record = BaselineRecord.load(place.baseline)
     _keep(comparison, record)
-    comparison.context.console.info("scratch: remembered in baseline.dvc; later runs are compared with it")
+    comparison.context.console.info(
+        "scratch: remembered in baseline.dvc; later runs are compared with it"
+    )
     return record
 
 
@@ -157,10 +185,16 @@ def _load(comparison: Comparison) -> BaselineRecord:
 def _why_unusable(comparison: Comparison, record: BaselineRecord) -> str:
     """Why it cannot be compared with; empty where it can."""
     wanted = comparison.conditions
-    changed = [meaning for name, meaning in MEANINGS.items() if record.conditions.get(name) != wanted[name]]
+    changed = [
+        meaning
+        for name, meaning in MEANINGS.items()
+        if record.conditions.get(name) != wanted[name]
+    ]
     if changed:
         return f"{', '.join(changed)} changed"
-    unknown = members.unseen_rows(comparison.test_rows(), members.read_members(record.members))
+    unknown = members.unseen_rows(
+        comparison.test_rows(), members.read_members(record.members)
+    )
     needed = min(FEWEST_TEST_EXAMPLES, len(unknown))
     usable = int(unknown.sum())
     if usable < needed:
@@ -175,7 +209,9 @@ def _data_version(comparison: Comparison) -> str:
 
 
 def _keep(comparison: Comparison, record: BaselineRecord) -> None:
-    """Pins what lies in `baseline/` and adds it to baseline.lock; where a kill came between, the next run does it."""
+    """Pins what lies in `baseline/` and adds it to baseline.lock; where a kill came
+    between, the next run does it.
+    """
     crash_point("before-pinning")
     if comparison.has_dvc:
         Versioning(comparison.context.root).add_baseline()
@@ -196,5 +232,12 @@ def _note(place: Workspace, record: BaselineRecord) -> None:
 
 def _lines(key: str, record: BaselineRecord) -> Iterator[str]:
     yield f'"{key}":\n'
-    for name, value in {**record.age.model_dump(), "model_sha256": record.model_sha256}.items():
-        yield f"  {name}: {value}\n" if isinstance(value, int) else f'  {name}: "{value}"\n'
+    for name, value in {
+        **record.age.model_dump(),
+        "model_sha256": record.model_sha256,
+    }.items():
+        yield (
+            f"  {name}: {value}\n"
+            if isinstance(value, int)
+            else f'  {name}: "{value}"\n'
+        )

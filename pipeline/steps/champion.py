@@ -1,13 +1,18 @@
-"""champion.lock: the registered model that a warm start begins from, by the sha256 of its weights.
+"""champion.lock: the registered model that a warm start begins from, by the sha256 of
+its weights.
 
-The finetune stage depends on the lock, so that another champion makes it stale and a restored result is of the champion
-that the lock names. When the lock follows the registry:
+The finetune stage depends on the lock, so that another champion makes it stale and a
+restored result is of the champion that the lock names. When the lock follows the
+registry:
 
-- With finetune stale for any other reason, or forced, the lock takes the champion there is now.
-- Else another champion is a reason of its own, unless its weights are those of this very workspace's last training: a
-  model that becomes champion would otherwise be trained from again and again.
+- With finetune stale for any other reason, or forced, the lock takes the champion there
+  is now.
+- Else another champion is a reason of its own, unless its weights are those of this
+  very workspace's last training: a model that becomes champion would otherwise be
+  trained from again and again.
 
-Where the registry cannot be asked, or holds no model of that name, the lock stays as it is, and that is said.
+Where the registry cannot be asked, or holds no model of that name, the lock stays as it
+is, and that is said.
 """
 
 from __future__ import annotations
@@ -41,7 +46,8 @@ WEIGHTS, SETTINGS = "weights.safetensors", "model.json"
 
 
 class LockedChampion(FrozenModel):
-    """What the lock says: a version of a registered model, or that there was no champion.
+    """What the lock says: a version of a registered model, or that there was no
+    champion.
 
     Args:
         sha256: of its weights.
@@ -52,7 +58,11 @@ class LockedChampion(FrozenModel):
     sha256: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.model} v{self.version}" if self.version else f"no champion of {self.model}"
+        return (
+            f"{self.model} v{self.version}"
+            if self.version
+            else f"no champion of {self.model}"
+        )
 
     def same_weights(self, other: LockedChampion) -> bool:
         """Whether both are of one model and one set of weights."""
@@ -81,7 +91,8 @@ def read_lock(root: Path) -> LockedChampion | None:
 
 
 def fill(config: Config, workspace: Workspace) -> None:
-    """Names the champion there is now, where a warm start is asked for and the lock says nothing yet.
+    """Names the champion there is now, where a warm start is asked for and the lock
+    says nothing yet.
 
     Raises:
         TrackingError: the registry cannot be asked.
@@ -90,7 +101,13 @@ def fill(config: Config, workspace: Workspace) -> None:
         _write_lock(workspace.root, _ask_registry(config, workspace))
 
 
-def follow(workspace: Workspace, reasons: Sequence[str], console: Console, *, forced: bool = False) -> bool:
+def follow(
+    workspace: Workspace,
+    reasons: Sequence[str],
+    console: Console,
+    *,
+    forced: bool = False,
+) -> bool:
     """Brings the lock up to date by the rule above; returns whether it changed.
 
     Args:
@@ -122,17 +139,23 @@ def follow(workspace: Workspace, reasons: Sequence[str], console: Console, *, fo
     return True
 
 
-def load(config: Config, split: SplitRecord, context: Context) -> warm_start.Champion | None:
-    """The champion that the lock names, with its files on this machine; None where it names none.
+def load(
+    config: Config, split: SplitRecord, context: Context
+) -> warm_start.Champion | None:
+    """The champion that the lock names, with its files on this machine; None where it
+    names none.
 
     Raises:
         TrackingError: it cannot be fetched, or is another model than the lock says.
-        TrainingError: it learnt from what is a test example here, or does not say what it learnt from.
+        TrainingError: it learnt from what is a test example here, or does not say what
+            it learnt from.
     """
     workspace = Workspace(context.root)
     locked = read_lock(context.root) or _ask_registry(config, workspace)
     if locked.version is None or locked.sha256 is None:
-        context.console.info("warm start: there is no champion yet; starting from the backbone")
+        context.console.info(
+            "warm start: there is no champion yet; starting from the backbone"
+        )
         return None
     folder = context.scratch / "champion" / locked.sha256[:KEY_LENGTH]
     if not _is_whole(folder, locked.sha256):
@@ -141,33 +164,46 @@ def load(config: Config, split: SplitRecord, context: Context) -> warm_start.Cha
     _refuse_leak(locked, known, split)
     context.console.info(f"warm start: from {locked}")
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    return warm_start.Champion(folder / WEIGHTS, tuple(settings["labels"]), locked.sha256, known)
+    return warm_start.Champion(
+        folder / WEIGHTS, tuple(settings["labels"]), locked.sha256, known
+    )
 
 
 def _write_lock(root: Path, locked: LockedChampion) -> None:
-    text = json.dumps(locked.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(
+        locked.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False
+    )
     replace_text(root / LOCK, text + "\n")
 
 
 def _ask_if_possible(
-    config: Config, workspace: Workspace, before: LockedChampion | None, console: Console
+    config: Config,
+    workspace: Workspace,
+    before: LockedChampion | None,
+    console: Console,
 ) -> LockedChampion | None:
-    """The champion there is now; None where nobody can say, and the lock is to stay as it is."""
+    """The champion there is now; None where nobody can say, and the lock is to stay as
+    it is.
+    """
     had_version = before is not None and before.version is not None
     try:
         return _ask_registry(config, workspace, need_versions=had_version)
     except ThawError as fault:
         kept = f"; champion.lock keeps {before}" if before else ""
-        console.info(f"warm start: the registry cannot be asked ({fault.subject}: {fault.found}){kept}")
+        console.info(
+            f"warm start: the registry cannot be asked ({fault.subject}: {fault.found}){kept}"
+        )
         return None
 
 
-def _ask_registry(config: Config, workspace: Workspace, *, need_versions: bool = False) -> LockedChampion:
+def _ask_registry(
+    config: Config, workspace: Workspace, *, need_versions: bool = False
+) -> LockedChampion:
     """The champion there is now.
 
     Raises:
-        TrackingError: the registry does not answer or refuses; or, with `need_versions`, holds no model of that name,
-            as a new clone's does not.
+        TrackingError: the registry does not answer or refuses; or, with
+            `need_versions`, holds no model of that name, as a new clone's does not.
     """
     from pipeline.tracking import registered_versions, registry
 
@@ -176,7 +212,11 @@ def _ask_registry(config: Config, workspace: Workspace, *, need_versions: bool =
         _require_answer(config, workspace, name)
     versions = registered_versions.registered(config, workspace, name)
     if need_versions and not versions:
-        raise TrackingError(f"model {name}", found="nothing is registered", hint="thaw run registers a model")
+        raise TrackingError(
+            f"model {name}",
+            found="nothing is registered",
+            hint="thaw run registers a model",
+        )
     champion = registry.find_champion(versions)
     if champion is None:
         return LockedChampion(model=name)
@@ -185,7 +225,9 @@ def _ask_registry(config: Config, workspace: Workspace, *, need_versions: bool =
 
 
 def _require_answer(config: Config, workspace: Workspace, name: str) -> None:
-    """Asks first with little patience, since a registry that is away is waited for otherwise."""
+    """Asks first with little patience, since a registry that is away is waited for
+    otherwise.
+    """
     from pipeline.tracking.probe import probe
     from pipeline.tracking.store import find
 
@@ -200,8 +242,12 @@ def _require_answer(config: Config, workspace: Workspace, name: str) -> None:
         )
 
 
-def _find_weights_sha256(config: Config, workspace: Workspace, champion: ModelVersion) -> str:
-    """The sha256 of a version's weights: as it is tagged, or by fetching what someone else registered."""
+def _find_weights_sha256(
+    config: Config, workspace: Workspace, champion: ModelVersion
+) -> str:
+    """The sha256 of a version's weights: as it is tagged, or by fetching what someone
+    else registered.
+    """
     from pipeline.tracking import registry
     from pipeline.tracking.store import find
 
@@ -229,11 +275,14 @@ def _is_whole(folder: Path, sha256: str) -> bool:
     return files.sha256(weights) == sha256
 
 
-def _fetch_files(config: Config, workspace: Workspace, locked: LockedChampion, folder: Path) -> None:
+def _fetch_files(
+    config: Config, workspace: Workspace, locked: LockedChampion, folder: Path
+) -> None:
     """Brings a version's files into `folder`: weights, settings and members.
 
     Raises:
-        TrackingError: they cannot be fetched, or the weights are others than the lock says.
+        TrackingError: they cannot be fetched, or the weights are others than the lock
+            says.
     """
     from pipeline.tracking import registered_versions, registry
     from pipeline.tracking.store import find
@@ -243,7 +292,9 @@ def _fetch_files(config: Config, workspace: Workspace, locked: LockedChampion, f
     named = [version for version in versions if version.version == locked.version]
     if not named:
         found = f"no such version at {store.shown}"
-        raise _other_champion_error(locked, found, "the model that the training is to start from")
+        raise _other_champion_error(
+            locked, found, "the model that the training is to start from"
+        )
     arriving = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(arriving, ignore_errors=True)
     fetched = registry.fetch(store, named[0], arriving)
@@ -260,7 +311,9 @@ def _fetch_files(config: Config, workspace: Workspace, locked: LockedChampion, f
     shutil.rmtree(arriving, ignore_errors=True)
 
 
-def _other_champion_error(locked: LockedChampion, found: str, expected: str) -> TrackingError:
+def _other_champion_error(
+    locked: LockedChampion, found: str, expected: str
+) -> TrackingError:
     return TrackingError(
         f"{locked}, which {LOCK} names",
         found=found,
@@ -296,7 +349,11 @@ def _refuse_leak(locked: LockedChampion, known: pa.Table, split: SplitRecord) ->
     if not overlap.paths:
         return
     counts = f"{overlap.trained} trained on and {overlap.validated} validated on"
-    related = f"; {overlap.related} more belong with such an example" if overlap.related else ""
+    related = (
+        f"; {overlap.related} more belong with such an example"
+        if overlap.related
+        else ""
+    )
     raise TrainingError(
         f"finetune.warm_start: {locked}, the champion",
         found=f"of {overlap.tests} test examples here it knows {len(overlap.paths)}: {counts}{related}",

@@ -1,4 +1,6 @@
-"""Evaluate: the best candidate on the test split, once, and how the others do on the same examples."""
+"""Evaluate: the best candidate on the test split, once, and how the others do on the
+same examples.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,12 @@ if TYPE_CHECKING:
     from pipeline.evaluation.judge import Judge, Judged
     from pipeline.evaluation.predict import LoadedCandidate
     from pipeline.evaluation.slices import SliceScore
-    from pipeline.records import CandidateRecord, FinetuneRecord, MetricEstimate, SplitRecord
+    from pipeline.records import (
+        CandidateRecord,
+        FinetuneRecord,
+        MetricEstimate,
+        SplitRecord,
+    )
     from pipeline.tasks.base import Highlight, Task
 
 FEW_EXAMPLES, FEW_UNITS = 30, 10
@@ -40,7 +47,8 @@ def evaluate(
     out: Path,
     context: Context,
 ) -> EvaluateRecord:
-    """Judges every candidate on the test split and writes the best one's files into `out`.
+    """Judges every candidate on the test split and writes the best one's files into
+    `out`.
 
     Raises:
         SplitError: there are no test examples.
@@ -53,7 +61,9 @@ def evaluate(
     estimates, comparisons = _estimate(evaluation, finetuned, judged)
     slices = _score_slices(evaluation, ours)
     _write_files(evaluation, best, ours, slices, out)
-    warnings = _warnings(evaluation.judge, ours, best.labels, slices) + _absent_slices(config, evaluation.table)
+    warnings = _warnings(evaluation.judge, ours, best.labels, slices) + _absent_slices(
+        config, evaluation.table
+    )
     record = EvaluateRecord(
         candidate=best.name,
         model_sha256=best.model_sha256,
@@ -92,7 +102,12 @@ class _Evaluation:
     context: Context
 
 
-def _open(config: EvaluateConfig, task_config: TaskConfig, split: SplitRecord, context: Context) -> _Evaluation:
+def _open(
+    config: EvaluateConfig,
+    task_config: TaskConfig,
+    split: SplitRecord,
+    context: Context,
+) -> _Evaluation:
     from pipeline.evaluation.bootstrap import BootstrapSettings
     from pipeline.evaluation.judge import find_judge
     from pipeline.tasks import catalog
@@ -100,10 +115,14 @@ def _open(config: EvaluateConfig, task_config: TaskConfig, split: SplitRecord, c
     task = catalog.find(task_config.name)
     judge = find_judge(task.scorer.kind, config)
     settings = BootstrapSettings(config.bootstrap, config.confidence, config.seed)
-    return _Evaluation(config, task, task_config, judge, settings, _test_rows(split), context)
+    return _Evaluation(
+        config, task, task_config, judge, settings, _test_rows(split), context
+    )
 
 
-def _record(saved: EvaluateRecord, finetuned: FinetuneRecord, context: Context) -> EvaluateRecord:
+def _record(
+    saved: EvaluateRecord, finetuned: FinetuneRecord, context: Context
+) -> EvaluateRecord:
     """Tells the tracking store."""
     run = recorded_facts.open_parent(context.tracker, finetuned.key, context.root.name)
     recorded_facts.record_evaluation(run, saved)
@@ -125,24 +144,37 @@ def _test_rows(split: SplitRecord) -> pa.Table:
     return rows
 
 
-# --- answers -----------------------------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------
 
 
-def _judge_candidates(evaluation: _Evaluation, finetuned: FinetuneRecord) -> dict[str, Judged]:
-    """What each candidate answers, judged; beside it, size and latency of the best go to the run's own folder."""
+def _judge_candidates(
+    evaluation: _Evaluation, finetuned: FinetuneRecord
+) -> dict[str, Judged]:
+    """What each candidate answers, judged; beside it, size and latency of the best go
+    to the run's own folder.
+    """
     judged: dict[str, Judged] = {}
     for name in finetuned.candidates:
-        loaded = _load(evaluation, finetuned.candidate(name), evaluation.table, evaluation.context)
+        loaded = _load(
+            evaluation, finetuned.candidate(name), evaluation.table, evaluation.context
+        )
         judged[name] = evaluation.judge.judge(loaded, evaluation.table)
         if name == finetuned.best:
             _write_latency(loaded, evaluation.context.run_dir)
     return judged
 
 
-def _load(evaluation: _Evaluation, candidate: CandidateRecord, rows: pa.Table, context: Context) -> LoadedCandidate:
+def _load(
+    evaluation: _Evaluation,
+    candidate: CandidateRecord,
+    rows: pa.Table,
+    context: Context,
+) -> LoadedCandidate:
     from pipeline.evaluation.predict import LoadedCandidate
 
-    return LoadedCandidate(evaluation.task, evaluation.task_config, candidate, rows, context)
+    return LoadedCandidate(
+        evaluation.task, evaluation.task_config, candidate, rows, context
+    )
 
 
 def _estimate(
@@ -155,7 +187,9 @@ def _estimate(
         unseen = _unseen_rows(finetuned.folder / name, evaluation.table)
         estimates[name] = theirs.subset(unseen).estimate_metrics(evaluation.settings)
         if name != finetuned.best:
-            comparisons.append(_compare(evaluation, name, judged[finetuned.best], theirs, unseen))
+            comparisons.append(
+                _compare(evaluation, name, judged[finetuned.best], theirs, unseen)
+            )
     return estimates, comparisons
 
 
@@ -167,8 +201,9 @@ def _write_latency(loaded: LoadedCandidate, run_dir: Path) -> None:
 
 
 def _unseen_rows(candidate: Path, table: pa.Table) -> NDArray[np.bool_]:
-    """Which test rows (N,) may be asked of a candidate: all, unless it comes from an earlier run and brings along the
-    members that it had learnt from then."""
+    """Which test rows (N,) may be asked of a candidate: all, unless it comes from an
+    earlier run and brings along the members that it had learnt from then.
+    """
     import numpy as np
 
     from pipeline.training import members
@@ -179,16 +214,24 @@ def _unseen_rows(candidate: Path, table: pa.Table) -> NDArray[np.bool_]:
     return members.unseen_rows(table, members.read_members(path))
 
 
-def _compare(evaluation: _Evaluation, name: str, ours: Judged, theirs: Judged, unseen: NDArray[np.bool_]) -> Comparison:
+def _compare(
+    evaluation: _Evaluation,
+    name: str,
+    ours: Judged,
+    theirs: Judged,
+    unseen: NDArray[np.bool_],
+) -> Comparison:
     """The paired comparison on the examples that both had not seen."""
     settings = evaluation.settings
-    comparison = evaluation.judge.compare(name, ours.subset(unseen), theirs.subset(unseen), settings)
+    comparison = evaluation.judge.compare(
+        name, ours.subset(unseen), theirs.subset(unseen), settings
+    )
     if unseen.all():
         return comparison
     return comparison.model_copy(update={"examples": int(unseen.sum())})
 
 
-# --- files -------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------
 
 
 def _score_slices(evaluation: _Evaluation, judged: Judged) -> list[SliceScore]:
@@ -196,7 +239,9 @@ def _score_slices(evaluation: _Evaluation, judged: Judged) -> list[SliceScore]:
 
     config = evaluation.config
     table = evaluation.table
-    columns = slice_columns(table, config.slices, evaluation.task.display.measured_slices)
+    columns = slice_columns(
+        table, config.slices, evaluation.task.display.measured_slices
+    )
     return score_slices(
         table,
         judged.goodness,
@@ -208,7 +253,11 @@ def _score_slices(evaluation: _Evaluation, judged: Judged) -> list[SliceScore]:
 
 
 def _write_files(
-    evaluation: _Evaluation, best: CandidateRecord, judged: Judged, slices: list[SliceScore], out: Path
+    evaluation: _Evaluation,
+    best: CandidateRecord,
+    judged: Judged,
+    slices: list[SliceScore],
+    out: Path,
 ) -> None:
     """The kind's tables, slices, answers, and the worst of them."""
     from pipeline.evaluation import tables
@@ -216,11 +265,15 @@ def _write_files(
     judge = evaluation.judge
     judge.write_tables(judged, best.labels, evaluation.settings, out)
     tables.write_slices(slices, judge.goodness_metric, out / "slices.csv")
-    judge.write_answers(judged, evaluation.table, best.labels, out / "predictions.parquet")
+    judge.write_answers(
+        judged, evaluation.table, best.labels, out / "predictions.parquet"
+    )
     _write_worst(evaluation, best, judged, out / "worst")
 
 
-def _write_worst(evaluation: _Evaluation, best: CandidateRecord, judged: Judged, folder: Path) -> None:
+def _write_worst(
+    evaluation: _Evaluation, best: CandidateRecord, judged: Judged, folder: Path
+) -> None:
     """The worst answers of the best candidate, as the judge describes them."""
     from pipeline.evaluation import tables
     from pipeline.evaluation.judge import ExhibitPlace
@@ -236,20 +289,29 @@ def _write_worst(evaluation: _Evaluation, best: CandidateRecord, judged: Judged,
     def explain(answers: Sequence[int]) -> list[list[Highlight]]:
         if task.explainer is None or not examples:
             return [[] for _ in examples]
-        quiet = replace(context, console=SilentConsole())  # these rows were among those that were told of
+        # These rows were among those that were told of.
+        quiet = replace(context, console=SilentConsole())
         return _load(evaluation, best, rows, quiet).explain(examples, answers)
 
     folder.mkdir()
-    place = ExhibitPlace(examples, best.labels, task.display, context.data, folder, explain)
+    place = ExhibitPlace(
+        examples, best.labels, task.display, context.data, folder, explain
+    )
     tables.write_worst(judge.exhibit_worst(judged, worst, place), folder / "worst.json")
 
 
-# --- warnings ----------------------------------------------------------------------------------------------------
+# --- warnings -------------------------------------------------------------------------
 
 
-def _warnings(judge: Judge, judged: Judged, labels: tuple[str, ...], slices: list[SliceScore]) -> list[Finding]:
+def _warnings(
+    judge: Judge, judged: Judged, labels: tuple[str, ...], slices: list[SliceScore]
+) -> list[Finding]:
     """What a reader of the numbers has to know first."""
-    findings = [_few_examples(judged), *judge.warnings(judged, labels), _weak_slices(slices, judge.goodness_metric)]
+    findings = [
+        _few_examples(judged),
+        *judge.warnings(judged, labels),
+        _weak_slices(slices, judge.goodness_metric),
+    ]
     return [finding for finding in findings if finding is not None]
 
 
@@ -278,7 +340,9 @@ def _few_examples(judged: Judged) -> Finding | None:
 
 
 def _weak_slices(slices: list[SliceScore], metric: str) -> Finding | None:
-    weak = tuple(f"{one.column} = {one.value}" for one in slices if one.verdict == "below")
+    weak = tuple(
+        f"{one.column} = {one.value}" for one in slices if one.verdict == "below"
+    )
     if not weak:
         return None
     return Finding(
@@ -311,7 +375,7 @@ def _absent_slices(config: EvaluateConfig, table: pa.Table) -> list[Finding]:
     return [finding]
 
 
-# --- what is told ------------------------------------------------------------------------------------------------
+# --- what is told ---------------------------------------------------------------------
 
 
 def _announce_baseline(record: EvaluateRecord, context: Context) -> None:
@@ -320,4 +384,6 @@ def _announce_baseline(record: EvaluateRecord, context: Context) -> None:
         return
     from pipeline.report.formatting import describe_baseline
 
-    context.console.info(f"compared with training from scratch: {describe_baseline(record)}")
+    context.console.info(
+        f"compared with training from scratch: {describe_baseline(record)}"
+    )

@@ -35,7 +35,13 @@ from pipeline.steps import baseline, recorded_facts
 from pipeline.steps import champion as champions
 from pipeline.tasks import catalog
 from pipeline.text import format_seconds
-from pipeline.training import candidates, members, recipes, validation_metrics, warm_start
+from pipeline.training import (
+    candidates,
+    members,
+    recipes,
+    validation_metrics,
+    warm_start,
+)
 from pipeline.training.interruption import StopSignal, interruptible
 from pipeline.workspace import Workspace
 
@@ -66,7 +72,8 @@ IMMATERIAL: dict[str, bool | set[str]] = {
     "plan": {"workers", "pixel_cache_gb"},
 }
 
-# Images by which a plan is measured: of those that every place of is answered for, a step takes ten times as long.
+# Images by which a plan is measured: of those that every place of is answered for, a
+# step takes ten times as long.
 SAMPLED, SAMPLED_DENSE = 8, 2
 
 
@@ -78,37 +85,54 @@ def finetune(
     out: Path,
     context: Context,
 ) -> FinetuneRecord:
-    """Trains a candidate for each recipe, the baseline after them, and chooses the best on validation.
+    """Trains a candidate for each recipe, the baseline after them, and chooses the best
+    on validation.
 
-    A candidate whose every determinant is as it was is taken from `.thaw/candidates`; one that was interrupted goes
-    on from its newest checkpoint.
+    A candidate whose every determinant is as it was is taken from `.thaw/candidates`;
+    one that was interrupted goes on from its newest checkpoint.
 
     Raises:
         ConfigError: an unknown recipe, block pattern or metric.
         Interrupted: a signal came; everything is saved.
         TrackingError: the champion to start from cannot be loaded.
-        TrainingError: a training could not be trusted, see `pipeline.training.recipe_trainer.train`; or the champion to
-            start from learnt from what is a test example here.
+        TrainingError: a training could not be trusted, see
+            `pipeline.training.recipe_trainer.train`; or the champion to start from
+            learnt from what is a test example here.
     """
-    validation_metrics.check_primary(config.primary, catalog.find(task.name).scorer.kind)
+    validation_metrics.check_primary(
+        config.primary, catalog.find(task.name).scorer.kind
+    )
     if config.warm_start == "champion":
         workspace = Workspace(context.root)
         champions.fill(workspace.config(), workspace)
     names = recipes.recipe_names(config)
-    stages = {name: recipes.recipe_stages(name, config, backbone.blocks) for name in names}
+    stages = {
+        name: recipes.recipe_stages(name, config, backbone.blocks) for name in names
+    }
     run = FinetuneRun(config, task, split, backbone, context)
-    key = digest(ENGINE, run.determinants, config.model_dump(mode="json", exclude={"checkpoint"}))
-    remembered = run.remembered_baseline  # one that is tracked and cannot be restored stops the run here
+    key = digest(
+        ENGINE, run.determinants, config.model_dump(mode="json", exclude={"checkpoint"})
+    )
+    # One that is tracked and cannot be restored stops the run here.
+    remembered = run.remembered_baseline
     tracked = recorded_facts.open_parent(context.tracker, key, context.root.name)
     with _recorded(tracked) as parent, interruptible() as stop:
         truncated_texts = run.truncated_texts
         finished = [run.candidate(name, stages[name], stop, parent) for name in names]
-        best = max(finished, key=lambda record: validation_metrics.score(record.val, config.primary))
+        best = max(
+            finished,
+            key=lambda record: validation_metrics.score(record.val, config.primary),
+        )
         if run.has_baseline:
             finished.append(_baseline(run, remembered, stop, parent))
         recorded_facts.record_choice(parent, names, best)
     for record in finished:
-        candidates.copy_to_output(record, out / record.name, baseline=record.name not in names, tiles=run.tiles)
+        candidates.copy_to_output(
+            record,
+            out / record.name,
+            baseline=record.name not in names,
+            tiles=run.tiles,
+        )
     age = _remember_baseline(run, finished[-1], out) if run.remembers_baseline else None
     members.write_members(run.members, out / members.FILE)
     run.write_timing()
@@ -125,17 +149,26 @@ def finetune(
 
 
 def _baseline(
-    run: FinetuneRun, remembered: BaselineRecord | None, stop: StopSignal, parent: TrackedRun
+    run: FinetuneRun,
+    remembered: BaselineRecord | None,
+    stop: StopSignal,
+    parent: TrackedRun,
 ) -> CandidateRecord:
     """The candidate trained from scratch for comparison: remembered, or trained."""
     if remembered is not None:
         return run.known(CandidateRecord.load(remembered.candidate), parent)
     steps_per_epoch = -(-len(run.job.train) // run.config.batch_size)
-    return run.candidate(recipes.BASELINE, recipes.baseline(run.config, steps_per_epoch), stop, parent)
+    return run.candidate(
+        recipes.BASELINE, recipes.baseline(run.config, steps_per_epoch), stop, parent
+    )
 
 
-def _remember_baseline(run: FinetuneRun, candidate: CandidateRecord, out: Path) -> BaselineAge:
-    """Remembers the candidate trained from scratch where it is new, and puts what it learnt from beside its files."""
+def _remember_baseline(
+    run: FinetuneRun, candidate: CandidateRecord, out: Path
+) -> BaselineAge:
+    """Remembers the candidate trained from scratch where it is new, and puts what it
+    learnt from beside its files.
+    """
     remembered = run.remembered_baseline or baseline.remember(run.comparison, candidate)
     shutil.copy(remembered.members, out / recipes.BASELINE / members.FILE)
     return remembered.age
@@ -176,7 +209,10 @@ class FinetuneRun:
     @property
     def has_baseline(self) -> bool:
         """Whether a training from scratch is added for comparison."""
-        return self.config.baseline != "never" and recipes.BASELINE not in recipes.recipe_names(self.config)
+        return (
+            self.config.baseline != "never"
+            and recipes.BASELINE not in recipes.recipe_names(self.config)
+        )
 
     @property
     def remembers_baseline(self) -> bool:
@@ -210,9 +246,15 @@ class FinetuneRun:
 
     @cached_property
     def members(self) -> pa.Table:
-        """What the candidates learn from and will be tested on, and what a champion they start from learnt from."""
+        """What the candidates learn from and will be tested on, and what a champion
+        they start from learnt from.
+        """
         own = members.members_of_split(manifest.read(self.split.manifest))
-        return own if self.champion is None else members.with_ancestor(own, self.champion.members)
+        return (
+            own
+            if self.champion is None
+            else members.with_ancestor(own, self.champion.members)
+        )
 
     @cached_property
     def determinants(self) -> dict[str, Any]:
@@ -221,7 +263,9 @@ class FinetuneRun:
         shown = self.task_config.model_dump(mode="json", exclude={"intake", "tiles"})
         data: dict[str, str] = {}
         for name, table in self.tables.items():
-            columns = [table.column(column).to_pylist() for column in ("id", "target", "unit")]
+            columns = [
+                table.column(column).to_pylist() for column in ("id", "target", "unit")
+            ]
             data[name] = digest(*columns)
         return {
             "engine": ENGINE,
@@ -240,7 +284,12 @@ class FinetuneRun:
     def comparison(self) -> baseline.Comparison:
         """What a remembered training from scratch must fit."""
         return baseline.Comparison(
-            self.config, self.backbone.architecture, self.spec, self.split.labels, self.split, self.context
+            self.config,
+            self.backbone.architecture,
+            self.spec,
+            self.split.labels,
+            self.split,
+            self.context,
         )
 
     @cached_property
@@ -248,42 +297,79 @@ class FinetuneRun:
         """What a warm start begins from; None without one."""
         if self.config.warm_start == "none":
             return None
-        return champions.load(Workspace(self.context.root).config(), self.split, self.context)
+        return champions.load(
+            Workspace(self.context.root).config(), self.split, self.context
+        )
 
     def candidate(
-        self, name: str, stages: Sequence[StageConfig], stop: StopSignal, parent: TrackedRun
+        self,
+        name: str,
+        stages: Sequence[StageConfig],
+        stop: StopSignal,
+        parent: TrackedRun,
     ) -> CandidateRecord:
-        """The finished candidate of a recipe: found, gone on with, or trained from its beginning."""
+        """The finished candidate of a recipe: found, gone on with, or trained from its
+        beginning.
+        """
         from pipeline.training.recipe_trainer import Recipe
 
         console = self.context.console
         plain = [stage.model_dump(mode="json") for stage in stages]
-        recipe = Recipe(name, stages, {"recipe": name, "stages": plain, **self.determinants})
-        with _recorded(recorded_facts.open_candidate(self.context.tracker, recipe.key, name, parent)) as run:
-            record = candidates.find_candidate(self.context.scratch, recipe.key, console)
+        recipe = Recipe(
+            name, stages, {"recipe": name, "stages": plain, **self.determinants}
+        )
+        with _recorded(
+            recorded_facts.open_candidate(
+                self.context.tracker, recipe.key, name, parent
+            )
+        ) as run:
+            record = candidates.find_candidate(
+                self.context.scratch, recipe.key, console
+            )
             if record is not None:
                 console.info(f"{name}: unchanged")
             else:
                 record = self._train(recipe, stop, run)
             recorded_facts.record_candidate(run, record, self._timing_of(record))
-        console.info(f"{name}: {self.config.primary} {record.val[self.config.primary]:.4f} on validation")
+        console.info(
+            f"{name}: {self.config.primary} {record.val[self.config.primary]:.4f} on validation"
+        )
         return record
 
     def known(self, record: CandidateRecord, parent: TrackedRun) -> CandidateRecord:
-        """A finished candidate of an earlier run, told to the tracking store like the others."""
-        with _recorded(recorded_facts.open_candidate(self.context.tracker, record.key, record.name, parent)) as run:
+        """A finished candidate of an earlier run, told to the tracking store like the
+        others.
+        """
+        with _recorded(
+            recorded_facts.open_candidate(
+                self.context.tracker, record.key, record.name, parent
+            )
+        ) as run:
             recorded_facts.record_candidate(run, record, self._timing_of(record))
         return record
 
-    def _train(self, recipe: Recipe, stop: StopSignal, run: TrackedRun) -> CandidateRecord:
+    def _train(
+        self, recipe: Recipe, stop: StopSignal, run: TrackedRun
+    ) -> CandidateRecord:
         from pipeline.training.recipe_trainer import train
 
-        if recipe.name == recipes.BASELINE and not candidates.checkpoints_of(self.context.scratch, recipe.key).exists():
+        if (
+            recipe.name == recipes.BASELINE
+            and not candidates.checkpoints_of(self.context.scratch, recipe.key).exists()
+        ):
             self._say_duration(recipe)
         began = time.monotonic()
-        trained = train(self.job, recipe, self.plan, stop, lambda rows: recorded_facts.record_curves(run, rows))
+        trained = train(
+            self.job,
+            recipe,
+            self.plan,
+            stop,
+            lambda rows: recorded_facts.record_curves(run, rows),
+        )
         target = self.tables["val"].column("target").to_pylist()
-        record = candidates.save_candidate(self.job, recipe, trained, self.backbone, target)
+        record = candidates.save_candidate(
+            self.job, recipe, trained, self.backbone, target
+        )
         self.timing[recipe.name] = {
             "key": recipe.key,
             "seconds": time.monotonic() - began,
@@ -293,7 +379,9 @@ class FinetuneRun:
         return record
 
     def _timing_of(self, candidate: CandidateRecord) -> Mapping[str, Any] | None:
-        """The times of its training, in this run or an earlier one; None where they are not known."""
+        """The times of its training, in this run or an earlier one; None where they are
+        not known.
+        """
         if candidate.name in self.timing:
             timing: Mapping[str, Any] = self.timing[candidate.name]
             return timing
@@ -310,13 +398,17 @@ class FinetuneRun:
         context = self.context
         rows = pa.concat_tables(self.tables.values())
         limits = StoreLimits(context.scratch, self.config.plan.pixel_cache_gb)
-        store = self.task.codec.open_store(self.spec, rows, context.data, self.backbone.folder, limits, context.console)
+        store = self.task.codec.open_store(
+            self.spec, rows, context.data, self.backbone.folder, limits, context.console
+        )
         self.timing["decode"] = time.monotonic() - began
         return store
 
     @cached_property
     def truncated_texts(self) -> TruncatedTexts | None:
-        """How many texts of train and val are longer than the network reads; None where examples are none."""
+        """How many texts of train and val are longer than the network reads; None where
+        examples are none.
+        """
         if not isinstance(self.spec, TextInputSpec):
             return None
         from pipeline.modalities.text.token_store import TokenStore
@@ -327,7 +419,11 @@ class FinetuneRun:
 
     @cached_property
     def job(self) -> FinetuneJob:
-        from pipeline.training.batch_source import ExampleSet, FinetuneJob, select_examples
+        from pipeline.training.batch_source import (
+            ExampleSet,
+            FinetuneJob,
+            select_examples,
+        )
 
         context = self.context
         config = self.config
@@ -335,7 +431,9 @@ class FinetuneRun:
         for name, table in self.tables.items():
             ids = table.column("id").to_pylist()
             units = table.column("unit").to_pylist()
-            sets[name] = select_examples(self.store, ids, self._open_targets(table), units)
+            sets[name] = select_examples(
+                self.store, ids, self._open_targets(table), units
+            )
         return FinetuneJob(
             task=self.task,
             task_config=self.task_config,
@@ -357,13 +455,19 @@ class FinetuneRun:
         context = self.context
         stated = self.task.scorer.targets(table, self.split.labels)
         limits = StoreLimits(context.scratch, self.config.plan.pixel_cache_gb)
-        return self.task.target_codec.open(stated, self.spec, self.task_config, context.data, limits, context.console)
+        return self.task.target_codec.open(
+            stated, self.spec, self.task_config, context.data, limits, context.console
+        )
 
     @cached_property
     def design(self) -> dict[str, Any]:
         """What building the network takes from settings and training examples."""
         return self.task.network.design(
-            self.tables["train"], self.split.labels, self.spec, self.task_config, self.backbone
+            self.tables["train"],
+            self.split.labels,
+            self.spec,
+            self.task_config,
+            self.backbone,
         )
 
     @cached_property
@@ -374,8 +478,13 @@ class FinetuneRun:
         return self.task.tiler.find_tiles(self.tables["train"], self.task_config)
 
     def _file_digests(self) -> dict[str, str]:
-        """The sha256 of what else rebuilds the network: its configuration, its tokenizer."""
-        return {name: files.sha256(self.backbone.folder / name) for name in self.backbone.files}
+        """The sha256 of what else rebuilds the network: its configuration, its
+        tokenizer.
+        """
+        return {
+            name: files.sha256(self.backbone.folder / name)
+            for name in self.backbone.files
+        }
 
     @property
     def _presented(self) -> BackboneRecord:
@@ -407,7 +516,8 @@ class FinetuneRun:
         began = time.monotonic()
 
         def build() -> BlockedNetwork:
-            self._measured.append(self._build(True))  # measuring changes no weight: the training begins with it
+            # Measuring changes no weight: the training begins with it.
+            self._measured.append(self._build(True))
             return self._measured[-1]
 
         chosen = choose_plan(
@@ -424,7 +534,9 @@ class FinetuneRun:
         return chosen
 
     def _say_duration(self, recipe: Recipe) -> None:
-        """Says, before it starts, about how long a training of the whole network will take."""
+        """Says, before it starts, about how long a training of the whole network will
+        take.
+        """
         from pipeline.training.plan import BACKWARD
 
         plan = self.plan()
@@ -438,18 +550,24 @@ class FinetuneRun:
         )
 
     def _seconds_per_example(self, plan: TrainingPlan) -> float:
-        """Of a training step of the whole network: as its plan was measured, else by a few steps now."""
+        """Of a training step of the whole network: as its plan was measured, else by a
+        few steps now.
+        """
         from pipeline.training.plan import find_remembered, seconds_per_example
 
         sample = self._sample()
         model = self._build(False)
-        planned = find_remembered(model, self.task, sample.x, self.config, self.context.scratch)
+        planned = find_remembered(
+            model, self.task, sample.x, self.config, self.context.scratch
+        )
         if planned is not None:
             return planned.chosen.seconds_per_example
         return seconds_per_example(model, sample, plan)
 
     def _steps(self) -> int:
-        """Optimiser steps of the longest candidate, at most: whether compiling pays depends on them."""
+        """Optimiser steps of the longest candidate, at most: whether compiling pays
+        depends on them.
+        """
         epochs: list[int] = []
         for name in recipes.recipe_names(self.config):
             stages = recipes.recipe_stages(name, self.config, self.backbone.blocks)
@@ -458,7 +576,9 @@ class FinetuneRun:
         return max(epochs) * steps_per_epoch
 
     def _passes(self) -> int:
-        """Forward passes of one example in all trainings; a head's stage presents each view once, thanks to the cache."""
+        """Forward passes of one example in all trainings; a head's stage presents each
+        view once, thanks to the cache.
+        """
         from pipeline.training.head_stage import PRESENTATIONS
         from pipeline.training.plan import BACKWARD
 
@@ -477,8 +597,10 @@ class FinetuneRun:
         return passes * len(self.job.train)
 
     def _sample(self) -> PlanSample:
-        """Examples of the commonest shape, by which a plan is measured: a whole batch of texts, since the matrices of a
-        few short ones are too small to show what bf16 units do; of images, each large enough by itself, a few."""
+        """Examples of the commonest shape, by which a plan is measured: a whole batch
+        of texts, since the matrices of a few short ones are too small to show what bf16
+        units do; of images, each large enough by itself, a few.
+        """
         from pipeline.training.batch_source import BatchSource
         from pipeline.training.plan import PlanSample
 
@@ -489,17 +611,23 @@ class FinetuneRun:
         chosen = _commonest(job.train.shapes)[:count]
         source = BatchSource(job, job.train, None, 0)
         loss = self.task.scorer.build_loss(self.config, job.train.targets, job.labels)
-        return PlanSample(source.batch(chosen, None), source.targets(chosen, None), loss)
+        return PlanSample(
+            source.batch(chosen, None), source.targets(chosen, None), loss
+        )
 
     def write_timing(self) -> None:
         """What this run saw but its inputs do not determine, beside the run."""
         self.context.run_dir.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.timing, indent=2)
-        (self.context.run_dir / recorded_facts.TIMING_FILE).write_text(text + "\n", encoding="utf-8")
+        (self.context.run_dir / recorded_facts.TIMING_FILE).write_text(
+            text + "\n", encoding="utf-8"
+        )
 
 
 def _commonest(shapes: Rows) -> Rows:
-    """Positions of the examples of the commonest shape; of several as common, of the smallest."""
+    """Positions of the examples of the commonest shape; of several as common, of the
+    smallest.
+    """
     import numpy as np
 
     codes, counts = np.unique(shapes, return_counts=True)
@@ -514,7 +642,9 @@ def timed(spent: Mapping[str, float]) -> dict[str, float]:
 
 
 def peak_memory() -> dict[str, int]:
-    """Most memory this process has held so far, in bytes; on a GPU too where one was used."""
+    """Most memory this process has held so far, in bytes; on a GPU too where one was
+    used.
+    """
     import torch
 
     peak = {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}

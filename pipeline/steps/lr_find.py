@@ -38,11 +38,13 @@ def lr_find(
     recipe: str | None = None,
     stage: str | None = None,
 ) -> SweepResult:
-    """Sweeps the learning rate of a stage, from the backbone's weights, as if it were the recipe's first.
+    """Sweeps the learning rate of a stage, from the backbone's weights, as if it were
+    the recipe's first.
 
     Args:
         recipe: one of those configured or built in; None: the first configured.
-        stage: of that recipe; None: its first that has a rate, since a linear head is solved.
+        stage: of that recipe; None: its first that has a rate, since a linear head is
+            solved.
 
     Raises:
         ConfigError: there is no such recipe or stage, or its head is solved.
@@ -56,13 +58,21 @@ def lr_find(
     from pipeline.training.train_state import TrainState
 
     name = recipe or recipes.recipe_names(config)[0]
-    rows = {row.name: row for row in recipes.recipe_stages(name, config, backbone.blocks)}
+    rows = {
+        row.name: row for row in recipes.recipe_stages(name, config, backbone.blocks)
+    }
     if stage is not None and stage not in rows:
-        raise ConfigError(f"stage of recipe '{name}'", found=stage, expected="one of " + ", ".join(rows))
+        raise ConfigError(
+            f"stage of recipe '{name}'",
+            found=stage,
+            expected="one of " + ", ".join(rows),
+        )
     bench = FinetuneRun(config, task, split, backbone, context)
     with interruptible() as stop:
         plan = bench.plan()
-        nowhere = Checkpoints(context.scratch / "lr-find", {}, context.console, 1, float("inf"))
+        nowhere = Checkpoints(
+            context.scratch / "lr-find", {}, context.console, 1, float("inf")
+        )
         session = TrainingSession(bench.job, name, nowhere, stop, lambda rows: None)
         with deterministic(plan.threads):
             model = bench.job.build(True)
@@ -70,12 +80,18 @@ def lr_find(
             if rows[wanted].init == "random":
                 model = bench.job.build(False)
             progress = TrainingProgress(TrainState(plan=plan))
-            return SweepResult(name, wanted, sweep_lr(session, rows[wanted], model, progress))
+            return SweepResult(
+                name, wanted, sweep_lr(session, rows[wanted], model, progress)
+            )
 
 
-def _first_trained(job: FinetuneJob, model: BlockedNetwork, rows: Mapping[str, StageConfig]) -> str:
+def _first_trained(
+    job: FinetuneJob, model: BlockedNetwork, rows: Mapping[str, StageConfig]
+) -> str:
     """The first stage that is not solved; the first of all where each is."""
     from pipeline.training import head_stage
 
-    trained = [name for name, row in rows.items() if not head_stage.is_solved(job, model, row)]
+    trained = [
+        name for name, row in rows.items() if not head_stage.is_solved(job, model, row)
+    ]
     return next(iter(trained or rows))

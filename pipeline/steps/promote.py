@@ -1,4 +1,6 @@
-"""Promote: whether the registered version becomes the champion, by evidence and policy; written into the journal."""
+"""Promote: whether the registered version becomes the champion, by evidence and policy;
+written into the journal.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,11 @@ from pipeline.records import (
     ValidateRecord,
 )
 from pipeline.steps import version_card
-from pipeline.steps.promotion_evidence import Challenger, gather_evidence, read_test_split
+from pipeline.steps.promotion_evidence import (
+    Challenger,
+    gather_evidence,
+    read_test_split,
+)
 from pipeline.steps.recorded_facts import MODEL_SHA256_TAG
 from pipeline.training.crash_points import crash_point
 from pipeline.workspace import Workspace
@@ -63,7 +69,9 @@ def promote_registered(
     registered: RegisterRecord,
     context: Context,
 ) -> PromoteRecord:
-    """Decides on the registered version with the version of the data that DVC knows; see `promote`."""
+    """Decides on the registered version with the version of the data that DVC knows;
+    see `promote`.
+    """
     from pipeline.versioning import Versioning
 
     data = Versioning(context.root).data_version()
@@ -74,8 +82,9 @@ def promote_registered(
 def promote(challenger: Challenger) -> PromoteRecord:
     """Decides on the registered version, and makes it champion where it deserves it.
 
-    Calling it again decides the same and adds no look. The entry in the journal comes before the alias, so a kill in
-    between is made good by whoever asks the registry next.
+    Calling it again decides the same and adds no look. The entry in the journal comes
+    before the alias, so a kill in between is made good by whoever asks the registry
+    next.
 
     Raises:
         TrackingError: the store is away, full or locked.
@@ -86,7 +95,9 @@ def promote(challenger: Challenger) -> PromoteRecord:
     if record is None:
         from pipeline.tracking.store import find
 
-        record = _Promotion(challenger, workspace, find(config.tracking, workspace)).run()
+        record = _Promotion(
+            challenger, workspace, find(config.tracking, workspace)
+        ).run()
     receipts.write_promotion(config, workspace, record)
     return record
 
@@ -119,15 +130,23 @@ class _Decided:
     @property
     def looked_at(self) -> str:
         """The digest of the test split, where its examples had a say; else empty."""
-        settled = bool(self.evidence.withdrawn or self.evidence.dirty_reason or self.evidence.same_weights)
-        compared = self.evidence.comparison is not None or self.evidence.trivial is not None
+        settled = bool(
+            self.evidence.withdrawn
+            or self.evidence.dirty_reason
+            or self.evidence.same_weights
+        )
+        compared = (
+            self.evidence.comparison is not None or self.evidence.trivial is not None
+        )
         return self.split.digest if compared and not settled else ""
 
 
 class _Promotion:
     """Deciding on one version of one registered model."""
 
-    def __init__(self, challenger: Challenger, workspace: Workspace, store: TrackingStore) -> None:
+    def __init__(
+        self, challenger: Challenger, workspace: Workspace, store: TrackingStore
+    ) -> None:
         from pipeline.tracking.journal_run import JournalRun
 
         self._challenger = challenger
@@ -147,7 +166,9 @@ class _Promotion:
                 if version.version == self._version:
                     registry.set_alias(self._store, version, registry.CHALLENGER)
 
-        with_retries(self._store, f"naming the challenger of {self._name}", set_challenger)
+        with_retries(
+            self._store, f"naming the challenger of {self._name}", set_challenger
+        )
         self._require_version()
         self._journal.reconcile()  # an alias from before the journal is its first entry
         for attempt in range(MOST_DECISIONS):
@@ -162,12 +183,15 @@ class _Promotion:
         self._journal.reconcile()
         entries = self._journal.read()
         receipts.write_journal(self._workspace, self._name, entries)
-        record = self._keep_comparison(self._make_record(decided, read_history(entries)))
+        record = self._keep_comparison(
+            self._make_record(decided, read_history(entries))
+        )
         self._publish_card(record, entries)
         return record
 
     def _require_version(self) -> None:
-        """Makes sure that the version is still there, before anything is decided about it.
+        """Makes sure that the version is still there, before anything is decided about
+        it.
 
         Raises:
             TrackingError: somebody deleted it.
@@ -212,7 +236,9 @@ class _Promotion:
                     known[entry.test_split] = found
         return count_looks(history.looks, known, split, self._challenger.registered.key)
 
-    def _open(self, champion: ModelVersion | None, looks: int, *, withdrawn: bool) -> ServedVersion | None:
+    def _open(
+        self, champion: ModelVersion | None, looks: int, *, withdrawn: bool
+    ) -> ServedVersion | None:
         """The champion, to be asked; None where its answers would change nothing."""
         from pipeline.promotion.served_answers import ServedVersion
 
@@ -222,12 +248,17 @@ class _Promotion:
             return None
         return ServedVersion(self._store, champion, self._challenger.context.scratch)
 
-    def _is_withdrawn(self, history: History, versions: Mapping[str, ModelVersion]) -> bool:
+    def _is_withdrawn(
+        self, history: History, versions: Mapping[str, ModelVersion]
+    ) -> bool:
         """Whether a version with these weights was rolled back."""
         for number in history.withdrawn:
             version = versions.get(number)
             weights = "" if version is None else version.tags.get(MODEL_SHA256_TAG, "")
-            if number == self._version or weights == self._challenger.evaluated.model_sha256:
+            if (
+                number == self._version
+                or weights == self._challenger.evaluated.model_sha256
+            ):
                 return True
         return False
 
@@ -243,8 +274,15 @@ class _Promotion:
         return {version.version: version for version in versions}
 
     def _find_serving_fault(self, version: ModelVersion) -> str:
-        """Why the version cannot be served from the registry; empty where it can, or was seen to before."""
-        mark = self._challenger.context.scratch / "promotion" / "served" / self._challenger.registered.key[:32]
+        """Why the version cannot be served from the registry; empty where it can, or
+        was seen to before.
+        """
+        mark = (
+            self._challenger.context.scratch
+            / "promotion"
+            / "served"
+            / self._challenger.registered.key[:32]
+        )
         if mark.exists():
             return ""
         try:
@@ -256,7 +294,8 @@ class _Promotion:
         return ""
 
     def _try_serving(self, version: ModelVersion) -> None:
-        """Asks the version, served as it lies in the registry, about a few test examples.
+        """Asks the version, served as it lies in the registry, about a few test
+        examples.
 
         Raises:
             ServingError: it does not start, or answers otherwise than it was judged.
@@ -268,17 +307,29 @@ class _Promotion:
         from pipeline.tracking.serve_check import ask_served
 
         challenger = self._challenger
-        rows = pq.read_table(challenger.evaluated.predictions).slice(0, TRIED_EXAMPLES).to_pylist()
+        rows = (
+            pq.read_table(challenger.evaluated.predictions)
+            .slice(0, TRIED_EXAMPLES)
+            .to_pylist()
+        )
         serving = served.serving_of(self._config.task.name)
         folder = ServedVersion(self._store, version, challenger.context.scratch).files()
         title = f"{self._name} v{self._version}"
-        challenger.context.console.info(f"serving {title} once, to see that it answers as it was judged")
-        answers = ask_served(folder, serving.requests(rows, challenger.context.data), title)
+        challenger.context.console.info(
+            f"serving {title} once, to see that it answers as it was judged"
+        )
+        answers = ask_served(
+            folder, serving.requests(rows, challenger.context.data), title
+        )
         candidate = challenger.finetuned.candidate(challenger.evaluated.candidate)
         for row, answer in zip(rows, answers, strict=True):
             difference = _find_difference(serving, answer, row, candidate)
             if difference:
-                raise ServingError(title, found=f"{row['path']}: {difference}", expected="the evaluation's answers")
+                raise ServingError(
+                    title,
+                    found=f"{row['path']}: {difference}",
+                    expected="the evaluation's answers",
+                )
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -300,11 +351,16 @@ class _Promotion:
             return
         if self._config.promotion.mode == "automatic":
             self._append("promoted", decided)
-        elif not self._is_waiting(decided.history) and decided.history.find_refusal(self._version) is None:
+        elif (
+            not self._is_waiting(decided.history)
+            and decided.history.find_refusal(self._version) is None
+        ):
             self._append("requested", decided)
 
     def _follow_weights(self, decided: _Decided) -> None:
-        """A version with the champion's weights, served otherwise, takes its place: there is nothing to weigh."""
+        """A version with the champion's weights, served otherwise, takes its place:
+        there is nothing to weigh.
+        """
         if decided.evidence.champion != self._version:
             self._append("promoted", decided)
 
@@ -331,22 +387,50 @@ class _Promotion:
         version = others.pop(self._version)
         decided = replace(challenger.run, promote=record)
         run_id = challenger.registered.run_id
-        version_card.publish(self._store, self._config, decided, version, run_id, challenger.context, entries)
+        version_card.publish(
+            self._store,
+            self._config,
+            decided,
+            version,
+            run_id,
+            challenger.context,
+            entries,
+        )
         version_card.restate_decisions(self._store, others.values(), entries)
 
     def _is_waiting(self, history: History) -> bool:
         return find_request(history, self._version, self._config) is not None
 
     def _keep_comparison(self, record: PromoteRecord) -> PromoteRecord:
-        """The record of a champion that is asked about again, with the comparison by which it became champion."""
+        """The record of a champion that is asked about again, with the comparison by
+        which it became champion.
+        """
         earlier = receipts.load_promotion(self._workspace)
-        if record.decision != "nothing-to-decide" or earlier is None or earlier.gain is None:
+        if (
+            record.decision != "nothing-to-decide"
+            or earlier is None
+            or earlier.gain is None
+        ):
             return record
-        if (earlier.key, earlier.version, earlier.evaluation) != (record.key, record.version, record.evaluation):
+        if (earlier.key, earlier.version, earlier.evaluation) != (
+            record.key,
+            record.version,
+            record.evaluation,
+        ):
             return record
-        kept = ("compared_with", "metric", "gain", "error_rate", "examples", "seen", "negative_flips", "positive_flips")
+        kept = (
+            "compared_with",
+            "metric",
+            "gain",
+            "error_rate",
+            "examples",
+            "seen",
+            "negative_flips",
+            "positive_flips",
+        )
         values = {
-            name: getattr(earlier, name) for name in (*kept, "better", "worse", "flips", "looks", "looks_allowed")
+            name: getattr(earlier, name)
+            for name in (*kept, "better", "worse", "flips", "looks", "looks_allowed")
         }
         return record.model_copy(update=values)
 
@@ -356,7 +440,10 @@ class _Promotion:
         promotion = self._config.promotion
         refusal = history.find_refusal(self._version)
         if refusal is not None:
-            verdict = Verdict("reject", f"deserves it, but was refused by {refusal.by}: {refusal.reason}")
+            verdict = Verdict(
+                "reject",
+                f"deserves it, but was refused by {refusal.by}: {refusal.reason}",
+            )
         waits = verdict.decision == "promote" and history.champion != self._version
         return PromoteRecord(
             evaluation=self._challenger.registered.evaluation,
@@ -381,7 +468,8 @@ class _Promotion:
             looks=evidence.looks,
             looks_allowed=promotion.looks,
             waits=waits,
-            provisional=bool(evidence.dirty_reason) and history.champion != self._version,
+            provisional=bool(evidence.dirty_reason)
+            and history.champion != self._version,
             next_command=_suggest_command(verdict, self._version, waits),
         )
 
@@ -394,7 +482,9 @@ def find_request(history: History, version: str, config: Config) -> Entry | None
     """The open request for a version's approval; None where there is none."""
     from datetime import UTC, datetime
 
-    return history.find_request(version, config.promotion.expires_days, datetime.now(UTC))
+    return history.find_request(
+        version, config.promotion.expires_days, datetime.now(UTC)
+    )
 
 
 def who_runs() -> str:
@@ -408,7 +498,12 @@ def who_runs() -> str:
 
 def _without_champion(evidence: Evidence, champion: str) -> Evidence:
     """The evidence where the champion is no longer registered."""
-    return replace(evidence, champion=champion, champion_fault="it is not registered any longer", comparison=None)
+    return replace(
+        evidence,
+        champion=champion,
+        champion_fault="it is not registered any longer",
+        comparison=None,
+    )
 
 
 def _is_known(decided: _Decided, key: str) -> bool:
@@ -418,13 +513,24 @@ def _is_known(decided: _Decided, key: str) -> bool:
         return False
     split, champion = decided.looked_at, decided.history.champion
     known = (last.key, last.test_split, last.champion, last.decision, last.reason)
-    return known == (key, split, champion, decided.verdict.decision, shorten(decided.verdict.reason))
+    return known == (
+        key,
+        split,
+        champion,
+        decided.verdict.decision,
+        shorten(decided.verdict.reason),
+    )
 
 
 def _find_difference(
-    serving: Any, answer: Mapping[str, Any], row: Mapping[str, Any], candidate: CandidateRecord
+    serving: Any,
+    answer: Mapping[str, Any],
+    row: Mapping[str, Any],
+    candidate: CandidateRecord,
 ) -> str:
-    """In what an answer differs from the one that was judged; an answer of another form is a difference too."""
+    """In what an answer differs from the one that was judged; an answer of another form
+    is a difference too.
+    """
     try:
         return str(serving.difference(answer, row, candidate))
     except (KeyError, TypeError, ValueError) as fault:
@@ -435,7 +541,11 @@ def _estimate_gain(evidence: Evidence, error_rate: float) -> MetricEstimate | No
     gain = evidence.comparison.gain if evidence.comparison else evidence.trivial
     if gain is None:
         return None
-    return MetricEstimate(value=gain.value, low=gain.lower_bound(error_rate), high=gain.upper_bound(error_rate))
+    return MetricEstimate(
+        value=gain.value,
+        low=gain.lower_bound(error_rate),
+        high=gain.upper_bound(error_rate),
+    )
 
 
 def _suggest_command(verdict: Verdict, version: str, waits: bool) -> str:

@@ -1,4 +1,6 @@
-"""The evidence for and against a registered version, gathered from records, registry and today's test split."""
+"""The evidence for and against a registered version, gathered from records, registry
+and today's test split.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,13 @@ class Challenger:
     @property
     def run(self) -> RunRecords:
         """Its records."""
-        steps = (self.validated, self.split, self.backbone, self.finetuned, self.evaluated)
+        steps = (
+            self.validated,
+            self.split,
+            self.backbone,
+            self.finetuned,
+            self.evaluated,
+        )
         return RunRecords(*steps, register=self.registered)
 
     @cached_property
@@ -89,7 +97,11 @@ def read_test_split(challenger: Challenger) -> TestSplit:
 
 
 def gather_evidence(
-    challenger: Challenger, champion: ModelVersion | None, served: ServedVersion | None, looks: int, withdrawn: bool
+    challenger: Challenger,
+    champion: ModelVersion | None,
+    served: ServedVersion | None,
+    looks: int,
+    withdrawn: bool,
 ) -> Evidence:
     """Everything that a verdict rests on.
 
@@ -110,12 +122,18 @@ class _Gathering:
         self._challenger = challenger
         self._config = challenger.config
         self._task: Task = catalog.find(challenger.config.task.name)
-        self._judge: Judge = find_judge(self._task.scorer.kind, challenger.config.evaluate)
+        self._judge: Judge = find_judge(
+            self._task.scorer.kind, challenger.config.evaluate
+        )
         self._candidate = challenger.finetuned.candidate(challenger.evaluated.candidate)
         self._error_rate = challenger.config.promotion.error_rate
 
     def gather(
-        self, champion: ModelVersion | None, served: ServedVersion | None, looks: int, withdrawn: bool
+        self,
+        champion: ModelVersion | None,
+        served: ServedVersion | None,
+        looks: int,
+        withdrawn: bool,
     ) -> Evidence:
         challenger = self._challenger
         evaluated = challenger.evaluated
@@ -124,10 +142,13 @@ class _Gathering:
         metric = self._judge.goodness_metric if is_first else self._metric
         return Evidence(
             version=challenger.registered.version,
-            metrics={name: estimate.value for name, estimate in evaluated.metrics.items()},
+            metrics={
+                name: estimate.value for name, estimate in evaluated.metrics.items()
+            },
             metric=metric,
             champion="" if champion is None else champion.version,
-            same_weights=champion is not None and champion.tags.get(MODEL_SHA256_TAG) == evaluated.model_sha256,
+            same_weights=champion is not None
+            and champion.tags.get(MODEL_SHA256_TAG) == evaluated.model_sha256,
             champion_fault=fault,
             comparison=comparison,
             trivial=self._measure_trivial_gain() if is_first else None,
@@ -149,13 +170,17 @@ class _Gathering:
         return measure_constant_gain(judged, self._error_rate)
 
     def _find_scratch_verdict(self) -> str:
-        """What the evaluation says of training from scratch; empty where that was not trained."""
+        """What the evaluation says of training from scratch; empty where that was not
+        trained.
+        """
         for comparison in self._challenger.evaluated.comparisons:
             if comparison.other == "scratch":
                 return comparison.verdict
         return ""
 
-    def _compare_with(self, served: ServedVersion | None) -> tuple[ChampionComparison | None, str]:
+    def _compare_with(
+        self, served: ServedVersion | None
+    ) -> tuple[ChampionComparison | None, str]:
         """The comparison with the champion, or why there is none."""
         if served is None:
             return None, ""
@@ -165,15 +190,20 @@ class _Gathering:
             return None, fault.found
 
     def _compare(self, served: ServedVersion) -> ChampionComparison:
-        """Both models on the test examples that the champion had not learnt from and whose class it knows.
+        """Both models on the test examples that the champion had not learnt from and
+        whose class it knows.
 
         Raises:
-            ServingError: the champion does not answer, or does not say what it learnt from.
+            ServingError: the champion does not answer, or does not say what it learnt
+                from.
             TrackingError: its files cannot be fetched.
         """
         from pipeline.training import members
 
-        context, challenger_key = self._challenger.context, self._challenger.registered.key
+        context, challenger_key = (
+            self._challenger.context,
+            self._challenger.registered.key,
+        )
         table = self._challenger.test_rows
         own, theirs = self._candidate.labels, served.labels()
         compared = frozenset(own) & frozenset(theirs)
@@ -186,10 +216,14 @@ class _Gathering:
         seen = int((~unseen).sum())
         unknown = int((unseen & ~known).sum())
         if not rows.num_rows:
-            return ChampionComparison(champion, None, 0, seen, unknown, removed_classes=removed)
+            return ChampionComparison(
+                champion, None, 0, seen, unknown, removed_classes=removed
+            )
         labels = (*own, *removed)
         ours = self._judge_own(rows, labels, compared)
-        answers = served.answers(rows, self._task.serving(), self._challenger.context.data)
+        answers = served.answers(
+            rows, self._task.serving(), self._challenger.context.data
+        )
         pair = JudgedPair(
             challenger=ours,
             champion=self._judge_answers(answers, rows, labels, theirs, compared),
@@ -197,10 +231,15 @@ class _Gathering:
             goodness_metric=self._judge.goodness_metric,
             finest_error=self._error_rate,
         )
-        parts = [*measure_classes(pair, labels, compared), *measure_slices(pair, rows, self._slice_columns(rows))]
+        parts = [
+            *measure_classes(pair, labels, compared),
+            *measure_slices(pair, rows, self._slice_columns(rows)),
+        ]
         flips: Flips | None = count_flips(pair)
         folder = f"promotion/flips/{challenger_key[:KEY_LENGTH]}-v{champion}"
-        place = FlipPlace(rows, labels, self._task.display, context.data, context.scratch / folder)
+        place = FlipPlace(
+            rows, labels, self._task.display, context.data, context.scratch / folder
+        )
         counts = write_flips(pair, self._judge, place)
         return ChampionComparison(
             champion=champion,
@@ -218,8 +257,12 @@ class _Gathering:
             new_classes=dict(self._measure_new_classes(table, new)),
         )
 
-    def _known_rows(self, table: pa.Table, compared: frozenset[str]) -> NDArray[np.bool_]:
-        """Which rows (N,) ask for something that both models know; boxes and masks may hold several classes each."""
+    def _known_rows(
+        self, table: pa.Table, compared: frozenset[str]
+    ) -> NDArray[np.bool_]:
+        """Which rows (N,) ask for something that both models know; boxes and masks may
+        hold several classes each.
+        """
         import numpy as np
         import pyarrow.compute as pc
 
@@ -227,10 +270,14 @@ class _Gathering:
             return np.ones(table.num_rows, np.bool_)
         import pyarrow as pa
 
-        found = pc.is_in(table["target"], value_set=pa.array(sorted(compared), pa.string()))
+        found = pc.is_in(
+            table["target"], value_set=pa.array(sorted(compared), pa.string())
+        )
         return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.bool_)
 
-    def _measure_new_classes(self, table: pa.Table, new: list[str]) -> Iterator[tuple[str, float | None]]:
+    def _measure_new_classes(
+        self, table: pa.Table, new: list[str]
+    ) -> Iterator[tuple[str, float | None]]:
         if not new:
             return
         labels = self._candidate.labels
@@ -241,9 +288,13 @@ class _Gathering:
     def _slice_columns(self, rows: pa.Table) -> Any:
         from pipeline.evaluation.slices import slice_columns
 
-        return slice_columns(rows, self._config.evaluate.slices, self._task.display.measured_slices)
+        return slice_columns(
+            rows, self._config.evaluate.slices, self._task.display.measured_slices
+        )
 
-    def _judge_own(self, rows: pa.Table, labels: tuple[str, ...], compared: frozenset[str]) -> Judged:
+    def _judge_own(
+        self, rows: pa.Table, labels: tuple[str, ...], compared: frozenset[str]
+    ) -> Judged:
         """The challenger's answers, as they were evaluated."""
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -253,7 +304,9 @@ class _Gathering:
         order = pc.index_in(rows["id"], value_set=predictions["id"].combine_chunks())
         chosen = predictions.take(pa.array(order.to_pylist(), pa.int64()))
         answers = self._judge.served_answers(chosen, self._candidate)
-        return self._judge_answers(answers, rows, labels, self._candidate.labels, compared)
+        return self._judge_answers(
+            answers, rows, labels, self._candidate.labels, compared
+        )
 
     def _judge_answers(
         self,
@@ -266,14 +319,18 @@ class _Gathering:
         from pipeline.evaluation.judge import AnsweredExamples
 
         data = self._challenger.context.data
-        examples = AnsweredExamples(rows, labels, own_labels, compared, self._task, self._config.task, data)
+        examples = AnsweredExamples(
+            rows, labels, own_labels, compared, self._task, self._config.task, data
+        )
         judged: Judged = self._judge.judge_answers(answers, examples)
         return judged
 
 
 def _find_latency(challenger: Challenger) -> float | None:
     """Milliseconds for one example; None where none are known."""
-    latency = find_latency(challenger.context.scratch, challenger.evaluated.model_sha256)
+    latency = find_latency(
+        challenger.context.scratch, challenger.evaluated.model_sha256
+    )
     if latency is None:
         return None
     return min(latency.batches, key=lambda timed: timed.batch).median_ms

@@ -4,8 +4,8 @@
 - `sources.json`: backbone, data and Git revision;
 - `environment.txt`: Python, platform and every installed distribution.
 
-They are no part of a version's key, since none of them changes what is served. A version keeps those that it was first
-registered with.
+They are no part of a version's key, since none of them changes what is served. A
+version keeps those that it was first registered with.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ SETTINGS, SOURCES, ENVIRONMENT = "params.yaml", "sources.json", "environment.txt
 
 
 def write_provenance(
-    folder: Path, config: Config, backbone: BackboneRecord, data: DataVersion, git: GitState | None
+    folder: Path,
+    config: Config,
+    backbone: BackboneRecord,
+    data: DataVersion,
+    git: GitState | None,
 ) -> None:
     """Writes the files into `folder`, which is made.
 
@@ -44,28 +48,42 @@ def write_provenance(
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def describe_sources(backbone: BackboneRecord, data: DataVersion, git: GitState | None) -> dict[str, Any]:
+def describe_sources(
+    backbone: BackboneRecord, data: DataVersion, git: GitState | None
+) -> dict[str, Any]:
     """Backbone, data and Git revision, as JSON holds them."""
     described: dict[str, Any] = {
         "backbone": backbone.model_dump(
-            mode="json", include={"name", "architecture", "source", "sha256", "weights_sha256"}
+            mode="json",
+            include={"name", "architecture", "source", "sha256", "weights_sha256"},
         ),
         "data": data.model_dump(mode="json", exclude={"git_revision"}),
         "git": None,
     }
     if git is not None:
-        described["git"] = {"revision": git.revision, "dirty": git.dirty, "changed": git.changed}
+        described["git"] = {
+            "revision": git.revision,
+            "dirty": git.dirty,
+            "changed": git.changed,
+        }
     return described
 
 
 def describe_environment() -> list[str]:
-    """Python and platform as comments, then `name==version` of every installed distribution, as pip reads them. Where a
-    distribution was installed from is not said: the address could be anyone's."""
+    """Python and platform as comments, then `name==version` of every installed
+    distribution, as pip reads them. Where a distribution was installed from is not
+    said: the address could be anyone's.
+    """
     found: dict[str, str] = {}
     for distribution in distributions():
         name = distribution.metadata["Name"]
         if name:
             canonical = re.sub(r"[-_.]+", "-", name).lower()
-            found.setdefault(canonical, f"{name}=={distribution.version}")  # the first is the one that is imported
+            # The first is the one that is imported.
+            found.setdefault(canonical, f"{name}=={distribution.version}")
     python = f"# {platform.python_implementation()} {platform.python_version()}"
-    return [python, f"# {platform.platform()}", *(found[name] for name in sorted(found))]
+    return [
+        python,
+        f"# {platform.platform()}",
+        *(found[name] for name in sorted(found)),
+    ]

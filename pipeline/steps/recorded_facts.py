@@ -1,7 +1,9 @@
-"""What the tracking store and the registry are told: which facts, under which names. Every step that records something
-calls this module, so a run that is recorded again has everything that the first one had.
+"""What the tracking store and the registry are told: which facts, under which names.
+Every step that records something calls this module, so a run that is recorded again has
+everything that the first one had.
 
-A run of a fine-tuning is the parent of one run a candidate. The parent also gets the evaluation and the registration.
+A run of a fine-tuning is the parent of one run a candidate. The parent also gets the
+evaluation and the registration.
 """
 
 from __future__ import annotations
@@ -30,19 +32,27 @@ if TYPE_CHECKING:
     from pipeline.training.train_state import Row
 
 TIMING_FILE = "timing.json"  # of a fine-tuning, in its run's folder
-LATENCY_FILE = "latency.json"  # of an evaluation, in its run's folder: no input determines it
+# Of an evaluation, in its run's folder: no input determines it.
+LATENCY_FILE = "latency.json"
 LIBRARIES = ("thaw", "torch", "torchvision", "mlflow")
 RECIPE_TAG = "recipe"
 MODEL_SHA256_TAG = "model.sha256"
 MEMBERS_SHA256_TAG = "members.sha256"
 
 
-def open_parent(tracker: Tracker, key: str, workspace_name: str, tags: Mapping[str, str] | None = None) -> TrackedRun:
+def open_parent(
+    tracker: Tracker,
+    key: str,
+    workspace_name: str,
+    tags: Mapping[str, str] | None = None,
+) -> TrackedRun:
     """The run of a fine-tuning, found by its key or made."""
     return tracker.open(key, workspace_name, tags=tags)
 
 
-def open_candidate(tracker: Tracker, key: str, recipe: str, parent: TrackedRun) -> TrackedRun:
+def open_candidate(
+    tracker: Tracker, key: str, recipe: str, parent: TrackedRun
+) -> TrackedRun:
     """The run of a candidate, found by its key or made."""
     return tracker.open(key, recipe, parent=parent)
 
@@ -52,7 +62,9 @@ def record_curves(run: TrackedRun, rows: Sequence[Row]) -> None:
     run.metrics(curve_points(rows))
 
 
-def record_candidate(run: TrackedRun, candidate: CandidateRecord, timing: Mapping[str, Any] | None) -> None:
+def record_candidate(
+    run: TrackedRun, candidate: CandidateRecord, timing: Mapping[str, Any] | None
+) -> None:
     """Everything about a finished candidate; what was recorded before is not doubled.
 
     Args:
@@ -70,12 +82,17 @@ def record_candidate(run: TrackedRun, candidate: CandidateRecord, timing: Mappin
     for stage in candidate.stages:
         params[f"stage.{stage.name}"] = describe_stage(stage)
     run.params(params)
-    tags = {"thaw.candidate": candidate.name, "thaw.model_sha256": candidate.model_sha256}
+    tags = {
+        "thaw.candidate": candidate.name,
+        "thaw.model_sha256": candidate.model_sha256,
+    }
     run.tags(tags | _solve_times(timing))
     record_curves(run, read_curves(candidate.folder))
 
 
-def record_choice(run: TrackedRun, recipes: Sequence[str], best: CandidateRecord) -> None:
+def record_choice(
+    run: TrackedRun, recipes: Sequence[str], best: CandidateRecord
+) -> None:
     """Which recipes a fine-tuning tried, and the one that was best on validation."""
     run.params({"recipes": ", ".join(recipes), "best": best.name})
     points = [MetricPoint(f"val/{name}", value, 0) for name, value in best.val.items()]
@@ -83,7 +100,9 @@ def record_choice(run: TrackedRun, recipes: Sequence[str], best: CandidateRecord
 
 
 def record_evaluation(run: TrackedRun, evaluated: EvaluateRecord) -> None:
-    """Test metrics with their intervals, the tables, and pictures of the worst mistakes."""
+    """Test metrics with their intervals, the tables, and pictures of the worst
+    mistakes.
+    """
     run.metrics(_test_points(evaluated))
     for table in sorted(evaluated.folder.glob("*.csv")):
         run.artifact(table, "test")
@@ -100,7 +119,9 @@ def record_settings(run: TrackedRun, config: Config, backbone: BackboneRecord) -
     run.tags(_library_versions())
 
 
-def record_plots(run: TrackedRun, finetuned: FinetuneRecord, evaluated: EvaluateRecord, folder: Path) -> None:
+def record_plots(
+    run: TrackedRun, finetuned: FinetuneRecord, evaluated: EvaluateRecord, folder: Path
+) -> None:
     """The report's plots as pictures; they are drawn into `folder`."""
     from pipeline.report.plots import write_plots
 
@@ -120,12 +141,15 @@ def record_again(
     evaluated: EvaluateRecord,
     scratch: Path,
 ) -> None:
-    """What finetune and evaluate recorded, from their outputs: completes runs that the store has lost.
+    """What finetune and evaluate recorded, from their outputs: completes runs that the
+    store has lost.
 
     Args:
         scratch: the workspace's `.thaw`, which holds the times of its runs.
     """
-    recipes = [name for name in finetuned.candidates if not finetuned.candidate(name).baseline]
+    recipes = [
+        name for name in finetuned.candidates if not finetuned.candidate(name).baseline
+    ]
     record_choice(parent, recipes, finetuned.candidate(finetuned.best))
     record_evaluation(parent, evaluated)
     for name in finetuned.candidates:
@@ -136,7 +160,10 @@ def record_again(
 
 
 def version_tags(
-    candidate: CandidateRecord, finetuned: FinetuneRecord, evaluated: EvaluateRecord, data: DataVersion
+    candidate: CandidateRecord,
+    finetuned: FinetuneRecord,
+    evaluated: EvaluateRecord,
+    data: DataVersion,
 ) -> dict[str, str]:
     """What a registered version, and the run it comes from, are tagged with."""
     tags = {
@@ -169,10 +196,14 @@ def dataset_facts(data: DataVersion) -> dict[str, str]:
 
 
 def curve_points(rows: Sequence[Row]) -> list[MetricPoint]:
-    """Curves as points of a tracked run: `train/loss`, `val/accuracy`, `lr/<block>` by epoch."""
+    """Curves as points of a tracked run: `train/loss`, `val/accuracy`, `lr/<block>` by
+    epoch.
+    """
     points = []
     for row in rows:
-        name = row.metric if row.metric.startswith("lr/") else f"{row.split}/{row.metric}"
+        name = (
+            row.metric if row.metric.startswith("lr/") else f"{row.split}/{row.metric}"
+        )
         points.append(MetricPoint(name, row.value, row.epoch))
     return points
 
@@ -190,8 +221,12 @@ def describe_stage(stage: StageResult) -> str:
 
 
 def find_timing(scratch: Path, candidate: CandidateRecord) -> Mapping[str, Any] | None:
-    """The times of a candidate's training, from the newest run that trained it; None where none is known."""
-    for path in sorted((scratch / "runs").glob(f"*/finetune/{TIMING_FILE}"), reverse=True):
+    """The times of a candidate's training, from the newest run that trained it; None
+    where none is known.
+    """
+    for path in sorted(
+        (scratch / "runs").glob(f"*/finetune/{TIMING_FILE}"), reverse=True
+    ):
         try:
             timing = json.loads(path.read_text(encoding="utf-8"))[candidate.name]
         except (OSError, ValueError, KeyError, TypeError):
@@ -203,10 +238,16 @@ def find_timing(scratch: Path, candidate: CandidateRecord) -> Mapping[str, Any] 
 
 
 def find_latency(scratch: Path, model_sha256: str) -> Latency | None:
-    """Size and speed of a network, from the newest evaluation of these weights; None where none is known."""
-    for path in sorted((scratch / "runs").glob(f"*/evaluate/{LATENCY_FILE}"), reverse=True):
+    """Size and speed of a network, from the newest evaluation of these weights; None
+    where none is known.
+    """
+    for path in sorted(
+        (scratch / "runs").glob(f"*/evaluate/{LATENCY_FILE}"), reverse=True
+    ):
         try:
-            latency = Latency.model_validate(json.loads(path.read_text(encoding="utf-8")))
+            latency = Latency.model_validate(
+                json.loads(path.read_text(encoding="utf-8"))
+            )
         except (OSError, ValueError):
             continue
         if latency.model_sha256 == model_sha256:

@@ -1,5 +1,6 @@
-"""Register: the best candidate goes into the model registry with its evidence, once. Whether it becomes champion is
-decided by the step after it."""
+"""Register: the best candidate goes into the model registry with its evidence, once.
+Whether it becomes champion is decided by the step after it.
+"""
 
 from __future__ import annotations
 
@@ -61,26 +62,33 @@ def register_evaluated(
     evaluated: EvaluateRecord,
     context: Context,
 ) -> RegisterRecord:
-    """Registers the evaluated candidate with the version of the data that DVC knows; see `register`."""
+    """Registers the evaluated candidate with the version of the data that DVC knows;
+    see `register`.
+    """
     from pipeline.versioning import Versioning
 
     versioning = Versioning(context.root)
     data = versioning.data_version()
     run = RunRecords(validated, split, backbone, finetuned, evaluated)
-    return register(Registration(config, run, data, versioning.git_state(data), context))
+    return register(
+        Registration(config, run, data, versioning.git_state(data), context)
+    )
 
 
 def register(registration: Registration) -> RegisterRecord:
-    """Registers the evaluated candidate as a model version: found again by its key, or made.
+    """Registers the evaluated candidate as a model version: found again by its key, or
+    made.
 
-    The key is of the weights and everything else that is served. So calling it again registers nothing new, and
-    completes what a kill cut short or the store has lost; a later evaluation of the same model updates the tags and
-    the description of its version. The runs are recorded first, from the steps' outputs, where the store does not
-    have them.
+    The key is of the weights and everything else that is served. So calling it again
+    registers nothing new, and completes what a kill cut short or the store has lost; a
+    later evaluation of the same model updates the tags and the description of its
+    version. The runs are recorded first, from the steps' outputs, where the store does
+    not have them.
 
     Raises:
         ConfigError: a threshold names a metric there is not.
-        TrackingError: the store is away, full or locked, or the model, loaded back, does not answer as it was judged.
+        TrackingError: the store is away, full or locked, or the model, loaded back,
+            does not answer as it was judged.
     """
     config, run, context = registration.config, registration.run, registration.context
     workspace = Workspace(context.root)
@@ -94,13 +102,17 @@ def register(registration: Registration) -> RegisterRecord:
 
     tracker = _open_tracker(config, workspace, context)
     store = tracker.store
-    tags = recorded_facts.version_tags(run.candidate, run.finetune, run.evaluate, registration.data)
+    tags = recorded_facts.version_tags(
+        run.candidate, run.finetune, run.evaluate, registration.data
+    )
     tracked = _record_runs(tracker, registration, tags)
     _record_dataset(store, tracked, registration.data, context.data.name)
     folder = context.scratch / "serving" / key[:16]
 
     def register_version() -> ModelVersion:
-        version = _register_version(store, name, key, folder, registration, tracked, tags)
+        version = _register_version(
+            store, name, key, folder, registration, tracked, tags
+        )
         packaging.add_missing_files(store, tracked.id, folder / provenance.FOLDER)
         return version
 
@@ -126,7 +138,9 @@ def refuse_unknown_thresholds(config: Config, evaluated: EvaluateRecord) -> None
     Raises:
         ConfigError: a threshold names a metric that is never evaluated.
     """
-    known = metric_registry.threshold_names(config.evaluate.top_k, len(evaluated.labels), evaluated.targets)
+    known = metric_registry.threshold_names(
+        config.evaluate.top_k, len(evaluated.labels), evaluated.targets
+    )
     unknown = sorted(set(config.register_.thresholds) - {*evaluated.metrics, *known})
     if unknown:
         raise ConfigError(
@@ -154,7 +168,9 @@ def _keep_unregistered(
     return record
 
 
-def _open_tracker(config: Config, workspace: Workspace, context: Context) -> MlflowTracker:
+def _open_tracker(
+    config: Config, workspace: Workspace, context: Context
+) -> MlflowTracker:
     from pipeline import tracking
     from pipeline.tracking.runs import MlflowTracker
 
@@ -165,22 +181,32 @@ def _open_tracker(config: Config, workspace: Workspace, context: Context) -> Mlf
     return opened
 
 
-# --- the runs, from what the steps left ---------------------------------------------------------------------------
+# --- the runs, from what the steps left -----------------------------------------------
 
 
-def _record_runs(tracker: MlflowTracker, registration: Registration, tags: Mapping[str, str]) -> MlflowRun:
-    """The parent run and one run a candidate, completed from the outputs; what is there is not written again."""
+def _record_runs(
+    tracker: MlflowTracker, registration: Registration, tags: Mapping[str, str]
+) -> MlflowRun:
+    """The parent run and one run a candidate, completed from the outputs; what is there
+    is not written again.
+    """
     run, context = registration.run, registration.context
     parent = tracker.open(run.finetune.key, context.root.name, tags=tags)
     recorded_facts.record_settings(parent, registration.config, run.backbone)
-    recorded_facts.record_again(tracker, parent, run.finetune, run.evaluate, context.scratch)
-    recorded_facts.record_plots(parent, run.finetune, run.evaluate, context.run_dir / "plots")
+    recorded_facts.record_again(
+        tracker, parent, run.finetune, run.evaluate, context.scratch
+    )
+    recorded_facts.record_plots(
+        parent, run.finetune, run.evaluate, context.run_dir / "plots"
+    )
     parent.close()
     tracker.flush()
     return parent
 
 
-def _record_dataset(store: TrackingStore, run: MlflowRun, data: DataVersion, name: str) -> None:
+def _record_dataset(
+    store: TrackingStore, run: MlflowRun, data: DataVersion, name: str
+) -> None:
     from pipeline.tracking import packaging
     from pipeline.tracking.failures import with_retries
 
@@ -192,7 +218,7 @@ def _record_dataset(store: TrackingStore, run: MlflowRun, data: DataVersion, nam
     with_retries(store, "recording the data's version", log_dataset)
 
 
-# --- the version --------------------------------------------------------------------------------------------------
+# --- the version ----------------------------------------------------------------------
 
 
 def _register_version(
@@ -204,7 +230,8 @@ def _register_version(
     tracked: MlflowRun,
     facts: Mapping[str, str],
 ) -> ModelVersion:
-    """The version with this key: made where there is none, else brought up to date and completed.
+    """The version with this key: made where there is none, else brought up to date and
+    completed.
 
     Args:
         folder: where its files are laid.
@@ -216,13 +243,23 @@ def _register_version(
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     metadata = {KEY: key, recorded_facts.RECIPE_TAG: run.candidate.name}
-    package_candidate(folder, registration.config, run.candidate, run.finetune.members, metadata)
-    _require_same_answers(folder, registration.config, run.candidate, run.evaluate, context)
+    package_candidate(
+        folder, registration.config, run.candidate, run.finetune.members, metadata
+    )
+    _require_same_answers(
+        folder, registration.config, run.candidate, run.evaluate, context
+    )
     provenance.write_provenance(
-        folder / provenance.FOLDER, registration.config, run.backbone, registration.data, registration.git
+        folder / provenance.FOLDER,
+        registration.config,
+        run.backbone,
+        registration.data,
+        registration.git,
     )
     tags = {KEY: key, **facts}
-    known = [version for version in registry.versions(store, name) if version.key == key]
+    known = [
+        version for version in registry.versions(store, name) if version.key == key
+    ]
     if known:
         _complete_version(store, known[0], folder, run.finetune.members, facts, context)
         return registry.update(store, known[0], tags)
@@ -238,7 +275,9 @@ def _complete_version(
     facts: Mapping[str, str],
     context: Context,
 ) -> None:
-    """Uploads what a registered version lacks: a new table of members, and files that the store has lost."""
+    """Uploads what a registered version lacks: a new table of members, and files that
+    the store has lost.
+    """
     from pipeline.tracking import registry
 
     members_tag = recorded_facts.MEMBERS_SHA256_TAG
@@ -248,13 +287,21 @@ def _complete_version(
     registry.upload(store, version, folder, lost)
     if lost:
         names = ", ".join(lost)
-        context.console.info(f"{version.name} v{version.version}: {len(lost)} files were lost; uploaded again: {names}")
+        context.console.info(
+            f"{version.name} v{version.version}: {len(lost)} files were lost; uploaded again: {names}"
+        )
 
 
 def package_candidate(
-    folder: Path, config: Config, candidate: CandidateRecord, members: Path, metadata: Mapping[str, str]
+    folder: Path,
+    config: Config,
+    candidate: CandidateRecord,
+    members: Path,
+    metadata: Mapping[str, str],
 ) -> None:
-    """Saves a candidate into `folder`, which must not exist, as a model that MLflow serves without Thaw."""
+    """Saves a candidate into `folder`, which must not exist, as a model that MLflow
+    serves without Thaw.
+    """
     from pipeline.tasks import catalog
     from pipeline.tracking import packaging
 
@@ -269,7 +316,11 @@ def package_candidate(
 
 
 def _require_same_answers(
-    folder: Path, config: Config, candidate: CandidateRecord, evaluated: EvaluateRecord, context: Context
+    folder: Path,
+    config: Config,
+    candidate: CandidateRecord,
+    evaluated: EvaluateRecord,
+    context: Context,
 ) -> None:
     """Asks the saved model about a few test examples.
 
@@ -287,7 +338,9 @@ def _require_same_answers(
     try:
         answers = packaging.answers(folder, requests)
     except Exception as fault:
-        raise _unservable(candidate, f"it cannot answer: {one_line(fault)[:300]}") from fault
+        raise _unservable(
+            candidate, f"it cannot answer: {one_line(fault)[:300]}"
+        ) from fault
     for row, answer in zip(rows, answers, strict=True):
         difference = serving.difference(answer, row, candidate)
         if difference:

@@ -1,6 +1,7 @@
 """Runs one step in a workspace: config and earlier records in, the step's record out.
 
-Every way to run a step comes through here: `thaw step`, `python -P -m pipeline`, `dvc repro` and the Prefect flow.
+Every way to run a step comes through here: `thaw step`, `python -P -m pipeline`, `dvc
+repro` and the Prefect flow.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ from pipeline.upgrade import refuse_outdated
 from pipeline.workspace import Workspace, empty_folder, lock
 
 
-def run_step(workspace: Workspace, name: str, *, console: Console, tracker: Tracker, run_dir: Path) -> Record:
+def run_step(
+    workspace: Workspace,
+    name: str,
+    *,
+    console: Console,
+    tracker: Tracker,
+    run_dir: Path,
+) -> Record:
     """Runs a step into its emptied output folder and returns its record.
 
     Args:
@@ -45,25 +53,33 @@ def run_step(workspace: Workspace, name: str, *, console: Console, tracker: Trac
     function: Callable[..., Record] = load_object(entry.function)
     if entry.skipped_by == "receipt":
         return function(*arguments, context=surroundings)
-    return function(*arguments, out=empty_folder(workspace.output(name)), context=surroundings)
+    return function(
+        *arguments, out=empty_folder(workspace.output(name)), context=surroundings
+    )
 
 
 def run_alone(workspace: Workspace, name: str, *, console: Console) -> Record:
-    """Runs one step without asking what is fresh and without Prefect, as the stages of dvc.yaml do; see `run_step` for
-    the errors.
+    """Runs one step without asking what is fresh and without Prefect, as the stages of
+    dvc.yaml do; see `run_step` for the errors.
 
     Raises:
-        WorkspaceError: another run has the workspace, or an earlier version of Thaw made it and this one has not yet
-            brought it up to date.
+        WorkspaceError: another run has the workspace, or an earlier version of Thaw
+            made it and this one has not yet brought it up to date.
     """
     entry = find_step(name)
     refuse_outdated(workspace)
     with storage_errors(workspace.root), lock(workspace):
-        tracker = open_tracker(workspace.config(), workspace, console) if entry.is_tracked else NoTracker()
+        tracker = (
+            open_tracker(workspace.config(), workspace, console)
+            if entry.is_tracked
+            else NoTracker()
+        )
         run_dir = new_run_dir(workspace) / name
         started = time.monotonic()
         console.info(running_line(name, ()))
-        record = run_step(workspace, name, console=console, tracker=tracker, run_dir=run_dir)
+        record = run_step(
+            workspace, name, console=console, tracker=tracker, run_dir=run_dir
+        )
         console.info(done_line(name, time.monotonic() - started, record))
         return record
 
@@ -78,13 +94,28 @@ def load_record(workspace: Workspace, name: str) -> Record:
     entry = find_step(name)
     if entry.skipped_by == "dvc":
         return entry.record.load(workspace.output(name))
-    receipt: Record | None = receipts.load(workspace) if name == "register" else receipts.load_promotion(workspace)
+    receipt: Record | None = (
+        receipts.load(workspace)
+        if name == "register"
+        else receipts.load_promotion(workspace)
+    )
     if receipt is None:
-        raise VersioningError(name, found="no receipt of it here", expected="a registered evaluation", hint="thaw run")
+        raise VersioningError(
+            name,
+            found="no receipt of it here",
+            expected="a registered evaluation",
+            hint="thaw run",
+        )
     return receipt
 
 
-def make_context(workspace: Workspace, config: Config, console: Console, tracker: Tracker, run_dir: Path) -> Context:
+def make_context(
+    workspace: Workspace,
+    config: Config,
+    console: Console,
+    tracker: Tracker,
+    run_dir: Path,
+) -> Context:
     """A step's surroundings in this workspace; makes the folder `run_dir`."""
     run_dir.mkdir(parents=True, exist_ok=True)
     return Context(
@@ -99,12 +130,16 @@ def make_context(workspace: Workspace, config: Config, console: Console, tracker
 
 
 def new_run_dir(workspace: Workspace) -> Path:
-    """A name for a run's folder under `.thaw/runs`, which sorts by time; nothing is made."""
+    """A name for a run's folder under `.thaw/runs`, which sorts by time; nothing is
+    made.
+    """
     when = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     return workspace.scratch / "runs" / f"{when}-{secrets.token_hex(2)}"
 
 
-def open_tracker(config: Config, workspace: Workspace, console: Console | None = None) -> Tracker:
+def open_tracker(
+    config: Config, workspace: Workspace, console: Console | None = None
+) -> Tracker:
     """Where params.yaml says that runs are recorded; nowhere if it says so."""
     if not config.tracking.enabled:
         return NoTracker()

@@ -1,4 +1,6 @@
-"""Split: every example its place in train, val or test, remembered for ever in the ledger."""
+"""Split: every example its place in train, val or test, remembered for ever in the
+ledger.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +27,26 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-NAMED = 5  # of what was left out, and of warnings, on the console; record.json has them all
-LARGE = 0.2  # near-duplicates of one another that make up more of the dataset than this are worth a word
+# Of what was left out, and of warnings, on the console; record.json has them all.
+NAMED = 5
+# near-duplicates of one another that make up more of the dataset than this are worth a
+# word.
+LARGE = 0.2
 
 
-def split(config: SplitConfig, validated: ValidateRecord, out: Path, context: Context) -> SplitRecord:
+def split(
+    config: SplitConfig, validated: ValidateRecord, out: Path, context: Context
+) -> SplitRecord:
     """Fills the manifest's columns split and unit, and extends the ledger.
 
-    Precedence: the ledger, a given split, group and near-duplicates, the hash. A split that is missing where others
-    were given is dealt from the given train. Once the outputs are complete the ledger is replaced, then pinned.
+    Precedence: the ledger, a given split, group and near-duplicates, the hash. A split
+    that is missing where others were given is dealt from the given train. Once the
+    outputs are complete the ledger is replaced, then pinned.
 
     Raises:
         LedgerError: the ledger that ledger.dvc pins cannot be had, or is no ledger.
-        SplitError: a class has nothing to train on, or no class has anything to be judged on.
+        SplitError: a class has nothing to train on, or no class has anything to be
+            judged on.
     """
     path = context.root / "ledger.parquet"
     ledger = _ledger(context.root, path)
@@ -69,7 +78,9 @@ def split(config: SplitConfig, validated: ValidateRecord, out: Path, context: Co
         left_out=tuple(dealing.left_out),
         warnings=tuple(warnings),
         near_duplicate_groups=sum(size > 1 for size in sizes.values()),
-        examples=_sizes(dealing.splits) if manifest.CLASSES in table.column_names else {},
+        examples=_sizes(dealing.splits)
+        if manifest.CLASSES in table.column_names
+        else {},
     ).save(out)
     extended.save(path)
     if (context.root / ".dvc").is_dir():
@@ -81,14 +92,23 @@ def split(config: SplitConfig, validated: ValidateRecord, out: Path, context: Co
 def _say_findings(record: SplitRecord, context: Context) -> None:
     """What was left out, and what else the user should know; record.json has all of it."""
     where = "artifacts/split/record.json"
-    left_out = [f"left out {item}: {finding.found}" for finding in record.left_out for item in finding.items]
+    left_out = [
+        f"left out {item}: {finding.found}"
+        for finding in record.left_out
+        for item in finding.items
+    ]
     warnings = [f"warning: {format_finding(finding)}" for finding in record.warnings]
-    for line in (*first_few(left_out, NAMED, where), *first_few(warnings, NAMED, where)):
+    for line in (
+        *first_few(left_out, NAMED, where),
+        *first_few(warnings, NAMED, where),
+    ):
         context.console.info(line)
 
 
 def _ledger(root: Path, path: Path) -> Ledger:
-    """The ledger there is, with what ledger.dvc pins; an empty one only where there never was any."""
+    """The ledger there is, with what ledger.dvc pins; an empty one only where there
+    never was any.
+    """
     if not (root / "ledger.dvc").is_file():
         return load(path) if path.exists() else Ledger({})
     Versioning(root).update_ledger()
@@ -97,19 +117,35 @@ def _ledger(root: Path, path: Path) -> Ledger:
 
 def _examples(table: pa.Table, ledger: Ledger, config: SplitConfig) -> list[Example]:
     names = table.column_names
-    hashes = table["scan.phash"].to_pylist() if "scan.phash" in names else [None] * len(table)
+    hashes = (
+        table["scan.phash"].to_pylist()
+        if "scan.phash" in names
+        else [None] * len(table)
+    )
     given = [_given(name, config) for name in table["given_split"].to_pylist()]
     missing = {name for name in SPLITS if name not in given}
-    open_: dict[Split | None, tuple[Split, ...]] = {name: (name,) for name in SPLITS} | {None: SPLITS}
-    open_["train"] = tuple(name for name in SPLITS if name == "train" or name in missing)
+    open_: dict[Split | None, tuple[Split, ...]] = {
+        name: (name,) for name in SPLITS
+    } | {None: SPLITS}
+    open_["train"] = tuple(
+        name for name in SPLITS if name == "train" or name in missing
+    )
     stratum = manifest.STRATUM if manifest.STRATUM in names else "target"
     columns = (table[name].to_pylist() for name in ("id", "path", stratum, "group"))
     examples = []
-    for i, path, target, group, phash, split_ in zip(*columns, hashes, given, strict=True):
+    for i, path, target, group, phash, split_ in zip(
+        *columns, hashes, given, strict=True
+    ):
         entry = ledger.entries.get(i)
         examples.append(
             Example(
-                i, path, entry.target if entry else target, group, phash, entry.split if entry else None, open_[split_]
+                i,
+                path,
+                entry.target if entry else target,
+                group,
+                phash,
+                entry.split if entry else None,
+                open_[split_],
             )
         )
     here = {example.id for example in examples}
@@ -127,9 +163,13 @@ def _given(name: Split | None, config: SplitConfig) -> Split | None:
     return "test" if name == "val" and config.given_val_as == "test" else name
 
 
-def _entries(examples: Iterable[Example], splits: dict[str, Split], ledger: Ledger) -> list[LedgerEntry]:
+def _entries(
+    examples: Iterable[Example], splits: dict[str, Split], ledger: Ledger
+) -> list[LedgerEntry]:
     return [
-        LedgerEntry(e.id, e.group, splits[e.id], e.target, e.phash, ledger.next_batch) for e in examples if not e.known
+        LedgerEntry(e.id, e.group, splits[e.id], e.target, e.phash, ledger.next_batch)
+        for e in examples
+        if not e.known
     ]
 
 
@@ -137,12 +177,15 @@ def _with_column(table: pa.Table, name: str, values: Sequence[str | None]) -> pa
     import pyarrow as pa
 
     column = pa.array(values, pa.string())
-    return table.set_column(table.column_names.index(name), pa.field(name, pa.string()), column)
+    return table.set_column(
+        table.column_names.index(name), pa.field(name, pa.string()), column
+    )
 
 
 def _units(present: Sequence[Example], near: npt.NDArray[np.int64]) -> dict[str, str]:
-    """id → unit of the examples that have a split, in the order of their ids: the least id of those that belong
-    together."""
+    """id → unit of the examples that have a split, in the order of their ids: the least
+    id of those that belong together.
+    """
     import numpy as np
 
     ids = [example.id for example in present]
@@ -151,24 +194,39 @@ def _units(present: Sequence[Example], near: npt.NDArray[np.int64]) -> dict[str,
     return {i: ids[at] for i, at in zip(ids, first[inverse].tolist(), strict=True)}
 
 
-def _new(present: Sequence[Example], remembered: Sequence[Example], ledger: Ledger, config: SplitConfig) -> int:
+def _new(
+    present: Sequence[Example],
+    remembered: Sequence[Example],
+    ledger: Ledger,
+    config: SplitConfig,
+) -> int:
     """How many examples the ledger's latest batch brought to the dataset.
 
-    One that looks like an example of an earlier batch which is no longer there is that example, edited. It is asked
-    of the ledger as it is after the split, so that splitting the same data again gives the same answer.
+    One that looks like an example of an earlier batch which is no longer there is that
+    example, edited. It is asked of the ledger as it is after the split, so that
+    splitting the same data again gives the same answer.
     """
     latest = ledger.next_batch - 1
-    came = [example for example in present if ledger.entries[example.id].batch == latest]
-    gone = [example for example in remembered if ledger.entries[example.id].batch < latest]
+    came = [
+        example for example in present if ledger.entries[example.id].batch == latest
+    ]
+    gone = [
+        example for example in remembered if ledger.entries[example.id].batch < latest
+    ]
     if not gone:
         return len(came)
-    near = clusters([example.phash for example in (*came, *gone)], config.near_duplicates).tolist()
+    near = clusters(
+        [example.phash for example in (*came, *gone)], config.near_duplicates
+    ).tolist()
     lookalikes = Counter(near[: len(came)]) & Counter(near[len(came) :])
     return len(came) - lookalikes.total()
 
 
 def _counts(
-    present: Iterable[Example], table: pa.Table, labels: Iterable[str], splits: dict[str, Split]
+    present: Iterable[Example],
+    table: pa.Table,
+    labels: Iterable[str],
+    splits: dict[str, Split],
 ) -> dict[str, dict[str, int]]:
     """Split → class → examples that contain it, by the labels of today."""
     ids = table["id"].to_pylist()
@@ -190,7 +248,9 @@ def _sizes(splits: dict[str, Split]) -> dict[str, int]:
     return {name: counted[name] for name in SPLITS}
 
 
-def _refuse_leaks(present: Sequence[Example], splits: dict[str, Split], units: dict[str, str]) -> None:
+def _refuse_leaks(
+    present: Sequence[Example], splits: dict[str, Split], units: dict[str, str]
+) -> None:
     """Proves that what belongs together is in one split."""
     split_of: dict[str, Split] = {}
     for example in present:
@@ -212,7 +272,11 @@ def _leak(members: Sequence[Example], splits: dict[str, Split]) -> SplitError:
 
 
 def _moved(examples: Iterable[Example]) -> list[Finding]:
-    moved = [f"{e.path}: {e.known}" for e in examples if e.known and e.present and e.known not in e.allowed]
+    moved = [
+        f"{e.path}: {e.known}"
+        for e in examples
+        if e.known and e.present and e.known not in e.allowed
+    ]
     if not moved:
         return []
     return [
@@ -228,7 +292,9 @@ def _moved(examples: Iterable[Example]) -> list[Finding]:
     ]
 
 
-def _coverage(counts: dict[str, dict[str, int]], left_out: list[Finding]) -> list[Finding]:
+def _coverage(
+    counts: dict[str, dict[str, int]], left_out: list[Finding]
+) -> list[Finding]:
     """Warns of classes without validation or test examples.
 
     Raises:
@@ -240,7 +306,11 @@ def _coverage(counts: dict[str, dict[str, int]], left_out: list[Finding]) -> lis
         raise SplitError(
             f"class {', '.join(untaught)}",
             found="no training examples"
-            + (f"; {lost} examples were left out for belonging together across splits" if lost else ""),
+            + (
+                f"; {lost} examples were left out for belonging together across splits"
+                if lost
+                else ""
+            ),
             expected="some of every class",
             hint="add examples, or leave the class out with data.drop_classes",
             details=[f"{finding.subject}: {finding.found}" for finding in left_out],
@@ -260,8 +330,11 @@ def _coverage(counts: dict[str, dict[str, int]], left_out: list[Finding]) -> lis
     ]
 
 
-def _require_objects(counts: dict[str, dict[str, int]], splits: dict[str, Split]) -> None:
-    """Makes sure that validation and test examples show objects: without any, every metric is undefined.
+def _require_objects(
+    counts: dict[str, dict[str, int]], splits: dict[str, Split]
+) -> None:
+    """Makes sure that validation and test examples show objects: without any, every
+    metric is undefined.
 
     Raises:
         SplitError: none of a split's examples does.

@@ -75,7 +75,8 @@ def summarize_validate(record: records.ValidateRecord) -> str:
 
 def summarize_split(record: records.SplitRecord) -> str:
     """2,800 train, 600 val, 600 test; 4,000 in the latest addition, 0 left out."""
-    from pipeline.manifest import SPLITS  # takes pyarrow, which a run with nothing to do has no use for
+    # Takes pyarrow, which a run with nothing to do has no use for.
+    from pipeline.manifest import SPLITS
 
     sizes = []
     for split in SPLITS:
@@ -90,7 +91,11 @@ def summarize_backbone(record: records.BackboneRecord) -> str:
 
 
 def _format_parameters(count: int) -> str:
-    return f"{count / 1e6:.1f} million parameters" if count >= 1e6 else pluralize(count, "parameter")
+    return (
+        f"{count / 1e6:.1f} million parameters"
+        if count >= 1e6
+        else pluralize(count, "parameter")
+    )
 
 
 def summarize_finetune(record: records.FinetuneRecord) -> str:

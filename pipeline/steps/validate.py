@@ -1,4 +1,6 @@
-"""Validate: the data folder becomes a manifest, or the run stops and says all that is wrong with it."""
+"""Validate: the data folder becomes a manifest, or the run stops and says all that is
+wrong with it.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +34,19 @@ from pipeline.tasks import catalog
 from pipeline.text import first_few, printable
 
 FINDINGS, DRIFT = "findings.json", "drift.json"
-NAMED = 5  # quarantined files, and items of a finding, named on the console; files have them all
+# Quarantined files, and items of a finding, named on the console; files have them all.
+NAMED = 5
 
 
-def validate(data: config.DataConfig, task: TaskConfig, out: Path, context: Context) -> ValidateRecord:
-    """Reads, scans and judges the data folder; writes manifest.parquet, quarantine.parquet and record.json.
+def validate(
+    data: config.DataConfig, task: TaskConfig, out: Path, context: Context
+) -> ValidateRecord:
+    """Reads, scans and judges the data folder; writes manifest.parquet,
+    quarantine.parquet and record.json.
 
-    What the inputs do not determine goes to `context.run_dir`: Data Docs and drift.json; and manifest.parquet,
-    quarantine.parquet and findings.json too, so that a refusal loses nothing.
+    What the inputs do not determine goes to `context.run_dir`: Data Docs and
+    drift.json; and manifest.parquet, quarantine.parquet and findings.json too, so that
+    a refusal loses nothing.
 
     Raises:
         DataError: the data cannot be used; everything that is wrong with them is named.
@@ -65,7 +72,9 @@ def validate(data: config.DataConfig, task: TaskConfig, out: Path, context: Cont
     return record.save(out)
 
 
-def _record(intake: _Intake, sha256: str, findings: Sequence[Finding], checks: int) -> ValidateRecord:
+def _record(
+    intake: _Intake, sha256: str, findings: Sequence[Finding], checks: int
+) -> ValidateRecord:
     return ValidateRecord(
         manifest_sha256=sha256,
         labels=intake.labels,
@@ -97,10 +106,18 @@ def _take_in(data: config.DataConfig, task: TaskConfig, context: Context) -> _In
     reader = catalog.find(task.name).reader
     listing = reader.list_examples(context.data, data, task)
     paths = sorted({example.path for example in listing.examples})
-    results = reader.scan_examples(context.data, listing.examples, task, context.scratch, context.console)
+    results = reader.scan_examples(
+        context.data, listing.examples, task, context.scratch, context.console
+    )
     parted = partition_by_fault(listing.examples, results, data.max_bad_fraction)
-    checked = reader.check_targets(context.data, parted.usable, data, task, context.scratch, context.console)
-    parted = Partition(checked.usable, (*parted.faults, *checked.faults), (*parted.findings, *checked.findings))
+    checked = reader.check_targets(
+        context.data, parted.usable, data, task, context.scratch, context.console
+    )
+    parted = Partition(
+        checked.usable,
+        (*parted.faults, *checked.faults),
+        (*parted.findings, *checked.findings),
+    )
     if data.conflicts == "quarantine":
         parted = quarantine_conflicts(parted)
     faults = _by_path((*listing.faults, *parted.faults))
@@ -120,7 +137,9 @@ def _by_path(faults: Sequence[ExampleFault]) -> tuple[ExampleFault, ...]:
     return tuple(sorted(faults, key=lambda fault: (fault.path, fault.code)))
 
 
-def _label_space(data: config.DataConfig, checked: CheckedTargets, listing: ExampleListing) -> tuple[str, ...]:
+def _label_space(
+    data: config.DataConfig, checked: CheckedTargets, listing: ExampleListing
+) -> tuple[str, ...]:
     if data.labels:
         return data.labels
     if checked.labels is not None:
@@ -145,18 +164,27 @@ def _judge(
     rows = intake.folded.rows
     reader = catalog.find(task.name).reader
     suites = content_suites(
-        rows, intake.labels, reader.expectations(task), list(map(_line, intake.faults)), intake.files, data
+        rows,
+        intake.labels,
+        reader.expectations(task),
+        list(map(_line, intake.faults)),
+        intake.files,
+        data,
     )
     count = sum(len(suite.checks) for suite in suites)
     if before is not None:
-        suites.append(drift_suite(rows, before, data, reader.measure_drift(rows, before, task)))
+        suites.append(
+            drift_suite(rows, before, data, reader.measure_drift(rows, before, task))
+        )
     found = checks.judge(suites, context.run_dir)
     drift = [finding for finding in found if finding.code.startswith("drift-")]
     return _Judged([finding for finding in found if finding not in drift], drift, count)
 
 
 def _refuse_emptiness(intake: _Intake, context: Context) -> None:
-    """Stops where nothing can be judged: no usable example, or no object in any of them."""
+    """Stops where nothing can be judged: no usable example, or no object in any of
+    them.
+    """
     if not intake.folded.rows.num_rows:
         raise _refusal(intake, [*intake.findings, _nothing_usable(intake)], context)
     if not intake.labels:
@@ -187,13 +215,19 @@ def _no_objects(intake: _Intake) -> Finding:
     )
 
 
-def _refusal(intake: _Intake, findings: Sequence[Finding], context: Context) -> DataError:
-    """One error that names everything: what stops the run first, then warnings, then what was quarantined."""
+def _refusal(
+    intake: _Intake, findings: Sequence[Finding], context: Context
+) -> DataError:
+    """One error that names everything: what stops the run first, then warnings, then
+    what was quarantined.
+    """
     _write(findings, context.run_dir / FINDINGS)
     critical = [finding for finding in findings if finding.severity == "critical"]
     warnings = [finding for finding in findings if finding.severity == "warning"]
     told = [line for finding in (*critical, *warnings) for line in _lines(finding)]
-    named = any(finding.code in ("too-many-bad", "nothing-usable") for finding in critical)
+    named = any(
+        finding.code in ("too-many-bad", "nothing-usable") for finding in critical
+    )
     told += [] if named else [f"quarantined {_line(fault)}" for fault in intake.faults]
     return DataError(
         f"data folder {context.data}",
@@ -218,18 +252,25 @@ def _written_to(finding: Finding) -> str:
 
 
 def _line(fault: ExampleFault) -> str:
-    return printable(f"{fault.path}: {fault.code}: {fault.found}; expected {fault.expected}")
+    return printable(
+        f"{fault.path}: {fault.code}: {fault.found}; expected {fault.expected}"
+    )
 
 
 def _quarantine(intake: _Intake) -> pa.Table:
     faults = _by_path((*intake.faults, *intake.object_faults))
-    columns = {name: [getattr(fault, name) for fault in faults] for name in manifest.QUARANTINE.names}
+    columns = {
+        name: [getattr(fault, name) for fault in faults]
+        for name in manifest.QUARANTINE.names
+    }
     return pa.table(columns, schema=manifest.QUARANTINE)
 
 
 def _write(findings: Sequence[Finding], path: Path) -> None:
     values = [finding.model_dump(mode="json") for finding in findings]
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 def _per_class(intake: _Intake) -> dict[str, int]:
@@ -237,18 +278,27 @@ def _per_class(intake: _Intake) -> dict[str, int]:
     return {label: counted.get(label, 0) for label in intake.labels}
 
 
-def _tell(record: ValidateRecord, intake: _Intake, drift: Sequence[Finding], context: Context) -> None:
+def _tell(
+    record: ValidateRecord, intake: _Intake, drift: Sequence[Finding], context: Context
+) -> None:
     info = context.console.info
     where = f"artifacts/validate/{record.quarantine.name}"
     quarantined = [f"quarantined {_line(fault)}" for fault in intake.faults]
-    objects = [f"left out of its image {_line(fault)}" for fault in intake.object_faults]
-    for line in (*first_few(quarantined, NAMED, where), *first_few(objects, NAMED, where)):
+    objects = [
+        f"left out of its image {_line(fault)}" for fault in intake.object_faults
+    ]
+    for line in (
+        *first_few(quarantined, NAMED, where),
+        *first_few(objects, NAMED, where),
+    ):
         info(line)
     for finding in (*record.findings, *drift):
         if finding.severity == "warning":
             first, *items = _lines(finding)
             info(first)
-            where = os.path.relpath(context.run_dir / _written_to(finding), context.root)
+            where = os.path.relpath(
+                context.run_dir / _written_to(finding), context.root
+            )
             for line in first_few(items, NAMED, where):
                 info(line)
     docs = os.path.relpath(context.run_dir / checks.DOCS / "index.html", context.root)

@@ -1,5 +1,6 @@
-"""Puts a version's model card where it is looked for: beside its files, among its run's artifacts, and in short as the
-registry's description."""
+"""Puts a version's model card where it is looked for: beside its files, among its run's
+artifacts, and in short as the registry's description.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def publish(
     """Writes the card of a version anew, from the same records the same.
 
     Args:
-        run: with the last decision, which is left out where it is about another version.
+        run: with the last decision, which is left out where it is about another
+            version.
         run_id: of the run whose artifacts get the card.
         entries: the model's journal; None: it is read.
 
@@ -61,9 +63,11 @@ def publish(
     with_retries(store, f"describing {version.name} v{version.version}", send)
 
 
-def restate_decisions(store: TrackingStore, versions: Iterable[ModelVersion], entries: Sequence[Entry]) -> None:
-    """Brings the first sentence of versions' descriptions up to date, after a decision that concerned others than the
-    one whose card was written.
+def restate_decisions(
+    store: TrackingStore, versions: Iterable[ModelVersion], entries: Sequence[Entry]
+) -> None:
+    """Brings the first sentence of versions' descriptions up to date, after a decision
+    that concerned others than the one whose card was written.
 
     Raises:
         TrackingError: the store is away, full or locked.
@@ -74,13 +78,19 @@ def restate_decisions(store: TrackingStore, versions: Iterable[ModelVersion], en
 
     def send() -> None:
         for version in versions:
-            registry.describe(store, version, restate(version.description, entries, version.version))
+            registry.describe(
+                store, version, restate(version.description, entries, version.version)
+            )
 
     with_retries(store, "describing what was decided", send)
 
 
 def _gather_facts(
-    config: Config, run: RunRecords, version: ModelVersion, context: Context, entries: Sequence[Entry]
+    config: Config,
+    run: RunRecords,
+    version: ModelVersion,
+    context: Context,
+    entries: Sequence[Entry],
 ) -> CardFacts:
     from pipeline.report.model_card import CardFacts
 

@@ -1,9 +1,12 @@
-"""The seam: a task is put together from parts, so that each step sees only the part it needs and tasks share parts.
+"""The seam: a task is put together from parts, so that each step sees only the part it
+needs and tasks share parts.
 
-No part knows loops, devices, checkpoints, tracking, DVC or Prefect. An example travels so:
+No part knows loops, devices, checkpoints, tracking, DVC or Prefect. An example travels
+so:
 
-    what the reader lists → what the codec's store holds (decoded once) → `prepare` (a batch becomes the network's
-    input, augmented by counted random numbers) → the network's blocks → what the scorer makes of its output
+    what the reader lists → what the codec's store holds (decoded once) → `prepare` (a
+    batch becomes the network's input, augmented by counted random numbers) → the
+    network's blocks → what the scorer makes of its output
 """
 
 from __future__ import annotations
@@ -87,13 +90,16 @@ class Reader(Protocol):
     """From the data folder to examples: what `validate` needs."""
 
     def describe_source(self, source: Path) -> SourceDescription:
-        """Finds out how a file or folder of someone's data is laid out, without reading all of it.
+        """Finds out how a file or folder of someone's data is laid out, without reading
+        all of it.
 
         Raises:
             DataError: it can be read in two ways, or in none; names them.
         """
 
-    def list_examples(self, root: Path, data: DataConfig, task: TaskConfig) -> ExampleListing:
+    def list_examples(
+        self, root: Path, data: DataConfig, task: TaskConfig
+    ) -> ExampleListing:
         """Lists the examples below the data folder `root`.
 
         Raises:
@@ -101,12 +107,19 @@ class Reader(Protocol):
         """
 
     def scan_examples(
-        self, root: Path, examples: Sequence[ListedExample], task: TaskConfig, scratch: Path, console: Console
+        self,
+        root: Path,
+        examples: Sequence[ListedExample],
+        task: TaskConfig,
+        scratch: Path,
+        console: Console,
     ) -> Mapping[str, MeasuredExample | ExampleFault]:
-        """Reads every example wholly and measures it; a fault instead of an exception, whatever is wrong.
+        """Reads every example wholly and measures it; a fault instead of an exception,
+        whatever is wrong.
 
         Args:
-            scratch: `.thaw`, for a cache of what was measured, keyed by what determines it.
+            scratch: `.thaw`, for a cache of what was measured, keyed by what determines
+                it.
 
         Returns:
             What was measured, or the fault, by the example's path.
@@ -121,22 +134,30 @@ class Reader(Protocol):
         scratch: Path,
         console: Console,
     ) -> CheckedTargets:
-        """Holds each target against the content it belongs to: a box against its picture, a mask against its size.
+        """Holds each target against the content it belongs to: a box against its
+        picture, a mask against its size.
 
-        What comes of it follows from target and content together, so it is never remembered by the content alone.
-        Where a target is the name of a class, `CheckedTargets(tuple(usable))` is all there is to do.
+        What comes of it follows from target and content together, so it is never
+        remembered by the content alone. Where a target is the name of a class,
+        `CheckedTargets(tuple(usable))` is all there is to do.
 
         Args:
             root: the data folder.
             usable: what the scan found usable, by path.
-            scratch: `.thaw`, for a cache of files that targets lie in, keyed by their own content.
+            scratch: `.thaw`, for a cache of files that targets lie in, keyed by their
+                own content.
         """
 
     def expectations(self, task: TaskConfig) -> Sequence[ColumnExpectation]:
-        """What the scan's columns must satisfy; judged once more on the whole manifest, scanned or remembered."""
+        """What the scan's columns must satisfy; judged once more on the whole manifest,
+        scanned or remembered.
+        """
 
-    def measure_drift(self, rows: pa.Table, before: pa.Table, task: TaskConfig) -> Sequence[DriftMeasure]:
-        """How the data moved since another accepted version, beside labels and what the scan measured.
+    def measure_drift(
+        self, rows: pa.Table, before: pa.Table, task: TaskConfig
+    ) -> Sequence[DriftMeasure]:
+        """How the data moved since another accepted version, beside labels and what the
+        scan measured.
 
         Args:
             rows, before: manifests.
@@ -154,8 +175,9 @@ class ExampleStore(Protocol):
         """Decoded examples (n, …) of rows (n,) that have the same shape."""
 
     def shapes(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """A code for each of the rows (n,), int64: the same for examples whose tensors have the same shape. It
-        follows from the example and the settings alone."""
+        """A code for each of the rows (n,), int64: the same for examples whose tensors
+        have the same shape. It follows from the example and the settings alone.
+        """
 
 
 class StoreLimits(NamedTuple):
@@ -188,27 +210,43 @@ class Codec(Protocol):
         limits: StoreLimits,
         console: Console,
     ) -> ExampleStore:
-        """The decoded examples of a manifest's rows, decoded now where they are not kept yet.
+        """The decoded examples of a manifest's rows, decoded now where they are not
+        kept yet.
 
         Args:
             examples: rows of a manifest: id, path and, for rows of a table, content.
             data: the data folder.
-            network_files: the folder of the backbone or candidate, which holds a tokenizer where there is one.
+            network_files: the folder of the backbone or candidate, which holds a
+                tokenizer where there is one.
 
         Raises:
             DataError: an example cannot be decoded wholly.
         """
 
-    def prepare(self, decoded: Batch, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None) -> Batch:
-        """A batch of decoded examples as the network's input; `draws` augment it, None presents it plainly. What comes
-        of an example depends on its content and its draw alone."""
+    def prepare(
+        self,
+        decoded: Batch,
+        spec: InputSpec,
+        task: TaskConfig,
+        draws: Sequence[RandomDraw] | None,
+    ) -> Batch:
+        """A batch of decoded examples as the network's input; `draws` augment it, None
+        presents it plainly. What comes of an example depends on its content and its
+        draw alone.
+        """
 
 
 class TargetCodec(Protocol):
     """From targets as the manifest says them to what the loss compares with."""
 
     def open(
-        self, targets: Targets, spec: InputSpec, task: TaskConfig, data: Path, limits: StoreLimits, console: Console
+        self,
+        targets: Targets,
+        spec: InputSpec,
+        task: TaskConfig,
+        data: Path,
+        limits: StoreLimits,
+        console: Console,
     ) -> Targets:
         """The scorer's targets (N), with what of them lies in files decoded and kept.
 
@@ -216,21 +254,41 @@ class TargetCodec(Protocol):
             DataError: a file cannot be decoded wholly.
         """
 
-    def place(self, targets: Targets, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None) -> Targets:
-        """Opened targets (n) as they stand to the network's input that the codec prepares by the same draws: what moved
-        the pixels has moved boxes and masks."""
+    def place(
+        self,
+        targets: Targets,
+        spec: InputSpec,
+        task: TaskConfig,
+        draws: Sequence[RandomDraw] | None,
+    ) -> Targets:
+        """Opened targets (n) as they stand to the network's input that the codec
+        prepares by the same draws: what moved the pixels has moved boxes and masks.
+        """
 
 
 class UnchangedTargets:
-    """The TargetCodec of targets that the manifest says completely, and that stay the same however an example is
-    presented: classes."""
+    """The TargetCodec of targets that the manifest says completely, and that stay the
+    same however an example is presented: classes.
+    """
 
     def open(
-        self, targets: Targets, spec: InputSpec, task: TaskConfig, data: Path, limits: StoreLimits, console: Console
+        self,
+        targets: Targets,
+        spec: InputSpec,
+        task: TaskConfig,
+        data: Path,
+        limits: StoreLimits,
+        console: Console,
     ) -> Targets:
         return targets
 
-    def place(self, targets: Targets, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None) -> Targets:
+    def place(
+        self,
+        targets: Targets,
+        spec: InputSpec,
+        task: TaskConfig,
+        draws: Sequence[RandomDraw] | None,
+    ) -> Targets:
         return targets
 
 
@@ -238,17 +296,24 @@ class Network(Protocol):
     """The network: a backbone with a new head, as blocks in order."""
 
     def check_backbone(self, backbone: BackboneConfig, task: TaskConfig) -> str:
-        """What of the backbone the network uses, in words; known without the backbone's weights.
+        """What of the backbone the network uses, in words; known without the backbone's
+        weights.
 
         Raises:
             ConfigError: the backbone does not fit; says which do.
         """
 
     def design(
-        self, train: pa.Table, labels: Sequence[str], spec: InputSpec, task: TaskConfig, backbone: BackboneRecord
+        self,
+        train: pa.Table,
+        labels: Sequence[str],
+        spec: InputSpec,
+        task: TaskConfig,
+        backbone: BackboneRecord,
     ) -> dict[str, Any]:
-        """What building the network takes from settings and training examples, as JSON holds it: sizes of anchors, for
-        example. It is saved with every candidate, and served.
+        """What building the network takes from settings and training examples, as JSON
+        holds it: sizes of anchors, for example. It is saved with every candidate, and
+        served.
 
         Args:
             train: the manifest's training rows.
@@ -263,7 +328,9 @@ class Network(Protocol):
         pretrained: bool = True,
         seed: int = 0,
     ) -> BlockedNetwork:
-        """The backbone with a new head for these labels; `seed` is that of the random weights."""
+        """The backbone with a new head for these labels; `seed` is that of the random
+        weights.
+        """
 
     def load(self, candidate: CandidateRecord) -> BlockedNetwork:
         """The network of a finished candidate with its weights.
@@ -277,8 +344,9 @@ class Tiler(Protocol):
     """Which examples are answered in tiles."""
 
     def find_tiles(self, train: pa.Table, task: TaskConfig) -> TileSpec | None:
-        """The tiles by settings and training examples; None where every example is shown whole. Training does not depend
-        on them, so a finished candidate is not trained again where they change.
+        """The tiles by settings and training examples; None where every example is
+        shown whole. Training does not depend on them, so a finished candidate is not
+        trained again where they change.
 
         Args:
             train: the manifest's training rows.
@@ -286,7 +354,9 @@ class Tiler(Protocol):
 
 
 class Scorer(Protocol):
-    """From targets to the loss, and from the network's output to answers that can be judged."""
+    """From targets to the loss, and from the network's output to answers that can be
+    judged.
+    """
 
     @property
     def kind(self) -> TargetKind:
@@ -299,24 +369,32 @@ class Scorer(Protocol):
             DataError: a target is not in the label space.
         """
 
-    def build_loss(self, config: FinetuneConfig, targets: Targets, labels: Sequence[str]) -> TrainingLoss:
+    def build_loss(
+        self, config: FinetuneConfig, targets: Targets, labels: Sequence[str]
+    ) -> TrainingLoss:
         """The loss of the settings.
 
         Args:
             targets: of all training examples (N), opened.
         """
 
-    def answers(self, network: BlockedNetwork, output: Batch, targets: Targets | None) -> torch.Tensor:
-        """What validation keeps of the network's output for some examples: (n, …), of one shape for every example.
+    def answers(
+        self, network: BlockedNetwork, output: Batch, targets: Targets | None
+    ) -> torch.Tensor:
+        """What validation keeps of the network's output for some examples: (n, …), of
+        one shape for every example.
 
         Args:
-            targets: of these examples (n), as they are placed; None where what is kept needs none.
+            targets: of these examples (n), as they are placed; None where what is kept
+                needs none.
 
         Raises:
             TrainingError: the output is of another form.
         """
 
-    def validation_metrics(self, answers: torch.Tensor, targets: Targets) -> dict[str, float]:
+    def validation_metrics(
+        self, answers: torch.Tensor, targets: Targets
+    ) -> dict[str, float]:
         """The metrics of a validation, by name.
 
         Args:
@@ -324,8 +402,12 @@ class Scorer(Protocol):
             targets: of the same examples (N), opened.
         """
 
-    def answer_columns(self, answers: torch.Tensor, labels: Sequence[str]) -> dict[str, pa.Array]:
-        """Validation's answers (N, …) as columns (N,) of the table that a candidate keeps of them."""
+    def answer_columns(
+        self, answers: torch.Tensor, labels: Sequence[str]
+    ) -> dict[str, pa.Array]:
+        """Validation's answers (N, …) as columns (N,) of the table that a candidate
+        keeps of them.
+        """
 
 
 class Exhibit(NamedTuple):
@@ -333,7 +415,8 @@ class Exhibit(NamedTuple):
 
     Args:
         kind: a picture, or text.
-        content: the picture's file name in the folder that it was written to; or the text as it is, to be escaped.
+        content: the picture's file name in the folder that it was written to; or the
+            text as it is, to be escaped.
     """
 
     kind: Literal["picture", "text"]
@@ -356,7 +439,9 @@ class Highlight(NamedTuple):
 class Explainer(Protocol):
     """What in an example spoke for an answer: for the worst errors of the report."""
 
-    def explain(self, inputs: Batch, example: Mapping[str, Any], answer: int) -> list[Highlight]:
+    def explain(
+        self, inputs: Batch, example: Mapping[str, Any], answer: int
+    ) -> list[Highlight]:
         """The parts of the exhibited text that counted, in their order.
 
         Args:
@@ -371,9 +456,13 @@ class Display(Protocol):
 
     @property
     def measured_slices(self) -> tuple[str, ...]:
-        """Of what the scan measured, the columns (without `scan.`) by which mistakes are worth comparing."""
+        """Of what the scan measured, the columns (without `scan.`) by which mistakes
+        are worth comparing.
+        """
 
-    def exhibit(self, example: Mapping[str, Any], data: Path, folder: Path, name: str) -> Exhibit | None:
+    def exhibit(
+        self, example: Mapping[str, Any], data: Path, folder: Path, name: str
+    ) -> Exhibit | None:
         """What is to be seen of an example; None where there is nothing to see.
 
         Args:
@@ -391,7 +480,15 @@ class ServedColumn(NamedTuple):
     """A column of what a served model is asked, or answers."""
 
     name: str
-    type: Literal["binary", "string", "double", "long", "map of doubles", "list of objects", "list of regions"]
+    type: Literal[
+        "binary",
+        "string",
+        "double",
+        "long",
+        "map of doubles",
+        "list of objects",
+        "list of regions",
+    ]
     required: bool = True
 
 
@@ -404,30 +501,44 @@ class Serving(Protocol):
 
     @property
     def helpers(self) -> tuple[str, ...]:
-        """Other modules of `pipeline.serving` that lie beside the weights and that it loads from there."""
+        """Other modules of `pipeline.serving` that lie beside the weights and that it
+        loads from there.
+        """
 
     @property
     def packages(self) -> tuple[str, ...]:
         """What answering needs, by the names on the package index."""
 
     def inputs(self, config: Config) -> tuple[ServedColumn, ...]:
-        """The columns that a client sends. `thaw predict` asks by them: files by a binary one, texts by strings."""
+        """The columns that a client sends. `thaw predict` asks by them: files by a
+        binary one, texts by strings.
+        """
 
     @property
     def outputs(self) -> tuple[ServedColumn, ...]: ...
 
     def settings(self, config: Config, candidate: CandidateRecord) -> dict[str, Any]:
-        """How the served model presents its inputs, what it refuses and how it names its answers: part of the key of
-        a version, and what the code reads beside the weights."""
+        """How the served model presents its inputs, what it refuses and how it names
+        its answers: part of the key of a version, and what the code reads beside the
+        weights.
+        """
 
     def input_example(self, config: Config) -> pd.DataFrame:
         """An input that shows nobody's data."""
 
-    def requests(self, examples: Sequence[Mapping[str, Any]], data: Path) -> pd.DataFrame:
+    def requests(
+        self, examples: Sequence[Mapping[str, Any]], data: Path
+    ) -> pd.DataFrame:
         """What a client would send for rows of a manifest."""
 
-    def difference(self, answer: Mapping[str, Any], judged: Mapping[str, Any], candidate: CandidateRecord) -> str:
-        """In what a served answer differs from the one that was judged; "" where in nothing that counts.
+    def difference(
+        self,
+        answer: Mapping[str, Any],
+        judged: Mapping[str, Any],
+        candidate: CandidateRecord,
+    ) -> str:
+        """In what a served answer differs from the one that was judged; "" where in
+        nothing that counts.
 
         Args:
             answer: a row of what the served model answers, by column.
@@ -440,11 +551,13 @@ class Sample(Protocol):
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
-        """Section → key → value of what params.yaml says of it: a small backbone that comes with Thaw, for example."""
+        """Section → key → value of what params.yaml says of it: a small backbone that
+        comes with Thaw, for example.
+        """
 
     def generate(self, folder: Path) -> SampleFacts:
-        """Writes it into a folder that is new or empty, the same bytes on every machine; leaves an identical sample as
-        it is.
+        """Writes it into a folder that is new or empty, the same bytes on every
+        machine; leaves an identical sample as it is.
 
         Raises:
             WorkspaceError: the folder holds anything else.
@@ -464,9 +577,11 @@ class Task:
         display: shows an example in the report.
         serving: makes the serving side, which is needed last and imports the most.
         sample: makes the generator of the sample data set.
-        explainer: makes the explainer of a candidate's network, in evaluation; None where the task cannot explain.
+        explainer: makes the explainer of a candidate's network, in evaluation; None
+            where the task cannot explain.
         target_codec: makes of targets what the loss compares with.
-        tiler: says which examples are answered in tiles; None where all are shown whole.
+        tiler: says which examples are answered in tiles; None where all are shown
+            whole.
     """
 
     name: str

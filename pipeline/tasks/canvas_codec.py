@@ -1,4 +1,6 @@
-"""Pictures as a square canvas: the codec shared by the tasks whose truths lie on the picture."""
+"""Pictures as a square canvas: the codec shared by the tasks whose truths lie on the
+picture.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,12 @@ class CanvasCodec:
         usual_side: pixels of the canvas where the settings leave it open.
     """
 
-    def __init__(self, name: str, settings: Callable[[TaskConfig], CanvasSettings], usual_side: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: Callable[[TaskConfig], CanvasSettings],
+        usual_side: int,
+    ) -> None:
         self.name = name
         self._settings = settings
         self._usual_side = usual_side
@@ -71,7 +78,15 @@ class CanvasCodec:
         """The decoded pixels; see `pipeline.data.decoded_store.open_store`."""
         from pipeline.modalities.image.pixel_store import open_pixels
 
-        return open_pixels(self, image_spec(spec), examples, data, limits.scratch, limits.gigabytes, console)
+        return open_pixels(
+            self,
+            image_spec(spec),
+            examples,
+            data,
+            limits.scratch,
+            limits.gigabytes,
+            console,
+        )
 
     def shape(self, spec: ImageInputSpec) -> tuple[int, ...]:
         """Height, width, channels of a decoded picture."""
@@ -88,13 +103,21 @@ class CanvasCodec:
         return decode_square(path, spec)
 
     def prepare(
-        self, decoded: Batch, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None
+        self,
+        decoded: Batch,
+        spec: InputSpec,
+        task: TaskConfig,
+        draws: Sequence[RandomDraw] | None,
     ) -> torch.Tensor:
-        """(N, S, S, 3) of uint8 as (N, 3, S, S) of float32, normalised; see `pipeline.modalities.image.augmentation`."""
+        """(N, S, S, 3) of uint8 as (N, 3, S, S) of float32, normalised; see
+        `pipeline.modalities.image.augmentation`.
+        """
         from pipeline.modalities.image import augmentation
         from pipeline.tensors import single_tensor
 
         pixels = single_tensor(decoded)
         if draws is None:
             return augmentation.prepare_plain(pixels, image_spec(spec))
-        return augmentation.prepare_augmented(pixels, image_spec(spec), self._settings(task).augment, draws)
+        return augmentation.prepare_augmented(
+            pixels, image_spec(spec), self._settings(task).augment, draws
+        )

@@ -15,11 +15,21 @@ if TYPE_CHECKING:
     from pipeline.modalities.image.settings import CanvasSettings
     from pipeline.records import CandidateRecord
 
-PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision")
+PACKAGES = (
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pillow",
+    "safetensors",
+    "torch",
+    "torchvision",
+)
 INPUTS = (ServedColumn("image", "binary"),)
 
 
-def canvas_settings(settings: CanvasSettings, candidate: CandidateRecord) -> dict[str, Any]:
+def canvas_settings(
+    settings: CanvasSettings, candidate: CandidateRecord
+) -> dict[str, Any]:
     """What a served model reads beside its weights, whatever its head is."""
     intake = settings.intake
     limits = {

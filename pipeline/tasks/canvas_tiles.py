@@ -1,4 +1,6 @@
-"""Tiles of pictures that are much larger than those trained on: shared by the tasks whose truths lie on the picture."""
+"""Tiles of pictures that are much larger than those trained on: shared by the tasks
+whose truths lie on the picture.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class CanvasTiles:
         self._settings = settings
 
     def find_tiles(self, train: pa.Table, task: TaskConfig) -> TileSpec | None:
-        """Tiles of the settings' side, or as large as the middle one of the training pictures."""
+        """Tiles of the settings' side, or as large as the middle one of the training
+        pictures.
+        """
         import numpy as np
 
         tiles = self._settings(task).tiles

@@ -1,4 +1,6 @@
-"""A pretrained network with a new head for class targets: shared by the tasks that have such targets."""
+"""A pretrained network with a new head for class targets: shared by the tasks that have
+such targets.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,12 @@ class ClassNetwork:
         return "all of it but the last layer"
 
     def design(
-        self, train: pa.Table, labels: Sequence[str], spec: InputSpec, task: TaskConfig, backbone: BackboneRecord
+        self,
+        train: pa.Table,
+        labels: Sequence[str],
+        spec: InputSpec,
+        task: TaskConfig,
+        backbone: BackboneRecord,
     ) -> dict[str, Any]:
         """Nothing: a linear head follows from the labels."""
         return {}

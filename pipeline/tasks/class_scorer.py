@@ -1,4 +1,6 @@
-"""One class of a closed set for each example: shared by the tasks that have such targets."""
+"""One class of a closed set for each example: shared by the tasks that have such
+targets.
+"""
 
 from __future__ import annotations
 
@@ -56,25 +58,35 @@ class ClassScorer:
             )
         return output.float().softmax(dim=1)
 
-    def build_loss(self, config: FinetuneConfig, targets: Any, labels: Sequence[str]) -> ClassLoss:
+    def build_loss(
+        self, config: FinetuneConfig, targets: Any, labels: Sequence[str]
+    ) -> ClassLoss:
         """Cross-entropy; see `pipeline.objectives.class_loss`."""
         from pipeline.objectives.class_loss import build_loss
 
         return build_loss(config, targets, len(labels))
 
-    def answers(self, network: BlockedNetwork, output: Batch, targets: Any) -> torch.Tensor:
+    def answers(
+        self, network: BlockedNetwork, output: Batch, targets: Any
+    ) -> torch.Tensor:
         """The probabilities (n, classes)."""
         from pipeline.tensors import single_tensor
 
         return self.probabilities(single_tensor(output))
 
-    def validation_metrics(self, answers: torch.Tensor, targets: Any) -> dict[str, float]:
-        """Accuracy and the like of probabilities (N, classes) against class indices (N,)."""
+    def validation_metrics(
+        self, answers: torch.Tensor, targets: Any
+    ) -> dict[str, float]:
+        """Accuracy and the like of probabilities (N, classes) against class indices
+        (N,).
+        """
         from pipeline.objectives.class_validation import compute_metrics
 
         return compute_metrics(answers.double(), targets)
 
-    def answer_columns(self, answers: torch.Tensor, labels: Sequence[str]) -> dict[str, pa.Array]:
+    def answer_columns(
+        self, answers: torch.Tensor, labels: Sequence[str]
+    ) -> dict[str, pa.Array]:
         """A probability for each label, as `p.LABEL`."""
         import pyarrow as pa
 

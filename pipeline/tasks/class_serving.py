@@ -17,7 +17,9 @@ OUTPUTS = (
 )
 
 
-def class_settings(candidate: CandidateRecord, limits: Mapping[str, Any]) -> dict[str, Any]:
+def class_settings(
+    candidate: CandidateRecord, limits: Mapping[str, Any]
+) -> dict[str, Any]:
     """What a served classifier reads beside its weights.
 
     Args:
@@ -35,9 +37,19 @@ def class_settings(candidate: CandidateRecord, limits: Mapping[str, Any]) -> dic
 TOLERANCE = 1e-3  # in probability
 
 
-def class_difference(answer: Mapping[str, Any], judged: Mapping[str, Any], candidate: CandidateRecord) -> str:
-    """Where a served classifier's probabilities differ from the evaluation's by more than `TOLERANCE`."""
+def class_difference(
+    answer: Mapping[str, Any], judged: Mapping[str, Any], candidate: CandidateRecord
+) -> str:
+    """Where a served classifier's probabilities differ from the evaluation's by more
+    than `TOLERANCE`.
+    """
     probabilities = answer["probabilities"]
-    differences = [abs(probabilities[label] - judged[f"p.{label}"]) for label in candidate.labels]
+    differences = [
+        abs(probabilities[label] - judged[f"p.{label}"]) for label in candidate.labels
+    ]
     largest = max(differences)
-    return "" if largest <= TOLERANCE else f"a probability differs by {largest:.3g}, expected within {TOLERANCE}"
+    return (
+        ""
+        if largest <= TOLERANCE
+        else f"a probability differs by {largest:.3g}, expected within {TOLERANCE}"
+    )

@@ -22,7 +22,8 @@ def scan_images(
     scratch: Path,
     console: Console,
 ) -> Mapping[str, MeasuredExample | ExampleFault]:
-    """Decodes and measures every image file once; see `pipeline.tasks.base.Reader.scan_examples`.
+    """Decodes and measures every image file once; see
+    `pipeline.tasks.base.Reader.scan_examples`.
 
     Args:
         task_name: part of the key of what is remembered.

@@ -1,7 +1,9 @@
-"""Tracking and the model registry: the only package that imports MLflow, and only when something is asked of it.
+"""Tracking and the model registry: the only package that imports MLflow, and only when
+something is asked of it.
 
-A run is found again by the tag `thaw.key`, or made. What is recorded goes through an outbox on disk
-(`.thaw/outbox/<key>.jsonl`), so neither a server that is away nor a kill loses or doubles anything.
+A run is found again by the tag `thaw.key`, or made. What is recorded goes through an
+outbox on disk (`.thaw/outbox/<key>.jsonl`), so neither a server that is away nor a kill
+loses or doubles anything.
 """
 
 from __future__ import annotations
@@ -20,12 +22,18 @@ __all__ = ["ModelVersion", "open_tracker", "registered", "server_command"]
 
 
 def open_tracker(
-    config: TrackingConfig, workspace: Workspace, *, name: str | None = None, console: Console | None = None
+    config: TrackingConfig,
+    workspace: Workspace,
+    *,
+    name: str | None = None,
+    console: Console | None = None,
 ) -> Tracker:
-    """The tracker the settings ask for; asks nothing of the store before a run is opened.
+    """The tracker the settings ask for; asks nothing of the store before a run is
+    opened.
 
     Args:
-        name: the experiment, where the settings name none; None: the workspace folder's name.
+        name: the experiment, where the settings name none; None: the workspace folder's
+            name.
         console: told once when the store is away, and when it is back; None: the log.
     """
     if not config.enabled:
@@ -33,4 +41,6 @@ def open_tracker(
     store = _store.find(config, workspace, name)
     outbox.adopt_earlier_writes(workspace.scratch)
     folder = workspace.scratch / outbox.OUTBOX_FOLDER
-    return MlflowTracker(store, folder, console=console, system_metrics=config.system_metrics)
+    return MlflowTracker(
+        store, folder, console=console, system_metrics=config.system_metrics
+    )

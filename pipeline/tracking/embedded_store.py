@@ -1,4 +1,6 @@
-"""The store that lies in the workspace: its database, made whole, and its addresses, right after a move."""
+"""The store that lies in the workspace: its database, made whole, and its addresses,
+right after a move.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from pipeline.workspace import Workspace
 def create(folder: Path) -> None:
     """Makes an embedded store's database where there is none, whole or not at all.
 
-    MLflow makes it in many steps; one that a full disk or a kill cut short it could never open again.
+    MLflow makes it in many steps; one that a full disk or a kill cut short it could
+    never open again.
     """
     database = folder / "mlflow.db"
     artifacts = folder / "artifacts"
@@ -33,10 +36,12 @@ def create(folder: Path) -> None:
 
 
 def relocate(folder: Path) -> None:
-    """Makes an embedded store that was moved or copied name its artifacts where they are now.
+    """Makes an embedded store that was moved or copied name its artifacts where they
+    are now.
 
-    MLflow keeps absolute addresses; without this, a copied workspace would read, and write into, the one it was
-    copied from. Nothing is done where the addresses are right.
+    MLflow keeps absolute addresses; without this, a copied workspace would read, and
+    write into, the one it was copied from. Nothing is done where the addresses are
+    right.
     """
     database = folder / "mlflow.db"
     here = (folder / "artifacts").as_uri()
@@ -48,18 +53,24 @@ def relocate(folder: Path) -> None:
         marker.write_text(here, encoding="utf-8")
 
 
-def server_command(workspace: Workspace, host: str, port: int) -> tuple[list[str], dict[str, str]]:
+def server_command(
+    workspace: Workspace, host: str, port: int
+) -> tuple[list[str], dict[str, str]]:
     """How to run the embedded store as a server: arguments and environment.
 
-    Artifacts stay where the embedded store has them, read and written by clients directly, so that runs recorded
-    with and without the server are of one kind.
+    Artifacts stay where the embedded store has them, read and written by clients
+    directly, so that runs recorded with and without the server are of one kind.
     """
     folder = workspace.mlflow
     create(folder)
     command = [sys.executable, "-P", "-m", "mlflow", "server"]
     command += ["--host", host, "--port", str(port), "-w", "1"]
     command += ["--backend-store-uri", f"{SQLITE}{folder / 'mlflow.db'}"]
-    command += ["--default-artifact-root", (folder / "artifacts").as_uri(), "--no-serve-artifacts"]
+    command += [
+        "--default-artifact-root",
+        (folder / "artifacts").as_uri(),
+        "--no-serve-artifacts",
+    ]
     return command, {**QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
@@ -73,7 +84,9 @@ def _open_database(database: Path, artifacts: str) -> Any:
 
 
 def _replace_addresses(database: Path, there: str, here: str) -> None:
-    """Replaces the beginning of every address in the database, by MLflow's own mapping of its tables."""
+    """Replaces the beginning of every address in the database, by MLflow's own mapping
+    of its tables.
+    """
     from sqlalchemy import func, literal, update
 
     store = _open_database(database, here)
@@ -83,7 +96,9 @@ def _replace_addresses(database: Path, there: str, here: str) -> None:
                 begins_there = func.substr(column, 1, len(there)) == there
                 rest = func.substr(column, len(there) + 1)
                 session.execute(
-                    update(column.class_).where(begins_there).values({column.key: literal(here) + rest}),
+                    update(column.class_)
+                    .where(begins_there)
+                    .values({column.key: literal(here) + rest}),
                     execution_options={"synchronize_session": False},
                 )
     finally:
@@ -93,7 +108,11 @@ def _replace_addresses(database: Path, there: str, here: str) -> None:
 def _address_columns() -> list[Any]:
     """Every column in which MLflow keeps an address of artifacts."""
     from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
-    from mlflow.store.tracking.dbmodels.models import SqlExperiment, SqlLoggedModel, SqlRun
+    from mlflow.store.tracking.dbmodels.models import (
+        SqlExperiment,
+        SqlLoggedModel,
+        SqlRun,
+    )
 
     return [
         SqlExperiment.artifact_location,

@@ -1,4 +1,6 @@
-"""What the store's exceptions mean: what may pass by itself, what is a refusal, and what to tell the user."""
+"""What the store's exceptions mean: what may pass by itself, what is a refusal, and
+what to tell the user.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,20 @@ PATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60", "MLFLOW_HTTP_REQUEST_MAX_RETRIES
 
 MAX_SHOWN = 400  # characters of a foreign error's text
 FIRST_PAUSE = 0.5  # seconds
-REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
+REFUSALS = (
+    "INVALID_PARAMETER_VALUE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+    "BAD_REQUEST",
+)
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 @contextlib.contextmanager
 def limit_requests(values: Mapping[str, str]) -> Iterator[None]:
-    """Bounds how long MLflow waits and retries inside; it reads these from the environment at each request."""
+    """Bounds how long MLflow waits and retries inside; it reads these from the
+    environment at each request.
+    """
     before = {key: os.environ.get(key) for key in values}
     os.environ.update(values)
     try:
@@ -42,11 +51,15 @@ def limit_requests(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[key] = value
 
 
-def with_retries(store: TrackingStore, what: str, call: Callable[[], T], seconds: float = 30.0) -> T:
-    """`call()` with the patience that registering has: what may pass is tried again for some seconds.
+def with_retries(
+    store: TrackingStore, what: str, call: Callable[[], T], seconds: float = 30.0
+) -> T:
+    """`call()` with the patience that registering has: what may pass is tried again for
+    some seconds.
 
     Raises:
-        TrackingError: the store is away, locked or full, or refuses; names it, and the holder of a locked database.
+        TrackingError: the store is away, locked or full, or refuses; names it, and the
+            holder of a locked database.
     """
     deadline = time.monotonic() + seconds
     pause = FIRST_PAUSE
@@ -57,7 +70,8 @@ def with_retries(store: TrackingStore, what: str, call: Callable[[], T], seconds
         except ThawError:
             raise
         except Exception as fault:
-            # A locked database passes by waiting here; over HTTP MLflow has waited already.
+            # A locked database passes by waiting here; over HTTP MLflow has waited
+            # already.
             if not is_locked(fault) or time.monotonic() + pause > deadline:
                 raise to_tracking_error(store, what, fault) from fault
         time.sleep(pause)
@@ -67,7 +81,10 @@ def with_retries(store: TrackingStore, what: str, call: Callable[[], T], seconds
 def is_locked(fault: BaseException) -> bool:
     """Whether another process had a SQLite database for itself."""
     for cause in _chain(fault):
-        if isinstance(cause, sqlite3.OperationalError) and getattr(cause, "sqlite_errorcode", 0) & 0xFF in BUSY:
+        if (
+            isinstance(cause, sqlite3.OperationalError)
+            and getattr(cause, "sqlite_errorcode", 0) & 0xFF in BUSY
+        ):
             return True
     return False
 
@@ -76,14 +93,18 @@ def comes_from_database(fault: BaseException) -> bool:
     """Whether a database's driver raised it, or what it was made from."""
     from sqlalchemy.exc import DBAPIError
 
-    return any(isinstance(cause, (DBAPIError, sqlite3.Error, OSError)) for cause in _chain(fault))
+    return any(
+        isinstance(cause, (DBAPIError, sqlite3.Error, OSError))
+        for cause in _chain(fault)
+    )
 
 
 def is_refusal(store: TrackingStore, fault: BaseException) -> bool:
-    """Whether the store understood and said no, so that asking again is no use; anything else may pass.
+    """Whether the store understood and said no, so that asking again is no use;
+    anything else may pass.
 
-    A proxy in front of a server answers with the same codes: the server's own answers are of a type of their own, and
-    for others the server is asked whether it is there.
+    A proxy in front of a server answers with the same codes: the server's own answers
+    are of a type of their own, and for others the server is asked whether it is there.
     """
     from mlflow.exceptions import MlflowException, RestException
 
@@ -97,7 +118,9 @@ def is_refusal(store: TrackingStore, fault: BaseException) -> bool:
         return False
 
 
-def to_tracking_error(store: TrackingStore, what: str, fault: BaseException) -> TrackingError:
+def to_tracking_error(
+    store: TrackingStore, what: str, fault: BaseException
+) -> TrackingError:
     """The store's own exception as an error that says what to do."""
     if store.sqlite_file is not None and is_locked(fault):
         holders = _describe_holders(store.sqlite_file)
@@ -116,7 +139,9 @@ def to_tracking_error(store: TrackingStore, what: str, fault: BaseException) -> 
 
 
 def one_line(fault: BaseException) -> str:
-    """An exception's text on one line, without secrets; redacted before anything is cut off it."""
+    """An exception's text on one line, without secrets; redacted before anything is cut
+    off it.
+    """
     return " ".join(redact(str(fault)).split())
 
 
@@ -127,7 +152,8 @@ def _chain(fault: BaseException) -> Iterator[BaseException]:
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
         yield cause
-        original = getattr(cause, "orig", None)  # SQLAlchemy's name for the driver's exception
+        # SQLAlchemy's name for the driver's exception.
+        original = getattr(cause, "orig", None)
         cause = original or cause.__cause__ or cause.__context__
 
 

@@ -1,8 +1,10 @@
 """The journal of a registered model in MLflow: the parameters of one run.
 
-An alias is moved by whoever comes last. A parameter of a run is written once: the store refuses another value for it, by a
-constraint of its database. So entries are parameters `000001`, `000002`, … of one run, and of two writers of one number
-one is refused. Which run it is stands in a parameter of the run that version 1 comes from, which is written once too.
+An alias is moved by whoever comes last. A parameter of a run is written once: the store
+refuses another value for it, by a constraint of its database. So entries are parameters
+`000001`, `000002`, … of one run, and of two writers of one number one is refused. Which
+run it is stands in a parameter of the run that version 1 comes from, which is written
+once too.
 """
 
 from __future__ import annotations
@@ -17,7 +19,13 @@ from pydantic import ValidationError
 
 from pipeline.errors import TrackingError
 from pipeline.files import replace_text
-from pipeline.promotion_journal import Entry, JournalMovedError, TestSplit, now, read_history
+from pipeline.promotion_journal import (
+    Entry,
+    JournalMovedError,
+    TestSplit,
+    now,
+    read_history,
+)
 from pipeline.tracking import registry
 from pipeline.tracking.failures import with_retries
 from pipeline.tracking.store import TrackingStore
@@ -42,16 +50,26 @@ class JournalRun:
 
     def read(self) -> list[Entry]:
         """All entries in order; none where no version was registered yet."""
-        return with_retries(self._store, f"reading the journal of {self._name}", self._read)
+        return with_retries(
+            self._store, f"reading the journal of {self._name}", self._read
+        )
 
     def append(self, entry: Entry) -> None:
         """Adds an entry whose champion is the champion; see `Journal`."""
-        with_retries(self._store, f"writing to the journal of {self._name}", lambda: self._append(entry))
+        with_retries(
+            self._store,
+            f"writing to the journal of {self._name}",
+            lambda: self._append(entry),
+        )
 
     def reconcile(self) -> str:
-        """Makes the alias follow the journal. An alias from before the journal becomes its first entry; where the champion
-        was deleted from the registry, there is none."""
-        return with_retries(self._store, f"naming the champion of {self._name}", self._reconcile)
+        """Makes the alias follow the journal. An alias from before the journal becomes
+        its first entry; where the champion was deleted from the registry, there is
+        none.
+        """
+        return with_retries(
+            self._store, f"naming the champion of {self._name}", self._reconcile
+        )
 
     def _read(self) -> list[Entry]:
         run_id = self._find_run()
@@ -75,7 +93,8 @@ class JournalRun:
     def _append(self, entry: Entry) -> None:
         run_id = self._find_run() or self._make_run()
         client = self._store.client
-        if client.get_run(run_id).info.lifecycle_stage == "deleted":  # by mistake: it can be had back, and is needed
+        # By mistake: it can be had back, and is needed.
+        if client.get_run(run_id).info.lifecycle_stage == "deleted":
             client.restore_run(run_id)
         own = entry.model_copy(update={"nonce": secrets.token_hex(8)})
         for _ in range(MOST_ATTEMPTS):
@@ -111,13 +130,17 @@ class JournalRun:
             return ""
         for _ in range(MOST_READINGS):
             entries = self._read()
-            aliased = registry.aliases_of(self._store, self._name).get(registry.CHAMPION, "")
+            aliased = registry.aliases_of(self._store, self._name).get(
+                registry.CHAMPION, ""
+            )
             if not entries and aliased:
                 self._adopt(aliased)
                 continue
             champion = read_history(entries).champion
             if champion not in {version.version for version in versions}:
-                champion = ""  # it was deleted: until another is made champion there is none to be served
+                # It was deleted: until another is made champion there is none to be
+                # served.
+                champion = ""
             if aliased == champion:
                 return champion
             self._move_alias(aliased, champion)
@@ -125,16 +148,30 @@ class JournalRun:
 
     def _adopt(self, version: str) -> None:
         reason = "the alias champion was set before there was a journal"
-        self._append(Entry(kind="adopted", champion="", version=version, by="thaw", reason=reason, time=now()))
+        self._append(
+            Entry(
+                kind="adopted",
+                champion="",
+                version=version,
+                by="thaw",
+                reason=reason,
+                time=now(),
+            )
+        )
 
     def _move_alias(self, aliased: str, champion: str) -> None:
-        """Sets the alias; where another has moved it meanwhile, which a database may refuse, nothing is amiss."""
+        """Sets the alias; where another has moved it meanwhile, which a database may
+        refuse, nothing is amiss.
+        """
         from mlflow.exceptions import MlflowException
 
         try:
             self._set_alias(champion)
         except MlflowException:
-            if registry.aliases_of(self._store, self._name).get(registry.CHAMPION, "") == aliased:
+            if (
+                registry.aliases_of(self._store, self._name).get(registry.CHAMPION, "")
+                == aliased
+            ):
                 raise
 
     def _set_alias(self, champion: str) -> None:
@@ -171,9 +208,13 @@ class JournalRun:
         if not path.exists():
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                found = self._store.client.download_artifacts(self._find_run(), f"{TEST_SPLITS}/{path.name}")
+                found = self._store.client.download_artifacts(
+                    self._find_run(), f"{TEST_SPLITS}/{path.name}"
+                )
                 replace_text(path, Path(found).read_text(encoding="utf-8"))
-            except Exception:  # every kind of store has exceptions of its own for what is not there
+            except (
+                Exception
+            ):  # every kind of store has exceptions of its own for what is not there
                 return None
         try:
             return TestSplit.model_validate_json(path.read_text(encoding="utf-8"))
@@ -196,14 +237,24 @@ class JournalRun:
         return self._run_id
 
     def _search_run(self) -> str:
-        """The run with the entries where no version points to it any longer, since the oldest ones were deleted; empty where
-        there is none. The oldest version that is left points to it from now on."""
+        """The run with the entries where no version points to it any longer, since the
+        oldest ones were deleted; empty where there is none. The oldest version that is
+        left points to it from now on.
+        """
         from mlflow.entities import ViewType
 
         client = self._store.client
-        experiments = [one.experiment_id for one in client.search_experiments(view_type=ViewType.ALL)]
+        experiments = [
+            one.experiment_id
+            for one in client.search_experiments(view_type=ViewType.ALL)
+        ]
         # Names may hold any quotes, which a filter cannot express.
-        found = client.search_runs(experiments, f"tags.`{JOURNAL_TAG}` != ''", ViewType.ALL, order_by=["start_time"])
+        found = client.search_runs(
+            experiments,
+            f"tags.`{JOURNAL_TAG}` != ''",
+            ViewType.ALL,
+            order_by=["start_time"],
+        )
         for run in found:
             is_own = run.data.tags[JOURNAL_TAG] == self._name
             if is_own and any(NUMBER.fullmatch(name) for name in run.data.params):
@@ -237,7 +288,9 @@ class JournalRun:
                 hint="thaw run --force register",
             )
         made = client.create_run(
-            self._store.experiment_id, run_name=f"journal of {self._name}", tags={JOURNAL_TAG: self._name}
+            self._store.experiment_id,
+            run_name=f"journal of {self._name}",
+            tags={JOURNAL_TAG: self._name},
         )
         client.set_terminated(made.info.run_id)
         if not _write_once(client, pointed_from, self._pointer, made.info.run_id):
@@ -245,8 +298,9 @@ class JournalRun:
         return self._find_run()
 
     def _find_oldest_run(self) -> str:
-        """The run of the oldest version whose run can still be written to, and does not point to what was removed; empty
-        where there is none."""
+        """The run of the oldest version whose run can still be written to, and does not
+        point to what was removed; empty where there is none.
+        """
         for version in self._oldest_first():
             run = self._get_run(version.run_id)
             is_active = run is not None and run.info.lifecycle_stage == "active"
@@ -259,7 +313,11 @@ class JournalRun:
         return "thaw.journal." + hashlib.sha256(self._name.encode()).hexdigest()[:16]
 
     def _oldest_first(self) -> list[ModelVersion]:
-        return [version for version in reversed(registry.versions(self._store, self._name)) if version.run_id]
+        return [
+            version
+            for version in reversed(registry.versions(self._store, self._name))
+            if version.run_id
+        ]
 
 
 def _write_once(client: Any, run_id: str, name: str, value: str) -> bool:

@@ -1,6 +1,8 @@
-"""Writes that the tracking store has not confirmed yet, kept on disk so that neither an outage nor a kill loses them.
+"""Writes that the tracking store has not confirmed yet, kept on disk so that neither an
+outage nor a kill loses them.
 
-Files are kept by their content: what lies at a path may be another run's by the time the store can take it.
+Files are kept by their content: what lies at a path may be another run's by the time
+the store can take it.
 """
 
 from __future__ import annotations
@@ -20,20 +22,24 @@ from typing import Any
 from pipeline.files import replace_text, sha256
 
 Write = dict[str, Any]
-KeptFile = dict[str, str]  # name below the artifact's folder, path it was found at, sha256 of its content
+# Name below the artifact's folder, path it was found at, sha256 of its content.
+KeptFile = dict[str, str]
 
 OUTBOX_FOLDER = "outbox"
 EARLIER_FOLDER = "spool"  # what earlier versions called it
-CONTENTS = ".files"  # suffix of the folder beside an outbox that holds the contents of its files
+# Suffix of the folder beside an outbox that holds the contents of its files.
+CONTENTS = ".files"
 SPARE_BYTES = 64 << 20  # of disk, left free
 CHUNK_BYTES = 1 << 20
 
 
 class Outbox:
-    """The unconfirmed writes of one run, in order: one JSON object a line, and beside it the files they send.
+    """The unconfirmed writes of one run, in order: one JSON object a line, and beside
+    it the files they send.
 
-    A write is on disk before the store is asked and is dropped when the store has it, so whatever the file holds
-    after a crash is to be sent again; sending twice does no harm. One thread may append while another sends.
+    A write is on disk before the store is asked and is dropped when the store has it,
+    so whatever the file holds after a crash is to be sent again; sending twice does no
+    harm. One thread may append while another sends.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +49,9 @@ class Outbox:
         self.writes: list[Write] = _read_writes(path)
 
     def append(self, write: Write) -> None:
-        """Adds a write; on a full disk it is kept in memory alone, since training must not end for it."""
+        """Adds a write; on a full disk it is kept in memory alone, since training must
+        not end for it.
+        """
         with self._lock:
             self.writes.append(write)
             with contextlib.suppress(OSError):
@@ -52,7 +60,9 @@ class Outbox:
                     stream.write(_to_line(write))
 
     def drop(self, count: int) -> None:
-        """Forgets the first `count` writes, and the files that no other write sends: the store has them."""
+        """Forgets the first `count` writes, and the files that no other write sends:
+        the store has them.
+        """
         with self._lock:
             sent_files = any("files" in write for write in self.writes[:count])
             del self.writes[:count]
@@ -65,8 +75,8 @@ class Outbox:
         """Copies a file's content, so that it can be sent whatever becomes of the file.
 
         Returns:
-            The file as an `artifact` write lists it, and why its content could not be kept, if so: it is sent from
-            its path then, as long as that holds the same.
+            The file as an `artifact` write lists it, and why its content could not be
+            kept, if so: it is sent from its path then, as long as that holds the same.
 
         Raises:
             OSError: the file cannot be read.
@@ -81,7 +91,9 @@ class Outbox:
 
     @contextlib.contextmanager
     def lay_out(self, files: Sequence[KeptFile]) -> Iterator[tuple[Path, list[str]]]:
-        """A folder with the files under their names, and the names of those whose content is lost."""
+        """A folder with the files under their names, and the names of those whose
+        content is lost.
+        """
         folder = self._contents / "sending"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -117,12 +129,15 @@ class Outbox:
         return None
 
     def _copy_content(self, path: Path) -> str:
-        """Copies a file under the sha256 of what was copied: no link, since the file may be written over in place."""
+        """Copies a file under the sha256 of what was copied: no link, since the file
+        may be written over in place.
+        """
         self._contents.mkdir(parents=True, exist_ok=True)
         needed = path.stat().st_size + SPARE_BYTES
         if shutil.disk_usage(self._contents).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        # Not `files.replacing`: the name is the digest, which is known when all is copied.
+        # Not `files.replacing`: the name is the digest, which is known when all is
+        # copied.
         part = self._contents / f"{secrets.token_hex(4)}.part"
         digest = hashlib.sha256()
         try:
@@ -152,7 +167,8 @@ class Outbox:
 
 
 def remove_orphaned_contents(folder: Path, keys: set[str]) -> None:
-    """Removes contents that no outbox sends, such as a kill leaves between a file's copy and its write.
+    """Removes contents that no outbox sends, such as a kill leaves between a file's
+    copy and its write.
 
     Args:
         folder: of the outboxes.
@@ -164,7 +180,8 @@ def remove_orphaned_contents(folder: Path, keys: set[str]) -> None:
 
 
 def adopt_earlier_writes(scratch: Path) -> None:
-    """Moves what an earlier version of Thaw left unconfirmed to where this one looks for it.
+    """Moves what an earlier version of Thaw left unconfirmed to where this one looks
+    for it.
 
     Args:
         scratch: the workspace's `.thaw`.
@@ -192,7 +209,9 @@ def _to_line(write: Write) -> str:
 
 
 def _read_writes(path: Path) -> list[Write]:
-    """The writes a file holds; a last line cut short by a kill was never asked of the store, and is left out."""
+    """The writes a file holds; a last line cut short by a kill was never asked of the
+    store, and is left out.
+    """
     writes: list[Write] = []
     try:
         text = path.read_text(encoding="utf-8")

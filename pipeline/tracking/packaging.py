@@ -1,4 +1,6 @@
-"""A candidate as an MLflow model: code and safetensors, no pickle; saved, tried, and put into the store."""
+"""A candidate as an MLflow model: code and safetensors, no pickle; saved, tried, and
+put into the store.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.tasks.base import ServedColumn, Serving
 
-LONGEST_DIGEST = 36  # characters that the store takes: just what DVC's hash of a folder has
-SERVED_NAMES = {"model.safetensors": "weights.safetensors"}  # file of a candidate → its name beside the served code
+# Characters that the store takes: just what DVC's hash of a folder has.
+LONGEST_DIGEST = 36
+# File of a candidate → its name beside the served code.
+SERVED_NAMES = {"model.safetensors": "weights.safetensors"}
 
 
 def save(
@@ -36,22 +40,29 @@ def save(
     members: Path,
     metadata: Mapping[str, str],
 ) -> None:
-    """Saves a candidate into `folder`, which must not exist, as a model that answers without Thaw.
+    """Saves a candidate into `folder`, which must not exist, as a model that answers
+    without Thaw.
 
     Args:
         serving: the task's side of it.
-        config: the workspace's settings, from which the columns follow that the model is asked by.
+        config: the workspace's settings, from which the columns follow that the model
+            is asked by.
         code: the file that answers.
-        files: what lies beside the settings: weights.safetensors and whatever else rebuilds the network.
-        settings: what the code reads beside the weights, as `pipeline.served.settings` gives it, and `kwargs`: what
-            the architecture's builder needs beside the number of classes.
-        members: the table of the examples that the model learnt from; it answers without it.
+        files: what lies beside the settings: weights.safetensors and whatever else
+            rebuilds the network.
+        settings: what the code reads beside the weights, as `pipeline.served.settings`
+            gives it, and `kwargs`: what the architecture's builder needs beside the
+            number of classes.
+        members: the table of the examples that the model learnt from; it answers
+            without it.
         metadata: what the model's own page says of it.
     """
     parts = folder.with_name(folder.name + ".parts") / "model"
     shutil.rmtree(parts.parent, ignore_errors=True)
     parts.mkdir(parents=True)
-    (parts / "model.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (parts / "model.json").write_text(
+        json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     for file in files:
         shutil.copyfile(file, parts / SERVED_NAMES.get(file.name, file.name))
     with _without_warnings():
@@ -68,7 +79,9 @@ def save(
     shutil.copyfile(members, folder / members.name)
 
 
-def make_signature(inputs: Sequence[ServedColumn], outputs: Sequence[ServedColumn]) -> Any:
+def make_signature(
+    inputs: Sequence[ServedColumn], outputs: Sequence[ServedColumn]
+) -> Any:
     """MLflow's signature of a served model."""
     from mlflow.models import ModelSignature
 
@@ -104,7 +117,12 @@ def _schema(columns: Sequence[ServedColumn]) -> Any:
             )
         ),
     }
-    return Schema([ColSpec(types[column.type], column.name, required=column.required) for column in columns])
+    return Schema(
+        [
+            ColSpec(types[column.type], column.name, required=column.required)
+            for column in columns
+        ]
+    )
 
 
 def requirements(packages: Sequence[str]) -> list[str]:
@@ -132,7 +150,9 @@ def _import_pyfunc() -> Any:
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Keeps from the user what MLflow has to say about its own type hints and its use of pandas."""
+    """Keeps from the user what MLflow has to say about its own type hints and its use
+    of pandas.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -143,7 +163,11 @@ def input_columns(model: Any) -> list[ServedColumn]:
     from pipeline.tasks.base import ServedColumn
 
     columns = model.metadata.get_input_schema().inputs
-    return [ServedColumn(column.name, column.type.name) for column in columns if column.required]
+    return [
+        ServedColumn(column.name, column.type.name)
+        for column in columns
+        if column.required
+    ]
 
 
 def output_names(model: Any) -> list[str]:
@@ -153,10 +177,17 @@ def output_names(model: Any) -> list[str]:
 
 
 def ask(model: Any, columns: Mapping[str, Sequence[Any]]) -> Any:
-    """The model's answers about the values of its input columns, as a table of its output columns."""
+    """The model's answers about the values of its input columns, as a table of its
+    output columns.
+    """
     import pandas as pd
 
-    table = pd.DataFrame({name: pd.Series(list(values), dtype=object) for name, values in columns.items()})
+    table = pd.DataFrame(
+        {
+            name: pd.Series(list(values), dtype=object)
+            for name, values in columns.items()
+        }
+    )
     return model.predict(table)
 
 
@@ -168,9 +199,15 @@ def is_refusal(fault: Exception) -> bool:
 
 
 def upload(
-    store: TrackingStore, folder: Path, name: str, run_id: str, key: str, tags: Mapping[str, str]
+    store: TrackingStore,
+    folder: Path,
+    name: str,
+    run_id: str,
+    key: str,
+    tags: Mapping[str, str],
 ) -> tuple[str, str]:
-    """Puts a saved model into the store as an output of a run, or finds it there by its key.
+    """Puts a saved model into the store as an output of a run, or finds it there by its
+    key.
 
     Returns:
         The model's id, and where its files are.
@@ -182,8 +219,11 @@ def upload(
     for known in client.search_logged_models([experiment], f"tags.`{KEY}` = '{key}'"):
         if known.status == LoggedModelStatus.READY:  # which the filter cannot ask for
             return known.model_id, known.artifact_location
-    title = re.sub(r"[/:.%\"']", "-", name)  # a logged model's name may not hold these, a registered one's may
-    made = client.create_logged_model(experiment, title, run_id, {KEY: key, **tags}, model_type="classifier")
+    # A logged model's name may not hold these, a registered one's may.
+    title = re.sub(r"[/:.%\"']", "-", name)
+    made = client.create_logged_model(
+        experiment, title, run_id, {KEY: key, **tags}, model_type="classifier"
+    )
     client.log_model_artifacts(made.model_id, str(folder))
     client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=0)])
     client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
@@ -191,26 +231,37 @@ def upload(
 
 
 def add_missing_files(store: TrackingStore, run_id: str, folder: Path) -> None:
-    """Puts the files of a folder to a run's artifacts, below the folder's name; those that are there stay."""
-    there = {Path(entry.path).name for entry in store.client.list_artifacts(run_id, folder.name)}
+    """Puts the files of a folder to a run's artifacts, below the folder's name; those
+    that are there stay.
+    """
+    there = {
+        Path(entry.path).name
+        for entry in store.client.list_artifacts(run_id, folder.name)
+    }
     for file in sorted(folder.iterdir()):
         if file.name not in there:
             store.client.log_artifact(run_id, str(file), folder.name)
 
 
-def retag(store: TrackingStore, key: str, tags: Mapping[str, str], outdated: Sequence[str]) -> None:
+def retag(
+    store: TrackingStore, key: str, tags: Mapping[str, str], outdated: Sequence[str]
+) -> None:
     """Brings the tags of an uploaded model up to date.
 
     Args:
         outdated: names of tags to remove.
     """
-    for model in store.client.search_logged_models([store.experiment_id], f"tags.`{KEY}` = '{key}'"):
+    for model in store.client.search_logged_models(
+        [store.experiment_id], f"tags.`{KEY}` = '{key}'"
+    ):
         store.client.set_logged_model_tags(model.model_id, dict(tags))
         for name in set(outdated) & set(model.tags):
             store.client.delete_logged_model_tag(model.model_id, name)
 
 
-def log_dataset(store: TrackingStore, run_id: str, name: str, digest: str, facts: Mapping[str, str]) -> None:
+def log_dataset(
+    store: TrackingStore, run_id: str, name: str, digest: str, facts: Mapping[str, str]
+) -> None:
     """Names the data as an input of the run; the same data once."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 

@@ -30,7 +30,8 @@ def probe(store: TrackingStore) -> ProbeResult:
     """Asks the store one small question, with little patience; makes nothing.
 
     Raises:
-        TrackingError: it answers and refuses, is no MLflow server, or cannot be written.
+        TrackingError: it answers and refuses, is no MLflow server, or cannot be
+            written.
     """
     if store.is_server:
         return _probe_server(store)
@@ -76,7 +77,9 @@ def _probe_server(store: TrackingStore) -> ProbeResult:
 
 
 def _innermost_cause(fault: BaseException) -> str:
-    """The innermost cause by its kind, since its text may repeat the address with a password in it."""
+    """The innermost cause by its kind, since its text may repeat the address with a
+    password in it.
+    """
     cause = fault
     while cause.__cause__ or cause.__context__:
         cause = cause.__cause__ or cause.__context__ or cause

@@ -1,4 +1,6 @@
-"""What is registered, with the alias of the champion where the journal says: what every command asks first."""
+"""What is registered, with the alias of the champion where the journal says: what every
+command asks first.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,11 @@ if TYPE_CHECKING:
     from pipeline.workspace import Workspace
 
 
-def registered(config: Config, workspace: Workspace, name: str | None = None) -> list[ModelVersion]:
-    """What is registered under the workspace's name, newest first; empty where nothing is.
+def registered(
+    config: Config, workspace: Workspace, name: str | None = None
+) -> list[ModelVersion]:
+    """What is registered under the workspace's name, newest first; empty where nothing
+    is.
 
     Raises:
         TrackingError: the store is away.
@@ -28,4 +33,6 @@ def registered(config: Config, workspace: Workspace, name: str | None = None) ->
         return []
     wanted = name or workspace.model_name(config)
     JournalRun(store, wanted).reconcile()
-    return with_retries(store, "asking what is registered", lambda: registry.versions(store, wanted))
+    return with_retries(
+        store, "asking what is registered", lambda: registry.versions(store, wanted)
+    )

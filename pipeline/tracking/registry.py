@@ -1,4 +1,6 @@
-"""The model registry: versions found by key, aliases, and a version's files brought here."""
+"""The model registry: versions found by key, aliases, and a version's files brought
+here.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,11 @@ from pipeline.tracking.store import TrackingStore
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 _METRIC = "metric."  # tags of a version that hold its test metrics
-_OF_EVALUATION = (_METRIC, "data.", "git.")  # tags of a version that speak of its last evaluation
+# Tags of a version that speak of its last evaluation.
+_OF_EVALUATION = (_METRIC, "data.", "git.")
 
-# Files of a saved model that hold a time, an identifier or the libraries installed where it was saved.
+# Files of a saved model that hold a time, an identifier or the libraries installed
+# where it was saved.
 VARYING = frozenset({"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"})
 
 
@@ -77,7 +81,11 @@ def versions(store: TrackingStore, name: str) -> list[ModelVersion]:
     aliases = aliases_of(store, name) if found else {}
     known = []
     for entity in found:
-        own = [alias for alias, version in aliases.items() if version == str(entity.version)]
+        own = [
+            alias
+            for alias, version in aliases.items()
+            if version == str(entity.version)
+        ]
         known.append(_to_version(entity, own))
     return sorted(known, key=lambda version: int(version.version), reverse=True)
 
@@ -100,13 +108,20 @@ def find(store: TrackingStore, reference: str) -> ModelVersion:
     """The version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names.
 
     Raises:
-        ConfigError: the reference is neither; or there is no such model, alias or version: those there are are listed.
+        ConfigError: the reference is neither; or there is no such model, alias or
+            version: those there are are listed.
     """
     parts = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", reference)
     if parts is None:
-        raise ConfigError("--model", found=reference, expected="models:/NAME@ALIAS or models:/NAME/VERSION")
+        raise ConfigError(
+            "--model",
+            found=reference,
+            expected="models:/NAME@ALIAS or models:/NAME/VERSION",
+        )
     name, alias, number = parts.groups()
-    known = with_retries(store, "asking what is registered", lambda: versions(store, name))
+    known = with_retries(
+        store, "asking what is registered", lambda: versions(store, name)
+    )
     for version in known:
         if alias in version.aliases or version.version == number:
             return version
@@ -120,7 +135,12 @@ def find(store: TrackingStore, reference: str) -> ModelVersion:
 
 
 def register(
-    store: TrackingStore, name: str, source: str, model_id: str, run_id: str, tags: Mapping[str, str]
+    store: TrackingStore,
+    name: str,
+    source: str,
+    model_id: str,
+    run_id: str,
+    tags: Mapping[str, str],
 ) -> ModelVersion:
     """A new version of the model `name`, which is made where there is none."""
     from mlflow.exceptions import MlflowException
@@ -130,16 +150,28 @@ def register(
     except MlflowException as fault:
         if fault.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    made = store.client.create_model_version(name, source, run_id, dict(tags), model_id=model_id)
+    made = store.client.create_model_version(
+        name, source, run_id, dict(tags), model_id=model_id
+    )
     return _to_version(made, [])
 
 
-def update(store: TrackingStore, version: ModelVersion, tags: Mapping[str, str]) -> ModelVersion:
-    """The same version, tagged by a later evaluation: its tags are these now, whatever else it is tagged with."""
-    outdated = [name for name in version.tags if name.startswith(_OF_EVALUATION) and name not in tags]
+def update(
+    store: TrackingStore, version: ModelVersion, tags: Mapping[str, str]
+) -> ModelVersion:
+    """The same version, tagged by a later evaluation: its tags are these now, whatever
+    else it is tagged with.
+    """
+    outdated = [
+        name
+        for name in version.tags
+        if name.startswith(_OF_EVALUATION) and name not in tags
+    ]
     for name, value in tags.items():
         if version.tags.get(name) != value:
-            store.client.set_model_version_tag(version.name, version.version, name, value)
+            store.client.set_model_version_tag(
+                version.name, version.version, name, value
+            )
     for name in outdated:
         store.client.delete_model_version_tag(version.name, version.version, name)
     packaging.retag(store, version.key, tags, outdated)
@@ -148,18 +180,25 @@ def update(store: TrackingStore, version: ModelVersion, tags: Mapping[str, str])
 
 
 def describe(store: TrackingStore, version: ModelVersion, description: str) -> None:
-    """Sets what the registry shows of a version, in Markdown of at most 5,000 characters."""
+    """Sets what the registry shows of a version, in Markdown of at most 5,000
+    characters.
+    """
     if version.description != description:
         store.client.update_model_version(version.name, version.version, description)
 
 
-def find_lost_files(store: TrackingStore, version: ModelVersion, folder: Path, kept: str) -> list[str]:
-    """The files of a version that the store has no longer, or has cut short; paths below `folder`.
+def find_lost_files(
+    store: TrackingStore, version: ModelVersion, folder: Path, kept: str
+) -> list[str]:
+    """The files of a version that the store has no longer, or has cut short; paths
+    below `folder`.
 
     Args:
-        folder: the version as it should be. What MLflow writes anew into every saved model (`VARYING`) may differ
-            from it and is looked for by name alone; everything else by size too.
-        kept: a folder below it whose files stay as they were first registered, and so may differ too.
+        folder: the version as it should be. What MLflow writes anew into every saved
+            model (`VARYING`) may differ from it and is looked for by name alone;
+            everything else by size too.
+        kept: a folder below it whose files stay as they were first registered, and so
+            may differ too.
     """
     sizes = dict(_list_files(_artifact_repository(store, version), None))
     lost = []
@@ -168,14 +207,17 @@ def find_lost_files(store: TrackingStore, version: ModelVersion, folder: Path, k
             continue
         name = file.relative_to(folder).as_posix()
         is_kept = name.startswith(f"{kept}/")
-        may_differ = is_kept or name in VARYING or sizes.get(name) is None  # the store does not say the size
+        # The store does not say the size.
+        may_differ = is_kept or name in VARYING or sizes.get(name) is None
         is_whole = name in sizes and (may_differ or sizes[name] == file.stat().st_size)
         if not is_whole:
             lost.append(name)
     return lost
 
 
-def upload(store: TrackingStore, version: ModelVersion, folder: Path, names: Sequence[str]) -> None:
+def upload(
+    store: TrackingStore, version: ModelVersion, folder: Path, names: Sequence[str]
+) -> None:
     """Puts files below `folder` to a version's others, over those of the same name."""
     files = _artifact_repository(store, version)
     for name in names:
@@ -185,13 +227,17 @@ def upload(store: TrackingStore, version: ModelVersion, folder: Path, names: Seq
 
 def _artifact_repository(store: TrackingStore, version: ModelVersion) -> Any:
     """Where the store keeps a version's files."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.store.artifact.artifact_repository_registry import (
+        get_artifact_repository,
+    )
 
     return get_artifact_repository(version.source, tracking_uri=store.uri)
 
 
 def _list_files(files: Any, folder: str | None) -> Iterator[tuple[str, int | None]]:
-    """Path → size in bytes of every file in an artifact store; None where the store does not say the size."""
+    """Path → size in bytes of every file in an artifact store; None where the store
+    does not say the size.
+    """
     for entry in files.list_artifacts(folder):
         if entry.is_dir:
             yield from _list_files(files, entry.path)
@@ -205,7 +251,9 @@ def set_alias(store: TrackingStore, version: ModelVersion, alias: str) -> None:
         store.client.set_registered_model_alias(version.name, alias, version.version)
 
 
-def fetch(store: TrackingStore, version: ModelVersion, folder: Path | None = None) -> Path:
+def fetch(
+    store: TrackingStore, version: ModelVersion, folder: Path | None = None
+) -> Path:
     """A version's files on this machine: in `folder`, or wherever they already lie.
 
     Raises:
@@ -218,9 +266,17 @@ def fetch(store: TrackingStore, version: ModelVersion, folder: Path | None = Non
 
     def get() -> Path:
         destination = None if folder is None else str(folder)
-        return Path(download_artifacts(artifact_uri=version.source, dst_path=destination, tracking_uri=store.uri))
+        return Path(
+            download_artifacts(
+                artifact_uri=version.source,
+                dst_path=destination,
+                tracking_uri=store.uri,
+            )
+        )
 
-    found: Path = with_retries(store, f"fetching {version.name} v{version.version}", get)
+    found: Path = with_retries(
+        store, f"fetching {version.name} v{version.version}", get
+    )
     if not (found / "MLmodel").is_file():
         raise TrackingError(
             f"{version.name} v{version.version}",
@@ -232,11 +288,14 @@ def fetch(store: TrackingStore, version: ModelVersion, folder: Path | None = Non
 
 
 def _search_versions(store: TrackingStore, name: str) -> Any:
-    # MLflow takes either quote around a name, and knows no way of writing that quote within.
+    # MLflow takes either quote around a name, and knows no way of writing that quote
+    # within.
     quote = '"' if "'" in name else "'"
     token = None
     while True:
-        page = store.client.search_model_versions(f"name = {quote}{name}{quote}", max_results=1000, page_token=token)
+        page = store.client.search_model_versions(
+            f"name = {quote}{name}{quote}", max_results=1000, page_token=token
+        )
         yield from page
         token = page.token
         if not token:

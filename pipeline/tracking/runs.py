@@ -1,4 +1,6 @@
-"""Runs in the tracking store: opened by key, written through an outbox, never waited for longer than a bounded delay."""
+"""Runs in the tracking store: opened by key, written through an outbox, never waited
+for longer than a bounded delay.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,12 @@ LONGEST_PARAM = 6000
 LONGEST_TAG = 5000
 SECONDS_BETWEEN_SENDS = 5.0  # of metrics
 SEND_BUDGET = 10.0  # seconds one sending may take before it leaves the rest for later
-REST_RATIO = 20.0  # a sending is followed by this many times its own duration without one: at most 5 % of the time
+# A sending is followed by this many times its own duration without one: at most 5 % of
+# the time.
+REST_RATIO = 20.0
 SECONDS_AWAY = 30.0  # at least, before a store that failed is asked again
-JOINABLE = ("metrics", "system", "params", "tags")  # writes of which several can be sent as one
+# Writes of which several can be sent as one.
+JOINABLE = ("metrics", "system", "params", "tags")
 
 
 class _BudgetSpentError(Exception):
@@ -46,7 +51,8 @@ class LoggedPoint(NamedTuple):
 
 
 class MlflowRun:
-    """One run; see `pipeline.context.TrackedRun`. `id` is empty until the store has answered once.
+    """One run; see `pipeline.context.TrackedRun`. `id` is empty until the store has
+    answered once.
 
     Args:
         key: by which it is found again.
@@ -57,12 +63,14 @@ class MlflowRun:
         self.id = ""
         self.outbox = Outbox(tracker.folder / f"{key}.jsonl")
         self.start = 0  # ms since 1970, as the store has it
-        self.points: dict[str, dict[int, float]] = {}  # metric → step → the value the store has
+        # Metric → step → the value the store has.
+        self.points: dict[str, dict[int, float]] = {}
         self.existed = True  # the run may hold metrics of an earlier process
         self.finished = False  # it had ended when it was opened
         self.sampler: SystemSampler | None = None
         self._tracker = tracker
-        self._recorded: dict[tuple[str, int], float] = {}  # metric and step → value, in this process
+        # Metric and step → value, in this process.
+        self._recorded: dict[tuple[str, int], float] = {}
 
     def params(self, values: Mapping[str, object]) -> None:
         self._write({"op": "params", "values": _to_texts(values)})
@@ -90,7 +98,9 @@ class MlflowRun:
             try:
                 kept, fault = self.outbox.keep(file, name)
             except OSError as unreadable:
-                self._tracker.info(f"tracking: {name} cannot be read and is left out ({unreadable.strerror})")
+                self._tracker.info(
+                    f"tracking: {name} cannot be read and is left out ({unreadable.strerror})"
+                )
                 continue
             files.append(kept)
             if fault is not None:
@@ -124,7 +134,12 @@ class MlflowTracker:
     """
 
     def __init__(
-        self, store: TrackingStore, folder: Path, *, console: Console | None = None, system_metrics: bool
+        self,
+        store: TrackingStore,
+        folder: Path,
+        *,
+        console: Console | None = None,
+        system_metrics: bool,
     ) -> None:
         self.store = store
         self.folder = folder
@@ -136,26 +151,52 @@ class MlflowTracker:
         self._is_away = False
 
     def open(
-        self, key: str, name: str, *, parent: TrackedRun | None = None, tags: Mapping[str, str] | None = None
+        self,
+        key: str,
+        name: str,
+        *,
+        parent: TrackedRun | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> MlflowRun:
         run = self._runs.setdefault(key, MlflowRun(self, key))
         parent_key = parent.key if isinstance(parent, MlflowRun) else None
         texts = _to_texts(tags or {})
-        run.outbox.append({"op": "open", "name": name, "parent": parent_key, "tags": texts, "time": _now()})
+        run.outbox.append(
+            {
+                "op": "open",
+                "name": name,
+                "parent": parent_key,
+                "tags": texts,
+                "time": _now(),
+            }
+        )
         self.send(run)
-        if self._system_metrics and parent_key is None and not run.finished and run.sampler is None:
+        if (
+            self._system_metrics
+            and parent_key is None
+            and not run.finished
+            and run.sampler is None
+        ):
             run.sampler = SystemSampler(lambda values: _append_sample(run, values))
         return run
 
-    def send(self, run: MlflowRun, *, metrics_only: bool = False, last: bool = False) -> None:
-        """Sends what the run and every other outbox hold, if the store may be asked now; never raises for the store."""
+    def send(
+        self, run: MlflowRun, *, metrics_only: bool = False, last: bool = False
+    ) -> None:
+        """Sends what the run and every other outbox hold, if the store may be asked
+        now; never raises for the store.
+        """
         started = time.monotonic()
         away_until = self._away_until
         if last:
             away_until += SECONDS_BETWEEN_SENDS - SECONDS_AWAY
         if started < away_until:
             return
-        if metrics_only and started < self._rest_until and len(run.outbox.writes) < BATCH:
+        if (
+            metrics_only
+            and started < self._rest_until
+            and len(run.outbox.writes) < BATCH
+        ):
             return
         try:
             with failures.limit_requests(failures.TRAINING):
@@ -171,10 +212,14 @@ class MlflowTracker:
             self._pause_after(fault, time.monotonic() - started)
         else:
             now = time.monotonic()
-            self._rest_until = now + max(SECONDS_BETWEEN_SENDS, REST_RATIO * (now - started))
+            self._rest_until = now + max(
+                SECONDS_BETWEEN_SENDS, REST_RATIO * (now - started)
+            )
             if self._is_away:
                 self._is_away = False
-                self.info(f"tracking: {self.store.shown} answers again; what was kept is recorded")
+                self.info(
+                    f"tracking: {self.store.shown} answers again; what was kept is recorded"
+                )
 
     def flush(self) -> None:
         """Sends everything unconfirmed, with patience.
@@ -200,7 +245,9 @@ class MlflowTracker:
             logging.getLogger(__name__).warning(redact(text))
 
     def run_of(self, key: str) -> MlflowRun:
-        """The run with this key: the one opened here, or one that only its outbox is known of."""
+        """The run with this key: the one opened here, or one that only its outbox is
+        known of.
+        """
         return self._runs.get(key) or MlflowRun(self, key)
 
     def _remove_orphans(self) -> None:
@@ -232,42 +279,58 @@ class MlflowTracker:
                 except Exception as fault:
                     if not failures.is_refusal(self.store, fault):
                         raise
-                    self.info(f"tracking: refused and left out: {failures.one_line(fault)[:200]}")
+                    self.info(
+                        f"tracking: refused and left out: {failures.one_line(fault)[:200]}"
+                    )
                 run.outbox.drop(len(writes))
 
     def _pause_after(self, fault: Exception, seconds: float) -> None:
-        """Leaves the store alone for a while after a failure, and says so the first time."""
+        """Leaves the store alone for a while after a failure, and says so the first
+        time.
+        """
         self._away_until = time.monotonic() + max(SECONDS_AWAY, REST_RATIO * seconds)
         if self._is_away:
             return
         self._is_away = True
         reason = failures.to_tracking_error(self.store, "tracking", fault).found[:160]
-        self.info(f"tracking: {self.store.shown} is away; the run goes on and is recorded later ({reason})")
+        self.info(
+            f"tracking: {self.store.shown} is away; the run goes on and is recorded later ({reason})"
+        )
 
 
-# --- what each kind of write asks of the store ---------------------------------------------------------------
+# --- what each kind of write asks of the store ----------------------------------------
 
 CheckBudget = Callable[[], None]
 Handler = Callable[[MlflowTracker, MlflowRun, Sequence[Write], CheckBudget], None]
 
 
-def _find_or_create(tracker: MlflowTracker, run: MlflowRun, name: str = "", started: int | None = None) -> str:
+def _find_or_create(
+    tracker: MlflowTracker, run: MlflowRun, name: str = "", started: int | None = None
+) -> str:
     """The id of the run with this key, which is made where there is none."""
     if run.id:
         return run.id
     client = tracker.store.client
     experiment = tracker.store.experiment_id
     query = f"tags.`{KEY}` = '{run.key}'"
-    found = client.search_runs([experiment], query, max_results=1, order_by=["attributes.start_time ASC"])
+    found = client.search_runs(
+        [experiment], query, max_results=1, order_by=["attributes.start_time ASC"]
+    )
     run.existed = bool(found)
-    info = found[0].info if found else client.create_run(experiment, started, {KEY: run.key}, name or None).info
+    info = (
+        found[0].info
+        if found
+        else client.create_run(experiment, started, {KEY: run.key}, name or None).info
+    )
     run.finished = run.existed and info.status == "FINISHED"
     run.start = info.start_time
     run.id = info.run_id
     return run.id
 
 
-def _open_run(tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget) -> None:
+def _open_run(
+    tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget
+) -> None:
     write = writes[0]
     is_first = not run.id
     _find_or_create(tracker, run, write["name"], write["time"])
@@ -276,12 +339,18 @@ def _open_run(tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], c
     if write["parent"]:
         tags[PARENT] = _find_or_create(tracker, tracker.run_of(write["parent"]))
     if is_first:
-        client.update_run(run.id, status=None if run.finished else "RUNNING", name=write["name"])
+        client.update_run(
+            run.id, status=None if run.finished else "RUNNING", name=write["name"]
+        )
     _log_tags(client, run.id, tags)
 
 
-def _log_params(tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget) -> None:
-    """Parameters cannot be changed in MLflow: one that differs is kept as a tag beside the first."""
+def _log_params(
+    tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget
+) -> None:
+    """Parameters cannot be changed in MLflow: one that differs is kept as a tag beside
+    the first.
+    """
     from mlflow.entities import Param
 
     client = tracker.store.client
@@ -301,11 +370,15 @@ def _log_params(tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write],
     _log_tags(client, run_id, changed)
 
 
-def _log_tag_writes(tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget) -> None:
+def _log_tag_writes(
+    tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget
+) -> None:
     _log_tags(tracker.store.client, _find_or_create(tracker, run), _join_values(writes))
 
 
-def _log_metrics(tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget) -> None:
+def _log_metrics(
+    tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget
+) -> None:
     points = []
     for write in writes:
         for point in write["points"]:
@@ -313,7 +386,9 @@ def _log_metrics(tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write]
     _log_points(tracker, run, points, check)
 
 
-def _log_system(tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget) -> None:
+def _log_system(
+    tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget
+) -> None:
     """The machine's own metrics, by the second since the run began."""
     _find_or_create(tracker, run)
     points = []
@@ -324,10 +399,17 @@ def _log_system(tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write],
     _log_points(tracker, run, points, check)
 
 
-def _log_points(tracker: MlflowTracker, run: MlflowRun, points: Sequence[LoggedPoint], check: CheckBudget) -> None:
-    """Logs the points that the run does not have: of a curve, one value a step, the first.
+def _log_points(
+    tracker: MlflowTracker,
+    run: MlflowRun,
+    points: Sequence[LoggedPoint],
+    check: CheckBudget,
+) -> None:
+    """Logs the points that the run does not have: of a curve, one value a step, the
+    first.
 
-    A metric that has no step but 0 is no curve: what a later evaluation found is logged after it, and shown.
+    A metric that has no step but 0 is no curve: what a later evaluation found is logged
+    after it, and shown.
     """
     from mlflow.entities import Metric
 
@@ -336,12 +418,16 @@ def _log_points(tracker: MlflowTracker, run: MlflowRun, points: Sequence[LoggedP
     for name in {point.name for point in points} - run.points.keys():
         check()
         run.points[name] = _read_history(client, run_id, name) if run.existed else {}
-    # A point that is sent again bears its first time, so the store knows it even if its answer was lost.
+    # A point that is sent again bears its first time, so the store knows it even if its
+    # answer was lost.
     fresh: dict[tuple[str, int], LoggedPoint] = {}
     for point in reversed(points):
         if _is_new(run.points[point.name], point.value, point.step):
             fresh[point.name, point.step] = point
-    metrics = [Metric(point.name, point.value, point.time, point.step) for point in fresh.values()]
+    metrics = [
+        Metric(point.name, point.value, point.time, point.step)
+        for point in fresh.values()
+    ]
     for start in range(0, len(metrics), BATCH):
         check()
         client.log_batch(run_id, metrics=metrics[start : start + BATCH])
@@ -349,21 +435,32 @@ def _log_points(tracker: MlflowTracker, run: MlflowRun, points: Sequence[LoggedP
         run.points[point.name][point.step] = point.value
 
 
-def _log_artifact(tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget) -> None:
+def _log_artifact(
+    tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget
+) -> None:
     write = writes[0]
     run_id = _find_or_create(tracker, run)
-    files = write.get("files", [])  # none in what a Thaw long before this one left, which kept no contents
+    # None in what a Thaw long before this one left, which kept no contents.
+    files = write.get("files", [])
     with run.outbox.lay_out(files) as (folder, lost):
         if lost or not files:
             names = ", ".join(lost) or Path(write["path"]).name
-            tracker.info(f"tracking: left out of run {run_id}, changed or removed since: {names}")
+            tracker.info(
+                f"tracking: left out of run {run_id}, changed or removed since: {names}"
+            )
         if len(lost) < len(files):
-            tracker.store.client.log_artifacts(run_id, str(folder), write["folder"] or None)
+            tracker.store.client.log_artifacts(
+                run_id, str(folder), write["folder"] or None
+            )
 
 
-def _close_run(tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget) -> None:
+def _close_run(
+    tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget
+) -> None:
     write = writes[0]
-    tracker.store.client.set_terminated(_find_or_create(tracker, run), write["status"], write["time"])
+    tracker.store.client.set_terminated(
+        _find_or_create(tracker, run), write["status"], write["time"]
+    )
 
 
 HANDLERS: dict[str, Handler] = {
@@ -440,7 +537,9 @@ def _log_tags(client: Any, run_id: str, values: Mapping[str, str]) -> None:
 
 
 def _to_texts(values: Mapping[str, object]) -> dict[str, str]:
-    """Parameters or tags as the store gets them: texts without secrets, by names that it accepts."""
+    """Parameters or tags as the store gets them: texts without secrets, by names that
+    it accepts.
+    """
     texts = {}
     for key, value in values.items():
         texts[_valid_name(key)] = redact(str(value))

@@ -1,5 +1,6 @@
-"""Whether a registered version can be served: MLflow's own scoring server, in a process of its own, is asked as a client
-would ask it."""
+"""Whether a registered version can be served: MLflow's own scoring server, in a process
+of its own, is asked as a client would ask it.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ MALFORMED = (b"{", b"{}", b'{"dataframe_records": [{"no such column": 1}]}')
 MOST_OF_LOG = 300  # characters of the server's last words
 
 
-def ask_served(folder: Path, requests: pd.DataFrame, title: str) -> list[dict[str, Any]]:
+def ask_served(
+    folder: Path, requests: pd.DataFrame, title: str
+) -> list[dict[str, Any]]:
     """The answers of a served model, by column.
 
     Args:
@@ -41,10 +44,13 @@ def ask_served(folder: Path, requests: pd.DataFrame, title: str) -> list[dict[st
         title: the version, as errors name it.
 
     Raises:
-        ServingError: it does not start within a minute, does not answer, or answers what is malformed with anything but
-            a client's error.
+        ServingError: it does not start within a minute, does not answer, or answers
+            what is malformed with anything but a client's error.
     """
-    with tempfile.TemporaryDirectory(prefix="thaw-serve-") as scratch, socket.socket() as reserved:
+    with (
+        tempfile.TemporaryDirectory(prefix="thaw-serve-") as scratch,
+        socket.socket() as reserved,
+    ):
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind((HOST, 0))
         port = int(reserved.getsockname()[1])
@@ -61,16 +67,32 @@ def ask_served(folder: Path, requests: pd.DataFrame, title: str) -> list[dict[st
 
 
 def _start(folder: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
-    """The server, tethered to this process: it ends when this one does, however that ends."""
+    """The server, tethered to this process: it ends when this one does, however that
+    ends.
+    """
     serve = [sys.executable, "-P", "-m", "mlflow", "models", "serve", "-m", str(folder)]
-    serve += ["--env-manager", "local", "--host", HOST, "--port", str(port), "--workers", "1"]
+    serve += [
+        "--env-manager",
+        "local",
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     command = [sys.executable, "-P", "-m", "pipeline.tether", *serve]
     beside_python = str(Path(sys.executable).parent)  # where MLflow finds uvicorn
     path = os.pathsep.join([beside_python, os.environ.get("PATH", "")])
     environment = {**os.environ, **QUIET, "PATH": path}
     with log.open("wb") as stream:
         return subprocess.Popen(
-            command, cwd=log.parent, env=environment, stdin=subprocess.PIPE, stdout=stream, stderr=stream
+            command,
+            cwd=log.parent,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=stream,
+            stderr=stream,
         )
 
 
@@ -85,11 +107,15 @@ def _end(server: subprocess.Popen[bytes]) -> None:
         server.wait()
 
 
-def _wait_until_up(server: subprocess.Popen[bytes], port: int, log: Path, title: str) -> None:
+def _wait_until_up(
+    server: subprocess.Popen[bytes], port: int, log: Path, title: str
+) -> None:
     until = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < until:
         if server.poll() is not None:
-            last_words = " ".join(log.read_text(encoding="utf-8", errors="replace").split())[-MOST_OF_LOG:]
+            last_words = " ".join(
+                log.read_text(encoding="utf-8", errors="replace").split()
+            )[-MOST_OF_LOG:]
             raise _error(title, f"its server ended: {last_words}")
         if loopback.status(f"http://{HOST}:{port}/ping") == 200:
             return
@@ -115,13 +141,18 @@ def _send_malformed(port: int, title: str) -> None:
     for body in MALFORMED:
         status, _ = _post(port, body)
         if not 400 <= status < 500:
-            raise _error(title, f"HTTP {status} in answer to the malformed {body.decode()}")
+            raise _error(
+                title, f"HTTP {status} in answer to the malformed {body.decode()}"
+            )
 
 
 def _post(port: int, body: bytes) -> tuple[int, str]:
     """Status and text of an answer; 0 where there is none."""
     request = urllib.request.Request(
-        f"http://{HOST}:{port}/invocations", body, {"Content-Type": "application/json"}, method="POST"
+        f"http://{HOST}:{port}/invocations",
+        body,
+        {"Content-Type": "application/json"},
+        method="POST",
     )
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -157,8 +188,12 @@ def read_input_example(folder: Path, title: str) -> pd.DataFrame:
 
     try:
         example = packaging.read_input_example(folder)
-    except Exception as fault:  # the files of another version of Thaw or of MLflow may be anything
-        raise _error(title, f"its input example cannot be read ({type(fault).__name__}: {fault})") from fault
+    except (
+        Exception
+    ) as fault:  # the files of another version of Thaw or of MLflow may be anything
+        raise _error(
+            title, f"its input example cannot be read ({type(fault).__name__}: {fault})"
+        ) from fault
     if example is None:
         raise _error(title, "it has no input example")
     return example

@@ -27,7 +27,8 @@ QUIET = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would print the password in the server's address
+    # It would print the password in the server's address.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 SQLITE = "sqlite:///"
 _SERVERS = ("http://", "https://", "databricks")
@@ -40,7 +41,8 @@ class TrackingStore:
 
     Args:
         uri: MLflow's tracking URI.
-        artifacts: where a new experiment keeps its artifacts; None: where the server says.
+        artifacts: where a new experiment keeps its artifacts; None: where the server
+            says.
         experiment: the experiment's name.
         embedded: the folder of the embedded store; None: the store is elsewhere.
     """
@@ -57,12 +59,16 @@ class TrackingStore:
 
     @property
     def empty(self) -> bool:
-        """An embedded store that nothing was recorded in yet; it is not made for the asking."""
+        """An embedded store that nothing was recorded in yet; it is not made for the
+        asking.
+        """
         return self.embedded is not None and not (self.embedded / "mlflow.db").exists()
 
     @property
     def is_server(self) -> bool:
-        """Whether it is asked over HTTP; else it is a database that MLflow opens in this process."""
+        """Whether it is asked over HTTP; else it is a database that MLflow opens in
+        this process.
+        """
         return self.uri.startswith(_SERVERS)
 
     @property
@@ -74,10 +80,12 @@ class TrackingStore:
 
     @cached_property
     def client(self) -> MlflowClient:
-        """MLflow's client; importing MLflow takes seconds, and so does opening a database.
+        """MLflow's client; importing MLflow takes seconds, and so does opening a
+        database.
 
         Raises:
-            TrackingError: MLflow is not installed, or refuses the database, which another version of it made.
+            TrackingError: MLflow is not installed, or refuses the database, which
+                another version of it made.
         """
         from pipeline.tracking import embedded_store, failures
 
@@ -107,9 +115,14 @@ class TrackingStore:
         found = self.client.get_experiment_by_name(self.experiment)
         if found is None:
             try:
-                return str(self.client.create_experiment(self.experiment, artifact_location=self.artifacts))
+                return str(
+                    self.client.create_experiment(
+                        self.experiment, artifact_location=self.artifacts
+                    )
+                )
             except MlflowException:
-                found = self.client.get_experiment_by_name(self.experiment)  # another process was quicker
+                # Another process was quicker.
+                found = self.client.get_experiment_by_name(self.experiment)
                 if found is None:
                     raise
         if found.lifecycle_stage == "deleted":
@@ -117,11 +130,15 @@ class TrackingStore:
         return str(found.experiment_id)
 
 
-def find(config: TrackingConfig, workspace: Workspace, name: str | None = None) -> TrackingStore:
-    """The store that the settings name; touches nothing. A relative database path is below the workspace.
+def find(
+    config: TrackingConfig, workspace: Workspace, name: str | None = None
+) -> TrackingStore:
+    """The store that the settings name; touches nothing. A relative database path is
+    below the workspace.
 
     Args:
-        name: the experiment, where the settings name none; None: the workspace folder's name.
+        name: the experiment, where the settings name none; None: the workspace folder's
+            name.
 
     Raises:
         ConfigError: the URI is of no kind that MLflow keeps runs in.
@@ -130,11 +147,15 @@ def find(config: TrackingConfig, workspace: Workspace, name: str | None = None) 
     folder = workspace.mlflow
     own_artifacts = (folder / "artifacts").as_uri()
     if config.uri is None:
-        return TrackingStore(f"{SQLITE}{folder / 'mlflow.db'}", own_artifacts, experiment, folder)
+        return TrackingStore(
+            f"{SQLITE}{folder / 'mlflow.db'}", own_artifacts, experiment, folder
+        )
     uri = expand_variables(config.uri, "tracking.uri")
     if uri.startswith(SQLITE):
         database = workspace.root / uri.removeprefix(SQLITE)
-        return TrackingStore(f"{SQLITE}{database}", (database.parent / "artifacts").as_uri(), experiment)
+        return TrackingStore(
+            f"{SQLITE}{database}", (database.parent / "artifacts").as_uri(), experiment
+        )
     if uri.startswith(_SERVERS):
         return TrackingStore(uri, None, experiment)
     if uri.startswith(_DATABASES):
@@ -158,14 +179,19 @@ def load_client_class() -> type[MlflowClient]:
         from mlflow import MlflowClient
     except ImportError as fault:
         raise TrackingError(
-            "MLflow", found=str(fault), expected="the package mlflow", hint="pip install mlflow, or run make"
+            "MLflow",
+            found=str(fault),
+            expected="the package mlflow",
+            hint="pip install mlflow, or run make",
         ) from fault
     logging.getLogger("alembic").setLevel(logging.WARNING)
     return MlflowClient
 
 
 def prepare_environment() -> None:
-    """Turns off MLflow's telemetry, progress bars, chatter and the loading of pickles, unless the user set them."""
+    """Turns off MLflow's telemetry, progress bars, chatter and the loading of pickles,
+    unless the user set them.
+    """
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     bypass_proxies()

@@ -1,4 +1,6 @@
-"""What the machine does while a run is open: processor, memory and, where there are any, NVIDIA GPUs."""
+"""What the machine does while a run is open: processor, memory and, where there are
+any, NVIDIA GPUs.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +13,26 @@ SECONDS_BETWEEN_SAMPLES = 5.0
 
 
 class SystemSampler:
-    """Hands over the machine's metrics every few seconds, from a thread of its own, until stopped.
+    """Hands over the machine's metrics every few seconds, from a thread of its own,
+    until stopped.
 
-    MLflow's own monitors do the measuring. Its SystemMetricsMonitor, which also does the sending, asks the store
-    from its thread at each sample and gives up at the first failure; here the samples go into the run's outbox.
+    MLflow's own monitors do the measuring. Its SystemMetricsMonitor, which also does
+    the sending, asks the store from its thread at each sample and gives up at the first
+    failure; here the samples go into the run's outbox.
     """
 
-    def __init__(self, hand_over: Callable[[dict[str, float]], None], every: float = SECONDS_BETWEEN_SAMPLES) -> None:
+    def __init__(
+        self,
+        hand_over: Callable[[dict[str, float]], None],
+        every: float = SECONDS_BETWEEN_SAMPLES,
+    ) -> None:
         self._hand_over = hand_over
         self._every = every
         self._stop = threading.Event()
         self._monitors = _create_monitors()
-        self._thread = threading.Thread(target=self._sample_until_stopped, name="thaw-system-metrics", daemon=True)
+        self._thread = threading.Thread(
+            target=self._sample_until_stopped, name="thaw-system-metrics", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -38,7 +48,8 @@ class SystemSampler:
     def _take_sample(self) -> None:
         values: dict[str, float] = {}
         for monitor in self._monitors:
-            with contextlib.suppress(Exception):  # a monitor that fails must not end a training
+            # A monitor that fails must not end a training.
+            with contextlib.suppress(Exception):
                 monitor.collect_metrics()
                 for name, value in monitor.aggregate_metrics().items():
                     values[f"system/{name}"] = float(value)
@@ -52,6 +63,7 @@ def _create_monitors() -> list[Any]:
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 
     monitors: list[Any] = [CPUMonitor()]  # type: ignore[no-untyped-call]
-    with contextlib.suppress(Exception):  # no NVIDIA GPU, or no nvidia-ml-py to ask it with
+    # No NVIDIA GPU, or no nvidia-ml-py to ask it with.
+    with contextlib.suppress(Exception):
         monitors.append(GPUMonitor())  # type: ignore[no-untyped-call]
     return monitors

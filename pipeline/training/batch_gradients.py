@@ -1,4 +1,6 @@
-"""The gradient of a stage's batches, in smaller parts from the moment that memory runs out."""
+"""The gradient of a stage's batches, in smaller parts from the moment that memory runs
+out.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class BatchGradients:
         start: index of the block that batches are the input of.
     """
 
-    def __init__(self, session: TrainingSession, setup: StageSetup, state: TrainState, start: int) -> None:
+    def __init__(
+        self, session: TrainingSession, setup: StageSetup, state: TrainState, start: int
+    ) -> None:
         self._session = session
         self._setup = setup
         self._state = state
@@ -46,11 +50,21 @@ class BatchGradients:
         setup = self._setup
         state = self._state
         while True:
-            # Dropout follows from the step alone, wherever the training was interrupted.
-            seed = sampling.derive_seed(setup.job.config.seed, "step", state.stage, state.epoch, state.batch)
+            # Dropout follows from the step alone, wherever the training was
+            # interrupted.
+            seed = sampling.derive_seed(
+                setup.job.config.seed, "step", state.stage, state.epoch, state.batch
+            )
             set_random_state(seed, state.plan.device)
             try:
-                return accumulate(setup.model, setup.objective, state.plan, self._start, pieces, targets)
+                return accumulate(
+                    setup.model,
+                    setup.objective,
+                    state.plan,
+                    self._start,
+                    pieces,
+                    targets,
+                )
             except OutOfMemory as fault:
                 size = fault.size
             self._halve(size)

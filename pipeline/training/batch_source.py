@@ -50,7 +50,9 @@ class FeatureSource(Protocol):
     """A frozen prefix's outputs: `pipeline.training.feature_cache.FeatureStore`."""
 
     def batch(self, rows: Rows, views: Rows | None) -> Batch:
-        """The input of the first block that trains, for rows of the store and their views."""
+        """The input of the first block that trains, for rows of the store and their
+        views.
+        """
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class ExampleSet:
         rows: (N,) their rows in the store.
         keys: (N,) what their randomness is counted by.
         targets: (N) opened; class indices (N,) where the targets are classes.
-        units: (N,) what belongs together: examples of one unit are never held out from each other.
+        units: (N,) what belongs together: examples of one unit are never held out from
+            each other.
         shapes: (N,) a code for the shape of each.
     """
 
@@ -109,8 +112,10 @@ class FinetuneJob:
     val: ExampleSet
     scratch: Path
     console: Console
-    build: Callable[[bool], BlockedNetwork]  # pretrained or not → the network, its head new
-    design: Mapping[str, Any] = field(default_factory=dict)  # of the network, as the task made it
+    # Pretrained or not → the network, its head new.
+    build: Callable[[bool], BlockedNetwork]
+    # Of the network, as the task made it.
+    design: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Piece(NamedTuple):
@@ -135,7 +140,9 @@ class BatchSource:
     start: int
 
     def pieces(self, chosen: Rows, views: Rows | None) -> list[Piece]:
-        """Input for some of the examples (positions), in pieces of one shape each; see `batch`."""
+        """Input for some of the examples (positions), in pieces of one shape each; see
+        `batch`.
+        """
         shapes = self.examples.shapes[chosen]
         found = []
         for places in sampling.same_shape_batches(shapes, max(1, len(chosen))):
@@ -144,7 +151,8 @@ class BatchSource:
         return found
 
     def batch(self, chosen: Rows, views: Rows | None) -> Batch:
-        """Input for some of the examples (positions) of one shape, each in its view, or plainly where `views` is None.
+        """Input for some of the examples (positions) of one shape, each in its view, or
+        plainly where `views` is None.
 
         Raises:
             TrainingError: an example cannot be loaded; names it.
@@ -168,20 +176,28 @@ class BatchSource:
             return self.features.batch(rows, views)
         job = self.job
         decoded = job.store.batch(rows)
-        return job.task.codec.prepare(decoded, job.spec, job.task_config, self._draws(chosen, views))
+        return job.task.codec.prepare(
+            decoded, job.spec, job.task_config, self._draws(chosen, views)
+        )
 
     def targets(self, chosen: Rows, views: Rows | None) -> Targets:
-        """The targets of some of the examples (positions), as they stand to the input that `batch` gives."""
+        """The targets of some of the examples (positions), as they stand to the input
+        that `batch` gives.
+        """
         job = self.job
         draws = self._draws(chosen, views)
-        return job.task.target_codec.place(self.examples.targets[chosen], job.spec, job.task_config, draws)
+        return job.task.target_codec.place(
+            self.examples.targets[chosen], job.spec, job.task_config, draws
+        )
 
     def _draws(self, chosen: Rows, views: Rows | None) -> list[RandomDraw] | None:
         if views is None:
             return None
         draws: list[RandomDraw] = []
         for view, position in zip(views.tolist(), chosen.tolist(), strict=True):
-            draws.append(RandomDraw(self.job.config.seed, view, self.examples.ids[position]))
+            draws.append(
+                RandomDraw(self.job.config.seed, view, self.examples.ids[position])
+            )
         return draws
 
     def _culprits(self, chosen: Rows, views: Rows | None) -> list[str]:
@@ -221,7 +237,11 @@ def stage_batches(
     from pipeline.training.feature_cache import open_features
 
     prefix = tuple(block.name for block in model.blocks[: scope.boundary])
-    weights = fingerprint.of_tensors(stages.block_tensors(model, prefix)) if plan.feature_cache else {}
+    weights = (
+        fingerprint.of_tensors(stages.block_tensors(model, prefix))
+        if plan.feature_cache
+        else {}
+    )
     key = digest(weights)
     in_use: list[Path] = []
 
@@ -249,7 +269,9 @@ def stage_batches(
                 return BatchSource(job, examples, None, 0)
             by_shape[shape] = features
             in_use.append(features.folder)
-        return BatchSource(job, examples, FeaturesByShape(job.store, by_shape), scope.boundary)
+        return BatchSource(
+            job, examples, FeaturesByShape(job.store, by_shape), scope.boundary
+        )
 
     return StageBatches(open_source(job.train, views), open_source(job.val, None))
 
@@ -275,13 +297,18 @@ class FeaturesByShape:
         self._stores = stores
 
     def batch(self, rows: Rows, views: Rows | None) -> Batch:
-        """The input of the first block that trains, for rows of one shape and their views."""
+        """The input of the first block that trains, for rows of one shape and their
+        views.
+        """
         code = int(self._store.shapes(rows[:1])[0])
         return self._stores[code].batch(rows, views)
 
 
 def select_examples(
-    store: Store, ids: Sequence[str], targets: Targets, units: Sequence[str | None] | None = None
+    store: Store,
+    ids: Sequence[str],
+    targets: Targets,
+    units: Sequence[str | None] | None = None,
 ) -> ExampleSet:
     """The examples of these ids (N) with their targets (N).
 
@@ -306,7 +333,9 @@ def select_examples(
 
 
 def load_ahead(work: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:
-    """The results of `work` in its order, `workers` of them being made while one is used; 0 makes each when asked."""
+    """The results of `work` in its order, `workers` of them being made while one is
+    used; 0 makes each when asked.
+    """
     if not workers:
         yield from (piece() for piece in work)
         return

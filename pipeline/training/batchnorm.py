@@ -1,8 +1,9 @@
 """BatchNorm statistics: which of them move, and estimating them anew from the data.
 
-The running statistics are moving averages of what the network was while it trained. With a small momentum (0.01 in
-MobileNetV3) a short training leaves half of their initial values in them, and the network answers as if it had not
-trained at all. So where they move, they are computed over data before every validation, as
+The running statistics are moving averages of what the network was while it trained.
+With a small momentum (0.01 in MobileNetV3) a short training leaves half of their
+initial values in them, and the network answers as if it had not trained at all. So
+where they move, they are computed over data before every validation, as
 `torch.optim.swa_utils.update_bn` does (Izmailov et al. 2018, section 3.2).
 """
 
@@ -37,16 +38,25 @@ def moving_statistics(model: BlockedNetwork) -> list[torch.Tensor]:
 
 
 def sample_batches(keys: Keys, seed: int) -> list[Rows]:
-    """Positions of the examples (keys: (N,), in the order of their ids) to compute statistics over, in batches."""
+    """Positions of the examples (keys: (N,), in the order of their ids) to compute
+    statistics over, in batches.
+    """
     chosen = sampling.shuffle(keys, seed, "batchnorm")[:EXAMPLES]
     chosen.sort()
     return sampling.batches(chosen, BATCH)
 
 
-def estimate_statistics(model: BlockedNetwork, scope: StageScope, batches: Iterable[Batch], plan: TrainingPlan) -> None:
-    """Replaces the statistics of the trained blocks by their mean over some batches of network input (n, …).
+def estimate_statistics(
+    model: BlockedNetwork,
+    scope: StageScope,
+    batches: Iterable[Batch],
+    plan: TrainingPlan,
+) -> None:
+    """Replaces the statistics of the trained blocks by their mean over some batches of
+    network input (n, …).
 
-    Nothing else moves: all other modules are in evaluation meanwhile, and the modules' modes are put back.
+    Nothing else moves: all other modules are in evaluation meanwhile, and the modules'
+    modes are put back.
     """
     import torch
 
@@ -60,7 +70,9 @@ def estimate_statistics(model: BlockedNetwork, scope: StageScope, batches: Itera
 
 
 @contextmanager
-def _cumulative(model: BlockedNetwork, norms: list[torch.nn.modules.batchnorm._NormBase]) -> Iterator[None]:
+def _cumulative(
+    model: BlockedNetwork, norms: list[torch.nn.modules.batchnorm._NormBase]
+) -> Iterator[None]:
     """The statistics reset, and taken as plain means over the batches seen within."""
     modes = [(module, module.training) for module in model.stock.modules()]
     momenta = [norm.momentum for norm in norms]
@@ -78,8 +90,14 @@ def _cumulative(model: BlockedNetwork, norms: list[torch.nn.modules.batchnorm._N
             module.training = mode
 
 
-def _norms(modules: Iterable[torch.nn.Module]) -> list[torch.nn.modules.batchnorm._NormBase]:
+def _norms(
+    modules: Iterable[torch.nn.Module],
+) -> list[torch.nn.modules.batchnorm._NormBase]:
     """The modules that keep running statistics."""
     from torch.nn.modules.batchnorm import _NormBase
 
-    return [module for module in modules if isinstance(module, _NormBase) and module.track_running_stats]
+    return [
+        module
+        for module in modules
+        if isinstance(module, _NormBase) and module.track_running_stats
+    ]

@@ -26,12 +26,15 @@ CURVES, VALIDATION = "curves.csv", "val.parquet"
 
 
 def find_candidate(scratch: Path, key: str, console: Console) -> CandidateRecord | None:
-    """The finished candidate of this key, if there is one and its model is what was saved."""
+    """The finished candidate of this key, if there is one and its model is what was
+    saved.
+    """
     folder = _place(scratch, key)
     try:
         record = CandidateRecord.load(folder)
         if manifest.sha256(record.model) == record.model_sha256:
-            # A kill may have come between its completion and the end of its checkpoints.
+            # A kill may have come between its completion and the end of its
+            # checkpoints.
             shutil.rmtree(checkpoints_of(scratch, key), ignore_errors=True)
             return record
     except (VersioningError, OSError):
@@ -48,12 +51,18 @@ def checkpoints_of(scratch: Path, key: str) -> Path:
 
 
 def save_candidate(
-    job: FinetuneJob, recipe: Recipe, trained: TrainedRecipe, backbone: BackboneRecord, target: Sequence[str]
+    job: FinetuneJob,
+    recipe: Recipe,
+    trained: TrainedRecipe,
+    backbone: BackboneRecord,
+    target: Sequence[str],
 ) -> CandidateRecord:
-    """Writes a trained candidate's files, so that they appear whole or not at all, and clears its checkpoints.
+    """Writes a trained candidate's files, so that they appear whole or not at all, and
+    clears its checkpoints.
 
     Args:
-        target: (N,) label of each validation example, by name, in the order of their ids.
+        target: (N,) label of each validation example, by name, in the order of their
+            ids.
     """
     folder = _place(job.scratch, recipe.key)
     for leftover in folder.parent.glob(f"{folder.name}.*"):
@@ -75,12 +84,17 @@ def save_candidate(
 
 
 def copy_to_output(
-    record: CandidateRecord, folder: Path, *, baseline: bool, tiles: TileSpec | None = None
+    record: CandidateRecord,
+    folder: Path,
+    *,
+    baseline: bool,
+    tiles: TileSpec | None = None,
 ) -> CandidateRecord:
     """Copies a finished candidate into a step's output folder.
 
     Args:
-        tiles: in which large examples are answered now, whatever they were when it was trained.
+        tiles: in which large examples are answered now, whatever they were when it was
+            trained.
     """
     # Without the modes: what DVC keeps is read-only.
     shutil.copytree(record.folder, folder, copy_function=shutil.copyfile)
@@ -126,16 +140,28 @@ def _write_model(path: Path, trained: TrainedRecipe) -> str:
     return manifest.sha256(path)
 
 
-def _write_validation(path: Path, ids: Sequence[str], target: Sequence[str], answers: Mapping[str, pa.Array]) -> None:
+def _write_validation(
+    path: Path,
+    ids: Sequence[str],
+    target: Sequence[str],
+    answers: Mapping[str, pa.Array],
+) -> None:
     import pyarrow as pa
 
-    columns: dict[str, pa.Array] = {"id": pa.array(ids, pa.string()), "target": pa.array(target, pa.string())}
+    columns: dict[str, pa.Array] = {
+        "id": pa.array(ids, pa.string()),
+        "target": pa.array(target, pa.string()),
+    }
     columns.update(answers)
     manifest.write_table(pa.table(columns), path)
 
 
 def _record(
-    job: FinetuneJob, recipe: Recipe, trained: TrainedRecipe, backbone: BackboneRecord, sha: str
+    job: FinetuneJob,
+    recipe: Recipe,
+    trained: TrainedRecipe,
+    backbone: BackboneRecord,
+    sha: str,
 ) -> CandidateRecord:
     state = trained.state
     plan = state.plan.model_dump(mode="json")

@@ -1,9 +1,10 @@
 """Checkpoints: everything a training needs to go on as if nothing had happened.
 
-One file each, `000042-step-<fingerprint>.safetensors`: the tensors, and the state as JSON in the header. It is
-written beside its place, flushed to the disk and renamed, so that a name stands only for a whole file; and its
-fingerprint is checked before a byte of it is believed. Besides the newest few, the one a stage began with is kept:
-it is where a training that lost itself goes back to.
+One file each, `000042-step-<fingerprint>.safetensors`: the tensors, and the state as
+JSON in the header. It is written beside its place, flushed to the disk and renamed, so
+that a name stands only for a whole file; and its fingerprint is checked before a byte
+of it is believed. Besides the newest few, the one a stage began with is kept: it is
+where a training that lost itself goes back to.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     import torch
 
 SUFFIX = ".safetensors"
-VERSION = 2  # raised where a checkpoint holds other fields; one of another version is not read
+# Raised where a checkpoint holds other fields; one of another version is not read.
+VERSION = 2
 START, STEP = "start", "step"
 
 
@@ -71,9 +73,15 @@ class Checkpoints:
         seconds = time.monotonic() - self._saved_at
         return seconds >= self.every_seconds
 
-    def save(self, state: Mapping[str, object], tensors: Mapping[str, torch.Tensor], *, start: bool = False) -> bool:
-        """Writes a checkpoint and removes older ones; False where the disk refused, which is said: the older
-        checkpoint stays and the training may go on.
+    def save(
+        self,
+        state: Mapping[str, object],
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        start: bool = False,
+    ) -> bool:
+        """Writes a checkpoint and removes older ones; False where the disk refused,
+        which is said: the older checkpoint stays and the training may go on.
 
         Args:
             start: this is what a stage begins with.
@@ -96,10 +104,12 @@ class Checkpoints:
         return True
 
     def load(self, *, start: bool = False) -> Checkpoint | None:
-        """The newest checkpoint that is whole, or, for `start`, the newest that a stage began with; None without.
+        """The newest checkpoint that is whole, or, for `start`, the newest that a stage
+        began with; None without.
 
         Raises:
-            TrainingError: it belongs to another training: other settings, data or weights; names the difference.
+            TrainingError: it belongs to another training: other settings, data or
+                weights; names the difference.
         """
         for path in reversed(self._paths(START if start else "*")):
             found = self._read(path)
@@ -115,7 +125,9 @@ class Checkpoints:
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
-    def _write(self, tensors: dict[str, torch.Tensor], state: dict[str, object], start: bool) -> None:
+    def _write(
+        self, tensors: dict[str, torch.Tensor], state: dict[str, object], start: bool
+    ) -> None:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
@@ -130,7 +142,9 @@ class Checkpoints:
             _flush(temporary)
             crash_point("within-save")
             kind = START if start else STEP
-            temporary.replace(self.folder / f"{self._next_number():06d}-{kind}-{mark}{SUFFIX}")
+            temporary.replace(
+                self.folder / f"{self._next_number():06d}-{kind}-{mark}{SUFFIX}"
+            )
             _flush(self.folder)
         except SafetensorError as fault:
             raise OSError(str(fault)) from fault
@@ -156,7 +170,9 @@ class Checkpoints:
                     raise OSError("it was written by another version of Thaw")
                 tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         except (OSError, ValueError, KeyError, SafetensorError) as fault:
-            self.console.info(f"checkpoint {path.name} cannot be used ({fault}); the one before it is")
+            self.console.info(
+                f"checkpoint {path.name} cannot be used ({fault}); the one before it is"
+            )
             return None
         return Checkpoint(values["state"], tensors, values["identity"])
 
@@ -189,7 +205,9 @@ class Checkpoints:
 
 
 def _portable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Contiguous tensors on the CPU that share no memory; those that do not already are copied."""
+    """Contiguous tensors on the CPU that share no memory; those that do not already are
+    copied.
+    """
     addresses: set[int] = set()
     result: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():

@@ -1,4 +1,5 @@
-"""Named places at which a test, or an operator proving a machine, can have the process killed.
+"""Named places at which a test, or an operator proving a machine, can have the process
+killed.
 
 `THAW_CRASH_AT=name` kills at the first passing of that point, `name:3` at the third.
 """

@@ -1,15 +1,18 @@
-"""A frozen prefix computed once: its output for each example and view, kept in a memory-mapped file.
+"""A frozen prefix computed once: its output for each example and view, kept in a
+memory-mapped file.
 
-Views are counted so that in one epoch each example shows its own: example i shows view (e + key(i)) mod V in epoch e.
-The store is therefore filled a *turn* at a time: turn t holds, for every example, the view it shows in the epochs
-that are t mod V, and is computed the first time any of it is asked for. So no view is computed that no epoch shows,
-and never more than the epochs would have computed themselves.
+Views are counted so that in one epoch each example shows its own: example i shows view
+(e + key(i)) mod V in epoch e. The store is therefore filled a *turn* at a time: turn t
+holds, for every example, the view it shows in the epochs that are t mod V, and is
+computed the first time any of it is asked for. So no view is computed that no epoch
+shows, and never more than the epochs would have computed themselves.
 
-The files are mapped for reading alone and written by calls: on a full disk these fail, and what is not kept yet is
-computed each time.
+The files are mapped for reading alone and written by calls: on a full disk these fail,
+and what is not kept yet is computed each time.
 
-What is stored must not depend on who asked first: a turn is computed in chunks of `CHUNK` examples in the order of
-their ids, since the last bits of a matrix product differ with the batch size.
+What is stored must not depend on who asked first: a turn is computed in chunks of
+`CHUNK` examples in the order of their ids, since the last bits of a matrix product
+differ with the batch size.
 """
 
 from __future__ import annotations
@@ -88,11 +91,15 @@ class FrozenPrefix:
         return self.at(positions, turns)
 
     def at(self, positions: Rows, turns: Rows) -> Batch:
-        """The prefix's output for examples (n,), each in its turn (n,), on the CPU: (n, …)."""
+        """The prefix's output for examples (n,), each in its turn (n,), on the CPU: (n,
+        …).
+        """
         import torch
 
         pixels = self.store.batch(self.rows[positions])
-        x = self.task.codec.prepare(pixels, self.spec, self.task_config, self._draws(positions, turns))
+        x = self.task.codec.prepare(
+            pixels, self.spec, self.task_config, self._draws(positions, turns)
+        )
         with self._evaluating(), torch.inference_mode(), autocast(self.plan):
             output = self.model.run(to_input(x, self.plan), 0, self.boundary)
         return map_tensors(lambda tensor: tensor.cpu(), output)
@@ -109,7 +116,9 @@ class FrozenPrefix:
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """The blocks in eval: what is kept must not hold one batch's statistics or one step's dropout."""
+        """The blocks in eval: what is kept must not hold one batch's statistics or one
+        step's dropout.
+        """
         modules: list[torch.nn.Module] = []
         for block in self.model.blocks[: self.boundary]:
             modules += [module for module in block.modules() if module.training]
@@ -136,7 +145,15 @@ class FrozenPrefix:
         )
         randomness = None if self.views is None else (self.seed, self.views)
         shown = (self.task.name, self.spec, self.task_config, randomness)
-        return digest(ENGINE, self.model.architecture, weights, self.boundary, shown, self.ids, arithmetic)
+        return digest(
+            ENGINE,
+            self.model.architecture,
+            weights,
+            self.boundary,
+            shown,
+            self.ids,
+            arithmetic,
+        )
 
 
 class ArrayLayout(NamedTuple):
@@ -144,7 +161,8 @@ class ArrayLayout(NamedTuple):
 
     Args:
         shape: (turns, N, …).
-        dtype: float32, int16 for the bits of bfloat16, or that of the output where it holds whole numbers.
+        dtype: float32, int16 for the bits of bfloat16, or that of the output where it
+            holds whole numbers.
     """
 
     shape: tuple[int, ...]
@@ -157,7 +175,8 @@ class ArrayLayout(NamedTuple):
         return values * self.dtype.itemsize
 
 
-Layouts = dict[str, ArrayLayout]  # by the tensor's name; "" where the prefix's output is one tensor alone
+# By the tensor's name; "" where the prefix's output is one tensor alone.
+Layouts = dict[str, ArrayLayout]
 
 
 class Files:
@@ -187,18 +206,24 @@ class Files:
         flags = np.fromfile(folder / "done", np.uint8)
         self.done = flags.reshape(turns, _chunks(examples))
         self.examples = examples
-        self.bytes_per_example = sum(int(data[0, :1].nbytes) for data in self.data.values())
+        self.bytes_per_example = sum(
+            int(data[0, :1].nbytes) for data in self.data.values()
+        )
         self._done_file = storage.PositionedFile(folder / "done")
 
     def write(self, turn: int, first: int, values: dict[str, NDArray[Any]]) -> None:
-        """Writes outputs (n, …) of the examples from `first` on; raises OSError where the disk is full."""
+        """Writes outputs (n, …) of the examples from `first` on; raises OSError where
+        the disk is full.
+        """
         examples_before = turn * self.examples + first
         for name, array in values.items():
             bytes_each = self.data[name][0, :1].nbytes
             self._data_files[name].write(array, examples_before * bytes_each)
 
     def flag(self, turn: int, chunks: list[int]) -> None:
-        """Flags chunks as computed once their data are surely on the disk; raises OSError where they are not."""
+        """Flags chunks as computed once their data are surely on the disk; raises
+        OSError where they are not.
+        """
         for file in self._data_files.values():
             file.sync()
         flags = self.done[turn].copy()
@@ -209,14 +234,22 @@ class Files:
 
 
 class FeatureStore:
-    """Inputs of `blocks[boundary]` for the rows it was opened with; see the module's docstring.
+    """Inputs of `blocks[boundary]` for the rows it was opened with; see the module's
+    docstring.
 
     Args:
-        between: called between chunks; what it raises ends the computing, and nothing computed is lost.
+        between: called between chunks; what it raises ends the computing, and nothing
+            computed is lost.
         folder: where the files lie.
     """
 
-    def __init__(self, prefix: FrozenPrefix, files: Files, console: Console, between: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        prefix: FrozenPrefix,
+        files: Files,
+        console: Console,
+        between: Callable[[], None],
+    ) -> None:
         self.folder = files.folder
         self._prefix = prefix
         self._files = files
@@ -228,13 +261,18 @@ class FeatureStore:
         self._sorted_rows = prefix.rows[self._order]
 
     def batch(self, rows: Rows, views: Rows | None) -> Batch:
-        """Features (n, …) of rows of the decoded store in these views, float32 or bfloat16 as they were computed."""
+        """Features (n, …) of rows of the decoded store in these views, float32 or
+        bfloat16 as they were computed.
+        """
         positions = self._order[np.searchsorted(self._sorted_rows, rows)]
         turns = self._turns(positions, views)
         for turn in np.unique(turns).tolist():
             if not self._fill(turn):
                 return self._computed(positions, turns)
-        found = {name: _tensor(data[turns, positions]) for name, data in self._files.data.items()}
+        found = {
+            name: _tensor(data[turns, positions])
+            for name, data in self._files.data.items()
+        }
         return found[""] if "" in found else TensorGroup(found)
 
     def _computed(self, positions: Rows, turns: Rows) -> Batch:
@@ -265,11 +303,15 @@ class FeatureStore:
                 self._refused = True
                 self._console.progress(self._what(turn), 1, 1)
                 said = storage.describe(fault.reason, self._files.folder)
-                self._console.info(f"features: {said}; what is not kept yet is computed each time")
+                self._console.info(
+                    f"features: {said}; what is not kept yet is computed each time"
+                )
             return not self._refused
 
     def _compute_all(self, turn: int, chunks: list[int]) -> None:
-        """Raises storage.Refused where the disk does not take them; what it took before is kept."""
+        """Raises storage.Refused where the disk does not take them; what it took before
+        is kept.
+        """
         written: list[int] = []
         try:
             for chunk in chunks:
@@ -325,15 +367,16 @@ def open_features(
     between: Callable[[], None] = lambda: None,
     in_use: Collection[Path] = (),
 ) -> FeatureStore | None:
-    """The outputs of blocks[:boundary] for these rows of one shape; None, having said why, where keeping them would not
-    pay or fit.
+    """The outputs of blocks[:boundary] for these rows of one shape; None, having said
+    why, where keeping them would not pay or fit.
 
     Args:
         rows: (N,) rows of the decoded store, in any order.
         views: augmented views of each example; None: the plain presentation.
         key: fingerprint of the weights of blocks[:boundary].
         scratch: the workspace's `.thaw`; the files lie under `features/`.
-        between: called between chunks of computing, now and later, in whatever thread computes; it may raise.
+        between: called between chunks of computing, now and later, in whatever thread
+            computes; it may raise.
         in_use: folders of stores that must stay, whatever room this one takes.
     """
     if not plan.feature_cache or not boundary or not len(rows):
@@ -341,7 +384,18 @@ def open_features(
     ordered = np.array(sorted(rows.tolist(), key=lambda row: store.ids[row]), np.int64)
     ids = tuple(store.ids[row] for row in ordered.tolist())
     prefix = FrozenPrefix(
-        model, boundary, store, ordered, ids, sampling.keys(ids), task, spec, task_config, seed, views, plan
+        model,
+        boundary,
+        store,
+        ordered,
+        ids,
+        sampling.keys(ids),
+        task,
+        spec,
+        task_config,
+        seed,
+        views,
+        plan,
     )
     folder = scratch / "features" / prefix.key(key)[:32]
     found = _reopen(folder)
@@ -351,7 +405,9 @@ def open_features(
 
 
 def _reopen(folder: Path) -> Files | None:
-    """The files of a store that was made before; None where there is none or it is damaged."""
+    """The files of a store that was made before; None where there is none or it is
+    damaged.
+    """
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
         layouts = {}
@@ -387,7 +443,9 @@ def _chunks(examples: int) -> int:
     return -(-examples // CHUNK)
 
 
-def _create(folder: Path, prefix: FrozenPrefix, console: Console, in_use: Collection[Path]) -> Files | None:
+def _create(
+    folder: Path, prefix: FrozenPrefix, console: Console, in_use: Collection[Path]
+) -> Files | None:
     example, seconds = _probe(prefix)
     turns = prefix.views or 1
     examples = len(prefix.ids)
@@ -403,7 +461,9 @@ def _create(folder: Path, prefix: FrozenPrefix, console: Console, in_use: Collec
         )
         return None
     try:
-        refusal = _make_room(folder.parent, wanted, prefix.plan.feature_cache_gb, in_use)
+        refusal = _make_room(
+            folder.parent, wanted, prefix.plan.feature_cache_gb, in_use
+        )
         if not refusal:
             return _lay(folder, layouts)
     except OSError as fault:
@@ -414,7 +474,9 @@ def _create(folder: Path, prefix: FrozenPrefix, console: Console, in_use: Collec
 
 
 def _lay(folder: Path, layouts: Layouts) -> Files:
-    """New files, which take disk only as they are filled; `meta.json` last, so that with it they are whole."""
+    """New files, which take disk only as they are filled; `meta.json` last, so that
+    with it they are whole.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, size in _sizes(layouts).items():
@@ -437,8 +499,12 @@ def _probe(prefix: FrozenPrefix) -> tuple[Batch, float]:
     return output, time.perf_counter() - began
 
 
-def _make_room(folder: Path, wanted: int, limit_gb: float, in_use: Collection[Path]) -> str:
-    """Removes stores, least recently used first, until `wanted` bytes fit; returns why they cannot, or ""."""
+def _make_room(
+    folder: Path, wanted: int, limit_gb: float, in_use: Collection[Path]
+) -> str:
+    """Removes stores, least recently used first, until `wanted` bytes fit; returns why
+    they cannot, or "".
+    """
     limit = int(limit_gb * 1e9)
     needed = wanted + sum(files.folder_size(store) for store in in_use)
     if needed > limit:
@@ -481,7 +547,9 @@ def _array(tensor: torch.Tensor, plan: TrainingPlan) -> NDArray[Any]:
 
 
 def _tensor(array: NDArray[Any]) -> torch.Tensor:
-    """What `_array` made an array of; whole numbers of 16 bits are the bits of bfloat16."""
+    """What `_array` made an array of; whole numbers of 16 bits are the bits of
+    bfloat16.
+    """
     import torch
 
     tensor = torch.from_numpy(np.ascontiguousarray(array))

@@ -1,4 +1,6 @@
-"""Fingerprints of tensors and files at the speed of memory, to see that nothing changed."""
+"""Fingerprints of tensors and files at the speed of memory, to see that nothing
+changed.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,16 @@ if TYPE_CHECKING:
     import torch
 
 ROW = 4096  # words hashed into one
-CHUNK = 32 * ROW  # words at a time: 1 MiB, so that temporaries stay in the processor's cache
+# Words at a time: 1 MiB, so that temporaries stay in the processor's cache.
+CHUNK = 32 * ROW
 
 
 @functools.cache  # a network has hundreds of tensors, most of them small
 def _weights() -> NDArray[np.uint64]:
     with np.errstate(over="ignore"):
-        weights: NDArray[np.uint64] = mix(np.arange(ROW, dtype=np.uint64)) | np.uint64(1)
+        weights: NDArray[np.uint64] = mix(np.arange(ROW, dtype=np.uint64)) | np.uint64(
+            1
+        )
     weights.flags.writeable = False
     return weights
 
@@ -31,8 +36,9 @@ def _weights() -> NDArray[np.uint64]:
 def fingerprint(data: NDArray[np.uint8], *about: object) -> str:
     """32 hex digits over raw bytes (N,) and whatever else is named in `about`.
 
-    A multilinear hash modulo 2^64 (Carter and Wegman 1979, section 3) condenses rows of 4096 words, BLAKE2 the rest.
-    It detects corruption and is not cryptographic; hashing all bytes with SHA-256 would cost ten times as much.
+    A multilinear hash modulo 2^64 (Carter and Wegman 1979, section 3) condenses rows of
+    4096 words, BLAKE2 the rest. It detects corruption and is not cryptographic; hashing
+    all bytes with SHA-256 would cost ten times as much.
     """
     header = repr((len(data), about))
     digest = hashlib.blake2b(header.encode(), digest_size=16)
@@ -42,7 +48,8 @@ def fingerprint(data: NDArray[np.uint8], *about: object) -> str:
     with np.errstate(over="ignore"):
         for start in range(0, whole, CHUNK):
             part = words[start : start + CHUNK].reshape(-1, ROW)
-            # Folding the upper half in keeps two flipped sign bits from cancelling out modulo 2^64.
+            # Folding the upper half in keeps two flipped sign bits from cancelling out
+            # modulo 2^64.
             folded = part ^ (part >> np.uint64(32))
             sums = np.einsum("ij,j->i", folded, weights)
             digest.update(sums.tobytes())
@@ -51,11 +58,15 @@ def fingerprint(data: NDArray[np.uint8], *about: object) -> str:
 
 
 def raw_bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
-    """A tensor's bytes in logical order, without a copy where it is contiguous on the CPU: (N,) uint8."""
+    """A tensor's bytes in logical order, without a copy where it is contiguous on the
+    CPU: (N,) uint8.
+    """
     import torch
 
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    data: NDArray[np.uint8] = flat.view(torch.uint8).numpy() if flat.numel() else np.zeros(0, np.uint8)
+    data: NDArray[np.uint8] = (
+        flat.view(torch.uint8).numpy() if flat.numel() else np.zeros(0, np.uint8)
+    )
     return data
 
 
@@ -63,7 +74,9 @@ def of_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """A fingerprint for each named tensor, over its bytes, type and shape."""
     found: dict[str, str] = {}
     for name, tensor in tensors.items():
-        found[name] = fingerprint(raw_bytes(tensor), str(tensor.dtype), tuple(tensor.shape))
+        found[name] = fingerprint(
+            raw_bytes(tensor), str(tensor.dtype), tuple(tensor.shape)
+        )
     return found
 
 

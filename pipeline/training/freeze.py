@@ -1,7 +1,9 @@
-"""The freeze proof: what a stage leaves frozen is the same to the bit before and after it.
+"""The freeze proof: what a stage leaves frozen is the same to the bit before and after
+it.
 
-Every parameter and buffer of a frozen block is fingerprinted, by name: BatchNorm statistics are buffers, and two
-tensors of equal values stay two. That costs reading them once, some gigabytes a second.
+Every parameter and buffer of a frozen block is fingerprinted, by name: BatchNorm
+statistics are buffers, and two tensors of equal values stay two. That costs reading
+them once, some gigabytes a second.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ def checksums(model: BlockedNetwork, scope: StageScope) -> dict[str, str]:
     return fingerprint.of_tensors(block_tensors(model, scope.frozen))
 
 
-def verify_frozen(before: dict[str, str], model: BlockedNetwork, scope: StageScope, stage: str) -> str:
+def verify_frozen(
+    before: dict[str, str], model: BlockedNetwork, scope: StageScope, stage: str
+) -> str:
     """The digest over all frozen tensors.
 
     Raises:
@@ -43,10 +47,12 @@ def verify_frozen(before: dict[str, str], model: BlockedNetwork, scope: StageSco
 
 
 def check_modes(model: BlockedNetwork, scope: StageScope, stage: str) -> None:
-    """Dropout in a frozen block leaves no trace in its tensors, so the modes are looked at too.
+    """Dropout in a frozen block leaves no trace in its tensors, so the modes are looked
+    at too.
 
     Raises:
-        TrainingError: a module's train or eval mode is not what the stage set; names the blocks.
+        TrainingError: a module's train or eval mode is not what the stage set; names
+            the blocks.
     """
     wrong = wrong_modes(model, scope)
     if wrong:

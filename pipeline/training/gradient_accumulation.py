@@ -31,7 +31,8 @@ def accumulate(
     pieces: Sequence[Piece],
     targets: Targets,
 ) -> float:
-    """Adds the gradient of a batch's mean loss to the parameters, at most `plan.batch_size` examples at a time.
+    """Adds the gradient of a batch's mean loss to the parameters, at most
+    `plan.batch_size` examples at a time.
 
     Args:
         start: index of the block that the pieces are the input of.
@@ -42,19 +43,27 @@ def accumulate(
         The mean loss.
 
     Raises:
-        OutOfMemory: a part did not fit; no gradient is left behind, and BatchNorm statistics are as they were.
+        OutOfMemory: a part did not fit; no gradient is left behind, and BatchNorm
+            statistics are as they were.
     """
     total_weight = objective.total_weight(targets)
     total = 0.0
     size = min(plan.batch_size, max(len(piece.x) for piece in pieces))
-    statistics = [(buffer, buffer.clone()) for buffer in batchnorm.moving_statistics(model)]
+    statistics = [
+        (buffer, buffer.clone()) for buffer in batchnorm.moving_statistics(model)
+    ]
     try:
         for piece in pieces:
             own = targets[piece.places]
             for at in range(0, len(piece.x), size):
                 part = slice(at, at + size)
                 with autocast(plan):
-                    loss = objective(model, to_input(piece.x[part], plan), start, own[part]) / total_weight
+                    loss = (
+                        objective(
+                            model, to_input(piece.x[part], plan), start, own[part]
+                        )
+                        / total_weight
+                    )
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.item()
     except (RuntimeError, MemoryError) as fault:

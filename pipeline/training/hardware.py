@@ -43,18 +43,35 @@ def physical_cores() -> int:
 
 
 def machine() -> list[str]:
-    """What makes a measured choice this machine's: processor, cores, accelerator, PyTorch."""
+    """What makes a measured choice this machine's: processor, cores, accelerator,
+    PyTorch.
+    """
     import torch
 
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (
+            Path("/proc/cpuinfo")
+            .read_text(encoding="utf-8", errors="replace")
+            .splitlines()
+        )
     except OSError:
         lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    models = [
+        line.partition(":")[2].strip()
+        for line in lines
+        if line.startswith("model name")
+    ]
     model = models[0] if models else ""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     flags = torch.backends.cpu.get_cpu_capability()
-    return [platform.machine(), model or platform.processor(), flags, str(cores()), gpu, torch.__version__]
+    return [
+        platform.machine(),
+        model or platform.processor(),
+        flags,
+        str(cores()),
+        gpu,
+        torch.__version__,
+    ]
 
 
 def available(device: str) -> int:
@@ -72,5 +89,9 @@ def has_bf16(device: str) -> bool:
     import torch
 
     if device == "cpu":
-        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+        return (
+            torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        )
+    return device.startswith("cuda") and torch.cuda.is_bf16_supported(
+        including_emulation=False
+    )

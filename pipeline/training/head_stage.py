@@ -1,9 +1,12 @@
-"""A stage that trains nothing but a linear head: solved instead of trained; see `pipeline.training.linear_head`.
+"""A stage that trains nothing but a linear head: solved instead of trained; see
+`pipeline.training.linear_head`.
 
-The head is solved on the outputs of the frozen blocks for the plain presentation of each training example and a few
-augmented ones, which together count as one example; where that is too large, for the plain one alone. How
-strongly it is regularised is chosen by the log loss of examples that it was not fitted to: those of validation where
-there are many, else those of train, by cross-validation in which a group of examples stays in one fold.
+The head is solved on the outputs of the frozen blocks for the plain presentation of
+each training example and a few augmented ones, which together count as one example;
+where that is too large, for the plain one alone. How strongly it is regularised is
+chosen by the log loss of examples that it was not fitted to: those of validation where
+there are many, else those of train, by cross-validation in which a group of examples
+stays in one fold.
 """
 
 from __future__ import annotations
@@ -30,15 +33,23 @@ if TYPE_CHECKING:
     from pipeline.objectives.base import TrainingLoss
     from pipeline.objectives.class_loss import ClassLoss
     from pipeline.tensors import Batch
-    from pipeline.training.batch_source import BatchSource, ExampleSet, FinetuneJob, StageBatches
+    from pipeline.training.batch_source import (
+        BatchSource,
+        ExampleSet,
+        FinetuneJob,
+        StageBatches,
+    )
     from pipeline.training.linear_head import HeadProblem, PrincipalComponents
     from pipeline.training.plan import TrainingPlan
     from pipeline.training.stages import StageScope
 
-STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-10, 1))  # from strong regularisation to weak
+# From strong regularisation to weak.
+STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-10, 1))
 DEFAULT_STRENGTH = 10.0**-1.5  # where there is nothing to choose it by
 FOLDS = 5
-PRESENTATIONS = 4  # of each training example at most, the first plain: docs/decisions/0006-heads-are-solved.md
+# Of each training example at most, the first plain:
+# docs/decisions/0006-heads-are-solved.md.
+PRESENTATIONS = 4
 ENOUGH_TO_VALIDATE = 1000  # examples of validation from which they choose the strength
 TYPICAL_ITERATIONS = 30
 MOST_OPERATIONS = 2e13  # some minutes on a CPU
@@ -68,9 +79,12 @@ def is_solved(job: FinetuneJob, model: BlockedNetwork, stage: StageConfig) -> bo
     return solver_refusal(job, model, scope) is None
 
 
-def solver_refusal(job: FinetuneJob, model: BlockedNetwork, scope: StageScope) -> str | None:
-    """Why a stage is trained by the optimiser and not solved; "" where it is not a head's stage at all, and None where
-    it is solved."""
+def solver_refusal(
+    job: FinetuneJob, model: BlockedNetwork, scope: StageScope
+) -> str | None:
+    """Why a stage is trained by the optimiser and not solved; "" where it is not a
+    head's stage at all, and None where it is solved.
+    """
     if job.task.scorer.kind != "classes":
         return ""
     head = model.blocks[-1]
@@ -83,7 +97,9 @@ def solver_refusal(job: FinetuneJob, model: BlockedNetwork, scope: StageScope) -
 
 
 def count_presentations(job: FinetuneJob, head: Block) -> int | None:
-    """How many views of each training example a head is solved on; None: the plain one alone."""
+    """How many views of each training example a head is solved on; None: the plain one
+    alone.
+    """
     layer = find_linear_layer(head)
     count = min(PRESENTATIONS, job.config.views)
     if layer is None or count == 1 or _too_large(count * len(job.train), layer, job):
@@ -119,7 +135,8 @@ def solve_head(
 
     Args:
         batches: of train in its presentations, and of val.
-        between: called now and then; what it raises ends the solving, which left no trace.
+        between: called now and then; what it raises ends the solving, which left no
+            trace.
 
     Raises:
         NonFiniteError: a feature is NaN or infinite.
@@ -129,14 +146,20 @@ def solve_head(
     layer = find_linear_layer(model.blocks[-1])
     assert layer is not None  # `solver_refusal` was asked
     assert isinstance(objective, ClassLoss)
-    problem, components = _head_problem(job, model, batches.train, objective, plan, between)
+    problem, components = _head_problem(
+        job, model, batches.train, objective, plan, between
+    )
 
     def interrupted() -> None:
         crash_point("solving")
         between()
 
-    validation_features = partial(_features, job, model, batches.val, plan, None, between)
-    strength, chosen_by = _choose(job, problem, components, validation_features, interrupted)
+    validation_features = partial(
+        _features, job, model, batches.val, plan, None, between
+    )
+    strength, chosen_by = _choose(
+        job, problem, components, validation_features, interrupted
+    )
     stronger = [value for value in STRENGTHS if value < strength]
     *_, solution = linear_head.solve_path(problem, [*stronger, strength], interrupted)
     weight, bias = components.fold(solution.head)
@@ -163,13 +186,19 @@ def _head_problem(
     plan: TrainingPlan,
     between: Callable[[], None],
 ) -> tuple[HeadProblem, PrincipalComponents]:
-    """What is minimised over the head, and the components of the features that it is minimised on."""
+    """What is minimised over the head, and the components of the features that it is
+    minimised on.
+    """
     count = count_presentations(job, model.blocks[-1])
     views = [None] if count is None else list(range(count))
-    features = torch.cat([_features(job, model, source, plan, view, between) for view in views])
+    features = torch.cat(
+        [_features(job, model, source, plan, view, between) for view in views]
+    )
     _refuse_not_finite(features, job.train)
     components = linear_head.PrincipalComponents.of(features)
-    targets = target_rows(job.config, job.train.class_indices, len(job.labels), objective) / len(views)
+    targets = target_rows(
+        job.config, job.train.class_indices, len(job.labels), objective
+    ) / len(views)
     inputs = components.project(features)
     repeated = targets.repeat(len(views), 1)
     return linear_head.HeadProblem(inputs, components.variances, repeated), components
@@ -189,9 +218,13 @@ def _refuse_not_finite(features: torch.Tensor, examples: ExampleSet) -> None:
         )
 
 
-def target_rows(config: FinetuneConfig, classes: torch.Tensor, count: int, objective: ClassLoss) -> torch.Tensor:
-    """How much each example counts towards each class (N, C): what the optimiser would minimise on average over an
-    epoch, with label smoothing, class weights and balanced sampling. The sum is N."""
+def target_rows(
+    config: FinetuneConfig, classes: torch.Tensor, count: int, objective: ClassLoss
+) -> torch.Tensor:
+    """How much each example counts towards each class (N, C): what the optimiser would
+    minimise on average over an epoch, with label smoothing, class weights and balanced
+    sampling. The sum is N.
+    """
     smoothing = objective.smoothing
     one_hot = torch.nn.functional.one_hot(classes, count).double()
     rows = one_hot * (1 - smoothing) + smoothing / count
@@ -203,7 +236,9 @@ def target_rows(config: FinetuneConfig, classes: torch.Tensor, count: int, objec
     return rows * (len(classes) / rows.sum())
 
 
-def _sampling_weights(config: FinetuneConfig, classes: torch.Tensor, count: int) -> torch.Tensor:
+def _sampling_weights(
+    config: FinetuneConfig, classes: torch.Tensor, count: int
+) -> torch.Tensor:
     """How often an epoch shows an example of each class, on average: (C,)."""
     if config.sampling != "balanced":
         return torch.ones(count, dtype=torch.float64)
@@ -220,8 +255,10 @@ def _features(
     view: int | None,
     between: Callable[[], None],
 ) -> torch.Tensor:
-    """The head's inputs (N, D), float64, for one view of each example in the order of the ids; computed in the chunks
-    of the feature cache, so that they are the same with it and without."""
+    """The head's inputs (N, D), float64, for one view of each example in the order of
+    the ids; computed in the chunks of the feature cache, so that they are the same with
+    it and without.
+    """
     chunks = sampling.same_shape_batches(source.examples.shapes, CHUNK)
     work: list[Callable[[], Batch]] = []
     for chunk in chunks:
@@ -234,7 +271,8 @@ def _features(
         between()
         with torch.inference_mode(), autocast(plan):
             output = model.run(to_input(x, plan), source.start, len(model.blocks) - 1)
-        outputs.append(single_tensor(output).flatten(1).cpu().double())  # a head may begin with that
+        # A head may begin with that.
+        outputs.append(single_tensor(output).flatten(1).cpu().double())
         job.console.progress("features of the head", len(outputs), len(chunks))
     order = np.argsort(np.concatenate(chunks))
     return torch.cat(outputs)[torch.from_numpy(order)]
@@ -255,9 +293,14 @@ def _choose(
     if len(job.val) >= ENOUGH_TO_VALIDATE:
         inputs = components.project(validation_features())
         heads = linear_head.solve_path(problem, STRENGTHS, between)
-        losses = [linear_head.log_losses(inputs, job.val.class_indices, solution.head) for solution in heads]
+        losses = [
+            linear_head.log_losses(inputs, job.val.class_indices, solution.head)
+            for solution in heads
+        ]
         weights = _example_weights(problem, job.train, job.val.class_indices)
-        return linear_head.choose_strength(STRENGTHS, torch.stack(losses), weights), "validation"
+        return linear_head.choose_strength(
+            STRENGTHS, torch.stack(losses), weights
+        ), "validation"
     count = min(FOLDS, len(set(job.train.units)))
     if count < 2:
         return DEFAULT_STRENGTH, "default"
@@ -271,11 +314,17 @@ def _choose(
     return linear_head.choose_strength(STRENGTHS, table, weights), "cross-validation"
 
 
-def _example_weights(problem: HeadProblem, train: ExampleSet, classes: torch.Tensor) -> torch.Tensor:
-    """How much examples of these classes (M,) count in the objective: as much as those of train do, on average."""
+def _example_weights(
+    problem: HeadProblem, train: ExampleSet, classes: torch.Tensor
+) -> torch.Tensor:
+    """How much examples of these classes (M,) count in the objective: as much as those
+    of train do, on average.
+    """
     count = problem.targets.shape[1]
     weights = problem.targets[: len(train)].sum(1)
-    totals = torch.zeros(count, dtype=torch.float64).index_add(0, train.class_indices, weights)
+    totals = torch.zeros(count, dtype=torch.float64).index_add(
+        0, train.class_indices, weights
+    )
     counts = torch.bincount(train.class_indices, minlength=count).clamp_min(1)
     means = totals / counts
     return means[classes]

@@ -1,12 +1,15 @@
-"""A linear head solved: multinomial logistic regression on fixed features, by L-BFGS to convergence.
+"""A linear head solved: multinomial logistic regression on fixed features, by L-BFGS to
+convergence.
 
-Bishop 2006, section 4.3.4, is the model; Nocedal and Wright 2006, algorithms 7.5 and 3.5, the solver, as PyTorch has it.
-The problem is convex, so its solution follows from the features, the targets and the strength of the regularisation
-alone: there is no rate, no order of batches and no seed. Everything is computed in float64 on the CPU.
+Bishop 2006, section 4.3.4, is the model; Nocedal and Wright 2006, algorithms 7.5 and
+3.5, the solver, as PyTorch has it. The problem is convex, so its solution follows from
+the features, the targets and the strength of the regularisation alone: there is no
+rate, no order of batches and no seed. Everything is computed in float64 on the CPU.
 
-The features of a network are strongly correlated, which would cost L-BFGS hundreds of iterations. So they are
-standardised and turned into their principal components, and each component is scaled by the square root of the
-curvature that the objective has there where all classes are equally likely (the bound of Böhning 1992 has the same
+The features of a network are strongly correlated, which would cost L-BFGS hundreds of
+iterations. So they are standardised and turned into their principal components, and
+each component is scaled by the square root of the curvature that the objective has
+there where all classes are equally likely (the bound of Böhning 1992 has the same
 form). Neither changes the solution; a few dozen iterations then do.
 """
 
@@ -25,7 +28,8 @@ TOLERANCE = 1e-6  # of the largest component of the scaled gradient of the mean 
 STALLED = 1e-15  # a change of the mean loss that is rounding
 HISTORY = 20  # updates that L-BFGS remembers
 SMALLEST_VARIANCE = 1e-12  # of the largest component's: what is below is rounding
-SMALLEST_DEVIATION = 1e-3  # of the features' root mean square: what is below is not scaled up any further
+# Of the features' root mean square: what is below is not scaled up any further.
+SMALLEST_DEVIATION = 1e-3
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,9 @@ class PrincipalComponents:
         return torch.cat([standard @ self.axes, ones], dim=1)
 
     def fold(self, head: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """A head on components (R + 1, C) as one on features: weight (C, D) and bias (C,), float32."""
+        """A head on components (R + 1, C) as one on features: weight (C, D) and bias
+        (C,), float32.
+        """
         weight = (self.axes @ head[:-1]).T / self.deviation
         bias = head[-1] - weight @ self.mean
         return weight.float(), bias.float()
@@ -79,15 +85,17 @@ class PrincipalComponents:
 class HeadProblem:
     """What is minimised over a head θ on components, the bias last (R + 1, C):
 
-        −Σᵢ Σ꜀ targetsᵢ꜀ · log softmax(inputs · θ)ᵢ꜀ / total  +  ‖θ without its bias‖² / (2 · strength · total)
+        −Σᵢ Σ꜀ targetsᵢ꜀ · log softmax(inputs · θ)ᵢ꜀ / total  +  ‖θ without its bias‖² /
+        (2 · strength · total)
 
-    With `strength` as scikit-learn's `C` this is what its LogisticRegression minimises, divided by the total weight.
+    With `strength` as scikit-learn's `C` this is what its LogisticRegression minimises,
+    divided by the total weight.
 
     Args:
         inputs: (N, R + 1) float64 components, the last column ones.
         variances: (R,) of the components.
-        targets: (N, C) float64: how much an example counts towards a class; a row sums to the example's weight, and
-            a row of zeros leaves the example out.
+        targets: (N, C) float64: how much an example counts towards a class; a row sums
+            to the example's weight, and a row of zeros leaves the example out.
     """
 
     inputs: torch.Tensor
@@ -98,7 +106,9 @@ class HeadProblem:
     def total(self) -> float:
         return float(self.targets.sum())
 
-    def loss(self, head: torch.Tensor, decay: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss(
+        self, head: torch.Tensor, decay: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The value at a head (R + 1, C), and its gradient there (R + 1, C)."""
         total = self.targets.sum()
         log_probabilities = (self.inputs @ head).log_softmax(1)
@@ -112,7 +122,9 @@ class HeadProblem:
         return value, gradient
 
     def curvature(self, decay: float) -> torch.Tensor:
-        """About the second derivative along each row of a head where all classes are equally likely: (R + 1, 1)."""
+        """About the second derivative along each row of a head where all classes are
+        equally likely: (R + 1, 1).
+        """
         classes = self.targets.shape[1]
         share = (classes - 1) / classes**2
         weights = share * self.variances + decay
@@ -137,12 +149,16 @@ class HeadSolution(NamedTuple):
 
 
 def solve_problem(
-    problem: HeadProblem, strength: float, start: torch.Tensor, between: Callable[[], None] = lambda: None
+    problem: HeadProblem,
+    strength: float,
+    start: torch.Tensor,
+    between: Callable[[], None] = lambda: None,
 ) -> HeadSolution:
     """The head that minimises a problem at one strength.
 
     Args:
-        start: (R + 1, C) where to begin; the time depends on it, the solution only within the tolerance.
+        start: (R + 1, C) where to begin; the time depends on it, the solution only
+            within the tolerance.
         between: called before each evaluation; what it raises ends the solving.
     """
     decay = 1.0 / (strength * problem.total)
@@ -169,12 +185,20 @@ def solve_problem(
     head = scaled / scale
     value, gradient = problem.loss(head, decay)
     steepest = float((gradient / scale).abs().max())
-    return HeadSolution(head, strength, float(value), steepest, int(optimizer.state[scaled]["n_iter"]))
+    return HeadSolution(
+        head, strength, float(value), steepest, int(optimizer.state[scaled]["n_iter"])
+    )
 
 
-def solve_path(problem: HeadProblem, strengths: Sequence[float], between: Callable[[], None]) -> Iterator[HeadSolution]:
-    """The solutions from the strongest regularisation to the weakest, each found from the one before."""
-    head = torch.zeros(problem.inputs.shape[1], problem.targets.shape[1], dtype=torch.float64)
+def solve_path(
+    problem: HeadProblem, strengths: Sequence[float], between: Callable[[], None]
+) -> Iterator[HeadSolution]:
+    """The solutions from the strongest regularisation to the weakest, each found from
+    the one before.
+    """
+    head = torch.zeros(
+        problem.inputs.shape[1], problem.targets.shape[1], dtype=torch.float64
+    )
     for strength in strengths:
         solution = solve_problem(problem, strength, head, between)
         yield solution
@@ -188,10 +212,12 @@ def cross_validate(
     strengths: Sequence[float],
     between: Callable[[], None],
 ) -> torch.Tensor:
-    """Log losses (strengths, N) of the examples, each under the head that was solved without its fold.
+    """Log losses (strengths, N) of the examples, each under the head that was solved
+    without its fold.
 
     Args:
-        problem: its first N rows are what each example is judged by; further N are other presentations of them.
+        problem: its first N rows are what each example is judged by; further N are
+            other presentations of them.
         classes: (N,) the examples' classes.
         folds: (N,) the examples' folds.
     """
@@ -204,13 +230,16 @@ def cross_validate(
         others = torch.where(left_out, 0.0, problem.targets)
         fitted = HeadProblem(problem.inputs, problem.variances, others)
         for turn, solution in enumerate(solve_path(fitted, strengths, between)):
-            losses[turn, held_out] = log_losses(judged[held_out], classes[held_out], solution.head)
+            losses[turn, held_out] = log_losses(
+                judged[held_out], classes[held_out], solution.head
+            )
     return losses
 
 
 def can_be_judged(classes: torch.Tensor, folds: torch.Tensor) -> torch.Tensor:
-    """Which examples cross-validation can judge (N,): those whose class other folds have too. Any head that was solved
-    without their class is wrong about them, and the less so the less it says at all.
+    """Which examples cross-validation can judge (N,): those whose class other folds
+    have too. Any head that was solved without their class is wrong about them, and the
+    less so the less it says at all.
 
     Args:
         classes: (N,) the examples' classes.
@@ -225,19 +254,24 @@ def can_be_judged(classes: torch.Tensor, folds: torch.Tensor) -> torch.Tensor:
     return in_own_fold < in_all_folds
 
 
-def log_losses(inputs: torch.Tensor, classes: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+def log_losses(
+    inputs: torch.Tensor, classes: torch.Tensor, head: torch.Tensor
+) -> torch.Tensor:
     """The log loss of each example (N,)."""
     log_probabilities = (inputs @ head).log_softmax(1)
     of_own_class = log_probabilities.gather(1, classes[:, None])
     return -of_own_class[:, 0]
 
 
-def choose_strength(strengths: Sequence[float], losses: torch.Tensor, example_weights: torch.Tensor) -> float:
-    """The strongest regularisation whose held-out log loss is within one standard error of the lowest
-    (Hastie, Tibshirani and Friedman 2009, section 7.10.1).
+def choose_strength(
+    strengths: Sequence[float], losses: torch.Tensor, example_weights: torch.Tensor
+) -> float:
+    """The strongest regularisation whose held-out log loss is within one standard error
+    of the lowest (Hastie, Tibshirani and Friedman 2009, section 7.10.1).
 
-    The error is that of the difference, example by example. That of the losses themselves is far larger, since some
-    examples are hard under any strength: of few examples it would allow a head that answers the commonest class only.
+    The error is that of the difference, example by example. That of the losses
+    themselves is far larger, since some examples are hard under any strength: of few
+    examples it would allow a head that answers the commonest class only.
 
     Args:
         strengths: (S,) rising, so that the regularisation falls.
@@ -253,10 +287,14 @@ def choose_strength(strengths: Sequence[float], losses: torch.Tensor, example_we
     return strengths[chosen]
 
 
-def assign_folds(units: Sequence[str], classes: Sequence[int], count: int) -> torch.Tensor:
-    """A fold for each example (N,): units stay whole, and each class is spread as evenly as they allow.
+def assign_folds(
+    units: Sequence[str], classes: Sequence[int], count: int
+) -> torch.Tensor:
+    """A fold for each example (N,): units stay whole, and each class is spread as
+    evenly as they allow.
 
-    Units are taken in the order of their hashes, so that neither their names' order nor the examples' matters.
+    Units are taken in the order of their hashes, so that neither their names' order nor
+    the examples' matters.
     """
     members: dict[str, list[int]] = {}
     for position, unit in enumerate(units):
@@ -265,10 +303,15 @@ def assign_folds(units: Sequence[str], classes: Sequence[int], count: int) -> to
     held = [[0] * count for _ in range(numbers)]
     sizes = [0] * count
     folds = torch.zeros(len(units), dtype=torch.int64)
-    for unit in sorted(members, key=lambda name: (sampling.derive_seed("fold", name), name)):
+    for unit in sorted(
+        members, key=lambda name: (sampling.derive_seed("fold", name), name)
+    ):
         positions = members[unit]
         label = classes[positions[0]]
-        fold = min(range(count), key=lambda number: (held[label][number], sizes[number], number))
+        fold = min(
+            range(count),
+            key=lambda number: (held[label][number], sizes[number], number),
+        )
         for position in positions:
             held[classes[position]][fold] += 1
             sizes[fold] += 1

@@ -1,8 +1,9 @@
 """A learning-rate range test: a short sweep from 1e-6 to 1.
 
-Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3 (the range test), with rates rising
-exponentially. The suggestion is the rate at which the loss falls fastest per decade: past it, a larger rate still
-helps but less; well before the minimum, where training is about to break. Value and slope come from a local linear
+Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3 (the
+range test), with rates rising exponentially. The suggestion is the rate at which the
+loss falls fastest per decade: past it, a larger rate still helps but less; well before
+the minimum, where training is about to break. Value and slope come from a local linear
 fit (Cleveland 1979), since the losses of single batches are noisy.
 """
 
@@ -57,13 +58,15 @@ def sweep_rates(
     high: float = HIGH,
     steps: int = STEPS,
 ) -> Sweep:
-    """Trains at rising rates until the loss diverges, then puts everything back to the bit.
+    """Trains at rising rates until the loss diverges, then puts everything back to the
+    bit.
 
-    Weights, buffers, gradients, the optimiser's state and rates, training modes and random states are as they were
-    on leaving, whether the sweep ends or fails.
+    Weights, buffers, gradients, the optimiser's state and rates, training modes and
+    random states are as they were on leaving, whether the sweep ends or fails.
 
     Args:
-        optimizer: its groups keep the ratios of their rates; the largest is swept from `low` to `high`.
+        optimizer: its groups keep the ratios of their rates; the largest is swept from
+            `low` to `high`.
         batches: at least one; gone through again where there are fewer than `steps`.
         gradients: computes a batch's gradients and returns its mean loss.
     """
@@ -85,11 +88,17 @@ def sweep_rates(
             if np.mean(raw[-3:]) > DIVERGED * min(raw):
                 break
     losses, slopes = smooth_losses(np.log10(rates), np.array(raw))
-    return Sweep(tuple(rates), tuple(losses.tolist()), suggest_rate(np.array(rates), losses, slopes))
+    return Sweep(
+        tuple(rates),
+        tuple(losses.tolist()),
+        suggest_rate(np.array(rates), losses, slopes),
+    )
 
 
 def smooth_losses(decades: Curve, losses: Curve) -> tuple[Curve, Curve]:
-    """Value (N,) and slope per decade (N,) of a local linear fit with Gaussian weights to losses (N,)."""
+    """Value (N,) and slope per decade (N,) of a local linear fit with Gaussian weights
+    to losses (N,).
+    """
     if len(losses) < 3:
         return losses, np.zeros_like(losses)
     distances = decades[None, :] - decades[:, None]
@@ -106,7 +115,9 @@ def smooth_losses(decades: Curve, losses: Curve) -> tuple[Curve, Curve]:
 
 
 def suggest_rate(rates: Curve, losses: Curve, slopes: Curve) -> float | None:
-    """The rate of the steepest fall per decade before the loss is smallest; None where it never falls."""
+    """The rate of the steepest fall per decade before the loss is smallest; None where
+    it never falls.
+    """
     if not len(losses):
         return None
     end = int(np.argmin(losses)) + 1
@@ -116,7 +127,9 @@ def suggest_rate(rates: Curve, losses: Curve, slopes: Curve) -> float | None:
     return float(rates[steepest])
 
 
-def _again(batches: Iterable[tuple[list[Piece], Targets]]) -> Iterator[tuple[list[Piece], Targets]]:
+def _again(
+    batches: Iterable[tuple[list[Piece], Targets]],
+) -> Iterator[tuple[list[Piece], Targets]]:
     """The batches over and over, without keeping them."""
     while True:
         none = True
@@ -135,8 +148,12 @@ def _shares(optimizer: torch.optim.Optimizer) -> list[float]:
 
 
 @contextmanager
-def _restored(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Everything a sweep touches, put back in place on leaving: other references to the tensors stay good."""
+def _restored(
+    network: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> Iterator[None]:
+    """Everything a sweep touches, put back in place on leaving: other references to the
+    tensors stay good.
+    """
     import torch
 
     python_state = random.getstate()
@@ -182,7 +199,9 @@ def _snapshot_optimizer(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
     settings: list[dict[str, object]] = []
     for group in optimizer.param_groups:
         settings.append({key: value for key, value in group.items() if key != "params"})
-    state = {parameter: _copy_state(entry) for parameter, entry in optimizer.state.items()}
+    state = {
+        parameter: _copy_state(entry) for parameter, entry in optimizer.state.items()
+    }
 
     def put_back() -> None:
         for group, values in zip(optimizer.param_groups, settings, strict=True):

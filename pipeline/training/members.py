@@ -1,4 +1,6 @@
-"""Members: which examples a model was trained, validated and tested on. The table travels with every version."""
+"""Members: which examples a model was trained, validated and tested on. The table
+travels with every version.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,18 @@ SCHEMA = pa.schema(
 
 
 def members_of_split(split: pa.Table) -> pa.Table:
-    """The members that a manifest with splits names; examples that were left out are none."""
+    """The members that a manifest with splits names; examples that were left out are
+    none.
+    """
     has_split = pc.is_valid(split.column("split"))
     assigned = split.filter(has_split)
     return assigned.select(SCHEMA.names).cast(SCHEMA)
 
 
 def with_ancestor(own: pa.Table, ancestor: pa.Table) -> pa.Table:
-    """The members of a model that started from another model's weights: what that one learnt from counts too."""
+    """The members of a model that started from another model's weights: what that one
+    learnt from counts too.
+    """
     learnt = seen_members(ancestor)
     own_ids = own.column("id").combine_chunks()
     is_known = pc.is_in(learnt.column("id"), value_set=own_ids)
@@ -50,8 +56,9 @@ def seen_members(members: pa.Table) -> pa.Table:
 
 
 def unseen_rows(table: pa.Table, members: pa.Table) -> NDArray[np.bool_]:
-    """Which rows of a manifest (N,) a model learnt nothing of: not that example, nor one that belongs with it, by a
-    group or as a near-duplicate."""
+    """Which rows of a manifest (N,) a model learnt nothing of: not that example, nor
+    one that belongs with it, by a group or as a near-duplicate.
+    """
     learnt = seen_members(members)
     known_ids = set(learnt.column("id").to_pylist())
     known_groups = set(learnt.column("group").to_pylist()) - {None}
@@ -75,7 +82,8 @@ class MemberOverlap(NamedTuple):
     Args:
         tests: test examples in all.
         trained, validated: of those, how many the model was trained or validated on.
-        related: how many more belong with such an example, by a group or as near-duplicates.
+        related: how many more belong with such an example, by a group or as
+            near-duplicates.
         paths: which, sorted.
     """
 
@@ -94,7 +102,9 @@ def find_overlap(members: pa.Table, split: pa.Table) -> MemberOverlap:
     learnt_ids = learnt.column("id").to_pylist()
     splits = learnt.column("split").to_pylist()
     split_of = dict(zip(learnt_ids, splits, strict=True))
-    counts = Counter(split_of.get(identity, "related") for identity in known.column("id").to_pylist())
+    counts = Counter(
+        split_of.get(identity, "related") for identity in known.column("id").to_pylist()
+    )
     return MemberOverlap(
         tests=tests.num_rows,
         trained=counts["train"],

@@ -15,5 +15,6 @@ def is_out_of_memory(fault: BaseException) -> bool:
 
     said = str(fault).lower()
     return isinstance(fault, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(fault, RuntimeError) and ("out of memory" in said or "not enough memory" in said)
+        isinstance(fault, RuntimeError)
+        and ("out of memory" in said or "not enough memory" in said)
     )

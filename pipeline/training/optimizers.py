@@ -1,4 +1,6 @@
-"""Optimisers: one group a block and kind of parameter, rates that follow from the step alone."""
+"""Optimisers: one group a block and kind of parameter, rates that follow from the step
+alone.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +35,18 @@ class ParameterGroup(TypedDict):
 
 
 def max_lrs(
-    blocks: list[str], scope: StageScope, lr: float, decay: float, body_lr: float | None = None
+    blocks: list[str],
+    scope: StageScope,
+    lr: float,
+    decay: float,
+    body_lr: float | None = None,
 ) -> dict[str, float]:
-    """The peak rate of each trained block: `lr` at the output, times `decay` a block going deeper.
+    """The peak rate of each trained block: `lr` at the output, times `decay` a block
+    going deeper.
 
     Args:
-        body_lr: of the block below the head, where it is another than `lr` times `decay`.
+        body_lr: of the block below the head, where it is another than `lr` times
+            `decay`.
     """
     found: dict[str, float] = {}
     for depth, name in enumerate(reversed(blocks)):
@@ -49,17 +57,28 @@ def max_lrs(
     return {name: found[name] for name in scope.trained}
 
 
-def parameter_groups(model: BlockedNetwork, max_lrs: dict[str, float], weight_decay: float) -> list[ParameterGroup]:
-    """Parameter groups `block` and `block/no-decay`: norms and biases, which have one dimension, do not decay
-    (He et al. 2019, section 3.1). A parameter tied within trained blocks is in the first group that has it."""
+def parameter_groups(
+    model: BlockedNetwork, max_lrs: dict[str, float], weight_decay: float
+) -> list[ParameterGroup]:
+    """Parameter groups `block` and `block/no-decay`: norms and biases, which have one
+    dimension, do not decay (He et al. 2019, section 3.1). A parameter tied within
+    trained blocks is in the first group that has it.
+    """
     seen: set[int] = set()
     result: list[ParameterGroup] = []
     for block in model.blocks:
         if block.name not in max_lrs:
             continue
-        fresh = {name: p for name, p in block.named_parameters() if id(p) not in seen and p.requires_grad}
+        fresh = {
+            name: p
+            for name, p in block.named_parameters()
+            if id(p) not in seen and p.requires_grad
+        }
         seen.update(map(id, fresh.values()))
-        for suffix, is_flat, decay in (("", False, weight_decay), ("/no-decay", True, 0.0)):
+        for suffix, is_flat, decay in (
+            ("", False, weight_decay),
+            ("/no-decay", True, 0.0),
+        ):
             members = {name: p for name, p in fresh.items() if (p.ndim <= 1) == is_flat}
             if members:
                 peak = max_lrs[block.name]
@@ -76,10 +95,13 @@ def parameter_groups(model: BlockedNetwork, max_lrs: dict[str, float], weight_de
     return result
 
 
-def build_optimizer(config: FinetuneConfig, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
+def build_optimizer(
+    config: FinetuneConfig, groups: list[ParameterGroup]
+) -> torch.optim.Optimizer:
     """The configured optimiser over these groups.
 
-    AdamW: Loshchilov and Hutter 2019. SGD with Nesterov momentum 0.9: Sutskever et al. 2013.
+    AdamW: Loshchilov and Hutter 2019. SGD with Nesterov momentum 0.9: Sutskever et al.
+    2013.
     """
     import torch
 
@@ -94,8 +116,10 @@ def build_optimizer(config: FinetuneConfig, groups: list[ParameterGroup]) -> tor
 
 
 def lr_multiplier(step: int, steps: int, warmup: float) -> float:
-    """The share of its peak that a rate has at 0-based `step` of a stage of `steps`: a linear rise over the share
-    `warmup` of them, then half a cosine down towards 0 (Loshchilov and Hutter 2017, equation 5)."""
+    """The share of its peak that a rate has at 0-based `step` of a stage of `steps`: a
+    linear rise over the share `warmup` of them, then half a cosine down towards 0
+    (Loshchilov and Hutter 2017, equation 5).
+    """
     rise = round(steps * warmup)
     if step < rise:
         return (step + 1) / (rise + 1)
@@ -104,7 +128,9 @@ def lr_multiplier(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(angle))
 
 
-def set_rates(optimizer: torch.optim.Optimizer, step: int, steps: int, warmup: float) -> None:
+def set_rates(
+    optimizer: torch.optim.Optimizer, step: int, steps: int, warmup: float
+) -> None:
     """Gives every group its rate for this step."""
     multiplier = lr_multiplier(step, steps, warmup)
     for group in optimizer.param_groups:
@@ -128,9 +154,13 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]
     return found
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, torch.Tensor]) -> None:
-    """Gives a new optimiser the saved state, in the memory layout of its parameters: the same numbers laid out
-    otherwise may take another path through the arithmetic, which need not agree to the last bit."""
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, saved: dict[str, torch.Tensor]
+) -> None:
+    """Gives a new optimiser the saved state, in the memory layout of its parameters:
+    the same numbers laid out otherwise may take another path through the arithmetic,
+    which need not agree to the last bit.
+    """
     import torch
 
     parameters = _named(optimizer)
@@ -138,7 +168,11 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, torc
         name, _, kind = key.rpartition(":")
         parameter = parameters[name]
         same = value.shape == parameter.shape and kind != "step"
-        like = torch.empty_like(parameter) if same else torch.empty_like(value, device=parameter.device)
+        like = (
+            torch.empty_like(parameter)
+            if same
+            else torch.empty_like(value, device=parameter.device)
+        )
         optimizer.state[parameter][kind] = like.copy_(value)
 
 

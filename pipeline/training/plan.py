@@ -1,10 +1,12 @@
-"""The plan of a training: its arithmetic, threads, batch size and cache use, chosen by measuring the machine at hand.
+"""The plan of a training: its arithmetic, threads, batch size and cache use, chosen by
+measuring the machine at hand.
 
-What is fastest differs by network and machine (on a CPU, bf16 may be seven times faster or slower), so a few real
-steps decide: short trials of every candidate in turns, so that what else the machine does hits all of them, and the
-fastest trial of each. A plan is remembered for the machine, network and settings, saved with every checkpoint and
-obeyed on resume. Where the time was up before every candidate had its trials, what was not measured is no candidate,
-and nothing is remembered.
+What is fastest differs by network and machine (on a CPU, bf16 may be seven times faster
+or slower), so a few real steps decide: short trials of every candidate in turns, so
+that what else the machine does hits all of them, and the fastest trial of each. A plan
+is remembered for the machine, network and settings, saved with every checkpoint and
+obeyed on resume. Where the time was up before every candidate had its trials, what was
+not measured is no candidate, and nothing is remembered.
 """
 
 from __future__ import annotations
@@ -35,10 +37,15 @@ if TYPE_CHECKING:
     from pipeline.objectives.base import Targets, TrainingLoss
     from pipeline.tasks.base import Task
 
-SECONDS = 4.0  # of measuring in all, or more where that is no more than 1 / PAYS of the training
+# Of measuring in all, or more where that is no more than 1 / PAYS of the training.
+SECONDS = 4.0
 TRIALS = 4  # measured steps of a candidate, at the most
-FEWEST_TRIALS = 2  # of which the first chooses kernels and gets memory; with fewer, a candidate is not measured
-HOPELESS = 2.0  # how much longer than the fastest a candidate must take to be given up after the fewest trials
+# Of which the first chooses kernels and gets memory; with fewer, a candidate is not
+# measured.
+FEWEST_TRIALS = 2
+# How much longer than the fastest a candidate must take to be given up after the fewest
+# trials.
+HOPELESS = 2.0
 CLEAR = 1.15  # and after one more
 LOSS_TOLERANCE = 0.02  # relative; bf16 keeps 8 bits of significand
 MEMORY_SHARE = 0.6  # of what is available, for a batch's activations
@@ -50,7 +57,8 @@ Precision = Literal["fp32", "bf16"]
 MemoryFormat = Literal["contiguous", "channels-last"]
 
 
-_compiled: WeakSet[BlockedNetwork] = WeakSet()  # a network is placed again for each of its stages
+# A network is placed again for each of its stages.
+_compiled: WeakSet[BlockedNetwork] = WeakSet()
 
 
 class TrainingPlan(FrozenModel):
@@ -58,7 +66,8 @@ class TrainingPlan(FrozenModel):
 
     Args:
         batch_size: examples computed at once; a larger optimiser batch is accumulated.
-        fuse: whether a frozen prefix runs in fewer operations; see `pipeline.models.providers.torchvision.fused`.
+        fuse: whether a frozen prefix runs in fewer operations; see
+            `pipeline.models.providers.torchvision.fused`.
         feature_cache: whether a frozen prefix's outputs may be kept.
         feature_cache_gb: most disk they may take, in 10⁹ bytes.
         feature_cache_always: keep them even where computing looks as fast as reading.
@@ -78,7 +87,12 @@ class TrainingPlan(FrozenModel):
     feature_cache_always: bool = False
 
     def __str__(self) -> str:
-        parts = [self.precision, self.memory_format, f"{self.threads} threads", f"{self.batch_size} examples at once"]
+        parts = [
+            self.precision,
+            self.memory_format,
+            f"{self.threads} threads",
+            f"{self.batch_size} examples at once",
+        ]
         if self.device != "cpu":
             parts.append(self.device)
         if self.compile:
@@ -101,7 +115,9 @@ class PlanSample(NamedTuple):
 
 
 class MeasuredTrial(NamedTuple):
-    """One candidate's step of some examples: seconds, mean loss, and bytes that each example keeps for the backward."""
+    """One candidate's step of some examples: seconds, mean loss, and bytes that each
+    example keeps for the backward.
+    """
 
     plan: TrainingPlan
     seconds: float
@@ -114,7 +130,8 @@ class ChosenPlan(FrozenModel):
 
     Args:
         seconds_per_example: of a training step of the whole network.
-        shares: of each block in the seconds of a forward pass, from input to output; empty where not measured.
+        shares: of each block in the seconds of a forward pass, from input to output;
+            empty where not measured.
     """
 
     plan: TrainingPlan
@@ -140,15 +157,16 @@ def choose_plan(
     steps: int = 0,
     passes: int = 0,
 ) -> TrainingPlan:
-    """The fastest plan whose loss agrees with fp32's, of those that the settings leave open.
+    """The fastest plan whose loss agrees with fp32's, of those that the settings leave
+    open.
 
     Args:
         model_factory: makes the network that will be trained.
         sample: the examples that are measured.
         scratch: the workspace's `.thaw`; the choice is remembered under `plans/`.
         steps: optimiser steps to come, to tell whether compiling pays; 0: not known.
-        passes: forward passes of one example to come, a training step counting `BACKWARD`, to tell whether measuring
-            pays; 0: not known, and it does.
+        passes: forward passes of one example to come, a training step counting
+            `BACKWARD`, to tell whether measuring pays; 0: not known, and it does.
 
     Raises:
         ConfigError: the configured device is not there.
@@ -165,7 +183,9 @@ def choose_plan(
     seconds = steps * config.batch_size * chosen.seconds_per_example
     compiling_pays = may_compile and seconds > LONG
     compiles = base.compile or compiling_pays
-    plan = chosen.plan.model_copy(update={"compile": compiles, "fuse": base.fuse and not compiles})
+    plan = chosen.plan.model_copy(
+        update={"compile": compiles, "fuse": base.fuse and not compiles}
+    )
     console.info(f"plan: {plan} ({how})")
     return plan
 
@@ -173,15 +193,21 @@ def choose_plan(
 def find_remembered(
     model: BlockedNetwork, task: Task, x: Batch, config: FinetuneConfig, scratch: Path
 ) -> Remembered | None:
-    """What is remembered of a measurement for this network, input `x` (n, …) and settings on this machine."""
+    """What is remembered of a measurement for this network, input `x` (n, …) and
+    settings on this machine.
+    """
     candidates = _open(config, _base(config), x)
     path = _path(model, task, x, config, candidates, scratch)
     chosen = _read(path)
     return None if chosen is None else Remembered(chosen, path)
 
 
-def seconds_per_example(model: BlockedNetwork, sample: PlanSample, plan: TrainingPlan) -> float:
-    """What an example takes in a training step of the whole network, measured on the sample."""
+def seconds_per_example(
+    model: BlockedNetwork, sample: PlanSample, plan: TrainingPlan
+) -> float:
+    """What an example takes in a training step of the whole network, measured on the
+    sample.
+    """
     trials = measure_plans(model, sample, [plan], turns=FEWEST_TRIALS)
     return trials.best[plan].seconds / len(sample.x)
 
@@ -195,7 +221,14 @@ def _path(
     scratch: Path,
 ) -> Path:
     shapes = example_shapes(x)
-    about = [model.architecture, model.classes, task.name, shapes, config.batch_size, config.plan]
+    about = [
+        model.architecture,
+        model.classes,
+        task.name,
+        shapes,
+        config.batch_size,
+        config.plan,
+    ]
     key = digest(hardware.machine(), candidates[0], about)
     return scratch / "plans" / f"{key[:32]}.json"
 
@@ -208,22 +241,32 @@ def _find(
     path: Path,
     passes: int,
 ) -> tuple[ChosenPlan, str]:
-    """The best candidate and how it was found: remembered, taken as usual for a short training, or measured."""
+    """The best candidate and how it was found: remembered, taken as usual for a short
+    training, or measured.
+    """
     known = _read(path)
     if known is not None:
         return known, "remembered"
     x = sample.x
     cost = BACKWARD * TRIALS * len(x) * len(candidates)
     if 0 < passes < PAYS * cost and candidates[0].device == "cpu":
-        # One example, for the memory it takes: no race that takes as long as the training.
+        # One example, for the memory it takes: no race that takes as long as the
+        # training.
         one = PlanSample(x[:1], sample.targets[:1], sample.loss)
         step = _step(model, one, candidates[0], backward=False)
-        return _best([step], config, 1), "as usual on a CPU; too little to train for measuring to pay"
+        return _best(
+            [step], config, 1
+        ), "as usual on a CPU; too little to train for measuring to pay"
     trials = measure_plans(model, sample, candidates, passes=passes)
     chosen = _best(list(trials.measured.values()), config, len(x))
-    measured = ", ".join(_told(result, candidates) for result in trials.measured.values())
+    measured = ", ".join(
+        _told(result, candidates) for result in trials.measured.values()
+    )
     if not trials.complete:
-        return chosen, f"not all was measured in the time for it, so measured again next time: {measured}"
+        return (
+            chosen,
+            f"not all was measured in the time for it, so measured again next time: {measured}",
+        )
     chosen = chosen.model_copy(update={"shares": _shares(model, x, chosen.plan)})
     _remember(path, chosen)
     return chosen, f"steps of {len(x)}: {measured}"
@@ -257,7 +300,11 @@ class PlanTrials:
     @property
     def measured(self) -> dict[TrainingPlan, MeasuredTrial]:
         """The candidates that had their trials; the first one where none had."""
-        enough = {plan: result for plan, result in self.best.items() if self.counts[plan] >= FEWEST_TRIALS}
+        enough = {
+            plan: result
+            for plan, result in self.best.items()
+            if self.counts[plan] >= FEWEST_TRIALS
+        }
         if enough:
             return enough
         reference = self.candidates[0]
@@ -279,13 +326,19 @@ class PlanTrials:
         self.best.pop(plan, None)
 
     def contenders(self) -> list[TrainingPlan]:
-        """The candidates that may still turn out the fastest; what was slow once may only have been disturbed."""
+        """The candidates that may still turn out the fastest; what was slow once may
+        only have been disturbed.
+        """
         working = self._working()
         fewest = min(self.counts[plan] for plan in working)
         if fewest < FEWEST_TRIALS:
             return working
         fastest = min(self.best[plan].seconds for plan in working)
-        return [plan for plan in working if self.best[plan].seconds <= self._margin(plan) * fastest]
+        return [
+            plan
+            for plan in working
+            if self.best[plan].seconds <= self._margin(plan) * fastest
+        ]
 
     def _working(self) -> list[TrainingPlan]:
         return [plan for plan in self.candidates if plan not in self.dropped]
@@ -304,9 +357,9 @@ def measure_plans(
 ) -> PlanTrials:
     """Times a training step without its update for each candidate, in turns.
 
-    The first candidate, the reference, is always measured; another that fails is dropped. The time for it is `SECONDS`,
-    or what 1 / `PAYS` of the training takes at the reference's speed, whichever is longer: a busy machine takes longer
-    over both.
+    The first candidate, the reference, is always measured; another that fails is
+    dropped. The time for it is `SECONDS`, or what 1 / `PAYS` of the training takes at
+    the reference's speed, whichever is longer: a busy machine takes longer over both.
 
     Args:
         passes: forward passes of one example to come; see `choose`.
@@ -322,7 +375,9 @@ def measure_plans(
             if trials.complete and len(contenders) == 1:
                 break
             for candidate in contenders:
-                if trials.best and time.perf_counter() - started > _time_for_it(trials, len(sample.x), passes):
+                if trials.best and time.perf_counter() - started > _time_for_it(
+                    trials, len(sample.x), passes
+                ):
                     return trials
                 torch.set_num_threads(candidate.threads)
                 try:
@@ -344,7 +399,9 @@ def _time_for_it(trials: PlanTrials, examples: int, passes: int) -> float:
 
 
 def _shares(model: BlockedNetwork, x: Batch, plan: TrainingPlan) -> tuple[float, ...]:
-    """Each block's share of the seconds of a forward pass; on an accelerator, which works on its own, not known."""
+    """Each block's share of the seconds of a forward pass; on an accelerator, which
+    works on its own, not known.
+    """
     import torch
 
     if plan.device != "cpu":
@@ -374,13 +431,18 @@ def _step(
 
     x = sample.x
     place_network(model, plan.model_copy(update={"compile": False}))
-    model.stock.eval()  # dropout and BatchNorm's batch statistics would make the losses differ
+    # Dropout and BatchNorm's batch statistics would make the losses differ.
+    model.stock.eval()
     model.stock.zero_grad(set_to_none=True)
     kept = 0
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
         nonlocal kept
-        kept += 0 if isinstance(tensor, torch.nn.Parameter) else tensor.numel() * tensor.element_size()
+        kept += (
+            0
+            if isinstance(tensor, torch.nn.Parameter)
+            else tensor.numel() * tensor.element_size()
+        )
         return tensor
 
     began = time.perf_counter()
@@ -394,14 +456,22 @@ def _step(
     return MeasuredTrial(plan, time.perf_counter() - began, value, kept // len(x))
 
 
-def _best(results: list[MeasuredTrial], config: FinetuneConfig, examples: int) -> ChosenPlan:
+def _best(
+    results: list[MeasuredTrial], config: FinetuneConfig, examples: int
+) -> ChosenPlan:
     in_fp32 = [result for result in results if result.plan.precision == "fp32"]
     reference = in_fp32[0] if in_fp32 else results[0]
     tolerance = LOSS_TOLERANCE * abs(reference.loss)
-    agreeing = [result for result in results if abs(result.loss - reference.loss) <= tolerance]
+    agreeing = [
+        result for result in results if abs(result.loss - reference.loss) <= tolerance
+    ]
     fastest = min(agreeing or [reference], key=lambda result: result.seconds)
     size = config.batch_size
-    while size > 1 and size * fastest.bytes_per_example > MEMORY_SHARE * hardware.available(fastest.plan.device):
+    while (
+        size > 1
+        and size * fastest.bytes_per_example
+        > MEMORY_SHARE * hardware.available(fastest.plan.device)
+    ):
         size = -(-size // 2)
     plan = fastest.plan.model_copy(update={"batch_size": size})
     return ChosenPlan(plan=plan, seconds_per_example=fastest.seconds / examples)
@@ -418,7 +488,8 @@ def _base(config: FinetuneConfig) -> TrainingPlan:
         feature_cache_gb=wanted.feature_cache_gb,
         feature_cache_always=wanted.feature_cache == "on",
         compile=wanted.compile == "on",
-        fuse=wanted.fuse == "auto" and wanted.compile != "on",  # compiling fuses by itself
+        # Compiling fuses by itself.
+        fuse=wanted.fuse == "auto" and wanted.compile != "on",
         device=hardware.device(wanted.device),
         torch=torch.__version__,
     )
@@ -427,28 +498,40 @@ def _base(config: FinetuneConfig) -> TrainingPlan:
 def _open(config: FinetuneConfig, base: TrainingPlan, x: Batch) -> list[TrainingPlan]:
     """The plans that the settings and the hardware leave open.
 
-    The first is what most networks are fastest in on most CPUs: fp32, a thread a core, channels last where there are
-    channels. It is the reference, and what is taken where nothing could be measured.
+    The first is what most networks are fastest in on most CPUs: fp32, a thread a core,
+    channels last where there are channels. It is the reference, and what is taken where
+    nothing could be measured.
     """
-    precisions: list[Precision] = ["fp32", "bf16"] if hardware.has_bf16(base.device) else ["fp32"]
-    formats: list[MemoryFormat] = ["channels-last", "contiguous"] if _is_image(x) else ["contiguous"]
+    precisions: list[Precision] = (
+        ["fp32", "bf16"] if hardware.has_bf16(base.device) else ["fp32"]
+    )
+    formats: list[MemoryFormat] = (
+        ["channels-last", "contiguous"] if _is_image(x) else ["contiguous"]
+    )
     if config.plan.precision != "auto":
         precisions = [config.plan.precision]
     if config.plan.memory_format != "auto":
         formats = [config.plan.memory_format]
     threads = [base.threads]
     if config.plan.threads == "auto" and base.device == "cpu":
-        # Two threads of one core share its units: arithmetic is often faster with one of them.
+        # Two threads of one core share its units: arithmetic is often faster with one
+        # of them.
         threads = sorted({base.threads, hardware.physical_cores()})
     plans: list[TrainingPlan] = []
     for count, precision, memory_format in product(threads, precisions, formats):
-        choice = {"threads": count, "precision": precision, "memory_format": memory_format}
+        choice = {
+            "threads": count,
+            "precision": precision,
+            "memory_format": memory_format,
+        }
         plans.append(base.model_copy(update=choice))
     return plans
 
 
 def _is_image(x: Batch) -> bool:
-    """Whether a batch has examples, channels, height and width, so that there are two memory formats for it."""
+    """Whether a batch has examples, channels, height and width, so that there are two
+    memory formats for it.
+    """
     import torch
 
     return isinstance(x, torch.Tensor) and x.ndim == 4
@@ -475,10 +558,15 @@ def autocast(plan: TrainingPlan) -> AbstractContextManager[object]:
 
 
 def place_network(model: BlockedNetwork, plan: TrainingPlan) -> None:
-    """Moves a network to the plan's device and memory format, in place, and compiles its blocks if the plan says so."""
+    """Moves a network to the plan's device and memory format, in place, and compiles
+    its blocks if the plan says so.
+    """
     import torch
 
-    formats = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
+    formats = {
+        "contiguous": torch.contiguous_format,
+        "channels-last": torch.channels_last,
+    }
     model.stock.to(torch.device(plan.device))
     model.stock.to(memory_format=formats[plan.memory_format])
     if plan.compile and model not in _compiled:
@@ -492,6 +580,10 @@ def to_input(x: Batch, plan: TrainingPlan) -> Batch:
 
     if not isinstance(x, torch.Tensor) or not _is_image(x):
         return x.to(plan.device)
-    # Asked for either way: a convolution goes by its input's layout as much as by its own weights'.
+    # Asked for either way: a convolution goes by its input's layout as much as by its
+    # own weights'.
     last = plan.memory_format == "channels-last"
-    return x.to(plan.device, memory_format=torch.channels_last if last else torch.contiguous_format)
+    return x.to(
+        plan.device,
+        memory_format=torch.channels_last if last else torch.contiguous_format,
+    )

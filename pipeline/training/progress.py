@@ -1,4 +1,6 @@
-"""How far a training has come: its state, the best weights so far, and the time that it took."""
+"""How far a training has come: its state, the best weights so far, and the time that it
+took.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 
 
 class StageTimes(defaultdict[str, float]):
-    """Seconds that a stage took in this process by what was done, and `examples` trained on.
+    """Seconds that a stage took in this process by what was done, and `examples`
+    trained on.
 
     `train` includes `step`, the computing of gradients and the update of weights.
     """
@@ -34,20 +37,25 @@ class StageTimes(defaultdict[str, float]):
             self[what] += time.monotonic() - began
 
 
-ANSWERS = "probabilities"  # the name in checkpoints, from the time when all targets were classes
+# The name in checkpoints, from the time when all targets were classes.
+ANSWERS = "probabilities"
 
 
 @dataclass
 class TrainingProgress:
-    """What changes while a training runs, besides weights and optimiser; handed on from stage to stage.
+    """What changes while a training runs, besides weights and optimiser; handed on from
+    stage to stage.
 
     Args:
         state: where the training is.
-        best_state: tensors of the best result: weights and buffers of the trained blocks as `weights/…`, and the
-            validation answers (N, …) as `ANSWERS`. Empty before the first validation.
+        best_state: tensors of the best result: weights and buffers of the trained
+            blocks as `weights/…`, and the validation answers (N, …) as `ANSWERS`. Empty
+            before the first validation.
         times: by stage.
     """
 
     state: TrainState
     best_state: dict[str, torch.Tensor] = field(default_factory=dict)
-    times: defaultdict[str, StageTimes] = field(default_factory=lambda: defaultdict(StageTimes))
+    times: defaultdict[str, StageTimes] = field(
+        default_factory=lambda: defaultdict(StageTimes)
+    )

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one candidate is: a name, its stages, and everything that determines its result."""
+    """What one candidate is: a name, its stages, and everything that determines its
+    result.
+    """
 
     name: str
     stages: Sequence[StageConfig]
@@ -46,7 +48,8 @@ class TrainedRecipe:
     """A finished training.
 
     Args:
-        answers: (N, …) to the validation examples at the best result, in the order of their ids.
+        answers: (N, …) to the validation examples at the best result, in the order of
+            their ids.
         times: of each stage, in this process.
         checkpoints: to be cleared once the result is in its place.
     """
@@ -68,16 +71,20 @@ def train(
     """Trains a recipe, going on from its newest checkpoint where there is one.
 
     Args:
-        choose_plan: asked only where no checkpoint brings a plan, or where its device is gone.
+        choose_plan: asked only where no checkpoint brings a plan, or where its device
+            is gone.
         report: given the curves as they grow; the same points may come again.
 
     Raises:
         Interrupted: a signal came; everything is saved.
-        TrainingError: the result could not be trusted; see `pipeline.training.stage_trainer.train_stage`.
+        TrainingError: the result could not be trusted; see
+            `pipeline.training.stage_trainer.train_stage`.
     """
     settings = job.config.checkpoint
     folder = checkpoints_of(job.scratch, recipe.key)
-    checkpoints = Checkpoints(folder, recipe.identity, job.console, settings.keep, settings.every_seconds)
+    checkpoints = Checkpoints(
+        folder, recipe.identity, job.console, settings.keep, settings.every_seconds
+    )
     session = TrainingSession(job, recipe.name, checkpoints, stop, report)
     checkpoint = checkpoints.load()
     if checkpoint is None:
@@ -89,7 +96,9 @@ def train(
             _obey_plan(session, progress.state, choose_plan)
             model = _train_stages(session, recipe.stages, progress, checkpoint)
             answers = progress.best_state[ANSWERS]
-            return TrainedRecipe(model, progress.state, answers, progress.times, checkpoints)
+            return TrainedRecipe(
+                model, progress.state, answers, progress.times, checkpoints
+            )
         except NonFiniteError as fault:
             if progress.state.plan.precision == "fp32":
                 raise
@@ -105,16 +114,22 @@ def _resume(session: TrainingSession, checkpoint: Checkpoint) -> TrainingProgres
     return TrainingProgress(state, checkpoint.part("best"))
 
 
-def _restart_in_fp32(session: TrainingSession, progress: TrainingProgress, fault: NonFiniteError) -> Checkpoint | None:
-    """Sets the progress back to the beginning of the stage that failed, to be done again in fp32.
+def _restart_in_fp32(
+    session: TrainingSession, progress: TrainingProgress, fault: NonFiniteError
+) -> Checkpoint | None:
+    """Sets the progress back to the beginning of the stage that failed, to be done
+    again in fp32.
 
-    Not to the newest checkpoint: when that was written depends on the clock, and the result must not.
+    Not to the newest checkpoint: when that was written depends on the clock, and the
+    result must not.
 
     Returns:
         The checkpoint to go on from; None where the first stage failed.
     """
     failed = progress.state.plan
-    session.info(f"{fault.subject}: {fault.found} in {failed.precision}; the stage again in fp32")
+    session.info(
+        f"{fault.subject}: {fault.found} in {failed.precision}; the stage again in fp32"
+    )
     plan = failed.model_copy(update={"precision": "fp32"})
     checkpoint = session.checkpoints.load(start=True)
     if checkpoint is None:
@@ -124,7 +139,9 @@ def _restart_in_fp32(session: TrainingSession, progress: TrainingProgress, fault
         progress.state = TrainState.parse(checkpoint.state)
         progress.state.plan = plan
         progress.best_state = checkpoint.part("best")
-    progress.state.notes.append(f"{fault.subject}: {fault.found}; trained in fp32 from the beginning of that stage")
+    progress.state.notes.append(
+        f"{fault.subject}: {fault.found}; trained in fp32 from the beginning of that stage"
+    )
     return checkpoint
 
 
@@ -153,15 +170,26 @@ def _train_stages(
     return model
 
 
-def _obey_plan(session: TrainingSession, state: TrainState, choose_plan: Callable[[], TrainingPlan]) -> None:
-    """Keeps the state's plan but where its device is gone; where the machine is another, that is said and noted."""
+def _obey_plan(
+    session: TrainingSession, state: TrainState, choose_plan: Callable[[], TrainingPlan]
+) -> None:
+    """Keeps the state's plan but where its device is gone; where the machine is
+    another, that is said and noted.
+    """
     if state.plan.device.startswith("cuda") and not torch.cuda.is_available():
         state.plan = choose_plan()
     before = state.machine
     now = machine(state.plan.device, state.plan.threads)
-    changed = [f"{what}: {before[what]} before, {now[what]} now" for what in before if before[what] != now[what]]
+    changed = [
+        f"{what}: {before[what]} before, {now[what]} now"
+        for what in before
+        if before[what] != now[what]
+    ]
     if changed:
-        note = "resumed on another machine, so not bit-identical to an uninterrupted training: " + "; ".join(changed)
+        note = (
+            "resumed on another machine, so not bit-identical to an uninterrupted training: "
+            + "; ".join(changed)
+        )
         session.info(note)
         state.notes.append(note)
     state.machine = now

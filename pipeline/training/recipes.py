@@ -8,8 +8,9 @@
 | lp-ft | the head, then everything at a lower rate | Kumar et al. 2022, section 3.2: linear probing, then tuning |
 | scratch | everything, from random weights | the comparison that says whether pretraining pays |
 
-A linear head's own stage is solved and takes no epochs from the others; its `epochs` are for a head that cannot be,
-which is trained for them (see `pipeline.training.head_stage`).
+A linear head's own stage is solved and takes no epochs from the others; its `epochs`
+are for a head that cannot be, which is trained for them (see
+`pipeline.training.head_stage`).
 
 `compare` is all five: which kind of fine-tuning pays here.
 """
@@ -35,10 +36,12 @@ def recipe_names(config: FinetuneConfig) -> tuple[str, ...]:
 
 
 def recipe_stages(name: str, config: FinetuneConfig, blocks: Sequence[str]) -> Stages:
-    """The stages of a recipe for a network of these blocks (input to output, the head last).
+    """The stages of a recipe for a network of these blocks (input to output, the head
+    last).
 
     Raises:
-        ConfigError: there is no such recipe, it has no stages, or two of its stages have one name.
+        ConfigError: there is no such recipe, it has no stages, or two of its stages
+            have one name.
     """
     check_name(name, config)
     if name in config.own:
@@ -55,13 +58,17 @@ def check_name(name: str, config: FinetuneConfig) -> None:
             "finetune.recipes",
             found=name,
             expected="one of " + ", ".join(known),
-            hint=f"did you mean {close[0]}?" if close else "or describe it under finetune.own",
+            hint=f"did you mean {close[0]}?"
+            if close
+            else "or describe it under finetune.own",
         )
 
 
 def baseline(config: FinetuneConfig, steps_per_epoch: int) -> Stages:
-    """`scratch` with a budget from settings alone, so that no candidate's early stop changes what it is compared with:
-    `baseline_steps` in whole epochs, or the epochs of `gradual`, which are all that are configured."""
+    """`scratch` with a budget from settings alone, so that no candidate's early stop
+    changes what it is compared with: `baseline_steps` in whole epochs, or the epochs of
+    `gradual`, which are all that are configured.
+    """
     epochs = config.epochs
     if config.baseline_steps is not None:
         epochs = -(-config.baseline_steps // steps_per_epoch)
@@ -69,7 +76,9 @@ def baseline(config: FinetuneConfig, steps_per_epoch: int) -> Stages:
 
 
 def divide_epochs(total: int, weights: Sequence[float]) -> list[int]:
-    """Divides `total` epochs over stages, at least one each; with fewer epochs than stages the first get them."""
+    """Divides `total` epochs over stages, at least one each; with fewer epochs than
+    stages the first get them.
+    """
     counts = [1 if number < total else 0 for number in range(len(weights))]
     shares = [total * weight / sum(weights) for weight in weights]
     for _ in range(total - sum(counts)):
@@ -88,8 +97,10 @@ def full(config: FinetuneConfig, depth: int) -> Stages:
 
 
 def gradual(config: FinetuneConfig, depth: int) -> Stages:
-    """The head; then the upper third of the `depth` blocks below it; then two thirds: what lies at the very bottom,
-    edges and colours, is the most general and the dearest to train (Yosinski et al. 2014)."""
+    """The head; then the upper third of the `depth` blocks below it; then two thirds:
+    what lies at the very bottom, edges and colours, is the most general and the dearest
+    to train (Yosinski et al. 2014).
+    """
     third = max(1, round(depth / 3))
     rows = [
         ("head", ("head",), 1.0),
@@ -125,7 +136,9 @@ def scratch(config: FinetuneConfig, depth: int) -> Stages:
 
 
 def _beside_head(config: FinetuneConfig, weights: Sequence[float]) -> list[int]:
-    """Epochs of the stages, the head's first: where it is solved, the others have all of them between them."""
+    """Epochs of the stages, the head's first: where it is solved, the others have all
+    of them between them.
+    """
     epochs = divide_epochs(config.epochs, weights)
     if config.head_solver == "optimizer":
         return epochs
@@ -142,7 +155,13 @@ BUILT_IN: dict[str, Callable[[FinetuneConfig, int], Stages]] = {
 SETS = {"compare": tuple(BUILT_IN)}
 
 
-def _stage(config: FinetuneConfig, name: str, train: tuple[str, ...], epochs: int, scale: float = 1.0) -> StageConfig:
+def _stage(
+    config: FinetuneConfig,
+    name: str,
+    train: tuple[str, ...],
+    epochs: int,
+    scale: float = 1.0,
+) -> StageConfig:
     lr = config.lr if config.lr == "auto" else config.lr * scale
     body_lr = None if config.body_lr is None else config.body_lr * scale
     return StageConfig(
@@ -161,7 +180,9 @@ def _checked(name: str, own: Stages) -> Stages:
     if not own or len(set(names)) < len(names):
         raise ConfigError(
             f"finetune.own.{name}",
-            found="no stages" if not own else "two stages of one name: " + ", ".join(names),
+            found="no stages"
+            if not own
+            else "two stages of one name: " + ", ".join(names),
             expected="at least one stage, each with its own name",
         )
     return own

@@ -1,7 +1,8 @@
-"""Counted randomness: what is random about an epoch follows from (seed, epoch, id) alone.
+"""Counted randomness: what is random about an epoch follows from (seed, epoch, id)
+alone.
 
-Nothing is drawn from a running generator, so the number of workers, an interruption or the order in which examples
-were listed cannot change what an epoch shows.
+Nothing is drawn from a running generator, so the number of workers, an interruption or
+the order in which examples were listed cannot change what an epoch shows.
 """
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ Rows = NDArray[np.int64]
 
 
 def derive_seed(*parts: object) -> int:
-    """A number below 2^63 that follows from the parts alone: a seed for one purpose and place."""
+    """A number below 2^63 that follows from the parts alone: a seed for one purpose and
+    place.
+    """
     text = "\x1f".join(str(part) for part in parts)
     hashed = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(hashed, "big") >> 1
 
 
 def mix(values: Keys) -> Keys:
-    """The finaliser of SplitMix64, a bijection on 64-bit words (Steele, Lea and Flood 2014, figure 16)."""
+    """The finaliser of SplitMix64, a bijection on 64-bit words (Steele, Lea and Flood
+    2014, figure 16).
+    """
     z = values + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -40,7 +45,9 @@ def keys(ids: Sequence[str]) -> Keys:
 
 
 def shuffle(of: Keys, *counts: object) -> Rows:
-    """Positions 0…N-1 in the order that their keys and the counts (seed, epoch, …) give them."""
+    """Positions 0…N-1 in the order that their keys and the counts (seed, epoch, …) give
+    them.
+    """
     with np.errstate(over="ignore"):
         mixed = mix(of ^ np.uint64(derive_seed("order", *counts)))
     return np.lexsort((of, mixed)).astype(np.int64)
@@ -49,10 +56,12 @@ def shuffle(of: Keys, *counts: object) -> Rows:
 def balanced(of: Keys, classes: Rows, seed: int, epoch: int) -> tuple[Rows, Rows]:
     """As many positions as there are examples, every class equally often.
 
-    A class goes through all of its examples, in a counted order, before any of them comes again, over epochs too.
+    A class goes through all of its examples, in a counted order, before any of them
+    comes again, over epochs too.
 
     Returns:
-        The positions (N,) in the epoch's order, and how often each had been shown before in this epoch (N,).
+        The positions (N,) in the epoch's order, and how often each had been shown
+        before in this epoch (N,).
     """
     present = np.unique(classes)
     share, extra = divmod(len(of), len(present))
@@ -75,9 +84,11 @@ def balanced(of: Keys, classes: Rows, seed: int, epoch: int) -> tuple[Rows, Rows
     return rows[order], repeats[order]
 
 
-def _continue_rounds(of: Keys, members: Rows, before: int, count: int, seed: int) -> Rows:
-    """The next `count` examples of a class, of which `before` were shown already: round after round of all of them,
-    each in an order of its own.
+def _continue_rounds(
+    of: Keys, members: Rows, before: int, count: int, seed: int
+) -> Rows:
+    """The next `count` examples of a class, of which `before` were shown already: round
+    after round of all of them, each in an order of its own.
 
     Args:
         members: (M,) positions of the class's examples.
@@ -91,7 +102,9 @@ def _continue_rounds(of: Keys, members: Rows, before: int, count: int, seed: int
 
 
 def _has_extra(number: int, epoch: int, classes: int, extra: int) -> bool:
-    """Whether this class is one of the `extra` that an epoch shows once more; they take turns."""
+    """Whether this class is one of the `extra` that an epoch shows once more; they take
+    turns.
+    """
     return (number - epoch) % classes < extra
 
 
@@ -104,8 +117,12 @@ def _occurrences(rows: Rows) -> Rows:
     return np.array(counts, np.int64)
 
 
-def epoch_rows(of: Keys, classes: Rows, sampling: str, seed: int, epoch: int) -> tuple[Rows, Rows]:
-    """The positions an epoch shows, in order, and how often each came before in it: (N,) and (N,)."""
+def epoch_rows(
+    of: Keys, classes: Rows, sampling: str, seed: int, epoch: int
+) -> tuple[Rows, Rows]:
+    """The positions an epoch shows, in order, and how often each came before in it:
+    (N,) and (N,).
+    """
     if sampling == "balanced":
         return balanced(of, classes, seed, epoch)
     return shuffle(of, seed, epoch), np.zeros(len(of), np.int64)
@@ -122,10 +139,12 @@ POOL = 50  # batches within which examples are sorted by their shape
 
 
 def shape_batches(shapes: Rows, size: int, *counts: object) -> list[Rows]:
-    """Cuts an epoch into as many batches as `batches` does, with examples of one shape together where that can be.
+    """Cuts an epoch into as many batches as `batches` does, with examples of one shape
+    together where that can be.
 
-    The epoch is cut into pools of 50 batches; each is sorted by shape, in the epoch's order where the shapes are the
-    same, and cut into batches. The order of the batches is shuffled by the counts (seed, epoch, …).
+    The epoch is cut into pools of 50 batches; each is sorted by shape, in the epoch's
+    order where the shapes are the same, and cut into batches. The order of the batches
+    is shuffled by the counts (seed, epoch, …).
 
     Args:
         shapes: (N,) the shape of each example, in the epoch's order.
@@ -146,7 +165,9 @@ def shape_batches(shapes: Rows, size: int, *counts: object) -> list[Rows]:
 
 
 def same_shape_batches(shapes: Rows, size: int) -> list[Rows]:
-    """Positions (n,) in batches of at most `size` of one shape: by shape, then by position."""
+    """Positions (n,) in batches of at most `size` of one shape: by shape, then by
+    position.
+    """
     if len(np.unique(shapes)) <= 1:
         every = np.arange(len(shapes))
         return np.split(every, range(size, len(every), size))
@@ -158,9 +179,11 @@ def same_shape_batches(shapes: Rows, size: int) -> list[Rows]:
 
 
 def batches(rows: Rows, size: int) -> list[Rows]:
-    """Cuts an epoch into the fewest batches of at most `size`, alike in length to within one.
+    """Cuts an epoch into the fewest batches of at most `size`, alike in length to
+    within one.
 
-    A plain cut would leave a last batch of any length; of one example, BatchNorm has no variance.
+    A plain cut would leave a last batch of any length; of one example, BatchNorm has no
+    variance.
     """
     count = -(-len(rows) // size)
     parts = np.array_split(rows, count)

@@ -59,7 +59,9 @@ def order_epoch(job: FinetuneJob, epoch: int) -> EpochOrder:
     """What an epoch (from 0, over the whole recipe) shows, from settings and ids alone."""
     train = job.train
     config = job.config
-    rows, repeats = sampling.epoch_rows(train.keys, train.classes, config.sampling, config.seed, epoch)
+    rows, repeats = sampling.epoch_rows(
+        train.keys, train.classes, config.sampling, config.seed, epoch
+    )
     views = sampling.views(train.keys[rows], epoch, config.views, repeats)
     shapes = train.shapes[rows]
     if (shapes == shapes[0]).all():
@@ -69,8 +71,12 @@ def order_epoch(job: FinetuneJob, epoch: int) -> EpochOrder:
     return EpochOrder(rows, views, batches)
 
 
-def repeat_epoch(setup: StageSetup, source: BatchSource, epoch: int) -> Iterator[LoadedBatch]:
-    """An epoch's batches over and over: input of the stage's first trained block, and targets."""
+def repeat_epoch(
+    setup: StageSetup, source: BatchSource, epoch: int
+) -> Iterator[LoadedBatch]:
+    """An epoch's batches over and over: input of the stage's first trained block, and
+    targets.
+    """
     stages.set_modes(setup.model, setup.scope)
     order = order_epoch(setup.job, epoch)
     for batch in itertools.cycle(order.batches):
@@ -121,9 +127,14 @@ class EpochTrainer:
         order = order_epoch(setup.job, self._state.epoch)
         remaining = order.batches[self._state.batch :]
         stages.set_modes(setup.model, setup.scope)
-        work = (partial(load_batch, self._source, order.rows[batch], order.views[batch]) for batch in remaining)
+        work = (
+            partial(load_batch, self._source, order.rows[batch], order.views[batch])
+            for batch in remaining
+        )
         loaded = load_ahead(work, setup.job.config.plan.workers)
-        for batch, loaded_batch in zip(remaining, self._saver.save_when_interrupted(loaded), strict=True):
+        for batch, loaded_batch in zip(
+            remaining, self._saver.save_when_interrupted(loaded), strict=True
+        ):
             with self._times.timed("step"):
                 self._step(loaded_batch, order.rows[batch])
             self._show_progress()
@@ -134,7 +145,12 @@ class EpochTrainer:
     def _step(self, batch: LoadedBatch, rows: Rows) -> None:
         """One optimiser step; nothing of the step is left behind where it raises."""
         state = self._state
-        optimizers.set_rates(self._optimizer, self._steps_done(), self._setup.steps, self._setup.stage.warmup)
+        optimizers.set_rates(
+            self._optimizer,
+            self._steps_done(),
+            self._setup.steps,
+            self._setup.stage.warmup,
+        )
         loss = self._gradients(batch.pieces, batch.targets)
         norm = self._clip_gradients()
         if not np.isfinite([loss, norm]).all():
@@ -153,7 +169,9 @@ class EpochTrainer:
         return in_whole_epochs + self._state.batch
 
     def _clip_gradients(self) -> float:
-        """Limits the gradient's norm where the settings say so, and returns what it was."""
+        """Limits the gradient's norm where the settings say so, and returns what it
+        was.
+        """
         parameters: list[torch.Tensor] = []
         for group in self._optimizer.param_groups:
             parameters += group["params"]
@@ -182,4 +200,6 @@ class EpochTrainer:
         best = self._state.best
         primary = self._setup.job.config.primary
         note = "" if best is None else f"{primary} {best.metrics[primary]:.4f}"
-        self._session.job.console.progress(f"{self._session.name}: {self._setup.stage.name}", done, total, note)
+        self._session.job.console.progress(
+            f"{self._session.name}: {self._setup.stage.name}", done, total, note
+        )

@@ -1,4 +1,6 @@
-"""Saving a stage while it trains: checkpoints when they are due, and at an interruption."""
+"""Saving a stage while it trains: checkpoints when they are due, and at an
+interruption.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ class StageSaver:
         """Writes a checkpoint of this very moment; False where the disk refused.
 
         Args:
-            start: the stage is over: this is what the next one begins with, and it has an optimiser of its own.
+            start: the stage is over: this is what the next one begins with, and it has
+                an optimiser of its own.
         """
         optimizer_state = {} if start else optimizers.optimizer_state(self._optimizer)
         parts = {
@@ -49,7 +52,9 @@ class StageSaver:
         for part, named in parts.items():
             for name, tensor in named.items():
                 tensors[f"{part}/{name}"] = tensor
-        return self._session.checkpoints.save(self._progress.state.dump(), tensors, start=start)
+        return self._session.checkpoints.save(
+            self._progress.state.dump(), tensors, start=start
+        )
 
     def pause(self) -> None:
         """Saves where a checkpoint is due.
@@ -63,14 +68,18 @@ class StageSaver:
             raise Interrupted(
                 f"training '{self._session.name}'",
                 found=stop.reason,
-                expected="" if saved else "room for a checkpoint; the one before it is kept",
+                expected=""
+                if saved
+                else "room for a checkpoint; the one before it is kept",
                 hint="thaw run goes on from here",
             )
         if self._session.checkpoints.due():
             self.save()
 
     def save_when_interrupted(self, batches: Iterator[T]) -> Iterator[T]:
-        """The batches; where a signal came while one was made, everything is saved first."""
+        """The batches; where a signal came while one was made, everything is saved
+        first.
+        """
         try:
             yield from batches
         except Interrupted:

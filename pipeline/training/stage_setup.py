@@ -1,4 +1,6 @@
-"""The set-up of a stage: what it trains, by which loss and rates, and the network in the state for it."""
+"""The set-up of a stage: what it trains, by which loss and rates, and the network in
+the state for it.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,8 @@ class StageSetup:
     Args:
         scope: the blocks that train and those that do not.
         objective: the loss.
-        solver_refusal: why the stage is trained by the optimiser; "" where it is no head's stage at all, and None
-            where it is a linear head's and solved.
+        solver_refusal: why the stage is trained by the optimiser; "" where it is no
+            head's stage at all, and None where it is a linear head's and solved.
     """
 
     job: FinetuneJob
@@ -60,11 +62,15 @@ class StageSetup:
         """The peak rate of each trained block, for this one at the head."""
         stage = self.stage
         body_lr = None if stage.lr == "auto" else stage.body_lr
-        return optimizers.max_lrs(self.model.names, self.scope, head_lr, stage.lr_decay, body_lr)
+        return optimizers.max_lrs(
+            self.model.names, self.scope, head_lr, stage.lr_decay, body_lr
+        )
 
     def relative_lrs(self) -> dict[str, float]:
         """The rate of each trained block as a share of the head's."""
-        return optimizers.max_lrs(self.model.names, self.scope, 1.0, self.stage.lr_decay)
+        return optimizers.max_lrs(
+            self.model.names, self.scope, 1.0, self.stage.lr_decay
+        )
 
     def build_optimizer(self, max_lrs: dict[str, float]) -> torch.optim.Optimizer:
         """A new optimiser of the trained blocks with these peak rates."""
@@ -75,7 +81,9 @@ class StageSetup:
     def trained_weights(self) -> dict[str, torch.Tensor]:
         """Copies of the trained blocks' parameters and buffers, as `weights/…`."""
         copies: dict[str, torch.Tensor] = {}
-        for name, tensor in stages.block_tensors(self.model, self.scope.trained).items():
+        for name, tensor in stages.block_tensors(
+            self.model, self.scope.trained
+        ).items():
             copies[f"weights/{name}"] = tensor.detach().clone()
         return copies
 
@@ -84,14 +92,19 @@ class StageSetup:
         import torch
 
         with torch.no_grad():
-            for name, tensor in stages.block_tensors(self.model, self.scope.trained).items():
+            for name, tensor in stages.block_tensors(
+                self.model, self.scope.trained
+            ).items():
                 tensor.copy_(weights[f"weights/{name}"])
 
-    def open_batches(self, plan: TrainingPlan, between: Callable[[], None]) -> StageBatches:
+    def open_batches(
+        self, plan: TrainingPlan, between: Callable[[], None]
+    ) -> StageBatches:
         """The stage's batches of `train` and `val`.
 
         Args:
-            between: called now and then while the frozen prefix is computed; may raise to end that.
+            between: called now and then while the frozen prefix is computed; may raise
+                to end that.
         """
         views: int | None = self.job.config.views
         if self.is_solved:
@@ -99,7 +112,9 @@ class StageSetup:
         return stage_batches(self.job, self.model, self.scope, plan, views, between)
 
 
-def set_up(job: FinetuneJob, stage: StageConfig, plan: TrainingPlan, model: BlockedNetwork) -> StageSetup:
+def set_up(
+    job: FinetuneJob, stage: StageConfig, plan: TrainingPlan, model: BlockedNetwork
+) -> StageSetup:
     """Puts the network into the state that a stage trains it in.
 
     Raises:
@@ -115,8 +130,12 @@ def set_up(job: FinetuneJob, stage: StageConfig, plan: TrainingPlan, model: Bloc
     return StageSetup(job, stage, model, scope, loss, refusal)
 
 
-def _fuse_prefix(job: FinetuneJob, model: BlockedNetwork, scope: StageScope, plan: TrainingPlan) -> None:
-    """Has the frozen prefix run in fewer operations: its outputs, kept or not, come from the same ones."""
+def _fuse_prefix(
+    job: FinetuneJob, model: BlockedNetwork, scope: StageScope, plan: TrainingPlan
+) -> None:
+    """Has the frozen prefix run in fewer operations: its outputs, kept or not, come
+    from the same ones.
+    """
     if not plan.fuse or not scope.boundary:
         return
     example = BatchSource(job, job.train, None, 0).batch(np.arange(1), None)

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.records import SolvedHead, StageResult
-from pipeline.training import freeze, head_stage, lr_find, optimizers, validation_metrics
+from pipeline.training import (
+    freeze,
+    head_stage,
+    lr_find,
+    optimizers,
+    validation_metrics,
+)
 from pipeline.training.batch_gradients import BatchGradients
 from pipeline.training.crash_points import crash_point
 from pipeline.training.progress import ANSWERS
@@ -59,7 +65,9 @@ def open_stage(
     progress: TrainingProgress,
     optimizer_state: dict[str, torch.Tensor],
 ) -> StageTrainer:
-    """A stage that is ready to train, at its beginning or where it was interrupted; see `train_stage`."""
+    """A stage that is ready to train, at its beginning or where it was interrupted; see
+    `train_stage`.
+    """
     state = progress.state
     times = progress.times[stage.name]
     begins = not state.opened
@@ -113,8 +121,18 @@ class StageTrainer:
         self._max_lrs = {} if setup.is_solved else max_lrs
         self._solved: SolvedHead | None = None
         self._saver = StageSaver(session, setup.model, self._optimizer, progress)
-        self._validator = StageValidator(setup, progress.state, batches.val, self._saver)
-        self._epochs = EpochTrainer(session, setup, progress, batches.train, self._optimizer, gradients, self._saver)
+        self._validator = StageValidator(
+            setup, progress.state, batches.val, self._saver
+        )
+        self._epochs = EpochTrainer(
+            session,
+            setup,
+            progress,
+            batches.train,
+            self._optimizer,
+            gradients,
+            self._saver,
+        )
 
     def begin(self) -> None:
         """Notes the beginning of the stage in the training's state."""
@@ -143,8 +161,9 @@ class StageTrainer:
         optimizers.load_optimizer_state(self._optimizer, optimizer_state)
 
     def run(self) -> None:
-        """Trains or solves the stage, restores its best weights and proves that what was frozen did not change; see
-        `train_stage`."""
+        """Trains or solves the stage, restores its best weights and proves that what
+        was frozen did not change; see `train_stage`.
+        """
         with self.session.stop.deferred():
             if self.setup.is_solved:
                 self._solve()
@@ -167,12 +186,19 @@ class StageTrainer:
         return state.stage_epochs >= self.setup.stage.epochs
 
     def _solve(self) -> None:
-        """The head at once, from nothing but the data: where this is interrupted, it is simply done again."""
+        """The head at once, from nothing but the data: where this is interrupted, it is
+        simply done again.
+        """
         setup = self.setup
         state = self.progress.state
         with self._times.timed("solve"):
             solved = head_stage.solve_head(
-                setup.job, setup.model, self.batches, setup.objective, state.plan, self.session.raise_if_stopped
+                setup.job,
+                setup.model,
+                self.batches,
+                setup.objective,
+                state.plan,
+                self.session.raise_if_stopped,
             )
         examples = len(setup.job.train)
         state.loss_sum = solved.loss * examples
@@ -194,31 +220,49 @@ class StageTrainer:
         if state.best_stage_score is None or score > state.best_stage_score:
             state.best_stage_score = (score.primary, score.tie_breaker)
             state.epochs_without_improvement = 0
-        if state.best is None or score > validation_metrics.score(state.best.metrics, primary):
+        if state.best is None or score > validation_metrics.score(
+            state.best.metrics, primary
+        ):
             state.best = BestResult(state.epoch + 1, metrics)
             self._keep_best(answers)
         state.end_epoch()
 
     def _keep_best(self, answers: torch.Tensor) -> None:
-        """Keeps the weights as they are now, with the answers (N, …) that they give to the validation examples."""
+        """Keeps the weights as they are now, with the answers (N, …) that they give to
+        the validation examples.
+        """
         best_state = self.setup.trained_weights()
         best_state[ANSWERS] = answers
         self.progress.best_state = best_state
 
     def _record_curves(self, metrics: dict[str, float]) -> None:
-        """Adds the epoch's points to the curves: the mean loss, the rates of its last step, and validation metrics."""
+        """Adds the epoch's points to the curves: the mean loss, the rates of its last
+        step, and validation metrics.
+        """
         state = self.progress.state
         setup = self.setup
-        # From the step alone: an optimiser that was just resumed has not been given its rates yet.
+        # From the step alone: an optimiser that was just resumed has not been given its
+        # rates yet.
         last_step = (state.stage_epochs + 1) * setup.batches_per_epoch - 1
-        multiplier = optimizers.lr_multiplier(last_step, setup.steps, setup.stage.warmup)
+        multiplier = optimizers.lr_multiplier(
+            last_step, setup.steps, setup.stage.warmup
+        )
         training = {"loss": state.loss_sum / state.examples_seen}
         for block, max_lr in self._max_lrs.items():
             training[f"lr/{block}"] = max_lr * multiplier
         rows: list[Row] = []
         for split, values in (("train", training), ("val", metrics)):
             for metric, value in values.items():
-                rows.append(Row(setup.stage.name, state.epoch + 1, state.steps, split, metric, value))
+                rows.append(
+                    Row(
+                        setup.stage.name,
+                        state.epoch + 1,
+                        state.steps,
+                        split,
+                        metric,
+                        value,
+                    )
+                )
         state.rows += rows
         self.session.report(rows)
 
@@ -230,7 +274,9 @@ class StageTrainer:
         setup.restore_weights(self.progress.best_state)
         setup.model.unfuse()
         with self._times.timed("prove"):
-            freeze_digest = freeze.verify_frozen(state.frozen_checksums, setup.model, setup.scope, setup.stage.name)
+            freeze_digest = freeze.verify_frozen(
+                state.frozen_checksums, setup.model, setup.scope, setup.stage.name
+            )
         result = StageResult(
             name=setup.stage.name,
             epochs=state.stage_epochs,
@@ -249,9 +295,13 @@ class StageTrainer:
 
 
 def sweep_lr(
-    session: TrainingSession, stage: StageConfig, model: BlockedNetwork, progress: TrainingProgress
+    session: TrainingSession,
+    stage: StageConfig,
+    model: BlockedNetwork,
+    progress: TrainingProgress,
 ) -> lr_find.Sweep:
-    """Tries learning rates on a stage's own batches, from the weights the model has now; changes none of them.
+    """Tries learning rates on a stage's own batches, from the weights the model has
+    now; changes none of them.
 
     Raises:
         ConfigError: the stage is a linear head's, which is solved and has no rate.
@@ -269,7 +319,12 @@ def sweep_lr(
     return _sweep(setup, progress.state, batches, gradients)
 
 
-def _sweep(setup: StageSetup, state: TrainState, batches: StageBatches, gradients: BatchGradients) -> lr_find.Sweep:
+def _sweep(
+    setup: StageSetup,
+    state: TrainState,
+    batches: StageBatches,
+    gradients: BatchGradients,
+) -> lr_find.Sweep:
     optimizer = setup.build_optimizer(setup.relative_lrs())
     epoch = repeat_epoch(setup, batches.train, state.epoch)
     return lr_find.sweep_rates(setup.model.stock, optimizer, epoch, gradients)
@@ -282,7 +337,9 @@ def _head_lr(
     batches: StageBatches,
     gradients: BatchGradients,
 ) -> float:
-    """The head's peak rate: as configured, or as a sweep suggests, whose curve joins the others."""
+    """The head's peak rate: as configured, or as a sweep suggests, whose curve joins
+    the others.
+    """
     if setup.is_solved:
         return 0.0
     if setup.stage.lr != "auto":
@@ -293,15 +350,23 @@ def _head_lr(
         sweep = _sweep(setup, state, batches, gradients)
     for kind, values in (("rate", sweep.rates), ("loss", sweep.losses)):
         for step, value in enumerate(values):
-            state.rows.append(Row(name, step, step, lr_find.SPLIT, f"{name}/{kind}", value))
+            state.rows.append(
+                Row(name, step, step, lr_find.SPLIT, f"{name}/{kind}", value)
+            )
     rate = sweep.suggestion or lr_find.FALLBACK
-    reason = "by a sweep" if sweep.suggestion else "since no rate lowered the loss in the sweep"
+    reason = (
+        "by a sweep"
+        if sweep.suggestion
+        else "since no rate lowered the loss in the sweep"
+    )
     state.notes.append(f"stage '{name}': lr {rate:.2g}, {reason}")
     session.info(f"{name}: lr {rate:.2g}, {reason}")
     return rate
 
 
-def _note_head_solver(session: TrainingSession, setup: StageSetup, state: TrainState) -> None:
+def _note_head_solver(
+    session: TrainingSession, setup: StageSetup, state: TrainState
+) -> None:
     """Notes how a head's stage is trained, where the settings leave that open."""
     name = setup.stage.name
     if setup.is_solved:

@@ -1,4 +1,6 @@
-"""Validation of a stage: what the network answers to the validation examples with the weights as they are now."""
+"""Validation of a stage: what the network answers to the validation examples with the
+weights as they are now.
+"""
 
 from __future__ import annotations
 
@@ -27,21 +29,30 @@ class StageValidator:
         source: makes batches of the validation examples.
     """
 
-    def __init__(self, setup: StageSetup, state: TrainState, source: BatchSource, saver: StageSaver) -> None:
+    def __init__(
+        self,
+        setup: StageSetup,
+        state: TrainState,
+        source: BatchSource,
+        saver: StageSaver,
+    ) -> None:
         self._setup = setup
         self._state = state
         self._source = source
         self._saver = saver
 
     def validate(self) -> torch.Tensor:
-        """Answers (N, …) to the validation examples presented plainly, in the order of their ids.
+        """Answers (N, …) to the validation examples presented plainly, in the order of
+        their ids.
 
         Raises:
             Interrupted: a signal came; everything is saved.
         """
         self._estimate_statistics()
         setup = self._setup
-        batches = sampling.same_shape_batches(setup.job.val.shapes, self._state.plan.batch_size)
+        batches = sampling.same_shape_batches(
+            setup.job.val.shapes, self._state.plan.batch_size
+        )
         setup.model.stock.eval()
         try:
             with torch.inference_mode():
@@ -57,7 +68,9 @@ class StageValidator:
         work = (partial(self._source.batch, batch, None) for batch in batches)
         loaded = load_ahead(work, job.config.plan.workers)
         model = self._setup.model
-        for batch, x in zip(batches, self._saver.save_when_interrupted(loaded), strict=True):
+        for batch, x in zip(
+            batches, self._saver.save_when_interrupted(loaded), strict=True
+        ):
             with autocast(plan):
                 output = model.run(to_input(x, plan), self._source.start)
             targets = self._source.targets(batch, None)
@@ -65,14 +78,19 @@ class StageValidator:
             self._saver.pause()
 
     def _estimate_statistics(self) -> None:
-        """BatchNorm statistics of the weights as they are now, where they move; see `pipeline.training.batchnorm`."""
+        """BatchNorm statistics of the weights as they are now, where they move; see
+        `pipeline.training.batchnorm`.
+        """
         setup = self._setup
         if not setup.scope.batchnorm or not batchnorm.moving_statistics(setup.model):
             return
         job = setup.job
         source = BatchSource(job, job.train, None, 0)
         work = (
-            partial(source.batch, batch, None) for batch in batchnorm.sample_batches(job.train.keys, job.config.seed)
+            partial(source.batch, batch, None)
+            for batch in batchnorm.sample_batches(job.train.keys, job.config.seed)
         )
         loaded = load_ahead(work, job.config.plan.workers)
-        batchnorm.estimate_statistics(setup.model, setup.scope, loaded, self._state.plan)
+        batchnorm.estimate_statistics(
+            setup.model, setup.scope, loaded, self._state.plan
+        )

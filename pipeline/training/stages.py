@@ -37,7 +37,8 @@ def resolve_scope(model: BlockedNetwork, stage: StageConfig) -> StageScope:
 
     Raises:
         ConfigError: a pattern matches no block.
-        TrainingError: a parameter belongs to a block that trains and to one that does not.
+        TrainingError: a parameter belongs to a block that trains and to one that does
+            not.
     """
     names = [block.name for block in model.blocks]
     chosen = set(select_blocks(names, stage.train))
@@ -61,7 +62,9 @@ def resolve_scope(model: BlockedNetwork, stage: StageConfig) -> StageScope:
 
 
 def apply_scope(model: BlockedNetwork, scope: StageScope) -> None:
-    """Puts every block into the state the scope asks for: gradients and, by `set_modes`, train or eval."""
+    """Puts every block into the state the scope asks for: gradients and, by
+    `set_modes`, train or eval.
+    """
     for block in model.blocks:
         for parameter in block.parameters():
             parameter.requires_grad_(block.name in scope.trained)
@@ -70,11 +73,14 @@ def apply_scope(model: BlockedNetwork, scope: StageScope) -> None:
 
 
 def set_modes(model: BlockedNetwork, scope: StageScope) -> None:
-    """Frozen blocks wholly in eval (BatchNorm and dropout); in the others BatchNorm as the scope says."""
+    """Frozen blocks wholly in eval (BatchNorm and dropout); in the others BatchNorm as
+    the scope says.
+    """
     wanted = {id(module): training for module, training in _modes(model, scope)}
     for module in model.stock.modules():
         training = wanted.get(id(module), False)
-        if module.training != training:  # setting it takes longer than looking, and this is done twice an epoch
+        # Setting it takes longer than looking, and this is done twice an epoch.
+        if module.training != training:
             module.training = training
 
 
@@ -91,7 +97,9 @@ def wrong_modes(model: BlockedNetwork, scope: StageScope) -> list[str]:
     return names
 
 
-def _modes(model: BlockedNetwork, scope: StageScope) -> list[tuple[torch.nn.Module, bool]]:
+def _modes(
+    model: BlockedNetwork, scope: StageScope
+) -> list[tuple[torch.nn.Module, bool]]:
     """Every module of the blocks, and whether the scope has it in training mode."""
     from torch.nn.modules.batchnorm import _NormBase
 
@@ -104,7 +112,9 @@ def _modes(model: BlockedNetwork, scope: StageScope) -> list[tuple[torch.nn.Modu
     return pairs
 
 
-def block_tensors(model: BlockedNetwork, blocks: tuple[str, ...], *, buffers: bool = True) -> dict[str, torch.Tensor]:
+def block_tensors(
+    model: BlockedNetwork, blocks: tuple[str, ...], *, buffers: bool = True
+) -> dict[str, torch.Tensor]:
     """Parameters (and buffers) of some blocks, by the stock network's names."""
     found: dict[str, torch.Tensor] = {}
     for block in model.blocks:
@@ -115,7 +125,9 @@ def block_tensors(model: BlockedNetwork, blocks: tuple[str, ...], *, buffers: bo
 
 
 def _refuse_ties(model: BlockedNetwork, scope: StageScope) -> None:
-    """A tensor cannot train and be frozen. Shared memory counts too: two parameters may be views of one storage."""
+    """A tensor cannot train and be frozen. Shared memory counts too: two parameters may
+    be views of one storage.
+    """
     frozen: dict[int, str] = {}
     for name, tensor in block_tensors(model, scope.frozen).items():
         if tensor.numel():

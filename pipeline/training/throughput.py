@@ -1,8 +1,9 @@
 """Whether a training runs as fast as its plan was measured to be.
 
-A plan may have been measured while the machine was busy, or be obeyed while it is. A stage at less than half the
-planned speed says so, and the remembered plan is discarded, so that the next training measures anew; the running one
-keeps its own, on which its result's last bits depend.
+A plan may have been measured while the machine was busy, or be obeyed while it is. A
+stage at less than half the planned speed says so, and the remembered plan is discarded,
+so that the next training measures anew; the running one keeps its own, on which its
+result's last bits depend.
 """
 
 from __future__ import annotations
@@ -12,28 +13,42 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.training.batch_source import BatchSource
-from pipeline.training.plan import BACKWARD, ChosenPlan, Remembered, TrainingPlan, find_remembered
+from pipeline.training.plan import (
+    BACKWARD,
+    ChosenPlan,
+    Remembered,
+    TrainingPlan,
+    find_remembered,
+)
 
 if TYPE_CHECKING:
     from pipeline.training.stage_setup import StageSetup
     from pipeline.training.stage_trainer import StageTrainer
 
 SLOW = 2.0  # times the planned seconds
-LEAST_SHARE = 0.1  # of a whole step that a stage's step must cost: what remains of a smaller one is overhead
+# Of a whole step that a stage's step must cost: what remains of a smaller one is
+# overhead.
+LEAST_SHARE = 0.1
 LEAST_SECONDS = 1.0  # of steps that are judged
 
 
 def check_speed(trainer: StageTrainer) -> None:
-    """Compares the steps that this process did of a finished stage with the remembered plan, like with like: with what
-    the same blocks take."""
+    """Compares the steps that this process did of a finished stage with the remembered
+    plan, like with like: with what the same blocks take.
+    """
     setup = trainer.setup
     times = trainer.progress.times[setup.stage.name]
-    if not times["examples"] or times["step"] < LEAST_SECONDS:  # none: its head was solved
+    # none: its head was solved.
+    if not times["examples"] or times["step"] < LEAST_SECONDS:
         return
     planned = _planned(setup)
-    if planned is None or not _same_arithmetic(trainer.progress.state.plan, planned.chosen.plan):
+    if planned is None or not _same_arithmetic(
+        trainer.progress.state.plan, planned.chosen.plan
+    ):
         return
-    share = step_share(planned.chosen, trainer.batches.train.start, setup.scope.boundary)
+    share = step_share(
+        planned.chosen, trainer.batches.train.start, setup.scope.boundary
+    )
     if share is None or share < LEAST_SHARE:
         return
     expected = share * planned.chosen.seconds_per_example
@@ -55,12 +70,13 @@ def _planned(setup: StageSetup) -> Remembered | None:
 
 
 def step_share(chosen: ChosenPlan, start: int, boundary: int) -> float | None:
-    """What a training step of some blocks takes, as a share of the whole network's; None where that is not known.
+    """What a training step of some blocks takes, as a share of the whole network's;
+    None where that is not known.
 
     Args:
         start: index of the first block that runs: those before it were computed once.
-        boundary: index of the first block that trains; the backward pass, which takes as long as `BACKWARD` − 1
-            forward passes, ends there.
+        boundary: index of the first block that trains; the backward pass, which takes
+            as long as `BACKWARD` − 1 forward passes, ends there.
     """
     if start == boundary == 0:
         return 1.0

@@ -103,7 +103,9 @@ class TrainState:
 
     def dump(self) -> dict[str, Any]:
         """JSON values from which `parse` makes the same state."""
-        values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        values = {
+            entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)
+        }
         values["plan"] = self.plan.model_dump(mode="json")
         values["best"] = dataclasses.asdict(self.best) if self.best else None
         values["results"] = [result.model_dump(mode="json") for result in self.results]
@@ -117,7 +119,9 @@ class TrainState:
         parsed = dict(values)
         parsed["plan"] = TrainingPlan.model_validate(values["plan"])
         parsed["rows"] = [Row(*row) for row in values["rows"]]
-        parsed["results"] = [StageResult.model_validate(result) for result in values["results"]]
+        parsed["results"] = [
+            StageResult.model_validate(result) for result in values["results"]
+        ]
         if values["best_stage_score"] is not None:
             parsed["best_stage_score"] = tuple(values["best_stage_score"])
         if values["best"] is not None:
@@ -126,10 +130,16 @@ class TrainState:
 
 
 def machine(device: str, threads: int) -> dict[str, str | int]:
-    """What the last bits of a result depend on, besides everything that is in the training's key."""
+    """What the last bits of a result depend on, besides everything that is in the
+    training's key.
+    """
     import torch
 
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.startswith("cuda")
+        else platform.machine()
+    )
     return {
         "torch": torch.__version__,
         "device": f"{device} {name}",

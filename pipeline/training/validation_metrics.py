@@ -27,15 +27,18 @@ def higher_is_better(primary: str) -> bool:
 
 
 class Score(NamedTuple):
-    """Results in the order they are preferred in: the greater tuple is the better result."""
+    """Results in the order they are preferred in: the greater tuple is the better
+    result.
+    """
 
     primary: float
     tie_breaker: float
 
 
 def score(metrics: Mapping[str, float], primary: str) -> Score:
-    """Ties in the primary metric go to the kind's second one, the log loss for classes; a tie in both leaves the earlier
-    result standing."""
+    """Ties in the primary metric go to the kind's second one, the log loss for classes;
+    a tie in both leaves the earlier result standing.
+    """
     kind = metric_registry.find(primary).targets
     second = metric_registry.TIE_BREAKERS[kind]
     return Score(_rising(metrics, primary), _rising(metrics, second))

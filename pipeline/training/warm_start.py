@@ -34,23 +34,34 @@ class Champion:
     members: pa.Table
 
 
-def load_champion(model: BlockedNetwork, champion: Champion, labels: Sequence[str]) -> None:
+def load_champion(
+    model: BlockedNetwork, champion: Champion, labels: Sequence[str]
+) -> None:
     """Gives a freshly built network the champion's weights; see `warm_start`."""
     from safetensors.torch import load_file
 
     fresh = model.stock.state_dict()
     rows = find_class_rows(model, fresh, len(labels))
-    model.stock.load_state_dict(warm_start(fresh, load_file(champion.weights), labels, champion.labels, rows))
+    model.stock.load_state_dict(
+        warm_start(fresh, load_file(champion.weights), labels, champion.labels, rows)
+    )
 
 
-def find_class_rows(model: BlockedNetwork, fresh: Mapping[str, torch.Tensor], classes: int) -> dict[str, ClassRows]:
-    """Which rows of which tensors belong to classes: as the network says, else those of its head that have a row a
-    class."""
+def find_class_rows(
+    model: BlockedNetwork, fresh: Mapping[str, torch.Tensor], classes: int
+) -> dict[str, ClassRows]:
+    """Which rows of which tensors belong to classes: as the network says, else those of
+    its head that have a row a class.
+    """
     stated: dict[str, ClassRows] | None = getattr(model, "class_rows", None)
     if stated is not None:
         return stated
     names = [name for name, _ in model.blocks[-1].named_parameters()]
-    return {name: ClassRows(0, 1) for name in names if fresh[name].ndim and fresh[name].shape[0] == classes}
+    return {
+        name: ClassRows(0, 1)
+        for name in names
+        if fresh[name].ndim and fresh[name].shape[0] == classes
+    }
 
 
 def warm_start(
@@ -60,8 +71,8 @@ def warm_start(
     known: Sequence[str],
     rows: Mapping[str, ClassRows],
 ) -> dict[str, torch.Tensor]:
-    """A state dict with the champion's weights: of what belongs to classes, the rows of those that stay, matched by name,
-    and fresh rows for new ones.
+    """A state dict with the champion's weights: of what belongs to classes, the rows of
+    those that stay, matched by name, and fresh rows for new ones.
 
     Args:
         fresh: the new model's state, its head initialised for `labels`.
@@ -71,7 +82,8 @@ def warm_start(
         rows: of the tensors that have rows for classes.
 
     Raises:
-        TrainingError: the champion is another network; names the tensors that do not fit.
+        TrainingError: the champion is another network; names the tensors that do not
+            fit.
     """
     misfits: list[str] = []
     for name in dict.fromkeys([*fresh, *champion]):
@@ -88,14 +100,24 @@ def warm_start(
     state: dict[str, torch.Tensor] = {}
     for name, tensor in fresh.items():
         learnt = champion[name].to(tensor.dtype)
-        state[name] = _by_class(tensor, learnt, labels, known, rows[name]) if name in rows else learnt.clone()
+        state[name] = (
+            _by_class(tensor, learnt, labels, known, rows[name])
+            if name in rows
+            else learnt.clone()
+        )
     return state
 
 
 def _by_class(
-    tensor: torch.Tensor, learnt: torch.Tensor, labels: Sequence[str], known: Sequence[str], rows: ClassRows
+    tensor: torch.Tensor,
+    learnt: torch.Tensor,
+    labels: Sequence[str],
+    known: Sequence[str],
+    rows: ClassRows,
 ) -> torch.Tensor:
-    """The fresh tensor with the learnt rows of the classes that stay, and of what belongs to no class."""
+    """The fresh tensor with the learnt rows of the classes that stay, and of what
+    belongs to no class.
+    """
     state = tensor.clone()
     state[: rows.first] = learnt[: rows.first]
     for position, label in enumerate(labels):

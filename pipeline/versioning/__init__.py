@@ -1,8 +1,10 @@
-"""What is fresh, what can be restored and what to commit: DVC, asked in process. Nothing else imports it.
+"""What is fresh, what can be restored and what to commit: DVC, asked in process.
+Nothing else imports it.
 
-Around a step: `snapshot` (what it depends on), `clear`, run it, `commit`. Then `dvc status` is clean and `dvc repro`
-does nothing; and what `dvc repro` ran is fresh here. DVC's words, bars and warnings are kept from the user; its
-errors become VersioningError.
+Around a step: `snapshot` (what it depends on), `clear`, run it, `commit`. Then `dvc
+status` is clean and `dvc repro` does nothing; and what `dvc repro` ran is fresh here.
+DVC's words, bars and warnings are kept from the user; its errors become
+VersioningError.
 """
 
 from __future__ import annotations
@@ -14,7 +16,14 @@ from typing import TYPE_CHECKING
 
 from pipeline import step_table
 from pipeline.records import DataVersion, GitState
-from pipeline.versioning import data_folder, dvc_stages, ledger_sync, merge_conflicts, tracked_files, unshared_files
+from pipeline.versioning import (
+    data_folder,
+    dvc_stages,
+    ledger_sync,
+    merge_conflicts,
+    tracked_files,
+    unshared_files,
+)
 from pipeline.versioning.checkout import TrackedPath
 from pipeline.versioning.dvc_session import DvcSession, initialise
 from pipeline.versioning.dvc_stages import StageSnapshot, StageState
@@ -29,8 +38,9 @@ __all__ = ["StageSnapshot", "StageState", "Versioning", "initialise"]
 
 
 class Versioning:
-    """What DVC knows of one workspace. Every method may raise VersioningError: DVC is locked for too long, or refuses;
-    and DataError where it looks at the data: they hold what DVC cannot hash.
+    """What DVC knows of one workspace. Every method may raise VersioningError: DVC is
+    locked for too long, or refuses; and DataError where it looks at the data: they hold
+    what DVC cannot hash.
 
     Args:
         root: the workspace.
@@ -48,32 +58,48 @@ class Versioning:
 
     def state(self, stage: str) -> StageState:
         """The state of one stage, its inputs taken as they are."""
-        return self._data_session.run(lambda repo: dvc_stages.stage_state(dvc_stages.load_stage(repo, stage)))
+        return self._data_session.run(
+            lambda repo: dvc_stages.stage_state(dvc_stages.load_stage(repo, stage))
+        )
 
     def snapshot(self, stage: str) -> StageSnapshot:
         """What `stage` depends on right now; to be taken before it runs."""
-        return self._data_session.run(lambda repo: dvc_stages.take_snapshot(dvc_stages.load_stage(repo, stage)))
+        return self._data_session.run(
+            lambda repo: dvc_stages.take_snapshot(dvc_stages.load_stage(repo, stage))
+        )
 
     def clear(self, stage: str) -> None:
-        """Removes the stage's outputs; read-only links into the cache are unlinked, the cache is untouched."""
-        for path in self._session.run(lambda repo: dvc_stages.output_paths(dvc_stages.load_stage(repo, stage))):
+        """Removes the stage's outputs; read-only links into the cache are unlinked, the
+        cache is untouched.
+        """
+        for path in self._session.run(
+            lambda repo: dvc_stages.output_paths(dvc_stages.load_stage(repo, stage))
+        ):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
 
     def restore(self, stage: str) -> bool:
-        """Brings back outputs that these inputs once had; False where the cache does not hold them, whole."""
-        return self._session.run(lambda repo: dvc_stages.restore_outputs(dvc_stages.load_stage(repo, stage)))
+        """Brings back outputs that these inputs once had; False where the cache does
+        not hold them, whole.
+        """
+        return self._session.run(
+            lambda repo: dvc_stages.restore_outputs(dvc_stages.load_stage(repo, stage))
+        )
 
     def commit(self, stage: str, snapshot: StageSnapshot) -> None:
         """Commits the outputs that a run of the stage has just made.
 
         Raises:
-            VersioningError: an input changed while it ran, or an output is missing, empty or left over from before;
-                nothing is committed then.
+            VersioningError: an input changed while it ran, or an output is missing,
+                empty or left over from before; nothing is committed then.
         """
-        self._session.run(lambda repo: dvc_stages.commit_outputs(dvc_stages.load_stage(repo, stage), snapshot))
+        self._session.run(
+            lambda repo: dvc_stages.commit_outputs(
+                dvc_stages.load_stage(repo, stage), snapshot
+            )
+        )
 
     # --- data, ledger and baseline -----------------------------------------------------------------------
     def add_data(self) -> None:
@@ -89,43 +115,53 @@ class Versioning:
         self._session.run(lambda repo: tracked_files.add(repo, self._baseline))
 
     def update_baseline(self) -> None:
-        """Brings the folder `baseline` to the version that baseline.dvc tracks, from the cache or the remote.
+        """Brings the folder `baseline` to the version that baseline.dvc tracks, from
+        the cache or the remote.
 
         Raises:
-            VersioningError: neither has it, what they have is damaged, or files in the folder were edited.
+            VersioningError: neither has it, what they have is damaged, or files in the
+                folder were edited.
         """
         self._session.run(lambda repo: tracked_files.update(repo, self._baseline))
 
     def tracked_files_are_current(self) -> bool:
-        """Whether data.dvc and ledger.dvc are as this machine last wrote or followed them, and nothing is missing: then
-        `update_data` and `update_ledger` have nothing to do. Asks neither DVC nor the content."""
+        """Whether data.dvc and ledger.dvc are as this machine last wrote or followed
+        them, and nothing is missing: then `update_data` and `update_ledger` have
+        nothing to do. Asks neither DVC nor the content.
+        """
         if not tracked_files.is_current(self.root, self._data):
             return False
-        has_ledger = self._ledger.dvc_file.is_file() or tracked_files.is_known(self.root, self._ledger)
+        has_ledger = self._ledger.dvc_file.is_file() or tracked_files.is_known(
+            self.root, self._ledger
+        )
         return not has_ledger or tracked_files.is_current(self.root, self._ledger)
 
     def update_data(self) -> list[str]:
-        """Brings the data folder to the version that data.dvc tracks, from the cache or the remote, and says what
-        changed. What was edited here since data.dvc was last followed stays as it is. A Git merge conflict in data.dvc
-        is resolved by joining what both sides changed.
+        """Brings the data folder to the version that data.dvc tracks, from the cache or
+        the remote, and says what changed. What was edited here since data.dvc was last
+        followed stays as it is. A Git merge conflict in data.dvc is resolved by joining
+        what both sides changed.
 
         Raises:
-            VersioningError: data.dvc tracks another version and edited files are in the way (they are named), that
-                version cannot be restored whole (path, hash and remote are named), or there are no data and nothing
-                tracks any.
+            VersioningError: data.dvc tracks another version and edited files are in the
+                way (they are named), that version cannot be restored whole (path, hash
+                and remote are named), or there are no data and nothing tracks any.
         """
         return self._data_session.run(self._update_data)
 
     def update_ledger(self) -> list[str]:
-        """Joins ledger.parquet with the ledger that ledger.dvc tracks, and says so where that changed it.
+        """Joins ledger.parquet with the ledger that ledger.dvc tracks, and says so
+        where that changed it.
 
         Raises:
-            LedgerError: the tracked one cannot be restored, or gives an example another split.
+            LedgerError: the tracked one cannot be restored, or gives an example another
+                split.
         """
         return self._session.run(lambda repo: ledger_sync.update(repo, self._ledger))
 
     def refuse_conflicts(self) -> None:
-        """Refuses a workspace in which a Git merge was left unresolved; in data.dvc and ledger.dvc Thaw resolves it.
+        """Refuses a workspace in which a Git merge was left unresolved; in data.dvc and
+        ledger.dvc Thaw resolves it.
 
         Raises:
             WorkspaceError: it names the files, with what to do about each.
@@ -143,12 +179,20 @@ class Versioning:
         return self._data_session.run(self._data_version)
 
     def git_state(self, data: DataVersion) -> GitState | None:
-        """The commit that is checked out and what differs from it; None where there is no Git or no commit."""
-        return None if data.git_revision is None else read_git_state(self.root, data.git_revision)
+        """The commit that is checked out and what differs from it; None where there is
+        no Git or no commit.
+        """
+        return (
+            None
+            if data.git_revision is None
+            else read_git_state(self.root, data.git_revision)
+        )
 
     def unshared(self) -> UnsharedFiles:
-        """Whether data.dvc leads back to the data, which of the files that belong into Git it does not hold as they
-        are, and which of the data, the ledger and the baseline the DVC remote lacks, where that is known at once."""
+        """Whether data.dvc leads back to the data, which of the files that belong into
+        Git it does not hold as they are, and which of the data, the ledger and the
+        baseline the DVC remote lacks, where that is known at once.
+        """
         tracked = (self._data, self._ledger, self._baseline)
         names = ["params.yaml", "dvc.yaml"]
         for item in tracked:
@@ -164,7 +208,9 @@ class Versioning:
             return not_added, unshared_files.list_unpushed(repo, present)
 
         not_added, unpushed = self._data_session.run(ask)
-        return UnsharedFiles(not_added, unshared_files.list_uncommitted(self.root, names), unpushed)
+        return UnsharedFiles(
+            not_added, unshared_files.list_uncommitted(self.root, names), unpushed
+        )
 
     def _update_data(self, repo: Repo) -> list[str]:
         if merge_conflicts.split_sides(self._data.dvc_file):

@@ -1,7 +1,9 @@
-"""Brings what lies in the workspace to the version that its .dvc file tracks, and loses nothing on the way.
+"""Brings what lies in the workspace to the version that its .dvc file tracks, and loses
+nothing on the way.
 
-Per file, three versions are compared: what this machine last added or checked out (the base), what is tracked now, and
-what is present. A present file is *ours* where it is as in the base (or as in a checkout that was cut short):
+Per file, three versions are compared: what this machine last added or checked out (the
+base), what is tracked now, and what is present. A present file is *ours* where it is as
+in the base (or as in a checkout that was cut short):
 
 | present | tracked now | becomes |
 |---|---|---|
@@ -13,8 +15,9 @@ what is present. A present file is *ours* where it is as in the base (or as in a
 | added | not at all | stays |
 | added | with other content | stays, and stops the run by name |
 
-Content that is overwritten or removed is put into DVC's cache first where the cache lacks it. The base moves on when all
-is done, so a checkout that was killed is completed by the next run.
+Content that is overwritten or removed is put into DVC's cache first where the cache
+lacks it. The base moves on when all is done, so a checkout that was killed is completed
+by the next run.
 """
 
 from __future__ import annotations
@@ -39,7 +42,8 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
 
 NOTHING = ""  # as a base: there was nothing in place
-FileHashes = Mapping[str, str]  # path below the folder ("" for a file by itself) → MD5 of the content
+# Path below the folder ("" for a file by itself) → MD5 of the content.
+FileHashes = Mapping[str, str]
 
 
 class TrackedPath(NamedTuple):
@@ -51,7 +55,9 @@ class TrackedPath(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckoutBase:
-    """What this machine last added or checked out, by hash, and the version of a checkout that was cut short."""
+    """What this machine last added or checked out, by hash, and the version of a
+    checkout that was cut short.
+    """
 
     version: str | None
     unfinished: str | None = None
@@ -74,16 +80,22 @@ class CheckoutPlan:
 
 
 def plan_checkout(
-    bases: Iterable[FileHashes], tracked: FileHashes, present: FileHashes, *, keep_edited: bool = False
+    bases: Iterable[FileHashes],
+    tracked: FileHashes,
+    present: FileHashes,
+    *,
+    keep_edited: bool = False,
 ) -> CheckoutPlan:
     """Plans a checkout by the table above.
 
     Args:
-        bases: versions that this machine put in place; a file as in any of them is nobody's work.
+        bases: versions that this machine put in place; a file as in any of them is
+            nobody's work.
         tracked: the version to come.
         present: what lies in the folder.
-        keep_edited: what was edited here, and is unchanged between bases and tracked, stays without stopping the run:
-            for joining two versions of which each holds somebody's work.
+        keep_edited: what was edited here, and is unchanged between bases and tracked,
+            stays without stopping the run: for joining two versions of which each holds
+            somebody's work.
     """
     known = list(bases)
     write: dict[str, str] = {}
@@ -119,7 +131,7 @@ def _describe_edit(now: str | None, new: str | None, before: set[str | None]) ->
     return "added here, with other content than tracked"
 
 
-# --- what this machine knows ------------------------------------------------------------------------------
+# --- what this machine knows ----------------------------------------------------------
 
 
 def load_base(root: Path, item: TrackedPath) -> CheckoutBase | None:
@@ -134,7 +146,10 @@ def load_base(root: Path, item: TrackedPath) -> CheckoutBase | None:
 def save_base(root: Path, item: TrackedPath, base: CheckoutBase) -> None:
     """Keeps that for later runs."""
     entries = _read_bases(root)
-    entries[_base_key(root, item)] = {"version": base.version, "unfinished": base.unfinished}
+    entries[_base_key(root, item)] = {
+        "version": base.version,
+        "unfinished": base.unfinished,
+    }
     replace_text(bases_file(root), json.dumps(entries, indent=2) + "\n")
 
 
@@ -154,7 +169,7 @@ def _base_key(root: Path, item: TrackedPath) -> str:
     return item.path.relative_to(root).as_posix()
 
 
-# --- versions ---------------------------------------------------------------------------------------------
+# --- versions -------------------------------------------------------------------------
 
 
 def tracked_output(repo: Repo, item: TrackedPath) -> Output:
@@ -169,13 +184,20 @@ def hash_present(output: Output) -> tuple[str, FileHashes]:
     if not output.exists:
         return NOTHING, {}
     _, _, built = build(
-        output.cache, output.fs_path, output.fs, output.hash_name, ignore=output.dvcignore, dry_run=True
+        output.cache,
+        output.fs_path,
+        output.fs,
+        output.hash_name,
+        ignore=output.dvcignore,
+        dry_run=True,
     )
     return str(built.hash_info.value), _list_hashes(built)
 
 
 def hashes_of_version(output: Output, version: str | None) -> FileHashes | None:
-    """The files of a version by its hash; None where it is not known or the cache does not hold it."""
+    """The files of a version by its hash; None where it is not known or the cache does
+    not hold it.
+    """
     from dvc_data.hashfile import load
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_objects.errors import ObjectFormatError
@@ -199,7 +221,7 @@ def _list_hashes(loaded: Any) -> FileHashes:
     return {"": loaded.hash_info.value}
 
 
-# --- doing it ---------------------------------------------------------------------------------------------
+# --- doing it -------------------------------------------------------------------------
 
 
 def check_out(output: Output, item: TrackedPath, plan: CheckoutPlan) -> None:
@@ -219,9 +241,11 @@ def check_out(output: Output, item: TrackedPath, plan: CheckoutPlan) -> None:
     _note_hashes(output, item, plan)
 
 
-def fetch_objects(output: Output, item: TrackedPath, version: str, contents: Iterable[str]) -> None:
-    """Makes the cache hold contents of a version, or the version's own list of files, undamaged; from the remote where
-    it lacks them.
+def fetch_objects(
+    output: Output, item: TrackedPath, version: str, contents: Iterable[str]
+) -> None:
+    """Makes the cache hold contents of a version, or the version's own list of files,
+    undamaged; from the remote where it lacks them.
 
     Raises:
         VersioningError: neither has them, whole.
@@ -251,9 +275,15 @@ def _list_lacking(output: Output, contents: Iterable[str]) -> list[str]:
     return [content for content in contents if not output.cache.exists(content)]
 
 
-def _unavailable_error(output: Output, item: TrackedPath, version: str, damaged: Iterable[str]) -> VersioningError:
+def _unavailable_error(
+    output: Output, item: TrackedPath, version: str, damaged: Iterable[str]
+) -> VersioningError:
     remote, address = dvc_session.default_remote(output.repo)
-    where = f"remote {remote}: {address or 'not configured'}" if remote else "no remote configured"
+    where = (
+        f"remote {remote}: {address or 'not configured'}"
+        if remote
+        else "no remote configured"
+    )
     broken = set(damaged)
     names = []
     for path, oid in (hashes_of_version(output, version) or {}).items():
@@ -285,16 +315,25 @@ def _save_to_cache(output: Output, item: TrackedPath, plan: CheckoutPlan) -> Non
 
 
 def _put_file(output: Output, content: str, part: Path, file: Path) -> None:
-    """Links or copies an object out of the cache, as DVC is configured to, and renames it into place."""
+    """Links or copies an object out of the cache, as DVC is configured to, and renames
+    it into place.
+    """
     from dvc_objects.fs.generic import transfer
 
     cache = output.cache
-    transfer(cache.fs, cache.oid_to_path(content), output.fs, str(part), links=list(cache.cache_types))
+    transfer(
+        cache.fs,
+        cache.oid_to_path(content),
+        output.fs,
+        str(part),
+        links=list(cache.cache_types),
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         part.replace(file)
     except OSError as fault:
-        if fault.errno != errno.EXDEV:  # on another disk, where nothing can be renamed to
+        # On another disk, where nothing can be renamed to.
+        if fault.errno != errno.EXDEV:
             raise
         shutil.move(part, file)
 
@@ -309,7 +348,9 @@ def _remove_empty_folders(item: TrackedPath, removed: Iterable[str]) -> None:
 
 
 def _note_hashes(output: Output, item: TrackedPath, plan: CheckoutPlan) -> None:
-    """Tells DVC the hashes of what was just put in place, so that it need not read it again."""
+    """Tells DVC the hashes of what was just put in place, so that it need not read it
+    again.
+    """
     from dvc_data.hashfile.hash_info import HashInfo
 
     entries = []

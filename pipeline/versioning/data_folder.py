@@ -1,4 +1,6 @@
-"""What a data folder must not hold, since DVC cannot hash it: found before DVC is asked, and named."""
+"""What a data folder must not hold, since DVC cannot hash it: found before DVC is
+asked, and named.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,11 @@ MAX_NAMED = 20
 
 
 def refuse_unusable(folder: Path) -> None:
-    """Refuses pipes, devices, links that lead nowhere, names that are not UTF-8 and what cannot be read.
+    """Refuses pipes, devices, links that lead nowhere, names that are not UTF-8 and
+    what cannot be read.
 
-    DVC would wait for ever for a pipe's other end, and end with a traceback on the others.
+    DVC would wait for ever for a pipe's other end, and end with a traceback on the
+    others.
 
     Raises:
         DataError: names them.

@@ -23,7 +23,9 @@ SECONDS_BETWEEN_TRIES = 0.2
 
 @dataclass(frozen=True)
 class DvcSession:
-    """Opens the repository at `root` for one piece of work at a time; `patience` in seconds."""
+    """Opens the repository at `root` for one piece of work at a time; `patience` in
+    seconds.
+    """
 
     root: Path
     patience: float
@@ -32,14 +34,16 @@ class DvcSession:
         """The result of `work` on the repository, locked.
 
         Raises:
-            VersioningError: another DVC process keeps the lock (it is named), or DVC refuses.
+            VersioningError: another DVC process keeps the lock (it is named), or DVC
+                refuses.
         """
         from dvc.exceptions import DvcException
         from dvc.lock import LockError
 
         silence_dvc()
         deadline = time.monotonic() + self.patience
-        # DVC names things by their path from the current folder, and makes stages there.
+        # DVC names things by their path from the current folder, and makes stages
+        # there.
         with contextlib.chdir(self.root):
             while True:
                 try:
@@ -51,9 +55,13 @@ class DvcSession:
                 except DvcException as fault:
                     cause = f" ({fault.__cause__})" if fault.__cause__ else ""
                     found = f"{on_one_line(fault)}{cause}"
-                    raise VersioningError(str(self.root), found=found, hint="thaw doctor") from fault
+                    raise VersioningError(
+                        str(self.root), found=found, hint="thaw doctor"
+                    ) from fault
                 except (OSError, UnicodeError) as fault:
-                    raise VersioningError(str(self.root), found=f"DVC: {fault}", hint="thaw doctor") from fault
+                    raise VersioningError(
+                        str(self.root), found=f"DVC: {fault}", hint="thaw doctor"
+                    ) from fault
 
     def _run_locked(self, work: Callable[[Repo], T]) -> T:
         from dvc.repo import Repo, lock_repo
@@ -76,11 +84,12 @@ class DvcSession:
 
 
 def initialise(root: Path, remote: str) -> bool:
-    """Makes `root` a DVC repository of its own and returns whether Git is used: where `root` lies in a Git
-    repository that does not ignore it.
+    """Makes `root` a DVC repository of its own and returns whether Git is used: where
+    `root` lies in a Git repository that does not ignore it.
 
     Args:
-        remote: URL or path of the default remote; a relative path is below `root`, and moves with it.
+        remote: URL or path of the default remote; a relative path is below `root`, and
+            moves with it.
 
     Raises:
         VersioningError: DVC refuses.
@@ -91,16 +100,24 @@ def initialise(root: Path, remote: str) -> bool:
     with contextlib.chdir(root):
         try:
             with _new_repository() as repo, repo.config.edit() as settings:
-                settings["core"] |= {"analytics": False, "check_update": False, "remote": REMOTE}
+                settings["core"] |= {
+                    "analytics": False,
+                    "check_update": False,
+                    "remote": REMOTE,
+                }
                 settings["cache"] |= {"type": "reflink,hardlink,copy"}
                 settings["remote"][REMOTE] = {"url": remote}
                 return not settings["core"].get("no_scm", False)
         except DvcException as fault:
-            raise VersioningError(str(root), found=on_one_line(fault), expected="a new DVC repository") from fault
+            raise VersioningError(
+                str(root), found=on_one_line(fault), expected="a new DVC repository"
+            ) from fault
 
 
 def _new_repository() -> Repo:
-    """A new repository in the current folder: below a Git repository where there is one, else without Git."""
+    """A new repository in the current folder: below a Git repository where there is
+    one, else without Git.
+    """
     from dvc.exceptions import InitError
     from dvc.repo import Repo
 
@@ -111,14 +128,18 @@ def _new_repository() -> Repo:
 
 
 def default_remote(repo: Repo) -> tuple[str | None, str | None]:
-    """Name and address of the default remote; either is None where DVC's configuration lacks it."""
+    """Name and address of the default remote; either is None where DVC's configuration
+    lacks it.
+    """
     name = repo.config["core"].get("remote")
     settings = repo.config["remote"].get(name, {})
     return name, settings.get("url")
 
 
 def silence_dvc() -> None:
-    """Keeps DVC's log lines from the user, and its progress bars, which go by the log level."""
+    """Keeps DVC's log lines from the user, and its progress bars, which go by the log
+    level.
+    """
     for name in ("dvc", "dvc_data", "dvc_objects", "scmrepo"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
@@ -129,7 +150,9 @@ def on_one_line(fault: Exception) -> str:
 
 
 def _find_lock_holder(root: Path) -> list[str]:
-    """The process that DVC's lock file names, in words; nothing where it names none that runs."""
+    """The process that DVC's lock file names, in words; nothing where it names none
+    that runs.
+    """
     import psutil
 
     try:

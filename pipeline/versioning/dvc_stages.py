@@ -26,7 +26,8 @@ class StageState:
 
     Args:
         reasons: what makes it stale, in a user's words; empty where it is fresh.
-        stale_before: stale stages before it; while there are any, `fresh` speaks of their present outputs only.
+        stale_before: stale stages before it; while there are any, `fresh` speaks of
+            their present outputs only.
         outputs: hashes of its outputs, from dvc.lock; empty where it never ran.
     """
 
@@ -82,12 +83,17 @@ def output_paths(stage: PipelineStage) -> list[Path]:
 
 def stage_states(repo: Repo) -> dict[str, StageState]:
     """The state of every stage, in order; no other file is searched for stages."""
-    stages = {stage.name: stage for stage in repo.stage.load_all(str(Path(repo.root_dir) / "dvc.yaml"))}
+    stages = {
+        stage.name: stage
+        for stage in repo.stage.load_all(str(Path(repo.root_dir) / "dvc.yaml"))
+    }
     states: dict[str, StageState] = {}
     for name in DVC_STAGES:
         if name not in stages:
             continue
-        inputs = {stale_reasons.entry_path(dependency) for dependency in stages[name].deps}
+        inputs = {
+            stale_reasons.entry_path(dependency) for dependency in stages[name].deps
+        }
         stale: set[str] = set()
         for earlier, state in states.items():
             if f"artifacts/{earlier}" in inputs:
@@ -105,7 +111,8 @@ def stage_state(stage: PipelineStage) -> StageState:
     reasons = stale_reasons.list_reasons(stage)
     if not reasons and stage.name == "split":
         reasons = stale_reasons.ledger_reasons(Path(stage.repo.root_dir))
-    shown = tuple(redact(reason) for reason in reasons)  # one may name a setting's old and new value
+    # One may name a setting's old and new value.
+    shown = tuple(redact(reason) for reason in reasons)
     return StageState(not reasons, shown, outputs=outputs)
 
 
@@ -113,7 +120,9 @@ def take_snapshot(stage: PipelineStage) -> StageSnapshot:
     """What the stage depends on now, and which output files there are."""
     stage.save_deps()
     leftovers = frozenset(_list_output_files(stage))
-    return StageSnapshot(stage.name, _input_hashes(stage), leftovers, _read_lock_files(stage))
+    return StageSnapshot(
+        stage.name, _input_hashes(stage), leftovers, _read_lock_files(stage)
+    )
 
 
 def restore_outputs(stage: PipelineStage) -> bool:
@@ -123,7 +132,8 @@ def restore_outputs(stage: PipelineStage) -> bool:
     if _lacks_only_cache(stage):
         stage.commit()
     else:
-        # As `dvc repro` does, outputs go first: what was changed by hand must not stay among what comes back.
+        # As `dvc repro` does, outputs go first: what was changed by hand must not stay
+        # among what comes back.
         stage.remove_outs()
         try:
             stage.repo.stage_cache.restore(stage)
@@ -136,14 +146,17 @@ def restore_outputs(stage: PipelineStage) -> bool:
         if damaged:
             return False
         _write_commit(stage)
-    return stage.name != "split" or not stale_reasons.ledger_reasons(Path(stage.repo.root_dir))
+    return stage.name != "split" or not stale_reasons.ledger_reasons(
+        Path(stage.repo.root_dir)
+    )
 
 
 def commit_outputs(stage: PipelineStage, before: StageSnapshot) -> None:
-    """Commits the outputs, unless an input is another than before or an output was not made meanwhile.
+    """Commits the outputs, unless an input is another than before or an output was not
+    made meanwhile.
 
-    A lock file that the step filled in is committed as it is now, as `dvc repro` does, which hashes dependencies
-    after the command.
+    A lock file that the step filled in is committed as it is now, as `dvc repro` does,
+    which hashes dependencies after the command.
 
     Raises:
         VersioningError: see above; nothing is committed.
@@ -206,7 +219,8 @@ def _list_output_files(stage: PipelineStage) -> Iterator[tuple[str, int, int]]:
         files = [output] if output.is_file() else output.rglob("*")
         for file in files:
             if file.is_file():
-                # Not a FileStat: a file that was there before the run must be known where its mode or links changed.
+                # Not a FileStat: a file that was there before the run must be known
+                # where its mode or links changed.
                 facts = file.stat()
                 name = str(file.relative_to(stage.repo.root_dir))
                 yield name, facts.st_ino, facts.st_mtime_ns
@@ -232,7 +246,9 @@ def _refuse_unmade_outputs(stage: PipelineStage, before: StageSnapshot) -> None:
 
 
 def _lacks_only_cache(stage: PipelineStage) -> bool:
-    """Whether inputs and outputs are as dvc.lock has them and just the cache lacks the outputs."""
+    """Whether inputs and outputs are as dvc.lock has them and just the cache lacks the
+    outputs.
+    """
     entries = (*stage.deps, *stage.outs)
     all_hashed = all(entry.hash_info for entry in entries)
     return all_hashed and not any(stage.changed_entries())

@@ -16,9 +16,23 @@ def read_git_state(root: Path, revision: str) -> GitState:
     Args:
         revision: the commit that is checked out.
     """
-    command = ["git", "status", "--porcelain", "-z", "--untracked-files=no", "--no-renames"]
+    command = [
+        "git",
+        "status",
+        "--porcelain",
+        "-z",
+        "--untracked-files=no",
+        "--no-renames",
+    ]
     try:
-        status = subprocess.run(command, cwd=root, capture_output=True, text=True, errors="replace", check=True)
+        status = subprocess.run(
+            command,
+            cwd=root,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return GitState(revision=revision)
     entries = [entry for entry in status.stdout.split("\0") if entry]

@@ -1,4 +1,6 @@
-"""Whether what came out of DVC's cache is what went in: DVC trusts its cache and reads no content again."""
+"""Whether what came out of DVC's cache is what went in: DVC trusts its cache and reads
+no content again.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,9 @@ if TYPE_CHECKING:
 
 
 def discard_damaged_files(output: Output) -> list[str]:
-    """Hashes the files of an output that was just restored. Those that are damaged are removed, with the cached files
-    they came from, and named."""
+    """Hashes the files of an output that was just restored. Those that are damaged are
+    removed, with the cached files they came from, and named.
+    """
     damaged = []
     for file, oid in _list_files(output):
         if md5(file) == oid:
@@ -26,7 +29,9 @@ def discard_damaged_files(output: Output) -> list[str]:
 
 
 def discard_damaged_objects(output: Output, oids: Iterable[str]) -> list[str]:
-    """The same for objects that are still in the cache, before any of them is put in place; returns their hashes."""
+    """The same for objects that are still in the cache, before any of them is put in
+    place; returns their hashes.
+    """
     damaged = []
     for oid in oids:
         cached = Path(output.cache.oid_to_path(oid))

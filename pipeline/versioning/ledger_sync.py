@@ -1,4 +1,6 @@
-"""The ledger is joined with what ledger.dvc tracks, never replaced by it: both sides only ever grew."""
+"""The ledger is joined with what ledger.dvc tracks, never replaced by it: both sides
+only ever grew.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +17,22 @@ if TYPE_CHECKING:
 
     from pipeline.data.ledger import Ledger
 
-EXPECTED = "the ledger of earlier splits: a new one would leak test examples into training"
+EXPECTED = (
+    "the ledger of earlier splits: a new one would leak test examples into training"
+)
 
 
 def update(repo: Repo, item: TrackedPath) -> list[str]:
-    """Makes ledger.parquet hold what ledger.dvc tracks besides what it holds already, and says so where it did not.
+    """Makes ledger.parquet hold what ledger.dvc tracks besides what it holds already,
+    and says so where it did not.
 
-    A Git merge conflict in ledger.dvc is resolved by joining both sides, which are then tracked anew.
+    A Git merge conflict in ledger.dvc is resolved by joining both sides, which are then
+    tracked anew.
 
     Raises:
-        LedgerError: what is tracked cannot be restored, is no ledger, or gives an example another split than the
-            ledger here; or this machine had a ledger, and both files are gone.
+        LedgerError: what is tracked cannot be restored, is no ledger, or gives an
+            example another split than the ledger here; or this machine had a ledger,
+            and both files are gone.
     """
     root = Path(repo.root_dir)
     if not item.dvc_file.is_file():
@@ -52,7 +59,9 @@ def update(repo: Repo, item: TrackedPath) -> list[str]:
         tracked_files.add(repo, item)
     new = len(joined.entries) - len(present.entries)
     if new and present.entries:
-        return [f"{item.path.name}: {new} examples joined that {item.dvc_file.name} tracks"]
+        return [
+            f"{item.path.name}: {new} examples joined that {item.dvc_file.name} tracks"
+        ]
     return []
 
 
@@ -80,7 +89,9 @@ def _join_sides(repo: Repo, item: TrackedPath, sides: tuple[str, str]) -> list[s
     joined.save(item.path)
     replace_text(item.dvc_file, sides[0])  # one that can be read, to be written over
     tracked_files.add(repo, item)
-    return [f"{item.dvc_file.name}: both sides of the Git merge joined, {len(joined.entries)} examples"]
+    return [
+        f"{item.dvc_file.name}: both sides of the Git merge joined, {len(joined.entries)} examples"
+    ]
 
 
 def _load_present(item: TrackedPath) -> Ledger:
@@ -114,7 +125,9 @@ def _fetch_to_cache(repo: Repo, item: TrackedPath, version: str) -> Path:
         except DvcException as fault:
             raise _unavailable_error(item, version, str(fault)) from fault
     if not cached.is_file():
-        raise _unavailable_error(item, version, "neither the cache nor the remote has it")
+        raise _unavailable_error(
+            item, version, "neither the cache nor the remote has it"
+        )
     return cached
 
 

@@ -11,12 +11,15 @@ from pipeline.errors import WorkspaceError
 
 # ours, then (where Git is set to show it) the common ancestor, then theirs
 _CONFLICT = re.compile(
-    r"^<{7}[^\n]*\n(?P<ours>.*?)(?:^\|{7}[^\n]*\n.*?)?^={7}\r?\n(?P<theirs>.*?)^>{7}[^\n]*(?:\n|\Z)", re.M | re.S
+    r"^<{7}[^\n]*\n(?P<ours>.*?)(?:^\|{7}[^\n]*\n.*?)?^={7}\r?\n(?P<theirs>.*?)^>{7}[^\n]*(?:\n|\Z)",
+    re.M | re.S,
 )
 
 
 def split_sides(path: Path) -> tuple[str, str] | None:
-    """Our and their text of a file that holds conflict markers; None where it holds none."""
+    """Our and their text of a file that holds conflict markers; None where it holds
+    none.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -32,11 +35,14 @@ def read_common_ancestor(path: Path) -> str:
     """The text of a conflicting file as both sides had it before.
 
     Raises:
-        WorkspaceError: Git does not know it: the merge is over, or both sides made the file.
+        WorkspaceError: Git does not know it: the merge is over, or both sides made the
+            file.
     """
     command = ["git", "show", f":1:./{path.name}"]
     try:
-        shown = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=True)
+        shown = subprocess.run(
+            command, cwd=path.parent, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError) as fault:
         raise WorkspaceError(
             str(path),

@@ -42,7 +42,9 @@ def list_reasons(stage: PipelineStage) -> tuple[str, ...]:
         path = entry_path(dependency)
         if isinstance(dependency, ParamsDependency):
             committed = dependency.hash_info.value or {}
-            reasons += _setting_changes(dependency.params, committed, dependency.read_params(), path)
+            reasons += _setting_changes(
+                dependency.params, committed, dependency.read_params(), path
+            )
         else:
             for status in dependency.status().values():
                 reasons.append(f"{path} {_describe_file_changes(dependency, status)}")
@@ -52,7 +54,9 @@ def list_reasons(stage: PipelineStage) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def list_input_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def list_input_changes(
+    before: Mapping[str, Any], after: Mapping[str, Any]
+) -> list[str]:
     """How the inputs of two moments differ: path → hash, parameter file → values."""
     changes: list[str] = []
     for path in sorted(before.keys() | after.keys()):
@@ -66,14 +70,17 @@ def list_input_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> l
 
 
 def ledger_reasons(root: Path) -> tuple[str, ...]:
-    """What speaks against a split that DVC finds fresh: it knows nothing of the ledger, which the step writes."""
+    """What speaks against a split that DVC finds fresh: it knows nothing of the ledger,
+    which the step writes.
+    """
     ledger = root / "ledger.parquet"
     split = root / "artifacts" / "split" / "manifest.parquet"
     if not split.exists():
         return ()
     if not ledger.exists():
         return ("ledger.parquet is missing",)
-    # Reading both takes pyarrow, which takes longer to import than everything else here: once for each version.
+    # Reading both takes pyarrow, which takes longer to import than everything else
+    # here: once for each version.
     agreed = root / ".thaw" / "ledger-agrees"
     versions = repr([FileStat.of(ledger), FileStat.of(split)])
     if agreed.is_file() and agreed.read_text() == versions:
@@ -87,7 +94,9 @@ def ledger_reasons(root: Path) -> tuple[str, ...]:
     return ()
 
 
-def _setting_changes(keys: Iterable[str], old: Mapping[str, Any], new: Mapping[str, Any], file: str) -> list[str]:
+def _setting_changes(
+    keys: Iterable[str], old: Mapping[str, Any], new: Mapping[str, Any], file: str
+) -> list[str]:
     changes: list[str] = []
     for key in keys:
         changes += _list_differences(key, old.get(key), new.get(key))
@@ -95,20 +104,26 @@ def _setting_changes(keys: Iterable[str], old: Mapping[str, Any], new: Mapping[s
         return [f"{file}: {len(changes)} settings changed, {changes[0]} among them"]
     lines = []
     for change in changes:
-        lines.append("engine changed" if change.startswith("engine ") else f"{file}: {change}")
+        lines.append(
+            "engine changed" if change.startswith("engine ") else f"{file}: {change}"
+        )
     return lines
 
 
 def _list_differences(key: str, old: Any, new: Any) -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         for inner in dict.fromkeys([*old, *new]):
-            yield from _list_differences(f"{key}.{inner}", old.get(inner), new.get(inner))
+            yield from _list_differences(
+                f"{key}.{inner}", old.get(inner), new.get(inner)
+            )
     elif old != new:
         yield f"{key} {json.dumps(old, default=str)} → {json.dumps(new, default=str)}"
 
 
 def _describe_file_changes(dependency: Output, status: str) -> str:
-    """How a dependency changed, with files counted where the cache still knows the old ones."""
+    """How a dependency changed, with files counted where the cache still knows the old
+    ones.
+    """
     if status != "modified" or not dependency.hash_info.isdir:
         return STATUS_WORDS[status]
     tree_before = dependency.get_obj()

@@ -1,4 +1,6 @@
-"""Data, ledger and baseline: tracked by .dvc files, brought to what these track, and named by a version."""
+"""Data, ledger and baseline: tracked by .dvc files, brought to what these track, and
+named by a version.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,13 @@ from pipeline.errors import VersioningError
 from pipeline.files import replace_text
 from pipeline.records import DataVersion
 from pipeline.versioning import checkout, merge_conflicts
-from pipeline.versioning.checkout import NOTHING, CheckoutBase, CheckoutPlan, FileHashes, TrackedPath
+from pipeline.versioning.checkout import (
+    NOTHING,
+    CheckoutBase,
+    CheckoutPlan,
+    FileHashes,
+    TrackedPath,
+)
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -21,7 +29,9 @@ if TYPE_CHECKING:
 
 
 def add(repo: Repo, item: TrackedPath) -> None:
-    """`dvc add`, into a .dvc file of any name and without searching the workspace for stages."""
+    """`dvc add`, into a .dvc file of any name and without searching the workspace for
+    stages.
+    """
     with repo.scm_context:
         stage = repo.stage.create(
             single_stage=True,
@@ -37,7 +47,9 @@ def add(repo: Repo, item: TrackedPath) -> None:
 
 
 def is_current(root: Path, item: TrackedPath) -> bool:
-    """Whether the .dvc file is as this machine last wrote or followed it; asks neither DVC nor the content."""
+    """Whether the .dvc file is as this machine last wrote or followed it; asks neither
+    DVC nor the content.
+    """
     if not item.path.exists():
         return False
     if not item.dvc_file.is_file():
@@ -55,12 +67,13 @@ def is_known(root: Path, item: TrackedPath) -> bool:
 
 
 def update(repo: Repo, item: TrackedPath) -> list[str]:
-    """Brings a folder to the version that its .dvc file tracks, and says what changed; see
-    `pipeline.versioning.checkout`.
+    """Brings a folder to the version that its .dvc file tracks, and says what changed;
+    see `pipeline.versioning.checkout`.
 
     Raises:
-        VersioningError: it is missing and nothing tracks it, what is tracked cannot be restored, or files that were
-            edited here are in the way: all others are brought first.
+        VersioningError: it is missing and nothing tracks it, what is tracked cannot be
+            restored, or files that were edited here are in the way: all others are
+            brought first.
     """
     if item.dvc_file.is_file():
         output = checkout.tracked_output(repo, item)
@@ -76,16 +89,17 @@ def update(repo: Repo, item: TrackedPath) -> list[str]:
 
 
 def join_sides(repo: Repo, item: TrackedPath, output: Output) -> list[str]:
-    """Resolves a Git merge conflict in the .dvc file: the folder gets what the other side changed since the common
-    ancestor, keeps what was changed here, and is added anew. Says so; says nothing where there is no conflict.
+    """Resolves a Git merge conflict in the .dvc file: the folder gets what the other
+    side changed since the common ancestor, keeps what was changed here, and is added
+    anew. Says so; says nothing where there is no conflict.
 
     Args:
         output: the folder as a stage depends on it, since the .dvc file cannot be read.
 
     Raises:
         WorkspaceError: Git does not know the common ancestor.
-        VersioningError: the other side cannot be restored, or both changed a file, otherwise: all others are brought
-            first.
+        VersioningError: the other side cannot be restored, or both changed a file,
+            otherwise: all others are brought first.
     """
     sides = merge_conflicts.split_sides(item.dvc_file)
     if not sides:
@@ -98,7 +112,8 @@ def join_sides(repo: Repo, item: TrackedPath, output: Output) -> list[str]:
     begun = CheckoutBase(ancestor, unfinished=their_version)
     lines = []
     if checkout.load_base(root, item) != begun or not item.path.exists():
-        lines += _bring_to_version(output, item, our_version)  # what lies here may be older than our side, or missing
+        # What lies here may be older than our side, or missing.
+        lines += _bring_to_version(output, item, our_version)
     _, present = checkout.hash_present(output)
     bases = [_fetch_hashes(output, item, ancestor)]
     tracked = _fetch_hashes(output, item, their_version)
@@ -122,14 +137,19 @@ def parse_version(text: str) -> str:
         return str(read_yaml(text)["outs"][0]["md5"])
     except (yaml.YAMLError, KeyError, TypeError, IndexError) as fault:
         raise VersioningError(
-            "a .dvc file", found="no hash of what it tracks", expected="one", hint="dvc add"
+            "a .dvc file",
+            found="no hash of what it tracks",
+            expected="one",
+            hint="dvc add",
         ) from fault
 
 
 def _bring_to_version(output: Output, item: TrackedPath, tracked: str) -> list[str]:
     """Brings a folder to a version, and says what changed."""
     root = Path(output.repo.root_dir)
-    base = checkout.load_base(root, item) if item.path.exists() else CheckoutBase(NOTHING)
+    base = (
+        checkout.load_base(root, item) if item.path.exists() else CheckoutBase(NOTHING)
+    )
     if base == CheckoutBase(tracked):
         return []  # what else lies there was edited here since
     present_version, present = checkout.hash_present(output)
@@ -152,7 +172,13 @@ def _fetch_hashes(output: Output, item: TrackedPath, version: str) -> FileHashes
     return checkout.hashes_of_version(output, version) or {}
 
 
-def _apply_plan(output: Output, item: TrackedPath, plan: CheckoutPlan, version: str, begun: CheckoutBase) -> None:
+def _apply_plan(
+    output: Output,
+    item: TrackedPath,
+    plan: CheckoutPlan,
+    version: str,
+    begun: CheckoutBase,
+) -> None:
     """Brings what the plan says, then stops where files were edited here."""
     if plan.write or plan.remove:
         checkout.fetch_objects(output, item, version, plan.write.values())
@@ -184,7 +210,9 @@ def data_version(repo: Repo, item: TrackedPath, data: Output) -> DataVersion:
 
 
 def why_not_added(repo: Repo, item: TrackedPath, data: Output) -> str:
-    """Why the .dvc file does not lead back to the data there are now; empty where it does."""
+    """Why the .dvc file does not lead back to the data there are now; empty where it
+    does.
+    """
     data.save()
     return _why_not_added(repo, item, data.hash_info)
 
@@ -203,13 +231,19 @@ def _why_not_added(repo: Repo, item: TrackedPath, present: HashInfo) -> str:
 def _known_bases(
     output: Output, base: CheckoutBase | None, present_version: str, present: FileHashes
 ) -> list[FileHashes]:
-    """The versions that this machine put in place, as far as they are known. Without any, data that were added once
-    are nobody's unfinished work: the cache holds their directory object."""
+    """The versions that this machine put in place, as far as they are known. Without
+    any, data that were added once are nobody's unfinished work: the cache holds their
+    directory object.
+    """
     if base is None:
         return [present] if output.cache.exists(present_version) else []
     bases = []
     for version in (base.version, base.unfinished):
-        hashes = present if version == present_version else checkout.hashes_of_version(output, version)
+        hashes = (
+            present
+            if version == present_version
+            else checkout.hashes_of_version(output, version)
+        )
         if hashes is not None:
             bases.append(hashes)
     return bases
@@ -239,22 +273,34 @@ def _hint_for_edited(item: TrackedPath) -> str:
     return f"to keep what is here: dvc add {folder}; to have what is tracked: dvc checkout --force {name}"
 
 
-def _describe_plan(item: TrackedPath, plan: CheckoutPlan, present: FileHashes) -> list[str]:
+def _describe_plan(
+    item: TrackedPath, plan: CheckoutPlan, present: FileHashes
+) -> list[str]:
     """What a checkout did, in a user's words."""
     folder = item.path.name
     new = sum(path not in present for path in plan.write)
-    counts = {"added": new, "changed": len(plan.write) - new, "removed": len(plan.remove)}
+    counts = {
+        "added": new,
+        "changed": len(plan.write) - new,
+        "removed": len(plan.remove),
+    }
     parts = [f"{count} {word}" for word, count in counts.items() if count]
     lines = []
     if parts:
-        lines.append(f"{folder}: {', '.join(parts)} files, as {item.dvc_file.name} tracks")
+        lines.append(
+            f"{folder}: {', '.join(parts)} files, as {item.dvc_file.name} tracks"
+        )
     if plan.added:
-        lines.append(f"{folder}: {len(plan.added)} files that were added here stay; track them: dvc add")
+        lines.append(
+            f"{folder}: {len(plan.added)} files that were added here stay; track them: dvc add"
+        )
     return lines
 
 
 def _git_revision(repo: Repo, file: Path) -> tuple[str | None, bool]:
-    """The revision checked out (None without Git or a commit), and whether it holds `file` as it is."""
+    """The revision checked out (None without Git or a commit), and whether it holds
+    `file` as it is.
+    """
     from dvc.scm import NoSCM
     from scmrepo.exceptions import SCMError
 

@@ -1,4 +1,6 @@
-"""What a colleague, or this machine after an accident, could not get back yet: asked of Git and of the DVC remote."""
+"""What a colleague, or this machine after an accident, could not get back yet: asked of
+Git and of the DVC remote.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +31,42 @@ class UnsharedFiles(NamedTuple):
 
 
 def list_uncommitted(root: Path, names: Iterable[str]) -> tuple[str, ...]:
-    """Those of these files that Git does not hold as they are; none where there is no Git, or it ignores them."""
+    """Those of these files that Git does not hold as they are; none where there is no
+    Git, or it ignores them.
+    """
     wanted = list(names)
-    command = ["git", "status", "--porcelain", "-z", "--untracked-files=all", "--", *wanted]
+    command = [
+        "git",
+        "status",
+        "--porcelain",
+        "-z",
+        "--untracked-files=all",
+        "--",
+        *wanted,
+    ]
     try:
-        status = subprocess.run(command, cwd=root, capture_output=True, text=True, errors="surrogateescape", check=True)
+        status = subprocess.run(
+            command,
+            cwd=root,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return ()
-    paths = [f"/{entry[3:]}" for entry in status.stdout.split("\0")]  # from the top of the Git repository
-    return tuple(name for name in wanted if any(path.endswith(f"/{name}") for path in paths))
+    # From the top of the Git repository.
+    paths = [f"/{entry[3:]}" for entry in status.stdout.split("\0")]
+    return tuple(
+        name for name in wanted if any(path.endswith(f"/{name}") for path in paths)
+    )
 
 
 def list_unpushed(repo: Repo, tracked: Iterable[TrackedPath]) -> tuple[str, ...]:
-    """Those whose tracked version the DVC remote lacks. Only a folder outside the workspace is asked: another kind of
-    remote takes seconds to answer, and what lies in the workspace is lost with it."""
+    """Those whose tracked version the DVC remote lacks. Only a folder outside the
+    workspace is asked: another kind of remote takes seconds to answer, and what lies in
+    the workspace is lost with it.
+    """
     name, address = dvc_session.default_remote(repo)
     if address is None or "://" in address:
         return ()

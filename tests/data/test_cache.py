@@ -1,4 +1,6 @@
-"""The decoded store: decoded once, whole or not at all, bounded, and the same whoever fills it."""
+"""The decoded store: decoded once, whole or not at all, bounded, and the same whoever
+fills it.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ BYTES = 4 * 4 * 3
 
 
 class Bytes:
-    """A decoder for files that hold one byte: an array full of it. Counts what it decodes."""
+    """A decoder for files that hold one byte: an array full of it. Counts what it
+    decodes.
+    """
 
     name = "bytes"
 
@@ -55,12 +59,23 @@ def files(folder: Path, values: range) -> list[tuple[str, Path]]:
 
 
 def opened(
-    rows: list[tuple[str, Path]], scratch: Path, *, task: Any = None, spec: ImageInputSpec = SPEC, limit_gb: float = 1.0,
+    rows: list[tuple[str, Path]],
+    scratch: Path,
+    *,
+    task: Any = None,
+    spec: ImageInputSpec = SPEC,
+    limit_gb: float = 1.0,
     console: Any = None,
-) -> tuple[decoded_store.DecodedStore, Any]:  # fmt: skip
+) -> tuple[decoded_store.DecodedStore, Any]:
     task = task or Bytes()
     return decoded_store.open_store(
-        task, spec, rows, scratch, limit_gb=limit_gb, console=console or SilentConsole(), workers=2
+        task,
+        spec,
+        rows,
+        scratch,
+        limit_gb=limit_gb,
+        console=console or SilentConsole(),
+        workers=2,
     ), task
 
 
@@ -125,7 +140,9 @@ def test_no_examples_are_no_trouble(tmp_path: Path) -> None:
     assert len(store) == 0
 
 
-def test_a_file_that_cannot_be_decoded_is_named_and_nothing_else_is_lost(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_decoded_is_named_and_nothing_else_is_lost(
+    tmp_path: Path,
+) -> None:
     rows = files(tmp_path / "data", range(5))
     broken = tmp_path / "data" / "broken.bin"
     broken.write_bytes(b"two")
@@ -140,7 +157,9 @@ def test_all_files_that_cannot_be_decoded_are_named_at_once(tmp_path: Path) -> N
     rows[3][1].unlink()
     with pytest.raises(TrainingError) as caught:
         opened(rows, tmp_path)
-    assert [detail.split(":")[0].rsplit("/")[-1] for detail in caught.value.details] == ["1.bin", "3.bin"]
+    assert [
+        detail.split(":")[0].rsplit("/")[-1] for detail in caught.value.details
+    ] == ["1.bin", "3.bin"]
 
 
 def test_content_that_changed_since_it_was_validated_is_refused(tmp_path: Path) -> None:
@@ -150,7 +169,7 @@ def test_content_that_changed_since_it_was_validated_is_refused(tmp_path: Path) 
         opened(rows, tmp_path)
 
 
-# --- damage ---------------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------
 def _truncate(path: Path) -> None:
     with path.open("r+b") as stream:
         stream.truncate(path.stat().st_size - 1)
@@ -163,13 +182,17 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "index empty": lambda path: path.with_suffix(".json").write_text(""),
     "index not ours": lambda path: path.with_suffix(".json").write_text("[1, 2]"),
     "ids altered": lambda path: path.with_suffix(".json").write_text(
-        path.with_suffix(".json").read_text().replace(hashlib.md5(b"\x02").hexdigest(), hashlib.md5(b"?").hexdigest())
+        path.with_suffix(".json")
+        .read_text()
+        .replace(hashlib.md5(b"\x02").hexdigest(), hashlib.md5(b"?").hexdigest())
     ),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_segment_is_decoded_again(tmp_path: Path, small_segments: None, damage: str) -> None:
+def test_a_damaged_segment_is_decoded_again(
+    tmp_path: Path, small_segments: None, damage: str
+) -> None:
     rows = files(tmp_path / "data", range(8))
     opened(rows, tmp_path)
     first = segments(tmp_path)[0]
@@ -197,12 +220,18 @@ test_cache.opened(test_cache.files(Path(sys.argv[1]) / "data", range(12)), Path(
 
 def in_another_process(code: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
-def test_a_kill_while_decoding_loses_only_the_segment_being_written(tmp_path: Path, small_segments: None) -> None:
+def test_a_kill_while_decoding_loses_only_the_segment_being_written(
+    tmp_path: Path, small_segments: None
+) -> None:
     done = in_another_process(KILLED, tmp_path)
     assert done.returncode == -signal.SIGKILL, done.stderr
     store, task = opened(files(tmp_path / "data", range(12)), tmp_path)
@@ -227,8 +256,10 @@ def test_two_at_once_decode_everything_once(tmp_path: Path) -> None:
     assert values(stores[0], [39]) == values(stores[1], [39]) == [39]
 
 
-# --- bounds ---------------------------------------------------------------------------------------------
-def test_what_was_used_longest_ago_goes_first(tmp_path: Path, small_segments: None) -> None:
+# --- bounds ---------------------------------------------------------------------------
+def test_what_was_used_longest_ago_goes_first(
+    tmp_path: Path, small_segments: None
+) -> None:
     opened(files(tmp_path / "a", range(4)), tmp_path)
     opened(files(tmp_path / "b", range(10, 14)), tmp_path)
     opened(files(tmp_path / "a", range(4)), tmp_path)  # used again
@@ -245,7 +276,9 @@ def test_an_evicted_store_that_is_open_goes_on(tmp_path: Path) -> None:
     assert values(store, [0, 1, 2, 3]) == [0, 1, 2, 3]
 
 
-def test_beyond_the_limit_examples_are_decoded_each_time_and_that_is_said(tmp_path: Path) -> None:
+def test_beyond_the_limit_examples_are_decoded_each_time_and_that_is_said(
+    tmp_path: Path,
+) -> None:
     rows, console = files(tmp_path / "data", range(10)), RecordingConsole()
     store, task = opened(rows, tmp_path, limit_gb=6.5 * BYTES / 1e9, console=console)
     assert "room for 6 of 10" in console.lines[0]
@@ -255,8 +288,12 @@ def test_beyond_the_limit_examples_are_decoded_each_time_and_that_is_said(tmp_pa
     assert len(task.decoded) == 6 + 2 * 4
 
 
-def test_a_full_disk_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(decoded_store.SPARE_BYTES // 2))
+def test_a_full_disk_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: Usage(decoded_store.SPARE_BYTES // 2)
+    )
     rows, console = files(tmp_path / "data", range(3)), RecordingConsole()
     store, _ = opened(rows, tmp_path, console=console)
     assert "room for 0 of 3" in console.lines[0]
@@ -286,10 +323,14 @@ print(*console.lines, sep="\\n")
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_meanwhile_is_said_and_the_examples_are_decoded_each_time(tmp_path: Path) -> None:
+def test_a_disk_that_fills_meanwhile_is_said_and_the_examples_are_decoded_each_time(
+    tmp_path: Path,
+) -> None:
     with small_disk(tmp_path / "disk", megabytes=3) as disk:
         done = in_another_process(FILLED, tmp_path / "data", disk)
-        left = [path for path in disk.rglob("*") if path.is_file() and path.name != "lock"]
+        left = [
+            path for path in disk.rglob("*") if path.is_file() and path.name != "lock"
+        ]
     assert done.returncode == 0, f"ended by {done.returncode}: {done.stderr}"
     assert str(list(range(12))) in done.stdout
     assert "No space left on device" in done.stdout

@@ -19,13 +19,19 @@ from pipeline.workspace import Workspace
 def make_workspace(folder: Path, lines: list[str], **data: object) -> Workspace:
     table = folder / "texts.csv"
     table.write_text("\n".join(["text,label", *lines]) + "\n", encoding="utf-8")
-    values = {"task": {"name": "text-classification"}, "data": {"table": "texts.csv", **data}}
+    values = {
+        "task": {"name": "text-classification"},
+        "data": {"table": "texts.csv", **data},
+    }
     setup.init(folder / "workspace", source=table, config=parse(values, "test"))
     return Workspace(folder / "workspace")
 
 
 def texts(count: int) -> list[str]:
-    return [f"an opinion number {number},{('good', 'bad')[number % 2]}" for number in range(count)]
+    return [
+        f"an opinion number {number},{('good', 'bad')[number % 2]}"
+        for number in range(count)
+    ]
 
 
 CONFLICT = ["so it goes,good", "so it goes,bad", "so it goes,good"]
@@ -37,10 +43,16 @@ def test_of_texts_all_copies_are_left_out_by_name(tmp_path: Path) -> None:
     assert isinstance(record, ValidateRecord)
     assert record.examples == 100
     quarantined = pq.read_table(record.quarantine).to_pylist()
-    assert [row["path"] for row in quarantined] == ["texts.csv:102", "texts.csv:103", "texts.csv:104"]
+    assert [row["path"] for row in quarantined] == [
+        "texts.csv:102",
+        "texts.csv:103",
+        "texts.csv:104",
+    ]
     assert {row["code"] for row in quarantined} == {"conflicting-labels"}
     assert quarantined[0]["found"] == "good, and elsewhere bad (texts.csv:103)"
-    assert "so it goes" not in str(pq.read_table(record.manifest)["content"].to_pylist())
+    assert "so it goes" not in str(
+        pq.read_table(record.manifest)["content"].to_pylist()
+    )
 
 
 def test_more_of_them_than_the_data_may_hold_stop_the_run(tmp_path: Path) -> None:

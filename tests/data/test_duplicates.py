@@ -25,7 +25,9 @@ def partition(labels: npt.NDArray[np.int64]) -> list[int]:
 
 def crowd(rng: np.random.Generator, count: int, bits: int) -> Hashes:
     """Hashes about a few centres, differing from them in bits below `bits`."""
-    centres = rng.integers(0, 2**64, max(2, count // 20), dtype=np.uint64) | np.uint64(0xFFFF << 40)
+    centres = rng.integers(0, 2**64, max(2, count // 20), dtype=np.uint64) | np.uint64(
+        0xFFFF << 40
+    )
     hashes = centres[rng.integers(0, len(centres), count)]
     for _ in range(rng.integers(0, 6)):
         hashes ^= np.uint64(1) << rng.integers(0, bits, count).astype(np.uint64)
@@ -33,29 +35,39 @@ def crowd(rng: np.random.Generator, count: int, bits: int) -> Hashes:
 
 
 @pytest.mark.parametrize(("tiny", "small"), [(64, 4096), (1, 2), (3, 16)])
-def test_clusters_are_those_of_comparing_all_pairs(tiny: int, small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clusters_are_those_of_comparing_all_pairs(
+    tiny: int, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(duplicates, "TINY", tiny)
     monkeypatch.setattr(duplicates, "SMALL", small)
-    monkeypatch.setattr(duplicates, "TABLE_COST", 0.0 if small < 4096 else duplicates.TABLE_COST)  # cut few hashes too
+    # Cut few hashes too.
+    monkeypatch.setattr(
+        duplicates, "TABLE_COST", 0.0 if small < 4096 else duplicates.TABLE_COST
+    )
     monkeypatch.setattr(duplicates, "MOST_TABLES", 30)
     rng = np.random.default_rng(0)
     for distance in range(13):
         hashes = crowd(rng, 400, bits=20 if distance % 2 else 64)
         near = np.bitwise_count(hashes[:, None] ^ hashes[None, :]) <= distance
-        assert partition(clusters(text(hashes), distance)) == partition(connected_components(near, directed=False)[1])
+        assert partition(clusters(text(hashes), distance)) == partition(
+            connected_components(near, directed=False)[1]
+        )
 
 
 @pytest.mark.parametrize(
     ("count", "bits", "distance", "bands"),
     [
         (100_000, 64, 4, 5),
-        (1_000_000, 64, 6, 8),  # of 7 bands each is shared by 2,000 hashes, of 8 each two by 15
+        # Of 7 bands each is shared by 2,000 hashes, of 8 each two by 15.
+        (1_000_000, 64, 6, 8),
         (1_000_000, 12, 6, None),  # no choice of bands tells enough apart
         (20, 64, 4, None),
         (1_000_000, 5, 6, None),
     ],
 )
-def test_as_many_bands_as_make_the_search_short(count: int, bits: int, distance: int, bands: int | None) -> None:
+def test_as_many_bands_as_make_the_search_short(
+    count: int, bits: int, distance: int, bands: int | None
+) -> None:
     assert duplicates._choose_bands(count, np.ones(bits), distance) == bands
 
 
@@ -83,7 +95,9 @@ def test_off() -> None:
 
 
 @pytest.mark.timeout(180)  # comparing all pairs takes minutes
-@pytest.mark.parametrize("kind", ["random", "one-band", pytest.param("ball", marks=pytest.mark.slow), "flat"])
+@pytest.mark.parametrize(
+    "kind", ["random", "one-band", pytest.param("ball", marks=pytest.mark.slow), "flat"]
+)
 def test_a_hundred_thousand(kind: str) -> None:
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, 100_000, dtype=np.uint64)
@@ -91,7 +105,10 @@ def test_a_hundred_thousand(kind: str) -> None:
         hashes |= np.uint64(0x1FFF << 51)
     elif kind == "ball":
         hashes = np.uint64(0xF0F0F0F0F0F0F0F0) ^ (
-            hashes & hashes >> np.uint64(3) & hashes >> np.uint64(11) & hashes >> np.uint64(29)
+            hashes
+            & hashes >> np.uint64(3)
+            & hashes >> np.uint64(11)
+            & hashes >> np.uint64(29)
         )
     elif kind == "flat":
         hashes[:] = np.uint64(2**63)

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from image_builders import dataset, encoded, frames, picture, placeholder, png_header, save
+from image_builders import (
+    dataset,
+    encoded,
+    frames,
+    picture,
+    placeholder,
+    png_header,
+    save,
+)
 from pipeline.errors import DataError
 from pipeline.examples import ExampleFault, MeasuredExample
 from pipeline.modalities.image import decoding
@@ -33,7 +41,12 @@ FAULTS = {
     "web page": ("a.png", b"<!DOCTYPE html><html>Log in</html>", {}, "not-an-image"),
     "binary": ("a.png", bytes(range(256)), {}, "not-an-image"),
     "bomb beyond the cap": ("a.png", png_header(10_000, 8_800), {}, "too-many-pixels"),
-    "bomb beyond Pillow's cap": ("a.png", png_header(60_000, 60_000), {}, "too-many-pixels"),
+    "bomb beyond Pillow's cap": (
+        "a.png",
+        png_header(60_000, 60_000),
+        {},
+        "too-many-pixels",
+    ),
     "too many bytes": ("a.jpg", JPEG, {"max_bytes": 500}, "too-large"),
     "too small": ("a.png", encoded(picture(size=(40, 15)), "PNG"), {}, "too-small"),
     "extreme aspect": ("a.png", encoded(picture(size=(320, 20)), "PNG"), {}, "aspect"),
@@ -43,10 +56,12 @@ FAULTS = {
     "TIFF of several pages": ("a.tif", frames("TIFF"), {}, "animated"),
     "format not allowed": ("a.png", PNG, {"formats": ("JPEG",)}, "format"),
     "scrambled PNG": ("a.png", SCRAMBLED, {}, "undecodable"),
-}  # fmt: skip
+}
 
 
-def judged(root: Path, path: str = "a.png", **settings: object) -> MeasuredExample | ExampleFault:
+def judged(
+    root: Path, path: str = "a.png", **settings: object
+) -> MeasuredExample | ExampleFault:
     return measure(root, path, ImageIntakeConfig.model_validate(settings))
 
 
@@ -62,8 +77,12 @@ def refused(root: Path, path: str = "a.png", **settings: object) -> ExampleFault
     return result
 
 
-@pytest.mark.parametrize(("name", "data", "settings", "code"), FAULTS.values(), ids=FAULTS.keys())
-def test_bad_file_is_a_fault(tmp_path: Path, name: str, data: bytes, settings: dict[str, object], code: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "data", "settings", "code"), FAULTS.values(), ids=FAULTS.keys()
+)
+def test_bad_file_is_a_fault(
+    tmp_path: Path, name: str, data: bytes, settings: dict[str, object], code: str
+) -> None:
     save(tmp_path / name, data)
     fault = refused(tmp_path, name, **settings)
     assert (fault.code, fault.path) == (code, name)
@@ -82,7 +101,15 @@ def test_what_was_found_instead_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("x"), SyntaxError("x"), MemoryError(), EOFError(), RuntimeError("x"), IndexError("x")]
+    "error",
+    [
+        ValueError("x"),
+        SyntaxError("x"),
+        MemoryError(),
+        EOFError(),
+        RuntimeError("x"),
+        IndexError("x"),
+    ],
 )
 def test_whatever_a_decoder_raises_becomes_a_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -100,7 +127,9 @@ def test_whatever_a_decoder_raises_becomes_a_fault(
     assert fault.code in ("undecodable", "truncated", "out-of-memory")
 
 
-@pytest.mark.parametrize("path", ["/etc/hostname", "../a.png", "sub/../../a.png", "", "a\0.png"])
+@pytest.mark.parametrize(
+    "path", ["/etc/hostname", "../a.png", "sub/../../a.png", "", "a\0.png"]
+)
 def test_path_out_of_the_folder_is_never_opened(tmp_path: Path, path: str) -> None:
     save(tmp_path / "a.png")
     (tmp_path / "data").mkdir()
@@ -154,7 +183,10 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
 def test_float_and_32_bit_grey_keep_their_range(tmp_path: Path) -> None:
     ramp = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(32, 32)
     save(tmp_path / "unit.tif", encoded(Image.fromarray(ramp), "TIFF"))
-    save(tmp_path / "wide.tif", encoded(Image.fromarray((ramp * 2e6 - 1e6).astype(np.int32)), "TIFF"))
+    save(
+        tmp_path / "wide.tif",
+        encoded(Image.fromarray((ramp * 2e6 - 1e6).astype(np.int32)), "TIFF"),
+    )
     for name in ("unit.tif", "wide.tif"):
         grey = np.asarray(open_rgb(tmp_path / name))
         assert (grey.min(), grey.max()) == (0, 255)
@@ -179,7 +211,9 @@ def test_alpha_is_laid_on_the_background(tmp_path: Path, mode: str) -> None:
     assert "alpha" in measured(tmp_path, min_detail=0).converted
 
 
-@pytest.mark.parametrize(("format_", "name"), [("JPEG", "a.jpg"), ("PNG", "a.png"), ("TIFF", "a.tif")])
+@pytest.mark.parametrize(
+    ("format_", "name"), [("JPEG", "a.jpg"), ("PNG", "a.png"), ("TIFF", "a.tif")]
+)
 def test_exif_rotation_is_applied(tmp_path: Path, format_: str, name: str) -> None:
     pixels = np.zeros((40, 64, 3), dtype=np.uint8)
     pixels[:, 32:] = 255
@@ -196,7 +230,10 @@ def test_exif_rotation_is_applied(tmp_path: Path, format_: str, name: str) -> No
 
 
 def test_broken_exif_does_not_cost_the_image(tmp_path: Path) -> None:
-    save(tmp_path / "a.jpg", encoded(picture(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01"))
+    save(
+        tmp_path / "a.jpg",
+        encoded(picture(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01"),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         measured(tmp_path, "a.jpg")
@@ -210,7 +247,9 @@ def test_wrong_extension_is_counted(tmp_path: Path) -> None:
 
 def test_first_frame_on_request(tmp_path: Path) -> None:
     save(tmp_path / "a.gif", frames("GIF"))
-    assert measured(tmp_path, "a.gif", animated="first-frame").converted == ("first-frame",)
+    assert measured(tmp_path, "a.gif", animated="first-frame").converted == (
+        "first-frame",
+    )
 
 
 def test_photo_with_previews_is_one_image(tmp_path: Path) -> None:
@@ -235,7 +274,9 @@ def test_placeholder_is_doubted_and_low_contrast_is_not(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("turn", [1, 6])
 @pytest.mark.parametrize("size", [(1000, 600), (512, 512), (300, 511), (100, 90)])
-def test_draft_never_undershoots(tmp_path: Path, size: tuple[int, int], turn: int) -> None:
+def test_draft_never_undershoots(
+    tmp_path: Path, size: tuple[int, int], turn: int
+) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = turn
     save(tmp_path / "a.jpg", encoded(picture(size=size), "JPEG", exif=exif))
@@ -268,5 +309,9 @@ def test_of_real_photos_just_the_placeholder_is_doubted(real: Path) -> None:
     root = real / "data" / "hymenoptera"
     names = sorted(str(file.relative_to(root)) for file in root.rglob("*.*"))
     # A sample of the photos; the whole folder is judged in `make test-all`.
-    doubted = [name for name in [*names[::10], "train/ants/imageNotFound.gif"] if measured(root, name).doubt]
+    doubted = [
+        name
+        for name in [*names[::10], "train/ants/imageNotFound.gif"]
+        if measured(root, name).doubt
+    ]
     assert doubted == ["train/ants/imageNotFound.gif"]

@@ -32,7 +32,10 @@ def table(root: Path, text: str, name: str = "list.csv") -> dict[str, str]:
 
 
 def places(result: ExampleListing) -> list[tuple[str, str, str | None]]:
-    return sorted((example.path, example.target, example.given_split) for example in result.examples)
+    return sorted(
+        (example.path, example.target, example.given_split)
+        for example in result.examples
+    )
 
 
 def codes(result: ExampleListing) -> list[str]:
@@ -45,28 +48,43 @@ def touch(root: Path, *paths: str) -> Path:
     return root
 
 
-# --- folders ------------------------------------------------------------------------------------------------
+# --- folders --------------------------------------------------------------------------
 
 
 def test_class_folders(tmp_path: Path) -> None:
     touch(tmp_path, "cat/a.png", "cat/deeper/b.png", "dog/c.png")
     assert places(listing(tmp_path)) == [
-        ("cat/a.png", "cat", None), ("cat/deeper/b.png", "cat", None), ("dog/c.png", "dog", None),
-    ]  # fmt: skip
+        ("cat/a.png", "cat", None),
+        ("cat/deeper/b.png", "cat", None),
+        ("dog/c.png", "dog", None),
+    ]
 
 
 @pytest.mark.parametrize(
     ("folder", "split"),
-    [("train", "train"), ("Training", "train"), ("valid", "val"), ("validation", "val"), ("testing", "test")],
+    [
+        ("train", "train"),
+        ("Training", "train"),
+        ("valid", "val"),
+        ("validation", "val"),
+        ("testing", "test"),
+    ],
 )
 def test_splits_above_classes(tmp_path: Path, folder: str, split: str) -> None:
     touch(tmp_path, f"{folder}/cat/a.png", f"{folder}/dog/b.png")
-    assert places(listing(tmp_path)) == [(f"{folder}/cat/a.png", "cat", split), (f"{folder}/dog/b.png", "dog", split)]
+    assert places(listing(tmp_path)) == [
+        (f"{folder}/cat/a.png", "cat", split),
+        (f"{folder}/dog/b.png", "dog", split),
+    ]
 
 
 def test_classes_that_are_called_like_splits(tmp_path: Path) -> None:
     touch(tmp_path, "test/a.png", "train/b.png", "plane/c.png")
-    assert [target for _, target, _ in places(listing(tmp_path))] == ["plane", "test", "train"]
+    assert [target for _, target, _ in places(listing(tmp_path))] == [
+        "plane",
+        "test",
+        "train",
+    ]
 
 
 def test_splits_beside_classes_stop(tmp_path: Path) -> None:
@@ -76,13 +94,32 @@ def test_splits_beside_classes_stop(tmp_path: Path) -> None:
 
 
 def test_files_without_a_class_are_faults_and_documents_are_not(tmp_path: Path) -> None:
-    touch(tmp_path, "train/cat/a.png", "test/b.png", "c.png", "README.md", "LICENSE", "train/README.md")
+    touch(
+        tmp_path,
+        "train/cat/a.png",
+        "test/b.png",
+        "c.png",
+        "README.md",
+        "LICENSE",
+        "train/README.md",
+    )
     result = listing(tmp_path)
-    assert [(fault.path, fault.code) for fault in result.faults] == [("c.png", "no-label"), ("test/b.png", "no-label")]
+    assert [(fault.path, fault.code) for fault in result.faults] == [
+        ("c.png", "no-label"),
+        ("test/b.png", "no-label"),
+    ]
 
 
 def test_litter_and_hidden_files_are_passed_over(tmp_path: Path) -> None:
-    touch(tmp_path, "cat/a.png", "cat/.DS_Store", "cat/Thumbs.db", "dog/desktop.ini", "dog/.gitkeep", "dog/b.png")
+    touch(
+        tmp_path,
+        "cat/a.png",
+        "cat/.DS_Store",
+        "cat/Thumbs.db",
+        "dog/desktop.ini",
+        "dog/.gitkeep",
+        "dog/b.png",
+    )
     touch(tmp_path, ".git/x.png", "__MACOSX/y.png", "cat/.hidden/z.png")
     result = listing(tmp_path)
     assert [path for path, *_ in places(result)] == ["cat/a.png", "dog/b.png"]
@@ -98,13 +135,19 @@ def test_empty_class_is_critical_until_dropped(tmp_path: Path) -> None:
     touch(tmp_path, "cat/a.png", "dog/b.png")
     (tmp_path / "eel").mkdir()
     (finding,) = listing(tmp_path).findings
-    assert (finding.code, finding.severity, finding.items) == ("empty-class", "critical", ("eel",))
+    assert (finding.code, finding.severity, finding.items) == (
+        "empty-class",
+        "critical",
+        ("eel",),
+    )
     assert listing(tmp_path, drop_classes=["eel"]).findings == ()
 
 
 def test_dropped_class_is_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "cat/a.png", "dog/b.png", "eel/c.png")
-    assert {target for _, target, _ in places(listing(tmp_path, drop_classes=["eel"]))} == {"cat", "dog"}
+    assert {
+        target for _, target, _ in places(listing(tmp_path, drop_classes=["eel"]))
+    } == {"cat", "dog"}
 
 
 def test_misspelt_names_are_told(tmp_path: Path) -> None:
@@ -116,25 +159,54 @@ def test_misspelt_names_are_told(tmp_path: Path) -> None:
     assert (finding.code, finding.items) == ("unknown-label", ("dog",))
 
 
-@pytest.mark.parametrize("slip", ["Black Bear", "black bear ", "blackbear", "black\u00a0bear", "black b\u200bear"])
-def test_classes_that_differ_by_case_blanks_or_form_are_a_warning_by_name(tmp_path: Path, slip: str) -> None:
-    touch(tmp_path, "black bear/a.png", "black bear/b.png", f"{slip}/c.png", "brown bear/d.png")
+@pytest.mark.parametrize(
+    "slip",
+    ["Black Bear", "black bear ", "blackbear", "black\u00a0bear", "black b\u200bear"],
+)
+def test_classes_that_differ_by_case_blanks_or_form_are_a_warning_by_name(
+    tmp_path: Path, slip: str
+) -> None:
+    touch(
+        tmp_path,
+        "black bear/a.png",
+        "black bear/b.png",
+        f"{slip}/c.png",
+        "brown bear/d.png",
+    )
     (finding,) = listing(tmp_path).findings
     assert (finding.code, finding.severity) == ("similar-classes", "warning")
-    assert finding.items in ((f"'black bear' (2) and '{slip}' (1)",), (f"'{slip}' (1) and 'black bear' (2)",))
+    assert finding.items in (
+        (f"'black bear' (2) and '{slip}' (1)",),
+        (f"'{slip}' (1) and 'black bear' (2)",),
+    )
 
 
-def test_a_class_that_the_list_of_labels_lacks_stops_with_the_one_it_may_mean(tmp_path: Path) -> None:
-    touch(tmp_path, "ants/a.png", "bees/b.png", "Bees/c.png", "anst/d.png", "wasps/e.png")
+def test_a_class_that_the_list_of_labels_lacks_stops_with_the_one_it_may_mean(
+    tmp_path: Path,
+) -> None:
+    touch(
+        tmp_path, "ants/a.png", "bees/b.png", "Bees/c.png", "anst/d.png", "wasps/e.png"
+    )
     (finding,) = listing(tmp_path, labels=["ants", "bees"]).findings
     assert (finding.code, finding.severity) == ("unknown-label", "critical")
-    assert finding.items == ("Bees: did you mean bees?", "anst: did you mean ants?", "wasps")
-    assert listing(tmp_path, labels=["ants", "anst", "bees", "Bees", "wasps"]).findings == ()
+    assert finding.items == (
+        "Bees: did you mean bees?",
+        "anst: did you mean ants?",
+        "wasps",
+    )
+    assert (
+        listing(tmp_path, labels=["ants", "anst", "bees", "Bees", "wasps"]).findings
+        == ()
+    )
 
 
 def test_metadata_adds_groups_and_columns(tmp_path: Path) -> None:
     touch(tmp_path, "cat/a.png", "cat/b.png", "dog/c.png")
-    table(tmp_path, "path,group,line,weight,split\ncat/a.png,p1,007,1.5,test\n./dog//c.png,p2,008,,\n", "metadata.csv")
+    table(
+        tmp_path,
+        "path,group,line,weight,split\ncat/a.png,p1,007,1.5,test\n./dog//c.png,p2,008,,\n",
+        "metadata.csv",
+    )
     examples = {example.path: example for example in listing(tmp_path).examples}
     assert examples["cat/a.png"].group == "p1"
     assert examples["cat/a.png"].given_split == "test"
@@ -145,9 +217,17 @@ def test_metadata_adds_groups_and_columns(tmp_path: Path) -> None:
 
 def test_metadata_of_no_file_is_a_warning(tmp_path: Path) -> None:
     touch(tmp_path, "cat/a.png", "dog/c.png", "eel/e.png")
-    table(tmp_path, "path,group\ncat/z.png,p1\ncat/a.png,p1\ndog/c.png,p3\neel/e.png,p2\n", "metadata.csv")
+    table(
+        tmp_path,
+        "path,group\ncat/z.png,p1\ncat/a.png,p1\ndog/c.png,p3\neel/e.png,p2\n",
+        "metadata.csv",
+    )
     (finding,) = listing(tmp_path, drop_classes=["eel"]).findings
-    assert (finding.code, finding.severity, finding.items) == ("metadata-unused", "warning", ("cat/z.png",))
+    assert (finding.code, finding.severity, finding.items) == (
+        "metadata-unused",
+        "warning",
+        ("cat/z.png",),
+    )
 
 
 def test_metadata_that_contradict_the_folder_are_critical(tmp_path: Path) -> None:
@@ -155,7 +235,11 @@ def test_metadata_that_contradict_the_folder_are_critical(tmp_path: Path) -> Non
     table(tmp_path, "path,label\n0/a.png,0\n0/b.png,1\n1/c.png,\n", "metadata.csv")
     result = listing(tmp_path)
     (finding,) = result.findings
-    assert (finding.code, finding.severity, finding.items) == ("metadata-label", "critical", ("0/b.png: 1",))
+    assert (finding.code, finding.severity, finding.items) == (
+        "metadata-label",
+        "critical",
+        ("0/b.png: 1",),
+    )
     assert all(example.meta == () for example in result.examples)
 
 
@@ -168,14 +252,28 @@ def test_links(tmp_path: Path) -> None:
     (root / "dog" / "self.png").symlink_to("self.png")
     (root / "cat" / "away").symlink_to("../../elsewhere")
     result = listing(root)
-    assert [path for path, *_ in places(result)] == ["cat/a.png", "dog/b.png", "dog/same.png"]
+    assert [path for path, *_ in places(result)] == [
+        "cat/a.png",
+        "dog/b.png",
+        "dog/same.png",
+    ]
     assert [(fault.path, fault.code) for fault in result.faults] == [
-        ("cat/away", "outside"), ("dog/loop", "folder-link"), ("dog/out.png", "outside"), ("dog/self.png", "link-loop"),
-    ]  # fmt: skip
+        ("cat/away", "outside"),
+        ("dog/loop", "folder-link"),
+        ("dog/out.png", "outside"),
+        ("dog/self.png", "link-loop"),
+    ]
 
 
 def test_odd_names_come_back(tmp_path: Path) -> None:
-    names = ["two words.png", "new\nline.png", "-rf.png", "back\\slash.png", "\\x41.png", os.fsdecode(b"caf\xe9.png")]
+    names = [
+        "two words.png",
+        "new\nline.png",
+        "-rf.png",
+        "back\\slash.png",
+        "\\x41.png",
+        os.fsdecode(b"caf\xe9.png"),
+    ]
     touch(tmp_path, *(f"cat/{name}" for name in names), "dog/b.png")
     stored = [example.path for example in listing(tmp_path).examples]
     assert len(pa.array(stored, pa.string())) == 7
@@ -186,7 +284,19 @@ def test_odd_names_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["plain", "ü", "a\\b", "\\", "\\x41", "\\xe9", "\udce9", "\\\udce9\\\\\udcff", "\n\t", "\u202e"]
+    "name",
+    [
+        "plain",
+        "ü",
+        "a\\b",
+        "\\",
+        "\\x41",
+        "\\xe9",
+        "\udce9",
+        "\\\udce9\\\\\udcff",
+        "\n\t",
+        "\u202e",
+    ],
 )
 def test_stored_paths_are_reversible(name: str) -> None:
     stored = stored_path(f"cat/{name}")
@@ -206,7 +316,9 @@ def test_twins_stop_and_both_are_named(tmp_path: Path) -> None:
 
 def test_twins_among_classes_stop(tmp_path: Path) -> None:
     one, other = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
-    result = listing(tmp_path, **table(tmp_path, f"path,label\na.png,{one}\nb.png,{other}\n"))
+    result = listing(
+        tmp_path, **table(tmp_path, f"path,label\na.png,{one}\nb.png,{other}\n")
+    )
     assert codes(result) == ["name-twins"]
 
 
@@ -217,26 +329,36 @@ def test_nothing_there_stops(tmp_path: Path) -> None:
         listing(tmp_path)
 
 
-# --- tables -------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------
 
 
 def test_table_with_everything(tmp_path: Path) -> None:
-    settings = table(tmp_path, 'file,class,patient,fold,age\na.png,cat,p1,train,3\n"b,c.png",dog,p2,Valid,4\n')
+    settings = table(
+        tmp_path,
+        'file,class,patient,fold,age\na.png,cat,p1,train,3\n"b,c.png",dog,p2,Valid,4\n',
+    )
     columns = {"path": "file", "label": "class", "group": "patient", "split": "fold"}
     with pytest.raises(DataError, match="a column 'label'"):
         listing(tmp_path, **settings, columns={"path": "file"})
     examples = listing(tmp_path, **settings, columns=columns).examples
-    assert [(e.path, e.target, e.group, e.given_split, dict(e.meta)) for e in examples] == [
-        ("a.png", "cat", "p1", "train", {"age": "3"}), ("b,c.png", "dog", "p2", "val", {"age": "4"}),
-    ]  # fmt: skip
+    assert [
+        (e.path, e.target, e.group, e.given_split, dict(e.meta)) for e in examples
+    ] == [
+        ("a.png", "cat", "p1", "train", {"age": "3"}),
+        ("b,c.png", "dog", "p2", "val", {"age": "4"}),
+    ]
 
 
 def test_parquet_table(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"path": ["a.png", "b.png"], "label": [0, 1], "ok": [True, None]}), tmp_path / "t.parquet")
+    pq.write_table(
+        pa.table({"path": ["a.png", "b.png"], "label": [0, 1], "ok": [True, None]}),
+        tmp_path / "t.parquet",
+    )
     examples = listing(tmp_path, table="t.parquet").examples
     assert [(e.path, e.target, dict(e.meta)) for e in examples] == [
-        ("a.png", "0", {"ok": True}), ("b.png", "1", {"ok": None}),
-    ]  # fmt: skip
+        ("a.png", "0", {"ok": True}),
+        ("b.png", "1", {"ok": None}),
+    ]
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])
@@ -246,9 +368,15 @@ def test_other_separators_and_a_byte_order_mark(tmp_path: Path, separator: str) 
 
 
 def test_tabs_are_expected_where_the_name_says_so(tmp_path: Path) -> None:
-    given = table(tmp_path, "path\tlabel\tnote, if any\na,b.png\tcat\tx;y\n", "train.tsv")
+    given = table(
+        tmp_path, "path\tlabel\tnote, if any\na,b.png\tcat\tx;y\n", "train.tsv"
+    )
     (example,) = listing(tmp_path, **given).examples
-    assert (example.path, example.target, dict(example.meta)) == ("a,b.png", "cat", {"note, if any": "x;y"})
+    assert (example.path, example.target, dict(example.meta)) == (
+        "a,b.png",
+        "cat",
+        {"note, if any": "x;y"},
+    )
     with pytest.raises(DataError, match="no tab in the first line, but a comma"):
         listing(tmp_path, **table(tmp_path, "path,label\na.png,cat\n", "train.tsv"))
 
@@ -262,7 +390,9 @@ def test_tabs_are_expected_where_the_name_says_so(tmp_path: Path) -> None:
     ],
 )
 def test_semicolons_are_recognised_beside_commas(tmp_path: Path, text: str) -> None:
-    assert places(listing(tmp_path, **table(tmp_path, text))) == [("a.png", "cat", None)]
+    assert places(listing(tmp_path, **table(tmp_path, text))) == [
+        ("a.png", "cat", None)
+    ]
 
 
 def test_separators_that_cannot_be_told_apart_stop(tmp_path: Path) -> None:
@@ -271,11 +401,17 @@ def test_separators_that_cannot_be_told_apart_stop(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.tsv"])
-def test_a_table_without_a_header_never_loses_its_first_row(tmp_path: Path, name: str) -> None:
+def test_a_table_without_a_header_never_loses_its_first_row(
+    tmp_path: Path, name: str
+) -> None:
     touch(tmp_path, "1.png", "2.png")
-    text = "1.png,cat,cat\n2.png,dog,dog\n".replace(",", "\t" if name.endswith(".tsv") else ",")
+    text = "1.png,cat,cat\n2.png,dog,dog\n".replace(
+        ",", "\t" if name.endswith(".tsv") else ","
+    )
     given = table(tmp_path, text, name)
-    with pytest.raises(DataError, match=r"the file '1\.png' in the first line") as refused:
+    with pytest.raises(
+        DataError, match=r"the file '1\.png' in the first line"
+    ) as refused:
         listing(tmp_path, **given)
     assert "set data.header to false" in refused.value.hint
     with pytest.raises(DataError, match=r"the file '1\.png' in the first line"):
@@ -287,25 +423,40 @@ def test_a_table_without_a_header_never_loses_its_first_row(tmp_path: Path, name
 
 
 @pytest.mark.parametrize("first", ["absent.png,cat", "absent,cat"])
-def test_cells_of_an_example_are_no_column_names_though_its_file_is_missing(tmp_path: Path, first: str) -> None:
+def test_cells_of_an_example_are_no_column_names_though_its_file_is_missing(
+    tmp_path: Path, first: str
+) -> None:
     path, label = first.split(",")
     given = table(tmp_path, f"{first}\n2.png,cat\n3.png,dog\n")
     with pytest.raises(DataError, match="is one of the values below it"):
         listing(tmp_path, **given, columns={"path": path, "label": label})
-    forced = listing(tmp_path, **given, columns={"path": path, "label": label}, header=True)
+    forced = listing(
+        tmp_path, **given, columns={"path": path, "label": label}, header=True
+    )
     assert len(forced.examples) == 2
 
 
 def test_cells_may_be_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
     long = "x" * 200_000
-    (example,) = listing(tmp_path, **table(tmp_path, f"path,label,note\na.png,cat,{long}\n")).examples
+    (example,) = listing(
+        tmp_path, **table(tmp_path, f"path,label,note\na.png,cat,{long}\n")
+    ).examples
     assert dict(example.meta) == {"note": long}
 
 
 def test_a_column_of_digits_stays_text(tmp_path: Path) -> None:
-    lines = [f"{at}.png,cat,{text}" for at, text in enumerate(("1.10", "1.1", "9007199254740993", "007", "1E2"))]
+    lines = [
+        f"{at}.png,cat,{text}"
+        for at, text in enumerate(("1.10", "1.1", "9007199254740993", "007", "1E2"))
+    ]
     found = listing(tmp_path, **table(tmp_path, "\n".join(["path,label,note", *lines])))
-    assert [example.meta[0][1] for example in found.examples] == ["1.10", "1.1", "9007199254740993", "007", "1E2"]
+    assert [example.meta[0][1] for example in found.examples] == [
+        "1.10",
+        "1.1",
+        "9007199254740993",
+        "007",
+        "1E2",
+    ]
 
 
 def test_columns_of_parquet_are_plain_or_become_text(tmp_path: Path) -> None:
@@ -321,19 +472,36 @@ def test_columns_of_parquet_are_plain_or_become_text(tmp_path: Path) -> None:
         "kind": pa.array(["x", "y"]).dictionary_encode(),
     }
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
-    first, second = (dict(example.meta) for example in listing(tmp_path, table="t.parquet").examples)
+    first, second = (
+        dict(example.meta) for example in listing(tmp_path, table="t.parquet").examples
+    )
     assert first == {
-        "day": "2024-02-29", "structure": '{"a": "é", "b": [1, 2]}', "content": "4 bytes", "bytes": "abc",
-        "number": None, "large": 2**64 - 1, "kind": "x",
-    }  # fmt: skip
+        "day": "2024-02-29",
+        "structure": '{"a": "é", "b": [1, 2]}',
+        "content": "4 bytes",
+        "bytes": "abc",
+        "number": None,
+        "large": 2**64 - 1,
+        "kind": "x",
+    }
     assert second["number"] == float("inf")
 
 
-@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(3), pa.binary_view()], ids=str)
-def test_text_that_parquet_holds_as_bytes_is_text(tmp_path: Path, kind: pa.DataType) -> None:
-    columns = {"path": pa.array([b"1.p", b"2.p"], kind), "label": pa.array([b"ant", b"bee"], kind)}
+@pytest.mark.parametrize(
+    "kind", [pa.binary(), pa.large_binary(), pa.binary(3), pa.binary_view()], ids=str
+)
+def test_text_that_parquet_holds_as_bytes_is_text(
+    tmp_path: Path, kind: pa.DataType
+) -> None:
+    columns = {
+        "path": pa.array([b"1.p", b"2.p"], kind),
+        "label": pa.array([b"ant", b"bee"], kind),
+    }
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
-    assert places(listing(tmp_path, table="t.parquet")) == [("1.p", "ant", None), ("2.p", "bee", None)]
+    assert places(listing(tmp_path, table="t.parquet")) == [
+        ("1.p", "ant", None),
+        ("2.p", "bee", None),
+    ]
 
 
 UNREAD_COLUMNS = {
@@ -344,29 +512,49 @@ UNREAD_COLUMNS = {
 }
 
 
-@pytest.mark.parametrize(("column", "columns"), UNREAD_COLUMNS.values(), ids=UNREAD_COLUMNS.keys())
-def test_groups_and_splits_that_would_not_be_read_stop(tmp_path: Path, column: str, columns: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("column", "columns"), UNREAD_COLUMNS.values(), ids=UNREAD_COLUMNS.keys()
+)
+def test_groups_and_splits_that_would_not_be_read_stop(
+    tmp_path: Path, column: str, columns: dict[str, str]
+) -> None:
     """Dealt apart, for ever, they would leak the test split into training."""
-    pq.write_table(pa.table({"path": ["a"], "label": ["cat"], column: ["test"]}), tmp_path / "t.parquet")
+    pq.write_table(
+        pa.table({"path": ["a"], "label": ["cat"], column: ["test"]}),
+        tmp_path / "t.parquet",
+    )
     with pytest.raises(DataError, match=f"did you mean {column}"):
         listing(tmp_path, table="t.parquet", columns=columns)
 
 
 BAD_TABLES = {
-    "ragged": ("path,label\na,b\nc\nd,e,f\n", r"2 ragged lines[\s\S]*line 3: 1 cells[\s\S]*line 4: 3 cells"),
+    "ragged": (
+        "path,label\na,b\nc\nd,e,f\n",
+        r"2 ragged lines[\s\S]*line 3: 1 cells[\s\S]*line 4: 3 cells",
+    ),
     "ragged after a long cell": ('path,label\n"a\nb",c\nd\n', "line 4: 1 cells"),
-    "column twice": ("path,label,label\na,b,c\n", r"line 1[\s\S]*'label' more than once"),
+    "column twice": (
+        "path,label,label\na,b,c\n",
+        r"line 1[\s\S]*'label' more than once",
+    ),
     "no such column": ("path,lable\na,b\n", "did you mean lable"),
     "empty": ("", "an empty file"),
     "header only": ("path,label\n", "no rows"),
     "no path": ("path,label\n,b\n", r"rows without a path[\s\S]*line 2"),
-    "unknown split": ("path,label,split\na,b,holdout\n", r"another split[\s\S]*line 2: holdout"),
+    "unknown split": (
+        "path,label,split\na,b,holdout\n",
+        r"another split[\s\S]*line 2: holdout",
+    ),
     "open quote": ('path,label\n"a,b\n', "line 2"),
 }
 
 
-@pytest.mark.parametrize(("text", "message"), BAD_TABLES.values(), ids=BAD_TABLES.keys())
-def test_unusable_table_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"), BAD_TABLES.values(), ids=BAD_TABLES.keys()
+)
+def test_unusable_table_is_named_with_its_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         listing(tmp_path, **table(tmp_path, text))
 
@@ -393,16 +581,23 @@ def test_table_must_be_in_the_folder(tmp_path: Path, name: str) -> None:
 
 def test_row_without_a_label_is_a_fault(tmp_path: Path) -> None:
     result = listing(tmp_path, **table(tmp_path, "path,label\na.png,cat\nb.png,\n"))
-    assert [(fault.path, fault.code) for fault in result.faults] == [("b.png", "no-label")]
+    assert [(fault.path, fault.code) for fault in result.faults] == [
+        ("b.png", "no-label")
+    ]
     assert len(result.examples) == 1
 
 
 def test_many_classes_take_linear_time(tmp_path: Path) -> None:
     rows = "".join(f"{at}.png,class{at}\n" for at in range(10_000))
-    assert len(listing(tmp_path, **table(tmp_path, "path,label\n" + rows)).examples) == 10_000
+    assert (
+        len(listing(tmp_path, **table(tmp_path, "path,label\n" + rows)).examples)
+        == 10_000
+    )
 
 
-def test_order_of_the_folder_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_of_the_folder_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset(tmp_path, each=3)
     before = listing(tmp_path)
     scandir = os.scandir
@@ -418,7 +613,9 @@ def test_order_of_the_folder_does_not_matter(tmp_path: Path, monkeypatch: pytest
             self._entries.close()
 
         def __iter__(self) -> Iterator[os.DirEntry[str]]:
-            return iter(sorted(self._entries, key=lambda entry: entry.name, reverse=True))
+            return iter(
+                sorted(self._entries, key=lambda entry: entry.name, reverse=True)
+            )
 
     monkeypatch.setattr(os, "scandir", Backwards)
     assert listing(tmp_path) == before
@@ -426,23 +623,33 @@ def test_order_of_the_folder_does_not_matter(tmp_path: Path, monkeypatch: pytest
 
 def test_names_that_look_like_numbers_stay_what_they_are(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "b.png", "c.png")
-    given = table(tmp_path, "path,label,group,shift\na.png,1.10,1E2,1\nb.png,1.1,100.0,2\nc.png,2.0,100,3\n")
+    given = table(
+        tmp_path,
+        "path,label,group,shift\na.png,1.10,1E2,1\nb.png,1.1,100.0,2\nc.png,2.0,100,3\n",
+    )
     found = listing(tmp_path, **given)
     assert [example.target for example in found.examples] == ["1.10", "1.1", "2.0"]
     assert [example.group for example in found.examples] == ["1E2", "100.0", "100"]
-    assert [dict(example.meta)["shift"] for example in found.examples] == ["1", "2", "3"]
+    assert [dict(example.meta)["shift"] for example in found.examples] == [
+        "1",
+        "2",
+        "3",
+    ]
 
 
 def test_a_stray_file_does_not_make_classes_of_the_splits(tmp_path: Path) -> None:
     for split in ("train", "test"):
-        touch(tmp_path, f"{split}/cat/a.png", f"{split}/dog/b.png", f"{split}/preview.png")
+        touch(
+            tmp_path, f"{split}/cat/a.png", f"{split}/dog/b.png", f"{split}/preview.png"
+        )
     found = listing(tmp_path)
     assert {(example.target, example.given_split) for example in found.examples} == {
         (label, split) for label in ("cat", "dog") for split in ("train", "test")
     }
     assert {(fault.path, fault.code) for fault in found.faults} == {
-        ("train/preview.png", "no-label"), ("test/preview.png", "no-label"),
-    }  # fmt: skip
+        ("train/preview.png", "no-label"),
+        ("test/preview.png", "no-label"),
+    }
 
 
 @pytest.mark.parametrize("settings", [{}, {"table": "metadata.csv"}])
@@ -467,19 +674,31 @@ def test_a_table_that_is_a_link_within_the_data_folder_is_read(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["Metadata.csv", "cat/metadata.csv", "METADATA.CSV"])
-def test_metadata_that_would_not_be_read_stops_the_run(tmp_path: Path, name: str) -> None:
+def test_metadata_that_would_not_be_read_stops_the_run(
+    tmp_path: Path, name: str
+) -> None:
     touch(tmp_path, "cat/a.png", "dog/c.png")
     table(tmp_path, "path,group\ncat/a.png,p1\n", name)
-    (finding,) = (finding for finding in listing(tmp_path).findings if finding.code == "metadata-unread")
+    (finding,) = (
+        finding
+        for finding in listing(tmp_path).findings
+        if finding.code == "metadata-unread"
+    )
     assert finding.severity == "critical"
     assert name in finding.found
 
 
-def test_examples_without_a_group_beside_others_with_one_are_told(tmp_path: Path) -> None:
+def test_examples_without_a_group_beside_others_with_one_are_told(
+    tmp_path: Path,
+) -> None:
     touch(tmp_path, "cat/a.png", "cat/b.png", "dog/c.png")
     table(tmp_path, "path,group\ncat/a.png,p1\ndog/c.png,p2\n", "metadata.csv")
     (finding,) = listing(tmp_path).findings
-    assert (finding.code, finding.severity, finding.items) == ("metadata-missing", "warning", ("cat/b.png",))
+    assert (finding.code, finding.severity, finding.items) == (
+        "metadata-missing",
+        "warning",
+        ("cat/b.png",),
+    )
 
 
 def test_a_link_to_itself_at_the_top_is_one_fault(tmp_path: Path) -> None:
@@ -487,7 +706,9 @@ def test_a_link_to_itself_at_the_top_is_one_fault(tmp_path: Path) -> None:
     (tmp_path / "self").symlink_to("self")
     found = listing(tmp_path)
     assert len(found.examples) == 2
-    assert [(fault.path, fault.code) for fault in found.faults] == [("self", "link-loop")]
+    assert [(fault.path, fault.code) for fault in found.faults] == [
+        ("self", "link-loop")
+    ]
 
 
 def test_a_file_taken_for_a_folder_is_no_loop(tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ def test_the_file_depends_on_the_entries_alone(tmp_path: Path) -> None:
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
 
-def test_a_read_only_link_into_a_cache_is_replaced_not_written_to(tmp_path: Path) -> None:
+def test_a_read_only_link_into_a_cache_is_replaced_not_written_to(
+    tmp_path: Path,
+) -> None:
     cached, path = tmp_path / "cached", tmp_path / "ledger.parquet"
     ledger(A).save(cached)
     before = cached.read_bytes()
@@ -43,7 +45,9 @@ def test_a_read_only_link_into_a_cache_is_replaced_not_written_to(tmp_path: Path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cached", "ledger.parquet"]
 
 
-def test_a_save_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_fails_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "ledger.parquet"
     ledger(A).save(path)
 
@@ -83,7 +87,10 @@ def test_another_table_is_refused(tmp_path: Path) -> None:
 def test_entries_that_contradict_one_another_are_refused(tmp_path: Path) -> None:
     rows = [A, replace(A, split="test"), replace(B, split="holdout")]  # type: ignore[arg-type]
     pq.write_table(
-        pa.table({f.name: [getattr(r, f.name) for r in rows] for f in SCHEMA}, schema=SCHEMA), tmp_path / "x"
+        pa.table(
+            {f.name: [getattr(r, f.name) for r in rows] for f in SCHEMA}, schema=SCHEMA
+        ),
+        tmp_path / "x",
     )
     with pytest.raises(LedgerError) as caught:
         load(tmp_path / "x")
@@ -99,7 +106,11 @@ def test_ledgers_that_grew_apart_are_merged_unless_they_contradict() -> None:
 def test_whether_a_split_agrees(tmp_path: Path) -> None:
     path, split = tmp_path / "ledger.parquet", tmp_path / "manifest.parquet"
     ledger(A, B).save(path)
-    for splits, expected in ((["train", "test"], True), (["train", None], True), (["val", "test"], False)):
+    for splits, expected in (
+        (["train", "test"], True),
+        (["train", None], True),
+        (["val", "test"], False),
+    ):
         pq.write_table(pa.table({"id": [A.id, B.id], "split": splits}), split)
         assert agrees(path, split) is expected
     pq.write_table(pa.table({"id": ["c" * 32], "split": ["train"]}), split)

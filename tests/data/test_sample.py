@@ -28,7 +28,9 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> SampleSummary:
 
 @pytest.fixture(scope="module")
 def rows(sample: SampleSummary) -> list[dict[str, str]]:
-    return list(csv.DictReader((sample.folder / "metadata.csv").read_text().splitlines()))
+    return list(
+        csv.DictReader((sample.folder / "metadata.csv").read_text().splitlines())
+    )
 
 
 def test_every_byte_is_as_it_always_was(sample: SampleSummary) -> None:
@@ -40,7 +42,9 @@ def test_bytes_do_not_depend_on_vector_units(tmp_path: Path) -> None:
     from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 
     off = [name for name in __cpu_dispatch__ if __cpu_features__[name]]
-    assert off, "this numpy dispatches to no vector unit of this CPU, so nothing can be switched off"
+    assert off, (
+        "this numpy dispatches to no vector unit of this CPU, so nothing can be switched off"
+    )
     code = (
         "import sys; from pathlib import Path\n"
         "from numpy._core._multiarray_umath import __cpu_features__ as on\n"
@@ -49,12 +53,19 @@ def test_bytes_do_not_depend_on_vector_units(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "NPY_DISABLE_CPU_FEATURES": " ".join(off)}
     command = [sys.executable, "-P", "-c", code, str(tmp_path / "data"), *off]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.stdout.strip() == MD5, done.stderr
 
 
-def test_metadata_names_every_picture_once(sample: SampleSummary, rows: list[dict[str, str]]) -> None:
-    pictures = {path.relative_to(sample.folder).as_posix() for path in sample.folder.rglob("*.png")}
+def test_metadata_names_every_picture_once(
+    sample: SampleSummary, rows: list[dict[str, str]]
+) -> None:
+    pictures = {
+        path.relative_to(sample.folder).as_posix()
+        for path in sample.folder.rglob("*.png")
+    }
     assert tuple(rows[0]) == COLUMNS
     assert {row["path"] for row in rows} == pictures
     assert len(rows) == len(pictures) == sample.images
@@ -74,7 +85,9 @@ def test_a_part_is_one_label_material_and_line_in_two_to_four_views(
         assert len({(row["label"], row["material"], row["line"]) for row in views}) == 1
 
 
-def test_classes_and_slices_are_large_enough_to_measure(sample: SampleSummary, rows: list[dict[str, str]]) -> None:
+def test_classes_and_slices_are_large_enough_to_measure(
+    sample: SampleSummary, rows: list[dict[str, str]]
+) -> None:
     assert set(sample.classes) == {"ok", "scratch", "pit", "stain", "crack"}
     assert min(sample.classes.values()) >= 50
     assert 350 <= sample.images <= 450
@@ -87,17 +100,27 @@ def test_pictures_are_plain_rgb_and_all_different(sample: SampleSummary) -> None
     for path in sample.folder.rglob("*.png"):
         with Image.open(path) as image:
             image.load()
-            assert (image.format, image.mode, image.size) == ("PNG", "RGB", (SIDE, SIDE))
+            assert (image.format, image.mode, image.size) == (
+                "PNG",
+                "RGB",
+                (SIDE, SIDE),
+            )
         contents.add(path.read_bytes())
     assert len(contents) == sample.images
 
 
-def test_dim_pictures_are_darker_and_noisier(sample: SampleSummary, rows: list[dict[str, str]]) -> None:
+def test_dim_pictures_are_darker_and_noisier(
+    sample: SampleSummary, rows: list[dict[str, str]]
+) -> None:
     ratio = defaultdict(list)
     for row in rows:
         if row["material"] == "painted" and row["label"] == "ok":
-            pixels = np.asarray(Image.open(sample.folder / row["path"]).convert("L"), dtype=float)
-            ratio[row["lighting"]].append(np.abs(np.diff(pixels)).mean() / pixels.mean())
+            pixels = np.asarray(
+                Image.open(sample.folder / row["path"]).convert("L"), dtype=float
+            )
+            ratio[row["lighting"]].append(
+                np.abs(np.diff(pixels)).mean() / pixels.mean()
+            )
     assert np.mean(ratio["dim"]) > 2 * np.mean(ratio["ring"])
 
 
@@ -106,17 +129,23 @@ def test_the_same_sample_is_left_alone(sample: SampleSummary) -> None:
     again = generate(sample.folder)
     assert not again.written
     assert again.md5 == sample.md5
-    assert {path: path.stat().st_mtime_ns for path in sample.folder.rglob("*")} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in sample.folder.rglob("*")
+    } == before
 
 
 @pytest.mark.parametrize("name", ["ok/part-0000-0.png", "notes.txt"])
-def test_a_folder_with_anything_else_is_refused_untouched(tmp_path: Path, name: str) -> None:
+def test_a_folder_with_anything_else_is_refused_untouched(
+    tmp_path: Path, name: str
+) -> None:
     generate(tmp_path / "data", parts=6)
     (tmp_path / "data" / name).write_bytes(b"mine")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(WorkspaceError, match="not this sample"):
         generate(tmp_path / "data", parts=6)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()
+    } == before
 
 
 def test_an_empty_folder_is_filled_and_a_file_is_not_replaced(tmp_path: Path) -> None:
@@ -128,7 +157,9 @@ def test_an_empty_folder_is_filled_and_a_file_is_not_replaced(tmp_path: Path) ->
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written: list[Path] = []
 
     def stop_at_third(self: Path, body: bytes) -> int:
@@ -145,17 +176,27 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_more_parts_only_add(tmp_path: Path) -> None:
-    few, more = generate(tmp_path / "few", parts=6), generate(tmp_path / "more", parts=12)
+    few, more = (
+        generate(tmp_path / "few", parts=6),
+        generate(tmp_path / "more", parts=12),
+    )
     for path in few.folder.rglob("*.png"):
-        assert (more.folder / path.relative_to(few.folder)).read_bytes() == path.read_bytes()
+        assert (
+            more.folder / path.relative_to(few.folder)
+        ).read_bytes() == path.read_bytes()
 
 
 def test_another_seed_is_another_sample(tmp_path: Path) -> None:
-    assert generate(tmp_path / "a", parts=2).md5 != generate(tmp_path / "b", parts=2, seed=1).md5
+    assert (
+        generate(tmp_path / "a", parts=2).md5
+        != generate(tmp_path / "b", parts=2, seed=1).md5
+    )
 
 
 def test_large_pictures_take_several_stored_blocks() -> None:
-    pixels = np.arange(200 * 150 * 3, dtype=np.uint32).reshape(200, 150, 3).astype(np.uint8)
+    pixels = (
+        np.arange(200 * 150 * 3, dtype=np.uint32).reshape(200, 150, 3).astype(np.uint8)
+    )
     encoded = png(pixels)
     with Image.open(BytesIO(encoded)) as image:
         assert np.array_equal(np.asarray(image), pixels)

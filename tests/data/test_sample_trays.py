@@ -1,4 +1,6 @@
-"""The samples of detection and segmentation are the same everywhere, and pass their own intake without a fault."""
+"""The samples of detection and segmentation are the same everywhere, and pass their own
+intake without a fault.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,13 @@ from PIL import Image
 
 from annotated_images import take_in
 from pipeline.config_section import TaskConfig
-from pipeline.data.sample_trays import LABELS, PALETTE, SIDE, generate_boxes, generate_masks
+from pipeline.data.sample_trays import (
+    LABELS,
+    PALETTE,
+    SIDE,
+    generate_boxes,
+    generate_masks,
+)
 from pipeline.examples import CheckedTargets
 from pipeline.tasks.base import Reader
 from pipeline.tasks.object_detection.reader import DetectionReader
@@ -32,7 +40,9 @@ def test_every_byte_is_as_it_always_was(tmp_path: Path) -> None:
 
 def test_boxes_pass_their_intake(tmp_path: Path) -> None:
     DetectionSample().generate(tmp_path / "data")
-    checked = taken(DetectionReader("object-detection"), tmp_path / "data", ObjectDetectionConfig())
+    checked = taken(
+        DetectionReader("object-detection"), tmp_path / "data", ObjectDetectionConfig()
+    )
     assert len(checked.usable) == 118
     assert checked.labels == LABELS
     assert any(not example.classes for example, _ in checked.usable)
@@ -42,7 +52,9 @@ def test_masks_pass_their_intake(tmp_path: Path) -> None:
     sample = SegmentationSample()
     sample.generate(tmp_path / "data")
     task = SemanticSegmentationConfig.model_validate(sample.settings["task"])
-    checked = taken(SegmentationReader("semantic-segmentation"), tmp_path / "data", task)
+    checked = taken(
+        SegmentationReader("semantic-segmentation"), tmp_path / "data", task
+    )
     assert checked.labels == ("background", *LABELS)
     with Image.open(tmp_path / "data" / "masks" / "tray-000-0.png") as mask:
         assert mask.mode == "P"
@@ -60,7 +72,9 @@ def taken(reader: Reader, root: Path, task: TaskConfig) -> CheckedTargets:
 
 def test_a_tray_is_a_group_of_several_pictures(tmp_path: Path) -> None:
     generate_boxes(tmp_path / "data", trays=3)
-    rows = list(csv.DictReader((tmp_path / "data" / "metadata.csv").read_text().splitlines()))
+    rows = list(
+        csv.DictReader((tmp_path / "data" / "metadata.csv").read_text().splitlines())
+    )
     assert {row["group"] for row in rows} == {"tray-000", "tray-001", "tray-002"}
     with Image.open(tmp_path / "data" / rows[0]["path"]) as photograph:
         assert photograph.size == (SIDE, SIDE)

@@ -1,4 +1,6 @@
-"""The scan pays once for each content, and survives what happens to its memory and its workers."""
+"""The scan pays once for each content, and survives what happens to its memory and its
+workers.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +36,17 @@ class Counting:
 
 
 def listed(root: Path) -> list[str]:
-    return sorted(str(file.relative_to(root)) for file in root.rglob("*") if not file.is_dir())
+    return sorted(
+        str(file.relative_to(root)) for file in root.rglob("*") if not file.is_dir()
+    )
 
 
 def run(root: Path, folder: Path, key: str = "k") -> tuple[list[str], Results]:
     """Scans with the memory in `folder`; what was measured anew, and all results."""
     counting = Counting(root)
-    return counting.paths, scan(root, listed(root), counting, ScanCache(folder, key), SilentConsole())
+    return counting.paths, scan(
+        root, listed(root), counting, ScanCache(folder, key), SilentConsole()
+    )
 
 
 @pytest.fixture
@@ -48,7 +54,9 @@ def data(tmp_path: Path) -> Path:
     return dataset(tmp_path / "data", each=3)
 
 
-def test_second_scan_measures_nothing_and_finds_the_same(data: Path, tmp_path: Path) -> None:
+def test_second_scan_measures_nothing_and_finds_the_same(
+    data: Path, tmp_path: Path
+) -> None:
     save(data / "cat" / "broken.png", b"text")
     first, before = run(data, tmp_path / "memory")
     second, after = run(data, tmp_path / "memory")
@@ -64,11 +72,22 @@ def test_files_beside_the_table_are_known_as_well(tmp_path: Path) -> None:
     assert run(root, tmp_path / "memory")[0] == []
 
 
-def test_a_shortage_of_memory_is_not_held_against_the_file(data: Path, tmp_path: Path) -> None:
+def test_a_shortage_of_memory_is_not_held_against_the_file(
+    data: Path, tmp_path: Path
+) -> None:
     def short(path: str) -> ExampleFault:
-        return ExampleFault(path, "out-of-memory", "f", "e", "m", hashlib.md5((data / path).read_bytes()).hexdigest())
+        return ExampleFault(
+            path,
+            "out-of-memory",
+            "f",
+            "e",
+            "m",
+            hashlib.md5((data / path).read_bytes()).hexdigest(),
+        )
 
-    scan(data, listed(data), short, ScanCache(tmp_path / "memory", "k"), SilentConsole())
+    scan(
+        data, listed(data), short, ScanCache(tmp_path / "memory", "k"), SilentConsole()
+    )
     assert run(data, tmp_path / "memory")[0] == listed(data)
 
 
@@ -94,7 +113,9 @@ def test_another_extension_is_another_result(data: Path, tmp_path: Path) -> None
     assert after["cat/moved.jpg"].converted == ("extension",)
 
 
-def test_changed_content_is_measured_although_size_and_time_are_the_same(data: Path, tmp_path: Path) -> None:
+def test_changed_content_is_measured_although_size_and_time_are_the_same(
+    data: Path, tmp_path: Path
+) -> None:
     file = data / "cat" / "cat0000.png"
     run(data, tmp_path / "memory")
     status = file.stat()
@@ -107,14 +128,20 @@ def test_changed_content_is_measured_although_size_and_time_are_the_same(data: P
     assert isinstance(after["cat/cat0000.png"], ExampleFault)
 
 
-def test_stamped_files_are_not_read_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stamped_files_are_not_read_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pipeline.files.SETTLED_SECONDS", -60.0)
     _, before = run(data, tmp_path / "memory")
-    monkeypatch.setattr("pipeline.data.scan._md5", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(
+        "pipeline.data.scan._md5", lambda path: pytest.fail(f"{path} was read")
+    )
     assert run(data, tmp_path / "memory") == ([], before)
 
 
-def test_file_changed_a_moment_ago_is_hashed_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_changed_a_moment_ago_is_hashed_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(data, tmp_path / "memory")
     read: list[Path] = []
     monkeypatch.setattr("pipeline.data.scan._md5", lambda path: read.append(path))
@@ -146,7 +173,9 @@ def _other_version(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_cut, _flip, _empty, _other_version])
-def test_damaged_memory_is_thrown_away(data: Path, tmp_path: Path, damage: Callable[[Path], None]) -> None:
+def test_damaged_memory_is_thrown_away(
+    data: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
     _, before = run(data, tmp_path / "memory")
     (file,) = (tmp_path / "memory").iterdir()
     content = file.read_bytes()
@@ -158,14 +187,18 @@ def test_damaged_memory_is_thrown_away(data: Path, tmp_path: Path, damage: Calla
 
 
 def test_link_out_of_the_folder_is_not_recalled(data: Path, tmp_path: Path) -> None:
-    """The same content was accepted once; a path to it that leads outside is still refused."""
+    """The same content was accepted once; a path to it that leads outside is still
+    refused.
+    """
     run(data, tmp_path / "memory")
     (tmp_path / "out").mkdir()
     (data / "cat" / "cat0000.png").rename(tmp_path / "out" / "x.png")
     (data / "away").symlink_to(tmp_path / "out")
     counting = Counting(data)
     for path in ("away/x.png", "../out/x.png", str(tmp_path / "out" / "x.png")):
-        results = scan(data, [path], counting, ScanCache(tmp_path / "memory", "k"), SilentConsole())
+        results = scan(
+            data, [path], counting, ScanCache(tmp_path / "memory", "k"), SilentConsole()
+        )
         assert isinstance(results[path], ExampleFault)
 
 
@@ -181,7 +214,13 @@ def test_broken_off_scan_keeps_what_it_measured(data: Path, tmp_path: Path) -> N
         return counting(path)
 
     with pytest.raises(StopSignal):
-        scan(data, listed(data), stops, ScanCache(tmp_path / "memory", "k"), SilentConsole())
+        scan(
+            data,
+            listed(data),
+            stops,
+            ScanCache(tmp_path / "memory", "k"),
+            SilentConsole(),
+        )
     assert len(run(data, tmp_path / "memory")[0]) == 2
 
 
@@ -203,14 +242,33 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_worker_processes_find_the_same(shared: Path, tmp_path: Path) -> None:
     alone = run(shared, tmp_path / "alone")[1]
     measures = partial(measure, shared, intake=ImageIntakeConfig())
-    assert scan(shared, listed(shared), measures, ScanCache(tmp_path / "m", "k"), SilentConsole(), workers=2) == alone
+    assert (
+        scan(
+            shared,
+            listed(shared),
+            measures,
+            ScanCache(tmp_path / "m", "k"),
+            SilentConsole(),
+            workers=2,
+        )
+        == alone
+    )
 
 
 @pytest.mark.full
-def test_file_that_kills_its_worker_is_named_and_the_others_are_measured(shared: Path, tmp_path: Path) -> None:
+def test_file_that_kills_its_worker_is_named_and_the_others_are_measured(
+    shared: Path, tmp_path: Path
+) -> None:
     alone = run(shared, tmp_path / "alone")[1]
     dies = partial(_dies, shared)
-    results = scan(shared, listed(shared), dies, ScanCache(tmp_path / "m", "k"), SilentConsole(), workers=2)
+    results = scan(
+        shared,
+        listed(shared),
+        dies,
+        ScanCache(tmp_path / "m", "k"),
+        SilentConsole(),
+        workers=2,
+    )
     culprit = results.pop("cat/cat0007.png")
     alone.pop("cat/cat0007.png")
     assert isinstance(culprit, ExampleFault)
@@ -237,7 +295,14 @@ def test_an_interrupt_leaves_what_no_worker_has_begun(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        scan(data, listed(data), partial(_marked, data, marks), ScanCache(tmp_path / "m", "k"), Interrupting(), 2)
+        scan(
+            data,
+            listed(data),
+            partial(_marked, data, marks),
+            ScanCache(tmp_path / "m", "k"),
+            Interrupting(),
+            2,
+        )
     assert 1 <= len(list(marks.iterdir())) < len(listed(data)) / 2
 
 
@@ -254,5 +319,11 @@ def test_progress_reaches_the_end(data: Path, tmp_path: Path) -> None:
 def test_same_path_twice_is_measured_once(tmp_path: Path) -> None:
     save(tmp_path / "a.png", encoded(picture(), "PNG"))
     counting = Counting(tmp_path)
-    scan(tmp_path, ["a.png", "a.png"], counting, ScanCache(tmp_path / "m", "k"), SilentConsole())
+    scan(
+        tmp_path,
+        ["a.png", "a.png"],
+        counting,
+        ScanCache(tmp_path / "m", "k"),
+        SilentConsole(),
+    )
     assert counting.paths == ["a.png"]

@@ -47,12 +47,20 @@ Scanning = tuple[subprocess.Popen[str], list[psutil.Process]]
 
 
 @contextmanager
-def scanning(folder: Path, begun: Callable[[psutil.Process], bool]) -> Iterator[Scanning]:
-    """A scan in a process group of its own, as a terminal has it, and its workers, once it has begun."""
+def scanning(
+    folder: Path, begun: Callable[[psutil.Process], bool]
+) -> Iterator[Scanning]:
+    """A scan in a process group of its own, as a terminal has it, and its workers, once
+    it has begun.
+    """
     scan = subprocess.Popen(
-        [sys.executable, "-c", SCAN, str(folder)], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-c", SCAN, str(folder)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     own = psutil.Process(scan.pid)
     wait_for(lambda: begun(own))
     workers = workers_of(own)
@@ -65,7 +73,11 @@ def scanning(folder: Path, begun: Callable[[psutil.Process], bool]) -> Iterator[
 
 
 def workers_of(own: psutil.Process) -> list[psutil.Process]:
-    return [child for child in own.children(recursive=True) if "spawn_main" in command_of(child)]
+    return [
+        child
+        for child in own.children(recursive=True)
+        if "spawn_main" in command_of(child)
+    ]
 
 
 def command_of(process: psutil.Process) -> str:
@@ -112,7 +124,8 @@ def test_the_workers_end_with_the_scan(
         assert scan.returncode == status, said
         wait_for(lambda: not any(worker.is_running() for worker in workers))
     own = said.count("Traceback")
-    assert own == (1 if number == signal.SIGINT else 0), said  # the command says it in a word; this script does not
+    # The command says it in a word; this script does not.
+    assert own == (1 if number == signal.SIGINT else 0), said
     assert "Process SpawnProcess" not in said
 
 
@@ -124,7 +137,9 @@ def test_ctrl_c_while_the_workers_start_is_quiet_too(tmp_path: Path) -> None:
     assert said.count("Traceback") == 1, said
 
 
-def test_a_ctrl_c_that_another_thread_receives_waits_until_a_worker_is_started() -> None:
+def test_a_ctrl_c_that_another_thread_receives_waits_until_a_worker_is_started() -> (
+    None
+):
     over = threading.Event()
     other = threading.Thread(target=over.wait)  # of a library: it blocks no signal
     other.start()

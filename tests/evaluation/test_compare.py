@@ -9,13 +9,20 @@ import pytest
 from scipy.stats import binomtest
 
 from pipeline.evaluation.bootstrap import BootstrapSettings
-from pipeline.evaluation.compare import compare_accuracies, judge_difference, paired_difference, sign_flip_test
+from pipeline.evaluation.compare import (
+    compare_accuracies,
+    judge_difference,
+    paired_difference,
+    sign_flip_test,
+)
 from pipeline.records import MetricEstimate
 
 SETTINGS = BootstrapSettings(resamples=400, confidence=0.95, seed=0)
 
 
-def pair(both: int, ours: int, theirs: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+def pair(
+    both: int, ours: int, theirs: int, neither: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Correctness of two models: right both, only ours, only theirs, neither."""
     a = np.repeat([True, True, False, False], [both, ours, theirs, neither])
     b = np.repeat([True, False, True, False], [both, ours, theirs, neither])
@@ -35,13 +42,20 @@ def test_of_units_every_way_to_swap_the_models_is_counted(seed: int) -> None:
     units = np.sort(dice.integers(0, 9, 40))
     a, b = dice.random(40) < 0.8, dice.random(40) < 0.6
     gains = np.bincount(units, weights=a.astype(float) - b)
-    sums = [abs(np.dot(signs, gains)) for signs in itertools.product((1, -1), repeat=len(gains))]
+    sums = [
+        abs(np.dot(signs, gains))
+        for signs in itertools.product((1, -1), repeat=len(gains))
+    ]
     expected = np.mean(np.array(sums) >= abs(gains.sum()))
     assert sign_flip_test(a, b, units) == pytest.approx(expected)
 
 
-def test_models_that_are_equal_within_units_are_told_apart_no_oftener_than_the_test_says() -> None:
-    """Five copies of an example share their fate: one by one they would count five times."""
+def test_models_that_are_equal_within_units_are_told_apart_no_oftener_than_the_test_says() -> (
+    None
+):
+    """Five copies of an example share their fate: one by one they would count five
+    times.
+    """
     dice = np.random.default_rng(0)
     units = np.repeat(np.arange(30), 5)
     found = []
@@ -62,7 +76,11 @@ def test_many_units_of_many_sizes_have_a_p_value() -> None:
 def test_two_equal_models_cannot_be_told_apart() -> None:
     a, _ = pair(50, 0, 0, 20)
     found = compare_accuracies("head", a, a, np.arange(70), SETTINGS)
-    assert (found.p_value, found.difference.value, found.verdict) == (1.0, 0.0, "cannot-tell")
+    assert (found.p_value, found.difference.value, found.verdict) == (
+        1.0,
+        0.0,
+        "cannot-tell",
+    )
 
 
 def test_a_clear_difference_is_told_in_both_directions() -> None:
@@ -76,7 +94,10 @@ def test_a_clear_difference_is_told_in_both_directions() -> None:
 
 def test_noise_is_not_called_better() -> None:
     a, b = pair(60, 6, 3, 11)
-    assert compare_accuracies("head", a, b, np.arange(80), SETTINGS).verdict == "cannot-tell"
+    assert (
+        compare_accuracies("head", a, b, np.arange(80), SETTINGS).verdict
+        == "cannot-tell"
+    )
 
 
 def test_one_lucky_group_is_not_called_better() -> None:
@@ -91,7 +112,9 @@ def test_one_lucky_group_is_not_called_better() -> None:
 def test_pairing_narrows_the_interval() -> None:
     a, b = pair(70, 6, 2, 22)
     paired = paired_difference(a, b, np.arange(100), SETTINGS)
-    shuffled = paired_difference(a, np.random.default_rng(0).permutation(b), np.arange(100), SETTINGS)
+    shuffled = paired_difference(
+        a, np.random.default_rng(0).permutation(b), np.arange(100), SETTINGS
+    )
     assert paired.high - paired.low < shuffled.high - shuffled.low
 
 
@@ -106,4 +129,9 @@ def test_pairing_narrows_the_interval() -> None:
     ],
 )
 def test_verdict(low: float, high: float, p_value: float, expected: str) -> None:
-    assert judge_difference(MetricEstimate(value=(low + high) / 2, low=low, high=high), p_value, 0.95) == expected
+    assert (
+        judge_difference(
+            MetricEstimate(value=(low + high) / 2, low=low, high=high), p_value, 0.95
+        )
+        == expected
+    )

@@ -21,12 +21,18 @@ def answers() -> Predictions:
     probabilities = dice.dirichlet(np.ones(4) * 0.7, 200)
     probabilities[np.arange(200), targets] += 0.5
     probabilities[:, 3] = 0
-    return Predictions(probabilities / probabilities.sum(axis=1, keepdims=True), targets, np.arange(200))
+    return Predictions(
+        probabilities / probabilities.sum(axis=1, keepdims=True),
+        targets,
+        np.arange(200),
+    )
 
 
 def test_per_class_equals_scikit_learns() -> None:
     made = answers()
-    precision, recall, f1, support = precision_recall_fscore_support(made.targets, made.predicted)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        made.targets, made.predicted
+    )
     for code, row in enumerate(score_classes(made, LABELS, SETTINGS)[:3]):
         assert row.recall is not None
         assert (row.precision, row.recall.value, row.f1, row.examples) == pytest.approx(
@@ -37,18 +43,34 @@ def test_per_class_equals_scikit_learns() -> None:
 
 def test_a_class_that_does_not_occur_has_nothing_to_say() -> None:
     row = score_classes(answers(), LABELS, SETTINGS)[3]
-    assert (row.examples, row.predicted, row.precision, row.recall, row.f1) == (0, 0, None, None, None)
+    assert (row.examples, row.predicted, row.precision, row.recall, row.f1) == (
+        0,
+        0,
+        None,
+        None,
+        None,
+    )
 
 
 def test_confusion_is_the_matrix_without_its_zeros() -> None:
     made = answers()
     matrix = confusion_matrix(made.targets, made.predicted, labels=range(4))
-    found = {(LABELS.index(c.target), LABELS.index(c.predicted)): c.examples for c in count_confusions(made, LABELS)}
-    assert found == {(t, p): matrix[t, p] for t in range(4) for p in range(4) if matrix[t, p]}
+    found = {
+        (LABELS.index(c.target), LABELS.index(c.predicted)): c.examples
+        for c in count_confusions(made, LABELS)
+    }
+    assert found == {
+        (t, p): matrix[t, p] for t in range(4) for p in range(4) if matrix[t, p]
+    }
 
 
 def test_bins_are_open_below_and_closed_above() -> None:
-    assert find_bin(np.array([0.0, 1 / BINS, 1 / BINS + 1e-9, 1.0])).tolist() == [0, 0, 1, BINS - 1]
+    assert find_bin(np.array([0.0, 1 / BINS, 1 / BINS + 1e-9, 1.0])).tolist() == [
+        0,
+        0,
+        1,
+        BINS - 1,
+    ]
 
 
 def test_reliability_bins_hold_every_example_once() -> None:

@@ -9,7 +9,13 @@ import pyarrow as pa
 import pytest
 
 from pipeline.evaluation.bootstrap import BootstrapSettings
-from pipeline.evaluation.slices import SliceScore, absent_columns, score_slices, slice_columns, slice_rows
+from pipeline.evaluation.slices import (
+    SliceScore,
+    absent_columns,
+    score_slices,
+    slice_columns,
+    slice_rows,
+)
 
 SETTINGS = BootstrapSettings(resamples=200, confidence=0.95, seed=0)
 
@@ -20,19 +26,23 @@ def names(rows: pa.Table, wanted: Any) -> list[str]:
 
 def score(rows: pa.Table, correct: np.ndarray, wanted: Any) -> list[SliceScore]:
     columns = slice_columns(rows, wanted)
-    return score_slices(rows, correct, np.arange(rows.num_rows), columns, smallest=10, settings=SETTINGS)
+    return score_slices(
+        rows, correct, np.arange(rows.num_rows), columns, smallest=10, settings=SETTINGS
+    )
 
 
 def table() -> pa.Table:
     rows = np.arange(120)
-    return pa.table({
-        "meta.camera": ["old" if n % 4 == 0 else "new" for n in rows],
-        "meta.exposure": pa.array([float(n) if n else None for n in rows]),
-        "meta.operator": [f"person {n}" for n in rows],
-        "meta.site": ["here"] * 120,
-        "meta.rare": ["few" if n < 5 else None for n in rows],
-        "scan.width": rows,
-    })  # fmt: skip
+    return pa.table(
+        {
+            "meta.camera": ["old" if n % 4 == 0 else "new" for n in rows],
+            "meta.exposure": pa.array([float(n) if n else None for n in rows]),
+            "meta.operator": [f"person {n}" for n in rows],
+            "meta.site": ["here"] * 120,
+            "meta.rare": ["few" if n < 5 else None for n in rows],
+            "scan.width": rows,
+        }
+    )
 
 
 def test_auto_takes_numbers_and_short_lists_of_values() -> None:
@@ -46,12 +56,17 @@ def test_a_column_asked_for_is_taken_whatever_it_holds() -> None:
 def test_a_column_that_is_not_there_is_named_and_stops_nothing() -> None:
     assert names(table(), ("camera", "lens")) == ["camera"]
     assert absent_columns(table(), ("camera", "lens", "meta.opperator")) == [
-        "lens", "meta.opperator: did you mean operator?",
-    ]  # fmt: skip
+        "lens",
+        "meta.opperator: did you mean operator?",
+    ]
 
 
-def test_what_the_scan_measured_is_taken_where_the_task_or_the_settings_say_so() -> None:
-    assert [column.name for column in slice_columns(table(), "auto", ("width",))][-1] == "width"
+def test_what_the_scan_measured_is_taken_where_the_task_or_the_settings_say_so() -> (
+    None
+):
+    assert [column.name for column in slice_columns(table(), "auto", ("width",))][
+        -1
+    ] == "width"
     assert names(table(), ("width",)) == names(table(), ("scan.width",)) == ["width"]
     own = table().append_column("meta.width", pa.array(["wide"] * 120))
     assert slice_columns(own, ("width",))[0].source == "meta.width"
@@ -65,7 +80,9 @@ def test_every_row_is_in_exactly_one_member(column: str) -> None:
 
 
 def test_numbers_are_cut_at_their_quartiles() -> None:
-    sizes = {value: int(rows.sum()) for value, rows in slice_rows(table()["meta.exposure"])}
+    sizes = {
+        value: int(rows.sum()) for value, rows in slice_rows(table()["meta.exposure"])
+    }
     assert len(sizes) == 5
     assert sizes.pop("(none)") == 1
     assert max(sizes.values()) - min(sizes.values()) <= 1
@@ -77,14 +94,16 @@ def test_many_equal_numbers_do_not_make_empty_quarters() -> None:
 
 
 def test_a_weak_slice_is_flagged_and_a_small_one_is_not_judged() -> None:
-    correct = np.array([n % 4 != 0 or n % 12 == 0 for n in range(120)])  # old: a third right, new: all
+    # old: a third right, new: all.
+    correct = np.array([n % 4 != 0 or n % 12 == 0 for n in range(120)])
     found = score(table(), correct, "auto")
     by_name = {(one.column, one.value): one for one in found}
     assert by_name["camera", "old"].verdict == "below"
     assert by_name["camera", "new"].verdict == "as-overall"
     assert by_name["rare", "few"].verdict == "too-small"
     assert by_name["rare", "few"].score is None
-    assert [one.value for one in found if one.column == "camera"] == ["old", "new"]  # the worst first
+    # The worst first.
+    assert [one.value for one in found if one.column == "camera"] == ["old", "new"]
 
 
 def test_an_equally_good_slice_is_not_flagged() -> None:
@@ -124,9 +143,19 @@ def test_odd_metadata_stop_nothing(values: Any, wanted: Any) -> None:
 
 
 def test_numbers_written_as_text_are_cut_at_their_quartiles() -> None:
-    rows = pa.table({"meta.exposure": [str(n) for n in range(120)], "meta.part": [f"{n:04d}" for n in range(120)]})
+    rows = pa.table(
+        {
+            "meta.exposure": [str(n) for n in range(120)],
+            "meta.part": [f"{n:04d}" for n in range(120)],
+        }
+    )
     assert names(rows, "auto") == ["exposure"]
-    assert [value for value, _ in slice_rows(rows["meta.exposure"])] == ["0 – 29", "29 – 59", "59 – 89", "89 – 119"]
+    assert [value for value, _ in slice_rows(rows["meta.exposure"])] == [
+        "0 – 29",
+        "29 – 59",
+        "59 – 89",
+        "89 – 119",
+    ]
 
 
 def test_quarters_of_near_numbers_have_different_names() -> None:

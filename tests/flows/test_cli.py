@@ -37,7 +37,9 @@ COMMANDS = (
 )
 
 
-def test_help_names_every_command_and_each_has_an_example(thaw: Thaw, tmp_path: Path) -> None:
+def test_help_names_every_command_and_each_has_an_example(
+    thaw: Thaw, tmp_path: Path
+) -> None:
     listed = thaw("--help", cwd=tmp_path, env={"COLUMNS": "60"}).stdout
     for command in COMMANDS:
         assert re.search(rf"^  {command} ", listed, re.M)
@@ -52,7 +54,17 @@ def test_help_names_every_command_and_each_has_an_example(thaw: Thaw, tmp_path: 
 
 
 def test_help_imports_nothing_heavy() -> None:
-    heavy = ["torch", "torchvision", "prefect", "mlflow", "dvc", "great_expectations", "pandas", "pyarrow", "numpy"]
+    heavy = [
+        "torch",
+        "torchvision",
+        "prefect",
+        "mlflow",
+        "dvc",
+        "great_expectations",
+        "pandas",
+        "pyarrow",
+        "numpy",
+    ]
     code = (
         "import sys; sys.argv=['thaw','--help']\n"
         "from flows.cli import app\n"
@@ -60,7 +72,9 @@ def test_help_imports_nothing_heavy() -> None:
         "except SystemExit: pass\n"
         f"print('LOADED', [m for m in {heavy!r} if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert "LOADED []" in done.stdout
 
 
@@ -75,7 +89,11 @@ def test_every_bad_setting_is_named_at_once(thaw: Thaw, tmp_path: Path) -> None:
     place = tmp_path / "place"
     init(place, source=None, config=parse({}, "test"))
     params = place / "params.yaml"
-    params.write_text(params.read_text().replace("epochs: 15", "epochs: 0").replace("seed: 0", "sed: 0", 1))
+    params.write_text(
+        params.read_text()
+        .replace("epochs: 15", "epochs: 0")
+        .replace("seed: 0", "sed: 0", 1)
+    )
     done = thaw("run", cwd=place, check=False)
     assert done.returncode == 2
     assert "split.sed" in done.stderr
@@ -92,8 +110,12 @@ def test_doctor_finds_what_is_there(thaw: Thaw, tmp_path: Path) -> None:
     assert "thaw init" in done.stdout
 
 
-@pytest.mark.parametrize(("lost", "hint"), [("data", "dvc pull"), (".dvc", "bring .dvc/ back")])
-def test_the_doctor_sends_nobody_to_the_doctor(lost: str, hint: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lost", "hint"), [("data", "dvc pull"), (".dvc", "bring .dvc/ back")]
+)
+def test_the_doctor_sends_nobody_to_the_doctor(
+    lost: str, hint: str, tmp_path: Path
+) -> None:
     save(tmp_path / "photos" / "ant" / "1.png")
     init(tmp_path / "flowers", source=tmp_path / "photos", config=parse({}, "test"))
     shutil.rmtree(tmp_path / "flowers" / lost)
@@ -109,7 +131,9 @@ def test_the_doctors_bounds_are_the_packages_own() -> None:
     from flows.doctor import BOUNDS
 
     tomllib = pytest.importorskip("tomllib")
-    wanted = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    wanted = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"][
+        "dependencies"
+    ]
     ours = {Requirement(text).name: Requirement(text).specifier for text in wanted}
     for name, bound in BOUNDS.items():
         assert str(ours[name]) == str(Requirement(f"{name}{bound}").specifier), name
@@ -117,7 +141,10 @@ def test_the_doctors_bounds_are_the_packages_own() -> None:
 
 def test_what_is_installed_is_what_was_tested() -> None:
     """The bounds that keep Prefect's flows and schedules alive hold in constraints.txt."""
-    pins = dict(line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().split())
+    pins = dict(
+        line.split("==")
+        for line in (REPOSITORY / "constraints.txt").read_text().split()
+    )
     from packaging.specifiers import SpecifierSet
 
     from flows.doctor import BOUNDS
@@ -131,7 +158,9 @@ def test_a_folder_that_was_deleted_meanwhile_is_named(tmp_path: Path) -> None:
     gone.mkdir()
     # A shell's child begins in the folder that the shell has just removed.
     command = ["sh", "-c", 'rmdir "$0" && exec "$1" status', gone, THAW]
-    done = subprocess.run(command, cwd=gone, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=gone, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 2, done.stderr
     assert "it was deleted" in done.stderr
     assert "Traceback" not in done.stderr
@@ -144,6 +173,8 @@ def test_init_wants_data_or_the_sample(thaw: Thaw, tmp_path: Path) -> None:
         assert done.returncode == 2
         assert "--sample" in done.stderr
         assert not (tmp_path / "trial").exists()
-    made = thaw("init", "trial", "--task", "text-classification", "--sample", cwd=tmp_path)
+    made = thaw(
+        "init", "trial", "--task", "text-classification", "--sample", cwd=tmp_path
+    )
     assert "text: column text" in made.stdout
     assert 'weights: "shipped"' in (tmp_path / "trial" / "params.yaml").read_text()

@@ -1,4 +1,6 @@
-"""Every command on a terminal, narrow and wide, with colour and without, and in a pipe that is not UTF-8."""
+"""Every command on a terminal, narrow and wide, with colour and without, and in a pipe
+that is not UTF-8.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,18 @@ from pipeline.setup import init
 from pseudo_terminal import PseudoTerminal, thaw_on_terminal
 
 LIVE = re.compile("[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏━─]|[|/\\\\-]  ")
-HELP = ("run", "step", "status", "init", "lr-find", "sample", "predict", "up", "doctor", "clean")
+HELP = (
+    "run",
+    "step",
+    "status",
+    "init",
+    "lr-find",
+    "sample",
+    "predict",
+    "up",
+    "doctor",
+    "clean",
+)
 ODD_CLASS = "cät → 🐈"
 NO_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 LATIN = {"PYTHONIOENCODING": "latin-1"}
@@ -38,10 +51,16 @@ COMMANDS = [
     Command(("clean",), "in all; to remove it: --yes"),
     Command(("sample", "made"), "photographs of"),
     Command(("init", "made", "--data", "photos"), "copied 2 files"),
-    Command(("step", "nonsense"), "expected: one of validate, split, backbone, finetune, evaluate", 2),
+    Command(
+        ("step", "nonsense"),
+        "expected: one of validate, split, backbone, finetune, evaluate",
+        2,
+    ),
     Command(("run", "--force", "nonsense"), "found: nonsense", 2),
     Command(("lr-find", "--nonsense"), "No such option", 2),
-    Command(("predict", "nothing.png", "--model", "models:/none/1"), "no such model", 2),
+    Command(
+        ("predict", "nothing.png", "--model", "models:/none/1"), "no such model", 2
+    ),
     Command(("doctor",), "every setting understood"),
 ]
 
@@ -52,13 +71,19 @@ def named(command: Command) -> str:
 
 @pytest.fixture(scope="module")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace of a few pictures, with names that a terminal could trip over, in a folder that is one too."""
+    """A workspace of a few pictures, with names that a terminal could trip over, in a
+    folder that is one too.
+    """
     base = tmp_path_factory.mktemp("base")
     photos = base / "photos"
     for name in (ODD_CLASS, "dog"):
         save(photos / name / "a\x1b[2J.png")
     folder = base / "wörk → space"
-    init(folder, source=photos, config=parse({"backbone": {"weights": "shipped"}}, "test"))
+    init(
+        folder,
+        source=photos,
+        config=parse({"backbone": {"weights": "shipped"}}, "test"),
+    )
     photos.rename(folder / "photos")
     return folder
 
@@ -75,14 +100,24 @@ def test_help_fits_a_narrow_terminal(name: str, tmp_path: Path) -> None:
     with thaw_on_terminal(name, "--help", cwd=tmp_path, columns=60) as terminal:
         assert terminal.wait() == 0
         assert f"thaw {name}" in terminal.text()
-        assert not any(len(line) == 60 for line in terminal.lines()), "a line was broken by the terminal"
+        assert not any(len(line) == 60 for line in terminal.lines()), (
+            "a line was broken by the terminal"
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=named)
-@pytest.mark.parametrize(("columns", "environment"), [(60, {}), (120, {"NO_COLOR": "1"})], ids=["narrow", "wide"])
-def test_every_command_on_a_terminal(command: Command, columns: int, environment: dict[str, str], place: Path) -> None:
-    with thaw_on_terminal(*command.arguments, cwd=place, columns=columns, environment=environment) as terminal:
+@pytest.mark.parametrize(
+    ("columns", "environment"),
+    [(60, {}), (120, {"NO_COLOR": "1"})],
+    ids=["narrow", "wide"],
+)
+def test_every_command_on_a_terminal(
+    command: Command, columns: int, environment: dict[str, str], place: Path
+) -> None:
+    with thaw_on_terminal(
+        *command.arguments, cwd=place, columns=columns, environment=environment
+    ) as terminal:
         status = terminal.wait()
         shown = "\n".join(terminal.lines())
         assert status == command.status, shown
@@ -98,7 +133,13 @@ def test_every_command_on_a_terminal(command: Command, columns: int, environment
 @pytest.mark.parametrize("command", COMMANDS, ids=named)
 def test_every_command_in_a_pipe_that_is_ascii(command: Command, place: Path) -> None:
     environment = {**os.environ, **NO_LOCALE}
-    done = subprocess.run([THAW, *command.arguments], cwd=place, env=environment, capture_output=True, check=False)
+    done = subprocess.run(
+        [THAW, *command.arguments],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
     printed = done.stdout + done.stderr
     assert done.returncode == command.status, printed
     assert b"Traceback" not in printed
@@ -108,13 +149,19 @@ def test_every_command_in_a_pipe_that_is_ascii(command: Command, place: Path) ->
 
 
 @pytest.mark.slow
-def test_of_an_error_with_many_details_the_first_are_shown_and_all_are_kept(tmp_path: Path) -> None:
+def test_of_an_error_with_many_details_the_first_are_shown_and_all_are_kept(
+    tmp_path: Path,
+) -> None:
     photos = tmp_path / "photos"
     for number in range(30):
         (photos / "cat").mkdir(parents=True, exist_ok=True)
         (photos / "cat" / f"broken{number:02d}.png").write_bytes(b"no picture")
     folder = tmp_path / "space"
-    init(folder, source=photos, config=parse({"backbone": {"weights": "shipped"}}, "test"))
+    init(
+        folder,
+        source=photos,
+        config=parse({"backbone": {"weights": "shipped"}}, "test"),
+    )
     with thaw_on_terminal("step", "validate", cwd=folder, columns=60) as terminal:
         assert terminal.wait() == 2
         assert "more, all in" in terminal.text()
@@ -124,7 +171,9 @@ def test_of_an_error_with_many_details_the_first_are_shown_and_all_are_kept(tmp_
 
 @pytest.mark.slow
 def test_a_whole_run_on_a_narrow_terminal(first_run: PseudoTerminal) -> None:
-    """Lines say what started and what came of it; imports, decoding and training moved; nothing of that stays."""
+    """Lines say what started and what came of it; imports, decoding and training moved;
+    nothing of that stays.
+    """
     lines, text = first_run.lines(), first_run.text()
     assert "validate running (first run)" in text
     for outcome in (
@@ -138,17 +187,25 @@ def test_a_whole_run_on_a_narrow_terminal(first_run: PseudoTerminal) -> None:
         r"report: file://",
     ):
         assert re.search(outcome, text), f"{outcome} is missing in\n" + "\n".join(lines)
-    assert not LIVE.search("\n".join(lines)), "something of a live line stays: it has wrapped"
+    assert not LIVE.search("\n".join(lines)), (
+        "something of a live line stays: it has wrapped"
+    )
     drawn = re.sub(r"\x1b\[[0-9;]*m", "", first_run.raw.decode())
-    assert len(set(re.findall(r"importing libraries  (\d+) s", drawn))) > 1, "nothing moved during imports"
+    assert len(set(re.findall(r"importing libraries  (\d+) s", drawn))) > 1, (
+        "nothing moved during imports"
+    )
     assert re.search(r"gradual: \w+  [━─]+  \d+ of \d+", drawn)
     assert b"\x1b[?25l" not in first_run.raw, "the cursor was hidden"
     assert not any("Traceback" in line or "Warning" in line for line in lines)
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_libraries_are_imported_leaves_the_terminal_in_order(finished: Path) -> None:
-    with thaw_on_terminal("run", "--force", "evaluate", cwd=finished, columns=60) as terminal:
+def test_ctrl_c_while_libraries_are_imported_leaves_the_terminal_in_order(
+    finished: Path,
+) -> None:
+    with thaw_on_terminal(
+        "run", "--force", "evaluate", cwd=finished, columns=60
+    ) as terminal:
         terminal.wait(until=lambda: "importing libraries" in terminal.text())
         terminal.send(b"\x03")
         assert terminal.wait() == 130

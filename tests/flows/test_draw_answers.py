@@ -11,8 +11,16 @@ from PIL import Image
 from flows.draw_answers import AnswerDrawing
 from pipeline.errors import ConfigError, WorkspaceError
 
-BOXES = {"objects": [{"label": "a\nb", "score": 0.9, "box": [2, 0, 40, 30]}], "width": 64, "height": 48}
-REGIONS = {"regions": [{"label": "a", "pixels": 10, "runs": [0, 10]}], "width": 64, "height": 48}
+BOXES = {
+    "objects": [{"label": "a\nb", "score": 0.9, "box": [2, 0, 40, 30]}],
+    "width": 64,
+    "height": 48,
+}
+REGIONS = {
+    "regions": [{"label": "a", "pixels": 10, "runs": [0, 10]}],
+    "width": 64,
+    "height": 48,
+}
 
 
 def picture() -> bytes:
@@ -22,7 +30,9 @@ def picture() -> bytes:
 
 
 @pytest.mark.parametrize("answer", [BOXES, REGIONS])
-def test_an_answer_is_drawn_into_a_copy_of_the_same_size(answer: dict[str, object], tmp_path: Path) -> None:
+def test_an_answer_is_drawn_into_a_copy_of_the_same_size(
+    answer: dict[str, object], tmp_path: Path
+) -> None:
     path = AnswerDrawing(tmp_path / "drawn").draw("pictures/x.jpg", picture(), answer)
     assert path == tmp_path / "drawn" / "x.png"
     with Image.open(path) as drawn:
@@ -35,32 +45,51 @@ def test_the_drawing_of_a_large_picture_is_shrunk(name: str, tmp_path: Path) -> 
     width, height = 8192, 40
     content = io.BytesIO()
     Image.new("RGB", (width, height), (200, 200, 200)).save(content, "PNG")
-    runs = [number for row in range(height) for number in (row * width + width // 2, width // 2)]
+    runs = [
+        number
+        for row in range(height)
+        for number in (row * width + width // 2, width // 2)
+    ]
     answers = {
         "objects": [{"label": "a", "score": 0.9, "box": [width / 2, 0, width, height]}],
         "regions": [{"label": "a", "pixels": width * height // 2, "runs": runs}],
     }
     answer = {name: answers[name], "width": width, "height": height}
-    with Image.open(AnswerDrawing(tmp_path).draw("pictures/x.png", content.getvalue(), answer)) as drawn:
+    with Image.open(
+        AnswerDrawing(tmp_path).draw("pictures/x.png", content.getvalue(), answer)
+    ) as drawn:
         assert drawn.size == (4096, 20)
         assert drawn.getpixel((1000, 10)) == (200, 200, 200)
         right_half = drawn.convert("RGB").crop((2040, 0, 4096, 20))
-        assert len(right_half.getcolors() or []) > 1, "nothing was drawn where the object is"
+        assert len(right_half.getcolors() or []) > 1, (
+            "nothing was drawn where the object is"
+        )
 
 
-def test_names_hide_no_objects_that_are_small_beside_the_picture(tmp_path: Path) -> None:
+def test_names_hide_no_objects_that_are_small_beside_the_picture(
+    tmp_path: Path,
+) -> None:
     content = io.BytesIO()
     Image.new("RGB", (3000, 3000), (200, 200, 200)).save(content, "PNG")
-    objects = [{"label": "cell", "score": 0.9, "box": [x, y, x + 60, y + 60]} for x, y in ((500, 500), (500, 570))]
+    objects = [
+        {"label": "cell", "score": 0.9, "box": [x, y, x + 60, y + 60]}
+        for x, y in ((500, 500), (500, 570))
+    ]
     answer = {"objects": objects, "width": 3000, "height": 3000}
-    with Image.open(AnswerDrawing(tmp_path).draw("pictures/x.png", content.getvalue(), answer)) as drawn:
+    with Image.open(
+        AnswerDrawing(tmp_path).draw("pictures/x.png", content.getvalue(), answer)
+    ) as drawn:
         inside = drawn.convert("RGB").crop((505, 505, 555, 545))
-    assert inside.getcolors() == [(50 * 40, (200, 200, 200))], "a name lies on the object above its own"
+    assert inside.getcolors() == [(50 * 40, (200, 200, 200))], (
+        "a name lies on the object above its own"
+    )
 
 
 def test_two_pictures_of_one_name_have_a_drawing_each(tmp_path: Path) -> None:
     drawing = AnswerDrawing(tmp_path)
-    names = [drawing.draw(f"{folder}/X.jpg", picture(), BOXES).name for folder in ("a", "b")]
+    names = [
+        drawing.draw(f"{folder}/X.jpg", picture(), BOXES).name for folder in ("a", "b")
+    ]
     assert names == ["X.png", "X-2.png"]
 
 

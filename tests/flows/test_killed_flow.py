@@ -1,4 +1,6 @@
-"""A deployed retraining whose process is killed: Prefect's retry goes on from the checkpoint, in the same runs."""
+"""A deployed retraining whose process is killed: Prefect's retry goes on from the
+checkpoint, in the same runs.
+"""
 
 from __future__ import annotations
 
@@ -31,31 +33,59 @@ pytestmark = [pytest.mark.slow, pytest.mark.full]
 T = TypeVar("T")
 
 
-def test_a_retry_of_a_killed_flow_goes_on_in_the_same_runs(finished: Path, thaw: Thaw, tmp_path: Path) -> None:
+def test_a_retry_of_a_killed_flow_goes_on_in_the_same_runs(
+    finished: Path, thaw: Thaw, tmp_path: Path
+) -> None:
     lengthen(finished)
     runs_before = len(recorded(finished))
-    with running(THAW, "up", "--prefect-port", "0", "--mlflow-port", "0", cwd=finished, log=tmp_path / "up.log"):
-        prefect = Prefect(awaited("thaw up", lambda: settings.servers(finished / ".thaw")))
-        serve = (
-            f"from flows.retrain import retrain; retrain.serve('night', parameters={{'workspace': {str(finished)!r}}})"
+    with running(
+        THAW,
+        "up",
+        "--prefect-port",
+        "0",
+        "--mlflow-port",
+        "0",
+        cwd=finished,
+        log=tmp_path / "up.log",
+    ):
+        prefect = Prefect(
+            awaited("thaw up", lambda: settings.servers(finished / ".thaw"))
         )
+        serve = f"from flows.retrain import retrain; retrain.serve('night', parameters={{'workspace': {str(finished)!r}}})"
         log = tmp_path / "serve.log"
-        with running(sys.executable, "-P", "-c", serve, cwd=finished, log=log, env=prefect.env) as runner:
-            awaited("the deployment", lambda: "night" in prefect.says("deployment", "ls") or None)
+        with running(
+            sys.executable, "-P", "-c", serve, cwd=finished, log=log, env=prefect.env
+        ) as runner:
+            awaited(
+                "the deployment",
+                lambda: "night" in prefect.says("deployment", "ls") or None,
+            )
             created = prefect.says("deployment", "run", "retrain/night")
             run = re.findall(r"UUID: (\S+)", created)[0]
-            victim = awaited("a checkpoint of the second stage", lambda: training(runner, finished))
+            victim = awaited(
+                "a checkpoint of the second stage", lambda: training(runner, finished)
+            )
             victim.kill()
-            awaited("the crash to be noticed", lambda: prefect.state(run) == "CRASHED" or None)
-            assert list((finished / ".thaw/checkpoints").glob("*/*")), "it was finished before it was killed"
+            awaited(
+                "the crash to be noticed",
+                lambda: prefect.state(run) == "CRASHED" or None,
+            )
+            assert list((finished / ".thaw/checkpoints").glob("*/*")), (
+                "it was finished before it was killed"
+            )
             prefect.says("flow-run", "retry", run)
             awaited("the retry", lambda: prefect.state(run) == "COMPLETED" or None)
         assert "going on from epoch" in log.read_text()
 
     retried = candidate(finished)
     after = recorded(finished)
-    assert len(after) == runs_before + 2, "one run for the step and one for its candidate"
-    wanted = Counter((point.name, point.step, point.value) for point in curve_points(read_curves(retried.folder)))
+    assert len(after) == runs_before + 2, (
+        "one run for the step and one for its candidate"
+    )
+    wanted = Counter(
+        (point.name, point.step, point.value)
+        for point in curve_points(read_curves(retried.folder))
+    )
     assert max(wanted.values()) == 1
     assert after[retried.key] == wanted, "points are doubled or lost"
 
@@ -67,9 +97,11 @@ def test_a_retry_of_a_killed_flow_goes_on_in_the_same_runs(finished: Path, thaw:
 def lengthen(place: Path) -> None:
     """One training of two stages, seconds long, which saves all the time."""
     for old, new in {
-        'recipes: ["head", "gradual"]': 'recipes: ["gradual"]', 'baseline: "first"': 'baseline: "never"',
-        "epochs: 4": "epochs: 24", "every_seconds: 60.0": "every_seconds: 0.2",
-    }.items():  # fmt: skip
+        'recipes: ["head", "gradual"]': 'recipes: ["gradual"]',
+        'baseline: "first"': 'baseline: "never"',
+        "epochs: 4": "epochs: 24",
+        "every_seconds: 60.0": "every_seconds: 0.2",
+    }.items():
         change(place, old, new)
 
 
@@ -77,23 +109,41 @@ class Prefect:
     """Prefect's command line, as an operator uses it against the servers of `thaw up`."""
 
     def __init__(self, known: Mapping[str, str]) -> None:
-        self.env = {"PREFECT_API_URL": known["prefect"], "PREFECT_API_AUTH_STRING": known["prefect_auth"]}
+        self.env = {
+            "PREFECT_API_URL": known["prefect"],
+            "PREFECT_API_AUTH_STRING": known["prefect_auth"],
+        }
 
     def says(self, *arguments: str) -> str:
         command = [Path(sys.executable).with_name("prefect"), *arguments]
         return subprocess.run(
-            command, env={**os.environ, **self.env}, check=True, capture_output=True, text=True, timeout=120
+            command,
+            env={**os.environ, **self.env},
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
         ).stdout
 
     def state(self, run: str) -> str:
-        return str(json.loads(self.says("flow-run", "inspect", run, "-o", "json"))["state"]["type"])
+        return str(
+            json.loads(self.says("flow-run", "inspect", run, "-o", "json"))["state"][
+                "type"
+            ]
+        )
 
 
 def training(runner: psutil.Process, place: Path) -> psutil.Process | None:
-    """The flow's own process, once the training has saved within a stage after its first."""
+    """The flow's own process, once the training has saved within a stage after its
+    first.
+    """
     if not list((place / ".thaw" / "checkpoints").glob("*/00001?-step-*")):
         return None
-    flows = [child for child in runner.children() if "spawn_main" in " ".join(child.cmdline())]
+    flows = [
+        child
+        for child in runner.children()
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
     return flows[0] if flows else None
 
 
@@ -102,10 +152,14 @@ def candidate(place: Path) -> CandidateRecord:
 
 
 def recorded(place: Path) -> dict[str, Counter[tuple[str, int, float]]]:
-    """`thaw.key` → how often each point of its curves is recorded, for every run of the workspace's store."""
+    """`thaw.key` → how often each point of its curves is recorded, for every run of the
+    workspace's store.
+    """
     client = find(TrackingConfig(), Workspace(place)).client
     found: dict[str, Counter[tuple[str, int, float]]] = {}
-    for run in client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]):
+    for run in client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()]
+    ):
         key = run.data.tags["thaw.key"]
         assert key not in found, f"two runs of {run.info.run_name}"
         found[key] = Counter(
@@ -135,7 +189,11 @@ def running(
     """A program that runs meanwhile; at the end it is ended, and what it began with it."""
     with log.open("wb") as stream:
         process = psutil.Popen(
-            [*map(str, command)], cwd=cwd, env={**os.environ, **(env or {})}, stdout=stream, stderr=stream
+            [*map(str, command)],
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            stdout=stream,
+            stderr=stream,
         )
     try:
         yield process

@@ -1,4 +1,6 @@
-"""The networks of the textbooks, through the command a user types, from a weights file made here."""
+"""The networks of the textbooks, through the command a user types, from a weights file
+made here.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,14 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize(("name", "size", "extra"), [
-    ("resnet50", 224, {}), ("vgg16", 224, {}), ("inception_v3", 299, {"init_weights": False}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "size", "extra"),
+    [
+        ("resnet50", 224, {}),
+        ("vgg16", 224, {}),
+        ("inception_v3", 299, {"init_weights": False}),
+    ],
+)
 def test_a_large_backbone_is_fine_tuned_by_the_same_command(
     name: str, size: int, extra: dict[str, bool], tmp_path: Path, thaw: Thaw
 ) -> None:
@@ -36,12 +43,25 @@ def test_a_large_backbone_is_fine_tuned_by_the_same_command(
     generate(tmp_path / "photographs", parts=32)
     place = tmp_path / "place"
     thaw(
-        "init", place, "--data", tmp_path / "photographs", "--backbone", f"torchvision/{name}",
-        "--weights", tmp_path / f"{name}.safetensors", "--recipe", "gradual", cwd=tmp_path,
-    )  # fmt: skip
+        "init",
+        place,
+        "--data",
+        tmp_path / "photographs",
+        "--backbone",
+        f"torchvision/{name}",
+        "--weights",
+        tmp_path / f"{name}.safetensors",
+        "--recipe",
+        "gradual",
+        cwd=tmp_path,
+    )
     params = place / "params.yaml"
     text = params.read_text()
-    for old, new in {**SETTINGS, "table: null": "table: metadata.csv", "min_per_class: 10": "min_per_class: 3"}.items():
+    for old, new in {
+        **SETTINGS,
+        "table: null": "table: metadata.csv",
+        "min_per_class: 10": "min_per_class: 3",
+    }.items():
         assert old in text, old
         text = text.replace(old, new, 1)
     params.write_text(text)

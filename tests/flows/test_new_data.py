@@ -35,8 +35,13 @@ def newer_version(place: Path, removed: str) -> str:
 
 
 @pytest.mark.slow
-def test_newer_data_stop_at_a_file_that_was_edited_here_and_name_it(finished: Path, thaw: Thaw) -> None:
-    gone, edited = sorted(path.relative_to(finished / "data") for path in (finished / "data").rglob("*.png"))[:2]
+def test_newer_data_stop_at_a_file_that_was_edited_here_and_name_it(
+    finished: Path, thaw: Thaw
+) -> None:
+    gone, edited = sorted(
+        path.relative_to(finished / "data")
+        for path in (finished / "data").rglob("*.png")
+    )[:2]
     (finished / "data.dvc").write_text(newer_version(finished, str(gone)))
     mine = finished / "data" / edited
     content = mine.read_bytes()
@@ -55,20 +60,33 @@ def test_newer_data_stop_at_a_file_that_was_edited_here_and_name_it(finished: Pa
 @pytest.mark.slow
 def test_a_run_ends_by_saying_what_is_not_committed(finished: Path, thaw: Thaw) -> None:
     git(finished, "init", "-q")
-    said = next(line for line in thaw("run", cwd=finished).stdout.splitlines() if "not committed to Git: " in line)
+    said = next(
+        line
+        for line in thaw("run", cwd=finished).stdout.splitlines()
+        if "not committed to Git: " in line
+    )
     files = said.partition(": ")[2].split(", ")
-    assert {"params.yaml", "dvc.yaml", "data.dvc", "ledger.dvc", "dvc.lock", "backbone.lock"} <= set(files)
+    assert {
+        "params.yaml",
+        "dvc.yaml",
+        "data.dvc",
+        "ledger.dvc",
+        "dvc.lock",
+        "backbone.lock",
+    } <= set(files)
     git(finished, "add", *files)
     git(finished, "commit", "-qm", "first")
     assert "not committed" not in thaw("run", cwd=finished).stdout
 
 
-# --- two clones -------------------------------------------------------------------------------------------
+# --- two clones -----------------------------------------------------------------------
 
 
 def git(root: Path, *arguments: str, check: bool = True) -> str:
     who = ["-c", "user.name=t", "-c", "user.email=t@t"]
-    done = subprocess.run(["git", *who, *arguments], cwd=root, capture_output=True, text=True, check=check)
+    done = subprocess.run(
+        ["git", *who, *arguments], cwd=root, capture_output=True, text=True, check=check
+    )
     return done.stdout
 
 
@@ -87,7 +105,14 @@ def splits(root: Path) -> dict[str, str]:
 def dvc(root: Path, *arguments: str) -> None:
     command = Path(sys.executable).with_name("dvc")
     environment = {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}"}
-    done = subprocess.run([command, *arguments], cwd=root, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [command, *arguments],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -95,7 +120,9 @@ def add_photographs(root: Path, source: Path, first: int, last: int) -> None:
     """New photographs of every class, pinned and split as a user does it."""
     for folder in sorted(path for path in source.iterdir() if path.is_dir()):
         for photograph in sorted(folder.iterdir())[first:last]:
-            (root / "data" / folder.name / photograph.name).write_bytes(photograph.read_bytes())
+            (root / "data" / folder.name / photograph.name).write_bytes(
+                photograph.read_bytes()
+            )
     dvc(root, "add", "-q", "data")
     dvc(root, "repro", "-q", "split")
 
@@ -108,7 +135,9 @@ def follow(root: Path) -> list[str]:
 
 
 @pytest.mark.full
-def test_two_clones_that_both_grow_and_split_agree_after_the_merge(tmp_path: Path, thaw: Thaw) -> None:
+def test_two_clones_that_both_grow_and_split_agree_after_the_merge(
+    tmp_path: Path, thaw: Thaw
+) -> None:
     generate(tmp_path / "all", parts=90)
     source, start = tmp_path / "all", tmp_path / "start"
     for folder in (path for path in source.iterdir() if path.is_dir()):
@@ -119,7 +148,12 @@ def test_two_clones_that_both_grow_and_split_agree_after_the_merge(tmp_path: Pat
     git(tmp_path, "clone", "-q", "origin", "ours")
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     git(ours, "checkout", "-q", "-b", "main")
-    setup.init(ours, source=start, config=parse(dict(SETTINGS), "test"), remote=str(tmp_path / "shared"))
+    setup.init(
+        ours,
+        source=start,
+        config=parse(dict(SETTINGS), "test"),
+        remote=str(tmp_path / "shared"),
+    )
     dvc(ours, "repro", "-q", "split")
     publish(ours, "first")
     git(tmp_path, "clone", "-q", "origin", "theirs")
@@ -132,7 +166,9 @@ def test_two_clones_that_both_grow_and_split_agree_after_the_merge(tmp_path: Pat
     add_photographs(ours, source, 23, 26)
     git(ours, "commit", "-qam", "ours")
     both = {**splits(ours), **splits(theirs)}
-    assert len(both) == len(splits(ours)) + len(splits(theirs)) - len(first) > len(first)
+    assert (
+        len(both) == len(splits(ours)) + len(splits(theirs)) - len(first) > len(first)
+    )
 
     git(ours, "pull", "-q", "--no-rebase", "origin", "main", check=False)
     refused = thaw("run", cwd=ours, check=False)
@@ -141,7 +177,10 @@ def test_two_clones_that_both_grow_and_split_agree_after_the_merge(tmp_path: Pat
     git(ours, "checkout", "--ours", "dvc.lock")
     said = follow(ours)
     assert "data.dvc: both sides of the Git merge joined" in said
-    assert any(line.startswith("ledger.dvc: both sides of the Git merge joined") for line in said)
+    assert any(
+        line.startswith("ledger.dvc: both sides of the Git merge joined")
+        for line in said
+    )
     dvc(ours, "repro", "-q", "split")
     assert splits(ours) == both
     publish(ours, "merged")

@@ -1,4 +1,6 @@
-"""`thaw predict`: labels and scores from the registry, an error of its own for each file that cannot be used."""
+"""`thaw predict`: labels and scores from the registry, an error of its own for each
+file that cannot be used.
+"""
 
 from __future__ import annotations
 
@@ -48,11 +50,15 @@ def test_files_and_folders_are_answered_and_broken_files_spoil_no_others(
     folder = done.root / "data"
     (folder / "broken\n.jpg").write_bytes(b"\xff\xd8\xff nothing")
     (folder / ".hidden").write_bytes(b"")
-    answer = predict(paths([folder, tmp_path / "missing.png", done.files[0]]), None, place)
+    answer = predict(
+        paths([folder, tmp_path / "missing.png", done.files[0]]), None, place
+    )
     assert len(answer) == len(done.files) + 3
     good = [row for row in answer if not row.error]
     assert len(good) == len(done.files) + 1
-    assert all(row.label in LABELS and row.top[0] == (row.label, row.score) for row in good)
+    assert all(
+        row.label in LABELS and row.top[0] == (row.label, row.score) for row in good
+    )
     assert "no champion yet" in answer.note
     errors = {Path(row.source).name: row.error for row in answer if row.error}
     assert errors["missing.png"] == "no such file or directory"
@@ -61,7 +67,9 @@ def test_files_and_folders_are_answered_and_broken_files_spoil_no_others(
     lines = [json.loads(line) for line in format_json_lines(answer)]
     assert lines[-1]["label"] == answer[-1].label
     assert lines[-1]["model"] == "models:/insects/1"
-    assert [bool(line.get("error")) for line in lines] == [bool(row.error) for row in answer]
+    assert [bool(line.get("error")) for line in lines] == [
+        bool(row.error) for row in answer
+    ]
     table = list(format_table(answer))
     assert len(table) == 1 + len(answer)
     assert table[0].startswith("models:/insects/1  (insects has no champion yet")
@@ -69,15 +77,25 @@ def test_files_and_folders_are_answered_and_broken_files_spoil_no_others(
 
 
 @pytest.mark.slow
-def test_the_champion_answers_where_there_is_one_and_any_version_by_name(done: Finished, tmp_path: Path) -> None:
-    done.config = Config(register=RegisterConfig(name="insects", thresholds={"accuracy": 0.5}))  # type: ignore[call-arg]
+def test_the_champion_answers_where_there_is_one_and_any_version_by_name(
+    done: Finished, tmp_path: Path
+) -> None:
+    done.config = Config(
+        register=RegisterConfig(name="insects", thresholds={"accuracy": 0.5})
+    )  # type: ignore[call-arg]
     done.promote()
     assert done.retrained(seed=4).promote().champion == "1"
     place = Workspace(done.root)
     answer = predict(paths(done.files[:1]), None, place)
     assert (answer.model, answer.note) == ("models:/insects/1", "")
-    assert predict(paths(done.files[:1]), "models:/insects@challenger", place).model == "models:/insects/2"
-    assert predict(paths(done.files[:1]), "models:/insects/2", place).model == "models:/insects/2"
+    assert (
+        predict(paths(done.files[:1]), "models:/insects@challenger", place).model
+        == "models:/insects/2"
+    )
+    assert (
+        predict(paths(done.files[:1]), "models:/insects/2", place).model
+        == "models:/insects/2"
+    )
     with pytest.raises(ConfigError, match="no such version") as fault:
         predict(paths(done.files), "models:/insects/7", place)
     assert "insects v2 (challenger)" in str(fault.value)

@@ -1,4 +1,6 @@
-"""Backbone weights that were replaced: refused by name until backbone.lock lets go of the old ones, then trained from."""
+"""Backbone weights that were replaced: refused by name until backbone.lock lets go of
+the old ones, then trained from.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def weights_bytes(seed: int, metadata: dict[str, str] | None = None) -> bytes:
     """A weights file of the tests' architecture; every seed gives as many bytes."""
     from safetensors.torch import save
 
-    return save(state_to_save(blocks.build_network("squeezenet1_1", 3, seed=seed)), metadata)
+    return save(
+        state_to_save(blocks.build_network("squeezenet1_1", 3, seed=seed)), metadata
+    )
 
 
 OLD, NEW = weights_bytes(1), weights_bytes(2)
@@ -44,11 +48,16 @@ OLD, NEW = weights_bytes(1), weights_bytes(2)
 
 @pytest.fixture
 def place(tmp_path: Path) -> Workspace:
-    """A workspace whose weights are a file in it, after its first run of the backbone step."""
+    """A workspace whose weights are a file in it, after its first run of the backbone
+    step.
+    """
     source = tmp_path / "pictures"
     source.mkdir()
     Image.new("RGB", (20, 20)).save(source / "one.png")
-    config = parse({"backbone": {"name": NAME, "weights": FILE}, "tracking": {"enabled": False}}, "test")
+    config = parse(
+        {"backbone": {"name": NAME, "weights": FILE}, "tracking": {"enabled": False}},
+        "test",
+    )
     setup.init(tmp_path / "place", source=source, config=config)
     made = Workspace(tmp_path / "place")
     (made.root / FILE).write_bytes(OLD)
@@ -94,7 +103,9 @@ def unlock(place: Workspace) -> None:
     path.write_text(json.dumps(entries))
 
 
-def test_a_replaced_file_is_refused_by_name_and_trains_once_the_lock_lets_go(place: Workspace) -> None:
+def test_a_replaced_file_is_refused_by_name_and_trains_once_the_lock_lets_go(
+    place: Workspace,
+) -> None:
     (place.root / FILE).write_bytes(NEW)
     for _ in range(2):
         said = refusal(place)
@@ -108,14 +119,20 @@ def test_a_replaced_file_is_refused_by_name_and_trains_once_the_lock_lets_go(pla
     assert run(place) == "unchanged"
 
 
-def test_a_file_replaced_in_place_with_the_same_size_and_time_is_noticed(place: Workspace) -> None:
+def test_a_file_replaced_in_place_with_the_same_size_and_time_is_noticed(
+    place: Workspace,
+) -> None:
     path = place.root / FILE
     before = path.stat()
     with path.open("r+b") as stream:
         stream.write(NEW)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     after = path.stat()
-    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
+    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (
+        before.st_size,
+        before.st_mtime_ns,
+        before.st_ino,
+    )
     assert "backbone.lock" in refusal(place).expected
 
 
@@ -144,7 +161,9 @@ def test_a_sha256_in_the_settings_is_compared_too(place: Workspace) -> None:
     assert "backbone.sha256" in refusal(place).expected
 
 
-def test_the_same_weights_presented_otherwise_are_other_weights(place: Workspace) -> None:
+def test_the_same_weights_presented_otherwise_are_other_weights(
+    place: Workspace,
+) -> None:
     (place.root / FILE).write_bytes(weights_bytes(1, {"size": "64"}))
     assert "backbone.lock" in refusal(place).expected
     unlock(place)
@@ -174,7 +193,9 @@ def test_a_file_that_is_not_here_is_its_lock(place: Workspace) -> None:
     assert run(place) == "restored"
 
 
-def test_a_lock_of_someone_elses_is_refused_where_the_file_here_is_another(place: Workspace) -> None:
+def test_a_lock_of_someone_elses_is_refused_where_the_file_here_is_another(
+    place: Workspace,
+) -> None:
     path = place.root / "backbone.lock"
     entries: dict[str, Any] = json.loads(path.read_text())
     entries[f"{NAME} {FILE}"]["sha256"] = "0" * 64
@@ -191,7 +212,10 @@ def server() -> Iterator[WeightsServer]:
 
 @pytest.mark.slow
 def test_a_changed_copy_of_a_url_is_refused_and_fetched_anew(
-    place: Workspace, server: WeightsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Workspace,
+    server: WeightsServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("THAW_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("WEIGHTS_TOKEN", "s3cret")
@@ -210,17 +234,24 @@ def test_a_changed_copy_of_a_url_is_refused_and_fetched_anew(
     assert trains_from(place) == tensor(NEW)
 
 
-def test_credentials_that_an_earlier_version_wrote_into_the_lock_are_taken_out(place: Workspace) -> None:
+def test_credentials_that_an_earlier_version_wrote_into_the_lock_are_taken_out(
+    place: Workspace,
+) -> None:
     path = place.root / "backbone.lock"
     entries = json.loads(path.read_text())
-    entries[f"{NAME} https://someone:s3cret@example.org/net.pth?token=s3cret"] = {"sha256": "0" * 64, "size": 1}
+    entries[f"{NAME} https://someone:s3cret@example.org/net.pth?token=s3cret"] = {
+        "sha256": "0" * 64,
+        "size": 1,
+    }
     path.write_text(json.dumps(entries))
     run(place)
     assert "s3cret" not in path.read_text()
     assert f"{NAME} https://example.org/net.pth" in json.loads(path.read_text())
 
 
-def test_an_unchanged_file_is_not_read_again(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_file_is_not_read_again(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = place.root / FILE
     long_ago = path.stat().st_mtime - 3600
     os.utime(path, (long_ago, long_ago))
@@ -238,7 +269,9 @@ def test_an_unchanged_file_is_not_read_again(place: Workspace, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_the_commands_refuse_too_and_dvc_alone_trains_from_the_new_file(place: Workspace) -> None:
+def test_the_commands_refuse_too_and_dvc_alone_trains_from_the_new_file(
+    place: Workspace,
+) -> None:
     (place.root / FILE).write_bytes(NEW)
     done = run_thaw("run", cwd=place.root, check=False)
     assert done.returncode == 2
@@ -249,6 +282,12 @@ def test_the_commands_refuse_too_and_dvc_alone_trains_from_the_new_file(place: W
     unlock(place)
     dvc = Path(sys.executable).with_name("dvc")
     environment = {**os.environ, "PATH": f"{dvc.parent}:{os.environ['PATH']}"}
-    subprocess.run([dvc, "repro", "backbone"], cwd=place.root, env=environment, capture_output=True, check=True)
+    subprocess.run(
+        [dvc, "repro", "backbone"],
+        cwd=place.root,
+        env=environment,
+        capture_output=True,
+        check=True,
+    )
     assert trains_from(place) == tensor(NEW)
     assert run(place) == "unchanged"

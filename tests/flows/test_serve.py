@@ -60,7 +60,9 @@ class Served:
         return host, int(port)
 
     def ask(self, path: str, body: bytes | None = None, kind: str = JSON) -> Answer:
-        request = urllib.request.Request(self.url + path, data=body, headers={"Content-Type": kind} if body else {})
+        request = urllib.request.Request(
+            self.url + path, data=body, headers={"Content-Type": kind} if body else {}
+        )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request, timeout=120) as response:
@@ -73,7 +75,9 @@ class Served:
         text = response.read()
         is_json = response.headers.get("Content-Type", "").startswith(JSON)
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(response.status, json.loads(text) if is_json else text.decode(), headers)
+        return Answer(
+            response.status, json.loads(text) if is_json else text.decode(), headers
+        )
 
     def send_raw(self, content: bytes) -> bytes:
         """What comes back for bytes as they are, until the server closes."""
@@ -91,7 +95,9 @@ class Served:
         """Returns once a metric has this value."""
         deadline = time.monotonic() + SECONDS_TO_FOLLOW
         while True:
-            (found,) = re.findall(rf"^{name} (\S+)$", self.ask("/metrics").content, re.MULTILINE)
+            (found,) = re.findall(
+                rf"^{name} (\S+)$", self.ask("/metrics").content, re.MULTILINE
+            )
             if float(found) == value:
                 return
             assert time.monotonic() < deadline, f"{name} is {found}, not {value}"
@@ -109,12 +115,18 @@ class Served:
 
 
 @contextmanager
-def bodies_under_way(served: Served, head: bytes, size: int, count: int) -> Iterator[None]:
+def bodies_under_way(
+    served: Served, head: bytes, size: int, count: int
+) -> Iterator[None]:
     """Requests whose bodies lack their last byte."""
     with ExitStack() as open_connections:
         for _ in range(count):
-            connection = open_connections.enter_context(socket.create_connection(served.address, timeout=60))
-            connection.sendall(head + f"Content-Length: {size}\r\n\r\n".encode() + b" " * (size - 1))
+            connection = open_connections.enter_context(
+                socket.create_connection(served.address, timeout=60)
+            )
+            connection.sendall(
+                head + f"Content-Length: {size}\r\n\r\n".encode() + b" " * (size - 1)
+            )
         yield
 
 
@@ -122,7 +134,12 @@ def bodies_under_way(served: Served, head: bytes, size: int, count: int) -> Iter
 def serving(root: Path, *options: str) -> Iterator[Served]:
     command = [str(THAW), "serve", "--port", "0", *options]
     with subprocess.Popen(
-        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     ) as process:
         assert process.stdout is not None
         said = ""
@@ -174,7 +191,11 @@ def test_what_cannot_be_served_is_said_without_a_traceback(
     made.config = Config(register=RegisterConfig(name="insects"))  # type: ignore[call-arg]
     (made.root / "params.yaml").write_text(to_yaml(made.config))
     (made.root / "dvc.yaml").write_text("")
-    cases = [(("--host", "0.0.0.0"), "--host"), (("--queue", "0"), "--queue"), (("--port", "0"), "thaw run")]
+    cases = [
+        (("--host", "0.0.0.0"), "--host"),
+        (("--queue", "0"), "--queue"),
+        (("--port", "0"), "thaw run"),
+    ]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         cases.append((("--port", str(taken.getsockname()[1])), "a free port"))
         for options, expected in cases:
@@ -213,12 +234,18 @@ def test_questions_limits_and_log(done: Finished, tmp_path: Path) -> None:
         assert served.ask("/elsewhere").status == 404
         assert served.ask("/predict").status == 405
         elsewhere = b"POST /predict HTTP/1.1\r\nHost: rebound.example\r\nContent-Length: 2\r\n\r\n{}"
-        assert b" 400 " in served.send_raw(elsewhere), "a page of another site must not ask through a browser"
+        assert b" 400 " in served.send_raw(elsewhere), (
+            "a page of another site must not ask through a browser"
+        )
         head = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         assert b" 400 " in served.send_raw(head + b"Content-Length: -1\r\n\r\n")
-        assert b" 413 " in served.send_raw(head + b"Content-Length: 99999999999\r\n\r\n")
+        assert b" 413 " in served.send_raw(
+            head + b"Content-Length: 99999999999\r\n\r\n"
+        )
         chunk = b"180000\r\n" + b" " * 0x180000 + b"\r\n"
-        chunked = head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk + chunk + b"0\r\n\r\n"
+        chunked = (
+            head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk + chunk + b"0\r\n\r\n"
+        )
         assert b" 413 " in served.send_raw(chunked)
 
         metrics = served.ask("/metrics").content
@@ -240,7 +267,9 @@ def test_questions_limits_and_log(done: Finished, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_new_champion_takes_over_and_one_that_cannot_answer_is_refused(done: Finished) -> None:
+def test_a_new_champion_takes_over_and_one_that_cannot_answer_is_refused(
+    done: Finished,
+) -> None:
     assert done.retrained(seed=4).register().version == "2"
     assert done.retrained(seed=5).register().version == "3"
     body = records(done.files[-1])
@@ -258,7 +287,9 @@ def test_a_new_champion_takes_over_and_one_that_cannot_answer_is_refused(done: F
             make_champion(done.root, "2")
             served.wait_for("/version", version="2")
             broken = make_champion(done.root, "3")
-            (weights,) = Path(broken.source.removeprefix("file://")).rglob("weights.safetensors")
+            (weights,) = Path(broken.source.removeprefix("file://")).rglob(
+                "weights.safetensors"
+            )
             weights.write_bytes(b"nothing")
             health = served.wait_for("/health", status="degraded")
         finally:
@@ -268,7 +299,9 @@ def test_a_new_champion_takes_over_and_one_that_cannot_answer_is_refused(done: F
         assert health["version"] == "2"
         statuses = {answer.status for answer in answers}
         assert statuses <= {200, 503}
-        versions = [answer.content["version"] for answer in answers if answer.status == 200]
+        versions = [
+            answer.content["version"] for answer in answers if answer.status == 200
+        ]
         assert versions == sorted(versions)
         assert set(versions) == {"1", "2"}
         make_champion(done.root, "1")
@@ -276,7 +309,9 @@ def test_a_new_champion_takes_over_and_one_that_cannot_answer_is_refused(done: F
 
 
 @pytest.mark.slow
-def test_a_killed_server_leaves_no_process_and_a_killed_model_is_started_again(done: Finished) -> None:
+def test_a_killed_server_leaves_no_process_and_a_killed_model_is_started_again(
+    done: Finished,
+) -> None:
     with serving(done.root) as served:
         (model,) = psutil.Process(served.process.pid).children()
         model.kill()
@@ -316,11 +351,15 @@ def test_too_many_connections_are_503_with_the_time_to_come_again() -> None:
     assert (b"retry-after", b"1") in sent[0]["headers"]
 
 
-def test_a_full_queue_and_a_late_answer_are_503_with_the_time_to_come_again(tmp_path: Path) -> None:
+def test_a_full_queue_and_a_late_answer_are_503_with_the_time_to_come_again(
+    tmp_path: Path,
+) -> None:
     async def ask_two() -> list[RefusedRequest]:
         model = ServedModel(Workspace(tmp_path), ServeOptions(queue=1, timeout=0.2))
         model.current = cast(ModelProcess, SlowProcess())
-        results = await asyncio.gather(model.answer({}), model.answer({}), return_exceptions=True)
+        results = await asyncio.gather(
+            model.answer({}), model.answer({}), return_exceptions=True
+        )
         assert model.waiting == 0
         return cast(list[RefusedRequest], results)
 
@@ -339,15 +378,25 @@ def test_a_full_queue_and_a_late_answer_are_503_with_the_time_to_come_again(tmp_
         (b"[" * 200_000, 422, "body"),
         (b"{}", 422, "dataframe_records"),
         (b'{"dataframe_records": []}', 422, "at least one"),
-        (b'{"dataframe_records": [{"text": "a"}, {"texts": "b"}]}', 422, "dataframe_records[1]"),
+        (
+            b'{"dataframe_records": [{"text": "a"}, {"texts": "b"}]}',
+            422,
+            "dataframe_records[1]",
+        ),
         (b'{"dataframe_records": [{"text": 1}]}', 422, "dataframe_records[0].text"),
-        (b'{"dataframe_records": [{"text": "\\ud800"}]}', 422, "dataframe_records[0].text"),
+        (
+            b'{"dataframe_records": [{"text": "\\ud800"}]}',
+            422,
+            "dataframe_records[0].text",
+        ),
         (b'{"dataframe_records": [' + b"1," * 3 + b"1]}", 413, "4 records"),
         (b'{"dataframe_records": ' + b"1" * 10_000 + b"}", 422, "body"),
     ],
     ids=range(10),
 )
-def test_a_malformed_body_is_refused_by_the_name_of_its_field(body: bytes, status: int, message: str) -> None:
+def test_a_malformed_body_is_refused_by_the_name_of_its_field(
+    body: bytes, status: int, message: str
+) -> None:
     with pytest.raises(RefusedRequest) as refusal:
         parse_body(JSON, body, TEXT, 3)
     assert refusal.value.status == status
@@ -355,9 +404,13 @@ def test_a_malformed_body_is_refused_by_the_name_of_its_field(body: bytes, statu
 
 
 def test_one_example_may_come_as_it_is() -> None:
-    by_json = parse_body(JSON, b'{"dataframe_records": [{"text": "so it goes"}]}', TEXT, 1)
+    by_json = parse_body(
+        JSON, b'{"dataframe_records": [{"text": "so it goes"}]}', TEXT, 1
+    )
     assert parse_body("text/plain; charset=utf-8", b"so it goes", TEXT, 1) == by_json
-    assert parse_body("image/png", b"abc", IMAGE, 1).ids == ("900150983cd24fb0d6963f7d28e17f72",)
+    assert parse_body("image/png", b"abc", IMAGE, 1).ids == (
+        "900150983cd24fb0d6963f7d28e17f72",
+    )
     with pytest.raises(RefusedRequest, match="expected application/json or image"):
         parse_body("text/plain", b"abc", IMAGE, 1)
 

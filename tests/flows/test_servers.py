@@ -1,4 +1,6 @@
-"""The servers of `thaw up`: who answers is made sure, nobody is left behind, and no proxy comes between."""
+"""The servers of `thaw up`: who answers is made sure, nobody is left behind, and no
+proxy comes between.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,14 @@ def place(tmp_path: Path) -> Workspace:
 def note(place: Workspace, port: int, **more: object) -> None:
     """What an earlier `thaw up` left written."""
     url = f"http://127.0.0.1:{port}"
-    values = {"prefect": f"{url}/api", "prefect_ui": url, "prefect_auth": SECRET, "mlflow": url, "pid": 1, **more}
+    values = {
+        "prefect": f"{url}/api",
+        "prefect_ui": url,
+        "prefect_auth": SECRET,
+        "mlflow": url,
+        "pid": 1,
+        **more,
+    }
     (place.scratch / settings.SERVERS).write_text(json.dumps(values))
 
 
@@ -50,7 +59,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-# --- who answers ----------------------------------------------------------------------------------------
+# --- who answers ----------------------------------------------------------------------
 class Stranger(http.server.BaseHTTPRequestHandler):
     """A program that has the port now: it says yes to everything."""
 
@@ -110,12 +119,14 @@ def test_a_damaged_note_is_ignored(place: Workspace, text: str) -> None:
     assert up._end_leftovers(place.scratch) is False
 
 
-# --- what is left behind --------------------------------------------------------------------------------
+# --- what is left behind --------------------------------------------------------------
 @pytest.mark.parametrize(("off", "ended"), [(0.0, True), (-3600.0, False)])
 def test_leftovers_are_known_by_their_start_not_by_their_number_alone(
     place: Workspace, off: float, ended: bool
 ) -> None:
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"]
+    ) as process:
         try:
             started = psutil.Process(process.pid).create_time() + off
             note(place, free_port(0), processes=[[process.pid, started]])
@@ -128,7 +139,11 @@ def test_leftovers_are_known_by_their_start_not_by_their_number_alone(
 
 def test_a_second_one_names_the_first(place: Workspace) -> None:
     note(place, 4321)
-    with up._only_one(place), pytest.raises(WorkspaceError, match=r"4321.*process 1"), up._only_one(place):
+    with (
+        up._only_one(place),
+        pytest.raises(WorkspaceError, match=r"4321.*process 1"),
+        up._only_one(place),
+    ):
         pytest.fail("there are two")
 
 
@@ -138,7 +153,9 @@ def test_what_ignores_a_request_to_end_is_killed_with_its_guard(tmp_path: Path) 
         "print(os.getpid(), flush=True); time.sleep(600)"
     )
     code = f"import sys; from pipeline import tether; tether.SECONDS_TO_END = 0.2; sys.exit(tether.run({[sys.executable, '-c', stubborn]!r}))"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as guard:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as guard:
         assert guard.stdin is not None
         assert guard.stdout is not None
         server = psutil.Process(int(guard.stdout.readline()))
@@ -147,7 +164,7 @@ def test_what_ignores_a_request_to_end_is_killed_with_its_guard(tmp_path: Path) 
     assert not server.is_running()
 
 
-# --- ports ----------------------------------------------------------------------------------------------
+# --- ports ----------------------------------------------------------------------------
 def test_a_taken_port_is_not_chosen_nor_one_meant_for_another() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         taken = listener.getsockname()[1]
@@ -166,7 +183,7 @@ def test_a_port_whose_last_connection_is_closing_is_free() -> None:
     assert free_port(port) == port
 
 
-# --- proxies --------------------------------------------------------------------------------------------
+# --- proxies --------------------------------------------------------------------------
 @pytest.fixture
 def no_proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
@@ -185,7 +202,9 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         ("*", "*"),
     ],
 )
-def test_loopback_is_excepted_from_a_proxy(no_proxies: pytest.MonkeyPatch, known: str, then: str) -> None:
+def test_loopback_is_excepted_from_a_proxy(
+    no_proxies: pytest.MonkeyPatch, known: str, then: str
+) -> None:
     no_proxies.setenv("HTTPS_PROXY", "http://192.0.2.1:3128")
     if known:
         no_proxies.setenv("no_proxy", known)
@@ -198,17 +217,26 @@ def test_without_a_proxy_nothing_is_changed(no_proxies: pytest.MonkeyPatch) -> N
     assert "no_proxy" not in os.environ
 
 
-# --- from beginning to end ------------------------------------------------------------------------------
+# --- from beginning to end ------------------------------------------------------------
 @contextmanager
-def started(place: Workspace, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """`thaw up`; what it started is gone afterwards by itself, or the test fails and it is gone too."""
+def started(
+    place: Workspace, *arguments: str, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    """`thaw up`; what it started is gone afterwards by itself, or the test fails and it
+    is gone too.
+    """
     process = subprocess.Popen(
-        [str(THAW), "up", *arguments], cwd=place.root, env={**os.environ, **environment}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        [str(THAW), "up", *arguments],
+        cwd=place.root,
+        env={**os.environ, **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     family = [psutil.Process(process.pid)]
     try:
-        wait_for(lambda: len(family[0].children(recursive=True)) >= 4)  # two guards and two servers
+        # Two guards and two servers.
+        wait_for(lambda: len(family[0].children(recursive=True)) >= 4)
         family += family[0].children(recursive=True)
         yield process
         wait_for(lambda: not any(member.is_running() for member in family[1:]))
@@ -229,17 +257,33 @@ def until_ready(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.slow
-def test_killed_and_hung_up_it_leaves_no_server_and_starts_again_behind_a_dead_proxy(place: Workspace) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as silent:  # accepts, and never answers
+def test_killed_and_hung_up_it_leaves_no_server_and_starts_again_behind_a_dead_proxy(
+    place: Workspace,
+) -> None:
+    # accepts, and never answers.
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         taken = silent.getsockname()[1]
         proxy = f"http://127.0.0.1:{taken}"
-        proxies = {"http_proxy": proxy, "https_proxy": proxy, "no_proxy": "", "NO_PROXY": ""}
-        with started(place, "--prefect-port", str(taken), "--mlflow-port", "0", **proxies) as process:
+        proxies = {
+            "http_proxy": proxy,
+            "https_proxy": proxy,
+            "no_proxy": "",
+            "NO_PROXY": "",
+        }
+        with started(
+            place, "--prefect-port", str(taken), "--mlflow-port", "0", **proxies
+        ) as process:
             assert f"port {taken} is in use by another program" in until_ready(process)
             known = settings.servers(place.scratch)
             assert known is not None
             assert known["pid"] == process.pid
-            again = subprocess.run([THAW, "up"], cwd=place.root, capture_output=True, text=True, check=False)
+            again = subprocess.run(
+                [THAW, "up"],
+                cwd=place.root,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             assert again.returncode == 2
             assert f"process {process.pid}" in again.stderr
             servers = psutil.Process(process.pid).children(recursive=True)
@@ -247,7 +291,9 @@ def test_killed_and_hung_up_it_leaves_no_server_and_starts_again_behind_a_dead_p
             process.kill()
             process.wait()
             wait_for(lambda: not any(server.is_running() for server in servers))
-        assert (place.scratch / settings.SERVERS).exists(), "a killed process cannot have removed it"
+        assert (place.scratch / settings.SERVERS).exists(), (
+            "a killed process cannot have removed it"
+        )
         assert settings.servers(place.scratch) is None
     with started(place, "--prefect-port", "0", "--mlflow-port", "0") as process:
         process.send_signal(signal.SIGHUP)

@@ -1,4 +1,6 @@
-"""A warm start: which champion it begins from is pinned, followed by rule, and never one that knows the test set."""
+"""A warm start: which champion it begins from is pinned, followed by rule, and never
+one that knows the test set.
+"""
 
 from __future__ import annotations
 
@@ -44,13 +46,22 @@ SETTINGS: dict[str, Any] = {
     "split": {"near_duplicates": -1},
     "backbone": {"name": "torchvision/squeezenet1_1", "weights": "net.safetensors"},
     "finetune": {
-        "recipes": ["full", "scratch"], "epochs": 1, "batch_size": 16, "views": 1, "warm_start": "champion",
-        "plan": {"precision": "fp32", "memory_format": "contiguous", "threads": 1, "device": "cpu"},
+        "recipes": ["full", "scratch"],
+        "epochs": 1,
+        "batch_size": 16,
+        "views": 1,
+        "warm_start": "champion",
+        "plan": {
+            "precision": "fp32",
+            "memory_format": "contiguous",
+            "threads": 1,
+            "device": "cpu",
+        },
     },
     "evaluate": {"bootstrap": 20, "worst": 0},
     "register": {"name": NAME, "thresholds": {"accuracy": 0.0}},
     "tracking": {"system_metrics": False},
-}  # fmt: skip
+}
 
 
 def paint(folder: Path) -> None:
@@ -71,7 +82,10 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     paint(base / "squares")
     setup.init(base / "place", source=base / "squares", config=parse(SETTINGS, "test"))
     place = Workspace(base / "place")
-    save_file(state_to_save(blocks.build_network("squeezenet1_1", 3, seed=1)), place.root / "net.safetensors")
+    save_file(
+        state_to_save(blocks.build_network("squeezenet1_1", 3, seed=1)),
+        place.root / "net.safetensors",
+    )
     how, made = retrain(place)
     assert set(how.values()) == {"done"}
     assert made.version == "1"
@@ -107,16 +121,22 @@ def weights(place: Workspace) -> str:
 
 def promote(place: Workspace, version: str) -> None:
     """As another machine does: by the journal, of which this workspace has no copy."""
-    name_champion(JournalRun(stores.find(place.config().tracking, place), NAME), version)
+    name_champion(
+        JournalRun(stores.find(place.config().tracking, place), NAME), version
+    )
 
 
 def source_of(place: Workspace, version: str) -> Path:
-    found = next(one for one in registered(place.config(), place) if one.version == version)
+    found = next(
+        one for one in registered(place.config(), place) if one.version == version
+    )
     return Path(found.source.removeprefix("file://"))
 
 
 def foreign_champion(place: Workspace, tmp_path: Path, tags: bool = True) -> str:
-    """A version that someone else registered under the same name, and promoted; returns its number."""
+    """A version that someone else registered under the same name, and promoted; returns
+    its number.
+    """
     folder = Path(shutil.copytree(source_of(place, "1"), tmp_path / "foreign"))
     path = folder / "artifacts" / "model" / "weights.safetensors"
     state = {name: tensor * 1.01 for name, tensor in load_file(path).items()}
@@ -128,8 +148,12 @@ def foreign_champion(place: Workspace, tmp_path: Path, tags: bool = True) -> str
     return str(made.version)
 
 
-def test_a_model_that_becomes_champion_is_no_reason_to_train_from_it_again(place: Workspace) -> None:
-    assert lock(place) == {"model": NAME, "version": None, "sha256": None}, "there was none before the first run"
+def test_a_model_that_becomes_champion_is_no_reason_to_train_from_it_again(
+    place: Workspace,
+) -> None:
+    assert lock(place) == {"model": NAME, "version": None, "sha256": None}, (
+        "there was none before the first run"
+    )
     for _ in range(2):
         assert not follow_champion(place, RecordingConsole())
         how, made = retrain(place)
@@ -147,14 +171,18 @@ def test_a_model_that_becomes_champion_is_no_reason_to_train_from_it_again(place
         assert set(retrain(place)[0].values()) == {"unchanged"}
 
 
-def test_another_champion_makes_finetune_stale_and_the_one_before_restores(place: Workspace, tmp_path: Path) -> None:
+def test_another_champion_makes_finetune_stale_and_the_one_before_restores(
+    place: Workspace, tmp_path: Path
+) -> None:
     retrain(place, "finetune")
     from_first = weights(place)
     version = foreign_champion(place, tmp_path)
     assert follow_champion(place, said := RecordingConsole())
     assert f"{NAME} v{version} instead of {NAME} v1" in said.lines[-1]
     assert lock(place)["version"] == version
-    assert Versioning(place.root).state("finetune").reasons == ("champion.lock changed",)
+    assert Versioning(place.root).state("finetune").reasons == (
+        "champion.lock changed",
+    )
     assert retrain(place)[0]["finetune"] == "done"
     from_foreign = weights(place)
     assert from_foreign != from_first
@@ -167,14 +195,18 @@ def test_another_champion_makes_finetune_stale_and_the_one_before_restores(place
     assert fresh(place)
 
 
-def test_a_champion_that_nobody_tagged_is_pinned_by_its_weights(place: Workspace, tmp_path: Path) -> None:
+def test_a_champion_that_nobody_tagged_is_pinned_by_its_weights(
+    place: Workspace, tmp_path: Path
+) -> None:
     version = foreign_champion(place, tmp_path, tags=False)
     assert follow_champion(place, RecordingConsole())
     path = source_of(place, version) / "artifacts" / "model" / "weights.safetensors"
     assert lock(place)["sha256"] == manifest.sha256(path)
 
 
-def test_where_the_registry_cannot_be_asked_the_lock_stays_and_that_is_said(place: Workspace, tmp_path: Path) -> None:
+def test_where_the_registry_cannot_be_asked_the_lock_stays_and_that_is_said(
+    place: Workspace, tmp_path: Path
+) -> None:
     retrain(place, "finetune")
     before = lock(place)
     change(place.root, "uri: null", 'uri: "http://someone:s3cret@127.0.0.1:9"')
@@ -196,7 +228,9 @@ def refusal(place: Workspace, kind: type[ThawError] = TrainingError) -> ThawErro
     return caught.value
 
 
-def test_a_champion_that_knows_test_examples_is_refused_with_counts(place: Workspace) -> None:
+def test_a_champion_that_knows_test_examples_is_refused_with_counts(
+    place: Workspace,
+) -> None:
     split = manifest.read(SplitRecord.load(place.output("split")).manifest)
     tests = [row for row in split.to_pylist() if row["split"] == "test"]
     path = source_of(place, "1") / members.FILE
@@ -206,7 +240,10 @@ def test_a_champion_that_knows_test_examples_is_refused_with_counts(place: Works
     members.write_members(pa.Table.from_pylist(rows, schema=members.SCHEMA), path)
     said = refusal(place)
     assert f"{NAME} v1" in said.subject
-    assert f"of {len(tests)} test examples here it knows 3: 2 trained on and 1 validated on" in said.found
+    assert (
+        f"of {len(tests)} test examples here it knows 3: 2 trained on and 1 validated on"
+        in said.found
+    )
     assert set(said.details) == {row["path"] for row in tests[:3]}
     assert "finetune.warm_start: none" in said.hint
     change(place.root, 'warm_start: "champion"', 'warm_start: "none"')
@@ -214,7 +251,9 @@ def test_a_champion_that_knows_test_examples_is_refused_with_counts(place: Works
     assert lock(place) == {}
 
 
-def test_a_champion_that_does_not_say_what_it_learnt_from_is_refused(place: Workspace) -> None:
+def test_a_champion_that_does_not_say_what_it_learnt_from_is_refused(
+    place: Workspace,
+) -> None:
     (source_of(place, "1") / members.FILE).unlink()
     said = refusal(place)
     assert "members.parquet" in said.found
@@ -234,9 +273,16 @@ def test_what_an_ancestor_learnt_from_counts_as_learnt(place: Workspace) -> None
     own = members.read_members(path)
     strange = {"id": "f" * 32, "group": "elsewhere", "split": "train", "target": "red"}
     tested = {**strange, "id": "e" * 32, "split": "test"}
-    members.write_members(pa.concat_tables([own, pa.Table.from_pylist([strange, tested], schema=members.SCHEMA)]), path)
+    members.write_members(
+        pa.concat_tables(
+            [own, pa.Table.from_pylist([strange, tested], schema=members.SCHEMA)]
+        ),
+        path,
+    )
     retrain(place, "finetune")
-    made = members.read_members(FinetuneRecord.load(place.output("finetune")).members).to_pylist()
+    made = members.read_members(
+        FinetuneRecord.load(place.output("finetune")).members
+    ).to_pylist()
     assert strange in made
     assert tested not in made
     assert len(made) == own.num_rows + 1

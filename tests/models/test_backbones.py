@@ -59,7 +59,9 @@ def pin(settings: BackboneConfig, context: Context, found: WeightsFile) -> None:
 
 def fault(settings: BackboneConfig, context: Context) -> BackboneError:
     with pytest.raises(BackboneError) as caught:
-        backbones.resolve_weights(settings, context, fetch.RetryPolicy(attempts=1, pause=0, stall=2, total=5))
+        backbones.resolve_weights(
+            settings, context, fetch.RetryPolicy(attempts=1, pause=0, stall=2, total=5)
+        )
     return caught.value
 
 
@@ -76,42 +78,67 @@ class TestNames:
 
 
 class TestReferences:
-    def test_a_file_is_found_from_the_workspace(self, context: Context, body: bytes) -> None:
+    def test_a_file_is_found_from_the_workspace(
+        self, context: Context, body: bytes
+    ) -> None:
         (context.root / "mine.safetensors").write_bytes(body)
         for reference in ("mine.safetensors", str(context.root / "mine.safetensors")):
-            found = backbones.resolve_weights(config(weights=reference, offline=True), context)
+            found = backbones.resolve_weights(
+                config(weights=reference, offline=True), context
+            )
             assert found.path == context.root / "mine.safetensors"
             assert found.source == "file"
 
     def test_a_file_url_is_a_file(self, context: Context, body: bytes) -> None:
         (context.root / "mine.safetensors").write_bytes(body)
-        found = backbones.resolve_weights(config(weights=f"file://{context.root}/mine.safetensors"), context)
+        found = backbones.resolve_weights(
+            config(weights=f"file://{context.root}/mine.safetensors"), context
+        )
         assert found.path == context.root / "mine.safetensors"
 
     def test_a_missing_file_is_named(self, context: Context) -> None:
-        assert str(context.root / "none.pth") in fault(config(weights="none.pth"), context).subject
+        assert (
+            str(context.root / "none.pth")
+            in fault(config(weights="none.pth"), context).subject
+        )
 
-    def test_a_url_is_fetched(self, context: Context, server: WeightsServer, body: bytes) -> None:
+    def test_a_url_is_fetched(
+        self, context: Context, server: WeightsServer, body: bytes
+    ) -> None:
         server.script = [whole(body)]
         found = backbones.resolve_weights(config(weights=server.url), context)
         assert found.path.read_bytes() == body
         assert found.source == server.url
 
     def test_published_weights_come_from_the_mirror(
-        self, context: Context, server: WeightsServer, body: bytes, monkeypatch: pytest.MonkeyPatch
+        self,
+        context: Context,
+        server: WeightsServer,
+        body: bytes,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         copy = context.root / "copy"
         copy.write_bytes(body)
         name = f"net-{files.sha256(copy)[:8]}.pth"
-        monkeypatch.setattr(backbones, "published_url", lambda _: f"https://away.invalid/models/{name}")
+        monkeypatch.setattr(
+            backbones, "published_url", lambda _: f"https://away.invalid/models/{name}"
+        )
         server.script = [whole(body)]
         mirror = server.url.rpartition("/")[0] + "/"
-        assert backbones.resolve_weights(config(mirror=mirror), context).source == mirror + name
+        assert (
+            backbones.resolve_weights(config(mirror=mirror), context).source
+            == mirror + name
+        )
         (context.root / "mirror").mkdir()
         copy.rename(context.root / "mirror" / name)
-        assert backbones.resolve_weights(config(mirror="mirror"), context).path == context.root / "mirror" / name
+        assert (
+            backbones.resolve_weights(config(mirror="mirror"), context).path
+            == context.root / "mirror" / name
+        )
 
-    def test_published_weights_offline_say_how_to_bring_them(self, context: Context) -> None:
+    def test_published_weights_offline_say_how_to_bring_them(
+        self, context: Context
+    ) -> None:
         said = fault(config(offline=True), context)
         assert backbones.published_url("shufflenet_v2_x0_5") in said.hint
         assert str(fetch.cache_folder()) in said.hint
@@ -123,47 +150,64 @@ class TestReferences:
         assert "switched off" in fault(config(weights=server.url), context).found
         assert server.requests == []
 
-    def test_shipped_weights_that_do_not_exist_name_those_that_do(self, context: Context) -> None:
+    def test_shipped_weights_that_do_not_exist_name_those_that_do(
+        self, context: Context
+    ) -> None:
         said = fault(config(name="torchvision/vgg16", weights="shipped"), context)
         assert "ships none" in said.found
 
 
 class TestPins:
-    def test_the_first_use_is_pinned_and_another_file_refused(self, context: Context, body: bytes) -> None:
+    def test_the_first_use_is_pinned_and_another_file_refused(
+        self, context: Context, body: bytes
+    ) -> None:
         path = context.root / "mine.safetensors"
         path.write_bytes(body)
         found = backbones.resolve_weights(config(weights="mine.safetensors"), context)
         pin(config(weights="mine.safetensors"), context, found)
         locked = json.loads((context.root / "backbone.lock").read_text())
-        assert locked == {f"{NAME} mine.safetensors": {"sha256": found.sha256, "size": len(body)}}
-        assert backbones.resolve_weights(config(weights="mine.safetensors"), context) == found
+        assert locked == {
+            f"{NAME} mine.safetensors": {"sha256": found.sha256, "size": len(body)}
+        }
+        assert (
+            backbones.resolve_weights(config(weights="mine.safetensors"), context)
+            == found
+        )
         path.write_bytes(body[:-1] + b"\x01")
         said = fault(config(weights="mine.safetensors"), context)
         assert found.sha256 in said.expected
         assert "backbone.lock" in said.expected
         assert path.exists(), "a file of the user's is never deleted"
 
-    def test_other_references_are_pinned_beside(self, context: Context, body: bytes) -> None:
+    def test_other_references_are_pinned_beside(
+        self, context: Context, body: bytes
+    ) -> None:
         for name in ("one", "two"):
             (context.root / name).write_bytes(body)
             settings = config(weights=name)
             pin(settings, context, backbones.resolve_weights(settings, context))
         assert len(json.loads((context.root / "backbone.lock").read_text())) == 2
-        assert [path.name for path in context.root.glob("backbone.lock*")] == ["backbone.lock"]
+        assert [path.name for path in context.root.glob("backbone.lock*")] == [
+            "backbone.lock"
+        ]
 
     def test_a_fetched_file_of_the_right_size_and_wrong_hash_is_deleted(
         self, context: Context, server: WeightsServer, body: bytes
     ) -> None:
         server.script = [whole(body[:-1] + b"\x01"), whole(body)]
         (context.root / "good").write_bytes(body)
-        settings = config(weights=server.url, sha256=files.sha256(context.root / "good").upper())
+        settings = config(
+            weights=server.url, sha256=files.sha256(context.root / "good").upper()
+        )
         said = fault(settings, context)
         assert "deleted" in said.found
         assert "backbone.sha256" in said.expected
         assert not fetch.cached_path(server.url).exists()
         assert backbones.resolve_weights(settings, context).path.read_bytes() == body
 
-    def test_a_cached_file_that_went_bad_is_deleted(self, context: Context, server: WeightsServer, body: bytes) -> None:
+    def test_a_cached_file_that_went_bad_is_deleted(
+        self, context: Context, server: WeightsServer, body: bytes
+    ) -> None:
         server.script = [whole(body)]
         settings = config(weights=server.url)
         found = backbones.resolve_weights(settings, context)
@@ -173,7 +217,11 @@ class TestPins:
         assert backbones.resolve_weights(settings, context).path.read_bytes() == body
 
     def test_published_weights_must_match_their_name(
-        self, context: Context, server: WeightsServer, body: bytes, monkeypatch: pytest.MonkeyPatch
+        self,
+        context: Context,
+        server: WeightsServer,
+        body: bytes,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         url = server.url.replace("net.safetensors", "net-0123abcd.pth")
         monkeypatch.setattr(backbones, "published_url", lambda _: url)
@@ -183,7 +231,9 @@ class TestPins:
         assert not fetch.cached_path(url).exists()
 
     @pytest.mark.parametrize("text", ["<<<<<<< HEAD", "[]", '{"a": 1}'])
-    def test_a_damaged_lock_stops(self, context: Context, body: bytes, text: str) -> None:
+    def test_a_damaged_lock_stops(
+        self, context: Context, body: bytes, text: str
+    ) -> None:
         (context.root / "mine").write_bytes(body)
         (context.root / "backbone.lock").write_text(text)
         assert "backbone.lock" in fault(config(weights="mine"), context).subject
@@ -193,44 +243,64 @@ class TestFit:
     def test_another_architectures_weights_are_recognised(self) -> None:
         state = state_to_save(blocks.build_network("squeezenet1_1", 3))
         with pytest.raises(BackboneError) as caught:
-            backbones.fit_network("squeezenet1_0", WeightsContent(state, {}), "the file")
+            backbones.fit_network(
+                "squeezenet1_0", WeightsContent(state, {}), "the file"
+            )
         assert "looks like squeezenet1_1" in caught.value.found
         assert caught.value.hint == "backbone.name: torchvision/squeezenet1_1"
         assert any("other shape" in detail for detail in caught.value.details)
 
     def test_an_unknown_networks_weights_are_listed(self) -> None:
         with pytest.raises(BackboneError) as caught:
-            backbones.fit_network("squeezenet1_0", WeightsContent({"w": torch.zeros(2)}, {}), "the file")
+            backbones.fit_network(
+                "squeezenet1_0", WeightsContent({"w": torch.zeros(2)}, {}), "the file"
+            )
         assert "looks like" not in caught.value.found
         assert "unexpected (1): w" in caught.value.details
 
     def test_the_files_own_word_is_believed(self) -> None:
         with pytest.raises(BackboneError, match="weights of resnet18"):
-            backbones.fit_network("squeezenet1_0", WeightsContent({}, {"architecture": "resnet18"}), "the file")
+            backbones.fit_network(
+                "squeezenet1_0",
+                WeightsContent({}, {"architecture": "resnet18"}),
+                "the file",
+            )
 
     def test_googlenets_untrained_auxiliary_heads_are_left_out(self) -> None:
         import torchvision
 
-        full = torchvision.models.googlenet(weights=None, aux_logits=True, init_weights=False).state_dict()
+        full = torchvision.models.googlenet(
+            weights=None, aux_logits=True, init_weights=False
+        ).state_dict()
         assert any(key.startswith("aux1.") for key in full)
         model = backbones.fit_network("googlenet", WeightsContent(full, {}), "the file")
         assert model.classes == 1000
         assert not any(key.startswith("aux") for key in state_to_save(model))
 
     def test_a_transformer_trained_at_another_size(self) -> None:
-        shapes = blocks.build_network("vit_b_32", 4, size=64, meta=True).stock.state_dict()
+        shapes = blocks.build_network(
+            "vit_b_32", 4, size=64, meta=True
+        ).stock.state_dict()
         state = {key: torch.zeros(value.shape) for key, value in shapes.items()}
         model = backbones.fit_network("vit_b_32", WeightsContent(state, {}), "the file")
         assert model.stock_kwargs == {"image_size": 64}
-        spec = backbones.derive_input_spec(config(), "vit_b_32", WeightsContent(state, {}), "the file")
+        spec = backbones.derive_input_spec(
+            config(), "vit_b_32", WeightsContent(state, {}), "the file"
+        )
         assert spec.size == 64
         with pytest.raises(ConfigError, match=r"backbone\.size"):
-            backbones.derive_input_spec(config(size=96), "vit_b_32", WeightsContent(state, {}), "the file")
+            backbones.derive_input_spec(
+                config(size=96), "vit_b_32", WeightsContent(state, {}), "the file"
+            )
 
 
 class TestInput:
-    def spec(self, name: str, metadata: dict[str, str] | None = None, **settings: Any) -> Any:
-        return backbones.derive_input_spec(config(**settings), name, WeightsContent({}, metadata or {}), "the file")
+    def spec(
+        self, name: str, metadata: dict[str, str] | None = None, **settings: Any
+    ) -> Any:
+        return backbones.derive_input_spec(
+            config(**settings), name, WeightsContent({}, metadata or {}), "the file"
+        )
 
     def test_every_classifiers_published_input_is_known_offline(self) -> None:
         for name in torchvision_models.list_architectures():
@@ -246,35 +316,60 @@ class TestInput:
             ("efficientnet_b3", 300, 320, "bicubic"),
         ],
     )
-    def test_the_published_preprocessing(self, name: str, size: int, resize: int, interpolation: str) -> None:
+    def test_the_published_preprocessing(
+        self, name: str, size: int, resize: int, interpolation: str
+    ) -> None:
         spec = self.spec(name)
-        assert (spec.size, spec.resize, spec.interpolation) == (size, resize, interpolation)
+        assert (spec.size, spec.resize, spec.interpolation) == (
+            size,
+            resize,
+            interpolation,
+        )
 
     def test_inception_is_fed_as_inside_torchvision(self) -> None:
-        """Torchvision normalises with ImageNet's statistics and then converts, in the network, to [-1, 1]."""
+        """Torchvision normalises with ImageNet's statistics and then converts, in the
+        network, to [-1, 1].
+        """
         import torchvision
 
         spec = self.spec("inception_v3")
-        network = torchvision.models.inception_v3(weights=None, init_weights=False, transform_input=True)
+        network = torchvision.models.inception_v3(
+            weights=None, init_weights=False, transform_input=True
+        )
         preset = torchvision.models.Inception_V3_Weights.DEFAULT.transforms()
         pixels = torch.rand(1, 3, 8, 8)
         column = lambda values: torch.tensor(values).view(1, 3, 1, 1)  # noqa: E731
-        theirs = network._transform_input((pixels - column(preset.mean)) / column(preset.std))
+        theirs = network._transform_input(
+            (pixels - column(preset.mean)) / column(preset.std)
+        )
         ours = (pixels - column(spec.mean)) / column(spec.std)
         torch.testing.assert_close(ours, theirs)
 
     def test_the_files_metadata_comes_before_the_providers(self) -> None:
-        spec = self.spec("resnet18", {"size": "96", "mean": "[0.1, 0.2, 0.3]", "std": "[0.4, 0.5, 0.6]"})
+        spec = self.spec(
+            "resnet18",
+            {"size": "96", "mean": "[0.1, 0.2, 0.3]", "std": "[0.4, 0.5, 0.6]"},
+        )
         assert (spec.size, spec.resize) == (96, 96)
         assert (spec.mean, spec.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
     def test_the_settings_come_before_everything(self) -> None:
-        spec = self.spec("resnet18", {"size": "96", "mean": "[0.1, 0.2, 0.3]"}, size=64, mean=(0.7, 0.8, 0.9))
+        spec = self.spec(
+            "resnet18",
+            {"size": "96", "mean": "[0.1, 0.2, 0.3]"},
+            size=64,
+            mean=(0.7, 0.8, 0.9),
+        )
         assert (spec.size, spec.resize, spec.mean) == (64, 64, (0.7, 0.8, 0.9))
         spec = self.spec("resnet18", size=112)
         assert (spec.size, spec.resize) == (112, 128)
 
-    @pytest.mark.parametrize("metadata", [{"size": "big"}, {"mean": "0.5"}, {"std": "[1]"}, {"mean": "nonsense"}])
-    def test_metadata_that_cannot_be_read_is_a_fault(self, metadata: dict[str, str]) -> None:
+    @pytest.mark.parametrize(
+        "metadata",
+        [{"size": "big"}, {"mean": "0.5"}, {"std": "[1]"}, {"mean": "nonsense"}],
+    )
+    def test_metadata_that_cannot_be_read_is_a_fault(
+        self, metadata: dict[str, str]
+    ) -> None:
         with pytest.raises(BackboneError, match="metadata"):
             self.spec("resnet18", metadata)

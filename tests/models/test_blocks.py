@@ -1,4 +1,6 @@
-"""Every classifier torchvision has, as blocks: complete, in order, and the same function as the stock network."""
+"""Every classifier torchvision has, as blocks: complete, in order, and the same
+function as the stock network.
+"""
 
 from __future__ import annotations
 
@@ -66,9 +68,14 @@ def _check_same_function(name: str, side: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "side"),
-    [pytest.param(name, side, marks=[pytest.mark.slow] if name in LARGE else []) for name, side in FAMILIES.items()],
+    [
+        pytest.param(name, side, marks=[pytest.mark.slow] if name in LARGE else [])
+        for name, side in FAMILIES.items()
+    ],
 )
-def test_the_blocks_in_order_equal_the_stock_forward_to_the_bit(name: str, side: int) -> None:
+def test_the_blocks_in_order_equal_the_stock_forward_to_the_bit(
+    name: str, side: int
+) -> None:
     _check_same_function(name, side)
 
 
@@ -86,7 +93,11 @@ def test_the_blocks_of_every_classifier_hold_every_parameter_and_buffer_once() -
     assert len(torchvision_models.list_architectures()) >= 80
     for name in torchvision_models.list_architectures():
         model = blocks.build_network(name, 5, meta=True)
-        names = Counter(key for block in model.blocks for key, _ in [*block.named_parameters(), *block.named_buffers()])
+        names = Counter(
+            key
+            for block in model.blocks
+            for key, _ in [*block.named_parameters(), *block.named_buffers()]
+        )
         assert set(names) == set(model.stock.state_dict()), name
         assert set(names.values()) == {1}, name
         assert model.names[-1] == "head", name
@@ -96,14 +107,25 @@ def test_the_blocks_of_every_classifier_hold_every_parameter_and_buffer_once() -
 
 
 def _check_head(name: str) -> None:
-    head = {key for key, _ in blocks.build_network(name, 5, meta=True).blocks[-1].named_parameters()}
-    auxiliary = {key for key in torchvision_models.class_dependent_names(name) if key.startswith("AuxLogits")}
+    head = {
+        key
+        for key, _ in blocks.build_network(name, 5, meta=True)
+        .blocks[-1]
+        .named_parameters()
+    }
+    auxiliary = {
+        key
+        for key in torchvision_models.class_dependent_names(name)
+        if key.startswith("AuxLogits")
+    }
     assert head == torchvision_models.class_dependent_names(name) - auxiliary, name
     assert any(key.endswith("weight") for key in head), name
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_head_is_the_layer_whose_outputs_are_the_classes_and_nothing_else(name: str) -> None:
+def test_the_head_is_the_layer_whose_outputs_are_the_classes_and_nothing_else(
+    name: str,
+) -> None:
     _check_head(name)
 
 
@@ -123,17 +145,28 @@ def test_every_classifiers_head_is_its_class_layer_and_nothing_else() -> None:
         ("efficientnet_b0", ["features.0", "features.4.2", "features.8"]),
         ("vit_b_16", ["conv_proj", "encoder.layers.encoder_layer_11"]),
         ("swin_t", ["features.0", "features.5.3", "features.6"]),
-        ("densenet121", ["features.conv0", "features.transition3", "features.denseblock4.denselayer16"]),
+        (
+            "densenet121",
+            [
+                "features.conv0",
+                "features.transition3",
+                "features.denseblock4.denselayer16",
+            ],
+        ),
         ("regnet_y_400mf", ["stem", "trunk_output.block4.block4-5"]),
     ],
 )
-def test_blocks_are_named_by_their_place_in_the_stock_network(name: str, some: list[str]) -> None:
+def test_blocks_are_named_by_their_place_in_the_stock_network(
+    name: str, some: list[str]
+) -> None:
     names = blocks.build_network(name, 2, meta=True).names
     assert [found for found in names if found in some] == some
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "side"), [item for item in FAMILIES.items() if item[0] not in LARGE])
+@pytest.mark.parametrize(
+    ("name", "side"), [item for item in FAMILIES.items() if item[0] not in LARGE]
+)
 def test_no_block_writes_into_its_input(name: str, side: int) -> None:
     model = blocks.build_network(name, 5).train()
     x = torch.randn(2, 3, side * 2, side * 2)
@@ -167,12 +200,23 @@ def test_a_block_switches_just_its_own_modules() -> None:
 
 
 def _small_transformer() -> TorchvisionNetwork:
-    network = VisionTransformer(32, patch_size=16, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=8, num_classes=3)
+    network = VisionTransformer(
+        32,
+        patch_size=16,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=8,
+        mlp_dim=8,
+        num_classes=3,
+    )
     return _busy(TorchvisionNetwork("vit", 3, network, {}))
 
 
 def test_a_copied_model_is_independent() -> None:
-    for model in (_busy(blocks.build_network("densenet121", 3)).eval(), _small_transformer().eval()):
+    for model in (
+        _busy(blocks.build_network("densenet121", 3)).eval(),
+        _small_transformer().eval(),
+    ):
         x = torch.randn(1, 3, 32, 32)
         with torch.no_grad():
             before = model(x)
@@ -212,12 +256,20 @@ class TestAuxiliary:
         assert model.outputs(torch.randn(2, 768, 17, 17), start)[1] == []
 
     def test_a_small_input_goes_without(self) -> None:
-        logits, extra = blocks.build_network("inception_v3", 5).train().outputs(torch.randn(2, 3, 160, 160))
+        logits, extra = (
+            blocks.build_network("inception_v3", 5)
+            .train()
+            .outputs(torch.randn(2, 3, 160, 160))
+        )
         assert logits.shape == (2, 5)
         assert extra == []
 
     def test_other_networks_have_none(self) -> None:
-        logits, extra = blocks.build_network("squeezenet1_1", 5).train().outputs(torch.randn(1, 3, 64, 64))
+        logits, extra = (
+            blocks.build_network("squeezenet1_1", 5)
+            .train()
+            .outputs(torch.randn(1, 3, 64, 64))
+        )
         assert logits.shape == (1, 5)
         assert extra == []
 
@@ -226,7 +278,10 @@ class TestRandomWeights:
     def test_the_seed_decides_and_the_global_state_stays(self) -> None:
         torch.manual_seed(7)
         before = torch.get_rng_state()
-        one, same, other = (state_to_save(blocks.build_network("shufflenet_v2_x0_5", 3, seed=s)) for s in (1, 1, 2))
+        one, same, other = (
+            state_to_save(blocks.build_network("shufflenet_v2_x0_5", 3, seed=s))
+            for s in (1, 1, 2)
+        )
         assert torch.equal(torch.get_rng_state(), before)
         assert all(torch.equal(one[key], same[key]) for key in one)
         assert not torch.equal(one["fc.weight"], other["fc.weight"])
@@ -245,7 +300,16 @@ class TestRandomWeights:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "squeezenet1_1", "densenet121", "mnasnet0_5", "inception_v3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v3_small",
+        "squeezenet1_1",
+        "densenet121",
+        "mnasnet0_5",
+        "inception_v3",
+    ],
+)
 def test_pretrained_weights_all_arrive_but_the_heads(name: str, tmp_path: Path) -> None:
     source = state_to_save(blocks.build_network(name, 7, seed=1))
     save_file(source, tmp_path / "weights.safetensors")
@@ -253,8 +317,15 @@ def test_pretrained_weights_all_arrive_but_the_heads(name: str, tmp_path: Path) 
         model = blocks.build_network(name, 3, meta=meta)
         blocks.load_pretrained(model, tmp_path / "weights.safetensors")
         got, new = state_to_save(model), torchvision_models.class_dependent_names(name)
-        assert all(torch.equal(got[key], value) for key, value in source.items() if key not in new)
-        assert all(got[key].shape[0] == 3 and got[key].isfinite().all() and got[key].any() for key in new)
+        assert all(
+            torch.equal(got[key], value)
+            for key, value in source.items()
+            if key not in new
+        )
+        assert all(
+            got[key].shape[0] == 3 and got[key].isfinite().all() and got[key].any()
+            for key in new
+        )
         assert all(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -285,7 +356,9 @@ def test_weights_of_another_network_are_refused_with_what_differs() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "inception_v3", "mnasnet0_5"])
-def test_a_finetuned_model_comes_back_exactly_and_loads_without_thaw(name: str, tmp_path: Path) -> None:
+def test_a_finetuned_model_comes_back_exactly_and_loads_without_thaw(
+    name: str, tmp_path: Path
+) -> None:
     import torchvision
     from safetensors.torch import load_file
 
@@ -295,14 +368,20 @@ def test_a_finetuned_model_comes_back_exactly_and_loads_without_thaw(name: str, 
     again = blocks.load_finetuned(name, 3, path)
     assert again.stock_kwargs == model.stock_kwargs
     expected = state_to_save(model)
-    assert all(torch.equal(value, expected[key]) for key, value in state_to_save(again).items())
-    plain = torchvision.models.get_model(name, weights=None, num_classes=3, **model.stock_kwargs)
+    assert all(
+        torch.equal(value, expected[key]) for key, value in state_to_save(again).items()
+    )
+    plain = torchvision.models.get_model(
+        name, weights=None, num_classes=3, **model.stock_kwargs
+    )
     assert set(plain.state_dict()) == set(load_file(path))
     with pytest.raises(BackboneError, match="other shape"):
         blocks.load_finetuned(name, 4, path)
 
 
-def test_a_state_is_sorted_contiguous_and_its_file_always_the_same(tmp_path: Path) -> None:
+def test_a_state_is_sorted_contiguous_and_its_file_always_the_same(
+    tmp_path: Path,
+) -> None:
     model = blocks.build_network("shufflenet_v2_x0_5", 3)
     model.stock.to(memory_format=torch.channels_last)
     state = state_to_save(model)
@@ -326,10 +405,14 @@ def test_a_transformer_shown_another_size_names_the_setting() -> None:
 def test_maxvit_shown_another_size_names_the_setting() -> None:
     with pytest.raises(ConfigError, match=r"task\.input\.size"):
         blocks.build_network("maxvit_t", 3, meta=True)(torch.zeros(1, 3, 256, 256))
-    assert blocks.build_network("maxvit_t", 3, size=448, meta=True).stock_kwargs == {"input_size": [448, 448]}
+    assert blocks.build_network("maxvit_t", 3, size=448, meta=True).stock_kwargs == {
+        "input_size": [448, 448]
+    }
 
 
 @pytest.mark.parametrize(("name", "size"), [("maxvit_t", 96), ("vit_b_32", 100)])
-def test_a_size_that_a_transformer_cannot_be_built_for_is_named(name: str, size: int) -> None:
+def test_a_size_that_a_transformer_cannot_be_built_for_is_named(
+    name: str, size: int
+) -> None:
     with pytest.raises(ConfigError, match=r"backbone\.size"):
         blocks.build_network(name, 3, size=size, meta=True)

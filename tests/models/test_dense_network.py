@@ -41,9 +41,14 @@ def check_family(architecture: str) -> None:
     with torch.inference_mode():
         maps = network.maps(x.clone())
         served = build_body(design).eval()
-        served.load_state_dict(network.stock.get_submodule("body").state_dict(), strict=True)
+        served.load_state_dict(
+            network.stock.get_submodule("body").state_dict(), strict=True
+        )
         for one, expected, found in zip(
-            design["maps"], order_maps(served(x.clone()), design["maps"]), maps, strict=True
+            design["maps"],
+            order_maps(served(x.clone()), design["maps"]),
+            maps,
+            strict=True,
         ):
             assert found.shape[1] == one["channels"]
             assert found.shape[-1] == SIDE // one["stride"]
@@ -51,7 +56,9 @@ def check_family(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", QUICK)
-def test_a_familys_maps_are_those_of_torchvisions_own_extractor(architecture: str) -> None:
+def test_a_familys_maps_are_those_of_torchvisions_own_extractor(
+    architecture: str,
+) -> None:
     check_family(architecture)
 
 

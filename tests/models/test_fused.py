@@ -1,4 +1,6 @@
-"""Frozen blocks in fewer operations: the same function, the network's own modules untouched, and nothing assumed."""
+"""Frozen blocks in fewer operations: the same function, the network's own modules
+untouched, and nothing assumed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.models.providers.torchvision import blocks, fused
-from pipeline.models.providers.torchvision.blocks import SequentialBlock, TorchvisionNetwork
+from pipeline.models.providers.torchvision.blocks import (
+    SequentialBlock,
+    TorchvisionNetwork,
+)
 from pipeline.models.providers.torchvision.forward_steps import Step
 
 NORMED = [
@@ -55,8 +60,16 @@ def normed() -> Iterator[Callable[[TorchvisionNetwork], list[str]]]:
         if not handles:
             for module in model.modules():
                 if isinstance(module, _BatchNorm):
-                    handles.append(module.register_forward_hook(lambda module, *_: ran.append(module)))
-        names = [name for name, module in model.stock.named_modules() if any(module is r for r in ran)]
+                    handles.append(
+                        module.register_forward_hook(
+                            lambda module, *_: ran.append(module)
+                        )
+                    )
+        names = [
+            name
+            for name, module in model.stock.named_modules()
+            if any(module is r for r in ran)
+        ]
         ran.clear()
         return names
 
@@ -72,7 +85,9 @@ def test_fused_blocks_give_what_the_blocks_give(name: str, activations: bool) ->
     x = images(224 if name.startswith("vgg") else 96)
     with torch.inference_mode():
         expected = model.run(x, 0, stop)
-        model.fuse(images(x.shape[-1], 1), len(model.blocks) + stop, activations=activations)
+        model.fuse(
+            images(x.shape[-1], 1), len(model.blocks) + stop, activations=activations
+        )
         found = model.run(x, 0, stop)
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
     assert not torch.equal(found, expected), "nothing was fused"
@@ -86,11 +101,17 @@ def test_no_norm_runs_in_a_fused_prefix_and_all_of_them_behind_it(
     normed(model)
     model(images())
     below = tuple(f"{path}." for block in model.blocks[5:] for path in block.owns)
-    every = [name for name, module in model.stock.named_modules() if isinstance(module, _BatchNorm)]
+    every = [
+        name
+        for name, module in model.stock.named_modules()
+        if isinstance(module, _BatchNorm)
+    ]
     assert normed(model) == [name for name in every if name.startswith(below)] != []
 
 
-def test_the_network_itself_stays_as_it_was(normed: Callable[[TorchvisionNetwork], list[str]]) -> None:
+def test_the_network_itself_stays_as_it_was(
+    normed: Callable[[TorchvisionNetwork], list[str]],
+) -> None:
     model, x = network("mobilenet_v2"), images()
     with torch.inference_mode():
         expected = model(x)
@@ -98,7 +119,10 @@ def test_the_network_itself_stays_as_it_was(normed: Callable[[TorchvisionNetwork
     parameters = [id(parameter) for parameter in model.parameters()]
     normed(model)
     model.fuse(x, len(model.blocks) - 1, activations=True)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.stock.state_dict().items())
+    assert all(
+        torch.equal(tensor, before[name])
+        for name, tensor in model.stock.state_dict().items()
+    )
     assert [id(parameter) for parameter in model.parameters()] == parameters
     model.unfuse()
     with torch.inference_mode():
@@ -114,14 +138,22 @@ def test_what_trains_behind_the_prefix_gets_its_gradients() -> None:
     model.fuse(x, stop, activations=True)
     logits, _ = model.outputs(x)
     logits.sum().backward()  # type: ignore[no-untyped-call]
-    assert all(p.grad is not None for block in model.blocks[stop:] for p in block.parameters())
-    assert all(p.grad is None for block in model.blocks[:stop] for p in block.parameters())
+    assert all(
+        p.grad is not None for block in model.blocks[stop:] for p in block.parameters()
+    )
+    assert all(
+        p.grad is None for block in model.blocks[:stop] for p in block.parameters()
+    )
 
 
 @pytest.mark.parametrize("activations", [False, True])
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_a_broken_input_is_as_broken_behind_the_prefix(activations: bool, broken: float) -> None:
-    """A fused ReLU alone makes 0 of NaN: the training would go on with an example that means nothing."""
+def test_a_broken_input_is_as_broken_behind_the_prefix(
+    activations: bool, broken: float
+) -> None:
+    """A fused ReLU alone makes 0 of NaN: the training would go on with an example that
+    means nothing.
+    """
     model, x = network("resnet18"), images()
     model.fuse(x, len(model.blocks) - 1, activations=activations)
     x[1, 0, 5, 5] = broken
@@ -129,11 +161,13 @@ def test_a_broken_input_is_as_broken_behind_the_prefix(activations: bool, broken
         assert model(x).isfinite().all(dim=1).tolist() == [True, False]
 
 
-# --- blocks that must stay as they are ------------------------------------------------------------------
+# --- blocks that must stay as they are ------------------------------------------------
 class Unit(nn.Module):
     """A convolution, its norm, and what a test has happen between and after them."""
 
-    def __init__(self, way: Callable[[Unit, Tensor], Tensor], norm: nn.Module | None = None) -> None:
+    def __init__(
+        self, way: Callable[[Unit, Tensor], Tensor], norm: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 3, 3, padding=1)
         self.norm = norm or nn.BatchNorm2d(3)
@@ -151,7 +185,10 @@ def one(*units: nn.Module) -> TorchvisionNetwork:
     nn.Module.__init__(model)
     named = {f"unit{n}": unit for n, unit in enumerate(units)}
     model.stock = nn.ModuleDict(named)
-    model.blocks = [SequentialBlock(name, [Step(name, unit, (name,))], model.stock) for name, unit in named.items()]
+    model.blocks = [
+        SequentialBlock(name, [Step(name, unit, (name,))], model.stock)
+        for name, unit in named.items()
+    ]
     model.unfuse()
     return model
 
@@ -162,7 +199,11 @@ def plain(unit: Unit, x: Tensor) -> Tensor:
 
 
 def by_type(unit: Unit, x: Tensor) -> Tensor:
-    return unit.norm(unit.conv(x)) if isinstance(x, Tensor) else unit.norm(unit.conv(x)) + 1
+    return (
+        unit.norm(unit.conv(x))
+        if isinstance(x, Tensor)
+        else unit.norm(unit.conv(x)) + 1
+    )
 
 
 def by_value(unit: Unit, x: Tensor) -> Tensor:
@@ -237,8 +278,12 @@ def test_only_the_whole_prefix_runs_fused() -> None:
     model.fuse(x, 5, activations=True)
     with torch.inference_mode():
         halfway = model.run(x, 0, 3)
-        assert torch.equal(halfway, model.blocks[2](model.blocks[1](model.blocks[0](x))))
-        torch.testing.assert_close(model.run(halfway, 3, 6), model.run(x, 0, 6), rtol=1e-3, atol=1e-4)
+        assert torch.equal(
+            halfway, model.blocks[2](model.blocks[1](model.blocks[0](x)))
+        )
+        torch.testing.assert_close(
+            model.run(halfway, 3, 6), model.run(x, 0, 6), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_a_norm_in_training_is_left_alone() -> None:
@@ -257,7 +302,10 @@ def test_a_convolution_padded_with_its_own_edge_is_left_alone() -> None:
         assert torch.equal(model.run(x), expected)
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.SiLU(), nn.Hardswish(), nn.GELU(), nn.Sigmoid()])
+@pytest.mark.parametrize(
+    "activation",
+    [nn.ReLU(), nn.ReLU6(), nn.SiLU(), nn.Hardswish(), nn.GELU(), nn.Sigmoid()],
+)
 def test_an_activation_fused_or_not_is_the_same_one(activation: nn.Module) -> None:
     model, x = one(nn.Sequential(nn.Conv2d(3, 5, 1), activation)).eval(), 4 * images(8)
     with torch.inference_mode():

@@ -27,12 +27,18 @@ BLOCKS = ["conv1", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "head"]
         (["head", "last:1", "head"], ["layer2.1", "head"]),
     ],
 )
-def test_patterns_name_blocks_in_the_networks_order(patterns: list[str], chosen: list[str]) -> None:
+def test_patterns_name_blocks_in_the_networks_order(
+    patterns: list[str], chosen: list[str]
+) -> None:
     assert select_blocks(BLOCKS, patterns) == chosen
 
 
-@pytest.mark.parametrize("pattern", ["layer9*", "last:", "last:x", "last:-1", "Head", ""])
-def test_a_pattern_that_matches_nothing_is_an_error_naming_the_blocks(pattern: str) -> None:
+@pytest.mark.parametrize(
+    "pattern", ["layer9*", "last:", "last:x", "last:-1", "Head", ""]
+)
+def test_a_pattern_that_matches_nothing_is_an_error_naming_the_blocks(
+    pattern: str,
+) -> None:
     with pytest.raises(ConfigError) as caught:
         select_blocks(BLOCKS, ["head", pattern])
     assert repr(pattern) in str(caught.value)

@@ -1,4 +1,6 @@
-"""The shipped weights are small, stock and as their card says, and the script that made them still does."""
+"""The shipped weights are small, stock and as their card says, and the script that made
+them still does.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +22,37 @@ from pipeline.models.shipped import patterns, pretrain
 FOLDER = Path(pipeline.models.shipped.__path__[0])
 REPOSITORY = FOLDER.parents[2]
 FILES = sorted(FOLDER.glob("*.safetensors"))
-KEYS = {"format_version", "architecture", "classes", "size", "mean", "std", "made_by", "task", "recipe"}
+KEYS = {
+    "format_version",
+    "architecture",
+    "classes",
+    "size",
+    "mean",
+    "std",
+    "made_by",
+    "task",
+    "recipe",
+}
 
 
 def load(path: Path) -> tuple[nn.Module, dict[str, str]]:
-    """The stock network with the weights of a file, in eval mode, and the file's metadata."""
+    """The stock network with the weights of a file, in eval mode, and the file's
+    metadata.
+    """
     import torchvision
 
     with safe_open(path, "pt") as file:
         about = file.metadata()
         state: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    model = torchvision.models.get_model(about["architecture"], weights=None, num_classes=int(about["classes"]))
-    model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
+    model = torchvision.models.get_model(
+        about["architecture"], weights=None, num_classes=int(about["classes"])
+    )
+    model.load_state_dict(
+        {
+            key: value.float() if value.is_floating_point() else value
+            for key, value in state.items()
+        }
+    )
     return model.eval(), about
 
 
@@ -58,7 +79,9 @@ def test_weights_know_the_patterns_they_were_trained_on(path: Path) -> None:
     found = pretrain.measure(model, int(about["size"]), 320)
     assert found.texture == pytest.approx(claimed["texture"], abs=0.1)
     assert found.mark == pytest.approx(claimed["mark"], abs=0.1)
-    assert found.mark > 3 / len(patterns.MARKS), "the weights are hardly better than chance"
+    assert found.mark > 3 / len(patterns.MARKS), (
+        "the weights are hardly better than chance"
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -95,9 +118,20 @@ def test_every_mark_is_to_be_seen(number: int, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
-def test_a_short_pretraining_ends_in_a_file_that_loads_and_repeats(tmp_path: Path) -> None:
+def test_a_short_pretraining_ends_in_a_file_that_loads_and_repeats(
+    tmp_path: Path,
+) -> None:
     threads = torch.get_num_threads()
-    options = ["--steps", "4", "--round", "160", "--held-out", "160", "--threads", str(threads)]
+    options = [
+        "--steps",
+        "4",
+        "--round",
+        "160",
+        "--held-out",
+        "160",
+        "--threads",
+        str(threads),
+    ]
     one = pretrain.main(["--out", str(tmp_path / "one"), *options])
     two = pretrain.main(["--out", str(tmp_path / "two"), *options])
     first, about = load(one)
@@ -109,16 +143,41 @@ def test_a_short_pretraining_ends_in_a_file_that_loads_and_repeats(tmp_path: Pat
 
 @pytest.mark.slow
 def test_pretraining_ends_when_its_minutes_are_over(tmp_path: Path) -> None:
-    options = ["--minutes", "0.001", "--round", "160", "--held-out", "160", "--threads", str(torch.get_num_threads())]
+    options = [
+        "--minutes",
+        "0.001",
+        "--round",
+        "160",
+        "--held-out",
+        "160",
+        "--threads",
+        str(torch.get_num_threads()),
+    ]
     _, about = load(pretrain.main(["--out", str(tmp_path), *options]))
     assert json.loads(about["recipe"])["steps"] < 10
 
 
 @pytest.mark.full
 def test_transfer_benchmark_runs(tmp_path: Path) -> None:
-    options = ["--seeds", "2", "--epochs", "1", "--threads", "2", "--json", str(tmp_path / "transfer.json")]
-    command = [sys.executable, "-P", str(REPOSITORY / "bench" / "transfer.py"), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
+    options = [
+        "--seeds",
+        "2",
+        "--epochs",
+        "1",
+        "--threads",
+        "2",
+        "--json",
+        str(tmp_path / "transfer.json"),
+    ]
+    command = [
+        sys.executable,
+        "-P",
+        str(REPOSITORY / "bench" / "transfer.py"),
+        *options,
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ}
+    )
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "transfer.json").read_text())["results"]
     assert {(result["way"], result["seed"]) for result in results} == {

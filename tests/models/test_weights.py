@@ -1,4 +1,6 @@
-"""Weights files are read without running what they hold, and named when they are not what they should be."""
+"""Weights files are read without running what they hold, and named when they are not
+what they should be.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def unreadable(path: Path) -> BackboneError:
 
 class TestCode:
     @pytest.mark.parametrize("form", ["zip", 2, 5])
-    def test_a_pickle_with_code_is_refused_and_the_code_not_run(self, tmp_path: Path, form: str | int) -> None:
+    def test_a_pickle_with_code_is_refused_and_the_code_not_run(
+        self, tmp_path: Path, form: str | int
+    ) -> None:
         mark, path = tmp_path / "mark", tmp_path / "net.pth"
         content = {"weight": torch.zeros(2), "bomb": Bomb(mark)}
         if isinstance(form, int):
@@ -73,7 +77,9 @@ class TestDamage:
             b"\x80\x02garbage",
         ],
     )
-    def test_a_broken_file_is_a_fault_not_a_crash(self, tmp_path: Path, content: bytes) -> None:
+    def test_a_broken_file_is_a_fault_not_a_crash(
+        self, tmp_path: Path, content: bytes
+    ) -> None:
         path = tmp_path / "net.safetensors"
         path.write_bytes(content)
         unreadable(path)
@@ -82,7 +88,9 @@ class TestDamage:
     def test_a_file_cut_short(self, tmp_path: Path, suffix: str) -> None:
         path = tmp_path / f"net.{suffix}"
         content = {"weight": torch.randn(100, 100)}
-        save_file(content, path) if suffix == "safetensors" else torch.save(content, path)
+        save_file(content, path) if suffix == "safetensors" else torch.save(
+            content, path
+        )
         path.write_bytes(path.read_bytes()[:-1000])
         unreadable(path)
 
@@ -93,23 +101,42 @@ class TestDamage:
 
     def test_values_that_are_not_finite_are_named(self, tmp_path: Path) -> None:
         path = tmp_path / "net.safetensors"
-        save_file({"good": torch.zeros(2), "bad": torch.tensor([1.0, float("nan")])}, path)
+        save_file(
+            {"good": torch.zeros(2), "bad": torch.tensor([1.0, float("nan")])}, path
+        )
         assert "in bad" in unreadable(path).found
 
-    @pytest.mark.parametrize("content", [[torch.zeros(2)], {"weight": "text"}, torch.zeros(2)])
-    def test_something_else_than_a_state_dict(self, tmp_path: Path, content: object) -> None:
+    @pytest.mark.parametrize(
+        "content", [[torch.zeros(2)], {"weight": "text"}, torch.zeros(2)]
+    )
+    def test_something_else_than_a_state_dict(
+        self, tmp_path: Path, content: object
+    ) -> None:
         torch.save(content, tmp_path / "net.pth")
         assert "not a state dict" in unreadable(tmp_path / "net.pth").found
 
 
 class TestForms:
-    def test_half_precision_becomes_fp32_and_counts_stay_counts(self, tmp_path: Path) -> None:
-        save_file({"w": torch.ones(2, dtype=torch.float16), "n": torch.tensor(3)}, tmp_path / "net.safetensors")
+    def test_half_precision_becomes_fp32_and_counts_stay_counts(
+        self, tmp_path: Path
+    ) -> None:
+        save_file(
+            {"w": torch.ones(2, dtype=torch.float16), "n": torch.tensor(3)},
+            tmp_path / "net.safetensors",
+        )
         state = weights.read_weights(tmp_path / "net.safetensors").state
-        assert {key: value.dtype for key, value in state.items()} == {"w": torch.float32, "n": torch.int64}
+        assert {key: value.dtype for key, value in state.items()} == {
+            "w": torch.float32,
+            "n": torch.int64,
+        }
 
-    @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s}])
-    def test_a_checkpoint_is_opened_as_far_as_its_weights(self, tmp_path: Path, wrap: object) -> None:
+    @pytest.mark.parametrize(
+        "wrap",
+        [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s}],
+    )
+    def test_a_checkpoint_is_opened_as_far_as_its_weights(
+        self, tmp_path: Path, wrap: object
+    ) -> None:
         torch.save(wrap({"module.w": torch.ones(2)}), tmp_path / "net.pth")  # type: ignore[operator]
         assert list(weights.read_weights(tmp_path / "net.pth").state) == ["w"]
 
@@ -128,7 +155,9 @@ class TestForms:
         save_file({"w": torch.ones(2)}, tmp_path / "net.safetensors", metadata)
         assert weights.read_weights(tmp_path / "net.safetensors").metadata == metadata
 
-    def test_densenets_old_names_and_missing_counters_are_understood(self, tmp_path: Path) -> None:
+    def test_densenets_old_names_and_missing_counters_are_understood(
+        self, tmp_path: Path
+    ) -> None:
         source = state_to_save(blocks.build_network("densenet121", 3))
         old = {
             key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): value
@@ -138,11 +167,20 @@ class TestForms:
         assert set(old) - set(source)
         torch.save(old, tmp_path / "net.pth")
         model = blocks.build_network("densenet121", 3, meta=True)
-        torchvision_models.fill_network(model.stock, weights.read_weights(tmp_path / "net.pth").state, "old")
-        assert all(torch.equal(value, source[key]) for key, value in state_to_save(model).items())
+        torchvision_models.fill_network(
+            model.stock, weights.read_weights(tmp_path / "net.pth").state, "old"
+        )
+        assert all(
+            torch.equal(value, source[key])
+            for key, value in state_to_save(model).items()
+        )
 
     @pytest.mark.parametrize("side", [64, 224])
     def test_a_transformers_size_is_read_from_its_positions(self, side: int) -> None:
-        state = blocks.build_network("vit_b_32", 3, size=side, meta=True).stock.state_dict()
+        state = blocks.build_network(
+            "vit_b_32", 3, size=side, meta=True
+        ).stock.state_dict()
         assert torchvision_models.find_image_side(state) == side
-        assert torchvision_models.find_image_side({"fc.weight": torch.zeros(2, 2)}) is None
+        assert (
+            torchvision_models.find_image_side({"fc.weight": torch.zeros(2, 2)}) is None
+        )

@@ -1,4 +1,6 @@
-"""torchvision's detectors and segmenters by name: their published weights, all but the layers that depend on classes."""
+"""torchvision's detectors and segmenters by name: their published weights, all but the
+layers that depend on classes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ from torchvision.models.detection.image_list import ImageList
 from dense_networks import BOXES, SIDE
 from pipeline.config_section import TaskConfig
 from pipeline.errors import BackboneError, ConfigError
-from pipeline.models.providers.torchvision import backbones, dense_network, whole_weights
+from pipeline.models.providers.torchvision import (
+    backbones,
+    dense_network,
+    whole_weights,
+)
 from pipeline.models.providers.torchvision.dense_network import DenseNetwork, HeadKind
 from pipeline.models.providers.torchvision.whole_networks import WHOLE_NETWORKS
 from pipeline.models.weights import WeightsContent
@@ -33,7 +39,14 @@ from pipeline.tasks.object_detection.settings import ObjectDetectionConfig
 from pipeline.tasks.semantic_segmentation import network as pixel_network
 from pipeline.tasks.semantic_segmentation.settings import SemanticSegmentationConfig
 from pipeline.tensors import TensorGroup, single_tensor
-from published_networks import CLASSES, State, fetch, published_state, stock_network, used_weights
+from published_networks import (
+    CLASSES,
+    State,
+    fetch,
+    published_state,
+    stock_network,
+    used_weights,
+)
 
 LABELS = ("background", "one", "two")
 LIGHT_SEGMENTERS = ("lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large")
@@ -45,7 +58,9 @@ def pictures(count: int = 2, side: int = SIDE) -> Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
-def design_of(record: BackboneRecord, task: str, config: TaskConfig, side: int = SIDE) -> dict[str, Any]:
+def design_of(
+    record: BackboneRecord, task: str, config: TaskConfig, side: int = SIDE
+) -> dict[str, Any]:
     """What the task makes of a backbone; as it is saved, it is JSON."""
     train: Any = None  # a network that is used whole asks nothing of the training data
     spec = ImageInputSpec(size=side, resize=side)
@@ -56,23 +71,37 @@ def design_of(record: BackboneRecord, task: str, config: TaskConfig, side: int =
 
 def segmenter_of(record: BackboneRecord, **options: Any) -> DenseNetwork:
     design = design_of(record, "semantic-segmentation", SemanticSegmentationConfig())
-    network: Any = catalog.find("semantic-segmentation").network.build(record, LABELS, design=design, **options)
+    network: Any = catalog.find("semantic-segmentation").network.build(
+        record, LABELS, design=design, **options
+    )
     network.stock.eval()
     return network
 
 
 def detector_of(record: BackboneRecord, **options: Any) -> DenseNetwork:
-    design = design_of(record, "object-detection", ObjectDetectionConfig(head=BoxHeadConfig(score_threshold=0.0)))
-    network: Any = catalog.find("object-detection").network.build(record, LABELS[1:], design=design, **options)
+    design = design_of(
+        record,
+        "object-detection",
+        ObjectDetectionConfig(head=BoxHeadConfig(score_threshold=0.0)),
+    )
+    network: Any = catalog.find("object-detection").network.build(
+        record, LABELS[1:], design=design, **options
+    )
     network.stock.eval()
     return network
 
 
-def with_published_head(design: dict[str, Any], classes: int, kind: HeadKind, state: State) -> DenseNetwork:
+def with_published_head(
+    design: dict[str, Any], classes: int, kind: HeadKind, state: State
+) -> DenseNetwork:
     """The network with all of the published weights, its last layers too."""
     network = dense_network.build_network(design, classes, kind, seed=0)
-    differences = network.stock.load_state_dict(used_weights(network.architecture, state), strict=False)
-    assert all(name.endswith("num_batches_tracked") for name in differences.missing_keys)
+    differences = network.stock.load_state_dict(
+        used_weights(network.architecture, state), strict=False
+    )
+    assert all(
+        name.endswith("num_batches_tracked") for name in differences.missing_keys
+    )
     assert not differences.unexpected_keys
     network.stock.eval()
     return network
@@ -82,7 +111,9 @@ def check_weights(network: DenseNetwork, state: State) -> None:
     """What belongs to no class is the published network's; what belongs to one is not."""
     own = network.stock.state_dict()
     published = used_weights(network.architecture, state)
-    assert set(published) == {name for name in own if not name.endswith("num_batches_tracked")}
+    assert set(published) == {
+        name for name in own if not name.endswith("num_batches_tracked")
+    }
     for name, value in published.items():
         if name in network.class_rows:
             assert own[name].shape[0] == network.class_rows[name].count(network.classes)
@@ -112,7 +143,9 @@ def check_segmenter(architecture: str, tmp_path: Path) -> None:
     check_weights(network, state)
     check_blocks(network, record)
     design = dense_network.find_whole_design(architecture, SIDE)
-    whole = with_published_head(design, CLASSES["segmenter"], pixel_network.head_kind(), state)
+    whole = with_published_head(
+        design, CLASSES["segmenter"], pixel_network.head_kind(), state
+    )
     x = pictures()
     with torch.inference_mode():
         expected = stock_network(architecture, state)(x.clone())["out"]
@@ -123,12 +156,21 @@ def check_segmenter(architecture: str, tmp_path: Path) -> None:
 def check_detector(architecture: str, tmp_path: Path) -> None:
     state = published_state(architecture)
     record = fetch(architecture, state, tmp_path)
-    assert (record.architecture, record.classes) == (architecture, CLASSES["detector"] - 1)
+    assert (record.architecture, record.classes) == (
+        architecture,
+        CLASSES["detector"] - 1,
+    )
     network = detector_of(record)
     check_weights(network, state)
     check_blocks(network, record)
-    design = design_of(record, "object-detection", ObjectDetectionConfig(head=BoxHeadConfig(score_threshold=0.0)))
-    whole: Any = with_published_head(design, CLASSES["detector"] - 1, box_network.head_kind(), state)
+    design = design_of(
+        record,
+        "object-detection",
+        ObjectDetectionConfig(head=BoxHeadConfig(score_threshold=0.0)),
+    )
+    whole: Any = with_published_head(
+        design, CLASSES["detector"] - 1, box_network.head_kind(), state
+    )
     stock: Any = stock_network(
         architecture,
         state,
@@ -158,14 +200,18 @@ def check_parts(stock: Any, whole: Any, x: Tensor) -> None:
         assert_close(own, level)
     proposed = whole.head.propose(own_levels)
     images = ImageList(x, [(SIDE, SIDE)] * len(x))
-    for anchors, own in zip(stock.rpn.anchor_generator(images, levels), proposed.anchors, strict=True):
+    for anchors, own in zip(
+        stock.rpn.anchor_generator(images, levels), proposed.anchors, strict=True
+    ):
         assert torch.equal(anchors, own)
     named = stock.backbone(x)
     boxes, _ = stock.rpn(images, named)
     for some, own in zip(boxes, proposed.boxes, strict=True):
         assert some.shape == own.shape
     logits, deltas = whole.head.classify(proposed.levels, boxes)
-    pooled = stock.roi_heads.box_head(stock.roi_heads.box_roi_pool(named, boxes, images.image_sizes))
+    pooled = stock.roi_heads.box_head(
+        stock.roi_heads.box_roi_pool(named, boxes, images.image_sizes)
+    )
     expected_logits, expected_deltas = stock.roi_heads.box_predictor(pooled)
     assert_close(logits, expected_logits)
     assert_close(deltas, expected_deltas)
@@ -185,12 +231,18 @@ def check_detections(answer: Tensor, expected: dict[str, Tensor]) -> None:
 
 
 def check_network(architecture: str, tmp_path: Path) -> None:
-    check = check_segmenter if WHOLE_NETWORKS[architecture].kind == "segmenter" else check_detector
+    check = (
+        check_segmenter
+        if WHOLE_NETWORKS[architecture].kind == "segmenter"
+        else check_detector
+    )
     check(architecture, tmp_path)
 
 
 @pytest.mark.parametrize("architecture", [*LIGHT_SEGMENTERS, LIGHT_DETECTOR])
-def test_a_network_answers_as_torchvisions_own_until_its_last_layers_are_new(architecture: str, tmp_path: Path) -> None:
+def test_a_network_answers_as_torchvisions_own_until_its_last_layers_are_new(
+    architecture: str, tmp_path: Path
+) -> None:
     check_network(architecture, tmp_path)
 
 
@@ -201,7 +253,10 @@ def test_so_does_a_heavier_one(architecture: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("architecture", sorted(set(WHOLE_NETWORKS) - {*LIGHT_SEGMENTERS, LIGHT_DETECTOR, *HEAVY}))
+@pytest.mark.parametrize(
+    "architecture",
+    sorted(set(WHOLE_NETWORKS) - {*LIGHT_SEGMENTERS, LIGHT_DETECTOR, *HEAVY}),
+)
 def test_so_does_every_other(architecture: str, tmp_path: Path) -> None:
     check_network(architecture, tmp_path)
 
@@ -209,7 +264,9 @@ def test_so_does_every_other(architecture: str, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def lraspp(tmp_path_factory: pytest.TempPathFactory) -> BackboneRecord:
     return fetch(
-        "lraspp_mobilenet_v3_large", published_state("lraspp_mobilenet_v3_large"), tmp_path_factory.mktemp("lraspp")
+        "lraspp_mobilenet_v3_large",
+        published_state("lraspp_mobilenet_v3_large"),
+        tmp_path_factory.mktemp("lraspp"),
     )
 
 
@@ -224,7 +281,9 @@ def deeplab(tmp_path_factory: pytest.TempPathFactory) -> BackboneRecord:
 
 @pytest.fixture(scope="module")
 def rcnn(tmp_path_factory: pytest.TempPathFactory) -> BackboneRecord:
-    return fetch(LIGHT_DETECTOR, published_state(LIGHT_DETECTOR), tmp_path_factory.mktemp("rcnn"))
+    return fetch(
+        LIGHT_DETECTOR, published_state(LIGHT_DETECTOR), tmp_path_factory.mktemp("rcnn")
+    )
 
 
 def check_cuts(network: DenseNetwork) -> None:
@@ -233,7 +292,10 @@ def check_cuts(network: DenseNetwork) -> None:
     with torch.inference_mode():
         whole = network.run(x)
         for stop in range(1, len(network.blocks)):
-            assert torch.equal(single_tensor(network.run(network.run(x, 0, stop), stop)), single_tensor(whole)), stop
+            assert torch.equal(
+                single_tensor(network.run(network.run(x, 0, stop), stop)),
+                single_tensor(whole),
+            ), stop
 
 
 def test_cut_at_any_block_a_segmenter_answers_the_same(lraspp: BackboneRecord) -> None:
@@ -260,13 +322,23 @@ def test_random_weights_are_none_of_the_published_ones(lraspp: BackboneRecord) -
     published = segmenter_of(lraspp).stock.state_dict()
     assert all(torch.equal(scratch[name], again[name]) for name in scratch)
     convolutions = [name for name in scratch if scratch[name].ndim == 4]
-    assert not any(torch.equal(scratch[name], published[name]) for name in convolutions if name.startswith("body"))
+    assert not any(
+        torch.equal(scratch[name], published[name])
+        for name in convolutions
+        if name.startswith("body")
+    )
 
 
-def test_new_layers_follow_from_the_seed_and_the_others_do_not(lraspp: BackboneRecord) -> None:
+def test_new_layers_follow_from_the_seed_and_the_others_do_not(
+    lraspp: BackboneRecord,
+) -> None:
     one = segmenter_of(lraspp, seed=1)
     other = segmenter_of(lraspp, seed=2).stock.state_dict()
-    differing = {name for name, value in one.stock.state_dict().items() if not torch.equal(value, other[name])}
+    differing = {
+        name
+        for name, value in one.stock.state_dict().items()
+        if not torch.equal(value, other[name])
+    }
     assert differing == set(one.class_rows)
 
 
@@ -284,14 +356,20 @@ def test_a_segmenter_is_served_from_its_design_alone(deeplab: BackboneRecord) ->
 
 
 def test_a_batch_of_one_picture_can_be_trained(deeplab: BackboneRecord) -> None:
-    """PyTorch refuses to normalise one value a channel, which is what DeepLab's pooling to a point leaves of a picture."""
+    """PyTorch refuses to normalise one value a channel, which is what DeepLab's pooling
+    to a point leaves of a picture.
+    """
     network = segmenter_of(deeplab)
     network.stock.train()
-    loss = PixelLoss()(network, pictures(1), 0, torch.zeros(1, SIDE, SIDE, dtype=torch.uint8))
+    loss = PixelLoss()(
+        network, pictures(1), 0, torch.zeros(1, SIDE, SIDE, dtype=torch.uint8)
+    )
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.isfinite()
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        stock_network(network.architecture, published_state(network.architecture)).train()(pictures(1))
+        stock_network(
+            network.architecture, published_state(network.architecture)
+        ).train()(pictures(1))
 
 
 def test_dropout_follows_from_the_steps_seed(deeplab: BackboneRecord) -> None:
@@ -311,7 +389,11 @@ def test_dropout_follows_from_the_steps_seed(deeplab: BackboneRecord) -> None:
 
 def test_a_detector_is_served_from_its_design_alone(rcnn: BackboneRecord) -> None:
     network = detector_of(rcnn)
-    design = design_of(rcnn, "object-detection", ObjectDetectionConfig(head=BoxHeadConfig(score_threshold=0.0)))
+    design = design_of(
+        rcnn,
+        "object-detection",
+        ObjectDetectionConfig(head=BoxHeadConfig(score_threshold=0.0)),
+    )
     body = feature_maps.build_body(design).eval()
     head = BoxHead(len(LABELS) - 1, design).eval()
     body.load_state_dict(network.stock.get_submodule("body").state_dict(), strict=True)
@@ -319,13 +401,19 @@ def test_a_detector_is_served_from_its_design_alone(rcnn: BackboneRecord) -> Non
     x = pictures()
     with torch.inference_mode():
         maps = feature_maps.order_maps(body(x.clone()), design["maps"])
-        assert torch.equal(head.detect(head.merge(maps)), single_tensor(network.run(x.clone())))
+        assert torch.equal(
+            head.detect(head.merge(maps)), single_tensor(network.run(x.clone()))
+        )
 
 
-def test_a_detectors_loss_is_the_same_behind_its_kept_neck(rcnn: BackboneRecord) -> None:
+def test_a_detectors_loss_is_the_same_behind_its_kept_neck(
+    rcnn: BackboneRecord,
+) -> None:
     network = detector_of(rcnn)
     boxes = np.array([[4, 4, 40, 30], [20, 20, 60, 60]], np.float32)
-    truth = PictureBoxes(boxes, np.array([0, 1]), np.zeros(2, np.bool_), SIDE, SIDE, seed=7)
+    truth = PictureBoxes(
+        boxes, np.array([0, 1]), np.zeros(2, np.bool_), SIDE, SIDE, seed=7
+    )
     targets = BoxTargets([truth])
     x = pictures(1)
     with torch.no_grad():
@@ -336,7 +424,9 @@ def test_a_detectors_loss_is_the_same_behind_its_kept_neck(rcnn: BackboneRecord)
     assert whole.isfinite()
 
 
-def test_a_region_head_with_normalisation_survives_a_picture_in_which_nothing_counts(tmp_path: Path) -> None:
+def test_a_region_head_with_normalisation_survives_a_picture_in_which_nothing_counts(
+    tmp_path: Path,
+) -> None:
     design = dense_network.find_whole_design("fasterrcnn_resnet50_fpn_v2", SIDE)
     settings = {name: BOXES[name] for name in BOXES if name not in design}
     head = BoxHead(2, {**design, **settings}).train()
@@ -348,24 +438,42 @@ def test_a_region_head_with_normalisation_survives_a_picture_in_which_nothing_co
 
 @pytest.mark.parametrize("architecture", [LIGHT_DETECTOR, "fasterrcnn_resnet50_fpn"])
 def test_a_detector_can_be_trained_from_scratch(architecture: str) -> None:
-    """With statistics that move, from random weights; pictures of one grey, whose variance is nothing, included."""
-    settings = {name: BOXES[name] for name in ("proposals", "sampled_anchors", "sampled_regions", "detections")}
+    """With statistics that move, from random weights; pictures of one grey, whose
+    variance is nothing, included.
+    """
+    settings = {
+        name: BOXES[name]
+        for name in ("proposals", "sampled_anchors", "sampled_regions", "detections")
+    }
     thresholds = {"score_threshold": 0.0, "overlap_threshold": 0.5}
-    design = {**dense_network.find_whole_design(architecture, SIDE), **settings, **thresholds}
+    design = {
+        **dense_network.find_whole_design(architecture, SIDE),
+        **settings,
+        **thresholds,
+    }
     network = dense_network.build_network(design, 2, box_network.head_kind(), seed=0)
     network.stock.train()
     truth = PictureBoxes(
-        np.array([[4, 4, 40, 30]], np.float32), np.zeros(1, np.int64), np.zeros(1, np.bool_), SIDE, SIDE
+        np.array([[4, 4, 40, 30]], np.float32),
+        np.zeros(1, np.int64),
+        np.zeros(1, np.bool_),
+        SIDE,
+        SIDE,
     )
     for x in (pictures(), torch.ones(2, 3, SIDE, SIDE)):
         loss = BoxLoss()(network, x, 0, BoxTargets([truth, truth]))
         loss.backward()  # type: ignore[no-untyped-call]
         assert loss.isfinite()
-        assert all(one.grad is None or one.grad.isfinite().all() for one in network.stock.parameters())
+        assert all(
+            one.grad is None or one.grad.isfinite().all()
+            for one in network.stock.parameters()
+        )
 
 
 def test_layers_named_as_before_are_understood(tmp_path: Path) -> None:
-    """Files from before the pyramid's and the proposals' convolutions were numbered, as the first published one is."""
+    """Files from before the pyramid's and the proposals' convolutions were numbered, as
+    the first published one is.
+    """
     state = published_state(LIGHT_DETECTOR)
     old = {}
     for name, value in state.items():
@@ -387,11 +495,17 @@ class TestRefusals:
     def test_weights_of_another_network_are_named(self) -> None:
         state = published_state("lraspp_mobilenet_v3_large")
         for architecture in ("deeplabv3_mobilenet_v3_large", "mobilenet_v3_large"):
-            with pytest.raises(BackboneError, match="it looks like lraspp_mobilenet_v3_large"):
-                backbones.fit_weights(architecture, WeightsContent(state, {}), "file.pth")
+            with pytest.raises(
+                BackboneError, match="it looks like lraspp_mobilenet_v3_large"
+            ):
+                backbones.fit_weights(
+                    architecture, WeightsContent(state, {}), "file.pth"
+                )
 
     def test_a_picture_that_becomes_a_point_is_too_small(self) -> None:
-        fault = self.refusal(lambda: dense_network.find_whole_design("lraspp_mobilenet_v3_large", 16))
+        fault = self.refusal(
+            lambda: dense_network.find_whole_design("lraspp_mobilenet_v3_large", 16)
+        )
         assert fault.subject == "task.input.size"
 
     def test_the_published_files_name_is_torchvisions(self) -> None:

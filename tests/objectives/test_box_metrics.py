@@ -1,4 +1,6 @@
-"""Average precision and its kin equal COCO's own evaluation, and take any example weights."""
+"""Average precision and its kin equal COCO's own evaluation, and take any example
+weights.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ Answers = list[np.ndarray[Any, Any]]
 
 
 def make_pictures(seed: int, pictures: int = 40) -> tuple[list[PictureBoxes], Answers]:
-    """Truths with crowds, empty pictures and an absent class; answers that are near, wrong, tied and many."""
+    """Truths with crowds, empty pictures and an absent class; answers that are near,
+    wrong, tied and many.
+    """
     generator = np.random.default_rng(seed)
     truths: list[PictureBoxes] = []
     answers: Answers = []
@@ -33,12 +37,20 @@ def make_pictures(seed: int, pictures: int = 40) -> tuple[list[PictureBoxes], An
         truths.append(PictureBoxes(boxes, labels, ignored, 640, 480))
         near = boxes + generator.normal(0, 5, boxes.shape)
         wrong_corners = generator.uniform(0, 400, (6, 2))
-        wrong = np.concatenate([wrong_corners, wrong_corners + generator.uniform(10, 90, (6, 2))], axis=1)
+        wrong = np.concatenate(
+            [wrong_corners, wrong_corners + generator.uniform(10, 90, (6, 2))], axis=1
+        )
         every = np.concatenate([near, wrong])
         every = every[(every[:, 2] > every[:, 0]) & (every[:, 3] > every[:, 1])]
-        named = np.concatenate([labels, generator.integers(0, CLASSES, 6)])[: len(every)]
+        named = np.concatenate([labels, generator.integers(0, CLASSES, 6)])[
+            : len(every)
+        ]
         scores = np.round(generator.random(len(every)), 1)
-        answers.append(np.concatenate([every, scores[:, None], named[:, None]], axis=1).astype(np.float64))
+        answers.append(
+            np.concatenate([every, scores[:, None], named[:, None]], axis=1).astype(
+                np.float64
+            )
+        )
     return truths, answers
 
 
@@ -48,8 +60,12 @@ def ask_coco(truths: list[PictureBoxes], answers: Answers) -> np.ndarray[Any, An
 
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
-    for number, (truth, answer) in enumerate(zip(truths, answers, strict=True), start=1):
-        for box, label, ignored in zip(truth.boxes.astype(float), truth.labels, truth.ignored, strict=True):
+    for number, (truth, answer) in enumerate(
+        zip(truths, answers, strict=True), start=1
+    ):
+        for box, label, ignored in zip(
+            truth.boxes.astype(float), truth.labels, truth.ignored, strict=True
+        ):
             width, height = box[2] - box[0], box[3] - box[1]
             annotations.append(
                 {
@@ -64,7 +80,12 @@ def ask_coco(truths: list[PictureBoxes], answers: Answers) -> np.ndarray[Any, An
         for one in answer:
             corners = [one[0], one[1], one[2] - one[0], one[3] - one[1]]
             results.append(
-                {"image_id": number, "category_id": int(one[CLASS]) + 1, "bbox": corners, "score": one[SCORE]}
+                {
+                    "image_id": number,
+                    "category_id": int(one[CLASS]) + 1,
+                    "bbox": corners,
+                    "score": one[SCORE],
+                }
             )
     with contextlib.redirect_stdout(io.StringIO()):
         truth_set = COCO()
@@ -87,18 +108,24 @@ def add_many_answers(truths: list[PictureBoxes], answers: Answers) -> None:
     generator = np.random.default_rng(len(truths))
     corners = generator.uniform(0, 400, (30, 2))
     boxes = np.concatenate([corners, corners + 40], axis=1).astype(np.float32)
-    truths.append(PictureBoxes(boxes, np.zeros(30, np.int64), np.zeros(30, np.bool_), 640, 480))
+    truths.append(
+        PictureBoxes(boxes, np.zeros(30, np.int64), np.zeros(30, np.bool_), 640, 480)
+    )
     near = np.repeat(boxes, 10, axis=0) + generator.normal(0, 3, (300, 4))
     scores = generator.random((300, 1))
     answers.append(np.concatenate([near, scores, np.zeros((300, 1))], axis=1))
 
 
 def put_on_grid(truths: list[PictureBoxes], answers: Answers) -> None:
-    """Corners at multiples of 16 pixels: boxes that are equal, overlap equally much, or lie at the bounds of area."""
+    """Corners at multiples of 16 pixels: boxes that are equal, overlap equally much, or
+    lie at the bounds of area.
+    """
     for number, truth in enumerate(truths):
         corners = np.round(truth.boxes / 16) * 16
         corners[:, 2:] = np.maximum(corners[:, 2:], corners[:, :2] + 16)
-        truths[number] = PictureBoxes(corners, truth.labels, truth.ignored, truth.width, truth.height)
+        truths[number] = PictureBoxes(
+            corners, truth.labels, truth.ignored, truth.width, truth.height
+        )
         boxes = np.round(answers[number][:, :4] / 16) * 16
         boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 16)
         answers[number][:, :4] = boxes
@@ -137,7 +164,9 @@ def test_a_picture_of_weight_two_is_that_picture_twice() -> None:
         answer[:, SCORE] += 1e-4 * number + 1e-6 * np.arange(len(answer))
     weights = np.array([0, 1, 2, 1, 3, 0, 1, 1, 2, 1, 1, 4])
     repeated = np.repeat(np.arange(12), weights)
-    twice = BoxJudgement([truths[row] for row in repeated], [answers[row] for row in repeated], CLASSES)
+    twice = BoxJudgement(
+        [truths[row] for row in repeated], [answers[row] for row in repeated], CLASSES
+    )
     weighted = BoxJudgement(truths, answers, CLASSES)
     column = weights[:, None].astype(float)
     once = np.ones((len(repeated), 1))
@@ -151,7 +180,9 @@ def test_any_weights_may_be_scaled() -> None:
     judged = BoxJudgement(truths, answers, CLASSES)
     weights = np.random.default_rng(0).integers(0, 4, (len(truths), 3)).astype(float)
     assert judged.mean_ap(weights * 0.25) == pytest.approx(judged.mean_ap(weights))
-    assert judged.average_recall(weights * 0.25) == pytest.approx(judged.average_recall(weights))
+    assert judged.average_recall(weights * 0.25) == pytest.approx(
+        judged.average_recall(weights)
+    )
 
 
 def test_a_class_without_objects_in_a_resample_is_left_out_of_the_mean() -> None:
@@ -166,10 +197,14 @@ def test_a_class_without_objects_in_a_resample_is_left_out_of_the_mean() -> None
     assert judged.mean_ap(weights)[1] == pytest.approx(others)
 
 
-def test_many_resamples_are_computed_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_resamples_are_computed_block_by_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     truths, answers = make_pictures(6)
     judged = BoxJudgement(truths, answers, CLASSES)
-    weights = np.random.default_rng(0).multinomial(40, np.ones(40) / 40, 50).T.astype(float)
+    weights = (
+        np.random.default_rng(0).multinomial(40, np.ones(40) / 40, 50).T.astype(float)
+    )
     at_once = judged.mean_ap(weights)
     monkeypatch.setattr(box_metrics, "CELLS_AT_ONCE", 1000)
     assert (judged.mean_ap(weights) == at_once).all()
@@ -178,7 +213,9 @@ def test_many_resamples_are_computed_block_by_block(monkeypatch: pytest.MonkeyPa
 def test_each_column_of_weights_stands_for_itself() -> None:
     truths, answers = make_pictures(1, pictures=15)
     judged = BoxJudgement(truths, answers, CLASSES)
-    weights = np.random.default_rng(0).multinomial(15, np.ones(15) / 15, 6).T.astype(float)
+    weights = (
+        np.random.default_rng(0).multinomial(15, np.ones(15) / 15, 6).T.astype(float)
+    )
     together = judged.mean_ap(weights)
     alone = [judged.mean_ap(weights[:, [column]])[0] for column in range(6)]
     assert together == pytest.approx(alone)
@@ -202,7 +239,11 @@ def test_answers_that_are_the_objects_are_perfect_and_none_are_worth_nothing() -
 
 def test_without_any_object_there_is_no_value() -> None:
     empty = PictureBoxes(
-        np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, np.bool_), width=10, height=10
+        np.empty((0, 4), np.float32),
+        np.empty(0, np.int64),
+        np.empty(0, np.bool_),
+        width=10,
+        height=10,
     )
     judged = BoxJudgement([empty], [np.array([[0, 0, 5, 5, 0.9, 0.0]])], 1)
     assert np.isnan(judged.mean_ap(np.ones((1, 1)))[0])
@@ -215,4 +256,6 @@ def test_the_best_score_is_where_f1_is_highest() -> None:
     judged = BoxJudgement(truths, answers, CLASSES)
     once = np.ones((len(truths), 1))
     best = judged.f1(once, judged.best_score)[0]
-    assert all(judged.f1(once, score)[0] <= best + 1e-12 for score in np.linspace(0, 1, 21))
+    assert all(
+        judged.f1(once, score)[0] <= best + 1e-12 for score in np.linspace(0, 1, 21)
+    )

@@ -1,4 +1,6 @@
-"""Overlap of masks and agreement of outlines, against references and by any example weights."""
+"""Overlap of masks and agreement of outlines, against references and by any example
+weights.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, jaccard_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    jaccard_score,
+)
 
 from pipeline.objectives import pixel_metrics
-from pipeline.objectives.pixel_boundary import boundary_f1, count_boundaries, find_outlines
+from pipeline.objectives.pixel_boundary import (
+    boundary_f1,
+    count_boundaries,
+    find_outlines,
+)
 from pipeline.objectives.pixel_confusion import count_confusion
 from pipeline.objectives.pixel_metrics import PixelTallies
 from pipeline.objectives.pixel_targets import IGNORED
@@ -37,8 +48,12 @@ def make_masks(seed: int, pictures: int = 12) -> list[tuple[Mask, Mask]]:
     return found
 
 
-def confusions_of(masks: list[tuple[Mask, Mask]]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return np.stack([count_confusion(truth, answer, CLASSES) for truth, answer in masks])
+def confusions_of(
+    masks: list[tuple[Mask, Mask]],
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.stack(
+        [count_confusion(truth, answer, CLASSES) for truth, answer in masks]
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -49,10 +64,14 @@ def test_the_values_are_scikit_learns_over_all_counted_pixels(seed: int) -> None
     answer = np.concatenate([one.ravel() for _, one in masks])
     counted = truth != IGNORED
     truth, answer = truth[counted], answer[counted]
-    assert found["mean_iou"] == pytest.approx(jaccard_score(truth, answer, average="macro"))
+    assert found["mean_iou"] == pytest.approx(
+        jaccard_score(truth, answer, average="macro")
+    )
     assert found["mean_dice"] == pytest.approx(f1_score(truth, answer, average="macro"))
     assert found["pixel_accuracy"] == pytest.approx(accuracy_score(truth, answer))
-    assert found["mean_class_accuracy"] == pytest.approx(balanced_accuracy_score(truth, answer))
+    assert found["mean_class_accuracy"] == pytest.approx(
+        balanced_accuracy_score(truth, answer)
+    )
 
 
 METRICS = (
@@ -66,7 +85,9 @@ METRICS = (
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_picture_of_weight_two_is_that_picture_twice(metric: Callable[[PixelTallies], np.ndarray[Any, Any]]) -> None:
+def test_a_picture_of_weight_two_is_that_picture_twice(
+    metric: Callable[[PixelTallies], np.ndarray[Any, Any]],
+) -> None:
     confusions = confusions_of(make_masks(1, pictures=6))
     weights = np.array([[0, 1, 2, 3, 1, 0], [1, 1, 0, 0, 4, 0]]).T
     weighted = metric(pixel_metrics.tally_pixels(confusions, weights.astype(float)))
@@ -83,7 +104,9 @@ def test_a_picture_is_judged_by_the_classes_that_it_has() -> None:
     scores = pixel_metrics.picture_iou(confusions_of(masks))
     for score, (truth, answer) in zip(scores, masks, strict=True):
         counted = truth != IGNORED
-        assert score == pytest.approx(jaccard_score(truth[counted], answer[counted], average="macro"))
+        assert score == pytest.approx(
+            jaccard_score(truth[counted], answer[counted], average="macro")
+        )
 
 
 def test_a_class_that_nobody_has_counts_for_nothing() -> None:
@@ -128,11 +151,16 @@ def test_outlines_are_compared_as_brute_force_does(size: int) -> None:
     """Of pictures whose diagonal makes one pixel near, and of larger ones."""
     for truth, answer in make_masks(2, pictures=2):
         truth[truth == IGNORED] = 0
-        truth, answer = (np.kron(mask, np.ones((size, size), np.uint8)) for mask in (truth, answer))
+        truth, answer = (
+            np.kron(mask, np.ones((size, size), np.uint8)) for mask in (truth, answer)
+        )
         counts = count_boundaries(truth, answer, CLASSES)
         reach = max(1, round(0.0075 * np.hypot(*truth.shape)))
         for number in range(CLASSES):
-            truth_line, answer_line = outline_of(truth == number), outline_of(answer == number)
+            truth_line, answer_line = (
+                outline_of(truth == number),
+                outline_of(answer == number),
+            )
             wanted = (
                 near(answer_line, truth_line, reach),
                 len(answer_line),
@@ -143,7 +171,9 @@ def test_outlines_are_compared_as_brute_force_does(size: int) -> None:
 
 
 def score_outlines(truth: Mask, answer: Mask) -> float:
-    return float(boundary_f1(np.stack([count_boundaries(truth, answer, 2)]), np.ones((1, 1)))[0])
+    return float(
+        boundary_f1(np.stack([count_boundaries(truth, answer, 2)]), np.ones((1, 1)))[0]
+    )
 
 
 def draw_square(start: int, stop: int) -> Mask:
@@ -167,7 +197,11 @@ def test_what_is_answered_deep_within_an_ignored_region_does_not_count() -> None
     first = draw_square(120, 160)
     second = first.copy()
     second[20:40, 20:80] = 1
-    for ours, theirs in zip(count_boundaries(truth, first, 2), count_boundaries(truth, second, 2), strict=True):
+    for ours, theirs in zip(
+        count_boundaries(truth, first, 2),
+        count_boundaries(truth, second, 2),
+        strict=True,
+    ):
         assert (ours == theirs).all()
     assert score_outlines(truth, second) == 1
     nothing_counts = np.full((200, 200), IGNORED, np.uint8)
@@ -175,7 +209,12 @@ def test_what_is_answered_deep_within_an_ignored_region_does_not_count() -> None
 
 
 def test_outlines_of_a_picture_of_weight_two_count_twice() -> None:
-    counts = np.stack([np.stack(count_boundaries(*masks, CLASSES)) for masks in make_masks(3, pictures=4)])
+    counts = np.stack(
+        [
+            np.stack(count_boundaries(*masks, CLASSES))
+            for masks in make_masks(3, pictures=4)
+        ]
+    )
     weights = np.array([0, 1, 2, 3])
     repeated = np.repeat(counts, weights, axis=0)
     weighted = boundary_f1(counts, weights[:, None].astype(float))
@@ -192,23 +231,36 @@ def test_outlines_that_agree_are_perfect_and_a_far_one_is_worth_nothing() -> Non
     same = np.stack([count_boundaries(truth, truth, 2)])
     assert boundary_f1(same, np.ones((1, 1)))[0] == 1
     far = np.roll(truth, 30, axis=1)
-    assert boundary_f1(np.stack([count_boundaries(truth, far, 2)]), np.ones((1, 1)))[0] == 0
+    assert (
+        boundary_f1(np.stack([count_boundaries(truth, far, 2)]), np.ones((1, 1)))[0]
+        == 0
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (7, 11)])
 @pytest.mark.parametrize("present", [(0,), (2,), (0, 1), (1, 2), (0, 1, 2)])
-def test_runs_give_the_mask_back(shape: tuple[int, int], present: tuple[int, ...]) -> None:
+def test_runs_give_the_mask_back(
+    shape: tuple[int, int], present: tuple[int, ...]
+) -> None:
     generator = np.random.default_rng(0)
     labels = ("ground", "a", "b")
     mask = generator.choice(present, shape).astype(np.uint8)
     regions = json.loads(json.dumps(encode_mask(mask, labels)))
     height, width = shape
     assert (decode_mask(regions, labels, width, height) == mask).all()
-    assert {region["label"] for region in regions} == {labels[number] for number in np.unique(mask) if number}
+    assert {region["label"] for region in regions} == {
+        labels[number] for number in np.unique(mask) if number
+    }
     for region in regions:
-        assert sum(region["runs"][1::2]) == region["pixels"] == int((mask == labels.index(region["label"])).sum())
+        assert (
+            sum(region["runs"][1::2])
+            == region["pixels"]
+            == int((mask == labels.index(region["label"])).sum())
+        )
 
 
 def test_runs_number_the_pixels_row_by_row() -> None:
     mask = np.array([[0, 0, 1], [1, 0, 1]], np.uint8)
-    assert encode_mask(mask, ("ground", "a")) == [{"label": "a", "pixels": 3, "runs": [2, 2, 5, 1]}]
+    assert encode_mask(mask, ("ground", "a")) == [
+        {"label": "a", "pixels": 3, "runs": [2, 2, 5, 1]}
+    ]

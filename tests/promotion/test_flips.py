@@ -26,27 +26,45 @@ def predictions(right: list[float]) -> Predictions:
     """Predictions that give the right class, the first, these probabilities."""
     first = np.array(right)
     targets = np.zeros(len(right), np.int64)
-    return Predictions(np.stack([first, 1 - first], axis=1), targets, np.arange(len(right)))
+    return Predictions(
+        np.stack([first, 1 - first], axis=1), targets, np.arange(len(right))
+    )
 
 
 def place(folder: Path, count: int, display: Any) -> FlipPlace:
     rows = [
-        {"id": str(n), "path": f"{n}.png", "target": "ant", "content": json.dumps({"text": f"text {n}\nmore"})}
+        {
+            "id": str(n),
+            "path": f"{n}.png",
+            "target": "ant",
+            "content": json.dumps({"text": f"text {n}\nmore"}),
+        }
         for n in range(count)
     ]
     return FlipPlace(pa.Table.from_pylist(rows), LABELS, display, Path(), folder)
 
 
 def record(**values: Any) -> PromoteRecord:
-    facts = {"evaluation": "e", "key": "k", "model": "m", "version": "2", "champion": "1", "decision": "cannot-tell"}
-    return PromoteRecord(**{**facts, "reason": "r", "negative_flips": 0.1, "flips": "flips", **values})
+    facts = {
+        "evaluation": "e",
+        "key": "k",
+        "model": "m",
+        "version": "2",
+        "champion": "1",
+        "decision": "cannot-tell",
+    }
+    return PromoteRecord(
+        **{**facts, "reason": "r", "negative_flips": 0.1, "flips": "flips", **values}
+    )
 
 
 def test_both_ways_are_counted_and_the_surest_are_shown_first(tmp_path: Path) -> None:
     ours = predictions([0.9, 0.6, 0.4, 0.1, 0.7, 0.2])
     theirs = predictions([0.2, 0.4, 0.6, 0.9, 0.8, 0.1])
     pair = JudgedPair(ours, theirs, "accuracy", "accuracy", 0.01)
-    counts = write_flips(pair, ClassJudge(EvaluateConfig()), place(tmp_path / "flips", 6, Pictures()))
+    counts = write_flips(
+        pair, ClassJudge(EvaluateConfig()), place(tmp_path / "flips", 6, Pictures())
+    )
     assert counts == (2, 2)
     better, worse = flips_section(record(better=2, worse=2), tmp_path)
     assert [flip.path for flip in better.shown] == ["0.png", "1.png"]
@@ -60,8 +78,18 @@ def test_both_ways_are_counted_and_the_surest_are_shown_first(tmp_path: Path) ->
 
 def test_a_long_list_is_cut_with_its_count_and_texts_are_quoted(tmp_path: Path) -> None:
     count = MOST_SHOWN + 5
-    pair = JudgedPair(predictions([0.9] * count), predictions([0.1] * count), "accuracy", "accuracy", 0.01)
-    counts = write_flips(pair, ClassJudge(EvaluateConfig()), place(tmp_path / "flips", count, Quotations()))
+    pair = JudgedPair(
+        predictions([0.9] * count),
+        predictions([0.1] * count),
+        "accuracy",
+        "accuracy",
+        0.01,
+    )
+    counts = write_flips(
+        pair,
+        ClassJudge(EvaluateConfig()),
+        place(tmp_path / "flips", count, Quotations()),
+    )
     assert counts == (count, 0)
     better, worse = flips_section(record(better=count, worse=0), tmp_path)
     assert (better.count, len(better.shown), worse.shown) == (count, MOST_SHOWN, ())
@@ -70,8 +98,13 @@ def test_a_long_list_is_cut_with_its_count_and_texts_are_quoted(tmp_path: Path) 
 
 
 def test_what_was_shown_is_replaced_and_may_be_lost(tmp_path: Path) -> None:
-    pair = JudgedPair(predictions([0.9]), predictions([0.1]), "accuracy", "accuracy", 0.01)
-    judge, where = ClassJudge(EvaluateConfig()), place(tmp_path / "flips", 1, Pictures())
+    pair = JudgedPair(
+        predictions([0.9]), predictions([0.1]), "accuracy", "accuracy", 0.01
+    )
+    judge, where = (
+        ClassJudge(EvaluateConfig()),
+        place(tmp_path / "flips", 1, Pictures()),
+    )
     write_flips(pair, judge, where)
     before = (tmp_path / "flips" / FILE).read_bytes()
     write_flips(pair, judge, where)
@@ -89,5 +122,7 @@ def test_what_was_shown_is_replaced_and_may_be_lost(tmp_path: Path) -> None:
         ({"mean_iou": 0.25}, "IoU 25 %"),
     ],
 )
-def test_an_answer_is_described_for_every_kind_of_target(row: dict[str, Any], said: str) -> None:
+def test_an_answer_is_described_for_every_kind_of_target(
+    row: dict[str, Any], said: str
+) -> None:
     assert describe_answer(row).replace("\u202f", " ") == said

@@ -1,4 +1,6 @@
-"""The journal: who is champion, what is void, which requests are open, how many looks a test split has had."""
+"""The journal: who is champion, what is void, which requests are open, how many looks a
+test split has had.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,29 @@ import pytest
 
 from flows.promotion import parse_date
 from pipeline.errors import ConfigError
-from pipeline.promotion_journal import Entry, TestSplit, count_looks, earlier_champions, read_history, shorten
+from pipeline.promotion_journal import (
+    Entry,
+    TestSplit,
+    count_looks,
+    earlier_champions,
+    read_history,
+    shorten,
+)
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 def entry(kind: Any, champion: str, version: str, day: int = 0, **more: str) -> Entry:
     time = (START + timedelta(days=day)).isoformat()
-    return Entry(kind=kind, champion=champion, version=version, by="test", reason="r", time=time, **more)
+    return Entry(
+        kind=kind,
+        champion=champion,
+        version=version,
+        by="test",
+        reason="r",
+        time=time,
+        **more,
+    )
 
 
 def test_the_champion_is_what_valid_entries_lead_to() -> None:
@@ -24,7 +41,8 @@ def test_the_champion_is_what_valid_entries_lead_to() -> None:
         [
             entry("adopted", "", "1"),
             entry("promoted", "1", "2", 1),
-            entry("promoted", "1", "3", 2),  # decided on a champion that is none any longer
+            # Decided on a champion that is none any longer.
+            entry("promoted", "1", "3", 2),
             entry("rolled-back", "2", "1", 3),
         ]
     )
@@ -36,7 +54,11 @@ def test_the_champion_is_what_valid_entries_lead_to() -> None:
 
 
 def test_a_version_put_back_by_hand_is_no_longer_withdrawn() -> None:
-    entries = [entry("promoted", "", "1"), entry("promoted", "1", "2"), entry("rolled-back", "2", "1")]
+    entries = [
+        entry("promoted", "", "1"),
+        entry("promoted", "1", "2"),
+        entry("rolled-back", "2", "1"),
+    ]
     assert read_history(entries).withdrawn == {"2"}
     assert not read_history([*entries, entry("promoted", "1", "2")]).withdrawn
 
@@ -59,8 +81,14 @@ def test_a_request_is_open_until_it_is_answered_lapses_or_is_overtaken() -> None
     assert read_history(asked).find_request("2", 7, day) is not None
     assert read_history(asked).find_request("3", 7, day) is None
     assert read_history(asked).find_request("2", 7, START + timedelta(days=9)) is None
-    assert read_history([*asked, entry("refused", "1", "2", 2)]).find_request("2", 7, day) is None
-    assert read_history([*asked, entry("promoted", "1", "3", 2)]).find_request("2", 7, day) is None
+    assert (
+        read_history([*asked, entry("refused", "1", "2", 2)]).find_request("2", 7, day)
+        is None
+    )
+    assert (
+        read_history([*asked, entry("promoted", "1", "3", 2)]).find_request("2", 7, day)
+        is None
+    )
     again = [*asked, entry("refused", "1", "2", 2), entry("requested", "1", "2", 2)]
     assert read_history(again).find_request("2", 7, day) is not None
 
@@ -73,7 +101,10 @@ def split(digest: str, first: int, count: int = 10) -> TestSplit:
 def test_looks_count_once_each_until_half_of_the_test_split_is_new() -> None:
     first, grown, new = split("a", 0), split("b", 2, 12), split("c", 5)
     splits = {one.digest: one for one in (first, grown, new)}
-    looks = [entry("verdict", "", "1", key="k1", test_split="a"), entry("verdict", "", "2", key="k2", test_split="a")]
+    looks = [
+        entry("verdict", "", "1", key="k1", test_split="a"),
+        entry("verdict", "", "2", key="k2", test_split="a"),
+    ]
     assert count_looks([], splits, first, "k1") == 1
     assert count_looks(looks, splits, first, "k2") == 2, "a repeat is free"
     assert count_looks(looks, splits, first, "k3") == 3

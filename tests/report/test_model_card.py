@@ -1,4 +1,6 @@
-"""The model card says what records and journal say, and shows other people's text as text."""
+"""The model card says what records and journal say, and shows other people's text as
+text.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,12 @@ from pipeline.promotion_journal import Entry
 from pipeline.records import Finding
 from pipeline.report.card_decisions import LONGEST_DESCRIPTION, restate
 from pipeline.report.markdown import escape, prose
-from pipeline.report.model_card import CardFacts, describe_version, list_refusals, write_card
+from pipeline.report.model_card import (
+    CardFacts,
+    describe_version,
+    list_refusals,
+    write_card,
+)
 
 SECTIONS = [  # Mitchell et al. 2019, figure 1
     "Model details",
@@ -32,7 +39,12 @@ ODD = "a|b\n`<b>` *x* _y_ [z](http://x) $k$ \u202e"
 
 
 def entry(kind: Any, version: str, champion: str = "", **more: str) -> Entry:
-    values = {"by": "ines@lab", "reason": "because", "time": "2026-11-27T10:00:00+00:00", **more}
+    values = {
+        "by": "ines@lab",
+        "reason": "because",
+        "time": "2026-11-27T10:00:00+00:00",
+        **more,
+    }
     return Entry(kind=kind, champion=champion, version=version, **values)
 
 
@@ -42,7 +54,10 @@ FACTS = CardFacts(
     created=1_795_000_000_000,
     tags={"data.md5": "0123.dir", "data.files": "413", "git.revision": "9464c65aa21e"},
     served={"limits": {"max_bytes": 1000, "single_frame": True}},
-    timing={"seconds": 48.2, "stages": {"head": {"train": 4.0, "step": 3.9, "examples": 100.0}}},
+    timing={
+        "seconds": 48.2,
+        "stages": {"head": {"train": 4.0, "step": 3.9, "examples": 100.0}},
+    },
 )
 
 
@@ -53,7 +68,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return make(tmp_path_factory.mktemp("hostile"), labels=(*LABELS[:2], HOSTILE, ODD, "x" * 300), hostile=True)
+    return make(
+        tmp_path_factory.mktemp("hostile"),
+        labels=(*LABELS[:2], HOSTILE, ODD, "x" * 300),
+        hostile=True,
+    )
 
 
 def render(text: str) -> tuple[str, str]:
@@ -69,8 +88,12 @@ def render(text: str) -> tuple[str, str]:
 
 def test_the_sections_are_those_of_the_field_in_their_order(made: Made) -> None:
     card = write_card(made.run, Config(), FACTS)
-    assert [line[3:] for line in card.splitlines() if line.startswith("## ")] == SECTIONS
-    assert card == write_card(made.run, Config(), FACTS), "the same records, the same card"
+    assert [
+        line[3:] for line in card.splitlines() if line.startswith("## ")
+    ] == SECTIONS
+    assert card == write_card(made.run, Config(), FACTS), (
+        "the same records, the same card"
+    )
 
 
 def test_it_says_what_the_records_say(made: Made) -> None:
@@ -100,7 +123,13 @@ def test_it_says_what_the_records_say(made: Made) -> None:
 
 def test_what_people_state_of_its_use_is_in_the_card_and_stays_text(made: Made) -> None:
     config = parse(
-        {"register": {"intended_use": "Sorting parts.\n\n- never <b>alone</b>", "limits": "# Not at night"}}, ""
+        {
+            "register": {
+                "intended_use": "Sorting parts.\n\n- never <b>alone</b>",
+                "limits": "# Not at night",
+            }
+        },
+        "",
     )
     html, text = render(write_card(made.run, config, FACTS))
     assert "<li>never &lt;b&gt;alone&lt;/b&gt;</li>" in html
@@ -109,11 +138,21 @@ def test_what_people_state_of_its_use_is_in_the_card_and_stays_text(made: Made) 
 
 
 def test_hostile_names_are_shown_as_text(hostile: Made) -> None:
-    finding = Finding(code="x", severity="warning", subject=ODD, found=ODD, items=(ODD, HOSTILE))
-    run = dataclasses.replace(hostile.run, validate=hostile.run.validate.model_copy(update={"findings": (finding,)}))
-    entries = (entry("verdict", "3", decision="reject", reason=f"{ODD} {HOSTILE}", by=HOSTILE),)
+    finding = Finding(
+        code="x", severity="warning", subject=ODD, found=ODD, items=(ODD, HOSTILE)
+    )
+    run = dataclasses.replace(
+        hostile.run,
+        validate=hostile.run.validate.model_copy(update={"findings": (finding,)}),
+    )
+    entries = (
+        entry("verdict", "3", decision="reject", reason=f"{ODD} {HOSTILE}", by=HOSTILE),
+    )
     facts = dataclasses.replace(FACTS, model=ODD, entries=entries)
-    for card in (write_card(run, Config(), facts), describe_version(run, Config(), facts)):
+    for card in (
+        write_card(run, Config(), facts),
+        describe_version(run, Config(), facts),
+    ):
         html, text = render(card)
         for tag in ("<script", "<b>", "<a ", "<em>"):
             assert tag not in html.replace("<br", ""), tag
@@ -128,7 +167,19 @@ def test_hostile_names_are_shown_as_text(hostile: Made) -> None:
 
 
 @pytest.mark.parametrize(
-    "odd", [ODD, HOSTILE, "# head", "- item", "1. first", "a\\b", "&lt;", "~~gone~~", "=====", "| --- |"]
+    "odd",
+    [
+        ODD,
+        HOSTILE,
+        "# head",
+        "- item",
+        "1. first",
+        "a\\b",
+        "&lt;",
+        "~~gone~~",
+        "=====",
+        "| --- |",
+    ],
 )
 def test_escaped_text_reads_as_it_was(odd: str) -> None:
     html, text = render(f"{escape(odd)}")
@@ -146,7 +197,9 @@ def test_prose_keeps_paragraphs_and_lists() -> None:
 
 def test_no_secret_is_told(made: Made) -> None:
     redaction.learn("https://ines:sesame-7G4k@weights.example/")
-    backbone = made.run.backbone.model_copy(update={"source": "https://ines:sesame-7G4k@weights.example/w.pth"})
+    backbone = made.run.backbone.model_copy(
+        update={"source": "https://ines:sesame-7G4k@weights.example/w.pth"}
+    )
     run = dataclasses.replace(made.run, backbone=backbone)
     config = parse({"register": {"limits": "ask with sesame-7G4k"}}, "")
     assert "sesame" not in write_card(run, config, FACTS)
@@ -166,17 +219,33 @@ def test_what_was_decided_comes_first_and_the_history_in_order(made: Made) -> No
     facts = dataclasses.replace(FACTS, entries=entries)
     card = write_card(made.run, Config(), facts)
     first = card.splitlines()[2]
-    assert first == "**Promoted to champion, overriding the verdict (2026-11-27): try it.**"
-    assert "- 2026-11-27, ines@lab: Not promoted, as the test split cannot tell: too few." in card
+    assert (
+        first
+        == "**Promoted to champion, overriding the verdict (2026-11-27): try it.**"
+    )
+    assert (
+        "- 2026-11-27, ines@lab: Not promoted, as the test split cannot tell: too few."
+        in card
+    )
     assert "void" not in card
     assert describe_version(made.run, Config(), facts).startswith(first)
     older = dataclasses.replace(FACTS, version="2", entries=entries)
-    assert write_card(made.run, Config(), older).splitlines()[2].startswith("**Succeeded by version 3 (2026-11-27)")
-    withdrawn = dataclasses.replace(facts, entries=(*entries, entry("rolled-back", "2", "3", reason="worse")))
-    assert "**Withdrawn for version 2 (2026-11-27): worse.**" in write_card(made.run, Config(), withdrawn)
+    assert (
+        write_card(made.run, Config(), older)
+        .splitlines()[2]
+        .startswith("**Succeeded by version 3 (2026-11-27)")
+    )
+    withdrawn = dataclasses.replace(
+        facts, entries=(*entries, entry("rolled-back", "2", "3", reason="worse"))
+    )
+    assert "**Withdrawn for version 2 (2026-11-27): worse.**" in write_card(
+        made.run, Config(), withdrawn
+    )
 
 
-def test_a_later_decision_replaces_the_first_sentence_of_a_description_and_nothing_else(made: Made) -> None:
+def test_a_later_decision_replaces_the_first_sentence_of_a_description_and_nothing_else(
+    made: Made,
+) -> None:
     before = describe_version(made.run, Config(), FACTS)
     after = restate(before, (entry("promoted", "3", reason="by hand"),), "3")
     assert after.startswith("**Promoted to champion (2026-11-27): by hand.**")
@@ -192,15 +261,21 @@ def test_a_decision_about_another_version_is_left_out(made: Made) -> None:
 
 def test_the_description_fits_into_the_registry(made: Made) -> None:
     config = parse({"register": {"intended_use": "<" * 8000}}, "")
-    facts = dataclasses.replace(FACTS, entries=(entry("verdict", "3", decision="reject", reason="<" * 1500),))
+    facts = dataclasses.replace(
+        FACTS, entries=(entry("verdict", "3", decision="reject", reason="<" * 1500),)
+    )
     text = describe_version(made.run, config, facts)
     assert len(text) <= LONGEST_DESCRIPTION
     assert text.startswith("**Not promoted (2026-11-27): &lt;")
-    assert "`model_card.md`" in text, "what is too long is left out, and not what comes after it"
+    assert "`model_card.md`" in text, (
+        "what is too long is left out, and not what comes after it"
+    )
 
 
 def test_a_bare_run_and_texts_have_a_card_too(tmp_path: Path) -> None:
-    bare = make(tmp_path / "bare", labels=("ants", "bees"), baseline=False, skill=(50, 20))
+    bare = make(
+        tmp_path / "bare", labels=("ants", "bees"), baseline=False, skill=(50, 20)
+    )
     run = dataclasses.replace(bare.run, register=None, promote=None)
     card = write_card(run, Config(), CardFacts("bees", "1"))
     assert "none: the workspace is in no Git repository" in card
@@ -217,7 +292,12 @@ def test_many_classes_stay_readable(tmp_path: Path) -> None:
 
 
 def test_what_is_refused_is_told_also_where_the_limit_is_new() -> None:
-    limits = {"min_characters": 2, "control_characters": False, "single_frame": False, "max_seconds": 30}
+    limits = {
+        "min_characters": 2,
+        "control_characters": False,
+        "single_frame": False,
+        "max_seconds": 30,
+    }
     assert list(list_refusals(limits)) == [
         "a text of fewer than 2 characters",
         "a text with control characters",

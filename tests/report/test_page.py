@@ -12,14 +12,31 @@ from xml.etree import ElementTree
 import pytest
 
 from example_run import HOSTILE, LABELS, Made, make
-from pipeline.records import BaselineAge, Comparison, DataVersion, Finding, MetricEstimate, RegisterRecord
+from pipeline.records import (
+    BaselineAge,
+    Comparison,
+    DataVersion,
+    Finding,
+    MetricEstimate,
+    RegisterRecord,
+)
 from pipeline.report.flip_section import Flip, FlipWay
 from pipeline.report.page import write_page
 from pipeline.report.plots import write_plots
 from pipeline.report.report_context import ReportContext, gather_context
 from pipeline.workspace import Workspace
 
-SECTIONS = ("result", "errors", "slices", "calibration", "data", "split", "training", "use", "provenance")
+SECTIONS = (
+    "result",
+    "errors",
+    "slices",
+    "calibration",
+    "data",
+    "split",
+    "training",
+    "use",
+    "provenance",
+)
 VOID = {"meta", "img", "br", "hr", "input", "link", "line", "circle", "polyline", "col"}
 
 
@@ -44,7 +61,9 @@ class Read(HTMLParser):
         self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"</{tag}> closes something else at {self.getpos()}"
+        assert self.open.pop() == tag, (
+            f"</{tag}> closes something else at {self.getpos()}"
+        )
 
     def handle_data(self, data: str) -> None:
         if not self.open or self.open[-1] != "style":
@@ -70,10 +89,16 @@ def read(made: Made) -> Read:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return make(tmp_path_factory.mktemp("hostile"), labels=(*LABELS[:3], HOSTILE, "x" * 300), hostile=True)
+    return make(
+        tmp_path_factory.mktemp("hostile"),
+        labels=(*LABELS[:3], HOSTILE, "x" * 300),
+        hostile=True,
+    )
 
 
-def test_every_section_is_there_and_every_link_inside_leads_somewhere(read: Read) -> None:
+def test_every_section_is_there_and_every_link_inside_leads_somewhere(
+    read: Read,
+) -> None:
     ids = {attributes["id"] for _, attributes in read.elements if "id" in attributes}
     assert ids >= set(SECTIONS)
     inside = {a["href"][1:] for a in read.all("a") if (a["href"] or "").startswith("#")}
@@ -85,7 +110,10 @@ def test_the_page_loads_nothing(made: Made, read: Read) -> None:
     for tag, attributes in read.elements:
         assert tag not in {"script", "link", "iframe", "object", "embed"}
         for name in ("src", "srcset", "data", "poster", "background", "xlink:href"):
-            assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
+            assert (attributes.get(name) or "data:").startswith("data:"), (
+                tag,
+                attributes,
+            )
     style = html[html.index("<style>") : html.index("</style>")]
     assert "@import" not in style
     assert "url(" not in style
@@ -98,13 +126,17 @@ def test_pictures_and_charts_have_words(read: Read) -> None:
     charts = read.all("svg")
     assert len(charts) == 4  # loss, accuracy, a sweep, reliability
     assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
-    assert all(span["aria-label"] for span in read.all("span") if span.get("role") == "img")
+    assert all(
+        span["aria-label"] for span in read.all("span") if span.get("role") == "img"
+    )
 
 
 def test_tables_have_headers(read: Read) -> None:
     tables, captions = len(read.all("table")), len(read.all("caption"))
     assert captions == tables - 1  # the matrix is described by the line above it
-    assert [t["aria-describedby"] for t in read.all("table") if "aria-describedby" in t] == ["matrix"]
+    assert [
+        t["aria-describedby"] for t in read.all("table") if "aria-describedby" in t
+    ] == ["matrix"]
     assert all(head.get("scope") in ("col", "row") for head in read.all("th"))
 
 
@@ -114,7 +146,10 @@ def test_numbers_come_from_the_records(made: Made, read: Read) -> None:
     changed = made.run.evaluate.model_copy(
         update={
             "examples": 4321,
-            "metrics": {**made.run.evaluate.metrics, "accuracy": MetricEstimate(value=0.1234, low=0.1111, high=0.1357)},
+            "metrics": {
+                **made.run.evaluate.metrics,
+                "accuracy": MetricEstimate(value=0.1234, low=0.1111, high=0.1357),
+            },
         }
     )
     text = Read(made.with_records(evaluate=changed).html()).text
@@ -129,7 +164,10 @@ def test_numbers_come_from_the_records(made: Made, read: Read) -> None:
     ):
         assert told in read.text
     for metric in made.run.evaluate.metrics.values():
-        assert f"{100 * metric.value:.1f}%" in read.text or f"{metric.value:.3f}" in read.text
+        assert (
+            f"{100 * metric.value:.1f}%" in read.text
+            or f"{metric.value:.3f}" in read.text
+        )
 
 
 def test_every_candidate_class_and_step_is_named(made: Made, read: Read) -> None:
@@ -155,9 +193,15 @@ def test_hostile_names_are_shown_as_text(hostile: Made) -> None:
 
 def test_what_cannot_be_seen_is_made_visible(made: Made) -> None:
     odd = Finding(
-        code="x", severity="warning", subject="a\nb", found="\u202egnp.exe", items=("bad\udcffbyte", "tab\there")
+        code="x",
+        severity="warning",
+        subject="a\nb",
+        found="\u202egnp.exe",
+        items=("bad\udcffbyte", "tab\there"),
     )
-    html = made.with_records(validate=made.run.validate.model_copy(update={"findings": (odd,)})).html()
+    html = made.with_records(
+        validate=made.run.validate.model_copy(update={"findings": (odd,)})
+    ).html()
     for shown in (r"a\nb", r"\u202egnp.exe", r"bad\udcffbyte", r"tab\there"):
         assert shown in html
     html.encode("utf-8")
@@ -165,7 +209,11 @@ def test_what_cannot_be_seen_is_made_visible(made: Made) -> None:
 
 def test_links_lead_only_where_a_reader_would_go(made: Made) -> None:
     links = {"safe": "https://example.org/?a=1&b=2", "odd": "javascript:alert(1)"}
-    read = Read(dataclasses.replace(made, context=dataclasses.replace(made.context, links=links)).html())
+    read = Read(
+        dataclasses.replace(
+            made, context=dataclasses.replace(made.context, links=links)
+        ).html()
+    )
     targets = [a["href"] for a in read.all("a")]
     assert links["safe"] in targets
     assert links["odd"] not in targets
@@ -173,7 +221,11 @@ def test_links_lead_only_where_a_reader_would_go(made: Made) -> None:
 
 def test_a_bare_run_has_a_page_too(tmp_path: Path) -> None:
     made = make(tmp_path, labels=("ants", "bees"), baseline=False, skill=(50, 20))
-    read = Read(dataclasses.replace(made.with_records(register=None), context=ReportContext(workspace="bees")).html())
+    read = Read(
+        dataclasses.replace(
+            made.with_records(register=None), context=ReportContext(workspace="bees")
+        ).html()
+    )
     assert "No errors on the test split" in read.text
     assert "Not registered yet" in read.text
     assert "scratch" not in read.text
@@ -188,7 +240,9 @@ def test_it_says_how_many_texts_are_cut_and_by_how_much(tmp_path: Path) -> None:
     assert expected in html
 
 
-def test_texts_are_quoted_as_they_are_with_their_place_in_the_table(tmp_path: Path) -> None:
+def test_texts_are_quoted_as_they_are_with_their_place_in_the_table(
+    tmp_path: Path,
+) -> None:
     made = make(tmp_path, labels=("negative", "positive"), skill=(0.8, 0.4), texts=True)
     html = made.html()
     read = Read(html)
@@ -200,7 +254,9 @@ def test_texts_are_quoted_as_they_are_with_their_place_in_the_table(tmp_path: Pa
         assert content.startswith(
             '<mark class="for" style="--weight:1.0">so</mark> it <mark class="against" style="--weight:0.5">goes</mark>'
         )
-        assert content.endswith(r"<br>&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;\u202e")
+        assert content.endswith(
+            r"<br>&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;\u202e"
+        )
         assert "reviews.csv:" in quotation
     assert "at most 128 tokens" in read.text
     assert 'thaw predict "A TEXT" TABLE…' in read.text
@@ -213,12 +269,16 @@ def made_slices(html: str) -> list[str]:
     return re.findall(r"<caption><b>(.*?)</b>", html[start:])
 
 
-def test_what_changed_against_the_champion_is_shown_both_ways_as_text(made: Made) -> None:
+def test_what_changed_against_the_champion_is_shown_both_ways_as_text(
+    made: Made,
+) -> None:
     picture = "data:image/png;base64,AA=="
     right = Flip("a.png", HOSTILE, "ok (60 %)", f"{HOSTILE} (70 %)", (picture,), ())
     wrong = Flip("reviews.csv:2", "ok", "ok (60 %)", "pit (70 %)", (), ("one", HOSTILE))
     flips = (FlipWay("Newly right", 9, (right,)), FlipWay("Newly wrong", 1, (wrong,)))
-    html = dataclasses.replace(made, context=dataclasses.replace(made.context, flips=flips)).html()
+    html = dataclasses.replace(
+        made, context=dataclasses.replace(made.context, flips=flips)
+    ).html()
     assert HOSTILE not in html
     text = Read(html).text
     assert "Newly right: 9 examples, the 1 largest" in text
@@ -238,12 +298,18 @@ def test_many_classes_stay_readable(tmp_path: Path) -> None:
 def test_the_latency_of_another_model_is_not_shown(made: Made) -> None:
     assert made.context.latency is not None
     other = made.context.latency.model_copy(update={"model_sha256": "0" * 64})
-    text = Read(dataclasses.replace(made, context=dataclasses.replace(made.context, latency=other)).html()).text
+    text = Read(
+        dataclasses.replace(
+            made, context=dataclasses.replace(made.context, latency=other)
+        ).html()
+    ).text
     assert "time per example" not in text
 
 
 def test_without_a_registry_the_page_says_why(made: Made) -> None:
-    off = made.run.register.model_copy(update={"version": "", "reason": "tracking is off"})
+    off = made.run.register.model_copy(
+        update={"version": "", "reason": "tracking is off"}
+    )
     text = Read(made.with_records(register=off, promote=None).html()).text
     assert "Tracking is off." in text
     assert "registered as" not in text
@@ -254,11 +320,17 @@ def test_without_a_registry_the_page_says_why(made: Made) -> None:
     [
         (0.124, "better", "12.4 points above training from scratch;"),
         (-0.05, "worse", "5.0 points below training from scratch;"),
-        (0.013, "cannot-tell", "1.3 points above training from scratch, too little to tell the two apart;"),
+        (
+            0.013,
+            "cannot-tell",
+            "1.3 points above training from scratch, too little to tell the two apart;",
+        ),
         (0.0, "cannot-tell", "level with training from scratch;"),
     ],
 )
-def test_the_verdict_says_no_more_than_the_comparison(made: Made, value: float, verdict: str, said: str) -> None:
+def test_the_verdict_says_no_more_than_the_comparison(
+    made: Made, value: float, verdict: str, said: str
+) -> None:
     found = Comparison(
         other="scratch",
         metric="accuracy",
@@ -273,16 +345,25 @@ def test_the_verdict_says_no_more_than_the_comparison(made: Made, value: float, 
 def test_a_remembered_comparison_says_its_age_and_what_was_left_out(made: Made) -> None:
     age = BaselineAge(trained="2026-01-31", data="0123456789abcdef.dir", examples=1234)
     comparisons = [
-        one.model_copy(update={"examples": made.run.evaluate.examples - 5}) if one.other == "scratch" else one
+        one.model_copy(update={"examples": made.run.evaluate.examples - 5})
+        if one.other == "scratch"
+        else one
         for one in made.run.evaluate.comparisons
     ]
-    evaluated = made.run.evaluate.model_copy(update={"baseline": age, "comparisons": tuple(comparisons)})
+    evaluated = made.run.evaluate.model_copy(
+        update={"baseline": age, "comparisons": tuple(comparisons)}
+    )
     text = Read(made.with_records(evaluate=evaluated).html()).text
-    assert "It was trained on 2026-01-31 from data version 01234567, 1,234 examples then; 5 of today's" in text
+    assert (
+        "It was trained on 2026-01-31 from data version 01234567, 1,234 examples then; 5 of today's"
+        in text
+    )
     assert "2026-01-31" not in Read(made.html()).text
 
 
-def test_write_replaces_the_page_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_replaces_the_page_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "report.html"
     write_page("old é", target)
     with pytest.raises(UnicodeEncodeError):
@@ -294,14 +375,20 @@ def test_write_replaces_the_page_whole(tmp_path: Path, monkeypatch: pytest.Monke
 def test_gather_takes_what_the_latest_run_left(made: Made, tmp_path: Path) -> None:
     runs = tmp_path / ".thaw" / "runs"
     assert made.context.latency is not None
-    for name, megabytes in (("20260101T000000Z-aa", 1.0), ("20260102T000000Z-aa", 2.0), ("20260103T000000Z-aa", None)):
+    for name, megabytes in (
+        ("20260101T000000Z-aa", 1.0),
+        ("20260102T000000Z-aa", 2.0),
+        ("20260103T000000Z-aa", None),
+    ):
         (runs / name / "evaluate").mkdir(parents=True)
         latency = made.context.latency.model_copy(update={"megabytes": megabytes})
         text = latency.model_dump_json() if megabytes else "{broken"
         (runs / name / "evaluate" / "latency.json").write_text(text)
     drift = [{"code": "drift-x", "severity": "warning", "subject": "t", "found": "f"}]
     (runs / "20260101T000000Z-aa" / "validate").mkdir()
-    (runs / "20260101T000000Z-aa" / "validate" / "drift.json").write_text(json.dumps(drift))
+    (runs / "20260101T000000Z-aa" / "validate" / "drift.json").write_text(
+        json.dumps(drift)
+    )
     data = DataVersion(md5="0.dir", size=1, files=1, git_revision=None, dirty=False)
     outcomes = [{"step": "finetune", "how": "done", "why": [], "seconds": 3.0}]
     outcomes += [{"step": "evaluate", "how": "restored", "why": [], "seconds": 1.0}]
@@ -316,7 +403,9 @@ def test_gather_takes_what_the_latest_run_left(made: Made, tmp_path: Path) -> No
     assert "torch" in context.versions
 
 
-def test_it_leads_to_the_data_docs_and_to_a_server_that_shows_the_version(tmp_path: Path) -> None:
+def test_it_leads_to_the_data_docs_and_to_a_server_that_shows_the_version(
+    tmp_path: Path,
+) -> None:
     docs = tmp_path / ".thaw/runs/20260101T000000Z-aa/validate/data-docs/index.html"
     docs.parent.mkdir(parents=True)
     docs.touch()
@@ -330,14 +419,23 @@ def test_it_leads_to_the_data_docs_and_to_a_server_that_shows_the_version(tmp_pa
     )
     links = gather_context(Workspace(tmp_path), data, served).links
     assert (tmp_path / links["Data Docs of the last validation"]).samefile(docs)
-    assert links["small parts, version 3, in MLflow"] == "http://mlflow.example:5000/#/models/small%20parts/versions/3"
+    assert (
+        links["small parts, version 3, in MLflow"]
+        == "http://mlflow.example:5000/#/models/small%20parts/versions/3"
+    )
     embedded = served.model_copy(update={"tracking_uri": "sqlite:///mlflow.db"})
-    assert list(gather_context(Workspace(tmp_path), data, embedded).links) == ["Data Docs of the last validation"]
+    assert list(gather_context(Workspace(tmp_path), data, embedded).links) == [
+        "Data Docs of the last validation"
+    ]
 
 
-def test_the_charts_stand_alone_as_pictures(made: Made, hostile: Made, tmp_path: Path) -> None:
+def test_the_charts_stand_alone_as_pictures(
+    made: Made, hostile: Made, tmp_path: Path
+) -> None:
     for number, one in enumerate((made, hostile)):
-        written = write_plots(one.run.finetune, one.run.evaluate, tmp_path / str(number))
+        written = write_plots(
+            one.run.finetune, one.run.evaluate, tmp_path / str(number)
+        )
         assert {path.stem for path in written} >= {"curve-1", "calibration"}
         for path in written:
             root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
@@ -348,7 +446,10 @@ def test_the_charts_stand_alone_as_pictures(made: Made, hostile: Made, tmp_path:
 
 def test_the_style_uses_only_colours_it_defines(made: Made) -> None:
     html = made.html()
-    used, defined = set(re.findall(r"var\((--[\w-]+)", html)), set(re.findall(r"(--[\w-]+):", html))
+    used, defined = (
+        set(re.findall(r"var\((--[\w-]+)", html)),
+        set(re.findall(r"(--[\w-]+):", html)),
+    )
     assert used <= defined
 
 

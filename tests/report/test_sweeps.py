@@ -43,12 +43,16 @@ def test_the_sweeps_of_all_candidates_are_found(tmp_path: Path) -> None:
     points = [(0.001, 1.0), (0.01, 0.5), (0.1, 2.0)]
     rows = [
         Row("top", n, n, SPLIT, f"top/{kind}", value)
-        for kind, values in zip(("rate", "loss"), zip(*points, strict=True), strict=True)
+        for kind, values in zip(
+            ("rate", "loss"), zip(*points, strict=True), strict=True
+        )
         for n, value in enumerate(values)
     ]
     candidate(tmp_path / "gradual", [*rows, usual])
     candidate(tmp_path / "head", [usual])
-    assert read_sweeps(tmp_path) == [Sweep("gradual", "top", (0.001, 0.01, 0.1), (1.0, 0.5, 2.0), 0.01)]
+    assert read_sweeps(tmp_path) == [
+        Sweep("gradual", "top", (0.001, 0.01, 0.1), (1.0, 0.5, 2.0), 0.01)
+    ]
 
 
 def test_without_a_fine_tuning_there_are_none(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ def tiling() -> Tiling:
 
 
 def see(objects: Boxes, left: int, top: int) -> Boxes:
-    """What a perfect detector answers about a tile: the visible parts of objects (n, 6), in pixels of the tile."""
+    """What a perfect detector answers about a tile: the visible parts of objects (n,
+    6), in pixels of the tile.
+    """
     seen = objects - np.array([left, top, left, top, 0, 0])
     seen[:, :4] = seen[:, :4].clip(0, SIDE)
     visible: Boxes = seen[((seen[:, 2:4] - seen[:, :2]) > 3).all(axis=1)]
@@ -27,7 +29,9 @@ def see(objects: Boxes, left: int, top: int) -> Boxes:
 
 def merge(objects: Boxes) -> Boxes:
     cut = tiling()
-    found = [(left, top, see(objects, left, top)) for top in cut.tops for left in cut.lefts]
+    found = [
+        (left, top, see(objects, left, top)) for top in cut.tops for left in cut.lefts
+    ]
     return merge_boxes(found, cut, WIDTH, HEIGHT, 0.5)
 
 
@@ -38,34 +42,46 @@ def in_order(boxes: Boxes) -> Boxes:
 @pytest.mark.parametrize("seed", range(5))
 def test_objects_no_larger_than_the_overlap_are_found_once_and_whole(seed: int) -> None:
     random = np.random.default_rng(seed)
-    grid = np.stack(np.meshgrid(np.arange(0, 650, 50), np.arange(0, 450, 50)), axis=2).reshape(-1, 2)
+    grid = np.stack(
+        np.meshgrid(np.arange(0, 650, 50), np.arange(0, 450, 50)), axis=2
+    ).reshape(-1, 2)
     corners = grid + random.integers(0, 10, grid.shape)
     sides = random.integers(15, 40, grid.shape)
     classes = random.integers(0, 2, len(grid))
-    objects = np.column_stack([corners, corners + sides, random.uniform(0.3, 1, len(grid)), classes]).astype(float)
+    objects = np.column_stack(
+        [corners, corners + sides, random.uniform(0.3, 1, len(grid)), classes]
+    ).astype(float)
     found = merge(objects)
     assert np.array_equal(in_order(found), in_order(objects))
     assert (np.diff(found[:, 4]) <= 0).all(), "the best come first"
 
 
 def test_an_object_at_the_pictures_own_edge_is_kept() -> None:
-    objects = np.array([[0, 0, 30, 30, 0.9, 0], [WIDTH - 30, HEIGHT - 40, WIDTH, HEIGHT, 0.8, 1]], float)
+    objects = np.array(
+        [[0, 0, 30, 30, 0.9, 0], [WIDTH - 30, HEIGHT - 40, WIDTH, HEIGHT, 0.8, 1]],
+        float,
+    )
     assert np.array_equal(merge(objects), objects)
 
 
 def test_a_cut_box_gives_way_to_the_whole_one_even_where_it_is_surer() -> None:
     cut = tiling()
     second = cut.lefts[1]
-    whole = [second - 30.0, 20, second + 40, 60]  # of which the second tile sees the right part
+    # Of which the second tile sees the right part.
+    whole = [second - 30.0, 20, second + 40, 60]
     found = [
         (0, 0, np.array([[*whole, 0.6, 0]])),
         (second, 0, np.array([[0, 20, 40, 60, 0.9, 0]])),
     ]
-    assert merge_boxes(found, cut, WIDTH, HEIGHT, 0.5)[:, :5].tolist() == [[*whole, 0.6]]
+    assert merge_boxes(found, cut, WIDTH, HEIGHT, 0.5)[:, :5].tolist() == [
+        [*whole, 0.6]
+    ]
 
 
 @pytest.mark.parametrize(("score", "label"), [(0.2, 0), (0.9, 1)])
-def test_neither_an_unsure_box_nor_one_of_another_class_takes_its_place(score: float, label: int) -> None:
+def test_neither_an_unsure_box_nor_one_of_another_class_takes_its_place(
+    score: float, label: int
+) -> None:
     cut = tiling()
     second = cut.lefts[1]
     found = [

@@ -1,4 +1,6 @@
-"""The registered model answers as it was judged, without Thaw, and refuses what it cannot use by row."""
+"""The registered model answers as it was judged, without Thaw, and refuses what it
+cannot use by row.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,14 @@ from pipeline.models.providers.torchvision import blocks
 from pipeline.records import ImageInputSpec
 from pipeline.steps.register import package_candidate
 from pipeline.tracking import packaging
-from registry_helpers import LABELS, Finished, build, lay_finished, pictures, probabilities
+from registry_helpers import (
+    LABELS,
+    Finished,
+    build,
+    lay_finished,
+    pictures,
+    probabilities,
+)
 
 
 def saved(done: Finished, folder: Path) -> Path:
@@ -50,38 +59,80 @@ def refusal(model: Any, *images: Any) -> str:
 
 CASES = [
     ("squeezenet1_1", ImageInputSpec(size=64, resize=72)),
-    ("squeezenet1_1", ImageInputSpec(size=64, resize=64, fit="pad", background=(0, 90, 200))),
-    ("squeezenet1_1", ImageInputSpec(size=65, resize=65, fit="squash", interpolation="bicubic", mean=(0.5, 0.4, 0.3))),
+    (
+        "squeezenet1_1",
+        ImageInputSpec(size=64, resize=64, fit="pad", background=(0, 90, 200)),
+    ),
+    (
+        "squeezenet1_1",
+        ImageInputSpec(
+            size=65,
+            resize=65,
+            fit="squash",
+            interpolation="bicubic",
+            mean=(0.5, 0.4, 0.3),
+        ),
+    ),
     ("mnasnet0_5", ImageInputSpec(size=64, resize=73)),
-    pytest.param("inception_v3", ImageInputSpec(size=299, resize=342), marks=pytest.mark.full),
-    pytest.param("googlenet", ImageInputSpec(size=96, resize=96), marks=pytest.mark.full),
-    pytest.param("vit_b_16", ImageInputSpec(size=224, resize=256), marks=pytest.mark.full),
+    pytest.param(
+        "inception_v3", ImageInputSpec(size=299, resize=342), marks=pytest.mark.full
+    ),
+    pytest.param(
+        "googlenet", ImageInputSpec(size=96, resize=96), marks=pytest.mark.full
+    ),
+    pytest.param(
+        "vit_b_16", ImageInputSpec(size=224, resize=256), marks=pytest.mark.full
+    ),
 ]
 
 
 @pytest.mark.parametrize(("architecture", "spec"), CASES)
-def test_it_answers_as_evaluation_does(architecture: str, spec: ImageInputSpec, tmp_path: Path) -> None:
+def test_it_answers_as_evaluation_does(
+    architecture: str, spec: ImageInputSpec, tmp_path: Path
+) -> None:
     done = build(tmp_path / "insects", architecture, spec)
     served = packaging.load(saved(done, tmp_path / "model"))
-    answers = packaging.ask(served, {"image": [file.read_bytes() for file in done.files]})["probabilities"]
-    network = blocks.load_finetuned(architecture, len(LABELS), done.candidate.model, size=spec.size)
+    answers = packaging.ask(
+        served, {"image": [file.read_bytes() for file in done.files]}
+    )["probabilities"]
+    network = blocks.load_finetuned(
+        architecture, len(LABELS), done.candidate.model, size=spec.size
+    )
     expected = probabilities(network, done.files, spec)
-    assert len({round(row[0], 4) for row in expected}) > 4, "the pictures are all alike: this test tests nothing"
-    np.testing.assert_allclose([[one[label] for label in LABELS] for one in answers], expected, atol=1e-4)
+    assert len({round(row[0], 4) for row in expected}) > 4, (
+        "the pictures are all alike: this test tests nothing"
+    )
+    np.testing.assert_allclose(
+        [[one[label] for label in LABELS] for one in answers], expected, atol=1e-4
+    )
 
 
 @pytest.mark.real
-def test_it_answers_as_evaluation_does_on_photos(model: Any, model_folder: Path, real: Path) -> None:
+def test_it_answers_as_evaluation_does_on_photos(
+    model: Any, model_folder: Path, real: Path
+) -> None:
     files = sorted((real / "data" / "hymenoptera").rglob("*.jpg"))[::25]
-    spec = ImageInputSpec(**json.loads((model_folder / "artifacts" / "model" / "model.json").read_text())["input"])
+    spec = ImageInputSpec(
+        **json.loads((model_folder / "artifacts" / "model" / "model.json").read_text())[
+            "input"
+        ]
+    )
     weights = model_folder / "artifacts" / "model" / "weights.safetensors"
-    expected = probabilities(blocks.load_finetuned("squeezenet1_1", len(LABELS), weights), files, spec)
-    answers = packaging.ask(model, {"image": [file.read_bytes() for file in files]})["probabilities"]
-    np.testing.assert_allclose([[one[label] for label in LABELS] for one in answers], expected, atol=1e-4)
+    expected = probabilities(
+        blocks.load_finetuned("squeezenet1_1", len(LABELS), weights), files, spec
+    )
+    answers = packaging.ask(model, {"image": [file.read_bytes() for file in files]})[
+        "probabilities"
+    ]
+    np.testing.assert_allclose(
+        [[one[label] for label in LABELS] for one in answers], expected, atol=1e-4
+    )
 
 
 @pytest.mark.slow
-def test_many_images_are_answered_in_order_and_none_gives_none(model: Any, tmp_path: Path) -> None:
+def test_many_images_are_answered_in_order_and_none_gives_none(
+    model: Any, tmp_path: Path
+) -> None:
     images = [file.read_bytes() for file in pictures(tmp_path)]
     many = packaging.ask(model, {"image": images * 6})  # more than one batch
     few = packaging.ask(model, {"image": images})
@@ -96,7 +147,9 @@ def test_what_is_no_image_is_refused_by_row(model: Any, tmp_path: Path) -> None:
     assert "row 1: not an image" in refusal(model, good, b"hello")
     assert "row 2" in refusal(model, good, good, good[: len(good) // 2])
     assert "row 0: not an image" in refusal(model, b"")
-    assert "row 0: not an image" in refusal(model, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    assert "row 0: not an image" in refusal(
+        model, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
+    )
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     animated = io.BytesIO()
     frames[0].save(animated, "GIF", save_all=True, append_images=frames[1:])
@@ -118,9 +171,16 @@ def test_a_bomb_is_refused_on_its_header_in_little_memory(model: Any) -> None:
 
     side = (60_000).to_bytes(4, "big")
     header = chunk(b"IHDR", side + side + bytes((8, 0, 0, 0, 0)))
-    bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(60_001))) + chunk(b"IEND", b"")
+    bomb = (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + chunk(b"IDAT", zlib.compress(bytes(60_001)))
+        + chunk(b"IEND", b"")
+    )
     assert "row 0" in refusal(model, bomb)
-    half = bomb.replace(header, chunk(b"IHDR", (9000).to_bytes(4, "big") * 2 + bytes((8, 0, 0, 0, 0))))
+    half = bomb.replace(
+        header, chunk(b"IHDR", (9000).to_bytes(4, "big") * 2 + bytes((8, 0, 0, 0, 0)))
+    )
     assert "9000 × 9000 pixels; at most 50000000" in refusal(model, half)
 
 
@@ -153,12 +213,18 @@ print(answer.to_json(orient="records"))
 
 
 @pytest.mark.slow
-def test_it_answers_where_thaw_is_not_installed(model: Any, model_folder: Path, tmp_path: Path) -> None:
+def test_it_answers_where_thaw_is_not_installed(
+    model: Any, model_folder: Path, tmp_path: Path
+) -> None:
     file = pictures(tmp_path / "pictures")[0]
     done = subprocess.run(
-        [sys.executable, "-P", "-c", BLOCKED, str(model_folder), str(file)], cwd=tmp_path, check=False,
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        [sys.executable, "-P", "-c", BLOCKED, str(model_folder), str(file)],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     (answer,) = json.loads(done.stdout.strip().splitlines()[-1])
     expected = packaging.ask(model, {"image": [file.read_bytes()]}).iloc[0]
@@ -182,15 +248,26 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.slow
 def test_mlflow_serves_it_over_http(endpoint: str, model: Any, tmp_path: Path) -> None:
     images = [file.read_bytes() for file in pictures(tmp_path)[:3]]
-    status, text = post(endpoint, {"dataframe_records": [{"image": base64.b64encode(i).decode()} for i in images]})
+    status, text = post(
+        endpoint,
+        {
+            "dataframe_records": [
+                {"image": base64.b64encode(i).decode()} for i in images
+            ]
+        },
+    )
     assert status == 200, text
     expected = packaging.ask(model, {"image": images})
     rows = json.loads(text)["predictions"]
     assert [row["label"] for row in rows] == list(expected["label"])
-    assert [row["score"] for row in rows] == pytest.approx(list(expected["score"]), abs=1e-5)
+    assert [row["score"] for row in rows] == pytest.approx(
+        list(expected["score"]), abs=1e-5
+    )
     assert set(rows[0]["probabilities"]) == set(LABELS)
 
-    text_as_image = {"dataframe_records": [{"image": base64.b64encode(b"no image").decode()}]}
+    text_as_image = {
+        "dataframe_records": [{"image": base64.b64encode(b"no image").decode()}]
+    }
     for body, words in (
         (text_as_image, "row 0: not an image"),
         ({"dataframe_records": [{"image": "!!not base64!!"}]}, ""),

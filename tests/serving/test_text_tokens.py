@@ -36,8 +36,12 @@ def test_a_text_keeps_its_special_tokens_and_is_not_padded(tokenizer: Any) -> No
     assert encoded.type_ids[0].dtype == np.int8
 
 
-def test_what_the_tokenizer_file_says_of_truncation_does_not_count(tokenizer: Any) -> None:
-    encoded = text_tokens.encode(tokenizer, ["the film was very very very good"], None, 16)
+def test_what_the_tokenizer_file_says_of_truncation_does_not_count(
+    tokenizer: Any,
+) -> None:
+    encoded = text_tokens.encode(
+        tokenizer, ["the film was very very very good"], None, 16
+    )
     assert len(encoded.ids[0]) == 9
 
 
@@ -50,8 +54,18 @@ def test_a_long_text_is_cut_behind_and_its_full_length_told(tokenizer: Any) -> N
 
 
 def test_of_a_pair_the_longer_text_is_shortened_first(tokenizer: Any) -> None:
-    encoded = text_tokens.encode(tokenizer, ["good"], ["the plot was very very dull"], 7)
-    assert words(encoded.ids[0]) == ["[CLS]", "good", "[SEP]", "the", "plot", "was", "[SEP]"]
+    encoded = text_tokens.encode(
+        tokenizer, ["good"], ["the plot was very very dull"], 7
+    )
+    assert words(encoded.ids[0]) == [
+        "[CLS]",
+        "good",
+        "[SEP]",
+        "the",
+        "plot",
+        "was",
+        "[SEP]",
+    ]
     assert encoded.type_ids[0].tolist() == [0, 0, 0, 1, 1, 1, 1]
 
 
@@ -60,8 +74,12 @@ def test_a_pair_must_have_two_texts(tokenizer: Any) -> None:
         text_tokens.encode(tokenizer, ["good", "bad"], ["film"], 8)
 
 
-def test_what_a_text_becomes_does_not_depend_on_how_many_are_encoded(tokenizer: Any) -> None:
-    texts = [" ".join(WORDS[: number % 9 + 1]) for number in range(text_tokens.CHUNK + 10)]
+def test_what_a_text_becomes_does_not_depend_on_how_many_are_encoded(
+    tokenizer: Any,
+) -> None:
+    texts = [
+        " ".join(WORDS[: number % 9 + 1]) for number in range(text_tokens.CHUNK + 10)
+    ]
     together = text_tokens.encode(tokenizer, texts, None, 8)
     assert len(together.ids) == len(texts)
     for number in (0, 8, text_tokens.CHUNK - 1, text_tokens.CHUNK, len(texts) - 1):
@@ -80,7 +98,9 @@ def test_threads_may_share_a_tokenizer(tokenizer: Any) -> None:
     texts = ["the film was very very very good", "bad"] * 40
 
     def longest(limit: int) -> int:
-        return max(len(ids) for ids in text_tokens.encode(tokenizer, texts, None, limit).ids)
+        return max(
+            len(ids) for ids in text_tokens.encode(tokenizer, texts, None, limit).ids
+        )
 
     limits = [4, 20] * 40
     with ThreadPoolExecutor(4) as pool:
@@ -88,7 +108,9 @@ def test_threads_may_share_a_tokenizer(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("before", [None, "true"])
-def test_the_environment_is_as_it_was(tokenizer: Any, monkeypatch: pytest.MonkeyPatch, before: str | None) -> None:
+def test_the_environment_is_as_it_was(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
     if before is None:
         monkeypatch.delenv(text_tokens.PARALLELISM, raising=False)
     else:

@@ -1,4 +1,6 @@
-"""Large pictures in tiles: every pixel is answered once, without a seam, and little is held meanwhile."""
+"""Large pictures in tiles: every pixel is answered once, without a seam, and little is
+held meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ Pixels = NDArray[np.uint8]
 
 
 def random_picture(width: int, height: int) -> Image.Image:
-    values = np.random.default_rng(7).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    values = np.random.default_rng(7).integers(
+        0, 256, (height, width, 3), dtype=np.uint8
+    )
     return Image.fromarray(values)
 
 
@@ -42,7 +46,9 @@ def labels_of(picture: Image.Image, tiling: Tiling, score: Any) -> Pixels:
 @pytest.mark.parametrize("size", [(97, 131), (200, 40), (33, 300), (160, 160)])
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
 @pytest.mark.parametrize("side", [32, 47, 96])
-def test_local_answers_are_the_same_whatever_the_tiles(size: tuple[int, int], overlap: float, side: int) -> None:
+def test_local_answers_are_the_same_whatever_the_tiles(
+    size: tuple[int, int], overlap: float, side: int
+) -> None:
     picture = random_picture(*size)
     tiling = find_tiling(*size, tiles(side, overlap))
     expected = np.asarray(picture).argmax(axis=2)
@@ -54,11 +60,16 @@ def test_neighbours_overlap_by_the_stated_share_or_more(length: int) -> None:
     tiling = find_tiling(length, 64, tiles(64))
     assert tiling.lefts[0] == 0
     assert tiling.lefts[-1] + tiling.width == length
-    assert all(second - first <= 48 for first, second in zip(tiling.lefts, tiling.lefts[1:], strict=False))
+    assert all(
+        second - first <= 48
+        for first, second in zip(tiling.lefts, tiling.lefts[1:], strict=False)
+    )
 
 
 @pytest.mark.parametrize("fit", ["squash", "pad"])
-def test_where_one_tile_suffices_the_answer_is_that_of_the_whole_picture(fit: str) -> None:
+def test_where_one_tile_suffices_the_answer_is_that_of_the_whole_picture(
+    fit: str,
+) -> None:
     picture = random_picture(90, 60)
     logits = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -71,7 +82,9 @@ def test_where_one_tile_suffices_the_answer_is_that_of_the_whole_picture(fit: st
 
 
 def test_what_a_tile_says_near_its_edge_is_outvoted_by_its_neighbour() -> None:
-    """A network errs where it sees nothing beyond an edge: no seam is left of that inside the picture."""
+    """A network errs where it sees nothing beyond an edge: no seam is left of that
+    inside the picture.
+    """
 
     def score(cut: Sequence[Image.Image]) -> Iterator[NDArray[np.float32]]:
         for tile in cut:
@@ -82,12 +95,16 @@ def test_what_a_tile_says_near_its_edge_is_outvoted_by_its_neighbour() -> None:
             inner[1] = 1.0
             yield scores
 
-    labels = labels_of(random_picture(300, 250), find_tiling(300, 250, tiles(64)), score)
+    labels = labels_of(
+        random_picture(300, 250), find_tiling(300, 250, tiles(64)), score
+    )
     assert (labels[4:-4, 4:-4] == 1).all()
 
 
 def test_from_one_tile_to_the_next_scores_change_slowly() -> None:
-    """Tiles that disagree wholly are blended: along the overlap the answer passes from one to the other at its middle."""
+    """Tiles that disagree wholly are blended: along the overlap the answer passes from
+    one to the other at its middle.
+    """
     numbers = iter(range(100))
 
     def score(cut: Sequence[Image.Image]) -> Iterator[NDArray[np.float32]]:
@@ -102,7 +119,9 @@ def test_from_one_tile_to_the_next_scores_change_slowly() -> None:
 
 
 def test_only_one_band_of_tiles_is_held() -> None:
-    """By what is allocated: the scores of the whole picture would take ten times as much."""
+    """By what is allocated: the scores of the whole picture would take ten times as
+    much.
+    """
     classes, side, width, height = 4, 64, 512, 64 * 25
     picture = Image.new("RGB", (width, height))
 
@@ -111,7 +130,10 @@ def test_only_one_band_of_tiles_is_held() -> None:
             yield np.zeros((classes, side, side), np.float32)
 
     tracemalloc.start()
-    rows = sum(len(band) for band in label_bands(picture, find_tiling(width, height, tiles(side)), score))
+    rows = sum(
+        len(band)
+        for band in label_bands(picture, find_tiling(width, height, tiles(side)), score)
+    )
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     band_bytes = classes * side * width * 4

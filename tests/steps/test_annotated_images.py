@@ -1,4 +1,6 @@
-"""Boxes and masks through validate and split: counted by class, assigned by the rarest one, remembered for ever."""
+"""Boxes and masks through validate and split: counted by class, assigned by the rarest
+one, remembered for ever.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from annotated_images import half_mask, save_mask, save_picture, save_text, voc_folder, voc_xml
+from annotated_images import (
+    half_mask,
+    save_mask,
+    save_picture,
+    save_text,
+    voc_folder,
+    voc_xml,
+)
 from consoles import RecordingConsole
 from pipeline import manifest
 from pipeline.config import DataConfig, SplitConfig
@@ -57,8 +66,13 @@ class Steps:
 
 
 def boxes(tmp_path: Path) -> Steps:
-    """36 images: a third with a rare class, the others with a common one; one with a box that marks nothing."""
-    images = {f"{number:02d}": [COMMON, RARE] if number % 3 == 0 else [COMMON] for number in range(36)}
+    """36 images: a third with a rare class, the others with a common one; one with a
+    box that marks nothing.
+    """
+    images = {
+        f"{number:02d}": [COMMON, RARE] if number % 3 == 0 else [COMMON]
+        for number in range(36)
+    }
     images["01"] = [COMMON, NOTHING]
     return Steps(tmp_path, voc_folder(tmp_path / "data", images))
 
@@ -73,26 +87,41 @@ def test_boxes_are_counted_by_class_and_assigned_by_the_rarest(tmp_path: Path) -
     record = steps.split(validated)
     table = manifest.read(record.manifest)
     strata = table["stratum"].to_pylist()
-    rare = [place for place, stratum in zip(table["split"].to_pylist(), strata, strict=True) if stratum == "rare"]
+    rare = [
+        place
+        for place, stratum in zip(table["split"].to_pylist(), strata, strict=True)
+        if stratum == "rare"
+    ]
     assert sorted(rare).count("train") == 8
     assert record.counts["train"]["rare"] == 8
-    assert record.counts["train"]["common"] == sum(place == "train" for place in table["split"].to_pylist())
-    assert {entry.target for entry in load(tmp_path / "ledger.parquet").entries.values()} == {"common", "rare"}
+    assert record.counts["train"]["common"] == sum(
+        place == "train" for place in table["split"].to_pylist()
+    )
+    assert {
+        entry.target for entry in load(tmp_path / "ledger.parquet").entries.values()
+    } == {"common", "rare"}
 
 
-def test_an_object_left_out_alone_is_in_the_quarantine_and_no_bad_example(tmp_path: Path) -> None:
+def test_an_object_left_out_alone_is_in_the_quarantine_and_no_bad_example(
+    tmp_path: Path,
+) -> None:
     steps = boxes(tmp_path)
     record = steps.validate(ObjectDetectionConfig(), max_bad_fraction=0)
     (row,) = pq.read_table(record.quarantine).to_pylist()
     assert (row["path"], row["code"]) == ("Annotations/01.xml#5", "zero-area")
     assert row["expected"]
     assert row["hint"]
-    assert any("left out of its image Annotations/01.xml#5" in line for line in steps.console.lines)
+    assert any(
+        "left out of its image Annotations/01.xml#5" in line
+        for line in steps.console.lines
+    )
 
 
 def test_a_relabelled_image_keeps_its_split(tmp_path: Path) -> None:
     steps = boxes(tmp_path)
-    before = manifest.read(steps.split(steps.validate(ObjectDetectionConfig())).manifest)
+    before = manifest.read(
+        steps.split(steps.validate(ObjectDetectionConfig())).manifest
+    )
     annotation = steps.data / "Annotations" / "02.xml"
     annotation.write_text(annotation.read_text().replace("common", "rare"))
     after = manifest.read(steps.split(steps.validate(ObjectDetectionConfig())).manifest)
@@ -103,41 +132,62 @@ def test_a_relabelled_image_keeps_its_split(tmp_path: Path) -> None:
 def test_outputs_are_the_same_bytes_with_and_without_memory(tmp_path: Path) -> None:
     steps = boxes(tmp_path)
     first = steps.validate(ObjectDetectionConfig())
-    assert steps.validate(ObjectDetectionConfig()) == first.model_copy(update={"folder": tmp_path / "validated2"})
+    assert steps.validate(ObjectDetectionConfig()) == first.model_copy(
+        update={"folder": tmp_path / "validated2"}
+    )
 
 
 def test_one_class_of_objects_is_enough(tmp_path: Path) -> None:
-    steps = Steps(tmp_path, voc_folder(tmp_path / "data", {f"{number}": [COMMON] for number in range(6)}))
+    steps = Steps(
+        tmp_path,
+        voc_folder(tmp_path / "data", {f"{number}": [COMMON] for number in range(6)}),
+    )
     assert steps.validate(ObjectDetectionConfig()).labels == ("common",)
 
 
 def test_no_object_at_all_stops_the_run(tmp_path: Path) -> None:
-    steps = Steps(tmp_path, voc_folder(tmp_path / "data", {f"{number}": [] for number in range(6)}))
+    steps = Steps(
+        tmp_path,
+        voc_folder(tmp_path / "data", {f"{number}": [] for number in range(6)}),
+    )
     with pytest.raises(DataError, match="no-objects"):
         steps.validate(ObjectDetectionConfig())
 
 
 @pytest.mark.parametrize("given", ["val", "test"])
-def test_a_split_without_any_object_stops_before_a_training(tmp_path: Path, given: str) -> None:
+def test_a_split_without_any_object_stops_before_a_training(
+    tmp_path: Path, given: str
+) -> None:
     splits = {"train": range(12), "val": range(12, 16), "test": range(16, 20)}
     data = voc_folder(
-        tmp_path / "data", {f"{number:02d}": [] if number in splits[given] else [COMMON] for number in range(20)}
+        tmp_path / "data",
+        {
+            f"{number:02d}": [] if number in splits[given] else [COMMON]
+            for number in range(20)
+        },
     )
     for name, numbers in splits.items():
         names = "".join(f"{number:02d}\n" for number in numbers)
         save_text(data / "ImageSets" / "Main" / f"{name}.txt", names)
     steps = Steps(tmp_path, data)
     validated = steps.validate(ObjectDetectionConfig())
-    with pytest.raises(SplitError, match=rf"{given} split[\s\S]*4 examples, none with an object"):
+    with pytest.raises(
+        SplitError, match=rf"{given} split[\s\S]*4 examples, none with an object"
+    ):
         steps.split(validated)
 
 
 def test_one_picture_with_two_truths_stops_the_run_by_name(tmp_path: Path) -> None:
     steps = boxes(tmp_path)
     save_picture(steps.data / "JPEGImages" / "01.png", 0)
-    with pytest.raises(DataError, match=r"JPEGImages/00\.png is common, rare, JPEGImages/01\.png is common"):
+    with pytest.raises(
+        DataError,
+        match=r"JPEGImages/00\.png is common, rare, JPEGImages/01\.png is common",
+    ):
         steps.validate(ObjectDetectionConfig())
-    record = steps.validate(ObjectDetectionConfig(), conflicts="quarantine", max_bad_fraction=0.2)
+    record = steps.validate(
+        ObjectDetectionConfig(), conflicts="quarantine", max_bad_fraction=0.2
+    )
     codes = [row["code"] for row in pq.read_table(record.quarantine).to_pylist()]
     assert codes == ["zero-area", "conflicting-labels", "conflicting-labels"]
 
@@ -170,7 +220,9 @@ def test_masks_are_counted_by_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_bccd_loses_two_boxes_by_name_and_no_picture(real: Path, tmp_path: Path) -> None:
+def test_bccd_loses_two_boxes_by_name_and_no_picture(
+    real: Path, tmp_path: Path
+) -> None:
     steps = Steps(tmp_path, real / "data" / "bccd")
     validated = steps.validate(ObjectDetectionConfig(), min_per_class=10)
     rows = pq.read_table(validated.quarantine).to_pylist()
@@ -194,4 +246,6 @@ def test_drift_is_of_classes_and_of_the_number_of_objects(tmp_path: Path) -> Non
         (steps.data / "Annotations" / f"{number:02d}.xml").write_text(voc_xml(crowded))
     steps.validate(ObjectDetectionConfig())
     drift = json.loads((steps.base / ".thaw" / "runs" / "2" / "drift.json").read_text())
-    assert {"drift-labels-added", "drift-objects"} <= {finding["code"] for finding in drift}
+    assert {"drift-labels-added", "drift-objects"} <= {
+        finding["code"] for finding in drift
+    }

@@ -1,4 +1,6 @@
-"""The backbone step: whatever the source, one verified file in one form, and a record of it."""
+"""The backbone step: whatever the source, one verified file in one form, and a record
+of it.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,14 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
-def run(context: Context, name: str, out: str = "out", **settings: Any) -> BackboneRecord:
+def run(
+    context: Context, name: str, out: str = "out", **settings: Any
+) -> BackboneRecord:
     folder = context.root / out
     folder.mkdir()
-    return backbone(BackboneConfig(name=f"torchvision/{name}", **settings), folder, context)
+    return backbone(
+        BackboneConfig(name=f"torchvision/{name}", **settings), folder, context
+    )
 
 
 @pytest.mark.slow
@@ -55,10 +61,16 @@ def test_a_weights_file_made_locally(context: Context, name: str, size: int) -> 
     save_file(made, context.root / "local.safetensors")
     record = run(context, name, weights="local.safetensors")
     assert BackboneRecord.load(context.root / "out") == record
-    assert (record.architecture, record.source, record.classes, record.input.size) == (name, "file", 10, size)
+    assert (record.architecture, record.source, record.classes, record.input.size) == (
+        name,
+        "file",
+        10,
+        size,
+    )
     assert record.blocks == tuple(blocks.build_network(name, 2, meta=True).names)
     assert record.parameters == sum(
-        parameter.numel() for parameter in blocks.build_network(name, 10, meta=True).parameters()
+        parameter.numel()
+        for parameter in blocks.build_network(name, 10, meta=True).parameters()
     )
     assert record.sha256 == files.sha256(context.root / "local.safetensors")
     assert record.weights_sha256 == files.sha256(record.weights)
@@ -70,11 +82,23 @@ def test_a_weights_file_made_locally(context: Context, name: str, size: int) -> 
     blocks.load_pretrained(model, record.weights)
 
 
-def test_the_same_weights_give_the_same_bytes_from_whatever_form(context: Context) -> None:
+def test_the_same_weights_give_the_same_bytes_from_whatever_form(
+    context: Context,
+) -> None:
     made = state_to_save(blocks.build_network("shufflenet_v2_x0_5", 10))
-    half = {key: value.half() if value.is_floating_point() else value for key, value in made.items()}
-    rounded = {key: value.float() if value.is_floating_point() else value for key, value in half.items()}
-    save_file(half, context.root / "half.safetensors", {"size": "64", "note": "metadata stays out of the result"})
+    half = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in made.items()
+    }
+    rounded = {
+        key: value.float() if value.is_floating_point() else value
+        for key, value in half.items()
+    }
+    save_file(
+        half,
+        context.root / "half.safetensors",
+        {"size": "64", "note": "metadata stays out of the result"},
+    )
     torch.save(dict(reversed(rounded.items())), context.root / "rounded.pth")
     one = run(context, "shufflenet_v2_x0_5", "one", weights="half.safetensors")
     two = run(context, "shufflenet_v2_x0_5", "two", weights="rounded.pth")
@@ -84,13 +108,19 @@ def test_the_same_weights_give_the_same_bytes_from_whatever_form(context: Contex
 
 
 def test_weights_are_pinned_once_they_fit(context: Context) -> None:
-    save_file(state_to_save(blocks.build_network("squeezenet1_1", 3)), context.root / "net.safetensors")
+    save_file(
+        state_to_save(blocks.build_network("squeezenet1_1", 3)),
+        context.root / "net.safetensors",
+    )
     with pytest.raises(BackboneError, match="looks like squeezenet1_1"):
         run(context, "squeezenet1_0", "wrong", weights="net.safetensors")
     assert not (context.root / "backbone.lock").exists()
     run(context, "squeezenet1_1", "right", weights="net.safetensors")
     pinned = (context.root / "backbone.lock").read_text()
-    save_file(state_to_save(blocks.build_network("squeezenet1_1", 3, seed=1)), context.root / "net.safetensors")
+    save_file(
+        state_to_save(blocks.build_network("squeezenet1_1", 3, seed=1)),
+        context.root / "net.safetensors",
+    )
     with pytest.raises(BackboneError, match=r"backbone\.lock"):
         run(context, "squeezenet1_1", "changed", weights="net.safetensors")
     assert not (context.root / "changed" / "weights.safetensors").exists()
@@ -101,7 +131,10 @@ def test_the_weights_that_ship_with_thaw(context: Context) -> None:
     record = run(context, "mobilenet_v3_small", weights="shipped", offline=True)
     assert record.source == "shipped"
     assert record.input.size == record.input.resize == 96
-    assert "torchvision/mobilenet_v3_small shipped" in (context.root / "backbone.lock").read_text()
+    assert (
+        "torchvision/mobilenet_v3_small shipped"
+        in (context.root / "backbone.lock").read_text()
+    )
 
 
 @pytest.mark.real
@@ -113,4 +146,8 @@ def test_published_imagenet_weights(context: Context, real: Path) -> None:
     assert record.blocks[-2:] == ("features.18", "head")
     kept = torch.load(path, map_location="cpu", weights_only=True)
     written = load_file(record.weights)
-    assert all(torch.equal(written[key], kept[key].float()) for key in kept if kept[key].is_floating_point())
+    assert all(
+        torch.equal(written[key], kept[key].float())
+        for key in kept
+        if kept[key].is_floating_point()
+    )

@@ -24,7 +24,14 @@ from pipeline.context import Context, MetricPoint, NoRun, SilentConsole, Tracked
 from pipeline.errors import SplitError, TrainingError
 from pipeline.models.network import state_to_save
 from pipeline.models.providers.torchvision import blocks
-from pipeline.records import BaselineAge, CandidateRecord, EvaluateRecord, FinetuneRecord, ImageInputSpec, SplitRecord
+from pipeline.records import (
+    BaselineAge,
+    CandidateRecord,
+    EvaluateRecord,
+    FinetuneRecord,
+    ImageInputSpec,
+    SplitRecord,
+)
 from pipeline.steps.evaluate import evaluate
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import members
@@ -44,7 +51,12 @@ class Recorded(NoRun):
     keys: list[str] = field(default_factory=list)
 
     def open(
-        self, key: str, name: str, *, parent: TrackedRun | None = None, tags: Mapping[str, str] | None = None
+        self,
+        key: str,
+        name: str,
+        *,
+        parent: TrackedRun | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> TrackedRun:
         self.keys.append(key)
         return self
@@ -65,14 +77,30 @@ class Place:
     finetuned: FinetuneRecord
     run: Recorded
 
-    def evaluate(self, name: str = "evaluate", config: EvaluateConfig = CONFIG, **surroundings: Any) -> EvaluateRecord:
+    def evaluate(
+        self,
+        name: str = "evaluate",
+        config: EvaluateConfig = CONFIG,
+        **surroundings: Any,
+    ) -> EvaluateRecord:
         out = self.root / name
         out.mkdir()
         context = Context(
-            root=self.root, data=self.root / "data", scratch=self.root / ".thaw", run_dir=self.root / ".thaw/runs/now/e",
-            tracker=self.run, **surroundings,
-        )  # fmt: skip
-        return evaluate(config, ImageClassificationConfig(), self.split, self.finetuned, out, context)
+            root=self.root,
+            data=self.root / "data",
+            scratch=self.root / ".thaw",
+            run_dir=self.root / ".thaw/runs/now/e",
+            tracker=self.run,
+            **surroundings,
+        )
+        return evaluate(
+            config,
+            ImageClassificationConfig(),
+            self.split,
+            self.finetuned,
+            out,
+            context,
+        )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -98,13 +126,24 @@ def _place(tmp_path: Path) -> Place:
     table = pa.Table.from_pylist(rows, schema=_schema())
     manifest.write(table, tmp_path / "split" / "manifest.parquet")
     split = SplitRecord(
-        manifest_sha256="0" * 64, labels=LABELS, counts={}, new=0, left_out=(), warnings=(), near_duplicate_groups=0
+        manifest_sha256="0" * 64,
+        labels=LABELS,
+        counts={},
+        new=0,
+        left_out=(),
+        warnings=(),
+        near_duplicate_groups=0,
     ).save(tmp_path / "split")
     names = ("head", "scratch")
     for seed, name in enumerate(names):
         _candidate(tmp_path / "finetune" / name, name, seed)
     finetuned = FinetuneRecord(
-        key="parent-key", candidates=names, best="head", primary="accuracy", higher_is_better=True, val={}
+        key="parent-key",
+        candidates=names,
+        best="head",
+        primary="accuracy",
+        higher_is_better=True,
+        val={},
     ).save(tmp_path / "finetune")
     return Place(tmp_path, split, finetuned, Recorded())
 
@@ -117,15 +156,27 @@ def _examples(data: Path) -> list[dict[str, Any]]:
     dice, rows = np.random.default_rng(0), []
     for number in range(40):
         target = LABELS[number % 2]
-        path = data / target / (f"-{number} <b>é\n.png" if number < 2 else f"{number}.png")
+        path = (
+            data / target / (f"-{number} <b>é\n.png" if number < 2 else f"{number}.png")
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(dice.integers(0, 128, (40, 48, 3), dtype=np.uint8) + np.uint8(128 * (number % 2))).save(path)
-        rows.append({
-            "id": manifest_id(path), "path": path.relative_to(data).as_posix(), "aliases": [], "target": target,
-            "group": f"part {number // 4}", "given_split": None, "split": "test" if number < 36 else "train",
-            "unit": f"unit {number // 4}",
-            "meta.lamp": "left" if number % 3 else "right",
-        })  # fmt: skip
+        Image.fromarray(
+            dice.integers(0, 128, (40, 48, 3), dtype=np.uint8)
+            + np.uint8(128 * (number % 2))
+        ).save(path)
+        rows.append(
+            {
+                "id": manifest_id(path),
+                "path": path.relative_to(data).as_posix(),
+                "aliases": [],
+                "target": target,
+                "group": f"part {number // 4}",
+                "given_split": None,
+                "split": "test" if number < 36 else "train",
+                "unit": f"unit {number // 4}",
+                "meta.lamp": "left" if number % 3 else "right",
+            }
+        )
     return rows
 
 
@@ -143,82 +194,146 @@ def _candidate(folder: Path, name: str, seed: int, *, spoil: bool = False) -> No
         state[first] = torch.full_like(state[first], 3e38)  # overflows on the way
     save_file(state, folder / "model.safetensors")
     CandidateRecord(
-        name=name, key=name, baseline=name == "scratch", architecture=ARCHITECTURE, labels=LABELS,
-        input=ImageInputSpec(size=40, resize=44), stages=(), val={}, steps=1,
-        model_sha256=manifest.sha256(folder / "model.safetensors"), plan={"device": "cpu"},
-    ).save(folder)  # fmt: skip
+        name=name,
+        key=name,
+        baseline=name == "scratch",
+        architecture=ARCHITECTURE,
+        labels=LABELS,
+        input=ImageInputSpec(size=40, resize=44),
+        stages=(),
+        val={},
+        steps=1,
+        model_sha256=manifest.sha256(folder / "model.safetensors"),
+        plan={"device": "cpu"},
+    ).save(folder)
 
 
-def test_every_candidate_is_judged_on_the_test_split(done: tuple[Place, EvaluateRecord]) -> None:
+def test_every_candidate_is_judged_on_the_test_split(
+    done: tuple[Place, EvaluateRecord],
+) -> None:
     _, record = done
     assert (record.candidate, record.examples, record.units) == ("head", 36, 9)
     assert set(record.others) == {"scratch"}
-    assert set(record.metrics) == set(record.others["scratch"]) >= {"accuracy", "log_loss", "top_2_accuracy"}
+    assert (
+        set(record.metrics)
+        == set(record.others["scratch"])
+        >= {"accuracy", "log_loss", "top_2_accuracy"}
+    )
     assert [one.other for one in record.comparisons] == ["scratch"]
     answers = pq.read_table(record.predictions)
-    assert answers.column_names == ["id", "path", "target", "predicted", "confidence", *(f"p.{n}" for n in LABELS)]
+    assert answers.column_names == [
+        "id",
+        "path",
+        "target",
+        "predicted",
+        "confidence",
+        *(f"p.{n}" for n in LABELS),
+    ]
     right = [row["target"] == row["predicted"] for row in answers.to_pylist()]
     assert record.metrics["accuracy"].value == pytest.approx(np.mean(right))
-    assert any("é\n" in path for path in answers["path"].to_pylist())  # the odd name was opened, and kept
+    # The odd name was opened, and kept.
+    assert any("é\n" in path for path in answers["path"].to_pylist())
 
 
-def test_a_remembered_candidate_is_compared_on_what_it_had_not_learnt_from(tmp_path: Path) -> None:
+def test_a_remembered_candidate_is_compared_on_what_it_had_not_learnt_from(
+    tmp_path: Path,
+) -> None:
     place = _place(tmp_path)
     table = manifest.read(place.split.manifest)
     group = [row for row in table.to_pylist() if row["group"] == "part 0"]
     learnt = [{**group[0], "split": "train"}, {**group[1], "split": "val"}]
     rows = [{name: row[name] for name in members.SCHEMA.names} for row in learnt]
-    members.write_members(pa.Table.from_pylist(rows, members.SCHEMA), place.finetuned.folder / "scratch" / members.FILE)
+    members.write_members(
+        pa.Table.from_pylist(rows, members.SCHEMA),
+        place.finetuned.folder / "scratch" / members.FILE,
+    )
     age = BaselineAge(trained="2026-01-31", data="0123456789abcdef.dir", examples=1234)
     words = RecordingConsole()
     finetuned = place.finetuned.model_copy(update={"baseline": age})
     record = replace(place, finetuned=finetuned).evaluate(console=words)
     (comparison,) = record.comparisons
-    assert (record.examples, comparison.examples) == (36, 32), "the other two examples of their group go with them"
+    assert (record.examples, comparison.examples) == (36, 32), (
+        "the other two examples of their group go with them"
+    )
     left_out = {row["id"] for row in group}
-    answers = [row for row in pq.read_table(record.predictions).to_pylist() if row["id"] not in left_out]
+    answers = [
+        row
+        for row in pq.read_table(record.predictions).to_pylist()
+        if row["id"] not in left_out
+    ]
     ours = np.mean([row["target"] == row["predicted"] for row in answers])
     theirs = record.others["scratch"]["accuracy"].value
     assert comparison.difference.value == pytest.approx(ours - theirs)
 
     assert record.baseline == age
-    (said,) = [line for line in words.lines if line.startswith("compared with training from scratch")]
-    assert "trained on 2026-01-31 from data version 01234567, 1,234 examples then" in said
+    (said,) = [
+        line
+        for line in words.lines
+        if line.startswith("compared with training from scratch")
+    ]
+    assert (
+        "trained on 2026-01-31 from data version 01234567, 1,234 examples then" in said
+    )
     assert "4 of today's 36 test examples left out" in said
 
 
-def test_the_answers_are_the_networks_own_in_fp32(done: tuple[Place, EvaluateRecord]) -> None:
+def test_the_answers_are_the_networks_own_in_fp32(
+    done: tuple[Place, EvaluateRecord],
+) -> None:
     place, record = done
     row = pq.read_table(record.predictions).slice(5, 1).to_pylist()[0]
-    model = blocks.load_finetuned(ARCHITECTURE, 3, place.finetuned.folder / "head" / "model.safetensors").eval()
+    model = blocks.load_finetuned(
+        ARCHITECTURE, 3, place.finetuned.folder / "head" / "model.safetensors"
+    ).eval()
     from pipeline.tasks.image_classification import TASK
 
     kind, spec = TASK, place.finetuned.candidate().input
-    decoded = torch.from_numpy(kind.codec.decode(place.root / "data" / row["path"], spec))[None]
+    decoded = torch.from_numpy(
+        kind.codec.decode(place.root / "data" / row["path"], spec)
+    )[None]
     with torch.inference_mode():
         expected = kind.scorer.probabilities(
             model(kind.codec.prepare(decoded, spec, ImageClassificationConfig(), None))
         )[0]
-    assert [row[f"p.{label}"] for label in LABELS] == pytest.approx(expected.tolist(), abs=1e-6)
+    assert [row[f"p.{label}"] for label in LABELS] == pytest.approx(
+        expected.tolist(), abs=1e-6
+    )
 
 
-def test_the_same_inputs_leave_the_same_bytes(done: tuple[Place, EvaluateRecord]) -> None:
+def test_the_same_inputs_leave_the_same_bytes(
+    done: tuple[Place, EvaluateRecord],
+) -> None:
     place, first = done
     second = replace(place, run=Recorded()).evaluate("again")
-    names = sorted(path.relative_to(first.folder) for path in first.folder.rglob("*") if path.is_file())
+    names = sorted(
+        path.relative_to(first.folder)
+        for path in first.folder.rglob("*")
+        if path.is_file()
+    )
     assert {str(name) for name in names} >= {
-        "record.json", "predictions.parquet", "confusion.csv", "per_class.csv", "slices.csv", "reliability.csv",
+        "record.json",
+        "predictions.parquet",
+        "confusion.csv",
+        "per_class.csv",
+        "slices.csv",
+        "reliability.csv",
         "worst/worst.json",
-    }  # fmt: skip
+    }
     for name in names:
-        assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes(), name
+        assert (first.folder / name).read_bytes() == (
+            second.folder / name
+        ).read_bytes(), name
 
 
-def test_the_worst_errors_are_shown_surest_first(done: tuple[Place, EvaluateRecord]) -> None:
+def test_the_worst_errors_are_shown_surest_first(
+    done: tuple[Place, EvaluateRecord],
+) -> None:
     _, record = done
     rows = json.loads((record.folder / "worst" / "worst.json").read_text())
     assert len(rows) == 4
-    assert [row["confidence"] for row in rows] == sorted((row["confidence"] for row in rows), reverse=True)
+    assert [row["confidence"] for row in rows] == sorted(
+        (row["confidence"] for row in rows), reverse=True
+    )
     for row in rows:
         assert row["target"] != row["predicted"]
         with Image.open(record.folder / "worst" / row["picture"]) as picture:
@@ -231,23 +346,32 @@ def test_latency_and_size_are_no_output(done: tuple[Place, EvaluateRecord]) -> N
     assert [one["batch"] for one in latency["batches"]] == [1, 32]
     assert all(0 < one["median_ms"] <= one["p95_ms"] for one in latency["batches"])
     assert latency["model_sha256"] == record.model_sha256
-    assert latency["megabytes"] == pytest.approx(place.finetuned.candidate().model.stat().st_size / 1e6)
+    assert latency["megabytes"] == pytest.approx(
+        place.finetuned.candidate().model.stat().st_size / 1e6
+    )
     assert not list(record.folder.rglob("latency*"))
 
 
-def test_metrics_go_to_the_run_the_candidates_were_trained_under(done: tuple[Place, EvaluateRecord]) -> None:
+def test_metrics_go_to_the_run_the_candidates_were_trained_under(
+    done: tuple[Place, EvaluateRecord],
+) -> None:
     place, record = done
     assert place.run.keys == ["parent-key"]
     accuracy = record.metrics["accuracy"]
     assert place.run.points["test/accuracy"] == accuracy.value
-    assert (place.run.points["test/accuracy_low"], place.run.points["test/accuracy_high"]) == (
+    assert (
+        place.run.points["test/accuracy_low"],
+        place.run.points["test/accuracy_high"],
+    ) == (
         accuracy.low,
         accuracy.high,
     )
     assert "test/per_class.csv" in place.run.artifacts
 
 
-def test_what_the_test_split_cannot_say_is_said(done: tuple[Place, EvaluateRecord]) -> None:
+def test_what_the_test_split_cannot_say_is_said(
+    done: tuple[Place, EvaluateRecord],
+) -> None:
     found = {one.code: one for one in done[1].warnings}
     assert found["class-not-tested"].items == ("never",)
     assert "9 groups" in found["few-test-groups"].found
@@ -256,7 +380,10 @@ def test_what_the_test_split_cannot_say_is_said(done: tuple[Place, EvaluateRecor
 def test_few_examples_are_warned_of(place: Place) -> None:
     table = manifest.read(place.split.manifest)
     split = pa.array(["test" if n < 12 else "train" for n in range(table.num_rows)])
-    manifest.write(table.set_column(table.column_names.index("split"), "split", split), place.split.manifest)
+    manifest.write(
+        table.set_column(table.column_names.index("split"), "split", split),
+        place.split.manifest,
+    )
     codes = [one.code for one in place.evaluate().warnings]
     assert "few-test-examples" in codes
     assert "few-test-groups" not in codes
@@ -265,7 +392,10 @@ def test_few_examples_are_warned_of(place: Place) -> None:
 def test_no_test_examples_stop_the_run(place: Place) -> None:
     table = manifest.read(place.split.manifest)
     split = pa.array(["train"] * table.num_rows)
-    manifest.write(table.set_column(table.column_names.index("split"), "split", split), place.split.manifest)
+    manifest.write(
+        table.set_column(table.column_names.index("split"), "split", split),
+        place.split.manifest,
+    )
     with pytest.raises(SplitError, match="no examples"):
         place.evaluate()
 
@@ -277,7 +407,9 @@ def test_a_model_that_answers_nan_is_refused(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_the_store_of_decoded_examples_keeps_to_the_limit_it_is_given(place: Place) -> None:
+def test_the_store_of_decoded_examples_keeps_to_the_limit_it_is_given(
+    place: Place,
+) -> None:
     class Told(SilentConsole):
         lines: ClassVar[list[str]] = []
 
@@ -290,7 +422,9 @@ def test_the_store_of_decoded_examples_keeps_to_the_limit_it_is_given(place: Pla
 
 
 def test_a_slice_that_is_not_there_is_told_and_stops_nothing(place: Place) -> None:
-    record = place.evaluate(config=EvaluateConfig(bootstrap=50, slices=("lamp", "lmap")))
+    record = place.evaluate(
+        config=EvaluateConfig(bootstrap=50, slices=("lamp", "lmap"))
+    )
     (warning,) = (one for one in record.warnings if one.code == "no-such-slice")
     assert warning.items == ("lmap: did you mean lamp?",)
 
@@ -299,7 +433,10 @@ def test_slices_come_from_the_metadata(done: tuple[Place, EvaluateRecord]) -> No
     _, record = done
     with (record.folder / "slices.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    assert {(row["column"], row["value"]) for row in rows} == {("lamp", "left"), ("lamp", "right")}
+    assert {(row["column"], row["value"]) for row in rows} == {
+        ("lamp", "left"),
+        ("lamp", "right"),
+    }
     assert sum(int(row["examples"]) for row in rows) == record.examples
 
 
@@ -312,7 +449,9 @@ def test_labels_are_matched_by_name(place: Place) -> None:
     for name in ("classifier.1.weight", "classifier.1.bias"):
         state[name] = state[name][order].contiguous()
     save_file(state, record.model)
-    record.model_copy(update={"labels": tuple(LABELS[n] for n in order)}).save(record.folder)
+    record.model_copy(update={"labels": tuple(LABELS[n] for n in order)}).save(
+        record.folder
+    )
     assert _accuracies(place.evaluate("two")) == expected
 
 

@@ -1,4 +1,6 @@
-"""`lr_find` on a small real network: any stage of any recipe, and nothing is left behind."""
+"""`lr_find` on a small real network: any stage of any recipe, and nothing is left
+behind.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from pipeline.steps.lr_find import lr_find
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 
 CONFIG = FinetuneConfig(
-    batch_size=8, views=1, plan=PlanConfig(precision="fp32", memory_format="contiguous", device="cpu")
+    batch_size=8,
+    views=1,
+    plan=PlanConfig(precision="fp32", memory_format="contiguous", device="cpu"),
 )
 TASK = ImageClassificationConfig(input=ImageInputConfig(size=32))
 
@@ -34,7 +38,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lr-find")
     rows = []
     for number in range(24):
-        pixels = np.random.default_rng(number).integers(0, 120, (32, 32, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(number).integers(
+            0, 120, (32, 32, 3), dtype=np.uint8
+        )
         pixels[..., number % 2] += 130
         path = folder / "data" / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
@@ -50,10 +56,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "split": "val" if number < 6 else "train",
             }
         )
-    manifest.write(pa.Table.from_pylist(rows, schema=manifest.COLUMNS), folder / "split" / "manifest.parquet")
+    manifest.write(
+        pa.Table.from_pylist(rows, schema=manifest.COLUMNS),
+        folder / "split" / "manifest.parquet",
+    )
     (folder / "backbone").mkdir()
     save_file(
-        state_to_save(blocks.build_network("squeezenet1_1", 10, seed=1)), folder / "backbone" / "weights.safetensors"
+        state_to_save(blocks.build_network("squeezenet1_1", 10, seed=1)),
+        folder / "backbone" / "weights.safetensors",
     )
     return folder
 
@@ -86,10 +96,14 @@ def records(folder: Path) -> tuple[SplitRecord, BackboneRecord]:
 
 
 def context(folder: Path, scratch: Path) -> Context:
-    return Context(root=folder, data=folder / "data", scratch=scratch, run_dir=scratch / "side")
+    return Context(
+        root=folder, data=folder / "data", scratch=scratch, run_dir=scratch / "side"
+    )
 
 
-def test_the_first_stage_unless_another_is_asked_for(place: Path, tmp_path: Path) -> None:
+def test_the_first_stage_unless_another_is_asked_for(
+    place: Path, tmp_path: Path
+) -> None:
     found = lr_find(CONFIG, TASK, *records(place), context(place, tmp_path))
     sweep = found.sweep
     assert (found.recipe, found.stage) == ("gradual", "head")
@@ -102,7 +116,14 @@ def test_the_first_stage_unless_another_is_asked_for(place: Path, tmp_path: Path
 @pytest.mark.slow
 def test_any_stage_of_any_recipe(place: Path, tmp_path: Path) -> None:
     probe, tune = (
-        lr_find(CONFIG, TASK, *records(place), context(place, tmp_path), recipe="lp-ft", stage=stage)
+        lr_find(
+            CONFIG,
+            TASK,
+            *records(place),
+            context(place, tmp_path),
+            recipe="lp-ft",
+            stage=stage,
+        )
         for stage in ("probe", "tune")
     )
     assert probe.sweep.losses != tune.sweep.losses
@@ -110,4 +131,11 @@ def test_any_stage_of_any_recipe(place: Path, tmp_path: Path) -> None:
 
 def test_an_unknown_stage_is_named(place: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="top, deep"):
-        lr_find(CONFIG, TASK, *records(place), context(place, tmp_path), recipe="gradual", stage="tail")
+        lr_find(
+            CONFIG,
+            TASK,
+            *records(place),
+            context(place, tmp_path),
+            recipe="gradual",
+            stage="tail",
+        )

@@ -53,17 +53,28 @@ def place(done: Finished) -> Workspace:
 
 
 def aliases(done: Finished) -> list[tuple[str, ...]]:
-    return [version.aliases for version in registered(done.config, Workspace(done.root), "insects")]
+    return [
+        version.aliases
+        for version in registered(done.config, Workspace(done.root), "insects")
+    ]
 
 
 def set_policy(done: Finished, **settings: Any) -> None:
-    done.config = done.config.model_copy(update={"promotion": PromotionConfig(**settings)})
+    done.config = done.config.model_copy(
+        update={"promotion": PromotionConfig(**settings)}
+    )
 
 
-def test_the_first_to_reach_the_thresholds_is_champion_once_it_was_served(done: Finished) -> None:
+def test_the_first_to_reach_the_thresholds_is_champion_once_it_was_served(
+    done: Finished,
+) -> None:
     console = RecordingConsole()
     record = done.promote(served=False, console=console)
-    assert (record.decision, record.champion, record.is_champion) == ("promote", "1", True)
+    assert (record.decision, record.champion, record.is_champion) == (
+        "promote",
+        "1",
+        True,
+    )
     assert any("serving insects v1 once" in line for line in console.lines)
     assert aliases(done) == [("challenger", "champion")]
     assert [entry.kind for entry in journal(done).read()] == ["verdict", "promoted"]
@@ -79,7 +90,9 @@ def test_the_first_to_reach_the_thresholds_is_champion_once_it_was_served(done: 
     assert len(journal(done).read()) == 2
 
 
-def test_a_threshold_not_reached_is_named_and_nothing_is_champion(done: Finished) -> None:
+def test_a_threshold_not_reached_is_named_and_nothing_is_champion(
+    done: Finished,
+) -> None:
     done.with_thresholds(accuracy=0.95, log_loss=0.1)
     record = done.promote()
     assert record.decision == "reject"
@@ -88,14 +101,18 @@ def test_a_threshold_not_reached_is_named_and_nothing_is_champion(done: Finished
     assert aliases(done) == [("challenger",)]
 
 
-def test_without_thresholds_a_first_model_must_beat_a_constant_answer(done: Finished) -> None:
+def test_without_thresholds_a_first_model_must_beat_a_constant_answer(
+    done: Finished,
+) -> None:
     done.with_thresholds()
     record = done.promote()
     assert record.decision in ("cannot-tell", "reject")
     assert "constant answer" in record.reason
 
 
-def test_a_second_model_is_compared_by_the_champions_own_answers_which_are_kept(done: Finished) -> None:
+def test_a_second_model_is_compared_by_the_champions_own_answers_which_are_kept(
+    done: Finished,
+) -> None:
     done.promote()
     second = done.retrained(seed=4)
     record = second.promote()
@@ -108,37 +125,63 @@ def test_a_second_model_is_compared_by_the_champions_own_answers_which_are_kept(
     (kept,) = (done.root / ".thaw" / "promotion" / "answers").iterdir()
     assert pq.read_table(kept).num_rows == len(done.files)
     assert aliases(done) == [("challenger",), ("champion",)]
-    assert current_promotion(second.config, Workspace(done.root), second.register()) == record
+    assert (
+        current_promotion(second.config, Workspace(done.root), second.register())
+        == record
+    )
     assert second.promote().looks == 2, "a repeat is no look"
 
 
-def test_what_the_champion_learnt_from_is_left_out_of_the_comparison(done: Finished) -> None:
+def test_what_the_champion_learnt_from_is_left_out_of_the_comparison(
+    done: Finished,
+) -> None:
     names = [file.name for file in done.files]
     rows = [
-        {"id": name, "group": None, "split": "train" if at < 3 else "test", "target": LABELS[0]}
+        {
+            "id": name,
+            "group": None,
+            "split": "train" if at < 3 else "test",
+            "target": LABELS[0],
+        }
         for at, name in enumerate(names)
     ]
-    members.write_members(pa.Table.from_pylist(rows, schema=members.SCHEMA), done.finetuned.members)
+    members.write_members(
+        pa.Table.from_pylist(rows, schema=members.SCHEMA), done.finetuned.members
+    )
     done.promote()
     second = done.retrained(seed=4)
     record = second.promote()
     assert (record.examples, record.seen) == (len(names) - 3, 3)
 
 
-def test_data_that_cannot_be_found_again_promote_nothing_and_are_asked_about_each_time(done: Finished) -> None:
-    done.data = done.data.model_copy(update={"dirty": True, "dirty_reason": "data.dvc is not committed to Git"})
+def test_data_that_cannot_be_found_again_promote_nothing_and_are_asked_about_each_time(
+    done: Finished,
+) -> None:
+    done.data = done.data.model_copy(
+        update={"dirty": True, "dirty_reason": "data.dvc is not committed to Git"}
+    )
     record = done.promote()
-    assert (record.decision, record.champion, record.provisional) == ("cannot-tell", "", True)
+    assert (record.decision, record.champion, record.provisional) == (
+        "cannot-tell",
+        "",
+        True,
+    )
     assert current_promotion(done.config, Workspace(done.root), done.register()) is None
     done.data = done.data.model_copy(update={"dirty": False, "dirty_reason": ""})
     assert done.promote().champion == "1"
 
 
-def test_a_champion_that_is_lost_or_broken_stays_and_the_verdict_says_so(done: Finished) -> None:
+def test_a_champion_that_is_lost_or_broken_stays_and_the_verdict_says_so(
+    done: Finished,
+) -> None:
     first = done.register()
     done.promote()
     store = find(done.config.tracking, Workspace(done.root))
-    source = Path(store.client.get_model_version("insects", first.version).source.removeprefix("file://"))
+    source = Path(
+        store.client.get_model_version("insects", first.version).source.removeprefix(
+            "file://"
+        )
+    )
     (source / "artifacts" / "model" / "weights.safetensors").write_bytes(b"broken")
     record = done.retrained(seed=4).promote()
     assert (record.decision, record.champion) == ("cannot-tell", "1")
@@ -149,7 +192,11 @@ def test_the_same_weights_served_otherwise_follow_the_champion(done: Finished) -
     done.promote()
     done.with_intake(max_pixels=700_000)
     record = done.promote()
-    assert (record.version, record.champion, record.decision) == ("2", "2", "nothing-to-decide")
+    assert (record.version, record.champion, record.decision) == (
+        "2",
+        "2",
+        "nothing-to-decide",
+    )
 
 
 def test_a_kill_between_journal_and_alias_is_made_good_by_whoever_asks(
@@ -166,13 +213,17 @@ def test_a_kill_between_journal_and_alias_is_made_good_by_whoever_asks(
         with pytest.raises(KeyboardInterrupt):
             done.promote()
     store = find(done.config.tracking, Workspace(done.root))
-    assert "champion" not in store.client.get_registered_model("insects").aliases, "the fault did not fire"
+    assert "champion" not in store.client.get_registered_model("insects").aliases, (
+        "the fault did not fire"
+    )
     assert aliases(done) == [("challenger", "champion")]
 
 
 def test_an_alias_from_before_the_journal_is_its_first_entry(done: Finished) -> None:
     done.register()
-    find(done.config.tracking, Workspace(done.root)).client.set_registered_model_alias("insects", "champion", "1")
+    find(done.config.tracking, Workspace(done.root)).client.set_registered_model_alias(
+        "insects", "champion", "1"
+    )
     record = done.retrained(seed=4).promote()
     assert (record.version, record.compared_with, record.champion) == ("2", "1", "1")
     assert journal(done).read()[0].kind == "adopted"
@@ -181,13 +232,17 @@ def test_an_alias_from_before_the_journal_is_its_first_entry(done: Finished) -> 
 def test_an_alias_moved_by_hand_is_set_back(done: Finished) -> None:
     done.promote()
     done.retrained(seed=4).promote()
-    find(done.config.tracking, Workspace(done.root)).client.set_registered_model_alias("insects", "champion", "2")
+    find(done.config.tracking, Workspace(done.root)).client.set_registered_model_alias(
+        "insects", "champion", "2"
+    )
     assert aliases(done) == [("challenger",), ("champion",)]
 
 
 def test_who_decided_on_another_champion_changes_nothing(done: Finished) -> None:
     done.promote()
-    late = Entry(kind="promoted", champion="", version="1", by="zombie", reason="", time=now())
+    late = Entry(
+        kind="promoted", champion="", version="1", by="zombie", reason="", time=now()
+    )
     before = journal(done).read()
     with pytest.raises(JournalMovedError, match="version 1"):
         journal(done).append(late)
@@ -202,9 +257,17 @@ def test_a_person_promotes_and_rolls_back_and_no_run_undoes_it(done: Finished) -
     said = promote_version(place(second), "v2", "Ines", "try it", console)
     assert said == "insects v2 is champion"
     last = journal(done).read()[-1]
-    assert (last.kind, last.by, last.decision, last.reason) == ("promoted", "Ines", verdict, "try it")
+    assert (last.kind, last.by, last.decision, last.reason) == (
+        "promoted",
+        "Ines",
+        verdict,
+        "try it",
+    )
     client = find(done.config.tracking, Workspace(done.root)).client
-    told = [client.get_model_version("insects", number).description.splitlines()[0] for number in ("1", "2")]
+    told = [
+        client.get_model_version("insects", number).description.splitlines()[0]
+        for number in ("1", "2")
+    ]
     assert told[0].startswith("**Succeeded by version 2 (")
     assert told[1].startswith("**Promoted to champion, overriding the verdict (")
     assert second.promote().is_champion
@@ -228,28 +291,42 @@ def test_a_version_that_cannot_be_served_is_promoted_by_nobody(done: Finished) -
     second = done.retrained(seed=4)
     second.promote()
     store = find(done.config.tracking, Workspace(done.root))
-    source = Path(store.client.get_model_version("insects", "2").source.removeprefix("file://"))
+    source = Path(
+        store.client.get_model_version("insects", "2").source.removeprefix("file://")
+    )
     (source / "artifacts" / "model" / "weights.safetensors").write_bytes(b"broken")
     with pytest.raises(ServingError, match="insects v2"):
         promote_version(place(second), "2", "Ines", "", RecordingConsole())
     assert read_history(journal(done).read()).champion == "1"
 
 
-def test_a_version_waits_for_approval_which_lapses_and_is_overtaken(done: Finished) -> None:
+def test_a_version_waits_for_approval_which_lapses_and_is_overtaken(
+    done: Finished,
+) -> None:
     set_policy(done, mode="human")
     record = done.promote()
     assert (record.champion, record.waits) == ("", True)
     assert record.next_command.startswith("thaw approve 1")
     done.promote()
     entries = journal(done).read()
-    assert [entry.kind for entry in entries] == ["verdict", "requested"], "it is asked once"
+    assert [entry.kind for entry in entries] == ["verdict", "requested"], (
+        "it is asked once"
+    )
     registered_now = done.register()
     assert current_promotion(done.config, place(done), registered_now) == record
-    old = [entry.model_copy(update={"time": "2020-01-01T00:00:00+00:00"}) for entry in entries]
+    old = [
+        entry.model_copy(update={"time": "2020-01-01T00:00:00+00:00"})
+        for entry in entries
+    ]
     receipts.write_journal(place(done), "insects", old)
-    assert current_promotion(done.config, place(done), registered_now) is None, "it lapsed, and is to be asked again"
+    assert current_promotion(done.config, place(done), registered_now) is None, (
+        "it lapsed, and is to be asked again"
+    )
     with temporary.server(place(done).scratch, lambda: None):
-        assert approval(str(done.root), "1", "approve", "Ines", "yes") == "insects v1 is champion"
+        assert (
+            approval(str(done.root), "1", "approve", "Ines", "yes")
+            == "insects v1 is champion"
+        )
         with pytest.raises(ConfigError, match="no open request"):
             approval(str(done.root), "1", "approve", "Ines", "again")
     assert journal(done).read()[-1].kind == "approved"
@@ -261,20 +338,35 @@ def test_a_version_waits_for_approval_which_lapses_and_is_overtaken(done: Finish
 def test_a_refused_version_is_not_asked_for_again(done: Finished) -> None:
     set_policy(done, mode="human")
     done.promote()
-    said = answer_request(place(done), "1", "Ines", "no", RecordingConsole(), approve=False)
+    said = answer_request(
+        place(done), "1", "Ines", "no", RecordingConsole(), approve=False
+    )
     assert said.startswith("insects v1 is refused")
     with pytest.raises(ConfigError, match="refused by Ines"):
-        answer_request(place(done), "1", "Ines", "yes", RecordingConsole(), approve=True)
+        answer_request(
+            place(done), "1", "Ines", "yes", RecordingConsole(), approve=True
+        )
     record = done.promote()
     assert (record.decision, record.waits) == ("reject", False)
     assert "refused by Ines: no" in record.reason
-    assert [entry.kind for entry in journal(done).read()] == ["verdict", "requested", "refused"]
+    assert [entry.kind for entry in journal(done).read()] == [
+        "verdict",
+        "requested",
+        "refused",
+    ]
 
 
 def test_nothing_is_decided_about_a_version_that_was_deleted(done: Finished) -> None:
     done.promote()
     before = journal(done).read()
-    records = (done.validated, done.split, done.backbone, done.finetuned, done.evaluated, done.register())
+    records = (
+        done.validated,
+        done.split,
+        done.backbone,
+        done.finetuned,
+        done.evaluated,
+        done.register(),
+    )
     store = find(done.config.tracking, Workspace(done.root))
     store.client.delete_model_version("insects", "1")
     with pytest.raises(TrackingError, match="thaw run --force register"):
@@ -290,11 +382,17 @@ def test_what_is_known_of_the_journal_is_mirrored(done: Finished) -> None:
 
 
 def test_a_better_model_takes_the_place_of_the_champion(done: Finished) -> None:
-    """The champion answers by its own code; the challenger's answers are all right, the champion's mostly wrong."""
+    """The champion answers by its own code; the challenger's answers are all right, the
+    champion's mostly wrong.
+    """
     second = enlarge(done)
     record = second.promote()
     assert record.gain is not None
-    assert (record.decision, record.champion, record.compared_with) == ("promote", "2", "1"), record.reason
+    assert (record.decision, record.champion, record.compared_with) == (
+        "promote",
+        "2",
+        "1",
+    ), record.reason
     assert record.gain.low > 0
     assert record.positive_flips is not None
     assert record.positive_flips > 0.5
@@ -302,7 +400,9 @@ def test_a_better_model_takes_the_place_of_the_champion(done: Finished) -> None:
 
 
 def enlarge(done: Finished) -> Finished:
-    """The champion is registered; then a second model is judged on forty pictures that the champion gets wrong."""
+    """The champion is registered; then a second model is judged on forty pictures that
+    the champion gets wrong.
+    """
     from PIL import Image
 
     from pipeline.manifest import COLUMNS
@@ -319,10 +419,22 @@ def enlarge(done: Finished) -> Finished:
     wrong = find_label_not_given(second, names)
     rows = []
     for name in names:
-        rows.append({"id": name, "path": name, "aliases": [], "target": wrong, "split": "test", "unit": name})
+        rows.append(
+            {
+                "id": name,
+                "path": name,
+                "aliases": [],
+                "target": wrong,
+                "split": "test",
+                "unit": name,
+            }
+        )
     pq.write_table(pa.Table.from_pylist(rows, schema=COLUMNS), second.split.manifest)
     columns: dict[str, Any] = {"id": names, "path": names}
-    columns |= {f"p.{label}": [0.98 if label == wrong else 0.01] * len(names) for label in LABELS}
+    columns |= {
+        f"p.{label}": [0.98 if label == wrong else 0.01] * len(names)
+        for label in LABELS
+    }
     second.register()  # judged by its own answers, as ever
     pq.write_table(pa.table(columns), second.evaluated.predictions)
     second.register = lambda **_: receipts.load(Workspace(second.root))  # type: ignore[method-assign]
@@ -336,5 +448,7 @@ def find_label_not_given(done: Finished, names: list[str]) -> str:
     store = find(done.config.tracking, Workspace(done.root))
     folder = registry.fetch(store, registry.find(store, "models:/insects@champion"))
     contents = [(done.root / "data" / name).read_bytes() for name in names]
-    answers = packaging.ask(packaging.load(folder), {"image": contents})["label"].tolist()
+    answers = packaging.ask(packaging.load(folder), {"image": contents})[
+        "label"
+    ].tolist()
     return min(LABELS, key=answers.count)

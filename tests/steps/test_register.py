@@ -54,7 +54,8 @@ def test_an_evaluation_is_registered_once_with_its_evidence(
     done: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")  # where MLflow would lay a store of its own if it were left to it
+    # Where MLflow would lay a store of its own if it were left to it.
+    monkeypatch.chdir(tmp_path / "elsewhere")
     (done.out / "evaluate" / "confusion.csv").write_text("a,b\n")
     done.with_thresholds(accuracy=0.8)
     first = done.register()
@@ -74,12 +75,23 @@ def test_an_evaluation_is_registered_once_with_its_evidence(
     assert run.data.params["finetune.batch_size"] == "32"
     assert run.data.metrics["test/accuracy_high"] == 1.0
     assert "version.torch" in run.data.tags
-    assert [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs] == [("data", DATA.md5)]
-    assert [file.path for file in ask.list_artifacts(first.run_id)] == ["model_card.md", "plots", "provenance", "test"]
-    (child,) = ask.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{first.run_id}'")
+    assert [
+        (one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs
+    ] == [("data", DATA.md5)]
+    assert [file.path for file in ask.list_artifacts(first.run_id)] == [
+        "model_card.md",
+        "plots",
+        "provenance",
+        "test",
+    ]
+    (child,) = ask.search_runs(
+        [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{first.run_id}'"
+    )
     assert not list((tmp_path / "elsewhere").iterdir())
     curve = ask.get_metric_history(child.info.run_id, "train/loss")
-    assert [(point.step, point.value) for point in curve] == [(epoch, 1 / epoch) for epoch in range(1, 6)]
+    assert [(point.step, point.value) for point in curve] == [
+        (epoch, 1 / epoch) for epoch in range(1, 6)
+    ]
 
 
 def test_the_model_is_code_and_safetensors_with_a_signature(done: Finished) -> None:
@@ -96,21 +108,39 @@ def test_the_model_is_code_and_safetensors_with_a_signature(done: Finished) -> N
     suffixes = {path.suffix for path in files}
     assert {".py", ".safetensors"} <= suffixes
     assert not suffixes & {".pkl", ".pickle", ".pt", ".pth", ".bin"}
-    assert not [path for path in files if path.read_bytes()[:2] in (b"\x80\x04", b"\x80\x05", b"PK")]
+    assert not [
+        path
+        for path in files
+        if path.read_bytes()[:2] in (b"\x80\x04", b"\x80\x05", b"PK")
+    ]
     info = mlflow.models.get_model_info(str(folder))
-    assert [(column.name, column.type.name) for column in info.signature.inputs] == [("image", "binary")]
-    assert [column.name for column in info.signature.outputs] == ["label", "score", "probabilities"]
+    assert [(column.name, column.type.name) for column in info.signature.inputs] == [
+        ("image", "binary")
+    ]
+    assert [column.name for column in info.signature.outputs] == [
+        "label",
+        "score",
+        "probabilities",
+    ]
     assert info.saved_input_example_info is not None
     pinned = (folder / "requirements.txt").read_text().split()
     assert sorted(line.split("==")[0] for line in pinned) == [
-        "mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision",
-    ]  # fmt: skip
+        "mlflow",
+        "numpy",
+        "pandas",
+        "pillow",
+        "safetensors",
+        "torch",
+        "torchvision",
+    ]
     assert "thaw" not in (folder / "conda.yaml").read_text().replace("thaw.key", "")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", ["search_logged_models", "create_model_version"])
-def test_a_kill_is_made_good_by_the_next_call(done: Finished, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_is_made_good_by_the_next_call(
+    done: Finished, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlflow import MlflowClient
 
     done.with_thresholds(accuracy=0.8)
@@ -128,7 +158,9 @@ def test_a_kill_is_made_good_by_the_next_call(done: Finished, point: str, monkey
 
 
 @pytest.mark.slow
-def test_a_changed_evaluation_updates_the_version_and_makes_none(done: Finished) -> None:
+def test_a_changed_evaluation_updates_the_version_and_makes_none(
+    done: Finished,
+) -> None:
     first = done.register()
     done.judge(0.95, macro_f1=0.8)
     second = done.register()
@@ -146,7 +178,9 @@ def test_a_changed_evaluation_updates_the_version_and_makes_none(done: Finished)
     done.judge(0.9)
     done.register()
     (version,) = versions(done)
-    assert version.metrics == {"accuracy": 0.9, "log_loss": 0.3}, "a metric that is no longer evaluated has gone"
+    assert version.metrics == {"accuracy": 0.9, "log_loss": 0.3}, (
+        "a metric that is no longer evaluated has gone"
+    )
 
 
 def test_changed_serving_limits_make_a_version(done: Finished) -> None:
@@ -161,7 +195,9 @@ def test_changed_serving_limits_make_a_version(done: Finished) -> None:
 
 
 @pytest.mark.slow
-def test_the_champion_loaded_elsewhere_obeys_changed_limits(done: Finished, tmp_path: Path) -> None:
+def test_the_champion_loaded_elsewhere_obeys_changed_limits(
+    done: Finished, tmp_path: Path
+) -> None:
     done.with_thresholds(accuracy=0.8)
     done.promote()
     done.with_intake(max_pixels=700_000)
@@ -169,7 +205,9 @@ def test_the_champion_loaded_elsewhere_obeys_changed_limits(done: Finished, tmp_
     assert done.promote().champion == "2"
     large = tmp_path / "large.png"
     Image.new("RGB", (1000, 800)).save(large)
-    assert "1000 × 800 pixels; at most 700000 are accepted" in json.loads(ask_elsewhere(uri, large))
+    assert "1000 × 800 pixels; at most 700000 are accepted" in json.loads(
+        ask_elsewhere(uri, large)
+    )
 
 
 ASK = """
@@ -186,9 +224,13 @@ except Exception as fault:
 
 
 def ask_elsewhere(uri: str, image: Path) -> str:
-    """What the champion says of an image in a process of its own: a label, or why it refuses."""
+    """What the champion says of an image in a process of its own: a label, or why it
+    refuses.
+    """
     command = [sys.executable, "-P", "-W", "ignore", "-c", ASK, uri, str(image)]
-    answered = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    answered = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=300
+    )
     assert answered.returncode == 0, answered.stderr
     return answered.stdout.splitlines()[-1]
 
@@ -211,7 +253,9 @@ def test_a_version_carries_what_it_was_made_from_as_it_was_first_registered(
     assert {file.name: file.read_text() for file in folder.iterdir()} == before
     (folder / "sources.json").unlink()
     done.register()
-    assert json.loads((folder / "sources.json").read_text())["git"] is None, "what was lost is written anew"
+    assert json.loads((folder / "sources.json").read_text())["git"] is None, (
+        "what was lost is written anew"
+    )
     in_run = client(done).list_artifacts(first.run_id, "provenance")
     assert sorted(Path(file.path).name for file in in_run) == sorted(before)
 
@@ -221,7 +265,11 @@ def test_registering_again_uploads_what_the_store_has_lost(done: Finished) -> No
     first = done.register()
     files = served_files(done, first.version)
     whole = {file: file.read_bytes() for file in files}
-    lost = [file for file in files if file.name in ("MLmodel", "weights.safetensors", "members.parquet")]
+    lost = [
+        file
+        for file in files
+        if file.name in ("MLmodel", "weights.safetensors", "members.parquet")
+    ]
     cut = next(file for file in files if file.name == "model.json")
     assert len(lost) == 3
     for file in lost:
@@ -230,18 +278,33 @@ def test_registering_again_uploads_what_the_store_has_lost(done: Finished) -> No
     said = RecordingConsole()
     again = done.register(console=said)
     assert again.version == first.version
-    assert any("4 files" in line and "weights.safetensors" in line for line in said.lines)
+    assert any(
+        "4 files" in line and "weights.safetensors" in line for line in said.lines
+    )
     assert served_files(done, first.version) == files
-    assert all(file.read_bytes() == content for file, content in whole.items() if file.name != "MLmodel")
+    assert all(
+        file.read_bytes() == content
+        for file, content in whole.items()
+        if file.name != "MLmodel"
+    )
     from pipeline.tracking import packaging
 
-    assert len(packaging.ask(packaging.load(files[0].parent), {"image": [done.files[0].read_bytes()]})) == 1
+    assert (
+        len(
+            packaging.ask(
+                packaging.load(files[0].parent), {"image": [done.files[0].read_bytes()]}
+            )
+        )
+        == 1
+    )
     done.register(console=(quiet := RecordingConsole()))
     assert not any("files" in line for line in quiet.lines)
 
 
 def served_files(done: Finished, version: str) -> list[Path]:
-    """The files of a version, where the embedded store keeps them; the first lies in their folder."""
+    """The files of a version, where the embedded store keeps them; the first lies in
+    their folder.
+    """
     source = client(done).get_model_version("insects", version).source
     folder = Path(unquote(urlsplit(source).path))
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -256,7 +319,9 @@ def test_a_threshold_on_an_unknown_metric_lists_those_there_are(done: Finished) 
     assert not versions(done)
 
 
-def test_a_model_that_answers_otherwise_than_it_was_judged_is_not_registered(done: Finished) -> None:
+def test_a_model_that_answers_otherwise_than_it_was_judged_is_not_registered(
+    done: Finished,
+) -> None:
     table = pq.read_table(done.evaluated.predictions).to_pandas()
     table.loc[0, f"p.{LABELS[0]}"] += 0.01
     pq.write_table(pa.Table.from_pandas(table), done.evaluated.predictions)
@@ -265,7 +330,9 @@ def test_a_model_that_answers_otherwise_than_it_was_judged_is_not_registered(don
     assert not versions(done)
 
 
-def test_a_model_that_cannot_be_loaded_is_not_registered(done: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_be_loaded_is_not_registered(
+    done: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from pipeline.tracking import packaging
 
     saved = packaging.save
@@ -281,7 +348,9 @@ def test_a_model_that_cannot_be_loaded_is_not_registered(done: Finished, monkeyp
     assert not versions(done)
 
 
-def test_the_receipt_is_of_one_evaluation_and_one_set_of_settings(done: Finished) -> None:
+def test_the_receipt_is_of_one_evaluation_and_one_set_of_settings(
+    done: Finished,
+) -> None:
     place = Workspace(done.root)
     done.config = Config(register=RegisterConfig(name="insects"))  # type: ignore[call-arg]
     record = done.register()
@@ -305,14 +374,18 @@ def test_a_deleted_run_is_recorded_again_from_the_outputs(done: Finished) -> Non
 
 @pytest.mark.slow
 def test_a_registry_that_is_away_is_named(done: Finished) -> None:
-    done.config = Config(tracking=TrackingConfig(uri="http://127.0.0.1:9", system_metrics=False))
+    done.config = Config(
+        tracking=TrackingConfig(uri="http://127.0.0.1:9", system_metrics=False)
+    )
     with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9"):
         done.register(console=RecordingConsole())
     assert current_receipt(done.config, Workspace(done.root), done.evaluated) is None
 
 
 def test_with_tracking_off_nothing_is_registered_and_it_says_so(done: Finished) -> None:
-    done.config = Config(tracking=TrackingConfig(enabled=False), register=RegisterConfig(name="insects"))  # type: ignore[call-arg]
+    done.config = Config(
+        tracking=TrackingConfig(enabled=False), register=RegisterConfig(name="insects")
+    )  # type: ignore[call-arg]
     record = done.register()
     assert record.version == ""
     assert "tracking.enabled" in record.reason

@@ -23,9 +23,17 @@ from pipeline.upgrade import upgrade
 from pipeline.workspace import Workspace, lock
 
 VALIDATED = ValidateRecord(
-    manifest_sha256="", labels=("a", "b"), examples=0, files=0, aliases=0, quarantined=0, per_class={}, converted={},
-    findings=(), checks=1,
-)  # fmt: skip
+    manifest_sha256="",
+    labels=("a", "b"),
+    examples=0,
+    files=0,
+    aliases=0,
+    quarantined=0,
+    per_class={},
+    converted={},
+    findings=(),
+    checks=1,
+)
 
 
 @pytest.fixture
@@ -37,16 +45,37 @@ def place(tmp_path: Path) -> Workspace:
 
 
 def run(place: Workspace, name: str) -> object:
-    return steps.run_step(place, name, console=SilentConsole(), tracker=NoTracker(), run_dir=place.scratch / "side")
+    return steps.run_step(
+        place,
+        name,
+        console=SilentConsole(),
+        tracker=NoTracker(),
+        run_dir=place.scratch / "side",
+    )
 
 
 def fake(seen: list[object]) -> Callable[..., SplitRecord]:
-    def split(config: SplitConfig, validated: ValidateRecord, out: Path, context: Context) -> SplitRecord:
-        seen.extend([config, validated.labels, list(out.iterdir()), context.data, context.run_dir.is_dir()])
+    def split(
+        config: SplitConfig, validated: ValidateRecord, out: Path, context: Context
+    ) -> SplitRecord:
+        seen.extend(
+            [
+                config,
+                validated.labels,
+                list(out.iterdir()),
+                context.data,
+                context.run_dir.is_dir(),
+            ]
+        )
         return SplitRecord(
-            manifest_sha256="", labels=validated.labels, counts={}, new=0, left_out=(), warnings=(),
+            manifest_sha256="",
+            labels=validated.labels,
+            counts={},
+            new=0,
+            left_out=(),
+            warnings=(),
             near_duplicate_groups=0,
-        ).save(out)  # fmt: skip
+        ).save(out)
 
     return split
 
@@ -69,7 +98,9 @@ def test_a_step_gets_its_settings_earlier_records_and_an_empty_folder(
     assert cached.read_text() == "remembered"
 
 
-def test_a_step_before_its_time_says_what_is_missing_and_removes_nothing(place: Workspace) -> None:
+def test_a_step_before_its_time_says_what_is_missing_and_removes_nothing(
+    place: Workspace,
+) -> None:
     kept = place.output("split") / "kept"
     kept.parent.mkdir(parents=True)
     kept.write_text("")
@@ -87,13 +118,17 @@ def test_every_step_comes_after_those_it_reads_and_its_code_is_there() -> None:
     earlier: list[str] = []
     for name, entry in STEPS.items():
         assert set(entry.reads) <= set(earlier)
-        assert {setting.split(".")[0] for setting in entry.params} <= set(Config.model_fields)
+        assert {setting.split(".")[0] for setting in entry.params} <= set(
+            Config.model_fields
+        )
         for reference in filter(None, (entry.function, entry.summary, entry.refresh)):
             assert callable(load_object(reference)), reference
         earlier.append(name)
 
 
-def test_a_step_added_to_the_table_is_a_stage_and_runs(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_added_to_the_table_is_a_stage_and_runs(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     added = StepEntry(
         function="test_run:count_examples",
         record=CountRecord,
@@ -106,11 +141,16 @@ def test_a_step_added_to_the_table_is_a_stage_and_runs(place: Workspace, monkeyp
     monkeypatch.setattr(dvc_yaml, "DVC_STAGES", (*dvc_yaml.DVC_STAGES, "count"))
     monkeypatch.setitem(sys.modules, "test_run", sys.modules[__name__])
     VALIDATED.save(place.output("validate"))
-    assert upgrade(place) == ["dvc.yaml: stages count rewritten as this version of Thaw needs them"]
+    assert upgrade(place) == [
+        "dvc.yaml: stages count rewritten as this version of Thaw needs them"
+    ]
     stages = yaml.safe_load((place.root / "dvc.yaml").read_text())["stages"]
     assert stages["count"] == {
-        "cmd": "thaw step count", "deps": ["artifacts/validate"], "params": ["split"], "outs": ["artifacts/count"],
-    }  # fmt: skip
+        "cmd": "thaw step count",
+        "deps": ["artifacts/validate"],
+        "params": ["split"],
+        "outs": ["artifacts/count"],
+    }
     assert steps_before("count") == ["validate"]
     record = run(place, "count")
     assert record == steps.load_record(place, "count")
@@ -121,7 +161,9 @@ class CountRecord(Record):
     labels: int
 
 
-def count_examples(config: SplitConfig, validated: ValidateRecord, out: Path, context: Context) -> CountRecord:
+def count_examples(
+    config: SplitConfig, validated: ValidateRecord, out: Path, context: Context
+) -> CountRecord:
     return CountRecord(labels=len(validated.labels)).save(out)
 
 
@@ -131,13 +173,24 @@ def summarize_count(record: CountRecord) -> str:
 
 def python(place: Workspace, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "pipeline", *arguments]
-    return subprocess.run(command, cwd=place.root, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command,
+        cwd=place.root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def test_from_the_shell_an_error_is_its_text_and_exit_code_2(place: Workspace) -> None:
-    (place.root / "queue.py").write_text("raise RuntimeError('the workspace was imported')")
+    (place.root / "queue.py").write_text(
+        "raise RuntimeError('the workspace was imported')"
+    )
     (place.root / "pipeline").mkdir()
-    (place.root / "pipeline" / "__init__.py").write_text("raise RuntimeError('the workspace was imported')")
+    (place.root / "pipeline" / "__init__.py").write_text(
+        "raise RuntimeError('the workspace was imported')"
+    )
     done = python(place, "split")
     assert done.returncode == 2
     assert done.stderr.startswith("versioning: ")
@@ -152,8 +205,14 @@ def test_from_the_shell_a_workspace_in_use_is_left_alone(place: Workspace) -> No
     assert "in use by process" in done.stderr
 
 
-def test_the_disk_that_decoded_examples_may_take_is_a_setting_and_no_input_of_evaluate(place: Workspace) -> None:
+def test_the_disk_that_decoded_examples_may_take_is_a_setting_and_no_input_of_evaluate(
+    place: Workspace,
+) -> None:
     config = Config.model_validate({"finetune": {"plan": {"pixel_cache_gb": 3.5}}})
-    surroundings = steps.make_context(place, config, SilentConsole(), NoTracker(), place.scratch / "side")
+    surroundings = steps.make_context(
+        place, config, SilentConsole(), NoTracker(), place.scratch / "side"
+    )
     assert surroundings.pixel_cache_gb == 3.5
-    assert not any(setting.startswith("finetune") for setting in STEPS["evaluate"].params)
+    assert not any(
+        setting.startswith("finetune") for setting in STEPS["evaluate"].params
+    )

@@ -1,4 +1,6 @@
-"""Large pictures in tiles, from settings to answers: trained once, judged as it is served, limits kept."""
+"""Large pictures in tiles, from settings to answers: trained once, judged as it is
+served, limits kept.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "baseline": "never",
         "epochs": 3,
         "class_weights": "balanced",
-        "plan": {"precision": "fp32", "memory_format": "contiguous", "threads": 1, "compile": "off"},
+        "plan": {
+            "precision": "fp32",
+            "memory_format": "contiguous",
+            "threads": 1,
+            "compile": "off",
+        },
     },
     "evaluate": {"bootstrap": 20, "worst": 3},
     "tracking": {"enabled": False},
@@ -37,7 +44,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 SIDE = 64  # of a tile; the sample's pictures have 112 pixels a side
 
 
-def set_tiles(workspace: Workspace, tiles: dict[str, Any], intake: dict[str, Any] | None = None) -> None:
+def set_tiles(
+    workspace: Workspace, tiles: dict[str, Any], intake: dict[str, Any] | None = None
+) -> None:
     values = workspace.config().model_dump(mode="json")
     values["task"]["tiles"] = tiles
     values["task"]["intake"].update(intake or {})
@@ -52,7 +61,9 @@ def finetuned(workspace: Workspace) -> FinetuneRecord:
 
 def load_served(workspace: Workspace, folder: Path) -> Any:
     record = finetuned(workspace)
-    package_candidate(folder, workspace.config(), record.candidate(), record.members, {})
+    package_candidate(
+        folder, workspace.config(), record.candidate(), record.members, {}
+    )
     return packaging.load(folder)
 
 
@@ -68,7 +79,9 @@ def train(task: str, folder: Path) -> Workspace:
     values: dict[str, Any] = {"task": {"name": task}}
     for section, own in (*sample.settings.items(), *SETTINGS.items()):
         values[section] = {**values.get(section, {}), **own}
-    setup.init(folder / "workspace", source=folder / "sample", config=parse(values, "the test"))
+    setup.init(
+        folder / "workspace", source=folder / "sample", config=parse(values, "the test")
+    )
     workspace = Workspace(folder / "workspace")
     with threads(1):
         for step in ("validate", "split", "backbone", "finetune"):
@@ -77,8 +90,12 @@ def train(task: str, folder: Path) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def tiled(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, list[str], CandidateRecord]:
-    """The same workspace with tiles: what finetune says when it runs again, and the candidate as it was without."""
+def tiled(
+    trained: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Workspace, list[str], CandidateRecord]:
+    """The same workspace with tiles: what finetune says when it runs again, and the
+    candidate as it was without.
+    """
     before = finetuned(trained).candidate()
     set_tiles(trained, {"side": SIDE})
     console = RecordingConsole()
@@ -101,7 +118,9 @@ def first_picture(workspace: Workspace) -> Image.Image:
 
 
 @pytest.mark.slow
-def test_tiles_are_no_reason_to_train_again(tiled: tuple[Workspace, list[str], CandidateRecord]) -> None:
+def test_tiles_are_no_reason_to_train_again(
+    tiled: tuple[Workspace, list[str], CandidateRecord],
+) -> None:
     workspace, lines, before = tiled
     after = finetuned(workspace).candidate()
     assert any("unchanged" in line for line in lines)
@@ -127,7 +146,9 @@ def test_the_served_model_answers_in_tiles_as_it_was_judged(
     requests = serving.requests(rows, workspace.root / "data")
     with threads(1):
         answers = model.predict(requests).to_dict(orient="records")
-    assert {(row["width"], row["height"]) for row in rows} == {(112, 112)}, "no picture is cut: this test tests nothing"
+    assert {(row["width"], row["height"]) for row in rows} == {(112, 112)}, (
+        "no picture is cut: this test tests nothing"
+    )
     for row, answer in zip(rows, answers, strict=True):
         assert serving.difference(answer, row, candidate) == ""
 
@@ -142,20 +163,27 @@ def test_pictures_that_are_not_cut_are_answered_as_without_tiles(
     large = encode(picture)
     model = load_served(workspace, tmp_path / "tiled")
     with threads(1):
-        in_tiles = packaging.ask(model, {"image": [large, small]}).to_dict(orient="records")
+        in_tiles = packaging.ask(model, {"image": [large, small]}).to_dict(
+            orient="records"
+        )
     settings_file = tmp_path / "tiled" / "artifacts" / "model" / "model.json"
     settings = json.loads(settings_file.read_text(encoding="utf-8"))
     del settings["tiles"]
     settings_file.write_text(json.dumps(settings), encoding="utf-8")
     with threads(1):
-        whole = [packaging.ask(packaging.load(tmp_path / "tiled"), {"image": [one]}) for one in (large, small)]
+        whole = [
+            packaging.ask(packaging.load(tmp_path / "tiled"), {"image": [one]})
+            for one in (large, small)
+        ]
     assert in_tiles[1] == whole[1].to_dict(orient="records")[0]
     assert in_tiles[0]["regions"], "nothing is found: this test tests nothing"
     assert in_tiles[0]["regions"] != whole[0].to_dict(orient="records")[0]["regions"]
 
 
 @pytest.mark.slow
-def test_another_tiling_is_another_version(tiled: tuple[Workspace, list[str], CandidateRecord]) -> None:
+def test_another_tiling_is_another_version(
+    tiled: tuple[Workspace, list[str], CandidateRecord],
+) -> None:
     from pipeline import served
 
     workspace, _, before = tiled
@@ -179,11 +207,19 @@ def test_a_detector_answers_in_tiles_as_it_was_judged(tmp_path: Path) -> None:
         record = finetuned(workspace)
         serving = catalog.find("object-detection").serving()
         model = load_served(workspace, tmp_path / "model")
-        answers = model.predict(serving.requests(rows, workspace.root / "data")).to_dict(orient="records")
-    assert any(answer["objects"] for answer in answers), "nothing is found: this test tests nothing"
+        answers = model.predict(
+            serving.requests(rows, workspace.root / "data")
+        ).to_dict(orient="records")
+    assert any(answer["objects"] for answer in answers), (
+        "nothing is found: this test tests nothing"
+    )
     for row, answer in zip(rows, answers, strict=True):
         assert serving.difference(answer, row, record.candidate()) == ""
-    settings = json.loads((tmp_path / "model" / "artifacts" / "model" / "model.json").read_text(encoding="utf-8"))
+    settings = json.loads(
+        (tmp_path / "model" / "artifacts" / "model" / "model.json").read_text(
+            encoding="utf-8"
+        )
+    )
     assert settings["tiles"] == {"width": SIDE, "height": SIDE, "overlap": 0.25}
 
 
@@ -202,7 +238,8 @@ assert (answer["width"], answer["height"]) == (10_000, 10_000)
 assert sum(region["pixels"] for region in answer["regions"]) <= 10_000**2
 print("GREW", (after - before) // 1024)
 """
-MOST_MIB = 900  # of which the decoded picture takes 382, as Pillow holds 4 bytes a pixel
+# Of which the decoded picture takes 382, as Pillow holds 4 bytes a pixel.
+MOST_MIB = 900
 
 
 @pytest.mark.full
@@ -221,13 +258,21 @@ def test_a_picture_of_10000_by_10000_is_answered_in_stated_memory_and_refused_by
     with threads(1):
         run_alone(trained, "finetune", console=RecordingConsole())
     refusing = load_served(trained, tmp_path / "refusing")
-    with pytest.raises(Exception, match="10000 × 10000 pixels; at most 50000000 are accepted"):
+    with pytest.raises(
+        Exception, match="10000 × 10000 pixels; at most 50000000 are accepted"
+    ):
         packaging.ask(refusing, {"image": [(tmp_path / "large.png").read_bytes()]})
-    set_tiles(trained, {"side": 500}, {"max_pixels": 100_000_000, "max_bytes": 400_000_000})
+    set_tiles(
+        trained, {"side": 500}, {"max_pixels": 100_000_000, "max_bytes": 400_000_000}
+    )
     load_served(trained, tmp_path / "answering")
     files = [str(tmp_path / name) for name in ("answering", "large.png", "small.png")]
     done = subprocess.run(
-        [sys.executable, "-P", "-c", CHILD, *files], capture_output=True, text=True, timeout=500, check=False
+        [sys.executable, "-P", "-c", CHILD, *files],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout.partition("GREW")[2]) < MOST_MIB

@@ -1,4 +1,6 @@
-"""Annotated images for tests: pictures with boxes or masks in the layouts that people have."""
+"""Annotated images for tests: pictures with boxes or masks in the layouts that people
+have.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +23,31 @@ SIZE = (60, 40)  # width and height in pixels
 Labelled = tuple[str, Sequence[object]]
 
 
-def save_picture(path: Path, seed: int = 0, size: tuple[int, int] = SIZE, kind: str = "PNG") -> Path:
+def save_picture(
+    path: Path, seed: int = 0, size: tuple[int, int] = SIZE, kind: str = "PNG"
+) -> Path:
     return save(path, encoded(picture(seed, size), kind))
 
 
-def voc_xml(objects: Sequence[Labelled], size: tuple[int, int] | None = SIZE, extra: str = "", **fields: str) -> str:
+def voc_xml(
+    objects: Sequence[Labelled],
+    size: tuple[int, int] | None = SIZE,
+    extra: str = "",
+    **fields: str,
+) -> str:
     """A VOC annotation, an element a line; `fields` come into every object."""
     lines = ["<annotation>", f"<folder>x</folder>{extra}"]
     if size is not None:
-        lines.append(f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>")
+        lines.append(
+            f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>"
+        )
     for label, box in objects:
         corners = zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
         bounds = "".join(f"<{name}>{value}</{name}>" for name, value in corners)
         others = "".join(f"<{name}>{value}</{name}>" for name, value in fields.items())
-        lines.append(f"<object><name>{label}</name>{others}<bndbox>{bounds}</bndbox></object>")
+        lines.append(
+            f"<object><name>{label}</name>{others}<bndbox>{bounds}</bndbox></object>"
+        )
     return "\n".join([*lines, "</annotation>"])
 
 
@@ -50,7 +63,12 @@ def voc_folder(root: Path, images: Mapping[str, Sequence[Labelled]]) -> Path:
     return root
 
 
-def save_mask(path: Path, values: np.ndarray, palette: Sequence[int] | None = None, kind: str = "PNG") -> Path:
+def save_mask(
+    path: Path,
+    values: np.ndarray,
+    palette: Sequence[int] | None = None,
+    kind: str = "PNG",
+) -> Path:
     """A mask file of the values (H, W) or (H, W, 3)."""
     image = Image.fromarray(values)
     if palette is not None:
@@ -84,7 +102,15 @@ def take_in(
 def _write_out(listing: ExampleListing, checked: CheckedTargets) -> None:
     """Everything can be written to tables, whatever the files hold."""
     deduplicate(checked.usable)
-    for fault in (*listing.faults, *listing.object_faults, *checked.faults, *checked.object_faults):
-        pa.array([fault.path, fault.code, fault.found, fault.expected, fault.hint], pa.string())
+    for fault in (
+        *listing.faults,
+        *listing.object_faults,
+        *checked.faults,
+        *checked.object_faults,
+    ):
+        pa.array(
+            [fault.path, fault.code, fault.found, fault.expected, fault.hint],
+            pa.string(),
+        )
     for finding in (*listing.findings, *checked.findings):
         finding.model_dump_json().encode()

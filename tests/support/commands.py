@@ -15,14 +15,26 @@ Thaw = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def run_thaw(
-    *arguments: str | Path, cwd: Path, check: bool = True, env: dict[str, str] | None = None
+    *arguments: str | Path,
+    cwd: Path,
+    check: bool = True,
+    env: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """`thaw ARGUMENTS` as a user runs it; fails the test with all it printed where `check` is not met."""
+    """`thaw ARGUMENTS` as a user runs it; fails the test with all it printed where
+    `check` is not met.
+    """
     done = subprocess.run(
-        [str(THAW), *map(str, arguments)], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True,
-        timeout=540, check=False,
-    )  # fmt: skip
-    assert not check or done.returncode == 0, f"{arguments} exited {done.returncode}\n{done.stdout}\n{done.stderr}"
+        [str(THAW), *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=540,
+        check=False,
+    )
+    assert not check or done.returncode == 0, (
+        f"{arguments} exited {done.returncode}\n{done.stdout}\n{done.stderr}"
+    )
     return done
 
 

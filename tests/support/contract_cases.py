@@ -12,9 +12,11 @@ class ContractCase(NamedTuple):
     """One task's entry.
 
     Args:
-        spoil: adds an example that cannot be used to the data folder, or spoils one there.
+        spoil: adds an example that cannot be used to the data folder, or spoils one
+            there.
         fault: the code by which it is quarantined.
-        tolerance: between what the network gives for an example alone and in a batch: in logits, or in pixels and scores.
+        tolerance: between what the network gives for an example alone and in a batch:
+            in logits, or in pixels and scores.
     """
 
     spoil: Callable[[Path], None]
@@ -34,12 +36,16 @@ def _empty_a_text(data: Path) -> None:
     with table.open(newline="", encoding="utf-8") as stream:
         header, first, *others = csv.reader(stream)
     with table.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([header, ["   ", *first[1:]], *others])
+        csv.writer(stream, lineterminator="\n").writerows(
+            [header, ["   ", *first[1:]], *others]
+        )
 
 
 CASES = {
     "image-classification": ContractCase(_cut_an_image_short, "truncated"),
     "text-classification": ContractCase(_empty_a_text, "empty"),
     "object-detection": ContractCase(_cut_an_image_short, "truncated", tolerance=1e-2),
-    "semantic-segmentation": ContractCase(_cut_an_image_short, "truncated", tolerance=1e-3),
+    "semantic-segmentation": ContractCase(
+        _cut_an_image_short, "truncated", tolerance=1e-3
+    ),
 }

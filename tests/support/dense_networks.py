@@ -25,12 +25,16 @@ BOXES = {
 def segmenter(architecture: str, seed: int = 0) -> DenseNetwork:
     design = dense_network.find_design(architecture, SIDE, (4, 8, 16, 32))
     design["widths"] = [8] * len(design["maps"])
-    return eval_network(dense_network.build_network(design, 3, pixel_network.head_kind(), seed=seed))
+    return eval_network(
+        dense_network.build_network(design, 3, pixel_network.head_kind(), seed=seed)
+    )
 
 
 def detector(architecture: str) -> DenseNetwork:
     design = {**dense_network.find_design(architecture, SIDE, (8, 16, 32)), **BOXES}
-    return eval_network(dense_network.build_network(design, 2, box_network.head_kind(), seed=0))
+    return eval_network(
+        dense_network.build_network(design, 2, box_network.head_kind(), seed=0)
+    )
 
 
 def eval_network(network: DenseNetwork) -> DenseNetwork:

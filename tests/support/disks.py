@@ -1,4 +1,6 @@
-"""Disks that run full: a real small file system, and a limit on the size of files where none can be mounted."""
+"""Disks that run full: a real small file system, and a limit on the size of files where
+none can be mounted.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,15 @@ import pytest
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of its own at `folder`; the test is skipped where none may be mounted."""
+    """A file system of its own at `folder`; the test is skipped where none may be
+    mounted.
+    """
     folder.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(command, capture_output=True, check=False).returncode
+    ):
         pytest.skip("no file system may be mounted here")
     try:
         yield folder
@@ -30,7 +37,8 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 def small_files(most: int) -> Iterator[None]:
     """Within the block, files of this process cannot grow beyond `most` bytes.
 
-    Modules imported meanwhile leave no bytecode: cut short, it would break every later import of them.
+    Modules imported meanwhile leave no bytecode: cut short, it would break every later
+    import of them.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     writes_no_bytecode = sys.dont_write_bytecode

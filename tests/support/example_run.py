@@ -1,6 +1,8 @@
-"""A finished run, made up: records and files as the steps leave them, with numbers from the real metric code.
+"""A finished run, made up: records and files as the steps leave them, with numbers from
+the real metric code.
 
-`python tests/support/example_run.py FOLDER` writes its page, to be looked at while working on the template.
+`python tests/support/example_run.py FOLDER` writes its page, to be looked at while
+working on the template.
 """
 
 from __future__ import annotations
@@ -56,11 +58,18 @@ from pipeline.report.report_context import ReportContext, Sweep
 from pipeline.tasks.base import Exhibit, Highlight
 
 LABELS = ("crack", "ok", "pit", "scratch", "stain")
-BLOCKS = ("features.0", *(f"features.{n}" for n in range(1, 13)), "classifier.0", "head")
+BLOCKS = (
+    "features.0",
+    *(f"features.{n}" for n in range(1, 13)),
+    "classifier.0",
+    "head",
+)
 SETTINGS = BootstrapSettings(resamples=200, confidence=0.95, seed=0)
 IMAGE_INPUT = ImageInputSpec(size=96, resize=96)
 TEXT_INPUT = TextInputSpec(max_tokens=128, pooling="mean", columns=("text",))
-TRUNCATED_TEXTS = TruncatedTexts(max_tokens=128, examples=4200, truncated=37, median_excess=9, max_excess=310)
+TRUNCATED_TEXTS = TruncatedTexts(
+    max_tokens=128, examples=4200, truncated=37, median_excess=9, max_excess=310
+)
 HOSTILE = '<script>alert("x")</script>'
 
 
@@ -83,11 +92,23 @@ class Pictures:
 
     measured_slices: tuple[str, ...] = ()
 
-    def exhibit(self, example: Mapping[str, Any], data: Path, folder: Path, name: str) -> Exhibit:
+    def exhibit(
+        self, example: Mapping[str, Any], data: Path, folder: Path, name: str
+    ) -> Exhibit:
         dice = np.random.default_rng(sum(Path(example["path"]).name.encode()))
-        ramp = np.add.outer(np.arange(96), np.arange(96) * dice.integers(-2, 3)) * dice.random() * 0.7
-        pixels = (dice.integers(90, 160, 3) + ramp[..., None] % 80 + dice.normal(0, 6, (96, 96, 1))).clip(0, 255)
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}.jpg", quality=80)
+        ramp = (
+            np.add.outer(np.arange(96), np.arange(96) * dice.integers(-2, 3))
+            * dice.random()
+            * 0.7
+        )
+        pixels = (
+            dice.integers(90, 160, 3)
+            + ramp[..., None] % 80
+            + dice.normal(0, 6, (96, 96, 1))
+        ).clip(0, 255)
+        Image.fromarray(pixels.astype(np.uint8)).save(
+            folder / f"{name}.jpg", quality=80
+        )
         return Exhibit("picture", f"{name}.jpg")
 
 
@@ -96,7 +117,9 @@ class Quotations:
 
     measured_slices = ("words",)
 
-    def exhibit(self, example: Mapping[str, Any], data: Path, folder: Path, name: str) -> Exhibit:
+    def exhibit(
+        self, example: Mapping[str, Any], data: Path, folder: Path, name: str
+    ) -> Exhibit:
         return Exhibit("text", json.loads(example["content"])["text"])
 
 
@@ -110,8 +133,10 @@ def make(
     baseline: bool = True,
     texts: bool = False,
 ) -> Made:
-    """A run over `parts` groups of three test examples with these classes; `skill` (fine-tuned, from scratch) says
-    how far the right class stands out; the examples are images, or rows of a table where they are texts."""
+    """A run over `parts` groups of three test examples with these classes; `skill`
+    (fine-tuned, from scratch) says how far the right class stands out; the examples are
+    images, or rows of a table where they are texts.
+    """
     labels = tuple(labels)
     dice = np.random.default_rng(7)
     table = _test_table(labels, parts, dice, hostile)
@@ -119,7 +144,10 @@ def make(
         table = _as_texts(table)
     names = ("gradual", "head", "scratch") if baseline else ("gradual", "head")
     spec = TEXT_INPUT if texts else IMAGE_INPUT
-    candidates = [_candidate(folder / "finetune", name, labels, spec, baseline=name == "scratch") for name in names]
+    candidates = [
+        _candidate(folder / "finetune", name, labels, spec, baseline=name == "scratch")
+        for name in names
+    ]
     finetuned = FinetuneRecord(
         key="f" * 64,
         candidates=names,
@@ -129,8 +157,14 @@ def make(
         val={one.name: one.val for one in candidates},
         truncated_texts=TRUNCATED_TEXTS if texts else None,
     ).save(folder / "finetune")
-    strength = {"gradual": skill[0], "head": (skill[0] + skill[1]) / 2, "scratch": skill[1]}
-    evaluated = _evaluated(folder / "evaluate", table, labels, {n: strength[n] for n in names}, dice)
+    strength = {
+        "gradual": skill[0],
+        "head": (skill[0] + skill[1]) / 2,
+        "scratch": skill[1],
+    }
+    evaluated = _evaluated(
+        folder / "evaluate", table, labels, {n: strength[n] for n in names}, dice
+    )
     registered = RegisterRecord(
         evaluation=evaluated.digest,
         tracking_uri="sqlite:////work/mlflow/mlflow.db",
@@ -174,16 +208,26 @@ def make(
 def _as_texts(table: pa.Table) -> pa.Table:
     """The same rows as texts of a table: their content in the manifest, no files."""
     count = table.num_rows
-    texts = [" ".join(["so it goes"] * (row + 1)) + f"\n{HOSTILE}\u202e" for row in range(count)]
-    contents = [json.dumps({"text": text}, ensure_ascii=False, separators=(",", ":")) for text in texts]
+    texts = [
+        " ".join(["so it goes"] * (row + 1)) + f"\n{HOSTILE}\u202e"
+        for row in range(count)
+    ]
+    contents = [
+        json.dumps({"text": text}, ensure_ascii=False, separators=(",", ":"))
+        for text in texts
+    ]
     table = table.set_column(
-        table.column_names.index("path"), "path", [[f"reviews.csv:{row + 2}" for row in range(count)]]
+        table.column_names.index("path"),
+        "path",
+        [[f"reviews.csv:{row + 2}" for row in range(count)]],
     )
     table = table.append_column("content", [contents])
     return table.append_column("scan.words", [[3 * (row + 1) for row in range(count)]])
 
 
-def _test_table(labels: tuple[str, ...], parts: int, dice: np.random.Generator, hostile: bool) -> pa.Table:
+def _test_table(
+    labels: tuple[str, ...], parts: int, dice: np.random.Generator, hostile: bool
+) -> pa.Table:
     rows = []
     for part in range(parts):
         label = labels[part % len(labels)]
@@ -196,15 +240,23 @@ def _test_table(labels: tuple[str, ...], parts: int, dice: np.random.Generator, 
                     "target": label,
                     "group": f"part-{part:03d}",
                     "meta.line": "ABC"[part % 3],
-                    "meta.lighting": ("even", "dim", "raking", "dim")[view + (part % 2)],
-                    "meta.material": ("brushed steel", "cast iron", HOSTILE if hostile else "painted sheet")[part % 3],
+                    "meta.lighting": ("even", "dim", "raking", "dim")[
+                        view + (part % 2)
+                    ],
+                    "meta.material": (
+                        "brushed steel",
+                        "cast iron",
+                        HOSTILE if hostile else "painted sheet",
+                    )[part % 3],
                     "meta.exposure_ms": float(dice.normal(20, 4)),
                 }
             )
     return pa.Table.from_pylist(rows)
 
 
-def _answers(targets: np.ndarray, classes: int, skill: float, dice: np.random.Generator) -> np.ndarray:
+def _answers(
+    targets: np.ndarray, classes: int, skill: float, dice: np.random.Generator
+) -> np.ndarray:
     logits = dice.normal(0, 1, (len(targets), classes))
     logits[np.arange(len(targets)), targets] += skill
     powers = np.exp(1.6 * logits)
@@ -212,25 +264,34 @@ def _answers(targets: np.ndarray, classes: int, skill: float, dice: np.random.Ge
 
 
 def _evaluated(
-    out: Path, table: pa.Table, labels: tuple[str, ...], skill: dict[str, float], dice: np.random.Generator
+    out: Path,
+    table: pa.Table,
+    labels: tuple[str, ...],
+    skill: dict[str, float],
+    dice: np.random.Generator,
 ) -> EvaluateRecord:
     out.mkdir(parents=True)
     targets = np.array([labels.index(name) for name in table["target"].to_pylist()])
     units = number_units(table["group"])
     made = {
-        name: Predictions(_answers(targets, len(labels), much, dice), targets, units) for name, much in skill.items()
+        name: Predictions(_answers(targets, len(labels), much, dice), targets, units)
+        for name, much in skill.items()
     }
     ours = made["gradual"]
     display = Quotations() if "content" in table.column_names else Pictures()
     columns = slice_columns(table, "auto", display.measured_slices)
-    judged = score_slices(table, ours.correct, units, columns, smallest=10, settings=SETTINGS)
+    judged = score_slices(
+        table, ours.correct, units, columns, smallest=10, settings=SETTINGS
+    )
     tables.write_predictions(ours, table, labels, out / "predictions.parquet")
     tables.write_confusion(count_confusions(ours, labels), out / "confusion.csv")
     tables.write_classes(score_classes(ours, labels, SETTINGS), out / "per_class.csv")
     tables.write_slices(judged, "accuracy", out / "slices.csv")
     tables.write_reliability(reliability_bins(ours, SETTINGS), out / "reliability.csv")
     _write_worst_errors(ours, table, labels, display, out / "worst")
-    found = {name: estimate_metrics(one, SETTINGS, wanted_k=3) for name, one in made.items()}
+    found = {
+        name: estimate_metrics(one, SETTINGS, wanted_k=3) for name, one in made.items()
+    }
     return EvaluateRecord(
         candidate="gradual",
         model_sha256="b" * 64,
@@ -241,26 +302,43 @@ def _evaluated(
         higher_is_better=True,
         metrics=found.pop("gradual"),
         others=found,
-        comparisons=tuple(compare_accuracies(n, ours.correct, made[n].correct, units, SETTINGS) for n in found),
+        comparisons=tuple(
+            compare_accuracies(n, ours.correct, made[n].correct, units, SETTINGS)
+            for n in found
+        ),
         warnings=(),
     ).save(out)
 
 
 def _write_worst_errors(
-    ours: Predictions, table: pa.Table, labels: tuple[str, ...], display: Pictures | Quotations, folder: Path
+    ours: Predictions,
+    table: pa.Table,
+    labels: tuple[str, ...],
+    display: Pictures | Quotations,
+    folder: Path,
 ) -> None:
     worst = tables.find_worst_errors(ours, 12)
     examples = table.take(worst).to_pylist()
 
     def explain(answers: Sequence[int]) -> list[list[Highlight]]:
-        return [[Highlight(0, 2, 1.0), Highlight(6, 10, -0.5)] if "content" in example else [] for example in examples]
+        return [
+            [Highlight(0, 2, 1.0), Highlight(6, 10, -0.5)]
+            if "content" in example
+            else []
+            for example in examples
+        ]
 
     folder.mkdir()
     place = ExhibitPlace(examples, labels, display, Path(), folder, explain)
-    tables.write_worst(ClassJudge(EvaluateConfig()).exhibit_worst(ours, worst, place), folder / "worst.json")
+    tables.write_worst(
+        ClassJudge(EvaluateConfig()).exhibit_worst(ours, worst, place),
+        folder / "worst.json",
+    )
 
 
-def _candidate(folder: Path, name: str, labels: tuple[str, ...], spec: InputSpec, *, baseline: bool) -> CandidateRecord:
+def _candidate(
+    folder: Path, name: str, labels: tuple[str, ...], spec: InputSpec, *, baseline: bool
+) -> CandidateRecord:
     plans = {
         "gradual": (("head", 1, 5, 1e-3), ("top", 5, 5, 5e-4), ("deep", 10, 5, 2.5e-4)),
         "head": (("head", 1, 15, 1e-3),),
@@ -271,10 +349,32 @@ def _candidate(folder: Path, name: str, labels: tuple[str, ...], spec: InputSpec
     for stage, count, epochs, rate in plans[name]:
         for _ in range(epochs):
             epoch += 1
-            accuracy = ceiling - (ceiling - 0.25) * math.exp(-epoch / 3.5) + 0.012 * math.sin(5 * epoch)
-            rows.append((stage, epoch, epoch * 12, "train", "loss", 0.5 + 1.1 * math.exp(-epoch / 5)))
+            accuracy = (
+                ceiling
+                - (ceiling - 0.25) * math.exp(-epoch / 3.5)
+                + 0.012 * math.sin(5 * epoch)
+            )
+            rows.append(
+                (
+                    stage,
+                    epoch,
+                    epoch * 12,
+                    "train",
+                    "loss",
+                    0.5 + 1.1 * math.exp(-epoch / 5),
+                )
+            )
             rows.append((stage, epoch, epoch * 12, "val", "accuracy", accuracy))
-            rows.append((stage, epoch, epoch * 12, "val", "log_loss", 0.25 + 1.4 * (1 - accuracy)))
+            rows.append(
+                (
+                    stage,
+                    epoch,
+                    epoch * 12,
+                    "val",
+                    "log_loss",
+                    0.25 + 1.4 * (1 - accuracy),
+                )
+            )
         trained = BLOCKS[-count:]
         stages.append(
             StageResult(
@@ -284,13 +384,20 @@ def _candidate(folder: Path, name: str, labels: tuple[str, ...], spec: InputSpec
                 trained=trained,
                 frozen=BLOCKS[:-count],
                 freeze_digest="d" * 64,
-                lr={b: rate * (1 if baseline else 0.5**d) for d, b in enumerate(reversed(trained))},
+                lr={
+                    b: rate * (1 if baseline else 0.5**d)
+                    for d, b in enumerate(reversed(trained))
+                },
                 val={"accuracy": accuracy, "log_loss": 0.25 + 1.4 * (1 - accuracy)},
             )
         )
     (folder / name).mkdir(parents=True)
-    with (folder / name / "curves.csv").open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([("stage", "epoch", "step", "split", "metric", "value"), *rows])
+    with (folder / name / "curves.csv").open(
+        "w", newline="", encoding="utf-8"
+    ) as stream:
+        csv.writer(stream).writerows(
+            [("stage", "epoch", "step", "split", "metric", "value"), *rows]
+        )
     return CandidateRecord(
         name=name,
         key="c" * 64,
@@ -340,7 +447,10 @@ def _validated(folder: Path, labels: tuple[str, ...], hostile: bool) -> Validate
     ]
     manifest.write_table(
         pa.Table.from_pylist(
-            [{"path": p, "id": None, "code": c, "found": f, "expected": e, "hint": m} for p, c, f, e, m in bad],
+            [
+                {"path": p, "id": None, "code": c, "found": f, "expected": e, "hint": m}
+                for p, c, f, e, m in bad
+            ],
             schema=manifest.QUARANTINE,
         ),
         folder / "quarantine.parquet",
@@ -396,7 +506,10 @@ def _split(folder: Path, labels: tuple[str, ...], test: int) -> SplitRecord:
                 found="2 pairs",
                 expected="none",
                 hint="they were dropped from train",
-                items=("train/ok/7.png ~ test/ok/9.png", "train/pit/3.png ~ test/pit/5.png"),
+                items=(
+                    "train/ok/7.png ~ test/ok/9.png",
+                    "train/pit/3.png ~ test/pit/5.png",
+                ),
             ),
         ),
     ).save(folder)
@@ -438,7 +551,14 @@ def _context(hostile: bool) -> ReportContext:
                 found="they moved by 17 % since the last accepted version",
             ),
         ),
-        seconds={"validate": 2.31, "split": 0.4, "backbone": 0.2, "finetune": 48.2, "evaluate": 6.1, "register": 3.3},
+        seconds={
+            "validate": 2.31,
+            "split": 0.4,
+            "backbone": 0.2,
+            "finetune": 48.2,
+            "evaluate": 6.1,
+            "register": 3.3,
+        },
         unchanged=("backbone",),
         latency=Latency(
             candidate="gradual",
@@ -453,7 +573,12 @@ def _context(hostile: bool) -> ReportContext:
                 TimedBatch(batch=32, median_ms=1.42, p95_ms=1.66, runs=30),
             ),
         ),
-        versions={"thaw": "0.1.0", "torch": "2.15.0", "torchvision": "0.29.2", "python": "3.11.7"},
+        versions={
+            "thaw": "0.1.0",
+            "torch": "2.15.0",
+            "torchvision": "0.29.2",
+            "python": "3.11.7",
+        },
         links={
             "the run in MLflow": "http://127.0.0.1:5000/#/experiments/1/runs/8d1f0c",
             "what Great Expectations judged": ".thaw/runs/now/validate/docs/index.html",
@@ -463,7 +588,12 @@ def _context(hostile: bool) -> ReportContext:
                 "gradual",
                 "head",
                 tuple(rates),
-                tuple(1.6 - 0.9 / (1 + math.exp(-3 * (math.log10(r) + 2.8))) + (40 * r) ** 2 for r in rates),
+                tuple(
+                    1.6
+                    - 0.9 / (1 + math.exp(-3 * (math.log10(r) + 2.8)))
+                    + (40 * r) ** 2
+                    for r in rates
+                ),
                 2e-3,
             ),
         ),
@@ -477,13 +607,24 @@ if __name__ == "__main__":
     one = make(target / "run")
     write_page(one.html(), target / "report.html")
     two = make(
-        target / "hostile", labels=(*LABELS[:3], HOSTILE, "a label so long that no column holds it " * 2), hostile=True
+        target / "hostile",
+        labels=(*LABELS[:3], HOSTILE, "a label so long that no column holds it " * 2),
+        hostile=True,
     )
     write_page(two.html(), target / "hostile.html")
-    many = make(target / "many", labels=[f"class {n:03d}" for n in range(60)], parts=240, skill=(3.5, 2.0))
+    many = make(
+        target / "many",
+        labels=[f"class {n:03d}" for n in range(60)],
+        parts=240,
+        skill=(3.5, 2.0),
+    )
     write_page(many.html(), target / "many.html")
     bare = make(target / "bare", labels=("ants", "bees"), baseline=False)
-    bare = dataclasses.replace(bare.with_records(register=None), context=ReportContext(workspace="bees"))
+    bare = dataclasses.replace(
+        bare.with_records(register=None), context=ReportContext(workspace="bees")
+    )
     write_page(bare.html(), target / "bare.html")
-    texts = make(target / "texts", labels=("negative", "positive"), skill=(0.8, 0.4), texts=True)
+    texts = make(
+        target / "texts", labels=("negative", "positive"), skill=(0.8, 0.4), texts=True
+    )
     write_page(texts.html(), target / "texts.html")

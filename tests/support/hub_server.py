@@ -1,4 +1,6 @@
-"""A small hub of networks on loopback: as much of the hub's protocol as fetching a network takes."""
+"""A small hub of networks on loopback: as much of the hub's protocol as fetching a
+network takes.
+"""
 
 from __future__ import annotations
 
@@ -57,16 +59,28 @@ class _Handler(BaseHTTPRequestHandler):
         elif path.startswith(f"{api}/tree/"):
             self._tree(self._commit(path.removeprefix(f"{api}/tree/")))
         elif path == api or path.startswith(f"{api}/revision/"):
-            self._facts(self._commit(path.removeprefix(f"{api}/revision/") if path != api else "main"))
+            self._facts(
+                self._commit(
+                    path.removeprefix(f"{api}/revision/") if path != api else "main"
+                )
+            )
         else:
-            self._json({"error": "Repository not found"}, code=404, **{"X-Error-Code": "RepoNotFound"})
+            self._json(
+                {"error": "Repository not found"},
+                code=404,
+                **{"X-Error-Code": "RepoNotFound"},
+            )
 
     def _commit(self, revision: str) -> str:
         return self.server.newest if revision == "main" else revision
 
     def _facts(self, commit: str) -> None:
         if commit not in self.server.revisions:
-            self._json({"error": "Invalid rev id"}, code=404, **{"X-Error-Code": "RevisionNotFound"})
+            self._json(
+                {"error": "Invalid rev id"},
+                code=404,
+                **{"X-Error-Code": "RevisionNotFound"},
+            )
             return
         siblings = [{"rfilename": name} for name in self.server.revisions[commit]]
         self._json({"id": self.server.repository, "sha": commit, "siblings": siblings})
@@ -75,13 +89,19 @@ class _Handler(BaseHTTPRequestHandler):
         entries = []
         for name, content in self.server.revisions[commit].items():
             oid = hashlib.sha1(content).hexdigest()
-            entries.append({"type": "file", "path": name, "size": len(content), "oid": oid})
+            entries.append(
+                {"type": "file", "path": name, "size": len(content), "oid": oid}
+            )
         self._json(entries)
 
     def _file(self, commit: str, name: str, *, body: bool) -> None:
         content = self.server.revisions.get(commit, {}).get(name)
         if content is None:
-            self._json({"error": "Entry not found"}, code=404, **{"X-Error-Code": "EntryNotFound"})
+            self._json(
+                {"error": "Entry not found"},
+                code=404,
+                **{"X-Error-Code": "EntryNotFound"},
+            )
             return
         start = 0
         if "Range" in self.headers:
@@ -91,7 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
         self.send_header("Accept-Ranges", "bytes")
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_header(
+                "Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"
+            )
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         if body and name.endswith(".safetensors") and self.server.cuts:

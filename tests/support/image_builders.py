@@ -1,4 +1,6 @@
-"""Image files for tests: good ones with detail enough to pass, and every kind of bad one."""
+"""Image files for tests: good ones with detail enough to pass, and every kind of bad
+one.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,13 @@ from PIL import Image
 SIDE = 32
 
 
-def picture(seed: int = 0, size: tuple[int, int] = (SIDE, SIDE), mode: str = "RGB") -> Image.Image:
+def picture(
+    seed: int = 0, size: tuple[int, int] = (SIDE, SIDE), mode: str = "RGB"
+) -> Image.Image:
     """Coloured noise: every seed another content."""
-    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    noise = np.random.default_rng(seed).integers(
+        0, 256, (size[1], size[0], 3), dtype=np.uint8
+    )
     return Image.fromarray(noise).convert(mode)
 
 
@@ -32,11 +38,19 @@ def save(path: Path, data: bytes | None = None, seed: int = 0) -> Path:
     return path
 
 
-def dataset(root: Path, classes: tuple[str, ...] = ("cat", "dog"), each: int = 12, first: int = 0) -> Path:
+def dataset(
+    root: Path,
+    classes: tuple[str, ...] = ("cat", "dog"),
+    each: int = 12,
+    first: int = 0,
+) -> Path:
     """Class folders of small PNGs, all of different content."""
     for label in classes:
         for number in range(first, first + each):
-            save(root / label / f"{label}{number:04d}.png", seed=zlib.crc32(f"{label}{number}".encode()))
+            save(
+                root / label / f"{label}{number:04d}.png",
+                seed=zlib.crc32(f"{label}{number}".encode()),
+            )
     return root
 
 
@@ -44,11 +58,19 @@ def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and holds next to nothing."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data))
+            + kind
+            + data
+            + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
     )
 
 
@@ -58,7 +80,9 @@ def frames(format_: str, count: int = 3) -> bytes:
 
 
 def placeholder(size: int = 300) -> Image.Image:
-    """A grey card with a line of dark strokes, as web shops show for a missing photograph."""
+    """A grey card with a line of dark strokes, as web shops show for a missing
+    photograph.
+    """
     pixels = np.full((size, size, 3), 246, dtype=np.uint8)
     pixels[size // 3 : size // 3 + 20, 60:-60:6] = 60
     return Image.fromarray(pixels)

@@ -1,4 +1,6 @@
-"""Commands on a pseudo-terminal, and what a person sees there: pyte is the terminal, so what is asserted is the screen."""
+"""Commands on a pseudo-terminal, and what a person sees there: pyte is the terminal, so
+what is asserted is the screen.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ _CHUNK = 65536
 
 
 class PseudoTerminal:
-    """A command on a terminal of its own, as a shell starts one: Ctrl-C reaches it, and it may ask for the size.
+    """A command on a terminal of its own, as a shell starts one: Ctrl-C reaches it, and
+    it may ask for the size.
 
     Args:
         columns: the terminal's width in characters.
@@ -41,7 +44,9 @@ class PseudoTerminal:
         self.raw = b""
         self._pending: list[bytes] = []
         self._master, slave = os.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", HEIGHT, columns, 0, 0))
+        fcntl.ioctl(
+            slave, termios.TIOCSWINSZ, struct.pack("HHHH", HEIGHT, columns, 0, 0)
+        )
         self._process = subprocess.Popen(
             [str(part) for part in command],
             cwd=cwd,
@@ -57,8 +62,11 @@ class PseudoTerminal:
         """Types; b"\\x03" is Ctrl-C."""
         os.write(self._master, keys)
 
-    def wait(self, seconds: float = 540, until: Callable[[], bool] | None = None) -> int | None:
-        """Reads until the command ends, or `until` holds; returns the exit status, None while it runs.
+    def wait(
+        self, seconds: float = 540, until: Callable[[], bool] | None = None
+    ) -> int | None:
+        """Reads until the command ends, or `until` holds; returns the exit status, None
+        while it runs.
 
         `until` is asked after every redrawn line, however much comes at once.
         """
@@ -66,15 +74,22 @@ class PseudoTerminal:
         while until is None or not until():
             if self._draw():
                 continue
-            assert time.monotonic() < deadline, "the command did not get there:\n" + "\n".join(self.lines())
+            assert time.monotonic() < deadline, (
+                "the command did not get there:\n" + "\n".join(self.lines())
+            )
             if not self._read():
                 return self._process.wait(timeout=30)
         return None
 
     def lines(self) -> list[str]:
-        """All lines shown, those that scrolled away first, as they stand on the screen now."""
+        """All lines shown, those that scrolled away first, as they stand on the screen
+        now.
+        """
         columns = range(self._screen.columns)
-        scrolled = ["".join(row[column].data for column in columns) for row in self._screen.history.top]
+        scrolled = [
+            "".join(row[column].data for column in columns)
+            for row in self._screen.history.top
+        ]
         shown = [line.rstrip() for line in (*scrolled, *self._screen.display)]
         while shown and not shown[-1]:
             shown.pop()
@@ -120,7 +135,9 @@ class PseudoTerminal:
         return bool(data)
 
     def _draw(self) -> bool:
-        """Shows the next piece of what came, up to where the cursor went back; False where there is none."""
+        """Shows the next piece of what came, up to where the cursor went back; False
+        where there is none.
+        """
         if not self._pending:
             return False
         piece = self._pending.pop(0)
@@ -135,14 +152,20 @@ def _take_terminal() -> None:
 
 
 def thaw_on_terminal(
-    *arguments: str | Path, cwd: Path, columns: int = 120, environment: Mapping[str, str] | None = None
+    *arguments: str | Path,
+    cwd: Path,
+    columns: int = 120,
+    environment: Mapping[str, str] | None = None,
 ) -> PseudoTerminal:
     """`thaw ARGUMENTS` on a terminal."""
     return PseudoTerminal([THAW, *arguments], cwd, columns, environment)
 
 
 def python_on_terminal(
-    code: str, cwd: Path = REPOSITORY, columns: int = 120, environment: Mapping[str, str] | None = None
+    code: str,
+    cwd: Path = REPOSITORY,
+    columns: int = 120,
+    environment: Mapping[str, str] | None = None,
 ) -> PseudoTerminal:
     """A few lines of Python on a terminal."""
     return PseudoTerminal([sys.executable, "-c", code], cwd, columns, environment)

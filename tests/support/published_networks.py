@@ -1,4 +1,6 @@
-"""torchvision's own detectors and segmenters with random weights, and files of them as they are published."""
+"""torchvision's own detectors and segmenters with random weights, and files of them as
+they are published.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +21,36 @@ from pipeline.models.providers.torchvision.whole_networks import WHOLE_NETWORKS
 from pipeline.records import BackboneRecord
 
 State = dict[str, Tensor]
-CLASSES = {"segmenter": 21, "detector": 91}  # of the published heads; of a detector, with the background
+# Of the published heads; of a detector, with the background.
+CLASSES = {"segmenter": 21, "detector": 91}
 
 
 def published_state(architecture: str) -> State:
-    """Random weights in the form in which torchvision publishes them, their normalisation as if it had been trained."""
+    """Random weights in the form in which torchvision publishes them, their
+    normalisation as if it had been trained.
+    """
     kind = WHOLE_NETWORKS[architecture].kind
     has_auxiliary = kind == "segmenter" and architecture != "lraspp_mobilenet_v3_large"
     arguments = {"aux_loss": True} if has_auxiliary else {}
     with torchvision_models.seed_generator(1):
         network: nn.Module = torchvision.models.get_model(
-            architecture, weights=None, weights_backbone=None, num_classes=CLASSES[kind], **arguments
+            architecture,
+            weights=None,
+            weights_backbone=None,
+            num_classes=CLASSES[kind],
+            **arguments,
         )
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 _train_statistics(module)
     state: State = network.state_dict()
-    if WHOLE_NETWORKS[architecture].norm_eps is not None:  # published with normalisations that count no batches
-        state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    # Published with normalisations that count no batches.
+    if WHOLE_NETWORKS[architecture].norm_eps is not None:
+        state = {
+            name: value
+            for name, value in state.items()
+            if not name.endswith("num_batches_tracked")
+        }
     return state
 
 
@@ -52,9 +66,13 @@ def _train_statistics(norm: nn.BatchNorm2d) -> None:
 
 
 def stock_network(architecture: str, state: State, **arguments: Any) -> nn.Module:
-    """What torchvision's own builder makes of its published weights, which are these; in eval."""
+    """What torchvision's own builder makes of its published weights, which are these;
+    in eval.
+    """
     with patch.object(WeightsEnum, "get_state_dict", lambda *_, **__: state):
-        network: nn.Module = torchvision.models.get_model(architecture, weights="DEFAULT", **arguments)
+        network: nn.Module = torchvision.models.get_model(
+            architecture, weights="DEFAULT", **arguments
+        )
     return network.eval()
 
 
@@ -64,16 +82,22 @@ def fetch(architecture: str, state: State, root: Path) -> BackboneRecord:
     torch.save(state, weights)
     out = root / "backbone"
     out.mkdir(parents=True)
-    context = Context(root, root / "data", root / ".thaw", root / ".thaw" / "runs" / "1")
+    context = Context(
+        root, root / "data", root / ".thaw", root / ".thaw" / "runs" / "1"
+    )
     config = BackboneConfig(name=f"torchvision/{architecture}", weights=str(weights))
     return TorchvisionProvider().fetch(config, out, context)
 
 
 def used_weights(architecture: str, state: State) -> State:
-    """The tensors by their names here, without an auxiliary classifier and without counts of batches."""
+    """The tensors by their names here, without an auxiliary classifier and without
+    counts of batches.
+    """
     whole = WHOLE_NETWORKS[architecture]
     used = {}
     for name, value in state.items():
-        if not name.startswith("aux_classifier.") and not name.endswith("num_batches_tracked"):
+        if not name.startswith("aux_classifier.") and not name.endswith(
+            "num_batches_tracked"
+        ):
             used[whole.rename(name)] = value
     return used

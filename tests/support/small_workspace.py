@@ -1,4 +1,6 @@
-"""Makes a workspace on a small part of the sample: `python tests/support/small_workspace.py FOLDER`. Seconds to retrain."""
+"""Makes a workspace on a small part of the sample: `python
+tests/support/small_workspace.py FOLDER`. Seconds to retrain.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,15 @@ SETTINGS = {
     "split": {"near_duplicates": -1},
     "backbone": {"weights": "shipped"},
     "finetune": {
-        "recipes": ["head", "gradual"], "epochs": 4, "views": 2, "patience": 0,
+        "recipes": ["head", "gradual"],
+        "epochs": 4,
+        "views": 2,
+        "patience": 0,
         "plan": {"precision": "fp32", "memory_format": "contiguous", "threads": 2},
     },
     "evaluate": {"bootstrap": 200, "worst": 4},
     "register": {"thresholds": {"accuracy": 0.1}},
-}  # fmt: skip
+}
 
 
 def make(folder: Path) -> None:
@@ -29,7 +34,11 @@ def make(folder: Path) -> None:
     with TemporaryDirectory() as temporary:
         source = Path(temporary) / "photographs"
         generate(source, parts=PARTS)
-        setup.init(folder, source=source, config=parse(dict(SETTINGS), "tests/support/small_workspace.py"))
+        setup.init(
+            folder,
+            source=source,
+            config=parse(dict(SETTINGS), "tests/support/small_workspace.py"),
+        )
 
 
 if __name__ == "__main__":

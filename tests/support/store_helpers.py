@@ -1,4 +1,6 @@
-"""Stores for tests: an empty embedded one, laid out once a session, and a real server that can be made to fail."""
+"""Stores for tests: an empty embedded one, laid out once a session, and a real server
+that can be made to fail.
+"""
 
 from __future__ import annotations
 
@@ -36,31 +38,43 @@ def lay_store(root: Path, factory: pytest.TempPathFactory) -> Workspace:
     return Workspace(root)
 
 
-def tracker(workspace: Workspace, console: Any = None, **settings: Any) -> MlflowTracker:
+def tracker(
+    workspace: Workspace, console: Any = None, **settings: Any
+) -> MlflowTracker:
     """A tracker as a new process opens it."""
-    made = open_tracker(TrackingConfig(**{"system_metrics": False, **settings}), workspace, console=console)
+    made = open_tracker(
+        TrackingConfig(**{"system_metrics": False, **settings}),
+        workspace,
+        console=console,
+    )
     assert isinstance(made, MlflowTracker)
     return made
 
 
 class Flaky:
-    """MLflow's own server on loopback, in this process, whose faults are switched on and counted.
+    """MLflow's own server on loopback, in this process, whose faults are switched on
+    and counted.
 
-    `mode`: "ok"; "500" (refuses before doing anything); "404" (as a proxy in front of it answers); "lost" (does it, and the answer comes too late).
+    `mode`: "ok"; "500" (refuses before doing anything); "404" (as a proxy in front of
+    it answers); "lost" (does it, and the answer comes too late).
     """
 
     def __init__(self, app: Callable[..., Any]) -> None:
         self.app, self.mode, self.fired, self.delay = app, "ok", 0, 3.0
         self.url = ""
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Any:
         if self.mode == "404":
             self.fired += 1
             start_response("404 NOT FOUND", [("Content-Type", "text/html")])
             return [b"<html>no such page</html>"]
         if self.mode == "500":
             self.fired += 1
-            start_response("500 INTERNAL SERVER ERROR", [("Content-Type", "text/plain")])
+            start_response(
+                "500 INTERNAL SERVER ERROR", [("Content-Type", "text/plain")]
+            )
             return [b"broken on purpose"]
         answer = self.app(environ, start_response)
         if self.mode == "lost" and environ["PATH_INFO"].endswith("log-batch"):
@@ -74,11 +88,16 @@ def flaky_server(workspace: Workspace, patch: pytest.MonkeyPatch) -> Iterator[Fl
     """Serves the workspace's embedded store."""
     from werkzeug.serving import make_server
 
-    patch.setenv("_MLFLOW_SERVER_FILE_STORE", f"sqlite:///{workspace.mlflow / 'mlflow.db'}")
-    patch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", (workspace.mlflow / "artifacts").as_uri())
+    patch.setenv(
+        "_MLFLOW_SERVER_FILE_STORE", f"sqlite:///{workspace.mlflow / 'mlflow.db'}"
+    )
+    patch.setenv(
+        "_MLFLOW_SERVER_ARTIFACT_ROOT", (workspace.mlflow / "artifacts").as_uri()
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about what its server is made of
-        importlib.import_module("mlflow.server.fastapi_app")  # which the first request would import
+        # Which the first request would import.
+        importlib.import_module("mlflow.server.fastapi_app")
         from mlflow.server import app, handlers
 
     patch.setattr(handlers, "_tracking_store", None)

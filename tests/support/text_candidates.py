@@ -28,19 +28,33 @@ def texts(count: int, longest: int = 70) -> list[str]:
     made = []
     for number in range(count):
         length = 1 + number * 7 % longest
-        made.append(" ".join(words[(number * 3 + place * (number + 1)) % len(words)] for place in range(length)))
+        made.append(
+            " ".join(
+                words[(number * 3 + place * (number + 1)) % len(words)]
+                for place in range(length)
+            )
+        )
     return made
 
 
-def make_backbone(folder: Path, family: str = "bert", max_tokens: int = 48) -> BackboneRecord:
+def make_backbone(
+    folder: Path, family: str = "bert", max_tokens: int = 48
+) -> BackboneRecord:
     """An encoder with random weights, as the backbone step leaves it."""
     folder.mkdir(parents=True)
     train_tokenizer([WORDS] * 5, 200, folder)
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    config = {**config_of(family), "vocab_size": len(tokenizer["model"]["vocab"]), "pad_token_id": 0}
+    config = {
+        **config_of(family),
+        "vocab_size": len(tokenizer["model"]["vocab"]),
+        "pad_token_id": 0,
+    }
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     network = builder.build_backbone(config, seed=0, subject="tiny")
-    save_file({name: tensor.clone() for name, tensor in network.state_dict().items()}, folder / builder.WEIGHTS)
+    save_file(
+        {name: tensor.clone() for name, tensor in network.state_dict().items()},
+        folder / builder.WEIGHTS,
+    )
     blocked = builder.with_head(network, config, 2, "mean", 0, "tiny")
     record = BackboneRecord(
         name=f"transformers/{family}",
@@ -58,12 +72,20 @@ def make_backbone(folder: Path, family: str = "bert", max_tokens: int = 48) -> B
 
 
 def make_candidate(
-    backbone: BackboneRecord, folder: Path, spec: TextInputSpec, labels: Sequence[str] = LABELS
+    backbone: BackboneRecord,
+    folder: Path,
+    spec: TextInputSpec,
+    labels: Sequence[str] = LABELS,
 ) -> CandidateRecord:
     """A candidate with weights that tell texts apart."""
     config = builder.read_config(backbone.folder)
     network: Any = builder.with_head(
-        builder.build_backbone(config, seed=1, subject="tiny"), config, len(labels), "mean", 1, "tiny"
+        builder.build_backbone(config, seed=1, subject="tiny"),
+        config,
+        len(labels),
+        "mean",
+        1,
+        "tiny",
     )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(2)

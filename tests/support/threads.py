@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """So many meanwhile. Tests' networks and inputs are small: more than one would wait for each other."""
+    """So many meanwhile. Tests' networks and inputs are small: more than one would wait
+    for each other.
+    """
     import torch
 
     before = torch.get_num_threads()

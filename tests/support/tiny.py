@@ -1,4 +1,6 @@
-"""A network, a task and a store so small that a whole training takes a moment: what the engine's tests train."""
+"""A network, a task and a store so small that a whole training takes a moment: what the
+engine's tests train.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ from torch import nn
 
 from pipeline.config import FinetuneConfig, StageConfig
 from pipeline.context import SilentConsole
-from pipeline.models.providers.torchvision.blocks import SequentialBlock, TorchvisionNetwork
+from pipeline.models.providers.torchvision.blocks import (
+    SequentialBlock,
+    TorchvisionNetwork,
+)
 from pipeline.models.providers.torchvision.forward_steps import Step
 from pipeline.records import ImageInputSpec
 from pipeline.tasks.base import RandomDraw, Task
@@ -32,7 +37,9 @@ from pipeline.training.recipe_trainer import Recipe, TrainedRecipe, train
 
 LABELS = ("red", "green", "blue")
 SPEC = ImageInputSpec(size=8, resize=8)
-PLAN = TrainingPlan(threads=1, batch_size=8, feature_cache=False, fuse=True, torch=torch.__version__)
+PLAN = TrainingPlan(
+    threads=1, batch_size=8, feature_cache=False, fuse=True, torch=torch.__version__
+)
 
 
 class TinyModel(TorchvisionNetwork):
@@ -44,8 +51,15 @@ class TinyModel(TorchvisionNetwork):
             torch.manual_seed(seed)
             self.stock = nn.ModuleDict(
                 {
-                    "low": nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()),
-                    "mid": nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.2)),
+                    "low": nn.Sequential(
+                        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()
+                    ),
+                    "mid": nn.Sequential(
+                        nn.Conv2d(6, 6, 3, padding=1),
+                        nn.BatchNorm2d(6),
+                        nn.ReLU(),
+                        nn.Dropout(0.2),
+                    ),
                     "top": nn.Sequential(
                         nn.Conv2d(6, 8, 3, padding=1),
                         nn.BatchNorm2d(8),
@@ -58,7 +72,8 @@ class TinyModel(TorchvisionNetwork):
             )
         self.architecture, self.classes, self.stock_kwargs = "tiny", classes, {}
         self.blocks = [
-            SequentialBlock(name, [Step(name, module, (name,))], self.stock) for name, module in self.stock.items()
+            SequentialBlock(name, [Step(name, module, (name,))], self.stock)
+            for name, module in self.stock.items()
         ]
         self.unfuse()
 
@@ -68,7 +83,9 @@ class TinyTask(ClassScorer):
 
     name = "tiny"
 
-    def input_spec(self, task: ImageClassificationConfig, backbone: Any) -> ImageInputSpec:
+    def input_spec(
+        self, task: ImageClassificationConfig, backbone: Any
+    ) -> ImageInputSpec:
         return SPEC
 
     def shape(self, spec: ImageInputSpec) -> tuple[int, ...]:
@@ -78,20 +95,38 @@ class TinyTask(ClassScorer):
         return np.frombuffer(path.read_bytes(), np.uint8).reshape(8, 8, 3)
 
     def open_store(
-        self, spec: ImageInputSpec, examples: Any, data: Path, network_files: Path, limits: Any, console: Any
+        self,
+        spec: ImageInputSpec,
+        examples: Any,
+        data: Path,
+        network_files: Path,
+        limits: Any,
+        console: Any,
     ) -> Any:
         from pipeline.data.decoded_store import open_store
         from pipeline.manifest import real_path
 
-        pairs = zip(examples.column("id").to_pylist(), examples.column("path").to_pylist(), strict=True)
+        pairs = zip(
+            examples.column("id").to_pylist(),
+            examples.column("path").to_pylist(),
+            strict=True,
+        )
         rows = [(identity, real_path(data, path)) for identity, path in pairs]
-        return open_store(self, spec, rows, limits.scratch, limit_gb=limits.gigabytes, console=console)
+        return open_store(
+            self, spec, rows, limits.scratch, limit_gb=limits.gigabytes, console=console
+        )
 
     def design(self, *_: Any) -> dict[str, Any]:
         return {}
 
     def build(
-        self, backbone: Any, labels: Sequence[str], *, design: Any = None, pretrained: bool = True, seed: int = 0
+        self,
+        backbone: Any,
+        labels: Sequence[str],
+        *,
+        design: Any = None,
+        pretrained: bool = True,
+        seed: int = 0,
     ) -> TinyModel:
         return TinyModel(len(labels), seed=10 * seed + pretrained)
 
@@ -108,7 +143,10 @@ class TinyTask(ClassScorer):
         turns = [sampling.derive_seed(draw.seed, draw.view, draw.id) for draw in draws]
         gains = torch.tensor([0.8 + 0.4 * (turn % 1000) / 1000 for turn in turns])
         flips = torch.tensor([bool(turn >> 20 & 1) for turn in turns])
-        return torch.where(flips[:, None, None, None], x.flip(3), x) * gains[:, None, None, None]
+        return (
+            torch.where(flips[:, None, None, None], x.flip(3), x)
+            * gains[:, None, None, None]
+        )
 
 
 def tiny_task(parts: Any = None) -> Task:
@@ -132,7 +170,11 @@ class TinyStore:
 
     def __init__(self, count: int, *, listing: int = 0) -> None:
         ids = [hashlib.md5(str(number).encode()).hexdigest() for number in range(count)]
-        self.ids = tuple(np.random.default_rng(listing).permutation(ids).tolist()) if listing else tuple(ids)
+        self.ids = (
+            tuple(np.random.default_rng(listing).permutation(ids).tolist())
+            if listing
+            else tuple(ids)
+        )
 
     def target(self, identity: str) -> int:
         return int(identity[-6:], 16) % 3
@@ -153,7 +195,9 @@ CONFIG = FinetuneConfig(batch_size=8, patience=0, views=3, head_solver="optimize
 STAGES = (
     StageConfig(name="head", train=("head",), epochs=2, lr=1e-2),
     StageConfig(name="top", train=("last:1",), epochs=2, lr=5e-3, lr_decay=0.5),
-    StageConfig(name="all", train=("all",), epochs=2, lr=2e-3, lr_decay=0.5, batchnorm="train"),
+    StageConfig(
+        name="all", train=("all",), epochs=2, lr=2e-3, lr_decay=0.5, batchnorm="train"
+    ),
 )
 
 
@@ -178,10 +222,14 @@ class Setting:
             "val": [i for i in store.ids if i in names[cut:]],
         }
         sets = {
-            split: batch_source.select_examples(store, ids, torch.tensor([store.target(i) for i in ids]))
+            split: batch_source.select_examples(
+                store, ids, torch.tensor([store.target(i) for i in ids])
+            )
             for split, ids in members.items()
         }
-        checkpoint = self.config.checkpoint.model_copy(update={"every_seconds": self.every_seconds})
+        checkpoint = self.config.checkpoint.model_copy(
+            update={"every_seconds": self.every_seconds}
+        )
         return batch_source.FinetuneJob(
             task=tiny_task(),
             task_config=ImageClassificationConfig(),
@@ -197,15 +245,35 @@ class Setting:
         )
 
     def recipe(self) -> Recipe:
-        settings = self.config.model_dump(mode="json", exclude={"checkpoint": True, "plan": {"workers"}})
+        settings = self.config.model_dump(
+            mode="json", exclude={"checkpoint": True, "plan": {"workers"}}
+        )
         stages = [stage.model_dump(mode="json") for stage in self.stages]
-        return Recipe("tiny", self.stages, {"stages": stages, "config": settings, "count": self.count})
+        return Recipe(
+            "tiny",
+            self.stages,
+            {"stages": stages, "config": settings, "count": self.count},
+        )
 
-    def train(self, console: Any = None, stop: StopSignal | None = None) -> TrainedRecipe:
+    def train(
+        self, console: Any = None, stop: StopSignal | None = None
+    ) -> TrainedRecipe:
         if stop is not None:
-            return train(self.job(console), self.recipe(), lambda: self.plan, stop, lambda rows: None)
+            return train(
+                self.job(console),
+                self.recipe(),
+                lambda: self.plan,
+                stop,
+                lambda rows: None,
+            )
         with interruptible() as own:
-            return train(self.job(console), self.recipe(), lambda: self.plan, own, lambda rows: None)
+            return train(
+                self.job(console),
+                self.recipe(),
+                lambda: self.plan,
+                own,
+                lambda rows: None,
+            )
 
 
 def weights_hash(trained: TrainedRecipe) -> str:
@@ -221,11 +289,15 @@ def weights_hash(trained: TrainedRecipe) -> str:
 _processes = multiprocessing.get_context("forkserver")
 
 
-def elsewhere(work: Callable[..., Any], *arguments: Any, env: dict[str, str] | None = None) -> tuple[int | None, Any]:
+def elsewhere(
+    work: Callable[..., Any], *arguments: Any, env: dict[str, str] | None = None
+) -> tuple[int | None, Any]:
     """Does `work` in another process: its exit code (−9: killed) and what it returned."""
     _start_server()
     ours, theirs = _processes.Pipe(duplex=False)
-    process = _processes.Process(target=_report, args=(theirs, work, arguments, env or {}))
+    process = _processes.Process(
+        target=_report, args=(theirs, work, arguments, env or {})
+    )
     process.start()
     theirs.close()
     try:
@@ -237,17 +309,26 @@ def elsewhere(work: Callable[..., Any], *arguments: Any, env: dict[str, str] | N
 
 
 def _start_server() -> None:
-    """Starts, once, the process that the others are forked from; it must find this module by itself."""
+    """Starts, once, the process that the others are forked from; it must find this
+    module by itself.
+    """
     _processes.set_forkserver_preload(["tiny", "safetensors.torch", "torch._dynamo"])
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
     try:
         forkserver.ensure_running()
     finally:
-        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(
+            PYTHONPATH=before
+        )
 
 
-def _report(channel: Any, work: Callable[..., Any], arguments: tuple[Any, ...], env: dict[str, str]) -> None:
+def _report(
+    channel: Any,
+    work: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    env: dict[str, str],
+) -> None:
     os.environ.update(env)
     torch.set_num_threads(1)
     try:

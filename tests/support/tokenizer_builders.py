@@ -6,22 +6,59 @@ import json
 from pathlib import Path
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-WORDS = ("good", "bad", "film", "very", "the", "a", "was", "##s", "##ly", "plot", "music", "dull")
+WORDS = (
+    "good",
+    "bad",
+    "film",
+    "very",
+    "the",
+    "a",
+    "was",
+    "##s",
+    "##ly",
+    "plot",
+    "music",
+    "dull",
+)
 
 
-def write_tokenizer(folder: Path, vocabulary: tuple[str, ...] = SPECIAL + WORDS) -> Path:
-    """Writes tokenizer.json: lower case, word pieces, [CLS] text [SEP] and [CLS] text [SEP] pair [SEP]."""
+def write_tokenizer(
+    folder: Path, vocabulary: tuple[str, ...] = SPECIAL + WORDS
+) -> Path:
+    """Writes tokenizer.json: lower case, word pieces, [CLS] text [SEP] and [CLS] text
+    [SEP] pair [SEP].
+    """
     ids = {word: number for number, word in enumerate(vocabulary)}
     added = []
     for word in SPECIAL:
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        flags = {
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
         added.append({"id": ids[word], "content": word, **flags})
-    first = [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-    end, second_end = {"SpecialToken": {"id": "[SEP]", "type_id": 0}}, {"SpecialToken": {"id": "[SEP]", "type_id": 1}}
-    special = {name: {"id": name, "ids": [ids[name]], "tokens": [name]} for name in ("[CLS]", "[SEP]")}
+    first = [
+        {"SpecialToken": {"id": "[CLS]", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ]
+    end, second_end = (
+        {"SpecialToken": {"id": "[SEP]", "type_id": 0}},
+        {"SpecialToken": {"id": "[SEP]", "type_id": 1}},
+    )
+    special = {
+        name: {"id": name, "ids": [ids[name]], "tokens": [name]}
+        for name in ("[CLS]", "[SEP]")
+    }
     content = {
         "version": "1.0",
-        "truncation": {"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
+        "truncation": {
+            "max_length": 4,
+            "strategy": "LongestFirst",
+            "stride": 0,
+            "direction": "Right",
+        },
         "padding": None,
         "added_tokens": added,
         "normalizer": {

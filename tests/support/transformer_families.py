@@ -32,9 +32,25 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "mlp_dropout": 0.1,
     },
     "mpnet": {**ENCODER, "pad_token_id": 1},
-    "deberta-v2": {**ENCODER, "relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"]},
-    "gpt2": {"vocab_size": 60, "n_positions": 80, "n_embd": 16, "n_layer": 3, "n_head": 2},
-    "qwen2": {**ENCODER, "num_key_value_heads": 1, "pad_token_id": 0, "attention_dropout": 0.1},
+    "deberta-v2": {
+        **ENCODER,
+        "relative_attention": True,
+        "position_buckets": 8,
+        "pos_att_type": ["p2c", "c2p"],
+    },
+    "gpt2": {
+        "vocab_size": 60,
+        "n_positions": 80,
+        "n_embd": 16,
+        "n_layer": 3,
+        "n_head": 2,
+    },
+    "qwen2": {
+        **ENCODER,
+        "num_key_value_heads": 1,
+        "pad_token_id": 0,
+        "attention_dropout": 0.1,
+    },
     "albert": {**ENCODER, "embedding_size": 8, "hidden_dropout_prob": 0.1},
     "funnel": {
         "vocab_size": 60,
@@ -45,7 +61,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "block_sizes": [1, 1],
         "num_decoder_layers": 1,
     },
-    "t5": {"vocab_size": 60, "d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 3, "num_heads": 2},
+    "t5": {
+        "vocab_size": 60,
+        "d_model": 16,
+        "d_ff": 32,
+        "d_kv": 8,
+        "num_layers": 3,
+        "num_heads": 2,
+    },
 }
 WHOLE = ("albert", "t5", "funnel")
 DECODERS = ("gpt2", "qwen2")
@@ -56,8 +79,11 @@ def config_of(family: str) -> dict[str, Any]:
     return {"model_type": family, **FAMILIES[family]}
 
 
-def write_folder(folder: Path, family: str = "bert", *, half: bool = False, with_head: bool = False) -> Path:
-    """Writes a tiny random network as its publisher would: config.json, model.safetensors and a tokenizer.
+def write_folder(
+    folder: Path, family: str = "bert", *, half: bool = False, with_head: bool = False
+) -> Path:
+    """Writes a tiny random network as its publisher would: config.json,
+    model.safetensors and a tokenizer.
 
     Args:
         half: weights in fp16.
@@ -74,7 +100,11 @@ def write_folder(folder: Path, family: str = "bert", *, half: bool = False, with
         elif family == "funnel":
             network = transformers.FunnelModel(settings)
         elif with_head:
-            kind = transformers.AutoModelForCausalLM if family in DECODERS else transformers.AutoModelForMaskedLM
+            kind = (
+                transformers.AutoModelForCausalLM
+                if family in DECODERS
+                else transformers.AutoModelForMaskedLM
+            )
             network = kind.from_config(settings)
         else:
             network = transformers.AutoModel.from_config(settings)

@@ -1,4 +1,6 @@
-"""A real HTTP server on loopback that misbehaves as scripted: one behaviour a request, the last one repeated."""
+"""A real HTTP server on loopback that misbehaves as scripted: one behaviour a request,
+the last one repeated.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def serving() -> Iterator[WeightsServer]:
             thread.join()
 
 
-def _head(handler: BaseHTTPRequestHandler, code: int, length: int | None, **headers: str) -> None:
+def _head(
+    handler: BaseHTTPRequestHandler, code: int, length: int | None, **headers: str
+) -> None:
     handler.send_response(code)
     for name, value in headers.items():
         handler.send_header(name.replace("_", "-"), value)

@@ -1,4 +1,6 @@
-"""Every task goes through one contract on its own generated sample, from the data folder to the served model."""
+"""Every task goes through one contract on its own generated sample, from the data
+folder to the served model.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,12 @@ from pipeline.evaluation.bootstrap import BootstrapSettings
 from pipeline.evaluation.judge import AnsweredExamples, find_judge
 from pipeline.promotion.decide import Policy, decide
 from pipeline.promotion.evidence import ChampionComparison, Evidence
-from pipeline.promotion.measure import JudgedPair, measure_classes, measure_constant_gain, measure_gain
+from pipeline.promotion.measure import (
+    JudgedPair,
+    measure_classes,
+    measure_constant_gain,
+    measure_gain,
+)
 from pipeline.records import (
     CandidateRecord,
     DataVersion,
@@ -60,7 +67,12 @@ QUICK = {
         "epochs": 2,
         "views": 2,
         "patience": 0,
-        "plan": {"precision": "fp32", "memory_format": "contiguous", "threads": 1, "compile": "off"},
+        "plan": {
+            "precision": "fp32",
+            "memory_format": "contiguous",
+            "threads": 1,
+            "compile": "off",
+        },
     },
     "evaluate": {"bootstrap": 50, "worst": 3},
     "tracking": {"enabled": False},
@@ -103,7 +115,9 @@ class Finished:
 
 
 @pytest.fixture(scope="module", params=list(task_catalog.TASKS))
-def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Finished:
     task: str = request.param
     workspace = make_workspace(task, tmp_path_factory.mktemp(task))
     before = torch.get_num_threads()
@@ -118,18 +132,24 @@ def test_every_task_has_a_case() -> None:
     assert set(task_catalog.TASKS) <= set(CASES)
 
 
-def test_a_spoilt_example_is_quarantined_by_name_and_the_others_are_used(finished: Finished, tmp_path: Path) -> None:
+def test_a_spoilt_example_is_quarantined_by_name_and_the_others_are_used(
+    finished: Finished, tmp_path: Path
+) -> None:
     whole: ValidateRecord = finished.record("validate")
     workspace = make_workspace(finished.task, tmp_path)
     CASES[finished.task].spoil(workspace.root / "data")
     record = run_alone(workspace, "validate", console=SilentConsole())
     assert isinstance(record, ValidateRecord)
     assert record.quarantined == 1
-    assert pq.read_table(record.quarantine)["code"].to_pylist() == [CASES[finished.task].fault]
+    assert pq.read_table(record.quarantine)["code"].to_pylist() == [
+        CASES[finished.task].fault
+    ]
     assert record.examples == whole.examples - 1
 
 
-def test_the_same_data_give_the_same_manifest_and_split(finished: Finished, tmp_path: Path) -> None:
+def test_the_same_data_give_the_same_manifest_and_split(
+    finished: Finished, tmp_path: Path
+) -> None:
     workspace = make_workspace(finished.task, tmp_path)
     for step in ("validate", "split"):
         run_alone(workspace, step, console=SilentConsole())
@@ -146,7 +166,9 @@ def test_the_blocks_own_every_parameter_once(finished: Finished) -> None:
 
 
 def test_what_was_frozen_is_the_backbones_to_the_bit(finished: Finished) -> None:
-    """The stages' own proofs stopped nothing; and what no stage trained is what was published."""
+    """The stages' own proofs stopped nothing; and what no stage trained is what was
+    published.
+    """
     candidate = finished.candidate
     network = catalog.find(finished.task).network
     trained = {name for stage in candidate.stages for name in stage.trained}
@@ -156,7 +178,9 @@ def test_what_was_frozen_is_the_backbones_to_the_bit(finished: Finished) -> None
     frozen = 0
     for old, new in zip(before.blocks, after.blocks, strict=True):
         if old.name not in trained:
-            for (name, one), (_, other) in zip(old.named_parameters(), new.named_parameters(), strict=True):
+            for (name, one), (_, other) in zip(
+                old.named_parameters(), new.named_parameters(), strict=True
+            ):
                 assert torch.equal(one, other), name
                 frozen += 1
     assert frozen
@@ -170,7 +194,11 @@ def answers(finished: Finished, rows: slice) -> np.ndarray[Any, Any]:
     table = pq.read_table(split.manifest)
     tests = table.filter(np.array(table["split"].to_pylist()) == "test")[rows]
     surroundings = make_context(
-        finished.workspace, config, SilentConsole(), tracker(), finished.workspace.scratch / "contract"
+        finished.workspace,
+        config,
+        SilentConsole(),
+        tracker(),
+        finished.workspace.scratch / "contract",
     )
     task = catalog.find(finished.task)
     loaded = LoadedCandidate(task, config.task, finished.candidate, tests, surroundings)
@@ -186,19 +214,25 @@ def tracker() -> Any:
     return NoTracker()
 
 
-def test_an_answer_does_not_depend_on_who_else_is_asked_about(finished: Finished) -> None:
+def test_an_answer_does_not_depend_on_who_else_is_asked_about(
+    finished: Finished,
+) -> None:
     together = answers(finished, slice(0, 12))
     for row in range(6):
         alone = answers(finished, slice(row, row + 1))
         assert np.abs(alone[0] - together[row]).max() < CASES[finished.task].tolerance
 
 
-def test_the_served_model_answers_as_it_was_judged_without_thaw(finished: Finished, tmp_path: Path) -> None:
+def test_the_served_model_answers_as_it_was_judged_without_thaw(
+    finished: Finished, tmp_path: Path
+) -> None:
     from pipeline.steps.register import package_candidate
 
     config = finished.workspace.config()
     finetuned: FinetuneRecord = finished.record("finetune")
-    package_candidate(tmp_path / "model", config, finished.candidate, finetuned.members, {})
+    package_candidate(
+        tmp_path / "model", config, finished.candidate, finetuned.members, {}
+    )
     evaluated: EvaluateRecord = finished.record("evaluate")
     rows = pq.read_table(evaluated.predictions).slice(0, 8).to_pylist()
     serving = catalog.find(finished.task).serving()
@@ -212,7 +246,16 @@ def test_the_served_model_answers_as_it_was_judged_without_thaw(finished: Finish
         "print('ANSWERS' + json.dumps(found.to_dict(orient='records')))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-P", "-W", "ignore", "-c", code, str(tmp_path / "model"), str(tmp_path / "requests.pkl")],
+        [
+            sys.executable,
+            "-P",
+            "-W",
+            "ignore",
+            "-c",
+            code,
+            str(tmp_path / "model"),
+            str(tmp_path / "requests.pkl"),
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -230,27 +273,37 @@ def package(finished: Finished, folder: Path) -> Path:
     from pipeline.steps.register import package_candidate
 
     finetuned: FinetuneRecord = finished.record("finetune")
-    package_candidate(folder, finished.workspace.config(), finished.candidate, finetuned.members, {})
+    package_candidate(
+        folder, finished.workspace.config(), finished.candidate, finetuned.members, {}
+    )
     return folder
 
 
 def records_of(finished: Finished, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What a client sends about rows of the evaluation's predictions."""
     serving = catalog.find(finished.task).serving()
-    records: list[dict[str, Any]] = serving.requests(rows, finished.workspace.root / "data").to_dict(orient="records")
+    records: list[dict[str, Any]] = serving.requests(
+        rows, finished.workspace.root / "data"
+    ).to_dict(orient="records")
     for record in records:
         for name, value in record.items():
-            record[name] = base64.b64encode(value).decode() if isinstance(value, bytes) else value
+            record[name] = (
+                base64.b64encode(value).decode() if isinstance(value, bytes) else value
+            )
     return records
 
 
 def predictions(finished: Finished, count: int) -> list[dict[str, Any]]:
     evaluated: EvaluateRecord = finished.record("evaluate")
-    rows: list[dict[str, Any]] = pq.read_table(evaluated.predictions).slice(0, count).to_pylist()
+    rows: list[dict[str, Any]] = (
+        pq.read_table(evaluated.predictions).slice(0, count).to_pylist()
+    )
     return rows
 
 
-def test_a_serving_process_answers_as_it_was_judged(finished: Finished, tmp_path: Path) -> None:
+def test_a_serving_process_answers_as_it_was_judged(
+    finished: Finished, tmp_path: Path
+) -> None:
     folder = package(finished, tmp_path / "model")
     rows = predictions(finished, 4)
     serving = catalog.find(finished.task).serving()
@@ -299,7 +352,12 @@ def bomb() -> bytes:
 
     side = (9000).to_bytes(4, "big")
     header = chunk(b"IHDR", side + side + bytes((8, 0, 0, 0, 0)))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(9001))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + chunk(b"IDAT", zlib.compress(bytes(9001)))
+        + chunk(b"IEND", b"")
+    )
 
 
 async def _ask_process(folder: Path, body: bytes) -> list[dict[str, Any]]:
@@ -316,8 +374,12 @@ async def _ask_process(folder: Path, body: bytes) -> list[dict[str, Any]]:
     return answers
 
 
-def test_a_verdict_rests_on_served_answers_as_on_evaluated_ones(finished: Finished, tmp_path: Path) -> None:
-    """What promotion compares: the served model's answers and the evaluation's are equally good, so none is promoted."""
+def test_a_verdict_rests_on_served_answers_as_on_evaluated_ones(
+    finished: Finished, tmp_path: Path
+) -> None:
+    """What promotion compares: the served model's answers and the evaluation's are
+    equally good, so none is promoted.
+    """
     from pipeline.steps.register import package_candidate
 
     config, candidate = finished.workspace.config(), finished.candidate
@@ -331,27 +393,47 @@ def test_a_verdict_rests_on_served_answers_as_on_evaluated_ones(finished: Finish
     rows = table.filter(pc.equal(table["split"], "test"))
     data = finished.workspace.root / "data"
     labels = candidate.labels
-    examples = AnsweredExamples(rows, labels, labels, frozenset(labels), task, config.task, data)
+    examples = AnsweredExamples(
+        rows, labels, labels, frozenset(labels), task, config.task, data
+    )
     served = packaging.answers(folder, task.serving().requests(rows.to_pylist(), data))
     kept = judge.served_answers(pq.read_table(evaluated.predictions), candidate)
-    champion, challenger = (judge.judge_answers(answers, examples) for answers in (served, kept))
-    assert np.asarray(challenger.goodness, np.float64) == pytest.approx(champion.goodness.astype(np.float64), abs=0.02)
-    primary = challenger.estimate_metrics(BootstrapSettings(20, 0.95, 0))[judge.goodness_metric]
+    champion, challenger = (
+        judge.judge_answers(answers, examples) for answers in (served, kept)
+    )
+    assert np.asarray(challenger.goodness, np.float64) == pytest.approx(
+        champion.goodness.astype(np.float64), abs=0.02
+    )
+    primary = challenger.estimate_metrics(BootstrapSettings(20, 0.95, 0))[
+        judge.goodness_metric
+    ]
     judged = evaluated.metrics[judge.goodness_metric]
     assert primary.value == pytest.approx(judged.value, abs=0.02)
 
-    pair = JudgedPair(challenger, champion, judge.goodness_metric, judge.goodness_metric, 0.0025)
+    pair = JudgedPair(
+        challenger, champion, judge.goodness_metric, judge.goodness_metric, 0.0025
+    )
     comparison = ChampionComparison(
-        "1", measure_gain(pair), rows.num_rows, parts=tuple(measure_classes(pair, labels, frozenset(labels)))
+        "1",
+        measure_gain(pair),
+        rows.num_rows,
+        parts=tuple(measure_classes(pair, labels, frozenset(labels))),
     )
     facts = {name: estimate.value for name, estimate in evaluated.metrics.items()}
-    evidence = Evidence("2", facts, judge.goodness_metric, champion="1", comparison=comparison)
+    evidence = Evidence(
+        "2", facts, judge.goodness_metric, champion="1", comparison=comparison
+    )
     assert decide(evidence, Policy(config.promotion, {})).decision == "cannot-tell"
     constant = measure_constant_gain(challenger, 0.0025)
-    assert constant.value == pytest.approx(challenger.goodness.mean() - challenger.constant_goodness.mean())
+    assert constant.value == pytest.approx(
+        challenger.goodness.mean() - challenger.constant_goodness.mean()
+    )
     present = [challenger.class_goodness(code) for code in range(len(labels))]
     assert any(one.rows.any() for one in present)
-    assert all(((one.goodness[one.rows] >= 0) & (one.goodness[one.rows] <= 1)).all() for one in present)
+    assert all(
+        ((one.goodness[one.rows] >= 0) & (one.goodness[one.rows] <= 1)).all()
+        for one in present
+    )
 
 
 def test_the_report_renders(finished: Finished) -> None:
@@ -378,7 +460,9 @@ def test_every_task_has_a_model_card(finished: Finished) -> None:
     assert "refuses, with an error that names the row" in card
     assert "### The weakest classes" in card
     assert "on the test split" in card.lower()
-    assert describe_version(run, config, facts).startswith("**Nothing was decided about it yet.**")
+    assert describe_version(run, config, facts).startswith(
+        "**Nothing was decided about it yet.**"
+    )
 
 
 def weights(workspace: Workspace) -> str:
@@ -399,7 +483,9 @@ def finetune_again(workspace: Workspace, environment: dict[str, str]) -> int:
 
 
 @pytest.mark.full
-def test_killed_in_the_middle_it_ends_with_the_same_weights(finished: Finished, tmp_path: Path) -> None:
+def test_killed_in_the_middle_it_ends_with_the_same_weights(
+    finished: Finished, tmp_path: Path
+) -> None:
     workspace = make_workspace(finished.task, tmp_path)
     for step in ("validate", "split", "backbone"):
         run_alone(workspace, step, console=SilentConsole())

@@ -15,7 +15,10 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_full_disk_leaves_no_half_made_database(tmp_path: Path) -> None:
-    with small_files(100_000), pytest.raises(Exception, match=r"disk I/O error|disk is full"):
+    with (
+        small_files(100_000),
+        pytest.raises(Exception, match=r"disk I/O error|disk is full"),
+    ):
         create(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["artifacts"]
     create(tmp_path)

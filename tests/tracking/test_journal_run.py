@@ -1,4 +1,6 @@
-"""The journal in MLflow: of writers at once none is lost and none is believed twice, and the alias follows."""
+"""The journal in MLflow: of writers at once none is lost and none is believed twice,
+and the alias follows.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.promotion_journal import MOST_OF_A_NAME, Entry, JournalMovedError, TestSplit, now, read_history, shorten
+from pipeline.promotion_journal import (
+    MOST_OF_A_NAME,
+    Entry,
+    JournalMovedError,
+    TestSplit,
+    now,
+    read_history,
+    shorten,
+)
 from pipeline.tracking import registry
 from pipeline.tracking.journal_run import JOURNAL_TAG, JournalRun
 from pipeline.tracking.store import TrackingStore
@@ -27,7 +37,12 @@ def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> TrackingS
     """A registry with three versions of a model."""
     lay_store(tmp_path, tmp_path_factory)
     folder = tmp_path / "mlflow"
-    made = TrackingStore(f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri(), "journals", folder)
+    made = TrackingStore(
+        f"sqlite:///{folder / 'mlflow.db'}",
+        (folder / "artifacts").as_uri(),
+        "journals",
+        folder,
+    )
     made.client.create_registered_model(NAME)
     for _ in range(3):
         run = made.client.create_run(made.experiment_id)
@@ -36,7 +51,15 @@ def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> TrackingS
 
 
 def entry(champion: str, version: str, **more: Any) -> Entry:
-    return Entry(kind="promoted", champion=champion, version=version, by="test", reason="r", time=now(), **more)
+    return Entry(
+        kind="promoted",
+        champion=champion,
+        version=version,
+        by="test",
+        reason="r",
+        time=now(),
+        **more,
+    )
 
 
 def alias(store: TrackingStore) -> str | None:
@@ -63,7 +86,9 @@ def test_an_entry_on_another_champion_is_not_added(store: TrackingStore) -> None
     assert len(journal.read()) == 1
 
 
-def test_where_the_champion_was_deleted_there_is_none_until_another_is_made_champion(store: TrackingStore) -> None:
+def test_where_the_champion_was_deleted_there_is_none_until_another_is_made_champion(
+    store: TrackingStore,
+) -> None:
     journal = JournalRun(store, NAME)
     journal.append(entry("", "2"))
     journal.reconcile()
@@ -75,10 +100,14 @@ def test_where_the_champion_was_deleted_there_is_none_until_another_is_made_cham
     assert alias(store) == "3"
 
 
-def test_the_longest_reason_with_what_json_lengthens_most_is_read_back(store: TrackingStore) -> None:
+def test_the_longest_reason_with_what_json_lengthens_most_is_read_back(
+    store: TrackingStore,
+) -> None:
     journal = JournalRun(store, NAME)
     worst = chr(34) * 3000 + "\x1b\udcff" * 700
-    kept = entry("", "1").model_copy(update={"reason": shorten(worst), "by": shorten(worst, MOST_OF_A_NAME)})
+    kept = entry("", "1").model_copy(
+        update={"reason": shorten(worst), "by": shorten(worst, MOST_OF_A_NAME)}
+    )
     journal.append(kept)
     (read,) = journal.read()
     assert (read.reason, read.by) == (kept.reason, kept.by)
@@ -88,7 +117,9 @@ def test_a_secret_in_a_reason_is_not_kept_for_ever() -> None:
     assert "hunter2" not in shorten("see https://bob:hunter2@host/x")
 
 
-def test_the_journal_is_found_where_the_version_that_pointed_to_it_is_deleted(store: TrackingStore) -> None:
+def test_the_journal_is_found_where_the_version_that_pointed_to_it_is_deleted(
+    store: TrackingStore,
+) -> None:
     JournalRun(store, NAME).append(entry("", "2"))
     store.client.delete_model_version(NAME, "1")
     assert JournalRun(store, NAME).reconcile() == "2"
@@ -96,13 +127,27 @@ def test_the_journal_is_found_where_the_version_that_pointed_to_it_is_deleted(st
     assert [one.version for one in JournalRun(store, NAME).read()] == ["2", "3"]
 
 
-def test_a_journal_that_was_removed_for_good_begins_again_with_the_champion_there_is(store: TrackingStore) -> None:
+def test_a_journal_that_was_removed_for_good_begins_again_with_the_champion_there_is(
+    store: TrackingStore,
+) -> None:
     journal = JournalRun(store, NAME)
     journal.append(entry("", "2"))
     journal.reconcile()
-    (run,) = store.client.search_runs([store.experiment_id], f"tags.`{JOURNAL_TAG}` != ''")
+    (run,) = store.client.search_runs(
+        [store.experiment_id], f"tags.`{JOURNAL_TAG}` != ''"
+    )
     store.client.delete_run(run.info.run_id)
-    purge = [sys.executable, "-P", "-m", "mlflow", "gc", "--backend-store-uri", store.uri, "--tracking-uri", store.uri]
+    purge = [
+        sys.executable,
+        "-P",
+        "-m",
+        "mlflow",
+        "gc",
+        "--backend-store-uri",
+        store.uri,
+        "--tracking-uri",
+        store.uri,
+    ]
     purge += ["--run-ids", run.info.run_id]
     subprocess.run(purge, check=True, capture_output=True)
     assert JournalRun(store, NAME).reconcile() == "2"
@@ -110,11 +155,19 @@ def test_a_journal_that_was_removed_for_good_begins_again_with_the_champion_ther
     assert (adopted.kind, adopted.version) == ("adopted", "2")
 
 
-def test_a_test_split_is_kept_beside_the_entries(store: TrackingStore, tmp_path: Path) -> None:
+def test_a_test_split_is_kept_beside_the_entries(
+    store: TrackingStore, tmp_path: Path
+) -> None:
     kept = TestSplit(digest="d" * 64, examples=("a", "b"), units=("1", "1"))
     JournalRun(store, NAME).keep_test_split(kept, tmp_path / "here")
-    assert JournalRun(store, NAME).find_test_split(kept.digest, tmp_path / "elsewhere") == kept
-    assert JournalRun(store, NAME).find_test_split("e" * 64, tmp_path / "elsewhere") is None
+    assert (
+        JournalRun(store, NAME).find_test_split(kept.digest, tmp_path / "elsewhere")
+        == kept
+    )
+    assert (
+        JournalRun(store, NAME).find_test_split("e" * 64, tmp_path / "elsewhere")
+        is None
+    )
 
 
 def write(store: TrackingStore, seed: int, written: Any) -> None:
@@ -133,11 +186,16 @@ def write(store: TrackingStore, seed: int, written: Any) -> None:
     written.put(won)
 
 
-def test_of_writers_at_once_none_is_lost_and_none_believed_twice(store: TrackingStore) -> None:
+def test_of_writers_at_once_none_is_lost_and_none_believed_twice(
+    store: TrackingStore,
+) -> None:
     processes = multiprocessing.get_context("spawn")
     written: Any = processes.Queue()
     uri = TrackingStore(store.uri, None, store.experiment)
-    writers = [processes.Process(target=write, args=(uri, seed, written)) for seed in range(WRITERS)]
+    writers = [
+        processes.Process(target=write, args=(uri, seed, written))
+        for seed in range(WRITERS)
+    ]
     for writer in writers:
         writer.start()
     won = sum(written.get(timeout=240) for _ in writers)
@@ -146,4 +204,8 @@ def test_of_writers_at_once_none_is_lost_and_none_believed_twice(store: Tracking
     entries = JournalRun(store, NAME).read()
     assert len(entries) == won, "an entry was lost or stands twice"
     assert len({one.nonce for one in entries}) == won
-    assert JournalRun(store, NAME).reconcile() == read_history(entries).champion == alias(store)
+    assert (
+        JournalRun(store, NAME).reconcile()
+        == read_history(entries).champion
+        == alias(store)
+    )

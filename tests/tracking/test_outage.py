@@ -1,4 +1,6 @@
-"""A store that is away, broken or slow costs a training seconds, and the record nothing."""
+"""A store that is away, broken or slow costs a training seconds, and the record
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def test_a_server_that_breaks_in_the_middle_is_told_everything_once_it_answers(
     server.mode = "500"
     for step in range(3, 200):
         run.metrics(curve(step))
-    assert 0 < server.fired <= 3, "the fault did not fire, or the server was asked again and again"
+    assert 0 < server.fired <= 3, (
+        "the fault did not fire, or the server was asked again and again"
+    )
     assert len(said.lines) == 1
     assert "away" in said.lines[0]
     server.mode = "ok"
@@ -88,13 +92,16 @@ def test_what_a_slow_server_did_without_answering_in_time_is_not_done_twice(
     run.metrics(curve(1, 2, 3))
     assert server.fired == 1
     time.sleep(0.2)
-    assert sorted(recorded(workspace, run.id)) == [0, 1, 2, 3], "the server did nothing: this test tests nothing"
+    assert sorted(recorded(workspace, run.id)) == [0, 1, 2, 3], (
+        "the server did nothing: this test tests nothing"
+    )
     assert run.outbox.writes, "the tracker took a lost answer for a yes"
     server.mode = "ok"
     monkeypatch.setitem(failures.TRAINING, "MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     opened.flush()
     assert sorted(recorded(workspace, run.id)) == [0, 1, 2, 3]
-    resumed = tracker(workspace, RecordingConsole(), uri=server.url)  # and once more by the next process
+    # And once more by the next process.
+    resumed = tracker(workspace, RecordingConsole(), uri=server.url)
     again = resumed.open(KEY, "head")
     again.metrics(curve(2, 3, 4))
     again.close()
@@ -104,10 +111,13 @@ def test_what_a_slow_server_did_without_answering_in_time_is_not_done_twice(
 
 
 @pytest.mark.slow
-def test_a_run_begun_with_the_server_down_is_recorded_by_the_next(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_run_begun_with_the_server_down_is_recorded_by_the_next(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     said = RecordingConsole()
     (tmp_path / "report.html").write_text("<p>")
-    away = tracker(workspace, said, uri="http://127.0.0.1:9")  # nobody listens at the discard port
+    # Nobody listens at the discard port.
+    away = tracker(workspace, said, uri="http://127.0.0.1:9")
     parent = away.open(KEY, "insects", tags={"git": "abc"})
     run = away.open("d" * 64, "head", parent=parent)
     run.params({"lr": 0.1})
@@ -124,17 +134,24 @@ def test_a_run_begun_with_the_server_down_is_recorded_by_the_next(workspace: Wor
     later = tracker(workspace)
     later.open("e" * 64, "another")
     client = later.store.client
-    found = {one.info.run_name: one for one in client.search_runs([later.store.experiment_id])}
+    found = {
+        one.info.run_name: one
+        for one in client.search_runs([later.store.experiment_id])
+    }
     assert found["head"].data.tags["mlflow.parentRunId"] == found["insects"].info.run_id
     assert found["head"].data.params == {"lr": "0.1"}
     assert {found["head"].info.status, found["insects"].info.status} == {"FINISHED"}
     assert recorded(workspace, found["head"].info.run_id) == list(range(100))
-    assert [file.path for file in client.list_artifacts(found["head"].info.run_id)] == ["report.html"]
+    assert [file.path for file in client.list_artifacts(found["head"].info.run_id)] == [
+        "report.html"
+    ]
     assert found["insects"].data.tags["git"] == "abc"
     assert [path.stem for path in (workspace.scratch / "outbox").glob("*")] == []
 
 
-def test_a_write_the_server_refuses_is_left_out_and_does_not_block_the_others(workspace: Workspace) -> None:
+def test_a_write_the_server_refuses_is_left_out_and_does_not_block_the_others(
+    workspace: Workspace,
+) -> None:
     said = RecordingConsole()
     opened = tracker(workspace, said)
     run = opened.open(KEY, "head")
@@ -149,7 +166,9 @@ AWAY = "http://127.0.0.1:9"  # nobody listens at the discard port
 
 
 def tables(folder: Path, text: str) -> Path:
-    """What a run leaves: a table, written over in place, and a folder of pictures, made anew."""
+    """What a run leaves: a table, written over in place, and a folder of pictures, made
+    anew.
+    """
     shutil.rmtree(folder / "worst", ignore_errors=True)
     (folder / "worst" / "deep").mkdir(parents=True)
     (folder / "per_class.csv").write_text(text)
@@ -160,9 +179,17 @@ def tables(folder: Path, text: str) -> Path:
 def artifacts(workspace: Workspace, name: str) -> dict[str, str]:
     """The content of every artifact of the run of that name, by its path."""
     store = tracker(workspace).store
-    (found,) = [run for run in store.client.search_runs([store.experiment_id]) if run.info.run_name == name]
+    (found,) = [
+        run
+        for run in store.client.search_runs([store.experiment_id])
+        if run.info.run_name == name
+    ]
     folder = Path(store.client.download_artifacts(found.info.run_id, ""))
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def left(workspace: Workspace) -> list[str]:
@@ -170,7 +197,9 @@ def left(workspace: Workspace) -> list[str]:
     return sorted(path.relative_to(outboxes).as_posix() for path in outboxes.rglob("*"))
 
 
-def test_a_run_recorded_late_has_its_own_tables_and_not_its_successors(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_run_recorded_late_has_its_own_tables_and_not_its_successors(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     for key, name in (("1" * 64, "first"), ("2" * 64, "second")):
         run = tracker(workspace, RecordingConsole(), uri=AWAY).open(key, name)
         run.artifact(tables(tmp_path / "out", name) / "per_class.csv", "test")
@@ -181,8 +210,9 @@ def test_a_run_recorded_late_has_its_own_tables_and_not_its_successors(workspace
     tracker(workspace, said).open("3" * 64, "third")  # the store is back
     for name in ("first", "second"):
         assert artifacts(workspace, name) == {
-            "test/per_class.csv": name, "test/worst/deep/1.png": f"picture {name}",
-        }  # fmt: skip
+            "test/per_class.csv": name,
+            "test/worst/deep/1.png": f"picture {name}",
+        }
     assert said.lines == []
     assert left(workspace) == []
 
@@ -198,7 +228,10 @@ def test_a_file_of_one_content_is_kept_once_and_until_every_write_of_it_is_confi
     assert len(left(workspace)) == 3, "the writes, and a folder with one content"
     server.mode = "ok"
     opened.flush()
-    assert artifacts(workspace, "head") == {"one/per_class.csv": "same", "two/per_class.csv": "same"}
+    assert artifacts(workspace, "head") == {
+        "one/per_class.csv": "same",
+        "two/per_class.csv": "same",
+    }
     assert left(workspace) == []
 
 
@@ -220,7 +253,9 @@ def test_what_cannot_be_kept_is_said_and_never_replaced(
     (tmp_path / "per_class.csv").write_text("second")  # the next run writes over it
     later = RecordingConsole()
     tracker(workspace, later).open("d" * 64, "another")
-    assert artifacts(workspace, "head") == {"worst/deep/1.png": "picture first"}, "this one was still as it was"
+    assert artifacts(workspace, "head") == {"worst/deep/1.png": "picture first"}, (
+        "this one was still as it was"
+    )
     assert len(later.lines) == 1
     assert later.lines[0].endswith("changed or removed since: per_class.csv")
     assert left(workspace) == []
@@ -262,14 +297,20 @@ def test_a_kill_between_sending_and_confirming_doubles_nothing(
     table = tables(tmp_path / "out", "first") / "per_class.csv"
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(workspace.root), str(table), str(confirmed)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=300, check=False,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == -signal.SIGKILL
     assert left(workspace), "nothing was left to send again: this test tests nothing"
     table.write_text("second")
     tracker(workspace, RecordingConsole()).open("d" * 64, "another")
     store = tracker(workspace).store
-    found = [run for run in store.client.search_runs([store.experiment_id]) if run.info.run_name == "killed"]
+    found = [
+        run
+        for run in store.client.search_runs([store.experiment_id])
+        if run.info.run_name == "killed"
+    ]
     assert len(found) == 1
     assert found[0].data.tags["git"] == "abc"
     if confirmed > 0:
@@ -280,13 +321,18 @@ def test_a_kill_between_sending_and_confirming_doubles_nothing(
     assert left(workspace) == []
 
 
-def test_what_an_earlier_version_left_unconfirmed_is_recorded_first(workspace: Workspace, tmp_path: Path) -> None:
+def test_what_an_earlier_version_left_unconfirmed_is_recorded_first(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     run = tracker(workspace, RecordingConsole(), uri=AWAY).open(KEY, "head")
     run.tags({"earlier": "yes", "both": "earlier"})
     run.artifact(tables(tmp_path / "out", "first") / "per_class.csv")
-    (workspace.scratch / "outbox").rename(workspace.scratch / "spool")  # as it was called
+    # As it was called.
+    (workspace.scratch / "outbox").rename(workspace.scratch / "spool")
     (workspace.scratch / "outbox").mkdir()
-    (workspace.scratch / "outbox" / f"{KEY}.jsonl").write_text('{"op": "tags", "values": {"both": "later"}}\n')
+    (workspace.scratch / "outbox" / f"{KEY}.jsonl").write_text(
+        '{"op": "tags", "values": {"both": "later"}}\n'
+    )
     later = tracker(workspace, RecordingConsole()).open(KEY, "head")
     assert not (workspace.scratch / "spool").exists()
     data = tracker(workspace).store.client.get_run(later.id).data

@@ -48,19 +48,26 @@ def test_a_run_is_made_once_for_its_key(workspace: Workspace) -> None:
     assert (run.info.status, run.info.run_name) == ("FINISHED", "head")
     assert run.data.tags["mlflow.parentRunId"] == parent.id
     assert client.get_run(parent.id).data.tags["git"] == "abc"
-    assert client.get_run(parent.id).info.status == "FINISHED"  # opened again to look, not to run
+    # Opened again to look, not to run.
+    assert client.get_run(parent.id).info.status == "FINISHED"
 
 
-def test_a_killed_run_goes_on_with_no_point_lost_or_doubled(workspace: Workspace) -> None:
+def test_a_killed_run_goes_on_with_no_point_lost_or_doubled(
+    workspace: Workspace,
+) -> None:
     killed = tracker(workspace)
     run = killed.open(KEY, "head")
     run.metrics([MetricPoint("train/loss", 1.0, step) for step in range(1200)])
-    run.metrics([MetricPoint("train/loss", 1.0, step) for step in range(1200, 1300)])  # not sent yet: only kept on disk
-    assert len(steps(killed.store.client, run.id, "train/loss")) < 1300, "everything was sent: this test tests nothing"
+    # Not sent yet: only kept on disk.
+    run.metrics([MetricPoint("train/loss", 1.0, step) for step in range(1200, 1300)])
+    assert len(steps(killed.store.client, run.id, "train/loss")) < 1300, (
+        "everything was sent: this test tests nothing"
+    )
     assert killed.store.client.get_run(run.id).info.status == "RUNNING"
     resumed = tracker(workspace)
     run = resumed.open(KEY, "head")
-    run.metrics([MetricPoint("train/loss", 1.0, step) for step in range(1000, 2500)])  # from the last checkpoint on
+    # From the last checkpoint on.
+    run.metrics([MetricPoint("train/loss", 1.0, step) for step in range(1000, 2500)])
     run.close()
     assert steps(resumed.store.client, run.id, "train/loss") == list(range(2500))
     assert resumed.store.client.get_run(run.id).info.status == "FINISHED"
@@ -83,39 +90,63 @@ def test_params_may_be_long_changed_or_oddly_named(workspace: Workspace) -> None
     run = tracker(workspace).open(KEY, "head")
     run.params({"lr": 0.2, "new": True})
     data = first.store.client.get_run(run.id).data
-    assert (data.params["lr"], data.tags["changed.lr"], data.params["new"]) == ("0.1", "0.2", "True")
+    assert (data.params["lr"], data.tags["changed.lr"], data.params["new"]) == (
+        "0.1",
+        "0.2",
+        "True",
+    )
     assert len(data.params["long"]) == 6000
     assert data.params["class _naïve_ _1"] == "1"
     assert data.params["p249"] == "249"
 
 
-def test_a_later_evaluation_replaces_a_test_metric_but_no_point_of_a_curve(workspace: Workspace) -> None:
+def test_a_later_evaluation_replaces_a_test_metric_but_no_point_of_a_curve(
+    workspace: Workspace,
+) -> None:
     first = tracker(workspace)
     run = first.open(KEY, "head")
     run.metrics(
-        [MetricPoint("test/accuracy", 0.8, 0), MetricPoint("val/accuracy", 0.1, 0), MetricPoint("val/accuracy", 0.2, 1)]
+        [
+            MetricPoint("test/accuracy", 0.8, 0),
+            MetricPoint("val/accuracy", 0.1, 0),
+            MetricPoint("val/accuracy", 0.2, 1),
+        ]
     )
     run.close()
     run = tracker(workspace).open(KEY, "head")
     run.metrics(
-        [MetricPoint("test/accuracy", 0.9, 0), MetricPoint("val/accuracy", 0.3, 0), MetricPoint("val/accuracy", 0.4, 1)]
+        [
+            MetricPoint("test/accuracy", 0.9, 0),
+            MetricPoint("val/accuracy", 0.3, 0),
+            MetricPoint("val/accuracy", 0.4, 1),
+        ]
     )
     run.close()
     client = first.store.client
-    assert client.get_run(run.id).data.metrics == {"test/accuracy": 0.9, "val/accuracy": 0.2}
+    assert client.get_run(run.id).data.metrics == {
+        "test/accuracy": 0.9,
+        "val/accuracy": 0.2,
+    }
     assert steps(client, run.id, "val/accuracy") == [0, 1]
 
 
-def test_files_and_folders_are_kept_with_the_run(workspace: Workspace, tmp_path: Path) -> None:
+def test_files_and_folders_are_kept_with_the_run(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "a.csv").write_text("1")
     opened = tracker(workspace)
     run = opened.open(KEY, "head")
     run.artifact(tmp_path / "tables" / "a.csv", "test")
     run.artifact(tmp_path / "tables", "all")
-    run.artifact(tmp_path / "gone.csv")  # removed before it could be sent: no reason to fail
-    assert [file.path for file in opened.store.client.list_artifacts(run.id, "test")] == ["test/a.csv"]
-    assert [file.path for file in opened.store.client.list_artifacts(run.id, "all")] == ["all/a.csv"]
+    # Removed before it could be sent: no reason to fail.
+    run.artifact(tmp_path / "gone.csv")
+    assert [
+        file.path for file in opened.store.client.list_artifacts(run.id, "test")
+    ] == ["test/a.csv"]
+    assert [
+        file.path for file in opened.store.client.list_artifacts(run.id, "all")
+    ] == ["all/a.csv"]
 
 
 def test_the_machine_is_sampled_while_a_run_without_a_parent_is_open(
@@ -137,7 +168,9 @@ def test_the_machine_is_sampled_while_a_run_without_a_parent_is_open(
     assert metrics["system/system_memory_usage_megabytes"] > 0
 
 
-def test_a_copied_workspace_keeps_its_files_to_itself(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_copied_workspace_keeps_its_files_to_itself(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     from mlflow.tracking._tracking_service import utils as client
 
     (tmp_path / "a.txt").write_text("1")
@@ -163,8 +196,10 @@ def locked(workspace: Workspace) -> Any:
     hold += "print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", hold, str(workspace.mlflow / "mlflow.db")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as holder:  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         yield holder
@@ -172,22 +207,34 @@ def locked(workspace: Workspace) -> Any:
 
 
 @pytest.mark.slow
-def test_a_locked_database_names_its_holder_and_loses_nothing(workspace: Workspace, locked: Any) -> None:
+def test_a_locked_database_names_its_holder_and_loses_nothing(
+    workspace: Workspace, locked: Any
+) -> None:
     opened = tracker(workspace)
     run = opened.open(KEY, "head")
     run.metrics([MetricPoint("val/accuracy", 0.5, 1)])
     assert run.id == "", "the database was not locked: this test tests nothing"
-    with pytest.raises(TrackingError, match=f"locked, held open by process {locked.pid}"):
-        with_retries(opened.store, "asking", lambda: opened.store.client.search_experiments(), seconds=0.1)
+    with pytest.raises(
+        TrackingError, match=f"locked, held open by process {locked.pid}"
+    ):
+        with_retries(
+            opened.store,
+            "asking",
+            lambda: opened.store.client.search_experiments(),
+            seconds=0.1,
+        )
     locked.kill()
     locked.wait()
     opened.flush()
     assert steps(opened.store.client, run.id, "val/accuracy") == [1]
 
 
-def test_a_database_of_another_mlflow_says_how_to_upgrade_it(workspace: Workspace) -> None:
+def test_a_database_of_another_mlflow_says_how_to_upgrade_it(
+    workspace: Workspace,
+) -> None:
     with closing(sqlite3.connect(workspace.mlflow / "mlflow.db")) as database, database:
-        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")  # of MLflow 1
+        # Of MLflow 1.
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
     with pytest.raises(TrackingError, match="mlflow db upgrade sqlite:///"):
         tracker(workspace).store.client  # noqa: B018
 
@@ -212,11 +259,20 @@ def test_a_uri_that_mlflow_has_no_store_for_is_refused(tmp_path: Path) -> None:
         open_tracker(TrackingConfig(uri="./mlruns"), Workspace(tmp_path))
 
 
-def test_a_relative_database_is_below_the_workspace_and_a_password_is_not_shown(tmp_path: Path) -> None:
-    assert find(TrackingConfig(uri="sqlite:///my.db"), Workspace(tmp_path)).uri == f"sqlite:///{tmp_path}/my.db"
-    store = find(TrackingConfig(uri="https://me:secret@mlflow.example.com"), Workspace(tmp_path))
+def test_a_relative_database_is_below_the_workspace_and_a_password_is_not_shown(
+    tmp_path: Path,
+) -> None:
+    assert (
+        find(TrackingConfig(uri="sqlite:///my.db"), Workspace(tmp_path)).uri
+        == f"sqlite:///{tmp_path}/my.db"
+    )
+    store = find(
+        TrackingConfig(uri="https://me:secret@mlflow.example.com"), Workspace(tmp_path)
+    )
     assert store.shown == "https://***@mlflow.example.com"
-    assert "secret" not in str(to_tracking_error(store, "asking", OSError(f"no route to {store.uri}")))
+    assert "secret" not in str(
+        to_tracking_error(store, "asking", OSError(f"no route to {store.uri}"))
+    )
 
 
 def test_tracking_can_be_off(tmp_path: Path) -> None:
@@ -233,15 +289,25 @@ def test_nothing_is_asked_or_imported_before_a_run_is_opened(tmp_path: Path) -> 
         "tracking.open_tracker(TrackingConfig(), Workspace(Path(sys.argv[1]))); "
         "print([name for name in ('mlflow', 'torch', 'pandas') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_the_server_is_small_on_loopback_and_leaves_files_to_clients(tmp_path: Path) -> None:
+def test_the_server_is_small_on_loopback_and_leaves_files_to_clients(
+    tmp_path: Path,
+) -> None:
     argv, env = server_command(Workspace(tmp_path), "127.0.0.1", 5123)
     text = " ".join(argv)
     assert "--host 127.0.0.1 --port 5123 -w 1" in text
     assert "--no-serve-artifacts" in argv
-    assert (env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"], env["MLFLOW_DISABLE_TELEMETRY"]) == ("false", "true")
+    assert (
+        env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"],
+        env["MLFLOW_DISABLE_TELEMETRY"],
+    ) == ("false", "true")

@@ -1,4 +1,6 @@
-"""The embedded store served: registering through the server and beside it is one and the same."""
+"""The embedded store served: registering through the server and beside it is one and
+the same.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,12 @@ def url(done: Finished, tmp_path: Path) -> Iterator[str]:
     argv, env = server_command(Workspace(done.root), "127.0.0.1", port)
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(
-            argv, env={**os.environ, **env}, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+            argv,
+            env={**os.environ, **env},
+            cwd=tmp_path,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -55,11 +62,16 @@ def url(done: Finished, tmp_path: Path) -> Iterator[str]:
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "a worker still listens"
 
 
-def test_with_and_without_the_server_it_is_one_store(done: Finished, url: str, tmp_path: Path) -> None:
+def test_with_and_without_the_server_it_is_one_store(
+    done: Finished, url: str, tmp_path: Path
+) -> None:
     beside = Config(
-        register=RegisterConfig(name="insects", thresholds={"accuracy": 0.5}), tracking=TrackingConfig(experiment="all")
+        register=RegisterConfig(name="insects", thresholds={"accuracy": 0.5}),
+        tracking=TrackingConfig(experiment="all"),
     )  # type: ignore[call-arg]
-    through = beside.model_copy(update={"tracking": TrackingConfig(uri=url, experiment="all")})
+    through = beside.model_copy(
+        update={"tracking": TrackingConfig(uri=url, experiment="all")}
+    )
     done.config = through
     first = done.register()
     assert (first.version, first.tracking_uri) == ("1", url)

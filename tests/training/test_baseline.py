@@ -1,4 +1,6 @@
-"""The comparison with training from scratch: trained once, remembered, pinned, and asked about each new test split."""
+"""The comparison with training from scratch: trained once, remembered, pinned, and
+asked about each new test split.
+"""
 
 from __future__ import annotations
 
@@ -48,9 +50,15 @@ def run(
     out = root / "artifacts" / f"finetune{len(list(root.glob('artifacts/finetune*')))}"
     out.mkdir(parents=True)
     context = Context(
-        root=root, data=root / "data", scratch=root / ".thaw", run_dir=root / "side", console=console or SilentConsole()
+        root=root,
+        data=root / "data",
+        scratch=root / ".thaw",
+        run_dir=root / "side",
+        console=console or SilentConsole(),
     )
-    return step.finetune(config, ImageClassificationConfig(), split, backbone, out, context)
+    return step.finetune(
+        config, ImageClassificationConfig(), split, backbone, out, context
+    )
 
 
 def run_in_another_process(root: Path) -> None:
@@ -72,11 +80,15 @@ def scratch_sha(record: FinetuneRecord) -> str:
     return record.candidate("scratch").model_sha256
 
 
-# --- once -------------------------------------------------------------------------------------------------
-def test_it_is_trained_once_however_the_data_grow_and_settings_change(tmp_path: Path) -> None:
+# --- once -----------------------------------------------------------------------------
+def test_it_is_trained_once_however_the_data_grow_and_settings_change(
+    tmp_path: Path,
+) -> None:
     first, words = run(tmp_path), RecordingConsole()
     forget_candidates(tmp_path)
-    changed = ONCE.model_copy(update={"label_smoothing": 0.2, "lr": 5e-3, "epochs": 2, "seed": 3})
+    changed = ONCE.model_copy(
+        update={"label_smoothing": 0.2, "lr": 5e-3, "epochs": 2, "seed": 3}
+    )
     second = run(tmp_path, changed, count=90, console=words)
     assert scratch_sha(second) == scratch_sha(first)
     assert second.candidate("head").model_sha256 != first.candidate("head").model_sha256
@@ -92,36 +104,50 @@ def test_its_seconds_are_said_before_it_starts(tmp_path: Path) -> None:
     words = RecordingConsole()
     run(tmp_path, console=words)
     said = [
-        line.split(":")[0] + (" duration" if "for comparison, at most 2 epochs" in line else "") for line in words.lines
+        line.split(":")[0]
+        + (" duration" if "for comparison, at most 2 epochs" in line else "")
+        for line in words.lines
     ]
     assert said.index("scratch duration") < said.index("scratch")
 
 
 @pytest.mark.parametrize(("setting", "candidates"), [("always", 2), ("never", 1)])
-def test_always_trains_it_anew_and_never_does_without(tmp_path: Path, setting: str, candidates: int) -> None:
+def test_always_trains_it_anew_and_never_does_without(
+    tmp_path: Path, setting: str, candidates: int
+) -> None:
     run(tmp_path)
     forget_candidates(tmp_path)
     record = run(
-        tmp_path, ONCE.model_copy(update={"baseline": setting}), count=90, console=(words := RecordingConsole())
+        tmp_path,
+        ONCE.model_copy(update={"baseline": setting}),
+        count=90,
+        console=(words := RecordingConsole()),
     )
     assert len(record.candidates) == candidates
     assert record.baseline is None
     assert ("for comparison, at most" in words) == (setting == "always")
 
 
-@pytest.mark.parametrize(("before", "now"), [(True, "first"), (False, "never"), ("always", "always")])
+@pytest.mark.parametrize(
+    ("before", "now"), [(True, "first"), (False, "never"), ("always", "always")]
+)
 def test_settings_of_earlier_versions_are_understood(before: Any, now: str) -> None:
-    assert parse({"finetune": {"baseline": before}}, "params.yaml").finetune.baseline == now
+    assert (
+        parse({"finetune": {"baseline": before}}, "params.yaml").finetune.baseline
+        == now
+    )
 
 
-def test_as_a_recipe_of_its_own_it_is_a_candidate_and_nothing_is_remembered(tmp_path: Path) -> None:
+def test_as_a_recipe_of_its_own_it_is_a_candidate_and_nothing_is_remembered(
+    tmp_path: Path,
+) -> None:
     record = run(tmp_path, ONCE.model_copy(update={"recipes": ("head", "scratch")}))
     assert record.candidates == ("head", "scratch")
     assert not record.candidate("scratch").baseline
     assert not (tmp_path / "baseline").exists()
 
 
-# --- again ------------------------------------------------------------------------------------------------
+# --- again ----------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("condition", "value"),
     [
@@ -138,7 +164,11 @@ def test_what_it_cannot_be_compared_under_has_it_trained_again(
     run(tmp_path)
     forget_candidates(tmp_path)
     usual = baseline.Comparison.conditions.fget  # type: ignore[attr-defined]
-    monkeypatch.setattr(baseline.Comparison, "conditions", property(lambda self: {**usual(self), condition: value}))
+    monkeypatch.setattr(
+        baseline.Comparison,
+        "conditions",
+        property(lambda self: {**usual(self), condition: value}),
+    )
     words = RecordingConsole()
     run(tmp_path, console=words)
     assert "it is trained again" in words
@@ -149,22 +179,35 @@ def test_what_it_cannot_be_compared_under_has_it_trained_again(
 def test_each_condition_is_named(tmp_path: Path) -> None:
     run(tmp_path)
     other = BACKBONE.model_copy(update={"architecture": "tiny2"})
-    run(tmp_path, ONCE.model_copy(update={"baseline_steps": 20}), backbone=other, console=(words := RecordingConsole()))
+    run(
+        tmp_path,
+        ONCE.model_copy(update={"baseline_steps": 20}),
+        backbone=other,
+        console=(words := RecordingConsole()),
+    )
     assert "the architecture, finetune.baseline_steps changed" in words
 
 
-def test_too_few_test_examples_that_it_does_not_know_have_it_trained_again(tmp_path: Path) -> None:
+def test_too_few_test_examples_that_it_does_not_know_have_it_trained_again(
+    tmp_path: Path,
+) -> None:
     run(tmp_path)
     forget_candidates(tmp_path)
     path = tmp_path / "baseline" / members.FILE
     table = manifest.read(tmp_path / "split" / "manifest.parquet")
     members.write_members(
-        members.members_of_split(table).set_column(2, "split", pa.array(["train"] * len(table))), path
+        members.members_of_split(table).set_column(
+            2, "split", pa.array(["train"] * len(table))
+        ),
+        path,
     )
     words = RecordingConsole()
     run(tmp_path, console=words)
     assert "it had learnt from all but 0 of 8 test examples; 8 are needed" in words
-    assert pc.sum(pc.equal(members.read_members(path)["split"], "test")).as_py() in (0, None)
+    assert pc.sum(pc.equal(members.read_members(path)["split"], "test")).as_py() in (
+        0,
+        None,
+    )
     forget_candidates(tmp_path)
     run(tmp_path, console=(words := RecordingConsole()))
     assert "scratch: remembered" in words, "trained again once, not for ever"
@@ -179,16 +222,34 @@ def test_what_it_learnt_from_is_left_out_with_all_that_belongs_to_it() -> None:
         ("e", None, "b"),
         ("f", None, "a"),
     ]
-    test = pa.Table.from_pylist([dict(zip(("id", "group", "unit"), row, strict=True)) for row in rows])
-    learnt = [("a", None, "train", "x"), ("z", "one", "val", "x"), ("y", "two", "test", "x")]
-    known = pa.Table.from_pylist([dict(zip(members.SCHEMA.names, row, strict=True)) for row in learnt], members.SCHEMA)
-    assert members.unseen_rows(test, known).tolist() == [False, False, True, True, False, False]
+    test = pa.Table.from_pylist(
+        [dict(zip(("id", "group", "unit"), row, strict=True)) for row in rows]
+    )
+    learnt = [
+        ("a", None, "train", "x"),
+        ("z", "one", "val", "x"),
+        ("y", "two", "test", "x"),
+    ]
+    known = pa.Table.from_pylist(
+        [dict(zip(members.SCHEMA.names, row, strict=True)) for row in learnt],
+        members.SCHEMA,
+    )
+    assert members.unseen_rows(test, known).tolist() == [
+        False,
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
-# --- kills ------------------------------------------------------------------------------------------------
+# --- kills ----------------------------------------------------------------------------
 @pytest.mark.slow
 @pytest.mark.parametrize("point", ["before-baseline", "after-baseline"])
-def test_a_kill_before_it_is_remembered_does_not_train_it_twice(tmp_path: Path, point: str) -> None:
+def test_a_kill_before_it_is_remembered_does_not_train_it_twice(
+    tmp_path: Path, point: str
+) -> None:
     code, _ = elsewhere(run_in_another_process, tmp_path, env={"THAW_CRASH_AT": point})
     assert code == -9, "the kill never happened"
     words = RecordingConsole()
@@ -198,7 +259,7 @@ def test_a_kill_before_it_is_remembered_does_not_train_it_twice(tmp_path: Path, 
     assert len(yaml.safe_load((tmp_path / "baseline.lock").read_text())) == 1
 
 
-# --- pinned -----------------------------------------------------------------------------------------------
+# --- pinned ---------------------------------------------------------------------------
 @pytest.fixture
 def pinned(tmp_path: Path) -> Path:
     """A workspace under DVC in which it was trained and pushed."""
@@ -238,9 +299,15 @@ def test_what_is_pinned_now_replaces_what_was_pinned_before(pinned: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_kill_before_a_new_one_is_pinned_has_the_next_run_pin_it(pinned: Path) -> None:
+def test_a_kill_before_a_new_one_is_pinned_has_the_next_run_pin_it(
+    pinned: Path,
+) -> None:
     before = (pinned / "baseline.dvc").read_bytes()
-    code, _ = elsewhere(train_another_in_another_process, pinned, env={"THAW_CRASH_AT": "before-pinning"})
+    code, _ = elsewhere(
+        train_another_in_another_process,
+        pinned,
+        env={"THAW_CRASH_AT": "before-pinning"},
+    )
     assert code == -9, "the kill never happened"
     assert (pinned / "baseline.dvc").read_bytes() == before
     forget_candidates(pinned)

@@ -1,4 +1,6 @@
-"""BatchNorm statistics that move are those of the weights they are saved with, however small the momentum."""
+"""BatchNorm statistics that move are those of the weights they are saved with, however
+small the momentum.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,26 @@ from pipeline.training import batchnorm, gradient_accumulation, stages
 from pipeline.training.batch_source import BatchSource, Piece
 from tiny import PLAN, STAGES, Setting, TinyModel
 
-EVERYTHING = StageConfig(name="all", train=("all",), epochs=2, lr=1e-2, batchnorm="train")
+EVERYTHING = StageConfig(
+    name="all", train=("all",), epochs=2, lr=1e-2, batchnorm="train"
+)
 
 
 def statistics(model: Any) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in model.stock.state_dict().items() if "running" in name}
+    return {
+        name: value.clone()
+        for name, value in model.stock.state_dict().items()
+        if "running" in name
+    }
 
 
 def inputs(setting: Setting, model: Any) -> list[torch.Tensor]:
     job = setting.job()
     feed = BatchSource(job, job.train, None, 0)
-    return [feed.batch(cut, None) for cut in batchnorm.sample_batches(job.train.keys, job.config.seed)]
+    return [
+        feed.batch(cut, None)
+        for cut in batchnorm.sample_batches(job.train.keys, job.config.seed)
+    ]
 
 
 def test_the_estimate_is_that_of_pytorch(tmp_path: Path) -> None:
@@ -42,19 +53,29 @@ def test_the_estimate_is_that_of_pytorch(tmp_path: Path) -> None:
     update_bn(batches, torch.nn.Sequential(*expected.stock.values()))
     batchnorm.estimate_statistics(model, scope, batches, PLAN)
     for name, value in statistics(expected).items():
-        assert torch.allclose(statistics(model)[name], value, rtol=1e-5, atol=1e-6), name
+        assert torch.allclose(statistics(model)[name], value, rtol=1e-5, atol=1e-6), (
+            name
+        )
     assert not stages.wrong_modes(model, scope)
-    assert {m.momentum for m in model.stock.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {0.1}
+    assert {
+        m.momentum for m in model.stock.modules() if isinstance(m, torch.nn.BatchNorm2d)
+    } == {0.1}
 
 
 def test_statistics_of_frozen_blocks_stay(tmp_path: Path) -> None:
     model = TinyModel()
-    scope = stages.resolve_scope(model, STAGES[1].model_copy(update={"batchnorm": "train"}))
+    scope = stages.resolve_scope(
+        model, STAGES[1].model_copy(update={"batchnorm": "train"})
+    )
     stages.apply_scope(model, scope)
     before = statistics(model)
     batchnorm.estimate_statistics(model, scope, inputs(Setting(tmp_path), model), PLAN)
     after = statistics(model)
-    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    moved = {
+        name.split(".")[0]
+        for name in before
+        if not torch.equal(before[name], after[name])
+    }
     assert moved == {"top"}
 
 
@@ -62,26 +83,35 @@ def test_statistics_of_frozen_blocks_stay(tmp_path: Path) -> None:
 def test_the_saved_statistics_are_those_of_the_saved_weights(
     momentum: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a small momentum half of the running statistics would be their initial values after a short training."""
+    """With a small momentum half of the running statistics would be their initial
+    values after a short training.
+    """
     monkeypatch.setattr(
-        "tiny.nn.BatchNorm2d", lambda count: torch.nn.modules.batchnorm.BatchNorm2d(count, momentum=momentum)
+        "tiny.nn.BatchNorm2d",
+        lambda count: torch.nn.modules.batchnorm.BatchNorm2d(count, momentum=momentum),
     )
     setting = Setting(tmp_path, stages=(EVERYTHING,))
     model = setting.train().model
     saved = statistics(model)
-    batchnorm.estimate_statistics(model, stages.resolve_scope(model, EVERYTHING), inputs(setting, model), PLAN)
+    batchnorm.estimate_statistics(
+        model, stages.resolve_scope(model, EVERYTHING), inputs(setting, model), PLAN
+    )
     for name, value in statistics(model).items():
         assert torch.allclose(saved[name], value, rtol=1e-5, atol=1e-7), name
 
 
-def test_want_of_memory_moves_no_statistics_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_want_of_memory_moves_no_statistics_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = TinyModel()
     stages.apply_scope(model, stages.resolve_scope(model, EVERYTHING))
     before = {name: value.clone() for name, value in model.stock.state_dict().items()}
     original = ClassLoss.__call__
     pieces: list[int] = []
 
-    def hungry(self: ClassLoss, network: Any, x: torch.Tensor, start: int, targets: Any) -> torch.Tensor:
+    def hungry(
+        self: ClassLoss, network: Any, x: torch.Tensor, start: int, targets: Any
+    ) -> torch.Tensor:
         pieces.append(len(x))
         loss = original(self, network, x, start, targets)
         if len(pieces) == 2:

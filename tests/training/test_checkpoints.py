@@ -1,4 +1,6 @@
-"""Checkpoints: whole or not there, believed only when checked, never at the cost of the one before."""
+"""Checkpoints: whole or not there, believed only when checked, never at the cost of the
+one before.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,15 @@ KILLED = -9
 
 def made(folder: Path, **changed: Any) -> tuple[Checkpoints, RecordingConsole]:
     words = RecordingConsole()
-    return Checkpoints(folder, {"seed": 0, "data": {"train": "abc"}}, words, **changed), words
+    return Checkpoints(
+        folder, {"seed": 0, "data": {"train": "abc"}}, words, **changed
+    ), words
 
 
 def save(checkpoints: Checkpoints, step: int, **options: Any) -> bool:
-    return checkpoints.save({"step": step}, {"model/x": torch.full((50,), float(step))}, **options)
+    return checkpoints.save(
+        {"step": step}, {"model/x": torch.full((50,), float(step))}, **options
+    )
 
 
 def test_the_newest_comes_back_and_only_a_few_are_kept(tmp_path: Path) -> None:
@@ -43,14 +49,20 @@ def test_the_newest_comes_back_and_only_a_few_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["flip a bit", "cut", "empty", "rubbish"])
-def test_a_damaged_newest_is_passed_over_for_the_one_before(harm: str, tmp_path: Path) -> None:
+def test_a_damaged_newest_is_passed_over_for_the_one_before(
+    harm: str, tmp_path: Path
+) -> None:
     checkpoints, words = made(tmp_path)
     save(checkpoints, 1)
     save(checkpoints, 2)
     newest = max(tmp_path.iterdir())
     data = bytearray(newest.read_bytes())
     data[-3] ^= 1
-    newest.write_bytes({"flip a bit": data, "cut": data[:-100], "empty": b"", "rubbish": b"rubbish"}[harm])
+    newest.write_bytes(
+        {"flip a bit": data, "cut": data[:-100], "empty": b"", "rubbish": b"rubbish"}[
+            harm
+        ]
+    )
     found = checkpoints.load()
     assert found is not None
     assert found.state == {"step": 1}
@@ -65,7 +77,9 @@ def test_with_all_damaged_there_is_none(tmp_path: Path) -> None:
     assert "cannot be used" in words
 
 
-def test_a_checkpoint_of_another_training_is_refused_with_the_difference(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_training_is_refused_with_the_difference(
+    tmp_path: Path,
+) -> None:
     checkpoints, words = made(tmp_path)
     save(checkpoints, 1)
     other = Checkpoints(tmp_path, {"seed": 1, "data": {"train": "xyz"}}, words)
@@ -77,7 +91,9 @@ def test_a_checkpoint_of_another_training_is_refused_with_the_difference(tmp_pat
     )
 
 
-def test_a_checkpoint_of_another_version_is_said_and_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_of_another_version_is_said_and_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoints, words = made(tmp_path)
     with monkeypatch.context() as earlier:
         earlier.setattr("pipeline.training.checkpoints.VERSION", 1)
@@ -90,7 +106,9 @@ def test_moments_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     checkpoints, _ = made(tmp_path)
     save(checkpoints, 1)
     with pytest.raises(NonFiniteError) as fault:
-        checkpoints.save({"step": 2}, {"optimizer/x:exp_avg": torch.tensor([1.0, float("nan")])})
+        checkpoints.save(
+            {"step": 2}, {"optimizer/x:exp_avg": torch.tensor([1.0, float("nan")])}
+        )
     assert fault.value.details == ("optimizer/x:exp_avg",)
     found = checkpoints.load()
     assert found is not None
@@ -100,7 +118,9 @@ def test_moments_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
 def test_tied_tensors_are_saved_twice(tmp_path: Path) -> None:
     checkpoints, _ = made(tmp_path)
     shared = torch.ones(3)
-    checkpoints.save({}, {"model/a": shared, "model/b": shared, "model/t": torch.rand(2, 3).t()})
+    checkpoints.save(
+        {}, {"model/a": shared, "model/b": shared, "model/t": torch.rand(2, 3).t()}
+    )
     found = checkpoints.load()
     assert found is not None
     assert found.part("model").keys() == {"a", "b", "t"}
@@ -127,7 +147,9 @@ def _save_on_a_full_disk(folder: Path) -> tuple[bool, list[str], dict[str, Any],
     return saved, words.lines, found.state, len(list(folder.iterdir()))
 
 
-def test_a_training_whose_newest_checkpoint_is_damaged_comes_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_training_whose_newest_checkpoint_is_damaged_comes_to_the_same_weights(
+    tmp_path: Path,
+) -> None:
     whole = train_and_hash(Setting(tmp_path / "whole"))
     setting = Setting(tmp_path / "hurt")
     code, _ = elsewhere(train_and_hash, setting, env={"THAW_CRASH_AT": "after-save:9"})
@@ -156,7 +178,11 @@ def _tampered(folder: Path, change: Any) -> None:
     newest.unlink()
     plain = folder / "new"
     save_file(tensors, plain, metadata={"thaw": json.dumps(values)})
-    plain.rename(newest.with_name(f"{newest.name.rpartition('-')[0]}-{fingerprint.of_file(plain)}.safetensors"))
+    plain.rename(
+        newest.with_name(
+            f"{newest.name.rpartition('-')[0]}-{fingerprint.of_file(plain)}.safetensors"
+        )
+    )
 
 
 def _interrupted(tmp_path: Path) -> tuple[Setting, Path]:
@@ -175,9 +201,14 @@ def test_a_resume_that_forgets_an_optimiser_group_is_stopped(tmp_path: Path) -> 
 
 
 def test_a_resume_with_other_frozen_weights_is_stopped(tmp_path: Path) -> None:
-    """The proof is of the stage's beginning, not of the resume: what changed in between shows."""
+    """The proof is of the stage's beginning, not of the resume: what changed in between
+    shows.
+    """
     setting, folder = _interrupted(tmp_path)
-    _tampered(folder, lambda state, tensors: tensors["model/low.0.weight"].view(-1)[0].add_(1e-3))
+    _tampered(
+        folder,
+        lambda state, tensors: tensors["model/low.0.weight"].view(-1)[0].add_(1e-3),
+    )
     with pytest.raises(TrainingError, match="frozen tensors changed") as fault:
         setting.train()
     assert fault.value.details == ("low.0.weight",)
@@ -194,5 +225,10 @@ def test_another_machine_is_said_and_noted(tmp_path: Path) -> None:
 
 def test_the_plan_of_the_checkpoint_is_obeyed(tmp_path: Path) -> None:
     setting, _ = _interrupted(tmp_path)
-    other = Setting(tmp_path, plan=setting.plan.model_copy(update={"batch_size": 4, "memory_format": "channels-last"}))
+    other = Setting(
+        tmp_path,
+        plan=setting.plan.model_copy(
+            update={"batch_size": 4, "memory_format": "channels-last"}
+        ),
+    )
     assert other.train().state.plan == setting.plan

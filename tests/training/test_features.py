@@ -1,4 +1,6 @@
-"""A frozen prefix's outputs, kept: the same numbers as without, whoever asks, and never more work."""
+"""A frozen prefix's outputs, kept: the same numbers as without, whoever asks, and never
+more work.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,14 @@ class Store:
     """Noise by id."""
 
     def __init__(self, count: int) -> None:
-        self.ids = tuple(hashlib.md5(bytes([number])).hexdigest() for number in range(count))
-        self.pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 40, 40, 3), dtype=np.uint8))
+        self.ids = tuple(
+            hashlib.md5(bytes([number])).hexdigest() for number in range(count)
+        )
+        self.pixels = torch.from_numpy(
+            np.random.default_rng(0).integers(
+                0, 256, (count, 40, 40, 3), dtype=np.uint8
+            )
+        )
 
     def batch(self, rows: sampling.Rows) -> torch.Tensor:
         return self.pixels[torch.from_numpy(rows)]
@@ -61,10 +69,15 @@ class Counting(ImageCodec):
 def model() -> blocks.TorchvisionNetwork:
     """Two blocks of a stock network would do; all of a small one is surer."""
     built = blocks.build_network("mobilenet_v2", 3)
-    with torch.no_grad():  # as if it had seen data: statistics that differ from batch to batch must not matter
+    # As if it had seen data: statistics that differ from batch to batch must not
+    # matter.
+    with torch.no_grad():
         for buffer in built.buffers():
             if buffer.is_floating_point():
-                buffer.add_(torch.rand(buffer.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
+                buffer.add_(
+                    torch.rand(buffer.shape, generator=torch.Generator().manual_seed(0))
+                    * 0.1
+                )
     return built.eval()
 
 
@@ -82,7 +95,13 @@ def opened(
     **other: Any,
 ) -> feature_cache.FeatureStore | None:
     store = store or Store(64)
-    values = {"spec": SPEC, "task_config": ImageClassificationConfig(), "seed": 0, "key": "weights", **other}
+    values = {
+        "spec": SPEC,
+        "task_config": ImageClassificationConfig(),
+        "seed": 0,
+        "key": "weights",
+        **other,
+    }
     return feature_cache.open_features(
         model,
         boundary % len(model.blocks),
@@ -121,13 +140,22 @@ def computed(
     plan: TrainingPlan = PLAN,
 ) -> torch.Tensor:
     """What a stage without the cache would give to its first trained block."""
-    draws = None if views is None else [RandomDraw(0, int(v), store.ids[r]) for r, v in zip(rows, views, strict=True)]
+    draws = (
+        None
+        if views is None
+        else [
+            RandomDraw(0, int(v), store.ids[r])
+            for r, v in zip(rows, views, strict=True)
+        ]
+    )
     x = TASK.codec.prepare(store.batch(rows), SPEC, ImageClassificationConfig(), draws)
     with torch.inference_mode(), autocast(plan):
         return model.run(to_input(x, plan), 0, boundary % len(model.blocks))
 
 
-def epochs(store: Store, count: int, size: int) -> list[tuple[sampling.Rows, sampling.Rows]]:
+def epochs(
+    store: Store, count: int, size: int
+) -> list[tuple[sampling.Rows, sampling.Rows]]:
     """The batches of some epochs and their views."""
     keys, found = sampling.keys(store.ids), []
     for epoch in range(count):
@@ -136,35 +164,51 @@ def epochs(store: Store, count: int, size: int) -> list[tuple[sampling.Rows, sam
     return found
 
 
-# --- the same numbers -----------------------------------------------------------------------------------
+# --- the same numbers -----------------------------------------------------------------
 @pytest.mark.parametrize("boundary", [2, 10, -1])
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels-last"])
 @pytest.mark.parametrize("fuse", [False, True])
 def test_equal_to_the_bit_in_fp32_at_one_batch_size(
-    model: blocks.TorchvisionNetwork, tmp_path: Path, boundary: int, memory_format: Any, fuse: bool
+    model: blocks.TorchvisionNetwork,
+    tmp_path: Path,
+    boundary: int,
+    memory_format: Any,
+    fuse: bool,
 ) -> None:
     plan = PLAN.model_copy(update={"memory_format": memory_format, "fuse": fuse})
     place_network(model, plan)
     store = Store(2 * feature_cache.CHUNK)
     if fuse:
-        model.fuse(torch.zeros(1, 3, 32, 32), boundary % len(model.blocks), activations=True)
+        model.fuse(
+            torch.zeros(1, 3, 32, 32), boundary % len(model.blocks), activations=True
+        )
     cached = kept(model, tmp_path, boundary=boundary, store=store, plan=plan)
     for rows, views in epochs(store, VIEWS + 1, feature_cache.CHUNK):
-        assert torch.equal(cached.batch(rows, views), computed(model, store, rows, views, boundary, plan))
+        assert torch.equal(
+            cached.batch(rows, views),
+            computed(model, store, rows, views, boundary, plan),
+        )
     model.unfuse()
     place_network(model, PLAN)
 
 
-def test_within_a_few_last_bits_at_another_batch_size(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
+def test_within_a_few_last_bits_at_another_batch_size(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
     store = Store(45)
     cached = kept(model, tmp_path, store=store)
     for rows, views in epochs(store, 2, 7):
         torch.testing.assert_close(
-            cached.batch(rows, views), computed(model, store, rows, views, -1), rtol=1e-4, atol=1e-5
+            cached.batch(rows, views),
+            computed(model, store, rows, views, -1),
+            rtol=1e-4,
+            atol=1e-5,
         )
 
 
-def test_within_its_precision_in_bf16(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
+def test_within_its_precision_in_bf16(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
     plan = PLAN.model_copy(update={"precision": "bf16"})
     store = Store(20)
     cached = kept(model, tmp_path, store=store, plan=plan)
@@ -174,36 +218,55 @@ def test_within_its_precision_in_bf16(model: blocks.TorchvisionNetwork, tmp_path
     exact = computed(model, store, rows, views, -1)
     assert (found.float() - exact).norm() / exact.norm() < 0.03
     torch.testing.assert_close(
-        found.float(), computed(model, store, rows, views, -1, plan).float(), rtol=0.05, atol=0.02
+        found.float(),
+        computed(model, store, rows, views, -1, plan).float(),
+        rtol=0.05,
+        atol=0.02,
     )
 
 
-def test_the_plain_presentation_has_no_views(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
+def test_the_plain_presentation_has_no_views(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
     store = Store(feature_cache.CHUNK)
     cached = kept(model, tmp_path, store=store, views=None)
     by_id = np.array(sorted(range(len(store.ids)), key=lambda row: store.ids[row]))
-    assert torch.equal(cached.batch(by_id, None), computed(model, store, by_id, None, -1))
+    assert torch.equal(
+        cached.batch(by_id, None), computed(model, store, by_id, None, -1)
+    )
 
 
-def test_what_is_kept_does_not_depend_on_who_asks_first(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
+def test_what_is_kept_does_not_depend_on_who_asks_first(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
     store = Store(50)
-    there, back = kept(model, tmp_path / "a", store=store), kept(model, tmp_path / "b", store=store)
+    there, back = (
+        kept(model, tmp_path / "a", store=store),
+        kept(model, tmp_path / "b", store=store),
+    )
     asked = epochs(store, VIEWS, 9)
     forth = [there.batch(rows, views) for rows, views in asked]
     again = [back.batch(rows, views) for rows, views in reversed(asked)]
     assert all(torch.equal(a, b) for a, b in zip(forth, reversed(again), strict=True))
 
 
-def test_nor_on_the_order_in_which_examples_were_listed(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
+def test_nor_on_the_order_in_which_examples_were_listed(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
     store = Store(50)
     turned = np.random.default_rng(1).permutation(50)
-    there, back = kept(model, tmp_path, store=store), kept(model, tmp_path, store=store, rows=turned)
+    there, back = (
+        kept(model, tmp_path, store=store),
+        kept(model, tmp_path, store=store, rows=turned),
+    )
     rows, views = epochs(store, 1, 50)[0]
     assert torch.equal(there.batch(rows, views), back.batch(rows, views))
     assert len(list((tmp_path / "features").iterdir())) == 1
 
 
-def test_some_of_the_stores_rows_will_do(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
+def test_some_of_the_stores_rows_will_do(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
     store = Store(30)
     some = np.array([20, 3, 7, 11, 29])
     cached = kept(model, tmp_path, store=store, rows=some)
@@ -226,29 +289,44 @@ def test_a_prefix_left_in_train_mode_is_computed_in_eval_and_left_as_it_was(
     finally:
         model.eval()
     assert torch.equal(found, expected)
-    assert all(torch.equal(buffer, statistics[name]) for name, buffer in model.named_buffers())
+    assert all(
+        torch.equal(buffer, statistics[name]) for name, buffer in model.named_buffers()
+    )
 
 
-# --- never more work ------------------------------------------------------------------------------------
-def test_only_views_that_are_shown_are_computed_and_only_once(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
+# --- never more work ------------------------------------------------------------------
+def test_only_views_that_are_shown_are_computed_and_only_once(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
     store, task = Store(40), Counting()
     cached = kept(model, tmp_path, store=store, task=task)
     task.prepared = 0
-    for shown_epochs, expected in ((1, 40), (2, 80), (VIEWS, VIEWS * 40), (VIEWS + 4, VIEWS * 40)):
+    for shown_epochs, expected in (
+        (1, 40),
+        (2, 80),
+        (VIEWS, VIEWS * 40),
+        (VIEWS + 4, VIEWS * 40),
+    ):
         for rows, views in epochs(store, shown_epochs, 8):
             cached.batch(rows, views)
         assert task.prepared == expected
 
 
-def test_reopened_it_computes_nothing(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
+def test_reopened_it_computes_nothing(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
     store, task = Store(40), Counting()
     rows, views = epochs(store, 1, 40)[0]
     first = kept(model, tmp_path, store=store).batch(rows, views)
-    assert torch.equal(kept(model, tmp_path, store=store, task=task).batch(rows, views), first)
+    assert torch.equal(
+        kept(model, tmp_path, store=store, task=task).batch(rows, views), first
+    )
     assert task.prepared == 0
 
 
-def test_loader_threads_may_ask_at_once(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
+def test_loader_threads_may_ask_at_once(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
     store, task, found = Store(40), Counting(), {}
     cached = kept(model, tmp_path, store=store, task=task)
     task.prepared = 0
@@ -273,8 +351,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     "seed": {"seed": 1},
     "number of views": {"views": 2},
     "size": {"spec": SPEC.model_copy(update={"size": 40})},
-    "augmentation": {"task_config": ImageClassificationConfig(augment=ImageAugmentConfig(hflip=0.3))},
-    "memory format": {"plan": PLAN.model_copy(update={"memory_format": "channels-last"})},
+    "augmentation": {
+        "task_config": ImageClassificationConfig(augment=ImageAugmentConfig(hflip=0.3))
+    },
+    "memory format": {
+        "plan": PLAN.model_copy(update={"memory_format": "channels-last"})
+    },
     "fused operations": {"plan": PLAN.model_copy(update={"fuse": True})},
     "precision": {"plan": PLAN.model_copy(update={"precision": "bf16"})},
     "examples": {"store": Store(41)},
@@ -282,7 +364,9 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_another_training_has_its_own(model: blocks.TorchvisionNetwork, tmp_path: Path, change: str) -> None:
+def test_another_training_has_its_own(
+    model: blocks.TorchvisionNetwork, tmp_path: Path, change: str
+) -> None:
     kept(model, tmp_path, store=Store(40))
     kept(model, tmp_path, **{"store": Store(40), **CHANGES[change]})
     assert len(list((tmp_path / "features").iterdir())) == 2
@@ -297,14 +381,18 @@ def test_what_another_version_of_the_engine_computed_is_not_believed(
     assert len(list((tmp_path / "features").iterdir())) == 2
 
 
-def test_how_much_memory_a_batch_may_take_changes_nothing(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
+def test_how_much_memory_a_batch_may_take_changes_nothing(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
     kept(model, tmp_path)
     kept(model, tmp_path, plan=PLAN.model_copy(update={"batch_size": 4}))
     assert len(list((tmp_path / "features").iterdir())) == 1
 
 
-# --- interruption and damage ----------------------------------------------------------------------------
-def test_what_an_interruption_left_is_gone_on_with(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
+# --- interruption and damage ----------------------------------------------------------
+def test_what_an_interruption_left_is_gone_on_with(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
     class Stumbling(Counting):
         def prepare(self, decoded: torch.Tensor, *rest: Any) -> torch.Tensor:
             if self.prepared >= PROBED + feature_cache.CHUNK:  # the probe, then a chunk
@@ -318,10 +406,14 @@ def test_what_an_interruption_left_is_gone_on_with(model: blocks.TorchvisionNetw
     task = Counting()
     found = kept(model, tmp_path, store=store, task=task).batch(rows, views)
     assert task.prepared == 60 - feature_cache.CHUNK
-    assert torch.equal(found, kept(model, tmp_path / "whole", store=store).batch(rows, views))
+    assert torch.equal(
+        found, kept(model, tmp_path / "whole", store=store).batch(rows, views)
+    )
 
 
-def test_between_chunks_the_caller_may_stop_it(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
+def test_between_chunks_the_caller_may_stop_it(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
     store, calls = Store(60), []
 
     def between() -> None:
@@ -332,7 +424,9 @@ def test_between_chunks_the_caller_may_stop_it(model: blocks.TorchvisionNetwork,
     rows, views = epochs(store, 1, 60)[0]
     task = Counting()
     with pytest.raises(InterruptedError):
-        kept(model, tmp_path, store=store, task=task, between=between).batch(rows, views)
+        kept(model, tmp_path, store=store, task=task, between=between).batch(
+            rows, views
+        )
     assert task.prepared == PROBED + feature_cache.CHUNK
 
 
@@ -342,23 +436,31 @@ DAMAGE = {
     "flags gone": lambda folder: (folder / "done").unlink(),
     "flags too many": lambda folder: (folder / "done").write_bytes(b"\x01" * 9),
     "description gone": lambda folder: (folder / "meta.json").unlink(),
-    "description of another": lambda folder: (folder / "meta.json").write_text(json.dumps({"shape": [1, 2]})),
+    "description of another": lambda folder: (folder / "meta.json").write_text(
+        json.dumps({"shape": [1, 2]})
+    ),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_store_is_made_anew(model: blocks.TorchvisionNetwork, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_store_is_made_anew(
+    model: blocks.TorchvisionNetwork, tmp_path: Path, damage: str
+) -> None:
     store, task = Store(20), Counting()
     rows, views = epochs(store, 1, 20)[0]
     first = kept(model, tmp_path, store=store).batch(rows, views)
     (folder,) = (tmp_path / "features").iterdir()
     DAMAGE[damage](folder)
-    assert torch.equal(kept(model, tmp_path, store=store, task=task).batch(rows, views), first)
+    assert torch.equal(
+        kept(model, tmp_path, store=store, task=task).batch(rows, views), first
+    )
     assert task.prepared > 0
 
 
-# --- where it would not pay or fit ----------------------------------------------------------------------
-def test_over_the_limit_it_says_so(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
+# --- where it would not pay or fit ----------------------------------------------------
+def test_over_the_limit_it_says_so(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
     console = RecordingConsole()
     small = PLAN.model_copy(update={"feature_cache_gb": 1e-6})
     assert opened(model, tmp_path, plan=small, console=console) is None
@@ -368,14 +470,18 @@ def test_over_the_limit_it_says_so(model: blocks.TorchvisionNetwork, tmp_path: P
 def test_on_a_full_disk_it_says_so(
     model: blocks.TorchvisionNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**40, 2**40, 0))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**40, 2**40, 0)
+    )
     console = RecordingConsole()
     assert opened(model, tmp_path, console=console) is None
     assert "free disk" in console.lines[0]
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_meanwhile_is_said_and_the_outputs_are_computed_each_time(tmp_path: Path) -> None:
+def test_a_disk_that_fills_meanwhile_is_said_and_the_outputs_are_computed_each_time(
+    tmp_path: Path,
+) -> None:
     with small_disk(tmp_path / "disk", megabytes=1) as disk:
         code, said = elsewhere(_on_a_disk_that_fills, disk)
     assert code == 0, said
@@ -386,20 +492,30 @@ def test_a_disk_that_fills_meanwhile_is_said_and_the_outputs_are_computed_each_t
 
 
 def _on_a_disk_that_fills(disk: Path) -> list[str]:
-    """Two epochs on a disk that has room for the flags and one of the turns, and what was said."""
+    """Two epochs on a disk that has room for the flags and one of the turns, and what
+    was said.
+    """
     feature_cache.SPARE_BYTES = -(10**12)  # there was room when it was looked for
-    model, store, console = blocks.build_network("mobilenet_v2", 3).eval(), Store(112), RecordingConsole()
+    model, store, console = (
+        blocks.build_network("mobilenet_v2", 3).eval(),
+        Store(112),
+        RecordingConsole(),
+    )
     opened_store = kept(model, disk, store=store, console=console)
     for rows, views in epochs(store, 2, 16):
         found = opened_store.batch(rows, views)
         assert found.dtype == torch.float32
-        assert torch.allclose(found, computed(model, store, rows, views, -1), rtol=1e-3, atol=1e-4)
+        assert torch.allclose(
+            found, computed(model, store, rows, views, -1), rtol=1e-3, atol=1e-4
+        )
     (folder,) = (disk / "features").iterdir()
     assert np.fromfile(folder / "done", np.uint8).any(), "what the disk took is kept"
     return console.lines
 
 
-def test_files_the_disk_refuses_are_not_left_behind(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
+def test_files_the_disk_refuses_are_not_left_behind(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
     console = RecordingConsole()
     with small_files(1000):
         assert opened(model, tmp_path, console=console) is None
@@ -420,13 +536,20 @@ def test_where_reading_takes_as_long_as_computing_it_says_so(
     assert opened(model, tmp_path, plan=measured) is not None
 
 
-def test_switched_off_or_with_nothing_frozen_there_is_none(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
-    assert opened(model, tmp_path, plan=PLAN.model_copy(update={"feature_cache": False})) is None
+def test_switched_off_or_with_nothing_frozen_there_is_none(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
+    assert (
+        opened(model, tmp_path, plan=PLAN.model_copy(update={"feature_cache": False}))
+        is None
+    )
     assert opened(model, tmp_path, boundary=0) is None
     assert not (tmp_path / "features").exists()
 
 
-def test_stores_used_longest_ago_make_room(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
+def test_stores_used_longest_ago_make_room(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
     each = VIEWS * 64 * 1280 * 4 / 1e9
     plan = PLAN.model_copy(update={"feature_cache_gb": 2.5 * each})
     for seed in (1, 2, 1, 3):
@@ -438,15 +561,21 @@ def test_stores_used_longest_ago_make_room(model: blocks.TorchvisionNetwork, tmp
     assert task.prepared > 0
 
 
-def test_a_stages_second_store_leaves_its_first_alone(model: blocks.TorchvisionNetwork, tmp_path: Path) -> None:
-    """Room is made of other stages' stores; where that is not enough, the second is computed each time."""
+def test_a_stages_second_store_leaves_its_first_alone(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
+    """Room is made of other stages' stores; where that is not enough, the second is
+    computed each time.
+    """
     each = VIEWS * 64 * 1280 * 4 / 1e9
     plan = PLAN.model_copy(update={"feature_cache_gb": 1.5 * each})
     kept(model, tmp_path, plan=plan, seed=9)
     train = opened(model, tmp_path, plan=plan, seed=1)
     assert train is not None
     words = RecordingConsole()
-    second = opened(model, tmp_path, plan=plan, seed=2, console=words, in_use=[train.folder])
+    second = opened(
+        model, tmp_path, plan=plan, seed=2, console=words, in_use=[train.folder]
+    )
     assert second is None
     assert train.folder.exists()
     assert any("over finetune.plan.feature_cache_gb" in line for line in words.lines)

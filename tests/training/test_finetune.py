@@ -1,4 +1,6 @@
-"""The fine-tune step: candidates made, found again, gone on with; the best chosen; everything told once."""
+"""The fine-tune step: candidates made, found again, gone on with; the best chosen;
+everything told once.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ CONFIG = FinetuneConfig(
     views=2,
     lr=1e-2,
     head_solver="optimizer",
-    plan=PlanConfig(precision="fp32", memory_format="contiguous", threads=1, device="cpu"),
+    plan=PlanConfig(
+        precision="fp32", memory_format="contiguous", threads=1, device="cpu"
+    ),
 )
 BACKBONE = BackboneRecord(
     name="tiny/tiny",
@@ -53,13 +57,26 @@ class Remembering(NoTracker):
     def __init__(self) -> None:
         self.runs: dict[str, RememberedRun] = {}
 
-    def open(self, key: str, name: str, *, parent: Any = None, tags: Mapping[str, str] | None = None) -> Any:
+    def open(
+        self,
+        key: str,
+        name: str,
+        *,
+        parent: Any = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Any:
         return self.runs.setdefault(key, RememberedRun(name, parent))
 
 
 class RememberedRun:
     def __init__(self, name: str, parent: Any) -> None:
-        self.id, self.parent, self.points, self.values, self.closed = name, parent, [], {}, ""  # type: ignore[var-annotated]
+        self.id, self.parent, self.points, self.values, self.closed = (
+            name,
+            parent,
+            [],
+            {},
+            "",
+        )  # type: ignore[var-annotated]
 
     def params(self, values: Mapping[str, object]) -> None:
         self.values.update(values)
@@ -94,26 +111,46 @@ def data(root: Path, count: int = 60) -> SplitRecord:
                 "split": part,
             }
         )
-    sha = manifest.write(pa.Table.from_pylist(rows, schema=manifest.COLUMNS), root / "split" / "manifest.parquet")
+    sha = manifest.write(
+        pa.Table.from_pylist(rows, schema=manifest.COLUMNS),
+        root / "split" / "manifest.parquet",
+    )
     record = SplitRecord(
-        manifest_sha256=sha, labels=LABELS, counts={}, new=0, left_out=(), warnings=(), near_duplicate_groups=0
+        manifest_sha256=sha,
+        labels=LABELS,
+        counts={},
+        new=0,
+        left_out=(),
+        warnings=(),
+        near_duplicate_groups=0,
     )
     return record.save(root / "split")
 
 
-def run(root: Path, config: FinetuneConfig = CONFIG, **surroundings: Any) -> FinetuneRecord:
+def run(
+    root: Path, config: FinetuneConfig = CONFIG, **surroundings: Any
+) -> FinetuneRecord:
     """The step in a workspace below `root`; each call writes to a new folder."""
     catalog.find = lambda name: tiny_task()  # type: ignore[assignment, return-value]
     split = data(root)
     out = root / f"out{len(list(root.glob('out*')))}"
     out.mkdir()
-    context = Context(root=root, data=root / "data", scratch=root / ".thaw", run_dir=root / "side", **surroundings)
-    return step.finetune(config, ImageClassificationConfig(), split, BACKBONE, out, context)
+    context = Context(
+        root=root,
+        data=root / "data",
+        scratch=root / ".thaw",
+        run_dir=root / "side",
+        **surroundings,
+    )
+    return step.finetune(
+        config, ImageClassificationConfig(), split, BACKBONE, out, context
+    )
 
 
 @pytest.fixture(autouse=True)
 def _tiny_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "find", catalog.find)  # `run` replaces it, this puts it back
+    # `run` replaces it, this puts it back.
+    monkeypatch.setattr(catalog, "find", catalog.find)
 
 
 def test_a_candidates_files_say_what_the_record_says(tmp_path: Path) -> None:
@@ -124,8 +161,12 @@ def test_a_candidates_files_say_what_the_record_says(tmp_path: Path) -> None:
     table = pq.read_table(best.folder / "val.parquet")
     assert table.column_names == ["id", "target", *(f"p.{label}" for label in LABELS)]
     assert table.column("id").to_pylist() == sorted(table.column("id").to_pylist())
-    probabilities = np.stack([table.column(f"p.{label}").to_numpy() for label in LABELS], axis=1)
-    hits = probabilities.argmax(1) == [LABELS.index(label) for label in table.column("target").to_pylist()]
+    probabilities = np.stack(
+        [table.column(f"p.{label}").to_numpy() for label in LABELS], axis=1
+    )
+    hits = probabilities.argmax(1) == [
+        LABELS.index(label) for label in table.column("target").to_pylist()
+    ]
     assert hits.mean() == best.val["accuracy"]
     with (best.folder / "curves.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -137,7 +178,9 @@ def test_a_candidates_files_say_what_the_record_says(tmp_path: Path) -> None:
     assert not (best.folder / "timing.json").exists()
 
 
-def test_the_baseline_is_trained_for_comparison_and_is_not_the_best(tmp_path: Path) -> None:
+def test_the_baseline_is_trained_for_comparison_and_is_not_the_best(
+    tmp_path: Path,
+) -> None:
     record = run(tmp_path)
     head, scratch = record.candidate("head"), record.candidate("scratch")
     assert record.best == "head"
@@ -148,7 +191,10 @@ def test_the_baseline_is_trained_for_comparison_and_is_not_the_best(tmp_path: Pa
 
 
 def test_adding_a_recipe_trains_only_that_one(tmp_path: Path) -> None:
-    first, words = run(tmp_path, CONFIG.model_copy(update={"baseline": "never"})), RecordingConsole()
+    first, words = (
+        run(tmp_path, CONFIG.model_copy(update={"baseline": "never"})),
+        RecordingConsole(),
+    )
     more = CONFIG.model_copy(update={"baseline": "never", "recipes": ("full", "head")})
     second = run(tmp_path, more, console=words)
     assert "head: unchanged" in words
@@ -167,15 +213,25 @@ def test_a_damaged_candidate_is_trained_again(tmp_path: Path) -> None:
     assert second.candidate().model_sha256 == first.candidate().model_sha256
 
 
-def test_what_does_not_change_the_result_does_not_change_the_key(tmp_path: Path) -> None:
+def test_what_does_not_change_the_result_does_not_change_the_key(
+    tmp_path: Path,
+) -> None:
     config = CONFIG.model_copy(update={"baseline": "never"})
     run(tmp_path, config)
     words = RecordingConsole()
-    others = {"checkpoint": config.checkpoint.model_copy(update={"keep": 5}), "baseline": "never", "epochs": 3}
+    others = {
+        "checkpoint": config.checkpoint.model_copy(update={"keep": 5}),
+        "baseline": "never",
+        "epochs": 3,
+    }
     plan = config.plan.model_copy(update={"workers": 2})
     run(tmp_path, config.model_copy(update={**others, "plan": plan}), console=words)
     assert "head: unchanged" in words
-    run(tmp_path, config.model_copy(update={"label_smoothing": 0.2}), console=(fresh := RecordingConsole()))
+    run(
+        tmp_path,
+        config.model_copy(update={"label_smoothing": 0.2}),
+        console=(fresh := RecordingConsole()),
+    )
     assert "head: unchanged" not in fresh
 
 
@@ -187,7 +243,9 @@ def test_runs_are_told_every_point_under_one_parent(tmp_path: Path) -> None:
     assert child.parent is parent
     assert parent.closed == child.closed == "FINISHED"
     told = {(point.name, point.step): point.value for point in child.points}
-    assert {"train/loss", "val/accuracy", "val/log_loss", "lr/head"} <= {name for name, _ in told}
+    assert {"train/loss", "val/accuracy", "val/log_loss", "lr/head"} <= {
+        name for name, _ in told
+    }
     assert len(set(child.points)) == len(told), "one place was told two values"
     assert child.values["recipe"] == "head"
 
@@ -196,10 +254,18 @@ def test_runs_are_told_every_point_under_one_parent(tmp_path: Path) -> None:
 def test_a_killed_step_goes_on_and_tells_the_same_points(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", tracker=(plain := Remembering()))
     for point in ("last-batch:2", "between-stages", "after-candidate"):
-        code, _ = elsewhere(_run_quietly, tmp_path / "killed", env={"THAW_CRASH_AT": point})
+        code, _ = elsewhere(
+            _run_quietly, tmp_path / "killed", env={"THAW_CRASH_AT": point}
+        )
         assert code == -9, "the kill never happened"
-    record = run(tmp_path / "killed", tracker=(again := Remembering()), console=(words := RecordingConsole()))
-    assert "head: unchanged" in words, "the candidate was complete when the last kill came"
+    record = run(
+        tmp_path / "killed",
+        tracker=(again := Remembering()),
+        console=(words := RecordingConsole()),
+    )
+    assert "head: unchanged" in words, (
+        "the candidate was complete when the last kill came"
+    )
     assert {n: record.candidate(n).model_sha256 for n in record.candidates} == {
         n: whole.candidate(n).model_sha256 for n in whole.candidates
     }
@@ -229,7 +295,9 @@ def test_settings_that_cannot_be_used_are_refused_before_any_work(
 
 
 def test_the_metric_chosen_decides_and_low_loss_is_better(tmp_path: Path) -> None:
-    config = CONFIG.model_copy(update={"recipes": ("head", "full"), "primary": "log_loss", "baseline": "never"})
+    config = CONFIG.model_copy(
+        update={"recipes": ("head", "full"), "primary": "log_loss", "baseline": "never"}
+    )
     record = run(tmp_path, config)
     assert not record.higher_is_better
     assert record.best == min(record.val, key=lambda name: record.val[name]["log_loss"])

@@ -26,21 +26,34 @@ def frozen_model(train: str = "head") -> tuple[Any, StageScope]:
     return model, scope
 
 
-def test_an_honest_stage_passes_and_its_digest_names_what_was_frozen(tmp_path: Path) -> None:
+def test_an_honest_stage_passes_and_its_digest_names_what_was_frozen(
+    tmp_path: Path,
+) -> None:
     results = Setting(tmp_path).train().state.results
-    assert [result.frozen for result in results] == [("low", "mid", "top"), ("low", "mid"), ()]
+    assert [result.frozen for result in results] == [
+        ("low", "mid", "top"),
+        ("low", "mid"),
+        (),
+    ]
     assert len({result.freeze_digest for result in results}) == 3
 
 
 def test_frozen_parameters_have_no_gradient_and_no_group() -> None:
     model, scope = frozen_model("last:1")
     groups = optimizers.parameter_groups(model, {"top": 0.1, "head": 0.1}, 0.01)
-    assert {name.partition(".")[0] for group in groups for name in group["names"]} == {"top", "head"}
-    assert not any(p.requires_grad for block in model.blocks[:2] for p in block.parameters())
+    assert {name.partition(".")[0] for group in groups for name in group["names"]} == {
+        "top",
+        "head",
+    }
+    assert not any(
+        p.requires_grad for block in model.blocks[:2] for p in block.parameters()
+    )
     assert scope.boundary == 2
 
 
-def test_statistics_moving_in_a_frozen_block_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_moving_in_a_frozen_block_are_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stages, "set_modes", lambda model, scope: model.stock.train())
     monkeypatch.setattr(freeze, "check_modes", lambda *_: None)
     with pytest.raises(TrainingError, match="frozen tensors changed") as fault:
@@ -80,7 +93,9 @@ def test_train_called_behind_the_stages_back_is_caught(tmp_path: Path) -> None:
     ],
     ids=["weight decay", "momentum"],
 )
-def test_an_optimiser_that_reaches_frozen_parameters_is_caught(optimizer: Callable[..., Any]) -> None:
+def test_an_optimiser_that_reaches_frozen_parameters_is_caught(
+    optimizer: Callable[..., Any],
+) -> None:
     model = TinyModel()
     reaching = optimizer(list(model.stock.parameters()))
     for parameter in model.stock.parameters():
@@ -113,7 +128,9 @@ def test_two_frozen_tensors_that_change_places_are_caught() -> None:
 
 def test_weights_tied_across_the_boundary_are_refused() -> None:
     model = TinyModel()
-    model.stock["top"][1].weight = model.stock["head"][1].bias = torch.nn.Parameter(torch.zeros(3))
+    model.stock["top"][1].weight = model.stock["head"][1].bias = torch.nn.Parameter(
+        torch.zeros(3)
+    )
     with pytest.raises(TrainingError, match="tied weights") as fault:
         stages.resolve_scope(model, HEAD[0])  # type: ignore[arg-type]
     assert fault.value.details == ("head.1.bias is top.1.weight",)
@@ -122,7 +139,10 @@ def test_weights_tied_across_the_boundary_are_refused() -> None:
 def test_two_views_of_one_memory_are_tied_too() -> None:
     model = TinyModel()
     shared = torch.zeros(11)
-    model.stock["top"][1].weight.data, model.stock["head"][1].bias.data = shared[:8], shared[8:]
+    model.stock["top"][1].weight.data, model.stock["head"][1].bias.data = (
+        shared[:8],
+        shared[8:],
+    )
     with pytest.raises(TrainingError, match="tied weights"):
         stages.resolve_scope(model, HEAD[0])  # type: ignore[arg-type]
 
@@ -146,6 +166,10 @@ def test_a_fingerprint_tells_of_two_flipped_signs() -> None:
 
 def test_a_fingerprint_sees_logical_order_type_and_shape() -> None:
     x = torch.randn(4, 3, 5, 5)
-    named = {"plain": x, "laid out otherwise": x.to(memory_format=torch.channels_last), "reshaped": x.reshape(12, 25)}
+    named = {
+        "plain": x,
+        "laid out otherwise": x.to(memory_format=torch.channels_last),
+        "reshaped": x.reshape(12, 25),
+    }
     marks = fingerprint.of_tensors(named)
     assert marks["plain"] == marks["laid out otherwise"] != marks["reshaped"]

@@ -1,4 +1,6 @@
-"""A head's stage is solved: where it can be, whatever interrupts it, and what comes after starts from it."""
+"""A head's stage is solved: where it can be, whatever interrupts it, and what comes
+after starts from it.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ def test_a_solved_stage_is_one_row_without_rates_and_says_how(tmp_path: Path) ->
     assert result.solved.chosen_by == "cross-validation"
     assert result.solved.gradient <= 10 * linear_head.TOLERANCE
     assert trained.state.steps == 0
-    assert {(row.split, row.metric) for row in trained.state.rows} >= {("train", "loss"), ("val", "accuracy")}
+    assert {(row.split, row.metric) for row in trained.state.rows} >= {
+        ("train", "loss"),
+        ("val", "accuracy"),
+    }
     assert {row.epoch for row in trained.state.rows} == {1}
     assert not any(row.metric.startswith("lr/") for row in trained.state.rows)
     assert "epochs, lr, warmup and patience do not apply" in words
@@ -49,33 +54,54 @@ def test_a_solved_head_beats_a_nudged_one(tmp_path: Path) -> None:
     solved = setting(tmp_path / "solved", stages=(HEAD,)).train().state
     trained = Setting(tmp_path / "trained", stages=(nudged,)).train().state
     losses = [
-        [row.value for row in position.rows if (row.split, row.metric) == ("train", "loss")][-1]
+        [
+            row.value
+            for row in position.rows
+            if (row.split, row.metric) == ("train", "loss")
+        ][-1]
         for position in (solved, trained)
     ]
     assert losses[0] < losses[1]
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_the_head_is_the_same_with_the_feature_cache_and_without(cache: bool, tmp_path: Path) -> None:
-    plan = PLAN.model_copy(update={"feature_cache": cache, "feature_cache_always": cache})
+def test_the_head_is_the_same_with_the_feature_cache_and_without(
+    cache: bool, tmp_path: Path
+) -> None:
+    plan = PLAN.model_copy(
+        update={"feature_cache": cache, "feature_cache_always": cache}
+    )
     trained = setting(tmp_path, stages=(HEAD,), plan=plan).train()
     expected = setting(tmp_path / "plain", stages=(HEAD,)).train()
     for name, tensor in expected.model.stock.state_dict().items():
         assert torch.equal(trained.model.stock.state_dict()[name], tensor), name
 
 
-def test_it_does_not_depend_on_listing_workers_or_what_does_not_apply(tmp_path: Path) -> None:
+def test_it_does_not_depend_on_listing_workers_or_what_does_not_apply(
+    tmp_path: Path,
+) -> None:
     expected = train_and_hash(setting(tmp_path / "a", stages=(HEAD,)))
     other = HEAD.model_copy(update={"epochs": 1, "lr": 5.0, "warmup": 0.5})
-    assert train_and_hash(setting(tmp_path / "b", stages=(other,), listing=3)) == expected
+    assert (
+        train_and_hash(setting(tmp_path / "b", stages=(other,), listing=3)) == expected
+    )
     plan = SOLVED.plan.model_copy(update={"workers": 2})
-    config = SOLVED.model_copy(update={"plan": plan, "batch_size": 5, "patience": 1, "clip_norm": None})
-    assert train_and_hash(Setting(tmp_path / "c", stages=(HEAD,), config=config)) == expected
+    config = SOLVED.model_copy(
+        update={"plan": plan, "batch_size": 5, "patience": 1, "clip_norm": None}
+    )
+    assert (
+        train_and_hash(Setting(tmp_path / "c", stages=(HEAD,), config=config))
+        == expected
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["solving:3", "solving:200", "between-stages", "after-save:2"])
-def test_a_kill_while_solving_or_after_changes_nothing(point: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "point", ["solving:3", "solving:200", "between-stages", "after-save:2"]
+)
+def test_a_kill_while_solving_or_after_changes_nothing(
+    point: str, tmp_path: Path
+) -> None:
     code, expected = elsewhere(train_and_hash, setting(tmp_path / "whole"))
     assert code == 0, expected
     killed = setting(tmp_path / "killed")
@@ -90,11 +116,16 @@ def test_a_head_solved_between_trained_stages_resumes_too(tmp_path: Path) -> Non
     code, expected = elsewhere(train_and_hash, setting(tmp_path / "whole", stages=rows))
     assert code == 0, expected
     killed = setting(tmp_path / "killed", stages=rows)
-    assert elsewhere(train_and_hash, killed, env={"THAW_CRASH_AT": "solving:50"})[0] == -signal.SIGKILL
+    assert (
+        elsewhere(train_and_hash, killed, env={"THAW_CRASH_AT": "solving:50"})[0]
+        == -signal.SIGKILL
+    )
     assert elsewhere(train_and_hash, killed) == (0, expected)
 
 
-def test_a_stop_ends_the_solving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_ends_the_solving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stop = StopSignal()
     original = linear_head.HeadProblem.loss
 
@@ -106,10 +137,14 @@ def test_a_stop_ends_the_solving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(Interrupted):
         setting(tmp_path, stages=(HEAD,)).train(stop=stop)
     monkeypatch.undo()
-    assert train_and_hash(setting(tmp_path, stages=(HEAD,))) == train_and_hash(setting(tmp_path / "x", stages=(HEAD,)))
+    assert train_and_hash(setting(tmp_path, stages=(HEAD,))) == train_and_hash(
+        setting(tmp_path / "x", stages=(HEAD,))
+    )
 
 
-def test_the_next_stage_starts_from_the_solved_head_and_keeps_it_where_it_is_better(tmp_path: Path) -> None:
+def test_the_next_stage_starts_from_the_solved_head_and_keeps_it_where_it_is_better(
+    tmp_path: Path,
+) -> None:
     harmful = StageConfig(name="all", train=("all",), epochs=1, lr=50.0)
     trained = setting(tmp_path, stages=(HEAD, harmful)).train()
     head, after = trained.state.results
@@ -121,7 +156,9 @@ def test_the_next_stage_starts_from_the_solved_head_and_keeps_it_where_it_is_bet
         assert torch.equal(trained.model.stock.state_dict()[name], tensor), name
 
 
-def test_units_stay_in_one_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_units_stay_in_one_fold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[str, ...]] = []
     original = linear_head.assign_folds
 
@@ -132,7 +169,12 @@ def test_units_stay_in_one_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(linear_head, "assign_folds", remembering)
     one = setting(tmp_path, stages=(HEAD,))
     job = one.job()
-    grouped = replace(job, train=replace(job.train, units=tuple(str(turn // 4) for turn in range(len(job.train)))))
+    grouped = replace(
+        job,
+        train=replace(
+            job.train, units=tuple(str(turn // 4) for turn in range(len(job.train)))
+        ),
+    )
     monkeypatch.setattr(Setting, "job", lambda self, console=None: grouped)
     one.train()
     assert seen == [grouped.train.units]
@@ -142,17 +184,33 @@ def test_units_stay_in_one_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_classes_of_one_unit_each_leave_the_strength_at_its_default(
     smoothing: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Held out, such a class is missing: whatever a head says of it is wrong, and one that says nothing would win."""
-    one = Setting(tmp_path, stages=(HEAD,), config=SOLVED.model_copy(update={"label_smoothing": smoothing}))
+    """Held out, such a class is missing: whatever a head says of it is wrong, and one
+    that says nothing would win.
+    """
+    one = Setting(
+        tmp_path,
+        stages=(HEAD,),
+        config=SOLVED.model_copy(update={"label_smoothing": smoothing}),
+    )
     job = one.job()
-    grouped = replace(job, train=replace(job.train, units=tuple(str(label) for label in job.train.targets.tolist())))
+    grouped = replace(
+        job,
+        train=replace(
+            job.train, units=tuple(str(label) for label in job.train.targets.tolist())
+        ),
+    )
     monkeypatch.setattr(Setting, "job", lambda self, console=None: grouped)
     (result,) = one.train().state.results
     assert result.solved is not None
-    assert (result.solved.strength, result.solved.chosen_by) == (head_stage.DEFAULT_STRENGTH, "default")
+    assert (result.solved.strength, result.solved.chosen_by) == (
+        head_stage.DEFAULT_STRENGTH,
+        "default",
+    )
 
 
-def test_a_head_that_begins_with_flattening_is_solved_like_others(tmp_path: Path) -> None:
+def test_a_head_that_begins_with_flattening_is_solved_like_others(
+    tmp_path: Path,
+) -> None:
     def build(pretrained: bool) -> TinyModel:
         model = TinyModel(seed=1)
         top, head = model.blocks[-2:]
@@ -163,7 +221,13 @@ def test_a_head_that_begins_with_flattening_is_solved_like_others(tmp_path: Path
 
     job = replace(setting(tmp_path).job(), build=build)
     with interruptible() as stop:
-        trained = train(job, setting(tmp_path, stages=(HEAD,)).recipe(), lambda: PLAN, stop, lambda rows: None)
+        trained = train(
+            job,
+            setting(tmp_path, stages=(HEAD,)).recipe(),
+            lambda: PLAN,
+            stop,
+            lambda rows: None,
+        )
     expected = setting(tmp_path / "flat", stages=(HEAD,)).train()
     assert torch.equal(trained.answers, expected.answers)
 
@@ -199,10 +263,20 @@ def test_where_it_is_not_solved_the_optimiser_trains_and_the_reason_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, model = setting(tmp_path).job(), TinyModel()
-    assert head_stage.solver_refusal(job, model, stages.resolve_scope(model, HEAD)) is None
+    assert (
+        head_stage.solver_refusal(job, model, stages.resolve_scope(model, HEAD)) is None
+    )
     everything = StageConfig(name="all", train=("all",), epochs=1)
-    assert head_stage.solver_refusal(job, model, stages.resolve_scope(model, everything)) == ""
-    assert head_stage.solver_refusal(Setting(tmp_path).job(), model, stages.resolve_scope(model, HEAD)) == ""
+    assert (
+        head_stage.solver_refusal(job, model, stages.resolve_scope(model, everything))
+        == ""
+    )
+    assert (
+        head_stage.solver_refusal(
+            Setting(tmp_path).job(), model, stages.resolve_scope(model, HEAD)
+        )
+        == ""
+    )
     monkeypatch.setattr(head_stage, "MOST_OPERATIONS", 1e3)
     short = HEAD.model_copy(update={"lr": 1e-2, "epochs": 2})
     trained = setting(tmp_path, stages=(short,)).train(words := RecordingConsole())

@@ -1,4 +1,6 @@
-"""SIGTERM and SIGINT: saved and gone, in any phase, and the next run comes to the same weights."""
+"""SIGTERM and SIGINT: saved and gone, in any phase, and the next run comes to the same
+weights.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,13 @@ from tiny import Setting, TinyTask, tiny_task, train_and_hash, weights_hash
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize(
-    "batch", [2, 7, 15, 18, 32], ids=["first", "validating", "second epoch", "second stage", "third"]
+    "batch",
+    [2, 7, 15, 18, 32],
+    ids=["first", "validating", "second epoch", "second stage", "third"],
 )
-def test_a_signal_at_any_batch_is_saved_and_changes_nothing(number: signal.Signals, batch: int, tmp_path: Path) -> None:
+def test_a_signal_at_any_batch_is_saved_and_changes_nothing(
+    number: signal.Signals, batch: int, tmp_path: Path
+) -> None:
     whole = train_and_hash(Setting(tmp_path / "whole", every_seconds=1e9))
     setting = Setting(tmp_path / "stopped", every_seconds=1e9)
     calls = 0
@@ -44,8 +50,12 @@ def test_a_signal_at_any_batch_is_saved_and_changes_nothing(number: signal.Signa
         setting.train()
     assert calls == batch, "it went on after the signal"
     assert signal.getsignal(number) is former
-    assert len(list(next((tmp_path / "stopped" / "checkpoints").iterdir()).iterdir())) >= 1
-    assert weights_hash(Setting(tmp_path / "stopped", every_seconds=1e9).train()) == whole
+    assert (
+        len(list(next((tmp_path / "stopped" / "checkpoints").iterdir()).iterdir())) >= 1
+    )
+    assert (
+        weights_hash(Setting(tmp_path / "stopped", every_seconds=1e9).train()) == whole
+    )
 
 
 def _signal_oneself(times: int) -> None:

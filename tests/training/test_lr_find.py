@@ -23,7 +23,13 @@ class HeadProblem:
 
     def __init__(self, rates: tuple[float, float] = (0.01, 0.01)) -> None:
         torch.manual_seed(0)
-        self.network = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 2))
+        self.network = nn.Sequential(
+            nn.Linear(4, 16),
+            nn.BatchNorm1d(16),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Linear(16, 2),
+        )
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": list(self.network[:2].parameters()), "lr": rates[0]},
@@ -45,21 +51,41 @@ class HeadProblem:
 
     def state(self) -> dict[str, bytes]:
         """Every bit there is."""
-        found = {name: tensor.numpy().tobytes() for name, tensor in self.network.state_dict().items()}
+        found = {
+            name: tensor.numpy().tobytes()
+            for name, tensor in self.network.state_dict().items()
+        }
         for number, parameter in enumerate(self.network.parameters()):
-            found[f"grad {number}"] = b"" if parameter.grad is None else parameter.grad.numpy().tobytes()
-            for key, value in self.optimizer.state[parameter].items() if parameter in self.optimizer.state else ():
+            found[f"grad {number}"] = (
+                b"" if parameter.grad is None else parameter.grad.numpy().tobytes()
+            )
+            for key, value in (
+                self.optimizer.state[parameter].items()
+                if parameter in self.optimizer.state
+                else ()
+            ):
                 found[f"{key} {number}"] = value.numpy().tobytes()
         found["modes"] = bytes(module.training for module in self.network.modules())
-        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        settings = [
+            {k: v for k, v in group.items() if k != "params"}
+            for group in self.optimizer.param_groups
+        ]
         found["groups"] = repr(settings).encode()
         found["random"] = repr(random.getstate()).encode()
         found["numpy"] = repr(np.random.get_state()).encode()
         found["torch"] = torch.get_rng_state().numpy().tobytes()
         return found
 
-    def sweep(self, gradients: Callable[..., float] | None = None, **options: Any) -> lr_find.Sweep:
-        return lr_find.sweep_rates(self.network, self.optimizer, self.batches(), gradients or self.gradients, **options)
+    def sweep(
+        self, gradients: Callable[..., float] | None = None, **options: Any
+    ) -> lr_find.Sweep:
+        return lr_find.sweep_rates(
+            self.network,
+            self.optimizer,
+            self.batches(),
+            gradients or self.gradients,
+            **options,
+        )
 
 
 def trained(problem: HeadProblem, rate: float, epochs: int = 4) -> float:
@@ -77,7 +103,9 @@ def test_the_suggestion_trains_better_than_far_smaller_and_far_larger_rates() ->
     found = HeadProblem().sweep(high=100.0).suggestion
     assert found is not None
     assert 1e-4 < found < 1
-    at, below, above = (trained(HeadProblem(), rate) for rate in (found, found / 100, found * 1000))
+    at, below, above = (
+        trained(HeadProblem(), rate) for rate in (found, found / 100, found * 1000)
+    )
     assert at < below
     assert at < above
 
@@ -151,13 +179,21 @@ def test_it_stops_where_the_loss_diverges_or_is_not_finite() -> None:
 
     exploding = [10.0 - n / 10 for n in range(30)] + [1000.0] * 50
     problem = HeadProblem()
-    sweep = problem.sweep(lambda x, targets: problem.gradients(x, targets) * 0 + exploding[len(problem.seen) - 1])
+    sweep = problem.sweep(
+        lambda x, targets: (
+            problem.gradients(x, targets) * 0 + exploding[len(problem.seen) - 1]
+        )
+    )
     assert len(sweep.rates) < 40
 
 
 def test_a_loss_that_never_falls_gives_no_suggestion() -> None:
     problem = HeadProblem()
-    sweep = problem.sweep(lambda x, targets: problem.gradients(x, targets) * 0 + 1 + len(problem.seen) / 99)
+    sweep = problem.sweep(
+        lambda x, targets: (
+            problem.gradients(x, targets) * 0 + 1 + len(problem.seen) / 99
+        )
+    )
     assert len(sweep.rates) == lr_find.STEPS
     assert sweep.suggestion is None
     assert problem.sweep(lambda x, targets: float("nan")) == ((), (), None)
@@ -181,8 +217,11 @@ def test_smoothing_keeps_a_straight_line() -> None:
     np.testing.assert_allclose(slopes, -0.5)
 
 
-# --- in a stage -----------------------------------------------------------------------------------------
-STAGES = tuple(stage.model_copy(update={"train": ("all",), "batchnorm": "train"}) for stage in tiny.STAGES[:2])
+# --- in a stage -----------------------------------------------------------------------
+STAGES = tuple(
+    stage.model_copy(update={"train": ("all",), "batchnorm": "train"})
+    for stage in tiny.STAGES[:2]
+)
 
 
 def _training(folder: Path, lr: float | str) -> tuple[TrainedRecipe, RecordingConsole]:
@@ -192,11 +231,16 @@ def _training(folder: Path, lr: float | str) -> tuple[TrainedRecipe, RecordingCo
 
 
 @pytest.mark.slow
-def test_a_stage_finds_its_rate_and_trains_as_if_it_had_been_given(tmp_path: Path) -> None:
+def test_a_stage_finds_its_rate_and_trains_as_if_it_had_been_given(
+    tmp_path: Path,
+) -> None:
     auto, words = _training(tmp_path / "auto", "auto")
     assert "by a sweep" in words
     found = [max(result.lr.values()) for result in auto.state.results]
-    stages = tuple(stage.model_copy(update={"lr": lr}) for stage, lr in zip(STAGES, found, strict=True))
+    stages = tuple(
+        stage.model_copy(update={"lr": lr})
+        for stage, lr in zip(STAGES, found, strict=True)
+    )
     given = tiny.Setting(tmp_path / "given", stages=stages).train()
     assert all(
         torch.equal(tensor, given.model.stock.state_dict()[name])
@@ -213,7 +257,9 @@ def test_the_sweep_is_kept_with_the_curves(tmp_path: Path) -> None:
     assert rates == sorted(rates)
 
 
-def test_where_no_rate_lowers_the_loss_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_rate_lowers_the_loss_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lr_find, "suggest_rate", lambda *curves: None)
     auto, words = _training(tmp_path, "auto")
     assert "no rate lowered the loss" in words

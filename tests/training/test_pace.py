@@ -1,4 +1,6 @@
-"""The pace: a stage far slower than its plan says so and has the plan measured anew; others leave it alone."""
+"""The pace: a stage far slower than its plan says so and has the plan measured anew;
+others leave it alone.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +30,25 @@ def every_step_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 def setting(folder: Path, seconds: float, monkeypatch: pytest.MonkeyPatch) -> Setting:
     """A training whose plan was remembered as taking so many seconds an example."""
     config = FinetuneConfig(
-        batch_size=8, patience=0, views=3, plan=PlanConfig(device="cpu", precision="fp32", threads=1)
+        batch_size=8,
+        patience=0,
+        views=3,
+        plan=PlanConfig(device="cpu", precision="fp32", threads=1),
     )
 
-    def step(model: Any, sample: PlanSample, candidate: TrainingPlan, **other: Any) -> MeasuredTrial:
+    def step(
+        model: Any, sample: PlanSample, candidate: TrainingPlan, **other: Any
+    ) -> MeasuredTrial:
         return MeasuredTrial(candidate, seconds * len(sample.x), 0.7, 100)
 
     monkeypatch.setattr(plan, "_step", step)
     monkeypatch.setattr(plan, "_shares", lambda *_: SHARES)
-    sample = PlanSample(torch.zeros(4, 3, 8, 8), torch.arange(4) % len(LABELS), ClassLoss(0.1, None))
-    chosen = plan.choose_plan(TinyModel, tiny_task(), sample, config, folder, SilentConsole())  # type: ignore[arg-type]
+    sample = PlanSample(
+        torch.zeros(4, 3, 8, 8), torch.arange(4) % len(LABELS), ClassLoss(0.1, None)
+    )
+    chosen = plan.choose_plan(
+        TinyModel, tiny_task(), sample, config, folder, SilentConsole()
+    )  # type: ignore[arg-type]
     assert plans(folder), "the measurement was not remembered"
     return Setting(folder, config=config, plan=chosen, every_seconds=1e9)
 
@@ -56,7 +67,9 @@ def test_a_stage_at_less_than_half_the_planned_speed_says_so_and_the_plan_is_for
     assert trained.state.plan == slow.plan, "the running training keeps its own"
 
 
-def test_a_stage_at_the_planned_speed_leaves_the_plan_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_at_the_planned_speed_leaves_the_plan_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usual, words = setting(tmp_path, 1e3, monkeypatch), RecordingConsole()
     usual.train(words)
     assert "planned speed" not in words
@@ -81,7 +94,9 @@ def test_another_arithmetic_than_the_remembered_is_not_judged_by_it(
         (2, 2, 0.3),
     ],
 )
-def test_a_stage_is_compared_with_what_its_own_blocks_take(start: int, boundary: int, expected: float) -> None:
+def test_a_stage_is_compared_with_what_its_own_blocks_take(
+    start: int, boundary: int, expected: float
+) -> None:
     chosen = ChosenPlan(plan=TrainingPlan(), seconds_per_example=1.0, shares=SHARES)
     assert step_share(chosen, start, boundary) == pytest.approx(expected)
 

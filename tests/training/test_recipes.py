@@ -14,9 +14,13 @@ BLOCKS = [f"layer{n}" for n in range(9)] + ["head"]
 @pytest.mark.parametrize("name", recipes.BUILT_IN)
 @pytest.mark.parametrize("epochs", [1, 2, 3, 15, 40])
 @pytest.mark.parametrize("solver", ["auto", "optimizer"])
-def test_a_built_in_recipe_spends_exactly_the_epochs_it_is_given(name: str, epochs: int, solver: str) -> None:
+def test_a_built_in_recipe_spends_exactly_the_epochs_it_is_given(
+    name: str, epochs: int, solver: str
+) -> None:
     """A head that is solved beside other stages takes none from them."""
-    stages = recipes.recipe_stages(name, FinetuneConfig(epochs=epochs, head_solver=solver), BLOCKS)
+    stages = recipes.recipe_stages(
+        name, FinetuneConfig(epochs=epochs, head_solver=solver), BLOCKS
+    )
     trained = [stage for stage in stages if stage.train != ("head",)]
     counted = trained if solver == "auto" and trained else stages
     assert sum(stage.epochs for stage in counted) == epochs
@@ -35,24 +39,39 @@ def test_scratch_starts_from_random_weights_and_moves_its_statistics() -> None:
     assert (stage.init, stage.batchnorm, stage.train) == ("random", "train", ("all",))
 
 
-@pytest.mark.parametrize(("steps", "epochs"), [(None, 15), (1, 1), (10, 1), (11, 2), (100, 10)])
-def test_the_baselines_budget_follows_from_settings_alone(steps: int | None, epochs: int) -> None:
-    (stage,) = recipes.baseline(FinetuneConfig(epochs=15, baseline_steps=steps), steps_per_epoch=10)
+@pytest.mark.parametrize(
+    ("steps", "epochs"), [(None, 15), (1, 1), (10, 1), (11, 2), (100, 10)]
+)
+def test_the_baselines_budget_follows_from_settings_alone(
+    steps: int | None, epochs: int
+) -> None:
+    (stage,) = recipes.baseline(
+        FinetuneConfig(epochs=15, baseline_steps=steps), steps_per_epoch=10
+    )
     assert stage.epochs == epochs
 
 
-def test_by_default_the_baseline_may_do_the_steps_that_gradual_is_configured_to() -> None:
+def test_by_default_the_baseline_may_do_the_steps_that_gradual_is_configured_to() -> (
+    None
+):
     config = FinetuneConfig(epochs=7)
     (stage,) = recipes.baseline(config, steps_per_epoch=10)
     gradual = recipes.recipe_stages("gradual", config, BLOCKS)
-    assert stage.epochs == sum(stage.epochs for stage in gradual if stage.train != ("head",))  # the head is solved
+    # The head is solved.
+    assert stage.epochs == sum(
+        stage.epochs for stage in gradual if stage.train != ("head",)
+    )
     trained = config.model_copy(update={"head_solver": "optimizer"})
-    assert stage.epochs == sum(stage.epochs for stage in recipes.recipe_stages("gradual", trained, BLOCKS))
+    assert stage.epochs == sum(
+        stage.epochs for stage in recipes.recipe_stages("gradual", trained, BLOCKS)
+    )
 
 
 def test_a_recipe_of_ones_own() -> None:
     own = (StageConfig(name="a", train=("layer8",), epochs=2),)
-    assert recipes.recipe_stages("mine", FinetuneConfig(own={"mine": own}), BLOCKS) == own
+    assert (
+        recipes.recipe_stages("mine", FinetuneConfig(own={"mine": own}), BLOCKS) == own
+    )
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest() -> None:
@@ -68,12 +87,21 @@ def test_two_stages_of_one_name_are_refused() -> None:
 
 
 def test_auto_rates_stay_auto() -> None:
-    assert {stage.lr for stage in recipes.recipe_stages("gradual", FinetuneConfig(lr="auto"), BLOCKS)} == {"auto"}
+    assert {
+        stage.lr
+        for stage in recipes.recipe_stages("gradual", FinetuneConfig(lr="auto"), BLOCKS)
+    } == {"auto"}
 
 
 def test_compare_is_every_built_in_recipe_once() -> None:
     config = FinetuneConfig(recipes=("head", "compare"))
-    assert recipes.recipe_names(config) == ("head", "scratch", "gradual", "full", "lp-ft")
+    assert recipes.recipe_names(config) == (
+        "head",
+        "scratch",
+        "gradual",
+        "full",
+        "lp-ft",
+    )
     assert set(recipes.recipe_names(config)) == set(recipes.BUILT_IN)
 
 
@@ -84,4 +112,7 @@ def test_blocks_that_stay_frozen_are_trained_by_no_recipe_but_scratch() -> None:
         for name in ("head", "full", "gradual", "lp-ft")
         for stage in recipes.recipe_stages(name, config, ["low", "mid", "head"])
     )
-    assert all(not stage.frozen for stage in recipes.recipe_stages("scratch", config, ["low", "mid", "head"]))
+    assert all(
+        not stage.frozen
+        for stage in recipes.recipe_stages("scratch", config, ["low", "mid", "head"])
+    )

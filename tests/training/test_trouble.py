@@ -17,13 +17,17 @@ from pipeline.training.numerics import NonFiniteError
 from tiny import PLAN, STAGES, Setting, TinyStore, TinyTask, tiny_task, weights_hash
 
 
-def test_a_loss_that_is_nan_names_the_batch_and_keeps_the_last_good_state(tmp_path: Path) -> None:
+def test_a_loss_that_is_nan_names_the_batch_and_keeps_the_last_good_state(
+    tmp_path: Path,
+) -> None:
     setting = Setting(tmp_path)
     job = setting.job()
     poisoned = job.train.ids[3]
 
     class Poisoned(TinyTask):
-        def prepare(self, decoded: Any, spec: Any, task: Any, draws: Any) -> torch.Tensor:
+        def prepare(
+            self, decoded: Any, spec: Any, task: Any, draws: Any
+        ) -> torch.Tensor:
             x = super().prepare(decoded, spec, task, draws)
             for turn, draw in enumerate(draws or ()):
                 if draw.id == poisoned and draw.view == 2:
@@ -36,7 +40,9 @@ def test_a_loss_that_is_nan_names_the_batch_and_keeps_the_last_good_state(tmp_pa
         setting.train()
     assert poisoned in fault.value.details
     assert len(fault.value.details) <= 8
-    assert weights_hash(Setting(tmp_path).train()) == weights_hash(Setting(tmp_path / "other").train())
+    assert weights_hash(Setting(tmp_path).train()) == weights_hash(
+        Setting(tmp_path / "other").train()
+    )
 
 
 def test_bf16_that_loses_itself_is_done_again_in_fp32_from_the_stages_beginning(
@@ -49,7 +55,9 @@ def test_bf16_that_loses_itself_is_done_again_in_fp32_from_the_stages_beginning(
         plans.append(plan.precision)
         return plain(plan)
 
-    def loss(self: ClassLoss, model: Any, x: Any, start: int, targets: Any) -> torch.Tensor:
+    def loss(
+        self: ClassLoss, model: Any, x: Any, start: int, targets: Any
+    ) -> torch.Tensor:
         found = original(self, model, x, start, targets)
         lost = plans[-1] == "bf16" and plans.count("bf16") > 20
         return found * float("nan") if lost else found
@@ -58,7 +66,9 @@ def test_bf16_that_loses_itself_is_done_again_in_fp32_from_the_stages_beginning(
     monkeypatch.setattr(gradient_accumulation, "autocast", failing)
     monkeypatch.setattr(ClassLoss, "__call__", loss)
     words = RecordingConsole()
-    trained = Setting(tmp_path, plan=PLAN.model_copy(update={"precision": "bf16"})).train(words)
+    trained = Setting(
+        tmp_path, plan=PLAN.model_copy(update={"precision": "bf16"})
+    ).train(words)
     assert "again in fp32" in words
     assert trained.state.plan.precision == "fp32"
     assert len(trained.state.results) == len(STAGES)
@@ -72,7 +82,9 @@ def test_want_of_memory_halves_the_batch_and_adds_the_gradients_up(
     sizes: list[int] = []
     original = ClassLoss.__call__
 
-    def hungry(self: ClassLoss, model: Any, x: torch.Tensor, start: int, targets: Any) -> torch.Tensor:
+    def hungry(
+        self: ClassLoss, model: Any, x: torch.Tensor, start: int, targets: Any
+    ) -> torch.Tensor:
         sizes.append(len(x))
         if len(x) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -93,19 +105,32 @@ def test_want_of_memory_halves_the_batch_and_adds_the_gradients_up(
 def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
     from tiny import TinyModel
 
-    model, x, y = TinyModel(), torch.rand(7, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 1, 0])
+    model, x, y = (
+        TinyModel(),
+        torch.rand(7, 3, 8, 8),
+        torch.tensor([0, 1, 2, 0, 1, 1, 0]),
+    )
     model.stock.eval()
     objective = ClassLoss(0.1, torch.tensor([0.5, 1.0, 2.0]))
     assert objective.weights is not None
-    losses = torch.nn.functional.cross_entropy(model.run(x), y, label_smoothing=0.1, reduction="none")
+    losses = torch.nn.functional.cross_entropy(
+        model.run(x), y, label_smoothing=0.1, reduction="none"
+    )
     expected = losses @ objective.weights[y] / objective.weights[y].sum()
-    total = sum(objective(model, x[cut], 0, y[cut]) / objective.total_weight(y) for cut in (slice(0, 3), slice(3, 7)))  # type: ignore[arg-type]
+    total = sum(
+        objective(model, x[cut], 0, y[cut]) / objective.total_weight(y)
+        for cut in (slice(0, 3), slice(3, 7))
+    )  # type: ignore[arg-type]
     assert torch.allclose(torch.as_tensor(total), expected)
 
 
-def test_no_memory_for_a_single_example_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_memory_for_a_single_example_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def starved(*_: Any) -> torch.Tensor:
-        raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes")
+        raise RuntimeError(
+            "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"
+        )
 
     monkeypatch.setattr(ClassLoss, "__call__", starved)
     with pytest.raises(TrainingError, match="no memory for a batch of one"):
@@ -113,7 +138,9 @@ def test_no_memory_for_a_single_example_stops(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_example_that_cannot_be_loaded_is_named(workers: int, tmp_path: Path) -> None:
+def test_an_example_that_cannot_be_loaded_is_named(
+    workers: int, tmp_path: Path
+) -> None:
     setting = Setting(tmp_path)
     setting.config = setting.config.model_copy(
         update={"plan": setting.config.plan.model_copy(update={"workers": workers})}

@@ -1,4 +1,6 @@
-"""New data and a newer ledger arrive, and nothing that was edited here is lost: case by case, with real DVC and Git."""
+"""New data and a newer ledger arrive, and nothing that was edited here is lost: case by
+case, with real DVC and Git.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from pipeline.errors import LedgerError, VersioningError, WorkspaceError
 from pipeline.versioning import Versioning, initialise
 from pipeline.versioning.checkout import bases_file, plan_checkout
 
-DVC_YAML = "stages:\n  validate: {cmd: 'true', deps: [data], outs: [artifacts/validate]}\n"
+DVC_YAML = (
+    "stages:\n  validate: {cmd: 'true', deps: [data], outs: [artifacts/validate]}\n"
+)
 ONE = {"a.txt": "a", "b.txt": "b", "deep/c.txt": "c"}
 TWO = {"a.txt": "a", "b.txt": "B", "new/d.txt": "d"}  # b changed, c removed, d added
 
@@ -42,7 +46,11 @@ def put(root: Path, files: dict[str, str]) -> None:
 
 def there(root: Path) -> dict[str, str]:
     data = root / "data"
-    return {str(path.relative_to(data)): path.read_text() for path in sorted(data.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(data)): path.read_text()
+        for path in sorted(data.rglob("*"))
+        if path.is_file()
+    }
 
 
 def edit(root: Path, name: str, text: str) -> None:
@@ -53,7 +61,12 @@ def edit(root: Path, name: str, text: str) -> None:
 
 
 def dvc(root: Path, *arguments: str) -> None:
-    subprocess.run([Path(sys.executable).with_name("dvc"), *arguments], cwd=root, check=True, capture_output=True)
+    subprocess.run(
+        [Path(sys.executable).with_name("dvc"), *arguments],
+        cwd=root,
+        check=True,
+        capture_output=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +84,9 @@ def _pulled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def ws(_pulled: Path, tmp_path: Path) -> Path:
-    """A workspace with version one of the data in place and pinned, and data.dvc of versions one and two."""
+    """A workspace with version one of the data in place and pinned, and data.dvc of
+    versions one and two.
+    """
     return Path(shutil.copytree(_pulled, tmp_path / "ws", symlinks=True))
 
 
@@ -80,35 +95,54 @@ def pull(root: Path, name: str = "newer.txt") -> None:
     (root / "data.dvc").write_text((root / name).read_text())
 
 
-# --- the table --------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("base", "pinned", "now", "becomes"),
     [
-        ("1", "1", "1", "stays"), ("1", "2", "2", "stays"), (None, "2", "2", "stays"), ("1", None, None, "stays"),
-        ("1", "2", "1", "2"), (None, "2", None, "2"), ("1", None, "1", "removed"),
-        ("1", "1", "x", "edited"), ("1", "2", "x", "edited"), ("1", None, "x", "edited"), ("1", "1", None, "edited"),
-        ("1", "2", None, "edited"), (None, "2", "x", "edited"), (None, None, "x", "added"),
+        ("1", "1", "1", "stays"),
+        ("1", "2", "2", "stays"),
+        (None, "2", "2", "stays"),
+        ("1", None, None, "stays"),
+        ("1", "2", "1", "2"),
+        (None, "2", None, "2"),
+        ("1", None, "1", "removed"),
+        ("1", "1", "x", "edited"),
+        ("1", "2", "x", "edited"),
+        ("1", None, "x", "edited"),
+        ("1", "1", None, "edited"),
+        ("1", "2", None, "edited"),
+        (None, "2", "x", "edited"),
+        (None, None, "x", "added"),
     ],
-)  # fmt: skip
-def test_what_becomes_of_a_file(base: str | None, pinned: str | None, now: str | None, becomes: str) -> None:
+)
+def test_what_becomes_of_a_file(
+    base: str | None, pinned: str | None, now: str | None, becomes: str
+) -> None:
     def files(content: str | None) -> dict[str, str]:
         return {"f": content} if content else {}
 
     plan = plan_checkout([files(base)], files(pinned), files(now))
     found = {
-        "removed": bool(plan.remove), "edited": bool(plan.edited), "added": bool(plan.added), "2": plan.write == {"f": "2"},
-    }  # fmt: skip
-    assert [each for each, so in found.items() if so] == ([] if becomes == "stays" else [becomes])
+        "removed": bool(plan.remove),
+        "edited": bool(plan.edited),
+        "added": bool(plan.added),
+        "2": plan.write == {"f": "2"},
+    }
+    assert [each for each, so in found.items() if so] == (
+        [] if becomes == "stays" else [becomes]
+    )
 
 
 @pytest.mark.parametrize(("pinned", "now"), [("1", None), ("1", "x"), ("2", "x")])
-def test_without_a_base_whatever_differs_counts_as_edited(pinned: str, now: str | None) -> None:
+def test_without_a_base_whatever_differs_counts_as_edited(
+    pinned: str, now: str | None
+) -> None:
     assert plan_checkout([], {"f": pinned}, {"f": now} if now else {}).edited
 
 
-# --- data -------------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -117,7 +151,9 @@ def test_newer_data_replace_unedited_ones(ws: Path) -> None:
     assert versioning.tracked_files_are_current()
     pull(ws)
     assert not versioning.tracked_files_are_current()
-    assert versioning.update_data() == ["data: 1 added, 1 changed, 1 removed files, as data.dvc tracks"]
+    assert versioning.update_data() == [
+        "data: 1 added, 1 changed, 1 removed files, as data.dvc tracks"
+    ]
     assert there(ws) == TWO
     assert not (ws / "data" / "deep").exists()
     assert versioning.tracked_files_are_current()
@@ -136,9 +172,17 @@ def test_newer_data_come_from_the_remote(ws: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("a.txt", "mine"), ("b.txt", "mine"), ("deep/c.txt", "mine"), ("a.txt", None), ("b.txt", None)],
+    [
+        ("a.txt", "mine"),
+        ("b.txt", "mine"),
+        ("deep/c.txt", "mine"),
+        ("a.txt", None),
+        ("b.txt", None),
+    ],
 )
-def test_files_edited_or_deleted_here_stop_the_run_by_name_and_stay(ws: Path, name: str, text: str | None) -> None:
+def test_files_edited_or_deleted_here_stop_the_run_by_name_and_stay(
+    ws: Path, name: str, text: str | None
+) -> None:
     (ws / "data" / name).unlink()
     if text is not None:
         edit(ws, name, text)
@@ -146,7 +190,9 @@ def test_files_edited_or_deleted_here_stop_the_run_by_name_and_stay(ws: Path, na
     for _ in range(2):
         with pytest.raises(VersioningError) as caught:
             Versioning(ws).update_data()
-        assert [line.partition(" ")[0] for line in caught.value.details] == [f"data/{name}"]
+        assert [line.partition(" ")[0] for line in caught.value.details] == [
+            f"data/{name}"
+        ]
         found = there(ws)
         assert found.pop(name, None) == text
         assert found == {path: content for path, content in TWO.items() if path != name}
@@ -172,7 +218,10 @@ def test_files_added_here_stay_and_are_told(ws: Path) -> None:
     said = Versioning(ws).update_data()
     assert "1 files that were added here stay" in said[-1]
     assert there(ws) == {**TWO, "mine.txt": "mine"}
-    assert Versioning(ws).data_version().dirty_reason == "data differs from what data.dvc tracks"
+    assert (
+        Versioning(ws).data_version().dirty_reason
+        == "data differs from what data.dvc tracks"
+    )
     assert Versioning(ws).update_data() == []
 
 
@@ -193,7 +242,9 @@ def test_data_edited_here_while_data_dvc_is_unchanged_stay(ws: Path) -> None:
     assert Versioning(ws).update_data() == []
     assert there(ws) == before
     assert Versioning(ws).data_version().dirty
-    assert Versioning(ws).unshared().not_added == "data differs from what data.dvc tracks"
+    assert (
+        Versioning(ws).unshared().not_added == "data differs from what data.dvc tracks"
+    )
 
 
 def test_without_a_base_data_that_were_pinned_once_are_unedited(ws: Path) -> None:
@@ -229,10 +280,16 @@ def test_what_no_cache_holds_is_put_there_before_it_goes(ws: Path) -> None:
         file.write_text(text)
     cache = ws / ".dvc" / "cache" / "files" / "md5"
     for text in ("b", "c"):  # as `dvc gc` leaves it
-        next(path for path in cache.rglob("*") if path.is_file() and path.read_bytes() == text.encode()).unlink()
+        next(
+            path
+            for path in cache.rglob("*")
+            if path.is_file() and path.read_bytes() == text.encode()
+        ).unlink()
     pull(ws)
     Versioning(ws).update_data()
-    assert {"b", "c"} <= {path.read_text() for path in cache.rglob("*") if path.is_file()}
+    assert {"b", "c"} <= {
+        path.read_text() for path in cache.rglob("*") if path.is_file()
+    }
     pull(ws, "older.txt")
     Versioning(ws).update_data()
     assert there(ws) == ONE
@@ -255,7 +312,11 @@ Versioning(Path(sys.argv[1])).update_data()
 
 def kill_after(root: Path, files: int) -> None:
     """A checkout, killed when it has put that many files in place."""
-    done = subprocess.run([sys.executable, "-c", KILLED, str(root), str(files)], check=False, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(root), str(files)],
+        check=False,
+        capture_output=True,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -277,7 +338,9 @@ def test_a_checkout_that_was_killed_can_go_back(ws: Path) -> None:
     assert there(ws) == ONE
 
 
-def test_bringing_missing_data_that_was_killed_is_completed_and_keeps_what_was_put_there_since(ws: Path) -> None:
+def test_bringing_missing_data_that_was_killed_is_completed_and_keeps_what_was_put_there_since(
+    ws: Path,
+) -> None:
     shutil.rmtree(ws / "data")
     kill_after(ws, 1)
     assert len(there(ws)) == 1
@@ -287,7 +350,9 @@ def test_bringing_missing_data_that_was_killed_is_completed_and_keeps_what_was_p
 
 
 @pytest.mark.slow
-def test_data_that_were_pinned_or_checked_out_by_dvc_itself_are_the_new_base(ws: Path) -> None:
+def test_data_that_were_pinned_or_checked_out_by_dvc_itself_are_the_new_base(
+    ws: Path,
+) -> None:
     put(ws, {**ONE, "e.txt": "e"})
     dvc(ws, "add", "data")
     pinned = (ws / "data.dvc").read_text()
@@ -313,15 +378,19 @@ def test_a_file_comes_where_a_folder_of_the_users_is_only_by_name(ws: Path) -> N
     assert there(ws) == {**ONE, "e/mine.txt": "mine"}
 
 
-# --- ledger -----------------------------------------------------------------------------------------------
+# --- ledger ---------------------------------------------------------------------------
 
 
 def entries(splits: dict[str, str]) -> Ledger:
-    return Ledger({i: LedgerEntry(i, None, split, "x", None, 0) for i, split in splits.items()})  # type: ignore[arg-type]
+    return Ledger(
+        {i: LedgerEntry(i, None, split, "x", None, 0) for i, split in splits.items()}
+    )  # type: ignore[arg-type]
 
 
 def splits(root: Path) -> dict[str, str]:
-    return {i: entry.split for i, entry in load(root / "ledger.parquet").entries.items()}
+    return {
+        i: entry.split for i, entry in load(root / "ledger.parquet").entries.items()
+    }
 
 
 def pin_ledger(root: Path, known: dict[str, str]) -> str:
@@ -345,7 +414,9 @@ def test_a_newer_ledger_is_joined_and_nothing_known_here_is_lost(ws: Path) -> No
     theirs = pin_ledger(ws, {"1": "train", "2": "test"})
     pin_ledger(ws, {"1": "train", "3": "val"})
     (ws / "ledger.dvc").write_text(theirs)
-    assert Versioning(ws).update_ledger() == ["ledger.parquet: 1 examples joined that ledger.dvc tracks"]
+    assert Versioning(ws).update_ledger() == [
+        "ledger.parquet: 1 examples joined that ledger.dvc tracks"
+    ]
     assert splits(ws) == {"1": "train", "2": "test", "3": "val"}
     assert (ws / "ledger.dvc").read_text() != theirs
     assert Versioning(ws).update_ledger() == []
@@ -392,12 +463,14 @@ def test_a_ledger_that_is_gone_with_its_pin_is_not_begun_anew(ws: Path) -> None:
     assert Versioning(ws).update_ledger() == []
 
 
-# --- Git --------------------------------------------------------------------------------------------------
+# --- Git ------------------------------------------------------------------------------
 
 
 def git(root: Path, *arguments: str, check: bool = True) -> str:
     who = ["-c", "user.name=t", "-c", "user.email=t@t"]
-    done = subprocess.run(["git", *who, *arguments], cwd=root, capture_output=True, text=True, check=check)
+    done = subprocess.run(
+        ["git", *who, *arguments], cwd=root, capture_output=True, text=True, check=check
+    )
     return done.stdout
 
 
@@ -432,7 +505,9 @@ def _team(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clones(_team: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """Two clones of one repository that share a DVC remote, with the data and the ledger in place."""
+    """Two clones of one repository that share a DVC remote, with the data and the
+    ledger in place.
+    """
     origin = Path(shutil.copytree(_team / "origin", tmp_path / "origin"))
     return clone(origin, tmp_path / "ours"), clone(origin, tmp_path / "theirs")
 
@@ -445,7 +520,9 @@ def grow(root: Path, name: str, split: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_a_colleague_pushed_arrives_with_git_pull(clones: tuple[Path, Path]) -> None:
+def test_what_a_colleague_pushed_arrives_with_git_pull(
+    clones: tuple[Path, Path],
+) -> None:
     ours, theirs = clones
     grow(theirs, "t", "test")
     publish(theirs)
@@ -464,18 +541,26 @@ def test_what_wants_committing_and_pushing_is_told(clones: tuple[Path, Path]) ->
     grow(ours, "o", "val")
     (ours / "dvc.lock").write_text("schema: '2.0'\n")
     (ours / "notes.txt").write_text("mine")
-    assert versioning.unshared() == ("", ("data.dvc", "ledger.dvc", "dvc.lock"), ("data", "ledger.parquet"))
+    assert versioning.unshared() == (
+        "",
+        ("data.dvc", "ledger.dvc", "dvc.lock"),
+        ("data", "ledger.parquet"),
+    )
     dvc(ours, "push")
     git(ours, "add", "ledger.dvc", "dvc.lock")
     git(ours, "commit", "-qm", "ours")
     assert versioning.unshared() == ("", ("data.dvc",), ())
 
 
-def test_without_git_and_with_the_remote_in_the_workspace_nothing_can_be_shared(ws: Path) -> None:
+def test_without_git_and_with_the_remote_in_the_workspace_nothing_can_be_shared(
+    ws: Path,
+) -> None:
     assert Versioning(ws).unshared() == ("", (), ())
 
 
-def test_a_remote_that_is_not_configured_is_none_to_push_to_and_is_named_where_it_is_needed(ws: Path) -> None:
+def test_a_remote_that_is_not_configured_is_none_to_push_to_and_is_named_where_it_is_needed(
+    ws: Path,
+) -> None:
     config = ws / ".dvc" / "config"
     lines = config.read_text().replace("remote = storage", "remote = elsewhere")
     assert "remote = elsewhere" in lines
@@ -504,7 +589,11 @@ def test_where_both_added_data_and_dealt_them_the_merge_keeps_both_and_moves_not
     versioning = Versioning(ours)
     assert not versioning.tracked_files_are_current()
     said = [*versioning.update_data(), *versioning.update_ledger()]
-    assert [line.partition(":")[0] for line in said] == ["data.dvc", "data", "ledger.dvc"]
+    assert [line.partition(":")[0] for line in said] == [
+        "data.dvc",
+        "data",
+        "ledger.dvc",
+    ]
     assert there(ours) == {"b.txt": "B", "deep/c.txt": "c", "o.txt": "o", "t.txt": "t"}
     assert splits(ours) == {"1": "train", "o": "val", "t": "test"}
     assert versioning.tracked_files_are_current()
@@ -517,7 +606,9 @@ def test_where_both_added_data_and_dealt_them_the_merge_keeps_both_and_moves_not
 
 
 def conflict(ours: Path, theirs: Path) -> None:
-    """Both add data, and Git is left with a conflict in data.dvc of ours, whose data are as they were before it."""
+    """Both add data, and Git is left with a conflict in data.dvc of ours, whose data
+    are as they were before it.
+    """
     grow(theirs, "t", "test")
     edit(theirs, "b.txt", "B")
     Versioning(theirs).add_data()
@@ -535,7 +626,9 @@ def conflict(ours: Path, theirs: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lying", ["nothing", "older data"])
-def test_a_merge_where_our_own_side_was_not_brought_yet_keeps_it_too(clones: tuple[Path, Path], lying: str) -> None:
+def test_a_merge_where_our_own_side_was_not_brought_yet_keeps_it_too(
+    clones: tuple[Path, Path], lying: str
+) -> None:
     ours, theirs = clones
     conflict(ours, theirs)
     if lying == "nothing":
@@ -559,17 +652,25 @@ Versioning(Path(sys.argv[1])).update_data()
 
 
 @pytest.mark.slow
-def test_a_merge_that_was_killed_before_it_was_pinned_loses_nothing_of_either_side(clones: tuple[Path, Path]) -> None:
+def test_a_merge_that_was_killed_before_it_was_pinned_loses_nothing_of_either_side(
+    clones: tuple[Path, Path],
+) -> None:
     ours, theirs = clones
     conflict(ours, theirs)
-    done = subprocess.run([sys.executable, "-c", KILLED_BEFORE_PINNING, str(ours)], check=False, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_BEFORE_PINNING, str(ours)],
+        check=False,
+        capture_output=True,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     Versioning(ours).update_data()
     assert there(ours) == {**ONE, "b.txt": "B", "o.txt": "o", "t.txt": "t"}
 
 
 @pytest.mark.slow
-def test_a_merge_that_was_settled_by_hand_goes_on_from_there(clones: tuple[Path, Path]) -> None:
+def test_a_merge_that_was_settled_by_hand_goes_on_from_there(
+    clones: tuple[Path, Path],
+) -> None:
     ours, theirs = clones
     for root, text in ((ours, "ours"), (theirs, "theirs")):
         edit(root, "a.txt", text)
@@ -581,11 +682,18 @@ def test_a_merge_that_was_settled_by_hand_goes_on_from_there(clones: tuple[Path,
         Versioning(ours).update_data()
     edit(ours, "a.txt", "theirs")
     Versioning(ours).update_data()
-    assert there(ours) == {**ONE, "a.txt": "theirs", "ours.txt": "ours", "theirs.txt": "theirs"}
+    assert there(ours) == {
+        **ONE,
+        "a.txt": "theirs",
+        "ours.txt": "ours",
+        "theirs.txt": "theirs",
+    }
 
 
 @pytest.mark.slow
-def test_a_merge_in_which_both_edited_a_file_stops_by_name_and_can_be_settled(clones: tuple[Path, Path]) -> None:
+def test_a_merge_in_which_both_edited_a_file_stops_by_name_and_can_be_settled(
+    clones: tuple[Path, Path],
+) -> None:
     ours, theirs = clones
     for root, text in ((ours, "ours"), (theirs, "theirs")):
         edit(root, "a.txt", text)
@@ -595,17 +703,29 @@ def test_a_merge_in_which_both_edited_a_file_stops_by_name_and_can_be_settled(cl
     git(ours, "pull", "-q", "--no-rebase", "origin", "main", check=False)
     with pytest.raises(VersioningError, match=r"data/a\.txt") as caught:
         Versioning(ours).update_data()
-    assert there(ours) == {**ONE, "a.txt": "ours", "ours.txt": "ours", "theirs.txt": "theirs"}
+    assert there(ours) == {
+        **ONE,
+        "a.txt": "ours",
+        "ours.txt": "ours",
+        "theirs.txt": "theirs",
+    }
     assert "<<<<<<<" in (ours / "data.dvc").read_text()
     assert "git checkout --ours data.dvc" in caught.value.hint
     git(ours, "checkout", "--ours", "data.dvc")
     Versioning(ours).add_data()
-    assert there(ours) == {**ONE, "a.txt": "ours", "ours.txt": "ours", "theirs.txt": "theirs"}
+    assert there(ours) == {
+        **ONE,
+        "a.txt": "ours",
+        "ours.txt": "ours",
+        "theirs.txt": "theirs",
+    }
 
 
 def test_a_conflict_of_which_git_knows_no_ancestor_is_named(ws: Path) -> None:
     newer, older = (ws / "newer.txt").read_text(), (ws / "older.txt").read_text()
-    (ws / "data.dvc").write_text(f"<<<<<<< HEAD\n{older}=======\n{newer}>>>>>>> other\n")
+    (ws / "data.dvc").write_text(
+        f"<<<<<<< HEAD\n{older}=======\n{newer}>>>>>>> other\n"
+    )
     with pytest.raises(WorkspaceError, match=r"data\.dvc"):
         Versioning(ws).update_data()
     assert there(ws) == ONE

@@ -1,4 +1,6 @@
-"""Versioning by DVC: freshness with reasons, restoring, committing, data and ledger, locks."""
+"""Versioning by DVC: freshness with reasons, restoring, committing, data and ledger,
+locks.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,11 @@ from pipeline.errors import DataError, VersioningError, WorkspaceError
 from pipeline.versioning import Versioning, initialise
 from pipeline.workspace import Workspace, lock
 
-STEPS = {"validate": ("data",), "backbone": (), "finetune": ("artifacts/validate", "artifacts/backbone")}
+STEPS = {
+    "validate": ("data",),
+    "backbone": (),
+    "finetune": ("artifacts/validate", "artifacts/backbone"),
+}
 SETTINGS = {"validate": "task", "backbone": "backbone", "finetune": "finetune"}
 PARAMS = """\
 engine: 1
@@ -31,7 +37,9 @@ finetune: {epochs: 15, lr: 0.001}
 
 
 def make(root: Path) -> Path:
-    """A workspace of three tiny stages that copy what they read, initialised and pinned but never run."""
+    """A workspace of three tiny stages that copy what they read, initialised and pinned
+    but never run.
+    """
     root.mkdir(parents=True, exist_ok=True)
     initialise(root, "remote")
     (root / "params.yaml").write_text(PARAMS)
@@ -42,7 +50,10 @@ def make(root: Path) -> Path:
             f"    cmd: mkdir -p artifacts/{name} && cat {' '.join(f'{d}/*' for d in deps)} params.yaml > artifacts/{name}/record.json",
         ]
         lines += [f"    deps: [{', '.join(deps)}]"] if deps else []
-        lines += [f"    params: [engine, {SETTINGS[name]}]", f"    outs: [artifacts/{name}]"]
+        lines += [
+            f"    params: [engine, {SETTINGS[name]}]",
+            f"    outs: [artifacts/{name}]",
+        ]
     (root / "dvc.yaml").write_text("\n".join(lines) + "\n")
     (root / "data").mkdir()
     for number in range(3):
@@ -74,7 +85,11 @@ def run(root: Path, name: str) -> None:
 
 
 def produce(root: Path, name: str) -> None:
-    text = "".join(file.read_text() for dep in STEPS[name] for file in sorted((root / dep).glob("*")))
+    text = "".join(
+        file.read_text()
+        for dep in STEPS[name]
+        for file in sorted((root / dep).glob("*"))
+    )
     out = root / "artifacts" / name
     out.mkdir(parents=True, exist_ok=True)
     (out / "record.json").write_text(text + (root / "params.yaml").read_text())
@@ -87,14 +102,23 @@ def edit(root: Path, old: str, new: str) -> None:
 
 
 def stale(root: Path) -> dict[str, tuple[str, ...]]:
-    return {name: state.reasons for name, state in Versioning(root).states().items() if not state.fresh}
+    return {
+        name: state.reasons
+        for name, state in Versioning(root).states().items()
+        if not state.fresh
+    }
 
 
 def dvc(root: Path, *arguments: str) -> str:
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("dvc")), *arguments], cwd=root, capture_output=True, text=True, timeout=120,
-        env={**os.environ, "DVC_NO_ANALYTICS": "1"}, check=False,
-    )  # fmt: skip
+        [str(Path(sys.executable).with_name("dvc")), *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "DVC_NO_ANALYTICS": "1"},
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -121,7 +145,10 @@ def test_why_a_stage_is_stale(ws: Path) -> None:
     assert stale(ws)["backbone"] == ("engine changed",)
     (ws / "data" / "new.txt").write_text("new")
     (ws / "data" / "0.txt").unlink()
-    assert stale(ws)["validate"] == ("data changed: 1 added, 1 removed", "engine changed")
+    assert stale(ws)["validate"] == (
+        "data changed: 1 added, 1 removed",
+        "engine changed",
+    )
     shutil.rmtree(ws / "artifacts" / "backbone")
     assert "output artifacts/backbone is missing" in stale(ws)["backbone"]
 
@@ -181,9 +208,13 @@ def test_outputs_damaged_in_the_cache_are_stale_and_do_not_come_back(ws: Path) -
 
 
 def damage(root: Path, containing: str) -> None:
-    """Another content, as long, for every cached file that contains the text; DVC is not to notice by size or time."""
+    """Another content, as long, for every cached file that contains the text; DVC is
+    not to notice by size or time.
+    """
     hit = 0
-    for file in [file for file in (root / ".dvc/cache/files").rglob("*") if file.is_file()]:
+    for file in [
+        file for file in (root / ".dvc/cache/files").rglob("*") if file.is_file()
+    ]:
         text = file.read_text()
         if containing in text:
             facts = file.stat()
@@ -197,9 +228,14 @@ def damage(root: Path, containing: str) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
-    [("epochs: 15", "epochs: 16", "finetune.epochs 15 → 16"), ("engine: 1", "engine: 2", "engine")],
+    [
+        ("epochs: 15", "epochs: 16", "finetune.epochs 15 → 16"),
+        ("engine: 1", "engine: 2", "engine"),
+    ],
 )
-def test_settings_edited_during_a_step_commit_nothing(ws: Path, old: str, new: str, said: str) -> None:
+def test_settings_edited_during_a_step_commit_nothing(
+    ws: Path, old: str, new: str, said: str
+) -> None:
     versioning, before = Versioning(ws), (ws / "dvc.lock").read_bytes()
     snapshot = versioning.snapshot("finetune")
     versioning.clear("finetune")
@@ -228,12 +264,16 @@ def lock_file(ws: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = ws / entry.file
     path.write_text(entry.content)
     stages = (ws / "dvc.yaml").read_text()
-    (ws / "dvc.yaml").write_text(stages.replace("  backbone:\n", "  backbone:\n    deps: [some.lock]\n"))
+    (ws / "dvc.yaml").write_text(
+        stages.replace("  backbone:\n", "  backbone:\n    deps: [some.lock]\n")
+    )
     return path
 
 
 @pytest.mark.slow
-def test_a_lock_file_that_the_step_filled_in_is_committed_as_it_is_now(ws: Path, lock_file: Path) -> None:
+def test_a_lock_file_that_the_step_filled_in_is_committed_as_it_is_now(
+    ws: Path, lock_file: Path
+) -> None:
     versioning = Versioning(ws)
     assert set(stale(ws)) == {"backbone"}
     for content in ('{"a": 1}', '{"a": 1, "b": 2}'):
@@ -286,20 +326,27 @@ def test_a_missing_section_is_a_fault_that_names_it(ws: Path) -> None:
         Versioning(ws).snapshot("backbone")
 
 
-# --- data -------------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------
 
 
 def test_the_version_of_the_data(ws: Path) -> None:
     versioning = Versioning(ws)
     clean = versioning.data_version()
-    assert (clean.files, clean.size, clean.dirty, clean.git_revision) == (3, 6, False, None)
+    assert (clean.files, clean.size, clean.dirty, clean.git_revision) == (
+        3,
+        6,
+        False,
+        None,
+    )
     assert clean.md5.endswith(".dir")
     (ws / "data" / "new.txt").write_text("new")
     dirty = versioning.data_version()
     assert (dirty.files, dirty.dirty) == (4, True)
     assert "data.dvc" in dirty.dirty_reason
     versioning.add_data()
-    assert versioning.data_version() == dirty.model_copy(update={"dirty": False, "dirty_reason": ""})
+    assert versioning.data_version() == dirty.model_copy(
+        update={"dirty": False, "dirty_reason": ""}
+    )
 
 
 def test_missing_data_comes_from_the_cache_then_from_the_remote(ws: Path) -> None:
@@ -309,7 +356,11 @@ def test_missing_data_comes_from_the_cache_then_from_the_remote(ws: Path) -> Non
         if not cached:
             shutil.rmtree(ws / ".dvc" / "cache")
         Versioning(ws).update_data()
-        assert sorted(path.name for path in (ws / "data").iterdir()) == ["0.txt", "1.txt", "2.txt"]
+        assert sorted(path.name for path in (ws / "data").iterdir()) == [
+            "0.txt",
+            "1.txt",
+            "2.txt",
+        ]
 
 
 def test_data_that_nowhere_is_names_path_hash_and_remote(ws: Path) -> None:
@@ -344,7 +395,12 @@ def test_data_put_back_by_hand_after_a_failure_stay(ws: Path) -> None:
         Versioning(ws).update_data()
     shutil.copytree(ws / "mine", ws / "data")
     assert Versioning(ws).update_data() == []
-    assert sorted(path.name for path in (ws / "data").iterdir()) == ["0.txt", "1.txt", "2.txt", "new.txt"]
+    assert sorted(path.name for path in (ws / "data").iterdir()) == [
+        "0.txt",
+        "1.txt",
+        "2.txt",
+        "new.txt",
+    ]
 
 
 def test_what_dvc_cannot_hash_is_named_before_it_is_asked(ws: Path) -> None:
@@ -362,8 +418,12 @@ def test_what_dvc_cannot_hash_is_named_before_it_is_asked(ws: Path) -> None:
         with pytest.raises(DataError) as caught:
             ask()
         assert [line.partition(":")[0] for line in caught.value.details] == [
-            "caf\\udce9.png", "gone", "loop", "pipe", "up",
-        ]  # fmt: skip
+            "caf\\udce9.png",
+            "gone",
+            "loop",
+            "pipe",
+            "up",
+        ]
 
 
 def test_data_that_nothing_pins_says_how_to_bring_it(ws: Path) -> None:
@@ -373,7 +433,7 @@ def test_data_that_nothing_pins_says_how_to_bring_it(ws: Path) -> None:
         Versioning(ws).update_data()
 
 
-# --- Git --------------------------------------------------------------------------------------------------
+# --- Git ------------------------------------------------------------------------------
 
 
 def test_inside_another_git_repository(tmp_path: Path) -> None:
@@ -385,7 +445,10 @@ def test_inside_another_git_repository(tmp_path: Path) -> None:
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "data")
     version = versioning.data_version()
-    assert (version.git_revision, version.dirty) == (git(tmp_path, "rev-parse", "HEAD").strip(), False)
+    assert (version.git_revision, version.dirty) == (
+        git(tmp_path, "rev-parse", "HEAD").strip(),
+        False,
+    )
     (root / "data" / "new.txt").write_text("new")
     versioning.add_data()
     assert versioning.data_version().dirty_reason == "data.dvc is not committed to Git"
@@ -403,15 +466,19 @@ def test_inside_another_git_repository(tmp_path: Path) -> None:
 
 def git(root: Path, *arguments: str) -> str:
     who = ["-c", "user.name=t", "-c", "user.email=t@t"]
-    return subprocess.run(["git", *who, *arguments], cwd=root, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["git", *who, *arguments], cwd=root, capture_output=True, text=True, check=True
+    ).stdout
 
 
-# --- locks ------------------------------------------------------------------------------------------------
+# --- locks ----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def process(code: str) -> Iterator[subprocess.Popen[str]]:
-    """Another Python that runs `code`, prints when it is ready and then waits to be ended."""
+    """Another Python that runs `code`, prints when it is ready and then waits to be
+    ended.
+    """
     child = subprocess.Popen(
         [sys.executable, "-c", code + "\nprint('ready', flush=True)\ninput()"],
         stdin=subprocess.PIPE,
@@ -429,7 +496,10 @@ def process(code: str) -> Iterator[subprocess.Popen[str]]:
 
 def test_a_dvc_that_stays_locked_is_named(ws: Path) -> None:
     code = f"import zc.lockfile; held = zc.lockfile.LockFile({str(ws / '.dvc/tmp/lock')!r})"
-    with process(code) as child, pytest.raises(VersioningError, match=f"PID {child.pid}"):
+    with (
+        process(code) as child,
+        pytest.raises(VersioningError, match=f"PID {child.pid}"),
+    ):
         Versioning(ws, patience=0.1).states()
     assert stale(ws) == {}
 
@@ -447,7 +517,14 @@ held = lock(Workspace(Path({str(tmp_path)!r}))); held.__enter__()"""
         assert "-c" in caught.value.found
         child.send_signal(signal.SIGKILL)
         child.wait()
-        assert json.loads((tmp_path / ".thaw" / "run.json").read_text())["pid"] == child.pid  # left behind
+        # Left behind.
+        assert (
+            json.loads((tmp_path / ".thaw" / "run.json").read_text())["pid"]
+            == child.pid
+        )
         with lock(place):  # and harmless
-            assert json.loads((tmp_path / ".thaw" / "run.json").read_text())["pid"] == os.getpid()
+            assert (
+                json.loads((tmp_path / ".thaw" / "run.json").read_text())["pid"]
+                == os.getpid()
+            )
     assert not (tmp_path / ".thaw" / "run.json").exists()

@@ -1,12 +1,14 @@
-"""Square RGB images as a network's input: plainly, or by crops, turns and colours from counted random numbers.
+"""Square RGB images as a network's input: plainly, or by crops, turns and colours from
+counted random numbers.
 
-The first view, number 0, is the plain one: it is what the network will be asked about, and a training that keeps one
-view of each image keeps that.
+The first view, number 0, is the plain one: it is what the network will be asked about,
+and a training that keeps one view of each image keeps that.
 
-Images are worked on one by one, several at a time in threads: the temporaries stay in the processor's cache, and an
-image's result cannot depend, even in its last bit, on its neighbours in the batch. NumPy does the arithmetic because
-its loops stay in their thread; torch's would each wait for all cores. Inputs are written channels last, as the pixels
-lie and as convolutions on a CPU want them.
+Images are worked on one by one, several at a time in threads: the temporaries stay in
+the processor's cache, and an image's result cannot depend, even in its last bit, on its
+neighbours in the batch. NumPy does the arithmetic because its loops stay in their
+thread; torch's would each wait for all cores. Inputs are written channels last, as the
+pixels lie and as convolutions on a CPU want them.
 """
 
 from __future__ import annotations
@@ -48,9 +50,11 @@ class View(NamedTuple):
 
 
 def draw_view(draw: RandomDraw, side: int, config: ImageAugmentConfig) -> View:
-    """The crop, turns and colour factors of a draw, for an image of `side` × `side` pixels.
+    """The crop, turns and colour factors of a draw, for an image of `side` × `side`
+    pixels.
 
-    The crop is Inception's (Szegedy et al. 2015, section 6): a uniform share of the area at a log-uniform ratio.
+    The crop is Inception's (Szegedy et al. 2015, section 6): a uniform share of the
+    area at a log-uniform ratio.
     """
     numbers = _draw_uniform(draw)
     low, high = config.crop_scale
@@ -123,9 +127,13 @@ def prepare_plain(decoded: torch.Tensor, spec: ImageInputSpec) -> torch.Tensor:
 
 
 def prepare_augmented(
-    decoded: torch.Tensor, spec: ImageInputSpec, config: ImageAugmentConfig, draws: Sequence[RandomDraw]
+    decoded: torch.Tensor,
+    spec: ImageInputSpec,
+    config: ImageAugmentConfig,
+    draws: Sequence[RandomDraw],
 ) -> torch.Tensor:
-    """Randomly cropped, resized to `size`, flipped, turned, coloured and normalised; view 0 is plain.
+    """Randomly cropped, resized to `size`, flipped, turned, coloured and normalised;
+    view 0 is plain.
 
     Args:
         decoded: (N, resize, resize, 3) of uint8.
@@ -157,12 +165,14 @@ def _copy_centre(image: Pixels, out: Values, spec: ImageInputSpec) -> None:
     np.copyto(out, image[cut, cut])
 
 
-def _fill_batch(present: Callable[[int, Values], None], count: int, spec: ImageInputSpec) -> torch.Tensor:
+def _fill_batch(
+    present: Callable[[int, Values], None], count: int, spec: ImageInputSpec
+) -> torch.Tensor:
     """Fills a batch, in as many threads as torch may use.
 
     Args:
-        present: `present(position, out)` leaves an image's values, 0 to 255, which are then normalised, a whole line
-            of pixels at a time.
+        present: `present(position, out)` leaves an image's values, 0 to 255, which are
+            then normalised, a whole line of pixels at a time.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -199,8 +209,11 @@ def _crop(image: Pixels, view: View, size: int) -> Pixels:
     right = view.left + view.width
     crop = np.ascontiguousarray(image[view.top : bottom, view.left : right])
     channels_first = torch.from_numpy(crop).permute(2, 0, 1)[None]
-    # Channels last and uint8: torch has a vectorised kernel for just this, and it stays in its thread.
-    resized = torch.nn.functional.interpolate(channels_first, (size, size), mode="bilinear", antialias=True)
+    # Channels last and uint8: torch has a vectorised kernel for just this, and it stays
+    # in its thread.
+    resized = torch.nn.functional.interpolate(
+        channels_first, (size, size), mode="bilinear", antialias=True
+    )
     pixels: Pixels = resized[0].permute(1, 2, 0).numpy()
     return pixels
 
@@ -218,8 +231,9 @@ def _turn(image: Pixels, view: View) -> Pixels:
 def _change_colours(planes: Planes, view: View) -> None:
     """Brightness, contrast and saturation, in place, on (3, H, W) of values 0 to 255.
 
-    The three are linear in the pixel and its grey value: brightness b, then contrast c about the image's mean grey m,
-    then saturation s about the pixel's own grey g give `c·b·(s·x + (1 − s)·g) + (1 − c)·b·m`, clipped once at the end.
+    The three are linear in the pixel and its grey value: brightness b, then contrast c
+    about the image's mean grey m, then saturation s about the pixel's own grey g give
+    `c·b·(s·x + (1 − s)·g) + (1 − c)·b·m`, clipped once at the end.
     """
     red, green, blue = planes
     grey = red * np.float32(GREY[0])

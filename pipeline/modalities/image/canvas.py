@@ -1,8 +1,10 @@
-"""Pictures on a square canvas, for tasks whose truths lie on the picture: boxes and masks are moved as the pixels are.
+"""Pictures on a square canvas, for tasks whose truths lie on the picture: boxes and
+masks are moved as the pixels are.
 
-A canvas has no margin to be cut off: `resize` of its input spec is its `size`. The random crop, turns and colours are
-those of `augmentation`, drawn from the same counted numbers, so that what moved the pixels is computed again for boxes and
-masks without them.
+A canvas has no margin to be cut off: `resize` of its input spec is its `size`. The
+random crop, turns and colours are those of `augmentation`, drawn from the same counted
+numbers, so that what moved the pixels is computed again for boxes and masks without
+them.
 """
 
 from __future__ import annotations
@@ -30,16 +32,22 @@ Masks = NDArray[np.uint8]
 
 
 def lay_boxes(picture: PictureBoxes, spec: ImageInputSpec) -> PictureBoxes:
-    """Boxes in pixels of their picture as they lie on the canvas; those that are too small there are left out."""
+    """Boxes in pixels of their picture as they lie on the canvas; those that are too
+    small there are left out.
+    """
     place = canvas.place(picture.width, picture.height, spec.size, spec.fit)
-    scale = np.array([place.scale_x, place.scale_y, place.scale_x, place.scale_y], np.float32)
+    scale = np.array(
+        [place.scale_x, place.scale_y, place.scale_x, place.scale_y], np.float32
+    )
     offset = np.array([place.left, place.top, place.left, place.top], np.float32)
     boxes = picture.boxes * scale + offset
     clipped = np.clip(boxes, 0, spec.size)
     return _kept(picture, clipped, _is_large(clipped), spec.size, picture.seed)
 
 
-def lift_boxes(answer: NDArray[np.float64], width: int, height: int, spec: ImageInputSpec) -> NDArray[np.float64]:
+def lift_boxes(
+    answer: NDArray[np.float64], width: int, height: int, spec: ImageInputSpec
+) -> NDArray[np.float64]:
     """Answered boxes on the canvas in pixels of their picture of `width` × `height`.
 
     Args:
@@ -49,24 +57,38 @@ def lift_boxes(answer: NDArray[np.float64], width: int, height: int, spec: Image
 
 
 def move_boxes(
-    picture: PictureBoxes, spec: ImageInputSpec, config: ImageAugmentConfig, draw: RandomDraw | None
+    picture: PictureBoxes,
+    spec: ImageInputSpec,
+    config: ImageAugmentConfig,
+    draw: RandomDraw | None,
 ) -> PictureBoxes:
     """Boxes on the canvas as a draw moves them; view 0, and no draw, leave them."""
     if draw is None:
         return picture
     seed = _sampling_seed(draw)
     if draw.view == 0:
-        return _kept(picture, picture.boxes, np.ones(len(picture.boxes), np.bool_), spec.size, seed)
+        return _kept(
+            picture,
+            picture.boxes,
+            np.ones(len(picture.boxes), np.bool_),
+            spec.size,
+            seed,
+        )
     view = draw_view(draw, spec.size, config)
     cropped = _crop_boxes(picture.boxes, view, spec.size)
     left_over = np.clip(cropped, 0, spec.size)
     shares = _areas(left_over) / np.maximum(_areas(cropped), 1e-6)
     is_there = _is_large(left_over) & (shares >= SMALLEST_SHARE)
-    return _kept(picture, _turn_boxes(left_over, view, spec.size), is_there, spec.size, seed)
+    return _kept(
+        picture, _turn_boxes(left_over, view, spec.size), is_there, spec.size, seed
+    )
 
 
 def move_masks(
-    masks: Masks, spec: ImageInputSpec, config: ImageAugmentConfig, draws: Sequence[RandomDraw] | None
+    masks: Masks,
+    spec: ImageInputSpec,
+    config: ImageAugmentConfig,
+    draws: Sequence[RandomDraw] | None,
 ) -> Masks:
     """Masks (n, S, S) as their draws move them, by the nearest pixel."""
     if draws is None:
@@ -89,10 +111,19 @@ def _sampling_seed(draw: RandomDraw) -> int:
 
 
 def _kept(
-    picture: PictureBoxes, boxes: NDArray[np.float32], rows: NDArray[np.bool_], side: int, seed: int
+    picture: PictureBoxes,
+    boxes: NDArray[np.float32],
+    rows: NDArray[np.bool_],
+    side: int,
+    seed: int,
 ) -> PictureBoxes:
     return PictureBoxes(
-        np.ascontiguousarray(boxes[rows]), picture.labels[rows], picture.ignored[rows], side, side, seed
+        np.ascontiguousarray(boxes[rows]),
+        picture.labels[rows],
+        picture.ignored[rows],
+        side,
+        side,
+        seed,
     )
 
 
@@ -108,15 +139,21 @@ def _areas(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
     return areas
 
 
-def _crop_boxes(boxes: NDArray[np.float32], view: View, side: int) -> NDArray[np.float32]:
+def _crop_boxes(
+    boxes: NDArray[np.float32], view: View, side: int
+) -> NDArray[np.float32]:
     origin = np.array([view.left, view.top, view.left, view.top], np.float32)
     scale_x = side / view.width
     scale_y = side / view.height
     return (boxes - origin) * np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
 
 
-def _turn_boxes(boxes: NDArray[np.float32], view: View, side: int) -> NDArray[np.float32]:
-    """As `augmentation` turns pixels: up and down, then left and right, then quarters against the clock."""
+def _turn_boxes(
+    boxes: NDArray[np.float32], view: View, side: int
+) -> NDArray[np.float32]:
+    """As `augmentation` turns pixels: up and down, then left and right, then quarters
+    against the clock.
+    """
     left, top, right, bottom = boxes.T
     if view.vflip:
         top, bottom = side - bottom, side - top
@@ -128,7 +165,9 @@ def _turn_boxes(boxes: NDArray[np.float32], view: View, side: int) -> NDArray[np
 
 
 def _crop_mask(mask: Masks, view: View, side: int) -> Masks:
-    """The view's crop, enlarged to the canvas: each pixel from the nearest one of the crop."""
+    """The view's crop, enlarged to the canvas: each pixel from the nearest one of the
+    crop.
+    """
     centres = (np.arange(side) + 0.5) / side
     rows = view.top + np.floor(centres * view.height).astype(np.int64)
     columns = view.left + np.floor(centres * view.width).astype(np.int64)
@@ -144,15 +183,17 @@ def _turn_mask(mask: Masks, view: View) -> Masks:
 
 
 def lay_mask(mask: Masks, spec: ImageInputSpec) -> Masks:
-    """A mask (H, W) of a picture on the canvas (S, S), each pixel from the nearest one; `IGNORED` around the picture."""
+    """A mask (H, W) of a picture on the canvas (S, S), each pixel from the nearest one;
+    `IGNORED` around the picture.
+    """
     height, width = mask.shape
     place = canvas.place(width, height, spec.size, spec.fit)
     rows = _nearest(place.height, height)
     columns = _nearest(place.width, width)
     laid = np.full((spec.size, spec.size), IGNORED, np.uint8)
-    laid[place.top : place.top + place.height, place.left : place.left + place.width] = mask[
-        rows[:, None], columns[None, :]
-    ]
+    laid[
+        place.top : place.top + place.height, place.left : place.left + place.width
+    ] = mask[rows[:, None], columns[None, :]]
     return laid
 
 

@@ -1,6 +1,7 @@
 """Image files, opened as plain RGB whatever they hold.
 
-How an opened image becomes pixels is written once, in `pipeline.serving.image_pixels`, which registered models carry.
+How an opened image becomes pixels is written once, in `pipeline.serving.image_pixels`,
+which registered models carry.
 """
 
 from __future__ import annotations
@@ -30,17 +31,21 @@ from pipeline.serving.image_pixels import (
 WHITE = (255, 255, 255)
 
 
-def open_rgb(path: Path, *, background: Colour = WHITE, draft: tuple[int, int] | None = None) -> Image.Image:
-    """An image file as a loaded RGB image, upright as its EXIF data say. Safe to call from several threads.
+def open_rgb(
+    path: Path, *, background: Colour = WHITE, draft: tuple[int, int] | None = None
+) -> Image.Image:
+    """An image file as a loaded RGB image, upright as its EXIF data say. Safe to call
+    from several threads.
 
-    16-bit grey is scaled to 8 bits, CMYK converted, transparency laid on `background`, grey repeated in the three
-    channels; of several frames or pages, the first is taken.
+    16-bit grey is scaled to 8 bits, CMYK converted, transparency laid on `background`,
+    grey repeated in the three channels; of several frames or pages, the first is taken.
 
     Args:
         path: the file.
         background: RGB, 0–255.
-        draft: (width, height) in pixels that suffice, in the upright image: a JPEG is then decoded at 1/2, 1/4 or
-            1/8 of its size in the DCT, never below these (unless the file itself is).
+        draft: (width, height) in pixels that suffice, in the upright image: a JPEG is
+            then decoded at 1/2, 1/4 or 1/8 of its size in the DCT, never below these
+            (unless the file itself is).
 
     Raises:
         DataError: the file is missing or cannot be decoded wholly.
@@ -72,7 +77,9 @@ def decode_square(path: Path, spec: ImageInputSpec) -> NDArray[np.uint8]:
 
 
 def read_orientation(path: Path) -> int:
-    """The EXIF orientation that an image file states, 1 to 8, TIFF's own included; 1 where it cannot be read."""
+    """The EXIF orientation that an image file states, 1 to 8, TIFF's own included; 1
+    where it cannot be read.
+    """
     with quiet():
         try:
             with Image.open(path, formats=DECODERS) as image:
@@ -96,9 +103,11 @@ _quiet_before = warnings.catch_warnings()
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps Pillow's warnings about odd files from the user; several threads may be inside at once.
+    """Keeps Pillow's warnings about odd files from the user; several threads may be
+    inside at once.
 
-    `warnings.catch_warnings` alone restores the wrong filters when threads overlap, hence the count.
+    `warnings.catch_warnings` alone restores the wrong filters when threads overlap,
+    hence the count.
     """
     global _quiet_depth, _quiet_before
     with _quiet_lock:

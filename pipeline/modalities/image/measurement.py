@@ -44,13 +44,17 @@ class _Unusable(Exception):
         self.hint = hint
 
 
-def measure_image(root: Path, path: str, intake: ImageIntakeConfig) -> MeasuredExample | ExampleFault:
+def measure_image(
+    root: Path, path: str, intake: ImageIntakeConfig
+) -> MeasuredExample | ExampleFault:
     """Opens one image file, decodes it wholly and measures it.
 
-    Everything the header tells is checked before a pixel is decoded, and what the file is goes by its content.
-    Measured: format, mode, width and height (upright, pixels), bytes, brightness and contrast (mean and standard
-    deviation of luma, 0–255), detail (entropy of the luma histogram, bits per pixel), phash (the perceptual hash of
-    imagehash, 64 bits as 16 hex digits), converted (as `MeasuredExample.converted`, joined by commas).
+    Everything the header tells is checked before a pixel is decoded, and what the file
+    is goes by its content. Measured: format, mode, width and height (upright, pixels),
+    bytes, brightness and contrast (mean and standard deviation of luma, 0–255), detail
+    (entropy of the luma histogram, bits per pixel), phash (the perceptual hash of
+    imagehash, 64 bits as 16 hex digits), converted (as `MeasuredExample.converted`,
+    joined by commas).
 
     Args:
         root: the data folder.
@@ -67,7 +71,9 @@ def measure_image(root: Path, path: str, intake: ImageIntakeConfig) -> MeasuredE
         with decoding.quiet():
             return _measure_content(data, path, identity, intake)
     except _Unusable as fault:
-        return ExampleFault(path, fault.code, fault.found, fault.expected, fault.hint, identity)
+        return ExampleFault(
+            path, fault.code, fault.found, fault.expected, fault.hint, identity
+        )
 
 
 def _read_file(root: Path, path: str, intake: ImageIntakeConfig) -> bytes:
@@ -79,10 +85,14 @@ def _read_file(root: Path, path: str, intake: ImageIntakeConfig) -> bytes:
         _check_status(file.stat(), intake)
         return file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise _Unusable("missing", "no such file", "a file", "add the file, or take it off the list") from None
+        raise _Unusable(
+            "missing", "no such file", "a file", "add the file, or take it off the list"
+        ) from None
     except (OSError, ValueError) as fault:
         found = _describe_fault(fault)
-        raise _Unusable("unreadable", found, "a readable file", "check its permissions and disk") from fault
+        raise _Unusable(
+            "unreadable", found, "a readable file", "check its permissions and disk"
+        ) from fault
 
 
 def _check_status(status: os.stat_result, intake: ImageIntakeConfig) -> None:
@@ -99,7 +109,9 @@ def _check_status(status: os.stat_result, intake: ImageIntakeConfig) -> None:
         )
 
 
-def _measure_content(data: bytes, path: str, identity: str, intake: ImageIntakeConfig) -> MeasuredExample:
+def _measure_content(
+    data: bytes, path: str, identity: str, intake: ImageIntakeConfig
+) -> MeasuredExample:
     try:
         values, converted = _decode_and_measure(data, path, intake)
     except _Unusable:
@@ -112,14 +124,23 @@ def _measure_content(data: bytes, path: str, identity: str, intake: ImageIntakeC
             "save it smaller, or lower task.intake.max_pixels",
         ) from fault
     except Exception as fault:  # decoders raise nearly anything on broken files: ValueError, SyntaxError, struct.error…
-        is_cut = isinstance(fault, EOFError) or re.search("truncat|end of", str(fault), re.IGNORECASE)
+        is_cut = isinstance(fault, EOFError) or re.search(
+            "truncat|end of", str(fault), re.IGNORECASE
+        )
         code = "truncated" if is_cut else "undecodable"
-        raise _Unusable(code, _describe_fault(fault), "an image that can be decoded wholly", _REPLACE) from fault
+        raise _Unusable(
+            code,
+            _describe_fault(fault),
+            "an image that can be decoded wholly",
+            _REPLACE,
+        ) from fault
     doubt = _find_doubt(path, identity, values["detail"], intake)
     return MeasuredExample(identity, values, converted, doubt)
 
 
-def _decode_and_measure(data: bytes, path: str, intake: ImageIntakeConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _decode_and_measure(
+    data: bytes, path: str, intake: ImageIntakeConfig
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     with _open(data, intake) as image:
         _check_header(image, intake)
         turn = image_pixels.find_orientation(image)
@@ -127,7 +148,8 @@ def _decode_and_measure(data: bytes, path: str, intake: ImageIntakeConfig) -> tu
         image_format = _format_of(image)
         mode = image.mode
         rgb = image_pixels.to_rgb(image, turn, intake.background)
-    if image_format == "PNG":  # decoding passes over the checksums that would betray a flipped byte
+    # Decoding passes over the checksums that would betray a flipped byte.
+    if image_format == "PNG":
         with _open(data, intake) as image:
             image.verify()
     values = _measure_luma(rgb.convert("L"))
@@ -164,12 +186,19 @@ def _check_header(image: Image.Image, intake: ImageIntakeConfig) -> None:
     if width * height > intake.max_pixels:
         raise _too_many_pixels(size, intake)
     if min(width, height) < intake.min_side:
-        expected = f"a shorter side of at least {intake.min_side} (task.intake.min_side)"
-        raise _Unusable("too-small", size, expected, "replace it, or lower task.intake.min_side")
+        expected = (
+            f"a shorter side of at least {intake.min_side} (task.intake.min_side)"
+        )
+        raise _Unusable(
+            "too-small", size, expected, "replace it, or lower task.intake.min_side"
+        )
     if max(width, height) > intake.max_aspect * min(width, height):
         expected = f"sides that differ at most {intake.max_aspect:g}-fold (task.intake.max_aspect)"
-        raise _Unusable("aspect", size, expected, "crop it, or raise task.intake.max_aspect")
-    # A phone's MPO file is a JPEG with previews behind it: the first image is the photo.
+        raise _Unusable(
+            "aspect", size, expected, "crop it, or raise task.intake.max_aspect"
+        )
+    # A phone's MPO file is a JPEG with previews behind it: the first image is the
+    # photo.
     is_animated = image.format != "MPO" and getattr(image, "is_animated", False)
     if intake.animated == "reject" and is_animated:
         raise _Unusable(
@@ -190,8 +219,11 @@ def _too_many_pixels(found: str, intake: ImageIntakeConfig) -> _Unusable:
 
 
 def _list_conversions(image: Image.Image, turn: int, path: str) -> tuple[str, ...]:
-    """What must be changed about an opened image to make it upright RGB of 8 bits, in words."""
-    # Pillow hides that a colour PNG or TIFF has 16 bits a channel: only the raw mode of its tiles tells.
+    """What must be changed about an opened image to make it upright RGB of 8 bits, in
+    words.
+    """
+    # Pillow hides that a colour PNG or TIFF has 16 bits a channel: only the raw mode of
+    # its tiles tells.
     tile = getattr(image, "tile", None)
     raw = str(tile[0][3]) if tile else ""
     # Pillow turns a TIFF itself while loading, see `find_orientation`.
@@ -227,7 +259,9 @@ def _measure_luma(grey: Image.Image) -> dict[str, Any]:
         total += level * count
         squares += level * level * count
     variance = (squares * pixels - total * total) / (pixels * pixels)
-    entropy = sum(-count / pixels * math.log2(count / pixels) for count in counts if count)
+    entropy = sum(
+        -count / pixels * math.log2(count / pixels) for count in counts if count
+    )
     return {
         "brightness": round(total / pixels, 3),
         "contrast": round(math.sqrt(variance), 3),
@@ -236,7 +270,9 @@ def _measure_luma(grey: Image.Image) -> dict[str, Any]:
     }
 
 
-def _find_doubt(path: str, identity: str, detail: float, intake: ImageIntakeConfig) -> ExampleFault | None:
+def _find_doubt(
+    path: str, identity: str, detail: float, intake: ImageIntakeConfig
+) -> ExampleFault | None:
     if detail >= intake.min_detail:
         return None
     return ExampleFault(
@@ -250,8 +286,13 @@ def _find_doubt(path: str, identity: str, detail: float, intake: ImageIntakeConf
 
 
 def _describe_content(data: bytes) -> str:
-    """What a file is that none of the allowed decoders knows, in words or as one of the decoders' names."""
-    with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=image_pixels.DECODERS) as image:
+    """What a file is that none of the allowed decoders knows, in words or as one of the
+    decoders' names.
+    """
+    with (
+        contextlib.suppress(Exception),
+        Image.open(io.BytesIO(data), formats=image_pixels.DECODERS) as image,
+    ):
         return _format_of(image)
     beginning = data[:512].lstrip()
     for magic, name in _BEGINNINGS:

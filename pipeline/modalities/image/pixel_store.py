@@ -22,11 +22,16 @@ def open_pixels(
     gigabytes: float,
     console: Console,
 ) -> DecodedStore:
-    """The decoded pixels of a manifest's rows; see `pipeline.data.decoded_store.open_store`."""
+    """The decoded pixels of a manifest's rows; see
+    `pipeline.data.decoded_store.open_store`.
+    """
     from pipeline.data.decoded_store import open_store
     from pipeline.manifest import real_path
 
     ids = examples.column("id").to_pylist()
     paths = examples.column("path").to_pylist()
-    rows = [(identity, real_path(data, path)) for identity, path in zip(ids, paths, strict=True)]
+    rows = [
+        (identity, real_path(data, path))
+        for identity, path in zip(ids, paths, strict=True)
+    ]
     return open_store(decoder, spec, rows, scratch, limit_gb=gigabytes, console=console)

@@ -10,7 +10,9 @@ from pipeline.config_section import Above, ConfigSection, Fraction, Positive
 
 Level = Annotated[int, Field(ge=0, le=255)]
 
-ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF"]
+ImageFormat = Literal[
+    "JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF"
+]
 
 
 class ImageIntakeConfig(ConfigSection):
@@ -59,7 +61,9 @@ class ImageAugmentConfig(ConfigSection):
 
     @field_validator("crop_scale", "crop_ratio")
     @classmethod
-    def _rising(cls, given: tuple[float, float], info: ValidationInfo) -> tuple[float, float]:
+    def _rising(
+        cls, given: tuple[float, float], info: ValidationInfo
+    ) -> tuple[float, float]:
         is_share = info.field_name == "crop_scale"
         rule = "must be the smallest, then the largest"
         if is_share:
@@ -89,7 +93,9 @@ class CanvasAugmentConfig(ImageAugmentConfig):
 
 
 class CanvasSettings(Protocol):
-    """Settings of a task whose truths lie on the picture, as far as they concern the picture."""
+    """Settings of a task whose truths lie on the picture, as far as they concern the
+    picture.
+    """
 
     @property
     def intake(self) -> ImageIntakeConfig: ...

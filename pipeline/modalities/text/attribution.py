@@ -1,9 +1,12 @@
-"""Which words spoke for an answer: integrated gradients on the word vectors (Sundararajan et al. 2017, section 3).
+"""Which words spoke for an answer: integrated gradients on the word vectors
+(Sundararajan et al. 2017, section 3).
 
-A word's weight is the sum, over its tokens and the numbers of their vectors, of gradient × input: the vector times the
-gradient of the answer's logit less the mean of the others'. The gradient is averaged over the way from no words at all
-(vectors of zeros) to the words that are there. At the words alone it would say little: most networks normalize a token's
-vector at once, so that its length has no gradient; and where a network is certain, no small change matters.
+A word's weight is the sum, over its tokens and the numbers of their vectors, of
+gradient × input: the vector times the gradient of the answer's logit less the mean of
+the others'. The gradient is averaged over the way from no words at all (vectors of
+zeros) to the words that are there. At the words alone it would say little: most
+networks normalize a token's vector at once, so that its length has no gradient; and
+where a network is certain, no small change matters.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ class WordWeight(NamedTuple):
     Args:
         part: 0 for the first text, 1 for the second of a pair.
         start, end: the word's characters in that text.
-        weight: from -1 to 1: 1 for the word that counted most, below 0 for one that spoke against the answer.
+        weight: from -1 to 1: 1 for the word that counted most, below 0 for one that
+            spoke against the answer.
     """
 
     part: int
@@ -54,8 +58,11 @@ class WordAttribution:
         self._tokenizer = load_tokenizer(folder)
         self._tokenizer.enable_truncation(max_tokens)
 
-    def weigh_words(self, inputs: TensorGroup, texts: Texts, answer: int) -> list[WordWeight]:
-        """The words of an example in their order, those that the network did not read left out.
+    def weigh_words(
+        self, inputs: TensorGroup, texts: Texts, answer: int
+    ) -> list[WordWeight]:
+        """The words of an example in their order, those that the network did not read
+        left out.
 
         Args:
             inputs: one example as the network's input (1, L).
@@ -64,12 +71,23 @@ class WordAttribution:
         weights = self._token_weights(inputs, answer)
         encoding = self._tokenizer.encode(texts.text, texts.pair)
         words: dict[tuple[int, int], WordWeight] = {}
-        tokens = zip(encoding.sequence_ids, encoding.word_ids, encoding.offsets, weights.tolist(), strict=False)
+        tokens = zip(
+            encoding.sequence_ids,
+            encoding.word_ids,
+            encoding.offsets,
+            weights.tolist(),
+            strict=False,
+        )
         for part, word, (start, end), weight in tokens:
             if part is None or word is None:
                 continue  # a special token
             before = words.get((part, word), WordWeight(part, start, end, 0.0))
-            words[part, word] = WordWeight(part, min(start, before.start), max(end, before.end), before.weight + weight)
+            words[part, word] = WordWeight(
+                part,
+                min(start, before.start),
+                max(end, before.end),
+                before.weight + weight,
+            )
         return _normalize(words)
 
     def _token_weights(self, inputs: TensorGroup, answer: int) -> torch.Tensor:
@@ -80,9 +98,18 @@ class WordAttribution:
             vectors = embedded.tensors["hidden"].detach()
             scaled = shares.to(vectors).view(-1, 1, 1) * vectors
             scaled.requires_grad_(True)
-            others = {name: tensor.expand(STEPS, *tensor.shape[1:]) for name, tensor in embedded.tensors.items()}
-            logits = single_tensor(self._network.run(TensorGroup({**others, "hidden": scaled}), WORD_VECTORS))
-            other_logits = torch.cat([logits[:, :answer], logits[:, answer + 1 :]], dim=1)
+            others = {
+                name: tensor.expand(STEPS, *tensor.shape[1:])
+                for name, tensor in embedded.tensors.items()
+            }
+            logits = single_tensor(
+                self._network.run(
+                    TensorGroup({**others, "hidden": scaled}), WORD_VECTORS
+                )
+            )
+            other_logits = torch.cat(
+                [logits[:, :answer], logits[:, answer + 1 :]], dim=1
+            )
             margin = logits[:, answer] - other_logits.mean(dim=1)
             (gradient,) = torch.autograd.grad(margin.sum(), scaled)
         weights: torch.Tensor = (gradient.mean(dim=0) * vectors[0]).sum(dim=-1)

@@ -1,4 +1,6 @@
-"""Which columns of someone's tables hold the texts and the labels: told from their names and from a sample of rows."""
+"""Which columns of someone's tables hold the texts and the labels: told from their
+names and from a sample of rows.
+"""
 
 from __future__ import annotations
 
@@ -76,9 +78,12 @@ class TextLayout:
     """What someone's data were taken for.
 
     Args:
-        table: the table's path below the data folder; None for text files in folders and for several tables.
-        header: whether the tables' first line holds names; None where there is no such question.
-        columns: role → column, for the roles whose column is not called by the role's own name.
+        table: the table's path below the data folder; None for text files in folders
+            and for several tables.
+        header: whether the tables' first line holds names; None where there is no such
+            question.
+        columns: role → column, for the roles whose column is not called by the role's
+            own name.
         pair: whether there are pairs of texts.
         notes: the same in words.
     """
@@ -123,10 +128,12 @@ def _folders(root: Path) -> TextLayout:
             found="neither tables nor text files in folders",
             expected="a CSV, TSV, JSON Lines or Parquet file, or .txt files in folders named for their classes",
         )
-    return TextLayout(notes=(f"texts: .txt files in the folders {', '.join(tree.folders[:SHOWN])}",))
+    return TextLayout(
+        notes=(f"texts: .txt files in the folders {', '.join(tree.folders[:SHOWN])}",)
+    )
 
 
-# --- a sample of a table --------------------------------------------------------------------------------------
+# --- a sample of a table --------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -134,8 +141,10 @@ class _Sample:
     """The first rows of a table.
 
     Args:
-        first: the cells of the first line of a CSV; empty for other files, whose columns have names of their own.
-        columns: name (of a CSV: position from 1) → cells of the rows, of a CSV without the first line.
+        first: the cells of the first line of a CSV; empty for other files, whose
+            columns have names of their own.
+        columns: name (of a CSV: position from 1) → cells of the rows, of a CSV without
+            the first line.
     """
 
     path: str
@@ -145,16 +154,20 @@ class _Sample:
 
 def _sample(root: Path, path: str) -> _Sample:
     if PurePosixPath(path).suffix.lower() in (*PARQUET, *JSON_LINES):
-        rows = sources.table_rows(root, path, path, DataConfig(), FILE_ROLES[1:], most=SAMPLED)
+        rows = sources.table_rows(
+            root, path, path, DataConfig(), FILE_ROLES[1:], most=SAMPLED
+        )
         return _Sample(path, (), rows.columns)
     # Positions as names: the file is read as if every line were an example.
     data = DataConfig(header=False, columns={"text": "1"})
     rows = sources.table_rows(root, path, path, data, ("text",), most=SAMPLED + 1)
     first = tuple(str(cells[0] or "") for cells in rows.columns.values())
-    return _Sample(path, first, {name: cells[1:] for name, cells in rows.columns.items()})
+    return _Sample(
+        path, first, {name: cells[1:] for name, cells in rows.columns.items()}
+    )
 
 
-# --- the first line -------------------------------------------------------------------------------------------
+# --- the first line -------------------------------------------------------------------
 
 
 def _has_header(sample: _Sample) -> bool:
@@ -168,7 +181,9 @@ def _has_header(sample: _Sample) -> bool:
     for cell, cells in zip(sample.first, sample.columns.values(), strict=True):
         name = cell.strip().lower()
         values = [str(value) for value in cells if value is not None]
-        known = name in (*TEXT_NAMES, *LABEL_NAMES, *FILE_ROLES) or any(name in pair for pair in PAIR_NAMES)
+        known = name in (*TEXT_NAMES, *LABEL_NAMES, *FILE_ROLES) or any(
+            name in pair for pair in PAIR_NAMES
+        )
         repeats = cell in values
         if known and not repeats:
             reasons_for.append(cell)
@@ -190,7 +205,9 @@ def _is_number(cell: str) -> bool:
 
 
 def _undecided_header(sample: _Sample) -> DataError:
-    cells = [f"{position}: {cell}" for position, cell in enumerate(sample.first, start=1)]
+    cells = [
+        f"{position}: {cell}" for position, cell in enumerate(sample.first, start=1)
+    ]
     return DataError(
         f"table {sample.path}",
         found="a first line that may hold the column names, or be an example",
@@ -200,10 +217,12 @@ def _undecided_header(sample: _Sample) -> DataError:
     )
 
 
-# --- the columns ----------------------------------------------------------------------------------------------
+# --- the columns ----------------------------------------------------------------------
 
 
-def _describe_tables(tables: Sequence[TableFile], samples: Sequence[_Sample]) -> TextLayout:
+def _describe_tables(
+    tables: Sequence[TableFile], samples: Sequence[_Sample]
+) -> TextLayout:
     first = samples[0]
     header = None
     if first.first:
@@ -222,7 +241,10 @@ def _describe_tables(tables: Sequence[TableFile], samples: Sequence[_Sample]) ->
     label = _label_column(others, where)
     chosen = dict(zip(("text", "pair"), texts, strict=False))
     chosen["label"] = label
-    told = {**chosen, **{role: role for role in USED_BY_NAME if role in others and role != label}}
+    told = {
+        **chosen,
+        **{role: role for role in USED_BY_NAME if role in others and role != label},
+    }
     metadata = [name for name in others if name not in told.values()]
     notes = _notes(tables, header, told, columns[label], metadata)
     named = {role: column for role, column in chosen.items() if role != column}
@@ -230,7 +252,9 @@ def _describe_tables(tables: Sequence[TableFile], samples: Sequence[_Sample]) ->
     return TextLayout(table, header, named, len(texts) > 1, notes)
 
 
-def _named_columns(samples: Sequence[_Sample], *, with_names: bool) -> dict[str, list[Any]]:
+def _named_columns(
+    samples: Sequence[_Sample], *, with_names: bool
+) -> dict[str, list[Any]]:
     """The cells of all tables by column, as the settings will name it."""
     columns: dict[str, list[Any]] = {}
     for sample in samples:
@@ -272,7 +296,9 @@ def _holds_texts(cells: Sequence[Any]) -> bool:
     words = sum(len(text.split()) for text in texts) / len(texts)
     letters = sum(map(len, texts)) / len(texts)
     repeated = 1 - len(set(texts)) / len(texts)
-    return repeated <= MOST_REPEATED and (words >= FEWEST_WORDS or letters >= FEWEST_LETTERS)
+    return repeated <= MOST_REPEATED and (
+        words >= FEWEST_WORDS or letters >= FEWEST_LETTERS
+    )
 
 
 def _label_column(columns: Mapping[str, Sequence[Any]], where: str) -> str:
@@ -286,7 +312,9 @@ def _label_column(columns: Mapping[str, Sequence[Any]], where: str) -> str:
     candidates = [name for name in columns if name.lower() in LABEL_NAMES]
     if not candidates:
         candidates = [
-            name for name, cells in columns.items() if name.lower() not in FILE_ROLES and _holds_labels(cells)
+            name
+            for name, cells in columns.items()
+            if name.lower() not in FILE_ROLES and _holds_labels(cells)
         ]
     if len(candidates) == 1:
         return candidates[0]
@@ -327,10 +355,16 @@ def _notes(
     metadata: Sequence[str],
 ) -> tuple[str, ...]:
     """What the user is told."""
-    files = [table.path if table.split is None else f"{table.path} ({table.split})" for table in tables]
+    files = [
+        table.path if table.split is None else f"{table.path} ({table.split})"
+        for table in tables
+    ]
     notes = ["tables: " + ", ".join(files)]
     if header is not None:
-        notes.append("first line: " + ("column names" if header else "an example; columns go by their position"))
+        notes.append(
+            "first line: "
+            + ("column names" if header else "an example; columns go by their position")
+        )
     counts = Counter(str(label) for label in labels if label is not None)
     common = [label for label, _ in counts.most_common(SHOWN)]
     more = ", …" if len(counts) > SHOWN else ""

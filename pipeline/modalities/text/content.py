@@ -1,4 +1,6 @@
-"""What an example on text is made of, as one string: its content, whose digest is its id."""
+"""What an example on text is made of, as one string: its content, whose digest is its
+id.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ class Texts(NamedTuple):
 
 
 def to_content(texts: Texts) -> str:
-    """The texts as canonical JSON, such as `{"text":"so it goes"}`: the same texts always give the same string."""
+    """The texts as canonical JSON, such as `{"text":"so it goes"}`: the same texts
+    always give the same string.
+    """
     if texts.pair is None:
         return _ENCODER.encode({"text": texts.text})
     return _ENCODER.encode({"text": texts.text, "pair": texts.pair})

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.context import Console
-from pipeline.examples import ColumnExpectation, ExampleFault, ListedExample, MeasuredExample
+from pipeline.examples import (
+    ColumnExpectation,
+    ExampleFault,
+    ListedExample,
+    MeasuredExample,
+)
 from pipeline.modalities.text.content import Texts, from_content
 from pipeline.modalities.text.settings import TextIntakeConfig
 from pipeline.modalities.text.simhash import hash_texts
@@ -29,8 +34,8 @@ def measure_texts(
 ) -> dict[str, MeasuredExample | ExampleFault]:
     """Measures examples by their content.
 
-    The columns are: characters and words (of both texts of a pair together), markup (1 where there are HTML tags or
-    entities, else 0) and phash (see `simhash`).
+    The columns are: characters and words (of both texts of a pair together), markup (1
+    where there are HTML tags or entities, else 0) and phash (see `simhash`).
 
     Returns:
         What was measured, or the fault, by the example's path.
@@ -43,12 +48,16 @@ def measure_texts(
 
 
 def _measure_chunk(
-    examples: Sequence[ListedExample], intake: TextIntakeConfig, results: dict[str, MeasuredExample | ExampleFault]
+    examples: Sequence[ListedExample],
+    intake: TextIntakeConfig,
+    results: dict[str, MeasuredExample | ExampleFault],
 ) -> None:
     usable: list[tuple[ListedExample, str, Texts]] = []
     for example in examples:
         assert example.content is not None
-        identity = hashlib.md5(example.content.encode(), usedforsecurity=False).hexdigest()
+        identity = hashlib.md5(
+            example.content.encode(), usedforsecurity=False
+        ).hexdigest()
         texts = from_content(example.content)
         fault = find_fault(example.path, identity, texts, intake)
         if fault is not None:
@@ -68,7 +77,11 @@ def _joined(texts: Texts) -> str:
 
 def _measure(texts: Texts, phash: str | None) -> dict[str, Any]:
     joined = _joined(texts)
-    values = {"characters": len(joined), "words": len(joined.split()), "markup": int(has_markup(joined))}
+    values = {
+        "characters": len(joined),
+        "words": len(joined.split()),
+        "markup": int(has_markup(joined)),
+    }
     return {**values, "phash": phash}
 
 
@@ -79,7 +92,9 @@ def has_markup(text: str) -> bool:
     return _MARKUP.search(text) is not None
 
 
-def find_fault(path: str, identity: str, texts: Texts, intake: TextIntakeConfig) -> ExampleFault | None:
+def find_fault(
+    path: str, identity: str, texts: Texts, intake: TextIntakeConfig
+) -> ExampleFault | None:
     """Why an example cannot be used; None where it can."""
     parts = [texts.text] if texts.pair is None else [texts.text, texts.pair]
     for part in parts:
@@ -95,23 +110,45 @@ def _problem(text: str, intake: TextIntakeConfig) -> tuple[str, str, str, str] |
     length = len(text)
     if length > intake.max_characters:
         limit = f"at most {intake.max_characters} (task.intake.max_characters)"
-        return "too-long", f"{length} characters", limit, "shorten it, or raise task.intake.max_characters"
+        return (
+            "too-long",
+            f"{length} characters",
+            limit,
+            "shorten it, or raise task.intake.max_characters",
+        )
     filled = len(text.strip())
     if not filled:
-        return "empty", "no text" if not length else "only blanks", "a text", "fill it in, or remove it"
+        return (
+            "empty",
+            "no text" if not length else "only blanks",
+            "a text",
+            "fill it in, or remove it",
+        )
     if filled < intake.min_characters:
         limit = f"at least {intake.min_characters} (task.intake.min_characters)"
-        return "too-short", f"{filled} characters", limit, "remove it, or lower task.intake.min_characters"
+        return (
+            "too-short",
+            f"{filled} characters",
+            limit,
+            "remove it, or lower task.intake.min_characters",
+        )
     if intake.control_characters == "reject":
         control = _CONTROL.search(text)
         if control is not None:
             found = f"the control character U+{ord(control[0]):04X}, {control.start() + 1} characters in"
             hint = "remove it, or set task.intake.control_characters: keep"
-            return "control-characters", found, "printable characters, tabs and line breaks", hint
+            return (
+                "control-characters",
+                found,
+                "printable characters, tabs and line breaks",
+                hint,
+            )
     return None
 
 
-def find_markup(examples: Sequence[ListedExample], intake: TextIntakeConfig) -> Finding | None:
+def find_markup(
+    examples: Sequence[ListedExample], intake: TextIntakeConfig
+) -> Finding | None:
     """A warning of HTML in the texts, which a network would read as words."""
     marked = []
     for example in examples:
@@ -135,4 +172,6 @@ def expectations(intake: TextIntakeConfig) -> tuple[ColumnExpectation, ...]:
     """What the measured columns of every accepted example satisfy."""
     texts = 2 if intake.pair else 1
     most = texts * intake.max_characters + 1
-    return (ColumnExpectation("characters", low=texts * intake.min_characters, high=most),)
+    return (
+        ColumnExpectation("characters", low=texts * intake.min_characters, high=most),
+    )

@@ -1,12 +1,16 @@
-"""Makes the shipped text encoder: a small BERT learns to fill in masked words of generated reviews and to rate them.
+"""Makes the shipped text encoder: a small BERT learns to fill in masked words of
+generated reviews and to rate them.
 
-    python -P -m pipeline.modalities.text.pretrain_encoder --out pipeline/models/shipped/tiny_text --seed 0
+    python -P -m pipeline.modalities.text.pretrain_encoder --out
+    pipeline/models/shipped/tiny_text --seed 0
 
-The reviews come from `review_grammar`, and none is about what the sample's are about. The vocabulary is learnt from them
-(WordPiece, Schuster and Nakajima 2012). Words are masked as in BERT (Devlin et al. 2019, section 3.1). What is said of
-the whole review, praise, blame or neither, is told from the mean of the last layer's vectors: as encoders in use learn
-from ratings that come with reviews. Masked words alone taught too little in these few steps to be of use to the sample.
-The learning rate follows a warm-up and a cosine over the steps; the same machine makes the same weights again.
+The reviews come from `review_grammar`, and none is about what the sample's are about.
+The vocabulary is learnt from them (WordPiece, Schuster and Nakajima 2012). Words are
+masked as in BERT (Devlin et al. 2019, section 3.1). What is said of the whole review,
+praise, blame or neither, is told from the mean of the last layer's vectors: as encoders
+in use learn from ratings that come with reviews. Masked words alone taught too little
+in these few steps to be of use to the sample. The learning rate follows a warm-up and a
+cosine over the steps; the same machine makes the same weights again.
 """
 
 from __future__ import annotations
@@ -27,7 +31,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.data.sample_surfaces import Dice
-from pipeline.modalities.text.review_grammar import DOMAINS, NEGATIVE, NEUTRAL, POSITIVE, write_review
+from pipeline.modalities.text.review_grammar import (
+    DOMAINS,
+    NEGATIVE,
+    NEUTRAL,
+    POSITIVE,
+    write_review,
+)
 from pipeline.modalities.text.sample_reviews import SAMPLE_DOMAIN
 from pipeline.serving.text_tokens import TOKENIZER_FILE, encode, load_tokenizer, pad
 
@@ -95,14 +105,24 @@ def write_corpus(seed: int, reviews: int) -> list[Review]:
         sentiment = dice.pick(SENTIMENTS)
         domain = dice.pick(domains)
         opinions = dice.between(1, MOST_OPINIONS)
-        text = write_review(dice, sentiment, domain, opinions, dice.between(0, MOST_FACTS))
+        text = write_review(
+            dice, sentiment, domain, opinions, dice.between(0, MOST_FACTS)
+        )
         corpus.append(Review(text, RATINGS.index(sentiment)))
     return corpus
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int, folder: Path) -> None:
     """Learns word pieces and writes tokenizer.json, in the form of an uncased BERT's."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
 
     tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL[1]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -110,19 +130,28 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int, folder: Path) -> None
     tokenizer.decoder = decoders.WordPiece()
     alphabet = [chr(code) for code in range(33, 127)]
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", SPECIAL.index("[CLS]")), ("[SEP]", SPECIAL.index("[SEP]"))],
+        special_tokens=[
+            ("[CLS]", SPECIAL.index("[CLS]")),
+            ("[SEP]", SPECIAL.index("[SEP]")),
+        ],
     )
     tokenizer.save(str(folder / TOKENIZER_FILE))
 
 
-def mask_words(ids: Tensor, share: float, vocabulary: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """What the network is shown of some tokens (N, L), and what it is to say: the ids where they are masked.
+def mask_words(
+    ids: Tensor, share: float, vocabulary: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """What the network is shown of some tokens (N, L), and what it is to say: the ids
+    where they are masked.
 
     Of the chosen ones eight of ten become [MASK], one another word, and one stays.
     """
@@ -142,7 +171,9 @@ class Batch(NamedTuple):
     ratings: Tensor
 
 
-def _batches(rows: Sequence[Any], corpus: Sequence[Review], plan: PretrainingPlan) -> Iterator[Batch]:
+def _batches(
+    rows: Sequence[Any], corpus: Sequence[Review], plan: PretrainingPlan
+) -> Iterator[Batch]:
     """Batches of texts of about one length, over and over."""
     dice = random.Random(plan.seed)
     pool = 50 * plan.batch
@@ -153,16 +184,23 @@ def _batches(rows: Sequence[Any], corpus: Sequence[Review], plan: PretrainingPla
             dice.shuffle(order)
         drawn = sorted(order[:pool], key=lambda row: len(rows[row]))
         order = order[pool:]
-        batches = [drawn[start : start + plan.batch] for start in range(0, pool, plan.batch)]
+        batches = [
+            drawn[start : start + plan.batch] for start in range(0, pool, plan.batch)
+        ]
         dice.shuffle(batches)
         for batch in batches:
-            ids = pad([rows[row] for row in batch], max(len(rows[row]) for row in batch), PADDING)
+            ids = pad(
+                [rows[row] for row in batch],
+                max(len(rows[row]) for row in batch),
+                PADDING,
+            )
             ratings = [corpus[row].rating for row in batch]
             yield Batch(torch.from_numpy(ids), torch.tensor(ratings))
 
 
 class RatingEncoder(nn.Module):
-    """The encoder under training: BERT with its masked-word head, and a linear layer that rates.
+    """The encoder under training: BERT with its masked-word head, and a linear layer
+    that rates.
 
     Args:
         settings: config.json of the encoder.
@@ -176,7 +214,9 @@ class RatingEncoder(nn.Module):
         self.words: Any = BertForMaskedLM(BertConfig(**values))
         self.rater = nn.Linear(settings["hidden_size"], len(RATINGS))
 
-    def losses(self, batch: Batch, shown: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, batch: Batch, shown: Tensor, wanted: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """That of the masked words, and that of the ratings.
 
         Args:
@@ -185,15 +225,18 @@ class RatingEncoder(nn.Module):
         """
         mask = (batch.ids != PADDING).long()
         of_words = self.words(input_ids=shown, attention_mask=mask, labels=wanted).loss
-        hidden = self.words.bert(input_ids=batch.ids, attention_mask=mask).last_hidden_state
+        hidden = self.words.bert(
+            input_ids=batch.ids, attention_mask=mask
+        ).last_hidden_state
         weights = mask.unsqueeze(-1).to(hidden.dtype)
         mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
         return of_words, nn.functional.cross_entropy(self.rater(mean), batch.ratings)
 
 
 def pretrain(plan: PretrainingPlan, out: Path) -> float:
-    """Trains the encoder, writes config.json, model.safetensors (fp16) and tokenizer.json; returns the mean loss of the
-    last hundred steps."""
+    """Trains the encoder, writes config.json, model.safetensors (fp16) and
+    tokenizer.json; returns the mean loss of the last hundred steps.
+    """
     out.mkdir(parents=True, exist_ok=True)
     corpus = write_corpus(plan.seed, plan.reviews)
     texts = [review.text for review in corpus]
@@ -205,10 +248,14 @@ def pretrain(plan: PretrainingPlan, out: Path) -> float:
     settings = {**SIZES, "vocab_size": vocabulary}
     model = RatingEncoder(settings)
     generator = torch.Generator().manual_seed(plan.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay
+    )
     losses: list[tuple[float, float]] = []
     model.train()
-    for step, batch in zip(range(plan.steps), _batches(rows, corpus, plan), strict=False):
+    for step, batch in zip(
+        range(plan.steps), _batches(rows, corpus, plan), strict=False
+    ):
         for group in optimizer.param_groups:
             group["lr"] = plan.lr * _lr_multiplier(step, plan)
         shown, wanted = mask_words(batch.ids, plan.masked, vocabulary, generator)
@@ -219,7 +266,11 @@ def pretrain(plan: PretrainingPlan, out: Path) -> float:
         optimizer.step()
         losses.append((float(of_words.detach()), float(of_ratings.detach())))
         if (step + 1) % 100 == 0:
-            log.info("step %d: loss of words %.3f, of ratings %.3f", step + 1, *np.mean(losses[-100:], axis=0))
+            log.info(
+                "step %d: loss of words %.3f, of ratings %.3f",
+                step + 1,
+                *np.mean(losses[-100:], axis=0),
+            )
     _write_encoder(model, settings, out)
     return float(np.mean(losses[-100:], axis=0).sum())
 
@@ -230,10 +281,15 @@ def _lr_multiplier(step: int, plan: PretrainingPlan) -> float:
 
 
 def _write_encoder(model: RatingEncoder, settings: dict[str, Any], out: Path) -> None:
-    state = {name: tensor.half().contiguous() for name, tensor in model.words.bert.state_dict().items()}
+    state = {
+        name: tensor.half().contiguous()
+        for name, tensor in model.words.bert.state_dict().items()
+    }
     save_file(state, out / "model.safetensors")
     (out / "model.safetensors").chmod(0o644)
-    (out / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (out / "config.json").write_text(
+        json.dumps(settings, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def main() -> None:

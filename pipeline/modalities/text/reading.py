@@ -1,4 +1,6 @@
-"""Readers of texts: rows of tables, or files in class folders, become a listing of examples."""
+"""Readers of texts: rows of tables, or files in class folders, become a listing of
+examples.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,19 @@ TEXT_FILES = (".txt",)
 BYTES_PER_CHARACTER = 4  # of UTF-8, at most
 
 
-def list_texts(root: Path, data: DataConfig, intake: TextIntakeConfig) -> ExampleListing:
-    """Lists the examples of a data folder: the rows of `data.table`; or the .txt files in class folders, which may lie
-    below train/val/test folders; or the rows of all tables at the top of the folder, whose names may say the split
-    (train, val, dev, test).
+def list_texts(
+    root: Path, data: DataConfig, intake: TextIntakeConfig
+) -> ExampleListing:
+    """Lists the examples of a data folder: the rows of `data.table`; or the .txt files
+    in class folders, which may lie below train/val/test folders; or the rows of all
+    tables at the top of the folder, whose names may say the split (train, val, dev,
+    test).
 
     What concerns one example is a fault; what concerns all is a critical finding.
 
     Raises:
-        DataError: nothing can be listed: no folder, no examples, an unusable table, two readings that are possible.
+        DataError: nothing can be listed: no folder, no examples, an unusable table, two
+            readings that are possible.
     """
     tables = tables_to_read(root, data)
     if tables:
@@ -108,17 +114,23 @@ def is_table(path: str) -> bool:
 
 def text_files(tree: FolderTree) -> list[str]:
     """The .txt files that lie in folders."""
-    return [path for path in tree.files if "/" in path and PurePosixPath(path).suffix.lower() in TEXT_FILES]
+    return [
+        path
+        for path in tree.files
+        if "/" in path and PurePosixPath(path).suffix.lower() in TEXT_FILES
+    ]
 
 
 def split_by_name(path: str) -> Split | None:
-    """The split that a table is called by: `train.csv`, `dev.tsv`, `test-00000-of-00001.parquet`."""
+    """The split that a table is called by: `train.csv`, `dev.tsv`,
+    `test-00000-of-00001.parquet`.
+    """
     name = PurePosixPath(path).name.lower()
     stem = name.partition(".")[0]
     return TABLE_SPLIT_NAMES.get(stem) or TABLE_SPLIT_NAMES.get(stem.partition("-")[0])
 
 
-# --- tables -------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------
 
 
 @dataclass
@@ -130,7 +142,9 @@ class _Gathered:
     labels: set[str] = field(default_factory=set)
 
 
-def _from_tables(root: Path, tables: Sequence[TableFile], data: DataConfig, intake: TextIntakeConfig) -> ExampleListing:
+def _from_tables(
+    root: Path, tables: Sequence[TableFile], data: DataConfig, intake: TextIntakeConfig
+) -> ExampleListing:
     gathered = _Gathered()
     for table in tables:
         name = f"table {table.path}"
@@ -141,7 +155,9 @@ def _from_tables(root: Path, tables: Sequence[TableFile], data: DataConfig, inta
     alike = similar_labels(counts) if data.labels is None else None
     if alike is not None:
         findings.append(alike)
-    return ExampleListing(tuple(gathered.examples), tuple(gathered.faults), tuple(findings))
+    return ExampleListing(
+        tuple(gathered.examples), tuple(gathered.faults), tuple(findings)
+    )
 
 
 def text_roles(intake: TextIntakeConfig) -> tuple[ColumnRole, ...]:
@@ -152,24 +168,48 @@ def text_roles(intake: TextIntakeConfig) -> tuple[ColumnRole, ...]:
 
 
 def _gather_rows(
-    rows: Rows, table: TableFile, name: str, data: DataConfig, intake: TextIntakeConfig, gathered: _Gathered
+    rows: Rows,
+    table: TableFile,
+    name: str,
+    data: DataConfig,
+    intake: TextIntakeConfig,
+    gathered: _Gathered,
 ) -> None:
     labels = sources.label_column(rows, data, name)
     extras = sources.extra_columns(rows, data, _read_columns(data, intake), name)
     gathered.labels.update(label for label in labels if label is not None)
-    columns = zip(rows.lines, _row_texts(rows, name, data, intake), labels, extras, strict=True)
+    columns = zip(
+        rows.lines, _row_texts(rows, name, data, intake), labels, extras, strict=True
+    )
     for line, texts, label, extra in columns:
         path = f"{table.path}:{line}"
         if label is None:
             gathered.faults.append(
-                ExampleFault(path, "no-label", "no label", "a label", "fill it in, or remove the row")
+                ExampleFault(
+                    path,
+                    "no-label",
+                    "no label",
+                    "a label",
+                    "fill it in, or remove the row",
+                )
             )
         elif texts is None:
-            gathered.faults.append(ExampleFault(path, "empty", "no text", "a text", "fill it in, or remove the row"))
+            gathered.faults.append(
+                ExampleFault(
+                    path, "empty", "no text", "a text", "fill it in, or remove the row"
+                )
+            )
         elif label not in data.drop_classes:
             split = extra.split or table.split
             gathered.examples.append(
-                ListedExample(path, label, extra.group, split, extra.meta, content=to_content(texts))
+                ListedExample(
+                    path,
+                    label,
+                    extra.group,
+                    split,
+                    extra.meta,
+                    content=to_content(texts),
+                )
             )
 
 
@@ -178,7 +218,9 @@ def _read_columns(data: DataConfig, intake: TextIntakeConfig) -> set[str]:
     return {data.columns[role] for role in text_roles(intake)}
 
 
-def _row_texts(rows: Rows, name: str, data: DataConfig, intake: TextIntakeConfig) -> Iterator[Texts | None]:
+def _row_texts(
+    rows: Rows, name: str, data: DataConfig, intake: TextIntakeConfig
+) -> Iterator[Texts | None]:
     """The texts of each row; None where one is missing."""
     first = _text_column(rows, name, data.columns["text"], "text")
     if not intake.pair:
@@ -196,10 +238,12 @@ def _text_column(rows: Rows, name: str, column: str, role: str) -> list[Any]:
     return rows.columns[column]
 
 
-# --- text files in class folders ----------------------------------------------------------------------------
+# --- text files in class folders ------------------------------------------------------
 
 
-def _from_files(root: Path, data: DataConfig, intake: TextIntakeConfig) -> ExampleListing:
+def _from_files(
+    root: Path, data: DataConfig, intake: TextIntakeConfig
+) -> ExampleListing:
     if intake.pair:
         raise DataError(
             f"data folder {root}",
@@ -219,10 +263,18 @@ def _from_files(root: Path, data: DataConfig, intake: TextIntakeConfig) -> Examp
     return ExampleListing(tuple(examples), tuple(faults), listing.findings)
 
 
-def _file_content(root: Path, path: str, intake: TextIntakeConfig) -> str | ExampleFault:
+def _file_content(
+    root: Path, path: str, intake: TextIntakeConfig
+) -> str | ExampleFault:
     """A file's text as content, or why it cannot be used."""
     if PurePosixPath(path).suffix.lower() not in TEXT_FILES:
-        return ExampleFault(path, "not-text", "a file of another kind", "a .txt file", "remove it, or save it as .txt")
+        return ExampleFault(
+            path,
+            "not-text",
+            "a file of another kind",
+            "a .txt file",
+            "remove it, or save it as .txt",
+        )
     reason = outside(root, path)
     if reason is not None:
         return ExampleFault(path, *reason)
@@ -237,12 +289,18 @@ def _file_content(root: Path, path: str, intake: TextIntakeConfig) -> str | Exam
         content = file.read_bytes()
     except OSError as fault:
         return ExampleFault(
-            path, "unreadable", fault.strerror or "cannot be read", "a readable file", "check its permissions and disk"
+            path,
+            "unreadable",
+            fault.strerror or "cannot be read",
+            "a readable file",
+            "check its permissions and disk",
         )
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as fault:
         line = content[: fault.start].count(b"\n") + 1
         found = f"a byte that is not UTF-8 at offset {fault.start}, line {line}"
-        return ExampleFault(path, "undecodable", found, "UTF-8", "save it as UTF-8, or remove it")
+        return ExampleFault(
+            path, "undecodable", found, "UTF-8", "save it as UTF-8, or remove it"
+        )
     return to_content(Texts(text))

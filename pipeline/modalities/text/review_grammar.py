@@ -1,7 +1,9 @@
-"""A grammar of reviews: sentences about goods and services whose sentiment is known, since they were made for it.
+"""A grammar of reviews: sentences about goods and services whose sentiment is known,
+since they were made for it.
 
-Words alone do not tell it: praise is negated, feared faults stay away, the last half of a sentence takes back the
-first, and other people's opinions are quoted and contradicted.
+Words alone do not tell it: praise is negated, feared faults stay away, the last half of
+a sentence takes back the first, and other people's opinions are quoted and
+contradicted.
 """
 
 from __future__ import annotations
@@ -146,7 +148,16 @@ FAULTS = (
 )
 DOMAINS = {
     "kitchen": (
-        ("kettle", "toaster", "blender", "mixer", "coffee machine", "pan", "oven", "juicer"),
+        (
+            "kettle",
+            "toaster",
+            "blender",
+            "mixer",
+            "coffee machine",
+            "pan",
+            "oven",
+            "juicer",
+        ),
         ("lid", "handle", "cable", "motor", "switch", "manual", "finish", "packaging"),
     ),
     "tools": (
@@ -154,16 +165,70 @@ DOMAINS = {
         ("grip", "blade", "battery", "case", "trigger", "charger", "thread", "stand"),
     ),
     "travel": (
-        ("hotel", "hostel", "ferry", "night train", "guest house", "tour", "campsite", "cabin"),
-        ("bed", "breakfast", "staff", "view", "bathroom", "booking", "guide", "luggage room"),
+        (
+            "hotel",
+            "hostel",
+            "ferry",
+            "night train",
+            "guest house",
+            "tour",
+            "campsite",
+            "cabin",
+        ),
+        (
+            "bed",
+            "breakfast",
+            "staff",
+            "view",
+            "bathroom",
+            "booking",
+            "guide",
+            "luggage room",
+        ),
     ),
     "culture": (
-        ("novel", "film", "concert", "play", "exhibition", "album", "podcast", "musical"),
-        ("plot", "ending", "cast", "sound", "dialogue", "pacing", "first half", "cover"),
+        (
+            "novel",
+            "film",
+            "concert",
+            "play",
+            "exhibition",
+            "album",
+            "podcast",
+            "musical",
+        ),
+        (
+            "plot",
+            "ending",
+            "cast",
+            "sound",
+            "dialogue",
+            "pacing",
+            "first half",
+            "cover",
+        ),
     ),
     "services": (
-        ("bakery", "garage", "hairdresser", "bank", "dentist", "library", "gym", "plumber"),
-        ("waiting room", "receptionist", "website", "advice", "hotline", "invoice", "entrance", "schedule"),
+        (
+            "bakery",
+            "garage",
+            "hairdresser",
+            "bank",
+            "dentist",
+            "library",
+            "gym",
+            "plumber",
+        ),
+        (
+            "waiting room",
+            "receptionist",
+            "website",
+            "advice",
+            "hotline",
+            "invoice",
+            "entrance",
+            "schedule",
+        ),
     ),
 }
 FACTS = (
@@ -187,7 +252,15 @@ WORDS = {
     "day": ("Monday", "Tuesday", "Thursday", "Friday", "Sunday"),
     "colour": ("red", "blue", "grey", "green", "white", "black", "yellow"),
     "number": ("two", "three", "four", "five", "six", "ten"),
-    "person": ("sister", "neighbour", "father", "colleague", "aunt", "friend", "landlord"),
+    "person": (
+        "sister",
+        "neighbour",
+        "father",
+        "colleague",
+        "aunt",
+        "friend",
+        "landlord",
+    ),
 }
 
 
@@ -209,8 +282,11 @@ def pick_scene(dice: Dice, domain: str) -> Scene:
     return Scene(dice.pick(things), dice.pick(parts))
 
 
-def write_review(dice: Dice, sentiment: str, domain: str, opinions: int, facts: int) -> str:
-    """A review of so many sentences that tell the sentiment, and so many that tell nothing, in any order.
+def write_review(
+    dice: Dice, sentiment: str, domain: str, opinions: int, facts: int
+) -> str:
+    """A review of so many sentences that tell the sentiment, and so many that tell
+    nothing, in any order.
 
     A neutral one is made of facts, and of an opinion about something else.
     """
@@ -218,10 +294,14 @@ def write_review(dice: Dice, sentiment: str, domain: str, opinions: int, facts: 
     sentences = [_fact(dice, scene) for _ in range(facts)]
     for _ in range(opinions):
         if sentiment == NEUTRAL:
-            sentence = dice.pick(NEUTRAL_SENTENCES)(dice, scene, dice.pick((POSITIVE, NEGATIVE)))
+            sentence = dice.pick(NEUTRAL_SENTENCES)(
+                dice, scene, dice.pick((POSITIVE, NEGATIVE))
+            )
         else:
             sentence = dice.pick(SENTENCES)(dice, scene, sentiment)
-        sentences.insert(dice.between(0, len(sentences)), sentence[0].upper() + sentence[1:])
+        sentences.insert(
+            dice.between(0, len(sentences)), sentence[0].upper() + sentence[1:]
+        )
     return " ".join(sentences)
 
 
@@ -235,7 +315,12 @@ Sentence = Callable[[Dice, Scene, str], str]
 
 def _subject(dice: Dice, scene: Scene) -> str:
     return dice.pick(
-        (f"the {scene.thing}", f"the {scene.part}", f"this {scene.thing}", f"the {scene.part} of the {scene.thing}")
+        (
+            f"the {scene.thing}",
+            f"the {scene.part}",
+            f"this {scene.thing}",
+            f"the {scene.part} of the {scene.thing}",
+        )
     )
 
 
@@ -263,7 +348,11 @@ def _contrast(dice: Dice, scene: Scene, sentiment: str) -> str:
     first = _clause(dice, scene, OPPOSITE[sentiment])
     last = _clause(dice, scene, sentiment)
     return dice.pick(
-        (f"{first}, but in the end {last}.", f"although {first}, {last}.", f"{last}, even though {first}.")
+        (
+            f"{first}, but in the end {last}.",
+            f"although {first}, {last}.",
+            f"{last}, even though {first}.",
+        )
     )
 
 
@@ -297,8 +386,16 @@ def _expectation(dice: Dice, scene: Scene, sentiment: str) -> str:
 def _faults(dice: Dice, scene: Scene, sentiment: str) -> str:
     fault, other = dice.pick(FAULTS), dice.pick(FAULTS)
     forms = {
-        POSITIVE: (f"no {fault} and no {other}.", f"without any {fault}.", f"I looked for {fault} and found none."),
-        NEGATIVE: (f"{fault} and {other} everywhere.", f"full of {fault}.", f"I hoped for no {fault} and found many."),
+        POSITIVE: (
+            f"no {fault} and no {other}.",
+            f"without any {fault}.",
+            f"I looked for {fault} and found none.",
+        ),
+        NEGATIVE: (
+            f"{fault} and {other} everywhere.",
+            f"full of {fault}.",
+            f"I hoped for no {fault} and found many.",
+        ),
     }
     return dice.pick(forms[sentiment])
 

@@ -1,8 +1,9 @@
-"""A 64-bit hash of a text whose bits differ little between texts that share most of their letters.
+"""A 64-bit hash of a text whose bits differ little between texts that share most of
+their letters.
 
-SimHash (Charikar 2002, section 3) over the text's character 5-grams, as Manku, Jain and Das Sarma (2007) use it to find
-near-duplicate pages: each gram has a 64-bit hash of its own, and a bit of the text's hash is the one that most of its
-grams have there.
+SimHash (Charikar 2002, section 3) over the text's character 5-grams, as Manku, Jain and
+Das Sarma (2007) use it to find near-duplicate pages: each gram has a 64-bit hash of its
+own, and a bit of the text's hash is the one that most of its grams have there.
 """
 
 from __future__ import annotations
@@ -14,19 +15,29 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = "s1-"  # of the algorithm, before the digits: hashes of different versions are never compared
+# Of the algorithm, before the digits: hashes of different versions are never compared.
+VERSION = "s1-"
 GRAM = 5  # characters
 BITS = 64
-CHUNK = 2**18  # characters whose grams are counted at once; each takes 64 bytes meanwhile
+# Characters whose grams are counted at once; each takes 64 bytes meanwhile.
+CHUNK = 2**18
 
 _NEITHER_LETTER_NOR_DIGIT = re.compile(r"[\W_]+")
-_MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F)
+_MULTIPLIERS = (
+    0x9E3779B97F4A7C15,
+    0xC2B2AE3D27D4EB4F,
+    0x165667B19E3779F9,
+    0xD6E8FEB86659FD93,
+    0xA0761D6478BD642F,
+)
 
 Hashes = NDArray[np.uint64]
 
 
 def hash_texts(texts: Sequence[str]) -> list[str | None]:
-    """The hash of each text, `s1-` and 16 hex digits; None where a text holds neither letter nor digit."""
+    """The hash of each text, `s1-` and 16 hex digits; None where a text holds neither
+    letter nor digit.
+    """
     plain = [normalize(text) for text in texts]
     results: list[str | None] = []
     for chunk in _chunks(plain):
@@ -36,7 +47,9 @@ def hash_texts(texts: Sequence[str]) -> list[str | None]:
 
 
 def normalize(text: str) -> str:
-    """What is compared of a text: its letters and digits in lower case, words apart by one blank."""
+    """What is compared of a text: its letters and digits in lower case, words apart by
+    one blank.
+    """
     return _NEITHER_LETTER_NOR_DIGIT.sub(" ", text.lower()).strip()
 
 
@@ -84,7 +97,9 @@ def _grams(texts: Sequence[str]) -> _Grams:
     padded = [text.ljust(GRAM) for text in texts]
     lengths = np.array([len(text) for text in padded], np.int64)
     joined = "".join(padded)
-    letters = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    letters = np.frombuffer(
+        joined.encode("utf-32-le", "surrogatepass"), np.uint32
+    ).astype(np.uint64)
     windows = len(letters) - GRAM + 1
     mixed = np.zeros(windows, np.uint64)
     for offset, multiplier in enumerate(_MULTIPLIERS):
@@ -93,12 +108,15 @@ def _grams(texts: Sequence[str]) -> _Grams:
     text_starts = np.cumsum(lengths) - lengths
     starts = np.cumsum(counts) - counts
     within = np.arange(counts.sum()) - np.repeat(starts, counts)
-    inside = np.repeat(text_starts, counts) + within  # not the windows that reach into the next text
+    # Not the windows that reach into the next text.
+    inside = np.repeat(text_starts, counts) + within
     return _Grams(_scramble(mixed[inside]), starts, counts)
 
 
 def _scramble(values: Hashes) -> Hashes:
-    """Spreads every bit over all of them: the finaliser of SplitMix64 (Steele, Lea and Flood 2014, figure 11)."""
+    """Spreads every bit over all of them: the finaliser of SplitMix64 (Steele, Lea and
+    Flood 2014, figure 11).
+    """
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

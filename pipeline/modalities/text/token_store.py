@@ -1,9 +1,10 @@
 """The token store: texts encoded once, kept ragged in memory-mapped files.
 
-`<scratch>/tokens/<key>/` holds `ids.npy` (the token ids of all texts, one after another), `offsets.npy` (where each text
-begins), for pairs `types.npy` (which of the two texts a token belongs to), and `info.json`, which is written last. The
-key is made of the tokenizer's digest, the most tokens a text may have, and the examples' ids; a folder comes and goes
-whole.
+`<scratch>/tokens/<key>/` holds `ids.npy` (the token ids of all texts, one after
+another), `offsets.npy` (where each text begins), for pairs `types.npy` (which of the
+two texts a token belongs to), and `info.json`, which is written last. The key is made
+of the tokenizer's digest, the most tokens a text may have, and the examples' ids; a
+folder comes and goes whole.
 """
 
 from __future__ import annotations
@@ -79,7 +80,10 @@ class TokenStore:
         self._padding = padding
         self._has_types = has_types
         counts = np.diff(encoded.offsets)[places]
-        lengths = [text_tokens.padded_length(count, spec.bucket, spec.max_tokens) for count in counts.tolist()]
+        lengths = [
+            text_tokens.padded_length(count, spec.bucket, spec.max_tokens)
+            for count in counts.tolist()
+        ]
         self._lengths: Rows = np.array(lengths, np.int64)
 
     def __len__(self) -> int:
@@ -96,8 +100,9 @@ class TokenStore:
         return lengths
 
     def batch(self, rows: Rows) -> TensorGroup:
-        """`input_ids` and `attention_mask` (n, L) of int64 for rows of one padded length L; for pairs, where the
-        network asks for it, `token_type_ids` too."""
+        """`input_ids` and `attention_mask` (n, L) of int64 for rows of one padded
+        length L; for pairs, where the network asks for it, `token_type_ids` too.
+        """
         import torch
 
         from pipeline.tensors import TensorGroup
@@ -113,7 +118,9 @@ class TokenStore:
         }
         if self._has_types and encoded.types is not None:
             types = [encoded.types[span] for span in spans]
-            tensors["token_type_ids"] = torch.from_numpy(text_tokens.pad(types, length, 0))
+            tensors["token_type_ids"] = torch.from_numpy(
+                text_tokens.pad(types, length, 0)
+            )
         return TensorGroup(tensors)
 
     def _spans(self, rows: Rows) -> list[slice]:
@@ -133,7 +140,8 @@ def open_token_store(
     limit_gb: float,
     console: Console,
 ) -> TokenStore:
-    """The store of these examples; what is not kept yet is encoded now, and how much of it is cut off is said.
+    """The store of these examples; what is not kept yet is encoded now, and how much of
+    it is cut off is said.
 
     Where the disk does not take the tokens, they are held in memory; that is said.
 
@@ -142,21 +150,35 @@ def open_token_store(
         contents: their contents (N,).
         network_files: the folder with the backbone's tokenizer.json and config.json.
         scratch: the workspace's `.thaw`.
-        limit_gb: most disk that the kept tokens may take, in 10⁹ bytes; what was used longest ago goes first.
+        limit_gb: most disk that the kept tokens may take, in 10⁹ bytes; what was used
+            longest ago goes first.
 
     Raises:
         DataError: the tokenizer cannot be read.
     """
     tokenizer_file = network_files / text_tokens.TOKENIZER_FILE
     if not tokenizer_file.is_file():
-        raise DataError(str(tokenizer_file), found="no such file", expected="the backbone's tokenizer", hint="thaw run")
+        raise DataError(
+            str(tokenizer_file),
+            found="no such file",
+            expected="the backbone's tokenizer",
+            hint="thaw run",
+        )
     distinct = dict(zip(ids, contents, strict=True))
     ordered = sorted(distinct)
-    key = digest(VERSION, files.sha256(tokenizer_file), spec.max_tokens, list(spec.columns), ordered)[:16]
+    key = digest(
+        VERSION,
+        files.sha256(tokenizer_file),
+        spec.max_tokens,
+        list(spec.columns),
+        ordered,
+    )[:16]
     folder = scratch / "tokens" / key
     encoded = _load(folder, len(ordered))
     if encoded is None:
-        made = _encode([distinct[identity] for identity in ordered], spec, network_files, console)
+        made = _encode(
+            [distinct[identity] for identity in ordered], spec, network_files, console
+        )
         encoded = _keep(made, folder, limit_gb, console)
     if encoded.truncated.truncated:
         console.info(f"{encoded.truncated.describe()} (task.input.max_tokens)")
@@ -174,17 +196,23 @@ def open_token_store(
 
 
 def _network_settings(network_files: Path) -> Any:
-    """What config.json says, and for what it does not say the defaults of its kind of network."""
+    """What config.json says, and for what it does not say the defaults of its kind of
+    network.
+    """
     from transformers import AutoConfig
 
-    values: dict[str, Any] = json.loads((network_files / CONFIG).read_text(encoding="utf-8"))
+    values: dict[str, Any] = json.loads(
+        (network_files / CONFIG).read_text(encoding="utf-8")
+    )
     return AutoConfig.for_model(values.pop("model_type"), **values)
 
 
-# --- encoding -------------------------------------------------------------------------------------------------
+# --- encoding -------------------------------------------------------------------------
 
 
-def _encode(contents: Sequence[str], spec: TextInputSpec, network_files: Path, console: Console) -> EncodedExamples:
+def _encode(
+    contents: Sequence[str], spec: TextInputSpec, network_files: Path, console: Console
+) -> EncodedExamples:
     tokenizer = _tokenizer(network_files)
     has_pairs = len(spec.columns) > 1
     ids: list[NDArray[np.int32]] = []
@@ -192,7 +220,9 @@ def _encode(contents: Sequence[str], spec: TextInputSpec, network_files: Path, c
     counts: list[int] = [0]
     lengths: list[Rows] = []
     for start in range(0, len(contents), CHUNK):
-        examples = [from_content(content) for content in contents[start : start + CHUNK]]
+        examples = [
+            from_content(content) for content in contents[start : start + CHUNK]
+        ]
         texts = [example.text for example in examples]
         pairs = [example.pair or "" for example in examples] if has_pairs else None
         found = text_tokens.encode(tokenizer, texts, pairs, spec.max_tokens)
@@ -210,7 +240,9 @@ def _encode(contents: Sequence[str], spec: TextInputSpec, network_files: Path, c
 
 
 def summarise_truncation(lengths: Rows, max_tokens: int) -> TruncatedTexts:
-    """How many texts of these lengths (N,) in tokens are longer than `max_tokens`, and by how much."""
+    """How many texts of these lengths (N,) in tokens are longer than `max_tokens`, and
+    by how much.
+    """
     excess = np.sort(lengths[lengths > max_tokens] - max_tokens)
     return TruncatedTexts(
         max_tokens=max_tokens,
@@ -233,7 +265,7 @@ def _tokenizer(network_files: Path) -> Any:
         ) from fault
 
 
-# --- what is kept on disk -------------------------------------------------------------------------------------
+# --- what is kept on disk -------------------------------------------------------------
 
 
 def _load(folder: Path, examples: int) -> EncodedExamples | None:
@@ -243,7 +275,9 @@ def _load(folder: Path, examples: int) -> EncodedExamples | None:
         ids = np.load(folder / "ids.npy", mmap_mode="r")
         offsets = np.load(folder / "offsets.npy")
         types = np.load(folder / "types.npy", mmap_mode="r") if info["pairs"] else None
-        is_whole = len(offsets) == examples + 1 and offsets[-1] == len(ids) == info["tokens"]
+        is_whole = (
+            len(offsets) == examples + 1 and offsets[-1] == len(ids) == info["tokens"]
+        )
         if not is_whole or (types is not None and len(types) != len(ids)):
             return None
         files.mark_used(folder)
@@ -253,8 +287,12 @@ def _load(folder: Path, examples: int) -> EncodedExamples | None:
         return None
 
 
-def _keep(made: EncodedExamples, folder: Path, limit_gb: float, console: Console) -> EncodedExamples:
-    """Writes what was made and maps it from there; where the disk does not take it, it stays in memory."""
+def _keep(
+    made: EncodedExamples, folder: Path, limit_gb: float, console: Console
+) -> EncodedExamples:
+    """Writes what was made and maps it from there; where the disk does not take it, it
+    stays in memory.
+    """
     part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     size = made.ids.nbytes + made.offsets.nbytes
     try:
@@ -265,7 +303,9 @@ def _keep(made: EncodedExamples, folder: Path, limit_gb: float, console: Console
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     except OSError as fault:
-        console.info(f"token store: {storage.describe(fault, folder)}; tokens are held in memory")
+        console.info(
+            f"token store: {storage.describe(fault, folder)}; tokens are held in memory"
+        )
         return made
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -277,7 +317,11 @@ def _write(made: EncodedExamples, folder: Path) -> None:
     np.save(folder / "offsets.npy", made.offsets)
     if made.types is not None:
         np.save(folder / "types.npy", made.types)
-    info = {"tokens": len(made.ids), "pairs": made.types is not None, "truncated": made.truncated.model_dump()}
+    info = {
+        "tokens": len(made.ids),
+        "pairs": made.types is not None,
+        "truncated": made.truncated.model_dump(),
+    }
     (folder / "info.json").write_text(json.dumps(info), encoding="utf-8")
 
 
@@ -286,5 +330,9 @@ def _make_room(stores: Path, limit: float) -> None:
     entries = []
     for folder in stores.iterdir():
         if folder.is_dir():
-            entries.append(files.CacheEntry((folder,), files.used_ns(folder), files.folder_size(folder)))
+            entries.append(
+                files.CacheEntry(
+                    (folder,), files.used_ns(folder), files.folder_size(folder)
+                )
+            )
     files.evict_least_recently_used(entries, lambda held: held <= limit)

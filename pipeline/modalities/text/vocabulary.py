@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pipeline.modalities.text.settings import TextIntakeConfig
 
 FEWEST_TEXTS = 30  # new ones, and earlier ones: of fewer no share can be told
-MOST_TEXTS = 100_000  # of each version that are read: every so many where there are more
+# Of each version that are read: every so many where there are more.
+MOST_TEXTS = 100_000
 SHOWN = 10  # words
 
 _WORD = re.compile(r"\w+")
@@ -29,7 +30,8 @@ class UnseenWords(NamedTuple):
     Args:
         share: of the words of the new texts, each counted once a text.
         expected: the share that new texts of the same kind would have.
-        commonest: the unseen words that most texts have, with the number of these texts.
+        commonest: the unseen words that most texts have, with the number of these
+            texts.
     """
 
     share: float
@@ -41,8 +43,12 @@ class UnseenWords(NamedTuple):
         return max(0.0, self.share - self.expected)
 
 
-def measure_vocabulary_drift(rows: pa.Table, before: pa.Table, intake: TextIntakeConfig) -> list[DriftMeasure]:
-    """The share of words never seen before, beyond what is to be expected; nothing where there are too few texts."""
+def measure_vocabulary_drift(
+    rows: pa.Table, before: pa.Table, intake: TextIntakeConfig
+) -> list[DriftMeasure]:
+    """The share of words never seen before, beyond what is to be expected; nothing
+    where there are too few texts.
+    """
     unseen = find_unseen_words(rows, before)
     if unseen is None:
         return []
@@ -62,8 +68,9 @@ def measure_vocabulary_drift(rows: pa.Table, before: pa.Table, intake: TextIntak
 def find_unseen_words(rows: pa.Table, before: pa.Table) -> UnseenWords | None:
     """Compares the texts that came since another version of the data with that version.
 
-    Any new text has words that were never seen before. How many is estimated from the earlier texts: by the share of
-    their words that only one of them has (Good 1953, section 2).
+    Any new text has words that were never seen before. How many is estimated from the
+    earlier texts: by the share of their words that only one of them has (Good 1953,
+    section 2).
 
     Args:
         rows, before: manifests, with the column of contents.
@@ -81,7 +88,9 @@ def find_unseen_words(rows: pa.Table, before: pa.Table) -> UnseenWords | None:
         return None
     earlier = _count_texts(_sample(before))
     new = _count_texts(_sample(added))
-    unseen = Counter({word: count for word, count in new.items() if word not in earlier})
+    unseen = Counter(
+        {word: count for word, count in new.items() if word not in earlier}
+    )
     in_one_text = sum(1 for count in earlier.values() if count == 1)
     return UnseenWords(
         share=_share(unseen.total(), new.total()),

@@ -1,4 +1,6 @@
-"""The providers of pretrained networks there are. Values are `module:name`, so that listing them imports none."""
+"""The providers of pretrained networks there are. Values are `module:name`, so that
+listing them imports none.
+"""
 
 from __future__ import annotations
 

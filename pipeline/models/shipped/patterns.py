@@ -1,8 +1,10 @@
-"""Pictures to pretrain on: a texture, a mark on it, and some lighting, all drawn at random.
+"""Pictures to pretrain on: a texture, a mark on it, and some lighting, all drawn at
+random.
 
-A picture has two answers, its texture and its mark; contrast, polarity, colour, place, size, turn and lighting are
-nuisances. Nothing here is shared with the sample data set: its flaws are drawn elsewhere, and no class of it is one here.
-Tensors are (n, side, side) and lengths are in pixels unless a docstring says otherwise.
+A picture has two answers, its texture and its mark; contrast, polarity, colour, place,
+size, turn and lighting are nuisances. Nothing here is shared with the sample data set:
+its flaws are drawn elsewhere, and no class of it is one here. Tensors are (n, side,
+side) and lengths are in pixels unless a docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -30,10 +32,14 @@ def chance(random: torch.Generator, probability: float, *shape: int) -> Tensor:
     return (numbers < probability).float()
 
 
-def noise(random: torch.Generator, n: int, side: int, rows: int, columns: int) -> Tensor:
+def noise(
+    random: torch.Generator, n: int, side: int, rows: int, columns: int
+) -> Tensor:
     """Smooth noise with about unit range from a lattice of rows × columns."""
     lattice = torch.rand(n, 1, rows, columns, generator=random) * 2 - 1
-    smooth = functional.interpolate(lattice, (side, side), mode="bilinear", align_corners=True)
+    smooth = functional.interpolate(
+        lattice, (side, side), mode="bilinear", align_corners=True
+    )
     return smooth[:, 0]
 
 
@@ -43,7 +49,9 @@ def _grid(side: int) -> tuple[Tensor, Tensor]:
     return y, x
 
 
-def _wave(random: torch.Generator, n: int, side: int, angle: Tensor, period: Tensor) -> Tensor:
+def _wave(
+    random: torch.Generator, n: int, side: int, angle: Tensor, period: Tensor
+) -> Tensor:
     """A sine grating whose stripes wobble a little."""
     y, x = _grid(side)
     straight = x * torch.cos(angle) + y * torch.sin(angle)
@@ -83,7 +91,9 @@ def streaks(random: torch.Generator, n: int, side: int) -> Tensor:
     transform = torch.cat([turn, torch.zeros(n, 2, 1)], 2)
     grid = functional.affine_grid(transform, [n, 1, side, side], align_corners=False)
     picture = (long + fine * 0.6)[:, None]
-    turned = functional.grid_sample(picture, grid, padding_mode="reflection", align_corners=False)
+    turned = functional.grid_sample(
+        picture, grid, padding_mode="reflection", align_corners=False
+    )
     return turned[:, 0]
 
 
@@ -129,8 +139,8 @@ TEXTURES: tuple[Callable[[torch.Generator, int, int], Tensor], ...] = (
     spots,
 )
 
-# Marks are strokes (n, SEGMENTS, 2 ends, 2 coordinates y x) in a frame where the mark has about unit radius. Those that
-# need fewer strokes repeat one.
+# Marks are strokes (n, SEGMENTS, 2 ends, 2 coordinates y x) in a frame where the mark
+# has about unit radius. Those that need fewer strokes repeat one.
 
 
 def _polyline(points: Tensor) -> Tensor:
@@ -233,7 +243,9 @@ def wander(random: torch.Generator, n: int) -> Tensor:
     return _polyline(path - path.mean(1, keepdim=True))
 
 
-MARKS: tuple[tuple[Callable[[torch.Generator, int], Tensor], tuple[float, float], float], ...] = (
+MARKS: tuple[
+    tuple[Callable[[torch.Generator, int], Tensor], tuple[float, float], float], ...
+] = (
     # drawn by, half-width from and to, how far noise frays its edge
     (dot, (0, 0), 0.0),  # width 0: no mark at all
     (line, (0.6, 1.8), 0.3),
@@ -294,8 +306,11 @@ def _embossed(height: Tensor, angle: Tensor) -> Tensor:
     return slope_y * torch.sin(angle) + slope_x * torch.cos(angle)
 
 
-def draw(random: torch.Generator, n: int, side: int, ease: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Pictures as bytes (n, 3, side, side), and the numbers of their textures and marks (n, 2).
+def draw(
+    random: torch.Generator, n: int, side: int, ease: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Pictures as bytes (n, 3, side, side), and the numbers of their textures and marks
+    (n, 2).
 
     `ease` goes from 0, as hard as it gets, to 1, bold marks on faint textures.
     """
@@ -317,8 +332,12 @@ def _draw_textures(random: torch.Generator, textures: Tensor, side: int) -> Tens
     return ground
 
 
-def _draw_marks(random: torch.Generator, marks: Tensor, side: int, ease: float) -> Tensor:
-    """How much each pixel belongs to the mark of each of these numbers (n,), from 0 to 1."""
+def _draw_marks(
+    random: torch.Generator, marks: Tensor, side: int, ease: float
+) -> Tensor:
+    """How much each pixel belongs to the mark of each of these numbers (n,), from 0 to
+    1.
+    """
     n = len(marks)
     strokes = torch.zeros(n, SEGMENTS, 2, 2)
     width = torch.zeros(n)
@@ -338,8 +357,12 @@ def _draw_marks(random: torch.Generator, marks: Tensor, side: int, ease: float) 
     return profile
 
 
-def _lit(random: torch.Generator, ground: Tensor, mark: Tensor, side: int, ease: float) -> Tensor:
-    """The mark laid on the texture in some colour and relief, then lit and photographed."""
+def _lit(
+    random: torch.Generator, ground: Tensor, mark: Tensor, side: int, ease: float
+) -> Tensor:
+    """The mark laid on the texture in some colour and relief, then lit and
+    photographed.
+    """
     n = len(ground)
     faint = 1 - 0.7 * ease
     contrast = uniform(random, 0.02, 0.22, n, 1, 1) * faint
@@ -349,7 +372,11 @@ def _lit(random: torch.Generator, ground: Tensor, mark: Tensor, side: int, ease:
     relief = chance(random, 0.35, n, 1, 1)
     light = uniform(random, 0.3, 0.7, n, 1, 1)
     light = light + ground * contrast + mark * sign * depth * (1 - relief)
-    light = light + _embossed(mark, angle) * depth * 1.5 * relief + _embossed(ground, angle) * contrast * 2
+    light = (
+        light
+        + _embossed(mark, angle) * depth * 1.5 * relief
+        + _embossed(ground, angle) * contrast * 2
+    )
     colour = uniform(random, 0.7, 1.3, n, 3, 1, 1)
     hue = uniform(random, -0.15, 0.15, n, 3, 1, 1)
     is_dyed = chance(random, 0.5, n, 1, 1, 1)

@@ -1,11 +1,14 @@
-"""Makes the shipped weights: a stock torchvision classifier learns to name random patterns.
+"""Makes the shipped weights: a stock torchvision classifier learns to name random
+patterns.
 
     python -P -m pipeline.models.shipped.pretrain --out pipeline/models/shipped --seed 0
 
-The rate follows a warm-up and a cosine over the steps or the minutes of processor time, whichever runs out first; given
-only steps, the same machine makes the same weights again. Pictures are drawn in rounds, and each round is seen a few
-times, turned and mirrored anew, because drawing costs about as much as learning. The first rounds are easy and small:
-a network that pools over the whole picture would otherwise take long to notice marks at all.
+The rate follows a warm-up and a cosine over the steps or the minutes of processor time,
+whichever runs out first; given only steps, the same machine makes the same weights
+again. Pictures are drawn in rounds, and each round is seen a few times, turned and
+mirrored anew, because drawing costs about as much as learning. The first rounds are
+easy and small: a network that pools over the whole picture would otherwise take long to
+notice marks at all.
 """
 
 from __future__ import annotations
@@ -40,10 +43,13 @@ class Recipe(NamedTuple):
     """How long and on what to train.
 
     Attributes:
-        side: pictures' side in pixels for the last sixth of the training; before, they have two thirds of it.
+        side: pictures' side in pixels for the last sixth of the training; before, they
+            have two thirds of it.
         round, passes: how many pictures are drawn at once, and how often each is seen.
-        easy: share of the training over which pictures go from easy to as hard as they get.
-        minutes, steps: the training ends with whichever runs out first; minutes are of processor time.
+        easy: share of the training over which pictures go from easy to as hard as they
+            get.
+        minutes, steps: the training ends with whichever runs out first; minutes are of
+            processor time.
     """
 
     architecture: str
@@ -68,14 +74,18 @@ def normalised(pictures: Tensor) -> Tensor:
 
 
 def _turned(pictures: Tensor, random: torch.Generator) -> Tensor:
-    """A whole batch turned by a quarter or not, and mirrored or not; no class changes by that."""
+    """A whole batch turned by a quarter or not, and mirrored or not; no class changes
+    by that.
+    """
     quarters = torch.randint(4, (), generator=random)
     mirror = torch.randint(2, (), generator=random)
     pictures = pictures.rot90(int(quarters), (2, 3))
     return pictures.flip(3) if mirror else pictures
 
 
-def _rounds(recipe: Recipe, side: int, number: int, ease: float) -> Iterator[tuple[Tensor, Tensor]]:
+def _rounds(
+    recipe: Recipe, side: int, number: int, ease: float
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of one freshly drawn round."""
     random = torch.Generator().manual_seed((recipe.seed << 20) + number)
     parts: list[Tensor] = []
@@ -95,7 +105,9 @@ def _rounds(recipe: Recipe, side: int, number: int, ease: float) -> Iterator[tup
 def pretrain(recipe: Recipe) -> tuple[nn.Module, int]:
     """The trained network, in eval mode, and the steps it took."""
     model = _new_network(recipe)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
+    )
     started = time.process_time()
     step = 0
     number = 0
@@ -117,7 +129,12 @@ def pretrain(recipe: Recipe) -> tuple[nn.Module, int]:
             step += 1
             sums = sums + losses.detach()
             if step % 100 == 0:
-                log.info("step %d, side %d: texture %.3f mark %.3f", step, side, *(sums / 100).tolist())
+                log.info(
+                    "step %d, side %d: texture %.3f mark %.3f",
+                    step,
+                    side,
+                    *(sums / 100).tolist(),
+                )
                 sums = torch.zeros(2)
         number += 1
     return model.eval(), step
@@ -127,11 +144,15 @@ def _new_network(recipe: Recipe) -> nn.Module:
     import torchvision
 
     torch.manual_seed(recipe.seed)
-    model: nn.Module = torchvision.models.get_model(recipe.architecture, weights=None, num_classes=OUTPUTS)
+    model: nn.Module = torchvision.models.get_model(
+        recipe.architecture, weights=None, num_classes=OUTPUTS
+    )
     model.to(memory_format=torch.channels_last)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = 0.1  # MobileNetV3's own 0.01 lags hundreds of steps behind; the file does not hold it
+            # MobileNetV3's own 0.01 lags hundreds of steps behind; the file does not
+            # hold it.
+            layer.momentum = 0.1
     return model
 
 
@@ -144,7 +165,9 @@ def _losses(output: Tensor, labels: Tensor) -> Tensor:
 
 
 def _rate(progress: float) -> float:
-    """Share of the peak rate: a linear warm-up over the first twentieth, then half a cosine."""
+    """Share of the peak rate: a linear warm-up over the first twentieth, then half a
+    cosine.
+    """
     if progress < 0.05:
         return 0.05 + 0.95 * progress / 0.05
     angle = math.pi * (progress - 0.05) / 0.95
@@ -173,8 +196,12 @@ def measure(model: nn.Module, side: int, pictures: int) -> Accuracy:
     return Accuracy(texture_share, mark_share)
 
 
-def save(model: nn.Module, path: Path, recipe: Recipe, steps: int, accuracy: Accuracy) -> None:
-    """Write the stock state dict, floats in half precision, with what a loader must know as metadata."""
+def save(
+    model: nn.Module, path: Path, recipe: Recipe, steps: int, accuracy: Accuracy
+) -> None:
+    """Write the stock state dict, floats in half precision, with what a loader must
+    know as metadata.
+    """
     state: dict[str, Tensor] = {}
     for key, value in model.state_dict().items():
         stored = value.half() if value.is_floating_point() else value
@@ -191,7 +218,9 @@ def save(model: nn.Module, path: Path, recipe: Recipe, steps: int, accuracy: Acc
         "made_by": "pipeline.models.shipped.pretrain",
         "task": f"{len(TEXTURES)} textures, then {len(MARKS)} marks, drawn at random",
         "recipe": json.dumps(settings),
-        "held_out_accuracy": json.dumps({name: round(value, 4) for name, value in accuracy._asdict().items()}),
+        "held_out_accuracy": json.dumps(
+            {name: round(value, 4) for name, value in accuracy._asdict().items()}
+        ),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, path, metadata=metadata)
@@ -199,18 +228,44 @@ def save(model: nn.Module, path: Path, recipe: Recipe, steps: int, accuracy: Acc
 
 
 def main(arguments: list[str] | None = None) -> Path:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for <architecture>.safetensors")
-    parser.add_argument("--architecture", default="mobilenet_v3_small", help="any torchvision classifier")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for <architecture>.safetensors"
+    )
+    parser.add_argument(
+        "--architecture",
+        default="mobilenet_v3_small",
+        help="any torchvision classifier",
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="of processor time")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="of processor time"
+    )
     parser.add_argument("--steps", type=int, default=Recipe._field_defaults["steps"])
-    parser.add_argument("--round", type=int, default=Recipe._field_defaults["round"], help="pictures drawn at once")
-    parser.add_argument("--held-out", type=int, default=2048, help="pictures to measure accuracy on at the end")
+    parser.add_argument(
+        "--round",
+        type=int,
+        default=Recipe._field_defaults["round"],
+        help="pictures drawn at once",
+    )
+    parser.add_argument(
+        "--held-out",
+        type=int,
+        default=2048,
+        help="pictures to measure accuracy on at the end",
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    recipe = Recipe(options.architecture, options.seed, options.minutes, options.steps, round=options.round)
+    recipe = Recipe(
+        options.architecture,
+        options.seed,
+        options.minutes,
+        options.steps,
+        round=options.round,
+    )
     model, steps = pretrain(recipe)
     accuracy = measure(model, recipe.side, options.held_out)
     log.info("%d steps; held out: %s", steps, accuracy)

@@ -38,10 +38,11 @@ class ImageCodec:
         self.name = name
 
     def input_spec(self, task: TaskConfig, backbone: BackboneRecord) -> InputSpec:
-        """The backbone's own presentation, at the side and with the fit that the settings ask for.
+        """The backbone's own presentation, at the side and with the fit that the
+        settings ask for.
 
-        A squashed or padded image is brought to the network's side at once: the margin that a centre crop cuts off
-        would be part of the picture.
+        A squashed or padded image is brought to the network's side at once: the margin
+        that a centre crop cuts off would be part of the picture.
         """
         settings = image_settings(task)
         own = image_spec(backbone.input)
@@ -75,7 +76,15 @@ class ImageCodec:
         """The decoded pixels; see `pipeline.data.decoded_store.open_store`."""
         from pipeline.modalities.image.pixel_store import open_pixels
 
-        return open_pixels(self, image_spec(spec), examples, data, limits.scratch, limits.gigabytes, console)
+        return open_pixels(
+            self,
+            image_spec(spec),
+            examples,
+            data,
+            limits.scratch,
+            limits.gigabytes,
+            console,
+        )
 
     def shape(self, spec: ImageInputSpec) -> tuple[int, ...]:
         """Height, width, channels of a decoded image."""
@@ -92,11 +101,17 @@ class ImageCodec:
         return decode_square(path, spec)
 
     def prepare(
-        self, decoded: Batch, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None
+        self,
+        decoded: Batch,
+        spec: InputSpec,
+        task: TaskConfig,
+        draws: Sequence[RandomDraw] | None,
     ) -> torch.Tensor:
-        """(N, resize, resize, 3) of uint8 as (N, 3, size, size) of float32, normalised; see `pipeline.modalities.image.augmentation`.
+        """(N, resize, resize, 3) of uint8 as (N, 3, size, size) of float32, normalised;
+        see `pipeline.modalities.image.augmentation`.
 
-        What comes of an example depends on its pixels and its draw alone, to the bit. Channels lie last in memory.
+        What comes of an example depends on its pixels and its draw alone, to the bit.
+        Channels lie last in memory.
         """
         from pipeline.modalities.image import augmentation
         from pipeline.tensors import single_tensor
@@ -104,5 +119,8 @@ class ImageCodec:
         if draws is None:
             return augmentation.prepare_plain(single_tensor(decoded), image_spec(spec))
         return augmentation.prepare_augmented(
-            single_tensor(decoded), image_spec(spec), image_settings(task).augment, draws
+            single_tensor(decoded),
+            image_spec(spec),
+            image_settings(task).augment,
+            draws,
         )

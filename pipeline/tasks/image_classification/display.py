@@ -16,13 +16,16 @@ class ImageDisplay:
 
     measured_slices: tuple[str, ...] = ()
 
-    def exhibit(self, example: Mapping[str, Any], data: Path, folder: Path, name: str) -> Exhibit:
+    def exhibit(
+        self, example: Mapping[str, Any], data: Path, folder: Path, name: str
+    ) -> Exhibit:
         """A JPEG of at most 320 pixels a side.
 
         Raises:
             DataError: the file is missing or cannot be decoded wholly.
         """
-        from pipeline.manifest import real_path  # takes pyarrow, which a run with nothing to do has no use for
+        # Takes pyarrow, which a run with nothing to do has no use for.
+        from pipeline.manifest import real_path
         from pipeline.modalities.image.decoding import open_rgb
 
         image = open_rgb(real_path(data, example["path"]), draft=(SHOWN, SHOWN))

@@ -40,7 +40,8 @@ class ImageReader:
         self.task_name = task_name
 
     def describe_source(self, source: Path) -> SourceDescription:
-        """Images lie in class folders or are listed by a table in their folder, which the user names.
+        """Images lie in class folders or are listed by a table in their folder, which
+        the user names.
 
         Raises:
             DataError: it is a file.
@@ -54,15 +55,29 @@ class ImageReader:
             )
         return SourceDescription({}, ())
 
-    def list_examples(self, root: Path, data: DataConfig, task: TaskConfig) -> ExampleListing:
+    def list_examples(
+        self, root: Path, data: DataConfig, task: TaskConfig
+    ) -> ExampleListing:
         from pipeline.data import sources
 
         return sources.read(root, data)
 
     def scan_examples(
-        self, root: Path, examples: Sequence[ListedExample], task: TaskConfig, scratch: Path, console: Console
+        self,
+        root: Path,
+        examples: Sequence[ListedExample],
+        task: TaskConfig,
+        scratch: Path,
+        console: Console,
     ) -> Mapping[str, MeasuredExample | ExampleFault]:
-        return scan_images(root, examples, image_settings(task).intake, self.task_name, scratch, console)
+        return scan_images(
+            root,
+            examples,
+            image_settings(task).intake,
+            self.task_name,
+            scratch,
+            console,
+        )
 
     def check_targets(
         self,
@@ -81,6 +96,8 @@ class ImageReader:
 
         return measurement.list_expectations(image_settings(task).intake)
 
-    def measure_drift(self, rows: pa.Table, before: pa.Table, task: TaskConfig) -> Sequence[DriftMeasure]:
+    def measure_drift(
+        self, rows: pa.Table, before: pa.Table, task: TaskConfig
+    ) -> Sequence[DriftMeasure]:
         """Nothing further: what moves in pictures, the scan has measured."""
         return ()

@@ -23,7 +23,15 @@ class ImageServing:
 
     module = "pipeline.serving.model"
     helpers: tuple[str, ...] = ()
-    packages: tuple[str, ...] = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision")
+    packages: tuple[str, ...] = (
+        "mlflow",
+        "numpy",
+        "pandas",
+        "pillow",
+        "safetensors",
+        "torch",
+        "torchvision",
+    )
     outputs = OUTPUTS
 
     def settings(self, config: Config, candidate: CandidateRecord) -> dict[str, Any]:
@@ -40,7 +48,9 @@ class ImageServing:
         return (ServedColumn("image", "binary"),)
 
     def input_example(self, config: Config) -> pd.DataFrame:
-        """A plain grey image, so that no one's data is shown to everyone who may see the registry."""
+        """A plain grey image, so that no one's data is shown to everyone who may see
+        the registry.
+        """
         import pandas as pd
         from PIL import Image
 
@@ -48,13 +58,23 @@ class ImageServing:
         Image.new("RGB", (32, 32), (128, 128, 128)).save(content, "PNG")
         return pd.DataFrame({"image": [content.getvalue()]})
 
-    def requests(self, examples: Sequence[Mapping[str, Any]], data: Path) -> pd.DataFrame:
+    def requests(
+        self, examples: Sequence[Mapping[str, Any]], data: Path
+    ) -> pd.DataFrame:
         import pandas as pd
 
-        from pipeline.manifest import real_path  # takes pyarrow, which a run with nothing to do has no use for
+        # Takes pyarrow, which a run with nothing to do has no use for.
+        from pipeline.manifest import real_path
 
-        contents = [real_path(data, example["path"]).read_bytes() for example in examples]
+        contents = [
+            real_path(data, example["path"]).read_bytes() for example in examples
+        ]
         return pd.DataFrame({"image": pd.Series(contents, dtype=object)})
 
-    def difference(self, answer: Mapping[str, Any], judged: Mapping[str, Any], candidate: CandidateRecord) -> str:
+    def difference(
+        self,
+        answer: Mapping[str, Any],
+        judged: Mapping[str, Any],
+        candidate: CandidateRecord,
+    ) -> str:
         return class_difference(answer, judged, candidate)

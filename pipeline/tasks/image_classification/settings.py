@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from pipeline.config_section import TaskConfig
-from pipeline.modalities.image.settings import ImageAugmentConfig, ImageInputConfig, ImageIntakeConfig
+from pipeline.modalities.image.settings import (
+    ImageAugmentConfig,
+    ImageInputConfig,
+    ImageIntakeConfig,
+)
 
 
 class ImageClassificationConfig(TaskConfig):
@@ -17,6 +21,8 @@ class ImageClassificationConfig(TaskConfig):
 
 
 def image_settings(task: TaskConfig) -> ImageClassificationConfig:
-    """A task's settings as those of image classification, which they are wherever this task's parts are used."""
+    """A task's settings as those of image classification, which they are wherever this
+    task's parts are used.
+    """
     assert isinstance(task, ImageClassificationConfig)
     return task

@@ -1,4 +1,6 @@
-"""The network of object detection: Faster R-CNN with a feature pyramid, on any body or as torchvision publishes it."""
+"""The network of object detection: Faster R-CNN with a feature pyramid, on any body or
+as torchvision publishes it.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +39,23 @@ class BoxNetwork:
         self._find_side = find_side
 
     def check_backbone(self, backbone: BackboneConfig, task: TaskConfig) -> str:
-        """The strides of the maps that the head reads, or that the backbone is used whole, in words."""
-        return dense_network.check_body(backbone, self._find_side(task), STRIDES, "detector")
+        """The strides of the maps that the head reads, or that the backbone is used
+        whole, in words.
+        """
+        return dense_network.check_body(
+            backbone, self._find_side(task), STRIDES, "detector"
+        )
 
     def design(
-        self, train: pa.Table, labels: Sequence[str], spec: InputSpec, task: TaskConfig, backbone: BackboneRecord
+        self,
+        train: pa.Table,
+        labels: Sequence[str],
+        spec: InputSpec,
+        task: TaskConfig,
+        backbone: BackboneRecord,
     ) -> dict[str, Any]:
-        """The body's maps, the head's sizes, and anchors by the training boxes; of a whole network, its own sizes and the
-        anchors that its weights were trained with.
+        """The body's maps, the head's sizes, and anchors by the training boxes; of a
+        whole network, its own sizes and the anchors that its weights were trained with.
 
         Raises:
             ConfigError: the backbone has no such maps, or is a segmenter.
@@ -78,7 +89,9 @@ class BoxNetwork:
         seed: int = 0,
     ) -> BlockedNetwork:
         assert design is not None  # as `design` made it
-        return dense_network.build(head_kind(), backbone, len(labels), design, pretrained=pretrained, seed=seed)
+        return dense_network.build(
+            head_kind(), backbone, len(labels), design, pretrained=pretrained, seed=seed
+        )
 
     def load(self, candidate: CandidateRecord) -> BlockedNetwork:
         return dense_network.load(head_kind(), candidate)
@@ -112,12 +125,15 @@ class AnchorShapes(NamedTuple):
     ratios: list[float]
 
 
-def find_anchors(train: pa.Table, labels: Sequence[str], spec: InputSpec, strides: Sequence[int]) -> AnchorShapes:
-    """Anchors by the training boxes on the canvas, every class counting the same, so that a rare class of small objects
-    has them too.
+def find_anchors(
+    train: pa.Table, labels: Sequence[str], spec: InputSpec, strides: Sequence[int]
+) -> AnchorShapes:
+    """Anchors by the training boxes on the canvas, every class counting the same, so
+    that a rare class of small objects has them too.
 
-    A level's anchors are as many times as large as its stride at every level, as in the published detectors (4 times), since
-    a place of a map cannot tell much smaller things apart; that factor, and the ratios, are chosen by the boxes.
+    A level's anchors are as many times as large as its stride at every level, as in the
+    published detectors (4 times), since a place of a map cannot tell much smaller
+    things apart; that factor, and the ratios, are chosen by the boxes.
 
     Args:
         strides: of the levels, from fine to coarse.
@@ -136,33 +152,54 @@ def find_anchors(train: pa.Table, labels: Sequence[str], spec: InputSpec, stride
         classes.append(laid.labels)
     every_side = np.concatenate(sides)
     if not len(every_side):
-        return AnchorShapes([USUAL_FACTOR * stride for stride in strides], list(USUAL_RATIOS))
+        return AnchorShapes(
+            [USUAL_FACTOR * stride for stride in strides], list(USUAL_RATIOS)
+        )
     every_class = np.concatenate(classes)
     weights = 1.0 / np.bincount(every_class)[every_class]
     factor = _find_factor(np.sqrt(every_side.prod(axis=1)), weights, strides)
     sizes = [round(factor * stride, 1) for stride in strides]
-    return AnchorShapes(sizes, _find_ratios(every_side[:, 1] / every_side[:, 0], weights))
+    return AnchorShapes(
+        sizes, _find_ratios(every_side[:, 1] / every_side[:, 0], weights)
+    )
 
 
-def _find_factor(sides: NDArray[np.float64], weights: NDArray[np.float64], strides: Sequence[int]) -> float:
-    """By how much anchors are larger than their level's stride so that boxes are nearest to one of them."""
+def _find_factor(
+    sides: NDArray[np.float64], weights: NDArray[np.float64], strides: Sequence[int]
+) -> float:
+    """By how much anchors are larger than their level's stride so that boxes are
+    nearest to one of them.
+    """
     import numpy as np
 
     logarithms = np.log2(sides)[:, None]
     best, smallest = USUAL_FACTOR, np.inf
     for factor in FACTORS:
-        distances = np.abs(logarithms - np.log2(factor * np.array(strides, np.float64))).min(axis=1)
+        distances = np.abs(
+            logarithms - np.log2(factor * np.array(strides, np.float64))
+        ).min(axis=1)
         mean = float(np.average(distances, weights=weights))
         if mean < smallest:
             best, smallest = factor, mean
     return best
 
 
-def _find_ratios(ratios: NDArray[np.float64], weights: NDArray[np.float64]) -> list[float]:
-    """The middle ratio and those that a tenth of the boxes lie beyond, each at least `LEAST_STEP` times the one before."""
+def _find_ratios(
+    ratios: NDArray[np.float64], weights: NDArray[np.float64]
+) -> list[float]:
+    """The middle ratio and those that a tenth of the boxes lie beyond, each at least
+    `LEAST_STEP` times the one before.
+    """
     import numpy as np
 
     order = np.argsort(ratios, kind="stable")
     reached = np.cumsum(weights[order]) / weights.sum()
-    low, middle, high = (float(ratios[order][np.searchsorted(reached, share)]) for share in (0.1, 0.5, 0.9))
-    return [round(min(low, middle / LEAST_STEP), 2), round(middle, 2), round(max(high, middle * LEAST_STEP), 2)]
+    low, middle, high = (
+        float(ratios[order][np.searchsorted(reached, share)])
+        for share in (0.1, 0.5, 0.9)
+    )
+    return [
+        round(min(low, middle / LEAST_STEP), 2),
+        round(middle, 2),
+        round(max(high, middle * LEAST_STEP), 2),
+    ]

@@ -44,15 +44,29 @@ class DetectionReader:
         described = describe_boxes(source)
         return SourceDescription({"task": described.settings}, described.notes)
 
-    def list_examples(self, root: Path, data: DataConfig, task: TaskConfig) -> ExampleListing:
+    def list_examples(
+        self, root: Path, data: DataConfig, task: TaskConfig
+    ) -> ExampleListing:
         from pipeline.modalities.image.annotations.box_listing import list_boxes
 
         return list_boxes(root, data, detection_settings(task).annotations)
 
     def scan_examples(
-        self, root: Path, examples: Sequence[ListedExample], task: TaskConfig, scratch: Path, console: Console
+        self,
+        root: Path,
+        examples: Sequence[ListedExample],
+        task: TaskConfig,
+        scratch: Path,
+        console: Console,
     ) -> Mapping[str, MeasuredExample | ExampleFault]:
-        return scan_images(root, examples, detection_settings(task).intake, self.task_name, scratch, console)
+        return scan_images(
+            root,
+            examples,
+            detection_settings(task).intake,
+            self.task_name,
+            scratch,
+            console,
+        )
 
     def check_targets(
         self,
@@ -63,7 +77,9 @@ class DetectionReader:
         scratch: Path,
         console: Console,
     ) -> CheckedTargets:
-        """Boxes in pixels of their pictures; see `pipeline.modalities.image.annotations.boxes.check_boxes`."""
+        """Boxes in pixels of their pictures; see
+        `pipeline.modalities.image.annotations.boxes.check_boxes`.
+        """
         from pipeline.modalities.image.annotations.box_checks import check_box_targets
         from pipeline.modalities.image.annotations.boxes import BoxRules
 
@@ -82,6 +98,10 @@ class DetectionReader:
 
         return measurement.list_expectations(detection_settings(task).intake)
 
-    def measure_drift(self, rows: pa.Table, before: pa.Table, task: TaskConfig) -> Sequence[DriftMeasure]:
-        """Nothing further: classes and the number of objects are among what every task compares."""
+    def measure_drift(
+        self, rows: pa.Table, before: pa.Table, task: TaskConfig
+    ) -> Sequence[DriftMeasure]:
+        """Nothing further: classes and the number of objects are among what every task
+        compares.
+        """
         return ()

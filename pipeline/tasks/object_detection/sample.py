@@ -1,4 +1,6 @@
-"""The sample of object detection: photographs of trays with small parts, and boxes around them."""
+"""The sample of object detection: photographs of trays with small parts, and boxes
+around them.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,15 @@ class DetectionSample:
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
-        # Small pictures of few things: a small head learns them as well, in a third of the time.
-        head = {"channels": 32, "hidden": 64, "proposals_before": 300, "proposals": 100, "sampled_regions": 64}
+        # Small pictures of few things: a small head learns them as well, in a third of
+        # the time.
+        head = {
+            "channels": 32,
+            "hidden": 64,
+            "proposals_before": 300,
+            "proposals": 100,
+            "sampled_regions": 64,
+        }
         task = {"input": {"size": 128}, "head": head}
         return {"task": task, "backbone": {"weights": "shipped"}}
 

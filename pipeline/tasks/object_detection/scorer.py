@@ -33,24 +33,34 @@ class BoxScorer:
 
         return BoxTargets(read_pictures(manifest, labels))
 
-    def build_loss(self, config: FinetuneConfig, targets: Any, labels: Sequence[str]) -> BoxLoss:
+    def build_loss(
+        self, config: FinetuneConfig, targets: Any, labels: Sequence[str]
+    ) -> BoxLoss:
         from pipeline.objectives.box_loss import BoxLoss
 
         return BoxLoss()
 
-    def answers(self, network: BlockedNetwork, output: Batch, targets: Any) -> torch.Tensor:
-        """The boxes (n, detections, 6) on the canvas, as `pipeline.serving.box_head.BoxHead.detect` gives them."""
+    def answers(
+        self, network: BlockedNetwork, output: Batch, targets: Any
+    ) -> torch.Tensor:
+        """The boxes (n, detections, 6) on the canvas, as
+        `pipeline.serving.box_head.BoxHead.detect` gives them.
+        """
         from pipeline.tensors import single_tensor
 
         return single_tensor(output).float()
 
-    def validation_metrics(self, answers: torch.Tensor, targets: Any) -> dict[str, float]:
+    def validation_metrics(
+        self, answers: torch.Tensor, targets: Any
+    ) -> dict[str, float]:
         """Mean average precision and the like of boxes on the canvas."""
         from pipeline.objectives.box_validation import compute_metrics
 
         return compute_metrics(answers.numpy(), targets)
 
-    def answer_columns(self, answers: torch.Tensor, labels: Sequence[str]) -> dict[str, pa.Array]:
+    def answer_columns(
+        self, answers: torch.Tensor, labels: Sequence[str]
+    ) -> dict[str, pa.Array]:
         """`answer`: the boxes on the canvas as JSON, best first."""
         import pyarrow as pa
 
@@ -69,7 +79,9 @@ def read_pictures(manifest: pa.Table, labels: Sequence[str]) -> Iterator[Picture
     from pipeline.objectives.box_targets import parse_boxes
 
     names = ("target", "scan.width", "scan.height")
-    for target, width, height in zip(*(manifest.column(name).to_pylist() for name in names), strict=True):
+    for target, width, height in zip(
+        *(manifest.column(name).to_pylist() for name in names), strict=True
+    ):
         try:
             yield parse_boxes(target, labels, width, height)
         except KeyError as fault:

@@ -45,7 +45,9 @@ class BoxServing:
         """Boxes below the score that was best on validation are left out of an answer."""
         from pipeline.objectives.box_validation import BEST_SCORE
 
-        common = canvas_serving.canvas_settings(detection_settings(config.task), candidate)
+        common = canvas_serving.canvas_settings(
+            detection_settings(config.task), candidate
+        )
         return {**common, "least_score": candidate.val[BEST_SCORE]}
 
     def inputs(self, config: Config) -> tuple[ServedColumn, ...]:
@@ -55,22 +57,38 @@ class BoxServing:
     def input_example(self, config: Config) -> pd.DataFrame:
         return canvas_serving.grey_picture()
 
-    def requests(self, examples: Sequence[Mapping[str, Any]], data: Path) -> pd.DataFrame:
+    def requests(
+        self, examples: Sequence[Mapping[str, Any]], data: Path
+    ) -> pd.DataFrame:
         return canvas_serving.file_requests(examples, data)
 
-    def difference(self, answer: Mapping[str, Any], judged: Mapping[str, Any], candidate: CandidateRecord) -> str:
-        """Whether every box that was judged surely above the least score is among those that are served."""
+    def difference(
+        self,
+        answer: Mapping[str, Any],
+        judged: Mapping[str, Any],
+        candidate: CandidateRecord,
+    ) -> str:
+        """Whether every box that was judged surely above the least score is among those
+        that are served.
+        """
         from pipeline.objectives.box_validation import BEST_SCORE
 
         sure = candidate.val[BEST_SCORE] + SCORE_TOLERANCE
         wanted = [one for one in json.loads(judged["answer"]) if one["score"] >= sure]
         missing = [one for one in wanted if not _is_among(one, answer["objects"])]
-        return f"{len(missing)} of {len(wanted)} boxes are not among those served" if missing else ""
+        return (
+            f"{len(missing)} of {len(wanted)} boxes are not among those served"
+            if missing
+            else ""
+        )
 
 
 def _is_among(wanted: Mapping[str, Any], served: Sequence[Mapping[str, Any]]) -> bool:
     for one in served:
-        is_alike = one["label"] == wanted["label"] and abs(one["score"] - wanted["score"]) <= SCORE_TOLERANCE
+        is_alike = (
+            one["label"] == wanted["label"]
+            and abs(one["score"] - wanted["score"]) <= SCORE_TOLERANCE
+        )
         if is_alike and _overlap(one["box"], wanted["box"]) >= LEAST_OVERLAP:
             return True
     return False
@@ -82,5 +100,7 @@ def _overlap(first: Sequence[float], second: Sequence[float]) -> float:
 
     from pipeline.objectives.box_matching import intersection_over_union
 
-    overlaps = intersection_over_union(np.array([first]), np.array([second]), np.zeros(1, np.bool_))
+    overlaps = intersection_over_union(
+        np.array([first]), np.array([second]), np.zeros(1, np.bool_)
+    )
     return float(overlaps[0, 0])

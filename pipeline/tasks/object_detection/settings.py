@@ -6,7 +6,12 @@ from typing import Any, ClassVar, Literal
 
 from pipeline.config_section import TaskConfig
 from pipeline.modalities.image.annotations.settings import AnnotationConfig
-from pipeline.modalities.image.settings import CanvasAugmentConfig, CanvasInputConfig, ImageIntakeConfig, TileConfig
+from pipeline.modalities.image.settings import (
+    CanvasAugmentConfig,
+    CanvasInputConfig,
+    ImageIntakeConfig,
+    TileConfig,
+)
 from pipeline.tasks.object_detection.head_settings import BoxHeadConfig
 
 USUAL_SIDE = 320  # pixels of the canvas where the settings leave it open
@@ -40,6 +45,8 @@ class ObjectDetectionConfig(TaskConfig):
 
 
 def detection_settings(task: TaskConfig) -> ObjectDetectionConfig:
-    """A task's settings as those of object detection, which they are wherever this task's parts are used."""
+    """A task's settings as those of object detection, which they are wherever this
+    task's parts are used.
+    """
     assert isinstance(task, ObjectDetectionConfig)
     return task

@@ -29,17 +29,29 @@ class BoxTargetCodec:
         self._settings = settings
 
     def open(
-        self, targets: Targets, spec: InputSpec, task: TaskConfig, data: Path, limits: StoreLimits, console: Console
+        self,
+        targets: Targets,
+        spec: InputSpec,
+        task: TaskConfig,
+        data: Path,
+        limits: StoreLimits,
+        console: Console,
     ) -> BoxTargets:
         """The boxes on the canvas."""
         from pipeline.modalities.image.canvas import lay_boxes
         from pipeline.objectives.box_targets import BoxTargets
 
         assert isinstance(targets, BoxTargets)
-        return BoxTargets(lay_boxes(picture, image_spec(spec)) for picture in targets.pictures)
+        return BoxTargets(
+            lay_boxes(picture, image_spec(spec)) for picture in targets.pictures
+        )
 
     def place(
-        self, targets: Targets, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None
+        self,
+        targets: Targets,
+        spec: InputSpec,
+        task: TaskConfig,
+        draws: Sequence[RandomDraw] | None,
     ) -> BoxTargets:
         from pipeline.modalities.image.canvas import move_boxes
         from pipeline.objectives.box_targets import BoxTargets

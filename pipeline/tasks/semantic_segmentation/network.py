@@ -1,4 +1,6 @@
-"""The network of semantic segmentation: a U-Net decoder on any body, or one of torchvision's segmenters."""
+"""The network of semantic segmentation: a U-Net decoder on any body, or one of
+torchvision's segmenters.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,20 @@ class PixelNetwork:
         self._find_side = find_side
 
     def check_backbone(self, backbone: BackboneConfig, task: TaskConfig) -> str:
-        """The strides of the maps that the head reads, or that the backbone is used whole, in words."""
-        return dense_network.check_body(backbone, self._find_side(task), STRIDES, "segmenter")
+        """The strides of the maps that the head reads, or that the backbone is used
+        whole, in words.
+        """
+        return dense_network.check_body(
+            backbone, self._find_side(task), STRIDES, "segmenter"
+        )
 
     def design(
-        self, train: pa.Table, labels: Sequence[str], spec: InputSpec, task: TaskConfig, backbone: BackboneRecord
+        self,
+        train: pa.Table,
+        labels: Sequence[str],
+        spec: InputSpec,
+        task: TaskConfig,
+        backbone: BackboneRecord,
     ) -> dict[str, Any]:
         """The body's maps and the decoder's channels; of a whole network, its own head.
 
@@ -49,7 +60,9 @@ class PixelNetwork:
         if "network" in design:
             return design
         width = segmentation_settings(task).head.width
-        widths = [min(MOST_CHANNELS, width * 2**level) for level in range(len(design["maps"]))]
+        widths = [
+            min(MOST_CHANNELS, width * 2**level) for level in range(len(design["maps"]))
+        ]
         return {**design, "widths": widths}
 
     def build(
@@ -62,7 +75,9 @@ class PixelNetwork:
         seed: int = 0,
     ) -> BlockedNetwork:
         assert design is not None  # as `design` made it
-        return dense_network.build(head_kind(), backbone, len(labels), design, pretrained=pretrained, seed=seed)
+        return dense_network.build(
+            head_kind(), backbone, len(labels), design, pretrained=pretrained, seed=seed
+        )
 
     def load(self, candidate: CandidateRecord) -> BlockedNetwork:
         return dense_network.load(head_kind(), candidate)

@@ -45,15 +45,29 @@ class SegmentationReader:
         described = describe_masks(source)
         return SourceDescription({"task": described.settings}, described.notes)
 
-    def list_examples(self, root: Path, data: DataConfig, task: TaskConfig) -> ExampleListing:
+    def list_examples(
+        self, root: Path, data: DataConfig, task: TaskConfig
+    ) -> ExampleListing:
         from pipeline.modalities.image.annotations.mask_listing import list_masks
 
         return list_masks(root, data, segmentation_settings(task).masks)
 
     def scan_examples(
-        self, root: Path, examples: Sequence[ListedExample], task: TaskConfig, scratch: Path, console: Console
+        self,
+        root: Path,
+        examples: Sequence[ListedExample],
+        task: TaskConfig,
+        scratch: Path,
+        console: Console,
     ) -> Mapping[str, MeasuredExample | ExampleFault]:
-        return scan_images(root, examples, segmentation_settings(task).intake, self.task_name, scratch, console)
+        return scan_images(
+            root,
+            examples,
+            segmentation_settings(task).intake,
+            self.task_name,
+            scratch,
+            console,
+        )
 
     def check_targets(
         self,
@@ -64,12 +78,16 @@ class SegmentationReader:
         scratch: Path,
         console: Console,
     ) -> CheckedTargets:
-        """Masks of the size of their pictures, with known values; what was counted is remembered by the mask's own
-        content."""
+        """Masks of the size of their pictures, with known values; what was counted is
+        remembered by the mask's own content.
+        """
         from pipeline.config import ENGINE
         from pipeline.data.scan import scan
         from pipeline.data.scan_cache import ScanCache
-        from pipeline.modalities.image.annotations.mask_checks import check_mask_targets, label_space
+        from pipeline.modalities.image.annotations.mask_checks import (
+            check_mask_targets,
+            label_space,
+        )
         from pipeline.modalities.image.annotations.masks import measure_mask
         from pipeline.records import digest
 
@@ -77,7 +95,10 @@ class SegmentationReader:
         labels = label_space(values, data)
         paths = sorted({example.annotation.path for example, _ in usable} - {""})
         measure = partial(measure_mask, root, values=values, labels=labels)
-        cache = ScanCache(scratch / "scan", digest(ENGINE, "mask", values, labels, list(values.classes)))
+        cache = ScanCache(
+            scratch / "scan",
+            digest(ENGINE, "mask", values, labels, list(values.classes)),
+        )
         measured = scan(root, paths, measure, cache, console)
         return check_mask_targets(usable, measured, labels, values, data)
 
@@ -86,6 +107,10 @@ class SegmentationReader:
 
         return measurement.list_expectations(segmentation_settings(task).intake)
 
-    def measure_drift(self, rows: pa.Table, before: pa.Table, task: TaskConfig) -> Sequence[DriftMeasure]:
-        """Nothing further: classes and their share of the pixels are among what every task compares."""
+    def measure_drift(
+        self, rows: pa.Table, before: pa.Table, task: TaskConfig
+    ) -> Sequence[DriftMeasure]:
+        """Nothing further: classes and their share of the pixels are among what every
+        task compares.
+        """
         return ()

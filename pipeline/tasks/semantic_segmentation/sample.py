@@ -1,4 +1,6 @@
-"""The sample of semantic segmentation: photographs of trays with small parts, and masks of them."""
+"""The sample of semantic segmentation: photographs of trays with small parts, and masks
+of them.
+"""
 
 from __future__ import annotations
 

@@ -28,16 +28,24 @@ class PixelScorer:
         files = [parse_mask(target) for target in manifest.column("target").to_pylist()]
         return LabelledMasks(files, labels)
 
-    def build_loss(self, config: FinetuneConfig, targets: Any, labels: Sequence[str]) -> PixelLoss:
-        """Cross-entropy and Dice; balanced class weights are the inverse shares of the classes' pixels."""
+    def build_loss(
+        self, config: FinetuneConfig, targets: Any, labels: Sequence[str]
+    ) -> PixelLoss:
+        """Cross-entropy and Dice; balanced class weights are the inverse shares of the
+        classes' pixels.
+        """
         from pipeline.objectives.pixel_loss import PixelLoss, balanced_weights
 
         if config.class_weights != "balanced":
             return PixelLoss()
         return PixelLoss(balanced_weights(targets, len(labels)))
 
-    def answers(self, network: BlockedNetwork, output: Batch, targets: Any) -> torch.Tensor:
-        """How many pixels of each class were given which class (n, classes, classes), on the canvas."""
+    def answers(
+        self, network: BlockedNetwork, output: Batch, targets: Any
+    ) -> torch.Tensor:
+        """How many pixels of each class were given which class (n, classes, classes),
+        on the canvas.
+        """
         import torch
 
         from pipeline.objectives.pixel_confusion import count_confusion
@@ -47,17 +55,22 @@ class PixelScorer:
         classes = logits.shape[1]
         predicted = logits.argmax(dim=1).cpu().numpy()
         counts = [
-            count_confusion(mask, answer, classes) for mask, answer in zip(targets.numpy(), predicted, strict=True)
+            count_confusion(mask, answer, classes)
+            for mask, answer in zip(targets.numpy(), predicted, strict=True)
         ]
         return torch.stack([torch.from_numpy(one) for one in counts])
 
-    def validation_metrics(self, answers: torch.Tensor, targets: Any) -> dict[str, float]:
+    def validation_metrics(
+        self, answers: torch.Tensor, targets: Any
+    ) -> dict[str, float]:
         """Mean IoU and the like of these counts (N, classes, classes)."""
         from pipeline.objectives.pixel_validation import compute_metrics
 
         return compute_metrics(answers.numpy())
 
-    def answer_columns(self, answers: torch.Tensor, labels: Sequence[str]) -> dict[str, pa.Array]:
+    def answer_columns(
+        self, answers: torch.Tensor, labels: Sequence[str]
+    ) -> dict[str, pa.Array]:
         """`mean_iou`: over the classes that each picture has."""
         import pyarrow as pa
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.records import CandidateRecord
 
-PIXEL_TOLERANCE = 1e-3  # share of the pixels whose two likeliest classes may be too close to agree on
+# Share of the pixels whose two likeliest classes may be too close to agree on.
+PIXEL_TOLERANCE = 1e-3
 
 
 class PixelServing:
@@ -41,7 +42,9 @@ class PixelServing:
     )
 
     def settings(self, config: Config, candidate: CandidateRecord) -> dict[str, Any]:
-        return canvas_serving.canvas_settings(segmentation_settings(config.task), candidate)
+        return canvas_serving.canvas_settings(
+            segmentation_settings(config.task), candidate
+        )
 
     def inputs(self, config: Config) -> tuple[ServedColumn, ...]:
         """An image file's content."""
@@ -50,15 +53,28 @@ class PixelServing:
     def input_example(self, config: Config) -> pd.DataFrame:
         return canvas_serving.grey_picture()
 
-    def requests(self, examples: Sequence[Mapping[str, Any]], data: Path) -> pd.DataFrame:
+    def requests(
+        self, examples: Sequence[Mapping[str, Any]], data: Path
+    ) -> pd.DataFrame:
         return canvas_serving.file_requests(examples, data)
 
-    def difference(self, answer: Mapping[str, Any], judged: Mapping[str, Any], candidate: CandidateRecord) -> str:
+    def difference(
+        self,
+        answer: Mapping[str, Any],
+        judged: Mapping[str, Any],
+        candidate: CandidateRecord,
+    ) -> str:
         """Whether more pixels have another class than rounding explains."""
         from pipeline.serving.pixel_runs import decode_mask
 
         width, height = judged["width"], judged["height"]
         served = decode_mask(answer["regions"], candidate.labels, width, height)
-        expected = decode_mask(json.loads(judged["answer"]), candidate.labels, width, height)
+        expected = decode_mask(
+            json.loads(judged["answer"]), candidate.labels, width, height
+        )
         share = float((served != expected).mean())
-        return "" if share <= PIXEL_TOLERANCE else f"{share:.2%} of the pixels have another class"
+        return (
+            ""
+            if share <= PIXEL_TOLERANCE
+            else f"{share:.2%} of the pixels have another class"
+        )

@@ -6,7 +6,12 @@ from typing import Any, ClassVar, Literal
 
 from pipeline.config_section import TaskConfig
 from pipeline.modalities.image.annotations.settings import MaskConfig
-from pipeline.modalities.image.settings import CanvasAugmentConfig, CanvasInputConfig, ImageIntakeConfig, TileConfig
+from pipeline.modalities.image.settings import (
+    CanvasAugmentConfig,
+    CanvasInputConfig,
+    ImageIntakeConfig,
+    TileConfig,
+)
 from pipeline.tasks.semantic_segmentation.head_settings import PixelHeadConfig
 
 
@@ -38,6 +43,8 @@ class SemanticSegmentationConfig(TaskConfig):
 
 
 def segmentation_settings(task: TaskConfig) -> SemanticSegmentationConfig:
-    """A task's settings as those of semantic segmentation, which they are wherever this task's parts are used."""
+    """A task's settings as those of semantic segmentation, which they are wherever this
+    task's parts are used.
+    """
     assert isinstance(task, SemanticSegmentationConfig)
     return task

@@ -27,13 +27,17 @@ BYTES_PER_TOKEN = 4
 
 
 class TextCodec:
-    """The Codec of texts: encoded once as tokens, padded to a length that follows from each text alone."""
+    """The Codec of texts: encoded once as tokens, padded to a length that follows from
+    each text alone.
+    """
 
     def input_spec(self, task: TaskConfig, backbone: BackboneRecord) -> TextInputSpec:
-        """The backbone's own presentation, with the length and the pooling that the settings ask for.
+        """The backbone's own presentation, with the length and the pooling that the
+        settings ask for.
 
         Raises:
-            ConfigError: the backbone reads no text, or fewer tokens than the settings ask for.
+            ConfigError: the backbone reads no text, or fewer tokens than the settings
+                ask for.
         """
         settings = text_settings(task)
         own = text_spec(backbone.input)
@@ -46,9 +50,13 @@ class TextCodec:
                 found=str(max_tokens),
                 expected=f"at most {own.max_tokens}, which {backbone.name} takes",
             )
-        pooling = own.pooling if settings.input.pooling == "auto" else settings.input.pooling
+        pooling = (
+            own.pooling if settings.input.pooling == "auto" else settings.input.pooling
+        )
         columns = ("text", "pair") if settings.intake.pair else ("text",)
-        return TextInputSpec(max_tokens=max_tokens, bucket=own.bucket, pooling=pooling, columns=columns)
+        return TextInputSpec(
+            max_tokens=max_tokens, bucket=own.bucket, pooling=pooling, columns=columns
+        )
 
     def bytes_per_example(self, task: TaskConfig) -> int:
         most = text_settings(task).input.max_tokens
@@ -77,6 +85,12 @@ class TextCodec:
             console,
         )
 
-    def prepare(self, decoded: Batch, spec: InputSpec, task: TaskConfig, draws: Sequence[RandomDraw] | None) -> Batch:
+    def prepare(
+        self,
+        decoded: Batch,
+        spec: InputSpec,
+        task: TaskConfig,
+        draws: Sequence[RandomDraw] | None,
+    ) -> Batch:
         """The tokens as they are: texts are not augmented."""
         return decoded

@@ -17,7 +17,9 @@ class TextDisplay:
 
     measured_slices: tuple[str, ...] = ("words",)
 
-    def exhibit(self, example: Mapping[str, Any], data: Path, folder: Path, name: str) -> Exhibit:
+    def exhibit(
+        self, example: Mapping[str, Any], data: Path, folder: Path, name: str
+    ) -> Exhibit:
         from pipeline.modalities.text.content import from_content
 
         texts = from_content(example["content"])

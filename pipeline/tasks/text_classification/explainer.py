@@ -23,9 +23,13 @@ class TextExplainer:
     def __init__(self, network: BlockedNetwork, candidate: CandidateRecord) -> None:
         from pipeline.modalities.text.attribution import WordAttribution
 
-        self._attribution = WordAttribution(network, candidate.folder, text_spec(candidate.input).max_tokens)
+        self._attribution = WordAttribution(
+            network, candidate.folder, text_spec(candidate.input).max_tokens
+        )
 
-    def explain(self, inputs: Batch, example: Mapping[str, Any], answer: int) -> list[Highlight]:
+    def explain(
+        self, inputs: Batch, example: Mapping[str, Any], answer: int
+    ) -> list[Highlight]:
         from pipeline.modalities.text.content import from_content
         from pipeline.tensors import TensorGroup
 
@@ -37,5 +41,7 @@ class TextExplainer:
             if abs(word.weight) < SMALLEST or word.end > SHOWN:
                 continue
             offset = second_text if word.part else 0
-            highlights.append(Highlight(word.start + offset, word.end + offset, round(word.weight, 2)))
+            highlights.append(
+                Highlight(word.start + offset, word.end + offset, round(word.weight, 2))
+            )
         return highlights

@@ -30,7 +30,9 @@ class TextReader:
     """The Reader of texts: a row of a table, or a .txt file, is an example."""
 
     def describe_source(self, source: Path) -> SourceDescription:
-        """Which columns hold the texts and the labels; see `pipeline.modalities.text.columns`."""
+        """Which columns hold the texts and the labels; see
+        `pipeline.modalities.text.columns`.
+        """
         from pipeline.modalities.text.columns import describe_columns
 
         layout = describe_columns(source)
@@ -48,13 +50,20 @@ class TextReader:
             settings["task"] = {"intake": {"pair": True}}
         return SourceDescription(settings, layout.notes)
 
-    def list_examples(self, root: Path, data: DataConfig, task: TaskConfig) -> ExampleListing:
+    def list_examples(
+        self, root: Path, data: DataConfig, task: TaskConfig
+    ) -> ExampleListing:
         from pipeline.modalities.text.reading import list_texts
 
         return list_texts(root, data, text_settings(task).intake)
 
     def scan_examples(
-        self, root: Path, examples: Sequence[ListedExample], task: TaskConfig, scratch: Path, console: Console
+        self,
+        root: Path,
+        examples: Sequence[ListedExample],
+        task: TaskConfig,
+        scratch: Path,
+        console: Console,
     ) -> Mapping[str, MeasuredExample | ExampleFault]:
         """Measures the texts anew each time: that takes less than to remember them."""
         from pipeline.modalities.text.measure import measure_texts
@@ -78,7 +87,9 @@ class TextReader:
 
         return expectations(text_settings(task).intake)
 
-    def measure_drift(self, rows: pa.Table, before: pa.Table, task: TaskConfig) -> Sequence[DriftMeasure]:
+    def measure_drift(
+        self, rows: pa.Table, before: pa.Table, task: TaskConfig
+    ) -> Sequence[DriftMeasure]:
         """Words that the earlier texts do not have."""
         from pipeline.modalities.text.vocabulary import measure_vocabulary_drift
 

@@ -16,7 +16,8 @@ class TextSample:
         return {
             "data": {"table": "reviews.csv", "header": True},
             "backbone": {"name": "transformers/tiny_text", "weights": "shipped"},
-            "finetune": {"epochs": 6, "body_lr": 1e-3, "scratch_lr": 1e-3},  # it is small, and learns at higher rates
+            # It is small, and learns at higher rates.
+            "finetune": {"epochs": 6, "body_lr": 1e-3, "scratch_lr": 1e-3},
         }
 
     def generate(self, folder: Path) -> SampleFacts:

@@ -21,8 +21,19 @@ class TextServing:
     """The Serving of texts: one text, or a pair of texts, a row."""
 
     module = "pipeline.serving.text_classification"
-    helpers: tuple[str, ...] = ("pipeline.serving.text_tokens", "pipeline.serving.stock_networks")
-    packages: tuple[str, ...] = ("mlflow", "numpy", "pandas", "safetensors", "tokenizers", "torch", "transformers")
+    helpers: tuple[str, ...] = (
+        "pipeline.serving.text_tokens",
+        "pipeline.serving.stock_networks",
+    )
+    packages: tuple[str, ...] = (
+        "mlflow",
+        "numpy",
+        "pandas",
+        "safetensors",
+        "tokenizers",
+        "torch",
+        "transformers",
+    )
     outputs = OUTPUTS
 
     def settings(self, config: Config, candidate: CandidateRecord) -> dict[str, Any]:
@@ -37,18 +48,29 @@ class TextServing:
     def inputs(self, config: Config) -> tuple[ServedColumn, ...]:
         """One text, or two where the model judges pairs.
 
-        A model of single texts is told of a second one all the same: MLflow would drop a column that it does not know
-        of, and the model could not refuse it.
+        A model of single texts is told of a second one all the same: MLflow would drop
+        a column that it does not know of, and the model could not refuse it.
         """
         is_pair = text_settings(config.task).intake.pair
-        return (ServedColumn("text", "string"), ServedColumn("pair", "string", required=is_pair))
+        return (
+            ServedColumn("text", "string"),
+            ServedColumn("pair", "string", required=is_pair),
+        )
 
     def input_example(self, config: Config) -> pd.DataFrame:
         import pandas as pd
 
-        return pd.DataFrame({column.name: ["So it goes."] for column in self.inputs(config) if column.required})
+        return pd.DataFrame(
+            {
+                column.name: ["So it goes."]
+                for column in self.inputs(config)
+                if column.required
+            }
+        )
 
-    def requests(self, examples: Sequence[Mapping[str, Any]], data: Path) -> pd.DataFrame:
+    def requests(
+        self, examples: Sequence[Mapping[str, Any]], data: Path
+    ) -> pd.DataFrame:
         import pandas as pd
 
         from pipeline.modalities.text.content import from_content
@@ -56,8 +78,15 @@ class TextServing:
         contents = [from_content(example["content"]) for example in examples]
         columns = {"text": pd.Series([texts.text for texts in contents], dtype=object)}
         if any(texts.pair is not None for texts in contents):
-            columns["pair"] = pd.Series([texts.pair for texts in contents], dtype=object)
+            columns["pair"] = pd.Series(
+                [texts.pair for texts in contents], dtype=object
+            )
         return pd.DataFrame(columns)
 
-    def difference(self, answer: Mapping[str, Any], judged: Mapping[str, Any], candidate: CandidateRecord) -> str:
+    def difference(
+        self,
+        answer: Mapping[str, Any],
+        judged: Mapping[str, Any],
+        candidate: CandidateRecord,
+    ) -> str:
         return class_difference(answer, judged, candidate)

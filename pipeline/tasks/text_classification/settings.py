@@ -14,8 +14,10 @@ class TextClassificationConfig(TaskConfig):
     intake: TextIntakeConfig = TextIntakeConfig()
     input: TextInputConfig = TextInputConfig()
 
-    # Rates and epochs: those by which a six-layer encoder did best on SST-2. Word vectors are half of its parameters,
-    # take a third of a step and hardly move. Short texts are labelled twice in most sets, and not alike. Six bits is what rewordings of a sentence stay within, and others do not.
+    # Rates and epochs: those by which a six-layer encoder did best on SST-2. Word
+    # vectors are half of its parameters, take a third of a step and hardly move. Short
+    # texts are labelled twice in most sets, and not alike. Six bits is what rewordings
+    # of a sentence stay within, and others do not.
     defaults: ClassVar[dict[str, dict[str, Any]]] = {
         "data": {"conflicts": "quarantine"},
         "split": {"near_duplicates": 6},
@@ -35,6 +37,8 @@ class TextClassificationConfig(TaskConfig):
 
 
 def text_settings(task: TaskConfig) -> TextClassificationConfig:
-    """A task's settings as those of text classification, which they are wherever this task's parts are used."""
+    """A task's settings as those of text classification, which they are wherever this
+    task's parts are used.
+    """
     assert isinstance(task, TextClassificationConfig)
     return task

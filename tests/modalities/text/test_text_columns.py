@@ -11,20 +11,33 @@ import pytest
 from pipeline.errors import DataError
 from pipeline.modalities.text.columns import TextLayout, describe_columns
 
-WORDS = ("a very good film indeed", "not at all what I hoped for", "see it twice or more", "the music was too loud")
+WORDS = (
+    "a very good film indeed",
+    "not at all what I hoped for",
+    "see it twice or more",
+    "the music was too loud",
+)
 
 
-def described(folder: Path, header: str, rows: list[str], name: str = "a.csv") -> TextLayout:
+def described(
+    folder: Path, header: str, rows: list[str], name: str = "a.csv"
+) -> TextLayout:
     lines = [header, *rows] if header else rows
     (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return describe_columns(folder)
 
 
-def rows(*, separator: str = ",", labels: tuple[str, ...] = ("good", "bad"), extra: str = "") -> list[str]:
+def rows(
+    *, separator: str = ",", labels: tuple[str, ...] = ("good", "bad"), extra: str = ""
+) -> list[str]:
     made = []
     for number in range(40):
         text = f"{WORDS[number % 4]} {number}"
-        made.append(separator.join([text, labels[number % len(labels)], *([extra] if extra else [])]))
+        made.append(
+            separator.join(
+                [text, labels[number % len(labels)], *([extra] if extra else [])]
+            )
+        )
     return made
 
 
@@ -36,13 +49,17 @@ def test_common_names_are_known(tmp_path: Path) -> None:
 
 
 def test_a_table_without_a_header_goes_by_positions(tmp_path: Path) -> None:
-    layout = described(tmp_path, "", rows(separator="\t", labels=("1", "0")), "train.tsv")
+    layout = described(
+        tmp_path, "", rows(separator="\t", labels=("1", "0")), "train.tsv"
+    )
     assert layout.header is False
     assert layout.columns == {"text": "1", "label": "2"}
 
 
 def test_a_label_that_comes_again_is_no_name(tmp_path: Path) -> None:
-    layout = described(tmp_path, "", rows(separator="\t", labels=("ham", "spam")), "sms.tsv")
+    layout = described(
+        tmp_path, "", rows(separator="\t", labels=("ham", "spam")), "sms.tsv"
+    )
     assert layout.header is False
 
 
@@ -52,7 +69,10 @@ def test_a_first_line_that_may_be_either_is_asked_about(tmp_path: Path) -> None:
 
 
 def test_two_columns_of_text_are_both_named(tmp_path: Path) -> None:
-    table = [f"{WORDS[number % 4]} {number},{WORDS[number % 3]} so {number},good" for number in range(30)]
+    table = [
+        f"{WORDS[number % 4]} {number},{WORDS[number % 3]} so {number},good"
+        for number in range(30)
+    ]
     with pytest.raises(DataError, match="title, body"):
         described(tmp_path, "title,body,label", table)
 
@@ -63,7 +83,10 @@ def test_two_columns_of_labels_are_both_named(tmp_path: Path) -> None:
 
 
 def test_pairs_are_known_by_their_names(tmp_path: Path) -> None:
-    table = [f"{WORDS[number % 4]} {number},{WORDS[number % 3]} so {number},yes" for number in range(30)]
+    table = [
+        f"{WORDS[number % 4]} {number},{WORDS[number % 3]} so {number},yes"
+        for number in range(30)
+    ]
     layout = described(tmp_path, "premise,hypothesis,label", table)
     assert layout.pair
     assert layout.columns == {"text": "premise", "pair": "hypothesis"}
@@ -78,7 +101,9 @@ def test_tables_by_split_are_described_together(tmp_path: Path) -> None:
 
 def test_one_file_may_be_named(tmp_path: Path) -> None:
     described(tmp_path, "text,label", rows(), "a.jsonl.csv")
-    (tmp_path / "b.jsonl").write_text('{"text": "so it goes", "label": "x"}\n' * 3, encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text(
+        '{"text": "so it goes", "label": "x"}\n' * 3, encoding="utf-8"
+    )
     assert describe_columns(tmp_path / "b.jsonl").table == "b.jsonl"
 
 
@@ -98,7 +123,10 @@ def test_only_the_beginning_of_a_large_table_is_read(tmp_path: Path) -> None:
 
 
 def test_only_the_beginning_of_large_json_lines_is_read(tmp_path: Path) -> None:
-    records = [f'{{"text": "{WORDS[number % 4]} {number}", "label": "{number % 2}"}}' for number in range(1200)]
+    records = [
+        f'{{"text": "{WORDS[number % 4]} {number}", "label": "{number % 2}"}}'
+        for number in range(1200)
+    ]
     layout = described(tmp_path, "", [*records, "no JSON"], "a.jsonl")
     assert layout.table == "a.jsonl"
 

@@ -1,4 +1,6 @@
-"""What the intake of texts refuses and measures, and which texts it takes for nearly the same."""
+"""What the intake of texts refuses and measures, and which texts it takes for nearly
+the same.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,12 @@ from pipeline.modalities.text.simhash import hash_texts
 
 def measured(*texts: str, **intake: object) -> list[MeasuredExample | ExampleFault]:
     examples = [
-        ListedExample(f"a.csv:{number}", "x", content=to_content(Texts(text))) for number, text in enumerate(texts)
+        ListedExample(f"a.csv:{number}", "x", content=to_content(Texts(text)))
+        for number, text in enumerate(texts)
     ]
-    results = measure_texts(examples, TextIntakeConfig.model_validate(intake), SilentConsole())
+    results = measure_texts(
+        examples, TextIntakeConfig.model_validate(intake), SilentConsole()
+    )
     return [results[example.path] for example in examples]
 
 
@@ -38,7 +43,9 @@ def distance(one: str, other: str) -> int:
         ("  ab  ", {"min_characters": 3}, "too-short"),
     ],
 )
-def test_what_cannot_be_used_is_named(text: str, settings: dict[str, object], code: str) -> None:
+def test_what_cannot_be_used_is_named(
+    text: str, settings: dict[str, object], code: str
+) -> None:
     (result,) = measured(text, **settings)
     assert isinstance(result, ExampleFault)
     assert result.code == code
@@ -62,7 +69,13 @@ def test_letters_case_and_punctuation_do_not_matter_and_words_do() -> None:
     text = "The delivery took two weeks, and nobody answered my letters; I shall not order here again."
     assert distance(text, text.upper().replace(",", "").replace(";", " -- ")) == 0
     assert distance(text, text.replace("two weeks", "two whole weeks")) < 12
-    assert distance(text, "A wonderful shop with friendly people and everything arrived on the very next day!") > 16
+    assert (
+        distance(
+            text,
+            "A wonderful shop with friendly people and everything arrived on the very next day!",
+        )
+        > 16
+    )
 
 
 def test_hashes_do_not_depend_on_the_texts_beside() -> None:

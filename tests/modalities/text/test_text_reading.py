@@ -24,17 +24,26 @@ def write(root: Path, name: str, content: str | bytes) -> None:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def listed(root: Path, *, intake: TextIntakeConfig | None = None, **settings: Any) -> ExampleListing:
+def listed(
+    root: Path, *, intake: TextIntakeConfig | None = None, **settings: Any
+) -> ExampleListing:
     return list_texts(root, DataConfig(**settings), intake or TextIntakeConfig())
 
 
 def texts(listing: ExampleListing) -> dict[str, tuple[str, str]]:
     """Text and label by path."""
-    return {example.path: (from_content(example.content or "").text, example.target) for example in listing.examples}
+    return {
+        example.path: (from_content(example.content or "").text, example.target)
+        for example in listing.examples
+    }
 
 
 def test_each_row_of_a_csv_is_an_example_named_by_its_line(tmp_path: Path) -> None:
-    write(tmp_path, "reviews.csv", 'text,label,shop\n"two\nlines, and a comma",good,Oslo\nplain,bad,Rome\n')
+    write(
+        tmp_path,
+        "reviews.csv",
+        'text,label,shop\n"two\nlines, and a comma",good,Oslo\nplain,bad,Rome\n',
+    )
     listing = listed(tmp_path)
     assert texts(listing) == {
         "reviews.csv:2": ("two\nlines, and a comma", "good"),
@@ -49,9 +58,15 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"text,label\nfine,good\nsch\xf6n,good\n", "text,label\nfine,good\n".encode("utf-16")]
+    "content",
+    [
+        b"text,label\nfine,good\nsch\xf6n,good\n",
+        "text,label\nfine,good\n".encode("utf-16"),
+    ],
 )
-def test_another_encoding_is_named_by_file_and_line_and_never_guessed(tmp_path: Path, content: bytes) -> None:
+def test_another_encoding_is_named_by_file_and_line_and_never_guessed(
+    tmp_path: Path, content: bytes
+) -> None:
     write(tmp_path, "a.csv", content)
     with pytest.raises(DataError, match=r"table a\.csv[\s\S]*not UTF-8[\s\S]*line \d"):
         listed(tmp_path)
@@ -68,14 +83,24 @@ def test_a_table_without_a_header_loses_no_row(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="header"):
         listed(tmp_path)
     listing = listed(tmp_path, header=False, columns={"text": 1, "label": 2})
-    assert texts(listing) == {"a.tsv:1": ("first words", "1"), "a.tsv:2": ("other words", "0")}
+    assert texts(listing) == {
+        "a.tsv:1": ("first words", "1"),
+        "a.tsv:2": ("other words", "0"),
+    }
 
 
 def test_json_lines_keep_the_number_of_the_line(tmp_path: Path) -> None:
-    write(tmp_path, "a.jsonl", '{"text": "so", "label": "x"}\n\n{"label": 3, "text": "sö", "tags": ["a"]}\n')
+    write(
+        tmp_path,
+        "a.jsonl",
+        '{"text": "so", "label": "x"}\n\n{"label": 3, "text": "sö", "tags": ["a"]}\n',
+    )
     listing = listed(tmp_path)
     assert texts(listing) == {"a.jsonl:1": ("so", "x"), "a.jsonl:3": ("sö", "3")}
-    assert [dict(example.meta)["tags"] for example in listing.examples] == [None, '["a"]']
+    assert [dict(example.meta)["tags"] for example in listing.examples] == [
+        None,
+        '["a"]',
+    ]
 
 
 @pytest.mark.parametrize(
@@ -94,12 +119,20 @@ def test_a_broken_line_of_json_is_named(tmp_path: Path, line: str, said: str) ->
 
 
 def test_parquet_is_read_too(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"text": ["a b", "c d"], "label": [0, 1]}), tmp_path / "a.parquet")
-    assert texts(listed(tmp_path)) == {"a.parquet:1": ("a b", "0"), "a.parquet:2": ("c d", "1")}
+    pq.write_table(
+        pa.table({"text": ["a b", "c d"], "label": [0, 1]}), tmp_path / "a.parquet"
+    )
+    assert texts(listed(tmp_path)) == {
+        "a.parquet:1": ("a b", "0"),
+        "a.parquet:2": ("c d", "1"),
+    }
 
 
 def test_bytes_that_are_no_text_are_refused_in_parquet(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"text": [b"fine", b"\xff\xfe"], "label": ["x", "y"]}), tmp_path / "a.parquet")
+    pq.write_table(
+        pa.table({"text": [b"fine", b"\xff\xfe"], "label": ["x", "y"]}),
+        tmp_path / "a.parquet",
+    )
     with pytest.raises(DataError, match="not UTF-8 in row 2"):
         listed(tmp_path)
 
@@ -108,12 +141,20 @@ def test_tables_named_for_splits_are_read_together(tmp_path: Path) -> None:
     for name in ("train.csv", "dev.csv", "test-00000-of-00001.csv"):
         write(tmp_path, name, f"text,label\nfrom {name},x\n")
     given = {example.path: example.given_split for example in listed(tmp_path).examples}
-    assert given == {"train.csv:2": "train", "dev.csv:2": "val", "test-00000-of-00001.csv:2": "test"}
+    assert given == {
+        "train.csv:2": "train",
+        "dev.csv:2": "val",
+        "test-00000-of-00001.csv:2": "test",
+    }
 
 
 def test_a_column_of_splits_is_read(tmp_path: Path) -> None:
     write(tmp_path, "a.csv", "text,label,split\none,x,train\ntwo,x,dev\nthree,x,\n")
-    assert [example.given_split for example in listed(tmp_path).examples] == ["train", "val", None]
+    assert [example.given_split for example in listed(tmp_path).examples] == [
+        "train",
+        "val",
+        None,
+    ]
 
 
 def test_tables_with_other_names_are_asked_about(tmp_path: Path) -> None:
@@ -153,12 +194,19 @@ def test_text_files_beside_a_table_are_asked_about(tmp_path: Path) -> None:
 def test_rows_without_text_or_label_are_named_faults(tmp_path: Path) -> None:
     write(tmp_path, "a.csv", "text,label\n,x\nwords,\nfine,x\n")
     listing = listed(tmp_path)
-    assert [(fault.path, fault.code) for fault in listing.faults] == [("a.csv:2", "empty"), ("a.csv:3", "no-label")]
+    assert [(fault.path, fault.code) for fault in listing.faults] == [
+        ("a.csv:2", "empty"),
+        ("a.csv:3", "no-label"),
+    ]
     assert list(texts(listing)) == ["a.csv:4"]
 
 
 def test_a_pair_of_texts_is_read_where_the_settings_say_so(tmp_path: Path) -> None:
-    write(tmp_path, "a.csv", "premise,hypothesis,label\nIt rains.,It is wet.,yes\nIt rains.,,no\n")
+    write(
+        tmp_path,
+        "a.csv",
+        "premise,hypothesis,label\nIt rains.,It is wet.,yes\nIt rains.,,no\n",
+    )
     columns = {"text": "premise", "pair": "hypothesis"}
     listing = listed(tmp_path, intake=TextIntakeConfig(pair=True), columns=columns)
     content = listing.examples[0].content

@@ -1,4 +1,6 @@
-"""Texts as tokens: encoded once, padded by their own length alone, and what is cut off is said."""
+"""Texts as tokens: encoded once, padded by their own length alone, and what is cut off
+is said.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +36,24 @@ def opened(
     limit_gb: float = 1.0,
 ) -> TokenStore:
     ids = [f"{number:04d}" for number in range(len(contents))]
-    return open_token_store(spec, ids, contents, backbone.folder, scratch, limit_gb, console or SilentConsole())
+    return open_token_store(
+        spec,
+        ids,
+        contents,
+        backbone.folder,
+        scratch,
+        limit_gb,
+        console or SilentConsole(),
+    )
 
 
 def contents(count: int) -> list[str]:
     return [to_content(Texts(text)) for text in texts(count)]
 
 
-def test_rows_of_one_length_come_as_one_batch(backbone: BackboneRecord, tmp_path: Path) -> None:
+def test_rows_of_one_length_come_as_one_batch(
+    backbone: BackboneRecord, tmp_path: Path
+) -> None:
     store = opened(backbone, tmp_path, contents(40))
     lengths = store.shapes(np.arange(40))
     assert set(lengths.tolist()) == {32, 48}
@@ -55,11 +67,15 @@ def test_rows_of_one_length_come_as_one_batch(backbone: BackboneRecord, tmp_path
     assert (batch.tensors["input_ids"][:, 0] == 2).all()  # [CLS]
 
 
-def test_a_row_is_the_same_alone_and_among_others_and_in_any_order(backbone: BackboneRecord, tmp_path: Path) -> None:
+def test_a_row_is_the_same_alone_and_among_others_and_in_any_order(
+    backbone: BackboneRecord, tmp_path: Path
+) -> None:
     given = contents(20)
     store = opened(backbone, tmp_path, given)
     ids = [f"{number:04d}" for number in range(20)][::-1]
-    other = open_token_store(SPEC, ids, given[::-1], backbone.folder, tmp_path, 1.0, SilentConsole())
+    other = open_token_store(
+        SPEC, ids, given[::-1], backbone.folder, tmp_path, 1.0, SilentConsole()
+    )
     for row in range(20):
         one = store.batch(np.array([row])).tensors["input_ids"]
         assert torch.equal(one, other.batch(np.array([19 - row])).tensors["input_ids"])
@@ -82,8 +98,14 @@ def test_a_damaged_store_is_made_anew(backbone: BackboneRecord, tmp_path: Path) 
     assert torch.equal(first.tensors["input_ids"], again.tensors["input_ids"])
 
 
-def test_what_is_cut_off_is_said_each_time(backbone: BackboneRecord, tmp_path: Path) -> None:
-    given = [to_content(Texts("so " * 46)), to_content(Texts("so " * 56)), to_content(Texts("so it goes"))]
+def test_what_is_cut_off_is_said_each_time(
+    backbone: BackboneRecord, tmp_path: Path
+) -> None:
+    given = [
+        to_content(Texts("so " * 46)),
+        to_content(Texts("so " * 56)),
+        to_content(Texts("so it goes")),
+    ]
     for _ in range(2):
         console = RecordingConsole()
         opened(backbone, tmp_path, given, console=console)
@@ -93,7 +115,9 @@ def test_what_is_cut_off_is_said_each_time(backbone: BackboneRecord, tmp_path: P
         ]
 
 
-def test_by_how_much_texts_are_longer_is_counted_over_all_of_them(backbone: BackboneRecord, tmp_path: Path) -> None:
+def test_by_how_much_texts_are_longer_is_counted_over_all_of_them(
+    backbone: BackboneRecord, tmp_path: Path
+) -> None:
     """[CLS] and [SEP] take two of the 48 tokens; every word is one."""
     lengths = [5, 46, 47, 50, 56, 146]
     given = [to_content(Texts("so " * length)) for length in lengths]
@@ -105,11 +129,17 @@ def test_by_how_much_texts_are_longer_is_counted_over_all_of_them(backbone: Back
         assert truncated.max_excess == 100
 
 
-def test_where_every_text_fits_nothing_is_said(backbone: BackboneRecord, tmp_path: Path) -> None:
+def test_where_every_text_fits_nothing_is_said(
+    backbone: BackboneRecord, tmp_path: Path
+) -> None:
     console = RecordingConsole()
-    store = opened(backbone, tmp_path, [to_content(Texts("so it goes"))], console=console)
+    store = opened(
+        backbone, tmp_path, [to_content(Texts("so it goes"))], console=console
+    )
     assert console.lines == []
-    assert store.truncated_texts.describe() == "none of 1 texts is longer than 48 tokens"
+    assert (
+        store.truncated_texts.describe() == "none of 1 texts is longer than 48 tokens"
+    )
 
 
 def test_without_room_on_the_disk_tokens_are_held_in_memory(
@@ -126,15 +156,21 @@ def test_without_room_on_the_disk_tokens_are_held_in_memory(
     assert not list((tmp_path / "tokens").iterdir())
 
 
-def test_what_was_used_longest_ago_goes_first(backbone: BackboneRecord, tmp_path: Path) -> None:
+def test_what_was_used_longest_ago_goes_first(
+    backbone: BackboneRecord, tmp_path: Path
+) -> None:
     for count in (10, 20, 30):
         opened(backbone, tmp_path, contents(count), limit_gb=4e-6)
     assert len(list((tmp_path / "tokens").iterdir())) < 3
 
 
-def test_the_second_text_of_a_pair_is_told_apart(backbone: BackboneRecord, tmp_path: Path) -> None:
+def test_the_second_text_of_a_pair_is_told_apart(
+    backbone: BackboneRecord, tmp_path: Path
+) -> None:
     pair = TextInputSpec(max_tokens=48, pooling="mean", columns=("text", "pair"))
-    store = opened(backbone, tmp_path, [to_content(Texts("so it goes", "it was good"))], pair)
+    store = opened(
+        backbone, tmp_path, [to_content(Texts("so it goes", "it was good"))], pair
+    )
     tensors = store.batch(np.array([0])).tensors
     types = tensors["token_type_ids"][0]
     assert types.sum() == 4  # three words and [SEP]
@@ -144,7 +180,9 @@ def test_the_second_text_of_a_pair_is_told_apart(backbone: BackboneRecord, tmp_p
 def test_a_network_without_types_is_told_none(tmp_path: Path) -> None:
     backbone = make_backbone(tmp_path / "distilbert", "distilbert")
     pair = TextInputSpec(max_tokens=48, pooling="mean", columns=("text", "pair"))
-    store = opened(backbone, tmp_path, [to_content(Texts("so it goes", "it was good"))], pair)
+    store = opened(
+        backbone, tmp_path, [to_content(Texts("so it goes", "it was good"))], pair
+    )
     assert "token_type_ids" not in store.batch(np.array([0])).tensors
 
 

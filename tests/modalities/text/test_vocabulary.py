@@ -12,7 +12,10 @@ from pipeline.data.sample_surfaces import Dice
 from pipeline.modalities.text.content import Texts, to_content
 from pipeline.modalities.text.review_grammar import write_review
 from pipeline.modalities.text.settings import TextIntakeConfig
-from pipeline.modalities.text.vocabulary import find_unseen_words, measure_vocabulary_drift
+from pipeline.modalities.text.vocabulary import (
+    find_unseen_words,
+    measure_vocabulary_drift,
+)
 
 
 def manifest(texts: Sequence[str]) -> pa.Table:
@@ -22,7 +25,10 @@ def manifest(texts: Sequence[str]) -> pa.Table:
 
 
 def reviews(domain: str, start: int, count: int) -> list[str]:
-    return [write_review(Dice(0, 5, number), "positive", domain, 2, 1) for number in range(start, start + count)]
+    return [
+        write_review(Dice(0, 5, number), "positive", domain, 2, 1)
+        for number in range(start, start + count)
+    ]
 
 
 BEFORE = reviews("kitchen", 0, 400)
@@ -43,7 +49,9 @@ def test_another_subject_is_told_with_its_words() -> None:
 
 def test_what_chance_explains_is_estimated_from_words_of_one_text() -> None:
     before = manifest([f"common word{number}" for number in range(100)])
-    unseen = find_unseen_words(manifest([f"common new{number}" for number in range(50)]), before)
+    unseen = find_unseen_words(
+        manifest([f"common new{number}" for number in range(50)]), before
+    )
     assert unseen is not None
     assert (unseen.share, unseen.expected, unseen.excess) == (0.5, 0.5, 0.0)
 

@@ -1,4 +1,6 @@
-"""A published folder becomes weights in fp32, a configuration and a tokenizer, or is refused by name."""
+"""A published folder becomes weights in fp32, a configuration and a tokenizer, or is
+refused by name.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +38,18 @@ def fetch(folder: Path, root: Path, **values: Any) -> BackboneRecord:
     out.mkdir(parents=True)
     provider = catalog.find("transformers/tiny")
     return provider.fetch(
-        settings(folder, **values), out, Context(root, root / "data", root / ".thaw", root / ".thaw/run")
+        settings(folder, **values),
+        out,
+        Context(root, root / "data", root / ".thaw", root / ".thaw/run"),
     )
 
 
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
     """A copy of a folder's weights, whose file may then be written anew."""
-    return {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
+    return {
+        name: tensor.clone()
+        for name, tensor in load_file(folder / "model.safetensors").items()
+    }
 
 
 def refused(folder: Path, root: Path, **values: Any) -> BackboneError:
@@ -56,14 +63,22 @@ def stock_output(folder: Path, ids: torch.Tensor, family: str) -> torch.Tensor:
     import transformers
 
     kinds = {"t5": transformers.T5EncoderModel, "funnel": transformers.FunnelModel}
-    network = kinds.get(family, transformers.AutoModel).from_pretrained(folder, dtype=torch.float32).eval()
+    network = (
+        kinds.get(family, transformers.AutoModel)
+        .from_pretrained(folder, dtype=torch.float32)
+        .eval()
+    )
     with torch.inference_mode():
-        output: torch.Tensor = network(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        output: torch.Tensor = network(
+            input_ids=ids, attention_mask=torch.ones_like(ids)
+        ).last_hidden_state
     return output
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_folder_gives_the_network_that_the_library_reads_from_it(family: str, tmp_path: Path) -> None:
+def test_a_folder_gives_the_network_that_the_library_reads_from_it(
+    family: str, tmp_path: Path
+) -> None:
     folder = write_folder(tmp_path / "published", family)
     record = fetch(folder, tmp_path)
     ids = torch.randint(5, 17, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -75,14 +90,20 @@ def test_a_folder_gives_the_network_that_the_library_reads_from_it(family: str, 
     expected = hidden[:, -1] if family in DECODERS else hidden.mean(1)
     assert torch.allclose(vectors, expected, atol=1e-6)
     assert record.blocks == tuple(network.names)
-    assert record.parameters == sum(parameter.numel() for parameter in network.stock.backbone.parameters())
+    assert record.parameters == sum(
+        parameter.numel() for parameter in network.stock.backbone.parameters()
+    )
 
 
 @pytest.mark.parametrize("family", MASKED)
 def test_heads_of_pretraining_are_left_out(family: str, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "published", family, with_head=True)
     record = fetch(folder, tmp_path)
-    assert not [name for name in load_file(record.weights) if name.startswith(("cls.", "lm_head", "predictions"))]
+    assert not [
+        name
+        for name in load_file(record.weights)
+        if name.startswith(("cls.", "lm_head", "predictions"))
+    ]
 
 
 def test_constants_that_older_files_hold_are_left_out(tmp_path: Path) -> None:
@@ -96,7 +117,9 @@ def test_constants_that_older_files_hold_are_left_out(tmp_path: Path) -> None:
 
 def test_what_the_step_leaves(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "published")
-    (folder / "tokenizer_config.json").write_text('{"model_max_length": 64}', encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        '{"model_max_length": 64}', encoding="utf-8"
+    )
     record = fetch(folder, tmp_path)
     assert record.files == ("config.json", "tokenizer.json", "tokenizer_config.json")
     for name in record.files:
@@ -104,32 +127,51 @@ def test_what_the_step_leaves(tmp_path: Path) -> None:
     assert record.source == "folder"
     assert record.architecture == "bert"
     spec = text_spec(record.input)
-    assert spec == TextInputSpec(max_tokens=64, bucket=32, pooling="mean", columns=("text",))
+    assert spec == TextInputSpec(
+        max_tokens=64, bucket=32, pooling="mean", columns=("text",)
+    )
     assert str(tmp_path) not in record.model_dump_json()
 
 
-@pytest.mark.parametrize(("family", "limit"), [("bert", 80), ("roberta", 78), ("gpt2", 80), ("distilbert", 80)])
-def test_no_text_is_longer_than_the_network_has_positions(family: str, limit: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "limit"),
+    [("bert", 80), ("roberta", 78), ("gpt2", 80), ("distilbert", 80)],
+)
+def test_no_text_is_longer_than_the_network_has_positions(
+    family: str, limit: int, tmp_path: Path
+) -> None:
     record = fetch(write_folder(tmp_path / "published", family), tmp_path)
     assert text_spec(record.input).max_tokens == limit
     network = catalog.find(record.name).build(record, 2, pretrained=True, seed=0)
     ids = torch.full((1, limit), 7)
     with torch.inference_mode():
-        logits = network.forward(TensorGroup({"input_ids": ids, "attention_mask": torch.ones_like(ids)}))
+        logits = network.forward(
+            TensorGroup({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        )
     assert single_tensor(logits).isfinite().all()
 
 
 def test_half_precision_becomes_fp32_everywhere(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "published", half=True)
-    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["dtype"] == "float16"
+    assert (
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))["dtype"]
+        == "float16"
+    )
     record = fetch(folder, tmp_path)
-    published, rewritten = load_file(folder / "model.safetensors"), load_file(record.weights)
+    published, rewritten = (
+        load_file(folder / "model.safetensors"),
+        load_file(record.weights),
+    )
     assert {tensor.dtype for tensor in rewritten.values()} == {torch.float32}
     name = "encoder.layer.0.output.dense.weight"
     assert torch.equal(rewritten[name], published[name].float())
     for pretrained in (True, False):
-        network = catalog.find(record.name).build(record, 2, pretrained=pretrained, seed=0)
-        assert {parameter.dtype for parameter in network.stock.parameters()} == {torch.float32}
+        network = catalog.find(record.name).build(
+            record, 2, pretrained=pretrained, seed=0
+        )
+        assert {parameter.dtype for parameter in network.stock.parameters()} == {
+            torch.float32
+        }
 
 
 def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -177,7 +219,9 @@ def test_a_candidate_is_loaded_with_exactly_its_weights(tmp_path: Path) -> None:
     ids = torch.full((1, 5), 7)
     x = TensorGroup({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     with torch.inference_mode():
-        assert torch.equal(single_tensor(loaded.forward(x)), single_tensor(trained.forward(x)))
+        assert torch.equal(
+            single_tensor(loaded.forward(x)), single_tensor(trained.forward(x))
+        )
     assert {"head.weight", "head.bias"} < set(load_file(folder / "model.safetensors"))
 
 
@@ -208,7 +252,9 @@ class TestRefusals:
         folder = write_folder(tmp_path / "published")
         path = folder / "config.json"
         values = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**values, "intermediate_size": 48}), encoding="utf-8")
+        path.write_text(
+            json.dumps({**values, "intermediate_size": 48}), encoding="utf-8"
+        )
         assert "other shape" in "\n".join(refused(folder, tmp_path).details)
 
     def test_a_slow_tokenizer_alone(self, tmp_path: Path) -> None:
@@ -225,14 +271,19 @@ class TestRefusals:
         path.write_text(json.dumps({**values, "vocab_size": 10}), encoding="utf-8")
         state = state_of(folder)
         name = "embeddings.word_embeddings.weight"
-        save_file({**state, name: state[name][:10].contiguous()}, folder / "model.safetensors")
+        save_file(
+            {**state, name: state[name][:10].contiguous()}, folder / "model.safetensors"
+        )
         assert "token 16" in refused(folder, tmp_path).found
 
     def test_code_of_the_repository_is_not_run(self, tmp_path: Path) -> None:
         folder = write_folder(tmp_path / "published")
         path = folder / "config.json"
         values = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**values, "auto_map": {"AutoModel": "code.Model"}}), encoding="utf-8")
+        path.write_text(
+            json.dumps({**values, "auto_map": {"AutoModel": "code.Model"}}),
+            encoding="utf-8",
+        )
         (folder / "code.py").write_text("raise SystemExit", encoding="utf-8")
         assert "code from its own repository" in refused(folder, tmp_path).found
 
@@ -252,7 +303,9 @@ class TestRefusals:
         folder = write_folder(tmp_path / "published")
         path = folder / "config.json"
         values = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**values, "num_attention_heads": 3}), encoding="utf-8")
+        path.write_text(
+            json.dumps({**values, "num_attention_heads": 3}), encoding="utf-8"
+        )
         assert refused(folder, tmp_path).subject.endswith("config.json")
 
     def test_a_kind_of_network_that_was_never_tried(self, tmp_path: Path) -> None:
@@ -270,7 +323,9 @@ class TestRefusals:
 
     def test_a_url_is_no_folder(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"backbone\.mirror"):
-            catalog.find("transformers/tiny").check_reachable(settings("https://example.org/net"), tmp_path)
+            catalog.find("transformers/tiny").check_reachable(
+                settings("https://example.org/net"), tmp_path
+            )
 
     def test_without_the_library_the_error_says_what_to_type(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -285,12 +340,20 @@ class TestLock:
     def test_the_first_use_pins_every_file(self, tmp_path: Path) -> None:
         folder = write_folder(tmp_path / "published")
         record = fetch(folder, tmp_path)
-        entry = json.loads((tmp_path / "backbone.lock").read_text(encoding="utf-8"))[f"transformers/tiny {folder}"]
+        entry = json.loads((tmp_path / "backbone.lock").read_text(encoding="utf-8"))[
+            f"transformers/tiny {folder}"
+        ]
         assert entry["sha256"] == entry["files"]["model.safetensors"] == record.sha256
-        assert set(entry["files"]) == {"config.json", "model.safetensors", "tokenizer.json"}
+        assert set(entry["files"]) == {
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+        }
         assert "revision" not in entry
 
-    @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+    @pytest.mark.parametrize(
+        "name", ["model.safetensors", "tokenizer.json", "config.json"]
+    )
     def test_another_file_is_refused_and_stays(self, name: str, tmp_path: Path) -> None:
         folder = write_folder(tmp_path / "published")
         fetch(folder, tmp_path)
@@ -303,17 +366,23 @@ class TestLock:
     def test_so_is_a_file_that_is_new(self, tmp_path: Path) -> None:
         folder = write_folder(tmp_path / "published")
         fetch(folder, tmp_path)
-        (folder / "tokenizer_config.json").write_text('{"model_max_length": 8}', encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(
+            '{"model_max_length": 8}', encoding="utf-8"
+        )
         assert refused(folder, tmp_path).subject.endswith("tokenizer_config.json")
 
-    def test_a_changed_file_is_found_before_anything_is_asked_what_is_fresh(self, tmp_path: Path) -> None:
+    def test_a_changed_file_is_found_before_anything_is_asked_what_is_fresh(
+        self, tmp_path: Path
+    ) -> None:
         folder = write_folder(tmp_path / "published")
         fetch(folder, tmp_path)
         references.refuse_changed_file(settings(folder), tmp_path, tmp_path / ".thaw")
         path = folder / "config.json"
         path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
         with pytest.raises(BackboneError, match=r"config\.json"):
-            references.refuse_changed_file(settings(folder), tmp_path, tmp_path / ".thaw")
+            references.refuse_changed_file(
+                settings(folder), tmp_path, tmp_path / ".thaw"
+            )
 
     def test_the_settings_may_say_the_weights_digest(self, tmp_path: Path) -> None:
         folder = write_folder(tmp_path / "published")
@@ -324,7 +393,9 @@ class TestLock:
 
 def test_parameters_are_counted_from_the_file_where_it_is_here(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "published")
-    expected = sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
+    expected = sum(
+        tensor.numel() for tensor in load_file(folder / "model.safetensors").values()
+    )
     provider = catalog.find("transformers/tiny")
     assert provider.count_parameters(settings(folder)) == expected
     assert provider.count_parameters(settings(tmp_path / "nowhere")) > 10**7
@@ -336,15 +407,25 @@ def test_the_library_is_quiet_and_its_settings_are_as_they_were() -> None:
     from huggingface_hub import constants
 
     environment = dict(os.environ)
-    before = constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_DISABLE_XET
+    before = (
+        constants.HF_HUB_OFFLINE,
+        constants.HF_HUB_DISABLE_TELEMETRY,
+        constants.HF_HUB_DISABLE_XET,
+    )
     with library.quiet_library():
         assert constants.is_offline_mode()
         assert constants.HF_HUB_DISABLE_TELEMETRY
-    assert before == (constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_DISABLE_XET)
+    assert before == (
+        constants.HF_HUB_OFFLINE,
+        constants.HF_HUB_DISABLE_TELEMETRY,
+        constants.HF_HUB_DISABLE_XET,
+    )
     assert dict(os.environ) == environment
 
 
 def test_what_is_shipped_is_named_where_another_was_asked_for(tmp_path: Path) -> None:
-    config = BackboneConfig(name="transformers/sentence-transformers/all-MiniLM-L6-v2", weights="shipped")
+    config = BackboneConfig(
+        name="transformers/sentence-transformers/all-MiniLM-L6-v2", weights="shipped"
+    )
     with pytest.raises(BackboneError, match="transformers/tiny_text"):
         catalog.find(config.name).check_reachable(config, tmp_path)

@@ -1,4 +1,6 @@
-"""Fine-tuning on texts: candidates found again and gone on with, and what the record says of texts that are cut."""
+"""Fine-tuning on texts: candidates found again and gone on with, and what the record
+says of texts that are cut.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,19 @@ TRAINING: dict[str, Any] = {
     "baseline": "never",
     "epochs": 2,
     "patience": 0,
-    "plan": {"precision": "fp32", "memory_format": "contiguous", "threads": 1, "compile": "off"},
+    "plan": {
+        "precision": "fp32",
+        "memory_format": "contiguous",
+        "threads": 1,
+        "compile": "off",
+    },
 }
 
 
 def settings() -> Config:
-    """Those of the sample, with everything fixed that may be fixed, and texts cut at 16 tokens."""
+    """Those of the sample, with everything fixed that may be fixed, and texts cut at 16
+    tokens.
+    """
     values: dict[str, Any] = {"task": {"name": TASK}}
     for section, own in catalog.find(TASK).sample().settings.items():
         values[section] = {**values.get(section, {}), **own}
@@ -94,23 +103,39 @@ def test_a_finished_candidate_is_not_trained_again(finished: Workspace) -> None:
 
 
 @pytest.mark.full
-def test_texts_that_are_cut_are_counted_before_training_and_recorded(finished: Workspace) -> None:
+def test_texts_that_are_cut_are_counted_before_training_and_recorded(
+    finished: Workspace,
+) -> None:
     record, said = finetune(finished)
     truncated = record.truncated_texts
     assert truncated is not None
     assert truncated.truncated > 0
     assert 0 < truncated.median_excess <= truncated.max_excess
-    (number,) = [number for number, line in enumerate(said) if "longer than 16 tokens" in line]
+    (number,) = [
+        number for number, line in enumerate(said) if "longer than 16 tokens" in line
+    ]
     assert number < said.index("full: unchanged")
 
 
 @pytest.mark.full
-def test_a_killed_training_ends_with_the_same_weights(finished: Workspace, tmp_path: Path) -> None:
+def test_a_killed_training_ends_with_the_same_weights(
+    finished: Workspace, tmp_path: Path
+) -> None:
     workspace = prepared(tmp_path)
-    assert finetune_until("last-batch:2", workspace) == KILLED, "the kill never happened"
-    assert finetune_until("between-stages", workspace) == KILLED, "the kill never happened"
-    assert finetune_until("after-candidate", workspace) == KILLED, "the kill never happened"
+    assert finetune_until("last-batch:2", workspace) == KILLED, (
+        "the kill never happened"
+    )
+    assert finetune_until("between-stages", workspace) == KILLED, (
+        "the kill never happened"
+    )
+    assert finetune_until("after-candidate", workspace) == KILLED, (
+        "the kill never happened"
+    )
     record, said = finetune(workspace)
-    assert "full: unchanged" in said, "the candidate was complete when the last kill came"
-    assert record.candidate().model_sha256 == record_of(finished).candidate().model_sha256
+    assert "full: unchanged" in said, (
+        "the candidate was complete when the last kill came"
+    )
+    assert (
+        record.candidate().model_sha256 == record_of(finished).candidate().model_sha256
+    )
     assert not any((workspace.scratch / "checkpoints").iterdir())

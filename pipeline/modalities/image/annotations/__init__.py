@@ -1,1 +1,3 @@
-"""Annotated images on their way in: boxes as Pascal VOC, COCO and YOLO write them, and masks."""
+"""Annotated images on their way in: boxes as Pascal VOC, COCO and YOLO write them, and
+masks.
+"""

@@ -1,4 +1,6 @@
-"""What the annotations of a data folder say, whatever their format, and what is said of images that have none."""
+"""What the annotations of a data folder say, whatever their format, and what is said of
+images that have none.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ class AnnotatedImages:
 
     Args:
         of_image: image → its boxes.
-        faults: images whose annotation cannot be used, and annotations without an image.
+        faults: images whose annotation cannot be used, and annotations without an
+            image.
         object_faults: annotated objects that belong to no image.
         splits: the splits that came with the images.
         findings: what else is to be said.
@@ -39,15 +42,23 @@ def are_empty(settings: AnnotationConfig) -> bool:
     return settings.unannotated == "empty"
 
 
-def add_unpaired(result: AnnotatedImages, pairs: Pairs, settings: AnnotationConfig) -> None:
+def add_unpaired(
+    result: AnnotatedImages, pairs: Pairs, settings: AnnotationConfig
+) -> None:
     """Adds what has no counterpart, or several."""
     add_unannotated(result, pairs.images_alone, settings)
     result.faults += [no_image(source) for source in pairs.annotations_alone]
-    result.faults += [ambiguous(image, words) for image, words in pairs.ambiguous.items()]
+    result.faults += [
+        ambiguous(image, words) for image, words in pairs.ambiguous.items()
+    ]
 
 
-def add_unannotated(result: AnnotatedImages, images: Sequence[str], settings: AnnotationConfig) -> None:
-    """Adds images that nothing is annotated of: without objects, or as faults, as the settings say."""
+def add_unannotated(
+    result: AnnotatedImages, images: Sequence[str], settings: AnnotationConfig
+) -> None:
+    """Adds images that nothing is annotated of: without objects, or as faults, as the
+    settings say.
+    """
     is_empty = are_empty(settings)
     for image in images:
         if is_empty:
@@ -58,15 +69,31 @@ def add_unannotated(result: AnnotatedImages, images: Sequence[str], settings: An
 
 def _no_annotation(image: str) -> ExampleFault:
     hint = "annotate it, or set task.annotations.unannotated: empty if such images show no object"
-    return ExampleFault(image, "no-annotation", "no annotation of it", "one for each image", hint)
+    return ExampleFault(
+        image, "no-annotation", "no annotation of it", "one for each image", hint
+    )
 
 
 def no_image(source: str, name: str = "") -> ExampleFault:
     """The fault of an annotation whose image is missing."""
     found = f"no image {name}" if name else "no image of this name"
-    return ExampleFault(source, "no-image", found, "the image it is about", "add the image, or remove the annotation")
+    return ExampleFault(
+        source,
+        "no-image",
+        found,
+        "the image it is about",
+        "add the image, or remove the annotation",
+    )
 
 
 def ambiguous(image: str, words: str) -> ExampleFault:
-    """The fault of an image that may be annotated in several places, or an annotation that may be of several images."""
-    return ExampleFault(image, "ambiguous-annotation", words, "one annotation for one image", "rename or remove one")
+    """The fault of an image that may be annotated in several places, or an annotation
+    that may be of several images.
+    """
+    return ExampleFault(
+        image,
+        "ambiguous-annotation",
+        words,
+        "one annotation for one image",
+        "rename or remove one",
+    )

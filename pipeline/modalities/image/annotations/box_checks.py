@@ -10,7 +10,12 @@ from pathlib import Path
 from pipeline.config import DataConfig
 from pipeline.data.labels import similar_labels
 from pipeline.data.sources import label_findings
-from pipeline.examples import CheckedTargets, ExampleFault, ListedExample, MeasuredExample
+from pipeline.examples import (
+    CheckedTargets,
+    ExampleFault,
+    ListedExample,
+    MeasuredExample,
+)
 from pipeline.modalities.image.annotations.boxes import (
     AnnotatedObject,
     BoxAnnotation,
@@ -28,7 +33,9 @@ from pipeline.records import Finding
 Usable = tuple[ListedExample, MeasuredExample]
 
 
-def check_box_targets(root: Path, usable: Sequence[Usable], data: DataConfig, rules: BoxRules) -> CheckedTargets:
+def check_box_targets(
+    root: Path, usable: Sequence[Usable], data: DataConfig, rules: BoxRules
+) -> CheckedTargets:
     """The images with their final targets: boxes in pixels of the upright picture.
 
     Args:
@@ -49,8 +56,14 @@ def check_box_targets(root: Path, usable: Sequence[Usable], data: DataConfig, ru
             faults.append(dataclasses.replace(checked, id=measured.id))
         else:
             turned += [example.path] if checked.turned else []
-            unclear += [example.path] if is_turn_unclear(annotation, picture) and checked.objects else []
-            object_faults += [dataclasses.replace(fault, id=measured.id) for fault in checked.faults]
+            unclear += (
+                [example.path]
+                if is_turn_unclear(annotation, picture) and checked.objects
+                else []
+            )
+            object_faults += [
+                dataclasses.replace(fault, id=measured.id) for fault in checked.faults
+            ]
             kept.append((example, measured, checked.objects))
     strata = rarest_classes([_classes(objects) for _, _, objects in kept])
     finished = [
@@ -58,19 +71,27 @@ def check_box_targets(root: Path, usable: Sequence[Usable], data: DataConfig, ru
         for (example, measured, objects), stratum in zip(kept, strata, strict=True)
     ]
     labels, findings = _label_space(finished, usable, data)
-    findings += _left_out(object_faults, sum(len(example.annotation.objects) for example, _ in usable))
+    findings += _left_out(
+        object_faults, sum(len(example.annotation.objects) for example, _ in usable)
+    )
     findings += _turns(turned, unclear)
-    return CheckedTargets(tuple(finished), tuple(faults), tuple(object_faults), tuple(findings), labels)
+    return CheckedTargets(
+        tuple(finished), tuple(faults), tuple(object_faults), tuple(findings), labels
+    )
 
 
-def _without_dropped(annotation: BoxAnnotation, dropped: Sequence[str]) -> BoxAnnotation:
+def _without_dropped(
+    annotation: BoxAnnotation, dropped: Sequence[str]
+) -> BoxAnnotation:
     if not dropped:
         return annotation
     objects = tuple(one for one in annotation.objects if one.label not in dropped)
     return dataclasses.replace(annotation, objects=objects)
 
 
-def _picture(path: Path, annotation: BoxAnnotation, measured: MeasuredExample) -> Picture:
+def _picture(
+    path: Path, annotation: BoxAnnotation, measured: MeasuredExample
+) -> Picture:
     orientation = 1
     if annotation.size is not None and "exif-rotated" in measured.converted:
         orientation = read_orientation(path)
@@ -111,13 +132,18 @@ def _classes(objects: Sequence[AnnotatedObject]) -> tuple[str, ...]:
 
 
 def _finish(
-    example: ListedExample, measured: MeasuredExample, objects: Sequence[AnnotatedObject], stratum: str
+    example: ListedExample,
+    measured: MeasuredExample,
+    objects: Sequence[AnnotatedObject],
+    stratum: str,
 ) -> Usable:
     classes = _classes(objects)
     target = write_target(objects)
     values = {**measured.values, "objects": len(classes)}
     return (
-        dataclasses.replace(example, target=target, classes=classes, stratum=stratum, annotation=None),
+        dataclasses.replace(
+            example, target=target, classes=classes, stratum=stratum, annotation=None
+        ),
         dataclasses.replace(measured, values=values),
     )
 
@@ -129,7 +155,9 @@ def _label_space(
     images: Counter[str] = Counter()
     for example, _ in finished:
         images.update(set(example.classes or ()))
-    annotated = {one.label for one in all_objects(example.annotation for example, _ in usable)}
+    annotated = {
+        one.label for one in all_objects(example.annotation for example, _ in usable)
+    }
     findings = label_findings(data, set(images), annotated)
     if data.labels is None:
         alike = similar_labels(images)
@@ -149,6 +177,8 @@ def _left_out(faults: Sequence[ExampleFault], objects: int) -> list[Finding]:
             subject="annotated objects",
             found=f"{len(faults)} of {objects} left out or ignored, while their images stay: {told}",
             hint="see quarantine.parquet",
-            items=tuple(f"{fault.path}: {fault.code}: {fault.found}" for fault in faults),
+            items=tuple(
+                f"{fault.path}: {fault.code}: {fault.found}" for fault in faults
+            ),
         )
     ]

@@ -18,7 +18,9 @@ from pipeline.modalities.image.annotations.voc import read_voc_folder
 from pipeline.modalities.image.annotations.yolo import read_yolo_folder
 from pipeline.modalities.image.file_types import is_image_name
 
-FolderReader = Callable[[Path, Sequence[str], Sequence[str], AnnotationConfig], AnnotatedImages]
+FolderReader = Callable[
+    [Path, Sequence[str], Sequence[str], AnnotationConfig], AnnotatedImages
+]
 READERS: dict[BoxFormat, FolderReader] = {
     "voc": read_voc_folder,
     "coco": read_coco_folder,
@@ -26,13 +28,17 @@ READERS: dict[BoxFormat, FolderReader] = {
 }
 
 
-def list_boxes(root: Path, data: DataConfig, settings: AnnotationConfig) -> ExampleListing:
+def list_boxes(
+    root: Path, data: DataConfig, settings: AnnotationConfig
+) -> ExampleListing:
     """Lists the images of a data folder with the boxes that are annotated of them.
 
-    `metadata.csv` at the top (column `path`, optionally `group`, any others) adds to them.
+    `metadata.csv` at the top (column `path`, optionally `group`, any others) adds to
+    them.
 
     Raises:
-        DataError: no image has an annotation, or a file that concerns all of them cannot be used.
+        DataError: no image has an annotation, or a file that concerns all of them
+            cannot be used.
     """
     tree = walk(root)
     images = find_images(tree.files, settings.images)
@@ -42,18 +48,30 @@ def list_boxes(root: Path, data: DataConfig, settings: AnnotationConfig) -> Exam
     for path, annotation in sorted(annotated.of_image.items()):
         extra = extras.get(path, NO_EXTRAS)
         split = annotated.splits.of_image.get(path) or extra.split
-        examples.append(ListedExample(path, "", extra.group, split, extra.meta, annotation=annotation))
+        examples.append(
+            ListedExample(
+                path, "", extra.group, split, extra.meta, annotation=annotation
+            )
+        )
     collisions = unicode_collisions(images)
-    told = (*annotated.findings, *annotated.splits.findings, *findings, *([collisions] if collisions else []))
+    told = (
+        *annotated.findings,
+        *annotated.splits.findings,
+        *findings,
+        *([collisions] if collisions else []),
+    )
     faults = (*tree.faults, *annotated.faults)
     return ExampleListing(tuple(examples), faults, told, tuple(annotated.object_faults))
 
 
-def read_boxes(root: Path, files: Sequence[str], images: Sequence[str], settings: AnnotationConfig) -> AnnotatedImages:
+def read_boxes(
+    root: Path, files: Sequence[str], images: Sequence[str], settings: AnnotationConfig
+) -> AnnotatedImages:
     """What the annotations of a data folder say of its images.
 
     Raises:
-        DataError: no image has an annotation, or a file that concerns all of them cannot be used.
+        DataError: no image has an annotation, or a file that concerns all of them
+            cannot be used.
     """
     annotated = READERS[settings.format](root, files, images, settings)
     if not any(annotation.source for annotation in annotated.of_image.values()):
@@ -62,7 +80,9 @@ def read_boxes(root: Path, files: Sequence[str], images: Sequence[str], settings
 
 
 def find_images(files: Sequence[str], folder: str | None) -> list[str]:
-    """The files that are called like images, in a folder or anywhere but where masks lie."""
+    """The files that are called like images, in a folder or anywhere but where masks
+    lie.
+    """
     images = [path for path in files if is_image_name(path)]
     if folder is not None:
         return [path for path in images if lies_in(path, folder)]

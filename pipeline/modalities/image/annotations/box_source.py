@@ -22,7 +22,10 @@ from pipeline.modalities.image.annotations.described_source import (
     folders_of,
     refuse_file,
 )
-from pipeline.modalities.image.annotations.faults import AnnotationError, read_annotation
+from pipeline.modalities.image.annotations.faults import (
+    AnnotationError,
+    read_annotation,
+)
 from pipeline.modalities.image.annotations.pairing import pair
 from pipeline.modalities.image.annotations.settings import AnnotationConfig, BoxFormat
 from pipeline.modalities.image.annotations.voc import find_voc
@@ -72,7 +75,9 @@ def describe_boxes(source: Path) -> DescribedSource:
     return DescribedSource({"annotations": settings}, notes)
 
 
-def _find_reading(source: Path, files: Sequence[str], images: Sequence[str]) -> _Reading:
+def _find_reading(
+    source: Path, files: Sequence[str], images: Sequence[str]
+) -> _Reading:
     """The one format that fits."""
     finders: dict[BoxFormat, Callable[[], list[str]]] = {
         "voc": lambda: _voc_sources(source, files, images),
@@ -95,16 +100,28 @@ def _find_reading(source: Path, files: Sequence[str], images: Sequence[str]) -> 
     return readings[0]
 
 
-def _voc_sources(source: Path, files: Sequence[str], images: Sequence[str]) -> list[str]:
+def _voc_sources(
+    source: Path, files: Sequence[str], images: Sequence[str]
+) -> list[str]:
     pairs = pair(images, find_voc(files))
     sources = sorted(pairs.of_image.values())
-    return sources if any(_holds(source, path, b"<annotation") for path in evenly(sources, PEEKED)) else []
+    return (
+        sources
+        if any(_holds(source, path, b"<annotation") for path in evenly(sources, PEEKED))
+        else []
+    )
 
 
-def _yolo_sources(source: Path, files: Sequence[str], images: Sequence[str]) -> list[str]:
+def _yolo_sources(
+    source: Path, files: Sequence[str], images: Sequence[str]
+) -> list[str]:
     pairs = pair(images, find_yolo(files, images))
     sources = sorted(pairs.of_image.values())
-    return sources if any(_begins_with_numbers(source, path) for path in evenly(sources, PEEKED)) else []
+    return (
+        sources
+        if any(_begins_with_numbers(source, path) for path in evenly(sources, PEEKED))
+        else []
+    )
 
 
 def _holds(source: Path, path: str, text: bytes) -> bool:
@@ -128,7 +145,9 @@ def _begins_with_numbers(source: Path, path: str) -> bool:
 
 
 def _no_reading(source: Path, files: Sequence[str], images: Sequence[str]) -> DataError:
-    counts = Counter(path.rpartition(".")[2].lower() for path in files if not is_image_name(path))
+    counts = Counter(
+        path.rpartition(".")[2].lower() for path in files if not is_image_name(path)
+    )
     others = ", ".join(f"{count} .{ending}" for ending, count in counts.most_common(5))
     return DataError(
         f"folder {source}",
@@ -156,16 +175,24 @@ def _counts_from_zero(annotations: Sequence[BoxAnnotation]) -> bool:
 
 
 def _describe_objects(
-    annotations: Sequence[BoxAnnotation], faults: Sequence[ExampleFault], settings: dict[str, Any]
+    annotations: Sequence[BoxAnnotation],
+    faults: Sequence[ExampleFault],
+    settings: dict[str, Any],
 ) -> list[str]:
     objects = Counter(one.label for one in all_objects(annotations))
-    notes = [describe_counts(dict(sorted(objects.items())), "classes, with their objects")]
+    notes = [
+        describe_counts(dict(sorted(objects.items())), "classes, with their objects")
+    ]
     empty = sum(not annotation.objects for annotation in annotations)
     if empty:
         notes.append(f"images without an object: {empty}")
     if faults:
         first = faults[0]
-        notes.append(f"cannot be used: {len(faults)}, the first {first.path}: {first.found}")
+        notes.append(
+            f"cannot be used: {len(faults)}, the first {first.path}: {first.found}"
+        )
     if settings.get("first_pixel") == 0:
-        notes.append("pixels are counted from 0: a corner is 0, which Pascal VOC does not have")
+        notes.append(
+            "pixels are counted from 0: a corner is 0, which Pascal VOC does not have"
+        )
     return notes

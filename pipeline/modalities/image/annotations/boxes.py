@@ -1,4 +1,6 @@
-"""Boxes: as an annotation writes them, held against their picture, and as the manifest keeps them."""
+"""Boxes: as an annotation writes them, held against their picture, and as the manifest
+keeps them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from typing import Any, NamedTuple
 from pipeline.examples import ExampleFault
 from pipeline.serving.image_pixels import QUARTER_TURNS, TURNS
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom; right and lower edge exclusive
+# left, top, right, bottom; right and lower edge exclusive.
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,8 @@ class AnnotatedObject:
     Args:
         place: where: the annotation's file, `#` and the line or number.
         label: its class.
-        box: in pixels, or in shares of the picture's sides where the annotation says so.
+        box: in pixels, or in shares of the picture's sides where the annotation says
+            so.
         ignored: neither trained on nor counted in evaluation: a crowd, or difficult.
     """
 
@@ -36,9 +40,11 @@ class BoxAnnotation:
     """What is annotated of one image.
 
     Args:
-        source: the annotation's file, below the data folder; "" where an image without one shows no object.
+        source: the annotation's file, below the data folder; "" where an image without
+            one shows no object.
         objects: in their order.
-        size: width and height of the picture in pixels, as the annotation gives them; None where it does not.
+        size: width and height of the picture in pixels, as the annotation gives them;
+            None where it does not.
         in_shares: whether boxes are shares of the sides instead of pixels.
         name: of the image, as the annotation gives it; "" where it does not.
     """
@@ -61,7 +67,8 @@ class Picture(NamedTuple):
 
     Args:
         width, height: in pixels, upright.
-        orientation: by which its EXIF data turned it, 1 to 8 as EXIF numbers them; 1: not turned.
+        orientation: by which its EXIF data turned it, 1 to 8 as EXIF numbers them; 1:
+            not turned.
     """
 
     width: int
@@ -92,7 +99,8 @@ class CheckedBoxes:
     Args:
         objects: those that stay, in pixels of the picture.
         faults: what was left out, or is ignored, and why.
-        turned: whether the boxes were written for the picture as it is stored, and were turned with it.
+        turned: whether the boxes were written for the picture as it is stored, and were
+            turned with it.
     """
 
     objects: tuple[AnnotatedObject, ...]
@@ -108,14 +116,18 @@ class _Refused(Exception):
         self.reason = (code, found, expected, hint)
 
 
-def check_boxes(annotation: BoxAnnotation, path: str, picture: Picture, rules: BoxRules) -> CheckedBoxes | ExampleFault:
+def check_boxes(
+    annotation: BoxAnnotation, path: str, picture: Picture, rules: BoxRules
+) -> CheckedBoxes | ExampleFault:
     """Holds the boxes of one image against its picture.
 
-    A box that marks nothing (no area, a repetition, outside the picture) is left out alone. Where an object is there
-    but nobody knows at what place (another picture size, no numbers) the image is the fault: learning that nothing is
-    there would be wrong.
+    A box that marks nothing (no area, a repetition, outside the picture) is left out
+    alone. Where an object is there but nobody knows at what place (another picture
+    size, no numbers) the image is the fault: learning that nothing is there would be
+    wrong.
 
-    Boxes written for the picture as it is stored, which the stated size proves, are turned as its EXIF data turn it.
+    Boxes written for the picture as it is stored, which the stated size proves, are
+    turned as its EXIF data turn it.
 
     Args:
         path: of the image.
@@ -124,7 +136,10 @@ def check_boxes(annotation: BoxAnnotation, path: str, picture: Picture, rules: B
     try:
         if not is_stored:
             _check_size(annotation, picture)
-        objects = [_to_pixels(one, annotation, picture, is_stored=is_stored) for one in annotation.objects]
+        objects = [
+            _to_pixels(one, annotation, picture, is_stored=is_stored)
+            for one in annotation.objects
+        ]
     except _Refused as fault:
         return ExampleFault(path, *fault.reason)
     kept: dict[tuple[str, Box], AnnotatedObject] = {}
@@ -142,15 +157,24 @@ def check_boxes(annotation: BoxAnnotation, path: str, picture: Picture, rules: B
 
 
 def is_for_stored(annotation: BoxAnnotation, picture: Picture) -> bool:
-    """Whether the annotation's size proves that its boxes are for the picture before its EXIF data turn it."""
+    """Whether the annotation's size proves that its boxes are for the picture before
+    its EXIF data turn it.
+    """
     upright = (picture.width, picture.height)
     is_quarter = picture.orientation in QUARTER_TURNS
-    return is_quarter and annotation.size != upright and annotation.size == upright[::-1]
+    return (
+        is_quarter and annotation.size != upright and annotation.size == upright[::-1]
+    )
 
 
 def is_turn_unclear(annotation: BoxAnnotation, picture: Picture) -> bool:
-    """Whether a size is stated that the picture has both as it is stored and upright: it tells nothing of the turn."""
-    if picture.orientation not in TURNS or annotation.size != (picture.width, picture.height):
+    """Whether a size is stated that the picture has both as it is stored and upright:
+    it tells nothing of the turn.
+    """
+    if picture.orientation not in TURNS or annotation.size != (
+        picture.width,
+        picture.height,
+    ):
         return False
     return picture.orientation not in QUARTER_TURNS or picture.width == picture.height
 
@@ -161,16 +185,34 @@ def _check_size(annotation: BoxAnnotation, picture: Picture) -> None:
         return
     found = f"{annotation.source} says {size[0]} × {size[1]} pixels"
     expected = f"{picture.width} × {picture.height}, as the picture has"
-    raise _Refused("annotation-size", found, expected, "annotate the picture as it is, or bring back the one annotated")
+    raise _Refused(
+        "annotation-size",
+        found,
+        expected,
+        "annotate the picture as it is, or bring back the one annotated",
+    )
 
 
 def _to_pixels(
-    one: AnnotatedObject, annotation: BoxAnnotation, picture: Picture, *, is_stored: bool
+    one: AnnotatedObject,
+    annotation: BoxAnnotation,
+    picture: Picture,
+    *,
+    is_stored: bool,
 ) -> AnnotatedObject:
     """The object in pixels of the upright picture."""
     if not all(math.isfinite(edge) for edge in one.box):
-        raise _Refused("bad-box", f"{one.place}: {_written(one.box)}", "four finite numbers", "correct the box")
-    width, height = (picture.height, picture.width) if is_stored else (picture.width, picture.height)
+        raise _Refused(
+            "bad-box",
+            f"{one.place}: {_written(one.box)}",
+            "four finite numbers",
+            "correct the box",
+        )
+    width, height = (
+        (picture.height, picture.width)
+        if is_stored
+        else (picture.width, picture.height)
+    )
     box = one.box
     if annotation.in_shares:
         left, top, right, bottom = box
@@ -181,7 +223,8 @@ def _to_pixels(
 
 
 def turn_box(box: Box, width: int, height: int, orientation: int) -> Box:
-    """A box of a picture as it is stored, where its EXIF data turn the picture by a quarter.
+    """A box of a picture as it is stored, where its EXIF data turn the picture by a
+    quarter.
 
     Args:
         width, height: of the stored picture, in pixels.
@@ -200,22 +243,52 @@ def turn_box(box: Box, width: int, height: int, orientation: int) -> Box:
 def _check_object(
     one: AnnotatedObject, picture: Picture, rules: BoxRules, faults: list[ExampleFault]
 ) -> AnnotatedObject | None:
-    """The object, cut at the picture's edge; None where it is left out, and why in `faults`."""
+    """The object, cut at the picture's edge; None where it is left out, and why in
+    `faults`.
+    """
     left, top, right, bottom = one.box
     if right < left or bottom < top:
-        faults.append(_fault(one, "inverted", "left < right, top < bottom", "correct the box, or remove it"))
+        faults.append(
+            _fault(
+                one,
+                "inverted",
+                "left < right, top < bottom",
+                "correct the box, or remove it",
+            )
+        )
         return None
     if right == left or bottom == top:
-        faults.append(_fault(one, "zero-area", "a box with an area", "draw the box again, or remove it"))
+        faults.append(
+            _fault(
+                one,
+                "zero-area",
+                "a box with an area",
+                "draw the box again, or remove it",
+            )
+        )
         return None
     width, height = float(picture.width), float(picture.height)
-    cut = (min(max(left, 0.0), width), min(max(top, 0.0), height), max(min(right, width), 0.0), min(bottom, height))
+    cut = (
+        min(max(left, 0.0), width),
+        min(max(top, 0.0), height),
+        max(min(right, width), 0.0),
+        min(bottom, height),
+    )
     visible = _area(cut) / _area(one.box)
     if visible <= 0 or visible < rules.min_visible:
         expected = f"at least {rules.min_visible:.0%} of it within {picture.width} × {picture.height}"
-        faults.append(_fault(one, "outside", expected, "correct the box, or lower task.annotations.min_visible"))
+        faults.append(
+            _fault(
+                one,
+                "outside",
+                expected,
+                "correct the box, or lower task.annotations.min_visible",
+            )
+        )
         return None
-    return _ignore_tiny(AnnotatedObject(one.place, one.label, cut, one.ignored), picture, rules, faults)
+    return _ignore_tiny(
+        AnnotatedObject(one.place, one.label, cut, one.ignored), picture, rules, faults
+    )
 
 
 def _ignore_tiny(
@@ -228,17 +301,33 @@ def _ignore_tiny(
     side = rules.input_side * min((right - left) / across, (bottom - top) / down)
     if one.ignored or side >= rules.min_side:
         return one
-    expected = f"at least {rules.min_side:g} pixels in the network's input, and has {side:.2g}"
-    faults.append(_fault(one, "tiny", expected, "ignored; raise task.input.size, or lower task.annotations.min_side"))
+    expected = (
+        f"at least {rules.min_side:g} pixels in the network's input, and has {side:.2g}"
+    )
+    faults.append(
+        _fault(
+            one,
+            "tiny",
+            expected,
+            "ignored; raise task.input.size, or lower task.annotations.min_side",
+        )
+    )
     return AnnotatedObject(one.place, one.label, one.box, ignored=True)
 
 
 def _fault(one: AnnotatedObject, code: str, expected: str, hint: str) -> ExampleFault:
-    return ExampleFault(one.place, code, f"{one.label} {_written(one.box)}", expected, hint)
+    return ExampleFault(
+        one.place, code, f"{one.label} {_written(one.box)}", expected, hint
+    )
 
 
 def _repetition(one: AnnotatedObject, first: AnnotatedObject) -> ExampleFault:
-    return _fault(one, "duplicate-object", f"each object once, and {first.place} is the same", "remove one of the two")
+    return _fault(
+        one,
+        "duplicate-object",
+        f"each object once, and {first.place} is the same",
+        "remove one of the two",
+    )
 
 
 def _area(box: Box) -> float:
@@ -258,12 +347,16 @@ def rounded(box: Box) -> Box:
 def write_target(objects: Iterable[AnnotatedObject]) -> str:
     """The objects of one image as the manifest's target: canonical JSON, sorted.
 
-    `{"boxes":[{"box":[left,top,right,bottom],"label":"…"}, …]}`, `"ignored":true` where it is so; pixels of the upright
-    picture, from 0, to two decimals.
+    `{"boxes":[{"box":[left,top,right,bottom],"label":"…"}, …]}`, `"ignored":true` where
+    it is so; pixels of the upright picture, from 0, to two decimals.
     """
-    ordered = sorted(objects, key=lambda one: (rounded(one.box), one.label, one.ignored))
+    ordered = sorted(
+        objects, key=lambda one: (rounded(one.box), one.label, one.ignored)
+    )
     boxes = [_plain(one) for one in ordered]
-    return json.dumps({"boxes": boxes}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(
+        {"boxes": boxes}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    )
 
 
 def _plain(one: AnnotatedObject) -> dict[str, Any]:

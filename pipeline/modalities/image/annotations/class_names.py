@@ -9,11 +9,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import DataError
-from pipeline.modalities.image.annotations.faults import AnnotationError, read_annotation
+from pipeline.modalities.image.annotations.faults import (
+    AnnotationError,
+    read_annotation,
+)
 
-NAME_LISTS = ("classes.txt", "class_names.txt", "labels.txt", "label_names.txt", "names.txt")
-IGNORED_NAMES = frozenset({"ignore", "ignored", "__ignore__", "_ignore_", "void", "border", "unlabeled", "unlabelled"})
-TABLE_WORDS = ("class", "label", "colo")  # one of them is in the name of a table of classes
+NAME_LISTS = (
+    "classes.txt",
+    "class_names.txt",
+    "labels.txt",
+    "label_names.txt",
+    "names.txt",
+)
+IGNORED_NAMES = frozenset(
+    {
+        "ignore",
+        "ignored",
+        "__ignore__",
+        "_ignore_",
+        "void",
+        "border",
+        "unlabeled",
+        "unlabelled",
+    }
+)
+# One of them is in the name of a table of classes.
+TABLE_WORDS = ("class", "label", "colo")
 COLOUR_COLUMNS = (("r", "g", "b"), ("red", "green", "blue"))
 
 
@@ -33,7 +54,8 @@ class NamedValues:
 
 
 def find_named_values(root: Path, files: Iterable[str]) -> NamedValues | None:
-    """What a list of names, a table of colours (class_dict.csv, labelmap.txt) or of values says; None without one.
+    """What a list of names, a table of colours (class_dict.csv, labelmap.txt) or of
+    values says; None without one.
 
     Raises:
         DataError: several files say different things, or one cannot be read.
@@ -52,9 +74,9 @@ def find_named_values(root: Path, files: Iterable[str]) -> NamedValues | None:
 
 def _merge(root: Path, known: NamedValues, other: NamedValues) -> NamedValues:
     """Both together: one may name the numbers, another the colours."""
-    contradicts = (known.numbers and other.numbers and known.numbers != other.numbers) or (
-        known.colours and other.colours and known.colours != other.colours
-    )
+    contradicts = (
+        known.numbers and other.numbers and known.numbers != other.numbers
+    ) or (known.colours and other.colours and known.colours != other.colours)
     if contradicts:
         raise DataError(
             f"folder {root}",
@@ -63,7 +85,9 @@ def _merge(root: Path, known: NamedValues, other: NamedValues) -> NamedValues:
             hint="move the wrong one away",
         )
     path = f"{known.path}, {other.path}" if known.path else other.path
-    return NamedValues(path, known.numbers or other.numbers, known.colours or other.colours)
+    return NamedValues(
+        path, known.numbers or other.numbers, known.colours or other.colours
+    )
 
 
 def _reader_of(path: str) -> Callable[[str, str], NamedValues | None] | None:
@@ -80,13 +104,19 @@ def _text(root: Path, path: str) -> str:
     try:
         return read_annotation(root, path).decode("utf-8-sig")
     except AnnotationError as fault:
-        raise DataError(path, found=fault.found, expected=fault.expected, hint=fault.hint) from fault
+        raise DataError(
+            path, found=fault.found, expected=fault.expected, hint=fault.hint
+        ) from fault
     except UnicodeDecodeError as fault:
-        raise DataError(path, found=str(fault), expected="names in UTF-8", hint="save it in UTF-8") from fault
+        raise DataError(
+            path, found=str(fault), expected="names in UTF-8", hint="save it in UTF-8"
+        ) from fault
 
 
 def _read_names(path: str, text: str) -> NamedValues:
-    """A name a line, that of value 0 first; `__ignore__`, which labelme writes first, has no number."""
+    """A name a line, that of value 0 first; `__ignore__`, which labelme writes first,
+    has no number.
+    """
     names = [line.strip() for line in text.splitlines() if line.strip()]
     if names and names[0] == "__ignore__":
         names = names[1:]
@@ -106,7 +136,9 @@ def _read_labelmap(path: str, text: str) -> NamedValues:
 
 
 def _read_table(path: str, text: str) -> NamedValues | None:
-    """A CSV with name, r, g, b (CamVid), or with a pixel value and a class (Roboflow); None for others."""
+    """A CSV with name, r, g, b (CamVid), or with a pixel value and a class (Roboflow);
+    None for others.
+    """
     try:
         rows = list(csv.reader(text.splitlines()))
     except csv.Error:
@@ -118,10 +150,16 @@ def _read_table(path: str, text: str) -> NamedValues | None:
     if name_at is None:
         return None
     complete = [row for row in rows[1:] if len(row) == len(header)]
-    return NamedValues(path, _table_numbers(header, complete, name_at), _table_colours(header, complete, name_at))
+    return NamedValues(
+        path,
+        _table_numbers(header, complete, name_at),
+        _table_colours(header, complete, name_at),
+    )
 
 
-def _table_numbers(header: list[str], rows: Iterable[list[str]], name_at: int) -> dict[int, str]:
+def _table_numbers(
+    header: list[str], rows: Iterable[list[str]], name_at: int
+) -> dict[int, str]:
     value_at = _column(header, ("pixel value", "value", "pixel"))
     numbers: dict[int, str] = {}
     for row in rows:
@@ -130,8 +168,12 @@ def _table_numbers(header: list[str], rows: Iterable[list[str]], name_at: int) -
     return numbers
 
 
-def _table_colours(header: list[str], rows: Iterable[list[str]], name_at: int) -> dict[str, str]:
-    columns = next((columns for columns in COLOUR_COLUMNS if set(columns) <= set(header)), ())
+def _table_colours(
+    header: list[str], rows: Iterable[list[str]], name_at: int
+) -> dict[str, str]:
+    columns = next(
+        (columns for columns in COLOUR_COLUMNS if set(columns) <= set(header)), ()
+    )
     places = [header.index(column) for column in columns]
     colours: dict[str, str] = {}
     for row in rows:

@@ -1,7 +1,7 @@
 """COCO: a JSON file for each split, with all its images, categories and annotations.
 
-The format is that of Lin et al., "Microsoft COCO: Common Objects in Context" (2014), as cocodataset.org describes it:
-boxes are left, top, width and height in pixels, from 0.
+The format is that of Lin et al., "Microsoft COCO: Common Objects in Context" (2014), as
+cocodataset.org describes it: boxes are left, top, width and height in pixels, from 0.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ from pipeline.modalities.image.annotations.annotated_images import (
     ambiguous,
     no_image,
 )
-from pipeline.modalities.image.annotations.boxes import AnnotatedObject, Box, BoxAnnotation, polygon_box
+from pipeline.modalities.image.annotations.boxes import (
+    AnnotatedObject,
+    Box,
+    BoxAnnotation,
+    polygon_box,
+)
 from pipeline.modalities.image.annotations.faults import (
     MOST_BYTES_OF_ALL,
     AnnotationError,
@@ -43,7 +48,8 @@ from pipeline.modalities.image.annotations.pairing import ImageNames
 from pipeline.modalities.image.annotations.settings import AnnotationConfig
 
 KEYS = ("images", "annotations", "categories")
-BOXES = "instances"  # what COCO's own files with boxes are called, beside captions, keypoints and others
+# What COCO's own files with boxes are called, beside captions, keypoints and others.
+BOXES = "instances"
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,9 @@ def read_coco_folder(
     Raises:
         DataError: a JSON file cannot be read, or names a category twice.
     """
-    sources = [read_coco(root, path) for path in settings.files or find_coco(root, files)]
+    sources = [
+        read_coco(root, path) for path in settings.files or find_coco(root, files)
+    ]
     fallback = find_splits(root, files, images, MAIN)
     collected = _Collected(ImageNames(images))
     for source in sources:
@@ -85,27 +93,35 @@ def read_coco_folder(
     result = collected.result
     split_of_image = {**fallback.of_image, **collected.split_of_image}
     has_own = bool(collected.split_of_image)
-    result.splits = GivenSplits(split_of_image, fallback.lists, () if has_own else fallback.findings)
+    result.splits = GivenSplits(
+        split_of_image, fallback.lists, () if has_own else fallback.findings
+    )
     known = {*result.of_image, *collected.refused}
     add_unannotated(result, [image for image in images if image not in known], settings)
     return result
 
 
 def find_coco(root: Path, files: Iterable[str]) -> list[str]:
-    """The JSON files that hold boxes; where some in a folder are called instances, those alone."""
+    """The JSON files that hold boxes; where some in a folder are called instances,
+    those alone.
+    """
     by_folder: dict[str, list[str]] = defaultdict(list)
     for path in files:
         if path.lower().endswith(".json") and _has_keys(root, path):
             by_folder[path.rpartition("/")[0]].append(path)
     chosen: list[str] = []
     for paths in by_folder.values():
-        boxes = [path for path in paths if path.rpartition("/")[2].lower().startswith(BOXES)]
+        boxes = [
+            path for path in paths if path.rpartition("/")[2].lower().startswith(BOXES)
+        ]
         chosen += boxes or paths
     return sorted(chosen)
 
 
 def _has_keys(root: Path, path: str) -> bool:
-    """Whether a file mentions the keys of the format: cheaper than to parse files that are for something else."""
+    """Whether a file mentions the keys of the format: cheaper than to parse files that
+    are for something else.
+    """
     try:
         content = read_annotation(root, path, MOST_BYTES_OF_ALL)
     except AnnotationError:
@@ -123,16 +139,28 @@ def read_coco(root: Path, path: str) -> CocoFile | None:
     if not isinstance(values, dict):
         return None
     images, annotations, categories = (values.get(key) for key in KEYS)
-    if not (isinstance(images, list) and isinstance(annotations, list) and isinstance(categories, list)):
+    if not (
+        isinstance(images, list)
+        and isinstance(annotations, list)
+        and isinstance(categories, list)
+    ):
         return None
-    return CocoFile(path, images, annotations, _read_categories(path, categories), split_of_source(path))
+    return CocoFile(
+        path,
+        images,
+        annotations,
+        _read_categories(path, categories),
+        split_of_source(path),
+    )
 
 
 def _load(root: Path, path: str) -> Any:
     try:
         return json.loads(read_annotation(root, path, MOST_BYTES_OF_ALL))
     except AnnotationError as fault:
-        raise DataError(path, found=fault.found, expected=fault.expected, hint=fault.hint) from fault
+        raise DataError(
+            path, found=fault.found, expected=fault.expected, hint=fault.hint
+        ) from fault
     except (ValueError, RecursionError) as fault:
         raise DataError(
             path,
@@ -148,10 +176,17 @@ def _read_categories(path: str, categories: Sequence[Any]) -> dict[Any, str]:
     for number, category in enumerate(categories):
         identity = _key(category.get("id")) if isinstance(category, dict) else None
         name = category.get("name") if isinstance(category, dict) else None
-        if identity is None or not isinstance(name, str) or not name.strip() or not is_writable(name):
+        if (
+            identity is None
+            or not isinstance(name, str)
+            or not name.strip()
+            or not is_writable(name)
+        ):
             wrong.append(f"categories[{number}]: no id or no name")
         elif names.setdefault(identity, name.strip()) != name.strip():
-            wrong.append(f"categories[{number}]: id {identity} is {names[identity]} and {name}")
+            wrong.append(
+                f"categories[{number}]: id {identity} is {names[identity]} and {name}"
+            )
     if wrong:
         raise DataError(
             path,
@@ -164,7 +199,9 @@ def _read_categories(path: str, categories: Sequence[Any]) -> dict[Any, str]:
 
 
 def split_of_source(path: str) -> Split | None:
-    """The split that a JSON file is for: by a word of its name (instances_train2017.json), else by its folder's."""
+    """The split that a JSON file is for: by a word of its name
+    (instances_train2017.json), else by its folder's.
+    """
     stem = path.rpartition("/")[2].rpartition(".")[0]
     for word in re.split(r"[^a-z]+", stem.casefold()):
         split = split_of_name(word)
@@ -194,16 +231,24 @@ class _Collected:
         """Adds the images of one file, each with its objects."""
         objects_of: dict[Any, list[tuple[int, Any]]] = defaultdict(list)
         for number, annotation in enumerate(source.annotations):
-            identity = _key(annotation.get("image_id")) if isinstance(annotation, dict) else None
+            identity = (
+                _key(annotation.get("image_id"))
+                if isinstance(annotation, dict)
+                else None
+            )
             objects_of[identity].append((number, annotation))
         entries = self._entries(source)
         for identity, entry in entries.items():
             self._add_image(source, identity, entry, objects_of.pop(identity, []))
         for left in objects_of.values():
-            self.result.object_faults += [_dangling(source, number, annotation) for number, annotation in left]
+            self.result.object_faults += [
+                _dangling(source, number, annotation) for number, annotation in left
+            ]
 
     def _entries(self, source: CocoFile) -> dict[Any, dict[str, Any]]:
-        """The images of a file by id; those that share one with another image are faults."""
+        """The images of a file by id; those that share one with another image are
+        faults.
+        """
         entries: dict[Any, dict[str, Any]] = {}
         repeated: dict[Any, list[str]] = defaultdict(list)
         for number, entry in enumerate(source.images):
@@ -214,24 +259,40 @@ class _Collected:
             elif entries.setdefault(identity, entry)["file_name"] != name:
                 repeated[identity].append(name)
         for identity, names in repeated.items():
-            self._refuse_repeated(source, identity, [entries[identity]["file_name"], *names])
+            self._refuse_repeated(
+                source, identity, [entries[identity]["file_name"], *names]
+            )
         return entries
 
-    def _refuse_repeated(self, source: CocoFile, identity: Any, names: Sequence[str]) -> None:
+    def _refuse_repeated(
+        self, source: CocoFile, identity: Any, names: Sequence[str]
+    ) -> None:
         """All images of one id: nobody knows whose objects those of the id are."""
         for name in names:
             for path in self.names.find(name, source.path.rpartition("/")[0]):
                 found = f"{source.path}: id {identity} of {' and '.join(names)}"
-                self._refuse(path, "duplicate-image-id", found, "an id for each image", "give each its own")
+                self._refuse(
+                    path,
+                    "duplicate-image-id",
+                    found,
+                    "an id for each image",
+                    "give each its own",
+                )
 
-    def _refuse(self, path: str, code: str, found: str, expected: str, hint: str) -> None:
+    def _refuse(
+        self, path: str, code: str, found: str, expected: str, hint: str
+    ) -> None:
         self.result.of_image.pop(path, None)
         if path not in self.refused:
             self.refused.add(path)
             self.result.faults.append(ExampleFault(path, code, found, expected, hint))
 
     def _add_image(
-        self, source: CocoFile, identity: Any, entry: dict[str, Any], annotations: Sequence[tuple[int, Any]]
+        self,
+        source: CocoFile,
+        identity: Any,
+        entry: dict[str, Any],
+        annotations: Sequence[tuple[int, Any]],
     ) -> None:
         place = f"{source.path}#image_id={shown(identity)}"
         paths = self.names.find(entry["file_name"], source.path.rpartition("/")[0])
@@ -240,57 +301,96 @@ class _Collected:
             return
         if len(paths) > 1:
             others = ", ".join(paths)
-            self.result.faults.append(ambiguous(place, f"{entry['file_name']} may be {others}"))
+            self.result.faults.append(
+                ambiguous(place, f"{entry['file_name']} may be {others}")
+            )
             self.refused.update(paths)
             return
         path = paths[0]
         before = self.place_of.setdefault(path, place)
         if before != place:
             self._refuse(
-                path, "listed-twice", f"{before} and {place}", "one entry for one image", "remove one of the two"
+                path,
+                "listed-twice",
+                f"{before} and {place}",
+                "one entry for one image",
+                "remove one of the two",
             )
         if path not in self.refused:
             self._annotate(path, source, entry, annotations)
 
     def _annotate(
-        self, path: str, source: CocoFile, entry: dict[str, Any], annotations: Sequence[tuple[int, Any]]
+        self,
+        path: str,
+        source: CocoFile,
+        entry: dict[str, Any],
+        annotations: Sequence[tuple[int, Any]],
     ) -> None:
         if source.split is not None:
             self.split_of_image[path] = source.split
         try:
-            objects = tuple(_read_object(source, number, annotation) for number, annotation in annotations)
+            objects = tuple(
+                _read_object(source, number, annotation)
+                for number, annotation in annotations
+            )
         except AnnotationError as fault:
             self._refuse(path, fault.code, fault.found, fault.expected, fault.hint)
             return
-        self.result.of_image[path] = BoxAnnotation(source.path, objects, _read_size(entry))
+        self.result.of_image[path] = BoxAnnotation(
+            source.path, objects, _read_size(entry)
+        )
 
 
 def _bad_entry(place: str) -> ExampleFault:
-    return ExampleFault(place, "bad-image-entry", "an image without id or file_name", "both", "correct or remove it")
+    return ExampleFault(
+        place,
+        "bad-image-entry",
+        "an image without id or file_name",
+        "both",
+        "correct or remove it",
+    )
 
 
 def _place(source: CocoFile, number: int, annotation: Any) -> str:
     identity = annotation.get("id") if isinstance(annotation, dict) else None
-    return f"{source.path}#annotations[{number}]" if identity is None else f"{source.path}#id={shown(identity)}"
+    return (
+        f"{source.path}#annotations[{number}]"
+        if identity is None
+        else f"{source.path}#id={shown(identity)}"
+    )
 
 
 def _dangling(source: CocoFile, number: int, annotation: Any) -> ExampleFault:
     identity = annotation.get("image_id") if isinstance(annotation, dict) else None
     place = _place(source, number, annotation)
     found = f"image_id {shown(identity)}"
-    return ExampleFault(place, "dangling-image-id", found, "the id of an image", "correct or remove it")
+    return ExampleFault(
+        place, "dangling-image-id", found, "the id of an image", "correct or remove it"
+    )
 
 
-def _read_object(source: CocoFile, number: int, annotation: dict[str, Any]) -> AnnotatedObject:
+def _read_object(
+    source: CocoFile, number: int, annotation: dict[str, Any]
+) -> AnnotatedObject:
     place = _place(source, number, annotation)
     category = _key(annotation.get("category_id"))
     label = source.categories.get(category)
     if label is None:
-        known = ", ".join(f"{identity} ({name})" for identity, name in list(source.categories.items())[:10])
+        known = ", ".join(
+            f"{identity} ({name})"
+            for identity, name in list(source.categories.items())[:10]
+        )
         found = f"{place}: category_id {shown(annotation.get('category_id'))}"
-        raise AnnotationError("unknown-category", found, f"one of {known}", "correct it, or add the category")
+        raise AnnotationError(
+            "unknown-category",
+            found,
+            f"one of {known}",
+            "correct it, or add the category",
+        )
     is_crowd = annotation.get("iscrowd") in (1, True)
-    return AnnotatedObject(place, label, _read_box(place, label, annotation), ignored=is_crowd)
+    return AnnotatedObject(
+        place, label, _read_box(place, label, annotation), ignored=is_crowd
+    )
 
 
 def _read_box(place: str, label: str, annotation: Mapping[str, Any]) -> Box:
@@ -302,11 +402,18 @@ def _read_box(place: str, label: str, annotation: Mapping[str, Any]) -> Box:
     if annotation.get("bbox") in (None, []) and points:
         return polygon_box(points)
     found = f"{place}: {label}, bbox {shown(annotation.get('bbox'))}"
-    raise AnnotationError("bad-box", found, "left, top, width and height, as finite numbers", "correct the box")
+    raise AnnotationError(
+        "bad-box",
+        found,
+        "left, top, width and height, as finite numbers",
+        "correct the box",
+    )
 
 
 def _polygon_points(segmentation: Any) -> list[float]:
-    """All corners of an object's polygons, x, y, x, y, …; none where there is no polygon."""
+    """All corners of an object's polygons, x, y, x, y, …; none where there is no
+    polygon.
+    """
     points: list[float] = []
     for polygon in segmentation if isinstance(segmentation, list) else []:
         numbers = _numbers(polygon) or []

@@ -51,7 +51,9 @@ def describe_splits(splits: GivenSplits, images: Collection[str]) -> str:
     if not counts:
         return "splits: none given; Thaw assigns train, val and test"
     told = ", ".join(f"{name} {counts[name]}" for name in SPLITS if counts[name])
-    origin = ", ".join(splits.lists) if splits.lists else "the names of folders and files"
+    origin = (
+        ", ".join(splits.lists) if splits.lists else "the names of folders and files"
+    )
     left = len(images) - counts.total()
     rest = f"; {pluralize(left, 'image')} in none" if left else ""
     return f"splits: {told}, from {origin}{rest}"
@@ -74,7 +76,9 @@ def describe_counts(counts: Mapping[str, int], what: str) -> str:
 def folders_of(paths: Iterable[str]) -> str:
     """The folders that files lie in, those nearest the top in words."""
     counts = Counter(str(PurePosixPath(path).parent) for path in paths)
-    names = ["the folder itself" if folder == "." else folder for folder in sorted(counts)]
+    names = [
+        "the folder itself" if folder == "." else folder for folder in sorted(counts)
+    ]
     if len(names) > 4:
         return f"{', '.join(names[:3])} and {len(names) - 3} more folders"
     return ", ".join(names)

@@ -1,4 +1,6 @@
-"""What is wrong with an annotation, on its way from where it was read to the example it belongs to."""
+"""What is wrong with an annotation, on its way from where it was read to the example it
+belongs to.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from pipeline.manifest import real_path
 from pipeline.text import printable
 
 MOST_BYTES = 50_000_000  # of the annotation of one image
-MOST_BYTES_OF_ALL = 4_000_000_000  # of one that is for many; a COCO file of a million boxes has about 300 MB
+# Of one that is for many; a COCO file of a million boxes has about 300 MB.
+MOST_BYTES_OF_ALL = 4_000_000_000
 
 
 class AnnotationError(Exception):
@@ -29,7 +32,9 @@ class AnnotationError(Exception):
 
 
 def is_writable(text: str) -> bool:
-    """Whether a text can be written as UTF-8: JSON and YAML can hold halves of characters, which cannot."""
+    """Whether a text can be written as UTF-8: JSON and YAML can hold halves of
+    characters, which cannot.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -38,7 +43,9 @@ def is_writable(text: str) -> bool:
 
 
 def shown(value: object, most: int = 60) -> str:
-    """A value of someone's file, as a message shows it: on one line, and not all of a long one."""
+    """A value of someone's file, as a message shows it: on one line, and not all of a
+    long one.
+    """
     text = printable(str(value))
     return text if len(text) <= most else f"{text[:most]}…"
 
@@ -52,7 +59,8 @@ def read_annotation(root: Path, path: str, most: int = MOST_BYTES) -> bytes:
         most: bytes that it may have.
 
     Raises:
-        AnnotationError: it leads out of the data folder, is too large or cannot be read.
+        AnnotationError: it leads out of the data folder, is too large or cannot be
+            read.
     """
     reason = outside(root, path)
     if reason:
@@ -61,11 +69,18 @@ def read_annotation(root: Path, path: str, most: int = MOST_BYTES) -> bytes:
     file = real_path(root, path)
     try:
         if not file.is_file():
-            raise AnnotationError("not-a-file", f"{path}: a folder, pipe or device", "a file", "replace it")
+            raise AnnotationError(
+                "not-a-file",
+                f"{path}: a folder, pipe or device",
+                "a file",
+                "replace it",
+            )
         if file.stat().st_size > most:
             found = f"{path}: {file.stat().st_size} bytes"
             raise AnnotationError("too-large", found, f"at most {most}", "replace it")
         return file.read_bytes()
     except (OSError, ValueError) as fault:
         found = f"{path}: {' '.join(str(fault).split())}"
-        raise AnnotationError("unreadable", found, "a readable file", "check its permissions and disk") from fault
+        raise AnnotationError(
+            "unreadable", found, "a readable file", "check its permissions and disk"
+        ) from fault

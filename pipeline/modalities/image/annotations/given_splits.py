@@ -1,4 +1,6 @@
-"""The splits that came with annotated images: lists of names, such as ImageSets, or folders called train and test."""
+"""The splits that came with annotated images: lists of names, such as ImageSets, or
+folders called train and test.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,11 @@ from pathlib import Path, PurePosixPath
 from pipeline.data.layout import TABLE_SPLIT_NAMES
 from pipeline.errors import DataError
 from pipeline.manifest import Split
-from pipeline.modalities.image.annotations.faults import AnnotationError, read_annotation, shown
+from pipeline.modalities.image.annotations.faults import (
+    AnnotationError,
+    read_annotation,
+    shown,
+)
 from pipeline.modalities.image.annotations.pairing import ImageNames, strip_role
 from pipeline.records import Finding
 
@@ -36,10 +42,13 @@ class GivenSplits:
     findings: tuple[Finding, ...]
 
 
-def find_splits(root: Path, files: Iterable[str], images: Collection[str], preferred: str) -> GivenSplits:
+def find_splits(
+    root: Path, files: Iterable[str], images: Collection[str], preferred: str
+) -> GivenSplits:
     """The split that each image came with.
 
-    Lists of names decide, where there are any; else folders called train, val or test do.
+    Lists of names decide, where there are any; else folders called train, val or test
+    do.
 
     Args:
         files: all files below the data folder.
@@ -55,7 +64,9 @@ def find_splits(root: Path, files: Iterable[str], images: Collection[str], prefe
 
 
 def split_of_folders(path: str) -> Split | None:
-    """The split that one of a path's folders is called after: `train2017`, `images/val`, `test_images`."""
+    """The split that one of a path's folders is called after: `train2017`,
+    `images/val`, `test_images`.
+    """
     for folder in path.split("/")[:-1]:
         split = split_of_name(strip_role(folder))
         if split is not None:
@@ -64,21 +75,28 @@ def split_of_folders(path: str) -> Split | None:
 
 
 def split_of_name(name: str) -> Split | None:
-    """The split that a name stands for, whatever year follows: `train`, `val2017`; None for others."""
+    """The split that a name stands for, whatever year follows: `train`, `val2017`; None
+    for others.
+    """
     return TABLE_SPLIT_NAMES.get(re.sub(r"[ _.-]?\d{4}$", "", name.casefold()))
 
 
 def find_lists(files: Iterable[str], preferred: str) -> dict[str, Split]:
-    """The files that list the images of a split: train.txt, val.txt and the like, all in one place.
+    """The files that list the images of a split: train.txt, val.txt and the like, all
+    in one place.
 
-    Below ImageSets the preferred folder's, else Main's or Segmentation's; without ImageSets, those nearest the top.
+    Below ImageSets the preferred folder's, else Main's or Segmentation's; without
+    ImageSets, those nearest the top.
     """
     by_folder: dict[str, dict[str, Split]] = defaultdict(dict)
     for path in files:
         split = _listed_split(path)
         if split is not None:
             by_folder[path.rpartition("/")[0]][path] = split
-    folders = sorted(by_folder, key=lambda folder: (_rank(folder, preferred), folder.count("/"), folder))
+    folders = sorted(
+        by_folder,
+        key=lambda folder: (_rank(folder, preferred), folder.count("/"), folder),
+    )
     if not folders:
         return {}
     best = (_rank(folders[0], preferred), folders[0].count("/"))
@@ -91,7 +109,9 @@ def find_lists(files: Iterable[str], preferred: str) -> dict[str, Split]:
 
 def _listed_split(path: str) -> Split | None:
     pure = PurePosixPath(path)
-    if pure.suffix.lower() != ".txt" or any(strip_role(folder) == "" for folder in pure.parts[:-1]):
+    if pure.suffix.lower() != ".txt" or any(
+        strip_role(folder) == "" for folder in pure.parts[:-1]
+    ):
         return None
     if pure.stem.casefold() == JOINT:
         return "train"
@@ -107,29 +127,47 @@ def _rank(folder: str, preferred: str) -> int:
 
 
 def _without_joint(lists: dict[str, Split]) -> dict[str, Split]:
-    separate = {path: split for path, split in lists.items() if PurePosixPath(path).stem.casefold() != JOINT}
+    separate = {
+        path: split
+        for path, split in lists.items()
+        if PurePosixPath(path).stem.casefold() != JOINT
+    }
     if {"train", "val"} & set(separate.values()):
         return separate
     return lists
 
 
-def _read_lists(root: Path, lists: Mapping[str, Split], images: Collection[str]) -> GivenSplits:
+def _read_lists(
+    root: Path, lists: Mapping[str, Split], images: Collection[str]
+) -> GivenSplits:
     names = ImageNames(images)
     splits_of: dict[str, set[Split]] = defaultdict(set)
     unknown: list[str] = []
     for path, split in sorted(lists.items()):
         base = path.rpartition("/")[0]
         for line, name in _lines(root, path):
-            # Some lists name the annotation behind the image: "train/1.png trainannot/1.png".
+            # Some lists name the annotation behind the image: "train/1.png
+            # trainannot/1.png".
             found = names.find(name, base) or names.find(name.split()[0], base)
             if len(found) == 1:
                 splits_of[found[0]].add(split)
             else:
-                unknown.append(f"{path}#{line}: {shown(name)}" + (f" ({', '.join(found)})" if found else ""))
+                unknown.append(
+                    f"{path}#{line}: {shown(name)}"
+                    + (f" ({', '.join(found)})" if found else "")
+                )
     of_image = {image: _most_protected(splits) for image, splits in splits_of.items()}
-    several = [f"{image}: {', '.join(sorted(splits))}" for image, splits in splits_of.items() if len(splits) > 1]
+    several = [
+        f"{image}: {', '.join(sorted(splits))}"
+        for image, splits in splits_of.items()
+        if len(splits) > 1
+    ]
     unlisted = [image for image in images if image not in splits_of]
-    findings = (*_unknown_names(unknown), *_in_several(sorted(several)), *_unlisted(sorted(unlisted)))
+    findings = (
+        *_unknown_names(unknown),
+        *_in_several(sorted(several)),
+        *_unlisted(sorted(unlisted)),
+    )
     return GivenSplits(of_image, tuple(sorted(lists)), findings)
 
 
@@ -137,9 +175,13 @@ def _lines(root: Path, path: str) -> list[tuple[int, str]]:
     try:
         content = read_annotation(root, path)
     except AnnotationError as fault:
-        raise DataError(path, found=fault.found, expected=fault.expected, hint=fault.hint) from fault
+        raise DataError(
+            path, found=fault.found, expected=fault.expected, hint=fault.hint
+        ) from fault
     lines = content.decode("utf-8-sig", "surrogateescape").splitlines()
-    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    return [
+        (number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()
+    ]
 
 
 def _most_protected(splits: set[Split]) -> Split:

@@ -8,9 +8,18 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.config import DataConfig
 from pipeline.data.sources import label_findings
-from pipeline.examples import CheckedTargets, ExampleFault, ListedExample, MeasuredExample
+from pipeline.examples import (
+    CheckedTargets,
+    ExampleFault,
+    ListedExample,
+    MeasuredExample,
+)
 from pipeline.modalities.image.annotations.mask_listing import MaskAnnotation
-from pipeline.modalities.image.annotations.masks import measure_background, write_background_target, write_mask_target
+from pipeline.modalities.image.annotations.masks import (
+    measure_background,
+    write_background_target,
+    write_mask_target,
+)
 from pipeline.modalities.image.annotations.settings import MaskValues
 from pipeline.modalities.image.annotations.strata import rarest_classes
 from pipeline.records import Finding
@@ -21,12 +30,20 @@ ONE_SIDED = 0.99  # of all pixels: a class with more leaves next to nothing to l
 
 
 def label_space(values: MaskValues, data: DataConfig) -> tuple[str, ...]:
-    """The classes in their order, the background first, without those that are left out."""
-    return data.labels or tuple(label for label in values.classes if label not in data.drop_classes)
+    """The classes in their order, the background first, without those that are left
+    out.
+    """
+    return data.labels or tuple(
+        label for label in values.classes if label not in data.drop_classes
+    )
 
 
 def check_mask_targets(
-    usable: Sequence[Usable], measured_masks: Measured, labels: Sequence[str], values: MaskValues, data: DataConfig
+    usable: Sequence[Usable],
+    measured_masks: Measured,
+    labels: Sequence[str],
+    values: MaskValues,
+    data: DataConfig,
 ) -> CheckedTargets:
     """The images with their final targets: where the mask lies, and its digest.
 
@@ -42,7 +59,9 @@ def check_mask_targets(
     for example, measured in usable:
         path = _mask_of(example)
         size = (measured.values["width"], measured.values["height"])
-        said = measured_masks[path] if path else measure_background(*size, values, labels)
+        said = (
+            measured_masks[path] if path else measure_background(*size, values, labels)
+        )
         mask = _check(example.path, path or "no mask", measured, said)
         if isinstance(mask, ExampleFault):
             faults.append(dataclasses.replace(mask, id=measured.id))
@@ -52,10 +71,18 @@ def check_mask_targets(
     strata = rarest_classes(classes, background=labels[0])
     targets = _targets(kept)
     finished = []
-    for (pair, _, mask), target, present, stratum in zip(kept, targets, classes, strata, strict=True):
+    for (pair, _, mask), target, present, stratum in zip(
+        kept, targets, classes, strata, strict=True
+    ):
         finished.append(_finish(pair, mask, labels[0], target, present, stratum))
-    findings = [*label_findings(data, set(labels), set(values.classes)), *_one_sided(kept), *_without_mask(kept)]
-    return CheckedTargets(tuple(finished), tuple(faults), findings=tuple(findings), labels=tuple(labels))
+    findings = [
+        *label_findings(data, set(labels), set(values.classes)),
+        *_one_sided(kept),
+        *_without_mask(kept),
+    ]
+    return CheckedTargets(
+        tuple(finished), tuple(faults), findings=tuple(findings), labels=tuple(labels)
+    )
 
 
 def _classes(mask: MeasuredExample, labels: Sequence[str]) -> tuple[str, ...]:
@@ -69,7 +96,10 @@ def _mask_of(example: ListedExample) -> str:
 
 
 def _check(
-    image: str, path: str, measured: MeasuredExample, mask: MeasuredExample | ExampleFault
+    image: str,
+    path: str,
+    measured: MeasuredExample,
+    mask: MeasuredExample | ExampleFault,
 ) -> MeasuredExample | ExampleFault:
     """The mask's measures, or why the image cannot be used."""
     if isinstance(mask, ExampleFault):
@@ -77,15 +107,28 @@ def _check(
     size = (measured.values["width"], measured.values["height"])
     mask_size = (mask.values["width"], mask.values["height"])
     if mask_size != size:
-        return _wrong_size(image, path, mask_size, size, is_turned="exif-rotated" in measured.converted)
+        return _wrong_size(
+            image, path, mask_size, size, is_turned="exif-rotated" in measured.converted
+        )
     if not mask.values["pixels"]:
         found = f"{path}: every pixel is ignored"
-        return ExampleFault(image, "all-ignored", found, "pixels with a class", "remove it, or correct the mask")
+        return ExampleFault(
+            image,
+            "all-ignored",
+            found,
+            "pixels with a class",
+            "remove it, or correct the mask",
+        )
     return mask
 
 
 def _wrong_size(
-    image: str, path: str, mask: tuple[int, int], size: tuple[int, int], *, is_turned: bool
+    image: str,
+    path: str,
+    mask: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    is_turned: bool,
 ) -> ExampleFault:
     found = f"{path}: {mask[0]} × {mask[1]} pixels"
     expected = f"{size[0]} × {size[1]}, as the picture has"
@@ -97,16 +140,22 @@ def _wrong_size(
             f"{expected} when upright",
             "save the picture without its EXIF orientation, or turn the mask",
         )
-    return ExampleFault(image, "mask-size", found, expected, "export the mask at the picture's size")
+    return ExampleFault(
+        image, "mask-size", found, expected, "export the mask at the picture's size"
+    )
 
 
 def _targets(kept: Sequence[tuple[Usable, str, MeasuredExample]]) -> list[str]:
-    """A target for each image; copies of one image with copies of one mask have the same, with the first's path."""
+    """A target for each image; copies of one image with copies of one mask have the
+    same, with the first's path.
+    """
     first: dict[tuple[str, str], str] = {}
     targets = []
     for (_, measured), path, mask in kept:
         if not path:
-            targets.append(write_background_target(mask.values["width"], mask.values["height"]))
+            targets.append(
+                write_background_target(mask.values["width"], mask.values["height"])
+            )
             continue
         shared = first.setdefault((measured.id, mask.id), path)
         targets.append(write_mask_target(shared, mask.id))
@@ -114,14 +163,25 @@ def _targets(kept: Sequence[tuple[Usable, str, MeasuredExample]]) -> list[str]:
 
 
 def _finish(
-    pair: Usable, mask: MeasuredExample, background: str, target: str, classes: tuple[str, ...], stratum: str
+    pair: Usable,
+    mask: MeasuredExample,
+    background: str,
+    target: str,
+    classes: tuple[str, ...],
+    stratum: str,
 ) -> Usable:
     example, measured = pair
     pixels = mask.values["pixels"]
     foreground = 1 - pixels.get(background, 0) / sum(pixels.values())
-    values = {**measured.values, "foreground": round(foreground, 6), "ignored": _share_ignored(mask)}
+    values = {
+        **measured.values,
+        "foreground": round(foreground, 6),
+        "ignored": _share_ignored(mask),
+    }
     return (
-        dataclasses.replace(example, target=target, classes=classes, stratum=stratum, annotation=None),
+        dataclasses.replace(
+            example, target=target, classes=classes, stratum=stratum, annotation=None
+        ),
         dataclasses.replace(measured, values=values),
     )
 
@@ -154,7 +214,9 @@ def _one_sided(kept: Sequence[tuple[Usable, str, MeasuredExample]]) -> list[Find
     total = pixels.total()
     if not total:
         return []
-    shares = [f"{label}: {count / total:.3%}" for label, count in sorted(pixels.items())]
+    shares = [
+        f"{label}: {count / total:.3%}" for label, count in sorted(pixels.items())
+    ]
     label, count = pixels.most_common(1)[0]
     if count <= ONE_SIDED * total:
         return []

@@ -42,7 +42,8 @@ class MaskFolders(NamedTuple):
 
     Args:
         images, masks: sorted.
-        image_folder, mask_folder: by what name they were told apart; "" where by another folder's or by the suffix.
+        image_folder, mask_folder: by what name they were told apart; "" where by
+            another folder's or by the suffix.
     """
 
     images: tuple[str, ...]
@@ -54,10 +55,12 @@ class MaskFolders(NamedTuple):
 def list_masks(root: Path, data: DataConfig, settings: MaskConfig) -> ExampleListing:
     """Lists the images of a data folder with their masks.
 
-    `metadata.csv` at the top (column `path`, optionally `group`, any others) adds to them.
+    `metadata.csv` at the top (column `path`, optionally `group`, any others) adds to
+    them.
 
     Raises:
-        DataError: no image has a mask, or the settings do not say what a mask's values stand for.
+        DataError: no image has a mask, or the settings do not say what a mask's values
+            stand for.
     """
     if not settings.values.classes:
         raise DataError(
@@ -74,11 +77,22 @@ def list_masks(root: Path, data: DataConfig, settings: MaskConfig) -> ExampleLis
     splits = find_splits(root, tree.files, folders.images, SEGMENTATION)
     extras, findings = read_metadata(root, data, dict.fromkeys(folders.images), tree)
     examples = []
-    unannotated = dict.fromkeys(pairs.images_alone, "") if settings.unannotated == "empty" else {}
+    unannotated = (
+        dict.fromkeys(pairs.images_alone, "") if settings.unannotated == "empty" else {}
+    )
     for path, mask in sorted({**pairs.of_image, **unannotated}.items()):
         extra = extras.get(path, NO_EXTRAS)
         split = splits.of_image.get(path) or extra.split
-        examples.append(ListedExample(path, "", extra.group, split, extra.meta, annotation=MaskAnnotation(mask)))
+        examples.append(
+            ListedExample(
+                path,
+                "",
+                extra.group,
+                split,
+                extra.meta,
+                annotation=MaskAnnotation(mask),
+            )
+        )
     faults = [_no_mask(path) for path in pairs.images_alone if path not in unannotated]
     faults += [_no_image(path) for path in pairs.annotations_alone]
     faults += [_ambiguous(path, words) for path, words in pairs.ambiguous.items()]
@@ -88,10 +102,14 @@ def list_masks(root: Path, data: DataConfig, settings: MaskConfig) -> ExampleLis
 
 
 def find_mask_folders(files: Iterable[str], settings: MaskConfig) -> MaskFolders:
-    """Which image files are images and which are masks, by the folders they lie in and by the suffix."""
+    """Which image files are images and which are masks, by the folders they lie in and
+    by the suffix.
+    """
     candidates = [path for path in files if is_image_name(path)]
     mask_folder = settings.masks or _first_role(candidates, MASK_FOLDERS)
-    masks = [path for path in candidates if _is_mask(path, mask_folder, settings.suffix)]
+    masks = [
+        path for path in candidates if _is_mask(path, mask_folder, settings.suffix)
+    ]
     others = sorted(set(candidates) - set(masks))
     image_folder = settings.images or _first_role(others, IMAGE_FOLDERS)
     images = outside_mask_folders(others)
@@ -128,12 +146,26 @@ def _nothing_masked(root: Path, folders: MaskFolders) -> DataError:
 
 def _no_mask(path: str) -> ExampleFault:
     hint = "add it, or set task.masks.unannotated: empty if such images are background everywhere"
-    return ExampleFault(path, "no-annotation", "no mask of it", "one for each image", hint)
+    return ExampleFault(
+        path, "no-annotation", "no mask of it", "one for each image", hint
+    )
 
 
 def _no_image(path: str) -> ExampleFault:
-    return ExampleFault(path, "no-image", "a mask without an image", "the image it is about", "add it, or remove it")
+    return ExampleFault(
+        path,
+        "no-image",
+        "a mask without an image",
+        "the image it is about",
+        "add it, or remove it",
+    )
 
 
 def _ambiguous(path: str, words: str) -> ExampleFault:
-    return ExampleFault(path, "ambiguous-annotation", words, "one mask for one image", "rename or remove one")
+    return ExampleFault(
+        path,
+        "ambiguous-annotation",
+        words,
+        "one mask for one image",
+        "rename or remove one",
+    )

@@ -12,7 +12,11 @@ import numpy as np
 
 from pipeline.data.layout import walk
 from pipeline.errors import DataError
-from pipeline.modalities.image.annotations.class_names import IGNORED_NAMES, NamedValues, find_named_values
+from pipeline.modalities.image.annotations.class_names import (
+    IGNORED_NAMES,
+    NamedValues,
+    find_named_values,
+)
 from pipeline.modalities.image.annotations.described_source import (
     DescribedSource,
     describe_groups,
@@ -21,16 +25,25 @@ from pipeline.modalities.image.annotations.described_source import (
     folders_of,
     refuse_file,
 )
-from pipeline.modalities.image.annotations.faults import AnnotationError, read_annotation
+from pipeline.modalities.image.annotations.faults import (
+    AnnotationError,
+    read_annotation,
+)
 from pipeline.modalities.image.annotations.given_splits import SEGMENTATION, find_splits
 from pipeline.modalities.image.annotations.mask_listing import find_mask_folders
 from pipeline.modalities.image.annotations.masks import read_pixels
-from pipeline.modalities.image.annotations.pairing import MASK_FOLDERS, Pairs, pair, roles_of
+from pipeline.modalities.image.annotations.pairing import (
+    MASK_FOLDERS,
+    Pairs,
+    pair,
+    roles_of,
+)
 from pipeline.modalities.image.annotations.settings import MaskConfig
 from pipeline.modalities.image.file_types import is_image_name
 
 PEEKED = 60  # masks that are looked into
-MOST_COLOURS = 40  # of masks without a table; more are no classes but a photograph or a smoothed mask
+# Of masks without a table; more are no classes but a photograph or a smoothed mask.
+MOST_COLOURS = 40
 BORDER = 255  # the value of what is ignored, in Pascal VOC and by habit
 FOREGROUND = "foreground"
 BACKGROUND = "background"
@@ -81,7 +94,9 @@ def describe_masks(source: Path) -> DescribedSource:
     values = _peek(source, evenly(masks, PEEKED))
     named = find_named_values(source, tree.files)
     classes, ignore, notes = _read_values(source, values, named)
-    settings: dict[str, Any] = candidate.config.model_dump(mode="json", exclude_defaults=True)
+    settings: dict[str, Any] = candidate.config.model_dump(
+        mode="json", exclude_defaults=True
+    )
     settings["values"] = {"classes": classes}
     if ignore:
         settings["values"]["ignore"] = ignore
@@ -93,7 +108,8 @@ def describe_masks(source: Path) -> DescribedSource:
         {"masks": settings},
         (
             f"masks: {len(images)} images in {folders_of(images)}, {candidate.words}",
-            f"classes: {told}" + (f"; ignored: {', '.join(map(str, ignore))}" if ignore else ""),
+            f"classes: {told}"
+            + (f"; ignored: {', '.join(map(str, ignore))}" if ignore else ""),
             *notes,
             *((f"without a counterpart: {alone} images and masks",) if alone else ()),
             describe_splits(splits, images),
@@ -120,7 +136,10 @@ def _find_candidate(source: Path, files: Sequence[str]) -> _Candidate:
     usable.sort(key=lambda candidate: -len(candidate.pairs.of_image))
     most = len(usable[0].pairs.of_image)
     equal = [candidate for candidate in usable if len(candidate.pairs.of_image) == most]
-    if len({tuple(sorted(candidate.pairs.of_image.values())) for candidate in equal}) > 1:
+    if (
+        len({tuple(sorted(candidate.pairs.of_image.values())) for candidate in equal})
+        > 1
+    ):
         raise DataError(
             f"folder {source}",
             found=f"masks in two places: {equal[0].words}, and {equal[1].words}",
@@ -135,7 +154,9 @@ def _try(files: Sequence[str], folder: str) -> _Candidate:
     if folder:
         found = find_mask_folders(files, MaskConfig(masks=folder))
         suffix = _common_suffix(found.images, found.masks)
-        config = MaskConfig(masks=folder, images=found.image_folder or None, suffix=suffix)
+        config = MaskConfig(
+            masks=folder, images=found.image_folder or None, suffix=suffix
+        )
     else:
         images = [path for path in files if is_image_name(path)]
         suffix = _common_suffix(images, images)
@@ -145,7 +166,9 @@ def _try(files: Sequence[str], folder: str) -> _Candidate:
     found = find_mask_folders(files, config)
     pairs = pair(found.images, found.masks, suffix)
     ending = f" with the ending {suffix}" if suffix else ""
-    return _Candidate(config, pairs, f"masks in {folders_of(pairs.of_image.values())}{ending}")
+    return _Candidate(
+        config, pairs, f"masks in {folders_of(pairs.of_image.values())}{ending}"
+    )
 
 
 def _common_suffix(images: Sequence[str], masks: Sequence[str]) -> str:
@@ -154,7 +177,11 @@ def _common_suffix(images: Sequence[str], masks: Sequence[str]) -> str:
     suffixes: Counter[str] = Counter()
     for path in masks:
         stem = PurePosixPath(path).stem
-        starts = [stem[:length] for length in range(len(stem), 0, -1) if stem[:length] in stems]
+        starts = [
+            stem[:length]
+            for length in range(len(stem), 0, -1)
+            if stem[:length] in stems
+        ]
         own = [start for start in starts if masks is not images or start != stem]
         if own:
             suffixes[stem.removeprefix(own[0])] += 1
@@ -173,7 +200,9 @@ def _peek(source: Path, paths: Sequence[str]) -> _Values:
             content = read_annotation(source, path)
             shown = np.unique(read_pixels(content, path, as_colours=True)).tolist()
             values.colours.update(f"#{value:06x}" for value in shown)
-            _add_numbers(values, np.unique(read_pixels(content, path, as_colours=False)).tolist())
+            _add_numbers(
+                values, np.unique(read_pixels(content, path, as_colours=False)).tolist()
+            )
         except AnnotationError as fault:
             if fault.code == "mask-mode" and values.colours:
                 values.are_coloured = True
@@ -204,7 +233,9 @@ def _read_values(source: Path, values: _Values, named: NamedValues | None) -> De
             details=values.unreadable,
         )
     if named is not None and named.colours:
-        names_them_all = not named.numbers and values.colours.keys() <= named.colours.keys()
+        names_them_all = (
+            not named.numbers and values.colours.keys() <= named.colours.keys()
+        )
         if values.are_coloured or names_them_all:
             return _by_table(source, values, named)
     if values.are_coloured:
@@ -224,9 +255,17 @@ def _by_table(source: Path, values: _Values, named: NamedValues) -> Decision:
             expected="masks of its colours alone",
             hint="add them to the table, or export the masks again without smoothing",
         )
-    ignore: list[int | str] = [colour for colour, name in named.colours.items() if name.casefold() in IGNORED_NAMES]
-    kept = {name: colour for colour, name in named.colours.items() if colour not in ignore}
-    first = sorted(kept, key=lambda name: (name.casefold() != BACKGROUND, kept[name] != "#000000"))
+    ignore: list[int | str] = [
+        colour
+        for colour, name in named.colours.items()
+        if name.casefold() in IGNORED_NAMES
+    ]
+    kept = {
+        name: colour for colour, name in named.colours.items() if colour not in ignore
+    }
+    first = sorted(
+        kept, key=lambda name: (name.casefold() != BACKGROUND, kept[name] != "#000000")
+    )
     classes: Classes = {name: kept[name] for name in first[:1]}
     classes.update(kept)
     return classes, ignore, [f"names and colours: from {named.path}"]
@@ -252,7 +291,11 @@ def _by_names(source: Path, values: _Values, named: NamedValues) -> Decision:
     names = dict(sorted(named.numbers.items()))
     if set(names) == {0, 1} and present == {0, BORDER}:
         classes: Classes = {names[0]: 0, names[1]: BORDER}
-        return classes, [], [f"names: from {named.path}; the second class is {BORDER} in the masks"]
+        return (
+            classes,
+            [],
+            [f"names: from {named.path}; the second class is {BORDER} in the masks"],
+        )
     if set(names) == {0, 1} and present == {0, 1, BORDER} and not values.with_both:
         raise _two_writings(source, names[1])
     unknown = sorted(present - names.keys() - {BORDER})
@@ -263,7 +306,9 @@ def _by_names(source: Path, values: _Values, named: NamedValues) -> Decision:
             expected=f"0 to {max(names)}, and {BORDER} for what is ignored",
             hint="add the names, or export the masks again",
         )
-    ignore: list[int | str] = [number for number, name in names.items() if name.casefold() in IGNORED_NAMES]
+    ignore: list[int | str] = [
+        number for number, name in names.items() if name.casefold() in IGNORED_NAMES
+    ]
     ignore += [BORDER] if BORDER in present - names.keys() else []
     return (
         {name: number for number, name in names.items() if number not in ignore},
@@ -290,7 +335,9 @@ def _without_names(source: Path, values: _Values) -> Decision:
     numbers = sorted(present - {BORDER})
     if numbers in ([0], [0, 1], [1]):
         return {BACKGROUND: 0, FOREGROUND: 1}, ignore, [note]
-    looks_counted = values.gapless > len(values.highest) // 2 and len(set(values.highest)) > 1
+    looks_counted = (
+        values.gapless > len(values.highest) // 2 and len(set(values.highest)) > 1
+    )
     if looks_counted or len(numbers) > MOST_COLOURS:
         raise DataError(
             f"folder {source}",
@@ -301,5 +348,7 @@ def _without_names(source: Path, values: _Values) -> Decision:
             "make the workspace without --data, set task.masks.values.classes to {background: 0, object: 1-65535} and "
             "add the data then",
         )
-    classes: Classes = {BACKGROUND if number == 0 else f"class-{number}": number for number in numbers}
+    classes: Classes = {
+        BACKGROUND if number == 0 else f"class-{number}": number for number in numbers
+    }
     return classes, ignore, [note]

@@ -15,7 +15,10 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import DataError
 from pipeline.examples import ExampleFault, MeasuredExample
-from pipeline.modalities.image.annotations.faults import AnnotationError, read_annotation
+from pipeline.modalities.image.annotations.faults import (
+    AnnotationError,
+    read_annotation,
+)
 from pipeline.modalities.image.annotations.settings import MaskValues
 from pipeline.modalities.image.decoding import quiet
 from pipeline.serving.image_pixels import DECODERS, TURNS, find_orientation
@@ -39,27 +42,38 @@ def decode_mask(path: Path, values: MaskValues, labels: Sequence[str]) -> Indice
         labels: the label space, in order.
 
     Returns:
-        For each pixel (H, W) the index of its class in `labels`; 255 where it is ignored, or has a class that is not
-        among them.
+        For each pixel (H, W) the index of its class in `labels`; 255 where it is
+        ignored, or has a class that is not among them.
 
     Raises:
-        DataError: the file cannot be decoded wholly, is lossy, or has a value that stands for no class.
+        DataError: the file cannot be decoded wholly, is lossy, or has a value that
+            stands for no class.
     """
     try:
         indices, unknown = _decode(path.read_bytes(), path.name, values, labels)
         if unknown:
             raise _unknown_values(path.name, unknown, indices.size, values)
     except OSError as fault:
-        raise DataError(str(path), found=str(fault), expected="a mask", hint="bring it back (dvc checkout)") from fault
+        raise DataError(
+            str(path),
+            found=str(fault),
+            expected="a mask",
+            hint="bring it back (dvc checkout)",
+        ) from fault
     except AnnotationError as fault:
-        raise DataError(str(path), found=fault.found, expected=fault.expected, hint=fault.hint) from fault
+        raise DataError(
+            str(path), found=fault.found, expected=fault.expected, hint=fault.hint
+        ) from fault
     return indices
 
 
-def measure_mask(root: Path, path: str, values: MaskValues, labels: Sequence[str]) -> MeasuredExample | ExampleFault:
+def measure_mask(
+    root: Path, path: str, values: MaskValues, labels: Sequence[str]
+) -> MeasuredExample | ExampleFault:
     """Decodes one mask file wholly and counts its pixels.
 
-    Measured: width and height in pixels, upright; pixels (class → how many it has) and ignored (how many count not).
+    Measured: width and height in pixels, upright; pixels (class → how many it has) and
+    ignored (how many count not).
 
     Args:
         root: the data folder.
@@ -76,58 +90,97 @@ def measure_mask(root: Path, path: str, values: MaskValues, labels: Sequence[str
         if unknown:
             raise _unknown_values(path, unknown, indices.size, values)
     except AnnotationError as fault:
-        return ExampleFault(path, fault.code, fault.found, fault.expected, fault.hint, identity)
+        return ExampleFault(
+            path, fault.code, fault.found, fault.expected, fault.hint, identity
+        )
     counts = np.bincount(indices.reshape(-1), minlength=IGNORED + 1).tolist()
     facts: dict[str, Any] = {
         "width": indices.shape[1],
         "height": indices.shape[0],
-        "pixels": {label: counts[index] for index, label in enumerate(labels) if counts[index]},
+        "pixels": {
+            label: counts[index] for index, label in enumerate(labels) if counts[index]
+        },
         "ignored": counts[IGNORED],
     }
     return MeasuredExample(identity, facts)
 
 
 def write_mask_target(path: str, md5: str) -> str:
-    """The manifest's target of an image with a mask: canonical JSON, `{"mask":"…","md5":"…"}`."""
-    return json.dumps({"mask": path, "md5": md5}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """The manifest's target of an image with a mask: canonical JSON,
+    `{"mask":"…","md5":"…"}`.
+    """
+    return json.dumps(
+        {"mask": path, "md5": md5},
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+    )
 
 
 def write_background_target(width: int, height: int) -> str:
-    """The manifest's target of an image of background only, without a mask: `{"background":[WIDTH,HEIGHT]}` in upright
-    pixels."""
+    """The manifest's target of an image of background only, without a mask:
+    `{"background":[WIDTH,HEIGHT]}` in upright pixels.
+    """
     return json.dumps({"background": [width, height]}, separators=(",", ":"))
 
 
-def background_mask(width: int, height: int, values: MaskValues, labels: Sequence[str]) -> Indices:
-    """The class numbers (H, W) of an image of background only; 255 where the background is not in the label space."""
+def background_mask(
+    width: int, height: int, values: MaskValues, labels: Sequence[str]
+) -> Indices:
+    """The class numbers (H, W) of an image of background only; 255 where the background
+    is not in the label space.
+    """
     background = next(iter(values.classes))
     number = labels.index(background) if background in labels else IGNORED
     return np.full((height, width), number, np.uint8)
 
 
-def measure_background(width: int, height: int, values: MaskValues, labels: Sequence[str]) -> MeasuredExample:
-    """What `measure_mask` would measure of a mask with background only; the id is empty, since there is no file."""
+def measure_background(
+    width: int, height: int, values: MaskValues, labels: Sequence[str]
+) -> MeasuredExample:
+    """What `measure_mask` would measure of a mask with background only; the id is
+    empty, since there is no file.
+    """
     background = next(iter(values.classes))
     pixels = {background: width * height} if background in labels else {}
-    facts = {"width": width, "height": height, "pixels": pixels, "ignored": 0 if pixels else width * height}
+    facts = {
+        "width": width,
+        "height": height,
+        "pixels": pixels,
+        "ignored": 0 if pixels else width * height,
+    }
     return MeasuredExample("", facts)
 
 
-def _decode(content: bytes, name: str, values: MaskValues, labels: Sequence[str]) -> tuple[Indices, dict[int, int]]:
-    """Class numbers (H, W), and how many pixels each value has that stands for no class."""
+def _decode(
+    content: bytes, name: str, values: MaskValues, labels: Sequence[str]
+) -> tuple[Indices, dict[int, int]]:
+    """Class numbers (H, W), and how many pixels each value has that stands for no
+    class.
+    """
     pixels = read_pixels(content, name, as_colours=values.are_colours)
     known = _index_of_values(values, labels)
     present, inverse, counts = _unique(pixels)
-    unknown = {int(value): int(count) for value, count in zip(present, counts, strict=True) if int(value) not in known}
-    table = np.array([known.get(int(value), IGNORED) for value in present], dtype=np.uint8)
+    unknown = {
+        int(value): int(count)
+        for value, count in zip(present, counts, strict=True)
+        if int(value) not in known
+    }
+    table = np.array(
+        [known.get(int(value), IGNORED) for value in present], dtype=np.uint8
+    )
     return table[inverse].reshape(pixels.shape), unknown
 
 
 def _unique(pixels: Pixels) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """The values there are (N,), sorted, which of them each pixel has, and how many pixels have each (N,)."""
+    """The values there are (N,), sorted, which of them each pixel has, and how many
+    pixels have each (N,).
+    """
     highest = int(pixels.max(initial=0))
     if highest > 65535:
-        colours, inverse, counts = np.unique(pixels, return_inverse=True, return_counts=True)
+        colours, inverse, counts = np.unique(
+            pixels, return_inverse=True, return_counts=True
+        )
         return colours, inverse, counts
     tallies = np.bincount(pixels.reshape(-1), minlength=highest + 1)
     present = np.flatnonzero(tallies)
@@ -147,14 +200,16 @@ def _index_of_values(values: MaskValues, labels: Sequence[str]) -> dict[int, int
 
 
 def read_pixels(content: bytes, name: str, *, as_colours: bool) -> Pixels:
-    """The pixel values of a mask file (H, W): grey levels or palette indices, or colours as 0xRRGGBB.
+    """The pixel values of a mask file (H, W): grey levels or palette indices, or
+    colours as 0xRRGGBB.
 
     Args:
         content: of the file.
         name: as faults call it.
 
     Raises:
-        AnnotationError: it is no image, lossy, has partly transparent pixels, or colours where numbers are wanted.
+        AnnotationError: it is no image, lossy, has partly transparent pixels, or
+            colours where numbers are wanted.
     """
     try:
         with quiet(), Image.open(io.BytesIO(content), formats=DECODERS) as image:
@@ -164,16 +219,22 @@ def read_pixels(content: bytes, name: str, *, as_colours: bool) -> Pixels:
             upright = image.transpose(TURNS[turn]) if turn in TURNS else image
             return _colours(upright) if as_colours else _numbers(upright, name)
     except UnidentifiedImageError as fault:
-        raise AnnotationError("mask-unreadable", f"{name}: no image", "a PNG mask", "replace it") from fault
+        raise AnnotationError(
+            "mask-unreadable", f"{name}: no image", "a PNG mask", "replace it"
+        ) from fault
     except AnnotationError:
         raise
     except Exception as fault:  # decoders raise nearly anything on broken files
         found = " ".join(f"{name}: {type(fault).__name__}: {fault}".split())
-        raise AnnotationError("mask-unreadable", found, "a mask that can be decoded wholly", "replace it") from fault
+        raise AnnotationError(
+            "mask-unreadable", found, "a mask that can be decoded wholly", "replace it"
+        ) from fault
 
 
 def _check_format(image: Image.Image, content: bytes, name: str) -> None:
-    is_lossy = image.format in _LOSSY or (image.format == "WEBP" and b"VP8L" not in content[:64])
+    is_lossy = image.format in _LOSSY or (
+        image.format == "WEBP" and b"VP8L" not in content[:64]
+    )
     if is_lossy:
         raise AnnotationError(
             "lossy-mask",
@@ -183,7 +244,9 @@ def _check_format(image: Image.Image, content: bytes, name: str) -> None:
         )
     if image.width * image.height > MOST_PIXELS:
         found = f"{name}: {image.width} × {image.height} pixels"
-        raise AnnotationError("too-many-pixels", found, f"at most {MOST_PIXELS}", "replace it")
+        raise AnnotationError(
+            "too-many-pixels", found, f"at most {MOST_PIXELS}", "replace it"
+        )
 
 
 def _numbers(image: Image.Image, name: str) -> Pixels:
@@ -191,8 +254,15 @@ def _numbers(image: Image.Image, name: str) -> Pixels:
         image = image.convert("L")  # 0 and 255
     array = np.asarray(image)
     if array.ndim == 2:
-        if array.dtype.kind == "f" or (array.dtype.kind == "i" and int(array.min(initial=0)) < 0):
-            raise AnnotationError("mask-mode", f"{name}: mode {image.mode}", "whole numbers from 0", "save it as PNG")
+        if array.dtype.kind == "f" or (
+            array.dtype.kind == "i" and int(array.min(initial=0)) < 0
+        ):
+            raise AnnotationError(
+                "mask-mode",
+                f"{name}: mode {image.mode}",
+                "whole numbers from 0",
+                "save it as PNG",
+            )
         return array.astype(np.uint32)
     grey = array[..., 0]
     has_alpha = image.mode in ("LA", "RGBA", "PA")
@@ -213,15 +283,27 @@ def _colours(image: Image.Image) -> Pixels:
     return np.asarray(red * 65536 + green * 256 + blue, dtype=np.uint32)
 
 
-def _unknown_values(name: str, unknown: Mapping[int, int], size: int, values: MaskValues) -> AnnotationError:
+def _unknown_values(
+    name: str, unknown: Mapping[int, int], size: int, values: MaskValues
+) -> AnnotationError:
     most = sorted(unknown, key=lambda value: (-unknown[value], value))[:NAMED]
-    told = ", ".join(f"{format_value(value, values)} ({unknown[value] / size:.2%})" for value in most)
+    told = ", ".join(
+        f"{format_value(value, values)} ({unknown[value] / size:.2%})" for value in most
+    )
     more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
     given = ", ".join(f"{label} ({value})" for label, value in values.classes.items())
     hint = "add them to task.masks.values, as a class or as ignored"
     if len(unknown) >= SMOOTHED:
-        hint = "it was smoothed or resized with interpolation: export it again without, or " + hint
-    return AnnotationError("mask-values", f"{name}: {told}{more} of its pixels", given or "values with a class", hint)
+        hint = (
+            "it was smoothed or resized with interpolation: export it again without, or "
+            + hint
+        )
+    return AnnotationError(
+        "mask-values",
+        f"{name}: {told}{more} of its pixels",
+        given or "values with a class",
+        hint,
+    )
 
 
 def format_value(value: int, values: MaskValues) -> str:

@@ -1,4 +1,6 @@
-"""Which annotation belongs to which image, by where the two lie and how they are called."""
+"""Which annotation belongs to which image, by where the two lie and how they are
+called.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,28 @@ from pathlib import PurePosixPath
 
 from pipeline.manifest import stored_path
 
-IMAGE_FOLDERS = ("jpegimages", "pngimages", "images", "image", "imgs", "img", "pictures", "photos")
-BOX_FOLDERS = ("annotations", "annotation", "annots", "annot", "labels", "label", "xmls", "xml", "txt", "bboxes")
+IMAGE_FOLDERS = (
+    "jpegimages",
+    "pngimages",
+    "images",
+    "image",
+    "imgs",
+    "img",
+    "pictures",
+    "photos",
+)
+BOX_FOLDERS = (
+    "annotations",
+    "annotation",
+    "annots",
+    "annot",
+    "labels",
+    "label",
+    "xmls",
+    "xml",
+    "txt",
+    "bboxes",
+)
 MASK_FOLDERS = (
     "segmentationclass",
     "segmentationclasspng",
@@ -32,10 +54,21 @@ MASK_FOLDERS = (
 )
 # What lies there is never a picture to find objects in.
 PURE_MASK_FOLDERS = frozenset(
-    {"segmentationclass", "segmentationclasspng", "segmentationobject", "masks", "mask", "pedmasks"}
+    {
+        "segmentationclass",
+        "segmentationclasspng",
+        "segmentationobject",
+        "masks",
+        "mask",
+        "pedmasks",
+    }
 )
-ROLE_WORDS = frozenset((*IMAGE_FOLDERS, *BOX_FOLDERS, *MASK_FOLDERS, *PURE_MASK_FOLDERS))
-_LONGEST_FIRST = sorted((word for word in ROLE_WORDS if len(word) > 2), key=len, reverse=True)
+ROLE_WORDS = frozenset(
+    (*IMAGE_FOLDERS, *BOX_FOLDERS, *MASK_FOLDERS, *PURE_MASK_FOLDERS)
+)
+_LONGEST_FIRST = sorted(
+    (word for word in ROLE_WORDS if len(word) > 2), key=len, reverse=True
+)
 # "Validation_IMAGES", "train-masks", and without a separator "trainannot".
 _ROLE_AT_END = re.compile(rf"[ _.-]?(?:{'|'.join(map(re.escape, _LONGEST_FIRST))})$")
 _ROLE_AT_START = re.compile(rf"^(?:{'|'.join(map(re.escape, _LONGEST_FIRST))})[ _.-]")
@@ -61,10 +94,12 @@ class Pairs:
 
 
 def pair(images: Iterable[str], annotations: Iterable[str], suffix: str = "") -> Pairs:
-    """Puts each image together with the annotation of the same name in the corresponding folder.
+    """Puts each image together with the annotation of the same name in the
+    corresponding folder.
 
-    Folders correspond where they are called alike but for words such as `images`, `labels` and `masks`. What is left
-    is put together by the name alone, in the same case and then in any, where one image and one annotation have it.
+    Folders correspond where they are called alike but for words such as `images`,
+    `labels` and `masks`. What is left is put together by the name alone, in the same
+    case and then in any, where one image and one annotation have it.
 
     Args:
         suffix: what an annotation's name has after its image's.
@@ -72,16 +107,27 @@ def pair(images: Iterable[str], annotations: Iterable[str], suffix: str = "") ->
     found = Pairs()
     left_images = sorted(images)
     left_annotations = sorted(annotations)
-    keys: tuple[tuple[Key, bool], ...] = ((_place, True), (_stem, False), (_folded_stem, False))
+    keys: tuple[tuple[Key, bool], ...] = (
+        (_place, True),
+        (_stem, False),
+        (_folded_stem, False),
+    )
     for key, is_exact in keys:
-        left_images, left_annotations = _pair_by(key, left_images, left_annotations, suffix, is_exact, found)
+        left_images, left_annotations = _pair_by(
+            key, left_images, left_annotations, suffix, is_exact, found
+        )
     found.images_alone = left_images
     found.annotations_alone = left_annotations
     return found
 
 
 def _pair_by(
-    key: Key, images: Sequence[str], annotations: Sequence[str], suffix: str, is_exact: bool, found: Pairs
+    key: Key,
+    images: Sequence[str],
+    annotations: Sequence[str],
+    suffix: str,
+    is_exact: bool,
+    found: Pairs,
 ) -> tuple[list[str], list[str]]:
     """Fills `found` by one key and returns what it did not decide."""
     images_of = _group(images, key)
@@ -97,16 +143,22 @@ def _pair_by(
         else:
             continue
         decided.update((*here, *there))
-    return [path for path in images if path not in decided], [path for path in annotations if path not in decided]
+    return [path for path in images if path not in decided], [
+        path for path in annotations if path not in decided
+    ]
 
 
-def _note_ambiguous(images: Sequence[str], annotations: Sequence[str], found: Pairs) -> None:
+def _note_ambiguous(
+    images: Sequence[str], annotations: Sequence[str], found: Pairs
+) -> None:
     for image in images:
         if len(annotations) > 1:
             found.ambiguous[image] = "annotated by " + " and by ".join(annotations)
         else:
             others = [other for other in images if other != image]
-            found.ambiguous[image] = f"{annotations[0]} may be for it, or for {', '.join(others)}"
+            found.ambiguous[image] = (
+                f"{annotations[0]} may be for it, or for {', '.join(others)}"
+            )
 
 
 def _group(paths: Iterable[str], key: Key) -> dict[Hashable, list[str]]:
@@ -121,7 +173,9 @@ def without_suffix(path: str, suffix: str) -> str:
     pure = PurePosixPath(path)
     if not suffix or not pure.stem.endswith(suffix):
         return path
-    return str(pure.with_name((pure.stem.removesuffix(suffix) or pure.stem) + pure.suffix))
+    return str(
+        pure.with_name((pure.stem.removesuffix(suffix) or pure.stem) + pure.suffix)
+    )
 
 
 def _place(path: str) -> Hashable:
@@ -140,7 +194,9 @@ def _folded_stem(path: str) -> Hashable:
 
 @lru_cache(maxsize=10_000)
 def role_of(folder: str) -> str:
-    """The word in a folder's name that says what lies in it: "masks" of "train_masks"; "" where there is none."""
+    """The word in a folder's name that says what lies in it: "masks" of "train_masks";
+    "" where there is none.
+    """
     name = folder.casefold()
     if name in ROLE_WORDS:
         return name
@@ -158,8 +214,9 @@ def roles_of(paths: Iterable[str]) -> set[str]:
 
 @lru_cache(maxsize=10_000)
 def strip_role(folder: str) -> str:
-    """A folder's name in lower case, without the words that say what lies in it: "" of "images", "train" of
-    "trainannot"."""
+    """A folder's name in lower case, without the words that say what lies in it: "" of
+    "images", "train" of "trainannot".
+    """
     name = folder.casefold()
     if name in ROLE_WORDS:
         return ""
@@ -167,7 +224,9 @@ def strip_role(folder: str) -> str:
 
 
 def lies_in(path: str, folder: str) -> bool:
-    """Whether a folder of a path is called so, or for that role, or whether it lies below that path."""
+    """Whether a folder of a path is called so, or for that role, or whether it lies
+    below that path.
+    """
     wanted = folder.strip("/").casefold()
     lowered = path.casefold()
     if lowered.startswith(f"{wanted}/"):
@@ -177,13 +236,17 @@ def lies_in(path: str, folder: str) -> bool:
 
 
 def outside_mask_folders(images: Sequence[str]) -> list[str]:
-    """The images that lie where masks do not; all, where every one lies there: "mask" may be what they show."""
+    """The images that lie where masks do not; all, where every one lies there: "mask"
+    may be what they show.
+    """
     others = [path for path in images if PURE_MASK_FOLDERS.isdisjoint(roles_of([path]))]
     return others or list(images)
 
 
 class ImageNames:
-    """Finds images by what annotations and lists call them: a path, a file name, or a name without its ending."""
+    """Finds images by what annotations and lists call them: a path, a file name, or a
+    name without its ending.
+    """
 
     def __init__(self, images: Collection[str]) -> None:
         self._by_name: dict[str, list[str]] = defaultdict(list)
@@ -195,11 +258,14 @@ class ImageNames:
                 self._by_name[stem].append(path)
 
     def find(self, name: str, base: str = "") -> tuple[str, ...]:
-        r"""The images that a name may stand for: of those called so, the ones whose folders agree longest with it.
+        r"""The images that a name may stand for: of those called so, the ones whose
+        folders agree longest with it.
 
         Args:
-            name: may be a path from another machine, with `/` or `\` between its folders.
-            base: folder of the file in which the name stands; an image below it is meant before others.
+            name: may be a path from another machine, with `/` or `\` between its
+                folders.
+            base: folder of the file in which the name stands; an image below it is
+                meant before others.
         """
         for written in (stored_path(name), name.replace("\\", "/")):
             parts = [part for part in written.split("/") if part not in ("", ".", "..")]
@@ -208,8 +274,12 @@ class ImageNames:
                 return self._nearest_of(candidates, parts[:-1], base)
         return ()
 
-    def _nearest_of(self, candidates: Sequence[str], folders: Sequence[str], base: str) -> tuple[str, ...]:
-        best = _nearest(candidates, lambda path: _common_tail(path.split("/")[:-1], folders))
+    def _nearest_of(
+        self, candidates: Sequence[str], folders: Sequence[str], base: str
+    ) -> tuple[str, ...]:
+        best = _nearest(
+            candidates, lambda path: _common_tail(path.split("/")[:-1], folders)
+        )
         home = base.split("/") if base else []
         return _nearest(best, lambda path: _common_head(path.split("/")[:-1], home))
 
@@ -219,7 +289,9 @@ def _nearest(paths: Sequence[str], closeness: Callable[[str], int]) -> tuple[str
         return tuple(paths)
     scores = [closeness(path) for path in paths]
     most = max(scores)
-    return tuple(path for path, score in zip(paths, scores, strict=True) if score == most)
+    return tuple(
+        path for path, score in zip(paths, scores, strict=True) if score == most
+    )
 
 
 def _common_tail(left: Sequence[str], right: Sequence[str]) -> int:

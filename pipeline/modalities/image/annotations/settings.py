@@ -14,9 +14,11 @@ BoxFormat = Literal["voc", "coco", "yolo"]
 
 MOST_VALUE = 65535
 PixelValue = (
-    Annotated[int, Field(ge=0, le=MOST_VALUE)] | Annotated[str, Field(pattern=r"^(#[0-9a-fA-F]{6}|\d{1,5}-\d{1,5})$")]
+    Annotated[int, Field(ge=0, le=MOST_VALUE)]
+    | Annotated[str, Field(pattern=r"^(#[0-9a-fA-F]{6}|\d{1,5}-\d{1,5})$")]
 )
-MOST_CLASSES = 255  # a mask's pixels are bytes, and the last is kept for what is ignored
+# A mask's pixels are bytes, and the last is kept for what is ignored.
+MOST_CLASSES = 255
 
 
 class AnnotationConfig(ConfigSection):
@@ -39,14 +41,18 @@ class AnnotationConfig(ConfigSection):
 
 
 class MaskValues(ConfigSection):
-    classes: dict[str, PixelValue | tuple[PixelValue, ...]] = Field(default_factory=dict)
+    classes: dict[str, PixelValue | tuple[PixelValue, ...]] = Field(
+        default_factory=dict
+    )
     """class → its pixels' value, or several: a number (grey, or index of a palette), a range of numbers such as 1-254, or a colour such as "#804000"; the first class is the background"""
     ignore: tuple[PixelValue, ...] = ()
     """values that are neither trained on nor counted in evaluation"""
 
     @field_validator("classes")
     @classmethod
-    def _limit_classes(cls, given: dict[str, PixelValue | tuple[PixelValue, ...]]) -> object:
+    def _limit_classes(
+        cls, given: dict[str, PixelValue | tuple[PixelValue, ...]]
+    ) -> object:
         if len(given) == 1:
             raise ValueError("must name at least two classes, the background first")
         if len(given) > MOST_CLASSES:
@@ -56,9 +62,13 @@ class MaskValues(ConfigSection):
     @model_validator(mode="after")
     def _refuse_mixed(self) -> MaskValues:
         values = [value for _, value in self.pairs()]
-        repeated = [str(value) for value, count in Counter(values).items() if count > 1][:10]
+        repeated = [
+            str(value) for value, count in Counter(values).items() if count > 1
+        ][:10]
         if repeated:
-            raise ValueError(f"must give every value once, and gives {', '.join(repeated)} more often")
+            raise ValueError(
+                f"must give every value once, and gives {', '.join(repeated)} more often"
+            )
         if len({type(value) for value in values}) > 1:
             raise ValueError("must give numbers or colours, not both")
         return self
@@ -69,7 +79,9 @@ class MaskValues(ConfigSection):
         return any(isinstance(value, str) for _, value in self.pairs())
 
     def pairs(self) -> Iterator[tuple[str | None, int | str]]:
-        """Each class with each of its values; None stands for what is ignored. Colours are in lower case."""
+        """Each class with each of its values; None stands for what is ignored. Colours
+        are in lower case.
+        """
         for label, given in self.classes.items():
             for value in given if isinstance(given, tuple) else (given,):
                 yield from ((label, one) for one in _expand(value))

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 
-def rarest_classes(classes: Sequence[Sequence[str]], background: str | None = None) -> list[str]:
-    """For each image the rarest of its classes, counted over the objects of the whole set; of equal ones the first by
-    name.
+def rarest_classes(
+    classes: Sequence[Sequence[str]], background: str | None = None
+) -> list[str]:
+    """For each image the rarest of its classes, counted over the objects of the whole
+    set; of equal ones the first by name.
 
     Args:
         classes: of each image (N,), the class of each of its objects.
@@ -23,7 +25,9 @@ def rarest_classes(classes: Sequence[Sequence[str]], background: str | None = No
     return [_rarest(labels, objects, background) for labels in classes]
 
 
-def _rarest(labels: Iterable[str], objects: Mapping[str, int], background: str | None) -> str:
+def _rarest(
+    labels: Iterable[str], objects: Mapping[str, int], background: str | None
+) -> str:
     own = set(labels)
     if len(own) > 1:
         own.discard(background or "")

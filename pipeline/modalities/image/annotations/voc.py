@@ -1,7 +1,8 @@
 """Pascal VOC: an XML file for each image.
 
-The format is that of Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge" (2010), section 3 of the
-development kit: corners in pixels, counted from 1, both included.
+The format is that of Everingham et al., "The Pascal Visual Object Classes (VOC)
+Challenge" (2010), section 3 of the development kit: corners in pixels, counted from 1,
+both included.
 """
 
 from __future__ import annotations
@@ -15,9 +16,16 @@ from xml.etree.ElementTree import ParseError
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
-from pipeline.modalities.image.annotations.annotated_images import AnnotatedImages, add_unpaired
+from pipeline.modalities.image.annotations.annotated_images import (
+    AnnotatedImages,
+    add_unpaired,
+)
 from pipeline.modalities.image.annotations.boxes import AnnotatedObject, BoxAnnotation
-from pipeline.modalities.image.annotations.faults import AnnotationError, read_annotation, shown
+from pipeline.modalities.image.annotations.faults import (
+    AnnotationError,
+    read_annotation,
+    shown,
+)
 from pipeline.modalities.image.annotations.given_splits import MAIN, find_splits
 from pipeline.modalities.image.annotations.pairing import pair
 from pipeline.modalities.image.annotations.settings import AnnotationConfig
@@ -89,7 +97,9 @@ def read_voc_folder(
     pairs = pair(images, find_voc(files))
     for image, source in sorted(pairs.of_image.items()):
         try:
-            result.of_image[image] = read_voc(read_annotation(root, source), source, settings)
+            result.of_image[image] = read_voc(
+                read_annotation(root, source), source, settings
+            )
         except AnnotationError as fault:
             result.faults.append(fault.of(image))
     add_unpaired(result, pairs, settings)
@@ -98,11 +108,18 @@ def read_voc_folder(
 
 
 def _other_names(annotated: Mapping[str, BoxAnnotation]) -> list[Finding]:
-    """A warning of annotations that name another image than the one they lie beside; endings do not count."""
+    """A warning of annotations that name another image than the one they lie beside;
+    endings do not count.
+    """
     items = []
     for image, annotation in sorted(annotated.items()):
         named = PurePosixPath(annotation.name.replace("\\", "/"))
-        if annotation.name and named.stem.casefold() != PurePosixPath(image).stem.casefold() != named.name.casefold():
+        if (
+            annotation.name
+            and named.stem.casefold()
+            != PurePosixPath(image).stem.casefold()
+            != named.name.casefold()
+        ):
             items.append(f"{annotation.source}: {annotation.name}")
     if not items:
         return []
@@ -132,11 +149,16 @@ def read_voc(content: bytes, source: str, settings: AnnotationConfig) -> BoxAnno
     top = _parse(content, source)
     if top.tag != "annotation":
         raise AnnotationError(
-            "not-voc", f"{source}: <{shown(top.tag)}>", "<annotation>", "replace it, or correct task.annotations.format"
+            "not-voc",
+            f"{source}: <{shown(top.tag)}>",
+            "<annotation>",
+            "replace it, or correct task.annotations.format",
         )
     elements = [child for child in top.children if child.tag == "object"]
     objects = tuple(_read_object(element, source, settings) for element in elements)
-    return BoxAnnotation(source, objects, _read_size(top.find("size")), name=top.text_of("filename"))
+    return BoxAnnotation(
+        source, objects, _read_size(top.find("size")), name=top.text_of("filename")
+    )
 
 
 def _parse(content: bytes, source: str) -> _Element:
@@ -154,10 +176,20 @@ def _parse(content: bytes, source: str) -> _Element:
             "remove the DOCTYPE, if you trust the file",
         ) from fault
     except ParseError as fault:
-        raise AnnotationError("annotation-unreadable", f"{source}: {fault}", "well-formed XML", "replace it") from fault
-    except (ValueError, LookupError) as fault:  # encodings that are unknown, or not what the file is written in
+        raise AnnotationError(
+            "annotation-unreadable",
+            f"{source}: {fault}",
+            "well-formed XML",
+            "replace it",
+        ) from fault
+    except (
+        ValueError,
+        LookupError,
+    ) as fault:  # encodings that are unknown, or not what the file is written in
         found = f"{source}: {' '.join(str(fault).split())}"
-        raise AnnotationError("annotation-unreadable", found, "XML in UTF-8", "save it in UTF-8") from fault
+        raise AnnotationError(
+            "annotation-unreadable", found, "XML in UTF-8", "save it in UTF-8"
+        ) from fault
     assert isinstance(top, _Element)
     return top
 
@@ -173,21 +205,38 @@ def _read_size(size: _Element | None) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-def _read_object(element: _Element, source: str, settings: AnnotationConfig) -> AnnotatedObject:
+def _read_object(
+    element: _Element, source: str, settings: AnnotationConfig
+) -> AnnotatedObject:
     place = f"{source}#{element.line}"
     label = element.text_of("name")
     if not label:
-        raise AnnotationError("no-class", f"{place}: an object without a name", "a class in <name>", "name it")
+        raise AnnotationError(
+            "no-class",
+            f"{place}: an object without a name",
+            "a class in <name>",
+            "name it",
+        )
     box = element.find("bndbox")
     if box is None:
         raise AnnotationError(
-            "bad-box", f"{place}: {label} without <bndbox>", "a box", "draw one, or remove the object"
+            "bad-box",
+            f"{place}: {label} without <bndbox>",
+            "a box",
+            "draw one, or remove the object",
         )
     texts = [box.text_of(corner) for corner in CORNERS]
     numbers = [_number(text) for text in texts]
-    left, top, right, bottom = (math.nan if number is None else number for number in numbers)
+    left, top, right, bottom = (
+        math.nan if number is None else number for number in numbers
+    )
     if None in numbers:
-        raise AnnotationError("bad-box", f"{place}: {label} {shown(texts)}", "four finite numbers", "correct the box")
+        raise AnnotationError(
+            "bad-box",
+            f"{place}: {label} {shown(texts)}",
+            "four finite numbers",
+            "correct the box",
+        )
     is_difficult = element.text_of("difficult") in ("1", "true")
     return AnnotatedObject(
         place,
@@ -197,11 +246,13 @@ def _read_object(element: _Element, source: str, settings: AnnotationConfig) -> 
     )
 
 
-def _to_edges(corners: tuple[float, float, float, float], first_pixel: int) -> tuple[float, float, float, float]:
+def _to_edges(
+    corners: tuple[float, float, float, float], first_pixel: int
+) -> tuple[float, float, float, float]:
     """Corners as edges counted from 0.
 
-    Counted from 1, the first pixel spans from 0 to 1. A box without an area as it is written keeps none: nobody meant
-    one pixel.
+    Counted from 1, the first pixel spans from 0 to 1. A box without an area as it is
+    written keeps none: nobody meant one pixel.
     """
     left, top, right, bottom = corners
     if first_pixel == 0 or right <= left or bottom <= top:

@@ -1,7 +1,9 @@
-"""YOLO: a text file for each image, with a class number and a box or polygon in each line, in shares of the sides.
+"""YOLO: a text file for each image, with a class number and a box or polygon in each
+line, in shares of the sides.
 
-The format is that of Darknet and Ultralytics: `class x y width height`, x and y being the box's centre, or
-`class x1 y1 x2 y2 x3 y3 …`, a polygon. `data.yaml` names the classes, and where the images of each split lie.
+The format is that of Darknet and Ultralytics: `class x y width height`, x and y being
+the box's centre, or `class x1 y1 x2 y2 x3 y3 …`, a polygon. `data.yaml` names the
+classes, and where the images of each split lie.
 """
 
 from __future__ import annotations
@@ -20,15 +22,44 @@ from pipeline.config import read_yaml
 from pipeline.data.layout import TABLE_SPLIT_NAMES
 from pipeline.errors import DataError
 from pipeline.manifest import Split
-from pipeline.modalities.image.annotations.annotated_images import AnnotatedImages, add_unpaired
-from pipeline.modalities.image.annotations.boxes import AnnotatedObject, Box, BoxAnnotation, polygon_box
-from pipeline.modalities.image.annotations.faults import AnnotationError, is_writable, read_annotation, shown
-from pipeline.modalities.image.annotations.given_splits import MAIN, GivenSplits, find_lists, find_splits
-from pipeline.modalities.image.annotations.pairing import ImageNames, pair, roles_of, strip_role
+from pipeline.modalities.image.annotations.annotated_images import (
+    AnnotatedImages,
+    add_unpaired,
+)
+from pipeline.modalities.image.annotations.boxes import (
+    AnnotatedObject,
+    Box,
+    BoxAnnotation,
+    polygon_box,
+)
+from pipeline.modalities.image.annotations.faults import (
+    AnnotationError,
+    is_writable,
+    read_annotation,
+    shown,
+)
+from pipeline.modalities.image.annotations.given_splits import (
+    MAIN,
+    GivenSplits,
+    find_lists,
+    find_splits,
+)
+from pipeline.modalities.image.annotations.pairing import (
+    ImageNames,
+    pair,
+    roles_of,
+    strip_role,
+)
 from pipeline.modalities.image.annotations.settings import AnnotationConfig
 
 LABEL_FOLDERS = frozenset({"labels", "label", "annotations", "annotation", "txt"})
-NAME_LISTS = ("classes.txt", "obj.names", "predefined_classes.txt", "labels.txt", "_darknet.labels")
+NAME_LISTS = (
+    "classes.txt",
+    "obj.names",
+    "predefined_classes.txt",
+    "labels.txt",
+    "_darknet.labels",
+)
 SLACK = 0.02  # a share this far above 1 is a slip of rounding
 _DOCUMENTS = ("readme", "license", "licence", "requirements", "notes", "changelog")
 
@@ -73,19 +104,30 @@ def read_yolo_folder(
     return result
 
 
-def find_yolo(files: Iterable[str], images: Sequence[str], names: str = "") -> list[str]:
-    """The text files that may be annotations: in folders for labels, else beside images.
+def find_yolo(
+    files: Iterable[str], images: Sequence[str], names: str = ""
+) -> list[str]:
+    """The text files that may be annotations: in folders for labels, else beside
+    images.
 
     Args:
         names: the file that names the classes, which is none.
     """
     lists = set(find_lists(files, MAIN))
-    texts = [path for path in files if path.lower().endswith(".txt") and path not in lists and path != names]
+    texts = [
+        path
+        for path in files
+        if path.lower().endswith(".txt") and path not in lists and path != names
+    ]
     labels = [path for path in texts if not LABEL_FOLDERS.isdisjoint(roles_of([path]))]
     if labels:
         return labels
     homes = {path.rpartition("/")[0] for path in images}
-    return [path for path in texts if path.rpartition("/")[0] in homes and not _is_document(path)]
+    return [
+        path
+        for path in texts
+        if path.rpartition("/")[0] in homes and not _is_document(path)
+    ]
 
 
 def _is_document(path: str) -> bool:
@@ -94,16 +136,25 @@ def _is_document(path: str) -> bool:
 
 
 def find_class_names(root: Path, files: Iterable[str]) -> ClassNames:
-    """The classes: from data.yaml or any other YAML file with `names`, else from classes.txt and its kin.
+    """The classes: from data.yaml or any other YAML file with `names`, else from
+    classes.txt and its kin.
 
     Raises:
         DataError: there is none, or several say different things.
     """
     ordered = sorted(files, key=lambda path: (path.count("/"), path))
-    from_yaml = [_read_yaml_names(root, path) for path in ordered if path.lower().endswith((".yaml", ".yml"))]
+    from_yaml = [
+        _read_yaml_names(root, path)
+        for path in ordered
+        if path.lower().endswith((".yaml", ".yml"))
+    ]
     found = [classes for classes in from_yaml if classes is not None]
     if not found:
-        lists = [path for path in ordered if path.rpartition("/")[2].lower() in NAME_LISTS or path.endswith(".names")]
+        lists = [
+            path
+            for path in ordered
+            if path.rpartition("/")[2].lower() in NAME_LISTS or path.endswith(".names")
+        ]
         found = [_read_name_list(root, path) for path in lists]
     if not found:
         raise DataError(
@@ -128,15 +179,23 @@ def _read_yaml_names(root: Path, path: str) -> ClassNames | None:
     try:
         values = read_yaml(read_annotation(root, path).decode("utf-8-sig"))
     except AnnotationError as fault:
-        raise DataError(path, found=fault.found, expected=fault.expected, hint=fault.hint) from fault
+        raise DataError(
+            path, found=fault.found, expected=fault.expected, hint=fault.hint
+        ) from fault
     except (yaml.YAMLError, ValueError, RecursionError) as fault:
         found = " ".join(f"{type(fault).__name__}: {fault}".split())
-        raise DataError(path, found=found, expected="YAML", hint="correct or remove it") from fault
+        raise DataError(
+            path, found=found, expected="YAML", hint="correct or remove it"
+        ) from fault
     if not isinstance(values, dict) or "names" not in values:
         return None
     names = _number_names(values["names"])
     if names is None:
-        raise DataError(f"{path}: names", found=shown(values["names"]), expected="a list of class names")
+        raise DataError(
+            f"{path}: names",
+            found=shown(values["names"]),
+            expected="a list of class names",
+        )
     count = values.get("nc", len(names))
     if count != len(names):
         raise DataError(
@@ -156,7 +215,11 @@ def _number_names(given: Any) -> dict[int, str] | None:
         return None
     names: dict[int, str] = {}
     for number, name in given.items():
-        is_name = not isinstance(name, (dict, list)) and str(name).strip() and is_writable(str(name))
+        is_name = (
+            not isinstance(name, (dict, list))
+            and str(name).strip()
+            and is_writable(str(name))
+        )
         if not str(number).isdecimal() or not is_name:
             return None
         names[int(number)] = str(name).strip()
@@ -178,31 +241,48 @@ def _read_name_list(root: Path, path: str) -> ClassNames:
     try:
         lines = read_annotation(root, path).decode("utf-8-sig").splitlines()
     except (AnnotationError, ValueError) as fault:
-        raise DataError(path, found=str(fault), expected="a class name in each line, in UTF-8") from fault
+        raise DataError(
+            path, found=str(fault), expected="a class name in each line, in UTF-8"
+        ) from fault
     names = [line.strip() for line in lines]
     while names and not names[-1]:
         names.pop()
     return ClassNames(path, dict(enumerate(names)))
 
 
-def _splits(root: Path, files: Sequence[str], images: Sequence[str], classes: ClassNames) -> GivenSplits:
+def _splits(
+    root: Path, files: Sequence[str], images: Sequence[str], classes: ClassNames
+) -> GivenSplits:
     """The given splits: as data.yaml says, else by lists and folders."""
     entries = Counter(itertools.chain.from_iterable(classes.folders.values()))
-    repeated = {entry for entry, count in entries.items() if count > 1}  # train and val in one folder: no split at all
+    # Train and val in one folder: no split at all.
+    repeated = {entry for entry, count in entries.items() if count > 1}
     names = ImageNames(images)
     of_image: dict[str, Split] = {}
     for split in ("train", "val", "test"):
         for entry in classes.folders.get(split, ()):
             if entry not in repeated:
-                of_image.update(dict.fromkeys(_images_of(root, entry, files, images, names), split))
+                of_image.update(
+                    dict.fromkeys(_images_of(root, entry, files, images, names), split)
+                )
     if of_image:
         return GivenSplits(of_image, (), ())
     return find_splits(root, files, images, MAIN)
 
 
-def _images_of(root: Path, entry: str, files: Sequence[str], images: Sequence[str], names: ImageNames) -> list[str]:
+def _images_of(
+    root: Path,
+    entry: str,
+    files: Sequence[str],
+    images: Sequence[str],
+    names: ImageNames,
+) -> list[str]:
     """The images that an entry of data.yaml stands for: a folder, or a list of files."""
-    parts = [part for part in PurePosixPath(entry.replace("\\", "/")).parts if part not in ("/", ".", "..")]
+    parts = [
+        part
+        for part in PurePosixPath(entry.replace("\\", "/")).parts
+        if part not in ("/", ".", "..")
+    ]
     if entry.lower().endswith(".txt"):
         return _listed_images(root, parts, files, names)
     for start in range(len(parts)):
@@ -216,14 +296,22 @@ def _images_of(root: Path, entry: str, files: Sequence[str], images: Sequence[st
     return []
 
 
-def _listed_images(root: Path, parts: Sequence[str], files: Sequence[str], names: ImageNames) -> list[str]:
+def _listed_images(
+    root: Path, parts: Sequence[str], files: Sequence[str], names: ImageNames
+) -> list[str]:
     paths = [path for path in files if path.rpartition("/")[2] == parts[-1]]
     listed: list[str] = []
     for path in paths[:1]:
         try:
-            lines = read_annotation(root, path).decode("utf-8-sig", "surrogateescape").splitlines()
+            lines = (
+                read_annotation(root, path)
+                .decode("utf-8-sig", "surrogateescape")
+                .splitlines()
+            )
         except AnnotationError as fault:
-            raise DataError(path, found=fault.found, expected=fault.expected, hint=fault.hint) from fault
+            raise DataError(
+                path, found=fault.found, expected=fault.expected, hint=fault.hint
+            ) from fault
         for line in lines:
             found = names.find(line.strip(), path.rpartition("/")[0])
             listed += found if len(found) == 1 else ()
@@ -258,14 +346,21 @@ def _read_line(line: str, place: str, classes: ClassNames) -> AnnotatedObject:
             "a class number and x y width height, or the corners of a polygon",
             "correct the line; of predictions, leave out the confidence",
         )
-    label = classes.names.get(int(numbers[0])) if numbers[0] == int(numbers[0]) else None
+    label = (
+        classes.names.get(int(numbers[0])) if numbers[0] == int(numbers[0]) else None
+    )
     if label is None:
         expected = f"a number from {min(classes.names)} to {max(classes.names)}, as {classes.path} names them"
         raise AnnotationError(
-            "unknown-class", f"{place}: class {numbers[0]:g}", expected, "correct it, or add the name"
+            "unknown-class",
+            f"{place}: class {numbers[0]:g}",
+            expected,
+            "correct it, or add the name",
         )
     _refuse_pixels(numbers[1:], place)
-    return AnnotatedObject(place, label, _centred_box(numbers[1:]) if is_box else polygon_box(numbers[1:]))
+    return AnnotatedObject(
+        place, label, _centred_box(numbers[1:]) if is_box else polygon_box(numbers[1:])
+    )
 
 
 def _refuse_pixels(numbers: Sequence[float], place: str) -> None:

@@ -1,4 +1,6 @@
-"""torchvision's pretrained weights: where they are published, which network they fit, how it was shown its inputs."""
+"""torchvision's pretrained weights: where they are published, which network they fit,
+how it was shown its inputs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,12 @@ from pipeline.config import BackboneConfig
 from pipeline.context import Context
 from pipeline.errors import BackboneError, ConfigError
 from pipeline.models import fetch, references, weights
-from pipeline.models.providers.torchvision import blocks, torchvision_models, whole_networks, whole_weights
+from pipeline.models.providers.torchvision import (
+    blocks,
+    torchvision_models,
+    whole_networks,
+    whole_weights,
+)
 from pipeline.models.providers.torchvision.whole_networks import WHOLE_NETWORKS
 from pipeline.models.references import PublishedWeights, WeightsFile
 from pipeline.records import ImageInputSpec
@@ -25,12 +32,12 @@ _ROOM_FOR_A_HEAD = 5e6  # parameters: a head of any usual size has fewer
 
 
 def find_architecture(config: BackboneConfig) -> str:
-    """The architecture that the configuration names: a classifier, or one of the detectors and segmenters that are used
-    whole.
+    """The architecture that the configuration names: a classifier, or one of the
+    detectors and segmenters that are used whole.
 
     Raises:
-        ConfigError: it does not exist, and the nearest names are given; or it is another detector, and those that are used
-            are named.
+        ConfigError: it does not exist, and the nearest names are given; or it is
+            another detector, and those that are used are named.
     """
     _, _, name = config.name.partition("/")
     if name in WHOLE_NETWORKS:
@@ -41,7 +48,10 @@ def find_architecture(config: BackboneConfig) -> str:
             f"backbone.name: torchvision/{name}",
             found=f"a {kind} of torchvision that is not used whole",
             expected=f"a {kind} that is, or a classifier, which is given a new head",
-            hint="choose one of " + ", ".join([*whole_networks.list_names(kind), "torchvision/resnet50 and the like"]),
+            hint="choose one of "
+            + ", ".join(
+                [*whole_networks.list_names(kind), "torchvision/resnet50 and the like"]
+            ),
         )
     return torchvision_models.check_architecture(name)
 
@@ -56,12 +66,16 @@ def find_classifier(config: BackboneConfig) -> str:
     return torchvision_models.check_architecture(name)
 
 
-def resolve_weights(config: BackboneConfig, context: Context, policy: fetch.RetryPolicy | None = None) -> WeightsFile:
-    """The weights file that the configuration refers to, fetched if need be and verified.
+def resolve_weights(
+    config: BackboneConfig, context: Context, policy: fetch.RetryPolicy | None = None
+) -> WeightsFile:
+    """The weights file that the configuration refers to, fetched if need be and
+    verified.
 
     Raises:
         ConfigError: the backbone's name does not exist.
-        BackboneError: the file cannot be had, or its sha256 is not the one pinned; see `references.fetch_weights`.
+        BackboneError: the file cannot be had, or its sha256 is not the one pinned; see
+            `references.fetch_weights`.
     """
     published = _published_weights(find_architecture(config))
     return references.fetch_weights(config, context, published, policy)
@@ -120,8 +134,12 @@ class FittedWeights(NamedTuple):
     blocks: tuple[str, ...]
 
 
-def fit_weights(architecture: str, content: weights.WeightsContent, subject: str) -> FittedWeights:
-    """The architecture, a classifier or a whole detector or segmenter, holding the weights; see `fit_network`."""
+def fit_weights(
+    architecture: str, content: weights.WeightsContent, subject: str
+) -> FittedWeights:
+    """The architecture, a classifier or a whole detector or segmenter, holding the
+    weights; see `fit_network`.
+    """
     if architecture not in WHOLE_NETWORKS:
         network = fit_network(architecture, content, subject)
         return FittedWeights(network.stock, network.classes, tuple(network.names))
@@ -132,12 +150,15 @@ def fit_weights(architecture: str, content: weights.WeightsContent, subject: str
     except BackboneError as fault:
         raise _misfit_error(architecture, state, subject, fault.details) from fault
     outputs = whole_weights.count_classes(architecture, state)
-    background = 1 if WHOLE_NETWORKS[architecture].kind == "detector" else 0  # which is no class of boxes
+    # Which is no class of boxes.
+    background = 1 if WHOLE_NETWORKS[architecture].kind == "detector" else 0
     classes = outputs - background
     return FittedWeights(stock, classes, tuple(whole_weights.list_blocks(architecture)))
 
 
-def _refuse_other_architecture(architecture: str, content: weights.WeightsContent, subject: str) -> None:
+def _refuse_other_architecture(
+    architecture: str, content: weights.WeightsContent, subject: str
+) -> None:
     """Holds the architecture against what the file says of itself."""
     stated = content.metadata.get("architecture", architecture)
     if stated != architecture:
@@ -149,14 +170,17 @@ def _refuse_other_architecture(architecture: str, content: weights.WeightsConten
         )
 
 
-def fit_network(architecture: str, content: weights.WeightsContent, subject: str) -> blocks.TorchvisionNetwork:
+def fit_network(
+    architecture: str, content: weights.WeightsContent, subject: str
+) -> blocks.TorchvisionNetwork:
     """A classifier holding the weights, its head included.
 
     Args:
         subject: where the weights are from, for messages.
 
     Raises:
-        BackboneError: they belong to another architecture; which one it looks like is said where it can be told.
+        BackboneError: they belong to another architecture; which one it looks like is
+            said where it can be told.
     """
     _refuse_other_architecture(architecture, content, subject)
     state = torchvision_models.remove_untrained_heads(architecture, content.state)
@@ -199,7 +223,9 @@ def count_classes(architecture: str, state: Mapping[str, Tensor]) -> int:
 
 
 def find_similar_architecture(state: Mapping[str, Tensor]) -> str | None:
-    """The architecture whose names and shapes, all but the head's, are those of the state dict."""
+    """The architecture whose names and shapes, all but the head's, are those of the
+    state dict.
+    """
     return _find_similar_classifier(state) or _find_similar_whole(state)
 
 
@@ -234,16 +260,21 @@ def _is_of_like_size(architecture: str, state: Mapping[str, Tensor]) -> bool:
 
 
 def derive_input_spec(
-    config: BackboneConfig, architecture: str, content: weights.WeightsContent, subject: str
+    config: BackboneConfig,
+    architecture: str,
+    content: weights.WeightsContent,
+    subject: str,
 ) -> ImageInputSpec:
-    """How the backbone was shown its inputs: by the settings, else the file's metadata, else the provider.
+    """How the backbone was shown its inputs: by the settings, else the file's metadata,
+    else the provider.
 
     Args:
         subject: where the weights are from, for messages.
 
     Raises:
         BackboneError: the file's metadata cannot be understood.
-        ConfigError: the weights are those of a transformer for another size than the one set.
+        ConfigError: the weights are those of a transformer for another size than the
+            one set.
     """
     spec = _published_spec(config, architecture)
     side = torchvision_models.find_image_side(content.state)
@@ -270,15 +301,20 @@ def derive_input_spec(
 
 
 def _published_spec(config: BackboneConfig, architecture: str) -> ImageInputSpec:
-    if architecture in WHOLE_NETWORKS:  # torchvision normalises all of them as ImageNet is
+    # Torchvision normalises all of them as ImageNet is.
+    if architecture in WHOLE_NETWORKS:
         side = WHOLE_NETWORKS[architecture].side
         return ImageInputSpec(size=side, resize=side)
     presets = _published_presets(architecture)
-    # A file that does not say how its network was shown images was most likely trained as the architecture's first
-    # published weights were (resize 256, crop 224), not by the provider's newer recipes (resize 232).
+    # A file that does not say how its network was shown images was most likely trained
+    # as the architecture's first published weights were (resize 256, crop 224), not by
+    # the provider's newer recipes (resize 232).
     preset = presets.DEFAULT if config.weights == "default" else next(iter(presets))
     transforms = preset.transforms()
-    mean, std = torchvision_models.find_normalisation(architecture) or (transforms.mean, transforms.std)
+    mean, std = torchvision_models.find_normalisation(architecture) or (
+        transforms.mean,
+        transforms.std,
+    )
     return ImageInputSpec(
         size=int(transforms.crop_size[0]),
         resize=int(transforms.resize_size[0]),
@@ -294,7 +330,9 @@ def _resize_spec(spec: ImageInputSpec, size: int) -> ImageInputSpec:
     return spec.model_copy(update={"size": size, "resize": resize})
 
 
-def _apply_metadata(spec: ImageInputSpec, metadata: Mapping[str, str]) -> ImageInputSpec:
+def _apply_metadata(
+    spec: ImageInputSpec, metadata: Mapping[str, str]
+) -> ImageInputSpec:
     values = spec.model_dump()
     for name in ("mean", "std"):
         if name in metadata:

@@ -1,11 +1,13 @@
 """torchvision's networks as blocks.
 
-Blocks follow one rule for every architecture. The stock forward is a row of steps (`forward_steps`), where each unit
-that a network repeats (a residual block, an encoder layer, an Inception module) and each single layer is one
-step. A step that holds a weight matrix or a convolution opens a block named by its path in the stock network;
-what follows without one (norm, activation, pooling, flattening) belongs to the block before it, except that a
-dropout belongs to the block after it, so that a frozen block's output is never random. The last block is the
-layer whose outputs are the classes, and is called "head".
+Blocks follow one rule for every architecture. The stock forward is a row of steps
+(`forward_steps`), where each unit that a network repeats (a residual block, an encoder
+layer, an Inception module) and each single layer is one step. A step that holds a
+weight matrix or a convolution opens a block named by its path in the stock network;
+what follows without one (norm, activation, pooling, flattening) belongs to the block
+before it, except that a dropout belongs to the block after it, so that a frozen block's
+output is never random. The last block is the layer whose outputs are the classes, and
+is called "head".
 """
 
 from __future__ import annotations
@@ -21,8 +23,16 @@ from torch import Tensor, nn
 from pipeline.models import weights
 from pipeline.models.block_patterns import HEAD
 from pipeline.models.network import Block
-from pipeline.models.providers.torchvision import forward_steps, fused, torchvision_models
-from pipeline.models.providers.torchvision.forward_steps import AuxiliaryHead, Call, Step
+from pipeline.models.providers.torchvision import (
+    forward_steps,
+    fused,
+    torchvision_models,
+)
+from pipeline.models.providers.torchvision.forward_steps import (
+    AuxiliaryHead,
+    Call,
+    Step,
+)
 from pipeline.tensors import Batch, single_tensor
 
 
@@ -56,11 +66,18 @@ class TorchvisionNetwork(nn.Module):
         architecture: torchvision's name.
         classes: number of outputs.
         network: the stock network; its state dict is what is saved.
-        stock_kwargs: with these, `torchvision.models.get_model(architecture, weights=None, num_classes=classes,
-            **stock_kwargs)` builds the same network without Thaw.
+        stock_kwargs: with these, `torchvision.models.get_model(architecture,
+            weights=None, num_classes=classes, **stock_kwargs)` builds the same network
+            without Thaw.
     """
 
-    def __init__(self, architecture: str, classes: int, network: nn.Module, stock_kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        architecture: str,
+        classes: int,
+        network: nn.Module,
+        stock_kwargs: dict[str, Any],
+    ) -> None:
         super().__init__()
         self.architecture = architecture
         self.classes = classes
@@ -79,7 +96,9 @@ class TorchvisionNetwork(nn.Module):
         return self.run(x)
 
     def run(self, x: Batch, start: int = 0, stop: int | None = None) -> Tensor:
-        """Applies blocks[start:stop] to images (N, 3, H, W), or to what blocks[start - 1] gave."""
+        """Applies blocks[start:stop] to images (N, 3, H, W), or to what blocks[start -
+        1] gave.
+        """
         activations = single_tensor(x)
         first, end, _ = slice(start, stop).indices(len(self.blocks))
         for call in self._list_calls(activations, first, end):
@@ -87,10 +106,12 @@ class TorchvisionNetwork(nn.Module):
         return activations
 
     def fuse(self, x: Batch, stop: int, *, activations: bool = False) -> None:
-        """Runs blocks[:stop] in fewer operations from now on, with the weights they have now, until `unfuse`.
+        """Runs blocks[:stop] in fewer operations from now on, with the weights they
+        have now, until `unfuse`.
 
-        They must be in eval, and neither train nor change meanwhile. All together are tried first; where they cannot
-        be traced, or answer otherwise than before, each is tried alone, and one that fails again runs as it did.
+        They must be in eval, and neither train nor change meanwhile. All together are
+        tried first; where they cannot be traced, or answer otherwise than before, each
+        is tried alone, and one that fails again runs as it did.
 
         Args:
             x: some input (N, …) that they are tried on.
@@ -98,7 +119,9 @@ class TorchvisionNetwork(nn.Module):
         """
         self.unfuse()
         with torch.inference_mode():
-            self._fused = _fuse_blocks(self.blocks[:stop], single_tensor(x), activations=activations)
+            self._fused = _fuse_blocks(
+                self.blocks[:stop], single_tensor(x), activations=activations
+            )
         self._fused_stop = stop
         self._hides_nan = activations
 
@@ -114,7 +137,9 @@ class TorchvisionNetwork(nn.Module):
             block.calls = [torch.compile(call) for call in block.calls]
 
     def _list_calls(self, x: Tensor, start: int, stop: int) -> Sequence[Call]:
-        """How blocks[start:stop] are applied. Fused activations make numbers of NaN: such input goes the usual way."""
+        """How blocks[start:stop] are applied. Fused activations make numbers of NaN:
+        such input goes the usual way.
+        """
         covers_fused = start == 0 and stop >= self._fused_stop > 0
         if not covers_fused:
             return self.blocks[start:stop]
@@ -122,16 +147,22 @@ class TorchvisionNetwork(nn.Module):
             return self.blocks[start:stop]
         return [*self._fused, *self.blocks[self._fused_stop : stop]]
 
-    def outputs(self, x: Batch, start: int = 0) -> tuple[Tensor, list[tuple[float, Tensor]]]:
-        """Applies blocks[start:], and the auxiliary classifiers of those among them that are in training.
+    def outputs(
+        self, x: Batch, start: int = 0
+    ) -> tuple[Tensor, list[tuple[float, Tensor]]]:
+        """Applies blocks[start:], and the auxiliary classifiers of those among them
+        that are in training.
 
-        An input so small that an auxiliary classifier cannot read its block's output goes without it.
+        An input so small that an auxiliary classifier cannot read its block's output
+        goes without it.
 
         Returns:
-            The logits (N, classes), and for each auxiliary classifier the weight of its loss and its logits.
+            The logits (N, classes), and for each auxiliary classifier the weight of its
+            loss and its logits.
         """
         auxiliary_logits = []
-        behind = start or self._fused_stop  # no auxiliary classifier of a fused block is in training
+        # No auxiliary classifier of a fused block is in training.
+        behind = start or self._fused_stop
         activations = self.run(x, start, behind)
         for block in self.blocks[behind:]:
             activations = block(activations)
@@ -144,7 +175,9 @@ class TorchvisionNetwork(nn.Module):
         return activations, auxiliary_logits
 
 
-def _fuse_blocks(blocks: Sequence[SequentialBlock], x: Tensor, *, activations: bool) -> list[Call]:
+def _fuse_blocks(
+    blocks: Sequence[SequentialBlock], x: Tensor, *, activations: bool
+) -> list[Call]:
     together, _ = _fuse_together(blocks, x, activations=activations)
     if together is not None:
         return [together]
@@ -155,8 +188,12 @@ def _fuse_blocks(blocks: Sequence[SequentialBlock], x: Tensor, *, activations: b
     return calls
 
 
-def _fuse_together(blocks: Sequence[SequentialBlock], x: Tensor, *, activations: bool) -> tuple[Call | None, Tensor]:
-    """The blocks as one call of fewer operations, None where there is none that agrees; and their output."""
+def _fuse_together(
+    blocks: Sequence[SequentialBlock], x: Tensor, *, activations: bool
+) -> tuple[Call | None, Tensor]:
+    """The blocks as one call of fewer operations, None where there is none that agrees;
+    and their output.
+    """
     expected = x.clone()  # blocks may write into what they are given
     calls: list[Call] = []
     modules: list[nn.Module] = []
@@ -171,14 +208,22 @@ def _fuse_together(blocks: Sequence[SequentialBlock], x: Tensor, *, activations:
 
 
 def build_network(
-    architecture: str, classes: int, *, size: int | None = None, meta: bool = False, seed: int = 0
+    architecture: str,
+    classes: int,
+    *,
+    size: int | None = None,
+    meta: bool = False,
+    seed: int = 0,
 ) -> TorchvisionNetwork:
-    """A network with random weights, initialised as torchvision does; the global random state stays as it is.
+    """A network with random weights, initialised as torchvision does; the global random
+    state stays as it is.
 
     Args:
-        architecture: any classifier of `torchvision.models.list_models(module=torchvision.models)`.
+        architecture: any classifier of
+            `torchvision.models.list_models(module=torchvision.models)`.
         classes: number of outputs.
-        size: input side in pixels, for the networks whose weights or windows fit one size (ViT, MaxViT).
+        size: input side in pixels, for the networks whose weights or windows fit one
+            size (ViT, MaxViT).
         meta: without memory, to learn names and shapes, or to load weights into.
         seed: of the random weights.
 
@@ -186,14 +231,17 @@ def build_network(
         ConfigError: there is no such architecture, or it cannot be built for that size.
     """
     stock_kwargs = torchvision_models.find_stock_kwargs(architecture, size)
-    stock = torchvision_models.build_stock(architecture, classes, stock_kwargs, meta=meta, seed=seed)
+    stock = torchvision_models.build_stock(
+        architecture, classes, stock_kwargs, meta=meta, seed=seed
+    )
     return TorchvisionNetwork(architecture, classes, stock, stock_kwargs)
 
 
 def split_into_blocks(network: nn.Module) -> list[SequentialBlock]:
     """A stock network's forward as blocks, by the rule above."""
     groups: list[list[Step]] = []
-    waiting: list[Step] = []  # what comes before the first block, or a dropout and what follows it
+    # What comes before the first block, or a dropout and what follows it.
+    waiting: list[Step] = []
     for step in forward_steps.list_steps(network):
         if _opens_block(network, step):
             groups.append([*waiting, step])
@@ -204,7 +252,9 @@ def split_into_blocks(network: nn.Module) -> list[SequentialBlock]:
         else:
             groups[-1].append(step)
     groups[-1].extend(waiting)
-    blocks = [SequentialBlock(_find_name(network, group), group, network) for group in groups]
+    blocks = [
+        SequentialBlock(_find_name(network, group), group, network) for group in groups
+    ]
     blocks[-1].name = HEAD
     _attach_auxiliary(network, blocks)
     return blocks
@@ -220,7 +270,9 @@ def _find_name(network: nn.Module, group: Sequence[Step]) -> str:
 
 
 def _forbid_writing(step: Step) -> None:
-    """A dropout that opens a block must not write into the features it is given: they may be cached."""
+    """A dropout that opens a block must not write into the features it is given: they
+    may be cached.
+    """
     if isinstance(step.call, nn.Dropout):
         step.call.inplace = False
 
@@ -234,17 +286,23 @@ def _attach_auxiliary(network: nn.Module, blocks: Sequence[SequentialBlock]) -> 
             block.add_auxiliary(auxiliary)
 
 
-def load_pretrained(network: TorchvisionNetwork, source: Path | Mapping[str, Tensor], *, seed: int = 0) -> None:
-    """Gives the network all weights but those whose shape follows from the number of classes, which start anew.
+def load_pretrained(
+    network: TorchvisionNetwork, source: Path | Mapping[str, Tensor], *, seed: int = 0
+) -> None:
+    """Gives the network all weights but those whose shape follows from the number of
+    classes, which start anew.
 
-    The new layers are initialised as PyTorch initialises such layers (He et al. 2015 bounds), from `seed`.
-    Building the network with `meta=True` saves initialising what is then overwritten.
+    The new layers are initialised as PyTorch initialises such layers (He et al. 2015
+    bounds), from `seed`. Building the network with `meta=True` saves initialising what
+    is then overwritten.
 
     Args:
-        source: a weights file, or a stock state dict; its own head may have any number of classes.
+        source: a weights file, or a stock state dict; its own head may have any number
+            of classes.
 
     Raises:
-        BackboneError: a name is missing, unexpected or of another shape, or the file cannot be read.
+        BackboneError: a name is missing, unexpected or of another shape, or the file
+            cannot be read.
     """
     if isinstance(source, Path):
         state: Mapping[str, Tensor] = weights.read_weights(source).state
@@ -263,11 +321,14 @@ def load_pretrained(network: TorchvisionNetwork, source: Path | Mapping[str, Ten
     torchvision_models.fill_network(network.stock, combined, subject)
 
 
-def load_finetuned(architecture: str, classes: int, path: Path, *, size: int | None = None) -> TorchvisionNetwork:
+def load_finetuned(
+    architecture: str, classes: int, path: Path, *, size: int | None = None
+) -> TorchvisionNetwork:
     """The network with exactly the weights that were saved in a safetensors file.
 
     Args:
-        size: input side in pixels where the network fits one size; read from the weights of a ViT.
+        size: input side in pixels where the network fits one size; read from the
+            weights of a ViT.
 
     Raises:
         BackboneError: the file is not that of this architecture with that many classes.

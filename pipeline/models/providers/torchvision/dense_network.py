@@ -1,4 +1,6 @@
-"""A network with an answer for every place of a picture: a classifier's body, and a head that reads several of its maps."""
+"""A network with an answer for every place of a picture: a classifier's body, and a
+head that reads several of its maps.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,16 @@ from pipeline.models.providers.torchvision.whole_networks import WHOLE_NETWORKS
 from pipeline.serving.feature_maps import builder_arguments
 from pipeline.tensors import Batch, TensorGroup
 
-CURRENT = "current"  # among what crosses from block to block: what the last step gave, where that is no map
+# Among what crosses from block to block: what the last step gave, where that is no map.
+CURRENT = "current"
 LEVEL = "level"  # and its number: what a neck gave
 BODY = "body."
 
 
 class DenseModule(nn.Module):
-    """What is saved: the body's weights as `body.…` by torchvision's names, the head's as `head.…`."""
+    """What is saved: the body's weights as `body.…` by torchvision's names, the head's
+    as `head.…`.
+    """
 
     def __init__(self, body: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -36,14 +41,19 @@ class HeadKind(NamedTuple):
 
     Args:
         make: from classes and design to the head.
-        find_answer: from the head to what makes the network's output of what the head reads.
-        find_neck: from the head to what makes that of the body's maps; None where the head reads them as they are.
-        neck: where the neck's tensors are in the head; it is a block of its own where it is pretrained.
+        find_answer: from the head to what makes the network's output of what the head
+            reads.
+        find_neck: from the head to what makes that of the body's maps; None where the
+            head reads them as they are.
+        neck: where the neck's tensors are in the head; it is a block of its own where
+            it is pretrained.
     """
 
     make: Callable[[int, Mapping[str, Any]], nn.Module]
     find_answer: Callable[[nn.Module], Callable[[Sequence[Tensor]], Tensor]]
-    find_neck: Callable[[nn.Module], Callable[[Sequence[Tensor]], list[Tensor]]] | None = None
+    find_neck: (
+        Callable[[nn.Module], Callable[[Sequence[Tensor]], list[Tensor]]] | None
+    ) = None
     neck: str = ""
 
 
@@ -51,23 +61,29 @@ def _split_head(stock: DenseModule, kind: HeadKind, *, neck_apart: bool) -> list
     """The blocks behind the body."""
     if not neck_apart:
         return [Block(HEAD, stock, ["head"])]
-    rest = [f"head.{name}" for name, _ in stock.head.named_children() if name != kind.neck]
+    rest = [
+        f"head.{name}" for name, _ in stock.head.named_children() if name != kind.neck
+    ]
     return [Block(NECK, stock, [f"head.{kind.neck}"]), Block(HEAD, stock, rest)]
 
 
 class DenseNetwork:
-    """A body and a head, run block by block; see `pipeline.models.network.BlockedNetwork`.
+    """A body and a head, run block by block; see
+    `pipeline.models.network.BlockedNetwork`.
 
-    What crosses from block to block is one tensor up to the first map, and from there the maps so far and what the last
-    block gave, by names: a later block, or the head, reads them. Behind a neck it is what the neck made of the maps.
+    What crosses from block to block is one tensor up to the first map, and from there
+    the maps so far and what the last block gave, by names: a later block, or the head,
+    reads them. Behind a neck it is what the neck made of the maps.
 
     Args:
-        architecture: torchvision's name of the body's classifier, or of the whole network.
+        architecture: torchvision's name of the body's classifier, or of the whole
+            network.
         classes: number of classes.
         stock: what is saved.
         maps: of the body, from fine to coarse.
         kind: of the head.
-        neck_apart: whether the neck is a block of its own instead of a part of the head.
+        neck_apart: whether the neck is a block of its own instead of a part of the
+            head.
     """
 
     def __init__(
@@ -89,8 +105,13 @@ class DenseNetwork:
         self._maps = list(maps)
         self._answer = kind.find_answer(stock.head)
         self._neck = None if kind.find_neck is None else kind.find_neck(stock.head)
-        self._body: list[BodyBlock] = feature_maps.split_body(stock.body, maps, stock, BODY)
-        self.blocks: list[Block] = [*self._body, *_split_head(stock, kind, neck_apart=neck_apart)]
+        self._body: list[BodyBlock] = feature_maps.split_body(
+            stock.body, maps, stock, BODY
+        )
+        self.blocks: list[Block] = [
+            *self._body,
+            *_split_head(stock, kind, neck_apart=neck_apart),
+        ]
 
     @property
     def names(self) -> list[str]:
@@ -101,17 +122,25 @@ class DenseNetwork:
         return self.run(x)
 
     def run(self, x: Batch, start: int = 0, stop: int | None = None) -> Batch:
-        """Applies blocks[start:stop] to pictures (N, 3, S, S), or to what blocks[start - 1] gave."""
+        """Applies blocks[start:stop] to pictures (N, 3, S, S), or to what blocks[start
+        - 1] gave.
+        """
         first, end, _ = slice(start, stop).indices(len(self.blocks))
         if end == len(self.blocks):
             return self._answer(self.maps(x, first))
         if end > len(self._body):
-            return TensorGroup({f"{LEVEL}{number}": level for number, level in enumerate(self.maps(x, first))})
+            return TensorGroup(
+                {
+                    f"{LEVEL}{number}": level
+                    for number, level in enumerate(self.maps(x, first))
+                }
+            )
         return self._pass_on(self._run_body(x, first, end))
 
     def maps(self, x: Batch, start: int = 0) -> list[Tensor]:
-        """The maps (N, C, H, W) that the head reads, from fine to coarse, of what blocks[start - 1] gave: the body's, or
-        what the neck makes of them."""
+        """The maps (N, C, H, W) that the head reads, from fine to coarse, of what
+        blocks[start - 1] gave: the body's, or what the neck makes of them.
+        """
         if start > len(self._body):
             assert isinstance(x, TensorGroup)
             return [x.tensors[f"{LEVEL}{number}"] for number in range(len(x.tensors))]
@@ -126,7 +155,9 @@ class DenseNetwork:
             found.append(values.permute(0, 3, 1, 2) if one.channels_last else values)
         return found
 
-    def outputs(self, x: Batch, start: int = 0) -> tuple[Tensor, list[tuple[float, Tensor]]]:
+    def outputs(
+        self, x: Batch, start: int = 0
+    ) -> tuple[Tensor, list[tuple[float, Tensor]]]:
         """Applies blocks[start:]; there is no auxiliary classifier."""
         return self._answer(self.maps(x, start)), []
 
@@ -137,11 +168,14 @@ class DenseNetwork:
         """Nothing; see `fuse`."""
 
     def compile_blocks(self) -> None:
-        """Nothing: what takes the time is the head, whose shapes follow from what it finds."""
+        """Nothing: what takes the time is the head, whose shapes follow from what it
+        finds.
+        """
 
     def _run_body(self, x: Batch, start: int, stop: int) -> dict[str, Tensor]:
-        """What is there after blocks[start:stop] of the body: the maps so far and, where that is no map, what the last
-        step gave."""
+        """What is there after blocks[start:stop] of the body: the maps so far and,
+        where that is no map, what the last step gave.
+        """
         live = self._take_up(x, start)
         for block in self._body[start:stop]:
             current = live.pop(CURRENT) if CURRENT in live else self._latest(live)
@@ -154,7 +188,9 @@ class DenseNetwork:
         return live
 
     def _latest(self, live: Mapping[str, Tensor]) -> Tensor:
-        """The coarsest map so far, which the next block goes on from; later steps must not write into it."""
+        """The coarsest map so far, which the next block goes on from; later steps must
+        not write into it.
+        """
         there = [one.path for one in self._maps if one.path in live]
         return live[there[-1]]
 
@@ -173,19 +209,25 @@ class DenseNetwork:
 
 
 def _find_class_rows(head: nn.Module) -> dict[str, ClassRows]:
-    """Which rows of the head's tensors belong to classes, by their names in the whole network."""
+    """Which rows of the head's tensors belong to classes, by their names in the whole
+    network.
+    """
     stated: Mapping[str, tuple[int, int]] = getattr(head, "class_rows", {})
     return {f"head.{name}": ClassRows(*rows) for name, rows in stated.items()}
 
 
 def find_design(architecture: str, side: int, strides: Sequence[int]) -> dict[str, Any]:
-    """What rebuilds a body: `architecture`, `arguments` of torchvision's builder, and its `maps`, as JSON holds them.
+    """What rebuilds a body: `architecture`, `arguments` of torchvision's builder, and
+    its `maps`, as JSON holds them.
 
     Raises:
-        ConfigError: the architecture does not exist, has no such maps, or cannot be built for that side.
+        ConfigError: the architecture does not exist, has no such maps, or cannot be
+            built for that side.
     """
     arguments = torchvision_models.find_stock_kwargs(architecture, side)
-    classifier = torchvision_models.build_stock(architecture, 1, arguments, meta=True).eval()
+    classifier = torchvision_models.build_stock(
+        architecture, 1, arguments, meta=True
+    ).eval()
     maps = feature_maps.choose_maps(architecture, classifier, side, strides)
     return {
         "architecture": architecture,
@@ -196,22 +238,33 @@ def find_design(architecture: str, side: int, strides: Sequence[int]) -> dict[st
 
 
 def find_whole_design(architecture: str, side: int) -> dict[str, Any]:
-    """What rebuilds one of torchvision's detectors or segmenters: as `find_design` gives it, with `network`, torchvision's
-    name of the whole, and what its head needs.
+    """What rebuilds one of torchvision's detectors or segmenters: as `find_design`
+    gives it, with `network`, torchvision's name of the whole, and what its head needs.
 
     Raises:
         ConfigError: a picture of that side is too small for it.
     """
     whole = WHOLE_NETWORKS[architecture]
-    design = {"network": architecture, "architecture": whole.body, "arguments": whole.arguments, "side": side}
+    design = {
+        "network": architecture,
+        "architecture": whole.body,
+        "arguments": whole.arguments,
+        "side": side,
+    }
     if whole.norm_eps is not None:
         design["norm_eps"] = whole.norm_eps
-    maps = feature_maps.read_maps(architecture, build_body(design, meta=True).eval(), side, whole.maps)
+    maps = feature_maps.read_maps(
+        architecture, build_body(design, meta=True).eval(), side, whole.maps
+    )
     return {**design, "maps": [one._asdict() for one in maps], **whole.head}
 
 
-def build_body(design: Mapping[str, Any], *, meta: bool = False, seed: int = 0) -> nn.Module:
-    """The classifier that a design's body is, with random weights; see `torchvision_models.build_stock`."""
+def build_body(
+    design: Mapping[str, Any], *, meta: bool = False, seed: int = 0
+) -> nn.Module:
+    """The classifier that a design's body is, with random weights; see
+    `torchvision_models.build_stock`.
+    """
     return torchvision_models.build_stock(
         str(design["architecture"]), 1, builder_arguments(design), meta=meta, seed=seed
     )
@@ -222,11 +275,14 @@ def read_maps(design: Mapping[str, Any]) -> list[FeatureMap]:
     return [FeatureMap(**one) for one in design["maps"]]
 
 
-def build_network(design: Mapping[str, Any], classes: int, kind: HeadKind, *, seed: int) -> DenseNetwork:
+def build_network(
+    design: Mapping[str, Any], classes: int, kind: HeadKind, *, seed: int
+) -> DenseNetwork:
     """A network with random weights; the global random state stays as it is.
 
     Args:
-        design: as `find_design` or `find_whole_design` gives it, and what the head needs.
+        design: as `find_design` or `find_whole_design` gives it, and what the head
+            needs.
         kind: of the head.
         seed: of the random weights.
     """
@@ -236,14 +292,18 @@ def build_network(design: Mapping[str, Any], classes: int, kind: HeadKind, *, se
         head = kind.make(classes, design)
     stock = DenseModule(body, head)
     neck_apart = "network" in design and kind.find_neck is not None
-    return DenseNetwork(architecture, classes, stock, read_maps(design), kind, neck_apart=neck_apart)
+    return DenseNetwork(
+        architecture, classes, stock, read_maps(design), kind, neck_apart=neck_apart
+    )
 
 
 def load_pretrained(network: DenseNetwork, source: Path) -> None:
-    """Gives the body a classifier's weights; the classifier's own last layers are left out.
+    """Gives the body a classifier's weights; the classifier's own last layers are left
+    out.
 
     Raises:
-        BackboneError: a name is missing or of another shape, or the file cannot be read.
+        BackboneError: a name is missing or of another shape, or the file cannot be
+            read.
     """
     stated = weights.read_weights(source).state
     body = network.stock.get_submodule("body")
@@ -258,4 +318,6 @@ def load_finetuned(network: DenseNetwork, path: Path) -> None:
     Raises:
         BackboneError: the file is not that of this network.
     """
-    torchvision_models.fill_network(network.stock, weights.read_weights(path).state, str(path))
+    torchvision_models.fill_network(
+        network.stock, weights.read_weights(path).state, str(path)
+    )

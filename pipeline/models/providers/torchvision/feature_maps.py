@@ -1,7 +1,9 @@
-"""torchvision's classifiers as bodies of other networks: their feature maps, one for each resolution.
+"""torchvision's classifiers as bodies of other networks: their feature maps, one for
+each resolution.
 
-Which layers give them is not listed but tried: the classifier's own forward is walked through without memory, and of each
-resolution the last map is taken, so that any convolutional network of the library, and Swin, can be a body.
+Which layers give them is not listed but tried: the classifier's own forward is walked
+through without memory, and of each resolution the last map is taken, so that any
+convolutional network of the library, and Swin, can be a body.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ class FeatureMap(NamedTuple):
 
 
 class MappedStep(NamedTuple):
-    """A step of the body's forward, and the map that it gives, if it is one of the maps."""
+    """A step of the body's forward, and the map that it gives, if it is one of the
+    maps.
+    """
 
     step: Step
     map: FeatureMap | None
@@ -59,7 +63,9 @@ def find_maps(classifier: nn.Module, side: int) -> list[FeatureMap]:
     return [last[stride] for stride in sorted(last)]
 
 
-def choose_maps(architecture: str, classifier: nn.Module, side: int, strides: Sequence[int]) -> list[FeatureMap]:
+def choose_maps(
+    architecture: str, classifier: nn.Module, side: int, strides: Sequence[int]
+) -> list[FeatureMap]:
     """The maps of these strides, or those of them that there are.
 
     Raises:
@@ -79,7 +85,9 @@ def choose_maps(architecture: str, classifier: nn.Module, side: int, strides: Se
     return chosen
 
 
-def read_maps(architecture: str, classifier: nn.Module, side: int, paths: Sequence[str]) -> list[FeatureMap]:
+def read_maps(
+    architecture: str, classifier: nn.Module, side: int, paths: Sequence[str]
+) -> list[FeatureMap]:
     """The maps that these layers give.
 
     Args:
@@ -115,7 +123,9 @@ class BodyBlock(Block):
         prefix: of the classifier's paths in it.
     """
 
-    def __init__(self, name: str, steps: Sequence[MappedStep], stock: nn.Module, prefix: str) -> None:
+    def __init__(
+        self, name: str, steps: Sequence[MappedStep], stock: nn.Module, prefix: str
+    ) -> None:
         owns: list[str] = []
         for mapped in steps:
             owns.extend(prefix + path for path in mapped.step.owns)
@@ -128,12 +138,16 @@ class BodyBlock(Block):
         return self.steps[-1].map is not None
 
 
-def split_body(classifier: nn.Module, maps: Sequence[FeatureMap], stock: nn.Module, prefix: str) -> list[BodyBlock]:
-    """The body's blocks: those of the classifier, up to the last map. What lies behind is taken out of the classifier.
+def split_body(
+    classifier: nn.Module, maps: Sequence[FeatureMap], stock: nn.Module, prefix: str
+) -> list[BodyBlock]:
+    """The body's blocks: those of the classifier, up to the last map. What lies behind
+    is taken out of the classifier.
 
     Args:
         stock: the whole network, which holds the classifier.
-        prefix: what stands before the paths of the classifier's modules in the whole network.
+        prefix: what stands before the paths of the classifier's modules in the whole
+            network.
     """
     by_path = {one.path: one for one in maps}
     last = maps[-1].path
@@ -167,14 +181,17 @@ def _walk(classifier: nn.Module, side: int) -> list[tuple[Step, tuple[int, ...]]
         for block in body:
             for step in block.steps:
                 if isinstance(step.call, nn.AdaptiveAvgPool2d):
-                    return shapes  # what comes behind reads one size whatever the input's
+                    # What comes behind reads one size whatever the input's.
+                    return shapes
                 values = step.call(values)
                 shapes.append((step, tuple(values.shape)))
     return shapes
 
 
 def _read_map(step: Step, shape: Sequence[int], side: int) -> FeatureMap | None:
-    """The map that a step gives; None where its output is none, or that of a function or a pooling to a point."""
+    """The map that a step gives; None where its output is none, or that of a function
+    or a pooling to a point.
+    """
     if len(shape) != 4 or not isinstance(step.call, nn.Module):
         return None
     _, second, third, fourth = shape

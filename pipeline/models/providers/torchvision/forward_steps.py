@@ -1,8 +1,9 @@
 """How each of torchvision's networks runs from input to output, as a list of entries.
 
-An entry is the path of a module (`avgpool`), a path with a star (`features*`: the module's members in order,
-and theirs where a member is itself a list of units), a plain function, or a `BoundStep`, a function that reads
-parameters of the network itself. Running the entries in order is the network's own forward.
+An entry is the path of a module (`avgpool`), a path with a star (`features*`: the
+module's members in order, and theirs where a member is itself a list of units), a plain
+function, or a `BoundStep`, a function that reads parameters of the network itself.
+Running the entries in order is the network's own forward.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ Call = Callable[[Tensor], Tensor]
 
 
 class BoundStep(NamedTuple):
-    """A function of the whole network and its input, with the paths of the modules and parameters it owns."""
+    """A function of the whole network and its input, with the paths of the modules and
+    parameters it owns.
+    """
 
     function: Callable[[Any, Tensor], Tensor]
     owns: tuple[str, ...]
@@ -86,7 +89,8 @@ def _take_class_token(x: Tensor) -> Tensor:
 
 def _append_features(layer: nn.Module, x: Tensor) -> Tensor:
     """A DenseNet layer appends its features to all earlier ones."""
-    grown: Tensor = torch.cat([x, layer([x])], 1)  # a list, since asking for a tensor's type cannot be traced
+    # A list, since asking for a tensor's type cannot be traced.
+    grown: Tensor = torch.cat([x, layer([x])], 1)
     return grown
 
 
@@ -131,7 +135,9 @@ _INCEPTION = (
     "Mixed_7c",
     "avgpool",
 )
-_TOKENS = BoundStep(_embed_patches, ("conv_proj", "class_token", "encoder.pos_embedding"))
+_TOKENS = BoundStep(
+    _embed_patches, ("conv_proj", "class_token", "encoder.pos_embedding")
+)
 
 ForwardEntry = str | Call | BoundStep
 FORWARD: dict[str, tuple[ForwardEntry, ...]] = {
@@ -144,7 +150,16 @@ FORWARD: dict[str, tuple[ForwardEntry, ...]] = {
     "DenseNet": ("features*", _relu, _average_pool, _flatten, "classifier"),
     "SqueezeNet": ("features*", "classifier*", _flatten),
     "MNASNet": ("layers*", _average_pixels, "classifier*"),
-    "ShuffleNetV2": ("conv1", "maxpool", "stage2*", "stage3*", "stage4*", "conv5", _average_pixels, "fc"),
+    "ShuffleNetV2": (
+        "conv1",
+        "maxpool",
+        "stage2*",
+        "stage3*",
+        "stage4*",
+        "conv5",
+        _average_pixels,
+        "fc",
+    ),
     "ResNet": (
         "conv1",
         "bn1",
@@ -162,13 +177,22 @@ FORWARD: dict[str, tuple[ForwardEntry, ...]] = {
     "GoogLeNet": (*_GOOGLENET, _flatten, "dropout", "fc"),
     "Inception3": (*_INCEPTION, "dropout", _flatten, "fc"),
     "SwinTransformer": ("features*", "norm", "permute", "avgpool", "flatten", "head"),
-    "VisionTransformer": (_TOKENS, "encoder.dropout", "encoder.layers*", "encoder.ln", _take_class_token, "heads*"),
+    "VisionTransformer": (
+        _TOKENS,
+        "encoder.dropout",
+        "encoder.layers*",
+        "encoder.ln",
+        _take_class_token,
+        "heads*",
+    ),
     "MaxVit": (BoundStep(_check_input_side, ()), "stem*", "blocks*", "classifier*"),
 }
 
 
 class AuxiliaryHead(NamedTuple):
-    """A second classifier, on the output of a block within the network, whose loss helps in training."""
+    """A second classifier, on the output of a block within the network, whose loss
+    helps in training.
+    """
 
     after: str  # the block whose output it reads
     path: str
@@ -176,8 +200,9 @@ class AuxiliaryHead(NamedTuple):
     side: int  # the smallest output it can read, in pixels
 
 
-# Szegedy et al. 2016, "Rethinking the Inception Architecture", section 4; the weight is the customary one.
-# GoogLeNet's are left out: torchvision's published ones are untrained.
+# Szegedy et al. 2016, "Rethinking the Inception Architecture", section 4; the weight is
+# the customary one. GoogLeNet's are left out: torchvision's published ones are
+# untrained.
 AUXILIARY = {"Inception3": AuxiliaryHead("Mixed_6e", "AuxLogits", 0.4, 17)}
 
 _UNIT_LISTS = (nn.Sequential, nn.ModuleList, AnyStage, MaxVitBlock, _DenseBlock)
@@ -210,7 +235,9 @@ def _list_units(path: str, container: nn.Module) -> Iterator[Step]:
 
 
 def _is_list_of_units(module: nn.Module) -> bool:
-    """A convolution with its norm and activation is one unit, though torchvision makes it a Sequential."""
+    """A convolution with its norm and activation is one unit, though torchvision makes
+    it a Sequential.
+    """
     if type(module) not in _UNIT_LISTS:
         return False
     return any(_has_children(child) for child in module.children())

@@ -1,9 +1,10 @@
 """Blocks that will not train, in fewer and faster operations.
 
-In eval a BatchNorm is a scaling and a shift by constants, so it is folded into the convolution before it (Jacob et al.
-2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", section 3.2), and
-on a CPU the activation behind is applied by the convolution while it writes. The function is the same but for the
-last bits.
+In eval a BatchNorm is a scaling and a shift by constants, so it is folded into the
+convolution before it (Jacob et al. 2018, "Quantization and Training of Neural Networks
+for Efficient Integer-Arithmetic-Only Inference", section 3.2), and on a CPU the
+activation behind is applied by the convolution while it writes. The function is the
+same but for the last bits.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pipeline.models.providers.torchvision.forward_steps import Call
 
-TOLERANCE = 0.01  # of the largest output; a GPU that multiplies with 10 bits of significand is 0.001 off
+# Of the largest output; a GPU that multiplies with 10 bits of significand is 0.001 off.
+TOLERANCE = 0.01
 
 
 class Activation(NamedTuple):
@@ -37,12 +39,16 @@ _ACTIVATION_MODULES: tuple[tuple[type[nn.Module], str], ...] = (
 _RELU_FUNCTIONS = {torch.relu, torch.relu_, nn.functional.relu}
 
 
-def fuse_calls(calls: Sequence[Call], modules: Sequence[nn.Module], *, activations: bool) -> Call | None:
-    """The same calls as one with fewer operations, from the weights of this moment; None where nothing can be fused.
+def fuse_calls(
+    calls: Sequence[Call], modules: Sequence[nn.Module], *, activations: bool
+) -> Call | None:
+    """The same calls as one with fewer operations, from the weights of this moment;
+    None where nothing can be fused.
 
     Args:
         modules: what the calls run, in eval.
-        activations: have convolutions apply the activation behind them; for fp32 on a CPU. NaN becomes a number there.
+        activations: have convolutions apply the activation behind them; for fp32 on a
+            CPU. NaN becomes a number there.
     """
     chain = _Chain(calls, modules)
     try:
@@ -76,7 +82,8 @@ class _Chain(nn.Module):
 
     def __init__(self, calls: Sequence[Call], modules: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.modules_run = nn.ModuleList(modules)  # only what lies below it can be traced
+        # Only what lies below it can be traced.
+        self.modules_run = nn.ModuleList(modules)
         self._calls = tuple(calls)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,7 +97,9 @@ def _has_joined_convolutions() -> bool:
     return available and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
-def _find_convolutions(chain: _Chain, graph: fx.Graph) -> list[tuple[fx.Node, nn.Conv2d]]:
+def _find_convolutions(
+    chain: _Chain, graph: fx.Graph
+) -> list[tuple[fx.Node, nn.Conv2d]]:
     """The convolutions that can be replaced: each called once, with zeros as padding."""
     convolutions = []
     for node in graph.nodes:
@@ -105,8 +114,12 @@ def _find_convolutions(chain: _Chain, graph: fx.Graph) -> list[tuple[fx.Node, nn
     return replaceable
 
 
-def _fuse_convolution(chain: _Chain, node: fx.Node, convolution: nn.Conv2d, *, activations: bool) -> bool:
-    """Has a convolution do what a norm and an activation behind it did; the network keeps its own modules."""
+def _fuse_convolution(
+    chain: _Chain, node: fx.Node, convolution: nn.Conv2d, *, activations: bool
+) -> bool:
+    """Has a convolution do what a norm and an activation behind it did; the network
+    keeps its own modules.
+    """
     weight: Tensor = convolution.weight.detach()
     bias: Tensor | None = convolution.bias
     absorbed: list[fx.Node] = []
@@ -114,9 +127,12 @@ def _fuse_convolution(chain: _Chain, node: fx.Node, convolution: nn.Conv2d, *, a
     norm = _find_module(chain, follower)
     if follower is not None and isinstance(norm, _BatchNorm) and not norm.training:
         mean, variance = norm.running_mean, norm.running_var
-        if mean is None or variance is None:  # such a norm goes by the batch even in eval
+        # Such a norm goes by the batch even in eval.
+        if mean is None or variance is None:
             return False
-        weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)
+        weight, bias = fuse_conv_bn_weights(
+            weight, bias, mean, variance, norm.eps, norm.weight, norm.bias
+        )
         absorbed.append(follower)
         follower = _find_only_user(follower)
     activation = None
@@ -132,7 +148,10 @@ def _fuse_convolution(chain: _Chain, node: fx.Node, convolution: nn.Conv2d, *, a
 
 
 def _replace_convolution(
-    chain: _Chain, node: fx.Node, replacement: _FusedConvolution, absorbed: Sequence[fx.Node]
+    chain: _Chain,
+    node: fx.Node,
+    replacement: _FusedConvolution,
+    absorbed: Sequence[fx.Node],
 ) -> None:
     name = f"fused_{len(chain._modules)}"
     chain.add_module(name, replacement)
@@ -155,7 +174,9 @@ def _find_module(chain: _Chain, node: fx.Node | None) -> nn.Module | None:
 
 
 def _find_activation(chain: _Chain, node: fx.Node) -> Activation | None:
-    """What a node does to the convolution's output; None where it is no activation that can be fused."""
+    """What a node does to the convolution's output; None where it is no activation that
+    can be fused.
+    """
     module = _find_module(chain, node)
     if isinstance(module, nn.Hardtanh):  # ReLU6 is one
         return Activation("hardtanh", [module.min_val, module.max_val])
@@ -173,7 +194,13 @@ class _FusedConvolution(nn.Module):
     The latter is the operation of PyTorch's own that its compiler fuses the two into.
     """
 
-    def __init__(self, like: nn.Conv2d, weight: Tensor, bias: Tensor | None, activation: Activation | None) -> None:
+    def __init__(
+        self,
+        like: nn.Conv2d,
+        weight: Tensor,
+        bias: Tensor | None,
+        activation: Activation | None,
+    ) -> None:
         super().__init__()
         self.weight = weight.detach()
         self.bias = None if bias is None else bias.detach()
@@ -186,7 +213,13 @@ class _FusedConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self._activation is None:
             return nn.functional.conv2d(
-                x, self.weight, self.bias, self._stride, self._padding, self._dilation, self._groups
+                x,
+                self.weight,
+                self.bias,
+                self._stride,
+                self._padding,
+                self._dilation,
+                self._groups,
             )
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x,

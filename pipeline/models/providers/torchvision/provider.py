@@ -1,4 +1,6 @@
-"""torchvision behind the protocol of backbone providers. Importing this loads nothing heavy."""
+"""torchvision behind the protocol of backbone providers. Importing this loads nothing
+heavy.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,19 @@ if TYPE_CHECKING:
 
 
 class TorchvisionProvider:
-    """torchvision's classifiers, and some of its detectors and segmenters; see `pipeline.models.providers.base.BackboneProvider`."""
+    """torchvision's classifiers, and some of its detectors and segmenters; see
+    `pipeline.models.providers.base.BackboneProvider`.
+    """
 
     name = "torchvision"
     packages = ("torch", "torchvision")
 
-    def fetch(self, config: BackboneConfig, out: Path, context: Context) -> BackboneRecord:
-        """Rewrites pretrained weights, wherever they come from, as one verified file in one form."""
+    def fetch(
+        self, config: BackboneConfig, out: Path, context: Context
+    ) -> BackboneRecord:
+        """Rewrites pretrained weights, wherever they come from, as one verified file in
+        one form.
+        """
         from safetensors.torch import save_file
 
         from pipeline import files
@@ -32,7 +40,9 @@ class TorchvisionProvider:
         source = backbones.resolve_weights(config, context)
         content = weights.read_weights(source.path)
         fitted = backbones.fit_weights(architecture, content, str(source.path))
-        spec = backbones.derive_input_spec(config, architecture, content, str(source.path))
+        spec = backbones.derive_input_spec(
+            config, architecture, content, str(source.path)
+        )
         target = out / "weights.safetensors"
         save_file(copy_state(fitted.stock), target)
         files.apply_umask(target)
@@ -44,7 +54,9 @@ class TorchvisionProvider:
             source=source.source,
             sha256=source.sha256,
             weights_sha256=files.sha256(target),
-            parameters=sum(parameter.numel() for parameter in fitted.stock.parameters()),
+            parameters=sum(
+                parameter.numel() for parameter in fitted.stock.parameters()
+            ),
             classes=fitted.classes,
             blocks=fitted.blocks,
             input=spec,
@@ -63,13 +75,17 @@ class TorchvisionProvider:
 
         return backbones.count_parameters(config)
 
-    def build(self, backbone: BackboneRecord, classes: int, *, pretrained: bool, seed: int) -> TorchvisionNetwork:
+    def build(
+        self, backbone: BackboneRecord, classes: int, *, pretrained: bool, seed: int
+    ) -> TorchvisionNetwork:
         """The architecture with a new head, and all other weights pretrained or random."""
         from pipeline.models.providers.torchvision import blocks
         from pipeline.records import image_spec
 
         size = image_spec(backbone.input).size
-        network = blocks.build_network(backbone.architecture, classes, size=size, meta=pretrained, seed=seed)
+        network = blocks.build_network(
+            backbone.architecture, classes, size=size, meta=pretrained, seed=seed
+        )
         if pretrained:
             blocks.load_pretrained(network, backbone.weights, seed=seed)
         return network
@@ -80,4 +96,6 @@ class TorchvisionProvider:
         from pipeline.records import image_spec
 
         size = image_spec(candidate.input).size
-        return blocks.load_finetuned(candidate.architecture, len(candidate.labels), candidate.model, size=size)
+        return blocks.load_finetuned(
+            candidate.architecture, len(candidate.labels), candidate.model, size=size
+        )

@@ -1,4 +1,6 @@
-"""torchvision's own networks: which there are, and how one is built without touching the global random state."""
+"""torchvision's own networks: which there are, and how one is built without touching
+the global random state.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def check_architecture(architecture: str) -> str:
 
 
 def find_kind(architecture: str) -> Kind | None:
-    """Whether it is one of torchvision's detectors or segmenters, used here or not; None where it is neither."""
+    """Whether it is one of torchvision's detectors or segmenters, used here or not;
+    None where it is neither.
+    """
     kinds: dict[Kind, Any] = {
         "detector": torchvision.models.detection,
         "segmenter": torchvision.models.segmentation,
@@ -68,7 +72,9 @@ def find_kind(architecture: str) -> Kind | None:
 
 
 def _refuse_whole_network(architecture: str) -> None:
-    """Says of torchvision's detectors and segmenters what they are, instead of listing what resembles their names."""
+    """Says of torchvision's detectors and segmenters what they are, instead of listing
+    what resembles their names.
+    """
     kind = find_kind(architecture)
     if kind is None:
         return
@@ -81,11 +87,13 @@ def _refuse_whole_network(architecture: str) -> None:
 
 
 def find_stock_kwargs(architecture: str, size: int | None = None) -> dict[str, Any]:
-    """What `torchvision.models.get_model` needs beside the architecture and the number of classes.
+    """What `torchvision.models.get_model` needs beside the architecture and the number
+    of classes.
 
     Args:
         architecture: torchvision's name.
-        size: input side in pixels, which shapes vision transformers and MaxViT; None: torchvision's default.
+        size: input side in pixels, which shapes vision transformers and MaxViT; None:
+            torchvision's default.
     """
     if architecture == "inception_v3":
         return {"aux_logits": True, "init_weights": False, "transform_input": False}
@@ -98,18 +106,28 @@ def find_stock_kwargs(architecture: str, size: int | None = None) -> dict[str, A
     return {}
 
 
-def remove_untrained_heads(architecture: str, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """A state dict without GoogLeNet's auxiliary classifiers: torchvision's published ones are untrained."""
+def remove_untrained_heads(
+    architecture: str, state: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """A state dict without GoogLeNet's auxiliary classifiers: torchvision's published
+    ones are untrained.
+    """
     if architecture != "googlenet":
         return state
-    return {name: value for name, value in state.items() if not name.startswith(("aux1.", "aux2."))}
+    return {
+        name: value
+        for name, value in state.items()
+        if not name.startswith(("aux1.", "aux2."))
+    }
 
 
 def find_normalisation(architecture: str) -> Normalisation | None:
-    """The normalisation of the networks whose published weights torchvision feeds otherwise than it says.
+    """The normalisation of the networks whose published weights torchvision feeds
+    otherwise than it says.
 
-    Inception v3 and GoogLeNet came from TensorFlow, with inputs in [-1, 1]; torchvision converts to that inside
-    the network (`transform_input`), where Thaw normalises so from the start.
+    Inception v3 and GoogLeNet came from TensorFlow, with inputs in [-1, 1]; torchvision
+    converts to that inside the network (`transform_input`), where Thaw normalises so
+    from the start.
     """
     if architecture not in ("inception_v3", "googlenet"):
         return None
@@ -117,14 +135,20 @@ def find_normalisation(architecture: str) -> Normalisation | None:
 
 
 def build_stock(
-    architecture: str, classes: int, stock_kwargs: dict[str, Any], *, meta: bool = False, seed: int = 0
+    architecture: str,
+    classes: int,
+    stock_kwargs: dict[str, Any],
+    *,
+    meta: bool = False,
+    seed: int = 0,
 ) -> nn.Module:
     """The stock network with `classes` outputs.
 
     Args:
         stock_kwargs: as `find_stock_kwargs` gives them.
         meta: shapes without memory; only constant buffers hold values.
-        seed: of the random weights otherwise, which torchvision initialises in the manner of each paper.
+        seed: of the random weights otherwise, which torchvision initialises in the
+            manner of each paper.
 
     Raises:
         ConfigError: there is no such architecture, or it cannot be built for that size.
@@ -136,7 +160,9 @@ def build_stock(
     allocation = ShapesOnly() if meta else nullcontext()
     try:
         with seed_generator(seed), allocation:
-            network: nn.Module = torchvision.models.get_model(architecture, weights=None, num_classes=classes, **kwargs)
+            network: nn.Module = torchvision.models.get_model(
+                architecture, weights=None, num_classes=classes, **kwargs
+            )
     except (AssertionError, ValueError) as fault:
         lines = str(fault).splitlines()
         raise ConfigError(
@@ -149,13 +175,15 @@ def build_stock(
 
 
 def fill_network(network: nn.Module, state: Mapping[str, Tensor], subject: str) -> None:
-    """Gives a network, which may be on the meta device, exactly these weights, as copies.
+    """Gives a network, which may be on the meta device, exactly these weights, as
+    copies.
 
     Args:
         subject: where the weights are from, for the message.
 
     Raises:
-        BackboneError: a name is missing, unexpected or of another shape; all kinds are listed.
+        BackboneError: a name is missing, unexpected or of another shape; all kinds are
+            listed.
     """
     weights.fill_network(network, _rename_old_layers(state), subject)
 
@@ -173,7 +201,9 @@ def _rename_old_layers(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def find_image_side(state: Mapping[str, Tensor]) -> int | None:
-    """The input side in pixels that a vision transformer's positions fit; None for other networks."""
+    """The input side in pixels that a vision transformer's positions fit; None for
+    other networks.
+    """
     if "encoder.pos_embedding" not in state or "conv_proj.weight" not in state:
         return None
     class_tokens = 1
@@ -184,24 +214,33 @@ def find_image_side(state: Mapping[str, Tensor]) -> int | None:
 
 @contextmanager
 def seed_generator(seed: int) -> Iterator[None]:
-    """Draws from the CPU's global generator start at `seed` inside and leave no trace outside."""
+    """Draws from the CPU's global generator start at `seed` inside and leave no trace
+    outside.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
 
 
 _ALLOCATE = (torch.empty, torch.zeros, torch.ones)
-_RANDOM = (torch.Tensor.normal_, torch.Tensor.uniform_, nn.init.kaiming_uniform_, nn.init.kaiming_normal_)
+_RANDOM = (
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+    nn.init.kaiming_uniform_,
+    nn.init.kaiming_normal_,
+)
 
 
 class ShapesOnly(TorchFunctionMode):
     """Puts what layers allocate on the meta device, and draws no random numbers for it.
 
-    `torch.device("meta")` would also take the small tensors that RegNet's constructor computes its widths with,
-    and those must hold values.
+    `torch.device("meta")` would also take the small tensors that RegNet's constructor
+    computes its widths with, and those must hold values.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         kwargs = dict(kwargs or {})
         if func in _RANDOM:
             return args[0] if args else kwargs["tensor"]
@@ -212,7 +251,9 @@ class ShapesOnly(TorchFunctionMode):
 
 @lru_cache(maxsize=128)
 def class_dependent_names(architecture: str) -> frozenset[str]:
-    """The state dict's names whose shape follows from the number of classes: what a new head replaces."""
+    """The state dict's names whose shape follows from the number of classes: what a new
+    head replaces.
+    """
     stock_kwargs = find_stock_kwargs(architecture)
     two = build_stock(architecture, 2, stock_kwargs, meta=True).state_dict()
     three = build_stock(architecture, 3, stock_kwargs, meta=True).state_dict()

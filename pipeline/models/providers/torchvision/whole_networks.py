@@ -1,8 +1,10 @@
-"""torchvision's detectors and segmenters whose published weights are used whole, all but the layers that depend on classes.
+"""torchvision's detectors and segmenters whose published weights are used whole, all
+but the layers that depend on classes.
 
-A table: of which classifier's body each is made, from which of its layers the head reads, what builds the head, and how
-torchvision's names of its tensors correspond to those here (`body.…` by the classifier's names, `head.…`). Read from
-torchvision's own builders.
+A table: of which classifier's body each is made, from which of its layers the head
+reads, what builds the head, and how torchvision's names of its tensors correspond to
+those here (`body.…` by the classifier's names, `head.…`). Read from torchvision's own
+builders.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 Kind = Literal["detector", "segmenter"]
 
-AUXILIARY = "aux_classifier."  # a second head that torchvision trains with and does not answer by
+# A second head that torchvision trains with and does not answer by.
+AUXILIARY = "aux_classifier."
 
 
 class WholeNetwork(NamedTuple):
@@ -22,13 +25,17 @@ class WholeNetwork(NamedTuple):
         kind: what it is.
         body: torchvision's name of the classifier that its body is.
         arguments: of the body's builder.
-        maps: paths, in the classifier, of the layers that give the maps, in the order in which they are computed.
-        head: what the head's builder needs beside the maps; see `pipeline.serving.pixel_head` and `box_head`.
+        maps: paths, in the classifier, of the layers that give the maps, in the order
+            in which they are computed.
+        head: what the head's builder needs beside the maps; see
+            `pipeline.serving.pixel_head` and `box_head`.
         names: the beginnings of torchvision's names, and those here.
         class_weight: torchvision's name of a tensor that has a row for each class.
-        side: of the pictures that the published weights were trained on, in pixels: the shorter one.
+        side: of the pictures that the published weights were trained on, in pixels: the
+            shorter one.
         arguments_of_whole: of the whole network's builder.
-        norm_eps: what the body's batch normalisation adds to a variance; None: what the classifier's does.
+        norm_eps: what the body's batch normalisation adds to a variance; None: what the
+            classifier's does.
     """
 
     kind: Kind
@@ -55,7 +62,9 @@ _SEGMENTER_SIDE = 520
 
 
 def _resnet_segmenter(body: str, last_map: str, head: str) -> WholeNetwork:
-    """Output stride 8: the strides of the last two stages are replaced by dilation (Chen et al. 2017, section 3.1)."""
+    """Output stride 8: the strides of the last two stages are replaced by dilation
+    (Chen et al. 2017, section 3.1).
+    """
     return WholeNetwork(
         kind="segmenter",
         body=body,
@@ -70,7 +79,10 @@ def _resnet_segmenter(body: str, last_map: str, head: str) -> WholeNetwork:
 
 
 def _mobilenet_segmenter(
-    head: str, maps: tuple[str, ...], class_weight: str, arguments_of_whole: dict[str, Any]
+    head: str,
+    maps: tuple[str, ...],
+    class_weight: str,
+    arguments_of_whole: dict[str, Any],
 ) -> WholeNetwork:
     """Output stride 16 (Howard et al. 2019, section 6.4)."""
     return WholeNetwork(
@@ -86,7 +98,9 @@ def _mobilenet_segmenter(
     )
 
 
-_NEARLY_NOTHING = 1e-10  # 0 would be refused where the batch's own statistics are used, as in training from scratch
+# 0 would be refused where the batch's own statistics are used, as in training from
+# scratch.
+_NEARLY_NOTHING = 1e-10
 _RATIOS = [0.5, 1.0, 2.0]
 _SIZES = [32.0, 64.0, 128.0, 256.0, 512.0]
 
@@ -103,8 +117,9 @@ def _detector(
 ) -> WholeNetwork:
     """Faster R-CNN with a feature pyramid.
 
-    torchvision's body has normalisations that neither move nor train; here they are the usual ones of the same values, so
-    that it may be trained from scratch too, and whether statistics move is said by the stage.
+    torchvision's body has normalisations that neither move nor train; here they are the
+    usual ones of the same values, so that it may be trained from scratch too, and
+    whether statistics move is said by the stage.
 
     Args:
         prefix: of the body's names.
@@ -137,16 +152,31 @@ def _detector(
     )
 
 
-def _resnet_detector(norm_eps: float | None, convolutions: tuple[int, int] = (1, 0)) -> WholeNetwork:
+def _resnet_detector(
+    norm_eps: float | None, convolutions: tuple[int, int] = (1, 0)
+) -> WholeNetwork:
     maps = ("layer1.2", "layer2.3", "layer3.5", "layer4.2")
-    return _detector("resnet50", "body.", maps, _SIZES, 800, norm_eps=norm_eps, convolutions=convolutions)
+    return _detector(
+        "resnet50",
+        "body.",
+        maps,
+        _SIZES,
+        800,
+        norm_eps=norm_eps,
+        convolutions=convolutions,
+    )
 
 
 def _mobilenet_detector(side: int) -> WholeNetwork:
     """Both of its maps have stride 32, and every level anchors of all sizes."""
     anchors = [_SIZES] * 3
     return _detector(
-        "mobilenet_v3_large", "body.features.", ("features.13", "features.16"), anchors, side, norm_eps=1e-5
+        "mobilenet_v3_large",
+        "body.features.",
+        ("features.13", "features.16"),
+        anchors,
+        side,
+        norm_eps=1e-5,
     )
 
 
@@ -161,7 +191,8 @@ WHOLE_NETWORKS: Mapping[str, WholeNetwork] = {
     "lraspp_mobilenet_v3_large": _mobilenet_segmenter(
         "lraspp", ("features.4", "features.16"), "classifier.low_classifier.weight", {}
     ),
-    # torchvision's fixed normalisation adds nothing to a variance here (`overwrite_eps` in its builder).
+    # torchvision's fixed normalisation adds nothing to a variance here (`overwrite_eps`
+    # in its builder).
     "fasterrcnn_resnet50_fpn": _resnet_detector(norm_eps=_NEARLY_NOTHING),
     "fasterrcnn_resnet50_fpn_v2": _resnet_detector(norm_eps=None, convolutions=(2, 4)),
     "fasterrcnn_mobilenet_v3_large_fpn": _mobilenet_detector(800),

@@ -1,4 +1,6 @@
-"""The published weights of whole detectors and segmenters: verified in torchvision's own network, put into ours."""
+"""The published weights of whole detectors and segmenters: verified in torchvision's
+own network, put into ours.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,20 @@ from torch import Tensor, nn
 
 from pipeline.models import weights
 from pipeline.models.block_patterns import HEAD, NECK
-from pipeline.models.providers.torchvision import dense_network, feature_maps, torchvision_models
+from pipeline.models.providers.torchvision import (
+    dense_network,
+    feature_maps,
+    torchvision_models,
+)
 from pipeline.models.providers.torchvision.dense_network import DenseNetwork
-from pipeline.models.providers.torchvision.whole_networks import AUXILIARY, WHOLE_NETWORKS
+from pipeline.models.providers.torchvision.whole_networks import (
+    AUXILIARY,
+    WHOLE_NETWORKS,
+)
 
-SIDE = 256  # of an input, in pixels, by which the blocks are found; which there are does not depend on it
+# Of an input, in pixels, by which the blocks are found; which there are does not depend
+# on it.
+SIDE = 256
 
 
 def build_stock(architecture: str, classes: int) -> nn.Module:
@@ -26,21 +37,31 @@ def build_stock(architecture: str, classes: int) -> nn.Module:
     whole = WHOLE_NETWORKS[architecture]
     with torchvision_models.ShapesOnly():
         network: nn.Module = torchvision.models.get_model(
-            architecture, weights=None, weights_backbone=None, num_classes=classes, **whole.arguments_of_whole
+            architecture,
+            weights=None,
+            weights_backbone=None,
+            num_classes=classes,
+            **whole.arguments_of_whole,
         )
     return network
 
 
-def fit_network(architecture: str, state: Mapping[str, Tensor], subject: str) -> nn.Module:
-    """torchvision's own network holding a state dict, whose auxiliary classifier is left out.
+def fit_network(
+    architecture: str, state: Mapping[str, Tensor], subject: str
+) -> nn.Module:
+    """torchvision's own network holding a state dict, whose auxiliary classifier is
+    left out.
 
     Args:
         subject: where the weights are from, for the message.
 
     Raises:
-        BackboneError: a name is missing, unexpected or of another shape; all kinds are listed.
+        BackboneError: a name is missing, unexpected or of another shape; all kinds are
+            listed.
     """
-    used = {name: value for name, value in state.items() if not name.startswith(AUXILIARY)}
+    used = {
+        name: value for name, value in state.items() if not name.startswith(AUXILIARY)
+    }
     network = build_stock(architecture, count_classes(architecture, used))
     weights.fill_network(network, weights.keep_versions(used, state), subject)
     return network
@@ -56,19 +77,24 @@ def list_blocks(architecture: str) -> list[str]:
     """The names of the network's blocks: those of the body are the classifier's."""
     design = dense_network.find_whole_design(architecture, SIDE)
     classifier = dense_network.build_body(design, meta=True)
-    body = feature_maps.split_body(classifier, dense_network.read_maps(design), classifier, "")
+    body = feature_maps.split_body(
+        classifier, dense_network.read_maps(design), classifier, ""
+    )
     behind = [NECK, HEAD] if WHOLE_NETWORKS[architecture].kind == "detector" else [HEAD]
     return [*[block.name for block in body], *behind]
 
 
 def load_pretrained(network: DenseNetwork, source: Path) -> None:
-    """Gives a network all weights but those that belong to classes, which stay as they are.
+    """Gives a network all weights but those that belong to classes, which stay as they
+    are.
 
     Args:
-        source: weights by torchvision's names; its own head may have any number of classes.
+        source: weights by torchvision's names; its own head may have any number of
+            classes.
 
     Raises:
-        BackboneError: a name is missing, unexpected or of another shape, or the file cannot be read.
+        BackboneError: a name is missing, unexpected or of another shape, or the file
+            cannot be read.
     """
     whole = WHOLE_NETWORKS[network.architecture]
     fresh = network.stock.state_dict()

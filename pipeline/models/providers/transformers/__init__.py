@@ -1,4 +1,6 @@
-"""Networks of the transformers library, by their names on the Hugging Face hub or from a folder."""
+"""Networks of the transformers library, by their names on the Hugging Face hub or from
+a folder.
+"""
 
 from __future__ import annotations
 

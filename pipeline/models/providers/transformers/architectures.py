@@ -1,4 +1,6 @@
-"""What is to be known of each kind of transformer: where its layers lie, and what they hand on."""
+"""What is to be known of each kind of transformer: where its layers lie, and what they
+hand on.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,12 @@ class Architecture(NamedTuple):
     """A kind of transformer, by the `model_type` of its config.json.
 
     Args:
-        returns_tuple: whether a layer returns (hidden states, …) instead of the hidden states alone.
-        pooling: how the vectors of the last layer become one, where the settings leave it open.
-        divisible: whether its layers can be frozen and run one by one. Not where they share weights, or hand on more
-            than hidden states.
+        returns_tuple: whether a layer returns (hidden states, …) instead of the hidden
+            states alone.
+        pooling: how the vectors of the last layer become one, where the settings leave
+            it open.
+        divisible: whether its layers can be frozen and run one by one. Not where they
+            share weights, or hand on more than hidden states.
     """
 
     returns_tuple: bool = False
@@ -60,8 +64,11 @@ def find(model_type: str, subject: str) -> Architecture:
     return ARCHITECTURES[model_type]
 
 
-def layer_list(model: nn.Module, layers: int, subject: str) -> tuple[str, nn.ModuleList]:
-    """The path and the list of a model's layers: the shallowest list that has as many modules as there are layers.
+def layer_list(
+    model: nn.Module, layers: int, subject: str
+) -> tuple[str, nn.ModuleList]:
+    """The path and the list of a model's layers: the shallowest list that has as many
+    modules as there are layers.
 
     Raises:
         BackboneError: there is none.
@@ -72,7 +79,10 @@ def layer_list(model: nn.Module, layers: int, subject: str) -> tuple[str, nn.Mod
             found.append((path.count("."), path, module))
     if not found:
         raise BackboneError(
-            subject, found="no list of layers", expected=f"a list of {layers} layers", hint="choose another backbone"
+            subject,
+            found="no list of layers",
+            expected=f"a list of {layers} layers",
+            hint="choose another backbone",
         )
     _, path, modules = min(found, key=lambda entry: entry[:2])
     return path, modules

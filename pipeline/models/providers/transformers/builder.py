@@ -1,4 +1,6 @@
-"""Stock networks of the transformers library, built from a config.json and filled from files, without the network."""
+"""Stock networks of the transformers library, built from a config.json and filled from
+files, without the network.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from pipeline.models import weights
 from pipeline.models.providers.transformers import architectures
 from pipeline.models.providers.transformers.architectures import Pooling
 from pipeline.models.providers.transformers.library import quiet_library
-from pipeline.models.providers.transformers.network import StockWithHead, TransformerNetwork
+from pipeline.models.providers.transformers.network import (
+    StockWithHead,
+    TransformerNetwork,
+)
 from pipeline.serving import stock_networks
 
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
@@ -25,12 +30,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The content of a folder's config.json.
 
     Raises:
-        BackboneError: it is missing, no JSON, asks for code of its own, or names a kind of network that is not known.
+        BackboneError: it is missing, no JSON, asks for code of its own, or names a kind
+            of network that is not known.
     """
     path = folder / CONFIG
     content = read_json(path)
     if not isinstance(content.get("model_type"), str):
-        raise BackboneError(str(path), found="no model_type", expected="a configuration of the transformers library")
+        raise BackboneError(
+            str(path),
+            found="no model_type",
+            expected="a configuration of the transformers library",
+        )
     if "auto_map" in content:
         raise BackboneError(
             str(path),
@@ -51,16 +61,25 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as fault:
-        raise BackboneError(str(path), found=fault.strerror or str(fault), expected="a file of the network") from fault
+        raise BackboneError(
+            str(path),
+            found=fault.strerror or str(fault),
+            expected="a file of the network",
+        ) from fault
     except ValueError as fault:
-        raise BackboneError(str(path), found=str(fault), expected="JSON", hint="fetch it again") from fault
+        raise BackboneError(
+            str(path), found=str(fault), expected="JSON", hint="fetch it again"
+        ) from fault
     if not isinstance(content, dict):
-        raise BackboneError(str(path), found=f"a {type(content).__name__}", expected="a JSON object")
+        raise BackboneError(
+            str(path), found=f"a {type(content).__name__}", expected="a JSON object"
+        )
     return content
 
 
 def build_backbone(config: Mapping[str, Any], *, seed: int, subject: str) -> nn.Module:
-    """The stock network with random weights, in fp32; the global random state stays as it is.
+    """The stock network with random weights, in fp32; the global random state stays as
+    it is.
 
     Args:
         config: the content of its config.json.
@@ -73,16 +92,23 @@ def build_backbone(config: Mapping[str, Any], *, seed: int, subject: str) -> nn.
         torch.manual_seed(seed)
         try:
             stock: nn.Module = stock_networks.build(config)
-        except Exception as fault:  # what a wrong value raises is up to each kind of network
+        except (
+            Exception
+        ) as fault:  # what a wrong value raises is up to each kind of network
             reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
             raise BackboneError(
-                subject, found=reason, expected="a configuration of the transformers library", hint="fetch it again"
+                subject,
+                found=reason,
+                expected="a configuration of the transformers library",
+                hint="fetch it again",
             ) from fault
     stock.eval()
     return stock
 
 
-def fill_backbone(backbone: nn.Module, state: Mapping[str, Tensor], subject: str) -> None:
+def fill_backbone(
+    backbone: nn.Module, state: Mapping[str, Tensor], subject: str
+) -> None:
     """Gives the network exactly these weights.
 
     Raises:
@@ -90,12 +116,22 @@ def fill_backbone(backbone: nn.Module, state: Mapping[str, Tensor], subject: str
     """
     found = weights.list_differences(backbone, state)
     if found:
-        raise BackboneError(subject, found="weights of another network", expected="its own", details=found)
+        raise BackboneError(
+            subject,
+            found="weights of another network",
+            expected="its own",
+            details=found,
+        )
     backbone.load_state_dict(dict(state), strict=True)
 
 
 def with_head(
-    backbone: nn.Module, config: Mapping[str, Any], classes: int, pooling: Pooling, seed: int, subject: str
+    backbone: nn.Module,
+    config: Mapping[str, Any],
+    classes: int,
+    pooling: Pooling,
+    seed: int,
+    subject: str,
 ) -> TransformerNetwork:
     """The network in blocks with a new head; the global random state stays as it is."""
     settings: Any = backbone.config
@@ -104,4 +140,6 @@ def with_head(
         torch.manual_seed(seed)
         stock = StockWithHead(backbone, width, classes)
     stock.eval()
-    return TransformerNetwork(stock, architectures.find(config["model_type"], subject), pooling, subject)
+    return TransformerNetwork(
+        stock, architectures.find(config["model_type"], subject), pooling, subject
+    )

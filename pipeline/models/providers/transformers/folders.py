@@ -1,4 +1,6 @@
-"""Published folders of the transformers library: found on this machine or on the hub, verified and rewritten."""
+"""Published folders of the transformers library: found on this machine or on the hub,
+verified and rewritten.
+"""
 
 from __future__ import annotations
 
@@ -37,23 +39,33 @@ class PublishedFolder(NamedTuple):
 
 
 def rewrite(config: BackboneConfig, out: Path, context: Context) -> BackboneRecord:
-    """Writes weights.safetensors, config.json and the tokenizer's files into `out`; see `BackboneProvider.fetch`."""
+    """Writes weights.safetensors, config.json and the tokenizer's files into `out`; see
+    `BackboneProvider.fetch`.
+    """
     from safetensors.torch import save_file
 
-    from pipeline.models.providers.transformers import architectures, builder, published_weights
+    from pipeline.models.providers.transformers import (
+        architectures,
+        builder,
+        published_weights,
+    )
 
     published = find_folder(config, context)
     folder = published.path
     digests = _verified_digests(config, folder, context)
     settings = builder.read_config(folder)
-    stock = builder.build_backbone(settings, seed=0, subject=str(folder / builder.CONFIG))
+    stock = builder.build_backbone(
+        settings, seed=0, subject=str(folder / builder.CONFIG)
+    )
     state = published_weights.read_published(folder, stock)
     max_tokens = _token_limit(folder, settings)
     _refuse_other_tokenizer(folder, int(settings.get("vocab_size", 0)) or None)
     target = out / builder.WEIGHTS
     save_file(state, target)
     files.apply_umask(target)
-    copied = [name for name in (*NEEDED, *OPTIONAL) if name in digests and name != WEIGHTS]
+    copied = [
+        name for name in (*NEEDED, *OPTIONAL) if name in digests and name != WEIGHTS
+    ]
     for name in copied:
         shutil.copyfile(folder / name, out / name)
     pooling = architectures.find(settings["model_type"], config.name).pooling
@@ -98,13 +110,17 @@ def local_folder(config: BackboneConfig, root: Path) -> PublishedFolder | None:
         ConfigError: they name a URL, or an environment variable that is not set.
     """
     if config.weights == "default":
-        mirror = expand_variables(config.mirror or "", "backbone.mirror").removeprefix("file://")
+        mirror = expand_variables(config.mirror or "", "backbone.mirror").removeprefix(
+            "file://"
+        )
         if not mirror or "://" in mirror:
             return None
         return PublishedFolder(root / expanded(mirror) / _repository(config), "mirror")
     if config.weights == "shipped":
         return PublishedFolder(references.SHIPPED / _repository(config), "shipped")
-    reference = expand_variables(config.weights, "backbone.weights").removeprefix("file://")
+    reference = expand_variables(config.weights, "backbone.weights").removeprefix(
+        "file://"
+    )
     if "://" in reference:
         raise ConfigError(
             "backbone.weights",
@@ -137,7 +153,9 @@ def check_reachable(config: BackboneConfig, root: Path) -> str:
 
 
 def count_parameters(config: BackboneConfig) -> int:
-    """How many parameters the network has, where its files are here; else as many as a network of the usual size."""
+    """How many parameters the network has, where its files are here; else as many as a
+    network of the usual size.
+    """
     from safetensors import SafetensorError, safe_open
 
     local = local_folder(config, Path())
@@ -159,7 +177,10 @@ def count_parameters(config: BackboneConfig) -> int:
 def _refuse_unshipped(config: BackboneConfig, local: PublishedFolder) -> None:
     if local.source != "shipped" or local.path.is_dir():
         return
-    names = sorted(f"transformers/{path.parent.name}" for path in references.SHIPPED.glob(f"*/{WEIGHTS}"))
+    names = sorted(
+        f"transformers/{path.parent.name}"
+        for path in references.SHIPPED.glob(f"*/{WEIGHTS}")
+    )
     raise BackboneError(
         f"backbone.weights: shipped, for {config.name}",
         found="Thaw ships none of this name",
@@ -169,7 +190,9 @@ def _refuse_unshipped(config: BackboneConfig, local: PublishedFolder) -> None:
 
 
 def _refuse_incomplete(folder: Path) -> None:
-    """Refuses a folder that is none, or that lacks a file; model.safetensors is looked at by `published_weights`."""
+    """Refuses a folder that is none, or that lacks a file; model.safetensors is looked
+    at by `published_weights`.
+    """
     from pipeline.models.providers.transformers import published_weights
 
     if not folder.is_dir():
@@ -179,26 +202,32 @@ def _refuse_incomplete(folder: Path) -> None:
             expected="a folder with " + ", ".join(NEEDED),
             hint="correct backbone.weights or backbone.mirror in params.yaml",
         )
-    missing = [name for name in NEEDED if name != WEIGHTS and not (folder / name).is_file()]
+    missing = [
+        name for name in NEEDED if name != WEIGHTS and not (folder / name).is_file()
+    ]
     if not missing:
         published_weights.weights_file(folder)
         return
     if missing == ["tokenizer.json"]:
-        hint = (
-            "it has a slow tokenizer alone; save a fast one: AutoTokenizer.from_pretrained(…).save_pretrained(folder)"
-        )
+        hint = "it has a slow tokenizer alone; save a fast one: AutoTokenizer.from_pretrained(…).save_pretrained(folder)"
     else:
         hint = "bring the whole folder, as the hub has it"
     raise BackboneError(
-        str(folder), found="no " + ", ".join(missing), expected="a folder with " + ", ".join(NEEDED), hint=hint
+        str(folder),
+        found="no " + ", ".join(missing),
+        expected="a folder with " + ", ".join(NEEDED),
+        hint=hint,
     )
 
 
-def _verified_digests(config: BackboneConfig, folder: Path, context: Context) -> dict[str, str]:
+def _verified_digests(
+    config: BackboneConfig, folder: Path, context: Context
+) -> dict[str, str]:
     """The sha256 of each file that is read.
 
     Raises:
-        BackboneError: a file is not what backbone.sha256 or backbone.lock says; a fetched copy is deleted then.
+        BackboneError: a file is not what backbone.sha256 or backbone.lock says; a
+            fetched copy is deleted then.
     """
     name = backbone_lock.entry_name(config)
     known = references.open_digest_cache(context.scratch)
@@ -208,7 +237,9 @@ def _verified_digests(config: BackboneConfig, folder: Path, context: Context) ->
         if file.is_file():
             stat = FileStat.of(file)
             digests[file_name] = files.sha256(file)
-            known.remember(references.folder_key(name, file_name), file, stat, digests[file_name])
+            known.remember(
+                references.folder_key(name, file_name), file, stat, digests[file_name]
+            )
     pins = [(references.SETTING, WEIGHTS, config.sha256)] if config.sha256 else []
     entry = backbone_lock.read_lock(context.root).get(name, {})
     if "files" in entry:
@@ -218,14 +249,18 @@ def _verified_digests(config: BackboneConfig, folder: Path, context: Context) ->
         found = digests.get(file_name, NO_FILE)
         if not found.startswith(expected.lower()):
             file = folder / file_name
-            raise references.mismatch_error(config, file, found, pin, expected, fetched=references.is_fetched(file))
+            raise references.mismatch_error(
+                config, file, found, pin, expected, fetched=references.is_fetched(file)
+            )
     return digests
 
 
 NO_FILE = "of no file"
 
 
-def _pin(config: BackboneConfig, root: Path, digests: dict[str, str], revision: str | None) -> None:
+def _pin(
+    config: BackboneConfig, root: Path, digests: dict[str, str], revision: str | None
+) -> None:
     facts: dict[str, Any] = {"files": digests}
     if revision is not None:
         facts["revision"] = revision
@@ -245,7 +280,12 @@ def _token_limit(folder: Path, settings: dict[str, Any]) -> int:
         positions = settings.get(key)
         if isinstance(positions, int) and positions > 0:
             # RoBERTa's kin count positions from behind the padding's index.
-            offset = 2 if settings["model_type"] in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
+            offset = (
+                2
+                if settings["model_type"]
+                in ("roberta", "xlm-roberta", "camembert", "mpnet")
+                else 0
+            )
             limits.append(positions - offset)
     path = folder / "tokenizer_config.json"
     if path.is_file():
@@ -256,7 +296,8 @@ def _token_limit(folder: Path, settings: dict[str, Any]) -> int:
 
 
 def _refuse_other_tokenizer(folder: Path, vocabulary: int | None) -> None:
-    """Refuses a tokenizer that cannot be read, or whose tokens the network has no vectors for.
+    """Refuses a tokenizer that cannot be read, or whose tokens the network has no
+    vectors for.
 
     Args:
         vocabulary: how many tokens the network knows.
@@ -268,7 +309,10 @@ def _refuse_other_tokenizer(folder: Path, vocabulary: int | None) -> None:
         tokenizer = text_tokens.load_tokenizer(folder)
     except Exception as fault:  # the library raises bare exceptions
         raise BackboneError(
-            str(path), found=str(fault), expected="a tokenizer of the tokenizers library", hint="fetch it again"
+            str(path),
+            found=str(fault),
+            expected="a tokenizer of the tokenizers library",
+            hint="fetch it again",
         ) from fault
     last = max(tokenizer.get_vocab().values(), default=0)
     if vocabulary is not None and last >= vocabulary:

@@ -1,4 +1,6 @@
-"""Networks from the Hugging Face hub, or from a mirror that speaks its protocol, by name and pinned revision."""
+"""Networks from the Hugging Face hub, or from a mirror that speaks its protocol, by
+name and pinned revision.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,11 @@ from pipeline.config import BackboneConfig, expand_variables
 from pipeline.context import Context
 from pipeline.errors import BackboneError, ThawError
 from pipeline.models import backbone_lock, fetch
-from pipeline.models.providers.transformers.folders import NEEDED, OPTIONAL, PublishedFolder
+from pipeline.models.providers.transformers.folders import (
+    NEEDED,
+    OPTIONAL,
+    PublishedFolder,
+)
 from pipeline.models.providers.transformers.library import quiet_hub
 from pipeline.models.providers.transformers.published_weights import INDEX
 from pipeline.redaction import redact
@@ -22,12 +28,13 @@ SECONDS = 10  # that the hub is waited for
 def fetch_folder(config: BackboneConfig, context: Context) -> PublishedFolder:
     """A network's files, fetched into the cache if they are not there.
 
-    The revision is that of backbone.lock where it has one, else the newest. A transfer that breaks off is gone on
-    with, a few times; what is in the cache is not asked for again.
+    The revision is that of backbone.lock where it has one, else the newest. A transfer
+    that breaks off is gone on with, a few times; what is in the cache is not asked for
+    again.
 
     Raises:
-        BackboneError: the hub has no such network, does not answer, or the network is switched off and the cache has
-            no copy.
+        BackboneError: the hub has no such network, does not answer, or the network is
+            switched off and the cache has no copy.
     """
     repository = config.name.partition("/")[2]
     endpoint = _endpoint(config)
@@ -50,14 +57,19 @@ def fetch_folder(config: BackboneConfig, context: Context) -> PublishedFolder:
             )
         except ThawError:
             raise
-        except Exception as fault:  # the library's own errors, those of its HTTP client, and OSError
+        except (
+            Exception
+        ) as fault:  # the library's own errors, those of its HTTP client, and OSError
             raise _refusal(config, endpoint, _reason(fault, offline=offline)) from fault
     folder = Path(place)
-    return PublishedFolder(folder, f"{redact(endpoint)}/{repository}", revision=folder.name)
+    return PublishedFolder(
+        folder, f"{redact(endpoint)}/{repository}", revision=folder.name
+    )
 
 
 def check_reachable(config: BackboneConfig, root: Path) -> str:
-    """Where the network is to be had, in words; the hub is asked what it has, and for no file.
+    """Where the network is to be had, in words; the hub is asked what it has, and for
+    no file.
 
     Raises:
         BackboneError: it is not to be had.
@@ -72,7 +84,9 @@ def check_reachable(config: BackboneConfig, root: Path) -> str:
         from huggingface_hub import HfApi
 
         try:
-            found = HfApi(endpoint=endpoint).model_info(repository, revision=revision, timeout=SECONDS)
+            found = HfApi(endpoint=endpoint).model_info(
+                repository, revision=revision, timeout=SECONDS
+            )
         except ThawError:
             raise
         except Exception as fault:
@@ -89,11 +103,15 @@ def _cache() -> Path:
 
 
 def _is_cached(repository: str, revision: str | None) -> bool:
-    """Whether every needed file of a revision, of the newest one known by default, is in the cache."""
+    """Whether every needed file of a revision, of the newest one known by default, is
+    in the cache.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     for name in NEEDED:
-        place: Any = try_to_load_from_cache(repository, name, cache_dir=_cache(), revision=revision)
+        place: Any = try_to_load_from_cache(
+            repository, name, cache_dir=_cache(), revision=revision
+        )
         if not isinstance(place, str):
             return False
     return True
@@ -107,7 +125,11 @@ def _locked_revision(config: BackboneConfig, root: Path) -> str | None:
 
 def _endpoint(config: BackboneConfig) -> str:
     """The server, without a slash behind."""
-    address = expand_variables(config.mirror or "", "backbone.mirror") or os.environ.get("HF_ENDPOINT") or HUB
+    address = (
+        expand_variables(config.mirror or "", "backbone.mirror")
+        or os.environ.get("HF_ENDPOINT")
+        or HUB
+    )
     return address.rstrip("/")
 
 

@@ -1,4 +1,6 @@
-"""The libraries of Hugging Face as Thaw uses them: quiet, without telemetry, and away from the network unless asked."""
+"""The libraries of Hugging Face as Thaw uses them: quiet, without telemetry, and away
+from the network unless asked.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def require_installed(backbone: str) -> None:
     Raises:
         ConfigError: one of them is missing; the hint is what to type.
     """
-    missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
+    missing = [
+        package for package in PACKAGES if importlib.util.find_spec(package) is None
+    ]
     if missing:
         raise ConfigError(
             f"backbone.name: {backbone}",
@@ -34,16 +38,23 @@ def require_installed(backbone: str) -> None:
 
 @contextmanager
 def quiet_hub(*, offline: bool) -> Iterator[None]:
-    """The hub's library without progress bars and telemetry; its settings as they were afterwards.
+    """The hub's library without progress bars and telemetry; its settings as they were
+    afterwards.
 
-    It reads the environment once, when it is imported: so its own constants are set here, and the environment is left
-    alone. Files come by plain HTTP, which a mirror can serve, and not from the hub's storage servers.
+    It reads the environment once, when it is imported: so its own constants are set
+    here, and the environment is left alone. Files come by plain HTTP, which a mirror
+    can serve, and not from the hub's storage servers.
 
     Args:
-        offline: nothing is asked for over the network. Where the user's own HF_HUB_OFFLINE says so, it stays so.
+        offline: nothing is asked for over the network. Where the user's own
+            HF_HUB_OFFLINE says so, it stays so.
     """
     from huggingface_hub import constants
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
     wanted = {
         "HF_HUB_OFFLINE": offline or constants.HF_HUB_OFFLINE,
@@ -68,7 +79,9 @@ def quiet_hub(*, offline: bool) -> Iterator[None]:
 
 @contextmanager
 def quiet_library() -> Iterator[None]:
-    """The transformers library, which then neither asks the network nor says anything short of an error."""
+    """The transformers library, which then neither asks the network nor says anything
+    short of an error.
+    """
     with quiet_hub(offline=True):
         import transformers  # noqa: F401  (it sets its logger's level when it is imported)
 

@@ -1,12 +1,14 @@
 """A stock transformer with a linear head, run block by block.
 
-The blocks are `word_embeddings` (the table of word vectors), `embeddings` (everything else before the first layer, and
-what feeds every layer), one a layer, by its path in the stock network, and `head`. Where the layers cannot be told
-apart there are three: `word_embeddings`, `body` and `head`.
+The blocks are `word_embeddings` (the table of word vectors), `embeddings` (everything
+else before the first layer, and what feeds every layer), one a layer, by its path in
+the stock network, and `head`. Where the layers cannot be told apart there are three:
+`word_embeddings`, `body` and `head`.
 
-Any run of blocks is one call of the stock network, in which the layers outside it hand on what they are given: so
-masks and positions stay the library's own. The last block before the head ends with the network's last norm and with
-the pooling of its token vectors into one.
+Any run of blocks is one call of the stock network, in which the layers outside it hand
+on what they are given: so masks and positions stay the library's own. The last block
+before the head ends with the network's last norm and with the pooling of its token
+vectors into one.
 """
 
 from __future__ import annotations
@@ -21,7 +23,11 @@ from torch import Tensor, nn
 
 from pipeline.models.block_patterns import HEAD
 from pipeline.models.network import Block
-from pipeline.models.providers.transformers.architectures import Architecture, Pooling, layer_list
+from pipeline.models.providers.transformers.architectures import (
+    Architecture,
+    Pooling,
+    layer_list,
+)
 from pipeline.tensors import Batch, TensorGroup, single_tensor
 
 WORDS, EMBEDDINGS, BODY = "word_embeddings", "embeddings", "body"
@@ -61,17 +67,25 @@ class StockWithHead(nn.Module):
 class TransformerNetwork:
     """See the module's docstring; a `pipeline.models.network.BlockedNetwork`.
 
-    Its input is a group: `input_ids` and `attention_mask` (N, L), int64, and `token_type_ids` where the network has
-    them. Between blocks travel `hidden` (N, L, D) and `attention_mask`; into the head, vectors (N, D).
+    Its input is a group: `input_ids` and `attention_mask` (N, L), int64, and
+    `token_type_ids` where the network has them. Between blocks travel `hidden` (N, L,
+    D) and `attention_mask`; into the head, vectors (N, D).
 
     Args:
         stock: on any device.
         architecture: what is known of its kind.
-        pooling: over the tokens that are not padding: their mean, the first, or the last.
+        pooling: over the tokens that are not padding: their mean, the first, or the
+            last.
         subject: the backbone's name, for errors.
     """
 
-    def __init__(self, stock: StockWithHead, architecture: Architecture, pooling: Pooling, subject: str) -> None:
+    def __init__(
+        self,
+        stock: StockWithHead,
+        architecture: Architecture,
+        pooling: Pooling,
+        subject: str,
+    ) -> None:
         self._backbone: Any = stock.backbone
         self.stock: nn.Module = stock
         self.stock_kwargs: dict[str, Any] = {}
@@ -80,7 +94,8 @@ class TransformerNetwork:
         self.pooling = pooling
         self._with_head = stock
         self._kind = architecture
-        self._running = threading.RLock()  # layers are exchanged while a part of them runs
+        # Layers are exchanged while a part of them runs.
+        self._running = threading.RLock()
         self._layers = nn.ModuleList()
         self._path = ""
         if architecture.divisible:
@@ -101,9 +116,13 @@ class TransformerNetwork:
         others = self._other_modules({words_path, *layer_paths, *behind})
         blocks = [Block(WORDS, self.stock, [f"{BACKBONE}.{words_path}"])]
         if not layer_paths:
-            blocks.append(Block(BODY, self.stock, [f"{BACKBONE}.{path}" for path in others]))
+            blocks.append(
+                Block(BODY, self.stock, [f"{BACKBONE}.{path}" for path in others])
+            )
         else:
-            blocks.append(Block(EMBEDDINGS, self.stock, [f"{BACKBONE}.{path}" for path in others]))
+            blocks.append(
+                Block(EMBEDDINGS, self.stock, [f"{BACKBONE}.{path}" for path in others])
+            )
             for path in layer_paths:
                 blocks.append(Block(path, self.stock, [f"{BACKBONE}.{path}"]))
             blocks[-1].owns += [f"{BACKBONE}.{path}" for path in behind]
@@ -118,7 +137,9 @@ class TransformerNetwork:
         raise AssertionError("the word embeddings lie outside the network")
 
     def _modules_behind(self) -> list[str]:
-        """Norms behind the last layer, which belong to its block: the modules that follow the list where it lies."""
+        """Norms behind the last layer, which belong to its block: the modules that
+        follow the list where it lies.
+        """
         if not self._path:
             return []
         parent, _, own = self._path.rpartition(".")
@@ -133,7 +154,9 @@ class TransformerNetwork:
         return behind
 
     def _other_modules(self, taken: set[str]) -> list[str]:
-        """Paths of the largest modules and of single parameters that hold nothing taken, in the network's order."""
+        """Paths of the largest modules and of single parameters that hold nothing
+        taken, in the network's order.
+        """
         found: list[str] = []
         words = self._backbone.get_input_embeddings()
 
@@ -144,7 +167,9 @@ class TransformerNetwork:
                 path = prefix + name
                 if path in taken or getattr(child, "weight", None) is words.weight:
                     continue
-                holds_words = any(parameter is words.weight for parameter in child.parameters())
+                holds_words = any(
+                    parameter is words.weight for parameter in child.parameters()
+                )
                 if holds_words or any(other.startswith(path + ".") for other in taken):
                     visit(child, path + ".")
                 else:
@@ -163,13 +188,17 @@ class TransformerNetwork:
         head = len(self.blocks) - 1
         if first < min(last, head):
             if not isinstance(x, TensorGroup):
-                raise TypeError("the input of a transformer's blocks is a group of tensors")
+                raise TypeError(
+                    "the input of a transformer's blocks is a group of tensors"
+                )
             x = self._run_backbone(x, first, min(last, head))
         if first <= head < last:
             x = self._with_head.head(single_tensor(x))
         return x
 
-    def outputs(self, x: Batch, start: int = 0) -> tuple[Tensor, list[tuple[float, Tensor]]]:
+    def outputs(
+        self, x: Batch, start: int = 0
+    ) -> tuple[Tensor, list[tuple[float, Tensor]]]:
         """The logits (N, classes); there are no auxiliary classifiers."""
         return single_tensor(self.run(x, start)), []
 
@@ -180,9 +209,11 @@ class TransformerNetwork:
         """Nothing was fused."""
 
     def compile_blocks(self) -> None:
-        """Compiles the layers, which then share one graph for all shapes; the whole network where it has none apart.
+        """Compiles the layers, which then share one graph for all shapes; the whole
+        network where it has none apart.
 
-        What exchanges layers and their inputs stays outside of what is compiled: it is another one at each call.
+        What exchanges layers and their inputs stays outside of what is compiled: it is
+        another one at each call.
         """
         for module in self._layers or [self._backbone]:
             module.forward = torch.compile(module.forward, dynamic=True)
@@ -192,7 +223,11 @@ class TransformerNetwork:
         mask = x.tensors["attention_mask"]
         if first == 0:
             vectors = self._backbone.get_input_embeddings()(x.tensors["input_ids"])
-            others = {name: tensor for name, tensor in x.tensors.items() if name != "input_ids"}
+            others = {
+                name: tensor
+                for name, tensor in x.tensors.items()
+                if name != "input_ids"
+            }
             x = TensorGroup({"hidden": vectors, **others})
             if last == 1:
                 return x
@@ -223,7 +258,10 @@ class TransformerNetwork:
         return hidden.new_zeros((*hidden.shape[:2], width))
 
     def _call_stock(self, x: TensorGroup, vectors: Tensor) -> Tensor:
-        arguments: dict[str, Any] = {"inputs_embeds": vectors, "attention_mask": x.tensors["attention_mask"]}
+        arguments: dict[str, Any] = {
+            "inputs_embeds": vectors,
+            "attention_mask": x.tensors["attention_mask"],
+        }
         if "token_type_ids" in x.tensors:
             arguments["token_type_ids"] = x.tensors["token_type_ids"]
         if hasattr(self._backbone.config, "use_cache"):
@@ -262,7 +300,9 @@ class TransformerNetwork:
 def _replaced_input(layer: nn.Module, hidden: Tensor) -> Iterator[None]:
     """The layer is given these hidden states instead."""
 
-    def replace(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    def replace(
+        module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> Any:
         if arguments:
             return (hidden, *arguments[1:]), named
         return arguments, {**named, "hidden_states": hidden}
@@ -278,7 +318,9 @@ def _replaced_input(layer: nn.Module, hidden: Tensor) -> Iterator[None]:
 def _kept_input(layer: nn.Module, kept: list[Tensor]) -> Iterator[None]:
     """Keeps the hidden states that the layer is given."""
 
-    def keep(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def keep(
+        module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> None:
         kept.append(arguments[0] if arguments else named["hidden_states"])
 
     handle = layer.register_forward_pre_hook(keep, with_kwargs=True)

@@ -1,4 +1,6 @@
-"""The transformers library behind the protocol of backbone providers. Importing this loads nothing heavy."""
+"""The transformers library behind the protocol of backbone providers. Importing this
+loads nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class TransformersProvider:
-    """Networks of the transformers library; see `pipeline.models.providers.base.BackboneProvider`.
+    """Networks of the transformers library; see
+    `pipeline.models.providers.base.BackboneProvider`.
 
     Every method raises a ConfigError where the library is not installed.
     """
@@ -21,8 +24,12 @@ class TransformersProvider:
     name = "transformers"
     packages = ("torch", "transformers", "tokenizers")
 
-    def fetch(self, config: BackboneConfig, out: Path, context: Context) -> BackboneRecord:
-        """Rewrites a published folder as weights in fp32, its configuration and its tokenizer."""
+    def fetch(
+        self, config: BackboneConfig, out: Path, context: Context
+    ) -> BackboneRecord:
+        """Rewrites a published folder as weights in fp32, its configuration and its
+        tokenizer.
+        """
         from pipeline.models.providers.transformers import folders, library
 
         library.require_installed(config.name)
@@ -36,12 +43,16 @@ class TransformersProvider:
         return folders.check_reachable(config, root)
 
     def count_parameters(self, config: BackboneConfig) -> int:
-        """How many parameters the network has where its files are here, else those of a network of the usual size."""
+        """How many parameters the network has where its files are here, else those of a
+        network of the usual size.
+        """
         from pipeline.models.providers.transformers import folders
 
         return folders.count_parameters(config)
 
-    def build(self, backbone: BackboneRecord, classes: int, *, pretrained: bool, seed: int) -> BlockedNetwork:
+    def build(
+        self, backbone: BackboneRecord, classes: int, *, pretrained: bool, seed: int
+    ) -> BlockedNetwork:
         """The network with a new head, and all other weights pretrained or random."""
         from pipeline.models import weights
         from pipeline.models.providers.transformers import builder, library
@@ -66,7 +77,9 @@ class TransformersProvider:
         config = builder.read_config(candidate.folder)
         stock = builder.build_backbone(config, seed=0, subject=candidate.backbone)
         pooling = text_spec(candidate.input).pooling
-        network = builder.with_head(stock, config, len(candidate.labels), pooling, 0, candidate.backbone)
+        network = builder.with_head(
+            stock, config, len(candidate.labels), pooling, 0, candidate.backbone
+        )
         state = weights.read_weights(candidate.model, pickles=False).state
         builder.fill_backbone(network.stock, state, str(candidate.model))
         return network

@@ -1,4 +1,6 @@
-"""The weights of a published folder, by the names of the stock network: whole, of the right network, or refused."""
+"""The weights of a published folder, by the names of the stock network: whole, of the
+right network, or refused.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from pipeline.models import weights
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# Buffers that older versions of the library saved, and layers that only pretraining or classification used.
+# Buffers that older versions of the library saved, and layers that only pretraining or
+# classification used.
 NOT_OF_THE_BACKBONE = (
     r"(^|\.)position_ids$",
     r"(^|\.)rotary_emb\.inv_freq$",
@@ -25,18 +28,20 @@ NOT_OF_THE_BACKBONE = (
 
 
 def read_published(folder: Path, stock: nn.Module) -> dict[str, Tensor]:
-    """The weights of a published folder, fp32, for every name of the stock network's state dict.
+    """The weights of a published folder, fp32, for every name of the stock network's
+    state dict.
 
-    What the file holds beside them is left out where it is known to be no part of the network: heads of pretraining,
-    the pooler, constants.
+    What the file holds beside them is left out where it is known to be no part of the
+    network: heads of pretraining, the pooler, constants.
 
     Args:
         folder: with model.safetensors.
         stock: the network that the folder's config.json describes.
 
     Raises:
-        BackboneError: the file is missing, no safetensors, broken, or holds the weights of another network; the names
-            that are missing, unexpected or of another shape are listed.
+        BackboneError: the file is missing, no safetensors, broken, or holds the weights
+            of another network; the names that are missing, unexpected or of another
+            shape are listed.
     """
     path = weights_file(folder)
     content = weights.read_weights(path, pickles=False)
@@ -72,11 +77,20 @@ def weights_file(folder: Path) -> Path:
     else:
         found = "no such file"
         hint = "take a network that is published as model.safetensors; pickles are never opened"
-    raise BackboneError(str(path), found=found, expected="the weights as one safetensors file", hint=hint)
+    raise BackboneError(
+        str(path),
+        found=found,
+        expected="the weights as one safetensors file",
+        hint=hint,
+    )
 
 
-def _by_stock_names(published: Mapping[str, Tensor], stock: nn.Module) -> dict[str, Tensor]:
-    """The state dict by the names of the stock network, whichever network with a head it was saved from."""
+def _by_stock_names(
+    published: Mapping[str, Tensor], stock: nn.Module
+) -> dict[str, Tensor]:
+    """The state dict by the names of the stock network, whichever network with a head
+    it was saved from.
+    """
     wanted = stock.state_dict()
     prefix = f"{getattr(stock, 'base_model_prefix', '')}."
     with_head = prefix != "." and any(name.startswith(prefix) for name in published)
@@ -95,8 +109,12 @@ def _by_stock_names(published: Mapping[str, Tensor], stock: nn.Module) -> dict[s
 
 
 def _current_name(name: str) -> str:
-    """A parameter's name as the library has it now: LayerNorm's were called gamma and beta."""
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    """A parameter's name as the library has it now: LayerNorm's were called gamma and
+    beta.
+    """
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
+        "LayerNorm.beta", "LayerNorm.bias"
+    )
 
 
 def _is_left_out(name: str, stock: nn.Module) -> bool:
@@ -105,7 +123,9 @@ def _is_left_out(name: str, stock: nn.Module) -> bool:
 
 
 def _tied_names(stock: nn.Module) -> dict[str, str]:
-    """Names of the state dict that mean the same tensor as another: each → the first of its kind."""
+    """Names of the state dict that mean the same tensor as another: each → the first of
+    its kind.
+    """
     first: dict[int, str] = {}
     tied = {}
     for name, tensor in stock.state_dict(keep_vars=True).items():

@@ -1,4 +1,6 @@
-"""docs/annotated-images.md says what the code does: its codes and its settings are the real ones."""
+"""docs/annotated-images.md says what the code does: its codes and its settings are the
+real ones.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,17 @@ import pytest
 import yaml
 
 from pipeline.modalities.image import annotations
-from pipeline.modalities.image.annotations.settings import AnnotationConfig, MaskConfig, MaskValues
+from pipeline.modalities.image.annotations.settings import (
+    AnnotationConfig,
+    MaskConfig,
+    MaskValues,
+)
 
 REPOSITORY = Path(__file__).parents[4]
 GUIDE = (REPOSITORY / "docs" / "annotated-images.md").read_text(encoding="utf-8")
-RAISED = re.compile(r"(?:AnnotationError|_Refused|_fault|ExampleFault|_refuse)\((?:[^\"()]*,)?\s*\"([a-z-]+)\"")
+RAISED = re.compile(
+    r"(?:AnnotationError|_Refused|_fault|ExampleFault|_refuse)\((?:[^\"()]*,)?\s*\"([a-z-]+)\""
+)
 # Of files that cannot be opened at all, whatever is in them: as with every other file.
 OF_ANY_FILE = {"unreadable", "not-a-file", "too-large", "too-many-pixels"}
 
@@ -26,7 +34,10 @@ def documented_codes() -> set[str]:
 
 
 def test_every_fault_is_documented_and_every_documented_one_is_raised() -> None:
-    sources = [path.read_text(encoding="utf-8") for path in Path(annotations.__path__[0]).glob("*.py")]
+    sources = [
+        path.read_text(encoding="utf-8")
+        for path in Path(annotations.__path__[0]).glob("*.py")
+    ]
     raised = {code for source in sources for code in RAISED.findall(source)}
     assert raised - OF_ANY_FILE == documented_codes()
 

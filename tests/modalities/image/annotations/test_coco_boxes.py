@@ -20,24 +20,48 @@ CATEGORIES = [{"id": 3, "name": "nut"}, {"id": 90, "name": "screw"}]
 
 
 def detect(root: Path, **annotations: object) -> tuple[ExampleListing, CheckedTargets]:
-    task = ObjectDetectionConfig.model_validate({"annotations": {"format": "coco", **annotations}})
+    task = ObjectDetectionConfig.model_validate(
+        {"annotations": {"format": "coco", **annotations}}
+    )
     return take_in(DetectionReader("object-detection"), root, task)
 
 
-def image(identity: object, name: str, size: tuple[int, int] = SIZE) -> dict[str, object]:
+def image(
+    identity: object, name: str, size: tuple[int, int] = SIZE
+) -> dict[str, object]:
     return {"id": identity, "file_name": name, "width": size[0], "height": size[1]}
 
 
-def box(identity: int, image_id: object, given: object = (1, 2, 8, 6), category: object = 3, **more: object) -> dict:
+def box(
+    identity: int,
+    image_id: object,
+    given: object = (1, 2, 8, 6),
+    category: object = 3,
+    **more: object,
+) -> dict:
     values = list(given) if isinstance(given, tuple) else given
-    return {"id": identity, "image_id": image_id, "category_id": category, "bbox": values, **more}
+    return {
+        "id": identity,
+        "image_id": image_id,
+        "category_id": category,
+        "bbox": values,
+        **more,
+    }
 
 
-def coco(images: Sequence[Any], annotations: Sequence[Any], categories: Sequence[Any] = CATEGORIES) -> str:
-    return json.dumps({"images": images, "annotations": annotations, "categories": categories})
+def coco(
+    images: Sequence[Any],
+    annotations: Sequence[Any],
+    categories: Sequence[Any] = CATEGORIES,
+) -> str:
+    return json.dumps(
+        {"images": images, "annotations": annotations, "categories": categories}
+    )
 
 
-def folder(root: Path, annotations: Sequence[Any], names: Sequence[str] = ("a.png", "b.png")) -> Path:
+def folder(
+    root: Path, annotations: Sequence[Any], names: Sequence[str] = ("a.png", "b.png")
+) -> Path:
     """Two pictures below images/, with these annotations in one file."""
     for seed, name in enumerate(names):
         save_picture(root / "images" / name, seed)
@@ -51,7 +75,9 @@ def targets(checked: CheckedTargets) -> dict[str, str]:
 
 
 def test_boxes_are_left_top_width_height(tmp_path: Path) -> None:
-    listing, checked = detect(folder(tmp_path / "data", [box(1, 1), box(2, 1, (20.5, 0, 3, 3), 90)]))
+    listing, checked = detect(
+        folder(tmp_path / "data", [box(1, 1), box(2, 1, (20.5, 0, 3, 3), 90)])
+    )
     assert not listing.faults
     assert targets(checked) == {
         "images/a.png": '{"boxes":[{"box":[1,2,9,8],"label":"nut"},{"box":[20.5,0,23.5,3],"label":"screw"}]}',
@@ -68,14 +94,18 @@ def test_boxes_are_left_top_width_height(tmp_path: Path) -> None:
         ({"train/annotations.json": "train/images/a.png"}, "train"),
     ],
 )
-def test_splits_by_file_or_folder(tmp_path: Path, places: dict[str, str], split: str) -> None:
+def test_splits_by_file_or_folder(
+    tmp_path: Path, places: dict[str, str], split: str
+) -> None:
     root = tmp_path / "data"
     for source, path in places.items():
         save_picture(root / path)
         save_text(root / source, coco([image(1, "a.png")], [box(1, 1)]))
     listing, _ = detect(root)
     assert not listing.faults
-    assert [(example.path, example.given_split) for example in listing.examples] == [(path, split)]
+    assert [(example.path, example.given_split) for example in listing.examples] == [
+        (path, split)
+    ]
 
 
 def test_equal_names_in_the_folders_of_splits_are_told_apart(tmp_path: Path) -> None:
@@ -83,7 +113,8 @@ def test_equal_names_in_the_folders_of_splits_are_told_apart(tmp_path: Path) -> 
     for seed, split in enumerate(("train", "test")):
         save_picture(root / split / "a.png", seed)
         save_text(
-            root / split / "_annotations.coco.json", coco([image(0, "a.png")], [box(0, 0, category=3 + 87 * seed)])
+            root / split / "_annotations.coco.json",
+            coco([image(0, "a.png")], [box(0, 0, category=3 + 87 * seed)]),
         )
     listing, checked = detect(root)
     assert not listing.faults
@@ -97,8 +128,12 @@ def test_other_files_of_coco_are_passed_over(tmp_path: Path) -> None:
     root = folder(tmp_path / "data", [box(1, 1)])
     notes = root / "annotations"
     (notes / "boxes.json").rename(notes / "instances_val.json")
-    save_text(notes / "person_keypoints_val.json", coco([image(1, "a.png")], [box(1, 1)]))
-    save_text(notes / "captions_val.json", json.dumps({"images": [], "annotations": []}))
+    save_text(
+        notes / "person_keypoints_val.json", coco([image(1, "a.png")], [box(1, 1)])
+    )
+    save_text(
+        notes / "captions_val.json", json.dumps({"images": [], "annotations": []})
+    )
     save_text(root / "package.json", "{")
     listing, _ = detect(root)
     assert not listing.faults
@@ -125,13 +160,21 @@ def test_crowds_are_ignored_and_polygons_are_boxed(tmp_path: Path) -> None:
         ("nothing", "dangling-image-id"),
     ],
 )
-def test_an_object_left_out_alone(tmp_path: Path, annotation: object, code: str) -> None:
+def test_an_object_left_out_alone(
+    tmp_path: Path, annotation: object, code: str
+) -> None:
     listing, checked = detect(folder(tmp_path / "data", [box(1, 1), annotation]))
     assert not (*listing.faults, *checked.faults)
     (fault,) = (*listing.object_faults, *checked.object_faults)
     assert fault.code == code
-    assert fault.path in ("annotations/boxes.json#id=7", "annotations/boxes.json#annotations[1]")
-    assert targets(checked)["images/a.png"] == '{"boxes":[{"box":[1,2,9,8],"label":"nut"}]}'
+    assert fault.path in (
+        "annotations/boxes.json#id=7",
+        "annotations/boxes.json#annotations[1]",
+    )
+    assert (
+        targets(checked)["images/a.png"]
+        == '{"boxes":[{"box":[1,2,9,8],"label":"nut"}]}'
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,7 +190,9 @@ def test_an_object_left_out_alone(tmp_path: Path, annotation: object, code: str)
         (box(7, 1, None, segmentation="?"), "bad-box"),
     ],
 )
-def test_an_object_of_unknown_place_or_class_costs_the_image(tmp_path: Path, annotation: object, code: str) -> None:
+def test_an_object_of_unknown_place_or_class_costs_the_image(
+    tmp_path: Path, annotation: object, code: str
+) -> None:
     listing, checked = detect(folder(tmp_path / "data", [box(1, 1), annotation]))
     (fault,) = (*listing.faults, *checked.faults)
     assert (fault.path, fault.code) == ("images/a.png", code)
@@ -156,7 +201,11 @@ def test_an_object_of_unknown_place_or_class_costs_the_image(tmp_path: Path, ann
 
 
 def test_entries_that_contradict_each_other(tmp_path: Path) -> None:
-    root = folder(tmp_path / "data", [], ("a.png", "b.png", "c.png", "d.png", "x/e.png", "y/e.png", "f.png"))
+    root = folder(
+        tmp_path / "data",
+        [],
+        ("a.png", "b.png", "c.png", "d.png", "x/e.png", "y/e.png", "f.png"),
+    )
     entries = [
         image(1, "a.png"),
         image(1, "b.png"),
@@ -187,14 +236,21 @@ def test_an_image_that_no_file_lists_is_not_annotated(tmp_path: Path) -> None:
     root = folder(tmp_path / "data", [box(1, 1)])
     save_picture(root / "images" / "more.png", 9)
     listing, _ = detect(root)
-    assert [(fault.path, fault.code) for fault in listing.faults] == [("images/more.png", "no-annotation")]
+    assert [(fault.path, fault.code) for fault in listing.faults] == [
+        ("images/more.png", "no-annotation")
+    ]
     assert not detect(root, unannotated="empty")[0].faults
 
 
-@pytest.mark.parametrize("text", ['{"images": [', '["images", "annotations", "categories"', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ['{"images": [', '["images", "annotations", "categories"', "[" * 100_000]
+)
 def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
     root = folder(tmp_path / "data", [box(1, 1)])
-    save_text(root / "annotations" / "boxes.json", text + '"images" "annotations" "categories"')
+    save_text(
+        root / "annotations" / "boxes.json",
+        text + '"images" "annotations" "categories"',
+    )
     with pytest.raises(DataError, match=r"annotations/boxes\.json"):
         detect(root)
 
@@ -224,13 +280,22 @@ def test_unused_categories_are_no_classes(tmp_path: Path) -> None:
 
 def test_halves_of_characters_go_into_no_table(tmp_path: Path) -> None:
     half = "\ud800"
-    root = folder(tmp_path / "data", [box(1, 1), {"id": half, "image_id": half, "category_id": half}])
+    root = folder(
+        tmp_path / "data",
+        [box(1, 1), {"id": half, "image_id": half, "category_id": half}],
+    )
     entries = [image(1, "a.png"), image(2, half), image(half, "b.png")]
     annotations = [box(1, 1), {"id": half, "image_id": half}]
     save_text(root / "annotations" / "boxes.json", coco(entries, annotations))
     listing, _ = detect(root, unannotated="empty")
-    assert [fault.code for fault in listing.faults] == ["bad-image-entry", "bad-image-entry"]
+    assert [fault.code for fault in listing.faults] == [
+        "bad-image-entry",
+        "bad-image-entry",
+    ]
     assert [fault.code for fault in listing.object_faults] == ["dangling-image-id"]
-    save_text(root / "annotations" / "boxes.json", coco(entries, annotations, [{"id": 1, "name": half}]))
+    save_text(
+        root / "annotations" / "boxes.json",
+        coco(entries, annotations, [{"id": 1, "name": half}]),
+    )
     with pytest.raises(DataError, match="1 categories"):
         detect(root)

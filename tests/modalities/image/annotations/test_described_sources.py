@@ -1,4 +1,6 @@
-"""What `thaw init` finds out of a folder: the format, the classes, the splits; and what it asks about."""
+"""What `thaw init` finds out of a folder: the format, the classes, the splits; and what
+it asks about.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from annotated_images import half_mask, save_mask, save_picture, save_text, take_in, voc_folder, voc_xml
+from annotated_images import (
+    half_mask,
+    save_mask,
+    save_picture,
+    save_text,
+    take_in,
+    voc_folder,
+    voc_xml,
+)
 from pipeline.errors import DataError
 from pipeline.tasks.base import SourceDescription
 from pipeline.tasks.object_detection.reader import DetectionReader
@@ -28,7 +38,8 @@ COCO = {
 def boxes(root: Path) -> SourceDescription:
     described = DetectionReader("object-detection").describe_source(root)
     task = ObjectDetectionConfig.model_validate(described.settings["task"])
-    take_in(DetectionReader("object-detection"), root, task)  # what was found out can be read
+    # What was found out can be read.
+    take_in(DetectionReader("object-detection"), root, task)
     return described
 
 
@@ -41,7 +52,12 @@ def masks(root: Path) -> dict[str, Any]:
     return found
 
 
-def masked(root: Path, *values: np.ndarray, image: str = "images/{}.png", mask: str = "masks/{}.png") -> Path:
+def masked(
+    root: Path,
+    *values: np.ndarray,
+    image: str = "images/{}.png",
+    mask: str = "masks/{}.png",
+) -> Path:
     for number, one in enumerate(values):
         save_picture(root / image.format(f"p{number:03d}"), number)
         save_mask(root / mask.format(f"p{number:03d}"), one)
@@ -63,7 +79,10 @@ def test_voc_with_image_sets(tmp_path: Path) -> None:
 
 def test_voc_counted_from_0(tmp_path: Path) -> None:
     described = boxes(voc_folder(tmp_path / "data", {"a": [("nut", (0, 0, 9, 9))]}))
-    assert described.settings["task"]["annotations"] == {"format": "voc", "first_pixel": 0}
+    assert described.settings["task"]["annotations"] == {
+        "format": "voc",
+        "first_pixel": 0,
+    }
 
 
 def test_coco_beside_the_images(tmp_path: Path) -> None:
@@ -73,7 +92,9 @@ def test_coco_beside_the_images(tmp_path: Path) -> None:
         save_text(root / split / "_annotations.coco.json", json.dumps(COCO))
     described = boxes(root)
     assert described.settings["task"]["annotations"] == {"format": "coco"}
-    assert "splits: train 1, val 1, from the names of folders and files" in described.notes
+    assert (
+        "splits: train 1, val 1, from the names of folders and files" in described.notes
+    )
 
 
 def test_yolo(tmp_path: Path) -> None:
@@ -88,7 +109,10 @@ def test_yolo(tmp_path: Path) -> None:
 def test_two_formats_are_asked_about(tmp_path: Path) -> None:
     root = voc_folder(tmp_path / "data", {"a": [NUT]})
     save_text(root / "annotations.json", json.dumps(COCO))
-    with pytest.raises(DataError, match=r"Pascal VOC \(Annotations/a\.xml\) and COCO \(annotations\.json\)"):
+    with pytest.raises(
+        DataError,
+        match=r"Pascal VOC \(Annotations/a\.xml\) and COCO \(annotations\.json\)",
+    ):
         boxes(root)
 
 
@@ -97,7 +121,10 @@ def test_two_files_about_one_image_are_asked_about(tmp_path: Path) -> None:
     save_picture(root / "images" / "a.png")
     for name in ("all", "train"):
         save_text(root / "annotations" / f"{name}.json", json.dumps(COCO))
-    with pytest.raises(DataError, match=r"annotations/all\.json#image_id=1 and annotations/train\.json#image_id=1"):
+    with pytest.raises(
+        DataError,
+        match=r"annotations/all\.json#image_id=1 and annotations/train\.json#image_id=1",
+    ):
         boxes(root)
 
 
@@ -130,10 +157,19 @@ def test_masks_of_0_and_255(tmp_path: Path) -> None:
 def test_masks_with_a_list_of_names_and_a_border(tmp_path: Path) -> None:
     values = half_mask(2)
     values[0, 0] = 255
-    root = masked(tmp_path / "data", values, half_mask(1), mask="SegmentationClass/{}.png", image="JPEGImages/{}.png")
+    root = masked(
+        tmp_path / "data",
+        values,
+        half_mask(1),
+        mask="SegmentationClass/{}.png",
+        image="JPEGImages/{}.png",
+    )
     save_text(root / "class_names.txt", "__ignore__\n_background_\nnut\nscrew\n")
     found = masks(root)
-    assert found["values"] == {"classes": {"_background_": 0, "nut": 1, "screw": 2}, "ignore": [255]}
+    assert found["values"] == {
+        "classes": {"_background_": 0, "nut": 1, "screw": 2},
+        "ignore": [255],
+    }
     assert (found["images"], found["masks"]) == ("jpegimages", "segmentationclass")
 
 
@@ -141,23 +177,37 @@ def test_colours_with_a_table(tmp_path: Path) -> None:
     colours = np.zeros((40, 60, 3), dtype=np.uint8)
     colours[:, 30:] = (128, 64, 0)
     root = masked(tmp_path / "data", colours)
-    assert masks(root)["values"] == {"classes": {"#000000": "#000000", "#804000": "#804000"}}
-    save_text(root / "class_dict.csv", "name,r,g,b\nroad,128,64,0\nbackground,0,0,0\nvoid,1,1,1\n")
+    assert masks(root)["values"] == {
+        "classes": {"#000000": "#000000", "#804000": "#804000"}
+    }
+    save_text(
+        root / "class_dict.csv",
+        "name,r,g,b\nroad,128,64,0\nbackground,0,0,0\nvoid,1,1,1\n",
+    )
     assert masks(root)["values"] == {
         "classes": {"background": "#000000", "road": "#804000"},
         "ignore": ["#010101"],
     }
     (root / "class_dict.csv").unlink()
-    save_text(root / "labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\nroad:128,64,0::\n")
+    save_text(
+        root / "labelmap.txt",
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\nroad:128,64,0::\n",
+    )
     assert list(masks(root)["values"]["classes"]) == ["background", "road"]
 
 
 def test_a_palette_with_a_table_of_its_colours(tmp_path: Path) -> None:
     root = tmp_path / "data"
     save_picture(root / "JPEGImages" / "a.png")
-    save_mask(root / "SegmentationClass" / "a.png", half_mask(1), palette=(0, 0, 0, 128, 64, 0))
+    save_mask(
+        root / "SegmentationClass" / "a.png",
+        half_mask(1),
+        palette=(0, 0, 0, 128, 64, 0),
+    )
     save_text(root / "labelmap.txt", "background:0,0,0::\nroad:128,64,0::\n")
-    assert masks(root)["values"] == {"classes": {"background": "#000000", "road": "#804000"}}
+    assert masks(root)["values"] == {
+        "classes": {"background": "#000000", "road": "#804000"}
+    }
     save_text(root / "classes.txt", "background\nroad\n")
     assert masks(root)["values"] == {"classes": {"background": 0, "road": 1}}
 
@@ -170,10 +220,17 @@ def test_tables_of_something_else_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_values_of_roboflow(tmp_path: Path) -> None:
-    root = masked(tmp_path / "data", half_mask(1), image="train/{}.png", mask="train/{}_mask.png")
-    save_text(root / "train" / "_classes.csv", "Pixel Value, Class\n0, background\n1, crack\n")
+    root = masked(
+        tmp_path / "data", half_mask(1), image="train/{}.png", mask="train/{}_mask.png"
+    )
+    save_text(
+        root / "train" / "_classes.csv", "Pixel Value, Class\n0, background\n1, crack\n"
+    )
     found = masks(root)
-    assert found == {"suffix": "_mask", "values": {"classes": {"background": 0, "crack": 1}}}
+    assert found == {
+        "suffix": "_mask",
+        "values": {"classes": {"background": 0, "crack": 1}},
+    }
 
 
 @pytest.mark.parametrize(
@@ -187,8 +244,17 @@ def test_values_of_roboflow(tmp_path: Path) -> None:
         ("x/{}.png", "x/{}_gtFine_labelIds.png", "_gtFine_labelIds"),
     ],
 )
-def test_suffixes_are_found_out(tmp_path: Path, image: str, mask: str, suffix: str) -> None:
-    root = masked(tmp_path / "data", half_mask(1), half_mask(1), half_mask(1), image=image, mask=mask)
+def test_suffixes_are_found_out(
+    tmp_path: Path, image: str, mask: str, suffix: str
+) -> None:
+    root = masked(
+        tmp_path / "data",
+        half_mask(1),
+        half_mask(1),
+        half_mask(1),
+        image=image,
+        mask=mask,
+    )
     assert masks(root).get("suffix", "") == suffix
 
 
@@ -210,7 +276,9 @@ def test_numbered_objects_are_asked_about(tmp_path: Path) -> None:
         {"masks": {"values": {"classes": {"background": 0, "object": "1-65535"}}}}
     )
     _, checked = take_in(SegmentationReader("x"), root, task)
-    assert [example.classes for example, _ in checked.usable] == [("background", "object")] * 3
+    assert [example.classes for example, _ in checked.usable] == [
+        ("background", "object")
+    ] * 3
 
 
 def test_mixed_writings_are_asked_about(tmp_path: Path) -> None:
@@ -224,11 +292,16 @@ def test_mixed_writings_are_asked_about(tmp_path: Path) -> None:
     ("files", "message"),
     [
         ({"classes.txt": "a\nb\n"}, "values that classes.txt does not name: 7"),
-        ({"classes.txt": "a\nb\n", "labels.txt": "a\nc\n"}, "classes.txt and labels.txt"),
+        (
+            {"classes.txt": "a\nb\n", "labels.txt": "a\nc\n"},
+            "classes.txt and labels.txt",
+        ),
         ({"classes.txt": b"\xff\xff"}, "names in UTF-8"),
     ],
 )
-def test_names_that_do_not_fit_are_asked_about(tmp_path: Path, files: dict[str, str | bytes], message: str) -> None:
+def test_names_that_do_not_fit_are_asked_about(
+    tmp_path: Path, files: dict[str, str | bytes], message: str
+) -> None:
     root = masked(tmp_path / "data", half_mask(7))
     for name, text in files.items():
         save_text(root / name, text)
@@ -246,7 +319,11 @@ def test_unreadable_masks_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.real
 def test_real_folders(real: Path) -> None:
-    found = SegmentationReader("x").describe_source(real / "data" / "dsb2018").settings["task"]["masks"]
+    found = (
+        SegmentationReader("x")
+        .describe_source(real / "data" / "dsb2018")
+        .settings["task"]["masks"]
+    )
     assert found["values"] == {"classes": {"background": 0, "nucleus": 1}}
     assert DetectionReader("x").describe_source(real / "data" / "bccd").notes[1:] == (
         "classes, with their objects: Platelets (361), RBC (4155), WBC (372)",
@@ -255,9 +332,13 @@ def test_real_folders(real: Path) -> None:
     )
 
 
-def test_images_without_an_annotation_are_told_apart_from_empty_ones(tmp_path: Path) -> None:
+def test_images_without_an_annotation_are_told_apart_from_empty_ones(
+    tmp_path: Path,
+) -> None:
     root = voc_folder(tmp_path / "data", {"a": [NUT], "b": []})
     save_picture(root / "JPEGImages" / "bare.png", 9)
     notes = boxes(root).notes
     assert "images without an object: 1" in notes
-    assert "cannot be used: 1, the first JPEGImages/bare.png: no annotation of it" in notes
+    assert (
+        "cannot be used: 1, the first JPEGImages/bare.png: no annotation of it" in notes
+    )

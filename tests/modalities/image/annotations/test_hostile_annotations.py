@@ -1,4 +1,6 @@
-"""Annotations that were cut, edited or forged: each is a fault or an error by name, and none ends Thaw."""
+"""Annotations that were cut, edited or forged: each is a fault or an error by name, and
+none ends Thaw.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from annotated_images import half_mask, save_mask, save_picture, save_text, take_in, voc_folder
+from annotated_images import (
+    half_mask,
+    save_mask,
+    save_picture,
+    save_text,
+    take_in,
+    voc_folder,
+)
 from pipeline.config_section import TaskConfig
 from pipeline.errors import ThawError
 from pipeline.tasks.base import Reader
@@ -48,21 +57,35 @@ def voc(root: Path) -> tuple[TaskConfig, list[str]]:
 def coco(root: Path) -> tuple[TaskConfig, list[str]]:
     save_picture(root / "images" / "a.png")
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 8, 8], "iscrowd": 0}
-    polygon = {"id": 2, "image_id": 1, "category_id": 1, "segmentation": [[1, 2, 3, 4, 5, 6]]}
+    polygon = {
+        "id": 2,
+        "image_id": 1,
+        "category_id": 1,
+        "segmentation": [[1, 2, 3, 4, 5, 6]],
+    }
     values = {
         "images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}],
         "annotations": [box, polygon],
         "categories": [{"id": 1, "name": "nut"}],
     }
     save_text(root / "instances.json", json.dumps(values))
-    return ObjectDetectionConfig.model_validate({"annotations": {"format": "coco"}}), ["instances.json"]
+    return ObjectDetectionConfig.model_validate({"annotations": {"format": "coco"}}), [
+        "instances.json"
+    ]
 
 
 def yolo(root: Path) -> tuple[TaskConfig, list[str]]:
     save_picture(root / "images" / "a.png")
-    save_text(root / "labels" / "a.txt", "0 0.5 0.5 0.1 0.1\n1 0.1 0.1 0.2 0.1 0.2 0.4\n")
-    save_text(root / "data.yaml", "path: x\ntrain: images\nnames: [nut, screw]\nnc: 2\n")
-    return ObjectDetectionConfig.model_validate({"annotations": {"format": "yolo"}}), ["labels/a.txt", "data.yaml"]
+    save_text(
+        root / "labels" / "a.txt", "0 0.5 0.5 0.1 0.1\n1 0.1 0.1 0.2 0.1 0.2 0.4\n"
+    )
+    save_text(
+        root / "data.yaml", "path: x\ntrain: images\nnames: [nut, screw]\nnc: 2\n"
+    )
+    return ObjectDetectionConfig.model_validate({"annotations": {"format": "yolo"}}), [
+        "labels/a.txt",
+        "data.yaml",
+    ]
 
 
 def masks(root: Path) -> tuple[TaskConfig, list[str]]:
@@ -93,7 +116,9 @@ def mutate(content: bytes, dice: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("kind", [voc, coco, yolo, masks])
-def test_no_file_ends_the_intake(tmp_path: Path, kind: Callable[[Path], tuple[TaskConfig, list[str]]]) -> None:
+def test_no_file_ends_the_intake(
+    tmp_path: Path, kind: Callable[[Path], tuple[TaskConfig, list[str]]]
+) -> None:
     root = tmp_path / "data"
     task, files = kind(root)
     is_masks = isinstance(task, SemanticSegmentationConfig)

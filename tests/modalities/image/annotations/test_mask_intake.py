@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from annotated_images import SIZE, half_mask, save_mask, save_picture, save_text, take_in
+from annotated_images import (
+    SIZE,
+    half_mask,
+    save_mask,
+    save_picture,
+    save_text,
+    take_in,
+)
 from image_builders import save
 from pipeline.config import DataConfig
 from pipeline.context import SilentConsole
@@ -16,7 +23,12 @@ from pipeline.errors import DataError
 from pipeline.examples import CheckedTargets, ExampleListing
 from pipeline.modalities.image.annotations.masks import decode_mask
 from pipeline.modalities.image.annotations.settings import MaskValues
-from pipeline.objectives.pixel_targets import IGNORED, LabelledMasks, MaskFile, parse_mask
+from pipeline.objectives.pixel_targets import (
+    IGNORED,
+    LabelledMasks,
+    MaskFile,
+    parse_mask,
+)
 from pipeline.records import ImageInputSpec
 from pipeline.tasks.base import StoreLimits
 from pipeline.tasks.semantic_segmentation.reader import SegmentationReader
@@ -29,7 +41,9 @@ BINARY = {"classes": {"background": 0, "crack": 255}}
 def segment(
     root: Path, values: object = BINARY, data: DataConfig | None = None, **masks: object
 ) -> tuple[ExampleListing, CheckedTargets]:
-    task = SemanticSegmentationConfig.model_validate({"masks": {"values": values, **masks}})
+    task = SemanticSegmentationConfig.model_validate(
+        {"masks": {"values": values, **masks}}
+    )
     return take_in(SegmentationReader("semantic-segmentation"), root, task, data)
 
 
@@ -57,7 +71,12 @@ def test_the_rarest_class_beside_the_background_is_the_stratum(tmp_path: Path) -
         save_picture(root / "img" / f"{number}.png", number)
         save_mask(root / "mask" / f"{number}.png", half_mask(value))
     _, checked = segment(root, {"classes": {"background": 0, "b": 1, "a": 2}})
-    assert [example.stratum for example, _ in checked.usable] == ["background", "b", "b", "a"]
+    assert [example.stratum for example, _ in checked.usable] == [
+        "background",
+        "b",
+        "b",
+        "a",
+    ]
 
 
 def test_forms_of_masks(tmp_path: Path) -> None:
@@ -65,11 +84,15 @@ def test_forms_of_masks(tmp_path: Path) -> None:
     colours = np.zeros((*expected.shape, 3), dtype=np.uint8)
     colours[expected == 1] = (0x80, 0x40, 0)
     grey = save_mask(tmp_path / "l.png", half_mask(255))
-    palette = save_mask(tmp_path / "p.png", half_mask(1), palette=(0, 0, 0, 0x80, 0x40, 0))
+    palette = save_mask(
+        tmp_path / "p.png", half_mask(1), palette=(0, 0, 0, 0x80, 0x40, 0)
+    )
     colour = save_mask(tmp_path / "rgb.png", colours)
     deep = save_mask(tmp_path / "i16.png", half_mask(1).astype(np.uint16) * 300)
     bits = save_mask(tmp_path / "1.png", half_mask(1).astype(bool))
-    thrice = save_mask(tmp_path / "ggg.png", np.repeat(half_mask(7)[..., None], 3, axis=2))
+    thrice = save_mask(
+        tmp_path / "ggg.png", np.repeat(half_mask(7)[..., None], 3, axis=2)
+    )
     by_colour = {"background": "#000000", "crack": "#804000"}
     for path, classes in (
         (grey, {"background": 0, "crack": 255}),
@@ -85,7 +108,9 @@ def test_forms_of_masks(tmp_path: Path) -> None:
 
 def test_what_is_ignored_or_left_out_is_255(tmp_path: Path) -> None:
     path = save_mask(tmp_path / "m.png", np.array([[0, 1, 2, 255]], dtype=np.uint8))
-    values = MaskValues.model_validate({"classes": {"a": 0, "b": 1, "c": 2}, "ignore": [255]})
+    values = MaskValues.model_validate(
+        {"classes": {"a": 0, "b": 1, "c": 2}, "ignore": [255]}
+    )
     assert decode_mask(path, values, ["c", "a"]).tolist() == [[1, 255, 0, 255]]
 
 
@@ -151,7 +176,9 @@ def test_what_has_no_counterpart_is_named(tmp_path: Path) -> None:
         ("images/a.jpg", "labels/a_L.png", "_L"),
     ],
 )
-def test_layouts_that_people_have(tmp_path: Path, image: str, mask: str, suffix: str) -> None:
+def test_layouts_that_people_have(
+    tmp_path: Path, image: str, mask: str, suffix: str
+) -> None:
     root = tmp_path / "data"
     save_picture(root / image, kind="JPEG")
     save_mask(root / mask, half_mask(255))
@@ -176,7 +203,10 @@ def test_lists_may_name_the_masks_too(tmp_path: Path) -> None:
     for name, folder in (("a", "train"), ("b", "test")):
         save_picture(root / folder / f"{name}.png", ord(name))
         save_mask(root / f"{folder}annot" / f"{name}.png", half_mask(255))
-        save_text(root / f"{folder}.txt", f"/CamVid/{folder}/{name}.png /CamVid/{folder}annot/{name}.png\n")
+        save_text(
+            root / f"{folder}.txt",
+            f"/CamVid/{folder}/{name}.png /CamVid/{folder}annot/{name}.png\n",
+        )
     listing, _ = segment(root)
     assert not listing.findings
     assert {example.path: example.given_split for example in listing.examples} == {
@@ -192,7 +222,10 @@ def test_lists_that_name_nothing_leave_the_split_to_the_folders(tmp_path: Path) 
     save_text(root / "train.txt", "ghost\n")
     listing, _ = segment(root)
     assert [example.given_split for example in listing.examples] == ["train"]
-    assert [finding.code for finding in listing.findings] == ["split-list-unknown", "in-no-split"]
+    assert [finding.code for finding in listing.findings] == [
+        "split-list-unknown",
+        "in-no-split",
+    ]
 
 
 def test_the_same_picture_with_the_same_mask_is_one_example(tmp_path: Path) -> None:
@@ -210,8 +243,13 @@ def test_values_must_be_said(tmp_path: Path) -> None:
         segment(tmp_path, {})
 
 
-@pytest.mark.parametrize("classes", [{"a": 0}, {"a": 0, "b": 0}, {"a": 0, "b": "#000000"}, {"a": 0, "b": "black"}])
-def test_values_that_cannot_be_told_apart_are_refused(classes: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "classes",
+    [{"a": 0}, {"a": 0, "b": 0}, {"a": 0, "b": "#000000"}, {"a": 0, "b": "black"}],
+)
+def test_values_that_cannot_be_told_apart_are_refused(
+    classes: dict[str, object],
+) -> None:
     with pytest.raises(ValueError):
         MaskValues.model_validate({"classes": classes})
 
@@ -233,7 +271,9 @@ def test_an_exif_turn_of_the_picture_is_named(tmp_path: Path) -> None:
 def test_dsb2018_is_read_whole(real: Path) -> None:
     settings = {"values": {"classes": {"background": 0, "nucleus": 1}}}
     task = SemanticSegmentationConfig.model_validate({"masks": settings})
-    listing = SegmentationReader("semantic-segmentation").list_examples(real / "data" / "dsb2018", DataConfig(), task)
+    listing = SegmentationReader("semantic-segmentation").list_examples(
+        real / "data" / "dsb2018", DataConfig(), task
+    )
     assert len(listing.examples) == 450
     assert not (*listing.faults, *listing.findings)
 
@@ -245,7 +285,9 @@ def _half_masked(root: Path) -> None:
     save_mask(root / "masks" / "a.png", half_mask(255))
 
 
-def test_an_image_without_a_mask_is_a_fault_or_background_as_is_set(tmp_path: Path) -> None:
+def test_an_image_without_a_mask_is_a_fault_or_background_as_is_set(
+    tmp_path: Path,
+) -> None:
     _half_masked(tmp_path / "data")
     listing, _ = segment(tmp_path / "data")
     (fault,) = listing.faults
@@ -268,25 +310,38 @@ def test_images_without_any_mask_stop_the_run_whatever_is_set(tmp_path: Path) ->
         segment(tmp_path / "data", unannotated="empty")
 
 
-def test_without_the_background_class_nothing_counts_in_an_image_without_a_mask(tmp_path: Path) -> None:
+def test_without_the_background_class_nothing_counts_in_an_image_without_a_mask(
+    tmp_path: Path,
+) -> None:
     _half_masked(tmp_path / "data")
     values = {"classes": {"background": 0, "crack": 255, "rust": 7}}
-    _, checked = segment(tmp_path / "data", values, DataConfig(drop_classes=("background",)), unannotated="empty")
+    _, checked = segment(
+        tmp_path / "data",
+        values,
+        DataConfig(drop_classes=("background",)),
+        unannotated="empty",
+    )
     assert [fault.code for fault in checked.faults] == ["all-ignored"]
 
 
-def test_a_target_without_a_file_is_laid_on_the_canvas_and_read_as_background(tmp_path: Path) -> None:
+def test_a_target_without_a_file_is_laid_on_the_canvas_and_read_as_background(
+    tmp_path: Path,
+) -> None:
     root = tmp_path / "data"
     _half_masked(root)
     _, checked = segment(root, unannotated="empty")
-    task = SemanticSegmentationConfig.model_validate({"masks": {"values": BINARY, "unannotated": "empty"}})
+    task = SemanticSegmentationConfig.model_validate(
+        {"masks": {"values": BINARY, "unannotated": "empty"}}
+    )
     labels = ("background", "crack")
     first, second = (parse_mask(example.target) for example, _ in checked.usable)
     codec, spec = MaskTargetCodec(), ImageInputSpec(size=32, resize=32, fit="pad")
     limits = StoreLimits(tmp_path / "scratch", 1)
 
     def load(*files: MaskFile) -> np.ndarray:
-        return codec.open(LabelledMasks(files, labels), spec, task, root, limits, SilentConsole()).load()
+        return codec.open(
+            LabelledMasks(files, labels), spec, task, root, limits, SilentConsole()
+        ).load()
 
     masks = load(second, first, second)
     np.testing.assert_array_equal(masks[1], load(first)[0])

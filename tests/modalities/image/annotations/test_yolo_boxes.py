@@ -17,7 +17,9 @@ NAMES = "names: [nut, screw]\n"
 
 
 def detect(root: Path, **annotations: object) -> tuple[ExampleListing, CheckedTargets]:
-    task = ObjectDetectionConfig.model_validate({"annotations": {"format": "yolo", **annotations}})
+    task = ObjectDetectionConfig.model_validate(
+        {"annotations": {"format": "yolo", **annotations}}
+    )
     return take_in(DetectionReader("object-detection"), root, task)
 
 
@@ -37,7 +39,9 @@ def boxes(checked: CheckedTargets, path: str = "images/a.png") -> list[object]:
 
 
 def test_shares_become_pixels_and_polygons_boxes(tmp_path: Path) -> None:
-    _, checked = detect(folder(tmp_path / "data", "1 0.5 0.5 0.5 0.25\r\n\n0 0 0 0.1 0 0.1 0.5\n"))
+    _, checked = detect(
+        folder(tmp_path / "data", "1 0.5 0.5 0.5 0.25\r\n\n0 0 0 0.1 0 0.1 0.5\n")
+    )
     assert boxes(checked) == [
         {"box": [0, 0, 6, 20], "label": "nut"},
         {"box": [15, 15, 45, 25], "label": "screw"},
@@ -50,7 +54,9 @@ def test_no_line_and_no_file_mean_no_object(tmp_path: Path) -> None:
     listing, checked = detect(root)
     assert not listing.faults
     assert boxes(checked) == boxes(checked, "images/bare.png") == []
-    assert [fault.code for fault in detect(root, unannotated="error")[0].faults] == ["no-annotation"]
+    assert [fault.code for fault in detect(root, unannotated="error")[0].faults] == [
+        "no-annotation"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +75,9 @@ def test_no_line_and_no_file_mean_no_object(tmp_path: Path) -> None:
         ("1e400 0.5 0.5 0.1 0.1", "bad-line"),
     ],
 )
-def test_a_line_that_cannot_be_trusted_costs_the_image(tmp_path: Path, text: str | bytes, code: str) -> None:
+def test_a_line_that_cannot_be_trusted_costs_the_image(
+    tmp_path: Path, text: str | bytes, code: str
+) -> None:
     content = text if isinstance(text, bytes) else "0 0.5 0.5 0.2 0.2\n" + text
     listing, checked = detect(folder(tmp_path / "data", content))
     (fault,) = (*listing.faults, *checked.faults)
@@ -77,8 +85,13 @@ def test_a_line_that_cannot_be_trusted_costs_the_image(tmp_path: Path, text: str
     assert "labels/a.txt#" in fault.found
 
 
-@pytest.mark.parametrize(("text", "code"), [("0 0.5 0.5 0 0.1", "zero-area"), ("0 0.5 0.5 -0.2 0.1", "inverted")])
-def test_a_box_that_marks_nothing_is_left_out_alone(tmp_path: Path, text: str, code: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("0 0.5 0.5 0 0.1", "zero-area"), ("0 0.5 0.5 -0.2 0.1", "inverted")],
+)
+def test_a_box_that_marks_nothing_is_left_out_alone(
+    tmp_path: Path, text: str, code: str
+) -> None:
     _, checked = detect(folder(tmp_path / "data", "0 0.5 0.5 0.2 0.2\n" + text))
     (fault,) = checked.object_faults
     assert (fault.path, fault.code) == ("labels/a.txt#2", code)
@@ -92,16 +105,38 @@ def test_rounding_over_the_edge_is_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("yaml", "image", "label"),
     [
-        ("path: ../datasets/x\ntrain: images/train\nval: images/val\n", "images/train/a.JPG", "labels/train/a.txt"),
-        ("train: ../train/images\nval: ../valid/images\n", "train/images/a.jpg", "train/labels/a.txt"),
-        ("train: /home/me/x/train2017\nval: []\n", "images/train2017/a.jpg", "labels/train2017/a.txt"),
-        ("train: [images/one, images/two]\nval: images/three\n", "images/two/a.jpg", "labels/two/a.txt"),
+        (
+            "path: ../datasets/x\ntrain: images/train\nval: images/val\n",
+            "images/train/a.JPG",
+            "labels/train/a.txt",
+        ),
+        (
+            "train: ../train/images\nval: ../valid/images\n",
+            "train/images/a.jpg",
+            "train/labels/a.txt",
+        ),
+        (
+            "train: /home/me/x/train2017\nval: []\n",
+            "images/train2017/a.jpg",
+            "labels/train2017/a.txt",
+        ),
+        (
+            "train: [images/one, images/two]\nval: images/three\n",
+            "images/two/a.jpg",
+            "labels/two/a.txt",
+        ),
         ("train: lists/t.txt\n", "all/images/a.jpg", "all/labels/a.txt"),
         ("", "train/a.jpg", "train/a.txt"),
-        ("train: images/train\nval: images/train\n", "images/train/a.jpg", "labels/train/a.txt"),
+        (
+            "train: images/train\nval: images/train\n",
+            "images/train/a.jpg",
+            "labels/train/a.txt",
+        ),
     ],
 )
-def test_layouts_that_people_have(tmp_path: Path, yaml: str, image: str, label: str) -> None:
+def test_layouts_that_people_have(
+    tmp_path: Path, yaml: str, image: str, label: str
+) -> None:
     root = tmp_path / "data"
     save_picture(root / image, kind="JPEG")
     save_text(root / label, "0 0.5 0.5 0.5 0.5")
@@ -110,13 +145,16 @@ def test_layouts_that_people_have(tmp_path: Path, yaml: str, image: str, label: 
     save_text(root / "README.dataset.txt", "made by")
     listing, checked = detect(root)
     assert not listing.faults
-    assert [(example.path, example.given_split, example.classes) for example, _ in checked.usable] == [
-        (image, "train", ("nut",))
-    ]
+    assert [
+        (example.path, example.given_split, example.classes)
+        for example, _ in checked.usable
+    ] == [(image, "train", ("nut",))]
 
 
 def test_names_from_a_mapping_or_a_list_of_names(tmp_path: Path) -> None:
-    root = folder(tmp_path / "data", "4 0.5 0.5 0.2 0.2", "names:\n  0: nut\n  4: bolt\n")
+    root = folder(
+        tmp_path / "data", "4 0.5 0.5 0.2 0.2", "names:\n  0: nut\n  4: bolt\n"
+    )
     assert boxes(detect(root)[1]) == [{"box": [24, 16, 36, 24], "label": "bolt"}]
     (root / "data.yaml").unlink()
     save_text(root / "classes.txt", "nut\na\nb\nc\nlast one\n")
@@ -134,7 +172,9 @@ def test_names_from_a_mapping_or_a_list_of_names(tmp_path: Path) -> None:
         ("x: &x [a, a]\ny: &y [*x, *x]\nnames: [*y, *y]\n", "names"),
     ],
 )
-def test_names_that_cannot_be_had_are_asked_for(tmp_path: Path, yaml: str, message: str) -> None:
+def test_names_that_cannot_be_had_are_asked_for(
+    tmp_path: Path, yaml: str, message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         detect(folder(tmp_path / "data", "", yaml))
 
