@@ -398,9 +398,8 @@ def _run_flow(
     token = CONSOLE.set(terminal)
     try:
         return retrain(str(workspace.root), tuple(force))
-    except (
-        RuntimeError
-    ) as fault:  # what Prefect raises where its server does not answer, among others
+    except RuntimeError as fault:
+        # What Prefect raises where its server does not answer, among others.
         reason = find_prefect_fault()
         if reason is None:
             raise

@@ -63,10 +63,8 @@ def _send(group: int, number: int) -> bool:
     """Whether there was anybody to receive it."""
     try:
         os.killpg(group, number)
-    except (
-        ProcessLookupError,
-        PermissionError,
-    ):  # macOS: not permitted where only zombies are left
+    except (ProcessLookupError, PermissionError):
+        # macOS: not permitted where only zombies are left.
         return False
     return True
 

@@ -118,9 +118,8 @@ class ServedVersion:
                 )
                 for row, answer in zip(some, found, strict=True):
                     yield row["id"], answer
-        except (
-            Exception
-        ) as fault:  # the code of another version of Thaw may raise anything
+        except Exception as fault:
+            # The code of another version of Thaw may raise anything.
             raise self._error(
                 f"it cannot answer ({type(fault).__name__}: {one_line(fault)[:300]})"
             ) from fault

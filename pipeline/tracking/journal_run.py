@@ -212,9 +212,8 @@ class JournalRun:
                     self._find_run(), f"{TEST_SPLITS}/{path.name}"
                 )
                 replace_text(path, Path(found).read_text(encoding="utf-8"))
-            except (
-                Exception
-            ):  # every kind of store has exceptions of its own for what is not there
+            except Exception:
+                # Every kind of store has exceptions of its own for what is not there.
                 return None
         try:
             return TestSplit.model_validate_json(path.read_text(encoding="utf-8"))

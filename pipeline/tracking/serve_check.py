@@ -188,9 +188,8 @@ def read_input_example(folder: Path, title: str) -> pd.DataFrame:
 
     try:
         example = packaging.read_input_example(folder)
-    except (
-        Exception
-    ) as fault:  # the files of another version of Thaw or of MLflow may be anything
+    except Exception as fault:
+        # The files of another version of Thaw or of MLflow may be anything.
         raise _error(
             title, f"its input example cannot be read ({type(fault).__name__}: {fault})"
         ) from fault

@@ -182,10 +182,8 @@ def _parse(content: bytes, source: str) -> _Element:
             "well-formed XML",
             "replace it",
         ) from fault
-    except (
-        ValueError,
-        LookupError,
-    ) as fault:  # encodings that are unknown, or not what the file is written in
+    except (ValueError, LookupError) as fault:
+        # Encodings that are unknown, or not what the file is written in.
         found = f"{source}: {' '.join(str(fault).split())}"
         raise AnnotationError(
             "annotation-unreadable", found, "XML in UTF-8", "save it in UTF-8"

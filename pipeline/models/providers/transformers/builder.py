@@ -92,9 +92,8 @@ def build_backbone(config: Mapping[str, Any], *, seed: int, subject: str) -> nn.
         torch.manual_seed(seed)
         try:
             stock: nn.Module = stock_networks.build(config)
-        except (
-            Exception
-        ) as fault:  # what a wrong value raises is up to each kind of network
+        except Exception as fault:
+            # What a wrong value raises is up to each kind of network.
             reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
             raise BackboneError(
                 subject,

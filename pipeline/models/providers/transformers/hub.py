@@ -57,9 +57,8 @@ def fetch_folder(config: BackboneConfig, context: Context) -> PublishedFolder:
             )
         except ThawError:
             raise
-        except (
-            Exception
-        ) as fault:  # the library's own errors, those of its HTTP client, and OSError
+        except Exception as fault:
+            # The library's own errors, those of its HTTP client, and OSError.
             raise _refusal(config, endpoint, _reason(fault, offline=offline)) from fault
     folder = Path(place)
     return PublishedFolder(
