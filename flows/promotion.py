@@ -12,6 +12,7 @@ from pipeline import receipts
 from pipeline.context import Console
 from pipeline.errors import ConfigError, ServingError
 from pipeline.promotion_journal import (
+    CLOCK_DIFFERENCE,
     MOST_OF_A_NAME,
     Entry,
     History,
@@ -243,7 +244,9 @@ class _Registry:
         )
         self._journal.append(entry)
         self._journal.reconcile()
-        restate_decisions(self._store, model.versions, self._mirror())
+        restate_decisions(
+            self._store, model.versions, self._mirror(), self._workspace.scratch
+        )
 
     def require_served(self, version: ModelVersion, console: Console) -> None:
         """Serves a version once, in a process of its own, and asks it about its input
@@ -294,7 +297,10 @@ def _explain_no_request(history: History, version: str, days: int) -> str:
         return "none was made"
     if own[-1].kind == "refused":
         return f"it was refused by {own[-1].by}"
-    if datetime.now(UTC) > own[-1].when + timedelta(days=days):
+    now = datetime.now(UTC)
+    if own[-1].when > now + CLOCK_DIFFERENCE:
+        return f"it is dated {own[-1].time}, by a clock that was ahead"
+    if now > own[-1].when + timedelta(days=days):
         return f"it lapsed after {days} days"
     return "another version became champion since"
 

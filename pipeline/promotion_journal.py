@@ -26,6 +26,7 @@ Kind = Literal[
 MOVES: tuple[Kind, ...] = ("adopted", "promoted", "rolled-back", "approved")
 # Of a reason: MLflow keeps 6,000 of an entry, in which a quote counts twice.
 MOST_CHARACTERS = 1500
+CLOCK_DIFFERENCE = timedelta(days=1)  # that clocks of several machines may have
 MOST_OF_A_NAME = 200  # characters of who did it
 
 
@@ -140,15 +141,16 @@ class History:
     ) -> Entry | None:
         """The request for a version's approval that is still open; None where there is
         none, it was answered, another version became champion since, or it has lapsed.
+
+        One that a clock far ahead has dated has lapsed too: it would stay open for
+        longer than any request should.
         """
         last = self._find_last_of_approval(version)
-        if (
-            last is None
-            or last.kind != "requested"
-            or now > last.when + timedelta(days=expires_days)
-        ):
+        if last is None or last.kind != "requested":
             return None
-        return last
+        oldest = now - timedelta(days=expires_days)
+        newest = now + CLOCK_DIFFERENCE
+        return last if oldest <= last.when <= newest else None
 
     def find_refusal(self, version: str) -> Entry | None:
         """The refusal of a version, where it was not asked for again since and no other

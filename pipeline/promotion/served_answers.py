@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ServingError
-from pipeline.files import replacing
+from pipeline.files import replacing, sha256
 from pipeline.training import members
 
 if TYPE_CHECKING:
@@ -60,7 +60,20 @@ class ServedVersion:
             fetched = registry.fetch(self._store, self.version, arriving)
             fetched.rename(folder)
             shutil.rmtree(arriving, ignore_errors=True)
+        self._refresh_members(folder)
         return folder
+
+    def _refresh_members(self, folder: Path) -> None:
+        """Fetches the table of members anew, where the version was given another since
+        its files came here.
+        """
+        from pipeline.tracking import registry
+
+        expected = self.version.tags.get(members.SHA256_TAG, "")
+        present = folder / members.FILE
+        if not expected or (present.is_file() and sha256(present) == expected):
+            return
+        registry.fetch_file(self._store, self.version, members.FILE, folder)
 
     def labels(self) -> tuple[str, ...]:
         """Its label space.

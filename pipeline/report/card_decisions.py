@@ -6,11 +6,19 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC
 
 from pipeline.promotion_journal import MOVES, Entry, read_history
-from pipeline.report.markdown import escape, name, shorten
+from pipeline.report.markdown import escape, join, name, shorten
 
 # Characters that MLflow's database holds of a version's description.
 LONGEST_DESCRIPTION = 5000
 LONGEST_REASON = 600
+# Characters of its first paragraph, for which room is kept.
+LONGEST_STANDING = 1000
+LONGEST_BOLD = LONGEST_STANDING + len("****: .")
+CARD_HEADING = "## Decisions"
+CARD_ENDING = (
+    "Which version is champion now says the registry's alias `champion`; "
+    "`thaw models` lists every decision."
+)
 
 VERDICTS = {
     "promote": "Deserves to be champion",
@@ -43,8 +51,14 @@ def describe_standing(entries: Sequence[Entry], version: str) -> str:
     if not own:
         return NOTHING_DECIDED
     last = own[-1]
-    reason = escape(shorten(last.reason, LONGEST_REASON))
-    return f"{_describe_kind(last, version)} ({_day(last)}): {reason}."
+    beginning = f"{_describe_kind(last, version)} ({_day(last)})"
+    reason = _escape_within(last.reason, LONGEST_STANDING - len(beginning))
+    return f"{beginning}: {reason}."
+
+
+def state(entries: Sequence[Entry], version: str) -> str:
+    """What stands, as the paragraph that a description begins with."""
+    return f"**{describe_standing(entries, version)}**"
 
 
 def restate(description: str, entries: Sequence[Entry], version: str) -> str:
@@ -52,9 +66,29 @@ def restate(description: str, entries: Sequence[Entry], version: str) -> str:
     one that was written by hand is left as it is.
     """
     first, *others = description.split("\n\n")
-    if not first.startswith(tuple(f"**{beginning}" for beginning in BEGINNINGS)):
+    if not _is_standing(first):
         return description
-    return fit([f"**{describe_standing(entries, version)}**", *others])
+    return fit([state(entries, version), *others])
+
+
+def restate_card(card: str, entries: Sequence[Entry], version: str) -> str:
+    """A version's card with what stands now below its title, and all that was decided
+    at its end; a text of another form is left as it is.
+    """
+    title, *blocks = card.rstrip("\n").split("\n\n")
+    is_card = (
+        bool(blocks)
+        and _is_standing(blocks[0])
+        and CARD_HEADING in blocks
+        and blocks[-1] == CARD_ENDING
+    )
+    if not is_card:
+        return card
+    kept = blocks[1:-1]
+    if kept[-1].startswith("- "):
+        kept.pop()
+    history = list_history(entries, version)
+    return join([title, state(entries, version), *kept, history, CARD_ENDING]) + "\n"
 
 
 def list_history(entries: Sequence[Entry], version: str) -> str:
@@ -68,13 +102,32 @@ def list_history(entries: Sequence[Entry], version: str) -> str:
 
 
 def fit(blocks: Sequence[str]) -> str:
-    """As many of the blocks, from the first on, as a description may hold."""
-    text = ""
-    for block in blocks:
-        longer = f"{text}\n\n{block}" if text else block
-        if len(longer) <= LONGEST_DESCRIPTION:
-            text = longer
-    return text
+    """As many of the blocks, from the first on, as a description may hold: however long
+    its first is, the same others.
+    """
+    first, *others = blocks
+    kept = [first]
+    room = LONGEST_DESCRIPTION - max(len(first), LONGEST_BOLD)
+    for block in others:
+        length = len("\n\n") + len(block)
+        if length <= room:
+            kept.append(block)
+            room -= length
+    return "\n\n".join(kept)
+
+
+def _is_standing(paragraph: str) -> bool:
+    return paragraph.startswith(tuple(f"**{beginning}" for beginning in BEGINNINGS))
+
+
+def _escape_within(text: str, longest: int) -> str:
+    """Text, escaped, of at most so many characters: what escaping adds counts."""
+    length = min(len(text), LONGEST_REASON)
+    escaped = escape(shorten(text, length))
+    while len(escaped) > longest:
+        length = length * longest // len(escaped)
+        escaped = escape(shorten(text, length))
+    return escaped
 
 
 def _own_entries(entries: Sequence[Entry], version: str) -> Iterator[Entry]:

@@ -97,7 +97,7 @@ def write_card(run: RunRecords, config: Config, facts: CardFacts) -> str:
     """The card as Markdown, without secrets."""
     sections = [
         f"# {name(facts.model)}, version {facts.version}",
-        f"**{card_decisions.describe_standing(facts.entries, facts.version)}**",
+        card_decisions.state(facts.entries, facts.version),
         summarize(run, config),
         _model_details(run, config, facts),
         _intended_use(config),
@@ -118,7 +118,7 @@ def describe_version(run: RunRecords, config: Config, facts: CardFacts) -> str:
     """
     worst = [f"Weakest: {worst}." for worst in _name_weakest(run.evaluate)]
     blocks = [
-        f"**{card_decisions.describe_standing(facts.entries, facts.version)}**",
+        card_decisions.state(facts.entries, facts.version),
         summarize(run, config),
         "\n".join(
             f"- {line}" for line in (*_list_comparisons(run.evaluate, config), *worst)
@@ -675,7 +675,7 @@ def _decisions(promoted: PromoteRecord | None, facts: CardFacts) -> str:
     """The last comparison with the champion in figures, and everything that was decided
     about the version.
     """
-    parts = ["## Decisions"]
+    parts = [card_decisions.CARD_HEADING]
     if (
         promoted is not None
         and promoted.version == facts.version
@@ -697,7 +697,5 @@ def _decisions(promoted: PromoteRecord | None, facts: CardFacts) -> str:
             escape(f"{detail[:1].upper()}{detail[1:]}.") for detail in promoted.details
         ]
     parts.append(card_decisions.list_history(facts.entries, facts.version))
-    parts.append(
-        "Which version is champion now says the registry's alias `champion`; `thaw models` lists every decision."
-    )
+    parts.append(card_decisions.CARD_ENDING)
     return join(parts)

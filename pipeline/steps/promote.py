@@ -8,6 +8,7 @@ import getpass
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import receipts
@@ -38,6 +39,7 @@ from pipeline.records import (
     RegisterRecord,
     SplitRecord,
     ValidateRecord,
+    digest,
 )
 from pipeline.steps import version_card
 from pipeline.steps.promotion_evidence import (
@@ -45,6 +47,7 @@ from pipeline.steps.promotion_evidence import (
     gather_evidence,
     read_test_split,
 )
+from pipeline.steps.provenance import describe_environment
 from pipeline.steps.recorded_facts import MODEL_SHA256_TAG
 from pipeline.training.crash_points import crash_point
 from pipeline.workspace import Workspace
@@ -277,12 +280,8 @@ class _Promotion:
         """Why the version cannot be served from the registry; empty where it can, or
         was seen to before.
         """
-        mark = (
-            self._challenger.context.scratch
-            / "promotion"
-            / "served"
-            / self._challenger.registered.key[:32]
-        )
+        key = self._challenger.registered.key
+        mark = serving_mark(self._challenger.context.scratch, key)
         if mark.exists():
             return ""
         try:
@@ -396,7 +395,9 @@ class _Promotion:
             challenger.context,
             entries,
         )
-        version_card.restate_decisions(self._store, others.values(), entries)
+        version_card.restate_decisions(
+            self._store, others.values(), entries, challenger.context.scratch
+        )
 
     def _is_waiting(self, history: History) -> bool:
         return find_request(history, self._version, self._config) is not None
@@ -476,6 +477,17 @@ class _Promotion:
     @property
     def _test_splits(self) -> Any:
         return self._challenger.context.scratch / "promotion" / "test-splits"
+
+
+def serving_mark(scratch: Path, key: str) -> Path:
+    """The file that remembers that a version was served, with these very libraries.
+
+    Args:
+        scratch: the workspace's `.thaw`.
+        key: the version's.
+    """
+    seen = digest(key, describe_environment())
+    return scratch / "promotion" / "served" / seen[:32]
 
 
 def find_request(history: History, version: str, config: Config) -> Entry | None:

@@ -27,6 +27,7 @@ from pipeline.records import (
     Latency,
     StageResult,
 )
+from pipeline.training import members
 
 if TYPE_CHECKING:
     from pipeline.training.train_state import Row
@@ -37,7 +38,6 @@ LATENCY_FILE = "latency.json"
 LIBRARIES = ("thaw", "torch", "torchvision", "mlflow")
 RECIPE_TAG = "recipe"
 MODEL_SHA256_TAG = "model.sha256"
-MEMBERS_SHA256_TAG = "members.sha256"
 
 
 def open_parent(
@@ -167,7 +167,7 @@ def version_tags(
 ) -> dict[str, str]:
     """What a registered version, and the run it comes from, are tagged with."""
     tags = {
-        MEMBERS_SHA256_TAG: files.sha256(finetuned.members),
+        members.SHA256_TAG: files.sha256(finetuned.members),
         "evaluation": evaluated.digest,
         RECIPE_TAG: candidate.name,
         "architecture": candidate.architecture,

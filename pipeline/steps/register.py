@@ -27,6 +27,7 @@ from pipeline.records import (
     ValidateRecord,
 )
 from pipeline.steps import provenance, recorded_facts, version_card
+from pipeline.training import members as members_table
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -280,7 +281,7 @@ def _complete_version(
     """
     from pipeline.tracking import registry
 
-    members_tag = recorded_facts.MEMBERS_SHA256_TAG
+    members_tag = members_table.SHA256_TAG
     if version.tags.get(members_tag) != facts[members_tag]:
         registry.upload(store, version, folder, [members.name])
     lost = registry.find_lost_files(store, version, folder, provenance.FOLDER)

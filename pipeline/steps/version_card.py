@@ -5,6 +5,7 @@ artifacts, and in short as the registry's description.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import served
@@ -51,23 +52,28 @@ def publish(
     if entries is None:
         entries = JournalRun(store, version.name).read()
     facts = _gather_facts(config, run, version, context, entries)
-    folder = context.scratch / "cards" / version.key[:16]
+    folder = _card_folder(context.scratch, version)
     replace_text(folder / FILE, write_card(run, config, facts))
     description = describe_version(run, config, facts)
 
     def send() -> None:
-        registry.upload(store, version, folder, [FILE])
-        store.client.log_artifact(run_id, str(folder / FILE))
+        _upload(store, version, run_id, folder)
         registry.describe(store, version, description)
 
     with_retries(store, f"describing {version.name} v{version.version}", send)
 
 
 def restate_decisions(
-    store: TrackingStore, versions: Iterable[ModelVersion], entries: Sequence[Entry]
+    store: TrackingStore,
+    versions: Iterable[ModelVersion],
+    entries: Sequence[Entry],
+    scratch: Path,
 ) -> None:
-    """Brings the first sentence of versions' descriptions up to date, after a decision
-    that concerned others than the one whose card was written.
+    """Brings versions' descriptions and cards up to date, after a decision that
+    concerned others than the one whose card was written.
+
+    Args:
+        scratch: the workspace's `.thaw`.
 
     Raises:
         TrackingError: the store is away, full or locked.
@@ -76,13 +82,49 @@ def restate_decisions(
     from pipeline.tracking import registry
     from pipeline.tracking.failures import with_retries
 
+    concerned = {entries[-1].version, entries[-1].champion} if entries else set()
+
     def send() -> None:
         for version in versions:
-            registry.describe(
-                store, version, restate(version.description, entries, version.version)
-            )
+            description = restate(version.description, entries, version.version)
+            if version.version in concerned or description != version.description:
+                # First the card: where that fails, the description tells next time.
+                _restate_card(store, version, entries, scratch)
+            registry.describe(store, version, description)
 
     with_retries(store, "describing what was decided", send)
+
+
+def _restate_card(
+    store: TrackingStore, version: ModelVersion, entries: Sequence[Entry], scratch: Path
+) -> None:
+    """Writes what was decided into a version's card, where it has one."""
+    from pipeline.report.card_decisions import restate_card
+    from pipeline.tracking import registry
+
+    folder = _card_folder(scratch, version)
+    if not registry.has_file(store, version, FILE):
+        return
+    card = registry.fetch_file(store, version, FILE, folder)
+    before = card.read_text(encoding="utf-8")
+    after = restate_card(before, entries, version.version)
+    if after != before:
+        replace_text(card, after)
+        _upload(store, version, version.run_id, folder)
+
+
+def _card_folder(scratch: Path, version: ModelVersion) -> Path:
+    return scratch / "cards" / (version.key[:16] or f"untagged-v{version.version}")
+
+
+def _upload(
+    store: TrackingStore, version: ModelVersion, run_id: str, folder: Path
+) -> None:
+    """Puts the card beside the version's files and among its run's artifacts."""
+    from pipeline.tracking import registry
+
+    registry.upload(store, version, folder, [FILE])
+    store.client.log_artifact(run_id, str(folder / FILE))
 
 
 def _gather_facts(

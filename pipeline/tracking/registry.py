@@ -5,6 +5,7 @@ here.
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -285,6 +286,33 @@ def fetch(
             hint="thaw run --force register",
         )
     return found
+
+
+def has_file(store: TrackingStore, version: ModelVersion, name: str) -> bool:
+    """Whether a version's folder holds a file of that name."""
+    entries = _artifact_repository(store, version).list_artifacts(None)
+    return any(PurePosixPath(entry.path).name == name for entry in entries)
+
+
+def fetch_file(
+    store: TrackingStore, version: ModelVersion, name: str, folder: Path
+) -> Path:
+    """Brings one of a version's files to `folder`, over one of the same name.
+
+    Raises:
+        TrackingError: it cannot be fetched.
+    """
+
+    def get() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".arriving-") as scratch:
+            files = _artifact_repository(store, version)
+            arrived = Path(files.download_artifacts(name, scratch))
+            arrived.replace(folder / name)
+
+    title = f"fetching {name} of {version.name} v{version.version}"
+    with_retries(store, title, get)
+    return folder / name
 
 
 def _search_versions(store: TrackingStore, name: str) -> Any:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline import manifest
 
 FILE = "members.parquet"
+SHA256_TAG = "members.sha256"  # of a registered version
 SEEN = ("train", "val")  # a model has learnt from these
 
 SCHEMA = pa.schema(

@@ -81,6 +81,8 @@ def test_a_request_is_open_until_it_is_answered_lapses_or_is_overtaken() -> None
     assert read_history(asked).find_request("2", 7, day) is not None
     assert read_history(asked).find_request("3", 7, day) is None
     assert read_history(asked).find_request("2", 7, START + timedelta(days=9)) is None
+    ahead = START - timedelta(days=2)
+    assert read_history(asked).find_request("2", 7, ahead) is None, "by a wrong clock"
     assert (
         read_history([*asked, entry("refused", "1", "2", 2)]).find_request("2", 7, day)
         is None

@@ -15,7 +15,7 @@ from pipeline import redaction
 from pipeline.config import Config, parse
 from pipeline.promotion_journal import Entry
 from pipeline.records import Finding
-from pipeline.report.card_decisions import LONGEST_DESCRIPTION, restate
+from pipeline.report.card_decisions import LONGEST_DESCRIPTION, restate, restate_card
 from pipeline.report.markdown import escape, prose
 from pipeline.report.model_card import (
     CardFacts,
@@ -252,6 +252,30 @@ def test_a_later_decision_replaces_the_first_sentence_of_a_description_and_nothi
     assert after.split("\n\n")[1:] == before.split("\n\n")[1:]
     for own in ("my own words", "**Not for line B!**\n\nmy own words"):
         assert restate(own, (entry("promoted", "3"),), "3") == own
+
+
+def test_a_longer_decision_drives_nothing_out_of_a_description(made: Made) -> None:
+    config = parse({"register": {"intended_use": "x" * 3000}}, "")
+    before = describe_version(made.run, config, FACTS)
+    long = (entry("verdict", "3", decision="reject", reason="<" * 1500),)
+    after = restate(before, long, "3")
+    assert len(after) <= LONGEST_DESCRIPTION
+    assert after.split("\n\n")[1:] == before.split("\n\n")[1:]
+
+
+def test_a_later_decision_is_written_into_a_card_as_if_it_were_written_anew(
+    made: Made,
+) -> None:
+    before = write_card(made.run, Config(), FACTS)
+    entries = (
+        entry("verdict", "3", decision="promote", reason="better"),
+        entry("promoted", "3", reason="by hand"),
+    )
+    facts = dataclasses.replace(FACTS, entries=entries)
+    once = restate_card(before, entries[:1], "3")
+    assert restate_card(once, entries, "3") == write_card(made.run, Config(), facts)
+    for own in ("my own words", before.replace("## Decisions", "## Mine")):
+        assert restate_card(own, entries, "3") == own
 
 
 def test_a_decision_about_another_version_is_left_out(made: Made) -> None:

@@ -6,6 +6,8 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +21,12 @@ from flows.promotion import answer_request, promote_version, read_model, roll_ba
 from pipeline import receipts
 from pipeline.config import PromotionConfig, to_yaml
 from pipeline.errors import ConfigError, ServingError, TrackingError
+from pipeline.files import sha256
 from pipeline.promotion_journal import Entry, JournalMovedError, now, read_history
 from pipeline.receipts import current_promotion
 from pipeline.steps.promote import promote
 from pipeline.steps.promotion_evidence import Challenger
-from pipeline.tracking import registered
+from pipeline.tracking import registered, registry
 from pipeline.tracking.journal_run import JournalRun
 from pipeline.tracking.store import find
 from pipeline.training import members
@@ -50,6 +53,16 @@ def place(done: Finished) -> Workspace:
     (done.root / "params.yaml").write_text(to_yaml(done.config))
     (done.root / "dvc.yaml").write_text("")
     return Workspace(done.root)
+
+
+def read_cards(done: Finished, number: str) -> list[str]:
+    """A version's card as it lies beside its files, and among its run's artifacts."""
+    store = find(done.config.tracking, Workspace(done.root))
+    version = store.client.get_model_version("insects", number)
+    run = store.client.get_run(version.run_id)
+    folders = (version.source, run.info.artifact_uri)
+    paths = (Path(url2pathname(urlsplit(folder).path)) for folder in folders)
+    return [(path / "model_card.md").read_text() for path in paths]
 
 
 def aliases(done: Finished) -> list[tuple[str, ...]]:
@@ -270,6 +283,10 @@ def test_a_person_promotes_and_rolls_back_and_no_run_undoes_it(done: Finished) -
     ]
     assert told[0].startswith("**Succeeded by version 2 (")
     assert told[1].startswith("**Promoted to champion, overriding the verdict (")
+    for number, sentence in (("1", told[0]), ("2", told[1])):
+        for card in read_cards(second, number):
+            assert card.split("\n\n")[1] == sentence
+            assert sentence.strip("*").split(" (")[0] in card.split("## Decisions")[1]
     assert second.promote().is_champion
     said = roll_back(place(second), "", "Ines", "worse", console)
     assert "v2 is withdrawn" in said
@@ -379,6 +396,50 @@ def test_what_is_known_of_the_journal_is_mirrored(done: Finished) -> None:
     mirrored = receipts.read_journal(Workspace(done.root), "insects")
     assert [entry.kind for entry in mirrored] == ["verdict", "promoted"]
     assert receipts.read_journal(Workspace(done.root), "birds") == []
+
+
+def test_what_another_machine_adds_to_the_champions_members_counts_here(
+    done: Finished, tmp_path: Path
+) -> None:
+    elsewhere = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    tracking = done.config.tracking.model_copy(update={"uri": elsewhere})
+    done.config = done.config.model_copy(update={"tracking": tracking})
+    done.promote()
+    second = done.retrained(seed=4)
+    assert second.promote().seen == 0
+    rows = pq.read_table(second.finetuned.members).to_pylist()
+    learnt = [{**row, "split": "train"} for row in rows[:3]]
+    path = tmp_path / members.FILE
+    members.write_members(pa.Table.from_pylist(learnt, schema=members.SCHEMA), path)
+    store = find(done.config.tracking, Workspace(done.root))
+    champion = registry.find(store, "models:/insects@champion")
+    registry.upload(store, champion, tmp_path, [members.FILE])
+    store.client.set_model_version_tag(
+        "insects", champion.version, members.SHA256_TAG, sha256(path)
+    )
+    third = second.retrained(seed=5)
+    assert third.promote().seen == 3
+
+
+def test_a_version_is_served_once_more_with_other_libraries(
+    done: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.steps import promote as step
+
+    tried: list[str] = []
+    monkeypatch.setattr(
+        step._Promotion,
+        "_try_serving",
+        lambda _, version: tried.append(version.version),
+    )
+    second = enlarge(done)
+    set_policy(second, mode="human")
+    for _ in range(2):
+        assert second.promote(served=False).waits
+    assert tried == ["2"]
+    monkeypatch.setattr(step, "describe_environment", lambda: ["torch==99"])
+    assert second.promote(served=False).waits
+    assert tried == ["2", "2"]
 
 
 def test_a_better_model_takes_the_place_of_the_champion(done: Finished) -> None:

@@ -197,13 +197,13 @@ class Finished:
             served: whether the version was seen to be served before, which takes
                 seconds.
         """
-        from pipeline.steps.promote import promote
+        from pipeline.steps.promote import promote, serving_mark
         from pipeline.steps.promotion_evidence import Challenger
 
         registered = self.register(**more)
         context = self.context(**more)
         if served:
-            mark = context.scratch / "promotion" / "served" / registered.key[:32]
+            mark = serving_mark(context.scratch, registered.key)
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
         records = (
