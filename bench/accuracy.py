@@ -1,15 +1,13 @@
-"""How good are Thaw's default recipes? Beside logistic regression on the same frozen
-features, fastai and Lightning.
+"""How good are Thaw's default recipes? Beside logistic regression on the same frozen features, fastai and Lightning.
 
-    python bench/accuracy.py                       every data set: over an hour on two
-    cores python bench/accuracy.py    --only cells-20          one of them python
-    bench/accuracy.py    --json docs/accuracy.json
+    python bench/accuracy.py                       every data set: over an hour on two cores
+    python bench/accuracy.py    --only cells-20          one of them
+    python bench/accuracy.py    --json docs/accuracy.json
 
-Thaw runs as a user runs it, by `thaw init` and `thaw run` with the recipe set `compare`
-and otherwise its defaults. The others are given the very split that Thaw made. What
-each of Thaw's recipes scores on the test split was chosen on validation; logistic
-regression's strength of regularisation too. fastai and Lightning are judged on the test
-split after each epoch and their best epoch counts, which favours them.
+Thaw runs as a user runs it, by `thaw init` and `thaw run` with the recipe set `compare` and otherwise its defaults. The
+others are given the very split that Thaw made. What each of Thaw's recipes scores on the test split was chosen on
+validation; logistic regression's strength of regularisation too. fastai and Lightning are judged on the test split
+after each epoch and their best epoch counts, which favours them.
 """
 
 from __future__ import annotations

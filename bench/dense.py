@@ -1,22 +1,18 @@
-"""Detection and segmentation: how good after how many steps, and what a step costs
-beside the usual script, in one go.
+"""Detection and segmentation: how good after how many steps, and what a step costs beside the usual script, in one go.
 
-    python bench/dense.py                       both sets: about half an hour on two
-    quiet cores python bench/dense.py --only bccd --contenders full-short cached
-    computed python bench/dense.py --quick               a smoke run of every part
+    python bench/dense.py                       both sets: about half an hour on two quiet cores
+    python bench/dense.py --only bccd --contenders full-short cached computed
+    python bench/dense.py --quick               a smoke run of every part
 
-The sets are bccd (boxes) and dsb2018 (masks) where `THAW_REAL` (or ../shared) has them;
-the network's body is mobilenet_v2 with ImageNet weights. Each contender runs in a
-process of its own; `training CPU s` are the processor's seconds of the epochs alone,
-without decoding, validation and measuring the plan; they are one thread's where
-`--threads 1` is given. `reference-800` are steps as torchvision's reference script
-takes them.
+The sets are bccd (boxes) and dsb2018 (masks) where `THAW_REAL` (or ../shared) has them; the network's body is mobilenet_v2
+with ImageNet weights. Each contender runs in a process of its own; `training CPU s` are the
+processor's seconds of the epochs alone, without decoding, validation and measuring the plan; they are one thread's where
+`--threads 1` is given. `reference-800` are steps as torchvision's reference script takes them.
 
-Targets: bccd 45 mean AP and 82 at 0.5 within 76 steps of 8 pictures, 51 and 85 within
-190; the last six blocks 39 and 76 within 56; dsb2018 85 mean IoU within 48 steps, 87
-within 95, each reached where the interval's upper end does; a step with the frozen body
-kept 1.1 times as fast as computed (boxes), 1.3 times (masks); 50 times fewer
-processor's seconds a picture than at 800 pixels.
+Targets: bccd 45 mean AP and 82 at 0.5 within 76 steps of 8 pictures, 51 and 85 within 190; the last six blocks 39 and 76
+within 56; dsb2018 85 mean IoU within 48 steps, 87 within 95, each reached where the interval's upper end does; a step with
+the frozen body kept 1.1 times as fast as computed (boxes), 1.3 times (masks); 50 times fewer processor's seconds a picture
+than at 800 pixels.
 """
 
 from __future__ import annotations

@@ -1,20 +1,16 @@
-"""Writers that race for the champion of a registered model, through the journal and by
-the alias alone, and are killed:
+"""Writers that race for the champion of a registered model, through the journal and by the alias alone, and are killed:
 
-    python bench/journal_race.py --rounds 100 --kills 200 python bench/journal_race.py
-    --server --rounds 100 --kills 200 python bench/journal_race.py --uri
-    postgresql+psycopg2://USER@127.0.0.1:PORT/DATABASE --rounds 100 --kills 200
+    python bench/journal_race.py --rounds 100 --kills 200
+    python bench/journal_race.py --server --rounds 100 --kills 200
+    python bench/journal_race.py --uri postgresql+psycopg2://USER@127.0.0.1:PORT/DATABASE --rounds 100 --kills 200
 
-Without a store, one of SQLite is made in a temporary folder; `--server` puts MLflow's
-server in front of it. PostgreSQL must run already, and `psycopg2-binary` be installed;
-the database is filled.
+Without a store, one of SQLite is made in a temporary folder; `--server` puts MLflow's server in front of it. PostgreSQL must
+run already, and `psycopg2-binary` be installed; the database is filled.
 
-In a round every writer reads who is champion and, on the strength of that, makes its
-own version champion. By the alias alone a round is wrong where two writers decided on
-the same champion. By the journal it is wrong where an entry was added that its writer
-does not know of, or is void, or is missing, or the alias is not the champion in the
-end. Of the killed writers, every entry that was acknowledged must be there, without a
-gap. Exits with 1 where the journal was wrong.
+In a round every writer reads who is champion and, on the strength of that, makes its own version champion. By the alias alone
+a round is wrong where two writers decided on the same champion. By the journal it is wrong where an entry was added that its
+writer does not know of, or is void, or is missing, or the alias is not the champion in the end. Of the killed writers, every
+entry that was acknowledged must be there, without a gap. Exits with 1 where the journal was wrong.
 """
 
 from __future__ import annotations

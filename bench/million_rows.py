@@ -3,9 +3,8 @@
     python bench/million_rows.py                 a million rows
     python bench/million_rows.py --rows 100000   a smaller table
 
-Every row has a text of its own, of 8 to 40 words that are drawn at random, except for
-one in a hundred, which repeats an earlier row. Each step runs in a process of its own,
-as `thaw run` without Prefect would call it.
+Every row has a text of its own, of 8 to 40 words that are drawn at random, except for one in a hundred, which repeats
+an earlier row. Each step runs in a process of its own, as `thaw run` without Prefect would call it.
 
 Target for a million rows: at most 3 GB and 10 minutes in all.
 """

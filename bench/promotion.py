@@ -1,6 +1,5 @@
-"""How often the rule of promotion is wrong, by simulation: models that are equally
-good, looked at once and twenty times, on single examples and on groups that swing
-together; and how often it sees a model that is better.
+"""How often the rule of promotion is wrong, by simulation: models that are equally good, looked at once and twenty times,
+on single examples and on groups that swing together; and how often it sees a model that is better.
 
     python bench/promotion.py [--draws 4000]
 

@@ -1,17 +1,14 @@
-"""How long until the network is good? Thaw beside the usual tutorial, fastai and
-Lightning.
+"""How long until the network is good? Thaw beside the usual tutorial, fastai and Lightning.
 
-    make bench                                        all of it: about half an hour on
-    two cores python -P bench/run.py --quick                    a smoke run of every
-    part python -P bench/run.py --only thaw-head micro     some of it
+    make bench                                        all of it: about half an hour on two cores
+    python -P bench/run.py --quick                    a smoke run of every part
+    python -P bench/run.py --only thaw-head micro     some of it
 
-The same backbone, weights, images and split for everybody: hymenoptera and MobileNetV2
-where `THAW_REAL` (or ../shared) has them, else Thaw's own sample and backbone. Targets:
-head-only 30 times and gradual 10 times as fast as the tutorial to the tutorial's own
-accuracy, and 15 times as fast as the better of the peers to the peer's best. A whole
-`thaw run`, imports and registration included, takes less than the fastest peer's bare
-training with the comparison from scratch remembered, and less than 1.5 times that with
-it.
+The same backbone, weights, images and split for everybody: hymenoptera and MobileNetV2 where `THAW_REAL` (or ../shared)
+has them, else Thaw's own sample and backbone. Targets: head-only 30 times and gradual 10 times as fast as the tutorial to
+the tutorial's own accuracy, and 15 times as fast as the better of the peers to the peer's best. A whole `thaw run`, imports
+and registration included, takes less than the fastest peer's bare training with the comparison from scratch remembered,
+and less than 1.5 times that with it.
 """
 
 from __future__ import annotations

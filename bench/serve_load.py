@@ -1,11 +1,9 @@
-"""Minutes of load on `thaw serve`, a fifth of it hostile, with two changes of the
-champion:
+"""Minutes of load on `thaw serve`, a fifth of it hostile, with two changes of the champion:
 
     python bench/serve_load.py WORKSPACE --minutes 5 --versions 2 1
 
-The workspace has the versions registered and one of them as champion. Prints the counts
-by kind and status, latency of good requests and resident memory over time; exits with 1
-where an answer has a status of 500 or above that is not 503.
+The workspace has the versions registered and one of them as champion. Prints the counts by kind and status, latency of good
+requests and resident memory over time; exits with 1 where an answer has a status of 500 or above that is not 503.
 """
 
 from __future__ import annotations

@@ -1,22 +1,18 @@
 """Fine-tuning on text: Thaw beside a plain Hugging Face Trainer script, in one go.
 
-    python bench/text.py                       everything: about half an hour on two
-    cores python bench/text.py --quick               a smoke run of every part python
-    bench/text.py --only thaw-full thaw-top trainer-longest micro
+    python bench/text.py                       everything: about half an hour on two cores
+    python bench/text.py --quick               a smoke run of every part
+    python bench/text.py --only thaw-full thaw-top trainer-longest micro
 
-SST-2 and MiniLM (six layers) where `THAW_REAL` (or ../shared) has them, else Thaw's own
-sample and encoder. The Trainer script is the usual one: fp32, batches of 16, 3 epochs,
-everything trained, texts padded to 128 tokens or to the longest of their batch. Thaw's
-contenders are the finetune step as `thaw run` runs it, from the manifest to the
-finished candidate, tokenizing included: `thaw-full` with the defaults, `thaw-top` with
-the two upper layers and the head, whose frozen layers are computed once. Each contender
-runs in a process of its own, and its clock starts after its imports. Seconds of the
-processor are told beside those of the clock: on a busy machine they are the ones to
-compare.
+SST-2 and MiniLM (six layers) where `THAW_REAL` (or ../shared) has them, else Thaw's own sample and encoder. The Trainer
+script is the usual one: fp32, batches of 16, 3 epochs, everything trained, texts padded to 128 tokens or to the longest
+of their batch. Thaw's contenders are the finetune step as `thaw run` runs it, from the manifest to the finished
+candidate, tokenizing included: `thaw-full` with the defaults, `thaw-top` with the two upper layers and the head, whose
+frozen layers are computed once. Each contender runs in a process of its own, and its clock starts after its imports.
+Seconds of the processor are told beside those of the clock: on a busy machine they are the ones to compare.
 
-Targets: to the Trainer's own final validation accuracy, 8 times as fast as padded to
-128 and 3 times as fast as padded to the longest; a frozen prefix kept 1.4 times as fast
-as computed again; texts in buckets 3 times as fast as padded to 128.
+Targets: to the Trainer's own final validation accuracy, 8 times as fast as padded to 128 and 3 times as fast as padded
+to the longest; a frozen prefix kept 1.4 times as fast as computed again; texts in buckets 3 times as fast as padded to 128.
 """
 
 from __future__ import annotations

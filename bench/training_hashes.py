@@ -1,13 +1,10 @@
-"""sha256 of the weights that image classification comes to, with everything fixed that
-may be fixed.
+"""sha256 of the weights that image classification comes to, with everything fixed that may be fixed.
 
-    python -P bench/training_hashes.py            the sample, and hymenoptera where
-    THAW_REAL has it python -P bench/training_hashes.py --thaw PATH/TO/.venv/bin/thaw
-    with another version's command
+    python -P bench/training_hashes.py            the sample, and hymenoptera where THAW_REAL has it
+    python -P bench/training_hashes.py --thaw PATH/TO/.venv/bin/thaw    with another version's command
 
-Two versions that compute the same print the same. It goes through `thaw init` and `thaw
-run` and reads files alone, so it runs with any version. The last of each set is a
-`gradual` that is killed in the middle and gone on with.
+Two versions that compute the same print the same. It goes through `thaw init` and `thaw run` and reads files alone, so
+it runs with any version. The last of each set is a `gradual` that is killed in the middle and gone on with.
 """
 
 from __future__ import annotations

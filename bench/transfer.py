@@ -2,11 +2,10 @@
 
     python -P bench/transfer.py --seeds 5 --json docs/transfer.json
 
-The same network, split, epochs, batches and turns of the pictures, three ways: all of
-it from scratch, all of it from the shipped weights, and only a new last layer on the
-shipped weights. Nothing of Thaw's engine is used, so that the weights alone are judged.
-Each seed deals the parts anew into train and test (by part, per class), and seeds
-everything else; the rates were picked on a seed that is not reported.
+The same network, split, epochs, batches and turns of the pictures, three ways: all of it from scratch, all of it from
+the shipped weights, and only a new last layer on the shipped weights. Nothing of Thaw's engine is used, so that the
+weights alone are judged. Each seed deals the parts anew into train and test (by part, per class), and seeds everything
+else; the rates were picked on a seed that is not reported.
 """
 
 from __future__ import annotations

@@ -184,14 +184,11 @@ def init(
 
       thaw init flowers --data ~/photos/flowers
 
-      thaw init flowers --data ~/photos/flowers --backbone torchvision/resnet50
-      --weights ~/resnet50.pth
+      thaw init flowers --data ~/photos/flowers --backbone torchvision/resnet50 --weights ~/resnet50.pth
 
-      thaw init flowers --data ~/photos/flowers --recipe head --recipe gradual --remote
-      s3://team/flowers
+      thaw init flowers --data ~/photos/flowers --recipe head --recipe gradual --remote s3://team/flowers
 
-      thaw init reviews --task text-classification --data reviews.csv --backbone
-      transformers/distilbert-base-uncased
+      thaw init reviews --task text-classification --data reviews.csv --backbone transformers/distilbert-base-uncased
 
       thaw init cells --task object-detection --data ~/photos/annotated
 

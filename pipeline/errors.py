@@ -1,22 +1,22 @@
 """Every error Thaw raises on purpose.
 
-    ThawError ├── ConfigError      params.yaml or an option says something that cannot
-    be used ├── StorageError     a disk is full, over quota, read-only or closed to us
+    ThawError
+    ├── ConfigError      params.yaml or an option says something that cannot be used
+    ├── StorageError     a disk is full, over quota, read-only or closed to us
     ├── PreflightError   something that would stop a run later was found before it began
-    ├── WorkspaceError   the folder is not a workspace, is locked, or would be
-    overwritten ├── DataError        the dataset cannot be used as it is ├── LedgerError
-    the record of which example belongs to which split is missing or contradicts itself
-    ├── SplitError       the dataset cannot be split as asked ├── BackboneError
-    pretrained weights cannot be had, or are not what they claim to be ├── TrainingError
-    a training cannot start, go on or be trusted ├── VersioningError      what dvc.lock
-    and .dvc files say and what is on the disk disagree ├── TrackingError    the
-    tracking server or the model registry refuses or is away ├── ServingError     a
-    model cannot answer └── Interrupted      the run was asked to stop, and did so with
-    everything saved
+    ├── WorkspaceError   the folder is not a workspace, is locked, or would be overwritten
+    ├── DataError        the dataset cannot be used as it is
+    ├── LedgerError      the record of which example belongs to which split is missing or contradicts itself
+    ├── SplitError       the dataset cannot be split as asked
+    ├── BackboneError    pretrained weights cannot be had, or are not what they claim to be
+    ├── TrainingError    a training cannot start, go on or be trusted
+    ├── VersioningError      what dvc.lock and .dvc files say and what is on the disk disagree
+    ├── TrackingError    the tracking server or the model registry refuses or is away
+    ├── ServingError     a model cannot answer
+    └── Interrupted      the run was asked to stop, and did so with everything saved
 
-An error names the subject, what was found, what was expected and the hint, so that the
-reader can act without opening the source. The command line prints exactly that and
-exits with `exit_code`.
+An error names the subject, what was found, what was expected and the hint, so that the reader can act
+without opening the source. The command line prints exactly that and exits with `exit_code`.
 """
 
 from __future__ import annotations

@@ -1,16 +1,12 @@
-"""Makes the shipped text encoder: a small BERT learns to fill in masked words of
-generated reviews and to rate them.
+"""Makes the shipped text encoder: a small BERT learns to fill in masked words of generated reviews and to rate them.
 
-    python -P -m pipeline.modalities.text.pretrain_encoder --out
-    pipeline/models/shipped/tiny_text --seed 0
+    python -P -m pipeline.modalities.text.pretrain_encoder --out pipeline/models/shipped/tiny_text --seed 0
 
-The reviews come from `review_grammar`, and none is about what the sample's are about.
-The vocabulary is learnt from them (WordPiece, Schuster and Nakajima 2012). Words are
-masked as in BERT (Devlin et al. 2019, section 3.1). What is said of the whole review,
-praise, blame or neither, is told from the mean of the last layer's vectors: as encoders
-in use learn from ratings that come with reviews. Masked words alone taught too little
-in these few steps to be of use to the sample. The learning rate follows a warm-up and a
-cosine over the steps; the same machine makes the same weights again.
+The reviews come from `review_grammar`, and none is about what the sample's are about. The vocabulary is learnt from them
+(WordPiece, Schuster and Nakajima 2012). Words are masked as in BERT (Devlin et al. 2019, section 3.1). What is said of
+the whole review, praise, blame or neither, is told from the mean of the last layer's vectors: as encoders in use learn
+from ratings that come with reviews. Masked words alone taught too little in these few steps to be of use to the sample.
+The learning rate follows a warm-up and a cosine over the steps; the same machine makes the same weights again.
 """
 
 from __future__ import annotations

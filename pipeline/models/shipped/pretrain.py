@@ -1,14 +1,11 @@
-"""Makes the shipped weights: a stock torchvision classifier learns to name random
-patterns.
+"""Makes the shipped weights: a stock torchvision classifier learns to name random patterns.
 
     python -P -m pipeline.models.shipped.pretrain --out pipeline/models/shipped --seed 0
 
-The rate follows a warm-up and a cosine over the steps or the minutes of processor time,
-whichever runs out first; given only steps, the same machine makes the same weights
-again. Pictures are drawn in rounds, and each round is seen a few times, turned and
-mirrored anew, because drawing costs about as much as learning. The first rounds are
-easy and small: a network that pools over the whole picture would otherwise take long to
-notice marks at all.
+The rate follows a warm-up and a cosine over the steps or the minutes of processor time, whichever runs out first; given
+only steps, the same machine makes the same weights again. Pictures are drawn in rounds, and each round is seen a few
+times, turned and mirrored anew, because drawing costs about as much as learning. The first rounds are easy and small:
+a network that pools over the whole picture would otherwise take long to notice marks at all.
 """
 
 from __future__ import annotations
