@@ -18,7 +18,7 @@ from pipeline.errors import ThawError, WorkspaceError
 from pipeline.files import expanded
 from pipeline.step_table import LOCK_FILES
 from pipeline.tasks import catalog
-from pipeline.text import printable
+from pipeline.text import pluralize, printable
 from pipeline.upgrade import upgrade
 from pipeline.workspace import Workspace
 
@@ -384,7 +384,7 @@ def _closing_words(
     lines = [f"made {folder} ({git})"]
     if copied:
         lines.append(
-            f"copied {len(copied.files)} files ({copied.size / 1e6:.1f} MB) into {data.name}/"
+            f"copied {pluralize(len(copied.files), 'file')} ({copied.size / 1e6:.1f} MB) into {data.name}/"
         )
     else:
         lines.append(f"put your examples into {data}, then: dvc add {data.name}")

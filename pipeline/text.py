@@ -7,6 +7,7 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
@@ -26,6 +27,8 @@ IN_ASCII = {
     "\u202f": " ",
 }
 ERROR_HANDLER = "thaw-in-ascii"
+
+_NUMBER = re.compile(r"(\d+)")
 
 
 def printable(text: str) -> str:
@@ -74,6 +77,11 @@ def write_anything(streams: Iterable[TextIO]) -> None:
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ERROR_HANDLER)
+
+
+def natural_order(name: str) -> list[str | int]:
+    """A sort key by which line 9 of a table comes before its line 10."""
+    return [int(part) if part.isdecimal() else part for part in _NUMBER.split(name)]
 
 
 def format_seconds(seconds: float) -> str:

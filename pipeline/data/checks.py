@@ -171,6 +171,6 @@ def _finding(
 
 
 def _item(row: Mapping[str, Any], check: Check) -> str:
-    value = row.get(check.arguments["column"])
+    column = check.arguments["column"]
     name = str(row[check.index or ""])
-    return name if name == str(value) else f"{name}: {value}"
+    return name if column == check.index else f"{name}: {row.get(column)}"

@@ -138,15 +138,17 @@ def quarantine_conflicts(partition: Partition) -> Partition:
 def _conflict(
     example: ListedExample, identity: str, copies: Mapping[str, ListedExample]
 ) -> ExampleFault:
-    others = [
+    others = (
         f"{other.described_target} ({other.path})"
         for target, other in copies.items()
         if target != example.target
-    ]
+    )
+    # Of ten thousand labels of one content each example would else list all others.
+    shown = itertools.islice(others, SHOWN_CONFLICTS)
     return ExampleFault(
         example.path,
         "conflicting-labels",
-        f"{example.described_target}, and elsewhere {', '.join(others[:SHOWN_CONFLICTS])}",
+        f"{example.described_target}, and elsewhere {', '.join(shown)}",
         "one label for one content",
         "correct the labels, or remove the copies",
         identity,

@@ -5,6 +5,7 @@ mistyped.
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -12,6 +13,8 @@ from collections.abc import Collection, Mapping
 from pipeline.records import Finding
 
 HINTED = 20  # names that are compared with every other one
+
+_WHOLE_NUMBER = re.compile(r"^(-?\d+)\.0+$")
 
 
 def hints(names: Collection[str], known: Collection[str]) -> list[str]:
@@ -29,8 +32,8 @@ def hints(names: Collection[str], known: Collection[str]) -> list[str]:
 
 
 def similar_labels(examples: Mapping[str, int]) -> Finding | None:
-    """A warning of classes that differ by case, blanks or Unicode form only, given the
-    number of examples of each.
+    """A warning of classes that differ by case, blanks, Unicode form or a trailing .0
+    only, given the number of examples of each.
 
     Names that differ in how their accents are written alone are passed over: those stop
     the run elsewhere.
@@ -50,7 +53,7 @@ def similar_labels(examples: Mapping[str, int]) -> Finding | None:
         code="similar-classes",
         severity="warning",
         subject="class names",
-        found=f"{len(items)} that differ by case, blanks or Unicode form only",
+        found=f"{len(items)} that differ by case, blanks, Unicode form or a trailing .0 only",
         expected="one way of writing a name",
         hint="if they are one class, rename the wrong one; if not, list both in data.labels",
         items=tuple(items),
@@ -59,11 +62,12 @@ def similar_labels(examples: Mapping[str, int]) -> Finding | None:
 
 def _key(label: str) -> str:
     """What is left of a name without case, blanks, invisible characters and typographic
-    variants.
+    variants; of a whole number without the .0 that a column of floats gives it.
     """
     folded = unicodedata.normalize("NFKC", label).casefold()
-    return "".join(
+    bare = "".join(
         letter
         for letter in folded
         if not letter.isspace() and unicodedata.category(letter) != "Cf"
     )
+    return _WHOLE_NUMBER.sub(r"\1", bare)

@@ -7,6 +7,7 @@ The cells of a CSV are text and stay text. What a column means is for its reader
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import itertools
@@ -30,6 +31,8 @@ PARQUET = (".parquet", ".pq")
 TABBED = (".tsv", ".tab")
 JSON_LINES = (".jsonl", ".ndjson")
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+CSV_QUOTES, PLAIN_QUOTES = csv.QUOTE_MINIMAL, csv.QUOTE_NONE
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # Lines by which two separators that both occur in the first one are told apart.
 SAMPLED = 100
 
@@ -78,6 +81,8 @@ def read_table(
     """
     suffix = path.suffix.lower()
     try:
+        if suffix not in PARQUET:
+            _refuse_utf16(path, name)
         if suffix in PARQUET:
             rows = _read_parquet(
                 path, name, {data.columns[role] for role in roles}, most
@@ -305,9 +310,10 @@ def _read_csv(
         ):
             separator = _separator(stream, path, name, data.columns[roles[0]])
             stream.seek(0)
-            return _columns(
-                _csv_rows(stream, separator, name), name, root, data, roles, most
-            )
+            quoting = _tabbed_quoting(stream, most) if separator == "\t" else CSV_QUOTES
+            stream.seek(0)
+            lines = _csv_rows(stream, separator, quoting, name)
+            return _columns(lines, name, root, data, roles, most)
     except UnicodeDecodeError as fault:
         raise _not_utf8(path, name) from fault
 
@@ -322,6 +328,21 @@ def _cells_of_any_length() -> Iterator[None]:
         yield
     finally:
         csv.field_size_limit(before)
+
+
+def _refuse_utf16(path: Path, name: str) -> None:
+    """Raises DataError where a table begins as UTF-16 does, with or without its mark:
+    of English text every other byte is then a NUL, which is valid UTF-8.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    if start.startswith(UTF16_MARKS) or b"\0" in start:
+        raise DataError(
+            name,
+            found="bytes that are not UTF-8 from line 1 on: the table is in UTF-16",
+            expected="UTF-8",
+            hint="save the table as UTF-8",
+        )
 
 
 def _not_utf8(path: Path, name: str) -> DataError:
@@ -392,11 +413,40 @@ def _cut(sample: Sequence[str], mark: str) -> list[list[str]]:
         return [line.split(mark) for line in sample[:1]]
 
 
+def _tabbed_quoting(stream: TextIO, most: int | None) -> int:
+    """How the quotes of a table cut by tabs are meant, as the csv module says it.
+
+    Many such tables quote nothing: a text that begins with a quote would else take the
+    lines up to the next one for its own. So it is where every line has as many cells as
+    the first, and on some line a quote is left open or ends before its cell does.
+    """
+    tabs = None
+    quoting = CSV_QUOTES
+    for line in itertools.islice(stream, most):
+        if not line.strip("\r\n"):
+            continue
+        if tabs is None:
+            tabs = line.count("\t")
+        if line.count("\t") != tabs:
+            return CSV_QUOTES
+        if '"' in line and not _is_quoted_well(line):
+            quoting = PLAIN_QUOTES
+    return quoting
+
+
+def _is_quoted_well(line: str) -> bool:
+    try:
+        cells = next(csv.reader([line], delimiter="\t", strict=True))
+    except csv.Error:
+        return False
+    return len(cells) == line.count("\t") + 1
+
+
 def _csv_rows(
-    stream: TextIO, separator: str, name: str
+    stream: TextIO, separator: str, quoting: int, name: str
 ) -> Iterator[tuple[int, list[str]]]:
     """The lines that are not empty, each with its number."""
-    reader = csv.reader(stream, delimiter=separator, strict=True)
+    reader = csv.reader(stream, delimiter=separator, quoting=quoting, strict=True)
     start = 1
     try:
         for cells in reader:

@@ -31,7 +31,7 @@ from pipeline.errors import DataError
 from pipeline.examples import CheckedTargets, ExampleFault, ExampleListing
 from pipeline.records import Finding, ValidateRecord
 from pipeline.tasks import catalog
-from pipeline.text import first_few, printable
+from pipeline.text import first_few, natural_order, printable
 
 FINDINGS, DRIFT = "findings.json", "drift.json"
 # Quarantined files, and items of a finding, named on the console; files have them all.
@@ -134,7 +134,9 @@ def _take_in(data: config.DataConfig, task: TaskConfig, context: Context) -> _In
 
 
 def _by_path(faults: Sequence[ExampleFault]) -> tuple[ExampleFault, ...]:
-    return tuple(sorted(faults, key=lambda fault: (fault.path, fault.code)))
+    return tuple(
+        sorted(faults, key=lambda fault: (natural_order(fault.path), fault.code))
+    )
 
 
 def _label_space(
@@ -196,7 +198,7 @@ def _nothing_usable(intake: _Intake) -> Finding:
         code="nothing-usable",
         severity="critical",
         subject="usable examples",
-        found=f"none of {intake.files} files",
+        found=f"none of {intake.files}",
         expected="examples that can be used",
         hint="see what is wrong with each",
         items=tuple(map(_line, intake.faults)),

@@ -177,6 +177,13 @@ def test_no_drift_where_nothing_moved(tmp_path: Path) -> None:
     )
 
 
+def test_a_small_class_is_told_with_its_count_whatever_it_is_called(
+    tmp_path: Path,
+) -> None:
+    result = found(suites(rows({"2": 2, "dog": 5})), tmp_path)
+    assert result["small-class"].items == ("2: 2",)
+
+
 def test_names_are_escaped_in_data_docs(tmp_path: Path) -> None:
     label = "<script>alert(1)</script>"
     assert found(suites(rows({label: 2, "dog": 5})), tmp_path)["small-class"].items == (

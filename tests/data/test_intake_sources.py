@@ -181,6 +181,12 @@ def test_classes_that_differ_by_case_blanks_or_form_are_a_warning_by_name(
     )
 
 
+def test_whole_numbers_with_and_without_a_point_are_a_warning(tmp_path: Path) -> None:
+    touch(tmp_path, "1/a.png", "1.0/b.png", "2/c.png", "2.5/d.png")
+    (finding,) = listing(tmp_path).findings
+    assert finding.items == ("'1' (1) and '1.0' (1)",)
+
+
 def test_a_class_that_the_list_of_labels_lacks_stops_with_the_one_it_may_mean(
     tmp_path: Path,
 ) -> None:

@@ -16,11 +16,18 @@ from pipeline.data.layout import walk
 from pipeline.data.tables import FILE_ROLES, JSON_LINES, PARQUET
 from pipeline.errors import DataError
 from pipeline.manifest import stored_path
-from pipeline.modalities.text.reading import TableFile, is_table, tables_to_read
+from pipeline.modalities.text.reading import (
+    TableFile,
+    is_table,
+    tables_to_read,
+    text_files,
+)
+from pipeline.text import printable
 
 SAMPLED = 1000  # rows
 USED_BY_NAME = ("group", "split")  # columns called so are not metadata
 SHOWN = 5  # labels that a note names
+SHOWN_LETTERS = 40  # of a label
 
 TEXT_NAMES = (
     "text",
@@ -55,12 +62,12 @@ LABEL_NAMES = (
     "stars",
     "polarity",
 )
-PAIR_NAMES = (
+PAIR_NAMES = (  # as `_bare` writes them
     ("text", "pair"),
     ("text1", "text2"),
-    ("text_a", "text_b"),
+    ("texta", "textb"),
     ("sentence1", "sentence2"),
-    ("sentence_a", "sentence_b"),
+    ("sentencea", "sentenceb"),
     ("premise", "hypothesis"),
     ("question1", "question2"),
     ("question", "sentence"),
@@ -122,14 +129,20 @@ def describe_columns(source: Path) -> TextLayout:
 
 def _folders(root: Path) -> TextLayout:
     tree = walk(root)
-    if not any("/" in path for path in tree.files):
+    texts = text_files(tree)
+    if not texts:
+        below = [path for path in tree.files if is_table(path)]
         raise DataError(
             f"data folder {root}",
             found="neither tables nor text files in folders",
             expected="a CSV, TSV, JSON Lines or Parquet file, or .txt files in folders named for their classes",
+            hint="name the folder that the tables lie in" if below else "",
+            details=below,
         )
+    folders = sorted({PurePosixPath(path).parts[0] for path in texts})
+    more = ", …" if len(folders) > SHOWN else ""
     return TextLayout(
-        notes=(f"texts: .txt files in the folders {', '.join(tree.folders[:SHOWN])}",)
+        notes=(f"texts: .txt files in the folders {', '.join(folders[:SHOWN])}{more}",)
     )
 
 
@@ -182,7 +195,7 @@ def _has_header(sample: _Sample) -> bool:
         name = cell.strip().lower()
         values = [str(value) for value in cells if value is not None]
         known = name in (*TEXT_NAMES, *LABEL_NAMES, *FILE_ROLES) or any(
-            name in pair for pair in PAIR_NAMES
+            _bare(name) in pair for pair in PAIR_NAMES
         )
         repeats = cell in values
         if known and not repeats:
@@ -194,6 +207,11 @@ def _has_header(sample: _Sample) -> bool:
     if bool(reasons_for) == bool(reasons_against):
         raise _undecided_header(sample)
     return bool(reasons_for)
+
+
+def _bare(name: str) -> str:
+    """A column's name without what it may be written with: `sentence_1`, `Sentence 1`."""
+    return "".join(letter for letter in name.lower() if letter not in "_- .")
 
 
 def _is_number(cell: str) -> bool:
@@ -236,9 +254,12 @@ def _describe_tables(
         header = headers.pop()
     columns = _named_columns(samples, with_names=bool(header))
     where = f"table {first.path}"
+    if not any(columns.values()):
+        raise DataError(where, found="no rows", expected="one row an example")
     texts = _text_columns(columns, where)
+    label = _label_column(columns, texts, where)
+    _refuse_swapped(columns, texts, label, where)
     others = {name: cells for name, cells in columns.items() if name not in texts}
-    label = _label_column(others, where)
     chosen = dict(zip(("text", "pair"), texts, strict=False))
     chosen["label"] = label
     told = {
@@ -272,7 +293,7 @@ def _text_columns(columns: Mapping[str, Sequence[Any]], where: str) -> tuple[str
     Raises:
         DataError: several may be it, or none.
     """
-    by_name = {name.lower(): name for name in columns}
+    by_name = {_bare(name): name for name in columns}
     pairs = [pair for pair in PAIR_NAMES if pair[0] in by_name and pair[1] in by_name]
     if len(pairs) == 1:
         return tuple(by_name[name] for name in pairs[0])
@@ -301,20 +322,23 @@ def _holds_texts(cells: Sequence[Any]) -> bool:
     )
 
 
-def _label_column(columns: Mapping[str, Sequence[Any]], where: str) -> str:
-    """The column of labels.
+def _label_column(
+    columns: Mapping[str, Sequence[Any]], texts: Sequence[str], where: str
+) -> str:
+    """The column of labels, which is none of those of texts.
 
     Raises:
         DataError: several may be it, or none.
     """
-    if "label" in columns:
+    others = [name for name in columns if name not in texts]
+    if "label" in others:
         return "label"
-    candidates = [name for name in columns if name.lower() in LABEL_NAMES]
+    candidates = [name for name in others if name.lower() in LABEL_NAMES]
     if not candidates:
         candidates = [
             name
-            for name, cells in columns.items()
-            if name.lower() not in FILE_ROLES and _holds_labels(cells)
+            for name in others
+            if name.lower() not in FILE_ROLES and _holds_labels(columns[name])
         ]
     if len(candidates) == 1:
         return candidates[0]
@@ -329,19 +353,34 @@ def _holds_labels(cells: Sequence[Any]) -> bool:
     return 1 < distinct <= min(MOST_LABELS, len(present) / LABEL_REPEATS)
 
 
+def _refuse_swapped(
+    columns: Mapping[str, Sequence[Any]], texts: Sequence[str], label: str, where: str
+) -> None:
+    """Raises DataError where the labels read like texts and the texts like labels."""
+    if not _holds_texts(columns[label]) or not _holds_labels(columns[texts[0]]):
+        return
+    raise DataError(
+        where,
+        found=f"texts in the column {label}, and labels in the column {texts[0]}",
+        expected="the other way round",
+        hint="correct the two names in the first line",
+    )
+
+
 def _several(candidates: Sequence[str], where: str, role: str) -> DataError:
     return DataError(
         where,
         found=f"several columns that may hold the {role}: {', '.join(candidates)}",
         expected="one",
-        hint=f"call the one that is meant {role}",
+        hint=f"call the one that is meant {role}"
+        + (", or two that belong together text and pair" if role == "text" else ""),
     )
 
 
 def _no_such(columns: Mapping[str, Sequence[Any]], where: str, role: str) -> DataError:
     return DataError(
         where,
-        found="the columns " + ", ".join(columns),
+        found="the columns " + ", ".join(map(_shown_name, columns)),
         expected=f"one that holds the {role}",
         hint=f"call it {role}",
     )
@@ -366,11 +405,20 @@ def _notes(
             + ("column names" if header else "an example; columns go by their position")
         )
     counts = Counter(str(label) for label in labels if label is not None)
-    common = [label for label, _ in counts.most_common(SHOWN)]
+    common = [_shorten(label) for label, _ in counts.most_common(SHOWN)]
     more = ", …" if len(counts) > SHOWN else ""
     for role, column in chosen.items():
         values = f" ({', '.join(common)}{more})" if role == "label" else ""
         notes.append(f"{role}: column {column}{values}")
     if metadata:
-        notes.append("metadata: " + ", ".join(metadata))
+        notes.append("metadata: " + ", ".join(map(_shown_name, metadata)))
     return tuple(notes)
+
+
+def _shown_name(column: str) -> str:
+    return column or "(no name)"
+
+
+def _shorten(label: str) -> str:
+    shown = printable(label)
+    return shown if len(shown) <= SHOWN_LETTERS else shown[:SHOWN_LETTERS] + "…"

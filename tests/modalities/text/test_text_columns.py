@@ -138,3 +138,53 @@ def test_a_large_parquet_file_is_judged_by_its_beginning(tmp_path: Path) -> None
     table = pa.table({"Review": [*texts, *texts], "kind": [*labels, *later]})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=100)
     assert describe_columns(tmp_path).columns == {"text": "Review", "label": "kind"}
+
+
+def test_names_of_texts_and_labels_that_were_swapped_are_refused(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(DataError, match="texts in the column label, and labels in"):
+        described(tmp_path, "label,text", rows())
+
+
+def test_a_table_of_a_header_alone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no rows"):
+        described(tmp_path, "text,label", [])
+
+
+def test_tables_in_a_folder_below_are_named(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    described(tmp_path / "below", "text,label", rows(), "train.csv")
+    with pytest.raises(DataError, match=r"below/train\.csv"):
+        describe_columns(tmp_path)
+
+
+def test_a_missing_label_is_told_beside_all_columns_there_are(tmp_path: Path) -> None:
+    table = [f"{WORDS[number % 4]} {number},{number}" for number in range(30)]
+    with pytest.raises(DataError, match="the columns text, id"):
+        described(tmp_path, "text,id", table)
+
+
+@pytest.mark.parametrize("header", ["sentence_1,sentence_2,label", "Text 1,Text 2,y"])
+def test_names_of_pairs_may_be_written_apart(tmp_path: Path, header: str) -> None:
+    table = [
+        f"{WORDS[number % 4]} {number},{WORDS[number % 3]} so {number},yes"
+        for number in range(30)
+    ]
+    layout = described(tmp_path, header, table)
+    first, second, _ = header.split(",")
+    assert layout.pair
+    assert (layout.columns["text"], layout.columns["pair"]) == (first, second)
+
+
+def test_a_column_without_a_name_is_shown_as_one(tmp_path: Path) -> None:
+    table = [f"{number},{row}" for number, row in enumerate(rows())]
+    layout = described(tmp_path, ",text,label", table)
+    assert layout.notes[-1] == "metadata: (no name)"
+
+
+def test_a_label_is_shown_by_its_beginning_on_one_line(tmp_path: Path) -> None:
+    layout = described(tmp_path, "text,label", rows(labels=("x" * 500, '"a\nb"')))
+    note = next(note for note in layout.notes if note.startswith("label"))
+    assert len(note) < 100
+    assert "\n" not in note

@@ -62,6 +62,7 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
     [
         b"text,label\nfine,good\nsch\xf6n,good\n",
         "text,label\nfine,good\n".encode("utf-16"),
+        "text,label\nfine,good\n".encode("utf-16-le"),
     ],
 )
 def test_another_encoding_is_named_by_file_and_line_and_never_guessed(
@@ -86,6 +87,26 @@ def test_a_table_without_a_header_loses_no_row(tmp_path: Path) -> None:
     assert texts(listing) == {
         "a.tsv:1": ("first words", "1"),
         "a.tsv:2": ("other words", "0"),
+    }
+
+
+def test_quotes_of_a_table_that_quotes_nothing_are_characters(tmp_path: Path) -> None:
+    """Read as CSV, the first text would reach to the quote in the second."""
+    rows = ["text\tlabel", '"An opening quote\tgood', 'he said "yes"\tbad', '"\tbad']
+    write(tmp_path, "a.tsv", "\n".join([*rows, '"Well" he said\tgood']) + "\n")
+    assert texts(listed(tmp_path)) == {
+        "a.tsv:2": ('"An opening quote', "good"),
+        "a.tsv:3": ('he said "yes"', "bad"),
+        "a.tsv:4": ('"', "bad"),
+        "a.tsv:5": ('"Well" he said', "good"),
+    }
+
+
+def test_quoted_tabs_and_line_breaks_stay_in_their_cell(tmp_path: Path) -> None:
+    write(tmp_path, "a.tsv", 'text\tlabel\n"two\nlines\tand a tab"\tgood\n"q"\tbad\n')
+    assert texts(listed(tmp_path)) == {
+        "a.tsv:2": ("two\nlines\tand a tab", "good"),
+        "a.tsv:4": ("q", "bad"),
     }
 
 
