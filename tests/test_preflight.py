@@ -398,6 +398,22 @@ def test_more_tokens_than_a_known_backbone_takes_are_found_before_the_training(
     }
 
 
+@pytest.mark.parametrize(
+    ("task", "backbone"),
+    [
+        ("text-classification", "torchvision/resnet18"),
+        ("image-classification", "transformers/tiny_text"),
+    ],
+)
+def test_a_backbone_that_reads_something_else_is_refused_before_the_run(
+    tmp_path: Path, task: str, backbone: str
+) -> None:
+    config = parse({"task": {"name": task}, "backbone": {"name": backbone}}, "test")
+    check = thorough(tmp_path, config, stale=("finetune",))["backbone for the task"]
+    assert check.state == "error"
+    assert f"{backbone}, which {task} cannot use" in check.found
+
+
 @pytest.mark.parametrize("task", ["object-detection", "semantic-segmentation"])
 def test_a_backbone_without_feature_maps_is_refused_before_the_run(
     task: str, tmp_path: Path

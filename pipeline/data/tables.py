@@ -31,7 +31,6 @@ PARQUET = (".parquet", ".pq")
 TABBED = (".tsv", ".tab")
 JSON_LINES = (".jsonl", ".ndjson")
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
-CSV_QUOTES, PLAIN_QUOTES = csv.QUOTE_MINIMAL, csv.QUOTE_NONE
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # Lines by which two separators that both occur in the first one are told apart.
 SAMPLED = 100
@@ -310,9 +309,9 @@ def _read_csv(
         ):
             separator = _separator(stream, path, name, data.columns[roles[0]])
             stream.seek(0)
-            quoting = _tabbed_quoting(stream, most) if separator == "\t" else CSV_QUOTES
+            plain_quotes = separator == "\t" and _quotes_are_plain(stream, most)
             stream.seek(0)
-            lines = _csv_rows(stream, separator, quoting, name)
+            lines = _csv_rows(stream, separator, name, plain_quotes=plain_quotes)
             return _columns(lines, name, root, data, roles, most)
     except UnicodeDecodeError as fault:
         raise _not_utf8(path, name) from fault
@@ -413,25 +412,25 @@ def _cut(sample: Sequence[str], mark: str) -> list[list[str]]:
         return [line.split(mark) for line in sample[:1]]
 
 
-def _tabbed_quoting(stream: TextIO, most: int | None) -> int:
-    """How the quotes of a table cut by tabs are meant, as the csv module says it.
+def _quotes_are_plain(stream: TextIO, most: int | None) -> bool:
+    """Whether the quotes of a table cut by tabs are characters of its cells.
 
     Many such tables quote nothing: a text that begins with a quote would else take the
     lines up to the next one for its own. So it is where every line has as many cells as
     the first, and on some line a quote is left open or ends before its cell does.
     """
     tabs = None
-    quoting = CSV_QUOTES
+    plain = False
     for line in itertools.islice(stream, most):
         if not line.strip("\r\n"):
             continue
         if tabs is None:
             tabs = line.count("\t")
         if line.count("\t") != tabs:
-            return CSV_QUOTES
+            return False
         if '"' in line and not _is_quoted_well(line):
-            quoting = PLAIN_QUOTES
-    return quoting
+            plain = True
+    return plain
 
 
 def _is_quoted_well(line: str) -> bool:
@@ -443,10 +442,13 @@ def _is_quoted_well(line: str) -> bool:
 
 
 def _csv_rows(
-    stream: TextIO, separator: str, quoting: int, name: str
+    stream: TextIO, separator: str, name: str, *, plain_quotes: bool
 ) -> Iterator[tuple[int, list[str]]]:
     """The lines that are not empty, each with its number."""
-    reader = csv.reader(stream, delimiter=separator, quoting=quoting, strict=True)
+    if plain_quotes:
+        reader = csv.reader(stream, delimiter=separator, quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(stream, delimiter=separator, strict=True)
     start = 1
     try:
         for cells in reader:

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import ConfigError
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -17,15 +19,30 @@ if TYPE_CHECKING:
 
 
 class ClassNetwork:
-    """The Network of class targets: what the backbone's provider builds."""
+    """The Network of class targets: what the backbone's provider builds.
+
+    Args:
+        provider: whose networks read what the task shows them.
+    """
+
+    def __init__(self, provider: str) -> None:
+        self._provider = provider
 
     def check_backbone(self, backbone: BackboneConfig, task: TaskConfig) -> str:
         """That the last layer is new.
 
         Raises:
-            ConfigError: the backbone is one of torchvision's detectors or segmenters.
+            ConfigError: the backbone is another provider's, or one of torchvision's
+                detectors or segmenters.
         """
         provider, _, _ = backbone.name.partition("/")
+        if provider != self._provider:
+            raise ConfigError(
+                "backbone.name",
+                found=f"{backbone.name}, which {task.name} cannot use",
+                expected=f"{self._provider}/NAME",
+                hint="choose another in params.yaml",
+            )
         if provider == "torchvision":
             from pipeline.models.providers.torchvision import backbones
 

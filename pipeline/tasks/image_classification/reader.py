@@ -51,7 +51,7 @@ class ImageReader:
                 printable(str(source)),
                 found="a file",
                 expected="a folder of images",
-                hint="name the folder that holds the images",
+                hint="name the folder that holds the images; or, of texts, add --task text-classification",
             )
         return SourceDescription({}, ())
 
