@@ -164,6 +164,9 @@ def describe_network(design: Mapping[str, Any]) -> str:
             else "chosen by the training boxes"
         )
         sentences.append(f"Anchors, {origin}: {_describe_anchors(design)}.")
+    if "detections" in design:
+        most = design["detections"]
+        sentences.append(f"A picture's answer has at most {most:,} boxes.")
     return " ".join(sentences)
 
 

@@ -50,6 +50,7 @@ from published_networks import (
 
 LABELS = ("background", "one", "two")
 LIGHT_SEGMENTERS = ("lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large")
+WHOLE_HEAD = BoxHeadConfig(score_threshold=0.0, proposals=300, detections=100)
 LIGHT_DETECTOR = "fasterrcnn_mobilenet_v3_large_320_fpn"
 HEAVY = ("deeplabv3_resnet50", "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2")
 
@@ -82,7 +83,7 @@ def detector_of(record: BackboneRecord, **options: Any) -> DenseNetwork:
     design = design_of(
         record,
         "object-detection",
-        ObjectDetectionConfig(head=BoxHeadConfig(score_threshold=0.0)),
+        ObjectDetectionConfig(head=WHOLE_HEAD),
     )
     network: Any = catalog.find("object-detection").network.build(
         record, LABELS[1:], design=design, **options
@@ -166,7 +167,7 @@ def check_detector(architecture: str, tmp_path: Path) -> None:
     design = design_of(
         record,
         "object-detection",
-        ObjectDetectionConfig(head=BoxHeadConfig(score_threshold=0.0)),
+        ObjectDetectionConfig(head=WHOLE_HEAD),
     )
     whole: Any = with_published_head(
         design, CLASSES["detector"] - 1, box_network.head_kind(), state
@@ -392,7 +393,7 @@ def test_a_detector_is_served_from_its_design_alone(rcnn: BackboneRecord) -> Non
     design = design_of(
         rcnn,
         "object-detection",
-        ObjectDetectionConfig(head=BoxHeadConfig(score_threshold=0.0)),
+        ObjectDetectionConfig(head=WHOLE_HEAD),
     )
     body = feature_maps.build_body(design).eval()
     head = BoxHead(len(LABELS) - 1, design).eval()

@@ -20,12 +20,17 @@ if TYPE_CHECKING:
     from pipeline.models.network import BlockedNetwork
     from pipeline.models.providers.torchvision.dense_network import HeadKind
     from pipeline.records import BackboneRecord, CandidateRecord, InputSpec
+    from pipeline.tasks.object_detection.head_settings import BoxHeadConfig
 
 STRIDES = (8, 16, 32)
 FACTORS = [3.0 * 1.1**step for step in range(8)]  # from 3 to 5.8
 USUAL_FACTOR = 4.0
 USUAL_RATIOS = (0.5, 1.0, 2.0)
 LEAST_STEP = 1.4
+# Of a picture; 100 is what COCO's evaluation counts.
+USUAL_DETECTIONS = 100
+MOST_DETECTIONS = 1000
+USUAL_PROPOSALS = 300
 
 
 class BoxNetwork:
@@ -69,12 +74,13 @@ class BoxNetwork:
             anchors = find_anchors(train, labels, spec, [*strides, 2 * strides[-1]])
             design.update(anchors=anchors.sizes, ratios=anchors.ratios)
             design.update(pyramid_channels=head.channels, hidden=head.hidden)
+        limits = find_limits(head, train, labels)
         return {
             **design,
-            "proposals": [head.proposals_before, head.proposals],
+            "proposals": [head.proposals_before, limits.proposals],
             "sampled_anchors": head.sampled_anchors,
             "sampled_regions": head.sampled_regions,
-            "detections": head.detections,
+            "detections": limits.detections,
             "score_threshold": head.score_threshold,
             "overlap_threshold": head.overlap_threshold,
         }
@@ -111,6 +117,38 @@ def head_kind() -> HeadKind:
         return head.merge
 
     return HeadKind(BoxHead, find_answer, find_neck, "pyramid")
+
+
+class AnswerLimits(NamedTuple):
+    """How many boxes a picture's answer has at most, and from how many it is chosen."""
+
+    proposals: int
+    detections: int
+
+
+def find_limits(
+    head: BoxHeadConfig, train: pa.Table, labels: Sequence[str]
+) -> AnswerLimits:
+    """As the settings say; where they leave it to the data, with room for twice the
+    objects of the training picture with the most of them.
+    """
+    if isinstance(head.detections, int):
+        detections = head.detections
+    else:
+        room = min(2 * _count_most_objects(train, labels), MOST_DETECTIONS)
+        detections = max(USUAL_DETECTIONS, room)
+    if isinstance(head.proposals, int):
+        proposals = head.proposals
+    else:
+        proposals = max(USUAL_PROPOSALS, detections)
+    return AnswerLimits(proposals, detections)
+
+
+def _count_most_objects(train: pa.Table, labels: Sequence[str]) -> int:
+    from pipeline.tasks.object_detection.scorer import read_pictures
+
+    counts = (len(picture.trained.boxes) for picture in read_pictures(train, labels))
+    return max(counts, default=0)
 
 
 class AnchorShapes(NamedTuple):
