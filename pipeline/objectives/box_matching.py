@@ -27,7 +27,9 @@ Flags = NDArray[np.bool_]
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of intersection over union
 LIMITS = np.minimum(THRESHOLDS, 1 - 1e-10)  # as COCOeval compares with
-MOST_ANSWERS = 100  # of one class in a picture; COCO counts no more
+# Of one class in a picture; COCO counts no more. Where a picture has more objects than
+# that, all answers count: recall could not come to 1 otherwise.
+MOST_ANSWERS = 100
 RANGES: dict[str, tuple[float, float]] = {
     "all": (0.0, 1e10),
     "small": (0.0, 32.0**2),
@@ -109,9 +111,11 @@ def match_class(
 def _match_picture(
     truth: PictureBoxes, answer: Floats, label: int, area: tuple[float, float]
 ) -> _PictureMatch:
-    chosen = answer[answer[:, CLASS] == label]
-    chosen = chosen[np.argsort(-chosen[:, SCORE], kind="stable")[:MOST_ANSWERS]]
     of_class = truth.labels == label
+    chosen = answer[answer[:, CLASS] == label]
+    chosen = chosen[np.argsort(-chosen[:, SCORE], kind="stable")]
+    if np.count_nonzero(of_class) <= MOST_ANSWERS:
+        chosen = chosen[:MOST_ANSWERS]
     objects = truth.boxes[of_class].astype(np.float64)
     crowds = truth.ignored[of_class]
     passed_over = crowds | _lies_outside(objects, area)

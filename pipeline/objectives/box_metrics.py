@@ -2,14 +2,16 @@
 
 Values equal COCO's (Lin et al. 2014; `pycocotools`) where every picture weighs 1:
 precision is made falling, read at 101 values of recall and averaged. A class without an
-object, in the data or in a resample, has no value and is left out of the mean.
+object, in the data or in a resample, has no value and is left out of the mean. Of a
+class of which a picture has more than 100 objects, COCO counts 100 answers; here all of
+them count.
 
 | metric | is |
 |---|---|
 | mean_ap | average precision, averaged over the overlaps 0.5, 0.55, … 0.95 and over classes |
 | mean_ap_50, mean_ap_75 | the same at the overlap 0.5, 0.75 |
 | mean_ap_small, mean_ap_medium, mean_ap_large | mean_ap of the objects of less than 32², up to 96², and more pixels |
-| average_recall | recall with the best 100 answers of a picture and class, averaged over the overlaps and classes |
+| average_recall | recall, averaged over the overlaps and classes |
 | f1 | harmonic mean of precision and recall at the overlap 0.5, of the answers from a score on |
 """
 
@@ -24,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.objectives.box_matching import (
-    MOST_ANSWERS,
     RANGES,
     THRESHOLDS,
     ClassMatches,
@@ -93,15 +94,17 @@ class BoxJudgement:
         return mean_of_known(np.array(values))
 
     def average_recall(
-        self, weights: Weights, most: int = MOST_ANSWERS, size: str = "all"
+        self, weights: Weights, most: int | None = None, size: str = "all"
     ) -> Floats:
-        """Recall (R,) of the best `most` answers of a picture and class, averaged over
-        thresholds and classes.
+        """Recall (R,) of the best `most` answers of a picture and class, or of all that
+        count, averaged over thresholds and classes.
         """
         values = []
         for one in self.matches(size):
             total = one.objects @ weights
-            by_answer = one.hits.mean(axis=0) * (one.places < most)
+            by_answer = one.hits.mean(axis=0)
+            if most is not None:
+                by_answer = by_answer * (one.places < most)
             found = _sum_by_picture(one, by_answer, len(self.truths)) @ weights
             values.append(_divide(found, total))
         return mean_of_known(np.array(values))

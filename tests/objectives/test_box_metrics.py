@@ -237,6 +237,24 @@ def test_answers_that_are_the_objects_are_perfect_and_none_are_worth_nothing() -
     assert nothing.f1(once, 0.5)[0] == 0
 
 
+def test_a_picture_of_more_objects_than_coco_counts_answers_can_be_found_whole() -> (
+    None
+):
+    corners = np.stack(np.meshgrid(np.arange(15), np.arange(10)), axis=-1) * 30.0
+    lefts = corners.reshape(-1, 2)
+    boxes = np.concatenate([lefts, lefts + 20], axis=1).astype(np.float32)
+    count = len(boxes)
+    crowded = PictureBoxes(
+        boxes, np.zeros(count, np.int64), np.zeros(count, np.bool_), 450, 300
+    )
+    rest = np.tile([0.9, 0.0], (count, 1))
+    answer = np.concatenate([boxes, rest], axis=1).astype(np.float64)
+    judged = BoxJudgement([crowded], [answer], 1)
+    once = np.ones((1, 1))
+    assert judged.average_recall(once) == pytest.approx(1.0)
+    assert judged.mean_ap(once) == pytest.approx(1.0)
+
+
 def test_without_any_object_there_is_no_value() -> None:
     empty = PictureBoxes(
         np.empty((0, 4), np.float32),
