@@ -15,7 +15,7 @@ from pipeline import redaction, task_catalog
 from pipeline.errors import ConfigError, ThawError
 from pipeline.signals import ending
 from pipeline.storage import storage_errors
-from pipeline.text import use_utf8_names, write_anything
+from pipeline.text import pluralize, use_utf8_names, write_anything
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -533,7 +533,9 @@ def _data_line(workspace: Workspace) -> str:
 
     version = Versioning(workspace.root).data_version()
     dirty = f", {version.dirty_reason}" if version.dirty else ""
-    return step_line("data", f"{version.files:,} files, {version.md5}{dirty}")
+    return step_line(
+        "data", f"{pluralize(version.files, 'file')}, {version.md5}{dirty}"
+    )
 
 
 def _print_states(terminal: Terminal, status: WorkspaceStatus) -> None:
@@ -867,13 +869,15 @@ def predict(
     """Predict with a registered model.
 
     For files; a folder stands for all files in it. A model of texts takes texts
-    as they are typed, and the rows of tables.
+    as they are typed, and the rows of tables; - takes each line of standard input.
 
     Examples:
 
       thaw predict photo.jpg
 
       thaw predict "It still runs like new." reviews.csv
+
+      thaw predict - --json < reviews.txt
 
       thaw predict photos/ --json
 

@@ -19,6 +19,7 @@ from pipeline.config import Config
 from pipeline.cores import cores
 from pipeline.errors import ThawError
 from pipeline.step_table import DVC_STAGES
+from pipeline.text import pluralize
 from pipeline.workspace import Workspace
 
 # What is known to work: docs/decisions/0002-pins.md says why each bound is there.
@@ -166,7 +167,7 @@ def _check_data(workspace: Workspace, config: Config) -> DiagnosticCheck:
     except ThawError as fault:
         hint = _hint_for_data(workspace, config, fault)
         return DiagnosticCheck("data", "bad", fault.found or fault.subject, hint)
-    found = f"{version.files} files, {version.md5}"
+    found = f"{pluralize(version.files, 'file')}, {version.md5}"
     if version.dirty:
         return DiagnosticCheck("data", "note", f"{found}; {version.dirty_reason}")
     return DiagnosticCheck("data", "ok", found)

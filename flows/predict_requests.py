@@ -4,7 +4,8 @@ the rows of tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipeline.tasks.base import ServedColumn
 # By the model's input column.
 TEXT_ROLES: dict[str, ColumnRole] = {"text": "text", "pair": "pair"}
 TEXT_FILE = ".txt"
+STANDARD_INPUT = "-"
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def list_requests(
     read as they come.
 
     A model of files takes files and folders. A model of texts takes texts, tables and
-    .txt files, and folders of these. What cannot be read becomes a request with an
+    .txt files, and folders of these; `-` is standard input, a text a line. What cannot be read becomes a request with an
     error, and spoils no other.
 
     Args:
@@ -81,7 +83,9 @@ def list_requests(
     texts = _TextRequests([column.name for column in columns], data)
     words = iter(inputs)
     for word in words:
-        if not only_texts and _is_file_name(word):
+        if not only_texts and word == STANDARD_INPUT:
+            yield from texts.of_lines(sys.stdin.buffer)
+        elif not only_texts and _is_file_name(word):
             for path in _expand_folder(word):
                 yield from (
                     [path]
@@ -181,6 +185,14 @@ def _read_file(path: Path, column: str) -> PredictionRequest:
         )
 
 
+def _describe(fault: DataError, path: Path) -> str:
+    """Why a table cannot be read: where, what was found, and the first of its lines."""
+    where = fault.subject.removeprefix(f"table {path}").removeprefix(", ")
+    parts = [f"{where}: {fault.found}" if where else fault.found]
+    parts += [f"expected {fault.expected}", *fault.details[:1]]
+    return "; ".join(parts)
+
+
 class _TextRequests:
     """Questions to a model of texts, from files.
 
@@ -205,6 +217,26 @@ class _TextRequests:
             yield PredictionRequest(
                 str(path), error="neither a table nor a .txt file of one text"
             )
+
+    def of_lines(self, stream: Iterable[bytes]) -> Iterator[PredictionRequest]:
+        """A text a line of standard input; blank lines are passed over."""
+        if len(self.columns) > 1:
+            raise ConfigError(
+                STANDARD_INPUT,
+                found="a model of pairs of texts",
+                expected="a model of one text",
+                hint="put the pairs into a table",
+            )
+        for number, line in enumerate(stream, start=1):
+            source = f"{STANDARD_INPUT}:{number}"
+            try:
+                text = line.decode().strip()
+            except UnicodeDecodeError as fault:
+                error = f"a byte that is not UTF-8 at offset {fault.start}"
+                yield PredictionRequest(source, error=error)
+                continue
+            if text:
+                yield PredictionRequest(source, {self.columns[0]: text})
 
     def _of_text_file(self, path: Path) -> PredictionRequest:
         try:
@@ -231,9 +263,7 @@ class _TextRequests:
                 for column in self.columns
             ]
         except DataError as fault:
-            yield PredictionRequest(
-                str(path), error=f"{fault.found}; expected {fault.expected}"
-            )
+            yield PredictionRequest(str(path), error=_describe(fault, path))
             return
         for line, values in zip(rows.lines, zip(*cells, strict=True), strict=True):
             source = f"{path}:{line}"

@@ -88,6 +88,7 @@ def build_page(run: RunRecords, context: ReportContext) -> str:
                 best.input, run.finetune.truncated_texts
             ),
             network=run_sections.describe_network(best.design),
+            training_loss=run_sections.describe_training_loss(best.input),
             request=run_sections.describe_request(best.input),
             schedule=run_sections.schedule_section(best, run.backbone.blocks),
             curves=run_sections.curve_figures(run.finetune),

@@ -143,6 +143,14 @@ def describe_input(spec: InputSpec, truncated: TruncatedTexts | None = None) -> 
     return f"{size}{resized}, {FIT_NAMES[spec.fit]}"
 
 
+def describe_training_loss(spec: InputSpec) -> str:
+    """How the curve of the training loss differs from that of the validation loss."""
+    measured = "augmented examples"
+    if isinstance(spec, TextInputSpec):
+        measured = "the network while it learns, with dropout"
+    return f"The training loss includes label smoothing and class weights where they are set, and is measured on {measured}; the validation loss is not"
+
+
 def describe_network(design: Mapping[str, Any]) -> str:
     """What was new in the network, and by which boxes a detector's answers start; ""
     where the design says neither.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,30 @@ def test_a_text_called_as_a_folder_is_one_where_that_is_said(
     assert empty.error == "a folder with no files in it"
     (text,) = list_requests(["great"], TEXT, DataConfig(), only_texts=True)
     assert text.texts == {"text": "great"}
+
+
+def test_a_dash_takes_each_line_of_standard_input_for_a_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    typed = io.TextIOWrapper(io.BytesIO(b"so it goes\r\n\nsch\xf6n\nlast"))
+    monkeypatch.setattr("sys.stdin", typed)
+    asked = list(list_requests(["first", "-"], TEXT, DataConfig()))
+    assert [(request.source, request.texts.get("text")) for request in asked] == [
+        ("", "first"),
+        ("-:1", "so it goes"),
+        ("-:3", None),
+        ("-:4", "last"),
+    ]
+    assert asked[2].error == "a byte that is not UTF-8 at offset 3"
+    with pytest.raises(ConfigError, match="put the pairs into a table"):
+        list(list_requests(["-"], PAIR, DataConfig()))
+
+
+def test_a_table_that_cannot_be_read_is_told_with_the_line(tmp_path: Path) -> None:
+    open_quote, ragged = tmp_path / "a.csv", tmp_path / "b.csv"
+    open_quote.write_text('text,label\nfine,good\n"never closed,bad\n')
+    ragged.write_text("text,label\nfine,good\none cell\n")
+    words = [str(open_quote), str(ragged)]
+    errors = [request.error for request in list_requests(words, TEXT, DataConfig())]
+    assert errors[0].startswith("line 3: unexpected end of data")
+    assert errors[1].endswith("line 3: 1 cells")

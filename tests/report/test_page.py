@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from example_run import HOSTILE, LABELS, Made, make
+from example_run import HOSTILE, LABELS, TEXT_INPUT, Made, make
 from pipeline.records import (
     BaselineAge,
     Comparison,
@@ -24,6 +24,7 @@ from pipeline.report.flip_section import Flip, FlipWay
 from pipeline.report.page import write_page
 from pipeline.report.plots import write_plots
 from pipeline.report.report_context import ReportContext, gather_context
+from pipeline.report.run_sections import describe_training_loss
 from pipeline.workspace import Workspace
 
 SECTIONS = (
@@ -103,6 +104,22 @@ def test_every_section_is_there_and_every_link_inside_leads_somewhere(
     assert ids >= set(SECTIONS)
     inside = {a["href"][1:] for a in read.all("a") if (a["href"] or "").startswith("#")}
     assert inside == set(SECTIONS)
+
+
+def test_the_first_champion_was_compared_with_a_constant_answer(
+    made: Made, read: Read
+) -> None:
+    assert "Compared with version 2" in read.text
+    promoted = made.run.promote
+    assert promoted is not None
+    first = promoted.model_copy(update={"compared_with": ""})
+    page = Read(made.with_records(promote=first).html())
+    assert "Compared with a constant answer" in page.text
+
+
+def test_texts_are_not_said_to_be_augmented(read: Read) -> None:
+    assert "measured on augmented examples" in read.text
+    assert "augmented" not in describe_training_loss(TEXT_INPUT)
 
 
 def test_the_page_loads_nothing(made: Made, read: Read) -> None:
