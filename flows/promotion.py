@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import receipts
 from pipeline.context import Console
-from pipeline.errors import ConfigError, ServingError
+from pipeline.errors import ConfigError, ServingError, ThawError
 from pipeline.promotion_journal import (
     CLOCK_DIFFERENCE,
     MOST_OF_A_NAME,
@@ -22,6 +22,7 @@ from pipeline.promotion_journal import (
     read_history,
     shorten,
 )
+from pipeline.storage import storage_errors
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def promote_version(
     registry.append(
         "promoted", model, chosen.version, by, reason or "by hand", decision
     )
+    registry.follow_up(model, console)
     return f"{model.name} v{chosen.version} is champion"
 
 
@@ -147,6 +149,7 @@ def roll_back(
         )
     registry.require_served(chosen, console)
     registry.append("rolled-back", model, chosen.version, by, reason or "by hand", "")
+    registry.follow_up(model, console)
     return f"{model.name} v{chosen.version} is champion; v{champion} is withdrawn, and no run promotes it again"
 
 
@@ -181,9 +184,11 @@ def answer_request(
         )
     if not approve:
         registry.append("refused", model, chosen.version, by, comment, "")
+        registry.follow_up(model, console)
         return f"{model.name} v{chosen.version} is refused; version {model.history.champion or 'none'} stays champion"
     registry.require_served(chosen, console)
     registry.append("approved", model, chosen.version, by, comment, "promote")
+    registry.follow_up(model, console)
     return f"{model.name} v{chosen.version} is champion"
 
 
@@ -230,8 +235,13 @@ class _Registry:
         reason: str,
         decision: str,
     ) -> None:
+        """Enters a decision.
+
+        Raises:
+            JournalMovedError: another version is champion by now.
+            TrackingError: the store is away, full or locked.
+        """
         from pipeline.steps.promote import who_runs
-        from pipeline.steps.version_card import restate_decisions
 
         entry = Entry(
             kind=kind,
@@ -243,10 +253,24 @@ class _Registry:
             decision=decision,
         )
         self._journal.append(entry)
-        self._journal.reconcile()
-        restate_decisions(
-            self._store, model.versions, self._mirror(), self._workspace.scratch
-        )
+
+    def follow_up(self, model: RegisteredModel, console: Console) -> None:
+        """Makes alias, mirror and cards follow a decision, which stands whatever
+        becomes of them: told as a failure, it would be made twice.
+        """
+        from pipeline.steps.version_card import restate_decisions
+
+        scratch = self._workspace.scratch
+        try:
+            with storage_errors(scratch):
+                self._journal.reconcile()
+                entries = self._mirror()
+                restate_decisions(self._store, model.versions, entries, scratch)
+        except ThawError as fault:
+            console.info(
+                "warning: this is decided, but not all that follows from it was written "
+                f"({fault.subject}: {fault.found}); thaw models, then thaw run, write it"
+            )
 
     def require_served(self, version: ModelVersion, console: Console) -> None:
         """Serves a version once, in a process of its own, and asks it about its input

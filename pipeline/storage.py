@@ -130,15 +130,27 @@ def to_storage_error(fault: BaseException, root: Path) -> StorageError | None:
     """The error to be told for a fault that a disk is the cause of; None where it is
     not.
     """
-    causes = list(_causes(fault))
-    for cause in causes:
-        number = _full_or_read_only(cause)
-        if number is not None:
-            return _error(cause, number, root)
+    full = to_full_disk_error(fault, root)
+    if full is not None:
+        return full
     if isinstance(fault, ThawError):  # it says better what is wrong
         return None
     if isinstance(fault, OSError) and _is_of_a_disk(fault):
         return _error(fault, fault.errno or 0, root)
+    return None
+
+
+def to_full_disk_error(fault: BaseException, near: Path) -> StorageError | None:
+    """The error to be told for a fault that a full or read-only disk is the cause of;
+    None where none is.
+
+    Args:
+        near: named where the fault itself names no path.
+    """
+    for cause in _causes(fault):
+        number = _full_or_read_only(cause)
+        if number is not None:
+            return _error(cause, number, near)
     return None
 
 
@@ -212,6 +224,9 @@ def _reason(fault: BaseException, number: int) -> str:
 
 def _path(fault: BaseException, near: Path) -> Path:
     named = getattr(fault, "filename", None)
+    if getattr(fault, "errno", None) in {*FULL, errno.EROFS}:
+        # Of a copy, the file that was read comes first; it is the other that lacks room.
+        named = getattr(fault, "filename2", None) or named
     if isinstance(named, bytes):
         named = os.fsdecode(named)
     return near / named if isinstance(named, str) and named else near

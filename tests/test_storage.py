@@ -53,6 +53,12 @@ def test_a_fault_that_names_no_path_names_the_workspace(tmp_path: Path) -> None:
     ).subject == str(tmp_path)
 
 
+def test_of_a_copy_the_file_that_lacks_room_is_named(tmp_path: Path) -> None:
+    source, copy = tmp_path / "model.safetensors", tmp_path / "disk" / "model"
+    full = OSError(errno.ENOSPC, "No space left", str(source), None, str(copy))
+    assert told(full, tmp_path).subject == str(copy)
+
+
 def test_a_full_disk_behind_another_error_is_found(tmp_path: Path) -> None:
     def commit() -> None:
         try:

@@ -261,9 +261,16 @@ def _judge_gain(evidence: Evidence, policy: Policy) -> Verdict:
         return Verdict("promote", f"better than {champion}: {shown}")
     if gain.upper_bound(error_rate) < least:
         return Verdict("reject", f"worse than {champion}: {shown}")
-    details = tuple(_describe_power(evidence.metric, gain, error_rate))
+    details = [*_describe_power(evidence.metric, gain, error_rate)]
+    if promotion.accept == "not-worse" and gain.units < FEWEST_UNITS:
+        details.append(
+            f"not-worse rests on at least {FEWEST_UNITS} independent examples or groups; "
+            f"there are {gain.units}"
+        )
     return Verdict(
-        "cannot-tell", f"neither better nor worse than {champion}: {shown}", details
+        "cannot-tell",
+        f"neither better nor worse than {champion}: {shown}",
+        tuple(details),
     )
 
 

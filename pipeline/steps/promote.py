@@ -225,8 +225,8 @@ class _Promotion:
         is_other = history.champion != self._version
         if is_other and verdict.decision in ("promote", "nothing-to-decide"):
             blocked = self._find_serving_fault(versions[self._version])
-            if blocked:
-                verdict = Verdict("reject", f"it cannot be served: {blocked}")
+            evidence = replace(evidence, blocked=blocked)
+            verdict = decide(evidence, policy)
         return _Decided(evidence, verdict, history, split)
 
     def _count_looks(self, history: History, split: TestSplit) -> int:
@@ -469,8 +469,7 @@ class _Promotion:
             looks=evidence.looks,
             looks_allowed=promotion.looks,
             waits=waits,
-            provisional=bool(evidence.dirty_reason)
-            and history.champion != self._version,
+            provisional=_may_change(evidence) and history.champion != self._version,
             next_command=_suggest_command(verdict, self._version, waits),
         )
 
@@ -516,6 +515,13 @@ def _without_champion(evidence: Evidence, champion: str) -> Evidence:
         champion_fault="it is not registered any longer",
         comparison=None,
     )
+
+
+def _may_change(evidence: Evidence) -> bool:
+    """Whether what stood in the way of a verdict may be gone at the next run, though
+    nothing has changed here: a store that was away, a server that was slow.
+    """
+    return bool(evidence.dirty_reason or evidence.champion_fault or evidence.blocked)
 
 
 def _is_known(decided: _Decided, key: str) -> bool:

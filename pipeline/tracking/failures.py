@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from pipeline.errors import ThawError, TrackingError
 from pipeline.redaction import redact
+from pipeline.storage import to_full_disk_error
 from pipeline.tracking.probe import probe
 from pipeline.tracking.store import TrackingStore
 
@@ -58,8 +59,10 @@ def with_retries(
     some seconds.
 
     Raises:
-        TrackingError: the store is away, locked or full, or refuses; names it, and the
-            holder of a locked database.
+        StorageError: the disk of a SQLite store, or one of this machine, is full or
+            read-only.
+        TrackingError: the store is away or locked, or refuses; names it, and the holder
+            of a locked database.
     """
     deadline = time.monotonic() + seconds
     pause = FIRST_PAUSE
@@ -73,7 +76,7 @@ def with_retries(
             # A locked database passes by waiting here; over HTTP MLflow has waited
             # already.
             if not is_locked(fault) or time.monotonic() + pause > deadline:
-                raise to_tracking_error(store, what, fault) from fault
+                raise _to_thaw_error(store, what, fault) from fault
         time.sleep(pause)
         pause *= 2
 
@@ -116,6 +119,15 @@ def is_refusal(store: TrackingStore, fault: BaseException) -> bool:
         return not probe(store).silent
     except TrackingError:
         return False
+
+
+def _to_thaw_error(store: TrackingStore, what: str, fault: BaseException) -> ThawError:
+    """The error to be told: a disk's, where a disk is the cause."""
+    if store.sqlite_file is not None:
+        full = to_full_disk_error(fault, store.sqlite_file)
+        if full is not None:
+            return full
+    return to_tracking_error(store, what, fault)
 
 
 def to_tracking_error(

@@ -187,13 +187,13 @@ class JournalRun:
         """Keeps the examples of a test split beside the entries, under its digest.
 
         Args:
-            folder: of this machine, where test splits lie too.
+            folder: of this machine, where test splits lie too, a folder a journal.
         """
-        path = folder / f"{split.digest}.json"
+        run_id = self._find_run() or self._make_run()
+        path = folder / run_id / f"{split.digest}.json"
         if path.exists():
             return
-        run_id = self._find_run() or self._make_run()
-        part = folder / "sending" / path.name
+        part = path.parent / "sending" / path.name
         replace_text(part, split.model_dump_json())
 
         def send() -> None:
@@ -203,22 +203,35 @@ class JournalRun:
         part.replace(path)
 
     def find_test_split(self, digest: str, folder: Path) -> TestSplit | None:
-        """The test split with a digest; None where the store has lost it."""
-        path = folder / f"{digest}.json"
-        if not path.exists():
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                found = self._store.client.download_artifacts(
-                    self._find_run(), f"{TEST_SPLITS}/{path.name}"
-                )
-                replace_text(path, Path(found).read_text(encoding="utf-8"))
-            except Exception:
-                # Every kind of store has exceptions of its own for what is not there.
-                return None
-        try:
-            return TestSplit.model_validate_json(path.read_text(encoding="utf-8"))
-        except ValidationError:
-            return None
+        """The test split with a digest; None where the store has lost it.
+
+        Raises:
+            TrackingError: the store is away: without the test splits of earlier looks,
+                this one would pass for new.
+        """
+        run_id = self._find_run()
+        path = folder / run_id / f"{digest}.json"
+        if path.exists():
+            return _parse_test_split(path.read_text(encoding="utf-8"))
+        text = with_retries(
+            self._store,
+            f"fetching a test split of {self._name}",
+            lambda: self._fetch_test_split(run_id, path.name),
+        )
+        split = _parse_test_split(text)
+        if split is not None:
+            replace_text(path, text)
+        return split
+
+    def _fetch_test_split(self, run_id: str, name: str) -> str:
+        """What the store holds of a test split; empty where it has lost it."""
+        client = self._store.client
+        present = [entry.path for entry in client.list_artifacts(run_id, TEST_SPLITS)]
+        artifact = f"{TEST_SPLITS}/{name}"
+        if artifact not in present:
+            return ""
+        fetched = Path(client.download_artifacts(run_id, artifact))
+        return fetched.read_text(encoding="utf-8")
 
     # --- which run it is -----------------------------------------------------------------------------------------
 
@@ -317,6 +330,14 @@ class JournalRun:
             for version in reversed(registry.versions(self._store, self._name))
             if version.run_id
         ]
+
+
+def _parse_test_split(text: str) -> TestSplit | None:
+    """A test split; None where its file was cut short."""
+    try:
+        return TestSplit.model_validate_json(text)
+    except ValidationError:
+        return None
 
 
 def _write_once(client: Any, run_id: str, name: str, value: str) -> bool:

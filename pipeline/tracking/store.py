@@ -185,6 +185,8 @@ def load_client_class() -> type[MlflowClient]:
             hint="pip install mlflow, or run make",
         ) from fault
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # It prints tracebacks of what a database refuses, which is told as an error.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return MlflowClient
 
 

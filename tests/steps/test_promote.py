@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,9 +25,10 @@ from pipeline.errors import ConfigError, ServingError, TrackingError
 from pipeline.files import sha256
 from pipeline.promotion_journal import Entry, JournalMovedError, now, read_history
 from pipeline.receipts import current_promotion
+from pipeline.steps import version_card
 from pipeline.steps.promote import promote
 from pipeline.steps.promotion_evidence import Challenger
-from pipeline.tracking import registered, registry
+from pipeline.tracking import registered, registry, serve_check
 from pipeline.tracking.journal_run import JournalRun
 from pipeline.tracking.store import find
 from pipeline.training import members
@@ -199,6 +201,7 @@ def test_a_champion_that_is_lost_or_broken_stays_and_the_verdict_says_so(
     record = done.retrained(seed=4).promote()
     assert (record.decision, record.champion) == ("cannot-tell", "1")
     assert "cannot answer" in record.reason
+    assert record.provisional, "what was amiss may be gone at the next run"
 
 
 def test_the_same_weights_served_otherwise_follow_the_champion(done: Finished) -> None:
@@ -315,6 +318,40 @@ def test_a_version_that_cannot_be_served_is_promoted_by_nobody(done: Finished) -
     with pytest.raises(ServingError, match="insects v2"):
         promote_version(place(second), "2", "Ines", "", RecordingConsole())
     assert read_history(journal(done).read()).champion == "1"
+
+
+def test_a_version_that_could_not_be_served_is_tried_again_by_the_next_run(
+    done: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_slow(*_: Any) -> Any:
+        raise ServingError("insects v1", found="its server was not up after 60 s")
+
+    monkeypatch.setattr(serve_check, "ask_served", is_slow)
+    record = done.promote(served=False)
+    assert (record.decision, record.champion) == ("reject", "")
+    assert "not up after 60 s" in record.reason
+    assert current_promotion(done.config, Workspace(done.root), done.register()) is None
+    again = done.promote()
+    assert (again.decision, again.champion, again.looks) == ("promote", "1", 1)
+
+
+def test_a_decision_stands_where_what_follows_from_it_cannot_be_written(
+    done: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done.promote()
+    second = done.retrained(seed=4)
+    second.promote()
+
+    def is_full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device", "model_card.md")
+
+    monkeypatch.setattr(serve_check, "ask_served", lambda *_: [])
+    monkeypatch.setattr(version_card, "restate_decisions", is_full)
+    console = RecordingConsole()
+    said = promote_version(place(second), "2", "Ines", "", console)
+    assert said == "insects v2 is champion"
+    assert "this is decided" in console
+    assert "No space left on device" in console
 
 
 def test_a_version_waits_for_approval_which_lapses_and_is_overtaken(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.errors import TrackingError
 from pipeline.promotion_journal import (
     MOST_OF_A_NAME,
     Entry,
@@ -168,6 +169,48 @@ def test_a_test_split_is_kept_beside_the_entries(
         JournalRun(store, NAME).find_test_split("e" * 64, tmp_path / "elsewhere")
         is None
     )
+
+
+def test_a_test_split_is_kept_with_every_journal_that_has_looks_at_it(
+    store: TrackingStore, tmp_path: Path
+) -> None:
+    kept = TestSplit(digest="d" * 64, examples=("a", "b"), units=("1", "1"))
+    run = store.client.create_run(store.experiment_id)
+    store.client.create_registered_model("renamed")
+    store.client.create_model_version("renamed", tmp_path.as_uri(), run.info.run_id)
+    for name in (NAME, "renamed"):
+        JournalRun(store, name).keep_test_split(kept, tmp_path / "here")
+    found = JournalRun(store, "renamed").find_test_split(kept.digest, tmp_path / "else")
+    assert found == kept
+
+
+def test_a_test_split_that_was_cut_short_is_fetched_again_once_it_is_whole(
+    store: TrackingStore, tmp_path: Path
+) -> None:
+    kept = TestSplit(digest="d" * 64, examples=("a", "b"), units=("1", "1"))
+    JournalRun(store, NAME).keep_test_split(kept, tmp_path / "here")
+    (stored,) = (tmp_path / "mlflow").rglob("test-splits/*.json")
+    whole = stored.read_text()
+    for text, expected in ((whole[:20], None), (whole, kept)):
+        stored.write_text(text)
+        journal = JournalRun(store, NAME)
+        assert journal.find_test_split(kept.digest, tmp_path / "else") == expected
+
+
+def test_without_the_store_no_test_split_passes_for_new(
+    store: TrackingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = JournalRun(store, NAME)
+    kept = TestSplit(digest="d" * 64, examples=("a", "b"), units=("1", "1"))
+    journal.keep_test_split(kept, tmp_path / "here")
+
+    def is_away(*_: Any) -> Any:
+        raise ConnectionError("HTTP 503")
+
+    monkeypatch.setattr(store.client, "list_artifacts", is_away)
+    monkeypatch.setattr(store.client, "download_artifacts", is_away)
+    with pytest.raises(TrackingError, match="HTTP 503"):
+        journal.find_test_split(kept.digest, tmp_path / "elsewhere")
 
 
 def write(store: TrackingStore, seed: int, written: Any) -> None:

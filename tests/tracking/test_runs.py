@@ -15,7 +15,8 @@ import pytest
 
 from pipeline.config import TrackingConfig
 from pipeline.context import MetricPoint, NoTracker
-from pipeline.errors import ConfigError, TrackingError
+from pipeline.errors import ConfigError, StorageError, TrackingError
+from pipeline.storage import storage_errors
 from pipeline.tracking import open_tracker, server_command
 from pipeline.tracking.failures import to_tracking_error, with_retries
 from pipeline.tracking.store import find
@@ -227,6 +228,35 @@ def test_a_locked_database_names_its_holder_and_loses_nothing(
     locked.wait()
     opened.flush()
     assert steps(opened.store.client, run.id, "val/accuracy") == [1]
+
+
+def test_a_database_on_another_disk_that_is_full_is_named(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    opened = tracker(workspace, uri=f"sqlite:///{workspace.mlflow / 'mlflow.db'}")
+
+    def write() -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with pytest.raises(StorageError) as caught, storage_errors(tmp_path):
+        with_retries(opened.store, "recording", write)
+    assert caught.value.subject == str(workspace.mlflow / "mlflow.db")
+
+
+def test_what_a_database_refuses_is_told_by_the_error_alone(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    opened = tracker(workspace)
+    name = opened.store.client.search_experiments()[0].name
+    with closing(sqlite3.connect(workspace.mlflow / "mlflow.db")) as database, database:
+        database.execute("DROP TABLE experiments")
+
+    def ask() -> Any:
+        return opened.store.client.get_experiment_by_name(name)
+
+    with pytest.raises(TrackingError, match="no such table"):
+        with_retries(opened.store, "asking", ask)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_database_of_another_mlflow_says_how_to_upgrade_it(
