@@ -16,7 +16,6 @@ image as it is shown (turned as its EXIF data say); and with `width` and `height
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +25,6 @@ import pandas as pd
 import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
-from safetensors.torch import load_file
-from torch import nn
 
 SCORE, CLASS = 4, 5
 
@@ -40,15 +37,6 @@ class Answer(NamedTuple):
     height: int
 
 
-class Network(nn.Module):
-    """Body and head, by the names that their weights have."""
-
-    def __init__(self, body: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-        self.head = head
-
-
 class Detector(PythonModel):
     """Loads once, then answers; safe to call from several threads."""
 
@@ -57,26 +45,13 @@ class Detector(PythonModel):
         default.
         """
         folder = Path(context.artifacts["model"])
-        self.settings: dict[str, Any] = json.loads(
-            (folder / "model.json").read_text(encoding="utf-8")
-        )
-        self.labels: list[str] = self.settings["labels"]
-        self.device = torch.device((context.model_config or {}).get("device", "cpu"))
-        self.pixels = _load_module(folder / "image_pixels.py")
-        self.requests = _load_module(folder / "image_requests.py")
-        self.canvas = _load_module(folder / "canvas.py")
-        self.feature_maps = _load_module(folder / "feature_maps.py")
-        self.tiles = _load_module(folder / "tiles.py")
-        self.box_tiles = _load_module(folder / "box_tiles.py")
+        canvas_network = _load_module(folder / "canvas_network.py")
         box_head = _load_module(folder / "box_head.py")
-        design = self.settings["design"]
-        with torch.random.fork_rng(devices=[]):
-            network = Network(
-                self.feature_maps.build_body(design),
-                box_head.BoxHead(len(self.labels), design),
-            )
-        network.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
-        self.network = network.eval().to(self.device)
+        device = (context.model_config or {}).get("device", "cpu")
+        self.network = canvas_network.CanvasNetwork(folder, device, box_head.BoxHead)
+        self.canvas = _load_module(folder / "canvas.py")
+        self.box_tiles = _load_module(folder / "box_tiles.py")
+        self.settings: dict[str, Any] = self.network.settings
 
     def predict(
         self,
@@ -90,16 +65,10 @@ class Detector(PythonModel):
             MlflowException: a row is no image that can be used; names the row. A server
                 answers 400.
         """
-        contents = self.requests.image_column(model_input)
-        answers = self.requests.answer_images(
-            contents, self._open, self._answer_whole, self._answer_in_tiles
+        answers = self.network.answer(
+            model_input, self._answer_whole, self._answer_in_tiles
         )
         return pd.DataFrame(answers, columns=list(Answer._fields))
-
-    def _open(self, content: Any, row: int) -> Any:
-        return self.requests.open_image(
-            content, row, self.settings, self.pixels, self.tiles
-        )
 
     def _answer_whole(self, images: list[Any]) -> Iterator[Answer]:
         answers = self._detect(np.stack([image.square for image in images]))
@@ -109,8 +78,9 @@ class Detector(PythonModel):
 
     def _answer_in_tiles(self, picture: Any) -> Answer:
         width, height = picture.size
-        tiling = self.tiles.find_tiling(width, height, self.settings["tiles"])
-        found = self.tiles.answer_tiles(picture, tiling, self._detect_in_tiles)
+        tiles = self.network.tiles
+        tiling = tiles.find_tiling(width, height, self.settings["tiles"])
+        found = tiles.answer_tiles(picture, tiling, self._detect_in_tiles)
         most_overlap = self.settings["design"]["overlap_threshold"]
         boxes = self.box_tiles.merge_boxes(found, tiling, width, height, most_overlap)
         return Answer(self._describe(boxes), width, height)
@@ -119,23 +89,14 @@ class Detector(PythonModel):
         """The boxes (k, 6) of each tile, which is presented as a whole image is, in the
         tile's own pixels.
         """
-        squares = self.pixels.to_squares(tiles, self.settings["input"])
+        squares = self.network.pixels.to_squares(tiles, self.settings["input"])
         for tile, answer in zip(tiles, self._detect(squares), strict=True):
             yield self._lift(answer, tile.width, tile.height)
 
     def _detect(self, squares: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """(N, detections, 6) of images on the square."""
-        batch = torch.from_numpy(self.pixels.normalise(squares, self.settings["input"]))
-        with (
-            torch.inference_mode(),
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
-        ):
-            body = self.network.body(batch.to(self.device))
-            maps = self.feature_maps.order_maps(body, self.settings["design"]["maps"])
-            head: Any = self.network.head
-            answers: np.ndarray[Any, Any] = (
-                head.detect(head.merge(maps)).double().cpu().numpy()
-            )
+        found = self.network.ask(squares, _detect_objects)
+        answers: np.ndarray[Any, Any] = found.double().cpu().numpy()
         return answers
 
     def _lift(
@@ -156,12 +117,17 @@ class Detector(PythonModel):
             corners = [round(value, 2) for value in values[:SCORE]]
             described.append(
                 {
-                    "label": self.labels[int(values[CLASS])],
+                    "label": self.network.labels[int(values[CLASS])],
                     "score": values[SCORE],
                     "box": corners,
                 }
             )
         return described
+
+
+def _detect_objects(head: Any, maps: list[torch.Tensor]) -> torch.Tensor:
+    detected: torch.Tensor = head.detect(head.merge(maps))
+    return detected
 
 
 def _load_module(path: Path) -> Any:

@@ -18,7 +18,6 @@ with `width` and `height` of it.
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +27,6 @@ import pandas as pd
 import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
-from safetensors.torch import load_file
-from torch import nn
 
 
 class Answer(NamedTuple):
@@ -40,15 +37,6 @@ class Answer(NamedTuple):
     height: int
 
 
-class Network(nn.Module):
-    """Body and head, by the names that their weights have."""
-
-    def __init__(self, body: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-        self.head = head
-
-
 class Segmenter(PythonModel):
     """Loads once, then answers; safe to call from several threads."""
 
@@ -57,26 +45,15 @@ class Segmenter(PythonModel):
         default.
         """
         folder = Path(context.artifacts["model"])
-        self.settings: dict[str, Any] = json.loads(
-            (folder / "model.json").read_text(encoding="utf-8")
-        )
-        self.labels: list[str] = self.settings["labels"]
-        self.device = torch.device((context.model_config or {}).get("device", "cpu"))
-        self.pixels = _load_module(folder / "image_pixels.py")
-        self.requests = _load_module(folder / "image_requests.py")
-        self.canvas = _load_module(folder / "canvas.py")
-        self.feature_maps = _load_module(folder / "feature_maps.py")
-        self.runs = _load_module(folder / "pixel_runs.py")
-        self.tiles = _load_module(folder / "tiles.py")
+        canvas_network = _load_module(folder / "canvas_network.py")
         pixel_head = _load_module(folder / "pixel_head.py")
-        design = self.settings["design"]
-        with torch.random.fork_rng(devices=[]):
-            network = Network(
-                self.feature_maps.build_body(design),
-                pixel_head.build_head(len(self.labels), design),
-            )
-        network.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
-        self.network = network.eval().to(self.device)
+        device = (context.model_config or {}).get("device", "cpu")
+        self.network = canvas_network.CanvasNetwork(
+            folder, device, pixel_head.build_head
+        )
+        self.canvas = _load_module(folder / "canvas.py")
+        self.runs = _load_module(folder / "pixel_runs.py")
+        self.settings: dict[str, Any] = self.network.settings
 
     def predict(
         self,
@@ -90,45 +67,37 @@ class Segmenter(PythonModel):
             MlflowException: a row is no image that can be used; names the row. A server
                 answers 400.
         """
-        contents = self.requests.image_column(model_input)
-        answers = self.requests.answer_images(
-            contents, self._open, self._answer_whole, self._answer_in_tiles
+        answers = self.network.answer(
+            model_input, self._answer_whole, self._answer_in_tiles
         )
         return pd.DataFrame(answers, columns=list(Answer._fields))
-
-    def _open(self, content: Any, row: int) -> Any:
-        return self.requests.open_image(
-            content, row, self.settings, self.pixels, self.tiles
-        )
 
     def _answer_whole(self, images: list[Any]) -> Iterator[Answer]:
         spec = self.settings["input"]
         logits = self._logits(np.stack([image.square for image in images]))
         for image, values in zip(images, logits, strict=True):
+            width, height = image.width, image.height
             mask = self.canvas.lift_logits(
-                values, image.width, image.height, spec["size"], spec["fit"]
+                values, width, height, spec["size"], spec["fit"]
             )
-            yield Answer(
-                self.runs.encode_mask(mask, self.labels), image.width, image.height
-            )
+            regions = self.runs.encode_mask(mask, self.network.labels)
+            yield Answer(regions, width, height)
 
     def _answer_in_tiles(self, picture: Any) -> Answer:
-        tiling = self.tiles.find_tiling(
-            picture.width, picture.height, self.settings["tiles"]
-        )
-        bands = self.tiles.label_bands(picture, tiling, self._score_tiles)
-        return Answer(
-            self.runs.encode_bands(bands, self.labels), picture.width, picture.height
-        )
+        width, height = picture.size
+        tiles = self.network.tiles
+        tiling = tiles.find_tiling(width, height, self.settings["tiles"])
+        bands = tiles.label_bands(picture, tiling, self._score_tiles)
+        regions = self.runs.encode_bands(bands, self.network.labels)
+        return Answer(regions, width, height)
 
     def _score_tiles(self, tiles: list[Any]) -> Iterator[np.ndarray[Any, Any]]:
         """Logits (C, height, width) of each tile, which is presented as a whole image
         is.
         """
         spec = self.settings["input"]
-        for tile, logits in zip(
-            tiles, self._logits(self.pixels.to_squares(tiles, spec)), strict=True
-        ):
+        squares = self.network.pixels.to_squares(tiles, spec)
+        for tile, logits in zip(tiles, self._logits(squares), strict=True):
             enlarged = self.canvas.enlarge_logits(
                 logits, tile.width, tile.height, spec["size"], spec["fit"]
             )
@@ -136,15 +105,13 @@ class Segmenter(PythonModel):
 
     def _logits(self, squares: np.ndarray[Any, Any]) -> torch.Tensor:
         """(N, C, side, side) of images on the square."""
-        batch = torch.from_numpy(self.pixels.normalise(squares, self.settings["input"]))
-        with (
-            torch.inference_mode(),
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
-        ):
-            body = self.network.body(batch.to(self.device))
-            maps = self.feature_maps.order_maps(body, self.settings["design"]["maps"])
-            logits: torch.Tensor = self.network.head(maps)
+        logits: torch.Tensor = self.network.ask(squares, _score_pixels)
         return logits
+
+
+def _score_pixels(head: Any, maps: list[torch.Tensor]) -> torch.Tensor:
+    logits: torch.Tensor = head(maps)
+    return logits
 
 
 def _load_module(path: Path) -> Any:

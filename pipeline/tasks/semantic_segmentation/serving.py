@@ -29,6 +29,7 @@ class PixelServing:
         "pipeline.serving.image_pixels",
         "pipeline.serving.image_requests",
         "pipeline.serving.canvas",
+        "pipeline.serving.canvas_network",
         "pipeline.serving.feature_maps",
         "pipeline.serving.pixel_head",
         "pipeline.serving.pixel_runs",
