@@ -4,7 +4,7 @@ brought up to date.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,29 +22,51 @@ HEADER = """\
 STAGE_KEYS = ("cmd", "deps", "params", "outs")
 INDENT = 2
 
+# DVC takes keys of these names for facts of files wherever they stand, and leaves them
+# out of what it looks up results by (its issue 10296).
+UNSEEN_KEYS = ("size", "nfiles")
 
-def generate() -> str:
-    """dvc.yaml of a new workspace: a stage a step, each `thaw step NAME`, with the
-    settings and outputs it depends on.
+Stages = Mapping[str, Mapping[str, Any]]
+
+
+def stages_of(settings: Mapping[str, Any]) -> Stages:
+    """Thaw's stages as they are written now: each `thaw step NAME`, with the settings
+    and outputs it depends on.
+
+    Args:
+        settings: what params.yaml holds.
+    """
+    return {name: _stage_values(name, settings) for name in DVC_STAGES}
+
+
+def generate(stages: Stages) -> str:
+    """dvc.yaml of a new workspace.
+
+    Args:
+        stages: as `stages_of` gives them.
     """
     lines = ["stages:"]
-    for name in DVC_STAGES:
-        lines += _stage_lines(name, INDENT)
+    for name, values in stages.items():
+        lines += _stage_lines(name, values, INDENT)
     return HEADER + "\n".join(lines) + "\n"
 
 
-def outdated_stages(text: str) -> list[str]:
+def outdated_stages(text: str, stages: Stages) -> list[str]:
     """The stages of Thaw that a workspace's dvc.yaml lacks, or has otherwise than they
     are written now.
 
     Raises:
         WorkspaceError: it is not YAML, or has no mapping of stages.
     """
-    stages = _parse_stages(text)
-    return [name for name in DVC_STAGES if _outdated_keys(stages.get(name), name)]
+    found = _parse_stages(text)
+    return [
+        name
+        for name, wanted in stages.items()
+        if _outdated_keys(found.get(name), name, wanted)
+    ]
 
 
-def update(text: str) -> str:
+def update(text: str, stages: Stages) -> str:
     """A workspace's dvc.yaml with Thaw's stages as they are written now; everything
     else stays, byte for byte.
 
@@ -52,11 +74,11 @@ def update(text: str) -> str:
         WorkspaceError: it is not YAML, or is laid out so that it cannot be edited line
             by line.
     """
-    for name in outdated_stages(text):
-        stage = _parse_stages(text).get(name)
-        for key in _outdated_keys(stage, name):
-            text = _rewrite_key(text, name, key)
-    left = outdated_stages(text)
+    for name in outdated_stages(text, stages):
+        found = _parse_stages(text).get(name)
+        for key in _outdated_keys(found, name, stages[name]):
+            text = _rewrite_key(text, name, key, stages[name])
+    left = outdated_stages(text, stages)
     if left:
         raise _unusable_error(f"stages {', '.join(left)}: not written line by line")
     return text
@@ -82,20 +104,36 @@ def _parse_lock(content: bytes) -> Mapping[Any, Any] | None:
     return values if isinstance(values, Mapping) else None
 
 
-def _stage_values(name: str) -> dict[str, Any]:
+def _stage_values(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A stage as it is written now."""
     values: dict[str, Any] = {"cmd": f"thaw step {name}"}
     dependencies = stage_dependencies(name)
     if dependencies:
         values["deps"] = dependencies
-    values["params"] = list(STEPS[name].params)
+    tracked = STEPS[name].params
+    unseen = [
+        key
+        for key in _list_unseen(settings)
+        if any(key.startswith(f"{section}.") for section in tracked)
+    ]
+    values["params"] = [*tracked, *unseen]
     values["outs"] = [f"artifacts/{name}"]
     return values
 
 
-def _stage_lines(name: str, indent: int) -> list[str]:
+def _list_unseen(settings: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """The settings that DVC sees by their full names alone."""
+    for key, value in settings.items():
+        name = f"{above}{key}"
+        if key in UNSEEN_KEYS:
+            yield name
+        elif isinstance(value, Mapping):
+            yield from _list_unseen(value, f"{name}.")
+
+
+def _stage_lines(name: str, values: Mapping[str, Any], indent: int) -> list[str]:
     lines = [f"{' ' * indent}{name}:"]
-    for key, value in _stage_values(name).items():
+    for key, value in values.items():
         lines += _key_lines(key, value, indent + INDENT)
     return lines
 
@@ -131,9 +169,8 @@ def _unusable_error(found: str) -> WorkspaceError:
     )
 
 
-def _outdated_keys(stage: Any, name: str) -> list[str]:
+def _outdated_keys(stage: Any, name: str, wanted: Mapping[str, Any]) -> list[str]:
     """The keys of one stage to be written anew; all of them where the stage is missing."""
-    wanted = _stage_values(name)
     if not isinstance(stage, dict):
         return list(wanted)
     return [
@@ -152,7 +189,7 @@ def _is_same(key: str, found: Any, wanted: Any, name: str) -> bool:
     return bool(found == wanted)
 
 
-def _rewrite_key(text: str, name: str, key: str) -> str:
+def _rewrite_key(text: str, name: str, key: str, wanted: Mapping[str, Any]) -> str:
     """The text with one key of one stage as it is written now, or with the whole stage
     where it is missing.
     """
@@ -164,9 +201,9 @@ def _rewrite_key(text: str, name: str, key: str) -> str:
     if name not in stages:
         where = _line_of_missing(name, stages, whole.first + 1)
         indent = next(iter(stages.values())).column
-        return _replace_lines(lines, where, where, _stage_lines(name, indent))
+        return _replace_lines(lines, where, where, _stage_lines(name, wanted, indent))
     keys = _key_blocks(stages[name].value, f"stage {name}")
-    value = _stage_values(name).get(key)
+    value = wanted.get(key)
     new: list[str] = []
     if value is not None:
         indent = next(iter(keys.values())).column

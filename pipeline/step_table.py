@@ -85,7 +85,7 @@ STEPS: dict[str, StepEntry] = {
         settings=("data", "task"),
         summary="pipeline.steps.summary:summarize_validate",
         reads_data=True,
-        params=("engine", "data", "task.name", "task.intake"),
+        params=("engine", "data", "task"),
         preload=("great_expectations",),
     ),
     "split": StepEntry(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import yaml
 
 from pipeline import dvc_yaml, step_table
-from pipeline.config import ENGINE
+from pipeline.config import ENGINE, read_yaml
 from pipeline.errors import WorkspaceError
 from pipeline.files import replace_text
 from pipeline.workspace import Workspace
@@ -79,7 +79,7 @@ def _changes(workspace: Workspace) -> Iterator[WorkspaceChange]:
             text,
             f"params.yaml: engine {older} → {ENGINE}, so every step runs anew",
         )
-    yield from _dvc_yaml_changes(workspace.root / "dvc.yaml")
+    yield from _dvc_yaml_changes(workspace.root)
     for entry in step_table.LOCK_FILES:
         path = workspace.root / entry.file
         if not path.exists():
@@ -90,15 +90,17 @@ def _changes(workspace: Workspace) -> Iterator[WorkspaceChange]:
             )
 
 
-def _dvc_yaml_changes(path: Path) -> Iterator[WorkspaceChange]:
+def _dvc_yaml_changes(root: Path) -> Iterator[WorkspaceChange]:
+    path = root / "dvc.yaml"
+    stages = dvc_yaml.stages_of(read_yaml(_read_raw(root / "params.yaml")))
     if not path.exists():
-        yield WorkspaceChange(path, dvc_yaml.generate(), "dvc.yaml: made")
+        yield WorkspaceChange(path, dvc_yaml.generate(stages), "dvc.yaml: made")
         return
     text = _read_raw(path)
-    stages = dvc_yaml.outdated_stages(text)
-    if stages:
-        meaning = f"dvc.yaml: stages {', '.join(stages)} rewritten as this version of Thaw needs them"
-        yield WorkspaceChange(path, dvc_yaml.update(text), meaning)
+    outdated = dvc_yaml.outdated_stages(text, stages)
+    if outdated:
+        meaning = f"dvc.yaml: stages {', '.join(outdated)} rewritten as this version of Thaw needs them"
+        yield WorkspaceChange(path, dvc_yaml.update(text, stages), meaning)
 
 
 def _read_raw(path: Path) -> str:

@@ -34,7 +34,7 @@ stages:
 
       twice
     deps: [ "${data.path}" ]   # one line
-    params: [task.intake, task.name, data, engine]
+    params: [task.input.size, task, data, engine]
     outs:
       - artifacts/validate
 
@@ -66,10 +66,14 @@ plots: []
 """
 
 
+def stages_now() -> dvc_yaml.Stages:
+    """What this version writes of a workspace with the default settings."""
+    return dvc_yaml.stages_of(yaml.safe_load(to_yaml(Config())))
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Workspace:
     (tmp_path / "params.yaml").write_text(to_yaml(Config()))
-    (tmp_path / "dvc.yaml").write_text(dvc_yaml.generate())
     workspace = Workspace(tmp_path)
     upgrade(workspace)
     return workspace
@@ -90,9 +94,9 @@ def test_a_new_workspace_has_nothing_to_upgrade(place: Workspace) -> None:
 def test_stages_of_an_earlier_version_are_rewritten_and_everything_else_stays(
     some_lock: LockFile,
 ) -> None:
-    text = dvc_yaml.update(EARLIER)
+    text = dvc_yaml.update(EARLIER, stages_now())
     stages = yaml.safe_load(text)["stages"]
-    assert dvc_yaml.outdated_stages(text) == []
+    assert dvc_yaml.outdated_stages(text, stages_now()) == []
     assert some_lock.file in stages["backbone"]["deps"]
     assert "weights.old" not in text
     kept = [
@@ -110,16 +114,16 @@ def test_stages_of_an_earlier_version_are_rewritten_and_everything_else_stays(
         "plots": [],
     }
     assert set(stages) == {*DVC_STAGES, "mine"}
-    assert dvc_yaml.update(text) == text
+    assert dvc_yaml.update(text, stages_now()) == text
 
 
 @pytest.mark.parametrize("name", list(DVC_STAGES))
 def test_a_stage_that_is_missing_comes_back_in_its_place(name: str) -> None:
-    whole = yaml.safe_load(dvc_yaml.generate())
+    whole = yaml.safe_load(dvc_yaml.generate(stages_now()))
     without = {
         "stages": {key: value for key, value in whole["stages"].items() if key != name}
     }
-    text = dvc_yaml.update(yaml.safe_dump(without, sort_keys=False))
+    text = dvc_yaml.update(yaml.safe_dump(without, sort_keys=False), stages_now())
     assert yaml.safe_load(text) == whole
     assert list(yaml.safe_load(text)["stages"]) == list(whole["stages"])
 
@@ -129,11 +133,11 @@ def test_a_stage_that_is_missing_comes_back_in_its_place(name: str) -> None:
 )
 def test_a_dvc_yaml_that_cannot_be_edited_is_refused_by_name(text: str) -> None:
     with pytest.raises(WorkspaceError, match=r"dvc\.yaml"):
-        dvc_yaml.update(text)
+        dvc_yaml.update(text, stages_now())
 
 
 def test_line_endings_of_another_system_stay(some_lock: LockFile) -> None:
-    text = dvc_yaml.update(EARLIER.replace("\n", "\r\n"))
+    text = dvc_yaml.update(EARLIER.replace("\n", "\r\n"), stages_now())
     assert "  mine:\r\n" in text
     assert some_lock.file in yaml.safe_load(text)["stages"]["backbone"]["deps"]
 
@@ -198,7 +202,7 @@ def test_a_byte_order_mark_before_the_engine_stays(place: Workspace) -> None:
 def test_a_step_alone_refuses_a_workspace_that_is_outdated(place: Workspace) -> None:
     change(place.root, f"engine: {ENGINE}", "engine: 1")
     (place.root / "dvc.yaml").write_text(
-        dvc_yaml.generate().replace("      - split\n", "")
+        dvc_yaml.generate(stages_now()).replace("      - split\n", "")
     )
     with pytest.raises(WorkspaceError, match="thaw run") as caught:
         run_alone(place, "backbone", console=SilentConsole())
@@ -221,7 +225,7 @@ def test_a_newer_engine_is_refused(place: Workspace) -> None:
 def test_thaw_run_upgrades_and_says_so(finished: Path, thaw: Thaw) -> None:
     change(finished, f"engine: {ENGINE}", "engine: 1")
     (finished / "dvc.yaml").write_text(
-        dvc_yaml.generate().replace("      - evaluate\n", "")
+        dvc_yaml.generate(stages_now()).replace("      - evaluate\n", "")
     )
     assert "engine 1 → " in thaw("status", cwd=finished).stdout
     refused = thaw("step", "evaluate", cwd=finished, check=False)

@@ -99,7 +99,12 @@ def _setting_changes(
 ) -> list[str]:
     changes: list[str] = []
     for key in keys:
-        changes += _list_differences(key, old.get(key), new.get(key))
+        if key in old:
+            changes += _list_differences(key, old[key], new.get(key))
+        else:
+            changes.append(f"{key} {STATUS_WORDS['new']}")
+    # One that DVC sees by its full name alone is found in its section too.
+    changes = list(dict.fromkeys(changes))
     if len(changes) > MAX_NAMED:
         return [f"{file}: {len(changes)} settings changed, {changes[0]} among them"]
     lines = []

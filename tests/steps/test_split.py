@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from pipeline import dvc_yaml, manifest
+from pipeline import manifest
 from pipeline.config import Config as Settings
 from pipeline.config import SplitConfig, to_yaml
 from pipeline.context import Context
@@ -25,9 +25,10 @@ from pipeline.evaluation.bootstrap import (
 )
 from pipeline.records import SplitRecord, ValidateRecord
 from pipeline.steps.split import split
+from pipeline.upgrade import upgrade
 from pipeline.versioning import Versioning, initialise
 from pipeline.versioning.stale_reasons import ledger_reasons
-from pipeline.workspace import empty_folder
+from pipeline.workspace import Workspace, empty_folder
 
 CONFIG = SplitConfig()
 
@@ -132,7 +133,7 @@ def pinned(place: Place) -> Place:
     """The same, where DVC remembers."""
     initialise(place.root, "remote")
     (place.root / "params.yaml").write_text(to_yaml(Settings()))
-    (place.root / "dvc.yaml").write_text(dvc_yaml.generate())
+    upgrade(Workspace(place.root))
     place.grow("a", 12)
     place.split()
     return place

@@ -15,7 +15,7 @@ import yaml
 from test_finetune import BACKBONE, CONFIG, data
 
 from consoles import RecordingConsole
-from pipeline import dvc_yaml, manifest
+from pipeline import manifest
 from pipeline.config import Config, FinetuneConfig, parse, to_yaml
 from pipeline.context import Context, SilentConsole
 from pipeline.errors import TrainingError
@@ -25,7 +25,9 @@ from pipeline.steps import finetune as step
 from pipeline.tasks import catalog
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import members
+from pipeline.upgrade import upgrade
 from pipeline.versioning import Versioning, initialise
+from pipeline.workspace import Workspace
 from tiny import elsewhere, tiny_task
 
 ONCE = CONFIG.model_copy(update={"baseline_steps": 10})
@@ -267,8 +269,7 @@ def pinned(tmp_path: Path) -> Path:
     root.mkdir()
     initialise(root, "remote")
     (root / "params.yaml").write_text(to_yaml(Config()))
-    (root / "dvc.yaml").write_text(dvc_yaml.generate())
-    (root / "baseline.lock").write_text("{}\n")
+    upgrade(Workspace(root))
     data(root)
     Versioning(root).add_data()
     run(root)
