@@ -236,6 +236,13 @@ def test_a_pair_of_texts_is_read_where_the_settings_say_so(tmp_path: Path) -> No
     assert [fault.path for fault in listing.faults] == ["a.csv:3"]
 
 
+def test_every_text_with_html_is_named(tmp_path: Path) -> None:
+    rows = "".join(f"<b>words</b> {number},x\n" for number in range(60))
+    write(tmp_path, "a.csv", f"text,label\n{rows}")
+    found = {finding.code: finding for finding in listed(tmp_path).findings}
+    assert len(found["markup"].items) == 60
+
+
 def test_texts_full_of_html_are_told_of(tmp_path: Path) -> None:
     rows = "".join(f"fine words {number},x\n" for number in range(20))
     write(tmp_path, "a.csv", f"text,label\n{rows}so<br />it goes,x\n3 < 4 & 5 > 2,x\n")

@@ -209,7 +209,7 @@ def _refuse_incomplete(folder: Path) -> None:
         published_weights.weights_file(folder)
         return
     if missing == ["tokenizer.json"]:
-        hint = "it has a slow tokenizer alone; save a fast one: AutoTokenizer.from_pretrained(…).save_pretrained(folder)"
+        hint = "bring it; where the hub has a slow tokenizer alone, save a fast one: AutoTokenizer.from_pretrained(…).save_pretrained(folder)"
     else:
         hint = "bring the whole folder, as the hub has it"
     raise BackboneError(
