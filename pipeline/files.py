@@ -4,6 +4,7 @@ versions; caches of them in a limited size.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
+# What a disk that takes no more answers.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # A file changed as recently as this could change again without its times showing it.
 SETTLED_SECONDS = 2.0
 _OF_ITS_OWNER, _AS_THE_UMASK_SAYS = 0o600, 0o666
@@ -47,6 +50,10 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         if durable:
             sync(part)
         part.replace(path)
+    except OSError as fault:
+        if fault.errno in FULL and fault.filename is None:
+            fault.filename = str(path)  # a write names no file
+        raise
     finally:
         part.unlink(missing_ok=True)
     if durable:

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import StorageError, ThawError
+from pipeline.files import FULL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _SAID = {  # by libraries that hand a refusal on as words
     "no space left on device": errno.ENOSPC,
     "disk is full": errno.ENOSPC,

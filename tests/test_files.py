@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from disks import small_files
 from flows import up
 from flows.servers import Server
 from pipeline import files
@@ -48,6 +49,14 @@ def test_a_replaced_report_gets_the_umasks_mode_too(tmp_path: Path, umask: int) 
     assert mode(report) == 0o666 & ~umask
     assert report.read_text() == "<p>new"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_file_that_finds_no_room_is_named(tmp_path: Path) -> None:
+    receipt = tmp_path / "receipt.json"
+    with small_files(8), pytest.raises(OSError, match="File too large") as caught:
+        files.replace_text(receipt, "more than eight bytes")
+    assert caught.value.filename == str(receipt)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_library_that_writes_for_its_owner_alone_is_corrected(

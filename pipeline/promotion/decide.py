@@ -23,6 +23,8 @@ Decision = Literal["promote", "reject", "cannot-tell", "nothing-to-decide"]
 
 FEWEST_UNITS = 20  # on which "not worse" may rest
 FEWEST_PART_UNITS = 10  # of a class or slice, to be judged on its own
+# Where what stood in the way may be gone by then.
+ASKED_AGAIN = "the next run asks again"
 
 
 class Policy(NamedTuple):
@@ -68,7 +70,8 @@ def decide(evidence: Evidence, policy: Policy) -> Verdict:
 def _find_settled(evidence: Evidence, policy: Policy) -> Verdict | None:
     """What makes every comparison needless."""
     if evidence.blocked:
-        return Verdict("reject", f"it cannot be served: {evidence.blocked}")
+        reason = f"it cannot be served: {evidence.blocked}"
+        return Verdict("reject", reason, (ASKED_AGAIN,))
     if evidence.champion == evidence.version:
         return Verdict("nothing-to-decide", "champion already")
     if evidence.withdrawn:
@@ -180,10 +183,8 @@ def _judge_comparability(evidence: Evidence, policy: Policy) -> Verdict | None:
         reason = f"worn: the test split has judged {looks} challengers; half of it must be new before it judges another"
         return Verdict("cannot-tell", reason)
     if evidence.comparison is None:
-        return Verdict(
-            "cannot-tell",
-            f"version {evidence.champion}, the champion: {evidence.champion_fault}",
-        )
+        reason = f"version {evidence.champion}, the champion: {evidence.champion_fault}"
+        return Verdict("cannot-tell", reason, (ASKED_AGAIN,))
     refused = _find_refused_classes(evidence.comparison, policy.promotion)
     if refused:
         return Verdict("reject", refused)

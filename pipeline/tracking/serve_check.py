@@ -120,7 +120,12 @@ def _wait_until_up(
         if loopback.status(f"http://{HOST}:{port}/ping") == 200:
             return
         time.sleep(PAUSE)
-    raise _error(title, f"its server was not up after {SECONDS_TO_START:.0f} s")
+    raise ServingError(
+        title,
+        found=f"its server was not up after {SECONDS_TO_START:.0f} s",
+        expected="a version that `mlflow models serve` serves",
+        hint="it is not promoted; try again when this machine is less busy",
+    )
 
 
 def _ask(port: int, requests: pd.DataFrame, title: str) -> list[dict[str, Any]]:

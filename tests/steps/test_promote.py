@@ -330,6 +330,7 @@ def test_a_version_that_could_not_be_served_is_tried_again_by_the_next_run(
     record = done.promote(served=False)
     assert (record.decision, record.champion) == ("reject", "")
     assert "not up after 60 s" in record.reason
+    assert record.details == ("the next run asks again",)
     assert current_promotion(done.config, Workspace(done.root), done.register()) is None
     again = done.promote()
     assert (again.decision, again.champion, again.looks) == ("promote", "1", 1)
