@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 import torchvision  # noqa: F401
+from steps import open_run, race_prefix
 
 from pipeline.config import StageConfig
 from pipeline.context import Context, NoTracker, SilentConsole
@@ -44,13 +45,11 @@ class Contender(NamedTuple):
         train: the blocks that train.
         epochs: how long, of boxes and of masks.
         scratch: from random weights.
-        feature_cache: whether the frozen blocks' outputs are kept.
     """
 
     train: str
     epochs: tuple[int, int]
     scratch: bool = False
-    feature_cache: str = "auto"
 
 
 CONTENDERS = {
@@ -58,9 +57,10 @@ CONTENDERS = {
     "full-long": Contender("all", (7, 2)),
     "last-six": Contender("last:6", (2, 1)),
     "scratch": Contender("all", (2, 2), scratch=True),
-    "cached": Contender("head", (3, 3), feature_cache="on"),
-    "computed": Contender("head", (3, 3), feature_cache="off"),
 }
+# Steps of the head alone, with the frozen body's maps kept and computed.
+PREFIX = "prefix"
+PREFIX_BATCHES = 4
 
 
 def train(
@@ -92,18 +92,14 @@ def train(
         init="random" if contender.scratch else "keep",
         batchnorm="train" if contender.scratch else "frozen",
     )
-    plan = {
-        **config.finetune.plan.model_dump(),
-        "threads": threads,
-        "feature_cache": contender.feature_cache,
-    }
+    plan = {**config.finetune.plan.model_dump(), "threads": threads}
     changes = {
         "baseline": "never",
         "patience": 0,
         "batch_size": BATCH,
         "recipes": ("bench",),
         "own": {"bench": (stage,)},
-        "views": 4 if contender.train == "head" else 64,
+        "views": 64,
         "plan": plan,
     }
     settings = type(config.finetune).model_validate(
@@ -138,6 +134,22 @@ def train(
     }
 
 
+def measure_prefix(
+    workspace: Workspace, scratch: Path, *, threads: int, quick: bool
+) -> dict[str, Any]:
+    """A step with the whole frozen body kept, and with it computed."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    config = workspace.config()
+    rates = config.finetune
+    stage = StageConfig(
+        name="stage", train=("head",), epochs=3, lr=rates.lr, body_lr=rates.body_lr
+    )
+    run = open_run(workspace, scratch, threads, batch_size=BATCH, views=4)
+    if quick:
+        return race_prefix(run, stage, 1, 1)
+    return race_prefix(run, stage, PREFIX_BATCHES)
+
+
 def judge(
     workspace: Workspace, finetuned: FinetuneRecord, context: Context
 ) -> dict[str, Any]:
@@ -163,13 +175,13 @@ def main() -> None:
     torch.set_num_threads(threads)
     # A stage times itself by the processor's clock: others use the machine too.
     progress.time = SimpleNamespace(monotonic=time.process_time)  # type: ignore[assignment]
-    result = train(
-        Workspace(root),
-        scratch,
-        CONTENDERS[name],
-        threads=threads,
-        quick="--quick" in sys.argv,
-    )
+    workspace = Workspace(root)
+    quick = "--quick" in sys.argv
+    if name == PREFIX:
+        result = measure_prefix(workspace, scratch, threads=threads, quick=quick)
+    else:
+        contender = CONTENDERS[name]
+        result = train(workspace, scratch, contender, threads=threads, quick=quick)
     left.write_text(json.dumps(result))
 
 

@@ -7,17 +7,18 @@ python bench/text_ours.py thaw-full|thaw-top|micro WORKSPACE SCRATCH RESULT.json
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import steps
 import torch  # noqa: F401  (imported by all contenders before their clocks start)
 
 from pipeline.config import Config, StageConfig
@@ -28,11 +29,11 @@ from pipeline.steps.finetune import finetune
 from pipeline.steps.run import load_record
 from pipeline.tasks import catalog
 from pipeline.tasks.text_classification import codec
-from pipeline.training import progress
+from pipeline.training import recipes
 from pipeline.workspace import Workspace
 
 UPPER_LAYERS = 2
-PREFIX_EPOCHS = 4  # of the comparison of a kept prefix with one that is computed again
+STEPS = 12  # of each comparison's two ways
 VAL_ACCURACY = "val/accuracy"
 
 
@@ -159,35 +160,36 @@ def measure_parts(
     workspace: Workspace, scratch: Path, *, quick: bool
 ) -> dict[str, Any]:
     """The kept prefix and the buckets, each beside what they replace."""
-    epochs = 1 if quick else PREFIX_EPOCHS
-    seconds = {}
-    for switch in ("on", "off"):
-        plan = {
-            **workspace.config().finetune.plan.model_dump(),
-            "feature_cache": switch,
-        }
-        _, result = train(workspace, scratch, **upper_layers(epochs), plan=plan)
-        stages = result["timing"]["top"]["stages"]["top"]
-        seconds[switch] = stages["train"] + stages["prepare"]
-    _, bucketed = train(workspace, scratch, recipes=("full",), epochs=1)
-    with padded_to_the_longest():
-        _, padded = train(workspace, scratch, recipes=("full",), epochs=1)
-    by_bucket, by_padding = (
-        found["timing"]["full"]["stages"]["full"]["train"]
-        for found in (bucketed, padded)
-    )
-    return {
-        "frozen prefix": {
-            "kept": seconds["on"],
-            "computed again": seconds["off"],
-            "ratio": seconds["off"] / seconds["on"],
-        },
-        "buckets": {
-            "bucketed": by_bucket,
-            "padded": by_padding,
-            "ratio": by_padding / by_bucket,
-        },
-    }
+    threads = int(sys.argv[sys.argv.index("--threads") + 1])
+    batches, turns = (1, 1) if quick else (STEPS, steps.TURNS)
+    top = upper_layers(1)["own"]["top"][0]
+    run = steps.open_run(workspace, scratch / "prefix", threads)
+    prefix = steps.race_prefix(run, top, batches, turns)
+    with contextlib.ExitStack() as stack:
+        bucketed, count = stack.enter_context(
+            open_full(workspace, scratch / "bucketed", threads)
+        )
+        with padded_to_the_longest():
+            padded, _ = stack.enter_context(
+                open_full(workspace, scratch / "padded", threads)
+            )
+        numbers = steps.spread(count, batches)
+        buckets = steps.race_steps(
+            {"bucketed": bucketed, "padded": padded}, numbers, turns
+        )
+    ratio = buckets["padded"] / buckets["bucketed"]
+    return {"frozen prefix": prefix, "buckets": {**buckets, "ratio": ratio}}
+
+
+@contextlib.contextmanager
+def open_full(
+    workspace: Workspace, scratch: Path, threads: int
+) -> Iterator[tuple[steps.Stepper, int]]:
+    """Steps of the default recipe; see `steps.open_steps`."""
+    run = steps.open_run(workspace, scratch, threads)
+    (stage,) = recipes.recipe_stages("full", run.config, run.backbone.blocks)
+    with steps.open_steps(run, stage, run.plan()) as opened:
+        yield opened
 
 
 class padded_to_the_longest:
@@ -216,9 +218,6 @@ def main() -> None:
     quick = "--quick" in sys.argv
     workspace = Workspace(root)
     if name == "micro":
-        # A stage times itself by the processor's clock, which others that use the
-        # machine do not disturb.
-        progress.time = SimpleNamespace(monotonic=time.process_time)  # type: ignore[assignment]
         result = measure_parts(workspace, scratch, quick=quick)
     else:
         epochs = 1 if quick else workspace.config().finetune.epochs

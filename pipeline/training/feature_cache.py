@@ -57,6 +57,7 @@ CHUNK = 32
 READ_BYTES_PER_SECOND = 0.5e9  # what a disk surely gives; memory gives more
 UNSAFE_BYTES = 64 * 2**20  # written at most before it is made sure that the disk has it
 META = "meta.json"  # written last: a store without it was never whole
+LAYOUT = 2  # of the files; raised where the same output is kept otherwise
 SPARE_BYTES = 2**30  # disk that is always left to others
 
 
@@ -142,6 +143,7 @@ class FrozenPrefix:
             plan.device,
             plan.torch,
             CHUNK,
+            LAYOUT,
         )
         randomness = None if self.views is None else (self.seed, self.views)
         shown = (self.task.name, self.spec, self.task_config, randomness)
@@ -270,7 +272,7 @@ class FeatureStore:
             if not self._fill(turn):
                 return self._computed(positions, turns)
         found = {
-            name: _tensor(data[turns, positions])
+            name: _tensor(data[turns, positions], self._prefix.plan)
             for name, data in self._files.data.items()
         }
         return found[""] if "" in found else TensorGroup(found)
@@ -278,8 +280,9 @@ class FeatureStore:
     def _computed(self, positions: Rows, turns: Rows) -> Batch:
         """The same without the files, but for the last bits of another batch size."""
         output = self._prefix.at(positions, turns)
-        arrays = _arrays(output, self._prefix.plan)
-        found = {name: _tensor(array) for name, array in arrays.items()}
+        plan = self._prefix.plan
+        arrays = _arrays(output, plan)
+        found = {name: _tensor(array, plan) for name, array in arrays.items()}
         return found[""] if "" in found else TensorGroup(found)
 
     def _turns(self, positions: Rows, views: Rows | None) -> Rows:
@@ -537,8 +540,13 @@ def _arrays(output: Batch, plan: TrainingPlan) -> dict[str, NDArray[Any]]:
 
 
 def _array(tensor: torch.Tensor, plan: TrainingPlan) -> NDArray[Any]:
+    """A tensor as it is kept: in the plan's memory format, so that no layer has to turn
+    it around each time it is read.
+    """
     import torch
 
+    if _is_turned(tensor.ndim, plan):
+        tensor = tensor.movedim(1, -1)
     if not tensor.is_floating_point():
         return tensor.numpy()
     if plan.precision == "bf16":
@@ -546,11 +554,18 @@ def _array(tensor: torch.Tensor, plan: TrainingPlan) -> NDArray[Any]:
     return tensor.float().numpy()
 
 
-def _tensor(array: NDArray[Any]) -> torch.Tensor:
+def _tensor(array: NDArray[Any], plan: TrainingPlan) -> torch.Tensor:
     """What `_array` made an array of; whole numbers of 16 bits are the bits of
     bfloat16.
     """
     import torch
 
     tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
+    if tensor.dtype == torch.int16:
+        tensor = tensor.view(torch.bfloat16)
+    return tensor.movedim(-1, 1) if _is_turned(tensor.ndim, plan) else tensor
+
+
+def _is_turned(dimensions: int, plan: TrainingPlan) -> bool:
+    """Whether a tensor lies with its channels behind height and width."""
+    return dimensions == 4 and plan.memory_format == "channels-last"

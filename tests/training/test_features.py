@@ -192,6 +192,33 @@ def test_equal_to_the_bit_in_fp32_at_one_batch_size(
     place_network(model, PLAN)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels-last"])
+def test_outputs_come_back_in_the_plans_memory_format(
+    model: blocks.TorchvisionNetwork,
+    tmp_path: Path,
+    memory_format: Any,
+    precision: Any,
+) -> None:
+    plan = PLAN.model_copy(
+        update={"memory_format": memory_format, "precision": precision}
+    )
+    place_network(model, plan)
+    store = Store(4)
+    rows = np.array([2, 0])
+    found = kept(model, tmp_path, boundary=10, store=store, views=None, plan=plan)
+    features = found.batch(rows, None)
+    place_network(model, PLAN)
+    wanted = (
+        torch.channels_last
+        if memory_format == "channels-last"
+        else torch.contiguous_format
+    )
+    assert isinstance(features, torch.Tensor)
+    assert features.shape[2] > 1
+    assert features.is_contiguous(memory_format=wanted)
+
+
 def test_within_a_few_last_bits_at_another_batch_size(
     model: blocks.TorchvisionNetwork, tmp_path: Path
 ) -> None:
