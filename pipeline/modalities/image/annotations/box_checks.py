@@ -26,6 +26,7 @@ from pipeline.modalities.image.annotations.boxes import (
     is_turn_unclear,
     write_target,
 )
+from pipeline.modalities.image.annotations.small_objects import find_small_objects
 from pipeline.modalities.image.annotations.strata import rarest_classes
 from pipeline.modalities.image.decoding import read_orientation
 from pipeline.records import Finding
@@ -75,6 +76,11 @@ def check_box_targets(
         object_faults, sum(len(example.annotation.objects) for example, _ in usable)
     )
     findings += _turns(turned, unclear)
+    pictures = [
+        (Picture(measured.values["width"], measured.values["height"]), objects)
+        for _, measured, objects in kept
+    ]
+    findings += find_small_objects(pictures, rules)
     return CheckedTargets(
         tuple(finished), tuple(faults), tuple(object_faults), tuple(findings), labels
     )

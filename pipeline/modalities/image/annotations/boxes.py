@@ -291,14 +291,19 @@ def _check_object(
     )
 
 
-def _ignore_tiny(
-    one: AnnotatedObject, picture: Picture, rules: BoxRules, faults: list[ExampleFault]
-) -> AnnotatedObject:
+def input_side(one: AnnotatedObject, picture: Picture, rules: BoxRules) -> float:
+    """An object's shorter side in pixels of the network's input."""
     left, top, right, bottom = one.box
     longer = max(picture.width, picture.height)
     across = picture.width if rules.squashed else longer
     down = picture.height if rules.squashed else longer
-    side = rules.input_side * min((right - left) / across, (bottom - top) / down)
+    return rules.input_side * min((right - left) / across, (bottom - top) / down)
+
+
+def _ignore_tiny(
+    one: AnnotatedObject, picture: Picture, rules: BoxRules, faults: list[ExampleFault]
+) -> AnnotatedObject:
+    side = input_side(one, picture, rules)
     if one.ignored or side >= rules.min_side:
         return one
     expected = (
