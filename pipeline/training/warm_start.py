@@ -88,13 +88,14 @@ def warm_start(
     misfits: list[str] = []
     for name in dict.fromkeys([*fresh, *champion]):
         if not _fits(name, fresh, champion, len(labels), len(known), rows):
-            misfits.append(name)
+            ours, theirs = _describe_shape(fresh, name), _describe_shape(champion, name)
+            misfits.append(f"{name}: {ours} here, {theirs} in the champion")
     if misfits:
         raise TrainingError(
             "finetune.warm_start",
             found=f"a champion in which {len(misfits)} tensors do not fit this network",
-            expected="a champion of the same backbone",
-            hint="set finetune.warm_start: none",
+            expected="a champion of the same backbone, with a head of the same size",
+            hint="set back `backbone` and `task.head`, or set finetune.warm_start: none",
             details=misfits,
         )
     state: dict[str, torch.Tensor] = {}
@@ -106,6 +107,12 @@ def warm_start(
             else learnt.clone()
         )
     return state
+
+
+def _describe_shape(state: Mapping[str, torch.Tensor], name: str) -> str:
+    if name not in state:
+        return "missing"
+    return " × ".join(map(str, state[name].shape)) or "a number"
 
 
 def _by_class(
