@@ -518,7 +518,7 @@ def status() -> None:
             terminal.info(f"`thaw run` will write {change.meaning}")
         if not Versioning(workspace.root).tracked_files_are_current():
             terminal.info(
-                "`thaw run` will bring the data and the ledger to what data.dvc and ledger.dvc track"
+                "`thaw run` will first follow data.dvc and ledger.dvc, which changed since it last did"
             )
         with terminal.working("checking what changed"):
             found = examine_status(workspace)

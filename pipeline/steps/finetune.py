@@ -355,6 +355,7 @@ class FinetuneRun:
 
         if (
             recipe.name == recipes.BASELINE
+            and self.has_baseline
             and not candidates.checkpoints_of(self.context.scratch, recipe.key).exists()
         ):
             self._say_duration(recipe)

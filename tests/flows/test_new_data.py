@@ -47,7 +47,7 @@ def test_newer_data_stop_at_a_file_that_was_edited_here_and_name_it(
     content = mine.read_bytes()
     mine.unlink()
     mine.write_bytes(content + b"mine")
-    assert "will bring the data" in thaw("status", cwd=finished).stdout
+    assert "will first follow data.dvc" in thaw("status", cwd=finished).stdout
     done = thaw("run", cwd=finished, check=False)
     assert done.returncode == 2
     assert f"data/{edited} (edited here)" in done.stderr

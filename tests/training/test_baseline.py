@@ -113,6 +113,15 @@ def test_its_seconds_are_said_before_it_starts(tmp_path: Path) -> None:
     assert said.index("scratch duration") < said.index("scratch")
 
 
+def test_scratch_that_was_asked_for_is_no_comparison_to_go_without(
+    tmp_path: Path,
+) -> None:
+    asked = ONCE.model_copy(update={"recipes": ("head", "scratch")})
+    record = run(tmp_path, asked, console=(words := RecordingConsole()))
+    assert len(record.candidates) == 2
+    assert "for comparison" not in words
+
+
 @pytest.mark.parametrize(("setting", "candidates"), [("always", 2), ("never", 1)])
 def test_always_trains_it_anew_and_never_does_without(
     tmp_path: Path, setting: str, candidates: int
