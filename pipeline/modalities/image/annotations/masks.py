@@ -175,18 +175,17 @@ def _decode(
 def _unique(pixels: Pixels) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """The values there are (N,), sorted, which of them each pixel has, and how many
     pixels have each (N,).
+
+    Neighbours mostly have one value: only the first pixel of each run is sorted, which
+    takes a tenth of the time of sorting them all.
     """
-    highest = int(pixels.max(initial=0))
-    if highest > 65535:
-        colours, inverse, counts = np.unique(
-            pixels, return_inverse=True, return_counts=True
-        )
-        return colours, inverse, counts
-    tallies = np.bincount(pixels.reshape(-1), minlength=highest + 1)
-    present = np.flatnonzero(tallies)
-    positions = np.zeros(highest + 1, dtype=np.uint32)
-    positions[present] = np.arange(len(present))
-    return present, positions[pixels], tallies[present]
+    flat = pixels.reshape(-1)
+    is_change = np.diff(flat, prepend=flat[:1]) != 0
+    starts = np.concatenate([[0], np.flatnonzero(is_change)])
+    lengths = np.diff(starts, append=len(flat))
+    present, of_run = np.unique(flat[starts], return_inverse=True)
+    counts = np.bincount(of_run, weights=lengths).astype(np.int64)
+    return present, np.repeat(of_run, lengths), counts
 
 
 def _index_of_values(values: MaskValues, labels: Sequence[str]) -> dict[int, int]:
