@@ -192,11 +192,18 @@ def _judge_comparability(evidence: Evidence, policy: Policy) -> Verdict | None:
         return Verdict(
             "cannot-tell", _explain_no_gain(evidence.champion, evidence.comparison)
         )
+    if math.isnan(evidence.comparison.gain.value):
+        reason = (
+            f"{evidence.metric} is not defined on the test examples that both answered"
+        )
+        return Verdict("cannot-tell", reason)
     return None
 
 
 def _explain_no_gain(champion: str, comparison: ChampionComparison) -> str:
     """Why no test example is left on which the two can be compared."""
+    if comparison.seen + comparison.unknown == 0:
+        return "the test split has no examples"
     if comparison.unknown == 0:
         return f"the champion, version {champion}, had learnt from every test example"
     return (

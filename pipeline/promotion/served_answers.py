@@ -83,8 +83,9 @@ class ServedVersion:
         """
         path = self.files() / MODEL_FOLDER / "model.json"
         try:
-            return tuple(json.loads(path.read_text(encoding="utf-8"))["labels"])
-        except (OSError, ValueError, KeyError) as fault:
+            labels = json.loads(path.read_text(encoding="utf-8"))["labels"]
+            return tuple(str(label) for label in labels)
+        except (OSError, ValueError, KeyError, TypeError) as fault:
             raise self._error(f"{path.name} does not say its classes") from fault
 
     def members(self) -> pa.Table:

@@ -5,6 +5,7 @@ written into the journal.
 from __future__ import annotations
 
 import getpass
+import math
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -557,7 +558,7 @@ def _find_difference(
 
 def _estimate_gain(evidence: Evidence, error_rate: float) -> MetricEstimate | None:
     gain = evidence.comparison.gain if evidence.comparison else evidence.trivial
-    if gain is None:
+    if gain is None or math.isnan(gain.value):
         return None
     return MetricEstimate(
         value=gain.value,

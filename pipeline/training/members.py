@@ -121,5 +121,14 @@ def write_members(members: pa.Table, path: Path) -> None:
 
 
 def read_members(path: Path) -> pa.Table:
-    """Reads a table that `write` wrote."""
+    """Reads a table that `write_members` wrote.
+
+    Raises:
+        OSError, ValueError: there is none, or it is another table, which would pass for
+            a model that learnt from nothing.
+    """
+    missing = set(SCHEMA.names) - set(pq.read_schema(path).names)
+    if missing:
+        columns = ", ".join(sorted(missing))
+        raise ValueError(f"{path.name} has no column {columns}")
     return pq.read_table(path, schema=SCHEMA)

@@ -148,9 +148,10 @@ def test_the_champion_itself_is_not_rejected_for_a_withdrawn_twin() -> None:
 
 
 def test_why_nothing_is_left_to_compare_is_told_apart() -> None:
+    assert "has no examples" in decide(change(gain=None), policy()).reason
     assert (
         "had learnt from every test example"
-        in decide(change(gain=None), policy()).reason
+        in decide(change(gain=None, seen=40), policy()).reason
     )
     assert (
         "does not know the classes of 30"
@@ -236,6 +237,15 @@ def test_a_ranked_metric_is_decided_by_the_bootstrap_alone() -> None:
     verdict = decide(replace(evidence(ranked), metric="mean_ap"), policy())
     assert verdict.decision == "promote"
     assert "by the bootstrap alone" in verdict.reason
+
+
+def test_a_metric_that_the_examples_do_not_define_is_said() -> None:
+    undefined = RankedGain(
+        lambda weights: np.full(weights.shape[1], np.nan), np.arange(9), ERROR_RATE
+    )
+    verdict = decide(replace(evidence(undefined), metric="auroc"), policy())
+    assert verdict.decision == "cannot-tell"
+    assert verdict.reason.startswith("auroc is not defined")
 
 
 # --- the numbers ----------------------------------------------------------------------

@@ -204,6 +204,29 @@ def test_a_champion_that_is_lost_or_broken_stays_and_the_verdict_says_so(
     assert record.provisional, "what was amiss may be gone at the next run"
 
 
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ("members.parquet", "does not say which examples it learnt from"),
+        ("artifacts/model/model.json", "does not say its classes"),
+    ],
+)
+def test_a_champion_that_does_not_say_what_it_knows_is_compared_with_nobody(
+    done: Finished, broken: str, reason: str
+) -> None:
+    done.promote()
+    store = find(done.config.tracking, Workspace(done.root))
+    source = store.client.get_model_version("insects", "1").source
+    file = Path(source.removeprefix("file://")) / broken
+    if file.suffix == ".json":
+        file.write_text('{"labels": null}')
+    else:
+        pq.write_table(pa.table({"of another table": ["a"]}), file)
+    record = done.retrained(seed=4).promote()
+    assert (record.decision, record.champion) == ("cannot-tell", "1")
+    assert reason in record.reason
+
+
 def test_the_same_weights_served_otherwise_follow_the_champion(done: Finished) -> None:
     done.promote()
     done.with_intake(max_pixels=700_000)
