@@ -5,8 +5,9 @@ What is fastest differs by network and machine (on a CPU, bf16 may be seven time
 or slower), so a few real steps decide: short trials of every candidate in turns, so
 that what else the machine does hits all of them, and the fastest trial of each. A plan
 is remembered for the machine, network and settings, saved with every checkpoint and
-obeyed on resume. Where the time was up before every candidate had its trials, what was
-not measured is no candidate, and nothing is remembered.
+obeyed on resume. Where all that would take too large a share of a short training, the
+precision alone is measured, or nothing. Where the time was up before every candidate
+had its trials, what was not measured is no candidate. Neither is remembered.
 """
 
 from __future__ import annotations
@@ -248,15 +249,10 @@ def _find(
     if known is not None:
         return known, "remembered"
     x = sample.x
-    cost = BACKWARD * TRIALS * len(x) * len(candidates)
-    if 0 < passes < PAYS * cost and candidates[0].device == "cpu":
-        # One example, for the memory it takes: no race that takes as long as the
-        # training.
-        one = PlanSample(x[:1], sample.targets[:1], sample.loss)
-        step = _step(model, one, candidates[0], backward=False)
-        return _best(
-            [step], config, 1
-        ), "as usual on a CPU; too little to train for measuring to pay"
+    if 0 < passes < PAYS * _cost(TRIALS, x, candidates) and (
+        candidates[0].device == "cpu"
+    ):
+        return _find_quickly(model, sample, candidates, config, passes)
     trials = measure_plans(model, sample, candidates, passes=passes)
     chosen = _best(list(trials.measured.values()), config, len(x))
     measured = ", ".join(
@@ -270,6 +266,45 @@ def _find(
     chosen = chosen.model_copy(update={"shares": _shares(model, x, chosen.plan)})
     _remember(path, chosen)
     return chosen, f"steps of {len(x)}: {measured}"
+
+
+def _cost(turns: int, x: Batch, candidates: list[TrainingPlan]) -> int:
+    """Forward passes of one example that measuring takes."""
+    return BACKWARD * turns * len(x) * len(candidates)
+
+
+def _find_quickly(
+    model: BlockedNetwork,
+    sample: PlanSample,
+    candidates: list[TrainingPlan],
+    config: FinetuneConfig,
+    passes: int,
+) -> tuple[ChosenPlan, str]:
+    """The plan of a short training: of the usual ones on a CPU the precision that is
+    measured to be faster, or without any race where even that would not pay.
+    """
+    usual = candidates[0]
+    rivals = [
+        candidate
+        for candidate in candidates
+        if candidate.model_copy(update={"precision": usual.precision}) == usual
+    ]
+    if passes < PAYS * _cost(FEWEST_TRIALS, sample.x, rivals):
+        rivals = [usual]
+    if len(rivals) == 1:
+        # One example, for the memory it takes: no race that takes as long as the
+        # training.
+        one = PlanSample(sample.x[:1], sample.targets[:1], sample.loss)
+        step = _step(model, one, usual, backward=False)
+        chosen = _best([step], config, 1)
+        return chosen, "as usual on a CPU; too little to train for measuring to pay"
+    trials = measure_plans(model, sample, rivals, passes=passes, turns=FEWEST_TRIALS)
+    chosen = _best(list(trials.measured.values()), config, len(sample.x))
+    measured = ", ".join(_told(result, rivals) for result in trials.measured.values())
+    return (
+        chosen,
+        f"too little to train for measuring more than precision to pay: {measured}",
+    )
 
 
 def _told(result: MeasuredTrial, candidates: list[TrainingPlan]) -> str:

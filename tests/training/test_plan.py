@@ -218,6 +218,27 @@ def test_a_short_training_is_not_preceded_by_a_long_race(
     ), "remembered for a longer one"
 
 
+def test_before_a_training_of_some_length_the_precision_alone_is_measured(
+    tmp_path: Path, pretend: Any
+) -> None:
+    asked = pretend(USUAL)
+    console = RecordingConsole()
+    passes = plan.PAYS * plan.BACKWARD * plan.FEWEST_TRIALS * len(sample().x) * 2
+    picked = chosen(tmp_path, console, passes=passes)
+    assert (picked.precision, picked.memory_format) == ("bf16", "channels-last")
+    assert len(asked) == 2 * plan.FEWEST_TRIALS
+    assert {candidate.memory_format for candidate in asked} == {"channels-last"}
+    assert "bf16 channels-last 100 ms" in console.lines[0]
+    assert not (tmp_path / "plans").exists(), "remembered for a longer one"
+
+
+def test_a_precision_that_disagrees_is_not_taken_for_a_short_training_either(
+    tmp_path: Path, pretend: Any
+) -> None:
+    pretend({**USUAL, ("bf16", "channels-last"): (0.1, 0.75)})
+    assert chosen(tmp_path, passes=1000).precision == "fp32"
+
+
 def test_a_candidate_that_fails_is_dropped(
     tmp_path: Path, pretend: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
