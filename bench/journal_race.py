@@ -19,12 +19,9 @@ import argparse
 import multiprocessing
 import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -33,7 +30,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flows.servers import free_port
+from flows.servers import HOST, Server, free_port, stop
 from pipeline.promotion_journal import Entry, JournalMovedError, now, read_history
 from pipeline.tracking import registry
 from pipeline.tracking.journal_run import JournalRun
@@ -275,48 +272,19 @@ def lay_out(uri: str) -> TrackingStore:
 def served(uri: str, folder: Path) -> Iterator[str]:
     """The address of MLflow's own server in front of a store, on a free loopback port."""
     port = free_port(0)
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        uri,
-        "--workers",
-        "2",
-    ]
-    command += [
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--default-artifact-root",
-        folder.as_uri(),
-    ]
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--workers", "2"]
+    command += ["--backend-store-uri", uri, "--default-artifact-root", folder.as_uri()]
+    command += ["--host", HOST, "--port", str(port)]
     # Where MLflow looks for uvicorn.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd=folder,
-            env={**os.environ, "PATH": path},
-        )
-    address = f"http://127.0.0.1:{port}"
+    log = folder / "log"
+    server = Server("MLflow", port, "/health", command, {"PATH": path}, log, folder)
+    process = server.start()
     try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=2).close()
-                break
-            except OSError:
-                time.sleep(0.5)
-        yield address
+        server.wait(process)
+        yield server.url
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+        stop([process])
 
 
 def measure(uri: str, rounds: int, kills: int) -> bool:

@@ -20,7 +20,7 @@ from pipeline.promotion_journal import (
     earlier_champions,
     now,
     read_history,
-    shorten,
+    to_reason,
 )
 from pipeline.storage import storage_errors
 from pipeline.workspace import Workspace
@@ -247,8 +247,8 @@ class _Registry:
             kind=kind,
             champion=model.history.champion,
             version=version,
-            by=shorten(by or who_runs(), MOST_OF_A_NAME),
-            reason=shorten(reason),
+            by=to_reason(by or who_runs(), MOST_OF_A_NAME),
+            reason=to_reason(reason),
             time=now(),
             decision=decision,
         )

@@ -63,6 +63,10 @@ class Metric:
     k: int | None = None
     targets: TargetKind = "classes"
 
+    def format_gain(self, value: float) -> str:
+        """A difference of two values with its sign: of a share in points."""
+        return f"{100 * value:+.1f}" if self.is_share else f"{value:+.3f}"
+
 
 # In the order in which a reader meets them.
 METRICS = (

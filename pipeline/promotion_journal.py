@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 from pipeline.errors import ThawError
 from pipeline.records import FrozenModel
 from pipeline.redaction import redact
+from pipeline.text import shorten
 
 Kind = Literal[
     "adopted", "verdict", "promoted", "rolled-back", "requested", "approved", "refused"
@@ -226,7 +227,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def shorten(reason: str, most: int = MOST_CHARACTERS) -> str:
+def to_reason(reason: str, most: int = MOST_CHARACTERS) -> str:
     """A reason, or a name, as an entry may hold it for ever: on one line, not too long,
     without secrets, and without control characters, which JSON writes six times as
     long.
@@ -234,8 +235,7 @@ def shorten(reason: str, most: int = MOST_CHARACTERS) -> str:
     printable = "".join(
         character if character.isprintable() else " " for character in reason
     )
-    text = " ".join(redact(printable).split())
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return shorten(" ".join(redact(printable).split()), most)
 
 
 class TestSplit(FrozenModel):

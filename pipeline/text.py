@@ -79,6 +79,11 @@ def write_anything(streams: Iterable[TextIO]) -> None:
             stream.reconfigure(errors=ERROR_HANDLER)
 
 
+def shorten(text: str, most: int) -> str:
+    """At most so many characters of a text, with an ellipsis where it is cut."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def natural_order(name: str) -> list[str | int]:
     """A sort key by which line 9 of a table comes before its line 10."""
     return [int(part) if part.isdecimal() else part for part in _NUMBER.split(name)]

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from pipeline import metric_registry
@@ -306,7 +306,7 @@ def _passes(p_value: float | None, error_rate: float) -> bool:
 
 def _describe_gain(metric: str, gain: PairedGain, error_rate: float) -> str:
     """+3.2 points of accuracy, at least +0.8 (p = 0.0004, wanted 0.0025)."""
-    show = _formatter(metric)
+    show = metric_registry.find(metric).format_gain
     low, high = gain.lower_bound(error_rate), gain.upper_bound(error_rate)
     unit = "points of " if metric_registry.find(metric).is_share else ""
     text = f"{show(gain.value)} {unit}{metric} (between {show(low)} and {show(high)}"
@@ -330,7 +330,7 @@ def _describe_power(metric: str, gain: PairedGain, error_rate: float) -> Iterato
     examples = len(gain.gains)
     spread, design = gain.disagreement, gain.design_effect
     smallest = sample_size.smallest_gain(examples, spread, design, error_rate)
-    show = _formatter(metric)
+    show = metric_registry.find(metric).format_gain
     if smallest is not None:
         yield f"the smallest difference that {examples:,} examples show four times in five: {show(smallest)}"
     if gain.value > 0:
@@ -339,12 +339,7 @@ def _describe_power(metric: str, gain: PairedGain, error_rate: float) -> Iterato
 
 
 def _describe_loss(metric: str, part: PartGain) -> str:
-    unit = "points of " if metric_registry.find(metric).is_share else ""
-    return f"{part.name}: {_formatter(metric)(part.gain.value)} {unit}{metric} on {part.gain.units} units"
-
-
-def _formatter(metric: str) -> Callable[[float], str]:
-    """How a difference is written: in points where the metric is a share."""
-    if metric_registry.find(metric).is_share:
-        return lambda value: f"{100 * value:+.1f}"
-    return lambda value: f"{value:+.3f}"
+    found = metric_registry.find(metric)
+    unit = "points of " if found.is_share else ""
+    gain = found.format_gain(part.gain.value)
+    return f"{part.name}: {gain} {unit}{metric} on {part.gain.units} units"

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC
 
 from pipeline.promotion_journal import MOVES, Entry, read_history
-from pipeline.report.markdown import escape, join, name, shorten
+from pipeline.report.markdown import escape, join, name
+from pipeline.text import shorten
 
 # Characters that MLflow's database holds of a version's description.
 LONGEST_DESCRIPTION = 5000

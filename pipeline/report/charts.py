@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 from pipeline.records import MetricEstimate
 from pipeline.report.formatting import MINUS, make_visible
+from pipeline.text import shorten
 
 WIDTH, HEIGHT = 340, 210
 LEFT, RIGHT, TOP, BOTTOM = 40, 66, 22, 34
@@ -317,7 +318,4 @@ def _format_share(value: float) -> str:
 
 
 def _shorten(name: str, length: int = LABEL_LENGTH) -> Markup:
-    text = str(make_visible(name))
-    if len(text) > length:
-        text = text[: max(0, length - 1)] + "…"
-    return escape(text)
+    return escape(shorten(str(make_visible(name)), max(length, 1)))

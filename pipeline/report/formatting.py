@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -216,11 +216,11 @@ def write_verdict(
     )
 
 
-def format_gain(metric: str) -> Callable[[float], str]:
-    """How a gain in a metric is written: in points where the metric is a share."""
-    if metric_registry.find(metric).is_share:
-        return lambda value: f"{100 * value:+.1f} points"
-    return lambda value: f"{value:+.3f}"
+def format_gain(value: float, metric: str) -> str:
+    """A gain in a metric: in points where the metric is a share."""
+    found = metric_registry.find(metric)
+    written = found.format_gain(value).replace("-", MINUS)
+    return f"{written} points" if found.is_share else written
 
 
 def metric_title(metric: str) -> str:

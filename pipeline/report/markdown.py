@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pipeline.report.formatting import make_visible
+from pipeline.text import shorten
 
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "$": "&#36;"}
 MARKS = re.compile(r"([\\`*_\[\]~])")
@@ -31,17 +32,9 @@ def escape(value: object) -> str:
     )
 
 
-def shorten(value: object, longest: int = LONGEST_CELL) -> str:
-    """Text of at most so many characters, with an ellipsis where it is cut; not
-    escaped.
-    """
-    text = str(value)
-    return text if len(text) <= longest else text[: longest - 1] + "…"
-
-
 def name(value: object) -> str:
     """A name of somebody's data: cut where it is very long, and escaped."""
-    return escape(shorten(value))
+    return escape(shorten(str(value), LONGEST_CELL))
 
 
 def code(value: str) -> str:

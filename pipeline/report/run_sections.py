@@ -479,12 +479,13 @@ def describe_verdict(promoted: PromoteRecord) -> PromotionSection:
     bounds = ""
     if promoted.gain is not None:
         gain = promoted.gain
-        show = formatting.format_gain(promoted.metric)
+        value, low, high = (
+            formatting.format_gain(value, promoted.metric)
+            for value in (gain.value, gain.low, gain.high)
+        )
         bounds = f"{1 - promoted.error_rate:.2%}"
         name = f"Gain in {formatting.metric_title(promoted.metric)}"
-        facts.append(
-            (name, f"{show(gain.value)} ({show(gain.low)} to {show(gain.high)})")
-        )
+        facts.append((name, f"{value} ({low} to {high})"))
     if promoted.examples:
         facts.append(("Test examples that both answered", f"{promoted.examples:,}"))
     if promoted.seen:

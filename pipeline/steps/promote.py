@@ -28,7 +28,7 @@ from pipeline.promotion_journal import (
     count_looks,
     now,
     read_history,
-    shorten,
+    to_reason,
 )
 from pipeline.records import (
     BackboneRecord,
@@ -371,8 +371,8 @@ class _Promotion:
                 kind=kind,
                 champion=decided.history.champion,
                 version=self._version,
-                by=shorten(who_runs(), MOST_OF_A_NAME),
-                reason=shorten(verdict.reason),
+                by=to_reason(who_runs(), MOST_OF_A_NAME),
+                reason=to_reason(verdict.reason),
                 time=now(),
                 decision=verdict.decision,
                 key=self._challenger.registered.key,
@@ -537,7 +537,7 @@ def _is_known(decided: _Decided, key: str) -> bool:
         split,
         champion,
         decided.verdict.decision,
-        shorten(decided.verdict.reason),
+        to_reason(decided.verdict.reason),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from pipeline.context import Console, MetricPoint, TrackedRun
 from pipeline.redaction import redact
+from pipeline.text import shorten
 from pipeline.tracking import failures, outbox
 from pipeline.tracking.outbox import Outbox, Write
 from pipeline.tracking.store import TrackingStore
@@ -359,7 +360,7 @@ def _log_params(
     fresh = []
     changed = {}
     for key, value in _join_values(writes).items():
-        text = _shorten(value, LONGEST_PARAM)
+        text = shorten(value, LONGEST_PARAM)
         if key not in known:
             fresh.append(Param(key, text))
         elif known[key] != text:
@@ -531,7 +532,7 @@ def _join_values(writes: Sequence[Write]) -> dict[str, str]:
 def _log_tags(client: Any, run_id: str, values: Mapping[str, str]) -> None:
     from mlflow.entities import RunTag
 
-    tags = [RunTag(key, _shorten(value, LONGEST_TAG)) for key, value in values.items()]
+    tags = [RunTag(key, shorten(value, LONGEST_TAG)) for key, value in values.items()]
     for start in range(0, len(tags), PAIRS_AT_ONCE):
         client.log_batch(run_id, tags=tags[start : start + PAIRS_AT_ONCE])
 
@@ -549,10 +550,6 @@ def _to_texts(values: Mapping[str, object]) -> dict[str, str]:
 def _valid_name(text: str) -> str:
     """A name MLflow accepts: letters, digits, `_ - . : /` and spaces, at most 250."""
     return re.sub(r"[^/\w.\- :]", "_", text)[:LONGEST_NAME]
-
-
-def _shorten(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _now() -> int:

@@ -17,7 +17,7 @@ from pipeline.promotion_journal import (
     count_looks,
     earlier_champions,
     read_history,
-    shorten,
+    to_reason,
 )
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -115,8 +115,8 @@ def test_looks_count_once_each_until_half_of_the_test_split_is_new() -> None:
 
 
 def test_a_reason_is_kept_short_enough_for_the_store() -> None:
-    assert len(shorten("word " * 2000)) <= 1500
-    assert shorten("a\n b") == "a b"
+    assert len(to_reason("word " * 2000)) <= 1500
+    assert to_reason("a\n b") == "a b"
 
 
 @pytest.mark.parametrize("text", ["2026-11-27", "20261127"])

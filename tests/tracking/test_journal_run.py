@@ -21,7 +21,7 @@ from pipeline.promotion_journal import (
     TestSplit,
     now,
     read_history,
-    shorten,
+    to_reason,
 )
 from pipeline.tracking import registry
 from pipeline.tracking.journal_run import JOURNAL_TAG, JournalRun
@@ -107,7 +107,7 @@ def test_the_longest_reason_with_what_json_lengthens_most_is_read_back(
     journal = JournalRun(store, NAME)
     worst = chr(34) * 3000 + "\x1b\udcff" * 700
     kept = entry("", "1").model_copy(
-        update={"reason": shorten(worst), "by": shorten(worst, MOST_OF_A_NAME)}
+        update={"reason": to_reason(worst), "by": to_reason(worst, MOST_OF_A_NAME)}
     )
     journal.append(kept)
     (read,) = journal.read()
@@ -115,7 +115,7 @@ def test_the_longest_reason_with_what_json_lengthens_most_is_read_back(
 
 
 def test_a_secret_in_a_reason_is_not_kept_for_ever() -> None:
-    assert "hunter2" not in shorten("see https://bob:hunter2@host/x")
+    assert "hunter2" not in to_reason("see https://bob:hunter2@host/x")
 
 
 def test_the_journal_is_found_where_the_version_that_pointed_to_it_is_deleted(

@@ -4,18 +4,13 @@ the same.
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from flows.predict import predict
+from flows.servers import HOST, Server, free_port, stop
 from pipeline.config import Config, RegisterConfig, TrackingConfig, to_yaml
 from pipeline.tracking import registered, server_command
 from pipeline.workspace import Workspace
@@ -31,35 +26,17 @@ def done(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 @pytest.fixture
 def url(done: Finished, tmp_path: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    argv, env = server_command(Workspace(done.root), "127.0.0.1", port)
-    with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(
-            argv,
-            env={**os.environ, **env},
-            cwd=tmp_path,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    address = f"http://127.0.0.1:{port}"
+    port = free_port(0)
+    argv, env = server_command(Workspace(done.root), HOST, port)
+    log = tmp_path / "log"
+    server = Server("MLflow", port, "/health", argv, env, log, tmp_path)
+    process = server.start()
     try:
-        until = time.monotonic() + 120
-        while time.monotonic() < until:
-            assert server.poll() is None, (tmp_path / "log").read_text()
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=2).close()
-                break
-            except OSError:
-                time.sleep(0.3)
-        yield address
+        server.wait(process)
+        yield server.url
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0, "a worker still listens"
+        stop([process])
+    assert free_port(port) == port, "a worker still listens"
 
 
 def test_with_and_without_the_server_it_is_one_store(

@@ -22,7 +22,7 @@ from pipeline.modalities.text.reading import (
     tables_to_read,
     text_files,
 )
-from pipeline.text import printable
+from pipeline.text import printable, shorten
 
 SAMPLED = 1000  # rows
 USED_BY_NAME = ("group", "split")  # columns called so are not metadata
@@ -405,7 +405,10 @@ def _notes(
             + ("column names" if header else "an example; columns go by their position")
         )
     counts = Counter(str(label) for label in labels if label is not None)
-    common = [_shorten(label) for label, _ in counts.most_common(SHOWN)]
+    common = [
+        shorten(printable(label), SHOWN_LETTERS)
+        for label, _ in counts.most_common(SHOWN)
+    ]
     more = ", …" if len(counts) > SHOWN else ""
     for role, column in chosen.items():
         values = f" ({', '.join(common)}{more})" if role == "label" else ""
@@ -417,8 +420,3 @@ def _notes(
 
 def _shown_name(column: str) -> str:
     return column or "(no name)"
-
-
-def _shorten(label: str) -> str:
-    shown = printable(label)
-    return shown if len(shown) <= SHOWN_LETTERS else shown[:SHOWN_LETTERS] + "…"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pipeline.tasks.base import Task
 from pipeline.tasks.canvas_codec import CanvasCodec
 from pipeline.tasks.canvas_tiles import CanvasTiles
+from pipeline.tasks.dense_network import DenseNetwork
 from pipeline.tasks.image_classification.display import ImageDisplay
-from pipeline.tasks.object_detection.network import BoxNetwork
+from pipeline.tasks.object_detection import network
 from pipeline.tasks.object_detection.reader import DetectionReader
 from pipeline.tasks.object_detection.sample import DetectionSample
 from pipeline.tasks.object_detection.scorer import BoxScorer
@@ -21,7 +22,13 @@ TASK = Task(
     name=NAME,
     reader=DetectionReader(NAME),
     codec=CODEC,
-    network=BoxNetwork(CODEC.side),
+    network=DenseNetwork(
+        CODEC.side,
+        strides=network.STRIDES,
+        kind=network.KIND,
+        find_design=network.find_design,
+        find_head=network.head_kind,
+    ),
     scorer=BoxScorer(),
     display=ImageDisplay(),
     serving=BoxServing,

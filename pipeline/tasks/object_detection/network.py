@@ -4,8 +4,8 @@ as torchvision publishes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pipeline.tasks import dense_network
 
@@ -15,13 +15,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from pipeline.config import BackboneConfig
     from pipeline.config_section import TaskConfig
-    from pipeline.models.network import BlockedNetwork
     from pipeline.models.providers.torchvision.dense_network import HeadKind
-    from pipeline.records import BackboneRecord, CandidateRecord, InputSpec
+    from pipeline.records import BackboneRecord, InputSpec
     from pipeline.tasks.object_detection.head_settings import BoxHeadConfig
 
+KIND: Final = "detector"
 STRIDES = (8, 16, 32)
 FACTORS = [3.0 * 1.1**step for step in range(8)]  # from 3 to 5.8
 USUAL_FACTOR = 4.0
@@ -33,74 +32,38 @@ MOST_DETECTIONS = 1000
 USUAL_PROPOSALS = 300
 
 
-class BoxNetwork:
-    """The Network of boxes.
+def find_design(
+    train: pa.Table,
+    labels: Sequence[str],
+    spec: InputSpec,
+    task: TaskConfig,
+    backbone: BackboneRecord,
+) -> dict[str, Any]:
+    """The body's maps, the head's sizes, and anchors by the training boxes; of a whole
+    network, its own sizes and the anchors that its weights were trained with.
 
-    Args:
-        find_side: from the task's settings to the canvas's pixels a side.
+    Raises:
+        ConfigError: the backbone has no such maps, or is a segmenter.
     """
+    from pipeline.tasks.object_detection.settings import detection_settings
 
-    def __init__(self, find_side: Callable[[TaskConfig], int]) -> None:
-        self._find_side = find_side
-
-    def check_backbone(self, backbone: BackboneConfig, task: TaskConfig) -> str:
-        """The strides of the maps that the head reads, or that the backbone is used
-        whole, in words.
-        """
-        return dense_network.check_body(
-            backbone, self._find_side(task), STRIDES, "detector"
-        )
-
-    def design(
-        self,
-        train: pa.Table,
-        labels: Sequence[str],
-        spec: InputSpec,
-        task: TaskConfig,
-        backbone: BackboneRecord,
-    ) -> dict[str, Any]:
-        """The body's maps, the head's sizes, and anchors by the training boxes; of a
-        whole network, its own sizes and the anchors that its weights were trained with.
-
-        Raises:
-            ConfigError: the backbone has no such maps, or is a segmenter.
-        """
-        from pipeline.tasks.object_detection.settings import detection_settings
-
-        design = dense_network.find_body_design(backbone, spec, STRIDES, "detector")
-        head = detection_settings(task).head
-        if "network" not in design:
-            strides = [one["stride"] for one in design["maps"]]
-            anchors = find_anchors(train, labels, spec, [*strides, 2 * strides[-1]])
-            design.update(anchors=anchors.sizes, ratios=anchors.ratios)
-            design.update(pyramid_channels=head.channels, hidden=head.hidden)
-        limits = find_limits(head, train, labels)
-        return {
-            **design,
-            "proposals": [head.proposals_before, limits.proposals],
-            "sampled_anchors": head.sampled_anchors,
-            "sampled_regions": head.sampled_regions,
-            "detections": limits.detections,
-            "score_threshold": head.score_threshold,
-            "overlap_threshold": head.overlap_threshold,
-        }
-
-    def build(
-        self,
-        backbone: BackboneRecord,
-        labels: Sequence[str],
-        *,
-        design: Mapping[str, Any] | None = None,
-        pretrained: bool = True,
-        seed: int = 0,
-    ) -> BlockedNetwork:
-        assert design is not None  # as `design` made it
-        return dense_network.build(
-            head_kind(), backbone, len(labels), design, pretrained=pretrained, seed=seed
-        )
-
-    def load(self, candidate: CandidateRecord) -> BlockedNetwork:
-        return dense_network.load(head_kind(), candidate)
+    design = dense_network.find_body_design(backbone, spec, STRIDES, KIND)
+    head = detection_settings(task).head
+    if "network" not in design:
+        strides = [one["stride"] for one in design["maps"]]
+        anchors = find_anchors(train, labels, spec, [*strides, 2 * strides[-1]])
+        design.update(anchors=anchors.sizes, ratios=anchors.ratios)
+        design.update(pyramid_channels=head.channels, hidden=head.hidden)
+    limits = find_limits(head, train, labels)
+    return {
+        **design,
+        "proposals": [head.proposals_before, limits.proposals],
+        "sampled_anchors": head.sampled_anchors,
+        "sampled_regions": head.sampled_regions,
+        "detections": limits.detections,
+        "score_threshold": head.score_threshold,
+        "overlap_threshold": head.overlap_threshold,
+    }
 
 
 def head_kind() -> HeadKind:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pipeline.tasks.base import Task
 from pipeline.tasks.canvas_codec import CanvasCodec
 from pipeline.tasks.canvas_tiles import CanvasTiles
+from pipeline.tasks.dense_network import DenseNetwork
 from pipeline.tasks.image_classification.display import ImageDisplay
-from pipeline.tasks.semantic_segmentation.network import PixelNetwork
+from pipeline.tasks.semantic_segmentation import network
 from pipeline.tasks.semantic_segmentation.reader import SegmentationReader
 from pipeline.tasks.semantic_segmentation.sample import SegmentationSample
 from pipeline.tasks.semantic_segmentation.scorer import PixelScorer
@@ -22,7 +23,13 @@ TASK = Task(
     name=NAME,
     reader=SegmentationReader(NAME),
     codec=CODEC,
-    network=PixelNetwork(CODEC.side),
+    network=DenseNetwork(
+        CODEC.side,
+        strides=network.STRIDES,
+        kind=network.KIND,
+        find_design=network.find_design,
+        find_head=network.head_kind,
+    ),
     scorer=PixelScorer(),
     display=ImageDisplay(),
     serving=PixelServing,
