@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.config import DataConfig
 from pipeline.data.sources import label_findings
+from pipeline.errors import ConfigError
 from pipeline.examples import (
     CheckedTargets,
     ExampleFault,
@@ -32,10 +33,23 @@ ONE_SIDED = 0.99  # of all pixels: a class with more leaves next to nothing to l
 def label_space(values: MaskValues, data: DataConfig) -> tuple[str, ...]:
     """The classes in their order, the background first, without those that are left
     out.
+
+    Raises:
+        ConfigError: `data.labels` has the background behind another class.
     """
-    return data.labels or tuple(
-        label for label in values.classes if label not in data.drop_classes
-    )
+    if not data.labels:
+        return tuple(
+            label for label in values.classes if label not in data.drop_classes
+        )
+    background = next(iter(values.classes))
+    if background in data.labels[1:]:
+        raise ConfigError(
+            "data.labels",
+            found=f"{data.labels[0]} first",
+            expected=f"the background first: {background}, which is the first of task.masks.values.classes",
+            hint=f"move {background} to the front",
+        )
+    return data.labels
 
 
 def check_mask_targets(

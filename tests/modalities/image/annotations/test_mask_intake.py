@@ -19,7 +19,7 @@ from annotated_images import (
 from image_builders import save
 from pipeline.config import DataConfig
 from pipeline.context import SilentConsole
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.examples import CheckedTargets, ExampleListing
 from pipeline.modalities.image.annotations.masks import decode_mask
 from pipeline.modalities.image.annotations.settings import MaskValues
@@ -322,6 +322,16 @@ def test_without_the_background_class_nothing_counts_in_an_image_without_a_mask(
         unannotated="empty",
     )
     assert [fault.code for fault in checked.faults] == ["all-ignored"]
+
+
+def test_a_label_space_with_the_background_behind_a_class_is_refused(
+    tmp_path: Path,
+) -> None:
+    """The first class is what served answers leave out."""
+    _half_masked(tmp_path / "data")
+    labels = ("crack", "background")
+    with pytest.raises(ConfigError, match="background first"):
+        segment(tmp_path / "data", BINARY, DataConfig(labels=labels))
 
 
 def test_a_target_without_a_file_is_laid_on_the_canvas_and_read_as_background(
