@@ -164,6 +164,9 @@ class _Promotion:
     def run(self) -> PromoteRecord:
         from pipeline.tracking import registry
         from pipeline.tracking.failures import with_retries
+        from pipeline.tracking.probe import SECONDS_OF_RUNS, require_answer
+
+        require_answer(self._store, SECONDS_OF_RUNS)
 
         def set_challenger() -> None:
             for version in registry.versions(self._store, self._name):

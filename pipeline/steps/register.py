@@ -100,9 +100,11 @@ def register(registration: Registration) -> RegisterRecord:
         return _keep_unregistered(config, workspace, name, key, run.evaluate)
     from pipeline.tracking import packaging
     from pipeline.tracking.failures import with_retries
+    from pipeline.tracking.probe import SECONDS_OF_RUNS, require_answer
 
     tracker = _open_tracker(config, workspace, context)
     store = tracker.store
+    require_answer(store, SECONDS_OF_RUNS)
     tags = recorded_facts.version_tags(
         run.candidate, run.finetune, run.evaluate, registration.data
     )

@@ -10,6 +10,10 @@ from pipeline.errors import TrackingError
 from pipeline.tracking.store import TrackingStore, prepare_environment
 
 PROBE_SECONDS = 5
+# A command that someone waits for gives up on a server that is silent for so long, and
+# a run, which has what it trained to tell, after a minute.
+SECONDS_OF_COMMANDS = 15
+SECONDS_OF_RUNS = 60
 SEARCH_EXPERIMENTS = "/api/2.0/mlflow/experiments/search"
 
 
@@ -20,28 +24,50 @@ class ProbeResult:
     Args:
         silent: it did not answer, which may pass.
         found: why not, in words.
+        late: it took longer than it had.
     """
 
     silent: bool = False
     found: str = ""
+    late: bool = False
 
 
-def probe(store: TrackingStore) -> ProbeResult:
+def require_answer(store: TrackingStore, seconds: float) -> None:
+    """Makes sure that a server is not silent: each request to one would wait, and wait
+    again. What it answers with is left to the requests to come.
+
+    Raises:
+        TrackingError: there is no answer within so many seconds; or it answers and
+            refuses, or is no MLflow server.
+    """
+    if store.is_server and probe(store, seconds).late:
+        raise TrackingError(
+            f"tracking store {store.shown}",
+            found=f"no answer within {seconds:g} s",
+            expected="an MLflow server that answers",
+            hint="see that it is up and not overloaded, then try again; nothing is lost",
+        )
+
+
+def probe(store: TrackingStore, seconds: float = PROBE_SECONDS) -> ProbeResult:
     """Asks the store one small question, with little patience; makes nothing.
+
+    Args:
+        seconds: that a server has to answer.
 
     Raises:
         TrackingError: it answers and refuses, is no MLflow server, or cannot be
             written.
     """
     if store.is_server:
-        return _probe_server(store)
+        return _probe_server(store, seconds)
     if store.sqlite_file is not None:
         _require_writable(store, store.sqlite_file)
         return ProbeResult()
     return _probe_database(store)
 
 
-def _probe_server(store: TrackingStore) -> ProbeResult:
+def _probe_server(store: TrackingStore, seconds: float) -> ProbeResult:
     prepare_environment()
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
@@ -53,12 +79,14 @@ def _probe_server(store: TrackingStore) -> ProbeResult:
             SEARCH_EXPERIMENTS,
             "POST",
             json={"max_results": 1},
-            timeout=PROBE_SECONDS,
+            timeout=seconds,
             max_retries=0,
             raise_on_status=False,
         )
     except MlflowException as fault:
-        return ProbeResult(silent=True, found=_innermost_cause(fault))
+        cause = _innermost_cause(fault)
+        is_late = isinstance(cause, TimeoutError)
+        return ProbeResult(silent=True, found=type(cause).__name__, late=is_late)
     status = response.status_code
     if status >= 500 or status == 429:
         return ProbeResult(silent=True, found=f"HTTP {status}")
@@ -76,14 +104,14 @@ def _probe_server(store: TrackingStore) -> ProbeResult:
     )
 
 
-def _innermost_cause(fault: BaseException) -> str:
-    """The innermost cause by its kind, since its text may repeat the address with a
-    password in it.
+def _innermost_cause(fault: BaseException) -> BaseException:
+    """The innermost cause. It is told by its kind, since its text may repeat the address
+    with a password in it.
     """
     cause = fault
     while cause.__cause__ or cause.__context__:
         cause = cause.__cause__ or cause.__context__ or cause
-    return type(cause).__name__
+    return cause
 
 
 def _require_writable(store: TrackingStore, database: Path) -> None:
@@ -109,7 +137,8 @@ def _probe_database(store: TrackingStore) -> ProbeResult:
         with create_engine(store.uri).connect():
             return ProbeResult()
     except OperationalError as fault:
-        return ProbeResult(silent=True, found=_innermost_cause(fault))
+        cause = _innermost_cause(fault)
+        return ProbeResult(silent=True, found=type(cause).__name__)
     except (ArgumentError, NoSuchModuleError, ImportError) as fault:
         raise TrackingError(
             f"tracking store {store.shown}",

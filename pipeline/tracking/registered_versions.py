@@ -10,6 +10,7 @@ from pipeline.tracking import registry
 from pipeline.tracking import store as stores
 from pipeline.tracking.failures import with_retries
 from pipeline.tracking.journal_run import JournalRun
+from pipeline.tracking.probe import SECONDS_OF_COMMANDS, require_answer
 from pipeline.tracking.registry import ModelVersion
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def registered(
     store = stores.find(config.tracking, workspace)
     if store.empty:
         return []
+    require_answer(store, SECONDS_OF_COMMANDS)
     wanted = name or workspace.model_name(config)
     JournalRun(store, wanted).reconcile()
     return with_retries(

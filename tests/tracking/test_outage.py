@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,9 +18,10 @@ from pathlib import Path
 import pytest
 
 from consoles import RecordingConsole
+from pipeline.config import Config, TrackingConfig
 from pipeline.context import MetricPoint
 from pipeline.errors import TrackingError
-from pipeline.tracking import failures, runs
+from pipeline.tracking import failures, registered, registered_versions, runs
 from pipeline.workspace import Workspace
 from store_helpers import Flaky, flaky_server, lay_store, tracker
 
@@ -353,3 +355,14 @@ def test_a_proxys_no_is_not_the_stores_and_loses_nothing(
     server.mode = "ok"
     opened.flush()
     assert opened.store.client.get_run(run.id).data.tags["kept"] == "yes"
+
+
+def test_who_asks_a_silent_server_is_told_so_instead_of_waiting_for_each_request(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registered_versions, "SECONDS_OF_COMMANDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, never answers
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        config = Config(tracking=TrackingConfig(uri=uri))
+        with pytest.raises(TrackingError, match=r"no answer within 0\.5 s"):
+            registered(config, workspace)
