@@ -199,7 +199,8 @@ def _open(
         if len(fits) < len(missing):
             console.info(
                 f"decoded store: room for {len(rows) - len(missing) + len(fits)} of {len(rows)} examples "
-                f"(finetune.plan.pixel_cache_gb: {limit_gb:g}; {storage.room(folder)}); the others are decoded each time"
+                f"(finetune.plan.pixel_cache_gb: {limit_gb:g}; {storage.room(folder)}, of which {SPARE_BYTES / 1e6:,.0f} MB stay free); "
+                "the others are decoded each time"
             )
         segments = needed + _decode_all(decode, fits, folder, shape, console, workers)
         for segment in segments:

@@ -297,6 +297,7 @@ def test_a_full_disk_is_left_as_it_is(
     rows, console = files(tmp_path / "data", range(3)), RecordingConsole()
     store, _ = opened(rows, tmp_path, console=console)
     assert "room for 0 of 3" in console.lines[0]
+    assert "MB free, of which 1,074 MB stay free" in console.lines[0]
     assert values(store, [2]) == [2]
 
 
