@@ -368,3 +368,4 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path: Path) ->
 class Usage:
     def __init__(self, free: int) -> None:
         self.free = free
+        self.total = 2**40
