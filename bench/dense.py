@@ -204,7 +204,9 @@ def format_estimate(estimate: dict[str, float]) -> str:
 
 def show(results: dict[str, dict[str, Any]]) -> None:
     for name, by_contender in results.items():
-        if name == RESNET:
+        show_ratios(by_contender)
+        trained = [one for one in by_contender if one in CONTENDERS]
+        if not trained:
             continue
         table = Table(
             "",
@@ -215,33 +217,36 @@ def show(results: dict[str, dict[str, Any]]) -> None:
             "CPU ms a step",
             title=name,
         )
-        for contender, result in by_contender.items():
-            if contender in CONTENDERS:
-                values = [
-                    format_estimate(result["test"][metric]) for metric in SHOWN[name]
-                ]
-                seconds = (
-                    f"{result['training_seconds']:.0f}",
-                    f"{result['cpu_seconds']:.0f}",
-                )
-                table.add_row(
-                    contender,
-                    str(result["steps"]),
-                    *values,
-                    *seconds,
-                    f"{result['cpu_milliseconds_a_step']:.0f}",
-                )
+        for contender in trained:
+            result = by_contender[contender]
+            values = [format_estimate(result["test"][metric]) for metric in SHOWN[name]]
+            table.add_row(
+                contender,
+                str(result["steps"]),
+                *values,
+                f"{result['training_seconds']:.0f}",
+                f"{result['cpu_seconds']:.0f}",
+                f"{result['cpu_milliseconds_a_step']:.0f}",
+            )
         console.print(table)
-        show_ratios(by_contender)
 
 
 def show_ratios(results: dict[str, Any]) -> None:
+    """How much cheaper a picture is than in the reference's steps."""
+    steps: dict[str, float] = {}
+    for contender in ("full-short", "last-six"):
+        if contender in results:
+            steps[contender] = results[contender]["cpu_milliseconds_a_step"]
+    if PREFIX in results:
+        steps["the frozen body kept"] = results[PREFIX]["kept"]
     for reference in REFERENCES:
-        if reference in results and "full-short" in results:
-            ours = results["full-short"]["cpu_milliseconds_a_step"] / 1000 / BATCH
-            ratio = results[reference]["cpu_seconds_a_picture"] / ours
+        if reference not in results:
+            continue
+        theirs = 1000 * results[reference]["cpu_seconds_a_picture"]
+        for contender, milliseconds in steps.items():
+            ratio = theirs / (milliseconds / BATCH)
             console.print(
-                f"{reference}: {ratio:.0f}× the processor's seconds a picture (with one thread each)"
+                f"{reference}: {ratio:.1f}× the processor's seconds a picture of {contender}"
             )
 
 
