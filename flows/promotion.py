@@ -66,8 +66,8 @@ class RegisteredModel:
 
 
 def describe_entry(entry: Entry) -> str:
-    """2026-11-27 01:30  promoted v3 (champion before: v2) by NAME: better than …"""
-    when = entry.when.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+    """2026-11-27 01:30 UTC  promoted v3 (champion before: v2) by NAME: better than …"""
+    when = entry.when.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
     before = f" (champion before: v{entry.champion})" if entry.champion else ""
     overridden = (
         f", overriding the verdict {entry.decision}" if entry.is_override else ""
@@ -180,7 +180,7 @@ def answer_request(
             f"version {chosen.version}",
             found=f"no open request for its approval: {_explain_no_request(model.history, chosen.version, days)}",
             expected="a version that waits",
-            hint=f"thaw promote {chosen.version} makes it champion all the same",
+            hint=_suggest_instead(model.history, chosen.version, approve=approve),
         )
     if not approve:
         registry.append("refused", model, chosen.version, by, comment, "")
@@ -311,7 +311,19 @@ def _find_version(model: RegisteredModel, number: str) -> ModelVersion:
     )
 
 
+def _suggest_instead(history: History, version: str, *, approve: bool) -> str:
+    """What to type where a version does not wait; empty where there is nothing to do."""
+    is_champion = history.champion == version
+    if approve and not is_champion:
+        return f"thaw promote {version} makes it champion all the same"
+    if is_champion and not approve:
+        return "thaw rollback withdraws the champion"
+    return ""
+
+
 def _explain_no_request(history: History, version: str, days: int) -> str:
+    if history.champion == version:
+        return "it is the champion"
     own = [
         entry
         for entry in history.valid

@@ -405,7 +405,7 @@ def test_a_version_waits_for_approval_which_lapses_and_is_overtaken(
             approval(str(done.root), "1", "approve", "Ines", "yes")
             == "insects v1 is champion"
         )
-        with pytest.raises(ConfigError, match="no open request"):
+        with pytest.raises(ConfigError, match="approval: it is the champion"):
             approval(str(done.root), "1", "approve", "Ines", "again")
     assert journal(done).read()[-1].kind == "approved"
     assert aliases(done) == [("challenger", "champion")]
@@ -424,6 +424,11 @@ def test_a_refused_version_is_not_asked_for_again(done: Finished) -> None:
         answer_request(
             place(done), "1", "Ines", "yes", RecordingConsole(), approve=True
         )
+    with pytest.raises(ConfigError, match="refused by Ines") as caught:
+        answer_request(
+            place(done), "1", "Ines", "no", RecordingConsole(), approve=False
+        )
+    assert "thaw promote" not in str(caught.value), "it would make it champion"
     record = done.promote()
     assert (record.decision, record.waits) == ("reject", False)
     assert "refused by Ines: no" in record.reason
