@@ -5,7 +5,7 @@ and today's test split.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -200,61 +200,87 @@ class _Gathering:
         """
         from pipeline.training import members
 
-        context, challenger_key = (
-            self._challenger.context,
-            self._challenger.registered.key,
-        )
         table = self._challenger.test_rows
         own, theirs = self._candidate.labels, served.labels()
         compared = frozenset(own) & frozenset(theirs)
         unseen = members.unseen_rows(table, served.members())
         known = self._known_rows(table, compared)
-        rows = table.filter(unseen & known)
-        champion = served.version.version
         removed = tuple(label for label in theirs if label not in own)
-        new = [label for label in own if label not in theirs]
-        seen = int((~unseen).sum())
-        unknown = int((unseen & ~known).sum())
-        if not rows.num_rows:
-            return ChampionComparison(
-                champion, None, 0, seen, unknown, removed_classes=removed
-            )
-        labels = (*own, *removed)
-        ours = self._judge_own(rows, labels, compared)
-        answers = served.answers(
-            rows, self._task.serving(), self._challenger.context.data
+        left_out = ChampionComparison(
+            champion=served.version.version,
+            gain=None,
+            examples=0,
+            seen=int((~unseen).sum()),
+            unknown=int((unseen & ~known).sum()),
+            removed_classes=removed,
         )
-        pair = JudgedPair(
+        rows = table.filter(unseen & known)
+        if not rows.num_rows:
+            return left_out
+        labels = (*own, *removed)
+        pair = self._judge_both(served, rows, labels, theirs)
+        new = [label for label in own if label not in theirs]
+        measured = self._measure(pair, rows, labels, compared, left_out)
+        return replace(
+            measured, new_classes=dict(self._measure_new_classes(table, new))
+        )
+
+    def _judge_both(
+        self,
+        served: ServedVersion,
+        rows: pa.Table,
+        labels: tuple[str, ...],
+        theirs: tuple[str, ...],
+    ) -> JudgedPair:
+        """Challenger and champion, judged on the same rows.
+
+        Args:
+            labels: of both.
+            theirs: the champion's, in its order.
+        """
+        compared = frozenset(self._candidate.labels) & frozenset(theirs)
+        ours = self._judge_own(rows, labels, compared)
+        data = self._challenger.context.data
+        answers = served.answers(rows, self._task.serving(), data)
+        return JudgedPair(
             challenger=ours,
             champion=self._judge_answers(answers, rows, labels, theirs, compared),
             metric=self._metric,
             goodness_metric=self._judge.goodness_metric,
             finest_error=self._error_rate,
         )
+
+    def _measure(
+        self,
+        pair: JudgedPair,
+        rows: pa.Table,
+        labels: tuple[str, ...],
+        compared: frozenset[str],
+        left_out: ChampionComparison,
+    ) -> ChampionComparison:
+        """The comparison with gains, parts and flips of the rows that both answered."""
+        context = self._challenger.context
         parts = [
             *measure_classes(pair, labels, compared),
             *measure_slices(pair, rows, self._slice_columns(rows)),
         ]
         flips: Flips | None = count_flips(pair)
-        folder = f"promotion/flips/{challenger_key[:KEY_LENGTH]}-v{champion}"
+        key = self._challenger.registered.key[:KEY_LENGTH]
+        folder = f"promotion/flips/{key}-v{left_out.champion}"
         place = FlipPlace(
             rows, labels, self._task.display, context.data, context.scratch / folder
         )
         counts = write_flips(pair, self._judge, place)
-        return ChampionComparison(
-            champion=champion,
+        return replace(
+            left_out,
             gain=measure_gain(pair),
             examples=rows.num_rows,
-            seen=seen,
-            unknown=unknown,
             parts=tuple(parts),
             negative_flips=None if flips is None else flips.negative,
             positive_flips=None if flips is None else flips.positive,
             better=counts.better,
             worse=counts.worse,
             flips=folder,
-            removed_classes=removed,
-            new_classes=dict(self._measure_new_classes(table, new)),
         )
 
     def _known_rows(
