@@ -120,11 +120,14 @@ def _card_folder(scratch: Path, version: ModelVersion) -> Path:
 def _upload(
     store: TrackingStore, version: ModelVersion, run_id: str, folder: Path
 ) -> None:
-    """Puts the card beside the version's files and among its run's artifacts."""
+    """Puts the card beside the version's files, and among its run's artifacts where it
+    has a run: a copied version has none.
+    """
     from pipeline.tracking import registry
 
     registry.upload(store, version, folder, [FILE])
-    store.client.log_artifact(run_id, str(folder / FILE))
+    if run_id:
+        store.client.log_artifact(run_id, str(folder / FILE))
 
 
 def _gather_facts(
