@@ -272,8 +272,12 @@ def _refuse_source(source: Path, resolved: Path, target: Path) -> None:
     """Refuses a source that is no folder, or lies in the workspace or around it."""
     if not resolved.is_dir():
         found = "no file or folder" if resolved.exists() else "no such file or folder"
+        is_address = ":" in source.parts[0] if source.parts else False
         raise WorkspaceError(
-            str(source), found=found, expected="a folder or a table of examples"
+            source.parts[0] if is_address else str(source),
+            found="an address" if is_address else found,
+            expected="a folder or a table of examples",
+            hint="fetch it first, and name the copy" if is_address else "",
         )
     if resolved.is_relative_to(target) or target.is_relative_to(resolved):
         raise WorkspaceError(

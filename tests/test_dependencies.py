@@ -51,7 +51,7 @@ def imported_packages(*folders: str) -> dict[str, str]:
     packages: dict[str, str] = {}
     for folder in folders:
         for path in sorted((REPOSITORY / folder).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for node in statements(ast.parse(path.read_text(encoding="utf-8"))):
                 for module in imported_modules(node):
                     packages.setdefault(
                         module.partition(".")[0], str(path.relative_to(REPOSITORY))
@@ -61,6 +61,15 @@ def imported_packages(*folders: str) -> dict[str, str]:
         for name, path in packages.items()
         if name not in sys.stdlib_module_names | OWN
     }
+
+
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All statements below a node; expressions, which import nothing, are passed over."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        below = getattr(node, name, ())
+        for statement in below if isinstance(below, list) else ():
+            yield statement
+            yield from statements(statement)
 
 
 def imported_modules(node: ast.AST) -> Iterator[str]:

@@ -299,3 +299,13 @@ def test_the_sample_of_a_task_brings_its_own_settings(tmp_path: Path) -> None:
     assert config.finetune.epochs == 6
     assert config.finetune.recipes == ("head",)
     assert "text: column text" in notes
+
+
+def test_an_address_is_no_source_and_its_password_is_not_repeated(
+    tmp_path: Path,
+) -> None:
+    address = Path("https://user:secret@host/reviews.csv")
+    with pytest.raises(WorkspaceError) as caught:
+        setup.init(tmp_path / "ws", source=address, config=Config())
+    assert "secret" not in str(caught.value)
+    assert "fetch it first" in caught.value.hint

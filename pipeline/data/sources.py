@@ -373,54 +373,64 @@ def label_findings(
     """Critical findings about the label space: empty classes, labels not declared,
     names that match nothing.
     """
-    declared = (
-        set(data.labels)
-        if data.labels is not None
-        else classes - set(data.drop_classes)
+    findings = (
+        _empty_classes(data, used, classes),
+        _unknown_labels(data, used, classes),
+        _absent_classes(data, classes),
     )
-    findings = []
+    return [finding for finding in findings if finding is not None]
+
+
+def _empty_classes(
+    data: DataConfig, used: set[str], classes: set[str]
+) -> Finding | None:
     # A declared class without a folder is found by counting.
     empty = sorted(classes - set(data.drop_classes) - set(data.labels or ()) - used)
-    if empty:
-        findings.append(
-            Finding(
-                code="empty-class",
-                severity="critical",
-                subject="classes without examples",
-                found=", ".join(empty),
-                expected="examples of every class",
-                hint="add some, or list it in data.drop_classes",
-                items=tuple(empty),
-            )
-        )
+    if not empty:
+        return None
+    return Finding(
+        code="empty-class",
+        severity="critical",
+        subject="classes without examples",
+        found=", ".join(empty),
+        expected="examples of every class",
+        hint="add some, or list it in data.drop_classes",
+        items=tuple(empty),
+    )
+
+
+def _unknown_labels(
+    data: DataConfig, used: set[str], classes: set[str]
+) -> Finding | None:
+    declared = classes - set(data.drop_classes)
+    if data.labels is not None:
+        declared = set(data.labels)
     unknown = sorted(used - declared)
-    if unknown:
-        findings.append(
-            Finding(
-                code="unknown-label",
-                severity="critical",
-                subject="labels that data.labels does not have",
-                found=", ".join(unknown),
-                expected=", ".join(sorted(declared)),
-                hint="correct the labels, add them to data.labels, or list them in data.drop_classes",
-                items=tuple(hints(unknown, declared)),
-            )
-        )
+    if not unknown:
+        return None
+    return Finding(
+        code="unknown-label",
+        severity="critical",
+        subject="labels that data.labels does not have",
+        found=", ".join(unknown),
+        expected=", ".join(sorted(declared)),
+        hint="correct the labels, add them to data.labels, or list them in data.drop_classes",
+        items=tuple(hints(unknown, declared)),
+    )
+
+
+def _absent_classes(data: DataConfig, classes: set[str]) -> Finding | None:
     absent = sorted(set(data.drop_classes) - classes)
-    if absent:
-        near = {name: difflib.get_close_matches(name, classes, 1) for name in absent}
-        findings.append(
-            Finding(
-                code="no-such-class",
-                severity="critical",
-                subject="data.drop_classes",
-                found=", ".join(absent),
-                expected="classes of the data: " + ", ".join(sorted(classes)),
-                hint="; ".join(
-                    f"did you mean {match[0]}?" for match in near.values() if match
-                )
-                or "remove it",
-                items=tuple(absent),
-            )
-        )
-    return findings
+    if not absent:
+        return None
+    near = [difflib.get_close_matches(name, classes, 1) for name in absent]
+    meant = "; ".join(f"did you mean {match[0]}?" for match in near if match)
+    return Finding(
+        code="no-such-class",
+        severity="critical",
+        subject="data.drop_classes",
+        found=", ".join(absent),
+        expected="classes of the data: " + ", ".join(sorted(classes)),
+        hint=meant or "remove it",
+        items=tuple(absent),
+    )

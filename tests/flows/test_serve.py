@@ -184,6 +184,7 @@ def make_champion(root: Path, number: str) -> registry.ModelVersion:
     return version
 
 
+@pytest.mark.slow
 def test_what_cannot_be_served_is_said_without_a_traceback(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, thaw: Thaw
 ) -> None:

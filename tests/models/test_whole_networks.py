@@ -240,7 +240,10 @@ def check_network(architecture: str, tmp_path: Path) -> None:
     check(architecture, tmp_path)
 
 
-@pytest.mark.parametrize("architecture", [*LIGHT_SEGMENTERS, LIGHT_DETECTOR])
+@pytest.mark.parametrize(
+    "architecture",
+    [*LIGHT_SEGMENTERS, pytest.param(LIGHT_DETECTOR, marks=pytest.mark.slow)],
+)
 def test_a_network_answers_as_torchvisions_own_until_its_last_layers_are_new(
     architecture: str, tmp_path: Path
 ) -> None:
@@ -308,6 +311,7 @@ def test_cut_at_any_block_a_segmenter_answers_the_same(lraspp: BackboneRecord) -
     assert set(behind.tensors) == {"features.4", "features.16"}
 
 
+@pytest.mark.slow
 def test_cut_at_any_block_a_detector_answers_the_same(rcnn: BackboneRecord) -> None:
     network = detector_of(rcnn)
     check_cuts(network)
@@ -437,7 +441,13 @@ def test_a_region_head_with_normalisation_survives_a_picture_in_which_nothing_co
     assert all(buffer.isfinite().all() for buffer in head.buffers())
 
 
-@pytest.mark.parametrize("architecture", [LIGHT_DETECTOR, "fasterrcnn_resnet50_fpn"])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        LIGHT_DETECTOR,
+        pytest.param("fasterrcnn_resnet50_fpn", marks=pytest.mark.slow),
+    ],
+)
 def test_a_detector_can_be_trained_from_scratch(architecture: str) -> None:
     """With statistics that move, from random weights; pictures of one grey, whose
     variance is nothing, included.
@@ -493,6 +503,7 @@ class TestRefusals:
             call()
         return caught.value
 
+    @pytest.mark.slow
     def test_weights_of_another_network_are_named(self) -> None:
         state = published_state("lraspp_mobilenet_v3_large")
         for architecture in ("deeplabv3_mobilenet_v3_large", "mobilenet_v3_large"):

@@ -4,6 +4,7 @@ they are published.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -27,8 +28,13 @@ CLASSES = {"segmenter": 21, "detector": 91}
 
 def published_state(architecture: str) -> State:
     """Random weights in the form in which torchvision publishes them, their
-    normalisation as if it had been trained.
+    normalisation as if it had been trained; the last few are kept for the next test.
     """
+    return dict(_make_state(architecture))
+
+
+@lru_cache(maxsize=3)
+def _make_state(architecture: str) -> State:
     kind = WHOLE_NETWORKS[architecture].kind
     has_auxiliary = kind == "segmenter" and architecture != "lraspp_mobilenet_v3_large"
     arguments = {"aux_loss": True} if has_auxiliary else {}

@@ -77,6 +77,15 @@ FEWEST_WORDS = 2.5  # in the mean: cells with fewer are no texts
 FEWEST_LETTERS = 20.0  # in the mean, for languages that put no blanks between words
 MOST_REPEATED = 0.5  # of the cells of a column of texts may be there before
 MOST_LABELS = 100
+# What to do with files that people have instead of tables, by their ending.
+OTHER_FILES = {
+    ".json": "write one object a line and call it .jsonl",
+    ".gz": "unpack it",
+    ".zip": "unpack it",
+    ".xls": "save it as CSV in UTF-8",
+    ".xlsx": "save it as CSV in UTF-8",
+    ".txt": "call a table .csv or .tsv; put texts of a file each into folders named for their classes",
+}
 LABEL_REPEATS = 3  # in the mean, rows a label
 
 
@@ -116,6 +125,7 @@ def describe_columns(source: Path) -> TextLayout:
                 str(source),
                 found="a file of another kind",
                 expected="a CSV, TSV, JSON Lines or Parquet file, or a folder",
+                hint=OTHER_FILES.get(source.suffix.lower(), ""),
             )
         root = source.parent
         tables = [TableFile(stored_path(source.name), None)]

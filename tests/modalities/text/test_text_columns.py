@@ -188,3 +188,16 @@ def test_a_label_is_shown_by_its_beginning_on_one_line(tmp_path: Path) -> None:
     note = next(note for note in layout.notes if note.startswith("label"))
     assert len(note) < 100
     assert "\n" not in note
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("a.json", "one object a line"), ("a.csv.gz", "unpack"), ("a.xlsx", "as CSV")],
+)
+def test_what_to_do_with_a_file_that_is_no_table_is_said(
+    tmp_path: Path, name: str, hint: str
+) -> None:
+    (tmp_path / name).write_text("[]")
+    with pytest.raises(DataError) as caught:
+        describe_columns(tmp_path / name)
+    assert hint in caught.value.hint

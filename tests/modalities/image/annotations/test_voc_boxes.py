@@ -146,6 +146,7 @@ def test_an_annotation_that_cannot_be_trusted_costs_the_image(
     assert only_fault(listing, checked) == ("JPEGImages/bad.png", code)
 
 
+@pytest.mark.slow
 def test_a_hostile_depth_ends_nothing(tmp_path: Path) -> None:
     root = voc_folder(tmp_path / "data", {"good": []})
     save_picture(root / "JPEGImages" / "deep.png", 7)
