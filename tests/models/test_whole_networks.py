@@ -347,6 +347,7 @@ def test_new_layers_follow_from_the_seed_and_the_others_do_not(
     assert differing == set(one.class_rows)
 
 
+@pytest.mark.slow
 def test_a_segmenter_is_served_from_its_design_alone(deeplab: BackboneRecord) -> None:
     network = segmenter_of(deeplab)
     design = design_of(deeplab, "semantic-segmentation", SemanticSegmentationConfig())
@@ -481,6 +482,7 @@ def test_a_detector_can_be_trained_from_scratch(architecture: str) -> None:
         )
 
 
+@pytest.mark.slow
 def test_layers_named_as_before_are_understood(tmp_path: Path) -> None:
     """Files from before the pyramid's and the proposals' convolutions were numbered, as
     the first published one is.
