@@ -93,6 +93,9 @@ def _start(folder: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=stream,
+            # A kill of this process's whole group would else end the tether, and leave
+            # the server.
+            start_new_session=True,
         )
 
 

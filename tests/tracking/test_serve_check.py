@@ -1,0 +1,18 @@
+"""The server that shows how a version is served ends with whoever asked for it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flows.servers import free_port
+from pipeline.tracking import serve_check
+
+
+def test_a_kill_of_the_whole_group_spares_what_ends_the_server(tmp_path: Path) -> None:
+    server = serve_check._start(tmp_path, free_port(0), tmp_path / "log")
+    try:
+        assert os.getpgid(server.pid) != os.getpgid(0)
+    finally:
+        serve_check._end(server)
+    assert server.returncode is not None
