@@ -18,7 +18,12 @@ from pipeline.examples import (
 )
 from pipeline.tasks.base import SourceDescription
 from pipeline.tasks.image_scan import scan_images
-from pipeline.tasks.object_detection.settings import USUAL_SIDE, detection_settings
+from pipeline.tasks.object_detection.settings import (
+    USUAL_SIDE,
+    ObjectDetectionConfig,
+    detection_settings,
+)
+from pipeline.tasks.small_sets import describe_annotated
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,8 +46,9 @@ class DetectionReader:
         """Finds out in which format the boxes are written."""
         from pipeline.modalities.image.annotations.box_source import describe_boxes
 
-        described = describe_boxes(source)
-        return SourceDescription({"task": described.settings}, described.notes)
+        return describe_annotated(
+            describe_boxes(source), ObjectDetectionConfig.defaults
+        )
 
     def list_examples(
         self, root: Path, data: DataConfig, task: TaskConfig

@@ -19,7 +19,11 @@ from pipeline.examples import (
 )
 from pipeline.tasks.base import SourceDescription
 from pipeline.tasks.image_scan import scan_images
-from pipeline.tasks.semantic_segmentation.settings import segmentation_settings
+from pipeline.tasks.semantic_segmentation.settings import (
+    SemanticSegmentationConfig,
+    segmentation_settings,
+)
+from pipeline.tasks.small_sets import describe_annotated
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,8 +46,9 @@ class SegmentationReader:
         """Finds out where the masks lie and what their values stand for."""
         from pipeline.modalities.image.annotations.mask_source import describe_masks
 
-        described = describe_masks(source)
-        return SourceDescription({"task": described.settings}, described.notes)
+        return describe_annotated(
+            describe_masks(source), SemanticSegmentationConfig.defaults
+        )
 
     def list_examples(
         self, root: Path, data: DataConfig, task: TaskConfig

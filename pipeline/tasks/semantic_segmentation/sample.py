@@ -19,7 +19,11 @@ class SegmentationSample:
 
         classes = {label: number for number, label in enumerate((BACKGROUND, *LABELS))}
         task = {"masks": {"values": {"classes": classes}}, "input": {"size": 128}}
-        return {"task": task, "backbone": {"weights": "shipped"}}
+        return {
+            "task": task,
+            "backbone": {"weights": "shipped"},
+            "finetune": {"epochs": 6, "patience": 5},
+        }
 
     def generate(self, folder: Path) -> SampleFacts:
         from pipeline.data.sample_trays import LABELS, generate_masks

@@ -15,6 +15,7 @@ from pipeline.modalities.image.annotations.boxes import BoxAnnotation, all_objec
 from pipeline.modalities.image.annotations.coco import find_coco
 from pipeline.modalities.image.annotations.described_source import (
     DescribedSource,
+    count_training_images,
     describe_counts,
     describe_groups,
     describe_splits,
@@ -72,7 +73,8 @@ def describe_boxes(source: Path) -> DescribedSource:
         describe_splits(annotated.splits, list(annotated.of_image)),
         *describe_groups(source),
     )
-    return DescribedSource({"annotations": settings}, notes)
+    count = count_training_images(annotated.splits, images)
+    return DescribedSource({"annotations": settings}, notes, count)
 
 
 def _find_reading(

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from pipeline.config import SplitFractions
 from pipeline.data.layout import METADATA
 from pipeline.errors import DataError
 from pipeline.manifest import SPLITS
@@ -23,10 +24,12 @@ class DescribedSource(NamedTuple):
     Args:
         settings: what the task's section of params.yaml is to say of it.
         notes: what the user is told.
+        training_images: how many images there are to train on, about.
     """
 
     settings: dict[str, Any]
     notes: tuple[str, ...]
+    training_images: int
 
 
 def refuse_file(source: Path) -> None:
@@ -42,6 +45,17 @@ def refuse_file(source: Path) -> None:
             expected="a folder of images and their annotations",
             hint="name the folder that holds both",
         )
+
+
+def count_training_images(splits: GivenSplits, images: Collection[str]) -> int:
+    """How many images are given to train on; where no splits are given, how many Thaw
+    will assign, about.
+    """
+    used = set(images)
+    given = [split for path, split in splits.of_image.items() if path in used]
+    if given:
+        return given.count("train")
+    return round(SplitFractions().train * len(used))
 
 
 def describe_splits(splits: GivenSplits, images: Collection[str]) -> str:

@@ -19,6 +19,7 @@ from pipeline.modalities.image.annotations.class_names import (
 )
 from pipeline.modalities.image.annotations.described_source import (
     DescribedSource,
+    count_training_images,
     describe_groups,
     describe_splits,
     evenly,
@@ -115,6 +116,7 @@ def describe_masks(source: Path) -> DescribedSource:
             describe_splits(splits, images),
             *describe_groups(source),
         ),
+        count_training_images(splits, images),
     )
 
 

@@ -26,6 +26,7 @@ from pipeline.tasks.object_detection.reader import DetectionReader
 from pipeline.tasks.object_detection.settings import ObjectDetectionConfig
 from pipeline.tasks.semantic_segmentation.reader import SegmentationReader
 from pipeline.tasks.semantic_segmentation.settings import SemanticSegmentationConfig
+from pipeline.tasks.small_sets import find_epochs
 
 NUT = ("nut", (1, 1, 9, 9))
 COCO = {
@@ -68,8 +69,8 @@ def test_voc_with_image_sets(tmp_path: Path) -> None:
     root = voc_folder(tmp_path / "data", {"a": [NUT], "b": []})
     save_text(root / "ImageSets" / "Main" / "train.txt", "a\n")
     described = boxes(root)
-    assert described.settings == {"task": {"annotations": {"format": "voc"}}}
-    assert described.notes == (
+    assert described.settings["task"] == {"annotations": {"format": "voc"}}
+    assert described.notes[:-1] == (
         "boxes: Pascal VOC, 2 images in JPEGImages, annotations in Annotations",
         "classes, with their objects: nut (1)",
         "images without an object: 1",
@@ -342,3 +343,19 @@ def test_images_without_an_annotation_are_told_apart_from_empty_ones(
     assert (
         "cannot be used: 1, the first JPEGImages/bare.png: no annotation of it" in notes
     )
+
+
+def test_few_images_are_trained_on_for_more_epochs_which_is_said(
+    tmp_path: Path,
+) -> None:
+    voc_folder(tmp_path, {f"{number}": [NUT] for number in range(30)})
+    described = boxes(tmp_path)
+    assert described.settings["finetune"] == {"epochs": 100, "patience": 42}
+    assert any("100 epochs instead of 12" in note for note in described.notes)
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs"), [(0, 12), (1, 100), (10, 30), (24, 13), (25, 12), (9000, 12)]
+)
+def test_epochs_come_to_three_hundred_steps(steps: int, epochs: int) -> None:
+    assert find_epochs(steps, usual=12) == epochs
