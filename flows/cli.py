@@ -557,7 +557,9 @@ def _print_states(terminal: Terminal, status: WorkspaceStatus) -> None:
     terminal.info(
         step_line(
             "promote",
-            "fresh" if is_decided else "stale: the last registration is not decided on",
+            "fresh"
+            if is_decided
+            else "stale: no decision yet with these settings and the present champion",
         )
     )
 

@@ -76,7 +76,7 @@ class PrefectConsole:
 # Why a step runs that DVC does not know.
 UNDONE = {
     "register": "this evaluation is not registered yet",
-    "promote": "this version is not decided on yet",
+    "promote": "no decision yet with these settings and the present champion",
 }
 
 
