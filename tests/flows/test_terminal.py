@@ -63,6 +63,7 @@ def test_only_the_newest_piece_of_work_has_a_bar_and_it_goes_with_the_work(
         assert all(line.startswith("        ") for line in terminal.lines()[2:-1])
 
 
+@pytest.mark.slow
 def test_something_moves_while_nothing_reports() -> None:
     code = "import time\nfrom flows.terminal import Terminal\nwith Terminal() as t, t.working('importing'): time.sleep(3)"
     with python_on_terminal(code) as terminal:

@@ -147,6 +147,7 @@ def _save_on_a_full_disk(folder: Path) -> tuple[bool, list[str], dict[str, Any],
     return saved, words.lines, found.state, len(list(folder.iterdir()))
 
 
+@pytest.mark.slow
 def test_a_training_whose_newest_checkpoint_is_damaged_comes_to_the_same_weights(
     tmp_path: Path,
 ) -> None:

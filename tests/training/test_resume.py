@@ -44,6 +44,7 @@ def test_a_kill_at_any_named_point_changes_nothing(
     assert elsewhere(train_and_hash, setting) == (0, uninterrupted)
 
 
+@pytest.mark.slow
 def test_kills_straight_after_resuming_change_nothing(
     tmp_path: Path, uninterrupted: str
 ) -> None:

@@ -528,6 +528,7 @@ def process(code: str) -> Iterator[subprocess.Popen[str]]:
         child.communicate()
 
 
+@pytest.mark.slow
 def test_a_dvc_that_stays_locked_is_named(ws: Path) -> None:
     code = f"import zc.lockfile; held = zc.lockfile.LockFile({str(ws / '.dvc/tmp/lock')!r})"
     with (
