@@ -36,10 +36,8 @@ import torchvision
 from dense_ours import BATCH, CONTENDERS, PREFIX
 from rich.console import Console
 from rich.table import Table
-from run import REAL, machine
+from run import REAL, add_race_options, machine
 from whole_run import command
-
-from pipeline.cores import cores
 
 HERE = Path(__file__).resolve().parent
 RESNET = "bccd-resnet50"
@@ -95,18 +93,7 @@ def parse_arguments() -> argparse.Namespace:
         choices=[*CONTENDERS, PREFIX, *REFERENCES],
         help="these alone",
     )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=cores(),
-        help="of each contender; default: all cores",
-    )
-    parser.add_argument(
-        "--json",
-        type=Path,
-        default=HERE.parent / ".thaw" / "bench-dense.json",
-        help="the result's file",
-    )
+    add_race_options(parser, "bench-dense.json")
     return parser.parse_args()
 
 

@@ -402,6 +402,28 @@ def whole_run(contenders: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
+def add_race_options(parser: argparse.ArgumentParser, result: str) -> None:
+    """The options that the races of other tasks share.
+
+    Args:
+        result: the name of the result's file.
+    """
+    from pipeline.cores import cores
+
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=cores(),
+        help="of each contender; default: all cores",
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=HERE.parent / ".thaw" / result,
+        help="the result's file",
+    )
+
+
 def machine() -> dict[str, Any]:
     names = [
         line.partition(":")[2].strip()

@@ -29,10 +29,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from run import REAL, machine, wilson
+from run import REAL, add_race_options, machine, wilson
 from whole_run import command
-
-from pipeline.cores import cores
 
 HERE = Path(__file__).resolve().parent
 TRAINERS = ("trainer-128", "trainer-longest")
@@ -79,18 +77,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", choices=CONTENDERS, help="these contenders alone"
     )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=cores(),
-        help="of each contender; default: all cores",
-    )
-    parser.add_argument(
-        "--json",
-        type=Path,
-        default=HERE.parent / ".thaw" / "bench-text.json",
-        help="the result's file",
-    )
+    add_race_options(parser, "bench-text.json")
     return parser.parse_args()
 
 
