@@ -26,7 +26,10 @@ from pipeline.modalities.image.annotations.boxes import (
     is_turn_unclear,
     write_target,
 )
-from pipeline.modalities.image.annotations.small_objects import find_small_objects
+from pipeline.modalities.image.annotations.small_objects import (
+    PictureObjects,
+    find_small_objects,
+)
 from pipeline.modalities.image.annotations.strata import rarest_classes
 from pipeline.modalities.image.decoding import read_orientation
 from pipeline.records import Finding
@@ -44,6 +47,7 @@ def check_box_targets(
         usable: images that can be decoded; `annotation` of each is a `BoxAnnotation`.
     """
     kept: list[tuple[ListedExample, MeasuredExample, tuple[AnnotatedObject, ...]]] = []
+    annotated: list[PictureObjects] = []
     faults: list[ExampleFault] = []
     object_faults: list[ExampleFault] = []
     turned: list[str] = []
@@ -66,6 +70,7 @@ def check_box_targets(
                 dataclasses.replace(fault, id=measured.id) for fault in checked.faults
             ]
             kept.append((example, measured, checked.objects))
+            annotated.append((picture, checked.objects))
     strata = rarest_classes([_classes(objects) for _, _, objects in kept])
     finished = [
         _finish(example, measured, objects, stratum)
@@ -76,11 +81,7 @@ def check_box_targets(
         object_faults, sum(len(example.annotation.objects) for example, _ in usable)
     )
     findings += _turns(turned, unclear)
-    pictures = [
-        (Picture(measured.values["width"], measured.values["height"]), objects)
-        for _, measured, objects in kept
-    ]
-    findings += find_small_objects(pictures, rules)
+    findings += find_small_objects(annotated, rules)
     return CheckedTargets(
         tuple(finished), tuple(faults), tuple(object_faults), tuple(findings), labels
     )

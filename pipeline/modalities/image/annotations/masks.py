@@ -176,8 +176,7 @@ def _unique(pixels: Pixels) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """The values there are (N,), sorted, which of them each pixel has, and how many
     pixels have each (N,).
 
-    Neighbours mostly have one value: only the first pixel of each run is sorted, which
-    takes a tenth of the time of sorting them all.
+    Neighbours mostly have one value: only the first pixel of each run is sorted.
     """
     flat = pixels.reshape(-1)
     is_change = np.diff(flat, prepend=flat[:1]) != 0
