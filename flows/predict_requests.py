@@ -54,8 +54,8 @@ def list_requests(
     read as they come.
 
     A model of files takes files and folders. A model of texts takes texts, tables and
-    .txt files, and folders of these; `-` is standard input, a text a line. What cannot be read becomes a request with an
-    error, and spoils no other.
+    .txt files, and folders of these; `-` is standard input, a text a line. What cannot
+    be read becomes a request with an error, and spoils no other.
 
     Args:
         columns: what the model is asked by.

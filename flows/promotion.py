@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pipeline import receipts
-from pipeline.context import Console
+from pipeline.context import Console, SilentConsole
 from pipeline.errors import ConfigError, ServingError, ThawError
 from pipeline.promotion_journal import (
     CLOCK_DIFFERENCE,
@@ -83,7 +83,7 @@ def read_model(workspace: Workspace) -> RegisteredModel:
         ServingError: nothing is registered.
         TrackingError: the registry is away.
     """
-    return _Registry(workspace).read()
+    return _Registry(workspace, SilentConsole()).read()
 
 
 def promote_version(
@@ -97,7 +97,7 @@ def promote_version(
         ServingError: it cannot be served.
         JournalMovedError: another became champion meanwhile.
     """
-    registry = _Registry(workspace)
+    registry = _Registry(workspace, console)
     model = registry.read()
     chosen = _find_version(model, version)
     if model.history.champion == chosen.version:
@@ -106,11 +106,10 @@ def promote_version(
         )
     verdict = model.history.find_verdict(chosen.version)
     decision = verdict.decision if verdict is not None else "none"
-    registry.require_served(chosen, console)
-    registry.append(
+    registry.require_served(chosen)
+    registry.decide(
         "promoted", model, chosen.version, by, reason or "by hand", decision
     )
-    registry.follow_up(model, console)
     return f"{model.name} v{chosen.version} is champion"
 
 
@@ -125,7 +124,7 @@ def roll_back(
         ServingError: the version cannot be served.
         JournalMovedError: another became champion meanwhile.
     """
-    registry = _Registry(workspace)
+    registry = _Registry(workspace, console)
     model = registry.read()
     champion = model.history.champion
     if not champion:
@@ -147,9 +146,8 @@ def roll_back(
         raise ConfigError(
             "--to", found=f"{wanted}, the champion", expected="another version"
         )
-    registry.require_served(chosen, console)
-    registry.append("rolled-back", model, chosen.version, by, reason or "by hand", "")
-    registry.follow_up(model, console)
+    registry.require_served(chosen)
+    registry.decide("rolled-back", model, chosen.version, by, reason or "by hand", "")
     return f"{model.name} v{chosen.version} is champion; v{champion} is withdrawn, and no run promotes it again"
 
 
@@ -170,7 +168,7 @@ def answer_request(
         ServingError: it cannot be served.
         JournalMovedError: another became champion meanwhile.
     """
-    registry = _Registry(workspace)
+    registry = _Registry(workspace, console)
     model = registry.read()
     chosen = _find_version(model, version)
     days = registry.config.promotion.expires_days
@@ -183,19 +181,17 @@ def answer_request(
             hint=_suggest_instead(model.history, chosen.version, approve=approve),
         )
     if not approve:
-        registry.append("refused", model, chosen.version, by, comment, "")
-        registry.follow_up(model, console)
+        registry.decide("refused", model, chosen.version, by, comment, "")
         return f"{model.name} v{chosen.version} is refused; version {model.history.champion or 'none'} stays champion"
-    registry.require_served(chosen, console)
-    registry.append("approved", model, chosen.version, by, comment, "promote")
-    registry.follow_up(model, console)
+    registry.require_served(chosen)
+    registry.decide("approved", model, chosen.version, by, comment, "promote")
     return f"{model.name} v{chosen.version} is champion"
 
 
 class _Registry:
     """The registry of a workspace, opened."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, console: Console) -> None:
         from pipeline.tracking.journal_run import JournalRun
         from pipeline.tracking.store import find
 
@@ -207,6 +203,7 @@ class _Registry:
                 expected="true: a registry is part of the tracking store",
             )
         self._workspace = workspace
+        self._console = console
         self._name = workspace.model_name(self.config)
         self._store: TrackingStore = find(self.config.tracking, workspace)
         self._journal: JournalRun = JournalRun(self._store, self._name)
@@ -214,19 +211,19 @@ class _Registry:
     def read(self) -> RegisteredModel:
         from pipeline.tracking.registered_versions import registered
 
-        if not registered(self.config, self._workspace):
+        versions = registered(self.config, self._workspace)
+        if not versions:
             raise ServingError(
                 f"model {self._name}",
                 found="nothing is registered",
                 expected="a registered model",
                 hint="thaw run",
             )
-        self._journal.reconcile()
-        entries = self._mirror()
-        versions = registered(self.config, self._workspace)
-        return RegisteredModel(self._name, tuple(versions), read_history(entries))
+        return RegisteredModel(
+            self._name, tuple(versions), read_history(self._mirror())
+        )
 
-    def append(
+    def decide(
         self,
         kind: Kind,
         model: RegisteredModel,
@@ -235,7 +232,7 @@ class _Registry:
         reason: str,
         decision: str,
     ) -> None:
-        """Enters a decision.
+        """Enters a decision, and makes follow what follows from it.
 
         Raises:
             JournalMovedError: another version is champion by now.
@@ -253,8 +250,9 @@ class _Registry:
             decision=decision,
         )
         self._journal.append(entry)
+        self._follow_up(model)
 
-    def follow_up(self, model: RegisteredModel, console: Console) -> None:
+    def _follow_up(self, model: RegisteredModel) -> None:
         """Makes alias, mirror and cards follow a decision, which stands whatever
         becomes of them: told as a failure, it would be made twice.
         """
@@ -267,12 +265,12 @@ class _Registry:
                 entries = self._mirror()
                 restate_decisions(self._store, model.versions, entries, scratch)
         except ThawError as fault:
-            console.info(
+            self._console.info(
                 "warning: this is decided, but not all that follows from it was written "
                 f"({fault.subject}: {fault.found}); thaw models, then thaw run, write it"
             )
 
-    def require_served(self, version: ModelVersion, console: Console) -> None:
+    def require_served(self, version: ModelVersion) -> None:
         """Serves a version once, in a process of its own, and asks it about its input
         example.
 
@@ -283,7 +281,7 @@ class _Registry:
         from pipeline.tracking.serve_check import ask_served, read_input_example
 
         title = f"{version.name} v{version.version}"
-        console.info(f"serving {title} once, to see that it answers")
+        self._console.info(f"serving {title} once, to see that it answers")
         folder = ServedVersion(self._store, version, self._workspace.scratch).files()
         ask_served(folder, read_input_example(folder, title), title)
 
