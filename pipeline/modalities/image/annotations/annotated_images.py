@@ -56,9 +56,12 @@ def add_unpaired(
 def add_unannotated(
     result: AnnotatedImages, images: Sequence[str], settings: AnnotationConfig
 ) -> None:
-    """Adds images that nothing is annotated of: without objects, or as faults, as the
-    settings say.
+    """Adds images that nothing is annotated of: without objects, as faults or not at
+    all, as the settings say.
     """
+    if settings.unannotated == "skip":
+        result.findings += skipped(images, "an annotation", "task.annotations")
+        return
     is_empty = are_empty(settings)
     for image in images:
         if is_empty:
@@ -67,8 +70,26 @@ def add_unannotated(
             result.faults.append(_no_annotation(image))
 
 
+def skipped(images: Sequence[str], what: str, section: str) -> list[Finding]:
+    """What is said of images that do not belong to the data, as they lack something."""
+    if not images:
+        return []
+    return [
+        Finding(
+            code="not-annotated",
+            severity="info",
+            subject=f"images without {what}",
+            found=f"{len(images)} that do not belong to the data, as {section}.unannotated: skip says",
+            items=tuple(sorted(images)),
+        )
+    ]
+
+
 def _no_annotation(image: str) -> ExampleFault:
-    hint = "annotate it, or set task.annotations.unannotated: empty if such images show no object"
+    hint = (
+        "annotate it, or set task.annotations.unannotated: empty if such images show "
+        "no object, skip if they are not annotated yet"
+    )
     return ExampleFault(
         image, "no-annotation", "no annotation of it", "one for each image", hint
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -89,6 +90,18 @@ def find_images(files: Sequence[str], folder: str | None) -> list[str]:
     return outside_mask_folders(images)
 
 
+def _hint(faults: Sequence[ExampleFault]) -> str:
+    """What helps most of the images, where annotations were found and cannot be read."""
+    hints = Counter(
+        fault.hint
+        for fault in faults
+        if fault.code not in ("no-annotation", "no-image")
+    )
+    if hints:
+        return hints.most_common(1)[0][0]
+    return "put the annotations there (dvc pull), or correct task.annotations"
+
+
 def _nothing_annotated(
     root: Path, settings: AnnotationConfig, images: int, faults: Sequence[ExampleFault]
 ) -> DataError:
@@ -96,6 +109,6 @@ def _nothing_annotated(
         f"data folder {root}",
         found=f"{images} images, and no annotation of one in the format {settings.format}",
         expected="images and their annotations (task.annotations.format)",
-        hint="put the annotations there (dvc pull), or correct task.annotations",
+        hint=_hint(faults),
         details=[f"{fault.path}: {fault.code}: {fault.found}" for fault in faults],
     )

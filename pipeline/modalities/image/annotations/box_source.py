@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.config import DataConfig
 from pipeline.data.layout import walk
 from pipeline.errors import DataError
 from pipeline.examples import ExampleFault
+from pipeline.modalities.image.annotations.annotated_images import AnnotatedImages
 from pipeline.modalities.image.annotations.box_listing import find_images, read_boxes
 from pipeline.modalities.image.annotations.boxes import BoxAnnotation, all_objects
 from pipeline.modalities.image.annotations.coco import find_coco
@@ -18,6 +20,7 @@ from pipeline.modalities.image.annotations.described_source import (
     count_training_images,
     describe_counts,
     describe_groups,
+    describe_skipped,
     describe_splits,
     evenly,
     folders_of,
@@ -27,6 +30,7 @@ from pipeline.modalities.image.annotations.faults import (
     AnnotationError,
     read_annotation,
 )
+from pipeline.modalities.image.annotations.other_formats import find_other_format
 from pipeline.modalities.image.annotations.pairing import pair
 from pipeline.modalities.image.annotations.settings import AnnotationConfig, BoxFormat
 from pipeline.modalities.image.annotations.voc import find_voc
@@ -60,8 +64,7 @@ def describe_boxes(source: Path) -> DescribedSource:
     images = find_images(tree.files, None)
     reading = _find_reading(source, tree.files, images)
     settings: dict[str, Any] = {"format": reading.format}
-    config = AnnotationConfig(format=reading.format)
-    annotated = read_boxes(source, tree.files, images, config)
+    annotated = _read(source, tree.files, images, settings)
     _refuse_repeated_images(source, annotated.faults)
     annotations = list(annotated.of_image.values())
     if reading.format == "voc" and _counts_from_zero(annotations):
@@ -70,11 +73,32 @@ def describe_boxes(source: Path) -> DescribedSource:
         f"boxes: {TITLES[reading.format]}, {len(images)} images in {folders_of(images)}, "
         f"annotations in {folders_of(reading.sources)}",
         *_describe_objects(annotations, annotated.faults, settings),
+        *describe_skipped(len(images) - len(annotations), "an annotation", settings),
         describe_splits(annotated.splits, list(annotated.of_image)),
         *describe_groups(source),
     )
-    count = count_training_images(annotated.splits, images)
+    count = count_training_images(annotated.splits, annotated.of_image)
     return DescribedSource({"annotations": settings}, notes, count)
+
+
+def _read(
+    source: Path,
+    files: Sequence[str],
+    images: Sequence[str],
+    settings: dict[str, Any],
+) -> AnnotatedImages:
+    """What is annotated; where more images have nothing than may be unusable, they are
+    taken for images that nobody has annotated yet.
+    """
+    annotated = read_boxes(
+        source, files, images, AnnotationConfig.model_validate(settings)
+    )
+    bare = sum(fault.code == "no-annotation" for fault in annotated.faults)
+    if bare > DataConfig().max_bad_fraction * len(images):
+        settings["unannotated"] = "skip"
+        skipping = AnnotationConfig.model_validate(settings)
+        annotated = read_boxes(source, files, images, skipping)
+    return annotated
 
 
 def _find_reading(
@@ -151,12 +175,14 @@ def _no_reading(source: Path, files: Sequence[str], images: Sequence[str]) -> Da
         path.rpartition(".")[2].lower() for path in files if not is_image_name(path)
     )
     others = ", ".join(f"{count} .{ending}" for ending, count in counts.most_common(5))
+    other, path = find_other_format(source, files)
+    named = f": {path} looks like {other.title}" if path else ""
     return DataError(
         f"folder {source}",
-        found=f"{len(images)} images, and besides {others or 'nothing'}",
+        found=f"{len(images)} images, and besides {others or 'nothing'}{named}",
         expected="boxes as Pascal VOC (an XML file for each image), COCO (a JSON file with images, annotations and "
         "categories) or YOLO (a text file for each image, and data.yaml)",
-        hint="name the folder that holds both images and annotations",
+        hint=other.hint or "name the folder that holds both images and annotations",
     )
 
 

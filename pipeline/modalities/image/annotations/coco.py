@@ -45,6 +45,7 @@ from pipeline.modalities.image.annotations.given_splits import (
     split_of_name,
 )
 from pipeline.modalities.image.annotations.pairing import ImageNames
+from pipeline.modalities.image.annotations.run_lengths import run_length_box
 from pipeline.modalities.image.annotations.settings import AnnotationConfig
 
 KEYS = ("images", "annotations", "categories")
@@ -398,16 +399,24 @@ def _read_box(place: str, label: str, annotation: Mapping[str, Any]) -> Box:
     if numbers is not None and len(numbers) == 4:
         left, top, width, height = numbers
         return left, top, left + width, top + height
-    points = _polygon_points(annotation.get("segmentation"))
-    if annotation.get("bbox") in (None, []) and points:
-        return polygon_box(points)
+    outline = _segmentation_box(annotation.get("segmentation"))
+    if annotation.get("bbox") in (None, []) and outline is not None:
+        return outline
     found = f"{place}: {label}, bbox {shown(annotation.get('bbox'))}"
     raise AnnotationError(
         "bad-box",
         found,
-        "left, top, width and height, as finite numbers",
+        "left, top, width and height, as finite numbers, or an outline in segmentation",
         "correct the box",
     )
+
+
+def _segmentation_box(segmentation: Any) -> Box | None:
+    """The box around an object's polygons or mask; None where it has neither."""
+    if isinstance(segmentation, dict):
+        return run_length_box(segmentation)
+    points = _polygon_points(segmentation)
+    return polygon_box(points) if points else None
 
 
 def _polygon_points(segmentation: Any) -> list[float]:

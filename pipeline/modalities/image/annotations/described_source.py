@@ -80,6 +80,19 @@ def describe_groups(source: Path) -> tuple[str, ...]:
     return ()
 
 
+def describe_skipped(
+    count: int, what: str, settings: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """How many images do not belong to the data, where it is so."""
+    if settings.get("unannotated") != "skip":
+        return ()
+    left = pluralize(count, "image")
+    return (
+        f"not annotated: {left} without {what}, left out (unannotated: skip; empty if "
+        "they show nothing)",
+    )
+
+
 def describe_counts(counts: Mapping[str, int], what: str) -> str:
     """Each name with its number, the first few."""
     told = [f"{name} ({count})" for name, count in list(counts.items())[:NAMED]]

@@ -24,6 +24,8 @@ from pipeline.records import Finding
 IMAGE_SETS = "imagesets"
 MAIN, SEGMENTATION = "main", "segmentation"  # its folders for boxes and for masks
 JOINT = "trainval"  # VOC's list of both; used where it has no separate ones
+# Lists lie here too, as in the Oxford-IIIT pets.
+_NO_LABELS = frozenset({"annotations", "annotation"})
 _BY_PROTECTION: tuple[Split, ...] = ("train", "val", "test")  # later ones win
 
 
@@ -47,8 +49,8 @@ def find_splits(
 ) -> GivenSplits:
     """The split that each image came with.
 
-    Lists of names decide, where there are any; else folders called train, val or test
-    do.
+    Lists of names decide, where there are any; of images that they leave out, folders
+    called train, val or test do.
 
     Args:
         files: all files below the data folder.
@@ -58,9 +60,21 @@ def find_splits(
     listed = _read_lists(root, lists, images) if lists else GivenSplits({}, (), ())
     if listed.of_image:
         return listed
-    named = {path: split_of_folders(path) for path in images}
-    by_folder = {path: split for path, split in named.items() if split is not None}
-    return GivenSplits(by_folder, (), listed.findings)
+    return GivenSplits(add_splits_of_folders({}, images), (), listed.findings)
+
+
+def add_splits_of_folders(
+    given: Mapping[str, Split], images: Iterable[str]
+) -> dict[str, Split]:
+    """The splits that are given, and of all other images those of their folders: what
+    lies in a folder called test is not to be trained on.
+    """
+    splits = dict(given)
+    for path in images:
+        split = splits.get(path) or split_of_folders(path)
+        if split is not None:
+            splits[path] = split
+    return splits
 
 
 def split_of_folders(path: str) -> Split | None:
@@ -109,13 +123,21 @@ def find_lists(files: Iterable[str], preferred: str) -> dict[str, Split]:
 
 def _listed_split(path: str) -> Split | None:
     pure = PurePosixPath(path)
-    if pure.suffix.lower() != ".txt" or any(
-        strip_role(folder) == "" for folder in pure.parts[:-1]
-    ):
+    if pure.suffix.lower() != ".txt" or _may_hold_labels(pure.parts[:-1]):
         return None
     if pure.stem.casefold() == JOINT:
         return "train"
     return split_of_name(pure.stem)
+
+
+def _may_hold_labels(folders: Sequence[str]) -> bool:
+    """Whether train.txt in such folders may be about an image called train, as in a
+    folder of YOLO's labels.
+    """
+    names = [folder.casefold() for folder in folders]
+    if IMAGE_SETS in names:
+        return False
+    return any(strip_role(name) == "" for name in names if name not in _NO_LABELS)
 
 
 def _rank(folder: str, preferred: str) -> int:
@@ -157,12 +179,14 @@ def _read_lists(
                     + (f" ({', '.join(found)})" if found else "")
                 )
     of_image = {image: _most_protected(splits) for image, splits in splits_of.items()}
+    if of_image:
+        of_image = add_splits_of_folders(of_image, images)
     several = [
         f"{image}: {', '.join(sorted(splits))}"
         for image, splits in splits_of.items()
         if len(splits) > 1
     ]
-    unlisted = [image for image in images if image not in splits_of]
+    unlisted = [image for image in images if image not in of_image]
     findings = (
         *_unknown_names(unknown),
         *_in_several(sorted(several)),

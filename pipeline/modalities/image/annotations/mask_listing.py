@@ -12,6 +12,7 @@ from pipeline.data.layout import unicode_collisions, walk
 from pipeline.data.sources import NO_EXTRAS, read_metadata
 from pipeline.errors import DataError
 from pipeline.examples import ExampleFault, ExampleListing, ListedExample
+from pipeline.modalities.image.annotations.annotated_images import skipped
 from pipeline.modalities.image.annotations.given_splits import SEGMENTATION, find_splits
 from pipeline.modalities.image.annotations.pairing import (
     IMAGE_FOLDERS,
@@ -93,7 +94,10 @@ def list_masks(root: Path, data: DataConfig, settings: MaskConfig) -> ExampleLis
                 annotation=MaskAnnotation(mask),
             )
         )
-    faults = [_no_mask(path) for path in pairs.images_alone if path not in unannotated]
+    if settings.unannotated == "skip":
+        findings = [*findings, *skipped(pairs.images_alone, "a mask", "task.masks")]
+    is_fault = settings.unannotated == "error"
+    faults = [_no_mask(path) for path in pairs.images_alone if is_fault]
     faults += [_no_image(path) for path in pairs.annotations_alone]
     faults += [_ambiguous(path, words) for path, words in pairs.ambiguous.items()]
     collisions = unicode_collisions((*folders.images, *folders.masks))
@@ -145,7 +149,10 @@ def _nothing_masked(root: Path, folders: MaskFolders) -> DataError:
 
 
 def _no_mask(path: str) -> ExampleFault:
-    hint = "add it, or set task.masks.unannotated: empty if such images are background everywhere"
+    hint = (
+        "add it, or set task.masks.unannotated: empty if such images are background "
+        "everywhere, skip if they are not annotated yet"
+    )
     return ExampleFault(
         path, "no-annotation", "no mask of it", "one for each image", hint
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.config import DataConfig
 from pipeline.data.layout import walk
 from pipeline.errors import DataError
 from pipeline.modalities.image.annotations.class_names import (
@@ -21,6 +22,7 @@ from pipeline.modalities.image.annotations.described_source import (
     DescribedSource,
     count_training_images,
     describe_groups,
+    describe_skipped,
     describe_splits,
     evenly,
     folders_of,
@@ -104,7 +106,11 @@ def describe_masks(source: Path) -> DescribedSource:
     images = list(candidate.pairs.of_image)
     splits = find_splits(source, tree.files, images, SEGMENTATION)
     told = ", ".join(f"{label} = {value}" for label, value in classes.items())
-    alone = len(candidate.pairs.images_alone) + len(candidate.pairs.annotations_alone)
+    bare = len(candidate.pairs.images_alone)
+    alone = bare + len(candidate.pairs.annotations_alone)
+    if bare > DataConfig().max_bad_fraction * (len(images) + bare):
+        settings["unannotated"] = "skip"
+        alone -= bare
     return DescribedSource(
         {"masks": settings},
         (
@@ -113,6 +119,7 @@ def describe_masks(source: Path) -> DescribedSource:
             + (f"; ignored: {', '.join(map(str, ignore))}" if ignore else ""),
             *notes,
             *((f"without a counterpart: {alone} images and masks",) if alone else ()),
+            *describe_skipped(bare, "a mask", settings),
             describe_splits(splits, images),
             *describe_groups(source),
         ),

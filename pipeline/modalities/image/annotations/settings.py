@@ -28,8 +28,8 @@ class AnnotationConfig(ConfigSection):
     """of coco, the JSON files to read, of yolo, the file that names the classes, by their paths below the data folder; empty: found by what they hold"""
     images: str | None = None
     """the folder of the images, by its name or its path below the data folder; null: all image files but masks"""
-    unannotated: Literal["auto", "error", "empty"] = "auto"
-    """an image without an annotation; error: it is left out by name; empty: it shows no object; auto: empty for yolo, where that is the rule, else error"""
+    unannotated: Literal["auto", "error", "empty", "skip"] = "auto"
+    """an image without an annotation; error: it is left out by name; empty: it shows no object; skip: it does not belong to the data; auto: empty for yolo, where that is the rule, else error"""
     first_pixel: Literal[0, 1] = 1
     """of voc, the number of the first pixel of a row: 1 in Pascal VOC, 0 with some other programs"""
     difficult: Literal["ignore", "use"] = "ignore"
@@ -104,6 +104,6 @@ class MaskConfig(ConfigSection):
     """the folder of the masks; null: masks, mask, SegmentationClass and the like"""
     suffix: str = ""
     """what a mask's name has after its image's, before the ending: _mask, for example"""
-    unannotated: Literal["error", "empty"] = "error"
-    """an image without a mask; error: it is left out by name; empty: all of it is background"""
+    unannotated: Literal["error", "empty", "skip"] = "error"
+    """an image without a mask; error: it is left out by name; empty: all of it is background; skip: it does not belong to the data"""
     values: MaskValues = MaskValues()

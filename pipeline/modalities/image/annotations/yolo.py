@@ -41,6 +41,7 @@ from pipeline.modalities.image.annotations.faults import (
 from pipeline.modalities.image.annotations.given_splits import (
     MAIN,
     GivenSplits,
+    add_splits_of_folders,
     find_lists,
     find_splits,
 )
@@ -72,11 +73,13 @@ class ClassNames:
         path: the file that names them, below the data folder.
         names: number → name.
         folders: split → the folders or lists that the file gives for it.
+        keypoint_numbers: how many numbers of key points follow each box.
     """
 
     path: str
     names: Mapping[int, str]
     folders: Mapping[Split, tuple[str, ...]] = field(default_factory=dict)
+    keypoint_numbers: int = 0
 
 
 def read_yolo_folder(
@@ -204,7 +207,23 @@ def _read_yaml_names(root: Path, path: str) -> ClassNames | None:
             expected="as many names as classes",
             hint="correct the one that is wrong: else numbers may stand for other classes",
         )
-    return ClassNames(path, names, _read_folders(values))
+    keypoints = _count_keypoint_numbers(path, values.get("kpt_shape"))
+    return ClassNames(path, names, _read_folders(values), keypoints)
+
+
+def _count_keypoint_numbers(path: str, shape: Any) -> int:
+    """How many numbers `kpt_shape` (points, numbers of each) stands for; 0 without."""
+    if shape is None:
+        return 0
+    is_shape = isinstance(shape, list) and len(shape) == 2
+    if not is_shape or not all(type(one) is int and one > 0 for one in shape):
+        raise DataError(
+            f"{path}: kpt_shape",
+            found=shown(shape),
+            expected="how many points a line has, and how many numbers each: [17, 3]",
+            hint="correct it, or remove it where lines hold boxes alone",
+        )
+    return int(shape[0] * shape[1])
 
 
 def _number_names(given: Any) -> dict[int, str] | None:
@@ -266,7 +285,7 @@ def _splits(
                     dict.fromkeys(_images_of(root, entry, files, images, names), split)
                 )
     if of_image:
-        return GivenSplits(of_image, (), ())
+        return GivenSplits(add_splits_of_folders(of_image, images), (), ())
     return find_splits(root, files, images, MAIN)
 
 
@@ -337,6 +356,8 @@ def _read_line(line: str, place: str, classes: ClassNames) -> AnnotatedObject:
         numbers = [float(word) for word in line.split()]
     except ValueError:
         numbers = []
+    if classes.keypoint_numbers and len(numbers) == 5 + classes.keypoint_numbers:
+        del numbers[5:]
     is_box = len(numbers) == 5
     is_polygon = len(numbers) >= 7 and len(numbers) % 2 == 1
     if not all(map(math.isfinite, numbers)) or not (is_box or is_polygon):
@@ -344,7 +365,7 @@ def _read_line(line: str, place: str, classes: ClassNames) -> AnnotatedObject:
             "bad-line",
             f"{place}: {shown(line)}",
             "a class number and x y width height, or the corners of a polygon",
-            "correct the line; of predictions, leave out the confidence",
+            _line_hint(numbers),
         )
     label = (
         classes.names.get(int(numbers[0])) if numbers[0] == int(numbers[0]) else None
@@ -361,6 +382,12 @@ def _read_line(line: str, place: str, classes: ClassNames) -> AnnotatedObject:
     return AnnotatedObject(
         place, label, _centred_box(numbers[1:]) if is_box else polygon_box(numbers[1:])
     )
+
+
+def _line_hint(numbers: Sequence[float]) -> str:
+    if len(numbers) == 6:
+        return "a sixth number is a prediction's confidence: leave it out"
+    return "correct the line"
 
 
 def _refuse_pixels(numbers: Sequence[float], place: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from annotated_images import SIZE, save_picture, save_text, take_in
@@ -137,6 +138,47 @@ def test_other_files_of_coco_are_passed_over(tmp_path: Path) -> None:
     save_text(root / "package.json", "{")
     listing, _ = detect(root)
     assert not listing.faults
+
+
+@pytest.mark.parametrize(
+    ("size", "counts", "expected"),
+    [
+        ([40, 60], [2 + 3 * 40, 5, 35, 5, 2400 - 167], [3, 2, 5, 7]),
+        ([40, 60], "j36R1f0l10000000000O100", None),
+        ([40, 60], [100, 50, 2250], [2, 0, 4, 40]),
+        ([40, 60], [2400], "empty"),
+        ([40, 60], [2399], None),
+        ([40, 60], [-1, 2401], None),
+        ([40, 60], ["a"], None),
+        ([0, 0], [], None),
+        ([40], [40], None),
+        ([40, 60], "~", None),
+        ([40, 60], "oooooooooooo", None),
+    ],
+)
+def test_masks_by_run_lengths_are_boxed(
+    tmp_path: Path, size: object, counts: object, expected: object
+) -> None:
+    mask = box(1, 1, None, segmentation={"size": size, "counts": counts})
+    listing, checked = detect(folder(tmp_path / "data", [mask, box(2, 2)]))
+    if expected is None:
+        assert [fault.code for fault in listing.faults] == ["bad-box"]
+    elif expected == "empty":
+        assert [fault.code for fault in checked.object_faults] == ["zero-area"]
+    else:
+        boxes = json.loads(targets(checked)["images/a.png"])["boxes"]
+        assert boxes == [{"box": expected, "label": "nut"}]
+
+
+def test_run_lengths_are_read_as_pycocotools_writes_them(tmp_path: Path) -> None:
+    codec = pytest.importorskip("pycocotools.mask")
+    pixels = np.zeros((40, 60), np.uint8, order="F")
+    pixels[3:30, 7:20] = pixels[35, 50] = 1
+    encoded = codec.encode(pixels)
+    mask = {"size": [40, 60], "counts": encoded["counts"].decode()}
+    root = folder(tmp_path / "data", [box(1, 1, None, segmentation=mask), box(2, 2)])
+    boxes = json.loads(targets(detect(root)[1])["images/a.png"])["boxes"]
+    assert boxes == [{"box": [7, 3, 51, 36], "label": "nut"}]
 
 
 def test_crowds_are_ignored_and_polygons_are_boxed(tmp_path: Path) -> None:

@@ -198,6 +198,20 @@ def test_lists_beside_the_images_give_the_split(tmp_path: Path) -> None:
     assert [example.given_split for example in listing.examples] == ["train", "test"]
 
 
+@pytest.mark.parametrize("folder", ["ImageSets/Segmentation", "annotations"])
+def test_lists_of_the_task_are_found(tmp_path: Path, folder: str) -> None:
+    root = tmp_path / "data"
+    for name in ("a", "b"):
+        save_picture(root / "JPEGImages" / f"{name}.png", ord(name))
+        save_mask(root / "SegmentationClass" / f"{name}.png", half_mask(255))
+    if folder != "annotations":
+        save_text(root / "ImageSets" / "Main" / "train.txt", "a\nb\n")
+    save_text(root / folder / "trainval.txt", "a 1\n")
+    save_text(root / folder / "test.txt", "b 1\n")
+    listing, _ = segment(root)
+    assert [example.given_split for example in listing.examples] == ["train", "test"]
+
+
 def test_lists_may_name_the_masks_too(tmp_path: Path) -> None:
     root = tmp_path / "data"
     for name, folder in (("a", "train"), ("b", "test")):

@@ -48,6 +48,26 @@ def test_shares_become_pixels_and_polygons_boxes(tmp_path: Path) -> None:
     ]
 
 
+def test_key_points_behind_a_box_are_no_polygon(tmp_path: Path) -> None:
+    line = "0 0.5 0.5 0.5 0.5 0.1 0.9 0.2 0.8\n"
+    root = folder(tmp_path / "data", line, f"kpt_shape: [2, 2]\n{NAMES}")
+    assert boxes(detect(root)[1]) == [{"box": [15, 10, 45, 30], "label": "nut"}]
+    save_text(root / "data.yaml", f"kpt_shape: two\n{NAMES}")
+    with pytest.raises(DataError, match="kpt_shape"):
+        detect(root)
+
+
+def test_a_folder_called_test_is_not_trained_on(tmp_path: Path) -> None:
+    """Even where data.yaml names train and val alone."""
+    root = tmp_path / "data"
+    for seed, split in enumerate(("train", "val", "test")):
+        save_picture(root / "images" / split / f"{seed}.png", seed)
+        save_text(root / "labels" / split / f"{seed}.txt", "0 0.5 0.5 0.5 0.5")
+    save_text(root / "data.yaml", f"train: images/train\nval: images/val\n{NAMES}")
+    splits = [one.given_split for one in detect(root)[0].examples]
+    assert splits == ["test", "train", "val"]
+
+
 def test_no_line_and_no_file_mean_no_object(tmp_path: Path) -> None:
     root = folder(tmp_path / "data", "")
     save_picture(root / "images" / "bare.png", 3)

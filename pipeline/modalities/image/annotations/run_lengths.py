@@ -1,0 +1,74 @@
+"""Masks of single objects as COCO writes them, by run lengths, and the boxes around
+them.
+
+Runs of 0 and 1 take turns, column by column from the top left. They stand as a list of
+numbers or, compressed, as a text: five bits a character, a run as its difference to the
+last but one from the fourth on (`rleToString` of pycocotools).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.modalities.image.annotations.boxes import Box
+
+_FIRST_CHARACTER = 48
+_BITS, _PAYLOAD, _SIGN, _CONTINUED = 5, 0x1F, 0x10, 0x20
+_LONGEST = 8  # characters of a number: more than any picture's pixels take
+
+
+def run_length_box(segmentation: Mapping[str, Any]) -> Box | None:
+    """The smallest box around an object's mask, without an area where the mask is
+    empty; None where it is no such mask.
+    """
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if not isinstance(size, list) or len(size) != 2 or not all(map(_is_count, size)):
+        return None
+    runs = _decompress(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or not all(map(_is_count, runs)):
+        return None
+    height, width = size
+    if not height or sum(runs) != height * width:
+        return None
+    return _box_of_runs(runs, height)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _decompress(text: str) -> list[int] | None:
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        code = ord(character) - _FIRST_CHARACTER
+        if not 0 <= code < 2 * _CONTINUED or shift >= _BITS * _LONGEST:
+            return None
+        value |= (code & _PAYLOAD) << shift
+        shift += _BITS
+        if code & _CONTINUED:
+            continue
+        if code & _SIGN:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    return runs if shift == 0 else None
+
+
+def _box_of_runs(runs: Sequence[int], height: int) -> Box:
+    columns: list[int] = []
+    rows: list[int] = []
+    position = 0
+    for number, run in enumerate(runs):
+        if number % 2 and run:
+            last = position + run - 1
+            columns += [position // height, last // height]
+            is_one_column = columns[-2] == columns[-1]
+            rows += [position % height, last % height] if is_one_column else []
+            rows += [] if is_one_column else [0, height - 1]
+        position += run
+    if not columns:
+        return 0.0, 0.0, 0.0, 0.0
+    left, top, right, bottom = min(columns), min(rows), max(columns), max(rows)
+    return float(left), float(top), right + 1.0, bottom + 1.0
