@@ -38,6 +38,8 @@ class Prediction:
             is.
         score: probability of the label.
         top: the likeliest labels with their probabilities, likeliest first.
+        truncated_tokens: how many tokens of a text were cut off, since the model reads
+            no more; None where the model does not say.
         answer: of a model of boxes or masks, its output columns.
         drawing: the picture with the answer drawn in, where that was asked for.
     """
@@ -47,6 +49,7 @@ class Prediction:
     label: str = ""
     score: float = 0.0
     top: tuple[tuple[str, float], ...] = ()
+    truncated_tokens: int | None = None
     answer: Answer = field(default_factory=dict)
     drawing: str = ""
     error: str = ""
@@ -218,7 +221,12 @@ def _to_prediction(request: PredictionRequest, answer: Answer | str) -> Predicti
     likeliest = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
     label, score = likeliest[0]
     return Prediction(
-        request.source, request.texts, label, score, tuple(likeliest[:LABELS_SHOWN])
+        request.source,
+        request.texts,
+        label,
+        score,
+        tuple(likeliest[:LABELS_SHOWN]),
+        answer.get("truncated_tokens"),
     )
 
 
@@ -242,6 +250,8 @@ def format_json_lines(predictions: Predictions) -> Iterator[str]:
             values["top"] = [
                 {"label": label, "score": score} for label, score in prediction.top
             ]
+            if prediction.truncated_tokens is not None:
+                values["truncated_tokens"] = prediction.truncated_tokens
         yield json.dumps(values, ensure_ascii=False)
 
 
@@ -263,7 +273,25 @@ def format_table(predictions: Predictions) -> Iterator[str]:
             f"{label} {score:.1%}" for label, score in prediction.top[1:]
         )
         label = f"{prediction.label:<{label_width}}"
-        yield f"{name:<{name_width}}  {label}  {prediction.score:6.1%}  {others}".rstrip()
+        cut = "  (cut)" if prediction.truncated_tokens else ""
+        line = f"{name:<{name_width}}  {label}  {prediction.score:6.1%}  {others}"
+        yield line.rstrip() + cut
+    yield from _describe_truncation(predictions)
+
+
+def _describe_truncation(predictions: Predictions) -> Iterator[str]:
+    """How many texts were longer than the model reads, where some were."""
+    answered = [prediction for prediction in predictions if not prediction.error]
+    excess = [
+        prediction.truncated_tokens
+        for prediction in answered
+        if prediction.truncated_tokens
+    ]
+    if excess:
+        yield (
+            f"{len(excess):,} of {len(answered):,} texts were longer than the model reads "
+            f"and were cut, by {max(excess):,} tokens at most (task.input.max_tokens)"
+        )
 
 
 def _summarize(answer: Answer) -> str:

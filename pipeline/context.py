@@ -29,6 +29,24 @@ class SilentConsole:
     def progress(self, what: str, done: int, total: int, note: str = "") -> None: ...
 
 
+class EachLineOnce:
+    """Passes words on, and a line only the first time: of work that is done once for
+    each candidate.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said: set[str] = set()
+
+    def info(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._console.info(text)
+
+    def progress(self, what: str, done: int, total: int, note: str = "") -> None:
+        self._console.progress(what, done, total, note)
+
+
 class MetricPoint(NamedTuple):
     """One point of a curve."""
 

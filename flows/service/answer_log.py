@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 64 * 2**20
+LOGGED = ("label", "score", "truncated_tokens")  # of an answer that is a class
 
 
 class AnswerLog:
@@ -67,9 +68,11 @@ class AnswerLog:
 
 
 def _summarize(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Label and score; of boxes and masks how many there are."""
+    """Label and score, and of a text what was cut off; of boxes and masks how many
+    there are.
+    """
     if "label" in answer:
-        return {"label": answer["label"], "score": answer["score"]}
+        return {name: answer[name] for name in LOGGED if name in answer}
     counts = {
         name: len(value) for name, value in answer.items() if isinstance(value, list)
     }

@@ -8,8 +8,9 @@ the network's input, limits), so that neither a pickle nor the network is needed
 is presented exactly as it was when the model was judged.
 
 Input: a table with the column `text`, and `pair` where the model judges pairs of texts.
-Output: a table with `label`, `score` (its probability) and `probabilities` (of every
-label).
+Output: a table with `label`, `score` (its probability), `probabilities` (of every
+label) and `truncated_tokens` (how many tokens of the text were cut off, since the model
+reads no more; 0 of a text that was read whole).
 """
 
 from __future__ import annotations
@@ -135,6 +136,9 @@ class Classifier(PythonModel):
                     dict(zip(self.labels, map(float, row), strict=True))
                     for row in found
                 ],
+                "truncated_tokens": np.maximum(
+                    encoded.full_lengths - spec["max_tokens"], 0
+                ),
             }
         )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.context import SilentConsole
+from pipeline.context import EachLineOnce, SilentConsole
 from pipeline.errors import SplitError
 from pipeline.records import Comparison, EvaluateRecord, Finding
 from pipeline.steps import recorded_facts
@@ -154,13 +154,15 @@ def _judge_candidates(
     to the run's own folder.
     """
     judged: dict[str, Judged] = {}
+    # What is said of the examples holds for every candidate.
+    context = evaluation.context
+    context = replace(context, console=EachLineOnce(context.console))
     for name in finetuned.candidates:
-        loaded = _load(
-            evaluation, finetuned.candidate(name), evaluation.table, evaluation.context
-        )
+        candidate = finetuned.candidate(name)
+        loaded = _load(evaluation, candidate, evaluation.table, context)
         judged[name] = evaluation.judge.judge(loaded, evaluation.table)
         if name == finetuned.best:
-            _write_latency(loaded, evaluation.context.run_dir)
+            _write_latency(loaded, context.run_dir)
     return judged
 
 

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.predict import format_json_lines, format_table, predict
+from flows.predict import (
+    Prediction,
+    Predictions,
+    format_json_lines,
+    format_table,
+    predict,
+)
 from pipeline.config import Config, RegisterConfig, to_yaml
 from pipeline.errors import ConfigError, ServingError
 from pipeline.workspace import Workspace
@@ -74,6 +80,24 @@ def test_files_and_folders_are_answered_and_broken_files_spoil_no_others(
     assert len(table) == 1 + len(answer)
     assert table[0].startswith("models:/insects/1  (insects has no champion yet")
     assert not any("\n" in line for line in table)
+
+
+def test_texts_that_were_cut_are_marked_and_counted() -> None:
+    top = (("good", 0.9), ("bad", 0.1))
+    predictions = Predictions(
+        [
+            Prediction("a.csv:2", {"text": "short"}, "good", 0.9, top, 0),
+            Prediction("a.csv:3", {"text": "long " * 400}, "good", 0.9, top, 1160),
+            Prediction("a.csv:4", {}, error="a cell is empty"),
+        ]
+    )
+    _, whole, cut, _, note = format_table(predictions)
+    assert not whole.endswith("(cut)")
+    assert cut.endswith("(cut)")
+    assert note.startswith("1 of 2 texts were longer than the model reads")
+    assert "1,160 tokens" in note
+    lines = [json.loads(line) for line in format_json_lines(predictions)]
+    assert [line.get("truncated_tokens") for line in lines] == [0, 1160, None]
 
 
 @pytest.mark.slow

@@ -422,6 +422,11 @@ def test_a_log_is_rotated_and_a_full_disk_is_counted(tmp_path: Path) -> None:
     log.append("1", ["b"], [{"objects": [{}, {}]}])
     assert json.loads((tmp_path / "log.jsonl.1").read_text())["label"] == "ant"
     assert json.loads((tmp_path / "log.jsonl").read_text())["objects"] == 2
+    cut = {"label": "good", "score": 1.0, "probabilities": {}, "truncated_tokens": 3}
+    log.append("1", ["c"], [cut])
+    logged = json.loads((tmp_path / "log.jsonl").read_text())
+    assert logged["truncated_tokens"] == 3
+    assert "probabilities" not in logged
     full = AnswerLog(Path("/dev/full"), max_bytes=1 << 40)
     full.append("1", ["a"], [{"label": "ant", "score": 1.0}])
     assert full.failures == 1

@@ -110,6 +110,17 @@ def test_an_answer_depends_on_its_own_text_alone(served: Served) -> None:
     )
 
 
+def test_an_answer_says_how_many_tokens_were_cut_off(served: Served) -> None:
+    word = "so"
+    whole, cut = word, " ".join([word] * (CUT + 10))
+    table = served.model.predict(pd.DataFrame({"text": [whole, cut]}))
+    tokens = served.model.unwrap_python_model().tokenizer
+    excess = len(tokens.encode(cut).ids) - CUT
+    assert excess > 0
+    assert table["truncated_tokens"].tolist() == [0, excess]
+    assert "truncated_tokens" in packaging.output_names(served.model)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -34,7 +34,10 @@ class TextServing:
         "torch",
         "transformers",
     )
-    outputs = OUTPUTS
+    outputs = (
+        *OUTPUTS,
+        ServedColumn("truncated_tokens", "long"),  # 0 of a text that was read whole
+    )
 
     def settings(self, config: Config, candidate: CandidateRecord) -> dict[str, Any]:
         intake = text_settings(config.task).intake
