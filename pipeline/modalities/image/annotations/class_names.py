@@ -96,8 +96,11 @@ def _reader_of(path: str) -> Callable[[str, str], NamedValues | None] | None:
         return _read_labelmap
     if name in NAME_LISTS:
         return _read_names
-    is_table = name.endswith(".csv") and any(word in name for word in TABLE_WORDS)
-    return _read_table if is_table else None
+    if not any(word in name for word in TABLE_WORDS):
+        return None
+    if name.endswith(".txt"):
+        return _read_colour_lines
+    return _read_table if name.endswith(".csv") else None
 
 
 def _text(root: Path, path: str) -> str:
@@ -132,6 +135,18 @@ def _read_labelmap(path: str, text: str) -> NamedValues:
             colour = _colour(match[2], match[3], match[4])
             if colour is not None:
                 colours[colour] = match[1].strip()
+    return NamedValues(path, colours=colours)
+
+
+def _read_colour_lines(path: str, text: str) -> NamedValues | None:
+    """`red green blue name` a line, as CamVid has it; None for others."""
+    colours: dict[str, str] = {}
+    for line in text.splitlines():
+        match = re.fullmatch(r"\s*(\d+)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\S.*)", line)
+        colour = _colour(match[1], match[2], match[3]) if match else None
+        if match is None or colour is None:
+            return None
+        colours[colour] = match[4].strip()
     return NamedValues(path, colours=colours)
 
 

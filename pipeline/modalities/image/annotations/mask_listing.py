@@ -72,7 +72,7 @@ def list_masks(root: Path, data: DataConfig, settings: MaskConfig) -> ExampleLis
         )
     tree = walk(root)
     folders = find_mask_folders(tree.files, settings)
-    pairs = pair(folders.images, folders.masks, settings.suffix)
+    pairs = pair(folders.images, folders.masks, settings.suffix, settings.image_suffix)
     if not pairs.of_image:
         raise _nothing_masked(root, folders)
     splits = find_splits(root, tree.files, folders.images, SEGMENTATION)
@@ -119,6 +119,8 @@ def find_mask_folders(files: Iterable[str], settings: MaskConfig) -> MaskFolders
     images = outside_mask_folders(others)
     if image_folder:
         images = [path for path in others if lies_in(path, image_folder)]
+    if settings.image_suffix:
+        images = [path for path in images if _has_suffix(path, settings.image_suffix)]
     return MaskFolders(tuple(images), tuple(sorted(masks)), image_folder, mask_folder)
 
 
@@ -126,8 +128,12 @@ def _is_mask(path: str, folder: str, suffix: str) -> bool:
     if folder and not lies_in(path, folder):
         return False
     if suffix:
-        return without_suffix(path, suffix) != path
+        return _has_suffix(path, suffix)
     return bool(folder)
+
+
+def _has_suffix(path: str, suffix: str) -> bool:
+    return without_suffix(path, suffix) != path
 
 
 def _first_role(paths: Sequence[str], words: Sequence[str]) -> str:
@@ -144,7 +150,8 @@ def _nothing_masked(root: Path, folders: MaskFolders) -> DataError:
         f"data folder {root}",
         found=f"{len(folders.images)} images and {len(folders.masks)} masks, and none belong together",
         expected="an image and a mask of one name, in folders such as images and masks",
-        hint="set task.masks.images, task.masks.masks and task.masks.suffix",
+        hint="set task.masks.images, task.masks.masks, task.masks.suffix and "
+        "task.masks.image_suffix",
     )
 
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from pipeline.config import DataConfig
 from pipeline.data.layout import walk
 from pipeline.errors import DataError
-from pipeline.modalities.image.annotations.class_names import (
-    IGNORED_NAMES,
-    NamedValues,
-    find_named_values,
-)
+from pipeline.modalities.image.annotations.class_names import find_named_values
 from pipeline.modalities.image.annotations.described_source import (
     DescribedSource,
     count_training_images,
@@ -28,60 +22,42 @@ from pipeline.modalities.image.annotations.described_source import (
     folders_of,
     refuse_file,
 )
-from pipeline.modalities.image.annotations.faults import (
-    AnnotationError,
-    read_annotation,
-)
 from pipeline.modalities.image.annotations.given_splits import SEGMENTATION, find_splits
 from pipeline.modalities.image.annotations.mask_listing import find_mask_folders
-from pipeline.modalities.image.annotations.masks import read_pixels
+from pipeline.modalities.image.annotations.mask_names import (
+    SeveralKinds,
+    Suffixes,
+    find_suffixes,
+)
+from pipeline.modalities.image.annotations.mask_values import peek, read_values
+from pipeline.modalities.image.annotations.other_formats import find_other_format
 from pipeline.modalities.image.annotations.pairing import (
     MASK_FOLDERS,
     Pairs,
     pair,
+    role_of,
     roles_of,
+    strip_role,
 )
 from pipeline.modalities.image.annotations.settings import MaskConfig
 from pipeline.modalities.image.file_types import is_image_name
+from pipeline.text import pluralize
 
-PEEKED = 60  # masks that are looked into
-# Of masks without a table; more are no classes but a photograph or a smoothed mask.
-MOST_COLOURS = 40
-BORDER = 255  # the value of what is ignored, in Pascal VOC and by habit
-FOREGROUND = "foreground"
-BACKGROUND = "background"
+PEEKED = 300  # masks that are looked into
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A way to pair images and masks."""
+    """A way to pair images and masks.
+
+    Args:
+        unused: image files that are neither.
+    """
 
     config: MaskConfig
     pairs: Pairs
     words: str
-
-
-@dataclass
-class _Values:
-    """What masks hold.
-
-    Args:
-        numbers: value → masks that have it, of grey levels and palette indices.
-        are_coloured: whether a mask holds channels that differ.
-        colours: colour → masks that show it; of a palette, what it stands for.
-        highest: the highest value of each mask.
-        gapless: masks whose values are 0 to n without a gap, as numbered objects are.
-        with_both: masks that have both 1 and 255.
-        unreadable: why masks could not be read.
-    """
-
-    numbers: Counter[int] = field(default_factory=Counter)
-    are_coloured: bool = False
-    colours: Counter[str] = field(default_factory=Counter)
-    highest: list[int] = field(default_factory=list)
-    gapless: int = 0
-    with_both: int = 0
-    unreadable: list[str] = field(default_factory=list)
+    unused: tuple[str, ...] = ()
 
 
 def describe_masks(source: Path) -> DescribedSource:
@@ -94,9 +70,10 @@ def describe_masks(source: Path) -> DescribedSource:
     tree = walk(source)
     candidate = _find_candidate(source, tree.files)
     masks = sorted(candidate.pairs.of_image.values())
-    values = _peek(source, evenly(masks, PEEKED))
+    peeked = evenly(masks, PEEKED)
+    values = peek(source, peeked)
     named = find_named_values(source, tree.files)
-    classes, ignore, notes = _read_values(source, values, named)
+    classes, ignore, notes = read_values(source, values, named)
     settings: dict[str, Any] = candidate.config.model_dump(
         mode="json", exclude_defaults=True
     )
@@ -120,6 +97,7 @@ def describe_masks(source: Path) -> DescribedSource:
             *notes,
             *((f"without a counterpart: {alone} images and masks",) if alone else ()),
             *describe_skipped(bare, "a mask", settings),
+            *_describe_unused(candidate.unused),
             describe_splits(splits, images),
             *describe_groups(source),
         ),
@@ -127,21 +105,37 @@ def describe_masks(source: Path) -> DescribedSource:
     )
 
 
+def _describe_peeked(peeked: Sequence[str], masks: Sequence[str]) -> tuple[str, ...]:
+    if len(peeked) == len(masks):
+        return ()
+    return (f"values: from {len(peeked):,} of {len(masks):,} masks",)
+
+
+def _describe_unused(paths: Sequence[str]) -> tuple[str, ...]:
+    if not paths:
+        return ()
+    files = pluralize(len(paths), "further image file")
+    return (f"not used: {files} in {folders_of(paths)}",)
+
+
 def _find_candidate(source: Path, files: Sequence[str]) -> _Candidate:
     """The way in which most images have a mask."""
     images = [path for path in files if is_image_name(path)]
     roles = roles_of(images)
     words: list[str] = [word for word in MASK_FOLDERS if word in roles]
-    candidates = [_try(files, word) for word in (*words, "")]
-    usable = [candidate for candidate in candidates if candidate.pairs.of_image]
+    usable: list[_Candidate] = []
+    kinds: tuple[str, ...] = ()
+    for word in (*words, ""):
+        try:
+            candidate = _try(files, word)
+        except SeveralKinds as fault:
+            kinds = kinds or fault.kinds
+            continue
+        usable += [candidate] if candidate.pairs.of_image else []
+    if not usable and kinds:
+        raise _several_kinds(source, kinds)
     if not usable:
-        raise DataError(
-            f"folder {source}",
-            found=f"{len(images)} images, in {folders_of(images) or 'no folder'}, and no masks that belong to them",
-            expected="an image and a mask of one name, in folders such as images and masks, or with an ending such "
-            "as _mask",
-            hint="name the folder that holds both, or rename the folders",
-        )
+        raise _no_masks(source, files, images)
     usable.sort(key=lambda candidate: -len(candidate.pairs.of_image))
     most = len(usable[0].pairs.of_image)
     equal = [candidate for candidate in usable if len(candidate.pairs.of_image) == most]
@@ -158,206 +152,84 @@ def _find_candidate(source: Path, files: Sequence[str]) -> _Candidate:
     return usable[0]
 
 
+def _several_kinds(source: Path, kinds: Sequence[str]) -> DataError:
+    told = ", ".join(kinds[:6]) + (", …" if len(kinds) > 6 else "")
+    return DataError(
+        f"folder {source}",
+        found=f"several masks for an image, by the ends of their names: {told}",
+        expected="one mask for each image",
+        hint="move all kinds but one away; where each file shows one object, unite those "
+        "of an image into one file: 0 where no object is, 255 elsewhere",
+    )
+
+
+def _no_masks(source: Path, files: Sequence[str], images: Sequence[str]) -> DataError:
+    expected = (
+        "an image and a mask of one name, in folders such as images and masks, or with "
+        "an ending such as _mask"
+    )
+    found = f"{len(images)} images, in {folders_of(images) or 'no folder'}"
+    objects = _objects_of_one_image(images)
+    if objects:
+        return DataError(
+            f"folder {source}",
+            found=f"{found}, and several masks for one image: {' and '.join(objects)}",
+            expected=expected,
+            hint="unite the masks of an image into one file of its name: 0 where no "
+            "object is, 255 elsewhere",
+        )
+    other, path = find_other_format(source, files)
+    named = f"; {path} looks like {other.title}" if path else ""
+    return DataError(
+        f"folder {source}",
+        found=f"{found}, and no masks that belong to them{named}",
+        expected=expected,
+        hint=other.hint or "name the folder that holds both, or rename the files",
+    )
+
+
+def _objects_of_one_image(images: Sequence[str]) -> list[str]:
+    """Two masks of a folder that belongs to one image alone, as where each object has
+    its own file; none elsewhere.
+    """
+    masks_of: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    images_of: Counter[tuple[str, ...]] = Counter()
+    for path in images:
+        folders = path.split("/")[:-1]
+        home = tuple(name for name in map(strip_role, folders) if name)
+        if any(role_of(name) in MASK_FOLDERS for name in folders):
+            masks_of[home].append(path)
+        else:
+            images_of[home] += 1
+    single = [masks for home, masks in masks_of.items() if images_of[home] == 1]
+    most = max(single, key=len, default=[])
+    return sorted(most)[:2] if len(most) > 1 else []
+
+
 def _try(files: Sequence[str], folder: str) -> _Candidate:
     """Images paired with the masks of one folder, or by the suffix alone."""
     if folder:
         found = find_mask_folders(files, MaskConfig(masks=folder))
-        suffix = _common_suffix(found.images, found.masks)
-        config = MaskConfig(
-            masks=folder, images=found.image_folder or None, suffix=suffix
-        )
+        suffixes = find_suffixes(found.images, found.masks)
     else:
         images = [path for path in files if is_image_name(path)]
-        suffix = _common_suffix(images, images)
-        config = MaskConfig(suffix=suffix)
-    if not folder and not suffix:
-        return _Candidate(config, Pairs(), "")
+        suffixes = find_suffixes(images, images)
+        if not suffixes.mask:
+            return _Candidate(MaskConfig(), Pairs(), "")
+    config = MaskConfig(
+        masks=folder or None,
+        images=(found.image_folder or None) if folder else None,
+        suffix=suffixes.mask,
+        image_suffix=suffixes.image,
+    )
     found = find_mask_folders(files, config)
-    pairs = pair(found.images, found.masks, suffix)
-    ending = f" with the ending {suffix}" if suffix else ""
-    return _Candidate(
-        config, pairs, f"masks in {folders_of(pairs.of_image.values())}{ending}"
-    )
+    pairs = pair(found.images, found.masks, suffixes.mask, suffixes.image)
+    used = {*found.images, *found.masks}
+    unused = [path for path in files if is_image_name(path) and path not in used]
+    return _Candidate(config, pairs, _describe_pairs(pairs, suffixes), tuple(unused))
 
 
-def _common_suffix(images: Sequence[str], masks: Sequence[str]) -> str:
-    """What most masks' names have after an image's; "" where most have nothing."""
-    stems = {PurePosixPath(path).stem for path in images}
-    suffixes: Counter[str] = Counter()
-    for path in masks:
-        stem = PurePosixPath(path).stem
-        starts = [
-            stem[:length]
-            for length in range(len(stem), 0, -1)
-            if stem[:length] in stems
-        ]
-        own = [start for start in starts if masks is not images or start != stem]
-        if own:
-            suffixes[stem.removeprefix(own[0])] += 1
-    if not suffixes:
-        return ""
-    suffix, count = min(suffixes.items(), key=lambda item: (-item[1], item[0]))
-    # Names that count up (img1, img10) begin with one another, too.
-    return "" if suffix.isdecimal() or 2 * count < suffixes.total() else suffix
-
-
-def _peek(source: Path, paths: Sequence[str]) -> _Values:
-    """The values of a few masks."""
-    values = _Values()
-    for path in paths:
-        try:
-            content = read_annotation(source, path)
-            shown = np.unique(read_pixels(content, path, as_colours=True)).tolist()
-            values.colours.update(f"#{value:06x}" for value in shown)
-            _add_numbers(
-                values, np.unique(read_pixels(content, path, as_colours=False)).tolist()
-            )
-        except AnnotationError as fault:
-            if fault.code == "mask-mode" and values.colours:
-                values.are_coloured = True
-            else:
-                values.unreadable.append(fault.found)
-    return values
-
-
-def _add_numbers(values: _Values, present: Sequence[int]) -> None:
-    values.numbers.update(present)
-    values.highest.append(present[-1])
-    values.gapless += list(present) == list(range(present[-1] + 1))
-    values.with_both += 1 in present and BORDER in present
-
-
-Classes = dict[str, int | str]
-Decision = tuple[Classes, list[int | str], list[str]]
-
-
-def _read_values(source: Path, values: _Values, named: NamedValues | None) -> Decision:
-    """The classes with their values, what is ignored, and what the user is told of it."""
-    if not values.numbers and not values.colours:
-        raise DataError(
-            f"folder {source}",
-            found="no mask that can be read",
-            expected="masks as PNG files",
-            hint="export them again, without loss",
-            details=values.unreadable,
-        )
-    if named is not None and named.colours:
-        names_them_all = (
-            not named.numbers and values.colours.keys() <= named.colours.keys()
-        )
-        if values.are_coloured or names_them_all:
-            return _by_table(source, values, named)
-    if values.are_coloured:
-        return _by_colours(source, values)
-    if named is not None and named.numbers:
-        return _by_names(source, values, named)
-    return _without_names(source, values)
-
-
-def _by_table(source: Path, values: _Values, named: NamedValues) -> Decision:
-    """Colours that a table names, the background first."""
-    unknown = sorted(values.colours.keys() - named.colours.keys())
-    if unknown:
-        raise DataError(
-            f"folder {source}",
-            found=f"colours that {named.path} does not name: {', '.join(unknown[:6])}",
-            expected="masks of its colours alone",
-            hint="add them to the table, or export the masks again without smoothing",
-        )
-    ignore: list[int | str] = [
-        colour
-        for colour, name in named.colours.items()
-        if name.casefold() in IGNORED_NAMES
-    ]
-    kept = {
-        name: colour for colour, name in named.colours.items() if colour not in ignore
-    }
-    first = sorted(
-        kept, key=lambda name: (name.casefold() != BACKGROUND, kept[name] != "#000000")
-    )
-    classes: Classes = {name: kept[name] for name in first[:1]}
-    classes.update(kept)
-    return classes, ignore, [f"names and colours: from {named.path}"]
-
-
-def _by_colours(source: Path, values: _Values) -> Decision:
-    if len(values.colours) > MOST_COLOURS:
-        raise DataError(
-            f"folder {source}",
-            found=f"masks with {len(values.colours)} colours and no table that names them",
-            expected="few colours, each for a class",
-            hint="add class_dict.csv with the columns name, r, g, b; smoothed masks must be exported again",
-        )
-    ordered = sorted(values.colours, key=lambda colour: (colour != "#000000", colour))
-    classes: Classes = {colour: colour for colour in ordered}
-    note = "no file names the colours: rename the classes in params.yaml before the first run"
-    return classes, [], [note]
-
-
-def _by_names(source: Path, values: _Values, named: NamedValues) -> Decision:
-    """Grey levels or indices that a list names."""
-    present = set(values.numbers)
-    names = dict(sorted(named.numbers.items()))
-    if set(names) == {0, 1} and present == {0, BORDER}:
-        classes: Classes = {names[0]: 0, names[1]: BORDER}
-        return (
-            classes,
-            [],
-            [f"names: from {named.path}; the second class is {BORDER} in the masks"],
-        )
-    if set(names) == {0, 1} and present == {0, 1, BORDER} and not values.with_both:
-        raise _two_writings(source, names[1])
-    unknown = sorted(present - names.keys() - {BORDER})
-    if unknown:
-        raise DataError(
-            f"folder {source}",
-            found=f"values that {named.path} does not name: {', '.join(map(str, unknown[:8]))}",
-            expected=f"0 to {max(names)}, and {BORDER} for what is ignored",
-            hint="add the names, or export the masks again",
-        )
-    ignore: list[int | str] = [
-        number for number, name in names.items() if name.casefold() in IGNORED_NAMES
-    ]
-    ignore += [BORDER] if BORDER in present - names.keys() else []
-    return (
-        {name: number for number, name in names.items() if number not in ignore},
-        ignore,
-        [f"names: from {named.path}"],
-    )
-
-
-def _two_writings(source: Path, name: str) -> DataError:
-    return DataError(
-        f"folder {source}",
-        found=f"masks with 0 and 1, and others with 0 and {BORDER}: either both are {name}, or {BORDER} is ignored",
-        expected="one way of writing",
-        hint="write the masks in one way",
-    )
-
-
-def _without_names(source: Path, values: _Values) -> Decision:
-    present = set(values.numbers)
-    note = "no file names the classes: rename them in params.yaml before the first run"
-    if present <= {0, BORDER}:
-        return {BACKGROUND: 0, FOREGROUND: BORDER}, [], [note]
-    ignore: list[int | str] = [BORDER] if BORDER in present else []
-    numbers = sorted(present - {BORDER})
-    if numbers in ([0], [0, 1], [1]):
-        return {BACKGROUND: 0, FOREGROUND: 1}, ignore, [note]
-    looks_counted = (
-        values.gapless > len(values.highest) // 2 and len(set(values.highest)) > 1
-    )
-    if looks_counted or len(numbers) > MOST_COLOURS:
-        raise DataError(
-            f"folder {source}",
-            found=f"masks with values from 0 to {max(numbers)} and no names: numbers of classes, or of the single "
-            "objects in a picture",
-            expected="classes that are named",
-            hint="name the classes in classes.txt, the background first, a name a line; where the objects are numbered, "
-            "make the workspace without --data, set task.masks.values.classes to {background: 0, object: 1-65535} and "
-            "add the data then",
-        )
-    classes: Classes = {
-        BACKGROUND if number == 0 else f"class-{number}": number for number in numbers
-    }
-    return classes, ignore, [note]
+def _describe_pairs(pairs: Pairs, suffixes: Suffixes) -> str:
+    ending = f" with the ending {suffixes.mask}" if suffixes.mask else ""
+    of_images = f" in the place of {suffixes.image}" if suffixes.image else ""
+    return f"masks in {folders_of(pairs.of_image.values())}{ending}{of_images}"

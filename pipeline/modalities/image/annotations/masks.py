@@ -25,6 +25,7 @@ from pipeline.serving.image_pixels import DECODERS, TURNS, find_orientation
 
 IGNORED = 255  # of a pixel that has no class that counts
 MOST_PIXELS = 178_956_970
+ALL_LEVELS = frozenset(range(256))  # of grey
 NAMED = 6  # unknown values that a fault names
 SMOOTHED = 16  # unknown values from which on a mask looks as if it had been smoothed
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF")
@@ -158,9 +159,13 @@ def _decode(
     """Class numbers (H, W), and how many pixels each value has that stands for no
     class.
     """
-    pixels = read_pixels(content, name, as_colours=values.are_colours)
     known = _index_of_values(values, labels)
-    present, inverse, counts = _unique(pixels)
+    # Whatever a lossy format makes of a value, it stands for a class.
+    has_all_levels = not values.are_colours and known.keys() >= ALL_LEVELS
+    pixels = read_pixels(
+        content, name, as_colours=values.are_colours, accepts_lossy=has_all_levels
+    )
+    present, inverse, counts = unique_values(pixels)
     unknown = {
         int(value): int(count)
         for value, count in zip(present, counts, strict=True)
@@ -172,7 +177,9 @@ def _decode(
     return table[inverse].reshape(pixels.shape), unknown
 
 
-def _unique(pixels: Pixels) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def unique_values(
+    pixels: NDArray[Any],
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """The values there are (N,), sorted, which of them each pixel has, and how many
     pixels have each (N,).
 
@@ -197,13 +204,16 @@ def _index_of_values(values: MaskValues, labels: Sequence[str]) -> dict[int, int
     return known
 
 
-def read_pixels(content: bytes, name: str, *, as_colours: bool) -> Pixels:
+def read_pixels(
+    content: bytes, name: str, *, as_colours: bool, accepts_lossy: bool = False
+) -> Pixels:
     """The pixel values of a mask file (H, W): grey levels or palette indices, or
     colours as 0xRRGGBB.
 
     Args:
         content: of the file.
         name: as faults call it.
+        accepts_lossy: whether grey levels may be blurred, as JPEG blurs them.
 
     Raises:
         AnnotationError: it is no image, lossy, has partly transparent pixels, or
@@ -211,10 +221,13 @@ def read_pixels(content: bytes, name: str, *, as_colours: bool) -> Pixels:
     """
     try:
         with quiet(), Image.open(io.BytesIO(content), formats=DECODERS) as image:
-            _check_format(image, content, name)
+            is_lossy = _is_lossy(image, content)
+            _check_format(image, name, is_refused=is_lossy and not accepts_lossy)
             turn = find_orientation(image)
             image.load()
             upright = image.transpose(TURNS[turn]) if turn in TURNS else image
+            if is_lossy and not as_colours:
+                upright = upright.convert("L")
             return _colours(upright) if as_colours else _numbers(upright, name)
     except UnidentifiedImageError as fault:
         raise AnnotationError(
@@ -229,16 +242,20 @@ def read_pixels(content: bytes, name: str, *, as_colours: bool) -> Pixels:
         ) from fault
 
 
-def _check_format(image: Image.Image, content: bytes, name: str) -> None:
-    is_lossy = image.format in _LOSSY or (
+def _is_lossy(image: Image.Image, content: bytes) -> bool:
+    return image.format in _LOSSY or (
         image.format == "WEBP" and b"VP8L" not in content[:64]
     )
-    if is_lossy:
+
+
+def _check_format(image: Image.Image, name: str, *, is_refused: bool) -> None:
+    if is_refused:
         raise AnnotationError(
             "lossy-mask",
             f"{name}: a {image.format} file, whose values are blurred",
             "a PNG mask",
-            "export the masks again, as PNG; converting this file does not bring the values back",
+            "export the masks again, as PNG; or, of two classes far apart, give each "
+            "its half of the levels in task.masks.values, 0-127 and 128-255",
         )
     if image.width * image.height > MOST_PIXELS:
         found = f"{name}: {image.width} × {image.height} pixels"

@@ -22,6 +22,7 @@ IMAGE_FOLDERS = (
     "img",
     "pictures",
     "photos",
+    "leftimg8bit",
 )
 BOX_FOLDERS = (
     "annotations",
@@ -46,6 +47,8 @@ MASK_FOLDERS = (
     "groundtruth",
     "ground_truth",
     "gt",
+    "gtfine",
+    "manual",
     "labels",
     "label",
     "annotations",
@@ -93,7 +96,12 @@ class Pairs:
     ambiguous: dict[str, str] = field(default_factory=dict)
 
 
-def pair(images: Iterable[str], annotations: Iterable[str], suffix: str = "") -> Pairs:
+def pair(
+    images: Iterable[str],
+    annotations: Iterable[str],
+    suffix: str = "",
+    image_suffix: str = "",
+) -> Pairs:
     """Puts each image together with the annotation of the same name in the
     corresponding folder.
 
@@ -103,6 +111,7 @@ def pair(images: Iterable[str], annotations: Iterable[str], suffix: str = "") ->
 
     Args:
         suffix: what an annotation's name has after its image's.
+        image_suffix: what the image's name has in its place.
     """
     found = Pairs()
     left_images = sorted(images)
@@ -114,7 +123,7 @@ def pair(images: Iterable[str], annotations: Iterable[str], suffix: str = "") ->
     )
     for key, is_exact in keys:
         left_images, left_annotations = _pair_by(
-            key, left_images, left_annotations, suffix, is_exact, found
+            key, left_images, left_annotations, (image_suffix, suffix), is_exact, found
         )
     found.images_alone = left_images
     found.annotations_alone = left_annotations
@@ -125,13 +134,14 @@ def _pair_by(
     key: Key,
     images: Sequence[str],
     annotations: Sequence[str],
-    suffix: str,
+    suffixes: tuple[str, str],
     is_exact: bool,
     found: Pairs,
 ) -> tuple[list[str], list[str]]:
     """Fills `found` by one key and returns what it did not decide."""
-    images_of = _group(images, key)
-    annotations_of = _group(annotations, lambda path: key(without_suffix(path, suffix)))
+    own, other = suffixes
+    images_of = _group(images, lambda path: key(without_suffix(path, own)))
+    annotations_of = _group(annotations, lambda path: key(without_suffix(path, other)))
     decided: set[str] = set()
     for name in images_of.keys() & annotations_of.keys():
         here = images_of[name]

@@ -104,6 +104,8 @@ class MaskConfig(ConfigSection):
     """the folder of the masks; null: masks, mask, SegmentationClass and the like"""
     suffix: str = ""
     """what a mask's name has after its image's, before the ending: _mask, for example"""
+    image_suffix: str = ""
+    """what an image's name has and its mask's has not, before the ending: _leftImg8bit, for example"""
     unannotated: Literal["error", "empty", "skip"] = "error"
     """an image without a mask; error: it is left out by name; empty: all of it is background; skip: it does not belong to the data"""
     values: MaskValues = MaskValues()

@@ -306,6 +306,75 @@ def test_suffixes_are_found_out(
     assert masks(root).get("suffix", "") == suffix
 
 
+@pytest.mark.parametrize(
+    ("image", "masks_of_it", "suffixes"),
+    [
+        ("images/{}_img.png", ["masks/{}_mask.png"], ("_mask", "_img")),
+        ("x/{}_rgb.png", ["x/{}_gt.png"], ("_gt", "_rgb")),
+        (
+            "leftImg8bit/train/aachen/{}_000019_leftImg8bit.png",
+            [
+                "gtFine/train/aachen/{}_000019_gtFine_color.png",
+                "gtFine/train/aachen/{}_000019_gtFine_labelIds.png",
+            ],
+            ("_gtFine_labelIds", "_leftImg8bit"),
+        ),
+    ],
+)
+def test_images_may_have_a_suffix_too(
+    tmp_path: Path, image: str, masks_of_it: list[str], suffixes: tuple[str, str]
+) -> None:
+    root = tmp_path / "data"
+    for path in masks_of_it:
+        masked(root, half_mask(1), half_mask(1), half_mask(1), image=image, mask=path)
+    found = masks(root)
+    assert (found["suffix"], found["image_suffix"]) == suffixes
+
+
+def test_several_kinds_of_masks_are_asked_about(tmp_path: Path) -> None:
+    for kind in ("edge", "mask"):
+        name = f"x/{{}}_{kind}.png"
+        masked(
+            tmp_path / "data", half_mask(1), half_mask(1), image="x/{}.png", mask=name
+        )
+    with pytest.raises(DataError, match=r"several masks for an image.*_edge, _mask"):
+        masks(tmp_path / "data")
+
+
+def test_a_file_for_each_object_is_asked_about(tmp_path: Path) -> None:
+    for number in range(3):
+        home = tmp_path / "data" / f"{number}"
+        save_picture(home / "images" / f"img{number}.png", number)
+        for name in ("07c", "1ab"):
+            save_mask(home / "masks" / f"{name}{number}.png", half_mask(255))
+    with pytest.raises(DataError, match="several masks for one image") as caught:
+        masks(tmp_path / "data")
+    assert "unite" in caught.value.hint
+
+
+def test_masks_that_nobody_has_drawn_yet_and_other_pictures_are_told(
+    tmp_path: Path,
+) -> None:
+    root = masked(
+        tmp_path / "data",
+        half_mask(1),
+        half_mask(1),
+        image="JPEGImages/{}.png",
+        mask="SegmentationClass/{}.png",
+    )
+    save_picture(root / "JPEGImages" / "new.png", 9)
+    save_mask(root / "SegmentationObject" / "p000.png", half_mask(1))
+    described = SegmentationReader("x").describe_source(root)
+    assert described.settings["task"]["masks"]["unannotated"] == "skip"
+    assert any("1 image without a mask, left out" in note for note in described.notes)
+    unused = "not used: 1 further image file in SegmentationObject"
+    assert unused in described.notes
+    task = SemanticSegmentationConfig.model_validate(described.settings["task"])
+    listing, _ = take_in(SegmentationReader("x"), root, task)
+    assert not listing.faults
+    assert [finding.items for finding in listing.findings] == [("JPEGImages/new.png",)]
+
+
 def test_two_places_of_masks_are_asked_about(tmp_path: Path) -> None:
     root = masked(tmp_path / "data", half_mask(1))
     save_mask(root / "labels" / "p000.png", half_mask(1))
@@ -363,6 +432,66 @@ def test_unreadable_masks_are_named(tmp_path: Path) -> None:
     save_mask(root / "masks" / "a.png", half_mask(1), kind="JPEG")
     with pytest.raises(DataError, match="no mask that can be read"):
         masks(root)
+
+
+def test_jpeg_masks_of_two_levels_are_cut_at_half(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for number in range(3):
+        save_picture(root / "images" / f"{number}.jpg", number, kind="JPEG")
+        coloured = np.repeat(half_mask(255)[..., None], 3, axis=2)
+        save_mask(root / "masks" / f"{number}.jpg", coloured, kind="JPEG")
+    assert masks(root)["values"]["classes"] == {
+        "background": "0-127",
+        "foreground": "128-255",
+    }
+
+
+def test_masks_that_were_resized_with_smoothing_are_cut_at_half(tmp_path: Path) -> None:
+    ramp = np.zeros((40, 60), np.uint8)
+    ramp[:, 40:] = 255
+    ramp[0, :] = np.arange(60) * 4
+    ramp[1, :] = np.arange(60) * 4 + 2
+    root = masked(tmp_path / "data", ramp, ramp)
+    save_text(root / "classes.txt", "skin\nmole\n")
+    assert masks(root)["values"]["classes"] == {"skin": "0-127", "mole": "128-255"}
+
+
+def test_masks_that_number_their_colours_differently_go_by_colours(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "data"
+    black_first, white_first = (0, 0, 0, 255, 255, 255), (255, 255, 255, 0, 0, 0)
+    for number, palette in enumerate((black_first, white_first)):
+        save_picture(root / "images" / f"{number}.png", number)
+        save_mask(root / "masks" / f"{number}.gif", half_mask(1), palette, "GIF")
+    assert masks(root)["values"]["classes"] == {
+        "background": "#000000",
+        "foreground": "#ffffff",
+    }
+
+
+def test_colours_of_camvid_and_a_background_that_is_none(tmp_path: Path) -> None:
+    picture = np.zeros((40, 60, 3), np.uint8)
+    picture[:, 10:] = (64, 128, 64)
+    picture[:, 20:] = (192, 0, 128)
+    root = masked(
+        tmp_path / "data", picture, picture, image="a/{}.png", mask="b/{}_L.png"
+    )
+    save_text(
+        root / "label_colors.txt", "0 0 0\t\tVoid\n64 128 64\tTree\n192 0 128\t\tRoad\n"
+    )
+    assert masks(root)["values"] == {
+        "classes": {"Road": "#c00080", "Tree": "#408040"},
+        "ignore": ["#000000"],
+    }
+    notes = SegmentationReader("x").describe_source(root).notes
+    assert any(note.startswith("background: Road, which answers") for note in notes)
+
+
+def test_masks_of_one_value_are_asked_about(tmp_path: Path) -> None:
+    field = np.full((40, 60), 255, np.uint8)
+    with pytest.raises(DataError, match="the value 255 in every pixel"):
+        masks(masked(tmp_path / "data", field, field))
 
 
 @pytest.mark.real
