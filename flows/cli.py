@@ -241,7 +241,9 @@ def _resolve_weights(reference: str) -> str:
     from pipeline.files import expanded
 
     path = expanded(reference)
-    return str(path.resolve()) if path.exists() else reference
+    if path.exists():
+        return str(path.resolve())
+    return reference
 
 
 @app.command()

@@ -72,7 +72,10 @@ def describe_entry(entry: Entry) -> str:
     overridden = (
         f", overriding the verdict {entry.decision}" if entry.is_override else ""
     )
-    kind = f"verdict {entry.decision}" if entry.kind == "verdict" else entry.kind
+    if entry.kind == "verdict":
+        kind = f"verdict {entry.decision}"
+    else:
+        kind = entry.kind
     return f"{when}  {kind} v{entry.version or 'none'}{before} by {entry.by}{overridden}: {entry.reason}"
 
 
@@ -352,7 +355,9 @@ def parse_date(text: str) -> datetime | None:
         moment = datetime.fromisoformat(text)
         if _is_day(text):
             moment += timedelta(days=1)
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        if moment.tzinfo:
+            return moment.astimezone(UTC)
+        return moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError) as fault:
         raise ConfigError(
             "--at", found=text, expected="a date such as 2026-11-27 or 2026-11-27T14:00"

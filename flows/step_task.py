@@ -70,7 +70,9 @@ class PrefectConsole:
 
     def working(self, on: str) -> AbstractContextManager[None]:
         terminal = CONSOLE.get()
-        return nullcontext() if terminal is None else terminal.working(on)
+        if terminal is None:
+            return nullcontext()
+        return terminal.working(on)
 
 
 # Why a step runs that DVC does not know.
@@ -219,11 +221,9 @@ def _find_receipt(workspace: Workspace, name: str) -> Record | None:
     config = workspace.config()
     if name == "promote":
         registered = receipts.load(workspace)
-        return (
-            None
-            if registered is None
-            else receipts.current_promotion(config, workspace, registered)
-        )
+        if registered is None:
+            return None
+        return receipts.current_promotion(config, workspace, registered)
     return receipts.current_receipt(
         config, workspace, EvaluateRecord.load(workspace.output("evaluate"))
     )

@@ -212,11 +212,9 @@ def live_line(
     )
     note = f"  {printable(progress.note)}"
     # Half a note says less than none.
-    return (
-        line.append(note)
-        if progress.note and line.cell_len + len(note) < columns
-        else line
-    )
+    if progress.note and line.cell_len + len(note) < columns:
+        return line.append(note)
+    return line
 
 
 def _append_bar(line: Text, share: float, length: int, ascii_only: bool) -> None:
@@ -232,11 +230,15 @@ def _whole_seconds(seconds: float) -> str:
 
 
 def _count(done: int, total: int) -> str:
-    return f"{done:,} of {total:,}" if total else f"{done:,}"
+    if total:
+        return f"{done:,} of {total:,}"
+    return f"{done:,}"
 
 
 def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."
+    if len(text) <= length:
+        return text
+    return text[: length - 3] + "..."
 
 
 def _broken(text: str, columns: int, hanging: int | None = None) -> list[str]:
@@ -246,9 +248,10 @@ def _broken(text: str, columns: int, hanging: int | None = None) -> list[str]:
     if hanging is None:
         indent = len(text) - len(text.lstrip())
         column = _COLUMN.match(text, indent)
-        hanging = (
-            column.end() if column and column.end() < columns // 2 else indent + INDENT
-        )
+        if column and column.end() < columns // 2:
+            hanging = column.end()
+        else:
+            hanging = indent + INDENT
     return textwrap.wrap(
         text,
         columns,

@@ -570,7 +570,10 @@ def _explain(
         return f"{where}: no such setting"
     known = [field.alias or name for name, field in section.model_fields.items()]
     close = difflib.get_close_matches(keys[-1], known, 1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+    if close:
+        hint = f"did you mean {close[0]}?"
+    else:
+        hint = f"there are {', '.join(known)}"
     return f"{where}: no such setting; {hint}"
 
 

@@ -81,11 +81,10 @@ def _enclosing_quotas(hierarchy: _Hierarchy, group: PurePosixPath) -> Iterator[f
     """Of a group and all above it, as far as they can be seen: in a container that may
     be the mount point alone.
     """
-    inside = (
-        group.relative_to(hierarchy.root)
-        if group.is_relative_to(hierarchy.root)
-        else PurePosixPath()
-    )
+    if group.is_relative_to(hierarchy.root):
+        inside = group.relative_to(hierarchy.root)
+    else:
+        inside = PurePosixPath()
     for part in (inside, *inside.parents):
         folder = hierarchy.mounted / part
         quota = _quota_v1(folder) if hierarchy.controllers else _quota_v2(folder)

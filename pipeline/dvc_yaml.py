@@ -272,4 +272,6 @@ def _last_line(key: yaml.Node, value: yaml.Node) -> int:
         end = value.end_mark.line - int(ended_before)
         return max(key.start_mark.line, end)
     last = value.value[-1]
-    return _last_line(*last) if isinstance(last, tuple) else _last_line(last, last)
+    if isinstance(last, tuple):
+        return _last_line(*last)
+    return _last_line(last, last)

@@ -104,11 +104,9 @@ def write(table: pa.Table, path: Path) -> str:
         DataError: a column of `COLUMNS` is missing or has another type.
     """
     for field in COLUMNS:
-        found = (
-            table.schema.field(field.name).type
-            if field.name in table.column_names
-            else None
-        )
+        found = None
+        if field.name in table.column_names:
+            found = table.schema.field(field.name).type
         if found != field.type:
             raise DataError(
                 f"manifest column '{field.name}'",

@@ -65,7 +65,9 @@ class Metric:
 
     def format_gain(self, value: float) -> str:
         """A difference of two values with its sign: of a share in points."""
-        return f"{100 * value:+.1f}" if self.is_share else f"{value:+.3f}"
+        if self.is_share:
+            return f"{100 * value:+.1f}"
+        return f"{value:+.3f}"
 
 
 # In the order in which a reader meets them.
@@ -255,7 +257,9 @@ def find(name: str) -> Metric:
 def suggest(name: str, known: list[str] | tuple[str, ...]) -> str:
     """A hint at the known name that is meant; empty where none is close."""
     close = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {close[0]}?" if close else ""
+    if close:
+        return f"did you mean {close[0]}?"
+    return ""
 
 
 def metrics_of(kind: TargetKind) -> list[Metric]:
@@ -312,5 +316,8 @@ def sort_key(name: str) -> tuple[bool, int, str]:
     """
     metric = find(name)
     names = [known.name for known in METRICS]
-    position = len(names) if metric.k is not None else names.index(name)
+    if metric.k is not None:
+        position = len(names)
+    else:
+        position = names.index(name)
     return not metric.higher_is_better, position, name

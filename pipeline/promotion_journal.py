@@ -151,14 +151,18 @@ class History:
             return None
         oldest = now - timedelta(days=expires_days)
         newest = now + CLOCK_DIFFERENCE
-        return last if oldest <= last.when <= newest else None
+        if oldest <= last.when <= newest:
+            return last
+        return None
 
     def find_refusal(self, version: str) -> Entry | None:
         """The refusal of a version, where it was not asked for again since and no other
         became champion.
         """
         last = self._find_last_of_approval(version)
-        return last if last is not None and last.kind == "refused" else None
+        if last is not None and last.kind == "refused":
+            return last
+        return None
 
     def _find_last_of_approval(self, version: str) -> Entry | None:
         """The last request for a version's approval, or refusal of it, since the

@@ -111,7 +111,9 @@ def current_promotion(
     is_answered = record.waits and not history.find_request(
         record.version, config.promotion.expires_days, datetime.now(UTC)
     )
-    return None if is_answered or history.champion != record.champion else record
+    if is_answered or history.champion != record.champion:
+        return None
+    return record
 
 
 def write_journal(workspace: Workspace, name: str, entries: Sequence[Entry]) -> None:

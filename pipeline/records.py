@@ -27,11 +27,9 @@ def digest(*parts: Any) -> str:
     """
 
     def plain(value: Any) -> Any:
-        return (
-            value.model_dump(mode="json")
-            if isinstance(value, BaseModel)
-            else str(value)
-        )
+        if isinstance(value, BaseModel):
+            return value.model_dump(mode="json")
+        return str(value)
 
     text = json.dumps(
         parts, sort_keys=True, separators=(",", ":"), default=plain, ensure_ascii=True
@@ -150,9 +148,9 @@ class SplitRecord(Record):
 
     def size(self, split: str) -> int:
         """How many examples a split has."""
-        return (
-            self.examples[split] if self.examples else sum(self.counts[split].values())
-        )
+        if self.examples:
+            return self.examples[split]
+        return sum(self.counts[split].values())
 
     @property
     def manifest(self) -> Path:
@@ -504,7 +502,9 @@ class GitState(FrozenModel):
     @property
     def dirty(self) -> bool | None:
         """Whether any tracked file differs; None where that is not known."""
-        return None if self.changed is None else bool(self.changed)
+        if self.changed is None:
+            return None
+        return bool(self.changed)
 
 
 class RegisterRecord(Record):

@@ -102,7 +102,9 @@ def redact(text: str) -> str:
     is known to be one.
     """
     text = redact_forms(text)
-    return _pattern.sub(MARK, text) if _pattern is not None else text
+    if _pattern is not None:
+        return _pattern.sub(MARK, text)
+    return text
 
 
 def redact_nested(value: Any) -> Any:
@@ -295,11 +297,10 @@ def _redact_in_place(fault: BaseException, done: dict[int, BaseException]) -> No
         _scrub(arg, done) if isinstance(arg, BaseException) else redact_nested(arg)
         for arg in fault.args
     )
-    names = (
-        [*vars(fault), "filename", "filename2", "strerror"]
-        if isinstance(fault, OSError)
-        else [*vars(fault)]
-    )
+    if isinstance(fault, OSError):
+        names = [*vars(fault), "filename", "filename2", "strerror"]
+    else:
+        names = [*vars(fault)]
     for name in names:
         value = getattr(fault, name, None)
         clean = (

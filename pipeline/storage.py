@@ -188,9 +188,9 @@ def _full_or_read_only(fault: BaseException) -> int | None:
     words; else None.
     """
     if isinstance(fault, OSError) and fault.errno is not None:
-        return (
-            fault.errno if fault.errno in FULL or fault.errno == errno.EROFS else None
-        )
+        if fault.errno in FULL or fault.errno == errno.EROFS:
+            return fault.errno
+        return None
     if isinstance(fault, ThawError):
         return None
     said = str(fault).lower()
@@ -229,4 +229,6 @@ def _path(fault: BaseException, near: Path) -> Path:
         named = getattr(fault, "filename2", None) or named
     if isinstance(named, bytes):
         named = os.fsdecode(named)
-    return near / named if isinstance(named, str) and named else near
+    if isinstance(named, str) and named:
+        return near / named
+    return near

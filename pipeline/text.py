@@ -81,7 +81,9 @@ def write_anything(streams: Iterable[TextIO]) -> None:
 
 def shorten(text: str, most: int) -> str:
     """At most so many characters of a text, with an ellipsis where it is cut."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+    if len(text) <= most:
+        return text
+    return text[: most - 1] + "…"
 
 
 def natural_order(name: str) -> list[str | int]:

@@ -88,18 +88,18 @@ class Measures:
         Gauge(name, meaning, registry=self.registry).set_function(value)  # type: ignore[arg-type]
 
     def _version(self) -> float:
-        return float(self.model.current.version.version) if self.model.current else 0.0
+        if self.model.current:
+            return float(self.model.current.version.version)
+        return 0.0
 
     def _log_failures(self) -> float:
         return float(self.log.failures) if self.log else 0.0
 
     def _model_memory(self) -> float:
         try:
-            return (
-                float(psutil.Process(self.model.current.pid).memory_info().rss)
-                if self.model.current
-                else 0.0
-            )
+            if self.model.current:
+                return float(psutil.Process(self.model.current.pid).memory_info().rss)
+            return 0.0
         except psutil.Error:
             return 0.0
 

@@ -146,19 +146,24 @@ def _finding(
             found=str(outcome.exception_info)[-200:],
             expected="one that can be judged",
         )
-    rows = result.get("unexpected_index_list") or [] if check.index is not None else []
+    if check.index is not None:
+        rows = result.get("unexpected_index_list") or []
+    else:
+        rows = []
     items = suite.items.get(check.code) or tuple(
         sorted({_item(row, check) for row in rows})
     )
     if check.index is not None:
         found = f"{result['unexpected_count']} of {result['element_count']}"
     else:
-        value = (
-            result["observed_value"]
-            if "observed_value" in result
-            else result["unexpected_list"][0]
-        )
-        found = f"{value:.4g}" if isinstance(value, float) else str(value)
+        if "observed_value" in result:
+            value = result["observed_value"]
+        else:
+            value = result["unexpected_list"][0]
+        if isinstance(value, float):
+            found = f"{value:.4g}"
+        else:
+            found = str(value)
     return Finding(
         code=check.code,
         severity=check.severity,
@@ -173,4 +178,6 @@ def _finding(
 def _item(row: Mapping[str, Any], check: Check) -> str:
     column = check.arguments["column"]
     name = str(row[check.index or ""])
-    return name if column == check.index else f"{name}: {row.get(column)}"
+    if column == check.index:
+        return name
+    return f"{name}: {row.get(column)}"

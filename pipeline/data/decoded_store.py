@@ -272,11 +272,9 @@ def _index(path: Path, shape: tuple[int, ...]) -> tuple[str, ...] | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         ids = tuple(str(name) for name in values["ids"])
-        return (
-            ids
-            if values["shape"] == list(shape) and values["check"] == digest(ids)
-            else None
-        )
+        if values["shape"] == list(shape) and values["check"] == digest(ids):
+            return ids
+        return None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -114,9 +114,10 @@ class _Forest:
 
     def joined(self, members: npt.NDArray[np.int64]) -> bool:
         """Whether all members are in one component already."""
-        labels = (
-            self.labels()[members] if len(members) > SMALL else self._labels[members]
-        )
+        if len(members) > SMALL:
+            labels = self.labels()[members]
+        else:
+            labels = self._labels[members]
         return bool((labels == labels[0]).all())
 
     def labels(self) -> npt.NDArray[np.int64]:

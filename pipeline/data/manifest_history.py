@@ -56,8 +56,6 @@ class ManifestHistory:
             )
         except (OSError, ValueError):
             return []
-        return (
-            [value for value in values if isinstance(value, str)]
-            if isinstance(values, list)
-            else []
-        )
+        if isinstance(values, list):
+            return [value for value in values if isinstance(value, str)]
+        return []

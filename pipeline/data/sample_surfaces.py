@@ -214,7 +214,10 @@ def scratch(surface: Surface, dice: Dice, strength: int) -> None:
     y, x = y - dy * pieces, x - dx * pieces
     mask = np.zeros_like(surface.albedo)
     for piece in range(pieces):
-        width = 15 if piece in (0, pieces - 1) else dice.between(18, 24)
+        if piece in (0, pieces - 1):
+            width = 15
+        else:
+            width = dice.between(18, 24)
         y1, x1 = y + dy * 2 + bend_y * piece, x + dx * 2 + bend_x * piece
         mask = np.maximum(mask, _stroke(y, x, y1, x1, width))
         y, x = y1, x1

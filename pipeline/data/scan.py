@@ -86,11 +86,9 @@ def _stamps(root: Path, paths: Sequence[str]) -> dict[str, FileStat]:
             within[folder] = not path.startswith("/") and (
                 not folder or outside(root, folder) is None
             )
-        stamp = (
-            FileStat.of_plain_file(real_path(root, path))
-            if within[folder] and name != ".."
-            else None
-        )
+        stamp = None
+        if within[folder] and name != "..":
+            stamp = FileStat.of_plain_file(real_path(root, path))
         if stamp is not None:
             stamps[path] = stamp
     return stamps

@@ -45,7 +45,9 @@ class ScanCache:
     def recall(self, path: str, identity: str) -> MeasuredExample | ExampleFault | None:
         """The result for a content, as if it had been measured at this path."""
         found = self._results.get(_key(path, identity))
-        return None if found is None else _at(path, found)
+        if found is None:
+            return None
+        return _at(path, found)
 
     def add(self, path: str, result: MeasuredExample | ExampleFault) -> None:
         """Remembers what the content determines: neither what could not be read, nor a

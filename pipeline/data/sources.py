@@ -42,9 +42,10 @@ def read(root: Path, data: DataConfig) -> ExampleListing:
     Raises:
         DataError: nothing can be listed: no folder, no examples, an unusable table.
     """
-    listing = (
-        _from_table(root, data) if data.table is not None else _from_folders(root, data)
-    )
+    if data.table is not None:
+        listing = _from_table(root, data)
+    else:
+        listing = _from_folders(root, data)
     if not listing.examples:
         raise DataError(
             f"data folder {root}",
@@ -139,11 +140,10 @@ def read_metadata(
         if str(labelled[path] if told.get(path) is None else told[path])
         != labelled[path]
     ]
-    alone = (
-        sorted(known.keys() - set(paths))
-        if data.columns["group"] in rows.columns
-        else []
-    )
+    if data.columns["group"] in rows.columns:
+        alone = sorted(known.keys() - set(paths))
+    else:
+        alone = []
     findings = [
         *([_unused(unknown)] if unknown else []),
         *([_mislabelled(wrong)] if wrong else []),

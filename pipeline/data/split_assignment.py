@@ -262,7 +262,10 @@ def _assign_new_groups(
             if all(split in example.allowed for example in unit)
         ]
         empty = [split for split in open_ if not have[split]]
-        choice = empty if empty and to_come[label] <= len(empty) else open_
+        if empty and to_come[label] <= len(empty):
+            choice = empty
+        else:
+            choice = open_
         best = min(
             choice,
             key=lambda split: (

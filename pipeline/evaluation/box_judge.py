@@ -245,11 +245,9 @@ class BoxJudge:
             answered = int((~matches.ignored[AT_50] & shown).sum())
             objects = int(matches.objects.sum())
             estimate = _estimate_class_ap(judged, code, settings) if objects else None
-            at_50 = (
-                float(judged.judgement.class_ap(code, once, (AT_50,))[0])
-                if objects
-                else None
-            )
+            at_50 = None
+            if objects:
+                at_50 = float(judged.judgement.class_ap(code, once, (AT_50,))[0])
             shares = (
                 _share(right, answered),
                 _share(right, objects),

@@ -283,7 +283,9 @@ class PixelJudge:
                 estimate = percentile_interval(
                     float(overlap[code]), samples[code], settings.confidence
                 )
-            own_dice = float(dice[code]) if np.isfinite(dice[code]) else None
+            own_dice = None
+            if np.isfinite(dice[code]):
+                own_dice = float(dice[code])
             shares = (own_dice, _share(shared, answer), _share(shared, truth))
             counts = (int(pictures[code]), int(truth))
             rows.append((label, *counts, *tables.estimate_cells(estimate), *shares))

@@ -173,7 +173,9 @@ def _as_text(value: object) -> str:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+    if len(text) <= LONGEST_VALUE:
+        return text
+    return text[: LONGEST_VALUE - 1] + "…"
 
 
 def _quarters(numbers: Floats) -> Iterator[tuple[str, Rows]]:
@@ -184,7 +186,10 @@ def _quarters(numbers: Floats) -> Iterator[tuple[str, Rows]]:
         yield names[0], is_known
     for at in range(len(edges) - 1):
         low, high = edges[at], edges[at + 1]
-        is_above = numbers >= low if at == 0 else numbers > low
+        if at == 0:
+            is_above = numbers >= low
+        else:
+            is_above = numbers > low
         yield f"{names[at]} – {names[at + 1]}", is_known & is_above & (numbers <= high)
     if not is_known.all():
         yield ABSENT, ~is_known

@@ -67,9 +67,10 @@ class PixelLoss:
         else:
             chosen = logits[:, counted]
             classes = mask[counted]
-        weights = (
-            None if self.class_weights is None else self.class_weights.to(logits.device)
-        )
+        if self.class_weights is None:
+            weights = None
+        else:
+            weights = self.class_weights.to(logits.device)
         # As one example of many places: several times as fast as as many examples.
         entropy = functional.cross_entropy(chosen[None], classes[None], weight=weights)
         return entropy + _dice_loss(chosen.softmax(0), classes)

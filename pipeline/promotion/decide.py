@@ -100,7 +100,9 @@ def _find_missed_demand(evidence: Evidence, policy: Policy) -> Verdict | None:
         *list_missed_floors(evidence.metrics, policy.floors),
         *_list_missed_limits(evidence, policy.promotion),
     ]
-    return Verdict("reject", "; ".join(missed)) if missed else None
+    if missed:
+        return Verdict("reject", "; ".join(missed))
+    return None
 
 
 def list_missed_floors(

@@ -62,7 +62,9 @@ def measure_gain(pair: JudgedPair) -> PairedGain:
         gain: Floats = compute(pair.challenger, weights) - compute(
             pair.champion, weights
         )
-        return gain if metric_registry.find(pair.metric).higher_is_better else -gain
+        if metric_registry.find(pair.metric).higher_is_better:
+            return gain
+        return -gain
 
     return RankedGain(difference, units, pair.finest_error)
 
@@ -122,7 +124,9 @@ def count_flips(pair: JudgedPair) -> Flips | None:
 def measure_recall(judged: Judged, code: int) -> float | None:
     """The mean goodness of a class; None where no example has it."""
     own = judged.class_goodness(code)
-    return float(own.goodness[own.rows].mean()) if own.rows.any() else None
+    if own.rows.any():
+        return float(own.goodness[own.rows].mean())
+    return None
 
 
 def _measure_part(

@@ -116,7 +116,9 @@ class ExampleGains:
     def design_effect(self) -> float:
         """D: how many times as many examples are needed as if each were a unit."""
         total = float((self.gains**2).sum())
-        return float((self.sums**2).sum()) / total if total else 1.0
+        if total:
+            return float((self.sums**2).sum()) / total
+        return 1.0
 
     @cached_property
     def resampled(self) -> Floats:

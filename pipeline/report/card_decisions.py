@@ -142,11 +142,9 @@ def _own_entries(entries: Sequence[Entry], version: str) -> Iterator[Entry]:
 def _describe_kind(entry: Entry, version: str) -> str:
     if entry.version != version:
         successor = f"version {name(entry.version)}" if entry.version else "no version"
-        return (
-            f"Withdrawn for {successor}"
-            if entry.kind == "rolled-back"
-            else f"Succeeded by {successor}"
-        )
+        if entry.kind == "rolled-back":
+            return f"Withdrawn for {successor}"
+        return f"Succeeded by {successor}"
     if entry.kind == "verdict":
         return VERDICTS.get(entry.decision, name(entry.decision))
     return f"{STANDINGS[entry.kind]}{', overriding the verdict' if entry.is_override else ''}"

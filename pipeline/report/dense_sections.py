@@ -170,6 +170,8 @@ def worst_section(evaluated: EvaluateRecord) -> list[WorstPicture]:
     rows = json.loads((folder / "worst.json").read_text(encoding="utf-8"))
     found = []
     for row in rows:
-        picture = files.data_uri(folder / row["picture"]) if row["picture"] else None
+        picture = None
+        if row["picture"]:
+            picture = files.data_uri(folder / row["picture"])
         found.append(WorstPicture(row["path"], picture, row))
     return found

@@ -72,7 +72,9 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def read_number(row: Mapping[str, str], name: str) -> float | None:
     """A number, or None where the field is empty."""
-    return float(row[name]) if row[name] else None
+    if row[name]:
+        return float(row[name])
+    return None
 
 
 def read_estimate(row: Mapping[str, str], name: str) -> MetricEstimate | None:

@@ -44,7 +44,9 @@ def _make_character_visible(character: str) -> str:
     if character in NAMED_ESCAPES:
         return NAMED_ESCAPES[character]
     code = ord(character)
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    return f"\\U{code:08x}"
 
 
 def join_names(names: Sequence[str]) -> str:
@@ -139,7 +141,10 @@ def format_count(value: int) -> str:
 
 def pluralize(value: int, one: str, several: str = "") -> str:
     """A count with its noun: 1 example, 12 examples."""
-    noun = one if value == 1 else several or f"{one}s"
+    if value == 1:
+        noun = one
+    else:
+        noun = several or f"{one}s"
     return f"{format_count(value)} {noun}"
 
 
@@ -226,7 +231,9 @@ def format_gain(value: float, metric: str) -> str:
 def metric_title(metric: str) -> str:
     """A metric's title within a sentence."""
     title = metric_registry.find(metric).title
-    return title if title.isupper() else title[0].lower() + title[1:]
+    if title.isupper():
+        return title
+    return title[0].lower() + title[1:]
 
 
 def describe_promotion(promoted: PromoteRecord) -> str:

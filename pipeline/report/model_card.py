@@ -172,11 +172,9 @@ def _list_details(
     parameters = f"{backbone.parameters / 1e6:.1f} million parameters"
     yield "Backbone", f"{name(backbone.name)}, {parameters}, {_describe_weights(run)}"
     yield "Licence of the backbone", _describe_licence(backbone.source)
-    steps = (
-        f", {formatting.pluralize(candidate.steps, 'optimiser step')}"
-        if candidate.steps
-        else ""
-    )
+    steps = ""
+    if candidate.steps:
+        steps = f", {formatting.pluralize(candidate.steps, 'optimiser step')}"
     yield "Recipe", f"{name(candidate.name)}{steps}"
     yield (
         "Input",
@@ -220,7 +218,9 @@ def _describe_data(tags: Mapping[str, str]) -> str:
     if not md5:
         return ""
     count = tags.get("data.files", "")
-    number = f", {formatting.pluralize(int(count), 'file')}" if count.isdigit() else ""
+    number = ""
+    if count.isdigit():
+        number = f", {formatting.pluralize(int(count), 'file')}"
     reason = tags.get("data.dirty_reason")
     unsure = (
         f"; this does not lead back to the data: {escape(reason)}" if reason else ""
@@ -245,7 +245,9 @@ def _describe_latency(latency: Latency) -> str:
 def _list_labels(labels: Sequence[str]) -> str:
     shown = ", ".join(name(label) for label in labels[:LISTED_LABELS])
     more = len(labels) - LISTED_LABELS
-    rest = f" and {more:,} more" if more > 0 else ""
+    rest = ""
+    if more > 0:
+        rest = f" and {more:,} more"
     return f"{formatting.pluralize(len(labels), 'class', 'classes')}, {shown}{rest}"
 
 
@@ -276,7 +278,10 @@ def _stage_row(
         total = sum(spent.get(part, 0.0) for part in STAGE_PARTS)
         seconds = formatting.format_seconds(total)
     blocks = formatting.pluralize(len(stage.trained), "block")
-    trained = name(stage.trained[0]) if len(stage.trained) == 1 else blocks
+    if len(stage.trained) == 1:
+        trained = name(stage.trained[0])
+    else:
+        trained = blocks
     frozen = formatting.pluralize(len(stage.frozen), "block")
     return (
         name(stage.name),
@@ -312,11 +317,9 @@ def _factors(evaluated: EvaluateRecord) -> str:
         if columns
         else ""
     )
-    small = (
-        f"{formatting.pluralize(len(slices.small), 'slice')} had too few examples to be judged."
-        if slices.small
-        else ""
-    )
+    small = ""
+    if slices.small:
+        small = f"{formatting.pluralize(len(slices.small), 'slice')} had too few examples to be judged."
     nothing = (
         "Answers were judged by class alone: the data have no columns to judge them by."
     )
@@ -381,11 +384,12 @@ def _training_data(run: RunRecords) -> str:
     rows.append(
         ("all examples", *(f"{total:,}" for total in totals), f"{sum(totals):,}")
     )
-    notes = (
-        [f"The largest and the smallest classes; {counts.more:,} lie between them."]
-        if counts.more
-        else []
-    )
+    if counts.more:
+        notes = [
+            f"The largest and the smallest classes; {counts.more:,} lie between them."
+        ]
+    else:
+        notes = []
     if run.split.examples:
         notes.append("An example counts in every class that it has.")
     findings = (*run.validate.findings, *run.split.warnings, *run.split.left_out)
@@ -452,7 +456,9 @@ def _list_names(names: Sequence[str], count: int | None = None) -> str:
     """The first names, and how many more there are."""
     shown = ", ".join(name(one) for one in names[:LISTED_NAMES])
     more = (len(names) if count is None else count) - LISTED_NAMES
-    return f"{shown} and {more:,} more" if more > 0 else shown
+    if more > 0:
+        return f"{shown} and {more:,} more"
+    return shown
 
 
 # --- quantitative analyses ------------------------------------------------------------
@@ -503,11 +509,10 @@ def _list_comparisons(evaluated: EvaluateRecord, config: Config) -> Iterator[str
 
 
 def _describe_comparison(comparison: Comparison, evaluated: EvaluateRecord) -> str:
-    other = (
-        "training from scratch"
-        if comparison.other == "scratch"
-        else f"the recipe {name(comparison.other)}"
-    )
+    if comparison.other == "scratch":
+        other = "training from scratch"
+    else:
+        other = f"the recipe {name(comparison.other)}"
     difference = comparison.difference
     points = f"{formatting.format_points(difference.value)} of {formatting.metric_title(comparison.metric)}"
     interval = f"({formatting.format_difference(difference)}; {formatting.format_p_value(comparison.p_value)})"
@@ -591,7 +596,9 @@ def _slices(evaluated: EvaluateRecord) -> str:
         "Clearly below the whole",
     )
     chance = f"Of {formatting.pluralize(len(judged), 'slice')}, about {section.by_chance:.1f} would be clearly below by chance."
-    return join([table(header, rows, right=(1, 2, 3)), chance]) if rows else ""
+    if rows:
+        return join([table(header, rows, right=(1, 2, 3)), chance])
+    return ""
 
 
 def _estimate_cells(metric: str, estimate: MetricEstimate) -> tuple[str, str]:
@@ -605,7 +612,8 @@ def _name_weakest(evaluated: EvaluateRecord) -> Iterator[str]:
     for label, examples, estimate in _class_rows(evaluated)[:1]:
         count, _, title = CLASS_COLUMNS[evaluated.targets]
         value, interval = _estimate_cells(evaluated.primary, estimate)
-        title = title if title.isupper() else title[0].lower() + title[1:]
+        if not title.isupper():
+            title = title[0].lower() + title[1:]
         yield f"class {name(label)}, {title} {value} ({interval}) on {examples:,} {count}"
     section = result_sections.slices_section(evaluated)
     for row in section.below[:LISTED_SLICES]:

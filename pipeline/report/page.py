@@ -180,4 +180,6 @@ def _safe_link(target: str) -> str | None:
     """A link that only leads somewhere: no scheme but http and https, and none for a
     path.
     """
-    return target if urlsplit(target).scheme in ("", "http", "https", "file") else None
+    if urlsplit(target).scheme in ("", "http", "https", "file"):
+        return target
+    return None

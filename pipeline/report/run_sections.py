@@ -139,7 +139,9 @@ def describe_input(spec: InputSpec, truncated: TruncatedTexts | None = None) -> 
             parts.append(f"of train and validation, {truncated.describe()}")
         return "; ".join(parts)
     size = f"{spec.size} × {spec.size}"
-    resized = f" of {spec.resize} × {spec.resize}" if spec.resize != spec.size else ""
+    resized = ""
+    if spec.resize != spec.size:
+        resized = f" of {spec.resize} × {spec.resize}"
     return f"{size}{resized}, {FIT_NAMES[spec.fit]}"
 
 
@@ -190,11 +192,9 @@ def _describe_anchors(design: Mapping[str, Any]) -> str:
 def describe_request(spec: InputSpec) -> str:
     """What `thaw predict` is given by someone who has new examples."""
     if isinstance(spec, TextInputSpec):
-        return (
-            '"A TEXT" TABLE…'
-            if len(spec.columns) == 1
-            else '"A TEXT" "ITS PAIR" TABLE…'
-        )
+        if len(spec.columns) == 1:
+            return '"A TEXT" TABLE…'
+        return '"A TEXT" "ITS PAIR" TABLE…'
     return "FILES…"
 
 
@@ -416,11 +416,10 @@ def candidate_rows(
     rows = []
     for name in best_first:
         record = finetuned.candidate(name)
-        tested = (
-            evaluated.metrics
-            if name == evaluated.candidate
-            else evaluated.others.get(name, {})
-        )
+        if name == evaluated.candidate:
+            tested = evaluated.metrics
+        else:
+            tested = evaluated.others.get(name, {})
         validation = record.val.get(finetuned.primary)
         rows.append(
             CandidateRow(

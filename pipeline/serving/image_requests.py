@@ -50,11 +50,9 @@ def image_column(table: Any) -> list[Any]:
         MlflowException: the table is of another form.
     """
     if not isinstance(table, pd.DataFrame) or list(table.columns) != ["image"]:
-        columns = (
-            list(table.columns)
-            if isinstance(table, pd.DataFrame)
-            else type(table).__name__
-        )
+        columns: list[Any] | str = type(table).__name__
+        if isinstance(table, pd.DataFrame):
+            columns = list(table.columns)
         raise bad_request(
             f"the input must be a table with one column, image; found {columns}"
         )

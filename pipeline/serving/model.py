@@ -97,7 +97,10 @@ class Classifier(PythonModel):
             for start in range(0, len(images), BATCH)
         ]
         found = np.concatenate([np.empty((0, len(self.labels))), *parts])
-        best = found.argmax(axis=1) if len(found) else np.empty(0, dtype=int)
+        if len(found):
+            best = found.argmax(axis=1)
+        else:
+            best = np.empty(0, dtype=int)
         return pd.DataFrame(
             {
                 "label": [self.labels[index] for index in best],
@@ -132,11 +135,9 @@ class Classifier(PythonModel):
 
 def _column(table: Any) -> list[Any]:
     if not isinstance(table, pd.DataFrame) or list(table.columns) != ["image"]:
-        columns = (
-            list(table.columns)
-            if isinstance(table, pd.DataFrame)
-            else type(table).__name__
-        )
+        columns: list[Any] | str = type(table).__name__
+        if isinstance(table, pd.DataFrame):
+            columns = list(table.columns)
         raise _bad(f"the input must be a table with one column, image; found {columns}")
     return list(table["image"])
 
@@ -216,7 +217,9 @@ def _square(image: Image.Image, spec: dict[str, Any]) -> np.ndarray[Any, Any]:
         return np.array(square)
     short = min(width, height)
     left, top = (width - short) / 2, (height - short) / 2
-    box = (left, top, left + short, top + short) if fit == "crop" else None
+    box = None
+    if fit == "crop":
+        box = (left, top, left + short, top + short)
     return np.array(image.resize((side, side), resample, box=box))
 
 

@@ -125,7 +125,10 @@ class Classifier(PythonModel):
                 found[rows] = (
                     self.network(inputs).float().softmax(dim=1).double().cpu().numpy()
                 )
-        best = found.argmax(axis=1) if len(found) else np.empty(0, dtype=int)
+        if len(found):
+            best = found.argmax(axis=1)
+        else:
+            best = np.empty(0, dtype=int)
         return pd.DataFrame(
             {
                 "label": [self.labels[index] for index in best],

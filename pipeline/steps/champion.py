@@ -58,11 +58,9 @@ class LockedChampion(FrozenModel):
     sha256: str | None = None
 
     def __str__(self) -> str:
-        return (
-            f"{self.model} v{self.version}"
-            if self.version
-            else f"no champion of {self.model}"
-        )
+        if self.version:
+            return f"{self.model} v{self.version}"
+        return f"no champion of {self.model}"
 
     def same_weights(self, other: LockedChampion) -> bool:
         """Whether both are of one model and one set of weights."""
@@ -80,7 +78,9 @@ def read_lock(root: Path) -> LockedChampion | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return None if values == {} else LockedChampion.model_validate(values)
+        if values == {}:
+            return None
+        return LockedChampion.model_validate(values)
     except (OSError, ValueError, ValidationError) as fault:
         raise TrainingError(
             str(path),

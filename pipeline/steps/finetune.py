@@ -133,7 +133,9 @@ def finetune(
             baseline=record.name not in names,
             tiles=run.tiles,
         )
-    age = _remember_baseline(run, finished[-1], out) if run.remembers_baseline else None
+    age = None
+    if run.remembers_baseline:
+        age = _remember_baseline(run, finished[-1], out)
     members.write_members(run.members, out / members.FILE)
     run.write_timing()
     return FinetuneRecord(
@@ -250,11 +252,9 @@ class FinetuneRun:
         they start from learnt from.
         """
         own = members.members_of_split(manifest.read(self.split.manifest))
-        return (
-            own
-            if self.champion is None
-            else members.with_ancestor(own, self.champion.members)
-        )
+        if self.champion is None:
+            return own
+        return members.with_ancestor(own, self.champion.members)
 
     @cached_property
     def determinants(self) -> dict[str, Any]:

@@ -142,7 +142,9 @@ class _Decided:
         compared = (
             self.evidence.comparison is not None or self.evidence.trivial is not None
         )
-        return self.split.digest if compared and not settled else ""
+        if compared and not settled:
+            return self.split.digest
+        return ""
 
 
 class _Promotion:

@@ -201,9 +201,10 @@ def curve_points(rows: Sequence[Row]) -> list[MetricPoint]:
     """
     points = []
     for row in rows:
-        name = (
-            row.metric if row.metric.startswith("lr/") else f"{row.split}/{row.metric}"
-        )
+        if row.metric.startswith("lr/"):
+            name = row.metric
+        else:
+            name = f"{row.split}/{row.metric}"
         points.append(MetricPoint(name, row.value, row.epoch))
     return points
 

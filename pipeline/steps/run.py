@@ -149,4 +149,6 @@ def open_tracker(
 
 
 def _section(config: Config, name: str) -> Any:
-    return config if name == WHOLE_CONFIG else getattr(config, name)
+    if name == WHOLE_CONFIG:
+        return config
+    return getattr(config, name)

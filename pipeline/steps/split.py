@@ -110,18 +110,19 @@ def _ledger(root: Path, path: Path) -> Ledger:
     never was any.
     """
     if not (root / "ledger.dvc").is_file():
-        return load(path) if path.exists() else Ledger({})
+        if path.exists():
+            return load(path)
+        return Ledger({})
     Versioning(root).update_ledger()
     return load(path)
 
 
 def _examples(table: pa.Table, ledger: Ledger, config: SplitConfig) -> list[Example]:
     names = table.column_names
-    hashes = (
-        table["scan.phash"].to_pylist()
-        if "scan.phash" in names
-        else [None] * len(table)
-    )
+    if "scan.phash" in names:
+        hashes = table["scan.phash"].to_pylist()
+    else:
+        hashes = [None] * len(table)
     given = [_given(name, config) for name in table["given_split"].to_pylist()]
     missing = {name for name in SPLITS if name not in given}
     open_: dict[Split | None, tuple[Split, ...]] = {
@@ -160,7 +161,9 @@ def _examples(table: pa.Table, ledger: Ledger, config: SplitConfig) -> list[Exam
 def _given(name: Split | None, config: SplitConfig) -> Split | None:
     if config.given == "ignore":
         return None
-    return "test" if name == "val" and config.given_val_as == "test" else name
+    if name == "val" and config.given_val_as == "test":
+        return "test"
+    return name
 
 
 def _entries(

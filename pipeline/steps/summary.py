@@ -40,7 +40,9 @@ def summarize(record: records.Record) -> str:
 
 def format_metric(metric: str, value: float) -> str:
     """A share in per cent, anything else with three digits."""
-    return f"{value:.1%}" if metric_registry.find(metric).is_share else f"{value:.3f}"
+    if metric_registry.find(metric).is_share:
+        return f"{value:.1%}"
+    return f"{value:.3f}"
 
 
 def format_estimate(metric: str, estimate: MetricEstimate) -> str:
@@ -91,11 +93,9 @@ def summarize_backbone(record: records.BackboneRecord) -> str:
 
 
 def _format_parameters(count: int) -> str:
-    return (
-        f"{count / 1e6:.1f} million parameters"
-        if count >= 1e6
-        else pluralize(count, "parameter")
-    )
+    if count >= 1e6:
+        return f"{count / 1e6:.1f} million parameters"
+    return pluralize(count, "parameter")
 
 
 def summarize_finetune(record: records.FinetuneRecord) -> str:
@@ -116,7 +116,9 @@ def summarize_evaluate(record: records.EvaluateRecord) -> str:
 
 def summarize_register(record: records.RegisterRecord) -> str:
     """flowers v3."""
-    return f"{record.model} v{record.version}" if record.version else record.reason
+    if record.version:
+        return f"{record.model} v{record.version}"
+    return record.reason
 
 
 DECISIONS = {

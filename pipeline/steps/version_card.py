@@ -82,7 +82,10 @@ def restate_decisions(
     from pipeline.tracking import registry
     from pipeline.tracking.failures import with_retries
 
-    concerned = {entries[-1].version, entries[-1].champion} if entries else set()
+    if entries:
+        concerned = {entries[-1].version, entries[-1].champion}
+    else:
+        concerned = set()
 
     def send() -> None:
         for version in versions:

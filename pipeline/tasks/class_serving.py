@@ -48,8 +48,6 @@ def class_difference(
         abs(probabilities[label] - judged[f"p.{label}"]) for label in candidate.labels
     ]
     largest = max(differences)
-    return (
-        ""
-        if largest <= TOLERANCE
-        else f"a probability differs by {largest:.3g}, expected within {TOLERANCE}"
-    )
+    if largest <= TOLERANCE:
+        return ""
+    return f"a probability differs by {largest:.3g}, expected within {TOLERANCE}"

@@ -180,4 +180,6 @@ def _describe_holders(file: Path) -> str:
         with contextlib.suppress(psutil.Error, OSError):
             if any(opened.path == str(file) for opened in process.open_files()):
                 names.append(f"process {process.pid} ({process.info['name']})")
-    return f", held open by {', '.join(names)}" if names else ""
+    if names:
+        return f", held open by {', '.join(names)}"
+    return ""

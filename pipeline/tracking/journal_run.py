@@ -241,7 +241,10 @@ class JournalRun:
             return self._run_id
         for version in self._oldest_first():
             run = self._get_run(version.run_id)
-            pointer = "" if run is None else str(run.data.params.get(self._pointer, ""))
+            if run is None:
+                pointer = ""
+            else:
+                pointer = str(run.data.params.get(self._pointer, ""))
             if pointer and self._get_run(pointer) is not None:
                 self._run_id = pointer
                 return pointer

@@ -67,10 +67,15 @@ class ModelVersion:
         return self.tags.get("data.md5", "")
 
     def __str__(self) -> str:
-        aliases = f" ({', '.join(self.aliases)})" if self.aliases else ""
+        aliases = ""
+        if self.aliases:
+            aliases = f" ({', '.join(self.aliases)})"
         primary = self.tags.get("primary", "")
         value = self.metrics.get(primary)
-        metric = "" if value is None else f"  {primary} {value:.3f}"
+        if value is None:
+            metric = ""
+        else:
+            metric = f"  {primary} {value:.3f}"
         return f"{self.name} v{self.version}{aliases}{metric}  data {self.data[:12] or 'unknown'}"
 
 

@@ -318,11 +318,10 @@ def _find_or_create(
         [experiment], query, max_results=1, order_by=["attributes.start_time ASC"]
     )
     run.existed = bool(found)
-    info = (
-        found[0].info
-        if found
-        else client.create_run(experiment, started, {KEY: run.key}, name or None).info
-    )
+    if found:
+        info = found[0].info
+    else:
+        info = client.create_run(experiment, started, {KEY: run.key}, name or None).info
     run.finished = run.existed and info.status == "FINISHED"
     run.start = info.start_time
     run.id = info.run_id

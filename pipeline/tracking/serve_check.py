@@ -174,7 +174,9 @@ def _post(port: int, body: bytes) -> tuple[int, str]:
 
 
 def _to_json(value: Any) -> Any:
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return value
 
 
 def _error(title: str, found: str) -> ServingError:

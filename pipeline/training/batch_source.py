@@ -321,7 +321,9 @@ def select_examples(
     order = sorted(range(len(ids)), key=lambda number: ids[number])
     sorted_ids = tuple(ids[number] for number in order)
     rows = np.array([row_of[identity] for identity in sorted_ids], np.int64)
-    given_units = [None] * len(ids) if units is None else units
+    given_units: Sequence[str | None] = [None] * len(ids)
+    if units is not None:
+        given_units = units
     return ExampleSet(
         ids=sorted_ids,
         rows=rows,

@@ -275,7 +275,9 @@ class FeatureStore:
             name: _tensor(data[turns, positions], self._prefix.plan)
             for name, data in self._files.data.items()
         }
-        return found[""] if "" in found else TensorGroup(found)
+        if "" in found:
+            return found[""]
+        return TensorGroup(found)
 
     def _computed(self, positions: Rows, turns: Rows) -> Batch:
         """The same without the files, but for the last bits of another batch size."""
@@ -283,7 +285,9 @@ class FeatureStore:
         plan = self._prefix.plan
         arrays = _arrays(output, plan)
         found = {name: _tensor(array, plan) for name, array in arrays.items()}
-        return found[""] if "" in found else TensorGroup(found)
+        if "" in found:
+            return found[""]
+        return TensorGroup(found)
 
     def _turns(self, positions: Rows, views: Rows | None) -> Rows:
         count = self._prefix.views
@@ -404,7 +408,9 @@ def open_features(
     found = _reopen(folder)
     if found is None:
         found = _create(folder, prefix, console, in_use)
-    return None if found is None else FeatureStore(prefix, found, console, between)
+    if found is None:
+        return None
+    return FeatureStore(prefix, found, console, between)
 
 
 def _reopen(folder: Path) -> Files | None:
@@ -563,7 +569,9 @@ def _tensor(array: NDArray[Any], plan: TrainingPlan) -> torch.Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if tensor.dtype == torch.int16:
         tensor = tensor.view(torch.bfloat16)
-    return tensor.movedim(-1, 1) if _is_turned(tensor.ndim, plan) else tensor
+    if _is_turned(tensor.ndim, plan):
+        return tensor.movedim(-1, 1)
+    return tensor
 
 
 def _is_turned(dimensions: int, plan: TrainingPlan) -> bool:

@@ -23,7 +23,9 @@ def device(wanted: str) -> str:
     if torch.backends.mps.is_available():
         there.append("mps")
     if wanted == "auto":
-        return there[1] if len(there) > 1 else "cpu"
+        if len(there) > 1:
+            return there[1]
+        return "cpu"
     name = "cuda:0" if wanted == "cuda" else wanted
     if name not in there:
         raise ConfigError(

@@ -70,7 +70,9 @@ def find_linear_layer(head: Block) -> torch.nn.Linear | None:
         return None
     layer = others[0]
     parameters = set(map(id, head.parameters()))
-    return layer if parameters == {id(layer.weight), id(layer.bias)} else None
+    if parameters == {id(layer.weight), id(layer.bias)}:
+        return layer
+    return None
 
 
 def is_solved(job: FinetuneJob, model: BlockedNetwork, stage: StageConfig) -> bool:
@@ -262,7 +264,10 @@ def _features(
     chunks = sampling.same_shape_batches(source.examples.shapes, CHUNK)
     work: list[Callable[[], Batch]] = []
     for chunk in chunks:
-        views = None if view is None else np.full(len(chunk), view, np.int64)
+        if view is None:
+            views = None
+        else:
+            views = np.full(len(chunk), view, np.int64)
         work.append(partial(source.batch, chunk, views))
     loaded = load_ahead(work, job.config.plan.workers)
     outputs = []

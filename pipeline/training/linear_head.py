@@ -63,7 +63,10 @@ class PrincipalComponents:
             squares, sides = torch.linalg.eigh(standard.T @ standard)
         kept = squares > SMALLEST_VARIANCE * squares.max()
         squares, sides = squares[kept], sides[:, kept]
-        axes = standard.T @ sides / squares.sqrt() if rows < columns else sides
+        if rows < columns:
+            axes = standard.T @ sides / squares.sqrt()
+        else:
+            axes = sides
         return cls(mean, deviation, axes, squares / rows)
 
     def project(self, features: torch.Tensor) -> torch.Tensor:

@@ -168,11 +168,10 @@ def load_optimizer_state(
         name, _, kind = key.rpartition(":")
         parameter = parameters[name]
         same = value.shape == parameter.shape and kind != "step"
-        like = (
-            torch.empty_like(parameter)
-            if same
-            else torch.empty_like(value, device=parameter.device)
-        )
+        if same:
+            like = torch.empty_like(parameter)
+        else:
+            like = torch.empty_like(value, device=parameter.device)
         optimizer.state[parameter][kind] = like.copy_(value)
 
 

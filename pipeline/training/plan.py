@@ -200,7 +200,9 @@ def find_remembered(
     candidates = _open(config, _base(config), x)
     path = _path(model, task, x, config, candidates, scratch)
     chosen = _read(path)
-    return None if chosen is None else Remembered(chosen, path)
+    if chosen is None:
+        return None
+    return Remembered(chosen, path)
 
 
 def seconds_per_example(
@@ -379,7 +381,9 @@ class PlanTrials:
         return [plan for plan in self.candidates if plan not in self.dropped]
 
     def _margin(self, plan: TrainingPlan) -> float:
-        return HOPELESS if self.counts[plan] == FEWEST_TRIALS else CLEAR
+        if self.counts[plan] == FEWEST_TRIALS:
+            return HOPELESS
+        return CLEAR
 
 
 def measure_plans(

@@ -162,7 +162,9 @@ def _stage(
     epochs: int,
     scale: float = 1.0,
 ) -> StageConfig:
-    lr = config.lr if config.lr == "auto" else config.lr * scale
+    lr = config.lr
+    if lr != "auto":
+        lr = lr * scale
     body_lr = None if config.body_lr is None else config.body_lr * scale
     return StageConfig(
         name=name,

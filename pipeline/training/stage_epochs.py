@@ -199,7 +199,10 @@ class EpochTrainer:
         self._shown_at = now
         best = self._state.best
         primary = self._setup.job.config.primary
-        note = "" if best is None else f"{primary} {best.metrics[primary]:.4f}"
+        if best is None:
+            note = ""
+        else:
+            note = f"{primary} {best.metrics[primary]:.4f}"
         self._session.job.console.progress(
             f"{self._session.name}: {self._setup.stage.name}", done, total, note
         )

@@ -135,11 +135,10 @@ def machine(device: str, threads: int) -> dict[str, str | int]:
     """
     import torch
 
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.startswith("cuda")
-        else platform.machine()
-    )
+    if device.startswith("cuda"):
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = platform.machine()
     return {
         "torch": torch.__version__,
         "device": f"{device} {name}",

@@ -182,11 +182,9 @@ class Versioning:
         """The commit that is checked out and what differs from it; None where there is
         no Git or no commit.
         """
-        return (
-            None
-            if data.git_revision is None
-            else read_git_state(self.root, data.git_revision)
-        )
+        if data.git_revision is None:
+            return None
+        return read_git_state(self.root, data.git_revision)
 
     def unshared(self) -> UnsharedFiles:
         """Whether data.dvc leads back to the data, which of the files that belong into

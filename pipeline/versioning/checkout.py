@@ -279,11 +279,9 @@ def _unavailable_error(
     output: Output, item: TrackedPath, version: str, damaged: Iterable[str]
 ) -> VersioningError:
     remote, address = dvc_session.default_remote(output.repo)
-    where = (
-        f"remote {remote}: {address or 'not configured'}"
-        if remote
-        else "no remote configured"
-    )
+    where = "no remote configured"
+    if remote:
+        where = f"remote {remote}: {address or 'not configured'}"
     broken = set(damaged)
     names = []
     for path, oid in (hashes_of_version(output, version) or {}).items():

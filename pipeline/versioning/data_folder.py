@@ -69,7 +69,9 @@ def _why_unusable(entry: os.DirEntry[str]) -> str:
         return "a link to a folder above it" if _links_above(entry) else ""
     if not stat.S_ISREG(mode):
         return "neither a file nor a folder"
-    return "" if os.access(entry.path, os.R_OK) else "cannot be read"
+    if os.access(entry.path, os.R_OK):
+        return ""
+    return "cannot be read"
 
 
 def _links_above(entry: os.DirEntry[str]) -> bool:

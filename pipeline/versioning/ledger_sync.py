@@ -98,7 +98,9 @@ def _load_present(item: TrackedPath) -> Ledger:
     """The ledger in the workspace; empty where there is none."""
     from pipeline.data import ledger
 
-    return ledger.load(item.path) if item.path.exists() else ledger.Ledger({})
+    if item.path.exists():
+        return ledger.load(item.path)
+    return ledger.Ledger({})
 
 
 def _load_tracked(repo: Repo, item: TrackedPath, version: str) -> Ledger:

@@ -147,9 +147,10 @@ def parse_version(text: str) -> str:
 def _bring_to_version(output: Output, item: TrackedPath, tracked: str) -> list[str]:
     """Brings a folder to a version, and says what changed."""
     root = Path(output.repo.root_dir)
-    base = (
-        checkout.load_base(root, item) if item.path.exists() else CheckoutBase(NOTHING)
-    )
+    if item.path.exists():
+        base = checkout.load_base(root, item)
+    else:
+        base = CheckoutBase(NOTHING)
     if base == CheckoutBase(tracked):
         return []  # what else lies there was edited here since
     present_version, present = checkout.hash_present(output)

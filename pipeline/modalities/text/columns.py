@@ -421,7 +421,9 @@ def _notes(
     ]
     more = ", …" if len(counts) > SHOWN else ""
     for role, column in chosen.items():
-        values = f" ({', '.join(common)}{more})" if role == "label" else ""
+        values = ""
+        if role == "label":
+            values = f" ({', '.join(common)}{more})"
         notes.append(f"{role}: column {column}{values}")
     if metadata:
         notes.append("metadata: " + ", ".join(map(_shown_name, metadata)))

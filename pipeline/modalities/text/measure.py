@@ -95,7 +95,10 @@ def find_fault(
     path: str, identity: str, texts: Texts, intake: TextIntakeConfig
 ) -> ExampleFault | None:
     """Why an example cannot be used; None where it can."""
-    parts = [texts.text] if texts.pair is None else [texts.text, texts.pair]
+    if texts.pair is None:
+        parts = [texts.text]
+    else:
+        parts = [texts.text, texts.pair]
     for part in parts:
         problem = _problem(part, intake)
         if problem is not None:

@@ -274,7 +274,9 @@ def _load(folder: Path, examples: int) -> EncodedExamples | None:
         info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
         ids = np.load(folder / "ids.npy", mmap_mode="r")
         offsets = np.load(folder / "offsets.npy")
-        types = np.load(folder / "types.npy", mmap_mode="r") if info["pairs"] else None
+        types = None
+        if info["pairs"]:
+            types = np.load(folder / "types.npy", mmap_mode="r")
         is_whole = (
             len(offsets) == examples + 1 and offsets[-1] == len(ids) == info["tokens"]
         )

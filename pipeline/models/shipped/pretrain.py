@@ -111,7 +111,10 @@ def pretrain(recipe: Recipe) -> tuple[nn.Module, int]:
     progress = 0.0
     sums = torch.zeros(2)
     while progress < 1:
-        side = recipe.side if progress > 5 / 6 else recipe.side * 2 // 3
+        if progress > 5 / 6:
+            side = recipe.side
+        else:
+            side = recipe.side * 2 // 3
         ease = max(0.0, 1 - progress / recipe.easy)
         for pictures, labels in _rounds(recipe, side, number, ease):
             minutes = (time.process_time() - started) / 60

@@ -77,11 +77,9 @@ class BoxServing:
         sure = candidate.val[BEST_SCORE] + SCORE_TOLERANCE
         wanted = [one for one in json.loads(judged["answer"]) if one["score"] >= sure]
         missing = [one for one in wanted if not _is_among(one, answer["objects"])]
-        return (
-            f"{len(missing)} of {len(wanted)} boxes are not among those served"
-            if missing
-            else ""
-        )
+        if missing:
+            return f"{len(missing)} of {len(wanted)} boxes are not among those served"
+        return ""
 
 
 def _is_among(wanted: Mapping[str, Any], served: Sequence[Mapping[str, Any]]) -> bool:

@@ -74,8 +74,6 @@ class PixelServing:
             json.loads(judged["answer"]), candidate.labels, width, height
         )
         share = float((served != expected).mean())
-        return (
-            ""
-            if share <= PIXEL_TOLERANCE
-            else f"{share:.2%} of the pixels have another class"
-        )
+        if share <= PIXEL_TOLERANCE:
+            return ""
+        return f"{share:.2%} of the pixels have another class"

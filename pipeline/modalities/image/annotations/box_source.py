@@ -49,7 +49,9 @@ class _Reading(NamedTuple):
 
     @property
     def words(self) -> str:
-        several = f" and {len(self.sources) - 1} more" if len(self.sources) > 1 else ""
+        several = ""
+        if len(self.sources) > 1:
+            several = f" and {len(self.sources) - 1} more"
         return f"{TITLES[self.format]} ({self.sources[0]}{several})"
 
 
@@ -131,11 +133,9 @@ def _voc_sources(
 ) -> list[str]:
     pairs = pair(images, find_voc(files))
     sources = sorted(pairs.of_image.values())
-    return (
-        sources
-        if any(_holds(source, path, b"<annotation") for path in evenly(sources, PEEKED))
-        else []
-    )
+    if any(_holds(source, path, b"<annotation") for path in evenly(sources, PEEKED)):
+        return sources
+    return []
 
 
 def _yolo_sources(
@@ -143,11 +143,9 @@ def _yolo_sources(
 ) -> list[str]:
     pairs = pair(images, find_yolo(files, images))
     sources = sorted(pairs.of_image.values())
-    return (
-        sources
-        if any(_begins_with_numbers(source, path) for path in evenly(sources, PEEKED))
-        else []
-    )
+    if any(_begins_with_numbers(source, path) for path in evenly(sources, PEEKED)):
+        return sources
+    return []
 
 
 def _holds(source: Path, path: str, text: bytes) -> bool:

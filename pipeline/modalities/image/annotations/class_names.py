@@ -63,7 +63,9 @@ def find_named_values(root: Path, files: Iterable[str]) -> NamedValues | None:
     found: list[NamedValues] = []
     for path in sorted(files, key=lambda path: (path.count("/"), path)):
         read = _reader_of(path)
-        named = read(path, _text(root, path)) if read is not None else None
+        named = None
+        if read is not None:
+            named = read(path, _text(root, path))
         if named is not None and (named.numbers or named.colours):
             found.append(named)
     merged = NamedValues("")
@@ -84,7 +86,10 @@ def _merge(root: Path, known: NamedValues, other: NamedValues) -> NamedValues:
             expected="one list of classes",
             hint="move the wrong one away",
         )
-    path = f"{known.path}, {other.path}" if known.path else other.path
+    if known.path:
+        path = f"{known.path}, {other.path}"
+    else:
+        path = other.path
     return NamedValues(
         path, known.numbers or other.numbers, known.colours or other.colours
     )
@@ -192,7 +197,9 @@ def _table_colours(
     places = [header.index(column) for column in columns]
     colours: dict[str, str] = {}
     for row in rows:
-        colour = _colour(*(row[place].strip() for place in places)) if places else None
+        colour = None
+        if places:
+            colour = _colour(*(row[place].strip() for place in places))
         if colour is not None:
             colours[colour] = row[name_at].strip()
     return colours

@@ -96,7 +96,9 @@ def describe_skipped(
 def describe_counts(counts: Mapping[str, int], what: str) -> str:
     """Each name with its number, the first few."""
     told = [f"{name} ({count})" for name, count in list(counts.items())[:NAMED]]
-    more = f" and {len(counts) - NAMED} more" if len(counts) > NAMED else ""
+    more = ""
+    if len(counts) > NAMED:
+        more = f" and {len(counts) - NAMED} more"
     return f"{what}: {', '.join(told)}{more}"
 
 

@@ -47,7 +47,9 @@ def shown(value: object, most: int = 60) -> str:
     long one.
     """
     text = printable(str(value))
-    return text if len(text) <= most else f"{text[:most]}…"
+    if len(text) <= most:
+        return text
+    return f"{text[:most]}…"
 
 
 def read_annotation(root: Path, path: str, most: int = MOST_BYTES) -> bytes:

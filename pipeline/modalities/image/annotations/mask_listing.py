@@ -78,9 +78,10 @@ def list_masks(root: Path, data: DataConfig, settings: MaskConfig) -> ExampleLis
     splits = find_splits(root, tree.files, folders.images, SEGMENTATION)
     extras, findings = read_metadata(root, data, dict.fromkeys(folders.images), tree)
     examples = []
-    unannotated = (
-        dict.fromkeys(pairs.images_alone, "") if settings.unannotated == "empty" else {}
-    )
+    if settings.unannotated == "empty":
+        unannotated = dict.fromkeys(pairs.images_alone, "")
+    else:
+        unannotated = {}
     for path, mask in sorted({**pairs.of_image, **unannotated}.items()):
         extra = extras.get(path, NO_EXTRAS)
         split = splits.of_image.get(path) or extra.split

@@ -199,7 +199,10 @@ def _index_of_values(values: MaskValues, labels: Sequence[str]) -> dict[int, int
     numbers = {label: index for index, label in enumerate(labels)}
     known: dict[int, int] = {}
     for label, value in values.pairs():
-        number = int(value[1:], 16) if isinstance(value, str) else value
+        if isinstance(value, str):
+            number = int(value[1:], 16)
+        else:
+            number = value
         known[number] = IGNORED if label is None else numbers.get(label, IGNORED)
     return known
 
@@ -281,7 +284,10 @@ def _numbers(image: Image.Image, name: str) -> Pixels:
         return array.astype(np.uint32)
     grey = array[..., 0]
     has_alpha = image.mode in ("LA", "RGBA", "PA")
-    others = array[..., 1:-1] if has_alpha else array[..., 1:]
+    if has_alpha:
+        others = array[..., 1:-1]
+    else:
+        others = array[..., 1:]
     if not np.all(others == grey[..., None]):
         raise AnnotationError(
             "mask-mode",
@@ -305,7 +311,9 @@ def _unknown_values(
     told = ", ".join(
         f"{format_value(value, values)} ({unknown[value] / size:.2%})" for value in most
     )
-    more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+    more = ""
+    if len(unknown) > NAMED:
+        more = f" and {len(unknown) - NAMED} more"
     given = ", ".join(f"{label} ({value})" for label, value in values.classes.items())
     hint = "add them to task.masks.values, as a class or as ignored"
     if len(unknown) >= SMOOTHED:

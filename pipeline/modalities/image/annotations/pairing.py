@@ -279,7 +279,10 @@ class ImageNames:
         """
         for written in (stored_path(name), name.replace("\\", "/")):
             parts = [part for part in written.split("/") if part not in ("", ".", "..")]
-            candidates = self._by_name.get(parts[-1], []) if parts else []
+            if parts:
+                candidates = self._by_name.get(parts[-1], [])
+            else:
+                candidates = []
             if candidates:
                 return self._nearest_of(candidates, parts[:-1], base)
         return ()

@@ -52,7 +52,9 @@ class _Element:
     def text_of(self, tag: str) -> str:
         """The text of a child without blanks around it; "" where there is none."""
         child = self.find(tag)
-        return "".join(child.texts).strip() if child else ""
+        if child:
+            return "".join(child.texts).strip()
+        return ""
 
 
 class _TreeBuilder:

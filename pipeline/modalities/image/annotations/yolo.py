@@ -367,9 +367,9 @@ def _read_line(line: str, place: str, classes: ClassNames) -> AnnotatedObject:
             "a class number and x y width height, or the corners of a polygon",
             _line_hint(numbers),
         )
-    label = (
-        classes.names.get(int(numbers[0])) if numbers[0] == int(numbers[0]) else None
-    )
+    label = None
+    if numbers[0] == int(numbers[0]):
+        label = classes.names.get(int(numbers[0]))
     if label is None:
         expected = f"a number from {min(classes.names)} to {max(classes.names)}, as {classes.path} names them"
         raise AnnotationError(

@@ -309,7 +309,10 @@ def _published_spec(config: BackboneConfig, architecture: str) -> ImageInputSpec
     # A file that does not say how its network was shown images was most likely trained
     # as the architecture's first published weights were (resize 256, crop 224), not by
     # the provider's newer recipes (resize 232).
-    preset = presets.DEFAULT if config.weights == "default" else next(iter(presets))
+    if config.weights == "default":
+        preset = presets.DEFAULT
+    else:
+        preset = next(iter(presets))
     transforms = preset.transforms()
     mean, std = torchvision_models.find_normalisation(architecture) or (
         transforms.mean,

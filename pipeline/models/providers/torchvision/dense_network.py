@@ -145,7 +145,9 @@ class DenseNetwork:
             assert isinstance(x, TensorGroup)
             return [x.tensors[f"{LEVEL}{number}"] for number in range(len(x.tensors))]
         maps = self._body_maps(x, start)
-        return maps if self._neck is None else self._neck(maps)
+        if self._neck is None:
+            return maps
+        return self._neck(maps)
 
     def _body_maps(self, x: Batch, start: int) -> list[Tensor]:
         live = self._run_body(x, start, len(self._body))
@@ -178,7 +180,10 @@ class DenseNetwork:
         """
         live = self._take_up(x, start)
         for block in self._body[start:stop]:
-            current = live.pop(CURRENT) if CURRENT in live else self._latest(live)
+            if CURRENT in live:
+                current = live.pop(CURRENT)
+            else:
+                current = self._latest(live)
             for mapped in block.steps:
                 current = mapped.step.call(current)
                 if mapped.map is not None:

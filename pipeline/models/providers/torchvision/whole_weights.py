@@ -70,7 +70,9 @@ def fit_network(
 def count_classes(architecture: str, state: Mapping[str, Tensor]) -> int:
     """How many classes a state dict's head has; 2 where it has no such head."""
     weight = state.get(WHOLE_NETWORKS[architecture].class_weight)
-    return 2 if weight is None or not weight.ndim else int(weight.shape[0])
+    if weight is None or not weight.ndim:
+        return 2
+    return int(weight.shape[0])
 
 
 def list_blocks(architecture: str) -> list[str]:
@@ -80,7 +82,10 @@ def list_blocks(architecture: str) -> list[str]:
     body = feature_maps.split_body(
         classifier, dense_network.read_maps(design), classifier, ""
     )
-    behind = [NECK, HEAD] if WHOLE_NETWORKS[architecture].kind == "detector" else [HEAD]
+    if WHOLE_NETWORKS[architecture].kind == "detector":
+        behind = [NECK, HEAD]
+    else:
+        behind = [HEAD]
     return [*[block.name for block in body], *behind]
 
 

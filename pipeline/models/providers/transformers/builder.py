@@ -94,7 +94,10 @@ def build_backbone(config: Mapping[str, Any], *, seed: int, subject: str) -> nn.
             stock: nn.Module = stock_networks.build(config)
         except Exception as fault:
             # What a wrong value raises is up to each kind of network.
-            reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+            if str(fault):
+                reason = str(fault).splitlines()[0]
+            else:
+                reason = type(fault).__name__
             raise BackboneError(
                 subject,
                 found=reason,

@@ -22,6 +22,8 @@ NEEDED = ("config.json", WEIGHTS, "tokenizer.json")
 OPTIONAL = ("tokenizer_config.json", "special_tokens_map.json")
 MOST_TOKENS = 512
 USUAL_PARAMETERS = 120_000_000
+# RoBERTa's kin count positions from behind the padding's index.
+COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 
 
 class PublishedFolder(NamedTuple):
@@ -279,13 +281,9 @@ def _token_limit(folder: Path, settings: dict[str, Any]) -> int:
     for key in ("max_position_embeddings", "n_positions"):
         positions = settings.get(key)
         if isinstance(positions, int) and positions > 0:
-            # RoBERTa's kin count positions from behind the padding's index.
-            offset = (
-                2
-                if settings["model_type"]
-                in ("roberta", "xlm-roberta", "camembert", "mpnet")
-                else 0
-            )
+            offset = 0
+            if settings["model_type"] in COUNT_FROM_PADDING:
+                offset = 2
             limits.append(positions - offset)
     path = folder / "tokenizer_config.json"
     if path.is_file():
