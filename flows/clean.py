@@ -57,4 +57,8 @@ def remove(items: list[RemovableFolder]) -> None:
 
 
 def _measure_size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    total = 0
+    for path in folder.rglob("*"):
+        if path.is_file():
+            total += path.stat().st_size
+    return total

@@ -301,7 +301,9 @@ class StepClock:
 
 
 def _print_timings(terminal: Terminal, clock: StepClock) -> None:
-    parts = [f"{name} {seconds:.2f} s" for name, seconds in clock.laps.items()]
+    parts = []
+    for name, seconds in clock.laps.items():
+        parts.append(f"{name} {seconds:.2f} s")
     terminal.info(", ".join(parts))
 
 
@@ -1082,7 +1084,8 @@ def clean(
 
 
 def _format_mebibytes(size: int) -> str:
-    return f"{size / 2**20:9.1f} MiB"
+    mebibytes = size / 2**20
+    return f"{mebibytes:9.1f} MiB"
 
 
 if __name__ == "__main__":

@@ -109,17 +109,18 @@ class AnswerDrawing:
 
         canvas = ImageDraw.Draw(picture)
         scale = picture.width / answer["width"]
+        longest = max(picture.size)
         middle = scale * _find_middle_side(answer["objects"])
-        width = max(1, round(min(max(picture.size) / 400, middle / 40)))
-        font = ImageFont.load_default(
-            size=max(10, round(min(max(picture.size) / 50, middle / 5)))
-        )
-        for one in reversed(answer["objects"]):  # the surest last, on top
-            colour = self._colour(one["label"])
-            left, top, right, bottom = (scale * value for value in one["box"])
-            canvas.rectangle([left, top, right, bottom], outline=colour, width=width)
-            label = " ".join(one["label"].split())
-            text = f"{label} {one['score']:.0%}"
+        line_width = max(1, round(min(longest / 400, middle / 40)))
+        text_size = max(10, round(min(longest / 50, middle / 5)))
+        font = ImageFont.load_default(size=text_size)
+        for item in reversed(answer["objects"]):  # the surest last, on top
+            colour = self._colour(item["label"])
+            left, top, right, bottom = (scale * value for value in item["box"])
+            corners = [left, top, right, bottom]
+            canvas.rectangle(corners, outline=colour, width=line_width)
+            label = " ".join(item["label"].split())
+            text = f"{label} {item['score']:.0%}"
             ground = canvas.textbbox((left, top), text, font=font, anchor="lb")
             if ground[1] < 0:  # no room above the box
                 top += ground[3] - ground[1]

@@ -312,7 +312,9 @@ def _summarize(answer: Answer) -> str:
 
 def _shown_name(prediction: Prediction) -> str:
     """The file, and of texts the beginning."""
-    text = " | ".join(" ".join(text.split()) for text in prediction.texts.values())
-    if len(text) > CHARACTERS_SHOWN:
-        text = text[:CHARACTERS_SHOWN].rstrip() + "…"
-    return printable("  ".join(part for part in (prediction.source, text) if part))
+    cleaned = [" ".join(text.split()) for text in prediction.texts.values()]
+    joined = " | ".join(cleaned)
+    if len(joined) > CHARACTERS_SHOWN:
+        joined = joined[:CHARACTERS_SHOWN].rstrip() + "…"
+    parts = [part for part in (prediction.source, joined) if part]
+    return printable("  ".join(parts))

@@ -188,9 +188,11 @@ def _read_file(path: Path, column: str) -> PredictionRequest:
 def _describe(fault: DataError, path: Path) -> str:
     """Why a table cannot be read: where, what was found, and the first of its lines."""
     where = fault.subject.removeprefix(f"table {path}").removeprefix(", ")
-    parts = [f"{where}: {fault.found}" if where else fault.found]
-    parts += [f"expected {fault.expected}", *fault.details[:1]]
-    return "; ".join(parts)
+    what = fault.found
+    if where:
+        what = f"{where}: {what}"
+    first_detail = fault.details[:1]
+    return "; ".join([what, f"expected {fault.expected}", *first_detail])
 
 
 class _TextRequests:

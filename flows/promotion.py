@@ -49,11 +49,13 @@ class RegisteredModel:
             at: tells which version was champion then; None: now.
         """
         lines = [self._describe_version(version) for version in self.versions]
-        if at is not None:
-            champion = self.history.champion_at(at)
-            which = f"version {champion}" if champion else "none"
-            return [f"champion at {at.isoformat(timespec='seconds')}: {which}", *lines]
-        return [*lines, *(describe_entry(entry) for entry in self.history.valid)]
+        if at is None:
+            entries = [describe_entry(entry) for entry in self.history.valid]
+            return [*lines, *entries]
+        champion = self.history.champion_at(at)
+        which = f"version {champion}" if champion else "none"
+        moment = at.isoformat(timespec="seconds")
+        return [f"champion at {moment}: {which}", *lines]
 
     def _describe_version(self, version: ModelVersion) -> str:
         verdict = self.history.find_verdict(version.version)

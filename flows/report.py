@@ -36,7 +36,8 @@ def find_report_fault(
     """Why the page has to be made again, in a user's words; empty where it is what
     these results determine.
     """
-    return receipts.report_fault(workspace, _inputs(states, registered, promoted))
+    inputs = _inputs(states, registered, promoted)
+    return receipts.report_fault(workspace, inputs)
 
 
 def make_report(

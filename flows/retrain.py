@@ -63,7 +63,8 @@ def retrain(workspace: str, force: Sequence[str] = ()) -> RetrainSummary:
         ThawError: whatever a step has to say; nothing half-done is committed.
     """
     redaction.install()
-    return redaction.guarded(lambda: _retrain(Workspace(Path(workspace)), force))()
+    guarded = redaction.guarded(lambda: _retrain(Workspace(Path(workspace)), force))
+    return guarded()
 
 
 def _retrain(workspace: Workspace, force: Sequence[str]) -> RetrainSummary:

@@ -96,4 +96,5 @@ def is_prefect_with(api: str, secret: str) -> bool:
     The address is asked without it first, so that a stranger is not told.
     """
     url = f"{api}/admin/version"
-    return loopback.status(url) == 401 and loopback.status(url, secret) == 200
+    refuses_strangers = loopback.status(url) == 401
+    return refuses_strangers and loopback.status(url, secret) == 200

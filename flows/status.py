@@ -40,12 +40,17 @@ class WorkspaceStatus:
 
     @property
     def nothing_to_do(self) -> bool:
-        all_fresh = all(state.fresh for state in self.states.values())
-        return all_fresh and self.registered is not None and self.promoted is not None
+        if any(not state.fresh for state in self.states.values()):
+            return False
+        return self.registered is not None and self.promoted is not None
 
     @property
     def stale_steps(self) -> list[str]:
-        return [name for name, state in self.states.items() if not state.fresh]
+        stale = []
+        for name, state in self.states.items():
+            if not state.fresh:
+                stale.append(name)
+        return stale
 
 
 def examine_status(workspace: Workspace) -> WorkspaceStatus:

@@ -129,14 +129,16 @@ class WorkspaceRun:
         if all(each.how == "unchanged" for each in self.outcomes):
             return
         values = [asdict(each) for each in self.outcomes]
-        replace_text(self.run_dir / OUTCOMES, json.dumps(values, indent=2) + "\n")
+        text = json.dumps(values, indent=2)
+        replace_text(self.run_dir / OUTCOMES, text + "\n")
 
 
 def run_step_as_task(run: WorkspaceRun, name: str) -> Any:
     """Runs a step as a Prefect task, unless its result is known already; returns its
     record either way.
     """
-    return run_as_task(name, lambda: run_or_restore(run, name), STEPS[name].retries)
+    retries = STEPS[name].retries
+    return run_as_task(name, lambda: run_or_restore(run, name), retries)
 
 
 def run_as_task(name: str, work: Callable[[], T], retries: int = 0) -> T:

@@ -48,7 +48,8 @@ class Progress:
         advanced = self.done - self.done_at_first
         if advanced <= 0 or self.total <= self.done:
             return None
-        return (now - self.began) / advanced * (self.total - self.done)
+        seconds_each = (now - self.began) / advanced
+        return seconds_each * (self.total - self.done)
 
 
 @dataclass
@@ -136,10 +137,13 @@ class Terminal:
     def _advanced(self, what: str, done: int, total: int, note: str) -> Progress | None:
         if total and done >= total:
             return None
+        began = time.monotonic()
+        done_at_first = done
         before = self._activities[-1].progress
-        if before is None or before.what != what or before.done > done:
-            return Progress(what, done, total, note, time.monotonic(), done)
-        return Progress(what, done, total, note, before.began, before.done_at_first)
+        if before is not None and before.what == what and before.done <= done:
+            began = before.began
+            done_at_first = before.done_at_first
+        return Progress(what, done, total, note, began, done_at_first)
 
     def _report(self, what: str, done: int, total: int, note: str) -> None:
         now = time.monotonic()
@@ -221,8 +225,10 @@ def _append_bar(line: Text, share: float, length: int, ascii_only: bool) -> None
     # Told apart without colour too.
     full, empty = ("#", "-") if ascii_only else ("━", "─")
     filled = round(min(share, 1.0) * length)
+    unfilled = length - filled
     line.append(full * filled, "magenta")
-    line.append(empty * (length - filled) + "  ", "bright_black")
+    line.append(empty * unfilled, "bright_black")
+    line.append("  ")
 
 
 def _whole_seconds(seconds: float) -> str:

@@ -337,7 +337,8 @@ class PromotionConfig(ConfigSection):
     @property
     def error_rate(self) -> float:
         """Of one look, one-sided."""
-        return (1 - self.confidence) / self.looks
+        whole_error = 1 - self.confidence
+        return whole_error / self.looks
 
 
 class TrackingConfig(ConfigSection):

@@ -183,7 +183,10 @@ def _outdated_keys(stage: Any, name: str, wanted: Mapping[str, Any]) -> list[str
 def _is_same(key: str, found: Any, wanted: Any, name: str) -> bool:
     # The user may start Thaw in another way, such as `uv run thaw step validate`.
     if key == "cmd":
-        return isinstance(found, str) and found.split()[-1:] == [name]
+        if not isinstance(found, str):
+            return False
+        last_word = found.split()[-1:]
+        return last_word == [name]
     if isinstance(found, list) and isinstance(wanted, list):
         return sorted(map(str, found)) == sorted(wanted)
     return bool(found == wanted)
@@ -221,8 +224,10 @@ def _replace_lines(
     lines: Sequence[str], first: int, end: int, new: Sequence[str]
 ) -> str:
     """The text with lines `first` to before `end` replaced by new ones."""
-    ended = [f"{line}\n" for line in new]
-    return "".join([*lines[:first], *ended, *lines[end:]])
+    new_lines = [f"{line}\n" for line in new]
+    before = lines[:first]
+    after = lines[end:]
+    return "".join([*before, *new_lines, *after])
 
 
 def _line_of_missing(name: str, stages: Mapping[str, _KeyBlock], first: int) -> int:

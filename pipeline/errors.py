@@ -52,8 +52,10 @@ class ThawError(Exception):
         hint: str = "",
         details: Sequence[str] = (),
     ) -> None:
-        self.subject, self.found = redact(subject), redact(found)
-        self.expected, self.hint = redact(expected), redact(hint)
+        self.subject = redact(subject)
+        self.found = redact(found)
+        self.expected = redact(expected)
+        self.hint = redact(hint)
         self.details = tuple(redact(detail) for detail in details)
         super().__init__(str(self))
 
@@ -65,10 +67,14 @@ class ThawError(Exception):
         all by default.
         """
         lines = [f"{self.code}: {self.subject}"]
-        lines += [f"  found:    {self.found}"] if self.found else []
-        lines += [f"  expected: {self.expected}"] if self.expected else []
-        lines += [f"  hint:     {self.hint}"] if self.hint else []
-        lines += [f"  - {detail}" for detail in self.details[:details]]
+        if self.found:
+            lines.append(f"  found:    {self.found}")
+        if self.expected:
+            lines.append(f"  expected: {self.expected}")
+        if self.hint:
+            lines.append(f"  hint:     {self.hint}")
+        for detail in self.details[:details]:
+            lines.append(f"  - {detail}")
         return [printable(line) for line in lines]
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -112,7 +112,8 @@ def apply_umask(path: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    random = secrets.token_hex(4)
+    return path.with_name(f".{path.name}.{random}.part")
 
 
 def _create(path: Path, mode: int) -> int:

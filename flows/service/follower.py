@@ -69,8 +69,10 @@ class ServedModel:
 
     async def _load(self, version: ModelVersion) -> ModelProcess:
         folder = await asyncio.to_thread(fetch_version, self.workspace, version)
-        log = self.workspace.scratch / "logs" / f"serve-{version.version}.log"
-        return await start_model(version, Path(folder), log, self.options.load_timeout)
+        logs = self.workspace.scratch / "logs"
+        log = logs / f"serve-{version.version}.log"
+        timeout = self.options.load_timeout
+        return await start_model(version, Path(folder), log, timeout)
 
     async def answer(self, frame: Frame) -> tuple[ModelVersion, Frame]:
         """The answer, and the version that gave it.
@@ -145,9 +147,12 @@ class ServedModel:
             await self._replace(version)
 
     def _was_just_refused(self, version: ModelVersion) -> bool:
-        if self._refused is None or self._refused[0] != version.version:
+        if self._refused is None:
             return False
-        return time.monotonic() - self._refused[1] < SECONDS_BEFORE_RETRY
+        number, moment = self._refused
+        if number != version.version:
+            return False
+        return time.monotonic() - moment < SECONDS_BEFORE_RETRY
 
     async def _restart(self) -> None:
         assert self.current is not None
@@ -182,4 +187,5 @@ class ServedModel:
 def _one_line(fault: Exception) -> str:
     if isinstance(fault, ThawError):
         return f"{fault.subject}: {fault.found}"
-    return " ".join(f"{type(fault).__name__}: {fault}".split())
+    kind = type(fault).__name__
+    return " ".join(f"{kind}: {fault}".split())

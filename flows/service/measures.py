@@ -85,7 +85,8 @@ class Measures:
         )
 
     def _add_gauge(self, name: str, meaning: str, value: object) -> None:
-        Gauge(name, meaning, registry=self.registry).set_function(value)  # type: ignore[arg-type]
+        gauge = Gauge(name, meaning, registry=self.registry)
+        gauge.set_function(value)  # type: ignore[arg-type]
 
     def _version(self) -> float:
         if self.model.current:
@@ -93,7 +94,9 @@ class Measures:
         return 0.0
 
     def _log_failures(self) -> float:
-        return float(self.log.failures) if self.log else 0.0
+        if self.log is None:
+            return 0.0
+        return float(self.log.failures)
 
     def _model_memory(self) -> float:
         try:

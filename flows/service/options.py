@@ -47,7 +47,8 @@ class ServeOptions:
 
     @property
     def max_bytes(self) -> int:
-        return int(self.max_mib * 2**20)
+        mebibyte = 2**20
+        return int(self.max_mib * mebibyte)
 
     @property
     def max_held_bytes(self) -> int:

@@ -30,7 +30,8 @@ def to_bytes(frame: Frame) -> bytes:
     Raises:
         ValueError: it holds a number that JSON has not.
     """
-    content = json.dumps(frame, allow_nan=False, default=_to_plain).encode()
+    text = json.dumps(frame, allow_nan=False, default=_to_plain)
+    content = text.encode()
     return LENGTH.pack(len(content)) + content
 
 
@@ -110,7 +111,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server says when to end
     outgoing = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(Path(sys.argv[1]), sys.stdin.buffer, outgoing)
+    folder = Path(sys.argv[1])
+    incoming = sys.stdin.buffer
+    serve(folder, incoming, outgoing)
 
 
 if __name__ == "__main__":

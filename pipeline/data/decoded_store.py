@@ -73,8 +73,11 @@ class DecodedStore:
         segments: list[Pixels],
         decode: _Decode,
     ) -> None:
-        self.ids, self.shape = ids, shape
-        self._places, self._segments, self._decode = places, segments, decode
+        self.ids = ids
+        self.shape = shape
+        self._places = places
+        self._segments = segments
+        self._decode = decode
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -132,7 +135,8 @@ class _Segment(NamedTuple):
     ids: tuple[str, ...]
 
     def pixels(self, shape: tuple[int, ...]) -> Pixels:
-        return np.memmap(self.path, np.uint8, "r", shape=(len(self.ids), *shape))
+        whole_shape = (len(self.ids), *shape)
+        return np.memmap(self.path, np.uint8, "r", shape=whole_shape)
 
 
 def open_store(
@@ -304,7 +308,8 @@ def _make_room(stores: Path, keep: list[_Segment], wish: int, limit: int) -> int
 
 
 def _room(stores: Path, held: int, limit: int) -> int:
-    return min(limit - held, shutil.disk_usage(stores).free - SPARE_BYTES)
+    free = shutil.disk_usage(stores).free
+    return min(limit - held, free - SPARE_BYTES)
 
 
 def _decode_all(
@@ -346,7 +351,8 @@ class _Progress(NamedTuple):
     total: int
 
     def __call__(self, done: int) -> None:
-        self.console.progress("decoding", self.before + done, self.total)
+        decoded = self.before + done
+        self.console.progress("decoding", decoded, self.total)
 
 
 def _write_segment(

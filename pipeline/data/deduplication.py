@@ -255,9 +255,11 @@ class _Copies:
         if len(merged.paths) > 1:
             self._copies.append(same)
         if len(merged.splits) > 1:
-            self._splits.append(f"{same} ({', '.join(sorted(merged.splits))})")
+            splits = ", ".join(sorted(merged.splits))
+            self._splits.append(f"{same} ({splits})")
         if len(merged.groups) > 1:
-            self._groups.append(f"{same} ({', '.join(merged.groups)})")
+            groups = ", ".join(merged.groups)
+            self._groups.append(f"{same} ({groups})")
 
     def findings(self) -> tuple[Finding, ...]:
         told = (
@@ -352,9 +354,8 @@ def _objects(examples: Sequence[ListedExample]) -> dict[str, pa.Array]:
         classes = [sorted(set(example.classes or ())) for example in examples]
         columns[CLASSES] = pa.array(classes, pa.list_(pa.string()))
     if any(example.stratum is not None for example in examples):
-        columns[STRATUM] = pa.array(
-            [example.stratum or "" for example in examples], pa.string()
-        )
+        strata = [example.stratum or "" for example in examples]
+        columns[STRATUM] = pa.array(strata, pa.string())
     return columns
 
 

@@ -62,11 +62,13 @@ def clusters(hashes: Sequence[str | None], distance: int) -> npt.NDArray[np.int6
 
 def _version(text: str | None) -> str:
     """The version of the algorithm that made a hash: what stands before its last dash."""
-    return (text or "").rpartition("-")[0]
+    version, _, _ = (text or "").rpartition("-")
+    return version
 
 
 def _digits(text: str | None) -> str:
-    return (text or "").rpartition("-")[2]
+    _, _, digits = (text or "").rpartition("-")
+    return digits
 
 
 def _clusters_of_one_version(
@@ -226,12 +228,16 @@ def _buckets(
     """
     import numpy as np
 
-    keys = hashes & np.bitwise_or.reduce(np.uint64(1) << band.astype(np.uint64))
+    bits = np.uint64(1) << band.astype(np.uint64)
+    keys = hashes & np.bitwise_or.reduce(bits)
     order = np.argsort(keys)
-    ends = np.flatnonzero(np.append(keys[order][1:] != keys[order][:-1], True)) + 1
+    ordered = keys[order]
+    is_last = np.append(ordered[1:] != ordered[:-1], True)
+    ends = np.flatnonzero(is_last) + 1
     starts = np.append(0, ends[:-1])
-    several = ends - starts > 1
-    return order, starts[several], (ends - starts)[several]
+    sizes = ends - starts
+    several = sizes > 1
+    return order, starts[several], sizes[several]
 
 
 def _compare_tiny(

@@ -290,7 +290,10 @@ def _measured(rule: ColumnExpectation) -> Check:
 
 
 def _shortened(labels: Sequence[str]) -> str:
-    return ", ".join(labels[:20]) + (" …" if len(labels) > 20 else "")
+    shown = ", ".join(labels[:20])
+    if len(labels) > 20:
+        shown += " …"
+    return shown
 
 
 def _classes(
@@ -398,9 +401,12 @@ def _mean_shift(now: pa.ChunkedArray, then: pa.ChunkedArray) -> float:
     """Distance of the means in standard deviations of `then`; where that is 0, in
     thousandths of its mean.
     """
-    mean = pc.mean(then).as_py()
-    scale = pc.stddev(then).as_py() or max(abs(mean), 1.0) / 1000
-    return float(abs(pc.mean(now).as_py() - mean) / scale)
+    mean_now = pc.mean(now).as_py()
+    mean_then = pc.mean(then).as_py()
+    scale = pc.stddev(then).as_py()
+    if not scale:
+        scale = max(abs(mean_then), 1.0) / 1000
+    return float(abs(mean_now - mean_then) / scale)
 
 
 def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

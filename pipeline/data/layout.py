@@ -91,7 +91,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _ignored(entry: os.DirEntry[str]) -> bool:
-    return entry.name.startswith(".") or entry.name.lower() in _LITTER
+    if entry.name.startswith("."):
+        return True
+    return entry.name.lower() in _LITTER
 
 
 def _files(root: Path, folder: str, faults: list[ExampleFault]) -> Iterator[str]:
@@ -261,5 +263,9 @@ def unicode_collisions(paths: Iterable[str]) -> Finding | None:
 
 
 def _form(path: str) -> str:
-    forms = [form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, path)]
-    return f"{forms[0] if forms else 'mixed'}, {path.encode().hex(' ')[-24:]}"
+    digits = path.encode().hex(" ")
+    ending = digits[-24:]
+    for form in ("NFC", "NFD"):
+        if unicodedata.is_normalized(form, path):
+            return f"{form}, {ending}"
+    return f"mixed, {ending}"

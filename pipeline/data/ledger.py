@@ -58,7 +58,8 @@ class Ledger:
 
     @property
     def next_batch(self) -> int:
-        return 1 + max((entry.batch for entry in self.entries.values()), default=-1)
+        batches = [entry.batch for entry in self.entries.values()]
+        return 1 + max(batches, default=-1)
 
     def extended(self, new: Iterable[LedgerEntry]) -> Ledger:
         """With the new entries, numbered as the next batch.

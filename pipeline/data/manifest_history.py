@@ -44,10 +44,12 @@ class ManifestHistory:
         """Keeps a manifest as the latest accepted one."""
         with files.replacing(self._folder / f"{sha256}.parquet") as part:
             shutil.copyfile(path, part)
-        order = [other for other in self._order() if other != sha256] + [sha256]
+        others = [other for other in self._order() if other != sha256]
+        order = [*others, sha256]
         for forgotten in order[:-_KEPT]:
             (self._folder / f"{forgotten}.parquet").unlink(missing_ok=True)
-        files.replace_text(self._folder / "order.json", json.dumps(order[-_KEPT:]))
+        text = json.dumps(order[-_KEPT:])
+        files.replace_text(self._folder / "order.json", text)
 
     def _order(self) -> list[str]:
         try:

@@ -133,7 +133,9 @@ def _files(seed: int, parts: int) -> Iterator[tuple[str, bytes]]:
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:
     """An RGB PNG of pixels (height, width, 3), stored."""
-    return _png(pixels.reshape(len(pixels), -1), pixels.shape[1], colour_type=2)
+    height, width, _ = pixels.shape
+    rows = pixels.reshape(height, -1)
+    return _png(rows, width, colour_type=2)
 
 
 def palette_png(
@@ -142,8 +144,11 @@ def palette_png(
     """A PNG of indices (height, width) of a palette's colours (red, green, blue;
     0–255), stored.
     """
-    colours = bytes(level for colour in palette for level in colour)
-    return _png(indices, indices.shape[1], colour_type=3, palette=colours)
+    colours = bytearray()
+    for colour in palette:
+        colours.extend(colour)
+    width = indices.shape[1]
+    return _png(indices, width, colour_type=3, palette=bytes(colours))
 
 
 def _png(
@@ -190,9 +195,9 @@ def _present(folder: Path) -> set[str]:
 
 
 def _same(folder: Path, files: dict[str, bytes], present: set[str]) -> bool:
-    return present == set(files) and all(
-        (folder / path).read_bytes() == body for path, body in files.items()
-    )
+    if present != set(files):
+        return False
+    return all((folder / path).read_bytes() == body for path, body in files.items())
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:

@@ -91,10 +91,15 @@ def _lay(surface: Surface, shape: Shape, dice: Dice) -> None:
     mask = shape.profile > 0
     shadow = np.roll(mask, (2, 2), (0, 1)) & ~mask
     surface.albedo -= shadow * 420
-    metal = shape.brightness + value_noise(dice, 3, 9, 200) + grain(dice, CANVAS, 60)
-    surface.albedo = np.where(mask, metal, surface.albedo).astype(np.int32)
-    surface.height = np.where(mask, shape.profile * 3, surface.height).astype(np.int32)
-    surface.cast = np.where(mask, 0, surface.cast).astype(np.int32)
+    brushed = value_noise(dice, 3, 9, 200)
+    grainy = grain(dice, CANVAS, 60)
+    metal = shape.brightness + brushed + grainy
+    albedo = np.where(mask, metal, surface.albedo)
+    height = np.where(mask, shape.profile * 3, surface.height)
+    cast = np.where(mask, 0, surface.cast)
+    surface.albedo = albedo.astype(np.int32)
+    surface.height = height.astype(np.int32)
+    surface.cast = cast.astype(np.int32)
 
 
 def _grid(dice: Dice) -> tuple[Ints, Ints]:
@@ -102,16 +107,15 @@ def _grid(dice: Dice) -> tuple[Ints, Ints]:
     across, in 1/16 pixel.
     """
     down, across = np.mgrid[0:CANVAS, 0:CANVAS].astype(np.int32) * 16
-    y, x = (
-        dice.between(MARGIN, CANVAS - MARGIN) * 16,
-        dice.between(MARGIN, CANVAS - MARGIN) * 16,
-    )
+    y = dice.between(MARGIN, CANVAS - MARGIN) * 16
+    x = dice.between(MARGIN, CANVAS - MARGIN) * 16
     return down - y, across - x
 
 
 def _direction(dice: Dice) -> tuple[int, int]:
     """A direction (down, across) of length about 256."""
-    down, across = dice.between(-256, 256), dice.between(-256, 256)
+    down = dice.between(-256, 256)
+    across = dice.between(-256, 256)
     length = math.isqrt(down * down + across * across)
     if length == 0:
         return 256, 0
@@ -132,11 +136,11 @@ def washer(dice: Dice) -> Shape:
     hole = radius * dice.between(45, 60) // 100
     squared = down * down + across * across
     # (r² − d²) / 2r is about the distance from the edge.
-    profile = np.minimum(
-        _rise((radius * radius - squared) // (2 * radius)),
-        _rise((squared - hole * hole) // (2 * hole)),
-    )
-    return Shape(profile, 2900 + dice.between(-250, 250))
+    from_rim = (radius * radius - squared) // (2 * radius)
+    from_hole = (squared - hole * hole) // (2 * hole)
+    profile = np.minimum(_rise(from_rim), _rise(from_hole))
+    brightness = 2900 + dice.between(-250, 250)
+    return Shape(profile, brightness)
 
 
 def nut(dice: Dice) -> Shape:
@@ -147,34 +151,36 @@ def nut(dice: Dice) -> Shape:
     dy, dx = _direction(dice)
     farthest = np.zeros_like(down)
     for _ in range(3):
-        farthest = np.maximum(farthest, np.abs(down * dy + across * dx) // 256)
+        from_middle = np.abs(down * dy + across * dx) // 256
+        farthest = np.maximum(farthest, from_middle)
         # Turned by 60 degrees.
         dy, dx = (dy * 128 + dx * 222) // 256, (dx * 128 - dy * 222) // 256
     squared = down * down + across * across
-    profile = np.minimum(
-        _rise(radius - farthest), _rise((squared - hole * hole) // (2 * hole))
-    )
-    return Shape(profile, 2300 + dice.between(-200, 200))
+    from_hole = (squared - hole * hole) // (2 * hole)
+    profile = np.minimum(_rise(radius - farthest), _rise(from_hole))
+    brightness = 2300 + dice.between(-200, 200)
+    return Shape(profile, brightness)
 
 
 def screw(dice: Dice) -> Shape:
     """A threaded shaft with a round head."""
     down, across = _grid(dice)
     dy, dx = _direction(dice)
-    half, width, head = (
-        dice.between(11, 16) * 16,
-        dice.between(34, 44),
-        dice.between(88, 108),
-    )
+    half = dice.between(11, 16) * 16
+    width = dice.between(34, 44)
+    head = dice.between(88, 108)
     along = (down * dy + across * dx) // 256
     aside = np.abs(down * dx - across * dy) // 256
-    shaft = _rise(np.minimum(width - aside, half - np.abs(along)))
-    thread = np.where(along // 24 % 2 == 0, shaft, shaft * 5 // 8)
-    squared = (along + half) * (along + half) + aside * aside
+    depth = np.minimum(width - aside, half - np.abs(along))
+    shaft = _rise(depth)
+    is_ridge = along // 24 % 2 == 0
+    thread = np.where(is_ridge, shaft, shaft * 5 // 8)
+    from_head = along + half
+    squared = from_head * from_head + aside * aside
     top = _rise((head * head - squared) // (2 * head))
-    return Shape(
-        np.maximum(thread, top).astype(np.int32), 2600 + dice.between(-200, 200)
-    )
+    profile = np.maximum(thread, top).astype(np.int32)
+    brightness = 2600 + dice.between(-200, 200)
+    return Shape(profile, brightness)
 
 
 SHAPES: dict[str, Callable[[Dice], Shape]] = {

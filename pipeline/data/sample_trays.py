@@ -101,9 +101,11 @@ def generate_masks(folder: Path, *, seed: int = 2, trays: int = TRAYS) -> TraySu
 def _write(
     folder: Path, files: dict[str, bytes], rows: Sequence[Sequence[str]], trays: int
 ) -> TraySummary:
-    files["metadata.csv"] = "".join(",".join(row) + "\n" for row in rows).encode()
+    lines = [",".join(row) + "\n" for row in rows]
+    files["metadata.csv"] = "".join(lines).encode()
     written = write_sample(folder, files)
-    return TraySummary(len(rows) - 1, trays, digest_files(files), written)
+    pictures = len(rows) - 1
+    return TraySummary(pictures, trays, digest_files(files), written)
 
 
 def _photographs(seed: int, trays: int) -> Iterator[Photograph]:

@@ -40,7 +40,9 @@ class ScanCache:
     def identity(self, path: str, stamp: FileStat) -> str | None:
         """The content id that a path had, if its file is unchanged since."""
         before, identity = self._stamps.get(path, (None, None))
-        return identity if before == stamp else None
+        if before != stamp:
+            return None
+        return identity
 
     def recall(self, path: str, identity: str) -> MeasuredExample | ExampleFault | None:
         """The result for a content, as if it had been measured at this path."""
@@ -53,8 +55,9 @@ class ScanCache:
         """Remembers what the content determines: neither what could not be read, nor a
         shortage of memory.
         """
-        passing = isinstance(result, ExampleFault) and result.code == "out-of-memory"
-        if result.id is not None and not passing:
+        if isinstance(result, ExampleFault) and result.code == "out-of-memory":
+            return  # it may pass
+        if result.id is not None:
             self._results[_key(path, result.id)] = _at("", result)
             self._grown = True
 
@@ -109,7 +112,8 @@ class ScanCache:
 
 def _key(path: str, identity: str) -> str:
     # The extension counts: the same content under a wrong one is measured as such.
-    return identity + PurePosixPath(path).suffix.lower()
+    extension = PurePosixPath(path).suffix.lower()
+    return identity + extension
 
 
 def _at(

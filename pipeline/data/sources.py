@@ -69,13 +69,15 @@ def read(root: Path, data: DataConfig) -> ExampleListing:
 def _from_folders(root: Path, data: DataConfig) -> ExampleListing:
     tree = walk(root)
     placed, faults, classes = place(tree, root)
-    extras, findings = read_metadata(
-        root, data, {file.path: file.label for file in placed}, tree
-    )
-    kept = [file for file in placed if file.label not in data.drop_classes]
-    examples = tuple(_listed(file, extras.get(file.path, NO_EXTRAS)) for file in kept)
-    findings += label_findings(data, {file.label for file in kept}, classes)
-    return ExampleListing(examples, (*tree.faults, *faults), tuple(findings))
+    label_of = {file.path: file.label for file in placed}
+    extras, findings = read_metadata(root, data, label_of, tree)
+    kept_files = [file for file in placed if file.label not in data.drop_classes]
+    examples = []
+    for file in kept_files:
+        examples.append(_listed(file, extras.get(file.path, NO_EXTRAS)))
+    findings += label_findings(data, {file.label for file in kept_files}, classes)
+    all_faults = (*tree.faults, *faults)
+    return ExampleListing(tuple(examples), all_faults, tuple(findings))
 
 
 class ExtraColumns(NamedTuple):

@@ -308,7 +308,9 @@ def _label(unit: Sequence[Example]) -> str:
     if len(unit) == 1:
         return unit[0].target
     counts = Counter(example.target for example in unit)
-    return min(counts, key=lambda label: (-counts[label], label))
+    largest = max(counts.values())
+    commonest = [label for label, count in counts.items() if count == largest]
+    return min(commonest)
 
 
 def _hash(unit: Sequence[Example], seed: int) -> bytes:
@@ -356,4 +358,5 @@ def _finding(
 
 
 def _some(examples: Sequence[Example]) -> str:
-    return f"{len(examples)} example{'s' if len(examples) > 1 else ''}"
+    ending = "s" if len(examples) > 1 else ""
+    return f"{len(examples)} example{ending}"

@@ -51,7 +51,8 @@ class BootstrapSettings(NamedTuple):
 def number_units(column: pa.ChunkedArray) -> Units:
     """The manifest's column `unit` as numbers, in the order in which the units come."""
     encoded = column.combine_chunks().dictionary_encode()
-    return np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.intp)
+    numbers = encoded.indices.to_numpy(zero_copy_only=False)
+    return np.asarray(numbers, dtype=np.intp)
 
 
 def draw_resamples(
@@ -68,9 +69,11 @@ def draw_resamples(
         drawn = generator.integers(0, total, size=(size, total))
         offsets = np.arange(size)[:, None] * total
         cells = (drawn + offsets).ravel()
-        counts = np.bincount(cells, minlength=size * total).reshape(size, total)
-        by_unit = counts.astype(np.float64).T
-        yield start, np.ascontiguousarray(by_unit[units])
+        counts = np.bincount(cells, minlength=size * total)
+        by_resample = counts.reshape(size, total)
+        by_unit = by_resample.astype(np.float64).T
+        weights = by_unit[units]
+        yield start, np.ascontiguousarray(weights)
 
 
 def weighted_mean(values: Floats, weights: Weights) -> Floats:
@@ -87,7 +90,9 @@ def estimate_statistic(
     """
     once = np.ones((len(units), 1))
     value = float(statistic(once)[0])
-    samples = [statistic(weights) for _, weights in draw_resamples(units, settings)]
+    samples = []
+    for _, weights in draw_resamples(units, settings):
+        samples.append(statistic(weights))
     return percentile_interval(value, np.concatenate(samples), settings.confidence)
 
 
@@ -133,7 +138,8 @@ def exact_interval(value: float, trials: int, confidence: float) -> MetricEstima
     """Clopper and Pearson's interval of 0 or `trials` hits among `trials`; `value` is 0
     or 1.
     """
-    reach = ((1 - confidence) / 2) ** (1 / trials)
+    tail = (1 - confidence) / 2
+    reach = tail ** (1 / trials)
     if value:
         return MetricEstimate(value=value, low=reach, high=1.0)
     return MetricEstimate(value=value, low=0.0, high=1 - reach)

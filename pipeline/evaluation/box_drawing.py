@@ -47,17 +47,19 @@ def enlarge(picture: Image.Image) -> Image.Image:
     """A very small picture, a whole number of times as large, so that what is drawn
     does not hide it.
     """
-    times = max(1, -(-SMALLEST_SIDE // max(picture.size)))
-    return picture.resize((times * picture.width, times * picture.height))
+    longest = max(picture.size)
+    times = max(1, -(-SMALLEST_SIDE // longest))
+    size = (times * picture.width, times * picture.height)
+    return picture.resize(size)
 
 
 def _draw_dashed(canvas: ImageDraw.ImageDraw, corners: list[float]) -> None:
     left, top, right, bottom = corners
     for start in range(int(left), int(right), 2 * DASH):
         stop = min(start + DASH, right)
-        canvas.line([(start, top), (stop, top)], fill=TRUTH, width=2)
-        canvas.line([(start, bottom), (stop, bottom)], fill=TRUTH, width=2)
+        for row in (top, bottom):
+            canvas.line([(start, row), (stop, row)], fill=TRUTH, width=2)
     for start in range(int(top), int(bottom), 2 * DASH):
         stop = min(start + DASH, bottom)
-        canvas.line([(left, start), (left, stop)], fill=TRUTH, width=2)
-        canvas.line([(right, start), (right, stop)], fill=TRUTH, width=2)
+        for column in (left, right):
+            canvas.line([(column, start), (column, stop)], fill=TRUTH, width=2)

@@ -188,9 +188,8 @@ class BoxJudge:
         boxes = [_read_objects(answer["objects"], codes) for answer in answers]
         judgement = BoxJudgement(targets.pictures, boxes, len(examples.labels))
         compared = frozenset(codes[label] for label in examples.compared)
-        return JudgedBoxes(
-            _restrict(judgement, compared), 0.0, number_units(examples.table["unit"])
-        )
+        units = number_units(examples.table["unit"])
+        return JudgedBoxes(_restrict(judgement, compared), 0.0, units)
 
     def served_answers(
         self, predictions: pa.Table, candidate: CandidateRecord
@@ -292,7 +291,8 @@ class BoxJudge:
         right, answered, objects = judged.judgement.tally(judged.score).T
         mistakes = answered + objects - 2 * right
         order = np.argsort(-mistakes, kind="stable")
-        worst: NDArray[np.int64] = order[mistakes[order] > 0][:most]
+        has_mistakes = mistakes[order] > 0
+        worst: NDArray[np.int64] = order[has_mistakes][:most]
         return worst
 
     def exhibit_worst(
@@ -340,9 +340,13 @@ def _read_objects(
     objects: Sequence[Mapping[str, Any]], codes: Mapping[str, int]
 ) -> Floats:
     """Served boxes as (K, 6): left, top, right, bottom, score, class; best first."""
-    rows = [[*one["box"], one["score"], codes[one["label"]]] for one in objects]
+    rows = []
+    for item in objects:
+        code = codes[item["label"]]
+        rows.append([*item["box"], item["score"], code])
     boxes = np.array(rows, np.float64).reshape(-1, ANSWER_VALUES)
-    best_first: Floats = boxes[np.argsort(-boxes[:, SCORE], kind="stable")]
+    order = np.argsort(-boxes[:, SCORE], kind="stable")
+    best_first: Floats = boxes[order]
     return best_first
 
 

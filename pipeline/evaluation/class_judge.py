@@ -132,7 +132,8 @@ class ClassJudge:
         return found
 
     def warnings(self, judged: Predictions, labels: tuple[str, ...]) -> list[Finding]:
-        absent = list_absent(labels, set(judged.targets.tolist()))
+        present = set(judged.targets.tolist())
+        absent = list_absent(labels, present)
         return [] if absent is None else [absent]
 
 

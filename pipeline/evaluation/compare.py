@@ -76,7 +76,8 @@ def signed_sum_probabilities(sizes: NDArray[np.int64]) -> NDArray[np.float64]:
     function = np.ones(points)
     distinct, counts = np.unique(sizes, return_counts=True)
     for size, count in zip(distinct, counts, strict=True):
-        function *= np.cos(size * angles) ** count
+        cosines = np.cos(size * angles)
+        function *= cosines**count
     probabilities: NDArray[np.float64] = np.fft.ifft(function).real
     return probabilities
 

@@ -121,7 +121,8 @@ class Predictions:
     @cached_property
     def target_probability(self) -> Floats:
         """The right class's probability (N,)."""
-        return self.probabilities[np.arange(len(self.targets)), self.targets]
+        rows = np.arange(len(self.targets))
+        return self.probabilities[rows, self.targets]
 
     @cached_property
     def target_rank(self) -> NDArray[np.intp]:
@@ -149,8 +150,10 @@ class Predictions:
     @cached_property
     def gap_sums(self) -> GapSums:
         _, first, units = np.unique(self.units, return_index=True, return_inverse=True)
-        sizes = _sum_by_cell(self.bins, units, np.ones(len(units)))
-        gaps = _sum_by_cell(self.bins, units, self.correct - self.confidence)
+        once = np.ones(len(units))
+        gap = self.correct - self.confidence
+        sizes = _sum_by_cell(self.bins, units, once)
+        gaps = _sum_by_cell(self.bins, units, gap)
         return GapSums(first, sizes, gaps, sizes * sizes, gaps * gaps)
 
     @property
@@ -330,7 +333,8 @@ def log_loss(weighted: WeightedPredictions) -> Floats:
 
 
 def top_k_accuracy(weighted: WeightedPredictions, k: int) -> Floats:
-    return weighted.mean(weighted.predictions.target_rank < k)
+    is_among_first = weighted.predictions.target_rank < k
+    return weighted.mean(is_among_first)
 
 
 def calibration_error(weighted: WeightedPredictions) -> Floats:
@@ -351,9 +355,10 @@ def squared_calibration_error(weighted: WeightedPredictions) -> Floats:
     """
     sums = weighted.predictions.gap_sums
     drawn = weighted.weights[sums.first]
+    squared_drawn = drawn**2
     examples = sums.sizes @ drawn
-    pairs = examples**2 - sums.squared_sizes @ drawn**2
-    products = (sums.gaps @ drawn) ** 2 - sums.squared_gaps @ drawn**2
+    pairs = examples**2 - sums.squared_sizes @ squared_drawn
+    products = (sums.gaps @ drawn) ** 2 - sums.squared_gaps @ squared_drawn
     squared = _divide(products, pairs)
     is_defined = np.isfinite(squared)
     bin_weights = np.where(is_defined, examples, 0)
@@ -387,15 +392,18 @@ def _area_under_roc(
 ) -> Floats:
     """The area (R,) for scores (N,) and draws (R, N)."""
     negatives = np.flatnonzero(~is_positive)
+    positive_scores = scores[is_positive]
     order = negatives[np.argsort(scores[~is_positive], kind="stable")]
+    negative_scores = scores[order]
     below = np.zeros((len(draws), len(order) + 1))
     np.cumsum(draws.take(order, axis=1), axis=1, out=below[:, 1:])
-    lower = np.searchsorted(scores[order], scores[is_positive], side="left")
-    lower_or_tied = np.searchsorted(scores[order], scores[is_positive], side="right")
+    lower = np.searchsorted(negative_scores, positive_scores, side="left")
+    lower_or_tied = np.searchsorted(negative_scores, positive_scores, side="right")
     won = (below.take(lower, axis=1) + below.take(lower_or_tied, axis=1)) / 2
     drawn = draws[:, is_positive]
     total_won = np.einsum("rp,rp->r", drawn, won)
-    return _divide(total_won, drawn.sum(axis=1) * below[:, -1])
+    all_pairs = drawn.sum(axis=1) * below[:, -1]
+    return _divide(total_won, all_pairs)
 
 
 # --- arithmetic -----------------------------------------------------------------------
@@ -403,11 +411,14 @@ def _area_under_roc(
 
 def tally_classes(predictions: Predictions, weights: Weights) -> ClassTallies:
     """Counts by class for each column of weights (N, R)."""
-    ones = np.ones(len(predictions.targets))
-    hits = _class_matrix(predictions.targets, predictions.classes, predictions.correct)
-    targets = _class_matrix(predictions.targets, predictions.classes, ones)
-    predicted = _class_matrix(predictions.predicted, predictions.classes, ones)
-    return ClassTallies(hits @ weights, targets @ weights, predicted @ weights)
+    targets = predictions.targets
+    predicted = predictions.predicted
+    classes = predictions.classes
+    once = np.ones(len(targets))
+    hits = _class_matrix(targets, classes, predictions.correct) @ weights
+    of_target = _class_matrix(targets, classes, once) @ weights
+    of_answer = _class_matrix(predicted, classes, once) @ weights
+    return ClassTallies(hits, of_target, of_answer)
 
 
 def _class_matrix(codes: NDArray[np.intp], count: int, values: NDArray[Any]) -> Any:
@@ -429,18 +440,22 @@ def _sum_by_cell(
 
 def _divide(part: Floats, whole: Floats) -> Floats:
     """Quotients, NaN where there is nothing to divide by."""
-    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+    undefined = np.full_like(whole, np.nan)
+    return np.divide(part, whole, out=undefined, where=whole > 0)
 
 
 def _mean_over_classes(values: Floats) -> Floats:
     """The mean over classes (C, R) that are defined; NaN where none is."""
     is_defined = np.isfinite(values)
     total = np.where(is_defined, values, 0).sum(axis=0)
-    return _divide(total, is_defined.sum(axis=0).astype(np.float64))
+    count = is_defined.sum(axis=0).astype(np.float64)
+    return _divide(total, count)
 
 
 def find_bin(confidence: Floats, bins: int = BINS) -> NDArray[np.intp]:
     """The bin of each confidence: equal widths over (0, 1], each open below and closed
     above.
     """
-    return np.ceil(confidence * bins).clip(1, bins).astype(np.intp) - 1
+    places = np.ceil(confidence * bins)
+    numbers = places.clip(1, bins).astype(np.intp)
+    return numbers - 1

@@ -67,7 +67,9 @@ def _estimate_recall(
 
 
 def _divide(part: float, whole: float) -> float | None:
-    return float(part / whole) if whole else None
+    if not whole:
+        return None
+    return float(part / whole)
 
 
 def count_confusions(

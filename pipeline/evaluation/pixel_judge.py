@@ -314,7 +314,8 @@ class PixelJudge:
     def find_worst(self, judged: JudgedMasks, most: int) -> NDArray[np.int64]:
         """The pictures with the lowest mean IoU."""
         order = np.argsort(judged.goodness, kind="stable")
-        worst: NDArray[np.int64] = order[judged.goodness[order] < 1][:most]
+        is_wrong = judged.goodness[order] < 1
+        worst: NDArray[np.int64] = order[is_wrong][:most]
         return worst
 
     def exhibit_worst(
@@ -339,8 +340,9 @@ class PixelJudge:
         return found
 
     def warnings(self, judged: JudgedMasks, labels: tuple[str, ...]) -> list[Finding]:
-        truth = judged.confusions.sum(axis=(0, 2))
-        absent = list_absent(labels, set(np.flatnonzero(truth).tolist()))
+        pixels_of_class = judged.confusions.sum(axis=(0, 2))
+        present = set(np.flatnonzero(pixels_of_class).tolist())
+        absent = list_absent(labels, present)
         return [] if absent is None else [absent]
 
 

@@ -202,7 +202,8 @@ class LoadedCandidate:
         )
 
     def _time_batch(self, size: int) -> TimedBatch:
-        work = partial(self.model.run, self.inputs(self._timed_rows(size)))
+        inputs = self.inputs(self._timed_rows(size))
+        work = partial(self.model.run, inputs)
         seconds = np.array(_time_runs(work, self.device), dtype=np.float64)
         milliseconds = 1000 * seconds / size
         median, p95 = np.quantile(milliseconds, [0.5, 0.95])

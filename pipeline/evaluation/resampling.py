@@ -103,5 +103,7 @@ def bootstrap_p_value(samples: Floats) -> float:
     0, one resample added.
     """
     known = samples[np.isfinite(samples)]
-    rarer = min(int((known <= 0).sum()), int((known >= 0).sum()))
+    not_above = int((known <= 0).sum())
+    not_below = int((known >= 0).sum())
+    rarer = min(not_above, not_below)
     return min(1.0, 2 * (rarer + 1) / (len(known) + 1))

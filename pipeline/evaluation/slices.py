@@ -169,7 +169,9 @@ def slice_rows(column: pa.ChunkedArray) -> Iterator[tuple[str, Rows]]:
 
 
 def _as_text(value: object) -> str:
-    return ABSENT if value is None else str(value)
+    if value is None:
+        return ABSENT
+    return str(value)
 
 
 def _shortened(text: str) -> str:

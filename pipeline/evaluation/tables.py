@@ -69,7 +69,9 @@ def write_classes(scores: Iterable[ClassScore], path: Path) -> None:
 
 
 def write_confusion(pairs: Iterable[ConfusedPair], path: Path) -> None:
-    rows = [(pair.target, pair.predicted, pair.examples) for pair in pairs]
+    rows = []
+    for pair in pairs:
+        rows.append((pair.target, pair.predicted, pair.examples))
     write_csv(path, ("target", "predicted", "examples"), rows)
 
 
@@ -111,7 +113,8 @@ def write_reliability(bins: Iterable[ReliabilityBin], path: Path) -> None:
 def find_worst_errors(predictions: Predictions, most: int) -> NDArray[np.int64]:
     """Rows (at most `most`,) of the mistakes, the most confident first."""
     wrong = np.flatnonzero(~predictions.correct)
-    surest_first = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")]
+    confidence = predictions.confidence[wrong]
+    surest_first = wrong[np.argsort(-confidence, kind="stable")]
     return surest_first[:most]
 
 
