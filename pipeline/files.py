@@ -117,7 +117,8 @@ def _beside(path: Path) -> Path:
 
 
 def _create(path: Path, mode: int) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    return os.open(path, flags, mode)
 
 
 # --- what a file is -------------------------------------------------------------------
@@ -238,7 +239,11 @@ def used_ns(path: Path) -> int:
 
 def folder_size(folder: Path) -> int:
     """Bytes of the files that lie in a folder, without folders below it."""
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    total = 0
+    for path in folder.iterdir():
+        if path.is_file():
+            total += path.stat().st_size
+    return total
 
 
 def evict_least_recently_used(

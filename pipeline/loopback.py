@@ -23,11 +23,14 @@ def bypass_proxies() -> None:
     if named.isdisjoint(_PROXIES):
         return
     listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    hosts = [host.strip() for host in listed.split(",") if host.strip()]
+    stripped = [host.strip() for host in listed.split(",")]
+    hosts = [host for host in stripped if host]
     if "*" in hosts:
         return
     hosts += [host for host in HOSTS if host not in hosts]
-    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(hosts)
+    joined = ",".join(hosts)
+    os.environ["no_proxy"] = joined
+    os.environ["NO_PROXY"] = joined
 
 
 def status(url: str, secret: str = "", timeout: float = 5) -> int | None:

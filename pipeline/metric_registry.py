@@ -299,7 +299,11 @@ def threshold_names(
 
 def validation_names(kind: TargetKind = "classes") -> tuple[str, ...]:
     """The metrics of a kind of targets that are measured after each epoch."""
-    return tuple(metric.name for metric in metrics_of(kind) if metric.on_validation)
+    names = []
+    for metric in metrics_of(kind):
+        if metric.on_validation:
+            names.append(metric.name)
+    return tuple(names)
 
 
 def largest_k(classes: int, wanted_k: int) -> int | None:

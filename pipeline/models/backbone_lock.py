@@ -49,7 +49,8 @@ def pin_file(config: BackboneConfig, root: Path, sha256: str, size: int) -> None
     Args:
         size: of the file, in bytes.
     """
-    _add_entry(config, root, {"sha256": sha256, "size": size})
+    entry = {"sha256": sha256, "size": size}
+    _add_entry(config, root, entry)
 
 
 def pin_folder(

@@ -35,7 +35,8 @@ class Block:
         self._stock = stock
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r})"
+        kind = type(self).__name__
+        return f"{kind}({self.name!r})"
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The block's parameters by their stock names."""

@@ -95,18 +95,22 @@ class _Uniform(NamedTuple):
 def _draw_uniform(draw: RandomDraw) -> _Uniform:
     text = f"{draw.seed}\x1f{draw.view}\x1f{draw.id}"
     digest = hashlib.blake2b(text.encode(), digest_size=64).digest()
-    words = np.frombuffer(digest, "<u4")[: len(_Uniform._fields)]
-    return _Uniform(*(float(word) * 2.0**-32 for word in words))
+    count = len(_Uniform._fields)
+    words = np.frombuffer(digest, "<u4")[:count]
+    numbers = [float(word) * 2.0**-32 for word in words]
+    return _Uniform(*numbers)
 
 
 def _limit_length(length: float, side: int) -> int:
     """A crop's length in whole pixels, from 1 to the image's side."""
-    return min(side, max(1, round(length)))
+    whole_length = max(1, round(length))
+    return min(side, whole_length)
 
 
 def _colour_factor(number: float, limit: float) -> float:
     """A factor between 1 - limit and 1 + limit."""
-    return 1 + limit * (2 * number - 1)
+    between = 2 * number - 1  # from -1 to 1
+    return 1 + limit * between
 
 
 def prepare_plain(decoded: torch.Tensor, spec: ImageInputSpec) -> torch.Tensor:
@@ -241,9 +245,12 @@ def _change_colours(planes: Planes, view: View) -> None:
     grey += blue * np.float32(GREY[2])
     mean_grey = float(grey.mean(dtype=np.float64))
     gain = view.contrast * view.brightness
-    grey *= np.float32(gain * (1 - view.saturation))
-    grey += np.float32((1 - view.contrast) * view.brightness * mean_grey)
+    grey_gain = gain * (1 - view.saturation)
+    offset = (1 - view.contrast) * view.brightness * mean_grey
+    grey *= np.float32(grey_gain)
+    grey += np.float32(offset)
+    own_gain = np.float32(gain * view.saturation)
     for plane in planes:
-        plane *= np.float32(gain * view.saturation)
+        plane *= own_gain
         plane += grey
         np.clip(plane, 0, 255, out=plane)

@@ -36,10 +36,10 @@ def lay_boxes(picture: PictureBoxes, spec: ImageInputSpec) -> PictureBoxes:
     small there are left out.
     """
     place = canvas.place(picture.width, picture.height, spec.size, spec.fit)
-    scale = np.array(
-        [place.scale_x, place.scale_y, place.scale_x, place.scale_y], np.float32
-    )
-    offset = np.array([place.left, place.top, place.left, place.top], np.float32)
+    scales = [place.scale_x, place.scale_y, place.scale_x, place.scale_y]
+    offsets = [place.left, place.top, place.left, place.top]
+    scale = np.array(scales, np.float32)
+    offset = np.array(offsets, np.float32)
     boxes = picture.boxes * scale + offset
     clipped = np.clip(boxes, 0, spec.size)
     return _kept(picture, clipped, _is_large(clipped), spec.size, picture.seed)
@@ -134,7 +134,8 @@ def _is_large(boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _areas(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    sides = np.maximum(sides, 0)
     areas: NDArray[np.float32] = sides[:, 0] * sides[:, 1]
     return areas
 
@@ -142,10 +143,12 @@ def _areas(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
 def _crop_boxes(
     boxes: NDArray[np.float32], view: View, side: int
 ) -> NDArray[np.float32]:
-    origin = np.array([view.left, view.top, view.left, view.top], np.float32)
     scale_x = side / view.width
     scale_y = side / view.height
-    return (boxes - origin) * np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
+    corners = [view.left, view.top, view.left, view.top]
+    origin = np.array(corners, np.float32)
+    scale = np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
+    return (boxes - origin) * scale
 
 
 def _turn_boxes(
@@ -169,8 +172,10 @@ def _crop_mask(mask: Masks, view: View, side: int) -> Masks:
     crop.
     """
     centres = (np.arange(side) + 0.5) / side
-    rows = view.top + np.floor(centres * view.height).astype(np.int64)
-    columns = view.left + np.floor(centres * view.width).astype(np.int64)
+    down = np.floor(centres * view.height).astype(np.int64)
+    across = np.floor(centres * view.width).astype(np.int64)
+    rows = view.top + down
+    columns = view.left + across
     return mask[rows[:, None], columns[None, :]]
 
 
@@ -200,4 +205,5 @@ def lay_mask(mask: Masks, spec: ImageInputSpec) -> Masks:
 def _nearest(wanted: int, there: int) -> NDArray[np.int64]:
     """For each of `wanted` places, the nearest of those that are there."""
     centres = (np.arange(wanted) + 0.5) * there / wanted
-    return np.minimum(np.floor(centres).astype(np.int64), there - 1)
+    places = np.floor(centres).astype(np.int64)
+    return np.minimum(places, there - 1)

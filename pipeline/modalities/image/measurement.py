@@ -311,7 +311,9 @@ def _is_text(beginning: bytes) -> bool:
 
 def _describe_fault(fault: BaseException) -> str:
     words = f"{type(fault).__name__}: {fault}".split()
-    return " ".join(words).encode("utf-8", "replace").decode()
+    text = " ".join(words)
+    encoded = text.encode("utf-8", "replace")
+    return encoded.decode()
 
 
 def list_expectations(intake: ImageIntakeConfig) -> tuple[ColumnExpectation, ...]:

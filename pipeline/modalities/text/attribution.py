@@ -124,4 +124,5 @@ def _normalize(words: Mapping[tuple[int, int], WordWeight]) -> list[WordWeight]:
 
 
 def _largest(words: Iterable[WordWeight]) -> float:
-    return max((abs(word.weight) for word in words), default=0.0)
+    sizes = [abs(word.weight) for word in words]
+    return max(sizes, default=0.0)

@@ -221,7 +221,8 @@ def _has_header(sample: _Sample) -> bool:
 
 def _bare(name: str) -> str:
     """A column's name without what it may be written with: `sentence_1`, `Sentence 1`."""
-    return "".join(letter for letter in name.lower() if letter not in "_- .")
+    letters = [letter for letter in name.lower() if letter not in "_- ."]
+    return "".join(letters)
 
 
 def _is_number(cell: str) -> bool:
@@ -324,12 +325,14 @@ def _holds_texts(cells: Sequence[Any]) -> bool:
     texts = [cell for cell in cells if isinstance(cell, str) and not _is_number(cell)]
     if not texts or len(texts) < len(cells) / 2:
         return False
-    words = sum(len(text.split()) for text in texts) / len(texts)
-    letters = sum(map(len, texts)) / len(texts)
     repeated = 1 - len(set(texts)) / len(texts)
-    return repeated <= MOST_REPEATED and (
-        words >= FEWEST_WORDS or letters >= FEWEST_LETTERS
-    )
+    if repeated > MOST_REPEATED:
+        return False
+    words = sum(len(text.split()) for text in texts)
+    letters = sum(len(text) for text in texts)
+    has_words = words / len(texts) >= FEWEST_WORDS
+    has_letters = letters / len(texts) >= FEWEST_LETTERS
+    return has_words or has_letters
 
 
 def _label_column(
@@ -360,7 +363,8 @@ def _label_column(
 def _holds_labels(cells: Sequence[Any]) -> bool:
     present = [str(cell) for cell in cells if cell is not None]
     distinct = len(set(present))
-    return 1 < distinct <= min(MOST_LABELS, len(present) / LABEL_REPEATS)
+    most = min(MOST_LABELS, len(present) / LABEL_REPEATS)
+    return 1 < distinct <= most
 
 
 def _refuse_swapped(

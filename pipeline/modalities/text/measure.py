@@ -40,9 +40,11 @@ def measure_texts(
         What was measured, or the fault, by the example's path.
     """
     results: dict[str, MeasuredExample | ExampleFault] = {}
-    for start in range(0, len(examples), CHUNK):
-        _measure_chunk(examples[start : start + CHUNK], intake, results)
-        console.progress("scan", min(start + CHUNK, len(examples)), len(examples))
+    total = len(examples)
+    for start in range(0, total, CHUNK):
+        stop = min(start + CHUNK, total)
+        _measure_chunk(examples[start:stop], intake, results)
+        console.progress("scan", stop, total)
     return results
 
 

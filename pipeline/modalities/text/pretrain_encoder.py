@@ -152,12 +152,16 @@ def mask_words(
     Of the chosen ones eight of ten become [MASK], one another word, and one stays.
     """
     draws = torch.rand(ids.shape, generator=generator)
-    chosen = (draws < share) & (ids >= len(SPECIAL))
+    is_word = ids >= len(SPECIAL)
+    chosen = (draws < share) & is_word
     kind = torch.rand(ids.shape, generator=generator)
     others = torch.randint(len(SPECIAL), vocabulary, ids.shape, generator=generator)
-    shown = torch.where(chosen & (kind < 0.8), MASK, ids)
-    shown = torch.where(chosen & (kind >= 0.9), others, shown)
-    return shown, torch.where(chosen, ids, IGNORED)
+    is_masked = chosen & (kind < 0.8)
+    is_replaced = chosen & (kind >= 0.9)
+    shown = torch.where(is_masked, MASK, ids)
+    shown = torch.where(is_replaced, others, shown)
+    wanted = torch.where(chosen, ids, IGNORED)
+    return shown, wanted
 
 
 class Batch(NamedTuple):
@@ -221,12 +225,13 @@ class RatingEncoder(nn.Module):
         """
         mask = (batch.ids != PADDING).long()
         of_words = self.words(input_ids=shown, attention_mask=mask, labels=wanted).loss
-        hidden = self.words.bert(
-            input_ids=batch.ids, attention_mask=mask
-        ).last_hidden_state
+        encoded = self.words.bert(input_ids=batch.ids, attention_mask=mask)
+        hidden = encoded.last_hidden_state
         weights = mask.unsqueeze(-1).to(hidden.dtype)
         mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
-        return of_words, nn.functional.cross_entropy(self.rater(mean), batch.ratings)
+        ratings = self.rater(mean)
+        of_ratings = nn.functional.cross_entropy(ratings, batch.ratings)
+        return of_words, of_ratings
 
 
 def pretrain(plan: PretrainingPlan, out: Path) -> float:
@@ -272,8 +277,10 @@ def pretrain(plan: PretrainingPlan, out: Path) -> float:
 
 
 def _lr_multiplier(step: int, plan: PretrainingPlan) -> float:
-    warmed_up = min(1.0, (step + 1) / (plan.warmup * plan.steps))
-    return warmed_up * 0.5 * (1 + math.cos(math.pi * step / plan.steps))
+    warmup_steps = plan.warmup * plan.steps
+    warmed_up = min(1.0, (step + 1) / warmup_steps)
+    angle = math.pi * step / plan.steps
+    return warmed_up * 0.5 * (1 + math.cos(angle))
 
 
 def _write_encoder(model: RatingEncoder, settings: dict[str, Any], out: Path) -> None:
@@ -296,7 +303,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=PretrainingPlan().steps)
     chosen = parser.parse_args()
-    pretrain(PretrainingPlan(seed=chosen.seed, steps=chosen.steps), chosen.out)
+    plan = PretrainingPlan(seed=chosen.seed, steps=chosen.steps)
+    pretrain(plan, chosen.out)
 
 
 if __name__ == "__main__":

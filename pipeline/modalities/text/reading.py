@@ -126,8 +126,9 @@ def split_by_name(path: str) -> Split | None:
     `test-00000-of-00001.parquet`.
     """
     name = PurePosixPath(path).name.lower()
-    stem = name.partition(".")[0]
-    return TABLE_SPLIT_NAMES.get(stem) or TABLE_SPLIT_NAMES.get(stem.partition("-")[0])
+    stem, _, _ = name.partition(".")
+    first_part, _, _ = stem.partition("-")
+    return TABLE_SPLIT_NAMES.get(stem) or TABLE_SPLIT_NAMES.get(first_part)
 
 
 # --- tables ---------------------------------------------------------------------------
@@ -229,7 +230,10 @@ def _row_texts(
         return
     second = _text_column(rows, name, data.columns["pair"], "pair")
     for text, pair in zip(first, second, strict=True):
-        yield None if text is None or pair is None else Texts(str(text), str(pair))
+        if text is None or pair is None:
+            yield None
+        else:
+            yield Texts(str(text), str(pair))
 
 
 def _text_column(rows: Rows, name: str, column: str, role: str) -> list[Any]:

@@ -307,7 +307,8 @@ def write_review(
 
 def _fact(dice: Dice, scene: Scene) -> str:
     chosen = {kind: dice.pick(words) for kind, words in WORDS.items()}
-    return dice.pick(FACTS).format(thing=scene.thing, part=scene.part, **chosen)
+    form = dice.pick(FACTS)
+    return form.format(thing=scene.thing, part=scene.part, **chosen)
 
 
 Sentence = Callable[[Dice, Scene, str], str]
@@ -401,8 +402,10 @@ def _faults(dice: Dice, scene: Scene, sentiment: str) -> str:
 
 
 def _list(dice: Dice, scene: Scene, sentiment: str) -> str:
-    words = [dice.pick(ADJECTIVES[sentiment]) for _ in range(2)]
-    return f"{words[0]} and {words[1]}, that is what {_subject(dice, scene)} is."
+    first = dice.pick(ADJECTIVES[sentiment])
+    second = dice.pick(ADJECTIVES[sentiment])
+    subject = _subject(dice, scene)
+    return f"{first} and {second}, that is what {subject} is."
 
 
 def _about_another(dice: Dice, scene: Scene, sentiment: str) -> str:

@@ -53,7 +53,8 @@ def normalize(text: str) -> str:
     """What is compared of a text: its letters and digits in lower case, words apart by
     one blank.
     """
-    return _NEITHER_LETTER_NOR_DIGIT.sub(" ", text.lower()).strip()
+    words = _NEITHER_LETTER_NOR_DIGIT.sub(" ", text.lower())
+    return words.strip()
 
 
 def _chunks(texts: Sequence[str]) -> list[list[str]]:
@@ -86,8 +87,9 @@ class _Grams(NamedTuple):
 def _hash_chunk(texts: Sequence[str]) -> Hashes:
     """The hashes (N,) of normalised texts."""
     grams = _grams(texts)
-    as_bytes = grams.hashes.view(np.uint8).reshape(-1, BITS // 8)
-    bits = np.unpackbits(as_bytes, axis=1, bitorder="little")
+    as_bytes = grams.hashes.view(np.uint8)
+    by_gram = as_bytes.reshape(-1, BITS // 8)
+    bits = np.unpackbits(by_gram, axis=1, bitorder="little")
     ones = np.add.reduceat(bits, grams.starts, axis=0, dtype=np.int32)
     is_set = 2 * ones > grams.counts[:, None]
     packed = np.packbits(is_set, axis=1, bitorder="little")
@@ -125,11 +127,15 @@ def _distinct(hashes: Hashes, owners: NDArray[np.int64]) -> _Grams:
         owners: the number of the text that each lies in (M,), rising from 0.
     """
     order = np.lexsort((hashes, owners))
-    hashes, owners = hashes[order], owners[order]
+    hashes = hashes[order]
+    owners = owners[order]
+    is_other_hash = hashes[1:] != hashes[:-1]
+    is_other_owner = owners[1:] != owners[:-1]
     is_first = np.ones(len(hashes), np.bool_)
-    is_first[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
+    is_first[1:] = is_other_hash | is_other_owner
     counts = np.bincount(owners[is_first])
-    return _Grams(hashes[is_first], np.cumsum(counts) - counts, counts)
+    starts = np.cumsum(counts) - counts
+    return _Grams(hashes[is_first], starts, counts)
 
 
 def _scramble(values: Hashes) -> Hashes:

@@ -128,7 +128,10 @@ class TokenStore:
         places = self._places[rows]
         starts = self._encoded.offsets[places].tolist()
         stops = self._encoded.offsets[places + 1].tolist()
-        return [slice(start, stop) for start, stop in zip(starts, stops, strict=True)]
+        spans = []
+        for start, stop in zip(starts, stops, strict=True):
+            spans.append(slice(start, stop))
+        return spans
 
 
 def open_token_store(

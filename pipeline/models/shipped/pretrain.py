@@ -66,7 +66,8 @@ def normalised(pictures: Tensor) -> Tensor:
     """Bytes (n, 3, side, side) as the network takes them."""
     mean = torch.tensor(MEAN).view(3, 1, 1)
     std = torch.tensor(STD).view(3, 1, 1)
-    scaled = (pictures.float() / 255 - mean) / std
+    shares = pictures.float() / 255
+    scaled = (shares - mean) / std
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
@@ -76,8 +77,10 @@ def _turned(pictures: Tensor, random: torch.Generator) -> Tensor:
     """
     quarters = torch.randint(4, (), generator=random)
     mirror = torch.randint(2, (), generator=random)
-    pictures = pictures.rot90(int(quarters), (2, 3))
-    return pictures.flip(3) if mirror else pictures
+    turned = pictures.rot90(int(quarters), (2, 3))
+    if mirror:
+        return turned.flip(3)
+    return turned
 
 
 def _rounds(

@@ -135,7 +135,8 @@ def _turns(turned: Sequence[str], unclear: Sequence[str]) -> list[Finding]:
 
 def _classes(objects: Sequence[AnnotatedObject]) -> tuple[str, ...]:
     """The class of each object that counts."""
-    return tuple(one.label for one in objects if not one.ignored)
+    counted = [item for item in objects if not item.ignored]
+    return tuple(item.label for item in counted)
 
 
 def _finish(

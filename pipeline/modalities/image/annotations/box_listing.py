@@ -74,8 +74,10 @@ def read_boxes(
         DataError: no image has an annotation, or a file that concerns all of them
             cannot be used.
     """
-    annotated = READERS[settings.format](root, files, images, settings)
-    if not any(annotation.source for annotation in annotated.of_image.values()):
+    read = READERS[settings.format]
+    annotated = read(root, files, images, settings)
+    annotations = annotated.of_image.values()
+    if not any(annotation.source for annotation in annotations):
         raise _nothing_annotated(root, settings, len(images), annotated.faults)
     return annotated
 

@@ -49,10 +49,11 @@ class _Reading(NamedTuple):
 
     @property
     def words(self) -> str:
-        several = ""
-        if len(self.sources) > 1:
-            several = f" and {len(self.sources) - 1} more"
-        return f"{TITLES[self.format]} ({self.sources[0]}{several})"
+        title = TITLES[self.format]
+        first = self.sources[0]
+        if len(self.sources) == 1:
+            return f"{title} ({first})"
+        return f"{title} ({first} and {len(self.sources) - 1} more)"
 
 
 def describe_boxes(source: Path) -> DescribedSource:
@@ -197,7 +198,8 @@ def _refuse_repeated_images(source: Path, faults: Sequence[ExampleFault]) -> Non
 
 def _counts_from_zero(annotations: Sequence[BoxAnnotation]) -> bool:
     """Whether a VOC corner is written as 0, so that it became an edge below 0."""
-    return any(min(one.box) < 0 for one in all_objects(annotations))
+    lowest_edges = [min(item.box) for item in all_objects(annotations)]
+    return any(edge < 0 for edge in lowest_edges)
 
 
 def _describe_objects(

@@ -297,7 +297,9 @@ def input_side(one: AnnotatedObject, picture: Picture, rules: BoxRules) -> float
     longer = max(picture.width, picture.height)
     across = picture.width if rules.squashed else longer
     down = picture.height if rules.squashed else longer
-    return rules.input_side * min((right - left) / across, (bottom - top) / down)
+    share_across = (right - left) / across
+    share_down = (bottom - top) / down
+    return rules.input_side * min(share_across, share_down)
 
 
 def _ignore_tiny(
@@ -336,11 +338,15 @@ def _repetition(one: AnnotatedObject, first: AnnotatedObject) -> ExampleFault:
 
 
 def _area(box: Box) -> float:
-    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
+    left, top, right, bottom = box
+    width = max(right - left, 0.0)
+    height = max(bottom - top, 0.0)
+    return width * height
 
 
 def _written(box: Iterable[float]) -> str:
-    return "[" + ", ".join(f"{edge:g}" for edge in box) + "]"
+    edges = ", ".join(f"{edge:g}" for edge in box)
+    return f"[{edges}]"
 
 
 def rounded(box: Box) -> Box:

@@ -125,7 +125,8 @@ def _read_names(path: str, text: str) -> NamedValues:
     """A name a line, that of value 0 first; `__ignore__`, which labelme writes first,
     has no number.
     """
-    names = [line.strip() for line in text.splitlines() if line.strip()]
+    stripped = [line.strip() for line in text.splitlines()]
+    names = [line for line in stripped if line]
     if names and names[0] == "__ignore__":
         names = names[1:]
     return NamedValues(path, dict(enumerate(names)))
@@ -217,4 +218,5 @@ def _colour(*levels: str) -> str | None:
     numbers = [int(level) if level.isdecimal() else 256 for level in levels]
     if max(numbers) > 255:
         return None
-    return "#" + "".join(f"{number:02x}" for number in numbers)
+    digits = "".join(f"{number:02x}" for number in numbers)
+    return f"#{digits}"

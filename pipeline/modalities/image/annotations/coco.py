@@ -213,9 +213,11 @@ def split_of_source(path: str) -> Split | None:
 
 def _key(value: Any) -> Any:
     """An id as a key: numbers and texts; None of anything else."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    is_text = isinstance(value, str) and is_writable(value)
-    return value if is_number or is_text else None
+    if isinstance(value, str):
+        return value if is_writable(value) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value
 
 
 @dataclass
@@ -253,16 +255,19 @@ class _Collected:
         entries: dict[Any, dict[str, Any]] = {}
         repeated: dict[Any, list[str]] = defaultdict(list)
         for number, entry in enumerate(source.images):
-            identity = _key(entry.get("id")) if isinstance(entry, dict) else None
-            name = entry.get("file_name") if isinstance(entry, dict) else None
+            identity = None
+            name = None
+            if isinstance(entry, dict):
+                identity = _key(entry.get("id"))
+                name = entry.get("file_name")
             if identity is None or not isinstance(name, str) or not is_writable(name):
-                self.result.faults.append(_bad_entry(f"{source.path}#images[{number}]"))
+                fault = _bad_entry(f"{source.path}#images[{number}]")
+                self.result.faults.append(fault)
             elif entries.setdefault(identity, entry)["file_name"] != name:
                 repeated[identity].append(name)
         for identity, names in repeated.items():
-            self._refuse_repeated(
-                source, identity, [entries[identity]["file_name"], *names]
-            )
+            first_name = entries[identity]["file_name"]
+            self._refuse_repeated(source, identity, [first_name, *names])
         return entries
 
     def _refuse_repeated(
@@ -454,4 +459,5 @@ def _read_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
     numbers = _numbers([entry.get("width"), entry.get("height")])
     if numbers is None or min(numbers) < 1:
         return None
-    return int(numbers[0]), int(numbers[1])
+    width, height = numbers
+    return int(width), int(height)

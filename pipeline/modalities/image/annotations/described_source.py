@@ -95,11 +95,13 @@ def describe_skipped(
 
 def describe_counts(counts: Mapping[str, int], what: str) -> str:
     """Each name with its number, the first few."""
-    told = [f"{name} ({count})" for name, count in list(counts.items())[:NAMED]]
-    more = ""
-    if len(counts) > NAMED:
-        more = f" and {len(counts) - NAMED} more"
-    return f"{what}: {', '.join(told)}{more}"
+    parts = []
+    for name, count in list(counts.items())[:NAMED]:
+        parts.append(f"{name} ({count})")
+    named = ", ".join(parts)
+    if len(counts) <= NAMED:
+        return f"{what}: {named}"
+    return f"{what}: {named} and {len(counts) - NAMED} more"
 
 
 def folders_of(paths: Iterable[str]) -> str:
@@ -117,4 +119,5 @@ def evenly(items: Sequence[str], most: int) -> list[str]:
     """At most so many of the items, spread over all of them."""
     if len(items) <= most:
         return list(items)
-    return [items[number * len(items) // most] for number in range(most)]
+    places = [number * len(items) // most for number in range(most)]
+    return [items[place] for place in places]

@@ -92,7 +92,8 @@ def split_of_name(name: str) -> Split | None:
     """The split that a name stands for, whatever year follows: `train`, `val2017`; None
     for others.
     """
-    return TABLE_SPLIT_NAMES.get(re.sub(r"[ _.-]?\d{4}$", "", name.casefold()))
+    without_year = re.sub(r"[ _.-]?\d{4}$", "", name.casefold())
+    return TABLE_SPLIT_NAMES.get(without_year)
 
 
 def find_lists(files: Iterable[str], preferred: str) -> dict[str, Split]:

@@ -101,7 +101,8 @@ def check_mask_targets(
 
 def _classes(mask: MeasuredExample, labels: Sequence[str]) -> tuple[str, ...]:
     """The classes that a mask shows, in the order of the label space."""
-    return tuple(label for label in labels if label in mask.values["pixels"])
+    shown = mask.values["pixels"]
+    return tuple(label for label in labels if label in shown)
 
 
 def _mask_of(example: ListedExample) -> str:

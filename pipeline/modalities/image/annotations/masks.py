@@ -122,7 +122,8 @@ def write_background_target(width: int, height: int) -> str:
     """The manifest's target of an image of background only, without a mask:
     `{"background":[WIDTH,HEIGHT]}` in upright pixels.
     """
-    return json.dumps({"background": [width, height]}, separators=(",", ":"))
+    target = {"background": [width, height]}
+    return json.dumps(target, separators=(",", ":"))
 
 
 def background_mask(
@@ -132,7 +133,9 @@ def background_mask(
     is not in the label space.
     """
     background = next(iter(values.classes))
-    number = labels.index(background) if background in labels else IGNORED
+    number = IGNORED
+    if background in labels:
+        number = labels.index(background)
     return np.full((height, width), number, np.uint8)
 
 
@@ -190,8 +193,9 @@ def unique_values(
     starts = np.concatenate([[0], np.flatnonzero(is_change)])
     lengths = np.diff(starts, append=len(flat))
     present, of_run = np.unique(flat[starts], return_inverse=True)
-    counts = np.bincount(of_run, weights=lengths).astype(np.int64)
-    return present, np.repeat(of_run, lengths), counts
+    of_pixel = np.repeat(of_run, lengths)
+    counts = np.bincount(of_run, weights=lengths)
+    return present, of_pixel, counts.astype(np.int64)
 
 
 def _index_of_values(values: MaskValues, labels: Sequence[str]) -> dict[int, int]:
@@ -300,8 +304,11 @@ def _numbers(image: Image.Image, name: str) -> Pixels:
 
 def _colours(image: Image.Image) -> Pixels:
     rgb = np.asarray(image.convert("RGB")).astype(np.uint32)
-    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
-    return np.asarray(red * 65536 + green * 256 + blue, dtype=np.uint32)
+    red = rgb[..., 0]
+    green = rgb[..., 1]
+    blue = rgb[..., 2]
+    joined = red * 65536 + green * 256 + blue
+    return np.asarray(joined, dtype=np.uint32)
 
 
 def _unknown_values(
@@ -331,4 +338,6 @@ def _unknown_values(
 
 def format_value(value: int, values: MaskValues) -> str:
     """A pixel value as the settings write it."""
-    return f"#{value:06x}" if values.are_colours else str(value)
+    if values.are_colours:
+        return f"#{value:06x}"
+    return str(value)

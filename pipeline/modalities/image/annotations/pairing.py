@@ -190,8 +190,9 @@ def without_suffix(path: str, suffix: str) -> str:
 
 def _place(path: str) -> Hashable:
     *folders, name = path.split("/")
-    places = [strip_role(folder) for folder in folders]
-    return tuple(place for place in places if place), PurePosixPath(name).stem
+    stripped = [strip_role(folder) for folder in folders]
+    places = [folder for folder in stripped if folder]
+    return tuple(places), PurePosixPath(name).stem
 
 
 def _stem(path: str) -> Hashable:
@@ -249,7 +250,10 @@ def outside_mask_folders(images: Sequence[str]) -> list[str]:
     """The images that lie where masks do not; all, where every one lies there: "mask"
     may be what they show.
     """
-    others = [path for path in images if PURE_MASK_FOLDERS.isdisjoint(roles_of([path]))]
+    others = []
+    for path in images:
+        if PURE_MASK_FOLDERS.isdisjoint(roles_of([path])):
+            others.append(path)
     return others or list(images)
 
 
@@ -290,11 +294,16 @@ class ImageNames:
     def _nearest_of(
         self, candidates: Sequence[str], folders: Sequence[str], base: str
     ) -> tuple[str, ...]:
-        best = _nearest(
-            candidates, lambda path: _common_tail(path.split("/")[:-1], folders)
-        )
         home = base.split("/") if base else []
-        return _nearest(best, lambda path: _common_head(path.split("/")[:-1], home))
+
+        def shared_end(path: str) -> int:
+            return _common_tail(path.split("/")[:-1], folders)
+
+        def shared_beginning(path: str) -> int:
+            return _common_head(path.split("/")[:-1], home)
+
+        best = _nearest(candidates, shared_end)
+        return _nearest(best, shared_beginning)
 
 
 def _nearest(paths: Sequence[str], closeness: Callable[[str], int]) -> tuple[str, ...]:
@@ -308,7 +317,9 @@ def _nearest(paths: Sequence[str], closeness: Callable[[str], int]) -> tuple[str
 
 
 def _common_tail(left: Sequence[str], right: Sequence[str]) -> int:
-    return _common_head(left[::-1], right[::-1])
+    turned_left = left[::-1]
+    turned_right = right[::-1]
+    return _common_head(turned_left, turned_right)
 
 
 def _common_head(left: Sequence[str], right: Sequence[str]) -> int:

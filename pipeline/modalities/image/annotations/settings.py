@@ -91,10 +91,13 @@ class MaskValues(ConfigSection):
 
 def _expand(value: int | str) -> Sequence[int | str]:
     """The values that one in the settings stands for."""
-    if isinstance(value, str) and "-" in value:
-        first, _, last = value.partition("-")
-        return range(int(first), min(int(last), MOST_VALUE) + 1)
-    return [value.lower() if isinstance(value, str) else value]
+    if isinstance(value, int):
+        return [value]
+    if "-" not in value:
+        return [value.lower()]
+    first, _, last = value.partition("-")
+    highest = min(int(last), MOST_VALUE)
+    return range(int(first), highest + 1)
 
 
 class MaskConfig(ConfigSection):

@@ -62,14 +62,16 @@ def find_small_objects(
 
 
 def _count_small(sides: Sequence[float]) -> int:
-    return sum(1 for side in sides if side < FINEST_STRIDE)
+    small = [side for side in sides if side < FINEST_STRIDE]
+    return len(small)
 
 
 def _suggest_size(sides: Sequence[float], size: int) -> int:
     """The input size at which nine tenths of the objects are large enough, at most
     `LARGEST_SIZE`.
     """
-    small_side = max(float(np.quantile(sides, SHARE_TO_WARN)), 1.0)
-    wanted = size * FINEST_STRIDE / small_side
-    rounded = STEP_OF_SIZES * math.ceil(wanted / STEP_OF_SIZES)
+    small_side = float(np.quantile(sides, SHARE_TO_WARN))
+    wanted_size = size * FINEST_STRIDE / max(small_side, 1.0)
+    steps = math.ceil(wanted_size / STEP_OF_SIZES)
+    rounded = STEP_OF_SIZES * steps
     return max(size, min(rounded, LARGEST_SIZE))

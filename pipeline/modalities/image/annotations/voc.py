@@ -72,7 +72,8 @@ class _TreeBuilder:
         self._open.append(element)
 
     def data(self, text: str) -> None:
-        self._open[-1].texts.append(text)
+        innermost = self._open[-1]
+        innermost.texts.append(text)
 
     def end(self, tag: str) -> None:
         self._open.pop()

@@ -134,7 +134,7 @@ def find_yolo(
 
 
 def _is_document(path: str) -> bool:
-    name = path.rpartition("/")[2].lower()
+    _, _, name = path.lower().rpartition("/")
     return name in NAME_LISTS or name.startswith(_DOCUMENTS)
 
 
@@ -402,4 +402,8 @@ def _refuse_pixels(numbers: Sequence[float], place: str) -> None:
 
 def _centred_box(numbers: Sequence[float]) -> Box:
     x, y, width, height = numbers
-    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    left = x - width / 2
+    top = y - height / 2
+    right = x + width / 2
+    bottom = y + height / 2
+    return left, top, right, bottom

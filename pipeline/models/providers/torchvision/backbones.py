@@ -256,7 +256,9 @@ def _find_similar_classifier(state: Mapping[str, Tensor]) -> str | None:
 def _is_of_like_size(architecture: str, state: Mapping[str, Tensor]) -> bool:
     published = _published_presets(architecture).DEFAULT.meta["num_params"]
     parameters = sum(value.numel() for value in state.values())
-    return bool(0.5 * published < parameters < 1.5 * published + _ROOM_FOR_A_HEAD)
+    fewest = 0.5 * published
+    most = 1.5 * published + _ROOM_FOR_A_HEAD
+    return bool(fewest < parameters < most)
 
 
 def derive_input_spec(
@@ -330,7 +332,8 @@ def _published_spec(config: BackboneConfig, architecture: str) -> ImageInputSpec
 def _resize_spec(spec: ImageInputSpec, size: int) -> ImageInputSpec:
     """The same presentation at another side, in pixels."""
     resize = round(spec.resize * size / spec.size)
-    return spec.model_copy(update={"size": size, "resize": resize})
+    changes = {"size": size, "resize": resize}
+    return spec.model_copy(update=changes)
 
 
 def _apply_metadata(

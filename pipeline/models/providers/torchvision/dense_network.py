@@ -161,7 +161,8 @@ class DenseNetwork:
         self, x: Batch, start: int = 0
     ) -> tuple[Tensor, list[tuple[float, Tensor]]]:
         """Applies blocks[start:]; there is no auxiliary classifier."""
-        return self._answer(self.maps(x, start)), []
+        maps = self.maps(x, start)
+        return self._answer(maps), []
 
     def fuse(self, x: Batch, stop: int, *, activations: bool = False) -> None:
         """Nothing: maps are taken between operations that would be joined."""
@@ -196,8 +197,9 @@ class DenseNetwork:
         """The coarsest map so far, which the next block goes on from; later steps must
         not write into it.
         """
-        there = [one.path for one in self._maps if one.path in live]
-        return live[there[-1]]
+        paths = [feature_map.path for feature_map in self._maps]
+        live_paths = [path for path in paths if path in live]
+        return live[live_paths[-1]]
 
     def _take_up(self, x: Batch, start: int) -> dict[str, Tensor]:
         """What blocks[start - 1] gave, by name."""
@@ -218,7 +220,10 @@ def _find_class_rows(head: nn.Module) -> dict[str, ClassRows]:
     network.
     """
     stated: Mapping[str, tuple[int, int]] = getattr(head, "class_rows", {})
-    return {f"head.{name}": ClassRows(*rows) for name, rows in stated.items()}
+    class_rows = {}
+    for name, (first, each) in stated.items():
+        class_rows[f"head.{name}"] = ClassRows(first, each)
+    return class_rows
 
 
 def find_design(architecture: str, side: int, strides: Sequence[int]) -> dict[str, Any]:
@@ -277,7 +282,10 @@ def build_body(
 
 def read_maps(design: Mapping[str, Any]) -> list[FeatureMap]:
     """A design's maps."""
-    return [FeatureMap(**one) for one in design["maps"]]
+    maps = []
+    for values in design["maps"]:
+        maps.append(FeatureMap(**values))
+    return maps
 
 
 def build_network(

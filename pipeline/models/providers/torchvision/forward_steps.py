@@ -76,7 +76,8 @@ def _check_input_side(maxvit: Any, x: Tensor) -> Tensor:
 def _embed_patches(vit: Any, x: Tensor) -> Tensor:
     """Patches, class token and positions: (N, 3, S, S) → (N, patches + 1, width)."""
     _check_side(x, vit.image_size)
-    patches = vit.conv_proj(x).flatten(2).transpose(1, 2)
+    projected = vit.conv_proj(x)
+    patches = projected.flatten(2).transpose(1, 2)
     class_tokens = vit.class_token.expand(len(x), -1, -1)
     tokens = torch.cat([class_tokens, patches], dim=1)
     positioned: Tensor = tokens + vit.encoder.pos_embedding
@@ -244,4 +245,5 @@ def _is_list_of_units(module: nn.Module) -> bool:
 
 
 def _has_children(module: nn.Module) -> bool:
-    return next(module.children(), None) is not None
+    first_child = next(module.children(), None)
+    return first_child is not None

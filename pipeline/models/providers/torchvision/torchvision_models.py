@@ -33,7 +33,8 @@ class Normalisation(NamedTuple):
 @lru_cache(maxsize=1)
 def list_architectures() -> tuple[str, ...]:
     """The classifiers torchvision offers."""
-    return tuple(torchvision.models.list_models(module=torchvision.models))
+    names = torchvision.models.list_models(module=torchvision.models)
+    return tuple(names)
 
 
 def check_architecture(architecture: str) -> str:
@@ -255,6 +256,10 @@ def class_dependent_names(architecture: str) -> frozenset[str]:
     head replaces.
     """
     stock_kwargs = find_stock_kwargs(architecture)
-    two = build_stock(architecture, 2, stock_kwargs, meta=True).state_dict()
-    three = build_stock(architecture, 3, stock_kwargs, meta=True).state_dict()
-    return frozenset(name for name in two if two[name].shape != three[name].shape)
+    of_two = build_stock(architecture, 2, stock_kwargs, meta=True).state_dict()
+    of_three = build_stock(architecture, 3, stock_kwargs, meta=True).state_dict()
+    names = []
+    for name, tensor in of_two.items():
+        if tensor.shape != of_three[name].shape:
+            names.append(name)
+    return frozenset(names)

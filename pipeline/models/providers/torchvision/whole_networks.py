@@ -202,4 +202,8 @@ WHOLE_NETWORKS: Mapping[str, WholeNetwork] = {
 
 def list_names(kind: Kind) -> list[str]:
     """The names of all networks of a kind."""
-    return [name for name, whole in WHOLE_NETWORKS.items() if whole.kind == kind]
+    names = []
+    for name, whole in WHOLE_NETWORKS.items():
+        if whole.kind == kind:
+            names.append(name)
+    return names

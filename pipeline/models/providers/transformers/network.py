@@ -254,8 +254,10 @@ class TransformerNetwork:
 
     def _placeholder(self, hidden: Tensor) -> Tensor:
         """Word vectors for embeddings that are computed for nothing."""
-        width = self._backbone.get_input_embeddings().weight.shape[1]
-        return hidden.new_zeros((*hidden.shape[:2], width))
+        embeddings = self._backbone.get_input_embeddings()
+        width = embeddings.weight.shape[1]
+        count, length = hidden.shape[:2]
+        return hidden.new_zeros((count, length, width))
 
     def _call_stock(self, x: TensorGroup, vectors: Tensor) -> Tensor:
         arguments: dict[str, Any] = {
@@ -275,9 +277,12 @@ class TransformerNetwork:
             return hidden[:, 0]
         if self.pooling == "last":
             last = (mask.sum(dim=1) - 1).clamp_min(0)
-            return hidden[torch.arange(len(hidden), device=hidden.device), last]
+            rows = torch.arange(len(hidden), device=hidden.device)
+            return hidden[rows, last]
         weights = mask.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
+        total = (hidden * weights).sum(dim=1)
+        count = weights.sum(dim=1).clamp_min(1)
+        return total / count
 
     @contextmanager
     def _exchanged(self, skipped: int, end: int) -> Iterator[None]:
@@ -321,7 +326,10 @@ def _kept_input(layer: nn.Module, kept: list[Tensor]) -> Iterator[None]:
     def keep(
         module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
     ) -> None:
-        kept.append(arguments[0] if arguments else named["hidden_states"])
+        if arguments:
+            kept.append(arguments[0])
+        else:
+            kept.append(named["hidden_states"])
 
     handle = layer.register_forward_pre_hook(keep, with_kwargs=True)
     try:
@@ -335,7 +343,8 @@ def _kept_output(layer: nn.Module, kept: list[Tensor]) -> Iterator[None]:
     """Keeps the hidden states that the layer gives."""
 
     def keep(module: nn.Module, arguments: Any, output: Any) -> None:
-        kept.append(output[0] if isinstance(output, tuple) else output)
+        hidden = output[0] if isinstance(output, tuple) else output
+        kept.append(hidden)
 
     handle = layer.register_forward_hook(keep)
     try:

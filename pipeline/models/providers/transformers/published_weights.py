@@ -119,7 +119,8 @@ def _current_name(name: str) -> str:
 
 def _is_left_out(name: str, stock: nn.Module) -> bool:
     own: Any = getattr(stock, "_keys_to_ignore_on_load_unexpected", None) or ()
-    return any(re.search(pattern, name) for pattern in (*NOT_OF_THE_BACKBONE, *own))
+    patterns = (*NOT_OF_THE_BACKBONE, *own)
+    return any(re.search(pattern, name) for pattern in patterns)
 
 
 def _tied_names(stock: nn.Module) -> dict[str, str]:
