@@ -124,8 +124,8 @@ def needed_steps(
     """The steps that may run: the stale and the forced ones, and every step that reads
     an output of theirs.
     """
-    wanted = steps_after({*stale, *forced})
-    return tuple(step for step in STEPS if step in wanted)
+    needed = steps_after({*stale, *forced})
+    return tuple(step for step in STEPS if step in needed)
 
 
 def check_thresholds(config: Config, classes: int) -> None:
@@ -234,7 +234,8 @@ def _check_primary_metric(config: Config) -> str:
 def _check_input(workspace: Workspace, config: Config) -> str:
     """How examples are presented to the backbone, where that is known already."""
     backbone = BackboneRecord.load(workspace.output("backbone"))
-    catalog.find(config.task.name).codec.input_spec(config.task, backbone)
+    task = catalog.find(config.task.name)
+    task.codec.input_spec(config.task, backbone)
     return f"as {backbone.name} takes it"
 
 
@@ -391,4 +392,5 @@ def _check_tracking_store(workspace: Workspace, config: Config) -> PreflightChec
 
 
 def _format_gigabytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB"
+    gigabytes = size / 1e9
+    return f"{gigabytes:.1f} GB"

@@ -120,7 +120,9 @@ def write_journal(workspace: Workspace, name: str, entries: Sequence[Entry]) -> 
     """Mirrors the journal of a registered model: what is known of it where the registry
     is not asked.
     """
-    values = [entry.model_dump(mode="json", exclude_defaults=True) for entry in entries]
+    values = []
+    for entry in entries:
+        values.append(entry.model_dump(mode="json", exclude_defaults=True))
     _write_json(_journal_path(workspace), {"model": name, "entries": values})
 
 
@@ -170,7 +172,8 @@ def _report_receipt(workspace: Workspace) -> Path:
 
 def _write_record(file: Path, settings: str, record: Record) -> None:
     """Keeps a record with the digest of the settings that it followed."""
-    _write_json(file, {"settings": settings, "record": record.model_dump(mode="json")})
+    values = record.model_dump(mode="json")
+    _write_json(file, {"settings": settings, "record": values})
 
 
 def _read_record(file: Path, kind: type[R]) -> R | None:
@@ -190,7 +193,8 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:
-    replace_text(file, json.dumps(values, indent=2) + "\n")
+    text = json.dumps(values, indent=2)
+    replace_text(file, text + "\n")
 
 
 def _settings_digest(config: Config) -> str:

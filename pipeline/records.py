@@ -397,7 +397,8 @@ class FinetuneRecord(Record):
 
     def candidate(self, name: str | None = None) -> CandidateRecord:
         """The record of a candidate, the best one by default."""
-        return CandidateRecord.load(self.folder / (name or self.best))
+        folder = self.folder / (name or self.best)
+        return CandidateRecord.load(folder)
 
 
 class MetricEstimate(FrozenModel):
@@ -556,7 +557,9 @@ class PromoteRecord(Record):
 
     @property
     def is_champion(self) -> bool:
-        return bool(self.version) and self.champion == self.version
+        if not self.version:
+            return False
+        return self.champion == self.version
 
 
 @dataclass(frozen=True)

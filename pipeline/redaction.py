@@ -200,10 +200,12 @@ def _forms_of_pair(user: str, password: str) -> list[str]:
     if not password or _is_placeholder(password):
         return []
     pair = f"{user}:{password}"
-    forms = [f"(?<![A-Za-z0-9]){re.escape(pair)}(?![A-Za-z0-9])"]
+    escaped = re.escape(pair)
+    forms = [f"(?<![A-Za-z0-9]){escaped}(?![A-Za-z0-9])"]
     basic = base64.b64encode(pair.encode()).decode()
     for form in {basic, basic.rstrip("="), quote(basic, safe="")}:
-        forms.append(f"(?<![A-Za-z0-9+/]){re.escape(form)}(?![A-Za-z0-9+/])")
+        escaped = re.escape(form)
+        forms.append(f"(?<![A-Za-z0-9+/]){escaped}(?![A-Za-z0-9+/])")
     return [*forms, *_forms_alone(password)]
 
 
@@ -224,7 +226,9 @@ def _writings(secret: str) -> set[str]:
 
 
 def _is_placeholder(secret: str) -> bool:
-    return secret == MARK or re.fullmatch(_VARIABLE, secret) is not None
+    if secret == MARK:
+        return True
+    return re.fullmatch(_VARIABLE, secret) is not None
 
 
 def _is_punctuation(letter: str) -> bool:

@@ -180,12 +180,14 @@ def _write_files(folder: Path, config: Config) -> None:
     """Settings, stages and what Git and DVC are to ignore."""
     with (folder / ".dvc" / ".gitignore").open("a", encoding="utf-8") as stream:
         stream.write(f"/{LOCAL_REMOTE.name}\n")
-    (folder / ".dvcignore").write_text(DVCIGNORE, encoding="utf-8")
+    dvcignore = folder / ".dvcignore"
+    dvcignore.write_text(DVCIGNORE, encoding="utf-8")
     with (folder / ".gitignore").open("a", encoding="utf-8") as stream:
         if stream.tell() > 0:
             stream.write("\n")
         stream.write(GITIGNORE)
-    (folder / "params.yaml").write_text(to_yaml(config), encoding="utf-8")
+    params = folder / "params.yaml"
+    params.write_text(to_yaml(config), encoding="utf-8")
     upgrade(Workspace(folder))  # dvc.yaml, and the lock files that its stages depend on
 
 
@@ -216,7 +218,8 @@ def _refuse_taken(folder: Path, data: Path) -> None:
 def _list_begun(folder: Path) -> str:
     """What an init that was cut short has made, as a shell takes it."""
     paths = [folder / name for name in (*OURS, "data", "data.part")]
-    return shlex.join(str(path) for path in paths if path.exists())
+    present = [str(path) for path in paths if path.exists()]
+    return shlex.join(present)
 
 
 def _remove_begun(folder: Path) -> None:
@@ -318,7 +321,8 @@ def _walk_source(source: Path, unreadable: list[str]) -> Iterator[tuple[Path, st
     """
 
     def note_failure(fault: OSError) -> None:
-        unreadable.append(f"{printable(str(fault.filename))}: {fault.strerror}")
+        path = printable(str(fault.filename))
+        unreadable.append(f"{path}: {fault.strerror}")
 
     for folder, folders, names in os.walk(source, onerror=note_failure):
         if not os.access(folder, os.X_OK):

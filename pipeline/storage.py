@@ -157,7 +157,8 @@ def to_full_disk_error(fault: BaseException, near: Path) -> StorageError | None:
 def describe(fault: OSError, near: Path) -> str:
     """What was refused and where, and the room there, on one line."""
     path = _path(fault, near)
-    return f"{_reason(fault, fault.errno or 0)}: {path} ({room(path)})"
+    reason = _reason(fault, fault.errno or 0)
+    return f"{reason}: {path} ({room(path)})"
 
 
 def room(path: Path) -> str:

@@ -57,7 +57,10 @@ def example_shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
     """
     if isinstance(batch, torch.Tensor):
         return {"": tuple(batch.shape[1:])}
-    return {name: tuple(tensor.shape[1:]) for name, tensor in batch.tensors.items()}
+    shapes = {}
+    for name, tensor in batch.tensors.items():
+        shapes[name] = tuple(tensor.shape[1:])
+    return shapes
 
 
 def map_tensors(

@@ -60,11 +60,14 @@ def use_utf8_names() -> None:
     locale the same folder would be another class. What the terminal is written in stays
     as it was.
     """
-    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+    if sys.getfilesystemencoding() == "utf-8":
+        return
+    if os.environ.get("PYTHONUTF8") == "1":
         return
     os.environ.setdefault("PYTHONIOENCODING", sys.stdout.encoding)
     os.environ["PYTHONUTF8"] = "1"
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    arguments = sys.orig_argv[1:]
+    os.execv(sys.executable, [sys.executable, *arguments])
 
 
 def write_anything(streams: Iterable[TextIO]) -> None:
@@ -88,7 +91,10 @@ def shorten(text: str, most: int) -> str:
 
 def natural_order(name: str) -> list[str | int]:
     """A sort key by which line 9 of a table comes before its line 10."""
-    return [int(part) if part.isdecimal() else part for part in _NUMBER.split(name)]
+    key: list[str | int] = []
+    for part in _NUMBER.split(name):
+        key.append(int(part) if part.isdecimal() else part)
+    return key
 
 
 def format_seconds(seconds: float) -> str:
@@ -106,7 +112,10 @@ def format_seconds(seconds: float) -> str:
 
 def pluralize(count: int, noun: str, several: str = "") -> str:
     """1 example, 1,200 examples."""
-    return f"{count:,} {noun if count == 1 else several or noun + 's'}"
+    word = noun
+    if count != 1:
+        word = several or f"{noun}s"
+    return f"{count:,} {word}"
 
 
 def _in_ascii(fault: UnicodeError) -> tuple[str, int]:

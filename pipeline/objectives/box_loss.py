@@ -77,10 +77,11 @@ class _Truth:
 
 def _place(picture: PictureBoxes, device: torch.device) -> _Truth:
     trained = picture.trained
+    ignored_boxes = picture.boxes[picture.ignored]
     boxes = torch.from_numpy(trained.boxes).to(device)
-    labels = torch.from_numpy(trained.labels).to(device) + 1
-    ignored = torch.from_numpy(picture.boxes[picture.ignored]).to(device)
-    return _Truth(boxes, labels, ignored)
+    labels = torch.from_numpy(trained.labels).to(device)
+    ignored = torch.from_numpy(ignored_boxes).to(device)
+    return _Truth(boxes, labels + 1, ignored)
 
 
 def _share_within(places: Tensor, boxes: Tensor) -> Tensor:
@@ -89,9 +90,11 @@ def _share_within(places: Tensor, boxes: Tensor) -> Tensor:
     """
     top_left = torch.maximum(places[:, None, :2], boxes[None, :, :2])
     bottom_right = torch.minimum(places[:, None, 2:], boxes[None, :, 2:])
-    shared = (bottom_right - top_left).clamp_min(0).prod(dim=2)
-    areas = (places[:, 2:] - places[:, :2]).clamp_min(0).prod(dim=1)
-    return shared.amax(dim=1) / areas.clamp_min(1e-6)
+    shared_sides = (bottom_right - top_left).clamp_min(0)
+    sides = (places[:, 2:] - places[:, :2]).clamp_min(0)
+    largest_shared = shared_sides.prod(dim=2).amax(dim=1)
+    areas = sides.prod(dim=1)
+    return largest_shared / areas.clamp_min(1e-6)
 
 
 def _start_generator(seed: int) -> torch.Generator:
@@ -229,5 +232,6 @@ def _sample(
 
 def _choose(candidates: Tensor, most: int, generator: torch.Generator) -> Tensor:
     places = torch.where(candidates)[0]
-    order = torch.randperm(len(places), generator=generator)[:most]
-    return places[order.to(places.device)]
+    order = torch.randperm(len(places), generator=generator)
+    chosen = order[:most].to(places.device)
+    return places[chosen]

@@ -194,16 +194,19 @@ def intersection_over_union(boxes: Floats, objects: Floats, crowds: Flags) -> Fl
     """
     top_left = np.maximum(boxes[:, None, :2], objects[None, :, :2])
     bottom_right = np.minimum(boxes[:, None, 2:], objects[None, :, 2:])
-    shared = np.clip(bottom_right - top_left, 0, None).prod(axis=2)
+    shared_sides = np.clip(bottom_right - top_left, 0, None)
+    shared = shared_sides.prod(axis=2)
     own = _areas(boxes)[:, None]
-    union = own + _areas(objects)[None, :] - shared
+    of_objects = _areas(objects)[None, :]
+    union = own + of_objects - shared
     whole = np.where(crowds[None, :], own, union)
     shares: Floats = shared / np.maximum(whole, 1e-12)
     return shares
 
 
 def _areas(boxes: Floats) -> Floats:
-    sides = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    sides = np.clip(sides, 0, None)
     areas: Floats = sides.prod(axis=1)
     return areas
 
@@ -213,4 +216,5 @@ def list_answers(answers: NDArray[np.floating[Any]]) -> Iterator[Floats]:
     unused places.
     """
     for answer in answers:
-        yield answer[answer[:, SCORE] >= 0].astype(np.float64)
+        is_filled = answer[:, SCORE] >= 0
+        yield answer[is_filled].astype(np.float64)

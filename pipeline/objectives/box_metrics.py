@@ -77,7 +77,8 @@ class BoxJudgement:
         """Average precision (R,) of one class, averaged over thresholds by their
         places; nan without an object.
         """
-        return average_precision(self.matches()[label], weights, thresholds)
+        matches = self.matches()[label]
+        return average_precision(matches, weights, thresholds)
 
     def mean_ap(
         self,
@@ -112,21 +113,24 @@ class BoxJudgement:
     @cached_property
     def best_score(self) -> float:
         """The score from which on answers give the highest F1 at the overlap 0.5."""
-        scores = np.concatenate([one.scores for one in self.matches()])
-        hits = np.concatenate([one.hits[AT_50] for one in self.matches()])
-        counted = np.concatenate([~one.ignored[AT_50] for one in self.matches()])
+        matches = self.matches()
+        scores = np.concatenate([match.scores for match in matches])
+        hits = np.concatenate([match.hits[AT_50] for match in matches])
+        counted = np.concatenate([~match.ignored[AT_50] for match in matches])
         order = np.argsort(-scores, kind="stable")
         order = order[counted[order]]
         if not len(order):
             return 0.5
-        objects = sum(int(one.objects.sum()) for one in self.matches())
+        objects = sum(int(match.objects.sum()) for match in matches)
         right = np.cumsum(hits[order])
-        f1 = 2 * right / (np.arange(1, len(order) + 1) + objects)
+        answered = np.arange(1, len(order) + 1)
+        f1 = 2 * right / (answered + objects)
         ordered = scores[order]
         # Answers of one score are taken together.
         is_last = np.append(ordered[1:] != ordered[:-1], True)
         places = np.flatnonzero(is_last)
-        return float(ordered[places[int(f1[places].argmax())]])
+        best_place = places[int(f1[places].argmax())]
+        return float(ordered[best_place])
 
     def tally(self, score: float) -> Floats:
         """(N, 3) of each picture: right answers, answers that count, and objects, of
@@ -156,7 +160,8 @@ class BoxJudgement:
         """
         right, answered, objects = self.tally(score).T
         sizes = answered + objects
-        scores: Floats = np.where(sizes > 0, 2 * right / np.maximum(sizes, 1), 1.0)
+        f1 = 2 * right / np.maximum(sizes, 1)
+        scores: Floats = np.where(sizes > 0, f1, 1.0)
         return scores
 
 

@@ -79,8 +79,17 @@ def parse_boxes(
         KeyError: a label is not in the label space.
     """
     numbers = {label: number for number, label in enumerate(labels)}
-    stated = json.loads(text)["boxes"]
-    boxes = np.array([one["box"] for one in stated], np.float32).reshape(-1, 4)
-    classes = np.array([numbers[one["label"]] for one in stated], np.int64)
-    ignored = np.array([one.get("ignored", False) for one in stated], np.bool_)
-    return PictureBoxes(boxes, classes, ignored, width, height)
+    corners = []
+    classes = []
+    ignored = []
+    for stated_box in json.loads(text)["boxes"]:
+        corners.append(stated_box["box"])
+        classes.append(numbers[stated_box["label"]])
+        ignored.append(stated_box.get("ignored", False))
+    return PictureBoxes(
+        np.array(corners, np.float32).reshape(-1, 4),
+        np.array(classes, np.int64),
+        np.array(ignored, np.bool_),
+        width,
+        height,
+    )

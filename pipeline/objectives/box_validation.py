@@ -44,7 +44,8 @@ def format_answer(answer: NDArray[np.float32], labels: Sequence[str]) -> str:
     """An answer (detections, 6) as JSON: a list of `{"box": […], "label": NAME,
     "score": …}`, best first.
     """
-    boxes = describe_boxes(answer[answer[:, SCORE] >= 0], labels)
+    is_filled = answer[:, SCORE] >= 0
+    boxes = describe_boxes(answer[is_filled], labels)
     return json.dumps(boxes, ensure_ascii=False, separators=(",", ":"))
 
 

@@ -93,8 +93,10 @@ def find_outlines(mask: Masks) -> NDArray[np.bool_]:
 
 
 def _list_outlines(mask: Masks, shown: NDArray[np.bool_]) -> _Outlines:
-    points = np.argwhere(find_outlines(mask) & shown)
-    return _Outlines(points, mask[points[:, 0], points[:, 1]])
+    outlines = find_outlines(mask) & shown
+    points = np.argwhere(outlines)
+    classes = mask[points[:, 0], points[:, 1]]
+    return _Outlines(points, classes)
 
 
 def _widen(region: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
@@ -111,8 +113,10 @@ def _count_near(
     """How many of the points (P, 2) lie within `reach` of one of the others (Q, 2)."""
     if not len(points) or not len(others):
         return 0
-    distances, _ = KDTree(others).query(points, distance_upper_bound=reach + 1)
-    return int((distances <= reach).sum())
+    tree = KDTree(others)
+    distances, _ = tree.query(points, distance_upper_bound=reach + 1)
+    is_near = distances <= reach
+    return int(is_near.sum())
 
 
 def boundary_f1(counts: NDArray[np.int64], weights: Floats) -> Floats:

@@ -99,7 +99,8 @@ def balanced_weights(targets: StoredMasks, classes: int) -> Tensor:
     counts = np.zeros(classes)
     for number in range(len(targets)):
         mask = targets[number : number + 1].load()
-        counts += np.bincount(mask[mask != IGNORED], minlength=classes)[:classes]
+        counted = mask[mask != IGNORED]
+        counts += np.bincount(counted, minlength=classes)[:classes]
     present = max(1, int((counts > 0).sum()))
     weights = counts.sum() / (present * np.maximum(counts, 1))
     return torch.from_numpy(weights).float()

@@ -42,19 +42,25 @@ class PixelTallies(NamedTuple):
 def tally_pixels(confusions: Confusions, weights: Weights) -> PixelTallies:
     """The tallies of N pictures."""
     shared = np.diagonal(confusions, axis1=1, axis2=2)
-    truth = confusions.sum(axis=2)
-    answer = confusions.sum(axis=1)
-    return PixelTallies(shared.T @ weights, truth.T @ weights, answer.T @ weights)
+    of_truth = confusions.sum(axis=2)
+    of_answer = confusions.sum(axis=1)
+    return PixelTallies(
+        shared=shared.T @ weights,
+        truth=of_truth.T @ weights,
+        answer=of_answer.T @ weights,
+    )
 
 
 def class_iou(tallies: PixelTallies) -> Floats:
     """(C, R)."""
-    return _divide(tallies.shared, tallies.truth + tallies.answer - tallies.shared)
+    union = tallies.truth + tallies.answer - tallies.shared
+    return _divide(tallies.shared, union)
 
 
 def class_dice(tallies: PixelTallies) -> Floats:
     """(C, R)."""
-    return _divide(2 * tallies.shared, tallies.truth + tallies.answer)
+    both = tallies.truth + tallies.answer
+    return _divide(2 * tallies.shared, both)
 
 
 def mean_iou(tallies: PixelTallies) -> Floats:
@@ -66,7 +72,9 @@ def mean_dice(tallies: PixelTallies) -> Floats:
 
 
 def pixel_accuracy(tallies: PixelTallies) -> Floats:
-    return _divide(tallies.shared.sum(axis=0), tallies.truth.sum(axis=0))
+    right = tallies.shared.sum(axis=0)
+    pixels = tallies.truth.sum(axis=0)
+    return _divide(right, pixels)
 
 
 def mean_class_accuracy(tallies: PixelTallies) -> Floats:
@@ -78,11 +86,11 @@ def picture_iou(confusions: Confusions) -> Floats:
     where all of it is ignored.
     """
     shared = np.diagonal(confusions, axis1=1, axis2=2).T
-    either = confusions.sum(axis=2).T + confusions.sum(axis=1).T - shared
-    values = mean_of_known(
-        _divide(shared.astype(np.float64), either.astype(np.float64))
-    )
-    return np.nan_to_num(values, nan=1.0)
+    of_truth = confusions.sum(axis=2).T
+    of_answer = confusions.sum(axis=1).T
+    union = of_truth + of_answer - shared
+    of_class = _divide(shared.astype(np.float64), union.astype(np.float64))
+    return np.nan_to_num(mean_of_known(of_class), nan=1.0)
 
 
 def _divide(values: Floats, by: Floats) -> Floats:

@@ -47,7 +47,8 @@ class LabelledMasks:
         """The masks of a slice, or of positions (n,)."""
         if isinstance(rows, slice):
             return LabelledMasks(self.files[rows], self.labels)
-        return LabelledMasks([self.files[int(row)] for row in rows], self.labels)
+        chosen = [self.files[int(row)] for row in rows]
+        return LabelledMasks(chosen, self.labels)
 
 
 class StoredMasks:

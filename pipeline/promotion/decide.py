@@ -288,7 +288,9 @@ def _is_shown(gain: PairedGain, least: float, error_rate: float) -> bool:
     """Whether bound and test both say that the gain is above `least`. The test is asked
     first: it is the cheaper.
     """
-    return _passes(gain.p_value(), error_rate) and gain.lower_bound(error_rate) > least
+    if not _passes(gain.p_value(), error_rate):
+        return False
+    return gain.lower_bound(error_rate) > least
 
 
 def _is_lost(gain: PairedGain, margin: float, error_rate: float) -> bool:
@@ -341,7 +343,7 @@ def _describe_power(metric: str, gain: PairedGain, error_rate: float) -> Iterato
 
 
 def _describe_loss(metric: str, part: PartGain) -> str:
-    found = metric_registry.find(metric)
-    unit = "points of " if found.is_share else ""
-    gain = found.format_gain(part.gain.value)
+    kind = metric_registry.find(metric)
+    unit = "points of " if kind.is_share else ""
+    gain = kind.format_gain(part.gain.value)
     return f"{part.name}: {gain} {unit}{metric} on {part.gain.units} units"

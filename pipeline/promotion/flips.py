@@ -66,15 +66,18 @@ def write_flips(pair: JudgedPair, judge: Judge, place: FlipPlace) -> FlipCounts:
     """
     gains = pair.challenger.goodness.astype(np.float64) - pair.champion.goodness
     order = gains + SMALL * _certainty_gains(pair)
-    ways = {"better": gains > WHOLE, "worse": gains < -WHOLE}
+    is_better = gains > WHOLE
+    is_worse = gains < -WHOLE
     shutil.rmtree(place.folder, ignore_errors=True)
-    shown = {}
-    for way, found in ways.items():
-        largest = _find_largest(order if way == "better" else -order, found)
-        shown[way] = _show(pair, judge, place, largest, way)
+    most_better = _find_largest(order, is_better)
+    most_worse = _find_largest(-order, is_worse)
+    shown = {
+        "better": _show(pair, judge, place, most_better, "better"),
+        "worse": _show(pair, judge, place, most_worse, "worse"),
+    }
     text = json.dumps(shown, indent=2, ensure_ascii=False)
     replace_text(place.folder / FILE, text + "\n")
-    return FlipCounts(int(ways["better"].sum()), int(ways["worse"].sum()))
+    return FlipCounts(int(is_better.sum()), int(is_worse.sum()))
 
 
 def _certainty_gains(pair: JudgedPair) -> Floats:
@@ -90,7 +93,8 @@ def _certainty_gains(pair: JudgedPair) -> Floats:
 def _find_largest(order: Floats, among: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Rows of the largest values, the largest first."""
     rows = np.flatnonzero(among)
-    return rows[np.argsort(-order[rows], kind="stable")][:MOST_SHOWN]
+    largest_first = np.argsort(-order[rows], kind="stable")
+    return rows[largest_first][:MOST_SHOWN]
 
 
 def _show(

@@ -71,7 +71,8 @@ def measure_gain(pair: JudgedPair) -> PairedGain:
 
 def measure_constant_gain(judged: Judged, finest_error: float) -> ExampleGains:
     """The gain over the best answer that is the same for every example."""
-    gains = judged.goodness.astype(np.float64) - judged.constant_goodness
+    goodness = judged.goodness.astype(np.float64)
+    gains = goodness - judged.constant_goodness
     return ExampleGains(gains, judged.units, finest_error)
 
 
@@ -115,10 +116,13 @@ class Flips(NamedTuple):
 
 def count_flips(pair: JudgedPair) -> Flips | None:
     """None where answers are not right or wrong."""
-    ours, theirs = pair.challenger.goodness, pair.champion.goodness
+    ours = pair.challenger.goodness
+    theirs = pair.champion.goodness
     if ours.dtype != np.bool_:
         return None
-    return Flips(float((theirs & ~ours).mean()), float((ours & ~theirs).mean()))
+    lost = float((theirs & ~ours).mean())
+    won = float((ours & ~theirs).mean())
+    return Flips(lost, won)
 
 
 def measure_recall(judged: Judged, code: int) -> float | None:

@@ -93,24 +93,28 @@ class ExampleGains:
     @cached_property
     def sums(self) -> Floats:
         """The gain of each unit (U,), summed over its examples."""
-        return np.bincount(self.unit_of, weights=self.gains).astype(np.float64)
+        summed = np.bincount(self.unit_of, weights=self.gains)
+        return summed.astype(np.float64)
 
     @cached_property
     def sizes(self) -> Floats:
         """How many examples each unit (U,) has."""
-        return np.bincount(self.unit_of).astype(np.float64)
+        counts = np.bincount(self.unit_of)
+        return counts.astype(np.float64)
 
     @property
     def differing_units(self) -> int:
         """Units in which the two models are not equally good."""
-        return int((np.abs(self.sums) > WHOLE).sum())
+        is_different = np.abs(self.sums) > WHOLE
+        return int(is_different.sum())
 
     @property
     def disagreement(self) -> float:
         """ψ: the mean squared gain, of right and wrong the share of examples that one
         of both got right.
         """
-        return float(np.mean(self.gains**2))
+        squared = self.gains**2
+        return float(np.mean(squared))
 
     @property
     def design_effect(self) -> float:
@@ -128,16 +132,19 @@ class ExampleGains:
         return np.sort(resample_means(self.sums, self.sizes, draws, generator))
 
     def lower_bound(self, error_rate: float) -> float:
-        return min(self.value, float(np.quantile(self.resampled, error_rate)))
+        bound = float(np.quantile(self.resampled, error_rate))
+        return min(self.value, bound)
 
     def upper_bound(self, error_rate: float) -> float:
-        return max(self.value, float(np.quantile(self.resampled, 1 - error_rate)))
+        bound = float(np.quantile(self.resampled, 1 - error_rate))
+        return max(self.value, bound)
 
     def p_value(self) -> float:
         return sign_flip_p_value(self.sums, self.finest_error, self.seed)
 
     def loss_p_value(self) -> float:
-        return sign_flip_p_value(-self.sums, self.finest_error, self.seed)
+        losses = -self.sums
+        return sign_flip_p_value(losses, self.finest_error, self.seed)
 
 
 def resample_means(
@@ -202,8 +209,10 @@ def _share_of_whole_sums(sizes: NDArray[np.int64], observed: int) -> float:
 
 
 def _share_of_all_flips(sizes: Floats, observed: float) -> float:
-    patterns = np.array(list(itertools.product((-1.0, 1.0), repeat=len(sizes))))
-    return float((patterns @ sizes >= observed - WHOLE).mean())
+    signs = itertools.product((-1.0, 1.0), repeat=len(sizes))
+    patterns = np.array(list(signs))
+    reaches = patterns @ sizes >= observed - WHOLE
+    return float(reaches.mean())
 
 
 def _share_of_drawn_flips(
@@ -213,11 +222,11 @@ def _share_of_drawn_flips(
     at_once = max(1, MOST_CELLS // len(sizes))
     reached = 0
     for start in range(0, draws, at_once):
-        count = min(at_once, draws - start)
-        signs = (
-            generator.integers(0, 2, size=(count, len(sizes)), dtype=np.int8) * 2 - 1
-        )
-        reached += int((signs @ sizes >= observed - WHOLE).sum())
+        shape = (min(at_once, draws - start), len(sizes))
+        bits = generator.integers(0, 2, size=shape, dtype=np.int8)
+        signs = bits * 2 - 1
+        reaches = signs @ sizes >= observed - WHOLE
+        reached += int(reaches.sum())
     return (1 + reached) / (1 + draws)
 
 
@@ -241,11 +250,13 @@ class RankedGain:
     @cached_property
     def value(self) -> float:
         once = np.ones((len(self.unit_of), 1))
-        return float(self.difference(once)[0])
+        differences = self.difference(once)
+        return float(differences[0])
 
     @property
     def units(self) -> int:
-        return int(self.unit_of.max(initial=-1)) + 1
+        last = int(self.unit_of.max(initial=-1))
+        return last + 1
 
     @cached_property
     def resampled(self) -> Floats:
@@ -253,10 +264,10 @@ class RankedGain:
         generator = np.random.default_rng(self.seed)
         draws = count_draws(self.finest_error)
         at_once = max(1, MOST_CELLS // len(self.unit_of))
+        shares = np.full(self.units, 1 / self.units)
         parts = []
         for start in range(0, draws, at_once):
             count = min(at_once, draws - start)
-            shares = np.full(self.units, 1 / self.units)
             drawn = generator.multinomial(self.units, shares, size=count)
             weights = drawn.T[self.unit_of].astype(np.float64)
             parts.append(self.difference(weights))
@@ -266,12 +277,14 @@ class RankedGain:
     def lower_bound(self, error_rate: float) -> float:
         if not len(self.resampled):
             return -math.inf
-        return min(self.value, float(np.quantile(self.resampled, error_rate)))
+        bound = float(np.quantile(self.resampled, error_rate))
+        return min(self.value, bound)
 
     def upper_bound(self, error_rate: float) -> float:
         if not len(self.resampled):
             return math.inf
-        return max(self.value, float(np.quantile(self.resampled, 1 - error_rate)))
+        bound = float(np.quantile(self.resampled, 1 - error_rate))
+        return max(self.value, bound)
 
     def p_value(self) -> None:
         return None

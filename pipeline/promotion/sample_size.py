@@ -28,8 +28,9 @@ def examples_needed(
     standard = NormalDist()
     z_error = standard.inv_cdf(1 - error_rate)
     z_power = standard.inv_cdf(POWER)
-    spread = math.sqrt(max(disagreement - gain**2, 0.0))
-    root = (z_error * math.sqrt(disagreement) + z_power * spread) / gain
+    null_deviation = math.sqrt(disagreement)
+    deviation = math.sqrt(max(disagreement - gain**2, 0.0))
+    root = (z_error * null_deviation + z_power * deviation) / gain
     return math.ceil(max(design_effect, 1.0) * root**2)
 
 

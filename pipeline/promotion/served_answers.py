@@ -168,7 +168,8 @@ class ServedVersion:
 
     @property
     def _answers_file(self) -> Path:
-        return self._scratch / "answers" / f"{self._name}.parquet"
+        folder = self._scratch / "answers"
+        return folder / f"{self._name}.parquet"
 
     @property
     def _name(self) -> str:

@@ -118,7 +118,8 @@ def fit(blocks: Sequence[str]) -> str:
 
 
 def _is_standing(paragraph: str) -> bool:
-    return paragraph.startswith(tuple(f"**{beginning}" for beginning in BEGINNINGS))
+    marked = tuple(f"**{beginning}" for beginning in BEGINNINGS)
+    return paragraph.startswith(marked)
 
 
 def _escape_within(text: str, longest: int) -> str:

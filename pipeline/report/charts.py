@@ -65,11 +65,15 @@ class Scale:
     log: bool = False
 
     def place(self, value: float) -> float:
-        low, high = self.low, self.high
+        low = self.low
+        high = self.high
         if self.log:
-            low, high, value = math.log10(low), math.log10(high), math.log10(value)
+            low = math.log10(low)
+            high = math.log10(high)
+            value = math.log10(value)
         span = (high - low) or 1
-        return self.start + (value - low) / span * (self.end - self.start)
+        share = (value - low) / span
+        return self.start + share * (self.end - self.start)
 
 
 # --- charts ---------------------------------------------------------------------------
@@ -142,7 +146,8 @@ def _draw_dot(dot: Dot, x_scale: Scale, y_scale: Scale, most: int) -> str:
     y = f"{y_scale.place(dot.accuracy.value):.1f}"
     low = f"{y_scale.place(dot.accuracy.low):.1f}"
     high = f"{y_scale.place(dot.accuracy.high):.1f}"
-    radius = 2 + 6 * math.sqrt(dot.examples / most)
+    share = dot.examples / most
+    radius = 2 + 6 * math.sqrt(share)
     whisker = f'<line class="whisker" x1="{x}" y1="{low}" x2="{x}" y2="{high}"/>'
     circle = f'<circle class="dot" cx="{x}" cy="{y}" r="{radius:.1f}"/>'
     return whisker + circle
@@ -202,10 +207,12 @@ def find_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Round values within [low, high], at steps of 1, 2 or 5 times a power of ten."""
     span = (high - low) or abs(high) or 1.0
     power = 10 ** math.floor(math.log10(span / most))
-    step = next(power * factor for factor in STEPS if span / (power * factor) <= most)
+    steps = [power * factor for factor in STEPS]
+    step = next(step for step in steps if span / step <= most)
     first = math.ceil(low / step - ROUNDING)
     last = math.floor(high / step + ROUNDING)
-    return [round(number * step, 12) for number in range(first, last + 1)]
+    numbers = range(first, last + 1)
+    return [round(number * step, 12) for number in numbers]
 
 
 def _x_ticks(scale: Scale) -> list[tuple[float, str]]:
@@ -310,7 +317,11 @@ def _draw_line_names(lines: Sequence[Line], y_scale: Scale) -> str:
 
 
 def _finite(points: Iterable[Point]) -> list[Point]:
-    return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    finite = []
+    for x, y in points:
+        if math.isfinite(x) and math.isfinite(y):
+            finite.append((x, y))
+    return finite
 
 
 def _format_share(value: float) -> str:
@@ -318,4 +329,5 @@ def _format_share(value: float) -> str:
 
 
 def _shorten(name: str, length: int = LABEL_LENGTH) -> Markup:
-    return escape(shorten(str(make_visible(name)), max(length, 1)))
+    visible = str(make_visible(name))
+    return escape(shorten(visible, max(length, 1)))

@@ -54,7 +54,8 @@ class WorstError:
     @property
     def is_explained(self) -> bool:
         """Whether any word is marked."""
-        return any(piece.weight for line in self.lines for piece in line)
+        pieces = [piece for line in self.lines for piece in line]
+        return any(piece.weight for piece in pieces)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -158,9 +159,9 @@ def _split_lines(
 
 def data_uri(picture: Path) -> str:
     """A picture as a page holds it inside."""
-    kind = mimetypes.guess_type(picture.name)[0] or "application/octet-stream"
+    kind, _ = mimetypes.guess_type(picture.name)
     content = base64.b64encode(picture.read_bytes()).decode()
-    return f"data:{kind};base64,{content}"
+    return f"data:{kind or 'application/octet-stream'};base64,{content}"
 
 
 def _unreadable(path: Path, fault: Exception) -> VersioningError:

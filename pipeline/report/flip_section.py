@@ -102,7 +102,10 @@ def _read_flip(row: Mapping[str, Mapping[str, Any]], folder: Path) -> Flip:
 def describe_answer(row: Mapping[str, Any]) -> str:
     """An answer in a few words, as its judge described it."""
     if "confidence" in row:
-        return f"{row['predicted']} ({formatting.format_percent(row['confidence'], 0)})"
+        confidence = formatting.format_percent(row["confidence"], 0)
+        return f"{row['predicted']} ({confidence})"
     if "objects" in row:
-        return f"{row['right']} of {formatting.pluralize(row['objects'], 'object')} found, {row['wrong']} wrong"
-    return f"IoU {formatting.format_percent(row['mean_iou'], 0)}"
+        objects = formatting.pluralize(row["objects"], "object")
+        return f"{row['right']} of {objects} found, {row['wrong']} wrong"
+    iou = formatting.format_percent(row["mean_iou"], 0)
+    return f"IoU {iou}"

@@ -33,7 +33,9 @@ def make_visible(value: object) -> object:
     characters, undecodable bytes, marks that turn the writing's direction. The template
     engine passes every value through here.
     """
-    if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    if value.isprintable():
         return value
     return "".join(_make_character_visible(character) for character in value)
 
@@ -53,14 +55,16 @@ def join_names(names: Sequence[str]) -> str:
     """a, b and c"""
     if len(names) < 2:
         return "".join(names)
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+    first_names = ", ".join(names[:-1])
+    return f"{first_names} and {names[-1]}"
 
 
 # --- numbers --------------------------------------------------------------------------
 
 
 def format_percent(value: float, digits: int = 1) -> str:
-    return f"{100 * value:.{digits}f}{NARROW_SPACE}%"
+    percent = 100 * value
+    return f"{percent:.{digits}f}{NARROW_SPACE}%"
 
 
 def format_metric(metric: str, value: float) -> str:
@@ -72,9 +76,12 @@ def format_metric(metric: str, value: float) -> str:
 
 def format_interval(metric: str, estimate: MetricEstimate, digits: int = 1) -> str:
     """A metric's interval without its unit: 91.2–98.0."""
+    low = estimate.low
+    high = estimate.high
     if metric_registry.find(metric).is_share:
-        return f"{100 * estimate.low:.{digits}f}–{100 * estimate.high:.{digits}f}"
-    return f"{estimate.low:.{digits + 2}f}–{estimate.high:.{digits + 2}f}"
+        return f"{100 * low:.{digits}f}–{100 * high:.{digits}f}"
+    digits += 2
+    return f"{low:.{digits}f}–{high:.{digits}f}"
 
 
 def format_points(value: float) -> str:
@@ -84,12 +91,15 @@ def format_points(value: float) -> str:
 
 def format_difference(difference: MetricEstimate) -> str:
     """The interval of a difference of shares, in points: −1.2 to +3.4."""
-    return f"{_format_signed(difference.low)} to {_format_signed(difference.high)}"
+    low = _format_signed(difference.low)
+    high = _format_signed(difference.high)
+    return f"{low} to {high}"
 
 
 def _format_signed(share: float) -> str:
     sign = MINUS if share < 0 else "+"
-    return f"{sign}{100 * abs(share):.1f}"
+    points = 100 * abs(share)
+    return f"{sign}{points:.1f}"
 
 
 def format_rate(value: float) -> str:
@@ -97,7 +107,9 @@ def format_rate(value: float) -> str:
     scientific = f"{value:.1e}"
     mantissa, _, exponent = scientific.partition("e")
     sign = MINUS if exponent.startswith("-") else ""
-    return f"{mantissa.removesuffix('.0')}e{sign}{int(exponent.lstrip('+-'))}"
+    digits = int(exponent.lstrip("+-"))
+    shown = mantissa.removesuffix(".0")
+    return f"{shown}e{sign}{digits}"
 
 
 def format_seconds(value: float) -> str:
@@ -105,10 +117,11 @@ def format_seconds(value: float) -> str:
         return f"{value:.1f}{NARROW_SPACE}s"
     if value < 90:
         return f"{value:.0f}{NARROW_SPACE}s"
-    minutes, rest = divmod(round(value), 60)
+    minutes, seconds = divmod(round(value), 60)
     if minutes < 90:
-        return f"{minutes}{NARROW_SPACE}min {rest:02d}{NARROW_SPACE}s"
-    return f"{minutes // 60}{NARROW_SPACE}h {minutes % 60:02d}{NARROW_SPACE}min"
+        return f"{minutes}{NARROW_SPACE}min {seconds:02d}{NARROW_SPACE}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}{NARROW_SPACE}h {minutes:02d}{NARROW_SPACE}min"
 
 
 def format_milliseconds(value: float) -> str:
@@ -136,7 +149,8 @@ def format_size(value: float) -> str:
 
 
 def format_count(value: int) -> str:
-    return f"{value:,}".replace(",", NARROW_SPACE)
+    with_commas = f"{value:,}"
+    return with_commas.replace(",", NARROW_SPACE)
 
 
 def pluralize(value: int, one: str, several: str = "") -> str:
@@ -161,7 +175,8 @@ def format_p_value(value: float) -> str:
 def describe_age(age: BaselineAge) -> str:
     """When and from what a remembered training from scratch was made."""
     examples = text.pluralize(age.examples, "example")
-    return f"trained on {age.trained} from data version {age.data[:8]}, {examples} then"
+    version = age.data[:8]
+    return f"trained on {age.trained} from data version {version}, {examples} then"
 
 
 def describe_baseline(evaluated: EvaluateRecord) -> str:

@@ -74,7 +74,8 @@ def prose(text: str) -> str:
 
 def join(blocks: Iterable[str]) -> str:
     """Blocks with an empty line between them; empty ones are left out."""
-    return "\n\n".join(block for block in blocks if block)
+    filled = [block for block in blocks if block]
+    return "\n\n".join(filled)
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -236,29 +236,32 @@ def _describe_revision(tags: Mapping[str, str]) -> str:
 def _describe_latency(latency: Latency) -> str:
     single = min(latency.batches, key=lambda timed: timed.batch)
     time = formatting.format_milliseconds(single.median_ms)
-    where = f"{name(latency.device)}, {formatting.pluralize(latency.threads, 'thread')}, {name(latency.precision)}"
-    return (
-        f"{time} in the network alone ({where}); {latency.megabytes:.1f} MB of weights"
-    )
+    threads = formatting.pluralize(latency.threads, "thread")
+    where = f"{name(latency.device)}, {threads}, {name(latency.precision)}"
+    weights = f"{latency.megabytes:.1f} MB of weights"
+    return f"{time} in the network alone ({where}); {weights}"
 
 
 def _list_labels(labels: Sequence[str]) -> str:
     shown = ", ".join(name(label) for label in labels[:LISTED_LABELS])
+    classes = formatting.pluralize(len(labels), "class", "classes")
     more = len(labels) - LISTED_LABELS
-    rest = ""
     if more > 0:
-        rest = f" and {more:,} more"
-    return f"{formatting.pluralize(len(labels), 'class', 'classes')}, {shown}{rest}"
+        shown = f"{shown} and {more:,} more"
+    return f"{classes}, {shown}"
 
 
 def _schedule(candidate: CandidateRecord, timing: Mapping[str, Any] | None) -> str:
     stages = {} if timing is None else timing["stages"]
-    rows = [_stage_row(stage, stages.get(stage.name)) for stage in candidate.stages]
+    rows = []
+    for stage in candidate.stages:
+        rows.append(_stage_row(stage, stages.get(stage.name)))
     header = ("Stage", "Trains", "Frozen", "Epochs", "Best", "Rate", "Time")
     shown = table(header, rows, right=(3, 4))
     note = "Best is the epoch whose weights were kept, counted over all stages; the rate is the highest of the stage."
     if timing is not None:
-        note += f" In all it took {formatting.format_seconds(timing['seconds'])}."
+        seconds = formatting.format_seconds(timing["seconds"])
+        note += f" In all it took {seconds}."
     return join([shown, note])
 
 
@@ -356,8 +359,11 @@ def _metrics(evaluated: EvaluateRecord, config: Config) -> str:
 
 
 def _describe_floor(metric: str, value: float) -> str:
-    side = "at least" if metric_registry.find(metric).higher_is_better else "at most"
-    return f"{formatting.metric_title(metric)} of {side} {formatting.format_metric(metric, value)}"
+    higher_is_better = metric_registry.find(metric).higher_is_better
+    side = "at least" if higher_is_better else "at most"
+    title = formatting.metric_title(metric)
+    limit = formatting.format_metric(metric, value)
+    return f"{title} of {side} {limit}"
 
 
 # --- data -----------------------------------------------------------------------------
@@ -443,19 +449,27 @@ def _quarantine(run: RunRecords) -> str:
 
 
 def _list_findings(findings: Sequence[Finding]) -> str:
-    return "\n".join(f"- {_describe_finding(finding)}" for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"- {_describe_finding(finding)}")
+    return "\n".join(lines)
 
 
 def _describe_finding(finding: Finding) -> str:
-    expected = f"; expected {finding.expected}" if finding.expected else ""
-    items = f" ({_list_names(finding.items)})" if finding.items else ""
-    return f"{name(finding.subject)}: {escape(finding.found + expected)}{items}."
+    what = finding.found
+    if finding.expected:
+        what += f"; expected {finding.expected}"
+    items = ""
+    if finding.items:
+        items = f" ({_list_names(finding.items)})"
+    return f"{name(finding.subject)}: {escape(what)}{items}."
 
 
 def _list_names(names: Sequence[str], count: int | None = None) -> str:
     """The first names, and how many more there are."""
-    shown = ", ".join(name(one) for one in names[:LISTED_NAMES])
-    more = (len(names) if count is None else count) - LISTED_NAMES
+    shown = ", ".join(name(each) for each in names[:LISTED_NAMES])
+    total = len(names) if count is None else count
+    more = total - LISTED_NAMES
     if more > 0:
         return f"{shown} and {more:,} more"
     return shown
@@ -614,11 +628,13 @@ def _name_weakest(evaluated: EvaluateRecord) -> Iterator[str]:
         value, interval = _estimate_cells(evaluated.primary, estimate)
         if not title.isupper():
             title = title[0].lower() + title[1:]
-        yield f"class {name(label)}, {title} {value} ({interval}) on {examples:,} {count}"
+        score = f"{title} {value} ({interval})"
+        yield f"class {name(label)}, {score} on {examples:,} {count}"
     section = result_sections.slices_section(evaluated)
     for row in section.below[:LISTED_SLICES]:
         value, interval = _estimate_cells(section.metric.name, row.score)
-        yield f"{name(row.column)} = {name(row.value)}, {section.metric.title.lower()} {value} ({interval})"
+        score = f"{section.metric.title.lower()} {value} ({interval})"
+        yield f"{name(row.column)} = {name(row.value)}, {score}"
 
 
 # --- caveats and decisions ------------------------------------------------------------

@@ -154,7 +154,8 @@ def _latency(context: ReportContext, evaluated: EvaluateRecord) -> Latency | Non
 
 
 def _style() -> Markup:
-    return Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
+    text = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    return Markup(text)
 
 
 @cache

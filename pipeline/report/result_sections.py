@@ -37,7 +37,8 @@ def place_on_scale(
     length = (high - low) or 1.0
 
     def place(value: float) -> float:
-        return min(1.0, max(0.0, (value - low) / length))
+        share = (value - low) / length
+        return min(1.0, max(0.0, share))
 
     return ScaledInterval(
         value=place(estimate.value),
@@ -50,8 +51,8 @@ def place_on_scale(
 def scale_start(values: Iterable[float]) -> float:
     """Where a scale of shares begins: the round tenth below the smallest."""
     smallest = min(values, default=0.0)
-    tenth = int(smallest * 10 - 1e-9) / 10
-    return max(0.0, min(0.9, tenth))
+    tenths = int(smallest * 10 - 1e-9)
+    return max(0.0, min(0.9, tenths / 10))
 
 
 # --- metrics --------------------------------------------------------------------------
@@ -116,7 +117,8 @@ def _metric_row(
 ) -> MetricRow:
     estimate = evaluated.metrics[metric.name]
     others = [other.value for other in _other_estimates(evaluated, metric.name)]
-    return MetricRow(metric, estimate, place_on_scale(estimate, low, high, others))
+    scale = place_on_scale(estimate, low, high, others)
+    return MetricRow(metric, estimate, scale)
 
 
 # --- errors ---------------------------------------------------------------------------
@@ -149,11 +151,11 @@ class ClassesSection:
 def classes_section(evaluated: EvaluateRecord) -> ClassesSection:
     lines = files.read_csv(evaluated.folder / "per_class.csv")
     lines.sort(key=lambda line: float(line["recall"] or 2.0))
-    low = scale_start(float(line["recall_low"]) for line in lines if line["recall"])
+    lows = [float(line["recall_low"]) for line in lines if line["recall"]]
+    low = scale_start(lows)
     rows = [_class_row(line, low) for line in lines]
-    return ClassesSection(
-        rows[:LISTED_CLASSES], low, max(0, len(rows) - LISTED_CLASSES)
-    )
+    unlisted = max(0, len(rows) - LISTED_CLASSES)
+    return ClassesSection(rows[:LISTED_CLASSES], low, unlisted)
 
 
 def _class_row(line: Mapping[str, str], low: float) -> ClassRow:

@@ -91,7 +91,8 @@ def split_section(split: SplitRecord) -> SplitSection:
 
 def _split_row(label: str, counts: dict[str, int], largest: int) -> SplitRow:
     shares = {name: examples / largest for name, examples in counts.items()}
-    return SplitRow(label, counts, sum(counts.values()), shares)
+    total = sum(counts.values())
+    return SplitRow(label, counts, total, shares)
 
 
 @dataclass(frozen=True)
@@ -182,9 +183,12 @@ def describe_network(design: Mapping[str, Any]) -> str:
 
 def _describe_anchors(design: Mapping[str, Any]) -> str:
     levels = design["anchors"]
-    sides = levels[0] if isinstance(levels[0], list) else levels
+    sides = levels
+    everywhere = ""
+    if isinstance(levels[0], list):
+        sides = levels[0]
+        everywhere = " at every level"
     listed = ", ".join(f"{side:g}" for side in sides)
-    everywhere = " at every level" if isinstance(levels[0], list) else ""
     ratios = ", ".join(f"{ratio:g}" for ratio in design["ratios"])
     return f"sides of {listed} px{everywhere}, height to width {ratios}"
 

@@ -71,7 +71,8 @@ class Detector(PythonModel):
         return pd.DataFrame(answers, columns=list(Answer._fields))
 
     def _answer_whole(self, images: list[Any]) -> Iterator[Answer]:
-        answers = self._detect(np.stack([image.square for image in images]))
+        squares = np.stack([image.square for image in images])
+        answers = self._detect(squares)
         for image, answer in zip(images, answers, strict=True):
             lifted = self._lift(answer, image.width, image.height)
             yield Answer(self._describe(lifted), image.width, image.height)
@@ -90,7 +91,8 @@ class Detector(PythonModel):
         tile's own pixels.
         """
         squares = self.network.pixels.to_squares(tiles, self.settings["input"])
-        for tile, answer in zip(tiles, self._detect(squares), strict=True):
+        answers = self._detect(squares)
+        for tile, answer in zip(tiles, answers, strict=True):
             yield self._lift(answer, tile.width, tile.height)
 
     def _detect(self, squares: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

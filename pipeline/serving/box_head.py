@@ -106,8 +106,11 @@ class BoxHead(nn.Module):
         """The pyramid's levels (N, C, H, W) of the body's maps (N, C, H, W), both from
         fine to coarse.
         """
-        named = OrderedDict((str(number), one) for number, one in enumerate(maps))
-        return list(self.pyramid(named).values())
+        named = OrderedDict()
+        for number, feature_map in enumerate(maps):
+            named[str(number)] = feature_map
+        merged = self.pyramid(named)
+        return list(merged.values())
 
     def propose(self, levels: Sequence[Tensor]) -> Proposals:
         """The first half: where something may be.
@@ -170,8 +173,10 @@ class BoxHead(nn.Module):
 
     def _images(self, count: int, device: torch.device) -> ImageList:
         """What torchvision's parts ask of the input: its size alone."""
-        empty = torch.empty(1, device=device).expand(count, 3, self.side, self.side)
-        return ImageList(empty, [(self.side, self.side)] * count)
+        pixel = torch.empty(1, device=device)
+        empty = pixel.expand(count, 3, self.side, self.side)
+        size = (self.side, self.side)
+        return ImageList(empty, [size] * count)
 
 
 def _build_proposals(design: Mapping[str, Any]) -> RegionProposalNetwork:

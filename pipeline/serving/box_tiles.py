@@ -87,14 +87,15 @@ def _find_covered(boxes: Boxes, cut: NDArray[np.bool_]) -> NDArray[np.bool_]:
     whole = boxes[~cut]
     places = np.flatnonzero(cut)
     for start in range(0, len(places), PAIRED_AT_ONCE):
-        some = places[start : start + PAIRED_AT_ONCE]
-        ours = boxes[some, None]
-        shared = np.minimum(ours[..., 2:SCORE], whole[:, 2:SCORE]) - np.maximum(
-            ours[..., :2], whole[:, :2]
-        )
-        areas = np.prod(boxes[some, 2:SCORE] - boxes[some, :2], axis=1)
-        is_covered = np.prod(shared.clip(0), axis=2) >= COVERED_SHARE * areas[:, None]
+        chunk = places[start : start + PAIRED_AT_ONCE]
+        ours = boxes[chunk, None]
+        top_left = np.maximum(ours[..., :2], whole[:, :2])
+        bottom_right = np.minimum(ours[..., 2:SCORE], whole[:, 2:SCORE])
+        shared_sides = (bottom_right - top_left).clip(0)
+        sides = boxes[chunk, 2:SCORE] - boxes[chunk, :2]
+        areas = np.prod(sides, axis=1)[:, None]
+        is_covered = np.prod(shared_sides, axis=2) >= COVERED_SHARE * areas
         is_alike = ours[..., CLASS] == whole[:, CLASS]
         is_sure = whole[:, SCORE] >= LEAST_CONFIDENCE * ours[..., SCORE]
-        covered[some] = (is_covered & is_alike & is_sure).any(axis=1)
+        covered[chunk] = (is_covered & is_alike & is_sure).any(axis=1)
     return covered

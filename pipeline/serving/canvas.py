@@ -59,9 +59,11 @@ def lift(
         answer: (K, 6): left, top, right, bottom, score, class.
     """
     laid = place(width, height, side, fit)
+    across = (answer[:, [0, 2]] - laid.left) / laid.scale_x
+    down = (answer[:, [1, 3]] - laid.top) / laid.scale_y
     lifted = answer.copy()
-    lifted[:, [0, 2]] = ((answer[:, [0, 2]] - laid.left) / laid.scale_x).clip(0, width)
-    lifted[:, [1, 3]] = ((answer[:, [1, 3]] - laid.top) / laid.scale_y).clip(0, height)
+    lifted[:, [0, 2]] = across.clip(0, width)
+    lifted[:, [1, 3]] = down.clip(0, height)
     return lifted
 
 
@@ -74,7 +76,8 @@ def lift_logits(
         logits: (C, side, side) on the square.
     """
     enlarged = enlarge_logits(logits, width, height, side, fit)
-    classes: NDArray[np.uint8] = enlarged.argmax(dim=0).to(torch.uint8).cpu().numpy()
+    answer = enlarged.argmax(dim=0).to(torch.uint8)
+    classes: NDArray[np.uint8] = answer.cpu().numpy()
     return classes
 
 

@@ -170,7 +170,8 @@ def _open(image: Image.Image, spec: dict[str, Any], pixels: Any) -> OpenedImage:
 
 def _open_large(image: Image.Image, spec: dict[str, Any], pixels: Any) -> LargeImage:
     turn = pixels.find_orientation(image)
-    return LargeImage(pixels.to_rgb(image, turn, tuple(spec["background"])))
+    background = tuple(spec["background"])
+    return LargeImage(pixels.to_rgb(image, turn, background))
 
 
 def bad_request(message: str) -> MlflowException:

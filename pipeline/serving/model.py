@@ -264,14 +264,14 @@ def _normalised(
     """
     margin = (spec["resize"] - spec["size"]) // 2
     cut = slice(margin, margin + spec["size"])
-    planes = np.ascontiguousarray(
-        pixels[:, cut, cut].transpose(0, 3, 1, 2), dtype=np.float32
-    )
+    centres = pixels[:, cut, cut].transpose(0, 3, 1, 2)
+    planes = np.ascontiguousarray(centres, dtype=np.float32)
+    mean = np.asarray(spec["mean"], dtype=np.float64)[:, None, None]
     std = np.asarray(spec["std"], dtype=np.float64)[:, None, None]
-    planes *= (1 / (255 * std)).astype(np.float32)
-    planes -= (np.asarray(spec["mean"], dtype=np.float64)[:, None, None] / std).astype(
-        np.float32
-    )
+    scale = 1 / (255 * std)
+    offset = mean / std
+    planes *= scale.astype(np.float32)
+    planes -= offset.astype(np.float32)
     return planes
 
 

@@ -48,14 +48,13 @@ class PixelHead(nn.Module):
     def __init__(self, classes: int, design: Mapping[str, Any]) -> None:
         super().__init__()
         self.side = int(design["side"])
-        channels = [int(one["channels"]) for one in design["maps"]]
+        channels = [int(feature_map["channels"]) for feature_map in design["maps"]]
         widths = [int(width) for width in design["widths"]]
         self.bottom = _convolve(channels[-1], widths[-1])
         self.levels = nn.ModuleList()
         for level in reversed(range(len(channels) - 1)):
-            self.levels.append(
-                _convolve(widths[level + 1] + channels[level], widths[level])
-            )
+            joined = widths[level + 1] + channels[level]
+            self.levels.append(_convolve(joined, widths[level]))
         self.classifier = nn.Conv2d(widths[0], classes, 1)
 
     class_rows: ClassVar[dict[str, tuple[int, int]]] = {

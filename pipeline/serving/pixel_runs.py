@@ -61,7 +61,8 @@ def _join_runs(
     """Without those that go on with the class of the run before them, in the band
     before.
     """
-    is_new = np.diff(classes, prepend=classes[:1] ^ 1) != 0
+    other_class = classes[:1] ^ 1  # the first run is always new
+    is_new = np.diff(classes, prepend=other_class) != 0
     return starts[is_new], classes[is_new]
 
 

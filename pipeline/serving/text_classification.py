@@ -67,9 +67,12 @@ class Network(nn.Module):
             return hidden[:, 0]
         if self.pooling == "last":
             last = mask.sum(dim=1) - 1
-            return hidden[torch.arange(len(hidden), device=hidden.device), last]
+            rows = torch.arange(len(hidden), device=hidden.device)
+            return hidden[rows, last]
         weights = mask.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
+        total = (hidden * weights).sum(dim=1)
+        count = weights.sum(dim=1).clamp_min(1)
+        return total / count
 
 
 class Classifier(PythonModel):

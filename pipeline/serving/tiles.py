@@ -54,9 +54,11 @@ def is_cut(width: int, height: int, tiles: Mapping[str, Any] | None) -> bool:
     """
     if tiles is None:
         return False
-    longer_limit = CUT_FROM * float(max(tiles["width"], tiles["height"]))
-    shorter_limit = CUT_FROM * float(min(tiles["width"], tiles["height"]))
-    return max(width, height) > longer_limit or min(width, height) > shorter_limit
+    longer_side = float(max(tiles["width"], tiles["height"]))
+    shorter_side = float(min(tiles["width"], tiles["height"]))
+    if max(width, height) > CUT_FROM * longer_side:
+        return True
+    return min(width, height) > CUT_FROM * shorter_side
 
 
 def find_tiling(width: int, height: int, tiles: Mapping[str, Any]) -> Tiling:
@@ -82,10 +84,12 @@ def find_tiling(width: int, height: int, tiles: Mapping[str, Any]) -> Tiling:
 
 def _spread(length: int, tile: int, overlap: float) -> tuple[int, ...]:
     """Where tiles begin along one side."""
-    steps = math.ceil((length - tile) / max(1.0, tile * (1 - overlap)))
+    room = length - tile
+    step = max(1.0, tile * (1 - overlap))
+    steps = math.ceil(room / step)
     if steps == 0:
         return (0,)
-    return tuple(round(number * (length - tile) / steps) for number in range(steps + 1))
+    return tuple(round(number * room / steps) for number in range(steps + 1))
 
 
 def answer_tiles(
@@ -159,7 +163,8 @@ def _ramp(length: int, ramp: int) -> NDArray[np.float32]:
     """
     inner = np.arange(length) + 0.5
     from_edge = np.minimum(inner, length - inner)
-    weights: NDArray[np.float32] = np.minimum(from_edge / ramp, 1).astype(np.float32)
+    shares = np.minimum(from_edge / ramp, 1)
+    weights: NDArray[np.float32] = shares.astype(np.float32)
     return weights
 
 

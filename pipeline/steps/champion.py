@@ -64,7 +64,9 @@ class LockedChampion(FrozenModel):
 
     def same_weights(self, other: LockedChampion) -> bool:
         """Whether both are of one model and one set of weights."""
-        return (self.model, self.sha256) == (other.model, other.sha256)
+        if self.model != other.model:
+            return False
+        return self.sha256 == other.sha256
 
 
 def read_lock(root: Path) -> LockedChampion | None:
@@ -97,7 +99,9 @@ def fill(config: Config, workspace: Workspace) -> None:
     Raises:
         TrackingError: the registry cannot be asked.
     """
-    if config.finetune.warm_start == "champion" and read_lock(workspace.root) is None:
+    if config.finetune.warm_start != "champion":
+        return
+    if read_lock(workspace.root) is None:
         _write_lock(workspace.root, _ask_registry(config, workspace))
 
 

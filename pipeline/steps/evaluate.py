@@ -198,8 +198,10 @@ def _estimate(
 def _write_latency(loaded: LoadedCandidate, run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     latency = loaded.measure_latency()
-    text = json.dumps(latency.model_dump(mode="json"), indent=2)
-    (run_dir / recorded_facts.LATENCY_FILE).write_text(text + "\n", encoding="utf-8")
+    values = latency.model_dump(mode="json")
+    text = json.dumps(values, indent=2)
+    path = run_dir / recorded_facts.LATENCY_FILE
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _unseen_rows(candidate: Path, table: pa.Table) -> NDArray[np.bool_]:

@@ -171,8 +171,11 @@ def _remember_baseline(
     """Remembers the candidate trained from scratch where it is new, and puts what it
     learnt from beside its files.
     """
-    remembered = run.remembered_baseline or baseline.remember(run.comparison, candidate)
-    shutil.copy(remembered.members, out / recipes.BASELINE / members.FILE)
+    remembered = run.remembered_baseline
+    if not remembered:
+        remembered = baseline.remember(run.comparison, candidate)
+    copied = out / recipes.BASELINE / members.FILE
+    shutil.copy(remembered.members, copied)
     return remembered.age
 
 
@@ -206,7 +209,8 @@ class FinetuneRun:
 
     @cached_property
     def spec(self) -> InputSpec:
-        return self.task.codec.input_spec(self.task_config, self.backbone)
+        codec = self.task.codec
+        return codec.input_spec(self.task_config, self.backbone)
 
     @property
     def has_baseline(self) -> bool:
@@ -224,7 +228,9 @@ class FinetuneRun:
     @cached_property
     def remembered_baseline(self) -> BaselineRecord | None:
         """That training, as an earlier run remembered it; None where it is to be done."""
-        return baseline.recall(self.comparison) if self.remembers_baseline else None
+        if not self.remembers_baseline:
+            return None
+        return baseline.recall(self.comparison)
 
     @cached_property
     def tables(self) -> dict[str, pa.Table]:
@@ -573,7 +579,8 @@ class FinetuneRun:
         for name in recipes.recipe_names(self.config):
             stages = recipes.recipe_stages(name, self.config, self.backbone.blocks)
             epochs.append(sum(stage.epochs for stage in stages))
-        steps_per_epoch = -(-len(self.job.train) // self.config.batch_size)
+        examples = len(self.job.train)
+        steps_per_epoch = -(-examples // self.config.batch_size)
         return max(epochs) * steps_per_epoch
 
     def _passes(self) -> int:

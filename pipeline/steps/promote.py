@@ -406,7 +406,8 @@ class _Promotion:
         )
 
     def _is_waiting(self, history: History) -> bool:
-        return find_request(history, self._version, self._config) is not None
+        request = find_request(history, self._version, self._config)
+        return request is not None
 
     def _keep_comparison(self, record: PromoteRecord) -> PromoteRecord:
         """The record of a champion that is asked about again, with the comparison by
@@ -481,7 +482,8 @@ class _Promotion:
 
     @property
     def _test_splits(self) -> Any:
-        return self._challenger.context.scratch / "promotion" / "test-splits"
+        scratch = self._challenger.context.scratch
+        return scratch / "promotion" / "test-splits"
 
 
 def serving_mark(scratch: Path, key: str) -> Path:

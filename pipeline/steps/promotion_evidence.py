@@ -111,7 +111,8 @@ def gather_evidence(
         looks: at the test split, the coming one among them.
         withdrawn: whether the challenger was rolled back.
     """
-    return _Gathering(challenger).gather(champion, served, looks, withdrawn)
+    gathering = _Gathering(challenger)
+    return gathering.gather(champion, served, looks, withdrawn)
 
 
 class _Gathering:

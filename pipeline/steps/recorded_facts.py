@@ -94,8 +94,11 @@ def record_choice(
     run: TrackedRun, recipes: Sequence[str], best: CandidateRecord
 ) -> None:
     """Which recipes a fine-tuning tried, and the one that was best on validation."""
-    run.params({"recipes": ", ".join(recipes), "best": best.name})
-    points = [MetricPoint(f"val/{name}", value, 0) for name, value in best.val.items()]
+    names = ", ".join(recipes)
+    run.params({"recipes": names, "best": best.name})
+    points = []
+    for name, value in best.val.items():
+        points.append(MetricPoint(f"val/{name}", value, 0))
     run.metrics(points)
 
 

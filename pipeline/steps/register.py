@@ -216,7 +216,8 @@ def _record_dataset(
     facts = recorded_facts.dataset_facts(data)
 
     def log_dataset() -> None:
-        packaging.log_dataset(store, run.id, name or "data", data.md5, facts)
+        title = name or "data"
+        packaging.log_dataset(store, run.id, title, data.md5, facts)
 
     with_retries(store, "recording the data's version", log_dataset)
 

@@ -133,8 +133,9 @@ def new_run_dir(workspace: Workspace) -> Path:
     """A name for a run's folder under `.thaw/runs`, which sorts by time; nothing is
     made.
     """
-    when = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    return workspace.scratch / "runs" / f"{when}-{secrets.token_hex(2)}"
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    random = secrets.token_hex(2)
+    return workspace.scratch / "runs" / f"{moment}-{random}"
 
 
 def open_tracker(

@@ -233,16 +233,21 @@ def _counts(
 ) -> dict[str, dict[str, int]]:
     """Split → class → examples that contain it, by the labels of today."""
     ids = table["id"].to_pylist()
-    found: Counter[tuple[Split, str]] = Counter()
+    counted: Counter[tuple[Split, str]] = Counter()
     if manifest.CLASSES in table.column_names:
         classes = dict(zip(ids, table[manifest.CLASSES].to_pylist(), strict=True))
         for example in present:
-            found.update((splits[example.id], label) for label in classes[example.id])
+            for label in classes[example.id]:
+                counted[splits[example.id], label] += 1
     else:
         targets = dict(zip(ids, table["target"].to_pylist(), strict=True))
-        found.update((splits[example.id], targets[example.id]) for example in present)
+        for example in present:
+            counted[splits[example.id], targets[example.id]] += 1
     order = list(labels)
-    return {name: {label: found[name, label] for label in order} for name in SPLITS}
+    counts: dict[str, dict[str, int]] = {}
+    for split_name in SPLITS:
+        counts[split_name] = {label: counted[split_name, label] for label in order}
+    return counts
 
 
 def _sizes(splits: dict[str, Split]) -> dict[str, int]:

@@ -26,7 +26,8 @@ def running_line(name: str, reasons: tuple[str, ...]) -> str:
 
 def done_line(name: str, seconds: float, record: records.Record) -> str:
     """Said when a step is done."""
-    return step_line(name, f"done in {format_seconds(seconds)}: {summarize(record)}")
+    duration = format_seconds(seconds)
+    return step_line(name, f"done in {duration}: {summarize(record)}")
 
 
 def summarize(record: records.Record) -> str:
@@ -47,9 +48,10 @@ def format_metric(metric: str, value: float) -> str:
 
 def format_estimate(metric: str, estimate: MetricEstimate) -> str:
     """A metric with its interval: 91.2% (85.1% to 95.3%)."""
+    value = format_metric(metric, estimate.value)
     low = format_metric(metric, estimate.low)
     high = format_metric(metric, estimate.high)
-    return f"{format_metric(metric, estimate.value)} ({low} to {high})"
+    return f"{value} ({low} to {high})"
 
 
 def format_finding(finding: Finding) -> str:
@@ -89,7 +91,8 @@ def summarize_split(record: records.SplitRecord) -> str:
 
 def summarize_backbone(record: records.BackboneRecord) -> str:
     """torchvision/resnet50, 25.6 million parameters, weights: https://…"""
-    return f"{record.name}, {_format_parameters(record.parameters)}, weights: {record.source}"
+    parameters = _format_parameters(record.parameters)
+    return f"{record.name}, {parameters}, weights: {record.source}"
 
 
 def _format_parameters(count: int) -> str:
@@ -110,8 +113,10 @@ def summarize_finetune(record: records.FinetuneRecord) -> str:
 
 def summarize_evaluate(record: records.EvaluateRecord) -> str:
     """gradual with test accuracy 91.2% (85.1% to 95.3%) on 600 examples."""
-    estimate = format_estimate(record.primary, record.metrics[record.primary])
-    return f"{record.candidate} with test {record.primary} {estimate} on {pluralize(record.examples, 'example')}"
+    metric = record.primary
+    estimate = format_estimate(metric, record.metrics[metric])
+    examples = pluralize(record.examples, "example")
+    return f"{record.candidate} with test {metric} {estimate} on {examples}"
 
 
 def summarize_register(record: records.RegisterRecord) -> str:
@@ -132,6 +137,9 @@ DECISIONS = {
 
 def summarize_promote(record: records.PromoteRecord) -> str:
     """v3 promoted: better than version 2, the champion: …"""
-    decision = "waits for approval" if record.waits else DECISIONS[record.decision]
+    if record.waits:
+        decision = "waits for approval"
+    else:
+        decision = DECISIONS[record.decision]
     version = f"v{record.version} " if record.version else ""
     return f"{version}{decision}: {record.reason}"

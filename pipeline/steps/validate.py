@@ -242,10 +242,15 @@ def _refusal(
 
 
 def _lines(finding: Finding) -> list[str]:
-    told = f"{finding.severity}: {finding.subject}: {finding.found}"
-    told += f"; expected {finding.expected}" if finding.expected else ""
-    told += f"; {finding.hint}" if finding.hint else ""
-    return [printable(told), *(f"    {printable(item)}" for item in finding.items)]
+    sentence = f"{finding.severity}: {finding.subject}: {finding.found}"
+    if finding.expected:
+        sentence += f"; expected {finding.expected}"
+    if finding.hint:
+        sentence += f"; {finding.hint}"
+    lines = [printable(sentence)]
+    for item in finding.items:
+        lines.append(f"    {printable(item)}")
+    return lines
 
 
 def _written_to(finding: Finding) -> str:
@@ -277,7 +282,10 @@ def _write(findings: Sequence[Finding], path: Path) -> None:
 
 def _per_class(intake: _Intake) -> dict[str, int]:
     counted = manifest.count_classes(intake.folded.rows)
-    return {label: counted.get(label, 0) for label in intake.labels}
+    per_class = {}
+    for label in intake.labels:
+        per_class[label] = counted.get(label, 0)
+    return per_class
 
 
 def _tell(

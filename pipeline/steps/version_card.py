@@ -117,7 +117,10 @@ def _restate_card(
 
 
 def _card_folder(scratch: Path, version: ModelVersion) -> Path:
-    return scratch / "cards" / (version.key[:16] or f"untagged-v{version.version}")
+    name = version.key[:16]
+    if not name:
+        name = f"untagged-v{version.version}"
+    return scratch / "cards" / name
 
 
 def _upload(

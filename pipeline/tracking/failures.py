@@ -154,7 +154,8 @@ def one_line(fault: BaseException) -> str:
     """An exception's text on one line, without secrets; redacted before anything is cut
     off it.
     """
-    return " ".join(redact(str(fault)).split())
+    text = redact(str(fault))
+    return " ".join(text.split())
 
 
 def _chain(fault: BaseException) -> Iterator[BaseException]:

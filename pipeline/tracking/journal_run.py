@@ -325,7 +325,8 @@ class JournalRun:
 
     @property
     def _pointer(self) -> str:
-        return "thaw.journal." + hashlib.sha256(self._name.encode()).hexdigest()[:16]
+        hashed = hashlib.sha256(self._name.encode()).hexdigest()
+        return f"thaw.journal.{hashed[:16]}"
 
     def _oldest_first(self) -> list[ModelVersion]:
         return [

@@ -127,7 +127,11 @@ def _schema(columns: Sequence[ServedColumn]) -> Any:
 
 def requirements(packages: Sequence[str]) -> list[str]:
     """What answering needs, in the versions it was tried with."""
-    return [f"{name}=={version(name).partition('+')[0]}" for name in packages]
+    pinned = []
+    for name in packages:
+        release, _, _ = version(name).partition("+")
+        pinned.append(f"{name}=={release}")
+    return pinned
 
 
 def answers(folder: Path, requests: pd.DataFrame) -> list[dict[str, Any]]:

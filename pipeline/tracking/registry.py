@@ -106,8 +106,8 @@ def find_champion(there: Sequence[ModelVersion]) -> ModelVersion | None:
 
 def aliases_of(store: TrackingStore, name: str) -> dict[str, str]:
     """Alias → version of a registered model."""
-    found = store.client.get_registered_model(name).aliases
-    return {alias: str(version) for alias, version in found.items()}
+    model = store.client.get_registered_model(name)
+    return {alias: str(version) for alias, version in model.aliases.items()}
 
 
 def find(store: TrackingStore, reference: str) -> ModelVersion:
@@ -253,7 +253,8 @@ def _list_files(files: Any, folder: str | None) -> Iterator[tuple[str, int | Non
 
 def set_alias(store: TrackingStore, version: ModelVersion, alias: str) -> None:
     """Points an alias at a version."""
-    if aliases_of(store, version.name).get(alias) != version.version:
+    current = aliases_of(store, version.name).get(alias)
+    if current != version.version:
         store.client.set_registered_model_alias(version.name, alias, version.version)
 
 
@@ -296,7 +297,8 @@ def fetch(
 def has_file(store: TrackingStore, version: ModelVersion, name: str) -> bool:
     """Whether a version's folder holds a file of that name."""
     entries = _artifact_repository(store, version).list_artifacts(None)
-    return any(PurePosixPath(entry.path).name == name for entry in entries)
+    names = [PurePosixPath(entry.path).name for entry in entries]
+    return name in names
 
 
 def fetch_file(

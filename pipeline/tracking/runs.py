@@ -231,7 +231,8 @@ class MlflowTracker:
         runs = list(self._runs.values())
 
         def send_all() -> None:
-            self._send_writes([*runs, *self._other_runs(*runs)], math.inf)
+            others = self._other_runs(*runs)
+            self._send_writes([*runs, *others], math.inf)
 
         failures.with_retries(self.store, "recording the run", send_all)
         self._away_until = 0.0
@@ -373,7 +374,9 @@ def _log_params(
 def _log_tag_writes(
     tracker: MlflowTracker, run: MlflowRun, writes: Sequence[Write], check: CheckBudget
 ) -> None:
-    _log_tags(tracker.store.client, _find_or_create(tracker, run), _join_values(writes))
+    run_id = _find_or_create(tracker, run)
+    tags = _join_values(writes)
+    _log_tags(tracker.store.client, run_id, tags)
 
 
 def _log_metrics(
@@ -475,7 +478,8 @@ HANDLERS: dict[str, Handler] = {
 
 
 def _append_sample(run: MlflowRun, values: Mapping[str, float]) -> None:
-    run.outbox.append({"op": "system", "values": dict(values), "time": _now()})
+    sample = {"op": "system", "values": dict(values), "time": _now()}
+    run.outbox.append(sample)
 
 
 def _list_files(path: Path) -> Iterator[tuple[Path, str]]:
@@ -498,8 +502,9 @@ def _read_history(client: Any, run_id: str, name: str) -> dict[int, float]:
 def _is_new(known: Mapping[int, float], value: float, step: int) -> bool:
     if step not in known:
         return True
-    is_single_value = step == 0 and len(known) == 1
-    return is_single_value and known[0] != value and not math.isnan(value)
+    if step != 0 or len(known) > 1:
+        return False
+    return known[0] != value and not math.isnan(value)
 
 
 def _take_joinable(writes: Sequence[Write]) -> Iterator[Write]:
@@ -517,7 +522,8 @@ def _take_joinable(writes: Sequence[Write]) -> Iterator[Write]:
 
 
 def _count_values(write: Write) -> int:
-    return len(write.get("points") or write.get("values") or ())
+    values = write.get("points") or write.get("values") or ()
+    return len(values)
 
 
 def _join_values(writes: Sequence[Write]) -> dict[str, str]:
@@ -548,7 +554,8 @@ def _to_texts(values: Mapping[str, object]) -> dict[str, str]:
 
 def _valid_name(text: str) -> str:
     """A name MLflow accepts: letters, digits, `_ - . : /` and spaces, at most 250."""
-    return re.sub(r"[^/\w.\- :]", "_", text)[:LONGEST_NAME]
+    replaced = re.sub(r"[^/\w.\- :]", "_", text)
+    return replaced[:LONGEST_NAME]
 
 
 def _now() -> int:

@@ -62,7 +62,10 @@ class TrackingStore:
         """An embedded store that nothing was recorded in yet; it is not made for the
         asking.
         """
-        return self.embedded is not None and not (self.embedded / "mlflow.db").exists()
+        if self.embedded is None:
+            return False
+        database = self.embedded / "mlflow.db"
+        return not database.exists()
 
     @property
     def is_server(self) -> bool:

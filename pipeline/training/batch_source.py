@@ -300,7 +300,8 @@ class FeaturesByShape:
         """The input of the first block that trains, for rows of one shape and their
         views.
         """
-        code = int(self._store.shapes(rows[:1])[0])
+        shape_codes = self._store.shapes(rows[:1])
+        code = int(shape_codes[0])
         return self._stores[code].batch(rows, views)
 
 

@@ -98,7 +98,8 @@ def copy_to_output(
     """
     # Without the modes: what DVC keeps is read-only.
     shutil.copytree(record.folder, folder, copy_function=shutil.copyfile)
-    return record.model_copy(update={"baseline": baseline, "tiles": tiles}).save(folder)
+    copied = record.model_copy(update={"baseline": baseline, "tiles": tiles})
+    return copied.save(folder)
 
 
 def read_curves(folder: Path) -> list[Row]:

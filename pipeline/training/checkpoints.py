@@ -122,7 +122,9 @@ class Checkpoints:
         """Removes all of them: the training is finished."""
         for path in [*self._paths(), *self._leftovers()]:
             path.unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
+        if not self.folder.is_dir():
+            return
+        if not any(self.folder.iterdir()):
             self.folder.rmdir()
 
     def _write(
@@ -198,7 +200,8 @@ class Checkpoints:
 
     def _paths(self, kind: str = "*") -> list[Path]:
         """The files, from the oldest to the newest."""
-        return sorted(self.folder.glob(f"[0-9]*-{kind}-*{SUFFIX}"))
+        pattern = f"[0-9]*-{kind}-*{SUFFIX}"
+        return sorted(self.folder.glob(pattern))
 
     def _leftovers(self) -> list[Path]:
         return list(self.folder.glob("*.tmp"))

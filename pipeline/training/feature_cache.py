@@ -220,7 +220,8 @@ class Files:
         examples_before = turn * self.examples + first
         for name, array in values.items():
             bytes_each = self.data[name][0, :1].nbytes
-            self._data_files[name].write(array, examples_before * bytes_each)
+            offset = examples_before * bytes_each
+            self._data_files[name].write(array, offset)
 
     def flag(self, turn: int, chunks: list[int]) -> None:
         """Flags chunks as computed once their data are surely on the disk; raises
@@ -335,12 +336,13 @@ class FeatureStore:
 
     def _compute(self, turn: int, chunk: int) -> None:
         total = self._files.examples
-        chosen = slice(chunk * CHUNK, min((chunk + 1) * CHUNK, total))
-        output = self._prefix(chosen, turn)
+        start = chunk * CHUNK
+        stop = min(start + CHUNK, total)
+        output = self._prefix(slice(start, stop), turn)
         values = _arrays(output, self._prefix.plan)
         with storage.refusals():
-            self._files.write(turn, chosen.start, values)
-        self._console.progress(self._what(turn), chosen.stop, total)
+            self._files.write(turn, start, values)
+        self._console.progress(self._what(turn), stop, total)
 
     def _what(self, turn: int) -> str:
         views = self._prefix.views
@@ -437,7 +439,8 @@ def _file_name(name: str) -> str:
 
 def _turns_and_examples(layouts: Layouts) -> tuple[int, int]:
     first = next(iter(layouts.values()))
-    return first.shape[0], first.shape[1]
+    turns, examples = first.shape[:2]
+    return turns, examples
 
 
 def _sizes(layouts: Layouts) -> dict[str, int]:

@@ -117,11 +117,15 @@ def _too_large(rows: int, layer: torch.nn.Linear, job: FinetuneJob) -> str | Non
     if len(job.val) < ENOUGH_TO_VALIDATE:
         fits *= FOLDS
     operations = 4.0 * rows * components * classes * TYPICAL_ITERATIONS * fits
-    held = 8.0 * rows * (2 * columns + components + 3 * classes)
+    held_bytes = 8.0 * rows * (2 * columns + components + 3 * classes)
     if operations > MOST_OPERATIONS or components > MOST_COMPONENTS:
-        return f"solving it would take {operations:.0e} operations, over {MOST_OPERATIONS:.0e}"
-    if held > MOST_BYTES:
-        return f"solving it would take {held / 1e9:.1f} GB of memory, over {MOST_BYTES / 1e9:.1f}"
+        limit = f"{MOST_OPERATIONS:.0e}"
+        return f"solving it would take {operations:.0e} operations, over {limit}"
+    if held_bytes > MOST_BYTES:
+        limit = f"{MOST_BYTES / 1e9:.1f}"
+        return (
+            f"solving it would take {held_bytes / 1e9:.1f} GB of memory, over {limit}"
+        )
     return None
 
 

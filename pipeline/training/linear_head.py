@@ -72,15 +72,18 @@ class PrincipalComponents:
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Features (N, D) as components and a column of ones: (N, R + 1)."""
         standard = (features.double() - self.mean) / self.deviation
+        components = standard @ self.axes
         ones = torch.ones(len(features), 1, dtype=torch.float64)
-        return torch.cat([standard @ self.axes, ones], dim=1)
+        return torch.cat([components, ones], dim=1)
 
     def fold(self, head: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A head on components (R + 1, C) as one on features: weight (C, D) and bias
         (C,), float32.
         """
-        weight = (self.axes @ head[:-1]).T / self.deviation
-        bias = head[-1] - weight @ self.mean
+        of_components = head[:-1]
+        constant = head[-1]
+        weight = (self.axes @ of_components).T / self.deviation
+        bias = constant - weight @ self.mean
         return weight.float(), bias.float()
 
 
@@ -132,7 +135,8 @@ class HeadProblem:
         share = (classes - 1) / classes**2
         weights = share * self.variances + decay
         bias = torch.tensor([share], dtype=torch.float64)
-        return torch.cat([weights, bias])[:, None].clamp_min(1e-12)
+        rows = torch.cat([weights, bias])
+        return rows[:, None].clamp_min(1e-12)
 
 
 class HeadSolution(NamedTuple):
@@ -262,7 +266,8 @@ def log_losses(
 ) -> torch.Tensor:
     """The log loss of each example (N,)."""
     log_probabilities = (inputs @ head).log_softmax(1)
-    of_own_class = log_probabilities.gather(1, classes[:, None])
+    own_class = classes[:, None]
+    of_own_class = log_probabilities.gather(1, own_class)
     return -of_own_class[:, 0]
 
 
@@ -285,9 +290,11 @@ def choose_strength(
     best = int((losses @ shares).argmin())
     excess = losses - losses[best]
     means = excess @ shares
-    variances = (excess - means[:, None]).square() @ shares.square()
-    chosen = int((means <= variances.sqrt()).nonzero()[0])
-    return strengths[chosen]
+    squared = (excess - means[:, None]).square()
+    variances = squared @ shares.square()
+    is_close = means <= variances.sqrt()
+    strongest = int(is_close.nonzero()[0])
+    return strengths[strongest]
 
 
 def assign_folds(

@@ -142,9 +142,13 @@ def _again(
 
 def _shares(optimizer: torch.optim.Optimizer) -> list[float]:
     """Each group's rate as a share of the largest; all 1 where none is set."""
-    rates = [float(group.get("peak", group["lr"])) for group in optimizer.param_groups]
+    rates = []
+    for group in optimizer.param_groups:
+        rates.append(float(group.get("peak", group["lr"])))
     largest = max(rates)
-    return [rate / largest if largest else 1.0 for rate in rates]
+    if not largest:
+        return [1.0 for _ in rates]
+    return [rate / largest for rate in rates]
 
 
 @contextmanager

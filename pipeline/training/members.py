@@ -52,7 +52,8 @@ def with_ancestor(own: pa.Table, ancestor: pa.Table) -> pa.Table:
 
 def seen_members(members: pa.Table) -> pa.Table:
     """The members a model was trained or validated on."""
-    is_seen = pc.is_in(members.column("split"), value_set=pa.array(SEEN))
+    seen = pa.array(SEEN)
+    is_seen = pc.is_in(members.column("split"), value_set=seen)
     return members.filter(is_seen)
 
 

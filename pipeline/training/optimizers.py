@@ -139,7 +139,10 @@ def set_rates(
 
 def group_layout(optimizer: torch.optim.Optimizer) -> dict[str, list[str]]:
     """Which parameters are in which group: what a resumed optimiser must agree with."""
-    return {group["name"]: group["names"] for group in optimizer.param_groups}
+    layout = {}
+    for group in optimizer.param_groups:
+        layout[group["name"]] = group["names"]
+    return layout
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -212,7 +212,8 @@ def seconds_per_example(
     sample.
     """
     trials = measure_plans(model, sample, [plan], turns=FEWEST_TRIALS)
-    return trials.best[plan].seconds / len(sample.x)
+    seconds = trials.best[plan].seconds
+    return seconds / len(sample.x)
 
 
 def _path(
@@ -272,7 +273,8 @@ def _find(
 
 def _cost(turns: int, x: Batch, candidates: list[TrainingPlan]) -> int:
     """Forward passes of one example that measuring takes."""
-    return BACKWARD * turns * len(x) * len(candidates)
+    passes = turns * len(x) * len(candidates)
+    return BACKWARD * passes
 
 
 def _find_quickly(
@@ -350,7 +352,8 @@ class PlanTrials:
     @property
     def complete(self) -> bool:
         """Whether every candidate that works had its trials."""
-        return all(self.counts[plan] >= FEWEST_TRIALS for plan in self._working())
+        counts = [self.counts[plan] for plan in self._working()]
+        return all(count >= FEWEST_TRIALS for count in counts)
 
     def add(self, result: MeasuredTrial) -> None:
         plan = result.plan
@@ -584,7 +587,8 @@ def _read(path: Path) -> ChosenPlan | None:
 
 
 def _remember(path: Path, chosen: ChosenPlan) -> None:
-    files.replace_text(path, chosen.model_dump_json(indent=2) + "\n")
+    text = chosen.model_dump_json(indent=2)
+    files.replace_text(path, text + "\n")
 
 
 def autocast(plan: TrainingPlan) -> AbstractContextManager[object]:

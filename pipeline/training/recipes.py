@@ -80,20 +80,25 @@ def divide_epochs(total: int, weights: Sequence[float]) -> list[int]:
     stages the first get them.
     """
     counts = [1 if number < total else 0 for number in range(len(weights))]
-    shares = [total * weight / sum(weights) for weight in weights]
+    whole = sum(weights)
+    shares = [total * weight / whole for weight in weights]
     for _ in range(total - sum(counts)):
-        missing = [share - count for share, count in zip(shares, counts, strict=True)]
+        missing = []
+        for share, count in zip(shares, counts, strict=True):
+            missing.append(share - count)
         furthest_behind = missing.index(max(missing))
         counts[furthest_behind] += 1
     return counts
 
 
 def head(config: FinetuneConfig, depth: int) -> Stages:
-    return (_stage(config, "head", ("head",), config.epochs),)
+    stage = _stage(config, "head", ("head",), config.epochs)
+    return (stage,)
 
 
 def full(config: FinetuneConfig, depth: int) -> Stages:
-    return (_stage(config, "full", ("all",), config.epochs),)
+    stage = _stage(config, "full", ("all",), config.epochs)
+    return (stage,)
 
 
 def gradual(config: FinetuneConfig, depth: int) -> Stages:

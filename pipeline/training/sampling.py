@@ -23,7 +23,8 @@ def derive_seed(*parts: object) -> int:
     """
     text = "\x1f".join(str(part) for part in parts)
     hashed = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(hashed, "big") >> 1
+    number = int.from_bytes(hashed, "big")
+    return number >> 1
 
 
 def mix(values: Keys) -> Keys:
@@ -48,9 +49,11 @@ def shuffle(of: Keys, *counts: object) -> Rows:
     """Positions 0…N-1 in the order that their keys and the counts (seed, epoch, …) give
     them.
     """
+    seed = np.uint64(derive_seed("order", *counts))
     with np.errstate(over="ignore"):
-        mixed = mix(of ^ np.uint64(derive_seed("order", *counts)))
-    return np.lexsort((of, mixed)).astype(np.int64)
+        mixed = mix(of ^ seed)
+    order = np.lexsort((of, mixed))
+    return order.astype(np.int64)
 
 
 def balanced(of: Keys, classes: Rows, seed: int, epoch: int) -> tuple[Rows, Rows]:
@@ -94,10 +97,11 @@ def _continue_rounds(
         members: (M,) positions of the class's examples.
     """
     shown: list[int] = []
+    own_keys = of[members]
     while len(shown) < count:
         round_number, place = divmod(before + len(shown), len(members))
-        order = members[shuffle(of[members], seed, "round", round_number)]
-        shown += order[place:].tolist()
+        order = shuffle(own_keys, seed, "round", round_number)
+        shown += members[order][place:].tolist()
     return np.array(shown[:count], np.int64)
 
 
@@ -105,7 +109,8 @@ def _has_extra(number: int, epoch: int, classes: int, extra: int) -> bool:
     """Whether this class is one of the `extra` that an epoch shows once more; they take
     turns.
     """
-    return (number - epoch) % classes < extra
+    turn = (number - epoch) % classes
+    return turn < extra
 
 
 def _occurrences(rows: Rows) -> Rows:

@@ -40,5 +40,6 @@ class TrainingSession:
         Raises:
             Interrupted: a signal came.
         """
-        if self.stop.asked.is_set():
-            raise Interrupted(f"training '{self.name}'", found=self.stop.reason)
+        if not self.stop.asked.is_set():
+            return
+        raise Interrupted(f"training '{self.name}'", found=self.stop.reason)

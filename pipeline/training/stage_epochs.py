@@ -85,7 +85,9 @@ def repeat_epoch(
 
 def load_batch(source: BatchSource, rows: Rows, views: Rows) -> LoadedBatch:
     """A batch of the examples at these positions (n,), each in its view."""
-    return LoadedBatch(source.pieces(rows, views), source.targets(rows, views))
+    pieces = source.pieces(rows, views)
+    targets = source.targets(rows, views)
+    return LoadedBatch(pieces, targets)
 
 
 class EpochTrainer:

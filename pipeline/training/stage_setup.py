@@ -51,7 +51,8 @@ class StageSetup:
     def batches_per_epoch(self) -> int:
         """Optimiser steps of an epoch."""
         examples = len(self.job.train)
-        return -(-examples // self.job.config.batch_size)
+        batch_size = self.job.config.batch_size
+        return -(-examples // batch_size)
 
     @property
     def steps(self) -> int:
@@ -138,6 +139,8 @@ def _fuse_prefix(
     """
     if not plan.fuse or not scope.boundary:
         return
-    example = BatchSource(job, job.train, None, 0).batch(np.arange(1), None)
+    source = BatchSource(job, job.train, None, 0)
+    first_row = np.arange(1)
+    example = to_input(source.batch(first_row, None), plan)
     is_exact = plan.device == "cpu" and plan.precision == "fp32"
-    model.fuse(to_input(example, plan), scope.boundary, activations=is_exact)
+    model.fuse(example, scope.boundary, activations=is_exact)

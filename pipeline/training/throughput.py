@@ -65,7 +65,8 @@ def check_speed(trainer: StageTrainer) -> None:
 
 def _planned(setup: StageSetup) -> Remembered | None:
     job = setup.job
-    x = BatchSource(job, job.train, None, 0).batch(np.arange(1), None)
+    source = BatchSource(job, job.train, None, 0)
+    x = source.batch(np.arange(1), None)
     return find_remembered(setup.model, job.task, x, job.config, job.scratch)
 
 

@@ -174,7 +174,8 @@ def _base_key(root: Path, item: TrackedPath) -> str:
 
 def tracked_output(repo: Repo, item: TrackedPath) -> Output:
     """The output that the .dvc file tracks, which may be of any name."""
-    return repo.stage.load_one(str(item.dvc_file)).outs[0]
+    stage = repo.stage.load_one(str(item.dvc_file))
+    return stage.outs[0]
 
 
 def hash_present(output: Output) -> tuple[str, FileHashes]:
@@ -272,7 +273,11 @@ def fetch_objects(
 
 
 def _list_lacking(output: Output, contents: Iterable[str]) -> list[str]:
-    return [content for content in contents if not output.cache.exists(content)]
+    lacking = []
+    for content in contents:
+        if not output.cache.exists(content):
+            lacking.append(content)
+    return lacking
 
 
 def _unavailable_error(

@@ -55,7 +55,8 @@ class StageSnapshot:
 
 def load_stage(repo: Repo, name: str) -> PipelineStage:
     """The stage of that name, with its entry in dvc.lock."""
-    return repo.stage.load_one(str(Path(repo.root_dir) / "dvc.yaml"), name)
+    dvc_yaml = Path(repo.root_dir) / "dvc.yaml"
+    return repo.stage.load_one(str(dvc_yaml), name)
 
 
 def data_dependency(repo: Repo, data: Path) -> Output:
@@ -250,5 +251,6 @@ def _lacks_only_cache(stage: PipelineStage) -> bool:
     outputs.
     """
     entries = (*stage.deps, *stage.outs)
-    all_hashed = all(entry.hash_info for entry in entries)
-    return all_hashed and not any(stage.changed_entries())
+    if not all(entry.hash_info for entry in entries):
+        return False
+    return not any(stage.changed_entries())

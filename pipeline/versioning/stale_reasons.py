@@ -118,11 +118,12 @@ def _setting_changes(
 def _list_differences(key: str, old: Any, new: Any) -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         for inner in dict.fromkeys([*old, *new]):
-            yield from _list_differences(
-                f"{key}.{inner}", old.get(inner), new.get(inner)
-            )
+            name = f"{key}.{inner}"
+            yield from _list_differences(name, old.get(inner), new.get(inner))
     elif old != new:
-        yield f"{key} {json.dumps(old, default=str)} → {json.dumps(new, default=str)}"
+        before = json.dumps(old, default=str)
+        after = json.dumps(new, default=str)
+        yield f"{key} {before} → {after}"
 
 
 def _describe_file_changes(dependency: Output, status: str) -> str:
