@@ -44,16 +44,23 @@ class Measures:
             "Seconds from a request's headers to its answer.",
             registry=self.registry,
         )
+        self._add_request_gauges(held_bytes)
+        self._add_state_gauges()
+
+    def _add_request_gauges(self, held_bytes: Callable[[], int]) -> None:
         self._add_gauge(
             "thaw_waiting_requests",
             "Requests that wait or are being answered.",
-            lambda: model.waiting,
+            lambda: self.model.waiting,
         )
         self._add_gauge(
             "thaw_held_bytes",
             "Bytes of the bodies that are read or being answered.",
             held_bytes,
         )
+
+    def _add_state_gauges(self) -> None:
+        model = self.model
         self._add_gauge(
             "thaw_served_version", "The version that answers.", self._version
         )
@@ -99,10 +106,11 @@ class Measures:
         return float(self.log.failures)
 
     def _model_memory(self) -> float:
-        try:
-            if self.model.current:
-                return float(psutil.Process(self.model.current.pid).memory_info().rss)
+        if not self.model.current:
             return 0.0
+        try:
+            process = psutil.Process(self.model.current.pid)
+            return float(process.memory_info().rss)
         except psutil.Error:
             return 0.0
 

@@ -262,45 +262,43 @@ class _Copies:
             self._groups.append(f"{same} ({groups})")
 
     def findings(self) -> tuple[Finding, ...]:
-        told = (
-            (
-                "copies",
-                "info",
-                "the same content more than once",
-                "each is used once",
-                "",
-                self._copies,
-            ),
-            (
-                "copies-across-splits",
-                "warning",
-                "the same content in several given splits",
-                "one split for one content",
-                "remove the copies; till then the test split has them before val before train",
-                self._splits,
-            ),
-            (
-                "copies-across-groups",
-                "warning",
-                "the same content in several groups",
-                "one group for one content",
-                "correct the groups; till then the first has it",
-                self._groups,
-            ),
-        )
-        return tuple(
-            Finding(
-                code=code,
-                severity=severity,
-                subject=subject,
-                found=str(len(items)),
-                expected=expected,
-                hint=hint,
-                items=tuple(items),
+        findings = []
+        if self._copies:
+            findings.append(
+                Finding(
+                    code="copies",
+                    severity="info",
+                    subject="the same content more than once",
+                    found=str(len(self._copies)),
+                    expected="each is used once",
+                    items=tuple(self._copies),
+                )
             )
-            for code, severity, subject, expected, hint, items in told
-            if items
-        )
+        if self._splits:
+            findings.append(
+                Finding(
+                    code="copies-across-splits",
+                    severity="warning",
+                    subject="the same content in several given splits",
+                    found=str(len(self._splits)),
+                    expected="one split for one content",
+                    hint="remove the copies; till then the test split has them before val before train",
+                    items=tuple(self._splits),
+                )
+            )
+        if self._groups:
+            findings.append(
+                Finding(
+                    code="copies-across-groups",
+                    severity="warning",
+                    subject="the same content in several groups",
+                    found=str(len(self._groups)),
+                    expected="one group for one content",
+                    hint="correct the groups; till then the first has it",
+                    items=tuple(self._groups),
+                )
+            )
+        return tuple(findings)
 
 
 def _table(
@@ -316,10 +314,10 @@ def _table(
     groups = [example.group for example, _ in rows]
     splits = [example.given_split for example, _ in rows]
     aliases: list[tuple[str, ...]] = [()] * len(rows)
-    for row, one in merged.items():
-        groups[row] = one.group
-        splits[row] = one.given_split
-        aliases[row] = one.paths[1:]
+    for row, united in merged.items():
+        groups[row] = united.group
+        splits[row] = united.given_split
+        aliases[row] = united.paths[1:]
     nothing: list[str | None] = [None] * len(rows)
     values: dict[str, Sequence[object]] = {
         "id": [measured.id for _, measured in rows],
@@ -331,20 +329,27 @@ def _table(
         "split": nothing,
         "unit": nothing,
     }
-    columns = {
-        field.name: pa.array(values[field.name], field.type) for field in COLUMNS
-    }
+    columns: dict[str, pa.Array] = {}
+    for field in COLUMNS:
+        columns[field.name] = pa.array(values[field.name], field.type)
     contents = [example.content for example, _ in rows]
     if any(content is not None for content in contents):
         columns[CONTENT] = pa.array(contents, pa.string())
     columns.update(_objects([example for example, _ in rows]))
-    measured_names = {name for _, measured in rows for name in measured.values}
-    for name in sorted(measured_names):
-        columns[SCAN + name] = _column(
-            [measured.values.get(name) for _, measured in rows]
-        )
+    columns.update(_measured_columns([measured for _, measured in rows]))
     columns.update(_metadata(rows))
     return pa.table(columns)
+
+
+def _measured_columns(measured: Sequence[MeasuredExample]) -> dict[str, pa.Array]:
+    """What the scan measured, a column a name."""
+    names: set[str] = set()
+    for example in measured:
+        names.update(example.values)
+    columns: dict[str, pa.Array] = {}
+    for name in sorted(names):
+        columns[SCAN + name] = _column([each.values.get(name) for each in measured])
+    return columns
 
 
 def _objects(examples: Sequence[ListedExample]) -> dict[str, pa.Array]:

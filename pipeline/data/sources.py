@@ -113,7 +113,29 @@ def read_metadata(
         return {}, unread
     rows = table_rows(root, table, table, data)
     paths = _paths(rows, data, table)
-    repeated = sorted(path for path, count in Counter(paths).items() if count > 1)
+    _refuse_repeated(paths, table)
+    label = data.columns["label"]
+    used = {data.columns["path"], label}
+    extras = dict(zip(paths, extra_columns(rows, data, used, table), strict=True))
+    stated = dict(zip(paths, rows.columns.get(label, [None] * len(paths)), strict=True))
+    unknown = sorted(set(paths) - known.keys())
+    wrong = _list_mislabelled(stated, known)
+    alone: list[str] = []
+    if data.columns["group"] in rows.columns:
+        alone = sorted(known.keys() - set(paths))
+    findings: list[Finding] = []
+    if unknown:
+        findings.append(_unused(unknown))
+    if wrong:
+        findings.append(_mislabelled(wrong))
+    if alone:
+        findings.append(_ungrouped(alone))
+    return extras, [*findings, *unread]
+
+
+def _refuse_repeated(paths: Sequence[str], table: str) -> None:
+    counts = Counter(paths)
+    repeated = sorted(path for path, count in counts.items() if count > 1)
     if repeated:
         raise DataError(
             table,
@@ -121,36 +143,22 @@ def read_metadata(
             expected="one row a path",
             details=repeated,
         )
-    label = data.columns["label"]
-    extras = dict(
-        zip(
-            paths,
-            extra_columns(rows, data, {data.columns["path"], label}, table),
-            strict=True,
-        )
-    )
-    unknown = sorted(set(paths) - known.keys())
-    told = dict(zip(paths, rows.columns.get(label, [None] * len(paths)), strict=True))
-    labelled = {
-        path: known_label
-        for path, known_label in known.items()
-        if known_label is not None
-    }
-    wrong = [
-        f"{path}: {told[path]}"
-        for path in sorted(labelled)
-        if str(labelled[path] if told.get(path) is None else told[path])
-        != labelled[path]
-    ]
-    if data.columns["group"] in rows.columns:
-        alone = sorted(known.keys() - set(paths))
-    else:
-        alone = []
-    findings = [
-        *([_unused(unknown)] if unknown else []),
-        *([_mislabelled(wrong)] if wrong else []),
-    ]
-    return extras, [*findings, *([_ungrouped(alone)] if alone else []), *unread]
+
+
+def _list_mislabelled(
+    stated: Mapping[str, Any], known: Mapping[str, str | None]
+) -> list[str]:
+    """Paths to which a table gives another label than the files have, with the
+    table's.
+    """
+    wrong = []
+    for path, label in sorted(known.items()):
+        stated_label = stated.get(path)
+        if label is None or stated_label is None:
+            continue
+        if str(stated_label) != label:
+            wrong.append(f"{path}: {stated_label}")
+    return wrong
 
 
 def _unread_metadata(tree: FolderTree, table: str) -> list[Finding]:

@@ -43,6 +43,18 @@ from pipeline.objectives.box_validation import BEST_SCORE, describe_boxes
 from pipeline.records import Comparison, Finding, MetricEstimate
 
 ANSWER_VALUES = CLASS + 1  # of a box
+CLASS_COLUMNS = (
+    "label",
+    "objects",
+    "answers",
+    "ap",
+    "ap_low",
+    "ap_high",
+    "ap_50",
+    "precision",
+    "recall",
+    "f1",
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -223,46 +235,10 @@ class BoxJudge:
         out: Path,
     ) -> None:
         """per_class.csv, and errors.csv: mistakes by kind and cost."""
-        header = (
-            "label",
-            "objects",
-            "answers",
-            "ap",
-            "ap_low",
-            "ap_high",
-            "ap_50",
-            "precision",
-            "recall",
-            "f1",
-        )
-        once = np.ones((len(judged.units), 1))
-        rows: list[Sequence[tables.Cell]] = []
+        rows = []
         for code, label in enumerate(labels):
-            matches = judged.judgement.matches()[code]
-            shown = matches.scores >= judged.score
-            right = int((matches.hits[AT_50] & shown).sum())
-            answered = int((~matches.ignored[AT_50] & shown).sum())
-            objects = int(matches.objects.sum())
-            estimate = _estimate_class_ap(judged, code, settings) if objects else None
-            at_50 = None
-            if objects:
-                at_50 = float(judged.judgement.class_ap(code, once, (AT_50,))[0])
-            shares = (
-                _share(right, answered),
-                _share(right, objects),
-                _share(2 * right, answered + objects),
-            )
-            rows.append(
-                (
-                    label,
-                    objects,
-                    answered,
-                    *tables.estimate_cells(estimate),
-                    at_50,
-                    *shares,
-                )
-            )
-        tables.write_csv(out / "per_class.csv", header, rows)
+            rows.append((label, *_class_cells(judged, code, settings)))
+        tables.write_csv(out / "per_class.csv", CLASS_COLUMNS, rows)
         _write_errors(judged, out / "errors.csv")
 
     def write_answers(
@@ -385,6 +361,32 @@ def _estimate_class_ap(
     return estimate_statistic(
         lambda weights: judged.judgement.class_ap(code, weights), judged.units, settings
     )
+
+
+def _class_cells(
+    judged: JudgedBoxes, code: int, settings: BootstrapSettings
+) -> list[tables.Cell]:
+    """A class's row of per_class.csv behind its label."""
+    matches = judged.judgement.matches()[code]
+    shown = matches.scores >= judged.score
+    right = int((matches.hits[AT_50] & shown).sum())
+    answered = int((~matches.ignored[AT_50] & shown).sum())
+    objects = int(matches.objects.sum())
+    estimate = None
+    at_50 = None
+    if objects:
+        once = np.ones((len(judged.units), 1))
+        estimate = _estimate_class_ap(judged, code, settings)
+        at_50 = float(judged.judgement.class_ap(code, once, (AT_50,))[0])
+    return [
+        objects,
+        answered,
+        *tables.estimate_cells(estimate),
+        at_50,
+        _share(right, answered),
+        _share(right, objects),
+        _share(2 * right, answered + objects),
+    ]
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -48,6 +48,17 @@ if TYPE_CHECKING:
     from pipeline.records import CandidateRecord
     from pipeline.tasks.base import Task
 
+CLASS_COLUMNS = (
+    "label",
+    "pictures",
+    "pixels",
+    "iou",
+    "iou_low",
+    "iou_high",
+    "dice",
+    "precision",
+    "recall",
+)
 Runs = list[dict[str, Any]]  # as `pipeline.serving.pixel_runs` makes them
 
 
@@ -251,37 +262,24 @@ class PixelJudge:
         out: Path,
     ) -> None:
         """per_class.csv, and confusion.csv: shares of each class's pixels."""
-        once = pixel_metrics.tally_pixels(
-            judged.confusions, np.ones((len(judged.units), 1))
-        )
-        parts = [
-            pixel_metrics.tally_pixels(judged.confusions, weights)
-            for _, weights in draw_resamples(judged.units, settings)
-        ]
-        overlap = pixel_metrics.class_iou(once)[:, 0]
-        samples = np.concatenate(
-            [pixel_metrics.class_iou(part) for part in parts], axis=1
-        )
-        dice = pixel_metrics.class_dice(once)[:, 0]
-        header = (
-            "label",
-            "pictures",
-            "pixels",
-            "iou",
-            "iou_low",
-            "iou_high",
-            "dice",
-            "precision",
-            "recall",
-        )
-        pictures = (judged.confusions.sum(axis=2) > 0).sum(axis=0)
+        confusions = judged.confusions
+        once = np.ones((len(judged.units), 1))
+        tallies = pixel_metrics.tally_pixels(confusions, once)
+        samples = []
+        for _, weights in draw_resamples(judged.units, settings):
+            resampled = pixel_metrics.tally_pixels(confusions, weights)
+            samples.append(pixel_metrics.class_iou(resampled))
+        class_samples = np.concatenate(samples, axis=1)
+        overlap = pixel_metrics.class_iou(tallies)[:, 0]
+        dice = pixel_metrics.class_dice(tallies)[:, 0]
+        pictures = (confusions.sum(axis=2) > 0).sum(axis=0)
         rows: list[Sequence[tables.Cell]] = []
         for code, label in enumerate(labels):
-            shared, truth, answer = (float(values[code, 0]) for values in once)
+            shared, truth, answer = (float(values[code, 0]) for values in tallies)
             estimate = None
             if np.isfinite(overlap[code]):
                 estimate = percentile_interval(
-                    float(overlap[code]), samples[code], settings.confidence
+                    float(overlap[code]), class_samples[code], settings.confidence
                 )
             own_dice = None
             if np.isfinite(dice[code]):
@@ -289,8 +287,8 @@ class PixelJudge:
             shares = (own_dice, _share(shared, answer), _share(shared, truth))
             counts = (int(pictures[code]), int(truth))
             rows.append((label, *counts, *tables.estimate_cells(estimate), *shares))
-        tables.write_csv(out / "per_class.csv", header, rows)
-        _write_confusion(judged.confusions.sum(axis=0), labels, out / "confusion.csv")
+        tables.write_csv(out / "per_class.csv", CLASS_COLUMNS, rows)
+        _write_confusion(confusions.sum(axis=0), labels, out / "confusion.csv")
 
     def write_answers(
         self, judged: JudgedMasks, table: pa.Table, labels: tuple[str, ...], path: Path

@@ -46,61 +46,86 @@ FILTERS = (
 
 def build_page(run: RunRecords, context: ReportContext) -> str:
     """The page. Every number on it comes from the records, their files, or the context."""
+    candidates = run_sections.candidate_rows(run.finetune, run.evaluate)
+    values = _record_values(run, context)
+    values |= _training_values(run, candidates)
+    values |= _decision_values(run, candidates)
+    values |= _answer_sections(run.evaluate)
+    template = _environment().get_template("page.html.j2")
+    return template.render(values)
+
+
+def _record_values(run: RunRecords, context: ReportContext) -> dict[str, object]:
+    """What the page shows of the data, of the run and of the evaluation."""
     evaluated = run.evaluate
-    candidates = run_sections.candidate_rows(run.finetune, evaluated)
+    quarantined = files.read_quarantine(run.validate.quarantine)
+    return {
+        "style": _style(),
+        "context": context,
+        "validated": run.validate,
+        "split": run.split,
+        "backbone": run.backbone,
+        "finetuned": run.finetune,
+        "evaluated": evaluated,
+        "findings": (*run.validate.findings, *context.drift),
+        "quarantine": run_sections.quarantine_section(quarantined),
+        "split_counts": run_sections.split_section(run.split),
+        "primary": run_sections.primary_metric(run.finetune),
+        "metrics": result_sections.metrics_section(evaluated),
+        "slices": result_sections.slices_section(evaluated),
+        "sweeps": [run_sections.sweep_figure(sweep) for sweep in context.sweeps],
+        "flips": context.flips,
+        "step_times": run_sections.step_times(context),
+        "latency": _latency(context, evaluated),
+    }
+
+
+def _training_values(
+    run: RunRecords, candidates: list[run_sections.CandidateRow]
+) -> dict[str, object]:
+    """What the page shows of the candidates, and of how the best was trained."""
     best = candidates[0].record
-    baseline = _baseline_name(candidates)
+    truncated = run.finetune.truncated_texts
+    baseline_age = None
+    if run.evaluate.baseline:
+        baseline_age = formatting.describe_baseline(run.evaluate)
+    return {
+        "candidates": candidates,
+        "best": best,
+        "baseline": _baseline_name(candidates),
+        "baseline_age": baseline_age,
+        "input_description": run_sections.describe_input(best.input, truncated),
+        "network": run_sections.describe_network(best.design),
+        "training_loss": run_sections.describe_training_loss(best.input),
+        "request": run_sections.describe_request(best.input),
+        "schedule": run_sections.schedule_section(best, run.backbone.blocks),
+        "curves": run_sections.curve_figures(run.finetune),
+    }
+
+
+def _decision_values(
+    run: RunRecords, candidates: list[run_sections.CandidateRow]
+) -> dict[str, object]:
+    """What the page shows of the registration and of the verdict."""
     registered = run.register if run.register and run.register.version else None
     promoted = run.promote if run.promote and run.promote.version else None
-    verdict = formatting.write_verdict(
-        evaluated, promoted, baseline, pretrained=not best.baseline
-    )
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            style=_style(),
-            context=context,
-            validated=run.validate,
-            split=run.split,
-            backbone=run.backbone,
-            finetuned=run.finetune,
-            evaluated=evaluated,
-            registered=registered,
-            not_registered_reason=run.register.reason if run.register else None,
-            verdict=verdict,
-            primary=run_sections.primary_metric(run.finetune),
-            best=best,
-            baseline=baseline,
-            baseline_age=formatting.describe_baseline(evaluated)
-            if evaluated.baseline
-            else None,
-            candidates=candidates,
-            metrics=result_sections.metrics_section(evaluated),
-            **_answer_sections(evaluated),
-            slices=result_sections.slices_section(evaluated),
-            findings=(*run.validate.findings, *context.drift),
-            quarantine=run_sections.quarantine_section(
-                files.read_quarantine(run.validate.quarantine)
-            ),
-            split_counts=run_sections.split_section(run.split),
-            input_description=run_sections.describe_input(
-                best.input, run.finetune.truncated_texts
-            ),
-            network=run_sections.describe_network(best.design),
-            training_loss=run_sections.describe_training_loss(best.input),
-            request=run_sections.describe_request(best.input),
-            schedule=run_sections.schedule_section(best, run.backbone.blocks),
-            curves=run_sections.curve_figures(run.finetune),
-            sweeps=[run_sections.sweep_figure(sweep) for sweep in context.sweeps],
-            uri=run_sections.model_uri(promoted) if promoted else None,
-            promoted=promoted,
-            promotion=run_sections.describe_verdict(promoted) if promoted else None,
-            flips=context.flips,
-            step_times=run_sections.step_times(context),
-            latency=_latency(context, evaluated),
-        )
-    )
+    baseline = _baseline_name(candidates)
+    is_pretrained = not candidates[0].record.baseline
+    uri = None
+    promotion = None
+    if promoted:
+        uri = run_sections.model_uri(promoted)
+        promotion = run_sections.describe_verdict(promoted)
+    return {
+        "registered": registered,
+        "not_registered_reason": run.register.reason if run.register else None,
+        "verdict": formatting.write_verdict(
+            run.evaluate, promoted, baseline, pretrained=is_pretrained
+        ),
+        "uri": uri,
+        "promoted": promoted,
+        "promotion": promotion,
+    }
 
 
 def _answer_sections(evaluated: EvaluateRecord) -> dict[str, object]:

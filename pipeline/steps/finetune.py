@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import files, manifest
 from pipeline.config import ENGINE, FinetuneConfig, StageConfig
@@ -105,49 +105,69 @@ def finetune(
     if config.warm_start == "champion":
         workspace = Workspace(context.root)
         champions.fill(workspace.config(), workspace)
-    names = recipes.recipe_names(config)
-    stages = {
-        name: recipes.recipe_stages(name, config, backbone.blocks) for name in names
-    }
+    stages: dict[str, Sequence[StageConfig]] = {}
+    for name in recipes.recipe_names(config):
+        stages[name] = recipes.recipe_stages(name, config, backbone.blocks)
     run = FinetuneRun(config, task, split, backbone, context)
-    key = digest(
-        ENGINE, run.determinants, config.model_dump(mode="json", exclude={"checkpoint"})
-    )
+    settings = config.model_dump(mode="json", exclude={"checkpoint"})
+    key = digest(ENGINE, run.determinants, settings)
+    trained = _train_candidates(run, stages, key)
+    for record in trained.records:
+        candidates.copy_to_output(
+            record,
+            out / record.name,
+            baseline=record.name not in stages,
+            tiles=run.tiles,
+        )
+    age = None
+    if run.remembers_baseline:
+        age = _remember_baseline(run, trained.records[-1], out)
+    members.write_members(run.members, out / members.FILE)
+    run.write_timing()
+    return FinetuneRecord(
+        key=key,
+        candidates=tuple(record.name for record in trained.records),
+        best=trained.best.name,
+        primary=config.primary,
+        higher_is_better=validation_metrics.higher_is_better(config.primary),
+        val={record.name: record.val for record in trained.records},
+        baseline=age,
+        truncated_texts=trained.truncated_texts,
+    ).save(out)
+
+
+class _TrainedCandidates(NamedTuple):
+    """What the recipes came to.
+
+    Args:
+        records: of the recipes, and of the baseline behind them where there is one.
+        best: of the recipes, on validation.
+    """
+
+    records: Sequence[CandidateRecord]
+    best: CandidateRecord
+    truncated_texts: TruncatedTexts | None
+
+
+def _train_candidates(
+    run: FinetuneRun, stages: Mapping[str, Sequence[StageConfig]], key: str
+) -> _TrainedCandidates:
+    """A candidate for each recipe's stages, and the baseline; all of it is recorded."""
+    context = run.context
+    primary = run.config.primary
     # One that is tracked and cannot be restored stops the run here.
     remembered = run.remembered_baseline
     tracked = recorded_facts.open_parent(context.tracker, key, context.root.name)
     with _recorded(tracked) as parent, interruptible() as stop:
         truncated_texts = run.truncated_texts
-        finished = [run.candidate(name, stages[name], stop, parent) for name in names]
+        records = [run.candidate(name, stages[name], stop, parent) for name in stages]
         best = max(
-            finished,
-            key=lambda record: validation_metrics.score(record.val, config.primary),
+            records, key=lambda record: validation_metrics.score(record.val, primary)
         )
         if run.has_baseline:
-            finished.append(_baseline(run, remembered, stop, parent))
-        recorded_facts.record_choice(parent, names, best)
-    for record in finished:
-        candidates.copy_to_output(
-            record,
-            out / record.name,
-            baseline=record.name not in names,
-            tiles=run.tiles,
-        )
-    age = None
-    if run.remembers_baseline:
-        age = _remember_baseline(run, finished[-1], out)
-    members.write_members(run.members, out / members.FILE)
-    run.write_timing()
-    return FinetuneRecord(
-        key=key,
-        candidates=tuple(record.name for record in finished),
-        best=best.name,
-        primary=config.primary,
-        higher_is_better=validation_metrics.higher_is_better(config.primary),
-        val={record.name: record.val for record in finished},
-        baseline=age,
-        truncated_texts=truncated_texts,
-    ).save(out)
+            records.append(_baseline(run, remembered, stop, parent))
+        recorded_facts.record_choice(parent, list(stages), best)
+    return _TrainedCandidates(records, best, truncated_texts)
 
 
 def _baseline(
@@ -159,10 +179,10 @@ def _baseline(
     """The candidate trained from scratch for comparison: remembered, or trained."""
     if remembered is not None:
         return run.known(CandidateRecord.load(remembered.candidate), parent)
-    steps_per_epoch = -(-len(run.job.train) // run.config.batch_size)
-    return run.candidate(
-        recipes.BASELINE, recipes.baseline(run.config, steps_per_epoch), stop, parent
-    )
+    examples = len(run.job.train)
+    steps_per_epoch = -(-examples // run.config.batch_size)
+    stages = recipes.baseline(run.config, steps_per_epoch)
+    return run.candidate(recipes.BASELINE, stages, stop, parent)
 
 
 def _remember_baseline(

@@ -52,41 +52,48 @@ def split(
     ledger = _ledger(context.root, path)
     table = manifest.read(validated.manifest)
     examples = _examples(table, ledger, config)
-    dealing = assign_splits(examples, config)
-    present = [example for example in examples if example.id in dealing.splits]
+    assignment = assign_splits(examples, config)
+    splits = assignment.splits
+    present = [example for example in examples if example.id in splits]
     near = clusters([example.phash for example in present], config.near_duplicates)
     units = _units(present, near)
-    _refuse_leaks(present, dealing.splits, units)
-    counts = _counts(present, table, validated.labels, dealing.splits)
-    warnings = [*_moved(examples), *_coverage(counts, dealing.left_out)]
-    if manifest.CLASSES in table.column_names:
-        _require_objects(counts, dealing.splits)
+    _refuse_leaks(present, splits, units)
+    counts = _counts(present, table, validated.labels, splits)
+    warnings = [*_moved(examples), *_coverage(counts, assignment.left_out)]
+    has_objects = manifest.CLASSES in table.column_names
+    if has_objects:
+        _require_objects(counts, splits)
     remembered = [example for example in examples if not example.present]
-    extended = ledger.extended(_entries(present, dealing.splits, ledger))
+    extended = ledger.extended(_entries(present, splits, ledger))
     sizes = Counter(near.tolist())
     warnings += _large(sizes, len(present))
 
-    ids = table["id"].to_pylist()
-    filled = _with_column(table, "split", [dealing.splits.get(i) for i in ids])
-    filled = _with_column(filled, "unit", [units.get(i) for i in ids])
-    sha256 = manifest.write(filled, out / "manifest.parquet")
+    sha256 = _write_manifest(table, splits, units, out)
     record = SplitRecord(
         manifest_sha256=sha256,
         labels=validated.labels,
         counts=counts,
         new=_new(present, remembered, extended, config),
-        left_out=tuple(dealing.left_out),
+        left_out=tuple(assignment.left_out),
         warnings=tuple(warnings),
         near_duplicate_groups=sum(size > 1 for size in sizes.values()),
-        examples=_sizes(dealing.splits)
-        if manifest.CLASSES in table.column_names
-        else {},
+        examples=_sizes(splits) if has_objects else {},
     ).save(out)
     extended.save(path)
     if (context.root / ".dvc").is_dir():
         Versioning(context.root).add_ledger()
     _say_findings(record, context)
     return record
+
+
+def _write_manifest(
+    table: pa.Table, splits: dict[str, Split], units: dict[str, str], out: Path
+) -> str:
+    """The manifest with its columns split and unit; its sha256."""
+    ids = table["id"].to_pylist()
+    filled = _with_column(table, "split", [splits.get(each) for each in ids])
+    filled = _with_column(filled, "unit", [units.get(each) for each in ids])
+    return manifest.write(filled, out / "manifest.parquet")
 
 
 def _say_findings(record: SplitRecord, context: Context) -> None:
@@ -119,43 +126,64 @@ def _ledger(root: Path, path: Path) -> Ledger:
 
 def _examples(table: pa.Table, ledger: Ledger, config: SplitConfig) -> list[Example]:
     names = table.column_names
+    hashes = [None] * len(table)
     if "scan.phash" in names:
         hashes = table["scan.phash"].to_pylist()
-    else:
-        hashes = [None] * len(table)
     given = [_given(name, config) for name in table["given_split"].to_pylist()]
-    missing = {name for name in SPLITS if name not in given}
-    open_: dict[Split | None, tuple[Split, ...]] = {
-        name: (name,) for name in SPLITS
-    } | {None: SPLITS}
-    open_["train"] = tuple(
-        name for name in SPLITS if name == "train" or name in missing
-    )
+    open_splits = _open_splits(given)
     stratum = manifest.STRATUM if manifest.STRATUM in names else "target"
     columns = (table[name].to_pylist() for name in ("id", "path", stratum, "group"))
     examples = []
-    for i, path, target, group, phash, split_ in zip(
+    for identity, path, target, group, phash, given_split in zip(
         *columns, hashes, given, strict=True
     ):
-        entry = ledger.entries.get(i)
+        entry = ledger.entries.get(identity)
         examples.append(
             Example(
-                i,
+                identity,
                 path,
                 entry.target if entry else target,
                 group,
                 phash,
                 entry.split if entry else None,
-                open_[split_],
+                open_splits[given_split],
             )
         )
-    here = {example.id for example in examples}
-    examples += [
-        Example(e.id, "", e.target, e.group, e.phash, e.split, present=False)
-        for e in ledger.entries.values()
-        if e.id not in here
-    ]
+    present = {example.id for example in examples}
+    for entry in ledger.entries.values():
+        if entry.id not in present:
+            examples.append(_absent_example(entry))
     return examples
+
+
+def _open_splits(
+    given: Sequence[Split | None],
+) -> dict[Split | None, tuple[Split, ...]]:
+    """For each given split, those that its examples may be dealt into: a split that
+    nothing was given for is dealt from the given train.
+    """
+    open_splits: dict[Split | None, tuple[Split, ...]] = {None: SPLITS}
+    for name in SPLITS:
+        open_splits[name] = (name,)
+    from_train = []
+    for name in SPLITS:
+        if name == "train" or name not in given:
+            from_train.append(name)
+    open_splits["train"] = tuple(from_train)
+    return open_splits
+
+
+def _absent_example(entry: LedgerEntry) -> Example:
+    """One that the ledger knows and the data set no longer has."""
+    return Example(
+        entry.id,
+        "",
+        entry.target,
+        entry.group,
+        entry.phash,
+        entry.split,
+        present=False,
+    )
 
 
 def _given(name: Split | None, config: SplitConfig) -> Split | None:

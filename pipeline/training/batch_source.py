@@ -237,41 +237,43 @@ def stage_batches(
     from pipeline.training.feature_cache import open_features
 
     prefix = tuple(block.name for block in model.blocks[: scope.boundary])
-    weights = (
-        fingerprint.of_tensors(stages.block_tensors(model, prefix))
-        if plan.feature_cache
-        else {}
-    )
+    weights: dict[str, str] = {}
+    if plan.feature_cache:
+        weights = fingerprint.of_tensors(stages.block_tensors(model, prefix))
     key = digest(weights)
     in_use: list[Path] = []
+
+    def open_store(rows: Rows, views: int | None) -> FeatureStore | None:
+        features = open_features(
+            model,
+            scope.boundary,
+            job.store,
+            rows,
+            job.task,
+            job.spec,
+            job.task_config,
+            seed=job.config.seed,
+            views=views,
+            plan=plan,
+            key=key,
+            scratch=job.scratch,
+            console=job.console,
+            between=between,
+            in_use=in_use,
+        )
+        if features is not None:
+            in_use.append(features.folder)
+        return features
 
     def open_source(examples: ExampleSet, views: int | None) -> BatchSource:
         by_shape: dict[int, FeatureStore] = {}
         for shape, rows in _rows_by_shape(examples).items():
-            features = open_features(
-                model,
-                scope.boundary,
-                job.store,
-                rows,
-                job.task,
-                job.spec,
-                job.task_config,
-                seed=job.config.seed,
-                views=views,
-                plan=plan,
-                key=key,
-                scratch=job.scratch,
-                console=job.console,
-                between=between,
-                in_use=in_use,
-            )
+            features = open_store(rows, views)
             if features is None:
                 return BatchSource(job, examples, None, 0)
             by_shape[shape] = features
-            in_use.append(features.folder)
-        return BatchSource(
-            job, examples, FeaturesByShape(job.store, by_shape), scope.boundary
-        )
+        stored = FeaturesByShape(job.store, by_shape)
+        return BatchSource(job, examples, stored, scope.boundary)
 
     return StageBatches(open_source(job.train, views), open_source(job.val, None))
 

@@ -230,7 +230,7 @@ def save(
     files.apply_umask(path)
 
 
-def main(arguments: list[str] | None = None) -> Path:
+def _read_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -260,7 +260,11 @@ def main(arguments: list[str] | None = None) -> Path:
         help="pictures to measure accuracy on at the end",
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> Path:
+    options = _read_options(arguments)
     torch.set_num_threads(options.threads)
     recipe = Recipe(
         options.architecture,

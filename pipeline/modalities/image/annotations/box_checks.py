@@ -37,6 +37,20 @@ from pipeline.records import Finding
 Usable = tuple[ListedExample, MeasuredExample]
 
 
+@dataclasses.dataclass
+class _Checked:
+    """What became of the images, in their order."""
+
+    usable: list[tuple[ListedExample, MeasuredExample, tuple[AnnotatedObject, ...]]] = (
+        dataclasses.field(default_factory=list)
+    )
+    annotated: list[PictureObjects] = dataclasses.field(default_factory=list)
+    faults: list[ExampleFault] = dataclasses.field(default_factory=list)
+    object_faults: list[ExampleFault] = dataclasses.field(default_factory=list)
+    turned: list[str] = dataclasses.field(default_factory=list)
+    unclear: list[str] = dataclasses.field(default_factory=list)
+
+
 def check_box_targets(
     root: Path, usable: Sequence[Usable], data: DataConfig, rules: BoxRules
 ) -> CheckedTargets:
@@ -46,44 +60,39 @@ def check_box_targets(
         root: the data folder.
         usable: images that can be decoded; `annotation` of each is a `BoxAnnotation`.
     """
-    kept: list[tuple[ListedExample, MeasuredExample, tuple[AnnotatedObject, ...]]] = []
-    annotated: list[PictureObjects] = []
-    faults: list[ExampleFault] = []
-    object_faults: list[ExampleFault] = []
-    turned: list[str] = []
-    unclear: list[str] = []
+    read = _Checked()
     for example, measured in usable:
         assert isinstance(example.annotation, BoxAnnotation)
         annotation = _without_dropped(example.annotation, data.drop_classes)
         picture = _picture(root / example.path, annotation, measured)
         checked = check_boxes(annotation, example.path, picture, rules)
         if isinstance(checked, ExampleFault):
-            faults.append(dataclasses.replace(checked, id=measured.id))
-        else:
-            turned += [example.path] if checked.turned else []
-            unclear += (
-                [example.path]
-                if is_turn_unclear(annotation, picture) and checked.objects
-                else []
-            )
-            object_faults += [
-                dataclasses.replace(fault, id=measured.id) for fault in checked.faults
-            ]
-            kept.append((example, measured, checked.objects))
-            annotated.append((picture, checked.objects))
-    strata = rarest_classes([_classes(objects) for _, _, objects in kept])
-    finished = [
-        _finish(example, measured, objects, stratum)
-        for (example, measured, objects), stratum in zip(kept, strata, strict=True)
-    ]
+            read.faults.append(dataclasses.replace(checked, id=measured.id))
+            continue
+        if checked.turned:
+            read.turned.append(example.path)
+        if checked.objects and is_turn_unclear(annotation, picture):
+            read.unclear.append(example.path)
+        for fault in checked.faults:
+            read.object_faults.append(dataclasses.replace(fault, id=measured.id))
+        read.usable.append((example, measured, checked.objects))
+        read.annotated.append((picture, checked.objects))
+    strata = rarest_classes([_classes(objects) for _, _, objects in read.usable])
+    finished = []
+    for row, stratum in zip(read.usable, strata, strict=True):
+        example, measured, objects = row
+        finished.append(_finish(example, measured, objects, stratum))
     labels, findings = _label_space(finished, usable, data)
-    findings += _left_out(
-        object_faults, sum(len(example.annotation.objects) for example, _ in usable)
-    )
-    findings += _turns(turned, unclear)
-    findings += find_small_objects(annotated, rules)
+    stated = sum(len(example.annotation.objects) for example, _ in usable)
+    findings += _left_out(read.object_faults, stated)
+    findings += _turns(read.turned, read.unclear)
+    findings += find_small_objects(read.annotated, rules)
     return CheckedTargets(
-        tuple(finished), tuple(faults), tuple(object_faults), tuple(findings), labels
+        tuple(finished),
+        tuple(read.faults),
+        tuple(read.object_faults),
+        tuple(findings),
+        labels,
     )
 
 

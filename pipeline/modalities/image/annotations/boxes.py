@@ -248,46 +248,34 @@ def _check_object(
     """
     left, top, right, bottom = one.box
     if right < left or bottom < top:
-        faults.append(
-            _fault(
-                one,
-                "inverted",
-                "left < right, top < bottom",
-                "correct the box, or remove it",
-            )
-        )
+        expected = "left < right, top < bottom"
+        hint = "correct the box, or remove it"
+        faults.append(_fault(one, "inverted", expected, hint))
         return None
     if right == left or bottom == top:
-        faults.append(
-            _fault(
-                one,
-                "zero-area",
-                "a box with an area",
-                "draw the box again, or remove it",
-            )
-        )
+        hint = "draw the box again, or remove it"
+        faults.append(_fault(one, "zero-area", "a box with an area", hint))
         return None
-    width, height = float(picture.width), float(picture.height)
-    cut = (
+    cut = _cut_at_edges(one.box, picture)
+    visible = _area(cut) / _area(one.box)
+    if visible <= 0 or visible < rules.min_visible:
+        expected = f"at least {rules.min_visible:.0%} of it within {picture.width} × {picture.height}"
+        hint = "correct the box, or lower task.annotations.min_visible"
+        faults.append(_fault(one, "outside", expected, hint))
+        return None
+    cut_object = AnnotatedObject(one.place, one.label, cut, one.ignored)
+    return _ignore_tiny(cut_object, picture, rules, faults)
+
+
+def _cut_at_edges(box: Box, picture: Picture) -> Box:
+    left, top, right, bottom = box
+    width = float(picture.width)
+    height = float(picture.height)
+    return (
         min(max(left, 0.0), width),
         min(max(top, 0.0), height),
         max(min(right, width), 0.0),
         min(bottom, height),
-    )
-    visible = _area(cut) / _area(one.box)
-    if visible <= 0 or visible < rules.min_visible:
-        expected = f"at least {rules.min_visible:.0%} of it within {picture.width} × {picture.height}"
-        faults.append(
-            _fault(
-                one,
-                "outside",
-                expected,
-                "correct the box, or lower task.annotations.min_visible",
-            )
-        )
-        return None
-    return _ignore_tiny(
-        AnnotatedObject(one.place, one.label, cut, one.ignored), picture, rules, faults
     )
 
 

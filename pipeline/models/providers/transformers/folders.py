@@ -5,6 +5,7 @@ verified and rewritten.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,20 +57,15 @@ def rewrite(config: BackboneConfig, out: Path, context: Context) -> BackboneReco
     folder = published.path
     digests = _verified_digests(config, folder, context)
     settings = builder.read_config(folder)
-    stock = builder.build_backbone(
-        settings, seed=0, subject=str(folder / builder.CONFIG)
-    )
+    subject = str(folder / builder.CONFIG)
+    stock = builder.build_backbone(settings, seed=0, subject=subject)
     state = published_weights.read_published(folder, stock)
     max_tokens = _token_limit(folder, settings)
     _refuse_other_tokenizer(folder, int(settings.get("vocab_size", 0)) or None)
     target = out / builder.WEIGHTS
     save_file(state, target)
     files.apply_umask(target)
-    copied = [
-        name for name in (*NEEDED, *OPTIONAL) if name in digests and name != WEIGHTS
-    ]
-    for name in copied:
-        shutil.copyfile(folder / name, out / name)
+    copied = _copy_files(folder, digests, out)
     pooling = architectures.find(settings["model_type"], config.name).pooling
     network = builder.with_head(stock, settings, 2, pooling, 0, config.name)
     _pin(config, context.root, digests, published.revision)
@@ -83,9 +79,19 @@ def rewrite(config: BackboneConfig, out: Path, context: Context) -> BackboneReco
         classes=0,
         blocks=tuple(network.names),
         input=TextInputSpec(max_tokens=max_tokens, pooling=pooling, columns=("text",)),
-        files=tuple(copied),
+        files=copied,
     )
     return record.save(out)
+
+
+def _copy_files(folder: Path, digests: Mapping[str, str], out: Path) -> tuple[str, ...]:
+    """Copies what lies beside the weights; the names of it."""
+    copied = []
+    for name in (*NEEDED, *OPTIONAL):
+        if name in digests and name != WEIGHTS:
+            shutil.copyfile(folder / name, out / name)
+            copied.append(name)
+    return tuple(copied)
 
 
 def find_folder(config: BackboneConfig, context: Context) -> PublishedFolder:
