@@ -43,18 +43,8 @@ def plan_servers(
 
 def _prefect_server(workspace: Workspace, port: int, secret: str) -> Server:
     url = f"http://{HOST}:{port}"
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "prefect",
-        "server",
-        "start",
-        "--host",
-        HOST,
-        "--port",
-        str(port),
-    ]
+    prefect = [sys.executable, "-P", "-m", "prefect"]
+    start = ["server", "start", "--host", HOST, "--port", str(port)]
     environment = {
         "PREFECT_SERVER_API_AUTH_STRING": secret,
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url,
@@ -68,7 +58,7 @@ def _prefect_server(workspace: Workspace, port: int, secret: str) -> Server:
         name="Prefect",
         port=port,
         health="/api/health",
-        argv=[*TETHERED, *command],
+        argv=[*TETHERED, *prefect, *start],
         env=environment,
         log=workspace.scratch / "logs" / "prefect.log",
         cwd=workspace.root,

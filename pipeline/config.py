@@ -411,22 +411,7 @@ def load(path: Path) -> Config:
         ConfigError: it is missing, not YAML, has an unknown key or an unusable value
             (all faults are listed), or does not set data.path.
     """
-    try:
-        values = read_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as fault:
-        raise ConfigError(
-            str(path),
-            found="no such file",
-            expected="a workspace's settings",
-            hint="run inside a workspace, or make one: thaw init DIR --data FOLDER",
-        ) from fault
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
-        raise ConfigError(
-            str(path),
-            found=" ".join(str(fault).split()),
-            expected="YAML",
-            hint="correct that line",
-        ) from fault
+    values = _read_file(path)
     if not isinstance(values, dict):
         raise ConfigError(
             str(path),
@@ -443,6 +428,25 @@ def load(path: Path) -> Config:
             hint=f"below `data:` write `path: {config.data.path}`",
         )
     return config
+
+
+def _read_file(path: Path) -> Any:
+    try:
+        return read_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as fault:
+        raise ConfigError(
+            str(path),
+            found="no such file",
+            expected="a workspace's settings",
+            hint="run inside a workspace, or make one: thaw init DIR --data FOLDER",
+        ) from fault
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
+        raise ConfigError(
+            str(path),
+            found=" ".join(str(fault).split()),
+            expected="YAML",
+            hint="correct that line",
+        ) from fault
 
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")

@@ -244,14 +244,11 @@ def _plan_copy(source: Path, folder: Path) -> CopyPlan:
     size = 0
     for path, reason in _walk_source(resolved, unusable):
         name = path.relative_to(resolved).as_posix()
+        fault = _copy_fault(path, name)
         if reason:
             left_out.append(printable(f"{name} ({reason})"))
-        elif not os.access(path, os.R_OK):
-            unusable.append(f"{printable(name)}: cannot be read")
-        elif not _is_utf8(name):
-            unusable.append(
-                f"{printable(name)}: its name is not UTF-8, and DVC keeps no other"
-            )
+        elif fault:
+            unusable.append(f"{printable(name)}: {fault}")
         else:
             files.append(name)
             size += path.stat().st_size
@@ -269,6 +266,15 @@ def _plan_copy(source: Path, folder: Path) -> CopyPlan:
         )
     _refuse_full_disk(size, target)
     return CopyPlan(resolved, tuple(files), size, tuple(left_out))
+
+
+def _copy_fault(path: Path, name: str) -> str:
+    """Why a file cannot be copied; empty if it can."""
+    if not os.access(path, os.R_OK):
+        return "cannot be read"
+    if not _is_utf8(name):
+        return "its name is not UTF-8, and DVC keeps no other"
+    return ""
 
 
 def _refuse_source(source: Path, resolved: Path, target: Path) -> None:

@@ -146,33 +146,38 @@ def _finding(
             found=str(outcome.exception_info)[-200:],
             expected="one that can be judged",
         )
-    if check.index is not None:
-        rows = result.get("unexpected_index_list") or []
-    else:
-        rows = []
-    items = suite.items.get(check.code) or tuple(
-        sorted({_item(row, check) for row in rows})
-    )
-    if check.index is not None:
-        found = f"{result['unexpected_count']} of {result['element_count']}"
-    else:
-        if "observed_value" in result:
-            value = result["observed_value"]
-        else:
-            value = result["unexpected_list"][0]
-        if isinstance(value, float):
-            found = f"{value:.4g}"
-        else:
-            found = str(value)
+    items = suite.items.get(check.code)
+    if not items:
+        items = _list_items(result, check)
     return Finding(
         code=check.code,
         severity=check.severity,
         subject=check.subject,
-        found=found,
+        found=_describe_found(result, check),
         expected=check.expected,
         hint=check.hint,
         items=tuple(items),
     )
+
+
+def _list_items(result: Mapping[str, Any], check: Check) -> list[str]:
+    """The rows that a check of rows does not pass."""
+    if check.index is None:
+        return []
+    rows = result.get("unexpected_index_list") or []
+    return sorted({_item(row, check) for row in rows})
+
+
+def _describe_found(result: Mapping[str, Any], check: Check) -> str:
+    if check.index is not None:
+        return f"{result['unexpected_count']} of {result['element_count']}"
+    if "observed_value" in result:
+        value = result["observed_value"]
+    else:
+        value = result["unexpected_list"][0]
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
 
 
 def _item(row: Mapping[str, Any], check: Check) -> str:

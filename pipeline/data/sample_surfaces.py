@@ -229,33 +229,23 @@ def crack(surface: Surface, dice: Dice, strength: int) -> None:
     """A dark, jagged, sometimes forked line."""
     mask = np.zeros_like(surface.albedo)
     dy, dx = _direction(dice)
-    tips = [
-        (
-            _middle(dice) * 16 - dy * 4,
-            _middle(dice) * 16 - dx * 4,
-            dy,
-            dx,
-            dice.between(8, 13),
-        )
-    ]
+    y = _middle(dice) * 16 - dy * 4
+    x = _middle(dice) * 16 - dx * 4
+    tips = [(y, x, dy, dx, dice.between(8, 13))]
     forks = dice.between(0, 2)
     while tips:
-        y, x, dy, dx, left = tips.pop()
-        for step in range(left):
-            y1, x1 = y + dy + dice.between(-44, 44), x + dx + dice.between(-44, 44)
-            mask = np.maximum(mask, _stroke(y, x, y1, x1, dice.between(14, 22)))
+        y, x, dy, dx, steps = tips.pop()
+        for step in range(steps):
+            y1 = y + dy + dice.between(-44, 44)
+            x1 = x + dx + dice.between(-44, 44)
+            stroke = _stroke(y, x, y1, x1, dice.between(14, 22))
+            mask = np.maximum(mask, stroke)
             y, x = y1, x1
             if forks and step > 2 and dice.between(0, 3) == 0:
                 forks -= 1
-                tips.append(
-                    (
-                        y,
-                        x,
-                        (dy - dx * dice.sign()) * 3 // 4,
-                        (dx + dy * dice.sign()) * 3 // 4,
-                        left // 2,
-                    )
-                )
+                fork_dy = (dy - dx * dice.sign()) * 3 // 4
+                fork_dx = (dx + dy * dice.sign()) * 3 // 4
+                tips.append((y, x, fork_dy, fork_dx, steps // 2))
     surface.albedo -= mask * (760 * strength // 100) >> 8
     surface.height -= mask * (420 * strength // 100) >> 8
 

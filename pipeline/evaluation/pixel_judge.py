@@ -205,9 +205,8 @@ class PixelJudge:
         """Pixels of classes that not every model knows do not count."""
         labels = examples.labels
         counted = np.array([label in examples.compared for label in labels])
-        own_codes = np.array(
-            [labels.index(label) for label in examples.own_labels], np.uint8
-        )
+        codes = [labels.index(label) for label in examples.own_labels]
+        own_codes = np.array(codes, np.uint8)
         read_own = _truth_reader(
             examples.task, examples.task_config, examples.data, examples.table, labels
         )
@@ -215,7 +214,8 @@ class PixelJudge:
         def read_truth(row: int) -> NDArray[np.uint8]:
             truth = read_own(row)
             known = truth != IGNORED
-            truth[known & ~counted[np.where(known, truth, 0)]] = IGNORED
+            is_counted = counted[np.where(known, truth, 0)]
+            truth[known & ~is_counted] = IGNORED
             return truth
 
         count = len(answers)
@@ -225,9 +225,10 @@ class PixelJudge:
         for row, answer in enumerate(answers):
             truth = read_truth(row)
             height, width = truth.shape
-            mask = own_codes[
-                decode_mask(answer["regions"], examples.own_labels, width, height)
-            ]
+            own_mask = decode_mask(
+                answer["regions"], examples.own_labels, width, height
+            )
+            mask = own_codes[own_mask]
             confusions[row] = count_confusion(truth, mask, len(labels))
             boundaries[row] = pixel_boundary.count_boundaries(truth, mask, len(labels))
             sizes.append((width, height))

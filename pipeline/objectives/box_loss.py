@@ -147,10 +147,9 @@ def _region_loss(
     regions = head.regions
     # What is there is proposed as well, so that there is always something right to
     # learn from.
-    boxes = [
-        torch.cat([some, truth.boxes])
-        for some, truth in zip(proposals.boxes, truths, strict=True)
-    ]
+    boxes = []
+    for proposed, truth in zip(proposals.boxes, truths, strict=True):
+        boxes.append(torch.cat([proposed, truth.boxes]))
     matched, labels = regions.assign_targets_to_proposals(
         boxes, [truth.boxes for truth in truths], [truth.labels for truth in truths]
     )
@@ -166,16 +165,29 @@ def _region_loss(
         wanted.append(_matched_boxes(truth, matched[number][chosen]))
     targets = regions.box_coder.encode(wanted, sampled)
     logits, deltas = head.classify(proposals.levels, sampled)
-    counts = [len(some) for some in sampled]
+    return _sum_region_losses(logits, deltas, classes, targets)
+
+
+def _sum_region_losses(
+    logits: Tensor, deltas: Tensor, classes: list[Tensor], targets: list[Tensor]
+) -> Tensor:
+    """The losses of all pictures' regions.
+
+    Args:
+        logits, deltas: of all regions, picture after picture.
+        classes, targets: of the regions of each picture.
+    """
+    counts = [len(of_picture) for of_picture in classes]
     total = logits.sum() * 0
     logits_by_picture = torch.split(logits, counts)
     deltas_by_picture = torch.split(deltas, counts)
-    for number, some in enumerate(classes):
-        if len(some):
-            total = total + functional.cross_entropy(logits_by_picture[number], some)
-            total = total + _class_box_distance(
-                deltas_by_picture[number], some, targets[number]
-            )
+    for number, own_classes in enumerate(classes):
+        if not len(own_classes):
+            continue
+        total = total + functional.cross_entropy(logits_by_picture[number], own_classes)
+        total = total + _class_box_distance(
+            deltas_by_picture[number], own_classes, targets[number]
+        )
     return total
 
 

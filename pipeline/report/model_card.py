@@ -377,43 +377,38 @@ def _evaluation_data(run: RunRecords) -> str:
 
 
 def _training_data(run: RunRecords) -> str:
-    counts = run_sections.split_section(run.split)
-    rows = [
-        (
-            name(row.label),
-            *(f"{row.counts[split]:,}" for split in run_sections.SPLITS),
-            f"{row.total:,}",
-        )
-        for row in counts.rows
-    ]
-    totals = [counts.totals[split] for split in run_sections.SPLITS]
-    rows.append(
-        ("all examples", *(f"{total:,}" for total in totals), f"{sum(totals):,}")
-    )
-    if counts.more:
-        notes = [
-            f"The largest and the smallest classes; {counts.more:,} lie between them."
-        ]
-    else:
-        notes = []
-    if run.split.examples:
-        notes.append("An example counts in every class that it has.")
     findings = (*run.validate.findings, *run.split.warnings, *run.split.left_out)
     return join(
         [
             "## Training data",
-            table(
-                ("Class", "Train", "Validation", "Test", "All"),
-                rows,
-                right=(1, 2, 3, 4),
-            ),
-            " ".join(notes),
+            _counts_table(run),
             "### Problems of the data",
             " ".join(_describe_problems(run)),
             _quarantine(run),
             _list_findings(findings),
         ]
     )
+
+
+def _counts_table(run: RunRecords) -> str:
+    """The classes with their examples by split."""
+    counts = run_sections.split_section(run.split)
+    rows = []
+    for row in counts.rows:
+        cells = [f"{row.counts[split]:,}" for split in run_sections.SPLITS]
+        rows.append((name(row.label), *cells, f"{row.total:,}"))
+    totals = [counts.totals[split] for split in run_sections.SPLITS]
+    cells = [f"{total:,}" for total in totals]
+    rows.append(("all examples", *cells, f"{sum(totals):,}"))
+    notes = []
+    if counts.more:
+        notes.append(
+            f"The largest and the smallest classes; {counts.more:,} lie between them."
+        )
+    if run.split.examples:
+        notes.append("An example counts in every class that it has.")
+    header = ("Class", "Train", "Validation", "Test", "All")
+    return join([table(header, rows, right=(1, 2, 3, 4)), " ".join(notes)])
 
 
 def _describe_problems(run: RunRecords) -> Iterator[str]:

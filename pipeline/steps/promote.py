@@ -164,39 +164,44 @@ class _Promotion:
         self._journal: JournalRun = JournalRun(store, self._name)
 
     def run(self) -> PromoteRecord:
-        from pipeline.tracking import registry
         from pipeline.tracking.failures import with_retries
         from pipeline.tracking.probe import SECONDS_OF_RUNS, require_answer
 
         require_answer(self._store, SECONDS_OF_RUNS)
-
-        def set_challenger() -> None:
-            for version in registry.versions(self._store, self._name):
-                if version.version == self._version:
-                    registry.set_alias(self._store, version, registry.CHALLENGER)
-
         with_retries(
-            self._store, f"naming the challenger of {self._name}", set_challenger
+            self._store, f"naming the challenger of {self._name}", self._set_challenger
         )
         self._require_version()
         self._journal.reconcile()  # an alias from before the journal is its first entry
-        for attempt in range(MOST_DECISIONS):
-            decided = self._decide()
-            try:
-                self._write(decided)
-                break
-            except JournalMovedError:
-                if attempt + 1 == MOST_DECISIONS:
-                    raise
+        decided = self._decide_and_write()
         crash_point("before-champion")
         self._journal.reconcile()
         entries = self._journal.read()
         receipts.write_journal(self._workspace, self._name, entries)
-        record = self._keep_comparison(
-            self._make_record(decided, read_history(entries))
-        )
+        record = self._make_record(decided, read_history(entries))
+        record = self._keep_comparison(record)
         self._publish_card(record, entries)
         return record
+
+    def _set_challenger(self) -> None:
+        from pipeline.tracking import registry
+
+        for version in registry.versions(self._store, self._name):
+            if version.version == self._version:
+                registry.set_alias(self._store, version, registry.CHALLENGER)
+
+    def _decide_and_write(self) -> _Decided:
+        """Decides anew where someone else wrote into the journal meanwhile."""
+        for _ in range(MOST_DECISIONS - 1):
+            decided = self._decide()
+            try:
+                self._write(decided)
+                return decided
+            except JournalMovedError:
+                continue
+        decided = self._decide()
+        self._write(decided)
+        return decided
 
     def _require_version(self) -> None:
         """Makes sure that the version is still there, before anything is decided about

@@ -91,7 +91,9 @@ def register(registration: Registration) -> RegisterRecord:
         TrackingError: the store is away, full or locked, or the model, loaded back,
             does not answer as it was judged.
     """
-    config, run, context = registration.config, registration.run, registration.context
+    config = registration.config
+    run = registration.run
+    context = registration.context
     workspace = Workspace(context.root)
     name = workspace.model_name(config)
     refuse_unknown_thresholds(config, run.evaluate)

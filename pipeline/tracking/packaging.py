@@ -89,40 +89,44 @@ def make_signature(
 
 
 def _schema(columns: Sequence[ServedColumn]) -> Any:
-    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types import ColSpec, Schema
+
+    types = _column_types()
+    specs: list[Any] = []
+    for column in columns:
+        specs.append(ColSpec(types[column.type], column.name, required=column.required))
+    return Schema(specs)
+
+
+def _column_types() -> dict[str, Any]:
+    """MLflow's types of what a served column may hold."""
+    from mlflow.types import DataType
     from mlflow.types.schema import Array, Map, Object, Property
 
-    types: dict[str, Any] = {
+    label = Property("label", DataType.string)
+    found_object = Object(
+        [
+            label,
+            Property("score", DataType.double),
+            Property("box", Array(DataType.double)),
+        ]
+    )
+    region = Object(
+        [
+            label,
+            Property("pixels", DataType.long),
+            Property("runs", Array(DataType.long)),
+        ]
+    )
+    return {
         "binary": DataType.binary,
         "string": DataType.string,
         "double": DataType.double,
         "long": DataType.long,
         "map of doubles": Map(DataType.double),
-        "list of objects": Array(
-            Object(
-                [
-                    Property("label", DataType.string),
-                    Property("score", DataType.double),
-                    Property("box", Array(DataType.double)),
-                ]
-            )
-        ),
-        "list of regions": Array(
-            Object(
-                [
-                    Property("label", DataType.string),
-                    Property("pixels", DataType.long),
-                    Property("runs", Array(DataType.long)),
-                ]
-            )
-        ),
+        "list of objects": Array(found_object),
+        "list of regions": Array(region),
     }
-    return Schema(
-        [
-            ColSpec(types[column.type], column.name, required=column.required)
-            for column in columns
-        ]
-    )
 
 
 def requirements(packages: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import TrackingError
 from pipeline.tracking.store import TrackingStore, prepare_environment
@@ -70,19 +71,9 @@ def probe(store: TrackingStore, seconds: float = PROBE_SECONDS) -> ProbeResult:
 def _probe_server(store: TrackingStore, seconds: float) -> ProbeResult:
     prepare_environment()
     from mlflow.exceptions import MlflowException
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
 
     try:
-        response = http_request(  # type: ignore[no-untyped-call]
-            get_default_host_creds(store.uri),  # type: ignore[no-untyped-call]
-            SEARCH_EXPERIMENTS,
-            "POST",
-            json={"max_results": 1},
-            timeout=seconds,
-            max_retries=0,
-            raise_on_status=False,
-        )
+        response = _search_experiments(store, seconds)
     except MlflowException as fault:
         cause = _innermost_cause(fault)
         is_late = isinstance(cause, TimeoutError)
@@ -101,6 +92,22 @@ def _probe_server(store: TrackingStore, seconds: float) -> ProbeResult:
         found=f"HTTP {status}, {content_type}",
         expected="an MLflow server that lets this user in",
         hint=hint,
+    )
+
+
+def _search_experiments(store: TrackingStore, seconds: float) -> Any:
+    """The server's response to the cheapest question that needs its database."""
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    return http_request(  # type: ignore[no-untyped-call]
+        get_default_host_creds(store.uri),  # type: ignore[no-untyped-call]
+        SEARCH_EXPERIMENTS,
+        "POST",
+        json={"max_results": 1},
+        timeout=seconds,
+        max_retries=0,
+        raise_on_status=False,
     )
 
 

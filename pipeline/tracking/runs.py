@@ -193,11 +193,8 @@ class MlflowTracker:
             away_until += SECONDS_BETWEEN_SENDS - SECONDS_AWAY
         if started < away_until:
             return
-        if (
-            metrics_only
-            and started < self._rest_until
-            and len(run.outbox.writes) < BATCH
-        ):
+        is_resting = started < self._rest_until
+        if metrics_only and is_resting and len(run.outbox.writes) < BATCH:
             return
         try:
             with failures.limit_requests(failures.TRAINING):
@@ -212,15 +209,18 @@ class MlflowTracker:
         except Exception as fault:
             self._pause_after(fault, time.monotonic() - started)
         else:
-            now = time.monotonic()
-            self._rest_until = now + max(
-                SECONDS_BETWEEN_SENDS, REST_RATIO * (now - started)
+            self._rest_after(started)
+
+    def _rest_after(self, started: float) -> None:
+        """How long to wait after a sending that went well; says so if none did before."""
+        now = time.monotonic()
+        rest = max(SECONDS_BETWEEN_SENDS, REST_RATIO * (now - started))
+        self._rest_until = now + rest
+        if self._is_away:
+            self._is_away = False
+            self.info(
+                f"tracking: {self.store.shown} answers again; what was kept is recorded"
             )
-            if self._is_away:
-                self._is_away = False
-                self.info(
-                    f"tracking: {self.store.shown} answers again; what was kept is recorded"
-                )
 
     def flush(self) -> None:
         """Sends everything unconfirmed, with patience.

@@ -111,43 +111,41 @@ def find_fault(
 
 def _problem(text: str, intake: TextIntakeConfig) -> tuple[str, str, str, str] | None:
     """Code, found, expected and hint of what is wrong with a text."""
-    length = len(text)
-    if length > intake.max_characters:
-        limit = f"at most {intake.max_characters} (task.intake.max_characters)"
+    if len(text) > intake.max_characters:
         return (
             "too-long",
-            f"{length} characters",
-            limit,
+            f"{len(text)} characters",
+            f"at most {intake.max_characters} (task.intake.max_characters)",
             "shorten it, or raise task.intake.max_characters",
         )
     filled = len(text.strip())
     if not filled:
-        return (
-            "empty",
-            "no text" if not length else "only blanks",
-            "a text",
-            "fill it in, or remove it",
-        )
+        found = "only blanks" if text else "no text"
+        return "empty", found, "a text", "fill it in, or remove it"
     if filled < intake.min_characters:
-        limit = f"at least {intake.min_characters} (task.intake.min_characters)"
         return (
             "too-short",
             f"{filled} characters",
-            limit,
+            f"at least {intake.min_characters} (task.intake.min_characters)",
             "remove it, or lower task.intake.min_characters",
         )
     if intake.control_characters == "reject":
-        control = _CONTROL.search(text)
-        if control is not None:
-            found = f"the control character U+{ord(control[0]):04X}, {control.start() + 1} characters in"
-            hint = "remove it, or set task.intake.control_characters: keep"
-            return (
-                "control-characters",
-                found,
-                "printable characters, tabs and line breaks",
-                hint,
-            )
+        return _control_character(text)
     return None
+
+
+def _control_character(text: str) -> tuple[str, str, str, str] | None:
+    control = _CONTROL.search(text)
+    if control is None:
+        return None
+    code = f"U+{ord(control[0]):04X}"
+    place = control.start() + 1
+    return (
+        "control-characters",
+        f"the control character {code}, {place} characters in",
+        "printable characters, tabs and line breaks",
+        "remove it, or set task.intake.control_characters: keep",
+    )
 
 
 def find_markup(

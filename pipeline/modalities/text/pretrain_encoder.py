@@ -248,15 +248,25 @@ def pretrain(plan: PretrainingPlan, out: Path) -> float:
     torch.manual_seed(plan.seed)
     settings = {**SIZES, "vocab_size": vocabulary}
     model = RatingEncoder(settings)
+    losses = _train(model, _batches(rows, corpus, plan), vocabulary, plan)
+    _write_encoder(model, settings, out)
+    return float(np.mean(losses[-100:], axis=0).sum())
+
+
+def _train(
+    model: RatingEncoder,
+    batches: Iterator[Batch],
+    vocabulary: int,
+    plan: PretrainingPlan,
+) -> list[tuple[float, float]]:
+    """The losses of words and of ratings, step by step."""
     generator = torch.Generator().manual_seed(plan.seed)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay
     )
     losses: list[tuple[float, float]] = []
     model.train()
-    for step, batch in zip(
-        range(plan.steps), _batches(rows, corpus, plan), strict=False
-    ):
+    for step, batch in zip(range(plan.steps), batches, strict=False):
         for group in optimizer.param_groups:
             group["lr"] = plan.lr * _lr_multiplier(step, plan)
         shown, wanted = mask_words(batch.ids, plan.masked, vocabulary, generator)
@@ -267,13 +277,11 @@ def pretrain(plan: PretrainingPlan, out: Path) -> float:
         optimizer.step()
         losses.append((float(of_words.detach()), float(of_ratings.detach())))
         if (step + 1) % 100 == 0:
+            words, ratings = np.mean(losses[-100:], axis=0)
             log.info(
-                "step %d: loss of words %.3f, of ratings %.3f",
-                step + 1,
-                *np.mean(losses[-100:], axis=0),
+                "step %d: loss of words %.3f, of ratings %.3f", step + 1, words, ratings
             )
-    _write_encoder(model, settings, out)
-    return float(np.mean(losses[-100:], axis=0).sum())
+    return losses
 
 
 def _lr_multiplier(step: int, plan: PretrainingPlan) -> float:

@@ -182,34 +182,21 @@ def _gather_rows(
     columns = zip(
         rows.lines, _row_texts(rows, name, data, intake), labels, extras, strict=True
     )
+    hint = "fill it in, or remove the row"
     for line, texts, label, extra in columns:
         path = f"{table.path}:{line}"
         if label is None:
-            gathered.faults.append(
-                ExampleFault(
-                    path,
-                    "no-label",
-                    "no label",
-                    "a label",
-                    "fill it in, or remove the row",
-                )
-            )
+            fault = ExampleFault(path, "no-label", "no label", "a label", hint)
+            gathered.faults.append(fault)
         elif texts is None:
-            gathered.faults.append(
-                ExampleFault(
-                    path, "empty", "no text", "a text", "fill it in, or remove the row"
-                )
-            )
+            fault = ExampleFault(path, "empty", "no text", "a text", hint)
+            gathered.faults.append(fault)
         elif label not in data.drop_classes:
             split = extra.split or table.split
+            content = to_content(texts)
             gathered.examples.append(
                 ListedExample(
-                    path,
-                    label,
-                    extra.group,
-                    split,
-                    extra.meta,
-                    content=to_content(texts),
+                    path, label, extra.group, split, extra.meta, content=content
                 )
             )
 
@@ -299,12 +286,15 @@ def _file_content(
             "a readable file",
             "check its permissions and disk",
         )
+    return _decode_file(path, content)
+
+
+def _decode_file(path: str, content: bytes) -> str | ExampleFault:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as fault:
         line = content[: fault.start].count(b"\n") + 1
         found = f"a byte that is not UTF-8 at offset {fault.start}, line {line}"
-        return ExampleFault(
-            path, "undecodable", found, "UTF-8", "save it as UTF-8, or remove it"
-        )
+        hint = "save it as UTF-8, or remove it"
+        return ExampleFault(path, "undecodable", found, "UTF-8", hint)
     return to_content(Texts(text))

@@ -167,34 +167,30 @@ def open_token_store(
             expected="the backbone's tokenizer",
             hint="thaw run",
         )
-    distinct = dict(zip(ids, contents, strict=True))
-    ordered = sorted(distinct)
-    key = digest(
-        VERSION,
-        files.sha256(tokenizer_file),
-        spec.max_tokens,
-        list(spec.columns),
-        ordered,
-    )[:16]
-    folder = scratch / "tokens" / key
+    content_of = dict(zip(ids, contents, strict=True))
+    ordered = sorted(content_of)
+    tokenizer_digest = files.sha256(tokenizer_file)
+    columns = list(spec.columns)
+    key = digest(VERSION, tokenizer_digest, spec.max_tokens, columns, ordered)
+    folder = scratch / "tokens" / key[:16]
     encoded = _load(folder, len(ordered))
     if encoded is None:
-        made = _encode(
-            [distinct[identity] for identity in ordered], spec, network_files, console
-        )
-        encoded = _keep(made, folder, limit_gb, console)
+        ordered_contents = [content_of[identity] for identity in ordered]
+        fresh = _encode(ordered_contents, spec, network_files, console)
+        encoded = _keep(fresh, folder, limit_gb, console)
     if encoded.truncated.truncated:
         console.info(f"{encoded.truncated.describe()} (task.input.max_tokens)")
     position = {identity: number for number, identity in enumerate(ordered)}
     places = np.array([position[identity] for identity in ids], np.int64)
     settings = _network_settings(network_files)
+    token_types = getattr(settings, "type_vocab_size", None) or 0
     return TokenStore(
         tuple(ids),
         encoded,
         places,
         spec,
         padding=getattr(settings, "pad_token_id", None) or 0,
-        has_types=(getattr(settings, "type_vocab_size", None) or 0) > 1,
+        has_types=token_types > 1,
     )
 
 

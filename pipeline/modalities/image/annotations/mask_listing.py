@@ -77,33 +77,32 @@ def list_masks(root: Path, data: DataConfig, settings: MaskConfig) -> ExampleLis
         raise _nothing_masked(root, folders)
     splits = find_splits(root, tree.files, folders.images, SEGMENTATION)
     extras, findings = read_metadata(root, data, dict.fromkeys(folders.images), tree)
-    examples = []
+    mask_of = dict(pairs.of_image)
     if settings.unannotated == "empty":
-        unannotated = dict.fromkeys(pairs.images_alone, "")
-    else:
-        unannotated = {}
-    for path, mask in sorted({**pairs.of_image, **unannotated}.items()):
+        mask_of.update(dict.fromkeys(pairs.images_alone, ""))
+    examples = []
+    for path, mask in sorted(mask_of.items()):
         extra = extras.get(path, NO_EXTRAS)
         split = splits.of_image.get(path) or extra.split
+        annotation = MaskAnnotation(mask)
         examples.append(
             ListedExample(
-                path,
-                "",
-                extra.group,
-                split,
-                extra.meta,
-                annotation=MaskAnnotation(mask),
+                path, "", extra.group, split, extra.meta, annotation=annotation
             )
         )
+    faults = []
     if settings.unannotated == "skip":
         findings = [*findings, *skipped(pairs.images_alone, "a mask", "task.masks")]
-    is_fault = settings.unannotated == "error"
-    faults = [_no_mask(path) for path in pairs.images_alone if is_fault]
+    elif settings.unannotated == "error":
+        faults += [_no_mask(path) for path in pairs.images_alone]
     faults += [_no_image(path) for path in pairs.annotations_alone]
     faults += [_ambiguous(path, words) for path, words in pairs.ambiguous.items()]
+    all_findings = [*splits.findings, *findings]
     collisions = unicode_collisions((*folders.images, *folders.masks))
-    told = (*splits.findings, *findings, *([collisions] if collisions else []))
-    return ExampleListing(tuple(examples), (*tree.faults, *faults), told)
+    if collisions:
+        all_findings.append(collisions)
+    all_faults = (*tree.faults, *faults)
+    return ExampleListing(tuple(examples), all_faults, tuple(all_findings))
 
 
 def find_mask_folders(files: Iterable[str], settings: MaskConfig) -> MaskFolders:

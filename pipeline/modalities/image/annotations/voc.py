@@ -212,32 +212,24 @@ def _read_object(
     place = f"{source}#{element.line}"
     label = element.text_of("name")
     if not label:
-        raise AnnotationError(
-            "no-class",
-            f"{place}: an object without a name",
-            "a class in <name>",
-            "name it",
-        )
+        found = f"{place}: an object without a name"
+        raise AnnotationError("no-class", found, "a class in <name>", "name it")
     box = element.find("bndbox")
     if box is None:
-        raise AnnotationError(
-            "bad-box",
-            f"{place}: {label} without <bndbox>",
-            "a box",
-            "draw one, or remove the object",
-        )
+        found = f"{place}: {label} without <bndbox>"
+        hint = "draw one, or remove the object"
+        raise AnnotationError("bad-box", found, "a box", hint)
     texts = [box.text_of(corner) for corner in CORNERS]
-    numbers = [_number(text) for text in texts]
-    left, top, right, bottom = (
-        math.nan if number is None else number for number in numbers
-    )
-    if None in numbers:
-        raise AnnotationError(
-            "bad-box",
-            f"{place}: {label} {shown(texts)}",
-            "four finite numbers",
-            "correct the box",
-        )
+    numbers = []
+    for text in texts:
+        number = _number(text)
+        if number is None:
+            found = f"{place}: {label} {shown(texts)}"
+            raise AnnotationError(
+                "bad-box", found, "four finite numbers", "correct the box"
+            )
+        numbers.append(number)
+    left, top, right, bottom = numbers
     is_difficult = element.text_of("difficult") in ("1", "true")
     return AnnotatedObject(
         place,

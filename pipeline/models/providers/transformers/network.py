@@ -222,13 +222,7 @@ class TransformerNetwork:
         """Applies blocks[first:last] of those before the head."""
         mask = x.tensors["attention_mask"]
         if first == 0:
-            vectors = self._backbone.get_input_embeddings()(x.tensors["input_ids"])
-            others = {
-                name: tensor
-                for name, tensor in x.tensors.items()
-                if name != "input_ids"
-            }
-            x = TensorGroup({"hidden": vectors, **others})
+            x = self._embed(x)
             if last == 1:
                 return x
         hidden = x.tensors["hidden"]
@@ -251,6 +245,15 @@ class TransformerNetwork:
         if kept:
             return TensorGroup({"hidden": kept[0], "attention_mask": mask})
         return self._pooled(output, mask)
+
+    def _embed(self, x: TensorGroup) -> TensorGroup:
+        """The words' vectors instead of their numbers."""
+        embeddings = self._backbone.get_input_embeddings()
+        tensors = {"hidden": embeddings(x.tensors["input_ids"])}
+        for name, tensor in x.tensors.items():
+            if name != "input_ids":
+                tensors[name] = tensor
+        return TensorGroup(tensors)
 
     def _placeholder(self, hidden: Tensor) -> Tensor:
         """Word vectors for embeddings that are computed for nothing."""
