@@ -197,10 +197,9 @@ def _ask_model(model: Any, requests: Sequence[PredictionRequest]) -> list[Answer
 
     if not requests:
         return []
-    columns = {
-        column: [request.values[column] for request in requests]
-        for column in requests[0].values
-    }
+    columns = {}
+    for column in requests[0].values:
+        columns[column] = [request.values[column] for request in requests]
     try:
         return list(packaging.ask(model, columns).to_dict(orient="records"))
     except Exception as fault:
@@ -303,10 +302,9 @@ def _summarize(answer: Answer) -> str:
             or "nothing found"
         )
     size = answer["width"] * answer["height"]
-    shares = [
-        f"{region['label']} {region['pixels'] / size:.1%}"
-        for region in answer["regions"]
-    ]
+    shares = []
+    for region in answer["regions"]:
+        shares.append(f"{region['label']} {region['pixels'] / size:.1%}")
     return ", ".join(shares) or "background alone"
 
 

@@ -327,11 +327,10 @@ def _suggest_instead(history: History, version: str, *, approve: bool) -> str:
 def _explain_no_request(history: History, version: str, days: int) -> str:
     if history.champion == version:
         return "it is the champion"
-    own = [
-        entry
-        for entry in history.valid
-        if entry.version == version and entry.kind in ("requested", "refused")
-    ]
+    own = []
+    for entry in history.valid:
+        if entry.version == version and entry.kind in ("requested", "refused"):
+            own.append(entry)
     if not own:
         return "none was made"
     if own[-1].kind == "refused":

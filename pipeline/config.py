@@ -586,11 +586,10 @@ def _find_section(settings: type[BaseModel], keys: list[str]) -> type[BaseModel]
     """The model of a section below `settings`; None where the keys lead to no section."""
     section = settings
     for key in keys:
-        annotations = [
-            field.annotation
-            for name, field in section.model_fields.items()
-            if key in (name, field.alias)
-        ]
+        annotations = []
+        for name, field in section.model_fields.items():
+            if key in (name, field.alias):
+                annotations.append(field.annotation)
         if not annotations:
             return None
         annotation = annotations[0]

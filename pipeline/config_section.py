@@ -26,11 +26,10 @@ class ConfigSection(BaseModel):
         """A section with nothing below it is null in YAML, and means its defaults."""
         if not isinstance(given, dict):
             return given
-        empty = [
-            key
-            for key, value in given.items()
-            if value is None and key in cls._sections()
-        ]
+        empty = []
+        for key, value in given.items():
+            if value is None and key in cls._sections():
+                empty.append(key)
         return {key: value for key, value in given.items() if key not in empty}
 
     @classmethod

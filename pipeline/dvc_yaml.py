@@ -111,11 +111,10 @@ def _stage_values(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     if dependencies:
         values["deps"] = dependencies
     tracked = STEPS[name].params
-    unseen = [
-        key
-        for key in _list_unseen(settings)
-        if any(key.startswith(f"{section}.") for section in tracked)
-    ]
+    unseen = []
+    for key in _list_unseen(settings):
+        if any(key.startswith(f"{section}.") for section in tracked):
+            unseen.append(key)
     values["params"] = [*tracked, *unseen]
     values["outs"] = [f"artifacts/{name}"]
     return values

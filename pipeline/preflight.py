@@ -106,10 +106,9 @@ def require(checks: Sequence[PreflightCheck]) -> None:
         raise PreflightError(
             only.name, found=only.found, expected=only.expected, hint=only.hint
         )
-    details = [
-        f"{check.name}: {check.found}; {check.hint or check.expected}"
-        for check in failed
-    ]
+    details = []
+    for check in failed:
+        details.append(f"{check.name}: {check.found}; {check.hint or check.expected}")
     raise PreflightError(
         "this workspace",
         found=f"{len(failed)} things that would stop the run later",
@@ -254,9 +253,9 @@ def _check_thresholds_early(config: Config) -> PreflightCheck:
             "one of " + ", ".join(known),
             "correct it in params.yaml",
         )
-    wanted = [
-        f"{metric} {value:g}" for metric, value in config.register_.thresholds.items()
-    ]
+    wanted = []
+    for metric, value in config.register_.thresholds.items():
+        wanted.append(f"{metric} {value:g}")
     return PreflightCheck("register.thresholds", "ok", ", ".join(wanted) or "none")
 
 

@@ -292,9 +292,8 @@ def count_looks(
 def _is_new(split: TestSplit, seen: set[str]) -> bool:
     """Whether no example of half of the units was seen."""
     units = set(split.units)
-    known = {
-        unit
-        for example, unit in zip(split.examples, split.units, strict=True)
-        if example in seen
-    }
+    known = set()
+    for example, unit in zip(split.examples, split.units, strict=True):
+        if example in seen:
+            known.add(unit)
     return 2 * (len(units) - len(known)) >= len(units)

@@ -50,8 +50,7 @@ def key(config: Config, name: str, candidate: CandidateRecord) -> str:
         name: the model's name in the registry.
     """
     serving = serving_of(config.task.name)
-    code = [
-        code_file(module).read_text(encoding="utf-8")
-        for module in (serving.module, *serving.helpers)
-    ]
+    code = []
+    for module in (serving.module, *serving.helpers):
+        code.append(code_file(module).read_text(encoding="utf-8"))
     return digest("served", name, serving.settings(config, candidate), *code)

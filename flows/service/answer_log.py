@@ -73,7 +73,8 @@ def _summarize(answer: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "label" in answer:
         return {name: answer[name] for name in LOGGED if name in answer}
-    counts = {
-        name: len(value) for name, value in answer.items() if isinstance(value, list)
-    }
+    counts = {}
+    for name, value in answer.items():
+        if isinstance(value, list):
+            counts[name] = len(value)
     return {"label": None, "score": None, **counts}

@@ -104,12 +104,13 @@ def _site(folder: Path) -> dict[str, Any]:
 
 def _run(context: Any, source: Any, suite: ExpectationSuite) -> list[Finding]:
     gx = _great_expectations()
-    expectations = [
-        getattr(gx.expectations, check.kind)(
-            **check.arguments, severity=check.severity, meta={"at": at}
+    expectations = []
+    for at, check in enumerate(suite.checks):
+        expectations.append(
+            getattr(gx.expectations, check.kind)(
+                **check.arguments, severity=check.severity, meta={"at": at}
+            )
         )
-        for at, check in enumerate(suite.checks)
-    ]
     table = source.add_dataframe_asset(suite.name).add_batch_definition_whole_dataframe(
         "all"
     )

@@ -177,10 +177,9 @@ def deduplicate(
     """
     firsts, copies = _find_copies(usable)
     rows = [usable[position] for position in firsts]
-    merged = {
-        row: _merge([usable[position][0] for position in same])
-        for row, same in copies.items()
-    }
+    merged = {}
+    for row, same in copies.items():
+        merged[row] = _merge([usable[position][0] for position in same])
     findings = _Copies()
     for one in merged.values():
         findings.add(one)

@@ -164,10 +164,11 @@ def _share_movement(
         f"a total variation of at most {limit:g} (data.drift.label_shift)",
         MEANT,
     )
-    items = [
-        f"{label}: {then.get(label, 0):.1%} before, {now.get(label, 0):.1%} now"
-        for label in labels
-    ]
+    items = []
+    for label in labels:
+        items.append(
+            f"{label}: {then.get(label, 0):.1%} before, {now.get(label, 0):.1%} now"
+        )
     return _Movement(check, sum(differences) / 2, items)
 
 
@@ -300,10 +301,9 @@ def _classes(
     rows: pa.Table, labels: Sequence[str], data: DataConfig
 ) -> ExpectationSuite:
     found = count_classes(rows)
-    counts = [
-        {"label": label, "examples": found.get(label, 0)}
-        for label in sorted({*labels, *found})
-    ]
+    counts = []
+    for label in sorted({*labels, *found}):
+        counts.append({"label": label, "examples": found.get(label, 0)})
     least = Check(
         code="small-class",
         severity="critical",

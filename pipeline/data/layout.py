@@ -201,23 +201,22 @@ def _is_document(path: str) -> bool:
 
 
 def _has_split_level(tree: FolderTree, root: Path) -> bool:
-    direct = {
-        path.split("/")[0]
-        for path in tree.files
-        if path.count("/") == 1 and not _is_document(path)
-    }
+    direct = set()
+    for path in tree.files:
+        if path.count("/") == 1 and not _is_document(path):
+            direct.add(path.split("/")[0])
     used = {path.split("/")[0] for path in tree.files if "/" in path}
     named = [folder for folder in tree.folders if folder.lower() in SPLIT_NAMES]
-    others = [
-        folder for folder in tree.folders if folder in used and folder not in named
-    ]
+    others = []
+    for folder in tree.folders:
+        if folder in used and folder not in named:
+            others.append(folder)
     # A stray file beside the classes of a split does not make the split a class; beside
     # other classes it may be one.
-    nested = [
-        folder
-        for folder in named
-        if not (others and folder in direct) and _subfolders(root, folder)
-    ]
+    nested = []
+    for folder in named:
+        if not (others and folder in direct) and _subfolders(root, folder):
+            nested.append(folder)
     if nested and others:
         raise DataError(
             f"data folder {root}",
@@ -244,11 +243,12 @@ def unicode_collisions(paths: Iterable[str]) -> Finding | None:
     for path in paths:
         if not path.isascii():
             forms[unicodedata.normalize("NFC", path)].add(path)
-    pairs = [
-        " and ".join(f"{path} ({_form(path)})" for path in sorted(same))
-        for same in forms.values()
-        if len(same) > 1
-    ]
+    pairs = []
+    for same in forms.values():
+        if len(same) > 1:
+            pairs.append(
+                " and ".join(f"{path} ({_form(path)})" for path in sorted(same))
+            )
     if not pairs:
         return None
     return Finding(

@@ -123,11 +123,10 @@ def _photographs(seed: int, trays: int) -> Iterator[Photograph]:
             top, left = pick_corner(dice, SIDE)
             pixels = photograph_at(surface, dice, LAMPS[lighting], SIDE, (top, left))
             window = np.s_[top : top + SIDE, left : left + SIDE]
-            seen = [
-                (part.label, part.mask[window])
-                for part in parts
-                if part.mask[window].sum() >= FEWEST_PIXELS
-            ]
+            seen = []
+            for part in parts:
+                if part.mask[window].sum() >= FEWEST_PIXELS:
+                    seen.append((part.label, part.mask[window]))
             yield Photograph(
                 f"{group}-{view}", pixels, seen, (group, station, lighting)
             )

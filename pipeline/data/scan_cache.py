@@ -69,16 +69,14 @@ class ScanCache:
         """Writes the memory atomically, with the stamps of the files it has results
         for.
         """
-        known = {
-            path: (stamp, results[path].id)
-            for path, stamp in stamps.items()
-            if path in results
-        }
-        fresh = {
-            path: (stamp, identity)
-            for path, (stamp, identity) in known.items()
-            if identity is not None
-        }
+        known = {}
+        for path, stamp in stamps.items():
+            if path in results:
+                known[path] = (stamp, results[path].id)
+        fresh = {}
+        for path, (stamp, identity) in known.items():
+            if identity is not None:
+                fresh[path] = (stamp, identity)
         if not self._grown and fresh == self._stamps:
             return
         self._stamps = fresh

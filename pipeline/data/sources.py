@@ -165,11 +165,10 @@ def _unread_metadata(tree: FolderTree, table: str) -> list[Finding]:
     """Groups that are not read are dealt apart, for ever: better to stop than to pass a
     file over.
     """
-    found = [
-        path
-        for path in tree.files
-        if path.rpartition("/")[2].lower() == METADATA and path != table
-    ]
+    found = []
+    for path in tree.files:
+        if path.rpartition("/")[2].lower() == METADATA and path != table:
+            found.append(path)
     if not found:
         return []
     return [
@@ -281,11 +280,10 @@ def _paths(rows: Rows, data: DataConfig, name: str) -> list[str]:
     if column not in rows.columns:
         raise missing_column(rows, column, name, "path")
     values = rows.columns[column]
-    empty = [
-        f"line {line}"
-        for line, value in zip(rows.lines, values, strict=True)
-        if value is None
-    ]
+    empty = []
+    for line, value in zip(rows.lines, values, strict=True):
+        if value is None:
+            empty.append(f"line {line}")
     if empty:
         raise DataError(
             name,
@@ -321,17 +319,15 @@ def label_column(rows: Rows, data: DataConfig, name: str) -> list[str | None]:
 def extra_columns(
     rows: Rows, data: DataConfig, used: set[str], name: str
 ) -> list[ExtraColumns]:
-    groups = [
-        None if value is None else str(value)
-        for value in _optional(rows, data, "group", name)
-    ]
+    groups = []
+    for value in _optional(rows, data, "group", name):
+        groups.append(None if value is None else str(value))
     splits = _splits(_optional(rows, data, "split", name), rows, name)
     known = {data.columns["group"], data.columns["split"], *used}
     others = [column for column in rows.columns if column not in known]
-    meta = [
-        tuple(zip(others, values, strict=True))
-        for values in zip(*(rows.columns[c] for c in others), strict=True)
-    ]
+    meta = []
+    for values in zip(*(rows.columns[c] for c in others), strict=True):
+        meta.append(tuple(zip(others, values, strict=True)))
     return [
         ExtraColumns(*given)
         for given in zip(groups, splits, meta or [()] * len(rows.lines), strict=True)
@@ -351,9 +347,10 @@ def _optional(
     column = data.columns[role]
     if column in rows.columns:
         return rows.columns[column]
-    alike = [
-        other for other in rows.columns if other.strip().casefold() == column.casefold()
-    ]
+    alike = []
+    for other in rows.columns:
+        if other.strip().casefold() == column.casefold():
+            alike.append(other)
     if column != role or alike:
         raise missing_column(rows, column, name, role)
     return [None] * len(rows.lines)
@@ -361,11 +358,10 @@ def _optional(
 
 def _splits(values: list[Any], rows: Rows, name: str) -> list[Split | None]:
     names = [None if value is None else str(value).lower() for value in values]
-    wrong = [
-        f"line {line}: {value}"
-        for line, value in zip(rows.lines, names, strict=True)
-        if value and value not in TABLE_SPLIT_NAMES
-    ]
+    wrong = []
+    for line, value in zip(rows.lines, names, strict=True):
+        if value and value not in TABLE_SPLIT_NAMES:
+            wrong.append(f"line {line}: {value}")
     if wrong:
         raise DataError(
             name,

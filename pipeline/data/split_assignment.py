@@ -224,11 +224,10 @@ def _follow(
         if not bound and new:
             units.append(new)
             continue
-        stray = [
-            example
-            for example in new
-            if len(bound) > 1 or not bound.issubset(example.allowed)
-        ]
+        stray = []
+        for example in new:
+            if len(bound) > 1 or not bound.issubset(example.allowed):
+                stray.append(example)
         if stray:
             left_out.append(_bridging(stray, bound))
         outside = {example.id for example in stray}
@@ -314,10 +313,9 @@ def _label(unit: Sequence[Example]) -> str:
 
 
 def _hash(unit: Sequence[Example], seed: int) -> bytes:
-    names = {
-        f"group {example.group}" if example.group is not None else example.id
-        for example in unit
-    }
+    names = set()
+    for example in unit:
+        names.add(f"group {example.group}" if example.group is not None else example.id)
     return min(hashlib.sha256(f"{seed} {name}".encode()).digest() for name in names)
 
 

@@ -337,9 +337,9 @@ def _restrict(judgement: BoxJudgement, codes: frozenset[int]) -> BoxJudgement:
     for truth in judgement.truths:
         ignored = truth.ignored | ~np.isin(truth.labels, chosen)
         truths.append(replace(truth, ignored=ignored))
-    answers = [
-        answer[np.isin(answer[:, CLASS], chosen)] for answer in judgement.answers
-    ]
+    answers = []
+    for answer in judgement.answers:
+        answers.append(answer[np.isin(answer[:, CLASS], chosen)])
     return BoxJudgement(truths, answers, judgement.classes)
 
 
@@ -396,9 +396,8 @@ def _share(part: int, whole: int) -> float | None:
 def _count_labels(codes: NDArray[np.int64], labels: Sequence[str]) -> str:
     """ "3 RBC, 1 WBC"."""
     counts = np.bincount(codes, minlength=len(labels))
-    parts = [
-        f"{count} {label}"
-        for count, label in zip(counts.tolist(), labels, strict=True)
-        if count
-    ]
+    parts = []
+    for count, label in zip(counts.tolist(), labels, strict=True):
+        if count:
+            parts.append(f"{count} {label}")
     return ", ".join(parts) or "nothing"

@@ -81,10 +81,9 @@ def match_class(
         answers: of each picture (K, 6): left, top, right, bottom, score, class.
         area: of the objects that count.
     """
-    found = [
-        _match_picture(truth, answer, label, area)
-        for truth, answer in zip(truths, answers, strict=True)
-    ]
+    found = []
+    for truth, answer in zip(truths, answers, strict=True):
+        found.append(_match_picture(truth, answer, label, area))
     counts = [len(one.scores) for one in found]
     pictures = np.repeat(np.arange(len(found)), counts)
     places = np.concatenate([np.arange(count) for count in [0, *counts]])

@@ -104,10 +104,9 @@ def _show(
     below the place's folder.
     """
     sides = {"challenger": pair.challenger, "champion": pair.champion}
-    described = {
-        side: _describe(judged, judge, place, rows, f"{way}/{side}")
-        for side, judged in sides.items()
-    }
+    described = {}
+    for side, judged in sides.items():
+        described[side] = _describe(judged, judge, place, rows, f"{way}/{side}")
     pairs = zip(described["challenger"], described["champion"], strict=True)
     return [{"challenger": ours, "champion": theirs} for ours, theirs in pairs]
 

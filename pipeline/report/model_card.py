@@ -147,11 +147,10 @@ def summarize(run: RunRecords, config: Config) -> str:
 
 
 def _model_details(run: RunRecords, config: Config, facts: CardFacts) -> str:
-    details = [
-        f"- **{title}**: {text}"
-        for title, text in _list_details(run, config, facts)
-        if text
-    ]
+    details = []
+    for title, text in _list_details(run, config, facts):
+        if text:
+            details.append(f"- **{title}**: {text}")
     return join(
         [
             "## Model details",
@@ -340,10 +339,9 @@ def _metrics(evaluated: EvaluateRecord, config: Config) -> str:
         if grouped
         else "the examples"
     )
-    floors = [
-        _describe_floor(metric, value)
-        for metric, value in sorted(config.register_.thresholds.items())
-    ]
+    floors = []
+    for metric, value in sorted(config.register_.thresholds.items()):
+        floors.append(_describe_floor(metric, value))
     demand = (
         f"To become champion a version must reach {formatting.join_names(floors)}."
         if floors
@@ -432,14 +430,15 @@ def _quarantine(run: RunRecords) -> str:
     groups = run_sections.quarantine_section(
         files.read_quarantine(run.validate.quarantine)
     )
-    rows = [
-        (
-            name(group.code.replace("-", " ")),
-            f"{group.examples:,}",
-            _list_names([row["path"] for row in group.rows], group.examples),
+    rows = []
+    for group in groups:
+        rows.append(
+            (
+                name(group.code.replace("-", " ")),
+                f"{group.examples:,}",
+                _list_names([row["path"] for row in group.rows], group.examples),
+            )
         )
-        for group in groups
-    ]
     return table(("Left out, since", "Count", "Such as"), rows, right=(1,))
 
 

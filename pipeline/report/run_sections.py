@@ -294,10 +294,9 @@ def curve_figures(finetuned: FinetuneRecord) -> list[Figure]:
     """Losses of the best candidate, and the metric that chose for every candidate;
     without those that have no points.
     """
-    curves = {
-        name: files.read_csv(finetuned.folder / name / "curves.csv")
-        for name in finetuned.candidates
-    }
+    curves = {}
+    for name in finetuned.candidates:
+        curves[name] = files.read_csv(finetuned.folder / name / "curves.csv")
     marks = _stage_starts(curves[finetuned.best])
     figures = [
         _loss_figure(finetuned.best, curves[finetuned.best], marks),

@@ -92,10 +92,9 @@ class Classifier(PythonModel):
                 answers 400.
         """
         images = _column(model_input)
-        parts = [
-            self._probabilities(images[start : start + BATCH], start)
-            for start in range(0, len(images), BATCH)
-        ]
+        parts = []
+        for start in range(0, len(images), BATCH):
+            parts.append(self._probabilities(images[start : start + BATCH], start))
         found = np.concatenate([np.empty((0, len(self.labels))), *parts])
         if len(found):
             best = found.argmax(axis=1)

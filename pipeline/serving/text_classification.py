@@ -188,21 +188,19 @@ class Classifier(PythonModel):
         columns = list(table.columns) if isinstance(table, pd.DataFrame) else []
         # A client's table may have an empty column for what the signature calls
         # optional.
-        used = [
-            column
-            for column in columns
-            if column in expected or not table[column].isna().all()
-        ]
+        used = []
+        for column in columns:
+            if column in expected or not table[column].isna().all():
+                used.append(column)
         if sorted(used) != sorted(expected):
             found = columns if isinstance(table, pd.DataFrame) else type(table).__name__
             raise _bad(
                 f"the input must be a table with {' and '.join(expected)}; found {found}"
             )
         limits = self.settings["limits"]
-        texts = [
-            _checked(value, row, "text", limits)
-            for row, value in enumerate(table["text"])
-        ]
+        texts = []
+        for row, value in enumerate(table["text"]):
+            texts.append(_checked(value, row, "text", limits))
         if not self.is_pair:
             return texts, None
         return texts, [

@@ -138,10 +138,11 @@ def _answer_row(
     """The tiles of a row: where each begins, and the answer to it."""
     for start in range(0, len(tiling.lefts), AT_ONCE):
         lefts = tiling.lefts[start : start + AT_ONCE]
-        cut = [
-            picture.crop((left, top, left + tiling.width, top + tiling.height))
-            for left in lefts
-        ]
+        cut = []
+        for left in lefts:
+            cut.append(
+                picture.crop((left, top, left + tiling.width, top + tiling.height))
+            )
         yield from zip(lefts, answer(cut), strict=True)
 
 

@@ -185,11 +185,10 @@ def _load(comparison: Comparison) -> BaselineRecord:
 def _why_unusable(comparison: Comparison, record: BaselineRecord) -> str:
     """Why it cannot be compared with; empty where it can."""
     wanted = comparison.conditions
-    changed = [
-        meaning
-        for name, meaning in MEANINGS.items()
-        if record.conditions.get(name) != wanted[name]
-    ]
+    changed = []
+    for name, meaning in MEANINGS.items():
+        if record.conditions.get(name) != wanted[name]:
+            changed.append(meaning)
     if changed:
         return f"{', '.join(changed)} changed"
     unknown = members.unseen_rows(

@@ -91,7 +91,8 @@ def _first_trained(
     """The first stage that is not solved; the first of all where each is."""
     from pipeline.training import head_stage
 
-    trained = [
-        name for name, row in rows.items() if not head_stage.is_solved(job, model, row)
-    ]
+    trained = []
+    for name, row in rows.items():
+        if not head_stage.is_solved(job, model, row):
+            trained.append(name)
     return next(iter(trained or rows))

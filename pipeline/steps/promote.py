@@ -441,10 +441,9 @@ class _Promotion:
             "negative_flips",
             "positive_flips",
         )
-        values = {
-            name: getattr(earlier, name)
-            for name in (*kept, "better", "worse", "flips", "looks", "looks_allowed")
-        }
+        values = {}
+        for name in (*kept, "better", "worse", "flips", "looks", "looks_allowed"):
+            values[name] = getattr(earlier, name)
         return record.model_copy(update=values)
 
     def _make_record(self, decided: _Decided, history: History) -> PromoteRecord:

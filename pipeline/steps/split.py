@@ -308,11 +308,10 @@ def _leak(members: Sequence[Example], splits: dict[str, Split]) -> SplitError:
 
 
 def _moved(examples: Iterable[Example]) -> list[Finding]:
-    moved = [
-        f"{e.path}: {e.known}"
-        for e in examples
-        if e.known and e.present and e.known not in e.allowed
-    ]
+    moved = []
+    for e in examples:
+        if e.known and e.present and e.known not in e.allowed:
+            moved.append(f"{e.path}: {e.known}")
     if not moved:
         return []
     return [

@@ -44,9 +44,9 @@ def class_difference(
     than `TOLERANCE`.
     """
     probabilities = answer["probabilities"]
-    differences = [
-        abs(probabilities[label] - judged[f"p.{label}"]) for label in candidate.labels
-    ]
+    differences = []
+    for label in candidate.labels:
+        differences.append(abs(probabilities[label] - judged[f"p.{label}"]))
     largest = max(differences)
     if largest <= TOLERANCE:
         return ""

@@ -272,10 +272,9 @@ class FeatureStore:
         for turn in np.unique(turns).tolist():
             if not self._fill(turn):
                 return self._computed(positions, turns)
-        found = {
-            name: _tensor(data[turns, positions], self._prefix.plan)
-            for name, data in self._files.data.items()
-        }
+        found = {}
+        for name, data in self._files.data.items():
+            found[name] = _tensor(data[turns, positions], self._prefix.plan)
         if "" in found:
             return found[""]
         return TensorGroup(found)

@@ -58,11 +58,10 @@ def machine() -> list[str]:
         )
     except OSError:
         lines = []
-    models = [
-        line.partition(":")[2].strip()
-        for line in lines
-        if line.startswith("model name")
-    ]
+    models = []
+    for line in lines:
+        if line.startswith("model name"):
+            models.append(line.partition(":")[2].strip())
     model = models[0] if models else ""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     flags = torch.backends.cpu.get_cpu_capability()

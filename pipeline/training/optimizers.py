@@ -69,11 +69,10 @@ def parameter_groups(
     for block in model.blocks:
         if block.name not in max_lrs:
             continue
-        fresh = {
-            name: p
-            for name, p in block.named_parameters()
-            if id(p) not in seen and p.requires_grad
-        }
+        fresh = {}
+        for name, p in block.named_parameters():
+            if id(p) not in seen and p.requires_grad:
+                fresh[name] = p
         seen.update(map(id, fresh.values()))
         for suffix, is_flat, decay in (
             ("", False, weight_decay),

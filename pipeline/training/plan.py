@@ -288,11 +288,10 @@ def _find_quickly(
     measured to be faster, or without any race where even that would not pay.
     """
     usual = candidates[0]
-    rivals = [
-        candidate
-        for candidate in candidates
-        if candidate.model_copy(update={"precision": usual.precision}) == usual
-    ]
+    rivals = []
+    for candidate in candidates:
+        if candidate.model_copy(update={"precision": usual.precision}) == usual:
+            rivals.append(candidate)
     if passes < PAYS * _cost(FEWEST_TRIALS, sample.x, rivals):
         rivals = [usual]
     if len(rivals) == 1:
@@ -339,11 +338,10 @@ class PlanTrials:
     @property
     def measured(self) -> dict[TrainingPlan, MeasuredTrial]:
         """The candidates that had their trials; the first one where none had."""
-        enough = {
-            plan: result
-            for plan, result in self.best.items()
-            if self.counts[plan] >= FEWEST_TRIALS
-        }
+        enough = {}
+        for plan, result in self.best.items():
+            if self.counts[plan] >= FEWEST_TRIALS:
+                enough[plan] = result
         if enough:
             return enough
         reference = self.candidates[0]

@@ -180,11 +180,10 @@ def _obey_plan(
         state.plan = choose_plan()
     before = state.machine
     now = machine(state.plan.device, state.plan.threads)
-    changed = [
-        f"{what}: {before[what]} before, {now[what]} now"
-        for what in before
-        if before[what] != now[what]
-    ]
+    changed = []
+    for what in before:
+        if before[what] != now[what]:
+            changed.append(f"{what}: {before[what]} before, {now[what]} now")
     if changed:
         note = (
             "resumed on another machine, so not bit-identical to an uninterrupted training: "

@@ -84,10 +84,9 @@ def output_paths(stage: PipelineStage) -> list[Path]:
 
 def stage_states(repo: Repo) -> dict[str, StageState]:
     """The state of every stage, in order; no other file is searched for stages."""
-    stages = {
-        stage.name: stage
-        for stage in repo.stage.load_all(str(Path(repo.root_dir) / "dvc.yaml"))
-    }
+    stages = {}
+    for stage in repo.stage.load_all(str(Path(repo.root_dir) / "dvc.yaml")):
+        stages[stage.name] = stage
     states: dict[str, StageState] = {}
     for name in DVC_STAGES:
         if name not in stages:

@@ -30,8 +30,7 @@ def open_pixels(
 
     ids = examples.column("id").to_pylist()
     paths = examples.column("path").to_pylist()
-    rows = [
-        (identity, real_path(data, path))
-        for identity, path in zip(ids, paths, strict=True)
-    ]
+    rows = []
+    for identity, path in zip(ids, paths, strict=True):
+        rows.append((identity, real_path(data, path)))
     return open_store(decoder, spec, rows, scratch, limit_gb=gigabytes, console=console)

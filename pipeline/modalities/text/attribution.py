@@ -98,10 +98,9 @@ class WordAttribution:
             vectors = embedded.tensors["hidden"].detach()
             scaled = shares.to(vectors).view(-1, 1, 1) * vectors
             scaled.requires_grad_(True)
-            others = {
-                name: tensor.expand(STEPS, *tensor.shape[1:])
-                for name, tensor in embedded.tensors.items()
-            }
+            others = {}
+            for name, tensor in embedded.tensors.items():
+                others[name] = tensor.expand(STEPS, *tensor.shape[1:])
             logits = single_tensor(
                 self._network.run(
                     TensorGroup({**others, "hidden": scaled}), WORD_VECTORS

@@ -234,9 +234,9 @@ def _is_number(cell: str) -> bool:
 
 
 def _undecided_header(sample: _Sample) -> DataError:
-    cells = [
-        f"{position}: {cell}" for position, cell in enumerate(sample.first, start=1)
-    ]
+    cells = []
+    for position, cell in enumerate(sample.first, start=1):
+        cells.append(f"{position}: {cell}")
     return DataError(
         f"table {sample.path}",
         found="a first line that may hold the column names, or be an example",
@@ -348,11 +348,10 @@ def _label_column(
         return "label"
     candidates = [name for name in others if name.lower() in LABEL_NAMES]
     if not candidates:
-        candidates = [
-            name
-            for name in others
-            if name.lower() not in FILE_ROLES and _holds_labels(columns[name])
-        ]
+        candidates = []
+        for name in others:
+            if name.lower() not in FILE_ROLES and _holds_labels(columns[name]):
+                candidates.append(name)
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
@@ -408,10 +407,11 @@ def _notes(
     metadata: Sequence[str],
 ) -> tuple[str, ...]:
     """What the user is told."""
-    files = [
-        table.path if table.split is None else f"{table.path} ({table.split})"
-        for table in tables
-    ]
+    files = []
+    for table in tables:
+        files.append(
+            table.path if table.split is None else f"{table.path} ({table.split})"
+        )
     notes = ["tables: " + ", ".join(files)]
     if header is not None:
         notes.append(

@@ -184,9 +184,9 @@ def _batches(
             dice.shuffle(order)
         drawn = sorted(order[:pool], key=lambda row: len(rows[row]))
         order = order[pool:]
-        batches = [
-            drawn[start : start + plan.batch] for start in range(0, pool, plan.batch)
-        ]
+        batches = []
+        for start in range(0, pool, plan.batch):
+            batches.append(drawn[start : start + plan.batch])
         dice.shuffle(batches)
         for batch in batches:
             ids = pad(
@@ -292,10 +292,9 @@ def _lr_multiplier(step: int, plan: PretrainingPlan) -> float:
 
 
 def _write_encoder(model: RatingEncoder, settings: dict[str, Any], out: Path) -> None:
-    state = {
-        name: tensor.half().contiguous()
-        for name, tensor in model.words.bert.state_dict().items()
-    }
+    state = {}
+    for name, tensor in model.words.bert.state_dict().items():
+        state[name] = tensor.half().contiguous()
     save_file(state, out / "model.safetensors")
     (out / "model.safetensors").chmod(0o644)
     (out / "config.json").write_text(

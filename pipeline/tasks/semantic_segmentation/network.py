@@ -40,9 +40,9 @@ def find_design(
     if "network" in design:
         return design
     width = segmentation_settings(task).head.width
-    widths = [
-        min(MOST_CHANNELS, width * 2**level) for level in range(len(design["maps"]))
-    ]
+    widths = []
+    for level in range(len(design["maps"])):
+        widths.append(min(MOST_CHANNELS, width * 2**level))
     return {**design, "widths": widths}
 
 

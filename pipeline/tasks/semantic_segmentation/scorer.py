@@ -54,10 +54,9 @@ class PixelScorer:
         logits = single_tensor(output)
         classes = logits.shape[1]
         predicted = logits.argmax(dim=1).cpu().numpy()
-        counts = [
-            count_confusion(mask, answer, classes)
-            for mask, answer in zip(targets.numpy(), predicted, strict=True)
-        ]
+        counts = []
+        for mask, answer in zip(targets.numpy(), predicted, strict=True):
+            counts.append(count_confusion(mask, answer, classes))
         return torch.stack([torch.from_numpy(one) for one in counts])
 
     def validation_metrics(

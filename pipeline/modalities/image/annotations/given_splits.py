@@ -150,11 +150,10 @@ def _rank(folder: str, preferred: str) -> int:
 
 
 def _without_joint(lists: dict[str, Split]) -> dict[str, Split]:
-    separate = {
-        path: split
-        for path, split in lists.items()
-        if PurePosixPath(path).stem.casefold() != JOINT
-    }
+    separate = {}
+    for path, split in lists.items():
+        if PurePosixPath(path).stem.casefold() != JOINT:
+            separate[path] = split
     if {"train", "val"} & set(separate.values()):
         return separate
     return lists
@@ -182,11 +181,10 @@ def _read_lists(
     of_image = {image: _most_protected(splits) for image, splits in splits_of.items()}
     if of_image:
         of_image = add_splits_of_folders(of_image, images)
-    several = [
-        f"{image}: {', '.join(sorted(splits))}"
-        for image, splits in splits_of.items()
-        if len(splits) > 1
-    ]
+    several = []
+    for image, splits in splits_of.items():
+        if len(splits) > 1:
+            several.append(f"{image}: {', '.join(sorted(splits))}")
     unlisted = [image for image in images if image not in of_image]
     findings = (
         *_unknown_names(unknown),

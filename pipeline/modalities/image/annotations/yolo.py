@@ -117,11 +117,10 @@ def find_yolo(
         names: the file that names the classes, which is none.
     """
     lists = set(find_lists(files, MAIN))
-    texts = [
-        path
-        for path in files
-        if path.lower().endswith(".txt") and path not in lists and path != names
-    ]
+    texts = []
+    for path in files:
+        if path.lower().endswith(".txt") and path not in lists and path != names:
+            texts.append(path)
     labels = [path for path in texts if not LABEL_FOLDERS.isdisjoint(roles_of([path]))]
     if labels:
         return labels
@@ -297,11 +296,10 @@ def _images_of(
     names: ImageNames,
 ) -> list[str]:
     """The images that an entry of data.yaml stands for: a folder, or a list of files."""
-    parts = [
-        part
-        for part in PurePosixPath(entry.replace("\\", "/")).parts
-        if part not in ("/", ".", "..")
-    ]
+    parts = []
+    for part in PurePosixPath(entry.replace("\\", "/")).parts:
+        if part not in ("/", ".", ".."):
+            parts.append(part)
     if entry.lower().endswith(".txt"):
         return _listed_images(root, parts, files, names)
     for start in range(len(parts)):

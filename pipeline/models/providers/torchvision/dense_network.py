@@ -61,9 +61,10 @@ def _split_head(stock: DenseModule, kind: HeadKind, *, neck_apart: bool) -> list
     """The blocks behind the body."""
     if not neck_apart:
         return [Block(HEAD, stock, ["head"])]
-    rest = [
-        f"head.{name}" for name, _ in stock.head.named_children() if name != kind.neck
-    ]
+    rest = []
+    for name, _ in stock.head.named_children():
+        if name != kind.neck:
+            rest.append(f"head.{name}")
     return [Block(NECK, stock, [f"head.{kind.neck}"]), Block(HEAD, stock, rest)]
 
 

@@ -59,9 +59,10 @@ def fit_network(
         BackboneError: a name is missing, unexpected or of another shape; all kinds are
             listed.
     """
-    used = {
-        name: value for name, value in state.items() if not name.startswith(AUXILIARY)
-    }
+    used = {}
+    for name, value in state.items():
+        if not name.startswith(AUXILIARY):
+            used[name] = value
     network = build_stock(architecture, count_classes(architecture, used))
     weights.fill_network(network, weights.keep_versions(used, state), subject)
     return network

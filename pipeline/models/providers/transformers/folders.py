@@ -210,9 +210,10 @@ def _refuse_incomplete(folder: Path) -> None:
             expected="a folder with " + ", ".join(NEEDED),
             hint="correct backbone.weights or backbone.mirror in params.yaml",
         )
-    missing = [
-        name for name in NEEDED if name != WEIGHTS and not (folder / name).is_file()
-    ]
+    missing = []
+    for name in NEEDED:
+        if name != WEIGHTS and not (folder / name).is_file():
+            missing.append(name)
     if not missing:
         published_weights.weights_file(folder)
         return
