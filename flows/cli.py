@@ -230,10 +230,10 @@ def init(
                 list(preflight.quick_checks(Workspace(folder.resolve()), settings))
             )
         with terminal.working(f"copying {source}"):
-            made = setup.init(
+            summary = setup.init(
                 folder, source=source, config=settings, remote=remote or None
             )
-        for line in made.splitlines():
+        for line in summary.splitlines():
             terminal.line(line)
 
 
@@ -525,8 +525,8 @@ def status() -> None:
                 "`thaw run` will first follow data.dvc and ledger.dvc, which changed since it last did"
             )
         with terminal.working("checking what changed"):
-            found = examine_status(workspace)
-        _print_states(terminal, found)
+            examined = examine_status(workspace)
+        _print_states(terminal, examined)
         _print_changed_weights(terminal, workspace)
         _print_versions(terminal, workspace)
 
@@ -622,14 +622,14 @@ def lr_find(
         with terminal.working("importing libraries"):
             from flows.lr_find import find_learning_rate
         with terminal.working("learning-rate range test"):
-            found = find_learning_rate(
+            sweep_page = find_learning_rate(
                 workspace, recipe or None, stage or None, terminal
             )
-        _print_sweep(terminal, found)
+        _print_sweep(terminal, sweep_page)
 
 
-def _print_sweep(terminal: Terminal, found: SweepPage) -> None:
-    sweep = found.sweep
+def _print_sweep(terminal: Terminal, sweep_page: SweepPage) -> None:
+    sweep = sweep_page.sweep
     subject = f"{sweep.candidate}, stage {sweep.stage}"
     if sweep.suggestion is None:
         lowest, highest = sweep.rates[0], sweep.rates[-1]
@@ -641,7 +641,7 @@ def _print_sweep(terminal: Terminal, found: SweepPage) -> None:
         terminal.info(
             "set it as lr: in params.yaml, or set lr: auto to have every stage find its own"
         )
-    terminal.info(f"plot: {found.page.as_uri()}")
+    terminal.info(f"plot: {sweep_page.page.as_uri()}")
 
 
 @app.command()
@@ -678,9 +678,9 @@ def sample(
         if folder is None:
             name, folder = _prepare_sample_folder(task)
         with terminal.working("generating the sample"):
-            made = catalog.find(name).sample().generate(folder)
-        already = "" if made.written else " (already there)"
-        terminal.line(f"{made.description}, in {folder}{already}")
+            summary = catalog.find(name).sample().generate(folder)
+        already = "" if summary.written else " (already there)"
+        terminal.line(f"{summary.description}, in {folder}{already}")
 
 
 def _prepare_sample_folder(task: str) -> tuple[str, Path]:

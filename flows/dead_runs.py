@@ -72,8 +72,8 @@ def _list_running(client: SyncPrefectClient, flow: str) -> list[FlowRun]:
 
 
 def _is_dead(run: FlowRun, workspace: Path) -> bool:
-    given = run.parameters.get("workspace")
-    if not given or Path(given).resolve() != workspace.resolve():
+    own_workspace = run.parameters.get("workspace")
+    if not own_workspace or Path(own_workspace).resolve() != workspace.resolve():
         return False
     return not _is_alive_here(run.labels)
 

@@ -80,15 +80,17 @@ def _check_versions() -> Iterator[DiagnosticCheck]:
 
     for name, bound in BOUNDS.items():
         try:
-            found = importlib.metadata.version(name)
+            installed = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             yield DiagnosticCheck(
                 name, "bad", "not installed", f"pip install '{name}{bound}'"
             )
             continue
-        fits = SpecifierSet(bound).contains(found, prereleases=True)
+        fits = SpecifierSet(bound).contains(installed, prereleases=True)
         hint = "" if fits else f"pip install '{name}{bound}'"
-        yield DiagnosticCheck(name, "ok" if fits else "bad", f"{found} ({bound})", hint)
+        yield DiagnosticCheck(
+            name, "ok" if fits else "bad", f"{installed} ({bound})", hint
+        )
 
 
 def _check_disk(root: Path) -> DiagnosticCheck:
@@ -226,11 +228,11 @@ def _check_reachable(name: str, url: str) -> DiagnosticCheck:
 
 
 def _check_git() -> DiagnosticCheck:
-    found = shutil.which("git")
+    program = shutil.which("git")
     return DiagnosticCheck(
         "git",
-        "ok" if found else "note",
-        found or "not installed: data versions carry no revision",
+        "ok" if program else "note",
+        program or "not installed: data versions carry no revision",
     )
 
 

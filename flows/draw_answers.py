@@ -159,8 +159,8 @@ def _find_middle_side(objects: Sequence[Mapping[str, Any]]) -> float:
     allows would hide small objects.
     """
     sides = []
-    for one in objects:
-        left, top, right, bottom = one["box"]
+    for each in objects:
+        left, top, right, bottom = each["box"]
         sides.append(max(right - left, bottom - top))
     return float(median(sides)) if sides else 0.0
 

@@ -296,7 +296,7 @@ def _describe_truncation(predictions: Predictions) -> Iterator[str]:
 def _summarize(answer: Answer) -> str:
     """ "9 RBC, 1 WBC" of boxes; of masks the share of the picture that each class has."""
     if "objects" in answer:
-        counts = Counter(one["label"] for one in answer["objects"])
+        counts = Counter(each["label"] for each in answer["objects"])
         return (
             ", ".join(f"{count} {label}" for label, count in counts.most_common())
             or "nothing found"

@@ -219,17 +219,17 @@ def _end_leftovers(scratch: Path) -> bool:
     from flows.processes import ProcessIdentity, find
 
     known = settings.noted_servers(scratch) or {}
-    left = []
+    leftovers = []
     for values in known.get("processes", ()):
         running = find(ProcessIdentity(*values))
         if running is not None:
-            left.append(running)
-    for process in left:
+            leftovers.append(running)
+    for process in leftovers:
         with suppress(psutil.Error):
             process.terminate()
-    _, still_running = psutil.wait_procs(left, timeout=SECONDS_TO_END)
+    _, still_running = psutil.wait_procs(leftovers, timeout=SECONDS_TO_END)
     for process in still_running:
         with suppress(psutil.Error):
             process.kill()
     (scratch / settings.SERVERS).unlink(missing_ok=True)
-    return bool(left)
+    return bool(leftovers)

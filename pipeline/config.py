@@ -461,15 +461,15 @@ def expand_variables(text: str, setting: str) -> str:
     """
 
     def value(match: re.Match[str]) -> str:
-        found = os.environ.get(match[1])
-        if found is None:
+        variable = os.environ.get(match[1])
+        if variable is None:
             raise ConfigError(
                 setting,
                 found=f"{match[0]}, and no environment variable {match[1]}",
                 expected="one that is set",
                 hint=f"export {match[1]}=…",
             )
-        return found
+        return variable
 
     expanded = _VARIABLE.sub(value, text)
     redaction.learn(expanded)

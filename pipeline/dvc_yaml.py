@@ -58,11 +58,11 @@ def outdated_stages(text: str, stages: Stages) -> list[str]:
     Raises:
         WorkspaceError: it is not YAML, or has no mapping of stages.
     """
-    found = _parse_stages(text)
+    current = _parse_stages(text)
     return [
         name
         for name, wanted in stages.items()
-        if _outdated_keys(found.get(name), name, wanted)
+        if _outdated_keys(current.get(name), name, wanted)
     ]
 
 
@@ -75,12 +75,14 @@ def update(text: str, stages: Stages) -> str:
             by line.
     """
     for name in outdated_stages(text, stages):
-        found = _parse_stages(text).get(name)
-        for key in _outdated_keys(found, name, stages[name]):
+        current = _parse_stages(text).get(name)
+        for key in _outdated_keys(current, name, stages[name]):
             text = _rewrite_key(text, name, key, stages[name])
-    left = outdated_stages(text, stages)
-    if left:
-        raise _unusable_error(f"stages {', '.join(left)}: not written line by line")
+    still_outdated = outdated_stages(text, stages)
+    if still_outdated:
+        raise _unusable_error(
+            f"stages {', '.join(still_outdated)}: not written line by line"
+        )
     return text
 
 

@@ -104,13 +104,13 @@ def write(table: pa.Table, path: Path) -> str:
         DataError: a column of `COLUMNS` is missing or has another type.
     """
     for field in COLUMNS:
-        found = None
+        column_type = None
         if field.name in table.column_names:
-            found = table.schema.field(field.name).type
-        if found != field.type:
+            column_type = table.schema.field(field.name).type
+        if column_type != field.type:
             raise DataError(
                 f"manifest column '{field.name}'",
-                found=str(found or "no such column"),
+                found=str(column_type or "no such column"),
                 expected=str(field.type),
             )
     others = [name for name in table.column_names if name not in COLUMNS.names]

@@ -135,13 +135,13 @@ def learn(value: Any, name: str = "") -> None:
         for item in value:
             learn(item, name)
     elif isinstance(value, str) and value:
-        found = {form for secret in _secrets_in(value) for form in secret}
+        forms = {form for secret in _secrets_in(value) for form in secret}
         if _SECRET_VARIABLE.search(name.upper()) and not value.startswith(_PATH_LIKE):
-            found.update(_forms_alone(value))
+            forms.update(_forms_alone(value))
             user, separator, password = value.partition(":")
             if separator:
-                found.update(_forms_of_pair(user, password))
-        _remember(found)
+                forms.update(_forms_of_pair(user, password))
+        _remember(forms)
 
 
 def learn_environment() -> None:

@@ -28,18 +28,20 @@ def code_file(module: str) -> Path:
     """The file of a module of `pipeline.serving`, which travels with the weights and
     answers.
     """
-    found = importlib.util.find_spec(module)
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin)
+    module_spec = importlib.util.find_spec(module)
+    assert module_spec is not None
+    assert module_spec.origin is not None
+    return Path(module_spec.origin)
 
 
 def settings(config: Config, candidate: CandidateRecord) -> dict[str, Any]:
     """How the served model presents its inputs, what it refuses and how it names its
     answers.
     """
-    found: dict[str, Any] = serving_of(config.task.name).settings(config, candidate)
-    return found
+    served_settings: dict[str, Any] = serving_of(config.task.name).settings(
+        config, candidate
+    )
+    return served_settings
 
 
 def key(config: Config, name: str, candidate: CandidateRecord) -> str:

@@ -226,8 +226,8 @@ def _remove_begun(folder: Path) -> None:
     """Removes what an init that was refused has made: nothing of the user's had any of
     these names.
     """
-    for made in (folder / ".thaw", folder / ".dvc"):
-        shutil.rmtree(made, ignore_errors=True)
+    for folder_made in (folder / ".thaw", folder / ".dvc"):
+        shutil.rmtree(folder_made, ignore_errors=True)
     (folder / ".dvcignore").unlink(missing_ok=True)
 
 

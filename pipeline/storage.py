@@ -69,10 +69,10 @@ class PositionedFile:
         """
         import numpy as np
 
-        left = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-        while left:
-            written = os.pwrite(self._descriptor, left, offset)
-            left = left[written:]
+        unwritten = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+        while unwritten:
+            written = os.pwrite(self._descriptor, unwritten, offset)
+            unwritten = unwritten[written:]
             offset += written
 
     def sync(self) -> None:
@@ -194,8 +194,8 @@ def _full_or_read_only(fault: BaseException) -> int | None:
         return None
     if isinstance(fault, ThawError):
         return None
-    said = str(fault).lower()
-    return next((number for words, number in _SAID.items() if words in said), None)
+    message = str(fault).lower()
+    return next((number for words, number in _SAID.items() if words in message), None)
 
 
 def _is_of_a_disk(fault: OSError) -> bool:

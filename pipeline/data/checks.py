@@ -140,8 +140,8 @@ def _finding(
     if check.index is not None:
         form["unexpected_index_column_names"] = [check.index]
     outcome = batch.validate(expectation, result_format=form)
-    result = outcome.result
-    if not result:
+    judged = outcome.result
+    if not judged:
         raise DataError(
             f"check {check.code}",
             found=str(outcome.exception_info)[-200:],
@@ -149,12 +149,12 @@ def _finding(
         )
     items = suite.items.get(check.code)
     if not items:
-        items = _list_items(result, check)
+        items = _list_items(judged, check)
     return Finding(
         code=check.code,
         severity=check.severity,
         subject=check.subject,
-        found=_describe_found(result, check),
+        found=_describe_found(judged, check),
         expected=check.expected,
         hint=check.hint,
         items=tuple(items),

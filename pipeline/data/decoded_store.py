@@ -233,13 +233,13 @@ def _store(
     segments: list[_Segment],
     decode: _Decode,
 ) -> DecodedStore:
-    found = {
+    place_of = {
         name: (s, p)
         for s, segment in enumerate(segments)
         for p, name in enumerate(segment.ids)
     }
     places = np.array(
-        [found.get(name, (-1, -1)) for name, _ in rows], np.int64
+        [place_of.get(name, (-1, -1)) for name, _ in rows], np.int64
     ).reshape(len(rows), 2)
     return DecodedStore(
         tuple(name for name, _ in rows),

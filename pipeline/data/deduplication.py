@@ -62,9 +62,9 @@ def partition_by_fault(
             tuple(faults.values()),
             (_doubtful(list(doubts.values()), len(results)),),
         )
-    kept = tuple(pair for pair in usable if pair[1].doubt is None)
+    undoubted = tuple(pair for pair in usable if pair[1].doubt is None)
     return Partition(
-        kept,
+        undoubted,
         tuple(sorted((faults | doubts).values(), key=lambda fault: fault.path)),
         (),
     )
@@ -181,9 +181,9 @@ def deduplicate(
     for row, same in copies.items():
         merged[row] = _merge([usable[position][0] for position in same])
     findings = _Copies()
-    for one in merged.values():
-        findings.add(one)
-    aliases = sum(len(one.paths) - 1 for one in merged.values())
+    for united in merged.values():
+        findings.add(united)
+    aliases = sum(len(united.paths) - 1 for united in merged.values())
     return Deduplicated(_table(rows, merged), aliases, findings.findings())
 
 

@@ -48,7 +48,7 @@ def clusters(hashes: Sequence[str | None], distance: int) -> npt.NDArray[np.int6
     """
     import numpy as np
 
-    found = np.arange(len(hashes), dtype=np.int64)
+    cluster_of = np.arange(len(hashes), dtype=np.int64)
     versions = [_version(text) for text in hashes]
     for version in sorted(set(versions)):
         members = np.array(
@@ -56,8 +56,8 @@ def clusters(hashes: Sequence[str | None], distance: int) -> npt.NDArray[np.int6
             dtype=np.int64,
         )
         digits = [_digits(hashes[number]) for number in members.tolist()]
-        found[members] = members[_clusters_of_one_version(digits, distance)]
-    return found
+        cluster_of[members] = members[_clusters_of_one_version(digits, distance)]
+    return cluster_of
 
 
 def _version(text: str | None) -> str:
@@ -175,9 +175,9 @@ def _join(
         for start, size in zip(
             starts[sizes > TINY].tolist(), sizes[sizes > TINY].tolist(), strict=True
         ):
-            found = members[order[start : start + size]]
-            if not forest.joined(found):
-                _join(hashes, found, rest, distance, forest)
+            bucket = members[order[start : start + size]]
+            if not forest.joined(bucket):
+                _join(hashes, bucket, rest, distance, forest)
 
 
 def _telling_bits(
@@ -253,7 +253,7 @@ def _compare_tiny(
     """
     import numpy as np
 
-    found = hashes[ordered]  # side by side in memory
+    ordered_hashes = hashes[ordered]  # side by side in memory
     within = (
         np.repeat(starts, sizes)
         + np.arange(sizes.sum())
@@ -263,7 +263,8 @@ def _compare_tiny(
     for apart in range(1, int(sizes.max(initial=1))):
         within, ends = within[within + apart < ends], ends[within + apart < ends]
         near = within[
-            np.bitwise_count(found[within] ^ found[within + apart]) <= distance
+            np.bitwise_count(ordered_hashes[within] ^ ordered_hashes[within + apart])
+            <= distance
         ]
         forest.add(ordered[near], ordered[near + apart])
 
@@ -277,12 +278,14 @@ def _compare(
     """Compares every pair, a block of rows at a time."""
     import numpy as np
 
-    found = hashes[members]
+    member_hashes = hashes[members]
     rows = max(1, 4_000_000 // len(members))
     for start in range(0, len(members) - 1, rows):
         if start and forest.joined(members):
             return
-        block = found[start : start + rows]
-        near = np.bitwise_count(block[:, None] ^ found[None, start:]) <= distance
+        block = member_hashes[start : start + rows]
+        near = (
+            np.bitwise_count(block[:, None] ^ member_hashes[None, start:]) <= distance
+        )
         left, right = np.nonzero(np.triu(near, 1))
         forest.add(members[start + left], members[start + right])

@@ -121,10 +121,10 @@ def _label_movements(
     """
     now, then = _shares(rows), _shares(before)
     added = now.keys() - then.keys()
-    gone = then.keys() - now.keys()
+    vanished = then.keys() - now.keys()
     return [
         _added_classes(added, then),
-        _gone_classes(gone),
+        _gone_classes(vanished),
         _share_movement(now, then, data.drift.label_shift),
     ]
 
@@ -300,10 +300,10 @@ def _shortened(labels: Sequence[str]) -> str:
 def _classes(
     rows: pa.Table, labels: Sequence[str], data: DataConfig
 ) -> ExpectationSuite:
-    found = count_classes(rows)
+    counted = count_classes(rows)
     counts = []
-    for label in sorted({*labels, *found}):
-        counts.append({"label": label, "examples": found.get(label, 0)})
+    for label in sorted({*labels, *counted}):
+        counts.append({"label": label, "examples": counted.get(label, 0)})
     least = Check(
         code="small-class",
         severity="critical",

@@ -23,12 +23,12 @@ def hints(names: Collection[str], known: Collection[str]) -> list[str]:
     if len(ordered) > HINTED:
         return ordered
     by_key = {_key(label): label for label in known}
-    told = []
+    sentences = []
     for name in ordered:
         close = difflib.get_close_matches(name, known, 1)
         meant = by_key.get(_key(name)) or (close[0] if close else None)
-        told.append(f"{name}: did you mean {meant}?" if meant else name)
-    return told
+        sentences.append(f"{name}: did you mean {meant}?" if meant else name)
+    return sentences
 
 
 def similar_labels(examples: Mapping[str, int]) -> Finding | None:

@@ -108,12 +108,12 @@ def _recall(
             pool.map(lambda path: _md5(real_path(root, path)), unsure),
             strict=True,
         )
-    found = {
+    cached = {
         path: memory.recall(path, identity)
         for path, identity in identities.items()
         if identity
     }
-    return {path: result for path, result in found.items() if result is not None}
+    return {path: result for path, result in cached.items() if result is not None}
 
 
 def _md5(path: Path) -> str | None:
@@ -130,7 +130,7 @@ def _measure_all(
         yield from ((path, measure(path)) for path in paths)
         return
     chunks = [paths[at : at + _CHUNK] for at in range(0, len(paths), _CHUNK)]
-    left = []
+    unmeasured = []
     with WorkerPool(workers) as pool:
         futures = {
             pool.submit(_measure_chunk, measure, chunk): chunk for chunk in chunks
@@ -139,10 +139,10 @@ def _measure_all(
             try:
                 results = future.result()
             except BrokenProcessPool:
-                left += futures[future]
+                unmeasured += futures[future]
             else:
                 yield from zip(futures[future], results, strict=True)
-    yield from _one_by_one(sorted(left), measure)
+    yield from _one_by_one(sorted(unmeasured), measure)
 
 
 def _measure_chunk(

@@ -46,10 +46,10 @@ class ScanCache:
 
     def recall(self, path: str, identity: str) -> MeasuredExample | ExampleFault | None:
         """The result for a content, as if it had been measured at this path."""
-        found = self._results.get(_key(path, identity))
-        if found is None:
+        cached = self._results.get(_key(path, identity))
+        if cached is None:
             return None
-        return _at(path, found)
+        return _at(path, cached)
 
     def add(self, path: str, result: MeasuredExample | ExampleFault) -> None:
         """Remembers what the content determines: neither what could not be read, nor a
@@ -100,11 +100,11 @@ class ScanCache:
             raise ValueError("damaged")
         values = json.loads(text)
         self._stamps = {
-            path: (FileStat(*given[:4]), given[4])
-            for path, given in values["stamps"].items()
+            path: (FileStat(*stored[:4]), stored[4])
+            for path, stored in values["stamps"].items()
         }
         self._results = {
-            key: _result(given) for key, given in values["results"].items()
+            key: _result(stored) for key, stored in values["results"].items()
         }
 
 

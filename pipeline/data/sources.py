@@ -165,21 +165,21 @@ def _unread_metadata(tree: FolderTree, table: str) -> list[Finding]:
     """Groups that are not read are dealt apart, for ever: better to stop than to pass a
     file over.
     """
-    found = []
+    tables = []
     for path in tree.files:
         if path.rpartition("/")[2].lower() == METADATA and path != table:
-            found.append(path)
-    if not found:
+            tables.append(path)
+    if not tables:
         return []
     return [
         Finding(
             code="metadata-unread",
             severity="critical",
             subject="metadata tables",
-            found=", ".join(found),
+            found=", ".join(tables),
             expected=f"one {METADATA}, at the top of the data folder, with paths below it",
             hint="move its rows there, or rename the file if it is something else",
-            items=tuple(found),
+            items=tuple(tables),
         )
     ]
 

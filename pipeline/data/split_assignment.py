@@ -286,9 +286,9 @@ def _clashes(
     """
     clashes = []
     for members in together(examples, config.near_duplicates):
-        found = {splits[example.id] for example in members}
-        if len(found) > 1:
-            stays = next(split for split in PROTECTED if split in found)
+        group_splits = {splits[example.id] for example in members}
+        if len(group_splits) > 1:
+            stays = next(split for split in PROTECTED if split in group_splits)
             clashes.append(
                 [example for example in members if splits[example.id] != stays]
             )

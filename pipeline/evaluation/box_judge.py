@@ -278,7 +278,7 @@ class BoxJudge:
         from pipeline.evaluation.box_drawing import draw_boxes
 
         tallies = judged.judgement.tally(judged.score)
-        found = []
+        exhibits = []
         for number, (example, at) in enumerate(
             zip(place.examples, rows.tolist(), strict=True), start=1
         ):
@@ -301,8 +301,8 @@ class BoxJudge:
                 ),
                 predicted=_count_labels(shown[:, CLASS].astype(np.int64), place.labels),
             )
-            found.append(row)
-        return found
+            exhibits.append(row)
+        return exhibits
 
     def warnings(self, judged: JudgedBoxes, labels: tuple[str, ...]) -> list[Finding]:
         present: set[int] = set()

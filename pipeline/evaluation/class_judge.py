@@ -49,8 +49,10 @@ class ClassJudge:
     ) -> Predictions:
         probabilities = np.zeros((len(answers), len(examples.labels)))
         for row, answer in enumerate(answers):
-            found = answer["probabilities"]
-            probabilities[row] = [found.get(label, 0.0) for label in examples.labels]
+            own_probabilities = answer["probabilities"]
+            probabilities[row] = [
+                own_probabilities.get(label, 0.0) for label in examples.labels
+            ]
         check_probabilities(probabilities, "served", examples.table["path"].to_pylist())
         targets = np.asarray(
             examples.task.scorer.targets(examples.table, examples.labels)
@@ -118,7 +120,7 @@ class ClassJudge:
         """
         answers = [int(answer) for answer in judged.predicted[rows]]
         highlights = place.explain(answers)
-        found = []
+        exhibits = []
         for number, (example, marks, at) in enumerate(
             zip(place.examples, highlights, rows, strict=True), start=1
         ):
@@ -128,8 +130,8 @@ class ClassJudge:
             row.update(_describe(judged, int(at), place.labels))
             if marks:
                 row["highlights"] = [list(mark) for mark in marks]
-            found.append(row)
-        return found
+            exhibits.append(row)
+        return exhibits
 
     def warnings(self, judged: Predictions, labels: tuple[str, ...]) -> list[Finding]:
         present = set(judged.targets.tolist())

@@ -44,8 +44,8 @@ def draw_masks(path: Path, truth: NDArray[np.uint8], answer: NDArray[np.uint8]) 
     shown = [picture, _lay_on(picture, truth), _lay_on(picture, answer)]
     width = 3 * picture.width + 2 * GAP
     strip = Image.new("RGB", (width, picture.height), (255, 255, 255))
-    for number, one in enumerate(shown):
-        strip.paste(one, (number * (picture.width + GAP), 0))
+    for number, drawn_mask in enumerate(shown):
+        strip.paste(drawn_mask, (number * (picture.width + GAP), 0))
     strip.save(path, quality=86, optimize=True)
 
 

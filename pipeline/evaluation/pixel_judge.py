@@ -323,7 +323,7 @@ class PixelJudge:
         """Pictures beside their truth and their answer in colours."""
         from pipeline.evaluation.mask_drawing import draw_masks
 
-        found = []
+        exhibits = []
         for number, (example, at) in enumerate(
             zip(place.examples, rows.tolist(), strict=True), start=1
         ):
@@ -335,8 +335,8 @@ class PixelJudge:
                 place.folder / str(row["picture"]), judged.read_truth(at), answer
             )
             row["mean_iou"] = tables.six_digits(float(judged.goodness[at]))
-            found.append(row)
-        return found
+            exhibits.append(row)
+        return exhibits
 
     def warnings(self, judged: JudgedMasks, labels: tuple[str, ...]) -> list[Finding]:
         pixels_of_class = judged.confusions.sum(axis=(0, 2))

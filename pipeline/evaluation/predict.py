@@ -127,15 +127,15 @@ class LoadedCandidate:
         """
         answers: Floats | None = None
         for rows, output in self.outputs():
-            found = (
+            batch_answers = (
                 self.task.scorer.answers(self.model, output, None)
                 .double()
                 .cpu()
                 .numpy()
             )
             if answers is None:
-                answers = np.empty((self.rows, *found.shape[1:]))
-            answers[rows] = found
+                answers = np.empty((self.rows, *batch_answers.shape[1:]))
+            answers[rows] = batch_answers
         assert answers is not None  # there are test examples
         return answers
 

@@ -104,9 +104,17 @@ def write_reliability(bins: Iterable[ReliabilityBin], path: Path) -> None:
         "accuracy_high",
     )
     rows = []
-    for one in bins:
-        accuracy = estimate_cells(one.accuracy)
-        rows.append((one.low, one.high, one.examples, one.confidence, *accuracy))
+    for confidence_bin in bins:
+        accuracy = estimate_cells(confidence_bin.accuracy)
+        rows.append(
+            (
+                confidence_bin.low,
+                confidence_bin.high,
+                confidence_bin.examples,
+                confidence_bin.confidence,
+                *accuracy,
+            )
+        )
     write_csv(path, header, rows)
 
 

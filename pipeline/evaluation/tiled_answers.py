@@ -67,9 +67,9 @@ def detect_in_tiles(
     from pipeline.serving.tiles import answer_tiles
 
     picture, tiling = _open_picture(loaded, path, tiles)
-    found = answer_tiles(picture, tiling, lambda cut: _find_boxes(loaded, cut))
+    tile_boxes = answer_tiles(picture, tiling, lambda cut: _find_boxes(loaded, cut))
     most_overlap = loaded.candidate.design["overlap_threshold"]
-    return merge_boxes(found, tiling, picture.width, picture.height, most_overlap)
+    return merge_boxes(tile_boxes, tiling, picture.width, picture.height, most_overlap)
 
 
 def _open_picture(

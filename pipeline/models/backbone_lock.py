@@ -100,8 +100,8 @@ def _read_entries(path: Path) -> Entries:
             expected="name and weights → sha256, size",
             hint="restore it from version control; `{}` in its place accepts whatever weights come next",
         )
-    found: Entries = entries
-    return found
+    checked: Entries = entries
+    return checked
 
 
 def _is_lock(value: object) -> bool:

@@ -72,10 +72,10 @@ def find_errors(
             them, are no mistakes.
         answers: of each picture (K, 6): left, top, right, bottom, score, class.
     """
-    found: list[BoxError] = []
+    errors: list[BoxError] = []
     for picture, (truth, answer) in enumerate(zip(truths, answers, strict=True)):
-        found += _find_in_picture(picture, truth, answer, least_score)
-    return found
+        errors += _find_in_picture(picture, truth, answer, least_score)
+    return errors
 
 
 def count_errors(errors: Sequence[BoxError]) -> dict[ErrorKind, int]:

@@ -81,22 +81,22 @@ def match_class(
         answers: of each picture (K, 6): left, top, right, bottom, score, class.
         area: of the objects that count.
     """
-    found = []
+    matches = []
     for truth, answer in zip(truths, answers, strict=True):
-        found.append(_match_picture(truth, answer, label, area))
-    counts = [len(one.scores) for one in found]
-    pictures = np.repeat(np.arange(len(found)), counts)
+        matches.append(_match_picture(truth, answer, label, area))
+    counts = [len(one.scores) for one in matches]
+    pictures = np.repeat(np.arange(len(matches)), counts)
     places = np.concatenate([np.arange(count) for count in [0, *counts]])
-    scores = np.concatenate([np.empty(0), *(one.scores for one in found)])
+    scores = np.concatenate([np.empty(0), *(one.scores for one in matches)])
     width = len(THRESHOLDS)
     hits = np.concatenate(
-        [np.empty((width, 0), np.bool_), *(one.hits for one in found)], axis=1
+        [np.empty((width, 0), np.bool_), *(one.hits for one in matches)], axis=1
     )
     ignored = np.concatenate(
-        [np.empty((width, 0), np.bool_), *(one.ignored for one in found)], axis=1
+        [np.empty((width, 0), np.bool_), *(one.ignored for one in matches)], axis=1
     )
     order = np.argsort(-scores, kind="stable")
-    objects = np.array([one.objects for one in found], np.int64)
+    objects = np.array([one.objects for one in matches], np.int64)
     return ClassMatches(
         pictures[order],
         scores[order],

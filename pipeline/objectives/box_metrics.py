@@ -90,7 +90,8 @@ class BoxJudgement:
         have objects.
         """
         values = [
-            average_precision(one, weights, thresholds) for one in self.matches(size)
+            average_precision(match, weights, thresholds)
+            for match in self.matches(size)
         ]
         return mean_of_known(np.array(values))
 
@@ -101,13 +102,13 @@ class BoxJudgement:
         count, averaged over thresholds and classes.
         """
         values = []
-        for one in self.matches(size):
-            total = one.objects @ weights
-            by_answer = one.hits.mean(axis=0)
+        for match in self.matches(size):
+            total = match.objects @ weights
+            by_answer = match.hits.mean(axis=0)
             if most is not None:
-                by_answer = by_answer * (one.places < most)
-            found = _sum_by_picture(one, by_answer, len(self.truths)) @ weights
-            values.append(_divide(found, total))
+                by_answer = by_answer * (match.places < most)
+            matched = _sum_by_picture(match, by_answer, len(self.truths)) @ weights
+            values.append(_divide(matched, total))
         return mean_of_known(np.array(values))
 
     @cached_property
@@ -137,22 +138,22 @@ class BoxJudgement:
         the answers from a score on, at the overlap 0.5.
         """
         tallies = np.zeros((len(self.truths), 3))
-        for one in self.matches():
-            shown = one.scores >= score
+        for match in self.matches():
+            shown = match.scores >= score
             tallies[:, 0] += _sum_by_picture(
-                one, one.hits[AT_50] & shown, len(self.truths)
+                match, match.hits[AT_50] & shown, len(self.truths)
             )
             tallies[:, 1] += _sum_by_picture(
-                one, ~one.ignored[AT_50] & shown, len(self.truths)
+                match, ~match.ignored[AT_50] & shown, len(self.truths)
             )
-            tallies[:, 2] += one.objects
+            tallies[:, 2] += match.objects
         return tallies
 
     def f1(self, weights: Weights, score: float) -> Floats:
         """F1 (R,) of the answers from a score on."""
         right, answered, objects = self.tally(score).T @ weights
-        found: Floats = _divide(2 * right, answered + objects)
-        return found
+        shares: Floats = _divide(2 * right, answered + objects)
+        return shares
 
     def goodness(self, score: float) -> Floats:
         """F1 of each picture (N,), of the answers from a score on; 1 where there is
@@ -175,12 +176,14 @@ def average_precision(
         weights: (N, R) of the pictures.
     """
     resamples = weights.shape[1]
-    found = np.empty(resamples)
+    precision = np.empty(resamples)
     step = max(1, CELLS_AT_ONCE // max(len(matches.scores), 1))
     for start in range(0, resamples, step):
-        some = slice(start, start + step)
-        found[some] = _average_precision(matches, weights[:, some], thresholds)
-    return found
+        columns = slice(start, start + step)
+        precision[columns] = _average_precision(
+            matches, weights[:, columns], thresholds
+        )
+    return precision
 
 
 def _average_precision(
@@ -222,8 +225,8 @@ def _precision_at(drawn: Floats, answered: Floats, objects: Floats) -> Floats:
     sums = np.einsum("hr,hr->r", precision, read) - np.einsum(
         "hr,hr->r", precision[1:], read[:-1]
     )
-    found: Floats = sums / len(RECALLS)
-    return found
+    mean_precision: Floats = sums / len(RECALLS)
+    return mean_precision
 
 
 def _count_read(recall: Floats) -> Floats:

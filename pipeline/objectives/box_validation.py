@@ -36,8 +36,8 @@ def compute_metrics(
         "average_recall": judged.average_recall(once),
         "f1": judged.f1(once, best),
     }
-    found = {name: float(np.nan_to_num(value[0])) for name, value in values.items()}
-    return {**found, BEST_SCORE: best}
+    metrics = {name: float(np.nan_to_num(value[0])) for name, value in values.items()}
+    return {**metrics, BEST_SCORE: best}
 
 
 def format_answer(answer: NDArray[np.float32], labels: Sequence[str]) -> str:
@@ -53,14 +53,14 @@ def describe_boxes(
     answer: NDArray[np.floating[Any]], labels: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Boxes (K, 6) as JSON holds them."""
-    found = []
+    objects = []
     for values in answer.tolist():
         corners = [round(value, 2) for value in values[:SCORE]]
-        found.append(
+        objects.append(
             {
                 "box": corners,
                 "label": labels[int(values[CLASS])],
                 "score": round(values[SCORE], 5),
             }
         )
-    return found
+    return objects

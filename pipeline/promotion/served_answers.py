@@ -126,11 +126,11 @@ class ServedVersion:
         try:
             model = packaging.load(self.files())
             for start in range(0, len(rows), ASKED_AT_ONCE):
-                some = rows[start : start + ASKED_AT_ONCE]
-                found = model.predict(serving.requests(some, data)).to_dict(
+                chunk = rows[start : start + ASKED_AT_ONCE]
+                chunk_answers = model.predict(serving.requests(chunk, data)).to_dict(
                     orient="records"
                 )
-                for row, answer in zip(some, found, strict=True):
+                for row, answer in zip(chunk, chunk_answers, strict=True):
                     yield row["id"], answer
         except Exception as fault:
             # The code of another version of Thaw may raise anything.

@@ -168,10 +168,10 @@ def worst_section(evaluated: EvaluateRecord) -> list[WorstPicture]:
     """The worst pictures, with the drawings inside."""
     folder = evaluated.folder / "worst"
     rows = json.loads((folder / "worst.json").read_text(encoding="utf-8"))
-    found = []
+    pictures = []
     for row in rows:
         picture = None
         if row["picture"]:
             picture = files.data_uri(folder / row["picture"])
-        found.append(WorstPicture(row["path"], picture, row))
-    return found
+        pictures.append(WorstPicture(row["path"], picture, row))
+    return pictures

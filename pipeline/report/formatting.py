@@ -186,7 +186,9 @@ def describe_baseline(evaluated: EvaluateRecord) -> str:
     assert evaluated.baseline is not None
     age = describe_age(evaluated.baseline)
     compared = [
-        one.examples for one in evaluated.comparisons if one.examples is not None
+        comparison.examples
+        for comparison in evaluated.comparisons
+        if comparison.examples is not None
     ]
     if not compared:
         return age
@@ -238,9 +240,9 @@ def write_verdict(
 
 def format_gain(value: float, metric: str) -> str:
     """A gain in a metric: in points where the metric is a share."""
-    found = metric_registry.find(metric)
-    written = found.format_gain(value).replace("-", MINUS)
-    return f"{written} points" if found.is_share else written
+    kind = metric_registry.find(metric)
+    written = kind.format_gain(value).replace("-", MINUS)
+    return f"{written} points" if kind.is_share else written
 
 
 def metric_title(metric: str) -> str:

@@ -81,9 +81,11 @@ class Detector(PythonModel):
         width, height = picture.size
         tiles = self.network.tiles
         tiling = tiles.find_tiling(width, height, self.settings["tiles"])
-        found = tiles.answer_tiles(picture, tiling, self._detect_in_tiles)
+        tile_boxes = tiles.answer_tiles(picture, tiling, self._detect_in_tiles)
         most_overlap = self.settings["design"]["overlap_threshold"]
-        boxes = self.box_tiles.merge_boxes(found, tiling, width, height, most_overlap)
+        boxes = self.box_tiles.merge_boxes(
+            tile_boxes, tiling, width, height, most_overlap
+        )
         return Answer(self._describe(boxes), width, height)
 
     def _detect_in_tiles(self, tiles: list[Any]) -> Iterator[np.ndarray[Any, Any]]:
@@ -97,8 +99,8 @@ class Detector(PythonModel):
 
     def _detect(self, squares: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """(N, detections, 6) of images on the square."""
-        found = self.network.ask(squares, _detect_objects)
-        answers: np.ndarray[Any, Any] = found.double().cpu().numpy()
+        detections = self.network.ask(squares, _detect_objects)
+        answers: np.ndarray[Any, Any] = detections.double().cpu().numpy()
         return answers
 
     def _lift(

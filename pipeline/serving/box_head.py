@@ -81,7 +81,7 @@ class BoxHead(nn.Module):
         self.side = int(design["side"])
         self.hidden = int(design["hidden"])
         self.detections = int(design["detections"])
-        inputs = [int(one["channels"]) for one in design["maps"]]
+        inputs = [int(feature_map["channels"]) for feature_map in design["maps"]]
         names = [str(number) for number in range(len(inputs))]
         self.level_names = [*names, "pool"]  # as the pyramid calls them
         _, region_depth = design.get("convolutions", ONE_CONVOLUTION)
@@ -122,7 +122,7 @@ class BoxHead(nn.Module):
         objectness, deltas = self.rpn.head(levels)
         images = self._images(len(levels[0]), levels[0].device)
         anchors = self.rpn.anchor_generator(images, levels)
-        per_level = [one[0].numel() for one in objectness]
+        per_level = [scores[0].numel() for scores in objectness]
         flat_objectness, flat_deltas = concat_box_prediction_layers(objectness, deltas)
         # In fp32: half precision rounds coordinates to whole pixels and more.
         flat_objectness = flat_objectness.float()

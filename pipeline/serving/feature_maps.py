@@ -29,7 +29,7 @@ def build_body(design: Mapping[str, Any]) -> nn.Module:
     classifier = torchvision.models.get_model(
         design["architecture"], weights=None, num_classes=1, **builder_arguments(design)
     )
-    nodes = {one["path"]: one["path"] for one in design["maps"]}
+    nodes = {feature_map["path"]: feature_map["path"] for feature_map in design["maps"]}
     body: nn.Module = create_feature_extractor(classifier.eval(), return_nodes=nodes)
     return body
 
@@ -56,7 +56,9 @@ def order_maps(
     last are turned.
     """
     ordered = []
-    for one in maps:
-        values = found[one["path"]]
-        ordered.append(values.permute(0, 3, 1, 2) if one["channels_last"] else values)
+    for feature_map in maps:
+        values = found[feature_map["path"]]
+        ordered.append(
+            values.permute(0, 3, 1, 2) if feature_map["channels_last"] else values
+        )
     return ordered

@@ -95,20 +95,21 @@ class Classifier(PythonModel):
         parts = []
         for start in range(0, len(images), BATCH):
             parts.append(self._probabilities(images[start : start + BATCH], start))
-        found = np.concatenate([np.empty((0, len(self.labels))), *parts])
-        if len(found):
-            best = found.argmax(axis=1)
+        probabilities = np.concatenate([np.empty((0, len(self.labels))), *parts])
+        if len(probabilities):
+            best = probabilities.argmax(axis=1)
         else:
             best = np.empty(0, dtype=int)
         return pd.DataFrame(
             {
                 "label": [self.labels[index] for index in best],
                 "score": [
-                    float(row[index]) for row, index in zip(found, best, strict=True)
+                    float(row[index])
+                    for row, index in zip(probabilities, best, strict=True)
                 ],
                 "probabilities": [
                     dict(zip(self.labels, map(float, row), strict=True))
-                    for row in found
+                    for row in probabilities
                 ],
             }
         )

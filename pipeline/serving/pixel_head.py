@@ -106,7 +106,7 @@ class PublishedPixelHead(nn.Module):
         super().__init__()
         self.side = int(design["side"])
         self.kind = str(design["head"])
-        channels = [int(one["channels"]) for one in design["maps"]]
+        channels = [int(feature_map["channels"]) for feature_map in design["maps"]]
         self.classifier: nn.Module
         if self.kind == "lraspp":
             low, high = channels

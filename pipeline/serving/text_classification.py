@@ -121,26 +121,27 @@ class Classifier(PythonModel):
         texts, pairs = self._columns(model_input)
         spec = self.settings["input"]
         encoded = self.tokens.encode(self.tokenizer, texts, pairs, spec["max_tokens"])
-        found = np.empty((len(texts), len(self.labels)))
+        probabilities = np.empty((len(texts), len(self.labels)))
         with torch.inference_mode():
             for rows, length in self._batches(encoded.ids):
                 inputs = self._inputs(encoded, rows, length)
-                found[rows] = (
+                probabilities[rows] = (
                     self.network(inputs).float().softmax(dim=1).double().cpu().numpy()
                 )
-        if len(found):
-            best = found.argmax(axis=1)
+        if len(probabilities):
+            best = probabilities.argmax(axis=1)
         else:
             best = np.empty(0, dtype=int)
         return pd.DataFrame(
             {
                 "label": [self.labels[index] for index in best],
                 "score": [
-                    float(row[index]) for row, index in zip(found, best, strict=True)
+                    float(row[index])
+                    for row, index in zip(probabilities, best, strict=True)
                 ],
                 "probabilities": [
                     dict(zip(self.labels, map(float, row), strict=True))
-                    for row in found
+                    for row in probabilities
                 ],
                 "truncated_tokens": np.maximum(
                     encoded.full_lengths - spec["max_tokens"], 0
@@ -211,11 +212,11 @@ class Classifier(PythonModel):
 
 def _load_module(path: Path) -> Any:
     """A module that lies beside the weights."""
-    found = importlib.util.spec_from_file_location(f"thaw_served_{path.stem}", path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+    spec = importlib.util.spec_from_file_location(f"thaw_served_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 

@@ -97,8 +97,8 @@ def answer_tiles(
 ) -> Iterator[tuple[int, int, T]]:
     """Every tile of a picture: where it begins (left, top), and the answer to it."""
     for top in tiling.tops:
-        for left, found in _answer_row(picture, tiling, top, answer):
-            yield left, top, found
+        for left, tile_answer in _answer_row(picture, tiling, top, answer):
+            yield left, top, tile_answer
 
 
 def label_bands(

@@ -103,8 +103,8 @@ def recall(comparison: Comparison) -> BaselineRecord | None:
         TrainingError: baseline.dvc pins one that cannot be had.
     """
     place, console = comparison.place, comparison.context.console
-    kept = place.baseline_dvc if comparison.has_dvc else place.baseline
-    if not kept.exists():
+    tracked = place.baseline_dvc if comparison.has_dvc else place.baseline
+    if not tracked.exists():
         return None
     record = _load(comparison)
     reason = _why_unusable(comparison, record)
@@ -129,11 +129,11 @@ def remember(comparison: Comparison, candidate: CandidateRecord) -> BaselineReco
     learnt = members.seen_members(
         members.members_of_split(manifest.read(comparison.split.manifest))
     )
-    made = datetime.fromtimestamp(
+    trained_at = datetime.fromtimestamp(
         (candidate.folder / "record.json").stat().st_mtime, UTC
     )
     age = BaselineAge(
-        trained=made.date().isoformat(),
+        trained=trained_at.date().isoformat(),
         data=_data_version(comparison),
         examples=learnt.num_rows,
     )

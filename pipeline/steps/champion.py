@@ -193,9 +193,9 @@ def _ask_if_possible(
     try:
         return _ask_registry(config, workspace, need_versions=had_version)
     except ThawError as fault:
-        kept = f"; champion.lock keeps {before}" if before else ""
+        keeps = f"; champion.lock keeps {before}" if before else ""
         console.info(
-            f"warm start: the registry cannot be asked ({fault.subject}: {fault.found}){kept}"
+            f"warm start: the registry cannot be asked ({fault.subject}: {fault.found}){keeps}"
         )
         return None
 

@@ -345,7 +345,9 @@ def _few_examples(judged: Judged) -> Finding | None:
 
 def _weak_slices(slices: list[SliceScore], metric: str) -> Finding | None:
     weak = tuple(
-        f"{one.column} = {one.value}" for one in slices if one.verdict == "below"
+        f"{data_slice.column} = {data_slice.value}"
+        for data_slice in slices
+        if data_slice.verdict == "below"
     )
     if not weak:
         return None

@@ -258,11 +258,11 @@ class FinetuneRun:
         import pyarrow.compute as pc
 
         table = manifest.read(self.split.manifest)
-        found: dict[str, pa.Table] = {}
+        tables: dict[str, pa.Table] = {}
         for name in ("train", "val"):
             rows = table.filter(pc.equal(table.column("split"), name))
-            found[name] = rows.sort_by("id")
-        empty = [name for name, rows in found.items() if not rows.num_rows]
+            tables[name] = rows.sort_by("id")
+        empty = [name for name, rows in tables.items() if not rows.num_rows]
         if empty:
             raise TrainingError(
                 "the split",
@@ -270,7 +270,7 @@ class FinetuneRun:
                 expected="some to train and to validate on",
                 hint="look at `split` in params.yaml",
             )
-        return found
+        return tables
 
     @cached_property
     def members(self) -> pa.Table:

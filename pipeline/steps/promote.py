@@ -245,9 +245,9 @@ class _Promotion:
         known: dict[str, TestSplit] = {}
         for entry in history.looks:
             if entry.test_split and entry.test_split not in known:
-                found = self._journal.find_test_split(entry.test_split, folder)
-                if found is not None:
-                    known[entry.test_split] = found
+                test_split = self._journal.find_test_split(entry.test_split, folder)
+                if test_split is not None:
+                    known[entry.test_split] = test_split
         return count_looks(history.looks, known, split, self._challenger.registered.key)
 
     def _open(

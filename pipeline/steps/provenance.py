@@ -74,16 +74,16 @@ def describe_environment() -> list[str]:
     distribution, as pip reads them. Where a distribution was installed from is not
     said: the address could be anyone's.
     """
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for distribution in distributions():
         name = distribution.metadata["Name"]
         if name:
             canonical = re.sub(r"[-_.]+", "-", name).lower()
             # The first is the one that is imported.
-            found.setdefault(canonical, f"{name}=={distribution.version}")
+            versions.setdefault(canonical, f"{name}=={distribution.version}")
     python = f"# {platform.python_implementation()} {platform.python_version()}"
     return [
         python,
         f"# {platform.platform()}",
-        *(found[name] for name in sorted(found)),
+        *(versions[name] for name in sorted(versions)),
     ]

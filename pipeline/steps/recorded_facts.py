@@ -236,8 +236,8 @@ def find_timing(scratch: Path, candidate: CandidateRecord) -> Mapping[str, Any] 
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if timing.get("key") == candidate.key:
-            found: Mapping[str, Any] = timing
-            return found
+            stage_timing: Mapping[str, Any] = timing
+            return stage_timing
     return None
 
 

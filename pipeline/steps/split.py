@@ -241,13 +241,13 @@ def _new(
     came = [
         example for example in present if ledger.entries[example.id].batch == latest
     ]
-    gone = [
+    vanished = [
         example for example in remembered if ledger.entries[example.id].batch < latest
     ]
-    if not gone:
+    if not vanished:
         return len(came)
     near = clusters(
-        [example.phash for example in (*came, *gone)], config.near_duplicates
+        [example.phash for example in (*came, *vanished)], config.near_duplicates
     ).tolist()
     lookalikes = Counter(near[: len(came)]) & Counter(near[len(came) :])
     return len(came) - lookalikes.total()
@@ -291,16 +291,16 @@ def _refuse_leaks(
     split_of: dict[str, Split] = {}
     for example in present:
         unit = units[example.id]
-        here = splits[example.id]
-        if split_of.setdefault(unit, here) != here:
+        own_split = splits[example.id]
+        if split_of.setdefault(unit, own_split) != own_split:
             raise _leak([other for other in present if units[other.id] == unit], splits)
 
 
 def _leak(members: Sequence[Example], splits: dict[str, Split]) -> SplitError:
-    found = sorted({splits[example.id] for example in members})
+    unit_splits = sorted({splits[example.id] for example in members})
     return SplitError(
         "the split leaks",
-        found=f"examples that belong together in {', '.join(found)}",
+        found=f"examples that belong together in {', '.join(unit_splits)}",
         expected="groups and near-duplicates in one split",
         hint="report this with the ledger: it is a fault of Thaw",
         details=[f"{example.path}: {splits[example.id]}" for example in members],

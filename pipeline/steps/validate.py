@@ -178,9 +178,11 @@ def _judge(
         suites.append(
             drift_suite(rows, before, data, reader.measure_drift(rows, before, task))
         )
-    found = checks.judge(suites, context.run_dir)
-    drift = [finding for finding in found if finding.code.startswith("drift-")]
-    return _Judged([finding for finding in found if finding not in drift], drift, count)
+    findings = checks.judge(suites, context.run_dir)
+    drift = [finding for finding in findings if finding.code.startswith("drift-")]
+    return _Judged(
+        [finding for finding in findings if finding not in drift], drift, count
+    )
 
 
 def _refuse_emptiness(intake: _Intake, context: Context) -> None:
@@ -226,18 +228,18 @@ def _refusal(
     _write(findings, context.run_dir / FINDINGS)
     critical = [finding for finding in findings if finding.severity == "critical"]
     warnings = [finding for finding in findings if finding.severity == "warning"]
-    told = [line for finding in (*critical, *warnings) for line in _lines(finding)]
+    lines = [line for finding in (*critical, *warnings) for line in _lines(finding)]
     named = any(
         finding.code in ("too-many-bad", "nothing-usable") for finding in critical
     )
-    told += [] if named else [f"quarantined {_line(fault)}" for fault in intake.faults]
+    lines += [] if named else [f"quarantined {_line(fault)}" for fault in intake.faults]
     return DataError(
         f"data folder {context.data}",
         found=f"{len(critical)} finding{'s' if len(critical) > 1 else ''} that must be fixed first: "
         + ", ".join(finding.code for finding in critical),
         expected="data that pass every critical check",
         hint="as each line says; nothing was changed",
-        details=told,
+        details=lines,
     )
 
 

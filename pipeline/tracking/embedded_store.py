@@ -31,8 +31,8 @@ def create(folder: Path) -> None:
         with contextlib.suppress(FileExistsError):  # another process was quicker
             database.hardlink_to(part)
     finally:
-        for left in folder.glob(f"{part.name}*"):
-            left.unlink()
+        for leftover in folder.glob(f"{part.name}*"):
+            leftover.unlink()
 
 
 def relocate(folder: Path) -> None:
@@ -44,13 +44,15 @@ def relocate(folder: Path) -> None:
     right.
     """
     database = folder / "mlflow.db"
-    here = (folder / "artifacts").as_uri()
+    address_now = (folder / "artifacts").as_uri()
     marker = folder / "artifacts" / ".address"
-    there = marker.read_text(encoding="utf-8") if marker.is_file() else here
-    if database.is_file() and there != here:
-        _replace_addresses(database, there, here)
-    if there != here or not marker.is_file():
-        marker.write_text(here, encoding="utf-8")
+    address_then = (
+        marker.read_text(encoding="utf-8") if marker.is_file() else address_now
+    )
+    if database.is_file() and address_then != address_now:
+        _replace_addresses(database, address_then, address_now)
+    if address_then != address_now or not marker.is_file():
+        marker.write_text(address_now, encoding="utf-8")
 
 
 def server_command(
@@ -83,22 +85,22 @@ def _open_database(database: Path, artifacts: str) -> Any:
     return store_class(f"{SQLITE}{database}", artifacts)
 
 
-def _replace_addresses(database: Path, there: str, here: str) -> None:
+def _replace_addresses(database: Path, address_then: str, address_now: str) -> None:
     """Replaces the beginning of every address in the database, by MLflow's own mapping
     of its tables.
     """
     from sqlalchemy import func, literal, update
 
-    store = _open_database(database, here)
+    store = _open_database(database, address_now)
     try:
         with store.ManagedSessionMaker(read_only=False) as session:
             for column in _address_columns():
-                begins_there = func.substr(column, 1, len(there)) == there
-                rest = func.substr(column, len(there) + 1)
+                begins_there = func.substr(column, 1, len(address_then)) == address_then
+                ending = func.substr(column, len(address_then) + 1)
                 session.execute(
                     update(column.class_)
                     .where(begins_there)
-                    .values({column.key: literal(here) + rest}),
+                    .values({column.key: literal(address_now) + ending}),
                     execution_options={"synchronize_session": False},
                 )
     finally:

@@ -75,9 +75,9 @@ class JournalRun:
         run_id = self._find_run()
         if not run_id:
             return []
-        found: dict[str, str] = self._store.client.get_run(run_id).data.params
-        numbers = sorted(number for number in found if NUMBER.fullmatch(number))
-        return [self._parse(number, found[number]) for number in numbers]
+        params: dict[str, str] = self._store.client.get_run(run_id).data.params
+        numbers = sorted(number for number in params if NUMBER.fullmatch(number))
+        return [self._parse(number, params[number]) for number in numbers]
 
     def _parse(self, number: str, text: str) -> Entry:
         try:
@@ -260,17 +260,17 @@ class JournalRun:
 
         client = self._store.client
         experiments = [
-            one.experiment_id
-            for one in client.search_experiments(view_type=ViewType.ALL)
+            experiment.experiment_id
+            for experiment in client.search_experiments(view_type=ViewType.ALL)
         ]
         # Names may hold any quotes, which a filter cannot express.
-        found = client.search_runs(
+        runs = client.search_runs(
             experiments,
             f"tags.`{JOURNAL_TAG}` != ''",
             ViewType.ALL,
             order_by=["start_time"],
         )
-        for run in found:
+        for run in runs:
             is_own = run.data.tags[JOURNAL_TAG] == self._name
             if is_own and any(NUMBER.fullmatch(name) for name in run.data.params):
                 run_id = str(run.info.run_id)
@@ -302,14 +302,14 @@ class JournalRun:
                 expected="a registered version with its run",
                 hint="thaw run --force register",
             )
-        made = client.create_run(
+        run = client.create_run(
             self._store.experiment_id,
             run_name=f"journal of {self._name}",
             tags={JOURNAL_TAG: self._name},
         )
-        client.set_terminated(made.info.run_id)
-        if not _write_once(client, pointed_from, self._pointer, made.info.run_id):
-            client.delete_run(made.info.run_id)
+        client.set_terminated(run.info.run_id)
+        if not _write_once(client, pointed_from, self._pointer, run.info.run_id):
+            client.delete_run(run.info.run_id)
         return self._find_run()
 
     def _find_oldest_run(self) -> str:

@@ -119,9 +119,9 @@ class Outbox:
         replace_text(self.path, "".join(lines))
 
     def _find_content(self, file: KeptFile) -> Path | None:
-        kept = self._contents / file["sha256"]
-        if kept.is_file():
-            return kept
+        content = self._contents / file["sha256"]
+        if content.is_file():
+            return content
         original = Path(file["path"])
         with contextlib.suppress(OSError):
             if sha256(original) == file["sha256"]:

@@ -229,25 +229,25 @@ def upload(
             return known.model_id, known.artifact_location
     # A logged model's name may not hold these, a registered one's may.
     title = re.sub(r"[/:.%\"']", "-", name)
-    made = client.create_logged_model(
+    logged = client.create_logged_model(
         experiment, title, run_id, {KEY: key, **tags}, model_type="classifier"
     )
-    client.log_model_artifacts(made.model_id, str(folder))
-    client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=0)])
-    client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
-    return made.model_id, made.artifact_location
+    client.log_model_artifacts(logged.model_id, str(folder))
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    return logged.model_id, logged.artifact_location
 
 
 def add_missing_files(store: TrackingStore, run_id: str, folder: Path) -> None:
     """Puts the files of a folder to a run's artifacts, below the folder's name; those
     that are there stay.
     """
-    there = {
+    present = {
         Path(entry.path).name
         for entry in store.client.list_artifacts(run_id, folder.name)
     }
     for file in sorted(folder.iterdir()):
-        if file.name not in there:
+        if file.name not in present:
             store.client.log_artifact(run_id, str(file), folder.name)
 
 

@@ -83,10 +83,10 @@ def versions(store: TrackingStore, name: str) -> list[ModelVersion]:
     """All versions of a model, newest first."""
     if store.empty:
         return []
-    found = list(_search_versions(store, name))
-    aliases = aliases_of(store, name) if found else {}
+    registered = list(_search_versions(store, name))
+    aliases = aliases_of(store, name) if registered else {}
     known = []
-    for entity in found:
+    for entity in registered:
         own = [
             alias
             for alias, version in aliases.items()
@@ -156,10 +156,10 @@ def register(
     except MlflowException as fault:
         if fault.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    made = store.client.create_model_version(
+    created = store.client.create_model_version(
         name, source, run_id, dict(tags), model_id=model_id
     )
-    return _to_version(made, [])
+    return _to_version(created, [])
 
 
 def update(
@@ -181,8 +181,10 @@ def update(
     for name in outdated:
         store.client.delete_model_version_tag(version.name, version.version, name)
     packaging.retag(store, version.key, tags, outdated)
-    kept = {name: value for name, value in version.tags.items() if name not in outdated}
-    return replace(version, tags={**kept, **tags})
+    unchanged = {
+        name: value for name, value in version.tags.items() if name not in outdated
+    }
+    return replace(version, tags={**unchanged, **tags})
 
 
 def describe(store: TrackingStore, version: ModelVersion, description: str) -> None:
@@ -281,17 +283,17 @@ def fetch(
             )
         )
 
-    found: Path = with_retries(
+    fetched: Path = with_retries(
         store, f"fetching {version.name} v{version.version}", get
     )
-    if not (found / "MLmodel").is_file():
+    if not (fetched / "MLmodel").is_file():
         raise TrackingError(
             f"{version.name} v{version.version}",
             found=f"no model at {version.source}",
             expected="its files",
             hint="thaw run --force register",
         )
-    return found
+    return fetched
 
 
 def has_file(store: TrackingStore, version: ModelVersion, name: str) -> bool:

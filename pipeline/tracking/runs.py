@@ -97,13 +97,13 @@ class MlflowRun:
         files = []
         for file, name in _list_files(path):
             try:
-                kept, fault = self.outbox.keep(file, name)
+                held_file, fault = self.outbox.keep(file, name)
             except OSError as unreadable:
                 self._tracker.info(
                     f"tracking: {name} cannot be read and is left out ({unreadable.strerror})"
                 )
                 continue
-            files.append(kept)
+            files.append(held_file)
             if fault is not None:
                 self._tracker.info(
                     f"tracking: no copy of {name} could be kept ({fault.strerror}); it is recorded if the store takes it "
@@ -315,12 +315,12 @@ def _find_or_create(
     client = tracker.store.client
     experiment = tracker.store.experiment_id
     query = f"tags.`{KEY}` = '{run.key}'"
-    found = client.search_runs(
+    runs = client.search_runs(
         [experiment], query, max_results=1, order_by=["attributes.start_time ASC"]
     )
-    run.existed = bool(found)
-    if found:
-        info = found[0].info
+    run.existed = bool(runs)
+    if runs:
+        info = runs[0].info
     else:
         info = client.create_run(experiment, started, {KEY: run.key}, name or None).info
     run.finished = run.existed and info.status == "FINISHED"

@@ -144,11 +144,11 @@ class BatchSource:
         `batch`.
         """
         shapes = self.examples.shapes[chosen]
-        found = []
+        pieces = []
         for places in sampling.same_shape_batches(shapes, max(1, len(chosen))):
             shown = None if views is None else views[places]
-            found.append(Piece(places, self.batch(chosen[places], shown)))
-        return found
+            pieces.append(Piece(places, self.batch(chosen[places], shown)))
+        return pieces
 
     def batch(self, chosen: Rows, views: Rows | None) -> Batch:
         """Input for some of the examples (positions) of one shape, each in its view, or

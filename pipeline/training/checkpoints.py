@@ -50,11 +50,11 @@ class Checkpoint:
     def part(self, name: str) -> dict[str, torch.Tensor]:
         """The tensors of one part, without its prefix."""
         prefix = f"{name}/"
-        found: dict[str, torch.Tensor] = {}
+        tensors: dict[str, torch.Tensor] = {}
         for key, tensor in self.tensors.items():
             if key.startswith(prefix):
-                found[key.removeprefix(prefix)] = tensor
-        return found
+                tensors[key.removeprefix(prefix)] = tensor
+        return tensors
 
 
 @dataclass
@@ -112,10 +112,10 @@ class Checkpoints:
                 weights; names the difference.
         """
         for path in reversed(self._paths(START if start else "*")):
-            found = self._read(path)
-            if found is not None:
-                self._check_identity(found, path)
-                return found
+            checkpoint = self._read(path)
+            if checkpoint is not None:
+                self._check_identity(checkpoint, path)
+                return checkpoint
         return None
 
     def clear(self) -> None:
@@ -178,9 +178,9 @@ class Checkpoints:
             return None
         return Checkpoint(values["state"], tensors, values["identity"])
 
-    def _check_identity(self, found: Checkpoint, path: Path) -> None:
+    def _check_identity(self, checkpoint: Checkpoint, path: Path) -> None:
         identity = json.loads(json.dumps(self.identity))
-        different = _differences(found.identity, identity)
+        different = _differences(checkpoint.identity, identity)
         if different:
             raise TrainingError(
                 f"checkpoint {path}",
@@ -212,15 +212,15 @@ def _portable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     copied.
     """
     addresses: set[int] = set()
-    result: dict[str, torch.Tensor] = {}
+    portable: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         plain = tensor.detach().cpu().contiguous()
         address = plain.untyped_storage().data_ptr()
         if address in addresses:
             plain = plain.clone()
         addresses.add(address)
-        result[name] = plain
-    return result
+        portable[name] = plain
+    return portable
 
 
 def _flush(path: Path) -> None:

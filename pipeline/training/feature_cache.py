@@ -272,22 +272,22 @@ class FeatureStore:
         for turn in np.unique(turns).tolist():
             if not self._fill(turn):
                 return self._computed(positions, turns)
-        found = {}
+        tensors = {}
         for name, data in self._files.data.items():
-            found[name] = _tensor(data[turns, positions], self._prefix.plan)
-        if "" in found:
-            return found[""]
-        return TensorGroup(found)
+            tensors[name] = _tensor(data[turns, positions], self._prefix.plan)
+        if "" in tensors:
+            return tensors[""]
+        return TensorGroup(tensors)
 
     def _computed(self, positions: Rows, turns: Rows) -> Batch:
         """The same without the files, but for the last bits of another batch size."""
         output = self._prefix.at(positions, turns)
         plan = self._prefix.plan
         arrays = _arrays(output, plan)
-        found = {name: _tensor(array, plan) for name, array in arrays.items()}
-        if "" in found:
-            return found[""]
-        return TensorGroup(found)
+        tensors = {name: _tensor(array, plan) for name, array in arrays.items()}
+        if "" in tensors:
+            return tensors[""]
+        return TensorGroup(tensors)
 
     def _turns(self, positions: Rows, views: Rows | None) -> Rows:
         count = self._prefix.views
@@ -309,9 +309,9 @@ class FeatureStore:
             except storage.Refused as fault:
                 self._refused = True
                 self._console.progress(self._what(turn), 1, 1)
-                said = storage.describe(fault.reason, self._files.folder)
+                reason = storage.describe(fault.reason, self._files.folder)
                 self._console.info(
-                    f"features: {said}; what is not kept yet is computed each time"
+                    f"features: {reason}; what is not kept yet is computed each time"
                 )
             return not self._refused
 
@@ -406,12 +406,12 @@ def open_features(
         plan,
     )
     folder = scratch / "features" / prefix.key(key)[:32]
-    found = _reopen(folder)
-    if found is None:
-        found = _create(folder, prefix, console, in_use)
-    if found is None:
+    opened = _reopen(folder)
+    if opened is None:
+        opened = _create(folder, prefix, console, in_use)
+    if opened is None:
         return None
-    return FeatureStore(prefix, found, console, between)
+    return FeatureStore(prefix, opened, console, between)
 
 
 def _reopen(folder: Path) -> Files | None:

@@ -72,12 +72,12 @@ def raw_bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
 
 def of_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """A fingerprint for each named tensor, over its bytes, type and shape."""
-    found: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
     for name, tensor in tensors.items():
-        found[name] = fingerprint(
+        fingerprints[name] = fingerprint(
             raw_bytes(tensor), str(tensor.dtype), tuple(tensor.shape)
         )
-    return found
+    return fingerprints
 
 
 def of_file(path: Path) -> str:

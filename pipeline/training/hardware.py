@@ -17,21 +17,21 @@ def device(wanted: str) -> str:
     """
     import torch
 
-    there = ["cpu"]
+    devices = ["cpu"]
     if torch.cuda.is_available():
-        there += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        devices += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
-        there.append("mps")
+        devices.append("mps")
     if wanted == "auto":
-        if len(there) > 1:
-            return there[1]
+        if len(devices) > 1:
+            return devices[1]
         return "cpu"
     name = "cuda:0" if wanted == "cuda" else wanted
-    if name not in there:
+    if name not in devices:
         raise ConfigError(
             "finetune.plan.device",
             found=wanted,
-            expected="one of " + ", ".join(["auto", *there]),
+            expected="one of " + ", ".join(["auto", *devices]),
             hint="set finetune.plan.device: auto",
         )
     return name

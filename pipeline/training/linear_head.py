@@ -310,7 +310,7 @@ def assign_folds(
     for position, unit in enumerate(units):
         members.setdefault(unit, []).append(position)
     numbers = max(classes) + 1
-    held = [[0] * count for _ in range(numbers)]
+    fold_counts = [[0] * count for _ in range(numbers)]
     sizes = [0] * count
     folds = torch.zeros(len(units), dtype=torch.int64)
     for unit in sorted(
@@ -320,10 +320,10 @@ def assign_folds(
         label = classes[positions[0]]
         fold = min(
             range(count),
-            key=lambda number: (held[label][number], sizes[number], number),
+            key=lambda number: (fold_counts[label][number], sizes[number], number),
         )
         for position in positions:
-            held[classes[position]][fold] += 1
+            fold_counts[classes[position]][fold] += 1
             sizes[fold] += 1
             folds[position] = fold
     return folds

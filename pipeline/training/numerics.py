@@ -13,8 +13,8 @@ def is_out_of_memory(fault: BaseException) -> bool:
     """Whether a step failed for want of memory, on a GPU or in the host."""
     import torch
 
-    said = str(fault).lower()
+    message = str(fault).lower()
     return isinstance(fault, torch.OutOfMemoryError | MemoryError) or (
         isinstance(fault, RuntimeError)
-        and ("out of memory" in said or "not enough memory" in said)
+        and ("out of memory" in message or "not enough memory" in message)
     )

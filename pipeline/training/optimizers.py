@@ -48,13 +48,13 @@ def max_lrs(
         body_lr: of the block below the head, where it is another than `lr` times
             `decay`.
     """
-    found: dict[str, float] = {}
+    lrs: dict[str, float] = {}
     for depth, name in enumerate(reversed(blocks)):
         if body_lr is None or depth == 0:
-            found[name] = lr * decay**depth
+            lrs[name] = lr * decay**depth
         else:
-            found[name] = body_lr * decay ** (depth - 1)
-    return {name: found[name] for name in scope.trained}
+            lrs[name] = body_lr * decay ** (depth - 1)
+    return {name: lrs[name] for name in scope.trained}
 
 
 def parameter_groups(
@@ -65,7 +65,7 @@ def parameter_groups(
     trained blocks is in the first group that has it.
     """
     seen: set[int] = set()
-    result: list[ParameterGroup] = []
+    groups: list[ParameterGroup] = []
     for block in model.blocks:
         if block.name not in max_lrs:
             continue
@@ -81,7 +81,7 @@ def parameter_groups(
             members = {name: p for name, p in fresh.items() if (p.ndim <= 1) == is_flat}
             if members:
                 peak = max_lrs[block.name]
-                result.append(
+                groups.append(
                     {
                         "params": list(members.values()),
                         "names": list(members),
@@ -91,7 +91,7 @@ def parameter_groups(
                         "weight_decay": decay,
                     }
                 )
-    return result
+    return groups
 
 
 def build_optimizer(
@@ -148,12 +148,12 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]
     """The optimiser's state by parameter name and kind: `layer.weight:exp_avg`."""
     import torch
 
-    found: dict[str, torch.Tensor] = {}
+    state: dict[str, torch.Tensor] = {}
     for name, parameter in _named(optimizer).items():
         for kind, value in optimizer.state.get(parameter, {}).items():
             if torch.is_tensor(value):
-                found[f"{name}:{kind}"] = value
-    return found
+                state[f"{name}:{kind}"] = value
+    return state
 
 
 def load_optimizer_state(
@@ -178,7 +178,7 @@ def load_optimizer_state(
 
 
 def _named(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for group in optimizer.param_groups:
-        found.update(zip(group["names"], group["params"], strict=True))
-    return found
+        tensors.update(zip(group["names"], group["params"], strict=True))
+    return tensors

@@ -474,11 +474,11 @@ def _step(
     # Dropout and BatchNorm's batch statistics would make the losses differ.
     model.stock.eval()
     model.stock.zero_grad(set_to_none=True)
-    kept = 0
+    saved_bytes = 0
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal kept
-        kept += (
+        nonlocal saved_bytes
+        saved_bytes += (
             0
             if isinstance(tensor, torch.nn.Parameter)
             else tensor.numel() * tensor.element_size()
@@ -493,7 +493,9 @@ def _step(
         if backward:
             loss.backward()  # type: ignore[no-untyped-call]
     value = float(loss.detach())
-    return MeasuredTrial(plan, time.perf_counter() - began, value, kept // len(x))
+    return MeasuredTrial(
+        plan, time.perf_counter() - began, value, saved_bytes // len(x)
+    )
 
 
 def _best(

@@ -157,16 +157,16 @@ def shape_batches(shapes: Rows, size: int, *counts: object) -> list[Rows]:
     Returns:
         Positions in the epoch, batch by batch.
     """
-    found: list[Rows] = []
+    cut_batches: list[Rows] = []
     pool_size = POOL * size
     for start in range(0, len(shapes), pool_size):
         stop = min(start + pool_size, len(shapes))
         pool = np.arange(start, stop)
         by_shape = np.argsort(shapes[pool], kind="stable")
-        found += batches(pool[by_shape], size)
-    numbers = np.arange(len(found), dtype=np.uint64)
+        cut_batches += batches(pool[by_shape], size)
+    numbers = np.arange(len(cut_batches), dtype=np.uint64)
     order = shuffle(mix(numbers), "batches", *counts)
-    return [found[number] for number in order.tolist()]
+    return [cut_batches[number] for number in order.tolist()]
 
 
 def same_shape_batches(shapes: Rows, size: int) -> list[Rows]:
@@ -176,11 +176,11 @@ def same_shape_batches(shapes: Rows, size: int) -> list[Rows]:
     if len(np.unique(shapes)) <= 1:
         every = np.arange(len(shapes))
         return np.split(every, range(size, len(every), size))
-    found: list[Rows] = []
+    cut_batches: list[Rows] = []
     for shape in np.unique(shapes):
         alike = np.flatnonzero(shapes == shape)
-        found += np.split(alike, range(size, len(alike), size))
-    return found
+        cut_batches += np.split(alike, range(size, len(alike), size))
+    return cut_batches
 
 
 def batches(rows: Rows, size: int) -> list[Rows]:

@@ -277,7 +277,7 @@ class StageTrainer:
             freeze_digest = freeze.verify_frozen(
                 state.frozen_checksums, setup.model, setup.scope, setup.stage.name
             )
-        result = StageResult(
+        closed = StageResult(
             name=setup.stage.name,
             epochs=state.stage_epochs,
             best_epoch=best.epoch,
@@ -288,7 +288,7 @@ class StageTrainer:
             val=best.metrics,
             solved=self._solved,
         )
-        state.close_stage(result)
+        state.close_stage(closed)
         self.progress.best_state = {ANSWERS: self.progress.best_state[ANSWERS]}
         self._saver.save(start=True)
         crash_point("between-stages")

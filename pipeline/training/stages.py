@@ -51,14 +51,14 @@ def resolve_scope(model: BlockedNetwork, stage: StageConfig) -> StageScope:
             expected="at least one block to train",
             hint="correct `train` or `frozen`",
         )
-    result = StageScope(
+    scope = StageScope(
         trained=tuple(n for n in names if n in chosen),
         frozen=tuple(n for n in names if n not in chosen),
         boundary=min(names.index(n) for n in chosen),
         batchnorm=stage.batchnorm == "train",
     )
-    _refuse_ties(model, result)
-    return result
+    _refuse_ties(model, scope)
+    return scope
 
 
 def apply_scope(model: BlockedNetwork, scope: StageScope) -> None:
@@ -116,12 +116,12 @@ def block_tensors(
     model: BlockedNetwork, blocks: tuple[str, ...], *, buffers: bool = True
 ) -> dict[str, torch.Tensor]:
     """Parameters (and buffers) of some blocks, by the stock network's names."""
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for block in model.blocks:
         if block.name in blocks:
-            found.update(block.named_parameters())
-            found.update(block.named_buffers() if buffers else ())
-    return found
+            tensors.update(block.named_parameters())
+            tensors.update(block.named_buffers() if buffers else ())
+    return tensors
 
 
 def _refuse_ties(model: BlockedNetwork, scope: StageScope) -> None:

@@ -66,10 +66,10 @@ def measure_image(
     """
     identity = None
     try:
-        data = _read_file(root, path, intake)
-        identity = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        content = _read_file(root, path, intake)
+        identity = hashlib.md5(content, usedforsecurity=False).hexdigest()
         with decoding.quiet():
-            return _measure_content(data, path, identity, intake)
+            return _measure_content(content, path, identity, intake)
     except _Unusable as fault:
         return ExampleFault(
             path, fault.code, fault.found, fault.expected, fault.hint, identity

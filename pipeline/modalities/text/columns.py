@@ -273,12 +273,12 @@ def _describe_tables(
     others = {name: cells for name, cells in columns.items() if name not in texts}
     chosen = dict(zip(("text", "pair"), texts, strict=False))
     chosen["label"] = label
-    told = {
+    descriptions = {
         **chosen,
         **{role: role for role in USED_BY_NAME if role in others and role != label},
     }
-    metadata = [name for name in others if name not in told.values()]
-    notes = _notes(tables, header, told, columns[label], metadata)
+    metadata = [name for name in others if name not in descriptions.values()]
+    notes = _notes(tables, header, descriptions, columns[label], metadata)
     named = {role: column for role, column in chosen.items() if role != column}
     table = tables[0].path if len(tables) == 1 else None
     return TextLayout(table, header, named, len(texts) > 1, notes)

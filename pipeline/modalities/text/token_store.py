@@ -224,11 +224,11 @@ def _encode(
         ]
         texts = [example.text for example in examples]
         pairs = [example.pair or "" for example in examples] if has_pairs else None
-        found = text_tokens.encode(tokenizer, texts, pairs, spec.max_tokens)
-        ids.extend(found.ids)
-        types.extend(found.type_ids)
-        counts.extend(len(row) for row in found.ids)
-        lengths.append(found.full_lengths)
+        encoded = text_tokens.encode(tokenizer, texts, pairs, spec.max_tokens)
+        ids.extend(encoded.ids)
+        types.extend(encoded.type_ids)
+        counts.extend(len(row) for row in encoded.ids)
+        lengths.append(encoded.full_lengths)
         console.progress("encoding", start + len(examples), len(contents))
     return EncodedExamples(
         ids=np.concatenate(ids),
@@ -270,60 +270,60 @@ def _tokenizer(network_files: Path) -> Any:
 def _load(folder: Path, examples: int) -> EncodedExamples | None:
     """What is kept in a folder; None where there is nothing, or it is damaged."""
     try:
-        info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+        stored = json.loads((folder / "info.json").read_text(encoding="utf-8"))
         ids = np.load(folder / "ids.npy", mmap_mode="r")
         offsets = np.load(folder / "offsets.npy")
         types = None
-        if info["pairs"]:
+        if stored["pairs"]:
             types = np.load(folder / "types.npy", mmap_mode="r")
         is_whole = (
-            len(offsets) == examples + 1 and offsets[-1] == len(ids) == info["tokens"]
+            len(offsets) == examples + 1 and offsets[-1] == len(ids) == stored["tokens"]
         )
         if not is_whole or (types is not None and len(types) != len(ids)):
             return None
         files.mark_used(folder)
-        truncated = TruncatedTexts.model_validate(info["truncated"])
+        truncated = TruncatedTexts.model_validate(stored["truncated"])
         return EncodedExamples(ids, offsets, types, truncated)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
 
 
 def _keep(
-    made: EncodedExamples, folder: Path, limit_gb: float, console: Console
+    encoded: EncodedExamples, folder: Path, limit_gb: float, console: Console
 ) -> EncodedExamples:
     """Writes what was made and maps it from there; where the disk does not take it, it
     stays in memory.
     """
     part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    size = made.ids.nbytes + made.offsets.nbytes
+    size = encoded.ids.nbytes + encoded.offsets.nbytes
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _make_room(folder.parent, limit_gb * 1e9 - size)
         part.mkdir()
-        _write(made, part)
+        _write(encoded, part)
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     except OSError as fault:
         console.info(
             f"token store: {storage.describe(fault, folder)}; tokens are held in memory"
         )
-        return made
+        return encoded
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return _load(folder, len(made.offsets) - 1) or made
+    return _load(folder, len(encoded.offsets) - 1) or encoded
 
 
-def _write(made: EncodedExamples, folder: Path) -> None:
-    np.save(folder / "ids.npy", made.ids)
-    np.save(folder / "offsets.npy", made.offsets)
-    if made.types is not None:
-        np.save(folder / "types.npy", made.types)
-    info = {
-        "tokens": len(made.ids),
-        "pairs": made.types is not None,
-        "truncated": made.truncated.model_dump(),
+def _write(encoded: EncodedExamples, folder: Path) -> None:
+    np.save(folder / "ids.npy", encoded.ids)
+    np.save(folder / "offsets.npy", encoded.offsets)
+    if encoded.types is not None:
+        np.save(folder / "types.npy", encoded.types)
+    values = {
+        "tokens": len(encoded.ids),
+        "pairs": encoded.types is not None,
+        "truncated": encoded.truncated.model_dump(),
     }
-    (folder / "info.json").write_text(json.dumps(info), encoding="utf-8")
+    (folder / "info.json").write_text(json.dumps(values), encoding="utf-8")
 
 
 def _make_room(stores: Path, limit: float) -> None:

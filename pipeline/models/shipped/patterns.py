@@ -107,9 +107,9 @@ def _rotations(angles: Tensor) -> Tensor:
 def checks(random: torch.Generator, n: int, side: int) -> Tensor:
     angle = uniform(random, 0, math.pi, n, 1, 1)
     period = uniform(random, 7, 20, n, 1, 1)
-    one = _wave(random, n, side, angle, period)
+    along = _wave(random, n, side, angle, period)
     across = _wave(random, n, side, angle + math.pi / 2, period)
-    return torch.tanh(one * across * 4) * 0.5
+    return torch.tanh(along * across * 4) * 0.5
 
 
 def cells(random: torch.Generator, n: int, side: int) -> Tensor:
@@ -152,8 +152,8 @@ def _polyline(points: Tensor) -> Tensor:
 def _filled(strokes: Tensor) -> Tensor:
     """The strokes, the last of them repeated up to SEGMENTS."""
     missing = SEGMENTS - strokes.shape[1]
-    rest = strokes[:, -1:].expand(-1, missing, -1, -1)
-    return torch.cat([strokes, rest], 1)
+    repeated = strokes[:, -1:].expand(-1, missing, -1, -1)
+    return torch.cat([strokes, repeated], 1)
 
 
 def _around(angles: Tensor) -> Tensor:
@@ -170,9 +170,9 @@ def line(random: torch.Generator, n: int) -> Tensor:
 def pair(random: torch.Generator, n: int) -> Tensor:
     gap = uniform(random, 0.2, 0.45, n, 1).expand(n, 2)
     ends = torch.tensor([-1.2, 1.2]).expand(n, 2)
-    one = torch.stack([gap, ends], -1)
-    other = torch.stack([-gap, ends], -1)
-    return _filled(torch.stack([one, other], 1))
+    first = torch.stack([gap, ends], -1)
+    second = torch.stack([-gap, ends], -1)
+    return _filled(torch.stack([first, second], 1))
 
 
 def arc(random: torch.Generator, n: int) -> Tensor:

@@ -83,8 +83,8 @@ def check_box_targets(
         example, measured, objects = row
         finished.append(_finish(example, measured, objects, stratum))
     labels, findings = _label_space(finished, usable, data)
-    stated = sum(len(example.annotation.objects) for example, _ in usable)
-    findings += _left_out(read.object_faults, stated)
+    stated_objects = sum(len(example.annotation.objects) for example, _ in usable)
+    findings += _left_out(read.object_faults, stated_objects)
     findings += _turns(read.turned, read.unclear)
     findings += find_small_objects(read.annotated, rules)
     return CheckedTargets(
@@ -101,7 +101,7 @@ def _without_dropped(
 ) -> BoxAnnotation:
     if not dropped:
         return annotation
-    objects = tuple(one for one in annotation.objects if one.label not in dropped)
+    objects = tuple(each for each in annotation.objects if each.label not in dropped)
     return dataclasses.replace(annotation, objects=objects)
 
 
@@ -186,13 +186,13 @@ def _left_out(faults: Sequence[ExampleFault], objects: int) -> list[Finding]:
     if not faults:
         return []
     kinds = Counter(fault.code for fault in faults)
-    told = ", ".join(f"{count} {code}" for code, count in sorted(kinds.items()))
+    counted = ", ".join(f"{count} {code}" for code, count in sorted(kinds.items()))
     return [
         Finding(
             code="objects-left-out",
             severity="info",
             subject="annotated objects",
-            found=f"{len(faults)} of {objects} left out or ignored, while their images stay: {told}",
+            found=f"{len(faults)} of {objects} left out or ignored, while their images stay: {counted}",
             hint="see quarantine.parquet",
             items=tuple(
                 f"{fault.path}: {fault.code}: {fault.found}" for fault in faults

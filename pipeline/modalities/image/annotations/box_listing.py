@@ -55,14 +55,16 @@ def list_boxes(
             )
         )
     collisions = unicode_collisions(images)
-    told = (
+    all_findings = (
         *annotated.findings,
         *annotated.splits.findings,
         *findings,
         *([collisions] if collisions else []),
     )
     faults = (*tree.faults, *annotated.faults)
-    return ExampleListing(tuple(examples), faults, told, tuple(annotated.object_faults))
+    return ExampleListing(
+        tuple(examples), faults, all_findings, tuple(annotated.object_faults)
+    )
 
 
 def read_boxes(

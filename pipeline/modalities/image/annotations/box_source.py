@@ -113,8 +113,8 @@ def _find_reading(
         "coco": lambda: find_coco(source, files),
         "yolo": lambda: _yolo_sources(source, files, images),
     }
-    found = [_Reading(name, find()) for name, find in finders.items()]
-    readings = [reading for reading in found if reading.sources]
+    all_readings = [_Reading(name, find()) for name, find in finders.items()]
+    readings = [reading for reading in all_readings if reading.sources]
     if not readings:
         raise _no_reading(source, files, images)
     if len(readings) > 1:

@@ -137,15 +137,15 @@ def check_boxes(
         if not is_stored:
             _check_size(annotation, picture)
         objects = [
-            _to_pixels(one, annotation, picture, is_stored=is_stored)
-            for one in annotation.objects
+            _to_pixels(each, annotation, picture, is_stored=is_stored)
+            for each in annotation.objects
         ]
     except _Refused as fault:
         return ExampleFault(path, *fault.reason)
     kept: dict[tuple[str, Box], AnnotatedObject] = {}
     faults: list[ExampleFault] = []
-    for one in objects:
-        checked = _check_object(one, picture, rules, faults)
+    for each in objects:
+        checked = _check_object(each, picture, rules, faults)
         if checked is None:
             continue
         key = (checked.label, rounded(checked.box))
@@ -350,9 +350,9 @@ def write_target(objects: Iterable[AnnotatedObject]) -> str:
     it is so; pixels of the upright picture, from 0, to two decimals.
     """
     ordered = sorted(
-        objects, key=lambda one: (rounded(one.box), one.label, one.ignored)
+        objects, key=lambda each: (rounded(each.box), each.label, each.ignored)
     )
-    boxes = [_plain(one) for one in ordered]
+    boxes = [_plain(each) for each in ordered]
     return json.dumps(
         {"boxes": boxes}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
     )

@@ -60,18 +60,18 @@ def find_named_values(root: Path, files: Iterable[str]) -> NamedValues | None:
     Raises:
         DataError: several files say different things, or one cannot be read.
     """
-    found: list[NamedValues] = []
+    named_values: list[NamedValues] = []
     for path in sorted(files, key=lambda path: (path.count("/"), path)):
         read = _reader_of(path)
         named = None
         if read is not None:
             named = read(path, _text(root, path))
         if named is not None and (named.numbers or named.colours):
-            found.append(named)
+            named_values.append(named)
     merged = NamedValues("")
-    for one in found:
-        merged = _merge(root, merged, one)
-    return merged if found else None
+    for values in named_values:
+        merged = _merge(root, merged, values)
+    return merged if named_values else None
 
 
 def _merge(root: Path, known: NamedValues, other: NamedValues) -> NamedValues:

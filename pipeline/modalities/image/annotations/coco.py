@@ -243,9 +243,9 @@ class _Collected:
         entries = self._entries(source)
         for identity, entry in entries.items():
             self._add_image(source, identity, entry, objects_of.pop(identity, []))
-        for left in objects_of.values():
+        for unread in objects_of.values():
             self.result.object_faults += [
-                _dangling(source, number, annotation) for number, annotation in left
+                _dangling(source, number, annotation) for number, annotation in unread
             ]
 
     def _entries(self, source: CocoFile) -> dict[Any, dict[str, Any]]:

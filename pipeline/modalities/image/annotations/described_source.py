@@ -64,13 +64,13 @@ def describe_splits(splits: GivenSplits, images: Collection[str]) -> str:
     counts = Counter(split for path, split in splits.of_image.items() if path in used)
     if not counts:
         return "splits: none given; Thaw assigns train, val and test"
-    told = ", ".join(f"{name} {counts[name]}" for name in SPLITS if counts[name])
+    counted = ", ".join(f"{name} {counts[name]}" for name in SPLITS if counts[name])
     origin = (
         ", ".join(splits.lists) if splits.lists else "the names of folders and files"
     )
-    left = len(images) - counts.total()
-    rest = f"; {pluralize(left, 'image')} in none" if left else ""
-    return f"splits: {told}, from {origin}{rest}"
+    unsplit_count = len(images) - counts.total()
+    unsplit = f"; {pluralize(unsplit_count, 'image')} in none" if unsplit_count else ""
+    return f"splits: {counted}, from {origin}{unsplit}"
 
 
 def describe_groups(source: Path) -> tuple[str, ...]:

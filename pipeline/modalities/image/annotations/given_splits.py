@@ -170,13 +170,13 @@ def _read_lists(
         for line, name in _lines(root, path):
             # Some lists name the annotation behind the image: "train/1.png
             # trainannot/1.png".
-            found = names.find(name, base) or names.find(name.split()[0], base)
-            if len(found) == 1:
-                splits_of[found[0]].add(split)
+            listed = names.find(name, base) or names.find(name.split()[0], base)
+            if len(listed) == 1:
+                splits_of[listed[0]].add(split)
             else:
                 unknown.append(
                     f"{path}#{line}: {shown(name)}"
-                    + (f" ({', '.join(found)})" if found else "")
+                    + (f" ({', '.join(listed)})" if listed else "")
                 )
     of_image = {image: _most_protected(splits) for image, splits in splits_of.items()}
     if of_image:

@@ -73,10 +73,10 @@ def check_mask_targets(
     for example, measured in usable:
         path = _mask_of(example)
         size = (measured.values["width"], measured.values["height"])
-        said = (
+        all_findings = (
             measured_masks[path] if path else measure_background(*size, values, labels)
         )
-        mask = _check(example.path, path or "no mask", measured, said)
+        mask = _check(example.path, path or "no mask", measured, all_findings)
         if isinstance(mask, ExampleFault):
             faults.append(dataclasses.replace(mask, id=measured.id))
         else:

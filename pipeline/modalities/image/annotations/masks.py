@@ -315,13 +315,15 @@ def _unknown_values(
     name: str, unknown: Mapping[int, int], size: int, values: MaskValues
 ) -> AnnotationError:
     most = sorted(unknown, key=lambda value: (-unknown[value], value))[:NAMED]
-    told = ", ".join(
+    most_common = ", ".join(
         f"{format_value(value, values)} ({unknown[value] / size:.2%})" for value in most
     )
     more = ""
     if len(unknown) > NAMED:
         more = f" and {len(unknown) - NAMED} more"
-    given = ", ".join(f"{label} ({value})" for label, value in values.classes.items())
+    known_values = ", ".join(
+        f"{label} ({value})" for label, value in values.classes.items()
+    )
     hint = "add them to task.masks.values, as a class or as ignored"
     if len(unknown) >= SMOOTHED:
         hint = (
@@ -330,8 +332,8 @@ def _unknown_values(
         )
     return AnnotationError(
         "mask-values",
-        f"{name}: {told}{more} of its pixels",
-        given or "values with a class",
+        f"{name}: {most_common}{more} of its pixels",
+        known_values or "values with a class",
         hint,
     )
 

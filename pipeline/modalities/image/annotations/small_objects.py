@@ -34,9 +34,9 @@ def find_small_objects(
     """
     sides: dict[str, list[float]] = defaultdict(list)
     for picture, objects in pictures:
-        for one in objects:
-            if not one.ignored:
-                sides[one.label].append(input_side(one, picture, rules))
+        for each in objects:
+            if not each.ignored:
+                sides[each.label].append(input_side(each, picture, rules))
     small = {label: _count_small(values) for label, values in sides.items()}
     named = sorted(
         label
@@ -47,13 +47,15 @@ def find_small_objects(
         return []
     size = max(_suggest_size(sides[label], rules.input_side) for label in named)
     cost = (size / rules.input_side) ** 2
-    told = [f"{label}: {small[label]:,} of {len(sides[label]):,}" for label in named]
+    described = [
+        f"{label}: {small[label]:,} of {len(sides[label]):,}" for label in named
+    ]
     return [
         Finding(
             code="small-objects",
             severity="warning",
             subject="objects in the network's input",
-            found=f"narrower than {FINEST_STRIDE} pixels of {rules.input_side}: {'; '.join(told[:5])}",
+            found=f"narrower than {FINEST_STRIDE} pixels of {rules.input_side}: {'; '.join(described[:5])}",
             expected=f"most objects at least {FINEST_STRIDE} pixels wide and high",
             hint=f"task.input.size: {size} shows them larger, at about {cost:.1f} times the cost of training; pictures much larger than that can be cut into tiles before",
             items=tuple(named),

@@ -150,30 +150,32 @@ def find_class_names(root: Path, files: Iterable[str]) -> ClassNames:
         for path in ordered
         if path.lower().endswith((".yaml", ".yml"))
     ]
-    found = [classes for classes in from_yaml if classes is not None]
-    if not found:
+    class_names = [classes for classes in from_yaml if classes is not None]
+    if not class_names:
         lists = [
             path
             for path in ordered
             if path.rpartition("/")[2].lower() in NAME_LISTS or path.endswith(".names")
         ]
-        found = [_read_name_list(root, path) for path in lists]
-    if not found:
+        class_names = [_read_name_list(root, path) for path in lists]
+    if not class_names:
         raise DataError(
             f"data folder {root}",
             found="no file that names the classes",
             expected="data.yaml with names, or classes.txt with a name in each line",
             hint="add one: in a YOLO label the class is only a number",
         )
-    different = [classes for classes in found if classes.names != found[0].names]
+    different = [
+        classes for classes in class_names if classes.names != class_names[0].names
+    ]
     if different:
         raise DataError(
             f"data folder {root}",
-            found=f"{found[0].path} and {different[0].path}, which name the classes differently",
+            found=f"{class_names[0].path} and {different[0].path}, which name the classes differently",
             expected="one list of names",
             hint="name the right one in task.annotations.files",
         )
-    return found[0]
+    return class_names[0]
 
 
 def _read_yaml_names(root: Path, path: str) -> ClassNames | None:
@@ -307,9 +309,9 @@ def _images_of(
         if start > 0 and not is_telling:
             break  # "images" alone would be the images of every split
         tail = f"/{'/'.join(parts[start:])}/"
-        found = [path for path in images if tail in f"/{path.rpartition('/')[0]}/"]
-        if found:
-            return found
+        below = [path for path in images if tail in f"/{path.rpartition('/')[0]}/"]
+        if below:
+            return below
     return []
 
 
@@ -330,8 +332,8 @@ def _listed_images(
                 path, found=fault.found, expected=fault.expected, hint=fault.hint
             ) from fault
         for line in lines:
-            found = names.find(line.strip(), path.rpartition("/")[0])
-            listed += found if len(found) == 1 else ()
+            named = names.find(line.strip(), path.rpartition("/")[0])
+            listed += named if len(named) == 1 else ()
     return listed
 
 

@@ -61,11 +61,11 @@ def _split_head(stock: DenseModule, kind: HeadKind, *, neck_apart: bool) -> list
     """The blocks behind the body."""
     if not neck_apart:
         return [Block(HEAD, stock, ["head"])]
-    rest = []
+    head_parts = []
     for name, _ in stock.head.named_children():
         if name != kind.neck:
-            rest.append(f"head.{name}")
-    return [Block(NECK, stock, [f"head.{kind.neck}"]), Block(HEAD, stock, rest)]
+            head_parts.append(f"head.{name}")
+    return [Block(NECK, stock, [f"head.{kind.neck}"]), Block(HEAD, stock, head_parts)]
 
 
 class DenseNetwork:
@@ -152,11 +152,13 @@ class DenseNetwork:
 
     def _body_maps(self, x: Batch, start: int) -> list[Tensor]:
         live = self._run_body(x, start, len(self._body))
-        found = []
-        for one in self._maps:
-            values = live[one.path]
-            found.append(values.permute(0, 3, 1, 2) if one.channels_last else values)
-        return found
+        map_tensors = []
+        for feature_map in self._maps:
+            values = live[feature_map.path]
+            map_tensors.append(
+                values.permute(0, 3, 1, 2) if feature_map.channels_last else values
+            )
+        return map_tensors
 
     def outputs(
         self, x: Batch, start: int = 0
@@ -244,7 +246,7 @@ def find_design(architecture: str, side: int, strides: Sequence[int]) -> dict[st
         "architecture": architecture,
         "arguments": arguments,
         "side": side,
-        "maps": [one._asdict() for one in maps],
+        "maps": [feature_map._asdict() for feature_map in maps],
     }
 
 
@@ -267,7 +269,11 @@ def find_whole_design(architecture: str, side: int) -> dict[str, Any]:
     maps = feature_maps.read_maps(
         architecture, build_body(design, meta=True).eval(), side, whole.maps
     )
-    return {**design, "maps": [one._asdict() for one in maps], **whole.head}
+    return {
+        **design,
+        "maps": [feature_map._asdict() for feature_map in maps],
+        **whole.head,
+    }
 
 
 def build_body(
@@ -319,10 +325,10 @@ def load_pretrained(network: DenseNetwork, source: Path) -> None:
         BackboneError: a name is missing or of another shape, or the file cannot be
             read.
     """
-    stated = weights.read_weights(source).state
+    published = weights.read_weights(source).state
     body = network.stock.get_submodule("body")
     wanted = body.state_dict()
-    state = {name: stated[name] for name in wanted if name in stated}
+    state = {name: published[name] for name in wanted if name in published}
     torchvision_models.fill_network(body, state, str(source))
 
 

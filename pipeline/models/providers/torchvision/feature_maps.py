@@ -57,9 +57,9 @@ def find_maps(classifier: nn.Module, side: int) -> list[FeatureMap]:
     """
     last: dict[int, FeatureMap] = {}
     for step, shape in _walk(classifier, side):
-        found = _read_map(step, shape, side)
-        if found is not None:
-            last[found.stride] = found
+        feature_map = _read_map(step, shape, side)
+        if feature_map is not None:
+            last[feature_map.stride] = feature_map
     return [last[stride] for stride in sorted(last)]
 
 
@@ -71,10 +71,10 @@ def choose_maps(
     Raises:
         ConfigError: the architecture has fewer than two of them.
     """
-    there = find_maps(classifier, side)
-    chosen = [one for one in there if one.stride in strides]
+    all_maps = find_maps(classifier, side)
+    chosen = [feature_map for feature_map in all_maps if feature_map.stride in strides]
     if len(chosen) < FEWEST_MAPS:
-        had = ", ".join(str(one.stride) for one in there) or "none"
+        had = ", ".join(str(feature_map.stride) for feature_map in all_maps) or "none"
         wanted = ", ".join(str(stride) for stride in strides)
         raise ConfigError(
             f"backbone.name: torchvision/{architecture}",
@@ -101,9 +101,9 @@ def read_maps(
     """
     there: dict[str, FeatureMap] = {}
     for step, shape in _walk(classifier, side):
-        found = _read_map(step, shape, side)
-        if found is not None:
-            there[step.name] = found
+        feature_map = _read_map(step, shape, side)
+        if feature_map is not None:
+            there[step.name] = feature_map
     if any(path not in there for path in paths):
         raise ConfigError(
             "task.input.size",
@@ -149,9 +149,9 @@ def split_body(
         prefix: what stands before the paths of the classifier's modules in the whole
             network.
     """
-    by_path = {one.path: one for one in maps}
+    by_path = {feature_map.path: feature_map for feature_map in maps}
     last = maps[-1].path
-    kept: list[BodyBlock] = []
+    body_blocks: list[BodyBlock] = []
     is_behind = False
     for block in blocks.split_into_blocks(classifier):
         steps: list[MappedStep] = []
@@ -162,8 +162,8 @@ def split_body(
                 steps.append(MappedStep(step, by_path.get(step.name)))
                 is_behind = step.name == last
         if steps:
-            kept.append(BodyBlock(block.name, steps, stock, prefix))
-    return kept
+            body_blocks.append(BodyBlock(block.name, steps, stock, prefix))
+    return body_blocks
 
 
 def _take_out(classifier: nn.Module, step: Step) -> None:

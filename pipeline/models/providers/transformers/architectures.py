@@ -73,16 +73,16 @@ def layer_list(
     Raises:
         BackboneError: there is none.
     """
-    found = []
+    lists = []
     for path, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == layers:
-            found.append((path.count("."), path, module))
-    if not found:
+            lists.append((path.count("."), path, module))
+    if not lists:
         raise BackboneError(
             subject,
             found="no list of layers",
             expected=f"a list of {layers} layers",
             hint="choose another backbone",
         )
-    _, path, modules = min(found, key=lambda entry: entry[:2])
+    _, path, modules = min(lists, key=lambda entry: entry[:2])
     return path, modules

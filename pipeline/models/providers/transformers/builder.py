@@ -116,13 +116,13 @@ def fill_backbone(
     Raises:
         BackboneError: a name is missing, unexpected or of another shape.
     """
-    found = weights.list_differences(backbone, state)
-    if found:
+    differences = weights.list_differences(backbone, state)
+    if differences:
         raise BackboneError(
             subject,
             found="weights of another network",
             expected="its own",
-            details=found,
+            details=differences,
         )
     backbone.load_state_dict(dict(state), strict=True)
 

@@ -255,11 +255,16 @@ def _verified_digests(
         for file_name in sorted({*entry["files"], *digests}):
             pins.append((LOCK, file_name, entry["files"].get(file_name, NO_FILE)))
     for pin, file_name, expected in pins:
-        found = digests.get(file_name, NO_FILE)
-        if not found.startswith(expected.lower()):
+        file_digest = digests.get(file_name, NO_FILE)
+        if not file_digest.startswith(expected.lower()):
             file = folder / file_name
             raise references.mismatch_error(
-                config, file, found, pin, expected, fetched=references.is_fetched(file)
+                config,
+                file,
+                file_digest,
+                pin,
+                expected,
+                fetched=references.is_fetched(file),
             )
     return digests
 

@@ -83,14 +83,14 @@ def check_reachable(config: BackboneConfig, root: Path) -> str:
         from huggingface_hub import HfApi
 
         try:
-            found = HfApi(endpoint=endpoint).model_info(
+            model_info = HfApi(endpoint=endpoint).model_info(
                 repository, revision=revision, timeout=SECONDS
             )
         except ThawError:
             raise
         except Exception as fault:
             raise _refusal(config, endpoint, _reason(fault, offline=offline)) from fault
-    published = {sibling.rfilename for sibling in found.siblings or ()}
+    published = {sibling.rfilename for sibling in model_info.siblings or ()}
     missing = [name for name in NEEDED if name not in published]
     if published and missing:
         raise _refusal(config, endpoint, f"no {', '.join(missing)} there")

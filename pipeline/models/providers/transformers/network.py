@@ -157,12 +157,12 @@ class TransformerNetwork:
         """Paths of the largest modules and of single parameters that hold nothing
         taken, in the network's order.
         """
-        found: list[str] = []
+        modules: list[str] = []
         words = self._backbone.get_input_embeddings()
 
         def visit(module: nn.Module, prefix: str) -> None:
             for name, _ in module.named_parameters(recurse=False):
-                found.append(prefix + name)
+                modules.append(prefix + name)
             for name, child in module.named_children():
                 path = prefix + name
                 if path in taken or getattr(child, "weight", None) is words.weight:
@@ -173,10 +173,10 @@ class TransformerNetwork:
                 if holds_words or any(other.startswith(path + ".") for other in taken):
                     visit(child, path + ".")
                 else:
-                    found.append(path)
+                    modules.append(path)
 
         visit(self._backbone, "")
-        return found
+        return modules
 
     def forward(self, x: Batch) -> Batch:
         """The logits (N, classes) of a network's input."""

@@ -46,14 +46,14 @@ def read_published(folder: Path, stock: nn.Module) -> dict[str, Tensor]:
     path = weights_file(folder)
     content = weights.read_weights(path, pickles=False)
     state = _by_stock_names(content.state, stock)
-    found = weights.list_differences(stock, state)
-    if found:
+    differences = weights.list_differences(stock, state)
+    if differences:
         raise BackboneError(
             str(path),
             found=f"weights of another network than {type(stock).__name__} as config.json describes it",
             expected="all its weights, and no others",
             hint="keep config.json and model.safetensors of one network together",
-            details=found,
+            details=differences,
         )
     return state
 
