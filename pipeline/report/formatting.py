@@ -149,8 +149,7 @@ def format_size(value: float) -> str:
 
 
 def format_count(value: int) -> str:
-    with_commas = f"{value:,}"
-    return with_commas.replace(",", NARROW_SPACE)
+    return f"{value:,}"
 
 
 def pluralize(value: int, one: str, several: str = "") -> str:

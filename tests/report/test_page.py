@@ -170,7 +170,7 @@ def test_numbers_come_from_the_records(made: Made, read: Read) -> None:
         }
     )
     text = Read(made.with_records(evaluate=changed).html()).text
-    assert "Fine-tuning reached 12.3% accuracy (11–14) on 4321 test examples" in text
+    assert "Fine-tuning reached 12.3% accuracy (11–14) on 4,321 test examples" in text
     assert "90.5%" not in text[: text.index("correct on test")]
     for told in (
         "336 examples",

@@ -57,7 +57,7 @@ def test_sizes(value: float, said: str) -> None:
 
 def test_counts_and_lists() -> None:
     assert plain(formatting.pluralize(1, "example")) == "1 example"
-    assert plain(formatting.pluralize(12345, "class", "classes")) == "12345 classes"
+    assert plain(formatting.pluralize(12345, "class", "classes")) == "12,345 classes"
     assert [
         formatting.join_names(names)
         for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])
