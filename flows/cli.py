@@ -171,6 +171,12 @@ def init(
             help="head, full, gradual, lp-ft, scratch, or compare (all of them); repeatable."
         ),
     ] = [],  # noqa: B006
+    column: Annotated[
+        list[str],
+        typer.Option(
+            help="Which column of a table is what, such as label=stars (path, text, pair, label, group, split); repeatable."
+        ),
+    ] = [],  # noqa: B006
     remote: Annotated[
         str,
         typer.Option(
@@ -212,6 +218,7 @@ def init(
         weights=_resolve_weights(weights) if weights else None,
         given_val_as=given_val_as or None,
         recipes=tuple(recipe),
+        columns=setup.parse_columns(column),
         sample=sample,
     )
     with Terminal() as terminal, ExitStack() as stack:

@@ -7,14 +7,14 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pipeline import task_catalog
-from pipeline.config import Config, parse, to_yaml
-from pipeline.errors import ThawError, WorkspaceError
+from pipeline.config import ColumnRole, Config, parse, to_yaml
+from pipeline.errors import ConfigError, ThawError, WorkspaceError
 from pipeline.files import expanded
 from pipeline.step_table import LOCK_FILES
 from pipeline.tasks import catalog
@@ -71,6 +71,7 @@ class InitOptions:
 
     Args:
         weights: as `backbone.weights`.
+        columns: role → column of the data's tables, where it cannot be found out.
         sample: whether the data are the task's generated sample, which has settings of
             its own.
     """
@@ -80,7 +81,29 @@ class InitOptions:
     weights: str | None = None
     given_val_as: str | None = None
     recipes: tuple[str, ...] = ()
+    columns: Mapping[ColumnRole, str] = field(default_factory=dict)
     sample: bool = False
+
+
+def parse_columns(words: Sequence[str]) -> dict[ColumnRole, str]:
+    """Role → column, from words such as `label=stars`.
+
+    Raises:
+        ConfigError: one is written otherwise, or names no role.
+    """
+    roles: tuple[ColumnRole, ...] = get_args(ColumnRole)
+    columns: dict[ColumnRole, str] = {}
+    for word in words:
+        name, _, column = word.partition("=")
+        known = [role for role in roles if role == name]
+        if not known or not column:
+            raise ConfigError(
+                "--column",
+                found=word,
+                expected=f"ROLE=COLUMN, where ROLE is {', '.join(roles)}",
+            )
+        columns[known[0]] = column
+    return columns
 
 
 def settings_for(source: Path, options: InitOptions) -> tuple[Config, tuple[str, ...]]:
@@ -97,7 +120,7 @@ def settings_for(source: Path, options: InitOptions) -> tuple[Config, tuple[str,
     task = catalog.find(options.task)
     given: list[dict[str, dict[str, Any]]] = []
     if source.exists():
-        described = task.reader.describe_source(source)
+        described = task.reader.describe_source(source, options.columns)
         notes = described.notes
         given.append(described.settings)
     if options.sample:
@@ -114,6 +137,8 @@ def settings_for(source: Path, options: InitOptions) -> tuple[Config, tuple[str,
     for (section, key), value in chosen.items():
         if value is not None:
             values.setdefault(section, {})[key] = value
+    if options.columns:
+        values.setdefault("data", {}).setdefault("columns", {}).update(options.columns)
     return parse(values, "thaw init"), notes
 
 

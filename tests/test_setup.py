@@ -309,3 +309,18 @@ def test_an_address_is_no_source_and_its_password_is_not_repeated(
         setup.init(tmp_path / "ws", source=address, config=Config())
     assert "secret" not in str(caught.value)
     assert "fetch it first" in caught.value.hint
+
+
+def test_columns_may_be_named_by_their_roles(tmp_path: Path) -> None:
+    lines = ["Antwort,Filiale,Urteil"]
+    lines += [f"so it goes {number},{number % 3},{number % 2}" for number in range(40)]
+    table = tmp_path / "a.csv"
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    columns = setup.parse_columns(["label=Urteil", "group=Filiale"])
+    options = setup.InitOptions(task=TASK.name, columns=columns)
+    made, _ = setup.settings_for(table, options)
+    named = {role: made.data.columns[role] for role in ("text", "label", "group")}
+    assert named == {"text": "Antwort", "label": "Urteil", "group": "Filiale"}
+    for word in ("lable=Urteil", "label", "label="):
+        with pytest.raises(ConfigError, match="ROLE=COLUMN"):
+            setup.parse_columns([word])

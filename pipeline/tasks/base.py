@@ -35,7 +35,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-    from pipeline.config import BackboneConfig, Config, DataConfig, FinetuneConfig
+    from pipeline.config import (
+        BackboneConfig,
+        ColumnRole,
+        Config,
+        DataConfig,
+        FinetuneConfig,
+    )
     from pipeline.config_section import TaskConfig
     from pipeline.context import Console
     from pipeline.models.network import BlockedNetwork
@@ -89,9 +95,14 @@ class SourceDescription(NamedTuple):
 class Reader(Protocol):
     """From the data folder to examples: what `validate` needs."""
 
-    def describe_source(self, source: Path) -> SourceDescription:
+    def describe_source(
+        self, source: Path, columns: Mapping[ColumnRole, str] | None = None
+    ) -> SourceDescription:
         """Finds out how a file or folder of someone's data is laid out, without reading
         all of it.
+
+        Args:
+            columns: role → column of its tables, where the user has said so.
 
         Raises:
             DataError: it can be read in two ways, or in none; names them.

@@ -4,13 +4,15 @@ names and from a sample of rows.
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.config import DataConfig
+from pipeline.config import ColumnRole, DataConfig
 from pipeline.data import sources
 from pipeline.data.layout import walk
 from pipeline.data.tables import FILE_ROLES, JSON_LINES, PARQUET
@@ -25,7 +27,8 @@ from pipeline.modalities.text.reading import (
 from pipeline.text import printable, shorten
 
 SAMPLED = 1000  # rows
-USED_BY_NAME = ("group", "split")  # columns called so are not metadata
+# Columns called so are not metadata.
+USED_BY_NAME: tuple[ColumnRole, ...] = ("group", "split")
 SHOWN = 5  # labels that a note names
 SHOWN_LETTERS = 40  # of a label
 
@@ -111,11 +114,17 @@ class TextLayout:
     notes: tuple[str, ...] = ()
 
 
-def describe_columns(source: Path) -> TextLayout:
+def describe_columns(
+    source: Path, given: Mapping[ColumnRole, str] | None = None
+) -> TextLayout:
     """Finds out how the texts in a folder, or in one table, are laid out.
 
+    Args:
+        given: role → column, for what the user has said already.
+
     Raises:
-        DataError: there are two readings, which are named, or none.
+        DataError: there are two readings, which are named, or none; or a column that
+            is given is not there.
     """
     data = DataConfig()
     root = source
@@ -134,7 +143,7 @@ def describe_columns(source: Path) -> TextLayout:
     if not tables:
         return _folders(root)
     samples = [_sample(root, table.path) for table in tables]
-    return _describe_tables(tables, samples)
+    return _describe_tables(tables, samples, dict(given or {}))
 
 
 def _folders(root: Path) -> TextLayout:
@@ -193,12 +202,15 @@ def _sample(root: Path, path: str) -> _Sample:
 # --- the first line -------------------------------------------------------------------
 
 
-def _has_header(sample: _Sample) -> bool:
+def _has_header(sample: _Sample, given: Mapping[ColumnRole, str]) -> bool:
     """Whether the first line of a CSV holds the column names.
 
     Raises:
         DataError: it may be an example as well.
     """
+    names = {name for name in given.values() if not name.isdecimal()}
+    if names and names <= {cell.strip() for cell in sample.first}:
+        return True
     reasons_for: list[str] = []
     reasons_against: list[str] = []
     for cell, cells in zip(sample.first, sample.columns.values(), strict=True):
@@ -250,38 +262,82 @@ def _undecided_header(sample: _Sample) -> DataError:
 
 
 def _describe_tables(
-    tables: Sequence[TableFile], samples: Sequence[_Sample]
+    tables: Sequence[TableFile],
+    samples: Sequence[_Sample],
+    given: Mapping[ColumnRole, str],
 ) -> TextLayout:
-    first = samples[0]
-    header = None
-    if first.first:
-        headers = {_has_header(sample) for sample in samples if sample.first}
-        if len(headers) > 1:
-            raise DataError(
-                "tables " + ", ".join(sample.path for sample in samples),
-                found="column names in the first line of some of them",
-                expected="in all or in none",
-            )
-        header = headers.pop()
+    header = _shared_header(samples, given)
     columns = _named_columns(samples, with_names=bool(header))
-    where = f"table {first.path}"
+    where = f"table {samples[0].path}"
     if not any(columns.values()):
         raise DataError(where, found="no rows", expected="one row an example")
-    texts = _text_columns(columns, where)
-    label = _label_column(columns, texts, where)
-    _refuse_swapped(columns, texts, label, where)
-    others = {name: cells for name, cells in columns.items() if name not in texts}
-    chosen = dict(zip(("text", "pair"), texts, strict=False))
-    chosen["label"] = label
-    descriptions = {
-        **chosen,
-        **{role: role for role in USED_BY_NAME if role in others and role != label},
-    }
-    metadata = [name for name in others if name not in descriptions.values()]
-    notes = _notes(tables, header, descriptions, columns[label], metadata)
-    named = {role: column for role, column in chosen.items() if role != column}
+    _refuse_missing(columns, given, where)
+    chosen = _chosen_columns(columns, given, where)
+    if header is None:
+        _refuse_structures(columns, chosen, where)
+    descriptions = {**chosen, **_used_by_name(columns, chosen, given)}
+    metadata = [name for name in columns if name not in descriptions.values()]
+    notes = _notes(tables, header, descriptions, columns[chosen["label"]], metadata)
+    named = {role: column for role, column in descriptions.items() if role != column}
     table = tables[0].path if len(tables) == 1 else None
-    return TextLayout(table, header, named, len(texts) > 1, notes)
+    return TextLayout(table, header, named, "pair" in chosen, notes)
+
+
+def _shared_header(
+    samples: Sequence[_Sample], given: Mapping[ColumnRole, str]
+) -> bool | None:
+    """Whether the first lines hold column names; None of tables that are no CSV.
+
+    Raises:
+        DataError: some do and some do not, or it cannot be told.
+    """
+    first_lines = [sample for sample in samples if sample.first]
+    if not first_lines:
+        return None
+    headers = {_has_header(sample, given) for sample in first_lines}
+    if len(headers) > 1:
+        raise DataError(
+            "tables " + ", ".join(sample.path for sample in samples),
+            found="column names in the first line of some of them",
+            expected="in all or in none",
+        )
+    return headers.pop()
+
+
+def _chosen_columns(
+    columns: Mapping[str, Sequence[Any]], given: Mapping[ColumnRole, str], where: str
+) -> dict[str, str]:
+    """Role → column of text, pair and label: as given, else found out."""
+    free = {
+        name: cells for name, cells in columns.items() if name not in given.values()
+    }
+    if "text" in given:
+        texts: tuple[str, ...] = (given["text"],)
+    else:
+        texts = _text_columns(free, where)
+    if "pair" in given:
+        texts = (texts[0], given["pair"])
+    if "label" in given:
+        label = given["label"]
+    else:
+        label = _label_column(free, texts, where)
+    if not {"text", "label"} & set(given):
+        _refuse_swapped(columns, texts, label, where)
+    return {**dict(zip(("text", "pair"), texts, strict=False)), "label": label}
+
+
+def _used_by_name(
+    columns: Mapping[str, Sequence[Any]],
+    chosen: Mapping[str, str],
+    given: Mapping[ColumnRole, str],
+) -> dict[str, str]:
+    """Role → column of group and split: as given, else what is called so."""
+    used: dict[str, str] = {}
+    for role in USED_BY_NAME:
+        column = given.get(role, role)
+        if column in columns and column not in chosen.values():
+            used[role] = column
+    return used
 
 
 def _named_columns(
@@ -380,13 +436,58 @@ def _refuse_swapped(
     )
 
 
+def _refuse_missing(
+    columns: Mapping[str, Sequence[Any]], given: Mapping[ColumnRole, str], where: str
+) -> None:
+    for role, column in given.items():
+        if column not in columns:
+            raise DataError(
+                where,
+                found="the columns " + ", ".join(map(_shown_name, columns)),
+                expected=f"{column}, given as the column of {role}",
+                hint="correct --column",
+            )
+
+
+def _refuse_structures(
+    columns: Mapping[str, Sequence[Any]], chosen: Mapping[str, str], where: str
+) -> None:
+    """Raises DataError where texts or labels are objects or lists: their JSON would be
+    taken for the text.
+    """
+    for role, column in chosen.items():
+        first = next((cell for cell in columns[column] if cell is not None), None)
+        if isinstance(first, str) and _is_structure(first):
+            kind = "an object" if first.startswith("{") else "a list"
+            shown = shorten(printable(first), SHOWN_LETTERS)
+            raise DataError(
+                f"{where}, column {column}",
+                found=f"{kind} as the {role}, such as {shown}",
+                expected=f"a {role}",
+                hint=f"write what is meant into a column of its own, called {role}",
+            )
+
+
+def _is_structure(cell: str) -> bool:
+    if cell[:1] not in ("{", "["):
+        return False
+    try:
+        return isinstance(json.loads(cell), dict | list)
+    except ValueError:
+        return False
+
+
 def _several(candidates: Sequence[str], where: str, role: str) -> DataError:
     return DataError(
         where,
         found=f"several columns that may hold the {role}: {', '.join(candidates)}",
         expected="one",
-        hint=f"call the one that is meant {role}"
-        + (", or two that belong together text and pair" if role == "text" else ""),
+        hint=f"name the one that is meant: --column {role}={shlex.quote(candidates[0])}"
+        + (
+            ", and of two that belong together the other: --column pair=…"
+            if role == "text"
+            else ""
+        ),
     )
 
 
@@ -395,7 +496,7 @@ def _no_such(columns: Mapping[str, Sequence[Any]], where: str, role: str) -> Dat
         where,
         found="the columns " + ", ".join(map(_shown_name, columns)),
         expected=f"one that holds the {role}",
-        hint=f"call it {role}",
+        hint=f"name it: --column {role}=…",
     )
 
 

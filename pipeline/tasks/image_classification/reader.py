@@ -25,7 +25,7 @@ from pipeline.text import printable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pipeline.config import DataConfig
+    from pipeline.config import ColumnRole, DataConfig
     from pipeline.context import Console
 
 
@@ -39,7 +39,9 @@ class ImageReader:
     def __init__(self, task_name: str) -> None:
         self.task_name = task_name
 
-    def describe_source(self, source: Path) -> SourceDescription:
+    def describe_source(
+        self, source: Path, columns: Mapping[ColumnRole, str] | None = None
+    ) -> SourceDescription:
         """Images lie in class folders or are listed by a table in their folder, which
         the user names.
 

@@ -28,7 +28,7 @@ from pipeline.tasks.small_sets import describe_annotated
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pipeline.config import DataConfig
+    from pipeline.config import ColumnRole, DataConfig
     from pipeline.context import Console
 
 
@@ -42,7 +42,9 @@ class SegmentationReader:
     def __init__(self, task_name: str) -> None:
         self.task_name = task_name
 
-    def describe_source(self, source: Path) -> SourceDescription:
+    def describe_source(
+        self, source: Path, columns: Mapping[ColumnRole, str] | None = None
+    ) -> SourceDescription:
         """Finds out where the masks lie and what their values stand for."""
         from pipeline.modalities.image.annotations.mask_source import describe_masks
 

@@ -22,20 +22,22 @@ from pipeline.tasks.text_classification.settings import text_settings
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pipeline.config import DataConfig
+    from pipeline.config import ColumnRole, DataConfig
     from pipeline.context import Console
 
 
 class TextReader:
     """The Reader of texts: a row of a table, or a .txt file, is an example."""
 
-    def describe_source(self, source: Path) -> SourceDescription:
+    def describe_source(
+        self, source: Path, columns: Mapping[ColumnRole, str] | None = None
+    ) -> SourceDescription:
         """Which columns hold the texts and the labels; see
         `pipeline.modalities.text.columns`.
         """
         from pipeline.modalities.text.columns import describe_columns
 
-        layout = describe_columns(source)
+        layout = describe_columns(source, columns)
         data: dict[str, Any] = {}
         if layout.table is not None:
             data["table"] = layout.table

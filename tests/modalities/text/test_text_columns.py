@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config import ColumnRole
 from pipeline.errors import DataError
 from pipeline.modalities.text.columns import TextLayout, describe_columns
 
@@ -20,11 +24,15 @@ WORDS = (
 
 
 def described(
-    folder: Path, header: str, rows: list[str], name: str = "a.csv"
+    folder: Path,
+    header: str,
+    rows: list[str],
+    name: str = "a.csv",
+    given: Mapping[ColumnRole, str] | None = None,
 ) -> TextLayout:
     lines = [header, *rows] if header else rows
     (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return describe_columns(folder)
+    return describe_columns(folder, given)
 
 
 def rows(
@@ -80,6 +88,57 @@ def test_two_columns_of_text_are_both_named(tmp_path: Path) -> None:
 def test_two_columns_of_labels_are_both_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="topic, rating"):
         described(tmp_path, "text,topic,rating", rows(extra="5"))
+
+
+def test_what_the_user_says_of_columns_is_not_guessed(tmp_path: Path) -> None:
+    table = [
+        f"{WORDS[number % 4]} {number},{WORDS[number % 3]} so {number},{number % 2},{number % 3}"
+        for number in range(30)
+    ]
+    header = "Titel,Text der Antwort,Urteil,Filiale"
+    with pytest.raises(DataError, match="--column text=Titel"):
+        described(tmp_path, header, table)
+    layout = described(
+        tmp_path,
+        header,
+        table,
+        given={"text": "Text der Antwort", "label": "Urteil", "group": "Filiale"},
+    )
+    assert layout.columns == {
+        "text": "Text der Antwort",
+        "label": "Urteil",
+        "group": "Filiale",
+    }
+    assert layout.header is True
+    assert layout.notes[-1] == "metadata: Titel"
+    pair = {"text": "Titel", "pair": "Text der Antwort", "label": "Urteil"}
+    assert described(tmp_path, header, table, given=pair).pair is True
+    with pytest.raises(DataError, match="correct --column"):
+        described(tmp_path, header, table, given={"label": "Urtel"})
+    layout = described(
+        tmp_path, "", table, given={"text": "2", "pair": "1", "label": "3"}
+    )
+    assert layout.header is False
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"text": {"body": WORDS[0]}, "label": "good"}, "an object as the text"),
+        ({"text": WORDS[0], "label": ["good"]}, "a list as the label"),
+    ],
+)
+def test_objects_and_lists_are_no_texts_and_no_labels(
+    tmp_path: Path, record: dict[str, Any], said: str
+) -> None:
+    rows = [{**record, "number": number} for number in range(20)]
+    lines = [json.dumps(row) for row in rows]
+    with pytest.raises(DataError, match=said):
+        described(tmp_path, "", lines, "a.jsonl")
+    (tmp_path / "a.jsonl").unlink()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=said):
+        describe_columns(tmp_path)
 
 
 def test_pairs_are_known_by_their_names(tmp_path: Path) -> None:
