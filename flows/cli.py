@@ -6,7 +6,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkstemp
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -106,17 +106,25 @@ def _print_error(fault: ThawError) -> None:
 
 
 def _write_error(fault: ThawError) -> Path | None:
-    """Writes the whole error into the workspace and returns where; None where there is
-    no workspace to write to.
+    """Writes the whole error into the workspace, or, where there is none, beside other
+    temporary files, and returns where; None where nothing can be written.
     """
+    try:
+        path = _place_of_errors()
+        path.write_text(f"{fault}\n", encoding="utf-8")
+    except OSError:
+        return None
+    return path
+
+
+def _place_of_errors() -> Path:
     from pipeline.workspace import Workspace
 
     try:
-        path = Workspace.find(Path.cwd()).scratch / "error.txt"
-        path.write_text(f"{fault}\n", encoding="utf-8")
-    except (ThawError, OSError):
-        return None
-    return path
+        return Workspace.find(Path.cwd()).scratch / "error.txt"
+    except ThawError:
+        _, name = mkstemp(prefix="thaw-error-", suffix=".txt")
+        return Path(name)
 
 
 def _open_workspace() -> Workspace:

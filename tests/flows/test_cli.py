@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from commands import REPOSITORY, THAW, Thaw
+from flows.cli import _print_error
 from flows.doctor import _check_data
 from image_builders import save
 from pipeline.config import parse
+from pipeline.errors import DataError
 from pipeline.setup import init
 from pipeline.workspace import Workspace
 
@@ -178,3 +180,17 @@ def test_init_wants_data_or_the_sample(thaw: Thaw, tmp_path: Path) -> None:
     )
     assert "text: column text" in made.stdout
     assert 'weights: "shipped"' in (tmp_path / "trial" / "params.yaml").read_text()
+
+
+def test_an_error_with_many_details_before_there_is_a_workspace_fits_the_screen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    lines = [f"image{number:03d}.jpg: bad-line" for number in range(100)]
+    _print_error(DataError("folder", found="100 images", details=lines))
+    printed = capsys.readouterr().err
+    assert "image099" not in printed
+    (kept,) = tmp_path.glob("thaw-error-*.txt")
+    assert f"and 80 more, all in {kept}" in "".join(printed.split("\n"))
+    assert "image099.jpg" in kept.read_text()

@@ -104,7 +104,7 @@ def _holds_all(source: Path, path: str, words: Sequence[bytes]) -> bool:
     if not words:
         return True
     try:
-        beginning = read_annotation(source, path)[:_BEGINNING]
+        beginning = read_annotation(source, path)[:_BEGINNING].lower()
     except AnnotationError:
         return False
-    return all(word in beginning for word in words)
+    return all(word.lower() in beginning for word in words)
