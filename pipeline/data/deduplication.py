@@ -104,7 +104,7 @@ def _doubtful(doubts: Sequence[ExampleFault], total: int) -> Finding:
         code=doubts[0].code,
         severity="warning",
         subject="examples that look empty",
-        found=f"{len(doubts)} of {total}, kept since they are so many",
+        found=f"{len(doubts):,} of {total:,}, kept since they are so many",
         expected=doubts[0].expected,
         hint=doubts[0].hint,
         items=tuple(doubt.path for doubt in doubts),

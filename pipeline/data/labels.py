@@ -53,7 +53,7 @@ def similar_labels(examples: Mapping[str, int]) -> Finding | None:
         code="similar-classes",
         severity="warning",
         subject="class names",
-        found=f"{len(items)} that differ by case, blanks, Unicode form or a trailing .0 only",
+        found=f"{len(items):,} that differ by case, blanks, Unicode form or a trailing .0 only",
         expected="one way of writing a name",
         hint="if they are one class, rename the wrong one; if not, list both in data.labels",
         items=tuple(items),

@@ -255,7 +255,7 @@ def unicode_collisions(paths: Iterable[str]) -> Finding | None:
         code="name-twins",
         severity="critical",
         subject="names that look the same",
-        found=f"{len(pairs)} that differ only in how their accents are written",
+        found=f"{len(pairs):,} that differ only in how their accents are written",
         expected="one way of writing a name",
         hint="rename or remove one of each",
         items=tuple(sorted(pairs)),

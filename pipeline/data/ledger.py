@@ -139,7 +139,7 @@ def merged(left: Ledger, right: Ledger, subject: str) -> Ledger:
     if apart:
         raise LedgerError(
             subject,
-            found=f"{len(apart)} examples that were split twice, and differently",
+            found=f"{len(apart):,} examples that were split twice, and differently",
             expected="one ledger, extended",
             hint="keep the one that trained models go by, and delete the other",
             details=[

@@ -94,7 +94,7 @@ def write_sample(folder: Path, files: dict[str, bytes]) -> bool:
     if present and not _same(folder, files, present):
         raise WorkspaceError(
             str(folder),
-            found=f"{len(present)} file(s) that are not this sample",
+            found=f"{len(present):,} file(s) that are not this sample",
             expected="a new or empty folder, or the same sample",
             hint="give another folder, or move what is there away",
         )

@@ -189,7 +189,7 @@ def _ungrouped(paths: list[str]) -> Finding:
         code="metadata-missing",
         severity="warning",
         subject=METADATA,
-        found=f"{len(paths)} examples without a row",
+        found=f"{len(paths):,} examples without a row",
         expected="a row, and so a group, for each: without, they may be dealt apart from their group",
         hint="add them",
         items=tuple(paths),
@@ -201,7 +201,7 @@ def _mislabelled(items: list[str]) -> Finding:
         code="metadata-label",
         severity="critical",
         subject=f"labels in {METADATA}",
-        found=f"{len(items)} that are not the folder's",
+        found=f"{len(items):,} that are not the folder's",
         expected="the class folder's name",
         hint="move the files, or correct or remove the column",
         items=tuple(items),
@@ -213,7 +213,7 @@ def _unused(paths: list[str]) -> Finding:
         code="metadata-unused",
         severity="warning",
         subject=METADATA,
-        found=f"{len(paths)} rows that name no example",
+        found=f"{len(paths):,} rows that name no example",
         expected="paths below the data folder",
         hint="correct or remove those rows",
         items=tuple(paths),
@@ -287,7 +287,7 @@ def _paths(rows: Rows, data: DataConfig, name: str) -> list[str]:
     if empty:
         raise DataError(
             name,
-            found=f"{len(empty)} rows without a path",
+            found=f"{len(empty):,} rows without a path",
             expected="a path in each",
             details=empty,
         )
@@ -365,7 +365,7 @@ def _splits(values: list[Any], rows: Rows, name: str) -> list[Split | None]:
     if wrong:
         raise DataError(
             name,
-            found=f"{len(wrong)} rows with another split",
+            found=f"{len(wrong):,} rows with another split",
             expected="train, val, test or nothing",
             hint="correct them, or name another column in data.columns.split",
             details=wrong,

@@ -512,7 +512,7 @@ def _gather(
     if ragged:
         raise DataError(
             name,
-            found=f"{len(ragged)} ragged line{'s' if len(ragged) > 1 else ''}",
+            found=f"{len(ragged):,} ragged line{'s' if len(ragged) > 1 else ''}",
             expected=f"{len(header)} cells, as in the first line",
             hint="quote cells that hold a separator",
             details=ragged,

@@ -360,7 +360,7 @@ def _refuse_leak(locked: LockedChampion, known: pa.Table, split: SplitRecord) ->
     )
     raise TrainingError(
         f"finetune.warm_start: {locked}, the champion",
-        found=f"of {overlap.tests} test examples here it knows {len(overlap.paths)}: {counts}{related}",
+        found=f"of {overlap.tests} test examples here it knows {len(overlap.paths):,}: {counts}{related}",
         expected="a champion that has seen none of them: its test result would say nothing",
         hint="set finetune.warm_start: none; or, where ledger.parquet was lost, restore the one that ledger.dvc tracks",
         details=overlap.paths,

@@ -235,7 +235,7 @@ def _refusal(
     lines += [] if named else [f"quarantined {_line(fault)}" for fault in intake.faults]
     return DataError(
         f"data folder {context.data}",
-        found=f"{len(critical)} finding{'s' if len(critical) > 1 else ''} that must be fixed first: "
+        found=f"{len(critical):,} finding{'s' if len(critical) > 1 else ''} that must be fixed first: "
         + ", ".join(finding.code for finding in critical),
         expected="data that pass every critical check",
         hint="as each line says; nothing was changed",

@@ -163,7 +163,7 @@ def find_markup(
         code="markup",
         severity="warning",
         subject="HTML in the texts",
-        found=f"tags or entities in {len(marked)} of {len(examples)} texts ({len(marked) / len(examples):.1%})",
+        found=f"tags or entities in {len(marked):,} of {len(examples):,} texts ({len(marked) / len(examples):.1%})",
         expected=f"at most {intake.max_markup:.1%} (task.intake.max_markup)",
         hint="take the markup out before, or raise task.intake.max_markup if it belongs",
         items=tuple(marked),

@@ -89,7 +89,7 @@ def tables_to_read(root: Path, data: DataConfig) -> list[TableFile]:
     if tables and texts:
         raise DataError(
             f"data folder {root}",
-            found=f"{len(texts)} text files in folders, and {', '.join(tables)}",
+            found=f"{len(texts):,} text files in folders, and {', '.join(tables)}",
             expected="one of both",
             hint="name the table in data.table, or move it away",
         )

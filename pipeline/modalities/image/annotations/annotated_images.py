@@ -79,7 +79,7 @@ def skipped(images: Sequence[str], what: str, section: str) -> list[Finding]:
             code="not-annotated",
             severity="info",
             subject=f"images without {what}",
-            found=f"{len(images)} that do not belong to the data, as {section}.unannotated: skip says",
+            found=f"{len(images):,} that do not belong to the data, as {section}.unannotated: skip says",
             items=tuple(sorted(images)),
         )
     ]

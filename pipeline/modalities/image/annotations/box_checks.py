@@ -123,7 +123,7 @@ def _turns(turned: Sequence[str], unclear: Sequence[str]) -> list[Finding]:
                 code="boxes-turned",
                 severity="info",
                 subject="boxes of pictures with an EXIF orientation",
-                found=f"boxes of {len(turned)} images are for the stored picture, as their size says, and were turned",
+                found=f"boxes of {len(turned):,} images are for the stored picture, as their size says, and were turned",
                 items=tuple(turned),
             )
         )
@@ -133,7 +133,7 @@ def _turns(turned: Sequence[str], unclear: Sequence[str]) -> list[Finding]:
                 code="exif-unclear",
                 severity="warning",
                 subject="boxes of pictures with an EXIF orientation",
-                found=f"{len(unclear)} images have one size before and after the turn; boxes taken as upright",
+                found=f"{len(unclear):,} images have one size before and after the turn; boxes taken as upright",
                 expected="boxes for the upright picture",
                 hint="look at some; if they lie wrong, save the pictures without their EXIF orientation",
                 items=tuple(unclear),
@@ -186,13 +186,13 @@ def _left_out(faults: Sequence[ExampleFault], objects: int) -> list[Finding]:
     if not faults:
         return []
     kinds = Counter(fault.code for fault in faults)
-    counted = ", ".join(f"{count} {code}" for code, count in sorted(kinds.items()))
+    counted = ", ".join(f"{count:,} {code}" for code, count in sorted(kinds.items()))
     return [
         Finding(
             code="objects-left-out",
             severity="info",
             subject="annotated objects",
-            found=f"{len(faults)} of {objects} left out or ignored, while their images stay: {counted}",
+            found=f"{len(faults):,} of {objects:,} left out or ignored, while their images stay: {counted}",
             hint="see quarantine.parquet",
             items=tuple(
                 f"{fault.path}: {fault.code}: {fault.found}" for fault in faults

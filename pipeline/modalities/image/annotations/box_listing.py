@@ -111,7 +111,7 @@ def _nothing_annotated(
 ) -> DataError:
     return DataError(
         f"data folder {root}",
-        found=f"{images} images, and no annotation of one in the format {settings.format}",
+        found=f"{images:,} images, and no annotation of one in the format {settings.format}",
         expected="images and their annotations (task.annotations.format)",
         hint=_hint(faults),
         details=[f"{fault.path}: {fault.code}: {fault.found}" for fault in faults],

@@ -73,7 +73,7 @@ def describe_boxes(source: Path) -> DescribedSource:
     if reading.format == "voc" and _counts_from_zero(annotations):
         settings["first_pixel"] = 0
     notes = (
-        f"boxes: {TITLES[reading.format]}, {len(images)} images in {folders_of(images)}, "
+        f"boxes: {TITLES[reading.format]}, {len(images):,} images in {folders_of(images)}, "
         f"annotations in {folders_of(reading.sources)}",
         *_describe_objects(annotations, annotated.faults, settings),
         *describe_skipped(len(images) - len(annotations), "an annotation", settings),
@@ -121,7 +121,7 @@ def _find_reading(
         words = " and ".join(reading.words for reading in readings)
         raise DataError(
             f"folder {source}",
-            found=f"annotations that can be read in {len(readings)} ways: {words}",
+            found=f"annotations that can be read in {len(readings):,} ways: {words}",
             expected="annotations in one format",
             hint="move all but one away, or, where task.annotations.format is to say it, "
             "make the workspace without --data, set it in params.yaml and add the data then",
@@ -178,7 +178,7 @@ def _no_reading(source: Path, files: Sequence[str], images: Sequence[str]) -> Da
     named = f": {path} looks like {other.title}" if path else ""
     return DataError(
         f"folder {source}",
-        found=f"{len(images)} images, and besides {others or 'nothing'}{named}",
+        found=f"{len(images):,} images, and besides {others or 'nothing'}{named}",
         expected="boxes as Pascal VOC (an XML file for each image), COCO (a JSON file with images, annotations and "
         "categories) or YOLO (a text file for each image, and data.yaml)",
         hint=other.hint or "name the folder that holds both images and annotations",
@@ -190,7 +190,7 @@ def _refuse_repeated_images(source: Path, faults: Sequence[ExampleFault]) -> Non
     if repeated:
         raise DataError(
             f"folder {source}",
-            found=f"{len(repeated)} images in two files, the first of them {repeated[0].path}: {repeated[0].found}",
+            found=f"{len(repeated):,} images in two files, the first of them {repeated[0].path}: {repeated[0].found}",
             expected="one entry for one image",
             hint="move one of the files away: which of them is right cannot be told",
         )

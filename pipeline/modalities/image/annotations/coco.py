@@ -191,7 +191,7 @@ def _read_categories(path: str, categories: Sequence[Any]) -> dict[Any, str]:
     if wrong:
         raise DataError(
             path,
-            found=f"{len(wrong)} categories that cannot be told apart",
+            found=f"{len(wrong):,} categories that cannot be told apart",
             expected="an id and a name for each",
             hint="correct them",
             details=wrong,

@@ -64,7 +64,7 @@ def describe_splits(splits: GivenSplits, images: Collection[str]) -> str:
     counts = Counter(split for path, split in splits.of_image.items() if path in used)
     if not counts:
         return "splits: none given; Thaw assigns train, val and test"
-    counted = ", ".join(f"{name} {counts[name]}" for name in SPLITS if counts[name])
+    counted = ", ".join(f"{name} {counts[name]:,}" for name in SPLITS if counts[name])
     origin = (
         ", ".join(splits.lists) if splits.lists else "the names of folders and files"
     )
@@ -97,7 +97,7 @@ def describe_counts(counts: Mapping[str, int], what: str) -> str:
     """Each name with its number, the first few."""
     parts = []
     for name, count in list(counts.items())[:NAMED]:
-        parts.append(f"{name} ({count})")
+        parts.append(f"{name} ({count:,})")
     named = ", ".join(parts)
     if len(counts) <= NAMED:
         return f"{what}: {named}"

@@ -216,7 +216,7 @@ def _without_mask(kept: Sequence[tuple[Usable, str, MeasuredExample]]) -> list[F
             code="no-mask",
             severity="info",
             subject="images without a mask",
-            found=f"{len(images)} images are background everywhere, as task.masks.unannotated: empty says",
+            found=f"{len(images):,} images are background everywhere, as task.masks.unannotated: empty says",
             items=images,
         )
     ]

@@ -148,7 +148,7 @@ def _first_role(paths: Sequence[str], words: Sequence[str]) -> str:
 def _nothing_masked(root: Path, folders: MaskFolders) -> DataError:
     return DataError(
         f"data folder {root}",
-        found=f"{len(folders.images)} images and {len(folders.masks)} masks, and none belong together",
+        found=f"{len(folders.images):,} images and {len(folders.masks):,} masks, and none belong together",
         expected="an image and a mask of one name, in folders such as images and masks",
         hint="set task.masks.images, task.masks.masks, task.masks.suffix and "
         "task.masks.image_suffix",

@@ -91,7 +91,7 @@ def describe_masks(source: Path) -> DescribedSource:
     return DescribedSource(
         {"masks": settings},
         (
-            f"masks: {len(images)} images in {folders_of(images)}, {candidate.words}",
+            f"masks: {len(images):,} images in {folders_of(images)}, {candidate.words}",
             f"classes: {told}"
             + (f"; ignored: {', '.join(map(str, ignore))}" if ignore else ""),
             *notes,
@@ -168,7 +168,7 @@ def _no_masks(source: Path, files: Sequence[str], images: Sequence[str]) -> Data
         "an image and a mask of one name, in folders such as images and masks, or with "
         "an ending such as _mask"
     )
-    found = f"{len(images)} images, in {folders_of(images) or 'no folder'}"
+    found = f"{len(images):,} images, in {folders_of(images) or 'no folder'}"
     objects = _objects_of_one_image(images)
     if objects:
         return DataError(

@@ -276,7 +276,7 @@ def _by_colours(source: Path, values: MaskPixels, named: NamedValues) -> Decisio
     if len(values.colours) > MOST_COLOURS:
         raise DataError(
             f"folder {source}",
-            found=f"masks with {len(values.colours)} colours and no table that names them",
+            found=f"masks with {len(values.colours):,} colours and no table that names them",
             expected="few colours, each for a class",
             hint="add class_dict.csv with the columns name, r, g, b; smoothed masks must be exported again",
         )

@@ -131,7 +131,7 @@ def _other_names(annotated: Mapping[str, BoxAnnotation]) -> list[Finding]:
             code="other-filename",
             severity="warning",
             subject="<filename> in annotations",
-            found=f"{len(items)} that name another image than the one of the annotation's own name",
+            found=f"{len(items):,} that name another image than the one of the annotation's own name",
             expected="one name for both; the annotation's own decides",
             hint="make sure that the files were not mixed up",
             items=tuple(items),

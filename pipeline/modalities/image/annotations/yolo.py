@@ -204,7 +204,7 @@ def _read_yaml_names(root: Path, path: str) -> ClassNames | None:
     if count != len(names):
         raise DataError(
             path,
-            found=f"nc: {shown(count)}, and {len(names)} names",
+            found=f"nc: {shown(count)}, and {len(names):,} names",
             expected="as many names as classes",
             hint="correct the one that is wrong: else numbers may stand for other classes",
         )

@@ -503,7 +503,7 @@ def test_real_folders(real: Path) -> None:
     )
     assert found["values"] == {"classes": {"background": 0, "nucleus": 1}}
     assert DetectionReader("x").describe_source(real / "data" / "bccd").notes[1:] == (
-        "classes, with their objects: Platelets (361), RBC (4155), WBC (372)",
+        "classes, with their objects: Platelets (361), RBC (4,155), WBC (372)",
         "splits: train 205, val 87, test 72, from ImageSets/Main/test.txt, ImageSets/Main/train.txt, "
         "ImageSets/Main/val.txt",
     )
