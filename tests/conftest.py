@@ -4,6 +4,7 @@ anew for each test.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -15,11 +16,18 @@ import pytest
 
 from commands import REPOSITORY, Thaw, run_thaw
 from flows import settings
+from pipeline.data import checks
 from pseudo_terminal import PseudoTerminal, thaw_on_terminal
 
 for key, value in settings.QUIET.items():
     os.environ.setdefault(key, value)
 os.environ.setdefault("MPLBACKEND", "agg")
+# Threads of several workers would wait for each other's cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What collecting the tests imports stays until the end: looking for garbage among it,
+# again and again, takes a tenth of the time.
+gc.disable()
 # pytest-xdist sets them for its workers; a terminal's width is the terminal's own.
 for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
@@ -100,6 +108,17 @@ def real() -> Path:
             "no real data here: set THAW_REAL to a folder that holds data/ and weights/"
         )
     return folder
+
+
+@pytest.fixture
+def without_data_docs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks without Great Expectations' pages, which take longer than they do."""
+    monkeypatch.setattr(checks, "write_data_docs", lambda context, folder: None)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook

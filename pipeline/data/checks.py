@@ -72,11 +72,16 @@ def judge(suites: Sequence[ExpectationSuite], run_dir: Path) -> list[Finding]:
             )
     context = _great_expectations().get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
-    context.add_data_docs_site("thaw", _site(run_dir / DOCS))
     source = context.data_sources.add_pandas("dataset")
     findings = [finding for suite in suites for finding in _run(context, source, suite)]
-    context.build_data_docs(site_names=["thaw"])
+    write_data_docs(context, run_dir / DOCS)
     return findings
+
+
+def write_data_docs(context: Any, folder: Path) -> None:
+    """Great Expectations' own pages about all that was judged in a context."""
+    context.add_data_docs_site("thaw", _site(folder))
+    context.build_data_docs(site_names=["thaw"])
 
 
 def _great_expectations() -> ModuleType:

@@ -17,6 +17,8 @@ from pipeline.records import ValidateRecord
 from pipeline.steps.run import run_alone
 from pipeline.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("without_data_docs")
+
 
 def make_workspace(folder: Path, lines: list[str], **data: object) -> Workspace:
     table = folder / "texts.csv"

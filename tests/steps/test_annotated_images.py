@@ -36,6 +36,9 @@ COMMON = ("common", (1, 1, 9, 9))
 NOTHING = ("common", (5, 5, 5, 9))  # a box without an area
 
 
+pytestmark = pytest.mark.usefixtures("without_data_docs")
+
+
 class Steps:
     """A workspace's folders around a data folder."""
 

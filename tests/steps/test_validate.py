@@ -67,12 +67,14 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(tmp_path: Path, without_data_docs: None) -> Bench:
     dataset(tmp_path / "data")
     return Bench(tmp_path)
 
 
-def test_manifest_quarantine_and_record(bench: Bench) -> None:
+def test_manifest_quarantine_and_record(tmp_path: Path) -> None:
+    dataset(tmp_path / "data")
+    bench = Bench(tmp_path)
     save(bench.data / "cat" / "broken.png", b"text")
     save(
         bench.data / "cat" / "copy.png",
