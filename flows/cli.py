@@ -478,14 +478,13 @@ def _print_result(
 
 def _comparison_line(comparison: Comparison) -> str:
     difference = comparison.difference
-    interval = f"({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
-    points = f"{100 * difference.value:+.1f} points of {comparison.metric} {interval}"
-    verdict = (
-        "too little to tell them apart"
-        if comparison.verdict == "cannot-tell"
-        else comparison.verdict
-    )
-    return f"compared with {comparison.other}: {points}, {verdict}"
+    low = f"{100 * difference.low:+.1f}"
+    high = f"{100 * difference.high:+.1f}"
+    points = f"{100 * difference.value:+.1f} points of {comparison.metric}"
+    verdict: str = comparison.verdict
+    if verdict == "cannot-tell":
+        verdict = "too little to tell them apart"
+    return f"compared with {comparison.other}: {points} ({low} to {high}), {verdict}"
 
 
 @app.command()

@@ -70,15 +70,17 @@ class RegisteredModel:
 def describe_entry(entry: Entry) -> str:
     """2026-11-27 01:30 UTC  promoted v3 (champion before: v2) by NAME: better than …"""
     when = entry.when.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    before = f" (champion before: v{entry.champion})" if entry.champion else ""
-    overridden = (
-        f", overriding the verdict {entry.decision}" if entry.is_override else ""
-    )
-    if entry.kind == "verdict":
+    before = ""
+    if entry.champion:
+        before = f" (champion before: v{entry.champion})"
+    overridden = ""
+    if entry.is_override:
+        overridden = f", overriding the verdict {entry.decision}"
+    kind: str = entry.kind
+    if kind == "verdict":
         kind = f"verdict {entry.decision}"
-    else:
-        kind = entry.kind
-    return f"{when}  {kind} v{entry.version or 'none'}{before} by {entry.by}{overridden}: {entry.reason}"
+    decided = f"{kind} v{entry.version or 'none'}{before} by {entry.by}{overridden}"
+    return f"{when}  {decided}: {entry.reason}"
 
 
 def read_model(workspace: Workspace) -> RegisteredModel:
@@ -333,12 +335,13 @@ def _explain_no_request(history: History, version: str, days: int) -> str:
             own.append(entry)
     if not own:
         return "none was made"
-    if own[-1].kind == "refused":
-        return f"it was refused by {own[-1].by}"
+    last = own[-1]
+    if last.kind == "refused":
+        return f"it was refused by {last.by}"
     now = datetime.now(UTC)
-    if own[-1].when > now + CLOCK_DIFFERENCE:
-        return f"it is dated {own[-1].time}, by a clock that was ahead"
-    if now > own[-1].when + timedelta(days=days):
+    if last.when > now + CLOCK_DIFFERENCE:
+        return f"it is dated {last.time}, by a clock that was ahead"
+    if now > last.when + timedelta(days=days):
         return f"it lapsed after {days} days"
     return "another version became champion since"
 

@@ -36,8 +36,10 @@ def plan_servers(
 ) -> tuple[list[Server], str]:
     """The two servers, and the secret Prefect's asks for."""
     secret = new_secret()
-    prefect = _prefect_server(workspace, free_port(prefect_port), secret)
-    mlflow = _mlflow_server(workspace, free_port(mlflow_port, taken=[prefect.port]))
+    prefect_free = free_port(prefect_port)
+    prefect = _prefect_server(workspace, prefect_free, secret)
+    mlflow_free = free_port(mlflow_port, taken=[prefect_free])
+    mlflow = _mlflow_server(workspace, mlflow_free)
     return [prefect, mlflow], secret
 
 

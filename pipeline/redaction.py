@@ -156,23 +156,29 @@ def learn_environment() -> None:
 
 
 def _secrets_in(text: str) -> Iterable[Iterable[str]]:
-    for match in (found for pattern in _USER_PARTS for found in pattern.finditer(text)):
-        user, separator, password = match[1].partition(":")
-        secret = password if separator else user
-        yield _forms_alone(secret)
-        yield _forms_alone(unquote(secret))
-        if separator:
-            yield _forms_of_pair(user, password)
-            yield _forms_of_pair(unquote(user), unquote(password))
-            if not _is_placeholder(password):
-                # What is left of a URL that was split at its colon.
-                yield [re.escape(f"{password}@{match[2]}")]
-        # A token in the place of the name, as GitHub takes it.
-        if len(user) >= 2 * _LONG:
-            yield _forms_alone(user)
+    for pattern in _USER_PARTS:
+        for match in pattern.finditer(text):
+            yield from _secrets_of_user(match)
     for match in _PARAMETER.finditer(text):
         yield _forms_alone(match[1])
         yield _forms_alone(unquote(match[1]))
+
+
+def _secrets_of_user(match: re.Match[str]) -> Iterable[Iterable[str]]:
+    """What a URL says of its user: a name and a password, or a token alone."""
+    user, separator, password = match[1].partition(":")
+    secret = password if separator else user
+    yield _forms_alone(secret)
+    yield _forms_alone(unquote(secret))
+    if separator:
+        yield _forms_of_pair(user, password)
+        yield _forms_of_pair(unquote(user), unquote(password))
+        if not _is_placeholder(password):
+            # What is left of a URL that was split at its colon.
+            yield [re.escape(f"{password}@{match[2]}")]
+    # A token in the place of the name, as GitHub takes it.
+    if len(user) >= 2 * _LONG:
+        yield _forms_alone(user)
 
 
 def _forms_alone(secret: str) -> list[str]:

@@ -55,8 +55,10 @@ class AnswerLog:
             OSError: the disk does not take it.
         """
         if self.path.exists() and self.path.stat().st_size >= self.max_bytes:
-            self.path.replace(self.path.with_name(f"{self.path.name}.1"))
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            earlier = self.path.with_name(f"{self.path.name}.1")
+            self.path.replace(earlier)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        descriptor = os.open(self.path, flags, 0o600)
         try:
             size = os.fstat(descriptor).st_size
             written = os.write(descriptor, content)

@@ -91,7 +91,10 @@ def _takes_raw(kind: str, column: InputColumn) -> bool:
 def _accepted_types(columns: Sequence[InputColumn]) -> str:
     if len(columns) > 1:
         return JSON_TYPE
-    return f"{JSON_TYPE} or {'image/*' if columns[0].type == 'binary' else TEXT_TYPE}"
+    raw_type = TEXT_TYPE
+    if columns[0].type == "binary":
+        raw_type = "image/*"
+    return f"{JSON_TYPE} or {raw_type}"
 
 
 def _decode(body: bytes) -> str:
@@ -141,10 +144,9 @@ def _to_question(records: Sequence[Any], columns: Sequence[InputColumn]) -> Ques
             )
         contents = {}
         for column in columns:
-            contents[column.name] = _content(
-                f"{field}.{column.name}", record[column.name], column
-            )
-            values[column.name].append(record[column.name])
+            name = column.name
+            contents[name] = _content(f"{field}.{name}", record[name], column)
+            values[name].append(record[name])
         ids.append(_example_id(contents))
     binary = [column.name for column in columns if column.type == "binary"]
     return Question({"columns": values, "binary": binary}, tuple(ids))

@@ -135,9 +135,8 @@ class BoundedProtocol(H11Protocol):
         self._deadline = self.loop.call_later(self.seconds, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        if self._deadline is None and (
-            self.cycle is None or self.cycle.response_complete
-        ):
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        if self._deadline is None and not is_answering:
             self._deadline = self.loop.call_later(self.seconds, self.transport.abort)
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:

@@ -233,19 +233,17 @@ def _store(
     segments: list[_Segment],
     decode: _Decode,
 ) -> DecodedStore:
-    place_of = {
-        name: (s, p)
-        for s, segment in enumerate(segments)
-        for p, name in enumerate(segment.ids)
-    }
-    places = np.array(
-        [place_of.get(name, (-1, -1)) for name, _ in rows], np.int64
-    ).reshape(len(rows), 2)
+    place_of: dict[str, tuple[int, int]] = {}
+    for number, segment in enumerate(segments):
+        for place, identity in enumerate(segment.ids):
+            place_of[identity] = (number, place)
+    names = tuple(name for name, _ in rows)
+    places = [place_of.get(name, (-1, -1)) for name in names]
     return DecodedStore(
-        tuple(name for name, _ in rows),
+        names,
         shape,
-        places,
-        [s.pixels(shape) for s in segments],
+        np.array(places, np.int64).reshape(len(rows), 2),
+        [segment.pixels(shape) for segment in segments],
         decode,
     )
 
@@ -261,11 +259,10 @@ def _finished(folder: Path, shape: tuple[int, ...]) -> list[_Segment]:
         ids = _index(path.with_suffix(".json"), shape)
         if ids is not None and path.stat().st_size == len(ids) * _size(shape):
             segments.append(_Segment(path, ids))
-    whole = {
-        path
-        for segment in segments
-        for path in (segment.path, segment.path.with_suffix(".json"))
-    }
+    whole = set()
+    for segment in segments:
+        whole.add(segment.path)
+        whole.add(segment.path.with_suffix(".json"))
     for path in folder.iterdir():
         if path not in whole:
             path.unlink()

@@ -189,9 +189,11 @@ def _telling_bits(
     """
     import numpy as np
 
-    shares = np.array(
-        [np.mean(hashes >> np.uint64(bit) & np.uint64(1)) for bit in bits.tolist()]
-    )
+    means = []
+    for bit in bits.tolist():
+        is_set = hashes >> np.uint64(bit) & np.uint64(1)
+        means.append(np.mean(is_set))
+    shares = np.array(means)
     information = -np.log2(shares**2 + (1 - shares) ** 2)
     order = np.argsort(-information, kind="stable")
     order = order[information[order] > 0]

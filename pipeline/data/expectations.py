@@ -387,12 +387,14 @@ def _shares(rows: pa.Table) -> dict[str, float]:
 
 def _numbers(rows: pa.Table, before: pa.Table) -> list[str]:
     def numeric(table: pa.Table) -> set[str]:
-        kinds = (pa.types.is_integer, pa.types.is_floating)
-        return {
-            field.name
-            for field in table.schema
-            if field.name.startswith(SCAN) and any(is_(field.type) for is_ in kinds)
-        }
+        names = set()
+        for field in table.schema:
+            is_number = pa.types.is_integer(field.type) or pa.types.is_floating(
+                field.type
+            )
+            if is_number and field.name.startswith(SCAN):
+                names.add(field.name)
+        return names
 
     return sorted(numeric(rows) & numeric(before))
 

@@ -246,9 +246,8 @@ def unicode_collisions(paths: Iterable[str]) -> Finding | None:
     pairs = []
     for same in forms.values():
         if len(same) > 1:
-            pairs.append(
-                " and ".join(f"{path} ({_form(path)})" for path in sorted(same))
-            )
+            described = [f"{path} ({_form(path)})" for path in sorted(same)]
+            pairs.append(" and ".join(described))
     if not pairs:
         return None
     return Finding(

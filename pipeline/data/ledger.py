@@ -86,9 +86,9 @@ class Ledger:
         written to.
         """
         rows = sorted(self.entries.values(), key=lambda entry: (entry.batch, entry.id))
-        columns = {
-            field.name: [getattr(row, field.name) for row in rows] for field in SCHEMA
-        }
+        columns = {}
+        for field in SCHEMA:
+            columns[field.name] = [getattr(row, field.name) for row in rows]
         with files.replacing(path, durable=True) as part:
             manifest.write_table(pa.table(columns, schema=SCHEMA), part)
 
@@ -135,17 +135,19 @@ def merged(left: Ledger, right: Ledger, subject: str) -> Ledger:
         LedgerError: they gave an example different splits; `subject` names them.
     """
     both = left.entries.keys() & right.entries.keys()
-    apart = sorted(i for i in both if left.entries[i].split != right.entries[i].split)
+    apart = []
+    for identity in sorted(both):
+        ours = left.entries[identity].split
+        theirs = right.entries[identity].split
+        if ours != theirs:
+            apart.append(f"{identity}: {ours} and {theirs}")
     if apart:
         raise LedgerError(
             subject,
             found=f"{len(apart):,} examples that were split twice, and differently",
             expected="one ledger, extended",
             hint="keep the one that trained models go by, and delete the other",
-            details=[
-                f"{i}: {left.entries[i].split} and {right.entries[i].split}"
-                for i in apart
-            ],
+            details=apart,
         )
     return Ledger({**right.entries, **left.entries})
 
@@ -159,11 +161,14 @@ def agrees(path: Path, split_manifest: Path) -> bool:
         table = pq.read_table(split_manifest, columns=["id", "split"])
     except (LedgerError, OSError, pa.ArrowException, KeyError):
         return False
-    pairs = zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True)
-    return all(
-        split is None or (id in known and known[id].split == split)
-        for id, split in pairs
-    )
+    ids = table["id"].to_pylist()
+    splits = table["split"].to_pylist()
+    for identity, split in zip(ids, splits, strict=True):
+        if split is None:
+            continue
+        if identity not in known or known[identity].split != split:
+            return False
+    return True
 
 
 BRING_BACK = "bring back the file that ledger.dvc pins: dvc checkout ledger.dvc, or dvc pull ledger.dvc"

@@ -163,22 +163,21 @@ def _png(
     blocks = [lines[start : start + 65535] for start in range(0, len(lines), 65535)]
     stream = b"\x78\x01"
     for number, block in enumerate(blocks, 1):
-        stream += (
-            struct.pack("<BHH", number == len(blocks), len(block), len(block) ^ 0xFFFF)
-            + block
-        )
+        is_last = number == len(blocks)
+        stream += struct.pack("<BHH", is_last, len(block), len(block) ^ 0xFFFF)
+        stream += block
     stream += struct.pack(">I", zlib.adler32(lines))
     header = struct.pack(">IIBBBBB", width, len(rows), 8, colour_type, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", stream), (b"IEND", b"")]
     if palette:
         chunks.insert(1, (b"PLTE", palette))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body))
-        + name
-        + body
-        + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in chunks
-    )
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, body in chunks:
+        content += struct.pack(">I", len(body))
+        content += name
+        content += body
+        content += struct.pack(">I", zlib.crc32(name + body))
+    return content
 
 
 def _present(folder: Path) -> set[str]:

@@ -325,13 +325,12 @@ def extra_columns(
     splits = _splits(_optional(rows, data, "split", name), rows, name)
     known = {data.columns["group"], data.columns["split"], *used}
     others = [column for column in rows.columns if column not in known]
-    meta = []
-    for values in zip(*(rows.columns[c] for c in others), strict=True):
-        meta.append(tuple(zip(others, values, strict=True)))
-    return [
-        ExtraColumns(*given)
-        for given in zip(groups, splits, meta or [()] * len(rows.lines), strict=True)
-    ]
+    other_values = [rows.columns[column] for column in others]
+    extras = []
+    for number, (group, split) in enumerate(zip(groups, splits, strict=True)):
+        meta = [values[number] for values in other_values]
+        extras.append(ExtraColumns(group, split, tuple(zip(others, meta, strict=True))))
+    return extras
 
 
 def _optional(

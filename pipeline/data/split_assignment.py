@@ -254,28 +254,30 @@ def _assign_new_groups(
     to_come = Counter(map(_label, units))
     for unit in sorted(units, key=lambda unit: _hash(unit, config.seed)):
         label = _label(unit)
-        have, size = counts[label], sum(example.target == label for example in unit)
-        open_ = [
-            split
-            for split in SPLITS
-            if all(split in example.allowed for example in unit)
-        ]
-        empty = [split for split in open_ if not have[split]]
+        present = counts[label]
+        size = sum(example.target == label for example in unit)
+        choice = _open_splits(unit)
+        empty = [split for split in choice if not present[split]]
         if empty and to_come[label] <= len(empty):
             choice = empty
-        else:
-            choice = open_
-        best = min(
-            choice,
-            key=lambda split: (
-                (2 * have[split] + size) / getattr(config.fractions, split)
-            ),
-        )
+        quotients = {}
+        for split in choice:
+            fraction = getattr(config.fractions, split)
+            quotients[split] = (2 * present[split] + size) / fraction
+        best = min(choice, key=lambda split: quotients[split])
         to_come[label] -= 1
         for example in unit:
             splits[example.id] = best
             counts[example.target][best] += 1
     return splits
+
+
+def _open_splits(unit: Sequence[Example]) -> list[Split]:
+    """The splits that every example of a unit may be dealt into."""
+    open_splits = set(SPLITS)
+    for example in unit:
+        open_splits.intersection_update(example.allowed)
+    return [split for split in SPLITS if split in open_splits]
 
 
 def _clashes(
@@ -340,11 +342,8 @@ def _bridging(examples: Sequence[Example], splits: Iterable[Split]) -> Finding:
 def _finding(
     code: str, examples: Sequence[Example], splits: Splits, found: str
 ) -> Finding:
-    where = " and ".join(
-        split
-        for split in SPLITS
-        if split in {splits[example.id] for example in examples}
-    )
+    own_splits = {splits[example.id] for example in examples}
+    where = " and ".join(split for split in SPLITS if split in own_splits)
     return Finding(
         code=code,
         severity="warning",

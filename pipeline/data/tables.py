@@ -391,9 +391,15 @@ def _only_fitting(
     """Of several separators in the first line, the one that gives the wanted column or
     lines of equal length.
     """
-    cut = {mark: _cut(sample, mark) for mark in marks}
-    named = [mark for mark in marks if cut[mark] and wanted in _stripped(cut[mark][0])]
-    even = [mark for mark in marks if len({len(cells) for cells in cut[mark]}) == 1]
+    named = []
+    even = []
+    for mark in marks:
+        lines = _cut(sample, mark)
+        if lines and wanted in _stripped(lines[0]):
+            named.append(mark)
+        lengths = {len(cells) for cells in lines}
+        if len(lengths) == 1:
+            even.append(mark)
     for fitting in (named, even):
         if len(fitting) == 1:
             return fitting[0]

@@ -236,19 +236,20 @@ def _judge_parts(evidence: Evidence, policy: Policy) -> Verdict | None:
     """Whether what is better on the whole loses where it must not."""
     comparison = evidence.comparison
     assert comparison is not None
-    flips, most = comparison.negative_flips, policy.promotion.max_negative_flips
+    flips = comparison.negative_flips
+    most = policy.promotion.max_negative_flips
     if flips is not None and most is not None and flips > most:
         reason = f"the champion is right and it is wrong on {flips:.1%} of the examples; at most {most:.1%} are accepted"
         return Verdict("reject", reason)
     parts = [part for part in comparison.parts if part.gain.units >= FEWEST_PART_UNITS]
     margin = policy.promotion.part_margin
-    error_rate = (1 - policy.promotion.confidence) / max(len(parts), 1)
+    whole_error = 1 - policy.promotion.confidence
+    error_rate = whole_error / max(len(parts), 1)
     lost = [part for part in parts if _is_lost(part.gain, margin, error_rate)]
     if not lost:
         return None
-    return Verdict(
-        "reject", "; ".join(_describe_loss(evidence.metric, part) for part in lost)
-    )
+    reasons = [_describe_loss(evidence.metric, part) for part in lost]
+    return Verdict("reject", "; ".join(reasons))
 
 
 def _judge_gain(evidence: Evidence, policy: Policy) -> Verdict:
@@ -310,10 +311,12 @@ def _passes(p_value: float | None, error_rate: float) -> bool:
 
 def _describe_gain(metric: str, gain: PairedGain, error_rate: float) -> str:
     """+3.2 points of accuracy, at least +0.8 (p = 0.0004, wanted 0.0025)."""
-    show = metric_registry.find(metric).format_gain
-    low, high = gain.lower_bound(error_rate), gain.upper_bound(error_rate)
-    unit = "points of " if metric_registry.find(metric).is_share else ""
-    text = f"{show(gain.value)} {unit}{metric} (between {show(low)} and {show(high)}"
+    metric_kind = metric_registry.find(metric)
+    show = metric_kind.format_gain
+    low = show(gain.lower_bound(error_rate))
+    high = show(gain.upper_bound(error_rate))
+    unit = "points of " if metric_kind.is_share else ""
+    text = f"{show(gain.value)} {unit}{metric} (between {low} and {high}"
     p_value = gain.p_value()
     if p_value is None:
         return f"{text}, by the bootstrap alone)"

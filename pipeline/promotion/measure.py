@@ -143,14 +143,16 @@ def _measure_part(
 
 
 def _gains(pair: JudgedPair) -> Floats:
-    ours, theirs = pair.challenger, pair.champion
+    ours = pair.challenger
+    theirs = pair.champion
     if pair.metric != LOG_LOSS:
         gains: Floats = ours.goodness.astype(np.float64) - theirs.goodness
         return gains
     assert isinstance(ours, Predictions)
     assert isinstance(theirs, Predictions)
-    lost = np.log(np.maximum(theirs.target_probability, SMALLEST))
-    return np.asarray(np.log(np.maximum(ours.target_probability, SMALLEST)) - lost)
+    our_log = np.log(np.maximum(ours.target_probability, SMALLEST))
+    their_log = np.log(np.maximum(theirs.target_probability, SMALLEST))
+    return np.asarray(our_log - their_log)
 
 
 def _metric_function(name: str) -> Callable[[Any, Floats], Floats]:

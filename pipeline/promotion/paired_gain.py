@@ -158,17 +158,17 @@ def resample_means(
     Args:
         sums, sizes: (U,) gain and number of examples of each unit.
     """
-    kinds, counts = np.unique(
-        np.stack([sums, sizes], axis=1), axis=0, return_counts=True
-    )
+    pairs = np.stack([sums, sizes], axis=1)
+    kinds, counts = np.unique(pairs, axis=0, return_counts=True)
     shares = counts / counts.sum()
     at_once = max(1, MOST_CELLS // len(kinds))
     parts = []
     for start in range(0, draws, at_once):
-        drawn = generator.multinomial(
-            len(sums), shares, size=min(at_once, draws - start)
-        )
-        parts.append((drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1]))
+        count = min(at_once, draws - start)
+        drawn = generator.multinomial(len(sums), shares, size=count)
+        drawn_sums = drawn @ kinds[:, 0]
+        drawn_sizes = drawn @ kinds[:, 1]
+        parts.append(drawn_sums / drawn_sizes)
     return np.concatenate(parts)
 
 

@@ -143,18 +143,24 @@ def _split_lines(
     pieces = []
     done = 0
     for start, end, weight in sorted(highlights, key=itemgetter(0)):
-        first, last = max(int(start), done), int(end)
+        first = max(int(start), done)
+        last = int(end)
         if last <= first:
             continue
-        pieces += [TextPiece(text[done:first]), TextPiece(text[first:last], weight)]
+        pieces.append(TextPiece(text[done:first]))
+        pieces.append(TextPiece(text[first:last], weight))
         done = last
     pieces.append(TextPiece(text[done:]))
     lines: list[list[TextPiece]] = [[]]
     for piece in pieces:
         first_line, *others = LINE_BREAK.split(piece.text)
         lines[-1].append(TextPiece(first_line, piece.weight))
-        lines += [[TextPiece(line, piece.weight)] for line in others]
-    return tuple(tuple(piece for piece in line if piece.text) for line in lines)
+        for other in others:
+            lines.append([TextPiece(other, piece.weight)])
+    filled = []
+    for line in lines:
+        filled.append(tuple(piece for piece in line if piece.text))
+    return tuple(filled)
 
 
 def data_uri(picture: Path) -> str:

@@ -694,26 +694,23 @@ def _decisions(promoted: PromoteRecord | None, facts: CardFacts) -> str:
     about the version.
     """
     parts = [card_decisions.CARD_HEADING]
-    if (
-        promoted is not None
-        and promoted.version == facts.version
-        and promoted.gain is not None
-    ):
-        section = run_sections.describe_verdict(promoted)
-        title = (
-            f"Against version {promoted.compared_with}"
-            if promoted.compared_with
-            else "Against a constant answer"
-        )
-        rows = list(section.facts)
-        parts.append(
-            table(
-                (title, f"bounds of {section.bounds} certainty each"), rows, right=(1,)
-            )
-        )
-        parts += [
-            escape(f"{detail[:1].upper()}{detail[1:]}.") for detail in promoted.details
-        ]
+    if promoted is not None and promoted.version == facts.version:
+        parts += _last_comparison(promoted)
     parts.append(card_decisions.list_history(facts.entries, facts.version))
     parts.append(card_decisions.CARD_ENDING)
     return join(parts)
+
+
+def _last_comparison(promoted: PromoteRecord) -> list[str]:
+    if promoted.gain is None:
+        return []
+    section = run_sections.describe_verdict(promoted)
+    title = "Against a constant answer"
+    if promoted.compared_with:
+        title = f"Against version {promoted.compared_with}"
+    header = (title, f"bounds of {section.bounds} certainty each")
+    parts = [table(header, list(section.facts), right=(1,))]
+    for detail in promoted.details:
+        sentence = f"{detail[:1].upper()}{detail[1:]}."
+        parts.append(escape(sentence))
+    return parts

@@ -226,7 +226,9 @@ def _note(place: Workspace, record: BaselineRecord) -> None:
     key = record.digest[:16]
     if key in known:
         return
-    replace_text(path, "".join([text if known else LOCK_HEADER, *_lines(key, record)]))
+    beginning = text if known else LOCK_HEADER
+    lines = _lines(key, record)
+    replace_text(path, "".join([beginning, *lines]))
 
 
 def _lines(key: str, record: BaselineRecord) -> Iterator[str]:

@@ -568,12 +568,13 @@ class FinetuneRun:
 
         plan = self.plan()
         self._planned.append(plan)  # for the training that follows
-        seconds = self._seconds_per_example(plan)
-        epochs, job = sum(stage.epochs for stage in recipe.stages), self.job
-        per_epoch = len(job.train) + len(job.val) / BACKWARD
+        seconds_each = self._seconds_per_example(plan)
+        epochs = sum(stage.epochs for stage in recipe.stages)
+        examples = len(self.job.train) + len(self.job.val) / BACKWARD
+        duration = format_seconds(epochs * examples * seconds_each)
         self.context.console.info(
-            f"{recipe.name}: for comparison, at most {epochs} epochs in about {format_seconds(epochs * per_epoch * seconds)} "
-            f"({1e3 * seconds:.1f} ms an example); finetune.baseline: never goes without"
+            f"{recipe.name}: for comparison, at most {epochs} epochs in about {duration} "
+            f"({1e3 * seconds_each:.1f} ms an example); finetune.baseline: never goes without"
         )
 
     def _seconds_per_example(self, plan: TrainingPlan) -> float:

@@ -99,17 +99,14 @@ def _write_manifest(
 def _say_findings(record: SplitRecord, context: Context) -> None:
     """What was left out, and what else the user should know; record.json has all of it."""
     where = "artifacts/split/record.json"
-    left_out = [
-        f"left out {item}: {finding.found}"
-        for finding in record.left_out
-        for item in finding.items
-    ]
+    left_out = []
+    for finding in record.left_out:
+        for item in finding.items:
+            left_out.append(f"left out {item}: {finding.found}")
     warnings = [f"warning: {format_finding(finding)}" for finding in record.warnings]
-    for line in (
-        *first_few(left_out, NAMED, where),
-        *first_few(warnings, NAMED, where),
-    ):
-        context.console.info(line)
+    for lines in (left_out, warnings):
+        for line in first_few(lines, NAMED, where):
+            context.console.info(line)
 
 
 def _ledger(root: Path, path: Path) -> Ledger:
@@ -197,11 +194,21 @@ def _given(name: Split | None, config: SplitConfig) -> Split | None:
 def _entries(
     examples: Iterable[Example], splits: dict[str, Split], ledger: Ledger
 ) -> list[LedgerEntry]:
-    return [
-        LedgerEntry(e.id, e.group, splits[e.id], e.target, e.phash, ledger.next_batch)
-        for e in examples
-        if not e.known
-    ]
+    batch = ledger.next_batch
+    entries = []
+    for example in examples:
+        if not example.known:
+            entries.append(
+                LedgerEntry(
+                    example.id,
+                    example.group,
+                    splits[example.id],
+                    example.target,
+                    example.phash,
+                    batch,
+                )
+            )
+    return entries
 
 
 def _with_column(table: pa.Table, name: str, values: Sequence[str | None]) -> pa.Table:
@@ -337,32 +344,36 @@ def _coverage(
     """
     untaught = [label for label, count in counts["train"].items() if not count]
     if untaught:
+        found = "no training examples"
         lost = sum(len(finding.items) for finding in left_out)
+        if lost:
+            found += (
+                f"; {lost} examples were left out for belonging together across splits"
+            )
         raise SplitError(
             f"class {', '.join(untaught)}",
-            found="no training examples"
-            + (
-                f"; {lost} examples were left out for belonging together across splits"
-                if lost
-                else ""
-            ),
+            found=found,
             expected="some of every class",
             hint="add examples, or leave the class out with data.drop_classes",
             details=[f"{finding.subject}: {finding.found}" for finding in left_out],
         )
-    return [
-        Finding(
-            code=f"no-{name}",
-            severity="warning",
-            subject=f"class {label}",
-            found=f"no {name} examples",
-            expected="at least 3 groups of every class",
-            hint="add examples of it from other groups",
-        )
-        for name in ("val", "test")
-        for label, count in counts[name].items()
-        if not count
-    ]
+    findings = []
+    for name in ("val", "test"):
+        for label, count in counts[name].items():
+            if not count:
+                findings.append(_no_examples(name, label))
+    return findings
+
+
+def _no_examples(name: str, label: str) -> Finding:
+    return Finding(
+        code=f"no-{name}",
+        severity="warning",
+        subject=f"class {label}",
+        found=f"no {name} examples",
+        expected="at least 3 groups of every class",
+        hint="add examples of it from other groups",
+    )
 
 
 def _require_objects(

@@ -228,15 +228,16 @@ def _refusal(
     _write(findings, context.run_dir / FINDINGS)
     critical = [finding for finding in findings if finding.severity == "critical"]
     warnings = [finding for finding in findings if finding.severity == "warning"]
-    lines = [line for finding in (*critical, *warnings) for line in _lines(finding)]
-    named = any(
-        finding.code in ("too-many-bad", "nothing-usable") for finding in critical
-    )
-    lines += [] if named else [f"quarantined {_line(fault)}" for fault in intake.faults]
+    lines = []
+    for finding in (*critical, *warnings):
+        lines += _lines(finding)
+    codes = [finding.code for finding in critical]
+    if "too-many-bad" not in codes and "nothing-usable" not in codes:
+        lines += [f"quarantined {_line(fault)}" for fault in intake.faults]
+    ending = "s" if len(critical) > 1 else ""
     return DataError(
         f"data folder {context.data}",
-        found=f"{len(critical):,} finding{'s' if len(critical) > 1 else ''} that must be fixed first: "
-        + ", ".join(finding.code for finding in critical),
+        found=f"{len(critical):,} finding{ending} that must be fixed first: {', '.join(codes)}",
         expected="data that pass every critical check",
         hint="as each line says; nothing was changed",
         details=lines,
@@ -268,10 +269,9 @@ def _line(fault: ExampleFault) -> str:
 
 def _quarantine(intake: _Intake) -> pa.Table:
     faults = _by_path((*intake.faults, *intake.object_faults))
-    columns = {
-        name: [getattr(fault, name) for fault in faults]
-        for name in manifest.QUARANTINE.names
-    }
+    columns = {}
+    for name in manifest.QUARANTINE.names:
+        columns[name] = [getattr(fault, name) for fault in faults]
     return pa.table(columns, schema=manifest.QUARANTINE)
 
 

@@ -72,11 +72,11 @@ class ModelVersion:
             aliases = f" ({', '.join(self.aliases)})"
         primary = self.tags.get("primary", "")
         value = self.metrics.get(primary)
-        if value is None:
-            metric = ""
-        else:
+        metric = ""
+        if value is not None:
             metric = f"  {primary} {value:.3f}"
-        return f"{self.name} v{self.version}{aliases}{metric}  data {self.data[:12] or 'unknown'}"
+        data_version = self.data[:12] or "unknown"
+        return f"{self.name} v{self.version}{aliases}{metric}  data {data_version}"
 
 
 def versions(store: TrackingStore, name: str) -> list[ModelVersion]:
@@ -227,10 +227,11 @@ def upload(
     store: TrackingStore, version: ModelVersion, folder: Path, names: Sequence[str]
 ) -> None:
     """Puts files below `folder` to a version's others, over those of the same name."""
-    files = _artifact_repository(store, version)
+    repository = _artifact_repository(store, version)
     for name in names:
         parent = PurePosixPath(name).parent.as_posix()
-        files.log_artifact(str(folder / name), None if parent == "." else parent)
+        folder_there = None if parent == "." else parent
+        repository.log_artifact(str(folder / name), folder_there)
 
 
 def _artifact_repository(store: TrackingStore, version: ModelVersion) -> Any:

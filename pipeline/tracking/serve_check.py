@@ -137,13 +137,15 @@ def _ask(port: int, requests: pd.DataFrame, title: str) -> list[dict[str, Any]]:
     records = []
     for row in requests.to_dict(orient="records"):
         records.append({str(name): _to_json(value) for name, value in row.items()})
-    status, text = _post(port, json.dumps({"dataframe_records": records}).encode())
+    body = json.dumps({"dataframe_records": records})
+    status, text = _post(port, body.encode())
+    beginning = text[:MOST_OF_LOG]
     if status != 200:
-        raise _error(title, f"HTTP {status}: {text[:MOST_OF_LOG]}")
+        raise _error(title, f"HTTP {status}: {beginning}")
     try:
         answers: list[dict[str, Any]] = json.loads(text)["predictions"]
     except (ValueError, KeyError) as fault:
-        raise _error(title, f"no predictions in {text[:MOST_OF_LOG]}") from fault
+        raise _error(title, f"no predictions in {beginning}") from fault
     return answers
 
 

@@ -56,12 +56,12 @@ def find_class_rows(
     stated: dict[str, ClassRows] | None = getattr(model, "class_rows", None)
     if stated is not None:
         return stated
-    names = [name for name, _ in model.blocks[-1].named_parameters()]
-    return {
-        name: ClassRows(0, 1)
-        for name in names
-        if fresh[name].ndim and fresh[name].shape[0] == classes
-    }
+    class_rows = {}
+    for name, _ in model.blocks[-1].named_parameters():
+        tensor = fresh[name]
+        if tensor.ndim and tensor.shape[0] == classes:
+            class_rows[name] = ClassRows(0, 1)
+    return class_rows
 
 
 def warm_start(

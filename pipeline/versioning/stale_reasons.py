@@ -138,10 +138,11 @@ def _describe_file_changes(dependency: Output, status: str) -> str:
     dependency.save()
     old = {key: oid for key, _, oid in tree_before}
     new = {key: oid for key, _, oid in dependency.obj}
+    in_both = old.keys() & new.keys()
     counts = {
         "added": len(new.keys() - old.keys()),
         "removed": len(old.keys() - new.keys()),
-        "changed": sum(old[key] != new[key] for key in old.keys() & new.keys()),
+        "changed": sum(old[key] != new[key] for key in in_both),
     }
     parts = [f"{count} {word}" for word, count in counts.items() if count]
     return f"changed: {', '.join(parts)}"

@@ -35,18 +35,10 @@ def list_uncommitted(root: Path, names: Iterable[str]) -> tuple[str, ...]:
     Git, or it ignores them.
     """
     wanted = list(names)
-    command = [
-        "git",
-        "status",
-        "--porcelain",
-        "-z",
-        "--untracked-files=all",
-        "--",
-        *wanted,
-    ]
+    status = ["git", "status", "--porcelain", "-z", "--untracked-files=all"]
     try:
-        status = subprocess.run(
-            command,
+        answer = subprocess.run(
+            [*status, "--", *wanted],
             cwd=root,
             capture_output=True,
             text=True,
@@ -56,10 +48,12 @@ def list_uncommitted(root: Path, names: Iterable[str]) -> tuple[str, ...]:
     except (OSError, subprocess.CalledProcessError):
         return ()
     # From the top of the Git repository.
-    paths = [f"/{entry[3:]}" for entry in status.stdout.split("\0")]
-    return tuple(
-        name for name in wanted if any(path.endswith(f"/{name}") for path in paths)
-    )
+    paths = [f"/{entry[3:]}" for entry in answer.stdout.split("\0")]
+    uncommitted = []
+    for name in wanted:
+        if any(path.endswith(f"/{name}") for path in paths):
+            uncommitted.append(name)
+    return tuple(uncommitted)
 
 
 def list_unpushed(repo: Repo, tracked: Iterable[TrackedPath]) -> tuple[str, ...]:

@@ -259,9 +259,8 @@ def _measure_luma(grey: Image.Image) -> dict[str, Any]:
         total += level * count
         squares += level * level * count
     variance = (squares * pixels - total * total) / (pixels * pixels)
-    entropy = sum(
-        -count / pixels * math.log2(count / pixels) for count in counts if count
-    )
+    present = [count for count in counts if count]
+    entropy = sum(-count / pixels * math.log2(count / pixels) for count in present)
     return {
         "brightness": round(total / pixels, 3),
         "contrast": round(math.sqrt(variance), 3),

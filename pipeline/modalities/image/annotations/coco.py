@@ -379,24 +379,20 @@ def _read_object(
     source: CocoFile, number: int, annotation: dict[str, Any]
 ) -> AnnotatedObject:
     place = _place(source, number, annotation)
-    category = _key(annotation.get("category_id"))
-    label = source.categories.get(category)
+    category = annotation.get("category_id")
+    label = source.categories.get(_key(category))
     if label is None:
-        known = ", ".join(
-            f"{identity} ({name})"
-            for identity, name in list(source.categories.items())[:10]
-        )
-        found = f"{place}: category_id {shown(annotation.get('category_id'))}"
+        first_categories = list(source.categories.items())[:10]
+        known = ", ".join(f"{identity} ({name})" for identity, name in first_categories)
         raise AnnotationError(
             "unknown-category",
-            found,
+            f"{place}: category_id {shown(category)}",
             f"one of {known}",
             "correct it, or add the category",
         )
     is_crowd = annotation.get("iscrowd") in (1, True)
-    return AnnotatedObject(
-        place, label, _read_box(place, label, annotation), ignored=is_crowd
-    )
+    box = _read_box(place, label, annotation)
+    return AnnotatedObject(place, label, box, ignored=is_crowd)
 
 
 def _read_box(place: str, label: str, annotation: Mapping[str, Any]) -> Box:
