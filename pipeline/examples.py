@@ -50,6 +50,23 @@ class ExampleFault:
     id: str | None = None
 
 
+class ExampleError(Exception):
+    """Why one file cannot be used, on the way out of its checks."""
+
+    def __init__(self, code: str, found: str, expected: str, hint: str) -> None:
+        super().__init__(code)
+        self.code = code
+        self.found = found
+        self.expected = expected
+        self.hint = hint
+
+    def of(self, path: str, identity: str | None = None) -> ExampleFault:
+        """The fault of the example at a path."""
+        return ExampleFault(
+            path, self.code, self.found, self.expected, self.hint, identity
+        )
+
+
 @dataclass(frozen=True)
 class ExampleListing:
     """All examples the reader found, what it could not read, and what it left out of

@@ -16,7 +16,12 @@ import imagehash
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.data.files import outside
-from pipeline.examples import ColumnExpectation, ExampleFault, MeasuredExample
+from pipeline.examples import (
+    ColumnExpectation,
+    ExampleError,
+    ExampleFault,
+    MeasuredExample,
+)
 from pipeline.manifest import real_path
 from pipeline.modalities.image import decoding
 from pipeline.modalities.image.file_types import SUFFIXES
@@ -31,17 +36,6 @@ _BEGINNINGS = (
     (b"PK\x03\x04", "a ZIP archive"),
     (b"\x1f\x8b", "a gzip archive"),
 )
-
-
-class _Unusable(Exception):
-    """Why a file cannot be used, on the way out of the checks."""
-
-    def __init__(self, code: str, found: str, expected: str, hint: str) -> None:
-        super().__init__(code)
-        self.code = code
-        self.found = found
-        self.expected = expected
-        self.hint = hint
 
 
 def measure_image(
@@ -70,38 +64,38 @@ def measure_image(
         identity = hashlib.md5(content, usedforsecurity=False).hexdigest()
         with decoding.quiet():
             return _measure_content(content, path, identity, intake)
-    except _Unusable as fault:
-        return ExampleFault(
-            path, fault.code, fault.found, fault.expected, fault.hint, identity
-        )
+    except ExampleError as fault:
+        return fault.of(path, identity)
 
 
 def _read_file(root: Path, path: str, intake: ImageIntakeConfig) -> bytes:
     fault_of_path = outside(root, path)
     if fault_of_path:
-        raise _Unusable(*fault_of_path)
+        raise ExampleError(*fault_of_path)
     try:
         file = real_path(root, path)
         _check_status(file.stat(), intake)
         return file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise _Unusable(
+        raise ExampleError(
             "missing", "no such file", "a file", "add the file, or take it off the list"
         ) from None
     except (OSError, ValueError) as fault:
         found = _describe_fault(fault)
-        raise _Unusable(
+        raise ExampleError(
             "unreadable", found, "a readable file", "check its permissions and disk"
         ) from fault
 
 
 def _check_status(status: os.stat_result, intake: ImageIntakeConfig) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise _Unusable("not-a-file", "a folder, pipe or device", "a file", "remove it")
+        raise ExampleError(
+            "not-a-file", "a folder, pipe or device", "a file", "remove it"
+        )
     if status.st_size == 0:
-        raise _Unusable("empty", "0 bytes", "an image", _REPLACE)
+        raise ExampleError("empty", "0 bytes", "an image", _REPLACE)
     if status.st_size > intake.max_bytes:
-        raise _Unusable(
+        raise ExampleError(
             "too-large",
             f"{status.st_size} bytes",
             f"at most {intake.max_bytes} (task.intake.max_bytes)",
@@ -114,10 +108,10 @@ def _measure_content(
 ) -> MeasuredExample:
     try:
         values, converted = _decode_and_measure(data, path, intake)
-    except _Unusable:
+    except ExampleError:
         raise
     except MemoryError as fault:
-        raise _Unusable(
+        raise ExampleError(
             "out-of-memory",
             "not enough memory to decode it",
             "an image that fits in memory",
@@ -128,7 +122,7 @@ def _measure_content(
             "truncat|end of", str(fault), re.IGNORECASE
         )
         code = "truncated" if is_cut else "undecodable"
-        raise _Unusable(
+        raise ExampleError(
             code,
             _describe_fault(fault),
             "an image that can be decoded wholly",
@@ -171,13 +165,13 @@ def _open(data: bytes, intake: ImageIntakeConfig) -> Image.Image:
         raise _not_accepted(data, intake) from fault
 
 
-def _not_accepted(data: bytes, intake: ImageIntakeConfig) -> _Unusable:
+def _not_accepted(data: bytes, intake: ImageIntakeConfig) -> ExampleError:
     allowed = ", ".join(intake.formats)
     kind = _describe_content(data)
     if kind in image_pixels.DECODERS:
         hint = f"save it in one of those formats, or add {kind} to task.intake.formats"
-        return _Unusable("format", f"a {kind} file", f"one of {allowed}", hint)
-    return _Unusable("not-an-image", kind, f"an image: {allowed}", _REPLACE)
+        return ExampleError("format", f"a {kind} file", f"one of {allowed}", hint)
+    return ExampleError("not-an-image", kind, f"an image: {allowed}", _REPLACE)
 
 
 def _check_header(image: Image.Image, intake: ImageIntakeConfig) -> None:
@@ -189,19 +183,19 @@ def _check_header(image: Image.Image, intake: ImageIntakeConfig) -> None:
         expected = (
             f"a shorter side of at least {intake.min_side} (task.intake.min_side)"
         )
-        raise _Unusable(
+        raise ExampleError(
             "too-small", size, expected, "replace it, or lower task.intake.min_side"
         )
     if max(width, height) > intake.max_aspect * min(width, height):
         expected = f"sides that differ at most {intake.max_aspect:g}-fold (task.intake.max_aspect)"
-        raise _Unusable(
+        raise ExampleError(
             "aspect", size, expected, "crop it, or raise task.intake.max_aspect"
         )
     # A phone's MPO file is a JPEG with previews behind it: the first image is the
     # photo.
     is_animated = image.format != "MPO" and getattr(image, "is_animated", False)
     if intake.animated == "reject" and is_animated:
-        raise _Unusable(
+        raise ExampleError(
             "animated",
             "several frames or pages",
             "one (task.intake.animated)",
@@ -209,8 +203,8 @@ def _check_header(image: Image.Image, intake: ImageIntakeConfig) -> None:
         )
 
 
-def _too_many_pixels(found: str, intake: ImageIntakeConfig) -> _Unusable:
-    return _Unusable(
+def _too_many_pixels(found: str, intake: ImageIntakeConfig) -> ExampleError:
+    return ExampleError(
         "too-many-pixels",
         found,
         f"at most {intake.max_pixels} pixels (task.intake.max_pixels)",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pipeline.examples import ExampleFault
+from pipeline.examples import ExampleError, ExampleFault
 from pipeline.serving.image_pixels import QUARTER_TURNS, TURNS
 
 # left, top, right, bottom; right and lower edge exclusive.
@@ -108,14 +108,6 @@ class CheckedBoxes:
     turned: bool = False
 
 
-class _Refused(Exception):
-    """Why the whole image cannot be used."""
-
-    def __init__(self, code: str, found: str, expected: str, hint: str) -> None:
-        super().__init__(code)
-        self.reason = (code, found, expected, hint)
-
-
 def check_boxes(
     annotation: BoxAnnotation, path: str, picture: Picture, rules: BoxRules
 ) -> CheckedBoxes | ExampleFault:
@@ -140,8 +132,8 @@ def check_boxes(
             _to_pixels(each, annotation, picture, is_stored=is_stored)
             for each in annotation.objects
         ]
-    except _Refused as fault:
-        return ExampleFault(path, *fault.reason)
+    except ExampleError as fault:
+        return fault.of(path)
     kept: dict[tuple[str, Box], AnnotatedObject] = {}
     faults: list[ExampleFault] = []
     for each in objects:
@@ -185,7 +177,7 @@ def _check_size(annotation: BoxAnnotation, picture: Picture) -> None:
         return
     found = f"{annotation.source} says {size[0]} × {size[1]} pixels"
     expected = f"{picture.width} × {picture.height}, as the picture has"
-    raise _Refused(
+    raise ExampleError(
         "annotation-size",
         found,
         expected,
@@ -202,7 +194,7 @@ def _to_pixels(
 ) -> AnnotatedObject:
     """The object in pixels of the upright picture."""
     if not all(math.isfinite(edge) for edge in one.box):
-        raise _Refused(
+        raise ExampleError(
             "bad-box",
             f"{one.place}: {_written(one.box)}",
             "four finite numbers",

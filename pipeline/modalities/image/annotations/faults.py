@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.data.files import outside
-from pipeline.examples import ExampleFault
+from pipeline.examples import ExampleError
 from pipeline.manifest import real_path
 from pipeline.text import printable
 
@@ -16,19 +16,8 @@ MOST_BYTES = 50_000_000  # of the annotation of one image
 MOST_BYTES_OF_ALL = 4_000_000_000
 
 
-class AnnotationError(Exception):
+class AnnotationError(ExampleError):
     """Why an image's annotation cannot be used."""
-
-    def __init__(self, code: str, found: str, expected: str, hint: str) -> None:
-        super().__init__(code)
-        self.code = code
-        self.found = found
-        self.expected = expected
-        self.hint = hint
-
-    def of(self, path: str) -> ExampleFault:
-        """The fault of the example at a path."""
-        return ExampleFault(path, self.code, self.found, self.expected, self.hint)
 
 
 def is_writable(text: str) -> bool:

@@ -20,7 +20,7 @@ from pipeline.modalities.image.annotations.settings import (
 REPOSITORY = Path(__file__).parents[4]
 GUIDE = (REPOSITORY / "docs" / "annotated-images.md").read_text(encoding="utf-8")
 RAISED = re.compile(
-    r"(?:AnnotationError|_Refused|_fault|ExampleFault|_refuse)\((?:[^\"()]*,)?\s*\"([a-z-]+)\""
+    r"(?:AnnotationError|ExampleError|_fault|ExampleFault|_refuse)\((?:[^\"()]*,)?\s*\"([a-z-]+)\""
 )
 # Of files that cannot be opened at all, whatever is in them: as with every other file.
 OF_ANY_FILE = {"unreadable", "not-a-file", "too-large", "too-many-pixels"}
