@@ -4,7 +4,6 @@ Prefect task around it.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from prefect.tasks import exponential_backoff
 from pipeline import receipts
 from pipeline.context import Console, Tracker
 from pipeline.errors import ThawError, TrackingError
-from pipeline.files import replace_text
+from pipeline.files import replace_json
 from pipeline.records import EvaluateRecord, Record
 from pipeline.redaction import guarded
 from pipeline.report.report_context import OUTCOMES
@@ -129,8 +128,7 @@ class WorkspaceRun:
         if all(each.how == "unchanged" for each in self.outcomes):
             return
         values = [asdict(each) for each in self.outcomes]
-        text = json.dumps(values, indent=2)
-        replace_text(self.run_dir / OUTCOMES, text + "\n")
+        replace_json(self.run_dir / OUTCOMES, values)
 
 
 def run_step_as_task(run: WorkspaceRun, name: str) -> Any:

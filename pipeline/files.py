@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -77,6 +78,12 @@ def replace_text(
         descriptor = _create(part, _OF_ITS_OWNER if private else _AS_THE_UMASK_SAYS)
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(text)
+
+
+def replace_json(path: Path, values: object, *, ensure_ascii: bool = True) -> None:
+    """Puts values in place whole, as JSON that people can read; see `replace_text`."""
+    text = json.dumps(values, indent=2, ensure_ascii=ensure_ascii)
+    replace_text(path, text + "\n")
 
 
 def sync(path: Path) -> None:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pipeline import served
 from pipeline.config import Config
 from pipeline.errors import VersioningError
-from pipeline.files import replace_text, sha256
+from pipeline.files import replace_json, sha256
 from pipeline.promotion_journal import Entry, read_history
 from pipeline.records import (
     CandidateRecord,
@@ -123,7 +123,7 @@ def write_journal(workspace: Workspace, name: str, entries: Sequence[Entry]) -> 
     values = []
     for entry in entries:
         values.append(entry.model_dump(mode="json", exclude_defaults=True))
-    _write_json(_journal_path(workspace), {"model": name, "entries": values})
+    replace_json(_journal_path(workspace), {"model": name, "entries": values})
 
 
 def read_journal(workspace: Workspace, name: str) -> list[Entry]:
@@ -148,7 +148,7 @@ def _journal_path(workspace: Workspace) -> Path:
 def write_report(workspace: Workspace, inputs: str) -> None:
     """Keeps the digest of the page as it is now, and of what it was made from."""
     values = {"inputs": inputs, "page": sha256(workspace.report)}
-    _write_json(_report_receipt(workspace), values)
+    replace_json(_report_receipt(workspace), values)
 
 
 def report_fault(workspace: Workspace, inputs: str) -> str:
@@ -173,7 +173,7 @@ def _report_receipt(workspace: Workspace) -> Path:
 def _write_record(file: Path, settings: str, record: Record) -> None:
     """Keeps a record with the digest of the settings that it followed."""
     values = record.model_dump(mode="json")
-    _write_json(file, {"settings": settings, "record": values})
+    replace_json(file, {"settings": settings, "record": values})
 
 
 def _read_record(file: Path, kind: type[R]) -> R | None:
@@ -190,11 +190,6 @@ def _read_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
-
-
-def _write_json(file: Path, values: dict[str, Any]) -> None:
-    text = json.dumps(values, indent=2)
-    replace_text(file, text + "\n")
 
 
 def _settings_digest(config: Config) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from pipeline.evaluation.calibration import ReliabilityBin
 from pipeline.evaluation.metrics import Predictions
 from pipeline.evaluation.per_class import ClassScore, ConfusedPair
 from pipeline.evaluation.slices import SliceScore
+from pipeline.files import replace_json
 from pipeline.manifest import write_table
 from pipeline.records import MetricEstimate
 from pipeline.tasks.base import Display
@@ -142,8 +142,7 @@ def exhibit(
 
 def write_worst(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """The worst answers as the judge describes them, as JSON."""
-    text = json.dumps(rows, indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    replace_json(path, rows, ensure_ascii=False)
 
 
 def estimate_cells(

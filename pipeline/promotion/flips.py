@@ -6,7 +6,6 @@ training").
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.judge import ExhibitPlace, Judge, Judged
 from pipeline.evaluation.metrics import Predictions
-from pipeline.files import replace_text
+from pipeline.files import replace_json
 from pipeline.promotion.measure import JudgedPair
 from pipeline.promotion.paired_gain import WHOLE, Floats
 from pipeline.tasks.base import Display, Highlight
@@ -75,8 +74,7 @@ def write_flips(pair: JudgedPair, judge: Judge, place: FlipPlace) -> FlipCounts:
         "better": _show(pair, judge, place, most_better, "better"),
         "worse": _show(pair, judge, place, most_worse, "worse"),
     }
-    text = json.dumps(shown, indent=2, ensure_ascii=False)
-    replace_text(place.folder / FILE, text + "\n")
+    replace_json(place.folder / FILE, shown, ensure_ascii=False)
     return FlipCounts(int(is_better.sum()), int(is_worse.sum()))
 
 

@@ -4,7 +4,6 @@ same examples.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.context import EachLineOnce, SilentConsole
 from pipeline.errors import SplitError
+from pipeline.files import replace_json
 from pipeline.records import Comparison, EvaluateRecord, Finding
 from pipeline.steps import recorded_facts
 
@@ -199,9 +199,7 @@ def _write_latency(loaded: LoadedCandidate, run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     latency = loaded.measure_latency()
     values = latency.model_dump(mode="json")
-    text = json.dumps(values, indent=2)
-    path = run_dir / recorded_facts.LATENCY_FILE
-    path.write_text(text + "\n", encoding="utf-8")
+    replace_json(run_dir / recorded_facts.LATENCY_FILE, values)
 
 
 def _unseen_rows(candidate: Path, table: pa.Table) -> NDArray[np.bool_]:

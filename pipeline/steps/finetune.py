@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import shutil
 import time
@@ -647,10 +646,8 @@ class FinetuneRun:
     def write_timing(self) -> None:
         """What this run saw but its inputs do not determine, beside the run."""
         self.context.run_dir.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.timing, indent=2)
-        (self.context.run_dir / recorded_facts.TIMING_FILE).write_text(
-            text + "\n", encoding="utf-8"
-        )
+        path = self.context.run_dir / recorded_facts.TIMING_FILE
+        files.replace_json(path, self.timing)
 
 
 def _commonest(shapes: Rows) -> Rows:

@@ -4,7 +4,6 @@ wrong with it.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from pipeline.data.expectations import content_suites, drift_suite
 from pipeline.data.manifest_history import ManifestHistory
 from pipeline.errors import DataError
 from pipeline.examples import CheckedTargets, ExampleFault, ExampleListing
+from pipeline.files import replace_json
 from pipeline.records import Finding, ValidateRecord
 from pipeline.tasks import catalog
 from pipeline.text import first_few, natural_order, printable
@@ -277,9 +277,7 @@ def _quarantine(intake: _Intake) -> pa.Table:
 
 def _write(findings: Sequence[Finding], path: Path) -> None:
     values = [finding.model_dump(mode="json") for finding in findings]
-    path.write_text(
-        json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    replace_json(path, values, ensure_ascii=False)
 
 
 def _per_class(intake: _Intake) -> dict[str, int]:

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.files import replace_json
 from pipeline.tracking.runs import KEY
 from pipeline.tracking.store import TrackingStore, prepare_environment
 
@@ -60,9 +61,7 @@ def save(
     parts = folder.with_name(folder.name + ".parts") / "model"
     shutil.rmtree(parts.parent, ignore_errors=True)
     parts.mkdir(parents=True)
-    (parts / "model.json").write_text(
-        json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    replace_json(parts / "model.json", settings, ensure_ascii=False)
     for file in files:
         shutil.copyfile(file, parts / SERVED_NAMES.get(file.name, file.name))
     with _without_warnings():

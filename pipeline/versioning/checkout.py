@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.errors import VersioningError
-from pipeline.files import md5, replace_text
+from pipeline.files import md5, replace_json
 from pipeline.versioning import dvc_session
 from pipeline.versioning.integrity import discard_damaged_objects
 
@@ -150,7 +150,7 @@ def save_base(root: Path, item: TrackedPath, base: CheckoutBase) -> None:
         "version": base.version,
         "unfinished": base.unfinished,
     }
-    replace_text(bases_file(root), json.dumps(entries, indent=2) + "\n")
+    replace_json(bases_file(root), entries)
 
 
 def bases_file(root: Path) -> Path:
