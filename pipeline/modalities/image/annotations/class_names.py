@@ -149,7 +149,9 @@ def _read_colour_lines(path: str, text: str) -> NamedValues | None:
     colours: dict[str, str] = {}
     for line in text.splitlines():
         match = re.fullmatch(r"\s*(\d+)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\S.*)", line)
-        colour = _colour(match[1], match[2], match[3]) if match else None
+        colour = None
+        if match:
+            colour = _colour(match[1], match[2], match[3])
         if match is None or colour is None:
             return None
         colours[colour] = match[4].strip()

@@ -87,12 +87,16 @@ def _find_kinds(
 def _choose(kinds: Counter[str], image: str) -> Suffixes:
     most = max(kinds.values())
     common = sorted(suffix for suffix, count in kinds.items() if 2 * count >= most)
-    if 2 * sum(kinds[suffix] for suffix in common) < kinds.total() or most == 1:
+    of_common = sum(kinds[suffix] for suffix in common)
+    if 2 * of_common < kinds.total() or most == 1:
         common = sorted(kinds, key=lambda suffix: (-kinds[suffix], suffix))[:1]
-    told = [suffix for suffix in common if suffix.lower().endswith(CLASSES_KIND)]
-    if len(common) > 1 and len(told) != 1:
+    of_classes = []
+    for suffix in common:
+        if suffix.lower().endswith(CLASSES_KIND):
+            of_classes.append(suffix)
+    if len(common) > 1 and len(of_classes) != 1:
         raise SeveralKinds(common)
-    chosen = told[0] if told else common[0]
+    chosen = of_classes[0] if of_classes else common[0]
     others = tuple(suffix for suffix in common if suffix != chosen)
     return Suffixes(chosen, image, others)
 
@@ -103,9 +107,11 @@ def _common_tails(stems: Sequence[str], share: float) -> list[str]:
     """
     counts: Counter[str] = Counter()
     for stem in stems:
-        starts = [place for place in range(1, len(stem)) if stem[place] in SEPARATORS]
-        counts.update(stem[place:] for place in starts)
-    common = [tail for tail, count in counts.items() if count >= share * len(stems)]
+        for place in range(1, len(stem)):
+            if stem[place] in SEPARATORS:
+                counts[stem[place:]] += 1
+    fewest = share * len(stems)
+    common = [tail for tail, count in counts.items() if count >= fewest]
     return sorted(common, key=lambda tail: (_says_mask(tail), len(tail), tail))
 
 

@@ -203,7 +203,9 @@ def _objects_of_one_image(images: Sequence[str]) -> list[str]:
             images_of[home] += 1
     single = [masks for home, masks in masks_of.items() if images_of[home] == 1]
     most = max(single, key=len, default=[])
-    return sorted(most)[:2] if len(most) > 1 else []
+    if len(most) > 1:
+        return sorted(most)[:2]
+    return []
 
 
 def _try(files: Sequence[str], folder: str) -> _Candidate:
@@ -230,6 +232,11 @@ def _try(files: Sequence[str], folder: str) -> _Candidate:
 
 
 def _describe_pairs(pairs: Pairs, suffixes: Suffixes) -> str:
-    ending = f" with the ending {suffixes.mask}" if suffixes.mask else ""
-    of_images = f" in the place of {suffixes.image}" if suffixes.image else ""
-    return f"masks in {folders_of(pairs.of_image.values())}{ending}{of_images}"
+    folders = folders_of(pairs.of_image.values())
+    ending = ""
+    if suffixes.mask:
+        ending = f" with the ending {suffixes.mask}"
+    of_images = ""
+    if suffixes.image:
+        of_images = f" in the place of {suffixes.image}"
+    return f"masks in {folders}{ending}{of_images}"

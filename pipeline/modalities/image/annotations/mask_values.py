@@ -77,8 +77,9 @@ class MaskPixels:
     @property
     def looks_counted(self) -> bool:
         """Whether values number objects: from 0 to another highest in each mask."""
-        is_gapless = self.gapless > len(self.highest) // 2
-        return is_gapless and len(set(self.highest)) > 1
+        if self.gapless <= len(self.highest) // 2:
+            return False
+        return len(set(self.highest)) > 1
 
     def share(self, levels: range) -> float:
         """The share of the pixels that have one of these values."""
@@ -89,9 +90,11 @@ class MaskPixels:
         """Whether it is two levels, dark and bright, with blurred outlines."""
         if not self.numbers:
             return False
-        dark, bright = range(64), range(192, BORDER + 1)
+        dark = range(64)
+        bright = range(192, BORDER + 1)
         if not self.lossy:
-            dark, bright = range(9), range(247, BORDER + 1)
+            dark = range(9)
+            bright = range(247, BORDER + 1)
             if len(self.numbers) < SMOOTHED_LEVELS or max(self.numbers) > BORDER:
                 return False
         shares = (self.share(dark), self.share(bright))
@@ -137,11 +140,15 @@ def _add_numbers(
 ) -> None:
     for (colour, number), count in zip(pairs, counts, strict=True):
         values.numbers[number] += count
-        values.colours_of.setdefault(number, set()).add(f"#{colour:06x}")
+        colours = values.colours_of.setdefault(number, set())
+        colours.add(f"#{colour:06x}")
     present = sorted({number for _, number in pairs})
-    values.highest.append(present[-1])
-    values.gapless += present == list(range(present[-1] + 1))
-    values.with_both += 1 in present and BORDER in present
+    highest = present[-1]
+    is_gapless = present == list(range(highest + 1))
+    has_both = 1 in present and BORDER in present
+    values.highest.append(highest)
+    values.gapless += is_gapless
+    values.with_both += has_both
 
 
 def _peek_lossy(source: Path, values: MaskPixels) -> None:
@@ -149,7 +156,8 @@ def _peek_lossy(source: Path, values: MaskPixels) -> None:
         content = read_annotation(source, path)
         pixels = read_pixels(content, path, as_colours=False, accepts_lossy=True)
         present, _, counts = unique_values(pixels)
-        values.numbers.update(dict(zip(present.tolist(), counts.tolist(), strict=True)))
+        for number, count in zip(present.tolist(), counts.tolist(), strict=True):
+            values.numbers[number] += count
 
 
 Classes = dict[str, int | str]
@@ -227,13 +235,16 @@ def _put_background_first(
 
 
 def _count_pixels(value: int | str, values: MaskPixels) -> int:
-    return values.colours[value] if isinstance(value, str) else values.numbers[value]
+    if isinstance(value, str):
+        return values.colours[value]
+    return values.numbers[value]
 
 
 def _name_two(named: NamedValues) -> tuple[str, str, list[str]]:
     """The names of the background and of the one other class."""
     if set(named.numbers) == {0, 1}:
-        return named.numbers[0], named.numbers[1], [f"names: from {named.path}"]
+        note = f"names: from {named.path}"
+        return named.numbers[0], named.numbers[1], [note]
     return BACKGROUND, FOREGROUND, [UNNAMED.format("classes")]
 
 
@@ -258,11 +269,10 @@ def _by_table(source: Path, values: MaskPixels, named: NamedValues) -> Decision:
             expected="masks of its colours alone",
             hint="add them to the table, or export the masks again without smoothing",
         )
-    ignore: list[int | str] = [
-        colour
-        for colour, name in named.colours.items()
-        if name.casefold() in IGNORED_NAMES
-    ]
+    ignore: list[int | str] = []
+    for colour, name in named.colours.items():
+        if name.casefold() in IGNORED_NAMES:
+            ignore.append(colour)
     classes: Classes = {
         name: colour for colour, name in named.colours.items() if colour not in ignore
     }
@@ -288,27 +298,26 @@ def _by_names(source: Path, values: MaskPixels, named: NamedValues) -> Decision:
     """Grey levels or indices that a list names."""
     present = set(values.numbers)
     names = dict(sorted(named.numbers.items()))
+    note = f"names: from {named.path}"
     if set(names) == {0, 1} and present == {0, BORDER}:
         classes: Classes = {names[0]: 0, names[1]: BORDER}
-        return (
-            classes,
-            [],
-            [f"names: from {named.path}; the second class is {BORDER} in the masks"],
-        )
+        return classes, [], [f"{note}; the second class is {BORDER} in the masks"]
     if set(names) == {0, 1} and present == {0, 1, BORDER} and not values.with_both:
         raise _two_writings(source, names[1])
     unknown = sorted(present - names.keys() - {BORDER})
     if unknown:
         raise _unnamed_values(source, values, named, unknown)
-    ignore: list[int | str] = [
-        number for number, name in names.items() if name.casefold() in IGNORED_NAMES
-    ]
-    ignore += [BORDER] if BORDER in present - names.keys() else []
-    return (
-        {name: number for number, name in names.items() if number not in ignore},
-        ignore,
-        [f"names: from {named.path}"],
-    )
+    ignore: list[int | str] = []
+    for number, name in names.items():
+        if name.casefold() in IGNORED_NAMES:
+            ignore.append(number)
+    if BORDER in present - names.keys():
+        ignore.append(BORDER)
+    kept_classes: Classes = {}
+    for number, name in names.items():
+        if number not in ignore:
+            kept_classes[name] = number
+    return kept_classes, ignore, [note]
 
 
 def _unnamed_values(

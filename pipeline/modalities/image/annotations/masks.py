@@ -169,11 +169,10 @@ def _decode(
         content, name, as_colours=values.are_colours, accepts_lossy=has_all_levels
     )
     present, inverse, counts = unique_values(pixels)
-    unknown = {
-        int(value): int(count)
-        for value, count in zip(present, counts, strict=True)
-        if int(value) not in known
-    }
+    unknown = {}
+    for value, count in zip(present, counts, strict=True):
+        if int(value) not in known:
+            unknown[int(value)] = int(count)
     table = np.array(
         [known.get(int(value), IGNORED) for value in present], dtype=np.uint8
     )

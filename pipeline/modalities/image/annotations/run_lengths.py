@@ -22,10 +22,13 @@ def run_length_box(segmentation: Mapping[str, Any]) -> Box | None:
     """The smallest box around an object's mask, without an area where the mask is
     empty; None where it is no such mask.
     """
-    size, counts = segmentation.get("size"), segmentation.get("counts")
+    size = segmentation.get("size")
+    counts = segmentation.get("counts")
     if not isinstance(size, list) or len(size) != 2 or not all(map(_is_count, size)):
         return None
-    runs = _decompress(counts) if isinstance(counts, str) else counts
+    runs = counts
+    if isinstance(counts, str):
+        runs = _decompress(counts)
     if not isinstance(runs, list) or not all(map(_is_count, runs)):
         return None
     height, width = size
@@ -35,7 +38,9 @@ def run_length_box(segmentation: Mapping[str, Any]) -> Box | None:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if isinstance(value, bool) or not isinstance(value, int):
+        return False
+    return value >= 0
 
 
 def _decompress(text: str) -> list[int] | None:
@@ -62,13 +67,16 @@ def _box_of_runs(runs: Sequence[int], height: int) -> Box:
     position = 0
     for number, run in enumerate(runs):
         if number % 2 and run:
-            last = position + run - 1
-            columns += [position // height, last // height]
-            is_one_column = columns[-2] == columns[-1]
-            rows += [position % height, last % height] if is_one_column else []
-            rows += [] if is_one_column else [0, height - 1]
+            first_column, first_row = divmod(position, height)
+            last_column, last_row = divmod(position + run - 1, height)
+            columns += [first_column, last_column]
+            if first_column == last_column:
+                rows += [first_row, last_row]
+            else:
+                rows += [0, height - 1]
         position += run
     if not columns:
         return 0.0, 0.0, 0.0, 0.0
-    left, top, right, bottom = min(columns), min(rows), max(columns), max(rows)
-    return float(left), float(top), right + 1.0, bottom + 1.0
+    left = float(min(columns))
+    top = float(min(rows))
+    return left, top, max(columns) + 1.0, max(rows) + 1.0

@@ -47,9 +47,9 @@ def find_small_objects(
         return []
     size = max(_suggest_size(sides[label], rules.input_side) for label in named)
     cost = (size / rules.input_side) ** 2
-    described = [
-        f"{label}: {small[label]:,} of {len(sides[label]):,}" for label in named
-    ]
+    described = []
+    for label in named:
+        described.append(f"{label}: {small[label]:,} of {len(sides[label]):,}")
     return [
         Finding(
             code="small-objects",
