@@ -140,18 +140,18 @@ def roll_back(
             found=f"{model.name} has no champion",
             expected="one to roll back",
         )
-    wanted = to or next(earlier_champions(model.history), "")
-    if not wanted:
+    target = to or next(earlier_champions(model.history), "")
+    if not target:
         raise ConfigError(
             "rollback",
             found=f"v{champion} is the first champion of {model.name}",
             expected="a champion before it",
             hint="name a version: thaw rollback --to VERSION",
         )
-    chosen = _find_version(model, wanted)
+    chosen = _find_version(model, target)
     if chosen.version == champion:
         raise ConfigError(
-            "--to", found=f"{wanted}, the champion", expected="another version"
+            "--to", found=f"{target}, the champion", expected="another version"
         )
     registry.require_served(chosen)
     registry.decide("rolled-back", model, chosen.version, by, reason or "by hand", "")
@@ -304,9 +304,9 @@ def _find_version(model: RegisteredModel, number: str) -> ModelVersion:
     Raises:
         ConfigError: there is none; those there are are listed.
     """
-    wanted = number.removeprefix("v")
+    number_alone = number.removeprefix("v")
     for version in model.versions:
-        if version.version == wanted:
+        if version.version == number_alone:
             return version
     raise ConfigError(
         "version",

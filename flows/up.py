@@ -108,10 +108,12 @@ def up(
         if _end_leftovers(workspace.scratch):
             info("ended servers that an earlier thaw up left behind")
         servers, secret = plan_servers(workspace, prefect_port, mlflow_port)
-        for server, wanted in zip(servers, (prefect_port, mlflow_port), strict=True):
-            if wanted not in (0, server.port):
+        for server, wanted_port in zip(
+            servers, (prefect_port, mlflow_port), strict=True
+        ):
+            if wanted_port not in (0, server.port):
                 info(
-                    f"port {wanted} is in use by another program: {server.name} gets {server.port}"
+                    f"port {wanted_port} is in use by another program: {server.name} gets {server.port}"
                 )
         _run_servers(workspace, servers, secret, ready)
 

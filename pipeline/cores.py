@@ -54,9 +54,9 @@ def _quotas(system: Path) -> Iterator[float]:
     hierarchies = list(_hierarchies(mounts, system))
     for line in memberships:
         _, controllers, group = line.split(":", 2)
-        wanted = frozenset(controllers.split(",")) - {""}
+        controllers_asked = frozenset(controllers.split(",")) - {""}
         for hierarchy in hierarchies:
-            if hierarchy.controllers == wanted:
+            if hierarchy.controllers == controllers_asked:
                 yield from _enclosing_quotas(hierarchy, PurePosixPath(group))
 
 

@@ -270,16 +270,16 @@ def evict_least_recently_used(
         Bytes of the entries that are left, whether or not they fit.
     """
     by_use = sorted(entries, key=lambda entry: entry.used_ns)
-    held = sum(entry.size for entry in by_use)
+    held_bytes = sum(entry.size for entry in by_use)
     for entry in by_use:
-        if fits(held):
+        if fits(held_bytes):
             break
         if any(path in keep for path in entry.paths):
             continue
         for path in entry.paths:
             _remove(path)
-        held -= entry.size
-    return held
+        held_bytes -= entry.size
+    return held_bytes
 
 
 def _remove(path: Path) -> None:

@@ -117,10 +117,10 @@ def lock(workspace: Workspace, wait: float = 0.0) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     workspace.scratch.mkdir(parents=True, exist_ok=True)
-    held = FileLock(workspace.scratch / "run.lock")
+    run_lock = FileLock(workspace.scratch / "run.lock")
     holder = workspace.scratch / "run.json"
     try:
-        held.acquire(timeout=wait)
+        run_lock.acquire(timeout=wait)
     except Timeout as fault:
         raise WorkspaceError(
             str(workspace.root),
@@ -139,7 +139,7 @@ def lock(workspace: Workspace, wait: float = 0.0) -> Iterator[None]:
     finally:
         # Removed before letting go: afterwards it may be the next run's.
         holder.unlink(missing_ok=True)
-        held.release()
+        run_lock.release()
 
 
 def _describe_holder(path: Path) -> str:

@@ -296,17 +296,17 @@ def _make_room(stores: Path, keep: list[_Segment], wish: int, limit: int) -> int
         entries.append(
             files.CacheEntry(index_first, files.used_ns(path), path.stat().st_size)
         )
-    held = files.evict_least_recently_used(
+    held_bytes = files.evict_least_recently_used(
         entries,
-        lambda held: _room(stores, held, limit) >= wish,
+        lambda held_bytes: _room(stores, held_bytes, limit) >= wish,
         keep={segment.path for segment in keep},
     )
-    return max(0, min(wish, _room(stores, held, limit)))
+    return max(0, min(wish, _room(stores, held_bytes, limit)))
 
 
-def _room(stores: Path, held: int, limit: int) -> int:
+def _room(stores: Path, held_bytes: int, limit: int) -> int:
     free = shutil.disk_usage(stores).free
-    return min(limit - held, free - SPARE_BYTES)
+    return min(limit - held_bytes, free - SPARE_BYTES)
 
 
 def _decode_all(

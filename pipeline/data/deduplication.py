@@ -124,15 +124,15 @@ def quarantine_conflicts(partition: Partition) -> Partition:
     if not conflicting:
         return partition
     faults = {fault.path: fault for fault in partition.faults}
-    kept = []
+    undisputed = []
     for example, measured in partition.usable:
         copies = conflicting.get(measured.id)
         if copies is None:
-            kept.append((example, measured))
+            undisputed.append((example, measured))
         else:
             faults[example.path] = _conflict(example, measured.id, copies)
     in_order = sorted(faults.values(), key=lambda fault: fault.path)
-    return Partition(tuple(kept), tuple(in_order), partition.findings)
+    return Partition(tuple(undisputed), tuple(in_order), partition.findings)
 
 
 def _conflict(

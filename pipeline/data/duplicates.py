@@ -162,7 +162,7 @@ def _join(
         return
     for chosen in combinations(range(bands), bands - distance):
         is_key = np.isin(np.arange(len(bits)) % bands, chosen)
-        rest = bits[~is_key]
+        other_bits = bits[~is_key]
         order, starts, sizes = _buckets(own, bits[is_key])
         _compare_tiny(
             hashes,
@@ -177,7 +177,7 @@ def _join(
         ):
             bucket = members[order[start : start + size]]
             if not forest.joined(bucket):
-                _join(hashes, bucket, rest, distance, forest)
+                _join(hashes, bucket, other_bits, distance, forest)
 
 
 def _telling_bits(

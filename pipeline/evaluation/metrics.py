@@ -141,8 +141,8 @@ class Predictions:
         """The bin of equal mass that each confidence lies in (N,), each open below and
         closed above.
         """
-        wanted = len(np.unique(self.units)) // UNITS_A_BIN
-        count = min(max(wanted, 1), BINS)
+        affordable = len(np.unique(self.units)) // UNITS_A_BIN
+        count = min(max(affordable, 1), BINS)
         shares = np.arange(1, count) / count
         edges = np.quantile(self.confidence, shares, method="inverted_cdf")
         return np.searchsorted(edges, self.confidence, side="left")
@@ -164,8 +164,8 @@ class Predictions:
     @property
     def constant_goodness(self) -> NDArray[np.bool_]:
         """Whether the class that most of the examples (N,) have is the right one."""
-        most = np.bincount(self.targets).argmax()
-        return np.equal(self.targets, most)
+        commonest = np.bincount(self.targets).argmax()
+        return np.equal(self.targets, commonest)
 
     def class_goodness(self, code: int) -> ClassGoodness:
         """Whether the examples of a class are given it."""

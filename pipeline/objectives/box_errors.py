@@ -111,7 +111,7 @@ def _find_in_picture(
     takers = _assign(order, overlaps, same_class & ~truth.ignored)
     errors: list[BoxError] = []
     meant: set[int] = set()
-    taken = set(takers.values())
+    taken_objects = set(takers.values())
     for row in order.tolist():
         if (
             row in takers
@@ -123,7 +123,7 @@ def _find_in_picture(
         if kind in ("localization", "classification"):
             meant.add(about)
     for number in np.flatnonzero(~truth.ignored).tolist():
-        if number not in taken and number not in meant:
+        if number not in taken_objects and number not in meant:
             errors.append(BoxError(picture, "missed", NOTHING, number))
     return errors
 
@@ -187,12 +187,12 @@ def _mend(judgement: BoxJudgement, errors: Sequence[BoxError]) -> BoxJudgement:
 
 
 def _without_objects(truth: PictureBoxes, objects: Sequence[int]) -> PictureBoxes:
-    kept = np.ones(len(truth.boxes), np.bool_)
-    kept[list(objects)] = False
+    is_kept = np.ones(len(truth.boxes), np.bool_)
+    is_kept[list(objects)] = False
     return PictureBoxes(
-        truth.boxes[kept],
-        truth.labels[kept],
-        truth.ignored[kept],
+        truth.boxes[is_kept],
+        truth.labels[is_kept],
+        truth.ignored[is_kept],
         truth.width,
         truth.height,
         truth.seed,
@@ -210,19 +210,19 @@ def _mend_answers(
         answer[:, :4], truth.boxes.astype(np.float64), truth.ignored
     )
     order = np.argsort(-answer[:, SCORE], kind="stable")
-    taken = set(_assign(order, overlaps, same_class & ~truth.ignored).values())
-    kept = np.ones(len(answer), np.bool_)
+    taken_objects = set(_assign(order, overlaps, same_class & ~truth.ignored).values())
+    is_kept = np.ones(len(answer), np.bool_)
     for error in sorted(errors, key=lambda one: -answer[one.answer, SCORE]):
         is_mended = (
             error.kind in ("localization", "classification")
-            and error.truth not in taken
+            and error.truth not in taken_objects
         )
         if not is_mended:
-            kept[error.answer] = False
+            is_kept[error.answer] = False
             continue
-        taken.add(error.truth)
+        taken_objects.add(error.truth)
         if error.kind == "localization":
             answer[error.answer, :4] = truth.boxes[error.truth]
         else:
             answer[error.answer, CLASS] = truth.labels[error.truth]
-    return answer[kept]
+    return answer[is_kept]

@@ -84,19 +84,19 @@ def match_class(
     matches = []
     for truth, answer in zip(truths, answers, strict=True):
         matches.append(_match_picture(truth, answer, label, area))
-    counts = [len(one.scores) for one in matches]
+    counts = [len(match.scores) for match in matches]
     pictures = np.repeat(np.arange(len(matches)), counts)
     places = np.concatenate([np.arange(count) for count in [0, *counts]])
-    scores = np.concatenate([np.empty(0), *(one.scores for one in matches)])
+    scores = np.concatenate([np.empty(0), *(match.scores for match in matches)])
     width = len(THRESHOLDS)
     hits = np.concatenate(
-        [np.empty((width, 0), np.bool_), *(one.hits for one in matches)], axis=1
+        [np.empty((width, 0), np.bool_), *(match.hits for match in matches)], axis=1
     )
     ignored = np.concatenate(
-        [np.empty((width, 0), np.bool_), *(one.ignored for one in matches)], axis=1
+        [np.empty((width, 0), np.bool_), *(match.ignored for match in matches)], axis=1
     )
     order = np.argsort(-scores, kind="stable")
-    objects = np.array([one.objects for one in matches], np.int64)
+    objects = np.array([match.objects for match in matches], np.int64)
     return ClassMatches(
         pictures[order],
         scores[order],
@@ -122,9 +122,9 @@ def _match_picture(
     ignored = np.zeros_like(hits)
     if len(objects) and len(chosen):
         overlaps = intersection_over_union(chosen[:, :4], objects, crowds)
-        taken = _assign(overlaps, crowds, passed_over)
-        is_matched = taken >= 0
-        ignored = is_matched & passed_over[taken]
+        object_of = _assign(overlaps, crowds, passed_over)
+        is_matched = object_of >= 0
+        ignored = is_matched & passed_over[object_of]
         hits = is_matched & ~ignored
     ignored = ignored | (~hits & _lies_outside(chosen[:, :4], area))
     return _PictureMatch(chosen[:, SCORE], hits, ignored, int((~passed_over).sum()))
@@ -159,15 +159,15 @@ def _assign(overlaps: Floats, crowds: Flags, passed_over: Flags) -> NDArray[np.i
     )
     endless = set(np.flatnonzero(crowds).tolist())
     for place, limit in enumerate(LIMITS.tolist()):
-        gone: set[int] = set()
+        taken_objects: set[int] = set()
         served = -1
         for number, candidate, overlap in pairs:
-            if number == served or overlap < limit or candidate in gone:
+            if number == served or overlap < limit or candidate in taken_objects:
                 continue
             served = number
             taken[place, number] = candidate
             if candidate not in endless:
-                gone.add(candidate)
+                taken_objects.add(candidate)
     return taken
 
 

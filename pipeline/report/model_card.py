@@ -565,7 +565,7 @@ def _classes(evaluated: EvaluateRecord) -> str:
             )
         )
     more = len(known) - LISTED_CLASSES
-    rest = (
+    unlisted = (
         f"{more:,} more do better; all are in `test/per_class.csv` of the run."
         if more > 0
         else ""
@@ -575,7 +575,7 @@ def _classes(evaluated: EvaluateRecord) -> str:
             table(
                 ("Class", count.capitalize(), title, "Interval"), rows, right=(1, 2, 3)
             ),
-            rest,
+            unlisted,
         ]
     )
 

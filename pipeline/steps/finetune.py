@@ -479,10 +479,10 @@ class FinetuneRun:
         from pipeline.tasks.base import StoreLimits
 
         context = self.context
-        stated = self.task.scorer.targets(table, self.split.labels)
+        targets = self.task.scorer.targets(table, self.split.labels)
         limits = StoreLimits(context.scratch, self.config.plan.pixel_cache_gb)
         return self.task.target_codec.open(
-            stated, self.spec, self.task_config, context.data, limits, context.console
+            targets, self.spec, self.task_config, context.data, limits, context.console
         )
 
     @cached_property

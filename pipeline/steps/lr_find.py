@@ -76,12 +76,12 @@ def lr_find(
         session = TrainingSession(bench.job, name, nowhere, stop, lambda rows: None)
         with deterministic(plan.threads):
             model = bench.job.build(True)
-            wanted = stage or _first_trained(bench.job, model, rows)
-            if rows[wanted].init == "random":
+            swept_stage = stage or _first_trained(bench.job, model, rows)
+            if rows[swept_stage].init == "random":
                 model = bench.job.build(False)
             progress = TrainingProgress(TrainState(plan=plan))
             return SweepResult(
-                name, wanted, sweep_lr(session, rows[wanted], model, progress)
+                name, swept_stage, sweep_lr(session, rows[swept_stage], model, progress)
             )
 
 

@@ -242,13 +242,15 @@ class _Promotion:
 
     def _count_looks(self, history: History, split: TestSplit) -> int:
         folder = self._test_splits
-        known: dict[str, TestSplit] = {}
+        test_splits: dict[str, TestSplit] = {}
         for entry in history.looks:
-            if entry.test_split and entry.test_split not in known:
+            if entry.test_split and entry.test_split not in test_splits:
                 test_split = self._journal.find_test_split(entry.test_split, folder)
                 if test_split is not None:
-                    known[entry.test_split] = test_split
-        return count_looks(history.looks, known, split, self._challenger.registered.key)
+                    test_splits[entry.test_split] = test_split
+        return count_looks(
+            history.looks, test_splits, split, self._challenger.registered.key
+        )
 
     def _open(
         self, champion: ModelVersion | None, looks: int, *, withdrawn: bool

@@ -85,15 +85,15 @@ def versions(store: TrackingStore, name: str) -> list[ModelVersion]:
         return []
     registered = list(_search_versions(store, name))
     aliases = aliases_of(store, name) if registered else {}
-    known = []
+    current = []
     for entity in registered:
         own = [
             alias
             for alias, version in aliases.items()
             if version == str(entity.version)
         ]
-        known.append(_to_version(entity, own))
-    return sorted(known, key=lambda version: int(version.version), reverse=True)
+        current.append(_to_version(entity, own))
+    return sorted(current, key=lambda version: int(version.version), reverse=True)
 
 
 def find_champion(there: Sequence[ModelVersion]) -> ModelVersion | None:

@@ -204,9 +204,9 @@ class BatchSource:
         """Those of a failed batch that fail alone as well; all of them where none does."""
         broken = []
         for number in range(len(chosen)):
-            one = slice(number, number + 1)
+            single = slice(number, number + 1)
             try:
-                self._make(chosen[one], None if views is None else views[one])
+                self._make(chosen[single], None if views is None else views[single])
             except Exception as fault:
                 broken.append(f"{self.examples.ids[chosen[number]]}: {fault}")
         return broken or [self.examples.ids[position] for position in chosen.tolist()]

@@ -61,8 +61,8 @@ class PrincipalComponents:
             squares, sides = torch.linalg.eigh(standard @ standard.T)
         else:
             squares, sides = torch.linalg.eigh(standard.T @ standard)
-        kept = squares > SMALLEST_VARIANCE * squares.max()
-        squares, sides = squares[kept], sides[:, kept]
+        is_kept = squares > SMALLEST_VARIANCE * squares.max()
+        squares, sides = squares[is_kept], sides[:, is_kept]
         if rows < columns:
             axes = standard.T @ sides / squares.sqrt()
         else:

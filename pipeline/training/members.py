@@ -67,15 +67,15 @@ def unseen_rows(table: pa.Table, members: pa.Table) -> NDArray[np.bool_]:
     ids = table.column("id").to_pylist()
     groups = table.column("group").to_pylist()
     units = table.column("unit").to_pylist()
-    known: list[bool] = []
+    is_seen: list[bool] = []
     known_units: set[str] = set()
     for identity, group, unit in zip(ids, groups, units, strict=True):
         is_known = identity in known_ids or group in known_groups
-        known.append(is_known)
+        is_seen.append(is_known)
         if is_known and unit is not None:
             known_units.add(unit)
     related = np.array([unit in known_units for unit in units], np.bool_)
-    return ~(np.array(known, np.bool_) | related)
+    return ~(np.array(is_seen, np.bool_) | related)
 
 
 class MemberOverlap(NamedTuple):

@@ -297,8 +297,8 @@ def _find_quickly(
     if len(rivals) == 1:
         # One example, for the memory it takes: no race that takes as long as the
         # training.
-        one = PlanSample(sample.x[:1], sample.targets[:1], sample.loss)
-        step = _step(model, one, usual, backward=False)
+        single = PlanSample(sample.x[:1], sample.targets[:1], sample.loss)
+        step = _step(model, single, usual, backward=False)
         chosen = _best([step], config, 1)
         return chosen, "as usual on a CPU; too little to train for measuring to pay"
     trials = measure_plans(model, sample, rivals, passes=passes, turns=FEWEST_TRIALS)

@@ -195,10 +195,10 @@ class EpochTrainer:
     def _show_progress(self) -> None:
         done = self._steps_done()
         total = self._setup.steps
-        now = time.monotonic()
-        if now - self._shown_at < SECONDS_BETWEEN_UPDATES or done >= total:
+        moment = time.monotonic()
+        if moment - self._shown_at < SECONDS_BETWEEN_UPDATES or done >= total:
             return
-        self._shown_at = now
+        self._shown_at = moment
         best = self._state.best
         primary = self._setup.job.config.primary
         if best is None:

@@ -173,7 +173,7 @@ def _label_space(
     for example, _ in finished:
         images.update(set(example.classes or ()))
     annotated = {
-        one.label for one in all_objects(example.annotation for example, _ in usable)
+        each.label for each in all_objects(example.annotation for example, _ in usable)
     }
     findings = label_findings(data, set(images), annotated)
     if data.labels is None:

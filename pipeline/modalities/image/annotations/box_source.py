@@ -207,7 +207,7 @@ def _describe_objects(
     faults: Sequence[ExampleFault],
     settings: dict[str, Any],
 ) -> list[str]:
-    objects = Counter(one.label for one in all_objects(annotations))
+    objects = Counter(each.label for each in all_objects(annotations))
     notes = [
         describe_counts(dict(sorted(objects.items())), "classes, with their objects")
     ]

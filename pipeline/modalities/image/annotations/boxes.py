@@ -134,18 +134,18 @@ def check_boxes(
         ]
     except ExampleError as fault:
         return fault.of(path)
-    kept: dict[tuple[str, Box], AnnotatedObject] = {}
+    distinct: dict[tuple[str, Box], AnnotatedObject] = {}
     faults: list[ExampleFault] = []
     for each in objects:
         checked = _check_object(each, picture, rules, faults)
         if checked is None:
             continue
         key = (checked.label, rounded(checked.box))
-        if key in kept:
-            faults.append(_repetition(checked, kept[key]))
+        if key in distinct:
+            faults.append(_repetition(checked, distinct[key]))
         else:
-            kept[key] = checked
-    return CheckedBoxes(tuple(kept.values()), tuple(faults), turned=is_stored)
+            distinct[key] = checked
+    return CheckedBoxes(tuple(distinct.values()), tuple(faults), turned=is_stored)
 
 
 def is_for_stored(annotation: BoxAnnotation, picture: Picture) -> bool:
@@ -186,17 +186,17 @@ def _check_size(annotation: BoxAnnotation, picture: Picture) -> None:
 
 
 def _to_pixels(
-    one: AnnotatedObject,
+    annotated: AnnotatedObject,
     annotation: BoxAnnotation,
     picture: Picture,
     *,
     is_stored: bool,
 ) -> AnnotatedObject:
     """The object in pixels of the upright picture."""
-    if not all(math.isfinite(edge) for edge in one.box):
+    if not all(math.isfinite(edge) for edge in annotated.box):
         raise ExampleError(
             "bad-box",
-            f"{one.place}: {_written(one.box)}",
+            f"{annotated.place}: {_written(annotated.box)}",
             "four finite numbers",
             "correct the box",
         )
@@ -205,13 +205,13 @@ def _to_pixels(
         if is_stored
         else (picture.width, picture.height)
     )
-    box = one.box
+    box = annotated.box
     if annotation.in_shares:
         left, top, right, bottom = box
         box = (left * width, top * height, right * width, bottom * height)
     if is_stored:
         box = turn_box(box, width, height, picture.orientation)
-    return AnnotatedObject(one.place, one.label, box, one.ignored)
+    return AnnotatedObject(annotated.place, annotated.label, box, annotated.ignored)
 
 
 def turn_box(box: Box, width: int, height: int, orientation: int) -> Box:
@@ -233,29 +233,34 @@ def turn_box(box: Box, width: int, height: int, orientation: int) -> Box:
 
 
 def _check_object(
-    one: AnnotatedObject, picture: Picture, rules: BoxRules, faults: list[ExampleFault]
+    annotated: AnnotatedObject,
+    picture: Picture,
+    rules: BoxRules,
+    faults: list[ExampleFault],
 ) -> AnnotatedObject | None:
     """The object, cut at the picture's edge; None where it is left out, and why in
     `faults`.
     """
-    left, top, right, bottom = one.box
+    left, top, right, bottom = annotated.box
     if right < left or bottom < top:
         expected = "left < right, top < bottom"
         hint = "correct the box, or remove it"
-        faults.append(_fault(one, "inverted", expected, hint))
+        faults.append(_fault(annotated, "inverted", expected, hint))
         return None
     if right == left or bottom == top:
         hint = "draw the box again, or remove it"
-        faults.append(_fault(one, "zero-area", "a box with an area", hint))
+        faults.append(_fault(annotated, "zero-area", "a box with an area", hint))
         return None
-    cut = _cut_at_edges(one.box, picture)
-    visible = _area(cut) / _area(one.box)
+    cut = _cut_at_edges(annotated.box, picture)
+    visible = _area(cut) / _area(annotated.box)
     if visible <= 0 or visible < rules.min_visible:
         expected = f"at least {rules.min_visible:.0%} of it within {picture.width} × {picture.height}"
         hint = "correct the box, or lower task.annotations.min_visible"
-        faults.append(_fault(one, "outside", expected, hint))
+        faults.append(_fault(annotated, "outside", expected, hint))
         return None
-    cut_object = AnnotatedObject(one.place, one.label, cut, one.ignored)
+    cut_object = AnnotatedObject(
+        annotated.place, annotated.label, cut, annotated.ignored
+    )
     return _ignore_tiny(cut_object, picture, rules, faults)
 
 
@@ -271,9 +276,9 @@ def _cut_at_edges(box: Box, picture: Picture) -> Box:
     )
 
 
-def input_side(one: AnnotatedObject, picture: Picture, rules: BoxRules) -> float:
+def input_side(annotated: AnnotatedObject, picture: Picture, rules: BoxRules) -> float:
     """An object's shorter side in pixels of the network's input."""
-    left, top, right, bottom = one.box
+    left, top, right, bottom = annotated.box
     longer = max(picture.width, picture.height)
     across = picture.width if rules.squashed else longer
     down = picture.height if rules.squashed else longer
@@ -283,34 +288,45 @@ def input_side(one: AnnotatedObject, picture: Picture, rules: BoxRules) -> float
 
 
 def _ignore_tiny(
-    one: AnnotatedObject, picture: Picture, rules: BoxRules, faults: list[ExampleFault]
+    annotated: AnnotatedObject,
+    picture: Picture,
+    rules: BoxRules,
+    faults: list[ExampleFault],
 ) -> AnnotatedObject:
-    side = input_side(one, picture, rules)
-    if one.ignored or side >= rules.min_side:
-        return one
+    side = input_side(annotated, picture, rules)
+    if annotated.ignored or side >= rules.min_side:
+        return annotated
     expected = (
         f"at least {rules.min_side:g} pixels in the network's input, and has {side:.2g}"
     )
     faults.append(
         _fault(
-            one,
+            annotated,
             "tiny",
             expected,
             "ignored; raise task.input.size, or lower task.annotations.min_side",
         )
     )
-    return AnnotatedObject(one.place, one.label, one.box, ignored=True)
-
-
-def _fault(one: AnnotatedObject, code: str, expected: str, hint: str) -> ExampleFault:
-    return ExampleFault(
-        one.place, code, f"{one.label} {_written(one.box)}", expected, hint
+    return AnnotatedObject(
+        annotated.place, annotated.label, annotated.box, ignored=True
     )
 
 
-def _repetition(one: AnnotatedObject, first: AnnotatedObject) -> ExampleFault:
+def _fault(
+    annotated: AnnotatedObject, code: str, expected: str, hint: str
+) -> ExampleFault:
+    return ExampleFault(
+        annotated.place,
+        code,
+        f"{annotated.label} {_written(annotated.box)}",
+        expected,
+        hint,
+    )
+
+
+def _repetition(annotated: AnnotatedObject, first: AnnotatedObject) -> ExampleFault:
     return _fault(
-        one,
+        annotated,
         "duplicate-object",
         f"each object once, and {first.place} is the same",
         "remove one of the two",
@@ -350,10 +366,12 @@ def write_target(objects: Iterable[AnnotatedObject]) -> str:
     )
 
 
-def _plain(one: AnnotatedObject) -> dict[str, Any]:
-    edges = [int(edge) if edge == int(edge) else edge for edge in rounded(one.box)]
-    plain: dict[str, Any] = {"box": edges, "label": one.label}
-    if one.ignored:
+def _plain(annotated: AnnotatedObject) -> dict[str, Any]:
+    edges = [
+        int(edge) if edge == int(edge) else edge for edge in rounded(annotated.box)
+    ]
+    plain: dict[str, Any] = {"box": edges, "label": annotated.label}
+    if annotated.ignored:
         plain["ignored"] = True
     return plain
 

@@ -68,7 +68,7 @@ def check_mask_targets(
 
     Where `annotation` names no mask, the image is background everywhere.
     """
-    kept: list[tuple[Usable, str, MeasuredExample]] = []
+    usable_masks: list[tuple[Usable, str, MeasuredExample]] = []
     faults: list[ExampleFault] = []
     for example, measured in usable:
         path = _mask_of(example)
@@ -80,19 +80,19 @@ def check_mask_targets(
         if isinstance(mask, ExampleFault):
             faults.append(dataclasses.replace(mask, id=measured.id))
         else:
-            kept.append(((example, measured), path, mask))
-    classes = [_classes(mask, labels) for _, _, mask in kept]
+            usable_masks.append(((example, measured), path, mask))
+    classes = [_classes(mask, labels) for _, _, mask in usable_masks]
     strata = rarest_classes(classes, background=labels[0])
-    targets = _targets(kept)
+    targets = _targets(usable_masks)
     finished = []
     for (pair, _, mask), target, present, stratum in zip(
-        kept, targets, classes, strata, strict=True
+        usable_masks, targets, classes, strata, strict=True
     ):
         finished.append(_finish(pair, mask, labels[0], target, present, stratum))
     findings = [
         *label_findings(data, set(labels), set(values.classes)),
-        *_one_sided(kept),
-        *_without_mask(kept),
+        *_one_sided(usable_masks),
+        *_without_mask(usable_masks),
     ]
     return CheckedTargets(
         tuple(finished), tuple(faults), findings=tuple(findings), labels=tuple(labels)
@@ -160,13 +160,13 @@ def _wrong_size(
     )
 
 
-def _targets(kept: Sequence[tuple[Usable, str, MeasuredExample]]) -> list[str]:
+def _targets(usable_masks: Sequence[tuple[Usable, str, MeasuredExample]]) -> list[str]:
     """A target for each image; copies of one image with copies of one mask have the
     same, with the first's path.
     """
     first: dict[tuple[str, str], str] = {}
     targets = []
-    for (_, measured), path, mask in kept:
+    for (_, measured), path, mask in usable_masks:
         if not path:
             targets.append(
                 write_background_target(mask.values["width"], mask.values["height"])
@@ -207,8 +207,10 @@ def _share_ignored(mask: MeasuredExample) -> float:
     return round(ignored / total, 6)
 
 
-def _without_mask(kept: Sequence[tuple[Usable, str, MeasuredExample]]) -> list[Finding]:
-    images = tuple(example.path for (example, _), path, _ in kept if not path)
+def _without_mask(
+    usable_masks: Sequence[tuple[Usable, str, MeasuredExample]],
+) -> list[Finding]:
+    images = tuple(example.path for (example, _), path, _ in usable_masks if not path)
     if not images:
         return []
     return [
@@ -222,9 +224,11 @@ def _without_mask(kept: Sequence[tuple[Usable, str, MeasuredExample]]) -> list[F
     ]
 
 
-def _one_sided(kept: Sequence[tuple[Usable, str, MeasuredExample]]) -> list[Finding]:
+def _one_sided(
+    usable_masks: Sequence[tuple[Usable, str, MeasuredExample]],
+) -> list[Finding]:
     pixels: Counter[str] = Counter()
-    for _, _, mask in kept:
+    for _, _, mask in usable_masks:
         pixels.update(mask.values["pixels"])
     total = pixels.total()
     if not total:

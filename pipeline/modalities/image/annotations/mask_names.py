@@ -57,8 +57,8 @@ def find_suffixes(images: Sequence[str], masks: Sequence[str]) -> Suffixes:
         return _choose(plain, "")
     for tail in _common_tails(stems, _COMMON if is_one_folder else 1.0):
         bases = {stem.removesuffix(tail) for stem in stems if stem.endswith(tail)}
-        rest = [stem for stem in mask_stems if not stem.endswith(tail)]
-        kinds = _find_kinds(bases, rest, is_one_folder=False)
+        other_stems = [stem for stem in mask_stems if not stem.endswith(tail)]
+        kinds = _find_kinds(bases, other_stems, is_one_folder=False)
         if kinds is not None:
             return _choose(kinds, tail)
     return Suffixes()

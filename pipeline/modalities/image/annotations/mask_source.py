@@ -82,7 +82,7 @@ def describe_masks(source: Path) -> DescribedSource:
         settings["values"]["ignore"] = ignore
     images = list(candidate.pairs.of_image)
     splits = find_splits(source, tree.files, images, SEGMENTATION)
-    told = ", ".join(f"{label} = {value}" for label, value in classes.items())
+    described = ", ".join(f"{label} = {value}" for label, value in classes.items())
     bare = len(candidate.pairs.images_alone)
     alone = bare + len(candidate.pairs.annotations_alone)
     if bare > DataConfig().max_bad_fraction * (len(images) + bare):
@@ -92,7 +92,7 @@ def describe_masks(source: Path) -> DescribedSource:
         {"masks": settings},
         (
             f"masks: {len(images):,} images in {folders_of(images)}, {candidate.words}",
-            f"classes: {told}"
+            f"classes: {described}"
             + (f"; ignored: {', '.join(map(str, ignore))}" if ignore else ""),
             *notes,
             *((f"without a counterpart: {alone} images and masks",) if alone else ()),
@@ -153,10 +153,10 @@ def _find_candidate(source: Path, files: Sequence[str]) -> _Candidate:
 
 
 def _several_kinds(source: Path, kinds: Sequence[str]) -> DataError:
-    told = ", ".join(kinds[:6]) + (", …" if len(kinds) > 6 else "")
+    listed = ", ".join(kinds[:6]) + (", …" if len(kinds) > 6 else "")
     return DataError(
         f"folder {source}",
-        found=f"several masks for an image, by the ends of their names: {told}",
+        found=f"several masks for an image, by the ends of their names: {listed}",
         expected="one mask for each image",
         hint="move all kinds but one away; where each file shows one object, unite those "
         "of an image into one file: 0 where no object is, 255 elsewhere",
@@ -211,8 +211,8 @@ def _objects_of_one_image(images: Sequence[str]) -> list[str]:
 def _try(files: Sequence[str], folder: str) -> _Candidate:
     """Images paired with the masks of one folder, or by the suffix alone."""
     if folder:
-        found = find_mask_folders(files, MaskConfig(masks=folder))
-        suffixes = find_suffixes(found.images, found.masks)
+        folders = find_mask_folders(files, MaskConfig(masks=folder))
+        suffixes = find_suffixes(folders.images, folders.masks)
     else:
         images = [path for path in files if is_image_name(path)]
         suffixes = find_suffixes(images, images)
@@ -220,13 +220,13 @@ def _try(files: Sequence[str], folder: str) -> _Candidate:
             return _Candidate(MaskConfig(), Pairs(), "")
     config = MaskConfig(
         masks=folder or None,
-        images=(found.image_folder or None) if folder else None,
+        images=(folders.image_folder or None) if folder else None,
         suffix=suffixes.mask,
         image_suffix=suffixes.image,
     )
-    found = find_mask_folders(files, config)
-    pairs = pair(found.images, found.masks, suffixes.mask, suffixes.image)
-    used = {*found.images, *found.masks}
+    folders = find_mask_folders(files, config)
+    pairs = pair(folders.images, folders.masks, suffixes.mask, suffixes.image)
+    used = {*folders.images, *folders.masks}
     unused = [path for path in files if is_image_name(path) and path not in used]
     return _Candidate(config, pairs, _describe_pairs(pairs, suffixes), tuple(unused))
 

@@ -177,11 +177,11 @@ def read_values(
     named = named or NamedValues("")
     classes, ignore, notes = _decide(source, values, named)
     ordered, why = _put_background_first(classes, values)
-    told = [*notes, *why]
+    all_notes = [*notes, *why]
     if values.unreadable and values.colours:
         count = len(values.unreadable)
-        told.append(f"cannot be read: {count}, the first {values.unreadable[0]}")
-    return ordered, ignore, told
+        all_notes.append(f"cannot be read: {count}, the first {values.unreadable[0]}")
+    return ordered, ignore, all_notes
 
 
 def _decide(source: Path, values: MaskPixels, named: NamedValues) -> Decision:
@@ -223,15 +223,15 @@ def _put_background_first(
     names = [name for name in classes if name.casefold() in BACKGROUND_NAMES]
     zero = [name for name, value in classes.items() if value in (0, "#000000")]
     first = names[0] if names else zero[0] if zero else None
-    told = []
+    notes = []
     if first is None:
         first = max(classes, key=lambda name: _count_pixels(classes[name], values))
     if not names:
-        told.append(
+        notes.append(
             f"background: {first}, which answers and drawings leave out; put another "
             "class first in params.yaml where that is wrong"
         )
-    return {first: classes[first], **classes}, told
+    return {first: classes[first], **classes}, notes
 
 
 def _count_pixels(value: int | str, values: MaskPixels) -> int:
@@ -323,13 +323,13 @@ def _by_names(source: Path, values: MaskPixels, named: NamedValues) -> Decision:
 def _unnamed_values(
     source: Path, values: MaskPixels, named: NamedValues, unknown: Sequence[int]
 ) -> DataError:
-    told = ", ".join(map(str, unknown[:8])) + (", …" if len(unknown) > 8 else "")
+    listed = ", ".join(map(str, unknown[:8])) + (", …" if len(unknown) > 8 else "")
     hint = "add the names, or export the masks again"
     if values.looks_counted:
         hint = f"{hint}; {NUMBERED}"
     return DataError(
         f"folder {source}",
-        found=f"values that {named.path} does not name: {told}",
+        found=f"values that {named.path} does not name: {listed}",
         expected=f"0 to {max(named.numbers)}, and {BORDER} for what is ignored",
         hint=hint,
     )

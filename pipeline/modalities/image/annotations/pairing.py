@@ -113,7 +113,7 @@ def pair(
         suffix: what an annotation's name has after its image's.
         image_suffix: what the image's name has in its place.
     """
-    found = Pairs()
+    pairs = Pairs()
     left_images = sorted(images)
     left_annotations = sorted(annotations)
     keys: tuple[tuple[Key, bool], ...] = (
@@ -123,11 +123,11 @@ def pair(
     )
     for key, is_exact in keys:
         left_images, left_annotations = _pair_by(
-            key, left_images, left_annotations, (image_suffix, suffix), is_exact, found
+            key, left_images, left_annotations, (image_suffix, suffix), is_exact, pairs
         )
-    found.images_alone = left_images
-    found.annotations_alone = left_annotations
-    return found
+    pairs.images_alone = left_images
+    pairs.annotations_alone = left_annotations
+    return pairs
 
 
 def _pair_by(
@@ -136,7 +136,7 @@ def _pair_by(
     annotations: Sequence[str],
     suffixes: tuple[str, str],
     is_exact: bool,
-    found: Pairs,
+    pairs: Pairs,
 ) -> tuple[list[str], list[str]]:
     """Fills `found` by one key and returns what it did not decide."""
     own, other = suffixes
@@ -144,29 +144,29 @@ def _pair_by(
     annotations_of = _group(annotations, lambda path: key(without_suffix(path, other)))
     decided: set[str] = set()
     for name in images_of.keys() & annotations_of.keys():
-        here = images_of[name]
-        there = annotations_of[name]
-        if len(here) == 1 and len(there) == 1:
-            found.of_image[here[0]] = there[0]
+        same_images = images_of[name]
+        same_annotations = annotations_of[name]
+        if len(same_images) == 1 and len(same_annotations) == 1:
+            pairs.of_image[same_images[0]] = same_annotations[0]
         elif is_exact:
-            _note_ambiguous(here, there, found)
+            _note_ambiguous(same_images, same_annotations, pairs)
         else:
             continue
-        decided.update((*here, *there))
+        decided.update((*same_images, *same_annotations))
     return [path for path in images if path not in decided], [
         path for path in annotations if path not in decided
     ]
 
 
 def _note_ambiguous(
-    images: Sequence[str], annotations: Sequence[str], found: Pairs
+    images: Sequence[str], annotations: Sequence[str], pairs: Pairs
 ) -> None:
     for image in images:
         if len(annotations) > 1:
-            found.ambiguous[image] = "annotated by " + " and by ".join(annotations)
+            pairs.ambiguous[image] = "annotated by " + " and by ".join(annotations)
         else:
             others = [other for other in images if other != image]
-            found.ambiguous[image] = (
+            pairs.ambiguous[image] = (
                 f"{annotations[0]} may be for it, or for {', '.join(others)}"
             )
 
@@ -211,8 +211,8 @@ def role_of(folder: str) -> str:
     name = folder.casefold()
     if name in ROLE_WORDS:
         return name
-    found = _ROLE_AT_END.search(name) or _ROLE_AT_START.search(name)
-    return found[0].strip(" _.-") if found else ""
+    role = _ROLE_AT_END.search(name) or _ROLE_AT_START.search(name)
+    return role[0].strip(" _.-") if role else ""
 
 
 def roles_of(paths: Iterable[str]) -> set[str]:

@@ -84,9 +84,9 @@ class MaskValues(ConfigSection):
         """
         for label, given in self.classes.items():
             for value in given if isinstance(given, tuple) else (given,):
-                yield from ((label, one) for one in _expand(value))
+                yield from ((label, number) for number in _expand(value))
         for value in self.ignore:
-            yield from ((None, one) for one in _expand(value))
+            yield from ((None, number) for number in _expand(value))
 
 
 def _expand(value: int | str) -> Sequence[int | str]:

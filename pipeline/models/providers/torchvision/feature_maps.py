@@ -99,19 +99,19 @@ def read_maps(
     Raises:
         ConfigError: the input is so small that there is a point instead of a map.
     """
-    there: dict[str, FeatureMap] = {}
+    by_step: dict[str, FeatureMap] = {}
     for step, shape in _walk(classifier, side):
         feature_map = _read_map(step, shape, side)
         if feature_map is not None:
-            there[step.name] = feature_map
-    if any(path not in there for path in paths):
+            by_step[step.name] = feature_map
+    if any(path not in by_step for path in paths):
         raise ConfigError(
             "task.input.size",
             found=f"{side} pixels, of which torchvision/{architecture} makes a single point",
             expected="maps of two or more points a side",
             hint="a larger task.input.size, such as 256",
         )
-    return [there[path] for path in paths]
+    return [by_step[path] for path in paths]
 
 
 class BodyBlock(Block):
