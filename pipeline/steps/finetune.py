@@ -112,12 +112,9 @@ def finetune(
     key = digest(ENGINE, run.determinants, settings)
     trained = _train_candidates(run, stages, key)
     for record in trained.records:
-        candidates.copy_to_output(
-            record,
-            out / record.name,
-            baseline=record.name not in stages,
-            tiles=run.tiles,
-        )
+        folder = out / record.name
+        is_baseline = record.name not in stages
+        candidates.copy_to_output(record, folder, baseline=is_baseline, tiles=run.tiles)
     age = None
     if run.remembers_baseline:
         age = _remember_baseline(run, trained.records[-1], out)

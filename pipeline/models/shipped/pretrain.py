@@ -114,10 +114,7 @@ def pretrain(recipe: Recipe) -> tuple[nn.Module, int]:
     progress = 0.0
     sums = torch.zeros(2)
     while progress < 1:
-        if progress > 5 / 6:
-            side = recipe.side
-        else:
-            side = recipe.side * 2 // 3
+        side = _side(recipe, progress)
         ease = max(0.0, 1 - progress / recipe.easy)
         for pictures, labels in _rounds(recipe, side, number, ease):
             minutes = (time.process_time() - started) / 60
@@ -132,15 +129,24 @@ def pretrain(recipe: Recipe) -> tuple[nn.Module, int]:
             step += 1
             sums = sums + losses.detach()
             if step % 100 == 0:
+                texture, mark = (sums / 100).tolist()
                 log.info(
                     "step %d, side %d: texture %.3f mark %.3f",
                     step,
                     side,
-                    *(sums / 100).tolist(),
+                    texture,
+                    mark,
                 )
                 sums = torch.zeros(2)
         number += 1
     return model.eval(), step
+
+
+def _side(recipe: Recipe, progress: float) -> int:
+    """The pictures' side: smaller ones until the last sixth of the training."""
+    if progress > 5 / 6:
+        return recipe.side
+    return recipe.side * 2 // 3
 
 
 def _new_network(recipe: Recipe) -> nn.Module:

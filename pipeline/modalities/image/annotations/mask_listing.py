@@ -17,6 +17,7 @@ from pipeline.modalities.image.annotations.given_splits import SEGMENTATION, fin
 from pipeline.modalities.image.annotations.pairing import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
+    Pairs,
     lies_in,
     outside_mask_folders,
     pair,
@@ -90,19 +91,26 @@ def list_masks(root: Path, data: DataConfig, settings: MaskConfig) -> ExampleLis
                 path, "", extra.group, split, extra.meta, annotation=annotation
             )
         )
-    faults = []
-    if settings.unannotated == "skip":
-        findings = [*findings, *skipped(pairs.images_alone, "a mask", "task.masks")]
-    elif settings.unannotated == "error":
-        faults += [_no_mask(path) for path in pairs.images_alone]
-    faults += [_no_image(path) for path in pairs.annotations_alone]
-    faults += [_ambiguous(path, words) for path, words in pairs.ambiguous.items()]
     all_findings = [*splits.findings, *findings]
+    if settings.unannotated == "skip":
+        all_findings += skipped(pairs.images_alone, "a mask", "task.masks")
     collisions = unicode_collisions((*folders.images, *folders.masks))
     if collisions:
         all_findings.append(collisions)
-    all_faults = (*tree.faults, *faults)
-    return ExampleListing(tuple(examples), all_faults, tuple(all_findings))
+    faults = (*tree.faults, *_unpaired(pairs, settings))
+    return ExampleListing(tuple(examples), faults, tuple(all_findings))
+
+
+def _unpaired(pairs: Pairs, settings: MaskConfig) -> list[ExampleFault]:
+    """Images and masks that cannot be used, since they have no counterpart or
+    several.
+    """
+    faults = []
+    if settings.unannotated == "error":
+        faults += [_no_mask(path) for path in pairs.images_alone]
+    faults += [_no_image(path) for path in pairs.annotations_alone]
+    faults += [_ambiguous(path, words) for path, words in pairs.ambiguous.items()]
+    return faults
 
 
 def find_mask_folders(files: Iterable[str], settings: MaskConfig) -> MaskFolders:

@@ -145,19 +145,7 @@ def find_class_names(root: Path, files: Iterable[str]) -> ClassNames:
         DataError: there is none, or several say different things.
     """
     ordered = sorted(files, key=lambda path: (path.count("/"), path))
-    from_yaml = [
-        _read_yaml_names(root, path)
-        for path in ordered
-        if path.lower().endswith((".yaml", ".yml"))
-    ]
-    class_names = [classes for classes in from_yaml if classes is not None]
-    if not class_names:
-        lists = [
-            path
-            for path in ordered
-            if path.rpartition("/")[2].lower() in NAME_LISTS or path.endswith(".names")
-        ]
-        class_names = [_read_name_list(root, path) for path in lists]
+    class_names = _names_in_yaml(root, ordered) or _names_in_lists(root, ordered)
     if not class_names:
         raise DataError(
             f"data folder {root}",
@@ -165,17 +153,35 @@ def find_class_names(root: Path, files: Iterable[str]) -> ClassNames:
             expected="data.yaml with names, or classes.txt with a name in each line",
             hint="add one: in a YOLO label the class is only a number",
         )
-    different = [
-        classes for classes in class_names if classes.names != class_names[0].names
-    ]
+    first = class_names[0]
+    different = [classes for classes in class_names if classes.names != first.names]
     if different:
         raise DataError(
             f"data folder {root}",
-            found=f"{class_names[0].path} and {different[0].path}, which name the classes differently",
+            found=f"{first.path} and {different[0].path}, which name the classes differently",
             expected="one list of names",
             hint="name the right one in task.annotations.files",
         )
-    return class_names[0]
+    return first
+
+
+def _names_in_yaml(root: Path, files: Sequence[str]) -> list[ClassNames]:
+    class_names = []
+    for path in files:
+        if path.lower().endswith((".yaml", ".yml")):
+            names = _read_yaml_names(root, path)
+            if names is not None:
+                class_names.append(names)
+    return class_names
+
+
+def _names_in_lists(root: Path, files: Sequence[str]) -> list[ClassNames]:
+    class_names = []
+    for path in files:
+        name = path.rpartition("/")[2].lower()
+        if name in NAME_LISTS or path.endswith(".names"):
+            class_names.append(_read_name_list(root, path))
+    return class_names
 
 
 def _read_yaml_names(root: Path, path: str) -> ClassNames | None:
