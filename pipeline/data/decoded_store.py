@@ -186,30 +186,43 @@ def _open(
     workers: int,
 ) -> DecodedStore:
     """The store in a folder; raises OSError where the disk does not even take its lock."""
-    rows, stores = decode.rows, folder.parent
+    rows = decode.rows
+    stores = folder.parent
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(stores, console):
         segments = _finished(folder, shape)
-        known = {name for segment in segments for name in segment.ids}
-        missing = list(
-            {
-                name: row for row, (name, _) in enumerate(rows) if name not in known
-            }.values()
-        )
-        wanted = {name for name, _ in rows}
-        needed = [segment for segment in segments if wanted.intersection(segment.ids)]
-        room = _make_room(stores, needed, len(missing) * _size(shape), _bytes(limit_gb))
-        fits = missing[: room // _size(shape)]
+        missing = _list_missing(rows, segments)
+        asked = {name for name, _ in rows}
+        needed = [segment for segment in segments if asked.intersection(segment.ids)]
+        size = _size(shape)
+        room = _make_room(stores, needed, len(missing) * size, _bytes(limit_gb))
+        fits = missing[: room // size]
         if len(fits) < len(missing):
+            stored = len(rows) - len(missing) + len(fits)
+            spare = f"{SPARE_BYTES / 1e6:,.0f} MB"
             console.info(
-                f"decoded store: room for {len(rows) - len(missing) + len(fits)} of {len(rows)} examples "
-                f"(finetune.plan.pixel_cache_gb: {limit_gb:g}; {storage.room(folder)}, of which {SPARE_BYTES / 1e6:,.0f} MB stay free); "
+                f"decoded store: room for {stored} of {len(rows)} examples "
+                f"(finetune.plan.pixel_cache_gb: {limit_gb:g}; {storage.room(folder)}, of which {spare} stay free); "
                 "the others are decoded each time"
             )
         segments = needed + _decode_all(decode, fits, folder, shape, console, workers)
         for segment in segments:
             files.mark_used(segment.path)
         return _store(rows, shape, segments, decode)
+
+
+def _list_missing(
+    rows: Sequence[tuple[str, Path]], segments: Sequence[_Segment]
+) -> list[int]:
+    """The rows of what no segment has, one of each name."""
+    known: set[str] = set()
+    for segment in segments:
+        known.update(segment.ids)
+    row_of = {}
+    for row, (name, _) in enumerate(rows):
+        if name not in known:
+            row_of[name] = row
+    return list(row_of.values())
 
 
 @contextmanager

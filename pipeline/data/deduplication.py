@@ -384,13 +384,13 @@ def _column(values: list[Any]) -> pa.Array:
     kinds = {type(value) for value in present}
     if kinds == {int, float}:
         return pa.array([None if value is None else float(value) for value in values])
-    is_too_large = kinds == {int} and not all(
-        INT64.min <= value <= INT64.max for value in present
-    )
-    if len(kinds) != 1 or is_too_large:
-        return pa.array(
-            [None if value is None else str(value) for value in values], pa.string()
-        )
+    is_mixed = len(kinds) != 1
+    is_too_large = False
+    if kinds == {int}:
+        is_too_large = min(present) < INT64.min or max(present) > INT64.max
+    if is_mixed or is_too_large:
+        texts = [None if value is None else str(value) for value in values]
+        return pa.array(texts, pa.string())
     return pa.array(values)
 
 

@@ -116,10 +116,10 @@ def read_metadata(
     _refuse_repeated(paths, table)
     label = data.columns["label"]
     used = {data.columns["path"], label}
-    extras = dict(zip(paths, extra_columns(rows, data, used, table), strict=True))
-    stated = dict(zip(paths, rows.columns.get(label, [None] * len(paths)), strict=True))
+    extras = extra_columns(rows, data, used, table)
+    labels = rows.columns.get(label, [None] * len(paths))
     unknown = sorted(set(paths) - known.keys())
-    wrong = _list_mislabelled(stated, known)
+    wrong = _list_mislabelled(dict(zip(paths, labels, strict=True)), known)
     alone: list[str] = []
     if data.columns["group"] in rows.columns:
         alone = sorted(known.keys() - set(paths))
@@ -130,7 +130,7 @@ def read_metadata(
         findings.append(_mislabelled(wrong))
     if alone:
         findings.append(_ungrouped(alone))
-    return extras, [*findings, *unread]
+    return dict(zip(paths, extras, strict=True)), [*findings, *unread]
 
 
 def _refuse_repeated(paths: Sequence[str], table: str) -> None:

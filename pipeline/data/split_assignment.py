@@ -68,30 +68,33 @@ class SplitAssignment:
 
 def assign_splits(examples: Iterable[Example], config: SplitConfig) -> SplitAssignment:
     """Deals the examples; the order they come in changes nothing."""
+    known: list[Example] = []
+    given: list[Example] = []
+    loose: list[Example] = []
     ordered = sorted(examples, key=lambda example: example.id)
-    known = [example for example in ordered if example.known]
-    given = [
-        example
-        for example in ordered
-        if not example.known and len(example.allowed) == 1
-    ]
-    loose = [
-        example for example in ordered if not example.known and len(example.allowed) > 1
-    ]
+    for example in ordered:
+        if example.known:
+            known.append(example)
+        elif len(example.allowed) == 1:
+            given.append(example)
+        elif example.allowed:
+            loose.append(example)
     left_out: list[Finding] = []
     splits = _keep_known(known, config, left_out)
-    splits |= _keep_given(
-        given, [e for e in known if e.id in splits], splits, config, left_out
-    )
+    still_known = [example for example in known if example.id in splits]
+    splits |= _keep_given(given, still_known, splits, config, left_out)
     decided = [example for example in (*known, *given) if example.id in splits]
     followers, units = _follow(loose, decided, splits, config, left_out)
     splits |= followers
-    counts = _counts([*decided, *(e for e in loose if e.id in followers)], splits)
+    following = [example for example in loose if example.id in followers]
+    counts = _counts([*decided, *following], splits)
     splits |= _assign_new_groups(units, counts, config)
     present = {example.id for example in ordered if example.present}
-    return SplitAssignment(
-        {i: split for i, split in splits.items() if i in present}, left_out
-    )
+    of_present = {}
+    for identity, split in splits.items():
+        if identity in present:
+            of_present[identity] = split
+    return SplitAssignment(of_present, left_out)
 
 
 def together(examples: Sequence[Example], distance: int) -> Iterator[list[Example]]:
@@ -317,8 +320,12 @@ def _label(unit: Sequence[Example]) -> str:
 def _hash(unit: Sequence[Example], seed: int) -> bytes:
     names = set()
     for example in unit:
-        names.add(f"group {example.group}" if example.group is not None else example.id)
-    return min(hashlib.sha256(f"{seed} {name}".encode()).digest() for name in names)
+        if example.group is None:
+            names.add(example.id)
+        else:
+            names.add(f"group {example.group}")
+    salted = [f"{seed} {name}" for name in names]
+    return min(hashlib.sha256(text.encode()).digest() for text in salted)
 
 
 def _bridging(examples: Sequence[Example], splits: Iterable[Split]) -> Finding:

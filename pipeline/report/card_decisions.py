@@ -148,7 +148,10 @@ def _describe_kind(entry: Entry, version: str) -> str:
         return f"Succeeded by {successor}"
     if entry.kind == "verdict":
         return VERDICTS.get(entry.decision, name(entry.decision))
-    return f"{STANDINGS[entry.kind]}{', overriding the verdict' if entry.is_override else ''}"
+    standing = STANDINGS[entry.kind]
+    if entry.is_override:
+        return f"{standing}, overriding the verdict"
+    return standing
 
 
 def _day(entry: Entry) -> str:

@@ -67,9 +67,10 @@ def flips_section(promoted: PromoteRecord, scratch: Path) -> tuple[FlipWay, ...]
         worse = tuple(_read_flip(row, folder) for row in ways["worse"])
     except (OSError, ValueError, KeyError, TypeError):  # `.thaw` may be cleared
         return ()
-    titles = name_ways(promoted)
-    return FlipWay(titles[0], promoted.better, better), FlipWay(
-        titles[1], promoted.worse, worse
+    better_title, worse_title = name_ways(promoted)
+    return (
+        FlipWay(better_title, promoted.better, better),
+        FlipWay(worse_title, promoted.worse, worse),
     )
 
 

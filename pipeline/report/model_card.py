@@ -135,12 +135,13 @@ def summarize(run: RunRecords, config: Config) -> str:
     primary = evaluated.primary
     score = evaluated.metrics[primary]
     task = config.task.name.replace("-", " ")
-    value = f"{formatting.format_metric(primary, score.value)} ({formatting.format_interval(primary, score)})"
+    value = formatting.format_metric(primary, score.value)
+    interval = formatting.format_interval(primary, score)
+    title = formatting.metric_title(primary)
     examples = formatting.pluralize(evaluated.examples, "test example")
-    recipe = (
-        f"{name(run.candidate.architecture)} by the recipe {name(evaluated.candidate)}"
-    )
-    return f"{task.capitalize()} with {recipe}: {formatting.metric_title(primary)} {value} on {examples}."
+    architecture = name(run.candidate.architecture)
+    trained = f"{architecture} by the recipe {name(evaluated.candidate)}"
+    return f"{task.capitalize()} with {trained}: {title} {value} ({interval}) on {examples}."
 
 
 # --- model details --------------------------------------------------------------------

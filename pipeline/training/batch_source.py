@@ -205,10 +205,12 @@ class BatchSource:
         broken = []
         for number in range(len(chosen)):
             single = slice(number, number + 1)
+            view = None if views is None else views[single]
             try:
-                self._make(chosen[single], None if views is None else views[single])
+                self._make(chosen[single], view)
             except Exception as fault:
-                broken.append(f"{self.examples.ids[chosen[number]]}: {fault}")
+                identity = self.examples.ids[chosen[number]]
+                broken.append(f"{identity}: {fault}")
         return broken or [self.examples.ids[position] for position in chosen.tolist()]
 
 

@@ -197,17 +197,15 @@ def _head_problem(
     """
     count = count_presentations(job, model.blocks[-1])
     views = [None] if count is None else list(range(count))
-    features = torch.cat(
-        [_features(job, model, source, plan, view, between) for view in views]
-    )
+    parts = [_features(job, model, source, plan, view, between) for view in views]
+    features = torch.cat(parts)
     _refuse_not_finite(features, job.train)
     components = linear_head.PrincipalComponents.of(features)
-    targets = target_rows(
-        job.config, job.train.class_indices, len(job.labels), objective
-    ) / len(views)
+    classes = job.train.class_indices
+    rows = target_rows(job.config, classes, len(job.labels), objective)
+    targets = (rows / len(views)).repeat(len(views), 1)
     inputs = components.project(features)
-    repeated = targets.repeat(len(views), 1)
-    return linear_head.HeadProblem(inputs, components.variances, repeated), components
+    return linear_head.HeadProblem(inputs, components.variances, targets), components
 
 
 def _refuse_not_finite(features: torch.Tensor, examples: ExampleSet) -> None:

@@ -504,16 +504,16 @@ def _best(
     in_fp32 = [result for result in results if result.plan.precision == "fp32"]
     reference = in_fp32[0] if in_fp32 else results[0]
     tolerance = LOSS_TOLERANCE * abs(reference.loss)
-    agreeing = [
-        result for result in results if abs(result.loss - reference.loss) <= tolerance
-    ]
+    agreeing = []
+    for trial in results:
+        if abs(trial.loss - reference.loss) <= tolerance:
+            agreeing.append(trial)
     fastest = min(agreeing or [reference], key=lambda result: result.seconds)
     size = config.batch_size
-    while (
-        size > 1
-        and size * fastest.bytes_per_example
-        > MEMORY_SHARE * hardware.available(fastest.plan.device)
-    ):
+    while size > 1:
+        memory = MEMORY_SHARE * hardware.available(fastest.plan.device)
+        if size * fastest.bytes_per_example <= memory:
+            break
         size = -(-size // 2)
     plan = fastest.plan.model_copy(update={"batch_size": size})
     return ChosenPlan(plan=plan, seconds_per_example=fastest.seconds / examples)

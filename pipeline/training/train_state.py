@@ -103,9 +103,9 @@ class TrainState:
 
     def dump(self) -> dict[str, Any]:
         """JSON values from which `parse` makes the same state."""
-        values = {
-            entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)
-        }
+        values: dict[str, Any] = {}
+        for entry in dataclasses.fields(self):
+            values[entry.name] = getattr(self, entry.name)
         values["plan"] = self.plan.model_dump(mode="json")
         values["best"] = dataclasses.asdict(self.best) if self.best else None
         values["results"] = [result.model_dump(mode="json") for result in self.results]

@@ -149,4 +149,6 @@ def _fits(
         return ours == theirs
     own = rows[name]
     inner = ours[1:]
-    return ours == (own.count(labels), *inner) and theirs == (own.count(known), *inner)
+    if ours != (own.count(labels), *inner):
+        return False
+    return theirs == (own.count(known), *inner)
