@@ -332,11 +332,11 @@ def _check_model_room(workspace: Workspace, config: Config) -> str:
     if wanted > free:
         raise PreflightError(
             str(workspace.root),
-            found=f"{_format_gigabytes(free)} free",
-            expected=f"about {_format_gigabytes(wanted)} for checkpoints and {candidates} candidates",
+            found=f"{_format_size(free)} free",
+            expected=f"about {_format_size(wanted)} for checkpoints and {candidates} candidates",
             hint="make room, or: thaw clean",
         )
-    return f"{_format_gigabytes(free)} free, about {_format_gigabytes(wanted)} needed for checkpoints and candidates"
+    return f"{_format_size(free)} free, about {_format_size(wanted)} needed for checkpoints and candidates"
 
 
 def _check_cache_room(workspace: Workspace, config: Config) -> PreflightCheck:
@@ -351,14 +351,14 @@ def _check_cache_room(workspace: Workspace, config: Config) -> PreflightCheck:
         return PreflightCheck(
             "cache room",
             "warning",
-            f"{_format_gigabytes(max(0, free))} to spare",
-            f"about {_format_gigabytes(wanted)} for decoded examples",
+            f"{_format_size(max(0, free))} to spare",
+            f"about {_format_size(wanted)} for decoded examples",
             "make room, or: thaw clean; else examples are decoded in every epoch, which is slower",
         )
     return PreflightCheck(
         "cache room",
         "ok",
-        f"about {_format_gigabytes(wanted)} for {examples} decoded examples",
+        f"about {_format_size(wanted)} for {examples} decoded examples",
     )
 
 
@@ -390,6 +390,7 @@ def _check_tracking_store(workspace: Workspace, config: Config) -> PreflightChec
     return PreflightCheck("tracking store", "ok", store.shown)
 
 
-def _format_gigabytes(size: float) -> str:
-    gigabytes = size / 1e9
-    return f"{gigabytes:.1f} GB"
+def _format_size(size: float) -> str:
+    if size < 1e9:
+        return f"{size / 1e6:,.0f} MB"
+    return f"{size / 1e9:.1f} GB"

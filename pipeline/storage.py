@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import StorageError, ThawError
-from pipeline.files import FULL
+from pipeline.files import FULL, apply_umask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
 _SAID = {  # by libraries that hand a refusal on as words
     "no space left on device": errno.ENOSPC,
@@ -31,6 +32,7 @@ _SAID = {  # by libraries that hand a refusal on as words
     "read-only file system": errno.EROFS,
     "readonly database": errno.EROFS,
     "disk i/o error": errno.EIO,
+    "file too large": errno.EFBIG,
 }
 # A network or a signal, not a disk.
 _ELSEWHERE = (ConnectionError, TimeoutError, InterruptedError, BlockingIOError)
@@ -80,6 +82,26 @@ class PositionedFile:
         that it is full.
         """
         os.fsync(self._descriptor)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Writes tensors as a safetensors file.
+
+    Raises:
+        OSError: the disk is full or read-only; names the file, which the library's own
+            error does not.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path)
+    except SafetensorError as fault:
+        number = _full_or_read_only(fault)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from fault
+    apply_umask(path)
 
 
 class Refused(Exception):

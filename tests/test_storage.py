@@ -12,11 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from commands import THAW
 from disks import small_disk, small_files
 from pipeline.errors import DataError, StorageError, TrackingError
-from pipeline.storage import PositionedFile, storage_errors, to_storage_error
+from pipeline.storage import (
+    PositionedFile,
+    save_tensors,
+    storage_errors,
+    to_storage_error,
+)
 
 
 def told(fault: BaseException, root: Path) -> StorageError:
@@ -78,6 +84,14 @@ def test_a_library_that_hands_it_on_as_words_is_understood(tmp_path: Path) -> No
         ),
         tmp_path,
     )
+
+
+def test_a_weights_file_that_finds_no_room_is_named(tmp_path: Path) -> None:
+    place = tmp_path / "model.safetensors"
+    refused = pytest.raises(StorageError)
+    with small_files(1000), refused as caught, storage_errors(tmp_path):
+        save_tensors({"weight": torch.zeros(10_000)}, place)
+    assert caught.value.subject == str(place)
 
 
 def test_a_database_on_a_full_disk(tmp_path: Path) -> None:

@@ -334,6 +334,17 @@ def _moved(examples: Iterable[Example]) -> list[Finding]:
     ]
 
 
+def _nothing_to_train_on(counts: dict[str, dict[str, int]]) -> SplitError:
+    others = [name for name in ("val", "test") if any(counts[name].values())]
+    return SplitError(
+        "train",
+        found=f"no example; all of them were given for {' and '.join(others)}",
+        expected="examples to train on",
+        hint="add the training data, or let Thaw assign all of them with split.given: "
+        "ignore",
+    )
+
+
 def _coverage(
     counts: dict[str, dict[str, int]], left_out: list[Finding]
 ) -> list[Finding]:
@@ -343,6 +354,8 @@ def _coverage(
         SplitError: a class has no training examples.
     """
     untaught = [label for label, count in counts["train"].items() if not count]
+    if untaught and len(untaught) == len(counts["train"]) and not left_out:
+        raise _nothing_to_train_on(counts)
     if untaught:
         found = "no training examples"
         lost = sum(len(finding.items) for finding in left_out)

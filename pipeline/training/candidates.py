@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import files, manifest
+from pipeline import manifest
 from pipeline.context import Console
 from pipeline.errors import VersioningError
 from pipeline.records import BackboneRecord, CandidateRecord, TileSpec
+from pipeline.storage import save_tensors
 from pipeline.training.crash_points import crash_point
 from pipeline.training.train_state import Row
 
@@ -132,12 +133,9 @@ def _place(scratch: Path, key: str) -> Path:
 
 
 def _write_model(path: Path, trained: TrainedRecipe) -> str:
-    from safetensors.torch import save_file
-
     from pipeline.models.network import state_to_save
 
-    save_file(state_to_save(trained.model), path)
-    files.apply_umask(path)
+    save_tensors(state_to_save(trained.model), path)
     return manifest.sha256(path)
 
 

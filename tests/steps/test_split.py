@@ -206,6 +206,9 @@ def test_without_a_given_test_set_it_is_dealt_from_train(place: Place) -> None:
 def test_given_splits_can_be_ignored(place: Place) -> None:
     for number in range(40):
         place.add(f"{number}", "ok", given="test")
+    with pytest.raises(SplitError, match="were given for test") as caught:
+        place.split()
+    assert "split.given: ignore" in caught.value.hint
     assert place.split(SplitConfig(given="ignore")).counts["train"]["ok"] == 28
 
 

@@ -70,6 +70,8 @@ def describe_splits(splits: GivenSplits, images: Collection[str]) -> str:
     )
     unsplit_count = len(images) - counts.total()
     unsplit = f"; {pluralize(unsplit_count, 'image')} in none" if unsplit_count else ""
+    if not counts["train"]:
+        unsplit += "; none to train on: add them, or set split.given: ignore"
     return f"splits: {counted}, from {origin}{unsplit}"
 
 

@@ -28,13 +28,12 @@ class TorchvisionProvider:
         """Rewrites pretrained weights, wherever they come from, as one verified file in
         one form.
         """
-        from safetensors.torch import save_file
-
         from pipeline import files
         from pipeline.models import backbone_lock, references, weights
         from pipeline.models.network import copy_state
         from pipeline.models.providers.torchvision import backbones
         from pipeline.records import BackboneRecord
+        from pipeline.storage import save_tensors
 
         architecture = backbones.find_architecture(config)
         source = backbones.resolve_weights(config, context)
@@ -44,8 +43,7 @@ class TorchvisionProvider:
             config, architecture, content, str(source.path)
         )
         target = out / "weights.safetensors"
-        save_file(copy_state(fitted.stock), target)
-        files.apply_umask(target)
+        save_tensors(copy_state(fitted.stock), target)
         references.refuse_rewritten_file(source)
         backbone_lock.pin_file(config, context.root, source.sha256, source.stat.size)
         record = BackboneRecord(

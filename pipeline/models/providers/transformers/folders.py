@@ -17,6 +17,7 @@ from pipeline.files import FileStat, expanded
 from pipeline.models import backbone_lock, references
 from pipeline.models.backbone_lock import LOCK
 from pipeline.records import BackboneRecord, TextInputSpec
+from pipeline.storage import save_tensors
 
 WEIGHTS = "model.safetensors"
 NEEDED = ("config.json", WEIGHTS, "tokenizer.json")
@@ -45,8 +46,6 @@ def rewrite(config: BackboneConfig, out: Path, context: Context) -> BackboneReco
     """Writes weights.safetensors, config.json and the tokenizer's files into `out`; see
     `BackboneProvider.fetch`.
     """
-    from safetensors.torch import save_file
-
     from pipeline.models.providers.transformers import (
         architectures,
         builder,
@@ -63,8 +62,7 @@ def rewrite(config: BackboneConfig, out: Path, context: Context) -> BackboneReco
     max_tokens = _token_limit(folder, settings)
     _refuse_other_tokenizer(folder, int(settings.get("vocab_size", 0)) or None)
     target = out / builder.WEIGHTS
-    save_file(state, target)
-    files.apply_umask(target)
+    save_tensors(state, target)
     copied = _copy_files(folder, digests, out)
     pooling = architectures.find(settings["model_type"], config.name).pooling
     network = builder.with_head(stock, settings, 2, pooling, 0, config.name)

@@ -78,6 +78,12 @@ def test_voc_with_image_sets(tmp_path: Path) -> None:
     )
 
 
+def test_a_split_without_any_image_to_train_on_is_told(tmp_path: Path) -> None:
+    save_picture(tmp_path / "val2017" / "a.png")
+    save_text(tmp_path / "annotations" / "instances_val2017.json", json.dumps(COCO))
+    assert any("none to train on" in note for note in boxes(tmp_path).notes)
+
+
 def test_voc_counted_from_0(tmp_path: Path) -> None:
     described = boxes(voc_folder(tmp_path / "data", {"a": [("nut", (0, 0, 9, 9))]}))
     assert described.settings["task"]["annotations"] == {
