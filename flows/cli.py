@@ -480,11 +480,15 @@ def _comparison_line(comparison: Comparison) -> str:
     difference = comparison.difference
     low = f"{100 * difference.low:+.1f}"
     high = f"{100 * difference.high:+.1f}"
+    interval = f"{low} to {high}"
     points = f"{100 * difference.value:+.1f} points of {comparison.metric}"
     verdict: str = comparison.verdict
     if verdict == "cannot-tell":
         verdict = "too little to tell them apart"
-    return f"compared with {comparison.other}: {points} ({low} to {high}), {verdict}"
+        if difference.low > 0 or difference.high < 0:
+            # The interval alone would tell: it is the test that does not.
+            interval += f"; {comparison.test} test p = {comparison.p_value:.2g}"
+    return f"compared with {comparison.other}: {points} ({interval}), {verdict}"
 
 
 @app.command()

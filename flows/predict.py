@@ -288,8 +288,9 @@ def _describe_truncation(predictions: Predictions) -> Iterator[str]:
     ]
     if excess:
         yield (
-            f"{len(excess):,} of {len(answered):,} texts were longer than the model reads "
-            f"and were cut, by {max(excess):,} tokens at most (task.input.max_tokens)"
+            "longer than the model reads, and cut: "
+            f"{len(excess):,} of {len(answered):,} texts, "
+            f"by {max(excess):,} tokens at most (task.input.max_tokens)"
         )
 
 

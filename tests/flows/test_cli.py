@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from commands import REPOSITORY, THAW, Thaw
-from flows.cli import _print_error
+from flows.cli import _comparison_line, _print_error
 from flows.doctor import _check_data
 from image_builders import save
 from pipeline.config import parse
 from pipeline.errors import DataError
+from pipeline.records import Comparison, MetricEstimate
 from pipeline.setup import init
 from pipeline.workspace import Workspace
 
@@ -194,3 +195,32 @@ def test_an_error_with_many_details_before_there_is_a_workspace_fits_the_screen(
     (kept,) = tmp_path.glob("thaw-error-*.txt")
     assert f"and 80 more, all in {kept}" in "".join(printed.split("\n"))
     assert "image099.jpg" in kept.read_text()
+
+
+@pytest.mark.parametrize(
+    ("low", "line"),
+    [
+        (
+            0.03,
+            "compared with scratch: +25.0 points of accuracy "
+            "(+3.0 to +50.0; sign-flip test p = 0.078), too little to tell them apart",
+        ),
+        (
+            -0.03,
+            "compared with scratch: +25.0 points of accuracy "
+            "(-3.0 to +50.0), too little to tell them apart",
+        ),
+    ],
+)
+def test_an_interval_that_the_test_does_not_bear_out_is_told_with_it(
+    low: float, line: str
+) -> None:
+    difference = MetricEstimate(value=0.25, low=low, high=0.5)
+    comparison = Comparison(
+        other="scratch",
+        metric="accuracy",
+        difference=difference,
+        p_value=0.0784,
+        verdict="cannot-tell",
+    )
+    assert _comparison_line(comparison) == line

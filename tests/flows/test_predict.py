@@ -94,7 +94,7 @@ def test_texts_that_were_cut_are_marked_and_counted() -> None:
     _, whole, cut, _, note = format_table(predictions)
     assert not whole.endswith("(cut)")
     assert cut.endswith("(cut)")
-    assert note.startswith("1 of 2 texts were longer than the model reads")
+    assert note.startswith("longer than the model reads, and cut: 1 of 2 texts")
     assert "1,160 tokens" in note
     lines = [json.loads(line) for line in format_json_lines(predictions)]
     assert [line.get("truncated_tokens") for line in lines] == [0, 1160, None]
