@@ -530,10 +530,10 @@ def _make_room(
         lambda held: held + wanted <= limit and _free(folder) >= wanted,
         keep=in_use,
     )
-    free = _free(folder)
-    if free >= wanted:
+    if _free(folder) >= wanted:
         return ""
-    return f"{wanted / 1e9:.1f} GB is more than the {max(0, free) / 1e9:.1f} GB of free disk"
+    spare = f"{SPARE_BYTES / 1e6:,.0f} MB stay free"
+    return f"they take {wanted / 1e6:,.1f} MB; {storage.room(folder)}, of which {spare}"
 
 
 def _free(folder: Path) -> int:

@@ -18,6 +18,7 @@ from pipeline.modalities.image.annotations.faults import (
     AnnotationError,
     read_annotation,
 )
+from pipeline.modalities.image.annotations.mask_checks import rare_classes
 from pipeline.modalities.image.annotations.masks import read_pixels, unique_values
 from pipeline.modalities.image.annotations.settings import MOST_VALUE
 
@@ -177,7 +178,7 @@ def read_values(
     named = named or NamedValues("")
     classes, ignore, notes = _decide(source, values, named)
     ordered, why = _put_background_first(classes, values)
-    all_notes = [*notes, *why]
+    all_notes = [*notes, *why, *_describe_rare(ordered, values)]
     if values.unreadable and values.colours:
         count = len(values.unreadable)
         all_notes.append(f"cannot be read: {count}, the first {values.unreadable[0]}")
@@ -232,6 +233,17 @@ def _put_background_first(
             "class first in params.yaml where that is wrong"
         )
     return {first: classes[first], **classes}, notes
+
+
+def _describe_rare(classes: Classes, values: MaskPixels) -> list[str]:
+    pixels = {name: _count_pixels(value, values) for name, value in classes.items()}
+    rare = rare_classes(pixels, background=next(iter(classes)))
+    if not rare:
+        return []
+    return [
+        f"few pixels: {', '.join(rare[:5])}; with finetune.class_weights: balanced in "
+        "params.yaml all classes count alike"
+    ]
 
 
 def _count_pixels(value: int | str, values: MaskPixels) -> int:

@@ -494,6 +494,18 @@ def test_colours_of_camvid_and_a_background_that_is_none(tmp_path: Path) -> None
     assert any(note.startswith("background: Road, which answers") for note in notes)
 
 
+def test_a_class_of_few_pixels_is_told_before_and_at_validation(tmp_path: Path) -> None:
+    rare = half_mask(1)
+    rare[0, :5] = 2
+    root = masked(tmp_path / "data", rare, rare)
+    described = SegmentationReader("x").describe_source(root)
+    assert any("few pixels: class-2 (0.21%)" in note for note in described.notes)
+    task = SemanticSegmentationConfig.model_validate(described.settings["task"])
+    (finding,) = take_in(SegmentationReader("x"), root, task)[1].findings
+    assert (finding.code, finding.items) == ("rare-pixels", ("class-2 (0.21%)",))
+    assert "class_weights: balanced" in finding.hint
+
+
 def test_masks_of_one_value_are_asked_about(tmp_path: Path) -> None:
     field = np.full((40, 60), 255, np.uint8)
     with pytest.raises(DataError, match="the value 255 in every pixel"):
