@@ -32,7 +32,8 @@ class Dice:
 
     def between(self, low: int, high: int) -> int:
         """An integer from low to high, both included."""
-        return low + int(self._bits.random_raw()) % (high - low + 1)
+        word = int(self._bits.random_raw())
+        return low + word % (high - low + 1)
 
     def sign(self) -> int:
         return self.between(0, 1) * 2 - 1
@@ -44,7 +45,8 @@ class Dice:
         """Independent bytes, 0–255, of the given shape."""
         count = math.prod(shape)
         words = np.asarray(self._bits.random_raw(-(-count // 8)), dtype="<u8")
-        return words.view(np.uint8)[:count].astype(np.int32).reshape(shape)
+        levels = words.view(np.uint8)[:count]
+        return levels.astype(np.int32).reshape(shape)
 
 
 def _smooth(length: int, cell: int, phase: int) -> tuple[Ints, Ints]:
@@ -61,11 +63,15 @@ def value_noise(dice: Dice, cell_y: int, cell_x: int, amplitude: int) -> Ints:
     """Smoothly interpolated lattice noise within ± amplitude; cells are in pixels,
     unequal ones give streaks.
     """
-    iy, wy = _smooth(CANVAS, cell_y, dice.between(0, cell_y - 1))
-    ix, wx = _smooth(CANVAS, cell_x, dice.between(0, cell_x - 1))
-    lattice = dice.bytes(int(iy[-1]) + 2, int(ix[-1]) + 2)
-    rows: Ints = lattice[iy] * (256 - wy)[:, None] + lattice[iy + 1] * wy[:, None]
-    values: Ints = (rows[:, ix] * (256 - wx) + rows[:, ix + 1] * wx) >> 8
+    rows, row_weights = _smooth(CANVAS, cell_y, dice.between(0, cell_y - 1))
+    columns, weights = _smooth(CANVAS, cell_x, dice.between(0, cell_x - 1))
+    lattice = dice.bytes(int(rows[-1]) + 2, int(columns[-1]) + 2)
+    upper: Ints = lattice[rows] * (256 - row_weights)[:, None]
+    lower: Ints = lattice[rows + 1] * row_weights[:, None]
+    between_rows = upper + lower
+    left: Ints = between_rows[:, columns] * (256 - weights)
+    right: Ints = between_rows[:, columns + 1] * weights
+    values = (left + right) >> 8
     centred: Ints = (values - 32640) * amplitude >> 15
     return centred
 
@@ -94,50 +100,32 @@ class Surface:
 def brushed(dice: Dice) -> Surface:
     """Metal with fine parallel marks."""
     albedo = 2100 + dice.between(-250, 250) + value_noise(dice, 60, 70, 220)
-    albedo += (
-        value_noise(dice, 2, 50, 260)
-        + value_noise(dice, 1, 34, 240)
-        + value_noise(dice, 5, 90, 150)
-    )
-    height = value_noise(dice, 2, 44, 130) + value_noise(dice, 1, 25, 90)
-    return Surface(
-        albedo,
-        height,
-        (dice.between(-6, 2), dice.between(0, 12)),
-        np.zeros_like(albedo),
-    )
+    marks = value_noise(dice, 2, 50, 260)
+    marks += value_noise(dice, 1, 34, 240)
+    marks += value_noise(dice, 5, 90, 150)
+    height = value_noise(dice, 2, 44, 130)
+    height += value_noise(dice, 1, 25, 90)
+    tint = (dice.between(-6, 2), dice.between(0, 12))
+    return Surface(albedo + marks, height, tint, np.zeros_like(albedo))
 
 
 def cast(dice: Dice) -> Surface:
     """Rough cast iron."""
-    albedo = (
-        1500
-        + dice.between(-250, 250)
-        + value_noise(dice, 40, 40, 260)
-        + value_noise(dice, 7, 7, 200)
-    )
-    height = (
-        value_noise(dice, 9, 9, 260)
-        + value_noise(dice, 4, 4, 260)
-        + value_noise(dice, 2, 2, 150)
-    )
-    return Surface(
-        albedo,
-        height,
-        (dice.between(-2, 10), dice.between(-8, 2)),
-        np.zeros_like(albedo),
-    )
+    albedo = 1500 + dice.between(-250, 250) + value_noise(dice, 40, 40, 260)
+    albedo += value_noise(dice, 7, 7, 200)
+    height = value_noise(dice, 9, 9, 260)
+    height += value_noise(dice, 4, 4, 260)
+    height += value_noise(dice, 2, 2, 150)
+    tint = (dice.between(-2, 10), dice.between(-8, 2))
+    return Surface(albedo, height, tint, np.zeros_like(albedo))
 
 
 def painted(dice: Dice) -> Surface:
     """Sprayed paint with orange peel, in one of the house colours."""
-    albedo = (
-        2300
-        + dice.between(-350, 350)
-        + value_noise(dice, 70, 70, 180)
-        + value_noise(dice, 16, 16, 70)
-    )
-    height = value_noise(dice, 7, 7, 200) + value_noise(dice, 5, 5, 120)
+    albedo = 2300 + dice.between(-350, 350) + value_noise(dice, 70, 70, 180)
+    albedo += value_noise(dice, 16, 16, 70)
+    height = value_noise(dice, 7, 7, 200)
+    height += value_noise(dice, 5, 5, 120)
     tint = dice.pick(((-28, 34), (34, -30), (20, -44), (-34, -14), (4, 2)))
     return Surface(albedo, height, tint, np.zeros_like(albedo))
 
@@ -148,17 +136,19 @@ def woven(dice: Dice) -> Surface:
     """
     pitch = dice.pick((6, 7, 8))
     y, x = np.mgrid[0:CANVAS, 0:CANVAS].astype(np.int32)
-    x = x + (value_noise(dice, 30, 40, 3)) + dice.between(0, pitch)
-    y = y + (value_noise(dice, 40, 30, 3)) + dice.between(0, pitch)
-    over = (x // pitch + y // pitch) % 2 == 0
-    across = np.where(over, x % pitch, y % pitch) * 2 - (pitch - 1)
+    x = x + value_noise(dice, 30, 40, 3) + dice.between(0, pitch)
+    y = y + value_noise(dice, 40, 30, 3) + dice.between(0, pitch)
+    is_warp = (x // pitch + y // pitch) % 2 == 0
+    within_thread = np.where(is_warp, x % pitch, y % pitch)
+    across = within_thread * 2 - (pitch - 1)
     round_section = 420 - across * across * 420 // (pitch * pitch)
-    albedo = 1650 + dice.between(-200, 250) + round_section + np.where(over, 90, -90)
-    albedo += value_noise(dice, 3, 3, 180) + value_noise(dice, 50, 60, 200)
+    albedo = 1650 + dice.between(-200, 250) + round_section
+    albedo += np.where(is_warp, 90, -90)
+    albedo += value_noise(dice, 3, 3, 180)
+    albedo += value_noise(dice, 50, 60, 200)
     height = round_section + value_noise(dice, 2, 3, 120)
-    return Surface(
-        albedo, height, dice.pick(((10, -14), (-4, 10), (2, -4))), np.zeros_like(albedo)
-    )
+    tint = dice.pick(((10, -14), (-4, 10), (2, -4)))
+    return Surface(albedo, height, tint, np.zeros_like(albedo))
 
 
 MATERIALS: dict[str, Callable[[Dice], Surface]] = {
@@ -172,21 +162,26 @@ MATERIALS: dict[str, Callable[[Dice], Surface]] = {
 def _stroke(y0: int, x0: int, y1: int, x1: int, width: int) -> Ints:
     """Profile, 0–256, of a straight stroke; ends and width are in 1/16 pixel."""
     y, x = np.mgrid[0:CANVAS, 0:CANVAS].astype(np.int32) * 16
-    dy, dx = y1 - y0, x1 - x0
+    dy = y1 - y0
+    dx = x1 - x0
+    from_y = y - y0
+    from_x = x - x0
     length = max(1, math.isqrt(dy * dy + dx * dx))
-    along = ((y - y0) * dy + (x - x0) * dx) // length
-    across = np.abs((y - y0) * dx - (x - x0) * dy) // length
-    outside = np.maximum(np.maximum(-along, along - length), 0)
-    profile: Ints = (width - np.maximum(across, outside)) * 256 // width
+    along = (from_y * dy + from_x * dx) // length
+    across = np.abs(from_y * dx - from_x * dy) // length
+    beyond_ends = np.maximum(-along, along - length)
+    outside = np.maximum(beyond_ends, 0)
+    distance = np.maximum(across, outside)
+    profile: Ints = (width - distance) * 256 // width
     return np.clip(profile, 0, 256)
 
 
 def _disc(y0: int, x0: int, radius_y: int, radius_x: int) -> Ints:
     """Profile, 0–256, of an elliptic bowl; centre and radii are in pixels."""
     y, x = np.mgrid[0:CANVAS, 0:CANVAS].astype(np.int32)
-    squared: Ints = ((y - y0) ** 2 * 256) // (radius_y * radius_y) + (
-        (x - x0) ** 2 * 256
-    ) // (radius_x * radius_x)
+    down = (y - y0) ** 2 * 256 // (radius_y * radius_y)
+    across = (x - x0) ** 2 * 256 // (radius_x * radius_x)
+    squared: Ints = down + across
     return np.clip(256 - squared, 0, 256)
 
 
@@ -197,7 +192,8 @@ def _middle(dice: Dice) -> int:
 
 def _direction(dice: Dice) -> tuple[int, int]:
     """A direction as (dy, dx) of length about 64."""
-    dy, dx = dice.between(-64, 64), dice.between(-64, 64)
+    dy = dice.between(-64, 64)
+    dx = dice.between(-64, 64)
     length = max(1, math.isqrt(dy * dy + dx * dx))
     return dy * 64 // length, dx * 64 // length
 
@@ -205,20 +201,21 @@ def _direction(dice: Dice) -> tuple[int, int]:
 def scratch(surface: Surface, dice: Dice, strength: int) -> None:
     """A long, thin, slightly bent groove with bright flanks."""
     dy, dx = _direction(dice)
-    y, x = _middle(dice) * 16, _middle(dice) * 16
-    pieces, bend_y, bend_x = (
-        dice.between(3, 6),
-        dice.between(-9, 9),
-        dice.between(-9, 9),
-    )
-    y, x = y - dy * pieces, x - dx * pieces
+    y = _middle(dice) * 16
+    x = _middle(dice) * 16
+    pieces = dice.between(3, 6)
+    bend_y = dice.between(-9, 9)
+    bend_x = dice.between(-9, 9)
+    y -= dy * pieces
+    x -= dx * pieces
     mask = np.zeros_like(surface.albedo)
     for piece in range(pieces):
         if piece in (0, pieces - 1):
             width = 15
         else:
             width = dice.between(18, 24)
-        y1, x1 = y + dy * 2 + bend_y * piece, x + dx * 2 + bend_x * piece
+        y1 = y + dy * 2 + bend_y * piece
+        x1 = x + dx * 2 + bend_x * piece
         mask = np.maximum(mask, _stroke(y, x, y1, x1, width))
         y, x = y1, x1
     surface.albedo += mask * (620 * strength // 100) >> 8
@@ -252,28 +249,32 @@ def crack(surface: Surface, dice: Dice, strength: int) -> None:
 
 def pit(surface: Surface, dice: Dice, strength: int) -> None:
     """One to five small round hollows, close together."""
-    y, x = _middle(dice), _middle(dice)
+    y = _middle(dice)
+    x = _middle(dice)
     for _ in range(dice.between(2, 5)):
         radius = dice.between(3, 6)
-        bowl = _disc(
-            y + dice.between(-14, 14),
-            x + dice.between(-14, 14),
-            radius,
-            radius + dice.between(-1, 1),
-        )
+        own_y = y + dice.between(-14, 14)
+        own_x = x + dice.between(-14, 14)
+        bowl = _disc(own_y, own_x, radius, radius + dice.between(-1, 1))
         surface.albedo -= bowl * (480 * strength // 100) >> 8
         surface.height -= bowl * (900 * strength // 100) >> 8
 
 
 def stain(surface: Surface, dice: Dice, strength: int) -> None:
     """A flat discoloured patch with a ragged edge; it has no relief."""
-    body = _disc(
-        _middle(dice), _middle(dice), dice.between(14, 27), dice.between(14, 27)
-    )
-    ragged = body + value_noise(dice, 11, 11, 150) + value_noise(dice, 5, 5, 60)
-    mask = np.where(body > 0, np.clip((ragged - 70) * 3, 0, 256), 0).astype(np.int32)
-    surface.albedo -= mask * (dice.pick((430, 380, -330)) * strength // 100) >> 8
-    surface.cast += mask * (dice.between(120, 220) * dice.sign() * strength // 100) >> 8
+    y = _middle(dice)
+    x = _middle(dice)
+    radius_y = dice.between(14, 27)
+    radius_x = dice.between(14, 27)
+    body = _disc(y, x, radius_y, radius_x)
+    ragged = body + value_noise(dice, 11, 11, 150)
+    ragged += value_noise(dice, 5, 5, 60)
+    shade = np.clip((ragged - 70) * 3, 0, 256)
+    mask = np.where(body > 0, shade, 0).astype(np.int32)
+    darkness = dice.pick((430, 380, -330)) * strength // 100
+    discolouring = dice.between(120, 220) * dice.sign()
+    surface.albedo -= mask * darkness >> 8
+    surface.cast += mask * (discolouring * strength // 100) >> 8
 
 
 def sound(surface: Surface, dice: Dice, strength: int) -> None:
@@ -294,13 +295,19 @@ def wear(surface: Surface, dice: Dice) -> None:
     shade.
     """
     for _ in range(dice.between(0, 4)):
-        speck = _disc(dice.between(0, CANVAS - 1), dice.between(0, CANVAS - 1), 2, 2)
-        surface.albedo += speck * dice.between(200, 600) * dice.sign() >> 8
+        y = dice.between(0, CANVAS - 1)
+        x = dice.between(0, CANVAS - 1)
+        speck = _disc(y, x, 2, 2)
+        brightness = dice.between(200, 600) * dice.sign()
+        surface.albedo += speck * brightness >> 8
     if dice.between(0, 3) == 0:
         at = dice.between(0, CANVAS - 1) * 16
         groove = _stroke(at, -800, at, CANVAS * 16 + 800, 26)
-        surface.height -= (groove if dice.between(0, 1) else groove.T) * 300 >> 8
-    surface.albedo += value_noise(dice, 34, 34, dice.between(60, 260))
+        if not dice.between(0, 1):
+            groove = groove.T
+        surface.height -= groove * 300 >> 8
+    shade = dice.between(60, 260)
+    surface.albedo += value_noise(dice, 34, 34, shade)
 
 
 @dataclass(frozen=True)
@@ -322,16 +329,30 @@ LAMPS: dict[str, Lamp] = {
 }
 
 
+DIRECTIONS_OF_LIGHT = (
+    (-2, -1),
+    (-2, 1),
+    (-1, -2),
+    (1, -2),
+    (-1, 2),
+    (1, 2),
+    (2, -1),
+    (2, 1),
+)
+
+
 def photograph(
     surface: Surface, dice: Dice, lamp: Lamp, side: int
 ) -> npt.NDArray[np.uint8]:
     """An RGB picture (side, side, 3) of a shifted part of the surface under the lamp."""
-    return photograph_at(surface, dice, lamp, side, pick_corner(dice, side))
+    corner = pick_corner(dice, side)
+    return photograph_at(surface, dice, lamp, side, corner)
 
 
 def pick_corner(dice: Dice, side: int) -> tuple[int, int]:
     """Top and left of the part of the surface that a picture shows."""
-    top, left = dice.between(4, CANVAS - side - 5), dice.between(4, CANVAS - side - 5)
+    top = dice.between(4, CANVAS - side - 5)
+    left = dice.between(4, CANVAS - side - 5)
     return top, left
 
 
@@ -343,29 +364,22 @@ def photograph_at(
     """
     top, left = corner
     window = np.s_[top : top + side, left : left + side]
-    ly, lx = dice.pick(
-        ((-2, -1), (-2, 1), (-1, -2), (1, -2), (-1, 2), (1, 2), (2, -1), (2, 1))
-    )
-    slopes = (np.roll(surface.height, 1, 0) - np.roll(surface.height, -1, 0)) * ly
-    slopes = (
-        slopes + (np.roll(surface.height, 1, 1) - np.roll(surface.height, -1, 1)) * lx
-    )
-    ramp = (np.arange(side, dtype=np.int32) * 2 - side) * lamp.slope // side
-    light = (surface.albedo + slopes * lamp.relief // 200)[window] + (
-        ramp[:, None] * ly + ramp[None, :] * lx
-    ) // 2
+    ly, lx = dice.pick(DIRECTIONS_OF_LIGHT)
+    height = surface.height
+    slope_y = np.roll(height, 1, 0) - np.roll(height, -1, 0)
+    slope_x = np.roll(height, 1, 1) - np.roll(height, -1, 1)
+    slopes = slope_y * ly + slope_x * lx
+    across = np.arange(side, dtype=np.int32) * 2 - side
+    ramp = across * lamp.slope // side
+    uneven = (ramp[:, None] * ly + ramp[None, :] * lx) // 2
+    relief = surface.albedo + slopes * lamp.relief // 200
+    light = relief[window] + uneven
     gain = dice.between(*lamp.gain)
     light = light * gain // 100 + grain(dice, side, lamp.noise)
     discoloured = surface.cast[window] * gain // 100
-    red, blue = surface.tint
-    channels = (
-        light + light * red // 100 + discoloured,
-        light,
-        light + light * blue // 100 - discoloured,
-    )
+    red_tint, blue_tint = surface.tint
     speckle = grain(dice, side, lamp.noise // 3)
-    picture: Ints = (
-        np.stack([channels[0] + speckle, channels[1], channels[2] - speckle], axis=-1)
-        >> 4
-    )
+    red = light + light * red_tint // 100 + discoloured + speckle
+    blue = light + light * blue_tint // 100 - discoloured - speckle
+    picture: Ints = np.stack([red, light, blue], axis=-1) >> 4
     return np.clip(picture, 0, 255).astype(np.uint8)
