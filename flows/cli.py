@@ -650,7 +650,8 @@ def _print_sweep(terminal: Terminal, sweep_page: SweepPage) -> None:
     sweep = sweep_page.sweep
     subject = f"{sweep.candidate}, stage {sweep.stage}"
     if sweep.suggestion is None:
-        lowest, highest = sweep.rates[0], sweep.rates[-1]
+        lowest = sweep.rates[0]
+        highest = sweep.rates[-1]
         terminal.heading(
             f"{subject}: no rate from {lowest:.1g} to {highest:.1g} lowered the loss"
         )

@@ -80,11 +80,9 @@ def _retrain(workspace: Workspace, force: Sequence[str]) -> RetrainSummary:
                 preflight.check_thresholds(
                     workspace.config(), len(records["split"].labels)
                 )
-        evaluated, registered, promoted = (
-            records["evaluate"],
-            records["register"],
-            records["promote"],
-        )
+        evaluated = records["evaluate"]
+        registered = records["register"]
+        promoted = records["promote"]
         page = run_as_task("report", lambda: _make_report(run, registered, promoted))
         _publish_summary(run, evaluated, promoted, page)
         if CONSOLE.get() is None:  # the command line says it below the result

@@ -218,7 +218,8 @@ def _forms_of_pair(user: str, password: str) -> list[str]:
 def _writings(secret: str) -> set[str]:
     basic = base64.b64encode(secret.encode()).decode().rstrip("=")
     escaped = html.escape(secret)
-    in_json, in_python = json.dumps(secret)[1:-1], repr(secret)[1:-1]
+    in_json = json.dumps(secret)[1:-1]
+    in_python = repr(secret)[1:-1]
     return {
         secret,
         quote(secret, safe=""),
@@ -291,11 +292,9 @@ def _scrub(fault: BaseException, done: dict[int, BaseException]) -> BaseExceptio
             fault.__traceback__
         )
         done[id(fault)] = clean
-    cause, context, suppressed = (
-        fault.__cause__,
-        fault.__context__,
-        fault.__suppress_context__,
-    )
+    cause = fault.__cause__
+    context = fault.__context__
+    suppressed = fault.__suppress_context__
     clean.__cause__ = _scrub(cause, done) if cause is not None else None
     clean.__context__ = _scrub(context, done) if context is not None else None
     clean.__suppress_context__ = suppressed
@@ -374,11 +373,13 @@ def _redact_record(record: logging.LogRecord) -> None:
     except Exception:  # the handler says what is wrong with it
         return
     if redact(message) != message:
-        record.msg, record.args = redact(message), None
+        record.msg = redact(message)
+        record.args = None
     if record.exc_info and record.exc_info[0] is not None:
         text = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
         if redact(text) != text:
-            record.exc_text, record.exc_info = redact(text), None
+            record.exc_text = redact(text)
+            record.exc_info = None
 
 
 class _RedactingStream:

@@ -137,7 +137,8 @@ class _Forest:
             self._labels = connected_components(graph, directed=False)[1].astype(
                 np.int64
             )[self._labels]
-            self._edges, self._held = [], 0
+            self._edges = []
+            self._held = 0
         return self._labels
 
 
@@ -210,7 +211,8 @@ def _choose_bands(
         count: how many hashes there are.
         information: what each bit tells; see `_telling_bits`.
     """
-    best, least = None, count / 2
+    best = None
+    least = count / 2
     for bands in range(distance + 1, len(information) + 1):
         tables = comb(bands, distance)
         if tables > MOST_TABLES:

@@ -119,7 +119,8 @@ def _label_movements(
     """Classes that came and went, and the total variation distance of the labels'
     shares.
     """
-    now, then = _shares(rows), _shares(before)
+    now = _shares(rows)
+    then = _shares(before)
     added = now.keys() - then.keys()
     vanished = then.keys() - now.keys()
     return [
@@ -267,16 +268,12 @@ def _count_check(classes: int, min_per_class: int) -> Check:
 def _measured(rule: ColumnExpectation) -> Check:
     limits: dict[str, Any]
     if rule.values is not None:
-        kind, limits, expected = (
-            "ExpectColumnValuesToBeInSet",
-            {"value_set": list(rule.values)},
-            ", ".join(rule.values),
-        )
+        kind = "ExpectColumnValuesToBeInSet"
+        limits = {"value_set": list(rule.values)}
+        expected = ", ".join(rule.values)
     else:
-        kind, limits = (
-            "ExpectColumnValuesToBeBetween",
-            {"min_value": rule.low, "max_value": rule.high},
-        )
+        kind = "ExpectColumnValuesToBeBetween"
+        limits = {"min_value": rule.low, "max_value": rule.high}
         expected = f"{rule.low:g} to {rule.high:g}"
     return Check(
         code=f"{rule.column}-limits",

@@ -172,7 +172,8 @@ def place(
     """
     by_split = _has_split_level(tree, root)
     depth = 1 if by_split else 0
-    placed, faults = [], []
+    placed = []
+    faults = []
     for path in tree.files:
         parts = path.split("/")
         if len(parts) > depth + 1:

@@ -122,7 +122,8 @@ def _files(seed: int, parts: int) -> Iterator[tuple[str, bytes]]:
         surface = MATERIALS[material](dice)
         wear(surface, dice)
         FLAWS[label](surface, dice, dice.between(90, 160))
-        group, line = f"part-{part:04d}", dice.pick(("A", "B", "C"))
+        group = f"part-{part:04d}"
+        line = dice.pick(("A", "B", "C"))
         for view in range(dice.between(2, 4)):
             lighting = dice.pick(("ring", "ring", "side", "dim"))
             path = f"{label}/{group}-{view}.png"

@@ -117,7 +117,8 @@ def _photographs(seed: int, trays: int) -> Iterator[Photograph]:
     for number in range(trays):
         dice = Dice(seed, number)
         surface, parts = lay_tray(number, dice)
-        group, station = f"tray-{number:03d}", dice.pick(("A", "B"))
+        group = f"tray-{number:03d}"
+        station = dice.pick(("A", "B"))
         for view in range(dice.between(2, 3)):
             lighting = dice.pick(("ring", "ring", "side"))
             top, left = pick_corner(dice, SIDE)

@@ -32,7 +32,8 @@ class ScanCache:
         try:
             self._load()
         except (OSError, ValueError, TypeError, KeyError):
-            self._stamps, self._results = {}, {}
+            self._stamps = {}
+            self._results = {}
 
     def __bool__(self) -> bool:
         return bool(self._results)

@@ -225,11 +225,13 @@ def _from_table(root: Path, data: DataConfig) -> ExampleListing:
     if not root.is_dir():
         walk(root)  # says what is wrong with it
     rows = table_rows(root, str(data.table), name, data)
-    paths, labels = _paths(rows, data, name), label_column(rows, data, name)
+    paths = _paths(rows, data, name)
+    labels = label_column(rows, data, name)
     extras = extra_columns(
         rows, data, {data.columns["path"], data.columns["label"]}, name
     )
-    examples, faults = [], []
+    examples = []
+    faults = []
     for path, label, extra, line in zip(paths, labels, extras, rows.lines, strict=True):
         if label is None:
             faults.append(

@@ -507,7 +507,8 @@ def _gather(
     body: Iterator[tuple[int, list[str]]], header: Sequence[str], name: str
 ) -> Rows:
     columns: list[list[str | None]] = [[] for _ in header]
-    numbers, ragged = [], []
+    numbers = []
+    ragged = []
     for number, cells in body:
         if len(cells) != len(header):
             ragged.append(f"line {number}: {len(cells)} cells")

@@ -187,7 +187,8 @@ def _quarters(numbers: Floats) -> Iterator[tuple[str, Rows]]:
     if len(edges) == 1:
         yield names[0], is_known
     for at in range(len(edges) - 1):
-        low, high = edges[at], edges[at + 1]
+        low = edges[at]
+        high = edges[at + 1]
         if at == 0:
             is_above = numbers >= low
         else:

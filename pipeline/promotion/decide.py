@@ -335,7 +335,8 @@ def _describe_power(metric: str, gain: PairedGain, error_rate: float) -> Iterato
         yield f"the two differ on {units}; fewer than {fewest} show nothing"
         return
     examples = len(gain.gains)
-    spread, design = gain.disagreement, gain.design_effect
+    spread = gain.disagreement
+    design = gain.design_effect
     smallest = sample_size.smallest_gain(examples, spread, design, error_rate)
     show = metric_registry.find(metric).format_gain
     if smallest is not None:

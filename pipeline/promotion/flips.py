@@ -80,7 +80,8 @@ def write_flips(pair: JudgedPair, judge: Judge, place: FlipPlace) -> FlipCounts:
 
 def _certainty_gains(pair: JudgedPair) -> Floats:
     """The gain in the probability of the right class (N,); 0 where answers have none."""
-    ours, theirs = pair.challenger, pair.champion
+    ours = pair.challenger
+    theirs = pair.champion
     if isinstance(ours, Predictions) and isinstance(theirs, Predictions):
         return np.asarray(
             ours.target_probability - theirs.target_probability, np.float64

@@ -84,7 +84,8 @@ def name_ways(promoted: PromoteRecord) -> tuple[str, str]:
 
 
 def _read_flip(row: Mapping[str, Mapping[str, Any]], folder: Path) -> Flip:
-    ours, theirs = row["challenger"], row["champion"]
+    ours = row["challenger"]
+    theirs = row["champion"]
     is_class = "confidence" in ours
     sides = (ours,) if is_class else (theirs, ours)
     pictures = tuple(

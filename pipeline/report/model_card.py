@@ -166,7 +166,8 @@ def _model_details(run: RunRecords, config: Config, facts: CardFacts) -> str:
 def _list_details(
     run: RunRecords, config: Config, facts: CardFacts
 ) -> Iterator[tuple[str, str]]:
-    candidate, backbone = run.candidate, run.backbone
+    candidate = run.candidate
+    backbone = run.backbone
     yield "Task", f"{config.task.name}: {_list_labels(candidate.labels)}"
     yield "Version", _describe_version(facts)
     parameters = f"{backbone.parameters / 1e6:.1f} million parameters"
@@ -274,7 +275,8 @@ def _stage_row(
     if stage.solved is not None:
         rate = "solved by L-BFGS"
     elif rates:
-        low, high = formatting.format_rate(rates[0]), formatting.format_rate(rates[-1])
+        low = formatting.format_rate(rates[0])
+        high = formatting.format_rate(rates[-1])
         rate = high if low == high else f"{low} to {high}"
     seconds = "–"
     if spent is not None:
@@ -411,7 +413,8 @@ def _counts_table(run: RunRecords) -> str:
 
 
 def _describe_problems(run: RunRecords) -> Iterator[str]:
-    validated, split = run.validate, run.split
+    validated = run.validate
+    split = run.split
     yield f"{formatting.pluralize(validated.files, 'input')} were found, {validated.checks:,} expectations checked."
     if validated.aliases:
         yield f"{formatting.pluralize(validated.aliases, 'copy', 'copies')} of another example count once."

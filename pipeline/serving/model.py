@@ -194,11 +194,9 @@ def _square(image: Image.Image, spec: dict[str, Any]) -> np.ndarray[Any, Any]:
     """Upright RGB, brought to `resize` × `resize` by cropping the centre, squashing or
     padding.
     """
-    side, fit, resample = (
-        spec["resize"],
-        spec["fit"],
-        _RESAMPLING[spec["interpolation"]],
-    )
+    side = spec["resize"]
+    fit = spec["fit"]
+    resample = _RESAMPLING[spec["interpolation"]]
     turn = _orientation(image)
     # A JPEG is decoded at 1/2, 1/4 or 1/8 where that suffices.
     image.draft(None, (side, side))
@@ -216,7 +214,8 @@ def _square(image: Image.Image, spec: dict[str, Any]) -> np.ndarray[Any, Any]:
         )
         return np.array(square)
     short = min(width, height)
-    left, top = (width - short) / 2, (height - short) / 2
+    left = (width - short) / 2
+    top = (height - short) / 2
     box = None
     if fit == "crop":
         box = (left, top, left + short, top + short)
@@ -239,7 +238,8 @@ def _rgb(image: Image.Image, background: tuple[int, ...]) -> Image.Image:
     image.load()
     if image.mode.startswith("I") or image.mode == "F":
         values = np.nan_to_num(np.asarray(image).astype(np.float64))
-        low, high = float(values.min()), float(values.max())
+        low = float(values.min())
+        high = float(values.max())
         if image.mode == "F" and low >= 0 and high <= 1:
             low, high = 0.0, 1.0
         elif low >= 0 and high <= 65535:

@@ -27,7 +27,8 @@ def encode_bands(
     """As `encode_mask`, of a mask that comes as bands of rows (rows, W), of which only
     one is held at a time.
     """
-    found_starts, found_classes = [], []
+    found_starts = []
+    found_classes = []
     length = 0
     for band in bands:
         values = band.reshape(-1)

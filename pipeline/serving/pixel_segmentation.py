@@ -76,7 +76,8 @@ class Segmenter(PythonModel):
         spec = self.settings["input"]
         logits = self._logits(np.stack([image.square for image in images]))
         for image, values in zip(images, logits, strict=True):
-            width, height = image.width, image.height
+            width = image.width
+            height = image.height
             mask = self.canvas.lift_logits(
                 values, width, height, spec["size"], spec["fit"]
             )

@@ -102,7 +102,8 @@ def recall(comparison: Comparison) -> BaselineRecord | None:
     Raises:
         TrainingError: baseline.dvc pins one that cannot be had.
     """
-    place, console = comparison.place, comparison.context.console
+    place = comparison.place
+    console = comparison.context.console
     tracked = place.baseline_dvc if comparison.has_dvc else place.baseline
     if not tracked.exists():
         return None
@@ -125,7 +126,8 @@ def remember(comparison: Comparison, candidate: CandidateRecord) -> BaselineReco
     """Keeps a finished candidate for later runs: in `baseline/`, baseline.dvc and
     baseline.lock.
     """
-    place, scratch = comparison.place, comparison.context.scratch
+    place = comparison.place
+    scratch = comparison.context.scratch
     learnt = members.seen_members(
         members.members_of_split(manifest.read(comparison.split.manifest))
     )

@@ -93,7 +93,8 @@ def promote(challenger: Challenger) -> PromoteRecord:
     Raises:
         TrackingError: the store is away, full or locked.
     """
-    config, context = challenger.config, challenger.context
+    config = challenger.config
+    context = challenger.context
     workspace = Workspace(context.root)
     record = _decide_unregistered(challenger)
     if record is None:
@@ -449,7 +450,8 @@ class _Promotion:
         return record.model_copy(update=values)
 
     def _make_record(self, decided: _Decided, history: History) -> PromoteRecord:
-        evidence, verdict = decided.evidence, decided.verdict
+        evidence = decided.evidence
+        verdict = decided.verdict
         comparison = evidence.comparison
         promotion = self._config.promotion
         refusal = history.find_refusal(self._version)
@@ -543,7 +545,8 @@ def _is_known(decided: _Decided, key: str) -> bool:
     last = decided.history.find_verdict(decided.evidence.version)
     if last is None:
         return False
-    split, champion = decided.looked_at, decided.history.champion
+    split = decided.looked_at
+    champion = decided.history.champion
     known = (last.key, last.test_split, last.champion, last.decision, last.reason)
     return known == (
         key,

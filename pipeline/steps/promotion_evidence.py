@@ -202,7 +202,8 @@ class _Gathering:
         from pipeline.training import members
 
         table = self._challenger.test_rows
-        own, theirs = self._candidate.labels, served.labels()
+        own = self._candidate.labels
+        theirs = served.labels()
         compared = frozenset(own) & frozenset(theirs)
         unseen = members.unseen_rows(table, served.members())
         known = self._known_rows(table, compared)

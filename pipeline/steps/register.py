@@ -195,7 +195,8 @@ def _record_runs(
     """The parent run and one run a candidate, completed from the outputs; what is there
     is not written again.
     """
-    run, context = registration.run, registration.context
+    run = registration.run
+    context = registration.context
     parent = tracker.open(run.finetune.key, context.root.name, tags=tags)
     recorded_facts.record_settings(parent, registration.config, run.backbone)
     recorded_facts.record_again(
@@ -245,7 +246,8 @@ def _register_version(
     from pipeline.tracking import packaging, registry
     from pipeline.tracking.runs import KEY
 
-    run, context = registration.run, registration.context
+    run = registration.run
+    context = registration.context
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     metadata = {KEY: key, recorded_facts.RECIPE_TAG: run.candidate.name}

@@ -26,7 +26,8 @@ def deterministic(threads: int) -> Iterator[None]:
     )
     memory: Any = torch.utils.deterministic
     fill = memory.fill_uninitialized_memory
-    benchmark, had_threads = torch.backends.cudnn.benchmark, torch.get_num_threads()
+    benchmark = torch.backends.cudnn.benchmark
+    had_threads = torch.get_num_threads()
     # Read once by cuBLAS, harmless without it.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     with torch.random.fork_rng(enabled=True), warnings.catch_warnings():

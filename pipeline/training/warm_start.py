@@ -88,7 +88,8 @@ def warm_start(
     misfits: list[str] = []
     for name in dict.fromkeys([*fresh, *champion]):
         if not _fits(name, fresh, champion, len(labels), len(known), rows):
-            ours, theirs = _describe_shape(fresh, name), _describe_shape(champion, name)
+            ours = _describe_shape(fresh, name)
+            theirs = _describe_shape(champion, name)
             misfits.append(f"{name}: {ours} here, {theirs} in the champion")
     if misfits:
         raise TrainingError(

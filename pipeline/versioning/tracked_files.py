@@ -265,7 +265,8 @@ def _edited_error(item: TrackedPath, plan: CheckoutPlan) -> VersioningError:
 
 
 def _hint_for_edited(item: TrackedPath) -> str:
-    folder, name = item.path.name, item.dvc_file.name
+    folder = item.path.name
+    name = item.dvc_file.name
     if merge_conflicts.split_sides(item.dvc_file):
         return (
             f"to keep what is here: git checkout --ours {name}, then dvc add {folder}; to have what the other side "

@@ -385,7 +385,8 @@ def _expectation(dice: Dice, scene: Scene, sentiment: str) -> str:
 
 
 def _faults(dice: Dice, scene: Scene, sentiment: str) -> str:
-    fault, other = dice.pick(FAULTS), dice.pick(FAULTS)
+    fault = dice.pick(FAULTS)
+    other = dice.pick(FAULTS)
     forms = {
         POSITIVE: (
             f"no {fault} and no {other}.",

@@ -174,7 +174,8 @@ def _find_factor(
     import numpy as np
 
     logarithms = np.log2(sides)[:, None]
-    best, smallest = USUAL_FACTOR, np.inf
+    best = USUAL_FACTOR
+    smallest = np.inf
     for factor in FACTORS:
         distances = np.abs(
             logarithms - np.log2(factor * np.array(strides, np.float64))

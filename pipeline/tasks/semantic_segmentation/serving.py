@@ -68,7 +68,8 @@ class PixelServing:
         """Whether more pixels have another class than rounding explains."""
         from pipeline.serving.pixel_runs import decode_mask
 
-        width, height = judged["width"], judged["height"]
+        width = judged["width"]
+        height = judged["height"]
         served = decode_mask(answer["regions"], candidate.labels, width, height)
         expected = decode_mask(
             json.loads(judged["answer"]), candidate.labels, width, height

@@ -126,7 +126,8 @@ def _fuse_convolution(
     follower = _find_only_user(node)
     norm = _find_module(chain, follower)
     if follower is not None and isinstance(norm, _BatchNorm) and not norm.training:
-        mean, variance = norm.running_mean, norm.running_var
+        mean = norm.running_mean
+        variance = norm.running_var
         # Such a norm goes by the batch even in eval.
         if mean is None or variance is None:
             return False
