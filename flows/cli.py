@@ -466,11 +466,8 @@ def _print_result(
     for detail in promoted.details:
         terminal.info(detail)
     if promoted.next_command:
-        terminal.info(
-            f"to decide otherwise: {promoted.next_command}"
-            if not promoted.waits
-            else f"next: {promoted.next_command}"
-        )
+        beginning = "next" if promoted.waits else "to decide otherwise"
+        terminal.info(f"{beginning}: {promoted.next_command}")
     terminal.info(f"report: {workspace.report.resolve().as_uri()}")
     for line in list_unshared(workspace):
         terminal.info(line)

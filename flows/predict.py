@@ -256,7 +256,10 @@ def format_json_lines(predictions: Predictions) -> Iterator[str]:
 
 def format_table(predictions: Predictions) -> Iterator[str]:
     """A table for the eye: file or text, label, score, the runners-up."""
-    yield predictions.model + (f"  ({predictions.note})" if predictions.note else "")
+    if predictions.note:
+        yield f"{predictions.model}  ({predictions.note})"
+    else:
+        yield predictions.model
     names = [_shown_name(prediction) for prediction in predictions]
     name_width = max(len(name) for name in names)
     label_width = max(len(prediction.label) for prediction in predictions)

@@ -210,10 +210,10 @@ def live_line(
         )
     line.append(f"{_count(progress.done, progress.total)}  ", "green")
     remaining = progress.remaining(now)
-    line.append(
-        elapsed if remaining is None else f"{_whole_seconds(max(1.0, remaining))} left",
-        "dim",
-    )
+    duration = elapsed
+    if remaining is not None:
+        duration = f"{_whole_seconds(max(1.0, remaining))} left"
+    line.append(duration, "dim")
     note = f"  {printable(progress.note)}"
     # Half a note says less than none.
     if progress.note and line.cell_len + len(note) < columns:

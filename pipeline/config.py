@@ -498,9 +498,10 @@ def parse(values: dict[str, Any], source: str) -> Config:
     except ValidationError as fault:
         details += [_explain(error, Config) for error in fault.errors()]
     if details:
+        ending = "s" if len(details) > 1 else ""
         raise ConfigError(
             source,
-            found=f"{len(details)} setting{'s' if len(details) > 1 else ''} that cannot be used",
+            found=f"{len(details)} setting{ending} that cannot be used",
             hint="correct them; `thaw init` writes every setting with its meaning",
             details=details,
         )

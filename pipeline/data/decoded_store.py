@@ -420,7 +420,8 @@ def _write_pixels(
 
     faults = []
     for position, fault in enumerate(pool.map(write, range(len(rows)), rows)):
-        faults += [fault] if fault is not None else []
+        if fault is not None:
+            faults.append(fault)
         progress(position + 1)
     if faults:
         raise _together(faults)

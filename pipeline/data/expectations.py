@@ -212,13 +212,14 @@ def _examples(
     data: DataConfig,
 ) -> ExpectationSuite:
     has_objects = CLASSES in rows.column_names
-    fewest = min(2, len(labels)) if has_objects else 2
-    checks = [
-        *UNIQUE_CHECKS,
-        *([] if has_objects else _one_class_each(labels)),
-        _count_check(fewest, data.min_per_class),
-        *(_measured(rule) for rule in expected),
-    ]
+    checks = [*UNIQUE_CHECKS]
+    fewest = 2
+    if has_objects:
+        fewest = min(2, len(labels))
+    else:
+        checks += _one_class_each(labels)
+    checks.append(_count_check(fewest, data.min_per_class))
+    checks += [_measured(rule) for rule in expected]
     columns = ["id", "path", "target", *(SCAN + rule.column for rule in expected)]
     frame = rows.select(columns).to_pandas()
     return ExpectationSuite(

@@ -26,8 +26,13 @@ def hints(names: Collection[str], known: Collection[str]) -> list[str]:
     sentences = []
     for name in ordered:
         close = difflib.get_close_matches(name, known, 1)
-        meant = by_key.get(_key(name)) or (close[0] if close else None)
-        sentences.append(f"{name}: did you mean {meant}?" if meant else name)
+        meant = by_key.get(_key(name))
+        if not meant and close:
+            meant = close[0]
+        sentence = name
+        if meant:
+            sentence = f"{name}: did you mean {meant}?"
+        sentences.append(sentence)
     return sentences
 
 

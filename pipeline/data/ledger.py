@@ -118,7 +118,8 @@ def load(path: Path) -> Ledger:
     ]
     seen: set[str] = set()
     for entry in entries:
-        details += [f"{entry.id}: twice"] if entry.id in seen else []
+        if entry.id in seen:
+            details.append(f"{entry.id}: twice")
         seen.add(entry.id)
     if details:
         raise LedgerError(

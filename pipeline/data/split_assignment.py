@@ -329,13 +329,15 @@ def _hash(unit: Sequence[Example], seed: int) -> bytes:
 
 
 def _bridging(examples: Sequence[Example], splits: Iterable[Split]) -> Finding:
-    where = " and ".join(split for split in SPLITS if split in set(splits))
-    open_ = {split for example in examples for split in example.allowed}
-    found = f"belong together with examples of {where}" + (
-        f", but were given for {', '.join(s for s in SPLITS if s in open_)}"
-        if len(open_) < len(SPLITS)
-        else ""
-    )
+    own_splits = set(splits)
+    where = " and ".join(split for split in SPLITS if split in own_splits)
+    found = f"belong together with examples of {where}"
+    allowed: set[Split] = set()
+    for example in examples:
+        allowed.update(example.allowed)
+    if len(allowed) < len(SPLITS):
+        given_for = ", ".join(split for split in SPLITS if split in allowed)
+        found += f", but were given for {given_for}"
     return Finding(
         code="bridging",
         severity="warning",

@@ -195,7 +195,8 @@ def _decoded(values: Sequence[bytes | None], *, must_be_text: bool) -> list[str 
     decoded: list[str | None] = []
     for row, value in enumerate(values, start=1):
         try:
-            decoded.append(value.decode() or None if value is not None else None)
+            text = None if value is None else value.decode()
+            decoded.append(text or None)
         except UnicodeDecodeError:
             if must_be_text:
                 raise ValueError(f"bytes that are not UTF-8 in row {row}") from None
@@ -517,9 +518,10 @@ def _gather(
         for column, cell in zip(columns, cells, strict=True):
             column.append(cell or None)
     if ragged:
+        ending = "s" if len(ragged) > 1 else ""
         raise DataError(
             name,
-            found=f"{len(ragged):,} ragged line{'s' if len(ragged) > 1 else ''}",
+            found=f"{len(ragged):,} ragged line{ending}",
             expected=f"{len(header)} cells, as in the first line",
             hint="quote cells that hold a separator",
             details=ragged,

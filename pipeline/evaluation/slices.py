@@ -92,7 +92,10 @@ def absent_columns(table: pa.Table, wanted: WantedSlices) -> list[str]:
     for name in wanted:
         if _find_column(table, name) is None:
             close = difflib.get_close_matches(name.removeprefix(META), present, 1)
-            absent.append(f"{name}: did you mean {close[0]}?" if close else name)
+            sentence = name
+            if close:
+                sentence = f"{name}: did you mean {close[0]}?"
+            absent.append(sentence)
     return absent
 
 

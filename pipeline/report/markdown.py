@@ -67,8 +67,10 @@ def prose(text: str) -> str:
     lines = []
     for line in text.strip().splitlines():
         stripped = line.strip()
-        is_item = stripped.startswith("- ")
-        lines.append(f"- {escape(stripped[2:])}" if is_item else escape(stripped))
+        if stripped.startswith("- "):
+            lines.append(f"- {escape(stripped[2:])}")
+        else:
+            lines.append(escape(stripped))
     return "\n".join(lines)
 
 

@@ -617,8 +617,10 @@ class FinetuneRun:
         passes = 0
         for name in names:
             for stage in recipes.recipe_stages(name, config, self.backbone.blocks):
-                trains_head_only = stage.train == ("head",)
-                passes += head_passes if trains_head_only else BACKWARD * stage.epochs
+                if stage.train == ("head",):
+                    passes += head_passes
+                else:
+                    passes += BACKWARD * stage.epochs
         return passes * len(self.job.train)
 
     def _sample(self) -> PlanSample:

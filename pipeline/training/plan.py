@@ -478,11 +478,8 @@ def _step(
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
         nonlocal saved_bytes
-        saved_bytes += (
-            0
-            if isinstance(tensor, torch.nn.Parameter)
-            else tensor.numel() * tensor.element_size()
-        )
+        if not isinstance(tensor, torch.nn.Parameter):
+            saved_bytes += tensor.numel() * tensor.element_size()
         return tensor
 
     began = time.perf_counter()

@@ -184,12 +184,13 @@ def _stage(
 
 def _checked(name: str, own: Stages) -> Stages:
     names = [stage.name for stage in own]
+    found = "no stages"
+    if own:
+        found = "two stages of one name: " + ", ".join(names)
     if not own or len(set(names)) < len(names):
         raise ConfigError(
             f"finetune.own.{name}",
-            found="no stages"
-            if not own
-            else "two stages of one name: " + ", ".join(names),
+            found=found,
             expected="at least one stage, each with its own name",
         )
     return own

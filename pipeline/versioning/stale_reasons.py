@@ -109,9 +109,10 @@ def _setting_changes(
         return [f"{file}: {len(changes)} settings changed, {changes[0]} among them"]
     lines = []
     for change in changes:
-        lines.append(
-            "engine changed" if change.startswith("engine ") else f"{file}: {change}"
-        )
+        if change.startswith("engine "):
+            lines.append("engine changed")
+        else:
+            lines.append(f"{file}: {change}")
     return lines
 
 

@@ -478,16 +478,15 @@ def _is_structure(cell: str) -> bool:
 
 
 def _several(candidates: Sequence[str], where: str, role: str) -> DataError:
+    first = shlex.quote(candidates[0])
+    hint = f"name the one that is meant: --column {role}={first}"
+    if role == "text":
+        hint += ", and of two that belong together the other: --column pair=…"
     return DataError(
         where,
         found=f"several columns that may hold the {role}: {', '.join(candidates)}",
         expected="one",
-        hint=f"name the one that is meant: --column {role}={shlex.quote(candidates[0])}"
-        + (
-            ", and of two that belong together the other: --column pair=…"
-            if role == "text"
-            else ""
-        ),
+        hint=hint,
     )
 
 
@@ -510,15 +509,15 @@ def _notes(
     """What the user is told."""
     files = []
     for table in tables:
-        files.append(
-            table.path if table.split is None else f"{table.path} ({table.split})"
-        )
+        file = table.path
+        if table.split is not None:
+            file = f"{file} ({table.split})"
+        files.append(file)
     notes = ["tables: " + ", ".join(files)]
-    if header is not None:
-        notes.append(
-            "first line: "
-            + ("column names" if header else "an example; columns go by their position")
-        )
+    if header:
+        notes.append("first line: column names")
+    elif header is not None:
+        notes.append("first line: an example; columns go by their position")
     counts = Counter(str(label) for label in labels if label is not None)
     common = [
         shorten(printable(label), SHOWN_LETTERS)

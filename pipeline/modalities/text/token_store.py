@@ -243,12 +243,17 @@ def summarise_truncation(lengths: Rows, max_tokens: int) -> TruncatedTexts:
     by how much.
     """
     excess = np.sort(lengths[lengths > max_tokens] - max_tokens)
+    median_excess = 0
+    max_excess = 0
+    if len(excess):
+        median_excess = int(excess[len(excess) // 2])
+        max_excess = int(excess[-1])
     return TruncatedTexts(
         max_tokens=max_tokens,
         examples=len(lengths),
         truncated=len(excess),
-        median_excess=int(excess[len(excess) // 2]) if len(excess) else 0,
-        max_excess=int(excess[-1]) if len(excess) else 0,
+        median_excess=median_excess,
+        max_excess=max_excess,
     )
 
 

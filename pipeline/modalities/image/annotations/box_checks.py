@@ -178,7 +178,8 @@ def _label_space(
     findings = label_findings(data, set(images), annotated)
     if data.labels is None:
         alike = similar_labels(images)
-        findings += [alike] if alike else []
+        if alike:
+            findings.append(alike)
     return tuple(sorted(images)), findings
 
 

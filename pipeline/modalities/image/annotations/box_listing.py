@@ -54,16 +54,15 @@ def list_boxes(
                 path, "", extra.group, split, extra.meta, annotation=annotation
             )
         )
+    all_findings = [*annotated.findings, *annotated.splits.findings, *findings]
     collisions = unicode_collisions(images)
-    all_findings = (
-        *annotated.findings,
-        *annotated.splits.findings,
-        *findings,
-        *([collisions] if collisions else []),
-    )
-    faults = (*tree.faults, *annotated.faults)
+    if collisions:
+        all_findings.append(collisions)
     return ExampleListing(
-        tuple(examples), faults, all_findings, tuple(annotated.object_faults)
+        tuple(examples),
+        (*tree.faults, *annotated.faults),
+        tuple(all_findings),
+        tuple(annotated.object_faults),
     )
 
 

@@ -174,10 +174,10 @@ def _read_lists(
             if len(listed) == 1:
                 splits_of[listed[0]].add(split)
             else:
-                unknown.append(
-                    f"{path}#{line}: {shown(name)}"
-                    + (f" ({', '.join(listed)})" if listed else "")
-                )
+                unread = f"{path}#{line}: {shown(name)}"
+                if listed:
+                    unread += f" ({', '.join(listed)})"
+                unknown.append(unread)
     of_image = {image: _most_protected(splits) for image, splits in splits_of.items()}
     if of_image:
         of_image = add_splits_of_folders(of_image, images)

@@ -83,19 +83,21 @@ def describe_masks(source: Path) -> DescribedSource:
     images = list(candidate.pairs.of_image)
     splits = find_splits(source, tree.files, images, SEGMENTATION)
     described = ", ".join(f"{label} = {value}" for label, value in classes.items())
+    if ignore:
+        described += f"; ignored: {', '.join(map(str, ignore))}"
     bare = len(candidate.pairs.images_alone)
     alone = bare + len(candidate.pairs.annotations_alone)
     if bare > DataConfig().max_bad_fraction * (len(images) + bare):
         settings["unannotated"] = "skip"
         alone -= bare
+    if alone:
+        notes = [*notes, f"without a counterpart: {alone} images and masks"]
     return DescribedSource(
         {"masks": settings},
         (
             f"masks: {len(images):,} images in {folders_of(images)}, {candidate.words}",
-            f"classes: {described}"
-            + (f"; ignored: {', '.join(map(str, ignore))}" if ignore else ""),
+            f"classes: {described}",
             *notes,
-            *((f"without a counterpart: {alone} images and masks",) if alone else ()),
             *describe_skipped(bare, "a mask", settings),
             *_describe_unused(candidate.unused),
             describe_splits(splits, images),
@@ -131,7 +133,8 @@ def _find_candidate(source: Path, files: Sequence[str]) -> _Candidate:
         except SeveralKinds as fault:
             kinds = kinds or fault.kinds
             continue
-        usable += [candidate] if candidate.pairs.of_image else []
+        if candidate.pairs.of_image:
+            usable.append(candidate)
     if not usable and kinds:
         raise _several_kinds(source, kinds)
     if not usable:
@@ -139,10 +142,10 @@ def _find_candidate(source: Path, files: Sequence[str]) -> _Candidate:
     usable.sort(key=lambda candidate: -len(candidate.pairs.of_image))
     most = len(usable[0].pairs.of_image)
     equal = [candidate for candidate in usable if len(candidate.pairs.of_image) == most]
-    if (
-        len({tuple(sorted(candidate.pairs.of_image.values())) for candidate in equal})
-        > 1
-    ):
+    mask_sets = {
+        tuple(sorted(candidate.pairs.of_image.values())) for candidate in equal
+    }
+    if len(mask_sets) > 1:
         raise DataError(
             f"folder {source}",
             found=f"masks in two places: {equal[0].words}, and {equal[1].words}",
@@ -153,7 +156,9 @@ def _find_candidate(source: Path, files: Sequence[str]) -> _Candidate:
 
 
 def _several_kinds(source: Path, kinds: Sequence[str]) -> DataError:
-    listed = ", ".join(kinds[:6]) + (", …" if len(kinds) > 6 else "")
+    listed = ", ".join(kinds[:6])
+    if len(kinds) > 6:
+        listed += ", …"
     return DataError(
         f"folder {source}",
         found=f"several masks for an image, by the ends of their names: {listed}",

@@ -223,7 +223,7 @@ def _put_background_first(
     """
     names = [name for name in classes if name.casefold() in BACKGROUND_NAMES]
     zero = [name for name, value in classes.items() if value in (0, "#000000")]
-    first = names[0] if names else zero[0] if zero else None
+    first = next(iter((*names, *zero)), None)
     notes = []
     if first is None:
         first = max(classes, key=lambda name: _count_pixels(classes[name], values))
@@ -335,7 +335,9 @@ def _by_names(source: Path, values: MaskPixels, named: NamedValues) -> Decision:
 def _unnamed_values(
     source: Path, values: MaskPixels, named: NamedValues, unknown: Sequence[int]
 ) -> DataError:
-    listed = ", ".join(map(str, unknown[:8])) + (", …" if len(unknown) > 8 else "")
+    listed = ", ".join(map(str, unknown[:8]))
+    if len(unknown) > 8:
+        listed += ", …"
     hint = "add the names, or export the masks again"
     if values.looks_counted:
         hint = f"{hint}; {NUMBERED}"

@@ -56,7 +56,9 @@ def _decompress(text: str) -> list[int] | None:
             continue
         if code & _SIGN:
             value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        if len(runs) > 2:
+            value += runs[-2]
+        runs.append(value)
         value = shift = 0
     return runs if shift == 0 else None
 

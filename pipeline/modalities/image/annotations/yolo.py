@@ -339,7 +339,8 @@ def _listed_images(
             ) from fault
         for line in lines:
             named = names.find(line.strip(), path.rpartition("/")[0])
-            listed += named if len(named) == 1 else ()
+            if len(named) == 1:
+                listed += named
     return listed
 
 
@@ -385,9 +386,8 @@ def _read_line(line: str, place: str, classes: ClassNames) -> AnnotatedObject:
             "correct it, or add the name",
         )
     _refuse_pixels(numbers[1:], place)
-    return AnnotatedObject(
-        place, label, _centred_box(numbers[1:]) if is_box else polygon_box(numbers[1:])
-    )
+    to_box = _centred_box if is_box else polygon_box
+    return AnnotatedObject(place, label, to_box(numbers[1:]))
 
 
 def _line_hint(numbers: Sequence[float]) -> str:

@@ -155,9 +155,9 @@ class DenseNetwork:
         map_tensors = []
         for feature_map in self._maps:
             values = live[feature_map.path]
-            map_tensors.append(
-                values.permute(0, 3, 1, 2) if feature_map.channels_last else values
-            )
+            if feature_map.channels_last:
+                values = values.permute(0, 3, 1, 2)
+            map_tensors.append(values)
         return map_tensors
 
     def outputs(
