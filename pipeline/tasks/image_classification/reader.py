@@ -46,14 +46,27 @@ class ImageReader:
         the user names.
 
         Raises:
-            DataError: it is a file.
+            DataError: it is a file, or a folder of images with boxes or masks.
         """
+        from pipeline.modalities.image.annotations.other_task import (
+            find_annotation_tasks,
+        )
+
         if not source.is_dir():
             raise DataError(
                 printable(str(source)),
                 found="a file",
                 expected="a folder of images",
                 hint="name the folder that holds the images; or, of texts, add --task text-classification",
+            )
+        tasks = find_annotation_tasks(source)
+        if tasks:
+            raise DataError(
+                printable(str(source)),
+                found="images with annotations, in folders that are called like no class",
+                expected="a folder for each class",
+                hint=f"add --task {' or --task '.join(tasks)}; if the folders are classes, "
+                "rename them or list the images in metadata.csv",
             )
         return SourceDescription({}, ())
 

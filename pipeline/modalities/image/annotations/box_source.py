@@ -31,7 +31,11 @@ from pipeline.modalities.image.annotations.faults import (
     read_annotation,
 )
 from pipeline.modalities.image.annotations.other_formats import find_other_format
-from pipeline.modalities.image.annotations.pairing import pair
+from pipeline.modalities.image.annotations.pairing import (
+    PURE_MASK_FOLDERS,
+    pair,
+    roles_of,
+)
 from pipeline.modalities.image.annotations.settings import AnnotationConfig, BoxFormat
 from pipeline.modalities.image.annotations.voc import find_voc
 from pipeline.modalities.image.annotations.yolo import find_yolo
@@ -41,7 +45,7 @@ TITLES: dict[BoxFormat, str] = {"voc": "Pascal VOC", "coco": "COCO", "yolo": "YO
 PEEKED = 50  # text files that are looked into, to tell labels from notes
 
 
-class _Reading(NamedTuple):
+class Reading(NamedTuple):
     """A format that a folder may be in, and the files that speak for it."""
 
     format: BoxFormat
@@ -104,17 +108,22 @@ def _read(
     return annotated
 
 
-def _find_reading(
+def find_readings(
     source: Path, files: Sequence[str], images: Sequence[str]
-) -> _Reading:
-    """The one format that fits."""
+) -> list[Reading]:
+    """The formats that a folder may be in."""
     finders: dict[BoxFormat, Callable[[], list[str]]] = {
         "voc": lambda: _voc_sources(source, files, images),
         "coco": lambda: find_coco(source, files),
         "yolo": lambda: _yolo_sources(source, files, images),
     }
-    all_readings = [_Reading(name, find()) for name, find in finders.items()]
-    readings = [reading for reading in all_readings if reading.sources]
+    readings = [Reading(name, find()) for name, find in finders.items()]
+    return [reading for reading in readings if reading.sources]
+
+
+def _find_reading(source: Path, files: Sequence[str], images: Sequence[str]) -> Reading:
+    """The one format that fits."""
+    readings = find_readings(source, files, images)
     if not readings:
         raise _no_reading(source, files, images)
     if len(readings) > 1:
@@ -175,13 +184,17 @@ def _no_reading(source: Path, files: Sequence[str], images: Sequence[str]) -> Da
     )
     others = ", ".join(f"{count} .{ending}" for ending, count in counts.most_common(5))
     other, path = find_other_format(source, files)
+    hint = other.hint or "name the folder that holds both images and annotations"
+    everything = [path for path in files if is_image_name(path)]
+    if not other.hint and not PURE_MASK_FOLDERS.isdisjoint(roles_of(everything)):
+        hint = "there are masks: --task semantic-segmentation"
     named = f": {path} looks like {other.title}" if path else ""
     return DataError(
         f"folder {source}",
         found=f"{len(images):,} images, and besides {others or 'nothing'}{named}",
         expected="boxes as Pascal VOC (an XML file for each image), COCO (a JSON file with images, annotations and "
         "categories) or YOLO (a text file for each image, and data.yaml)",
-        hint=other.hint or "name the folder that holds both images and annotations",
+        hint=hint,
     )
 
 

@@ -148,7 +148,7 @@ def _read_colour_lines(path: str, text: str) -> NamedValues | None:
     """`red green blue name` a line, as CamVid has it; None for others."""
     colours: dict[str, str] = {}
     for line in text.splitlines():
-        match = re.fullmatch(r"\s*(\d+)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\S.*)", line)
+        match = re.fullmatch(r"\s*(\d+)[\s,]+(\d+)[\s,]+(\d+)[\s,]+([^\W\d].*)", line)
         colour = None
         if match:
             colour = _colour(match[1], match[2], match[3])

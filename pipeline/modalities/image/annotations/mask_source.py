@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.config import DataConfig
 from pipeline.data.layout import walk
 from pipeline.errors import DataError
+from pipeline.modalities.image.annotations.box_source import find_readings
 from pipeline.modalities.image.annotations.class_names import find_named_values
 from pipeline.modalities.image.annotations.described_source import (
     DescribedSource,
@@ -185,11 +186,15 @@ def _no_masks(source: Path, files: Sequence[str], images: Sequence[str]) -> Data
         )
     other, path = find_other_format(source, files)
     named = f"; {path} looks like {other.title}" if path else ""
+    hint = other.hint or "name the folder that holds both, or rename the files"
+    readings = find_readings(source, files, images)
+    if readings:
+        hint = f"for its boxes, {readings[0].words}: --task object-detection; {hint}"
     return DataError(
         f"folder {source}",
         found=f"{found}, and no masks that belong to them{named}",
         expected=expected,
-        hint=other.hint or "name the folder that holds both, or rename the files",
+        hint=hint,
     )
 
 

@@ -22,6 +22,7 @@ from annotated_images import (
 )
 from pipeline.errors import DataError
 from pipeline.tasks.base import SourceDescription
+from pipeline.tasks.image_classification.reader import ImageReader
 from pipeline.tasks.object_detection.reader import DetectionReader
 from pipeline.tasks.object_detection.settings import ObjectDetectionConfig
 from pipeline.tasks.semantic_segmentation.reader import SegmentationReader
@@ -111,6 +112,23 @@ def test_yolo(tmp_path: Path) -> None:
     save_text(root / "data.yaml", "train: ../train/images\nnames: [nut]\n")
     save_text(root / "notes.txt", "made by us")
     assert boxes(root).settings["task"]["annotations"] == {"format": "yolo"}
+
+
+def test_annotated_images_are_not_taken_for_classes(tmp_path: Path) -> None:
+    reader = ImageReader("image-classification")
+    seen = masked(tmp_path / "masked", half_mask(1), half_mask(1))
+    with pytest.raises(DataError, match="--task semantic-segmentation"):
+        reader.describe_source(seen)
+    boxed = voc_folder(tmp_path / "boxed", {"a": [NUT]})
+    with pytest.raises(DataError, match="--task object-detection"):
+        reader.describe_source(boxed)
+    for name in ("with_mask/a.png", "without_mask/b.png", "mask/c.png"):
+        save_picture(tmp_path / "faces" / name)
+    assert not reader.describe_source(tmp_path / "faces").notes
+    with pytest.raises(DataError, match="--task semantic-segmentation"):
+        boxes(seen)
+    with pytest.raises(DataError, match="--task object-detection"):
+        masks(boxed)
 
 
 def test_two_formats_are_asked_about(tmp_path: Path) -> None:
