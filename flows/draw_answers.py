@@ -99,7 +99,7 @@ class AnswerDrawing:
         return name
 
     def _colour(self, label: str) -> tuple[int, int, int]:
-        from pipeline.evaluation.mask_drawing import COLOURS
+        from pipeline.modalities.image.class_colours import COLOURS
 
         number = self._classes.setdefault(label, len(self._classes))
         return COLOURS[number % len(COLOURS)]

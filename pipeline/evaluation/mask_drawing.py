@@ -8,21 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.modalities.image.class_colours import COLOURS
 from pipeline.objectives.pixel_targets import IGNORED
 
 if TYPE_CHECKING:
     from PIL import Image
 
-# Okabe and Ito's colours, told apart by those who do not tell red from green, too.
-COLOURS = (
-    (0, 114, 178),
-    (230, 159, 0),
-    (0, 158, 115),
-    (204, 121, 167),
-    (86, 180, 233),
-    (213, 94, 0),
-    (240, 228, 66),
-)
 NOT_COUNTED = (128, 128, 128)
 OPACITY = 0.55
 GAP = 6  # pixels between the three pictures

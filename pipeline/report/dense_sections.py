@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.modalities.image.class_colours import COLOURS
 from pipeline.records import EvaluateRecord, MetricEstimate
 from pipeline.report import files
 from pipeline.report.result_sections import (
@@ -69,6 +70,14 @@ class ErrorRow:
     meaning: str
     mistakes: int
     cost: float
+
+
+@dataclass(frozen=True)
+class ClassColour:
+    """The colour that a class has in the pictures of masks."""
+
+    label: str
+    colour: str
 
 
 MEANINGS = {
@@ -175,3 +184,12 @@ def worst_section(evaluated: EvaluateRecord) -> list[WorstPicture]:
             picture = files.data_uri(folder / row["picture"])
         pictures.append(WorstPicture(row["path"], picture, row))
     return pictures
+
+
+def colours_section(labels: Sequence[str]) -> list[ClassColour]:
+    """The colours of the classes behind the background, which has none."""
+    section = []
+    for number, label in enumerate(labels[1:]):
+        red, green, blue = COLOURS[number % len(COLOURS)]
+        section.append(ClassColour(label, f"#{red:02x}{green:02x}{blue:02x}"))
+    return section

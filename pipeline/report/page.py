@@ -141,6 +141,7 @@ def _answer_sections(evaluated: EvaluateRecord) -> dict[str, object]:
         }
     return {
         "worst_pictures": dense_sections.worst_section(evaluated),
+        "mask_colours": dense_sections.colours_section(evaluated.labels),
         "dense_classes": dense_sections.classes_section(evaluated),
         "dense_errors": dense_sections.errors_section(evaluated),
     }

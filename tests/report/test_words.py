@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
+from PIL import Image, ImageColor
 
+from pipeline.evaluation.mask_drawing import OPACITY, _lay_on
 from pipeline.records import MetricEstimate
-from pipeline.report import charts, formatting, run_sections
+from pipeline.report import charts, dense_sections, formatting, run_sections
 from pipeline.report.result_sections import scale_start
 
 
@@ -174,3 +177,14 @@ def test_a_detectors_anchors_and_where_they_come_from() -> None:
         in (run_sections.describe_network(whole))
     )
     assert run_sections.describe_network({}) == ""
+
+
+def test_each_class_of_masks_has_the_colour_that_it_is_drawn_in() -> None:
+    rows = dense_sections.colours_section(("background", *"abcdefgh"))
+    assert [row.label for row in rows] == [*"abcdefgh"]
+    drawn = np.arange(9, dtype=np.uint8)[None]
+    picture = Image.new("RGB", (9, 1), (0, 0, 0))
+    shown = np.asarray(_lay_on(picture, drawn))[0]
+    for row, pixel in zip(rows, shown[1:], strict=True):
+        wanted = np.array(ImageColor.getrgb(row.colour)) * OPACITY
+        assert np.abs(wanted - pixel).max() <= 1
