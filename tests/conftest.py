@@ -128,11 +128,20 @@ def pytest_unconfigure() -> None:
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that need the finished workspace run in one process, so that it is made
-    once; the others of one file do too.
+    once; so do those of a file in which tests share a fixture. The others go one by
+    one to whichever process is free.
     """
+    grouped = {item.path for item in items if _shares_fixture(item)}
     for item in items:
-        needs_workspace = "_finished" in getattr(item, "fixturenames", ())
-        group = (
-            "finished" if needs_workspace else str(item.path.relative_to(REPOSITORY))
-        )
-        item.add_marker(pytest.mark.xdist_group(group))
+        if "_finished" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("finished"))
+        elif item.path in grouped:
+            group = str(item.path.relative_to(REPOSITORY))
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _shares_fixture(item: pytest.Item) -> bool:
+    for definitions in item._fixtureinfo.name2fixturedefs.values():
+        if any(definition.scope == "module" for definition in definitions):
+            return True
+    return False
