@@ -155,7 +155,7 @@ def _folders(root: Path) -> TextLayout:
             f"data folder {root}",
             found="neither tables nor text files in folders",
             expected="a CSV, TSV, JSON Lines or Parquet file, or .txt files in folders named for their classes",
-            hint="name the folder that the tables lie in" if below else "",
+            hint=_hint_without_tables(tree.files, below),
             details=below,
         )
     folders = sorted({PurePosixPath(path).parts[0] for path in texts})
@@ -163,6 +163,21 @@ def _folders(root: Path) -> TextLayout:
     return TextLayout(
         notes=(f"texts: .txt files in the folders {', '.join(folders[:SHOWN])}{more}",)
     )
+
+
+def _hint_without_tables(paths: Sequence[str], below: Sequence[str]) -> str:
+    """What to do with a folder that holds neither tables nor folders of texts.
+
+    Args:
+        below: tables that lie in its folders.
+    """
+    if below:
+        return "name the folder that the tables lie in"
+    endings = Counter(PurePosixPath(path).suffix.lower() for path in paths)
+    for ending, _ in endings.most_common():
+        if ending in OTHER_FILES:
+            return f"{ending} files: {OTHER_FILES[ending]}"
+    return ""
 
 
 # --- a sample of a table --------------------------------------------------------------
@@ -208,7 +223,9 @@ def _has_header(sample: _Sample, given: Mapping[ColumnRole, str]) -> bool:
     Raises:
         DataError: it may be an example as well.
     """
-    names = {name for name in given.values() if not name.isdecimal()}
+    names = set(given.values())
+    if names and all(name.isdecimal() for name in names):
+        return False  # positions
     if names and names <= {cell.strip() for cell in sample.first}:
         return True
     reasons_for: list[str] = []
@@ -253,7 +270,7 @@ def _undecided_header(sample: _Sample) -> DataError:
         f"table {sample.path}",
         found="a first line that may hold the column names, or be an example",
         expected="names such as text and label, or examples alone",
-        hint="add a line of names: text for the texts, label for the labels",
+        hint="say which column is what, by names or by positions: --column text=1 --column label=2",
         details=cells,
     )
 

@@ -102,7 +102,7 @@ def tables_to_read(root: Path, data: DataConfig) -> list[TableFile]:
             f"data folder {root}",
             found=f"several tables: {', '.join(tables)}",
             expected="one, or tables called train, val (dev, validation) and test",
-            hint="name the one that holds the examples in data.table, or move or rename the others",
+            hint="name the one that holds the examples: to thaw init with --data, in a workspace in data.table; or move or rename the others",
         )
     return files
 

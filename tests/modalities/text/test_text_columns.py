@@ -121,6 +121,24 @@ def test_what_the_user_says_of_columns_is_not_guessed(tmp_path: Path) -> None:
     assert layout.header is False
 
 
+def test_names_or_positions_decide_about_a_first_line_that_may_be_either(
+    tmp_path: Path,
+) -> None:
+    table = ["frase,sentimiento", *rows()]
+    with pytest.raises(DataError, match="--column text=1"):
+        described(tmp_path, "", table)
+    names = {"text": "frase", "label": "sentimiento"}
+    assert described(tmp_path, "", table, given=names).header is True
+    positions = {"text": "1", "label": "2"}
+    assert described(tmp_path, "", table, given=positions).header is False
+
+
+def test_what_to_do_with_a_folder_of_other_files_is_said(tmp_path: Path) -> None:
+    (tmp_path / "all.json").write_text("[]")
+    with pytest.raises(DataError, match=r"call it \.jsonl"):
+        describe_columns(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("record", "said"),
     [
