@@ -77,6 +77,16 @@ class AnswerDrawing:
             ) from fault
         return path
 
+    def describe_colours(self) -> str:
+        """Which colour each class was drawn in."""
+        from pipeline.modalities.image.class_colours import COLOUR_NAMES
+
+        described = []
+        for label, number in self._classes.items():
+            colour = COLOUR_NAMES[number % len(COLOUR_NAMES)]
+            described.append(f"{printable(label)} {colour}")
+        return ", ".join(described)
+
     def _refuse_own_folder(self, source: str) -> None:
         if Path(source).resolve().parent == self._folder.resolve():
             raise ConfigError(

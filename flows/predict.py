@@ -57,11 +57,12 @@ class Prediction:
 
 class Predictions(list[Prediction]):
     """One prediction a question, in order; `model` says which version predicted, `note`
-    what the reader should know.
+    what the reader should know, `colours` what classes were drawn in.
     """
 
     model: str = ""
     note: str = ""
+    colours: str = ""
 
 
 def predict(
@@ -111,6 +112,7 @@ def predict(
     )
     while chunk := list(itertools.islice(requests, ASKED_AT_ONCE)):
         predictions += _answer_requests(loaded, chunk, drawing)
+    predictions.colours = drawing.describe_colours() if drawing else ""
     return predictions
 
 
@@ -278,6 +280,8 @@ def format_table(predictions: Predictions) -> Iterator[str]:
         cut = "  (cut)" if prediction.truncated_tokens else ""
         line = f"{name:<{name_width}}  {label}  {prediction.score:6.1%}  {others}"
         yield line.rstrip() + cut
+    if predictions.colours:
+        yield f"drawn: {predictions.colours}"
     yield from _describe_truncation(predictions)
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from flows.draw_answers import AnswerDrawing
+from flows.predict import Prediction, Predictions, format_table
 from pipeline.errors import ConfigError, WorkspaceError
 
 BOXES = {
@@ -38,6 +39,16 @@ def test_an_answer_is_drawn_into_a_copy_of_the_same_size(
     with Image.open(path) as drawn:
         assert drawn.size == (64, 48)
         assert len(drawn.convert("RGB").getcolors() or []) > 1, "nothing was drawn"
+
+
+def test_what_colour_a_class_has_is_told(tmp_path: Path) -> None:
+    regions = [{"label": label, "pixels": 1, "runs": [0, 1]} for label in "ab"]
+    drawing = AnswerDrawing(tmp_path / "drawn")
+    drawing.draw("x.png", picture(), {**REGIONS, "regions": regions})
+    assert drawing.describe_colours() == "a blue, b orange"
+    predictions = Predictions([Prediction("x.png", {}, answer=REGIONS)])
+    predictions.colours = drawing.describe_colours()
+    assert list(format_table(predictions))[-1] == "drawn: a blue, b orange"
 
 
 @pytest.mark.parametrize("name", ["objects", "regions"])

@@ -12,3 +12,4 @@ COLOURS = (
     (213, 94, 0),
     (240, 228, 66),
 )
+COLOUR_NAMES = ("blue", "orange", "green", "pink", "sky blue", "red", "yellow")
