@@ -43,10 +43,19 @@ def paths(files: Sequence[Path]) -> list[str]:
     return [str(file) for file in files]
 
 
-def test_nothing_registered_says_what_to_do(done: Finished) -> None:
+def test_nothing_registered_says_what_to_do(tmp_path: Path) -> None:
+    config = Config(register=RegisterConfig(name="insects"))  # type: ignore[call-arg]
+    (tmp_path / "params.yaml").write_text(to_yaml(config))
+    (tmp_path / "dvc.yaml").write_text("")
     with pytest.raises(ServingError, match="nothing is registered") as fault:
-        predict(paths(done.files), None, Workspace(done.root))
+        predict(["a.png"], None, Workspace(tmp_path))
     assert "thaw run" in str(fault.value)
+
+
+@pytest.mark.slow
+def test_a_store_in_which_nothing_is_registered_says_so(done: Finished) -> None:
+    with pytest.raises(ServingError, match="nothing is registered"):
+        predict(paths(done.files), None, Workspace(done.root))
 
 
 @pytest.mark.slow
