@@ -15,6 +15,7 @@ from pipeline.manifest import SPLITS
 from pipeline.modalities.image.annotations.given_splits import GivenSplits
 from pipeline.text import pluralize, printable
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 NAMED = 12  # classes and folders that a note names
 
 
@@ -39,11 +40,14 @@ def refuse_file(source: Path) -> None:
         DataError: it is a file.
     """
     if not source.is_dir():
+        is_archive = source.name.lower().endswith(ARCHIVES)
         raise DataError(
             printable(str(source)),
-            found="a file",
+            found="an archive" if is_archive else "a file",
             expected="a folder of images and their annotations",
-            hint="name the folder that holds both",
+            hint="unpack it and name the folder"
+            if is_archive
+            else "name the folder that holds both",
         )
 
 

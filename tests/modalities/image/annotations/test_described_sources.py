@@ -208,6 +208,8 @@ def test_a_folder_without_annotations_or_a_file_is_refused(tmp_path: Path) -> No
             reader.describe_source(tmp_path / "data")
         with pytest.raises(DataError, match="a file"):
             reader.describe_source(tmp_path / "data" / "a.png")
+        with pytest.raises(DataError, match="unpack it"):
+            reader.describe_source(save_text(tmp_path / "set.zip", "PK"))
 
 
 def test_a_broken_annotation_does_not_hide_the_format(tmp_path: Path) -> None:
