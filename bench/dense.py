@@ -11,8 +11,8 @@ the network's body is mobilenet_v2 with ImageNet weights. `bccd-resnet50` is bcc
 ResNet-50 of random weights, which only tells what a step costs. Each contender runs in a
 process of its own; `training CPU s` are the processor's seconds of the epochs alone,
 without decoding, validation and measuring the plan; they are one thread's where
-`--threads 1` is given. `reference-800` are steps as torchvision's reference script
-takes them.
+`--threads 1` is given. `reference-…` are steps as torchvision's reference script
+takes them; `dense_reference.py` says which networks.
 
 Targets: bccd 45 mean AP and 82 at 0.5 within 76 steps of 8 pictures, 51 and 85 within
 190; the last six blocks 39 and 76 within 56; dsb2018 85 mean IoU within 48 steps, 87
@@ -47,7 +47,12 @@ SETS = {
     "dsb2018": "semantic-segmentation",
 }
 WEIGHTS = REAL / "weights" / "mobilenet_v2_imagenet_int8pc_dequant.pth"
-REFERENCES = ("reference-800", "reference-320")
+REFERENCES = (
+    "reference-800",
+    "reference-800-pyramid",
+    "reference-800-resnet50",
+    "reference-320",
+)
 SHOWN = {"bccd": ("mean_ap", "mean_ap_50"), "dsb2018": ("mean_iou", "mean_dice")}
 console = Console()
 

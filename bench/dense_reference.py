@@ -1,13 +1,19 @@
 """Some training steps as torchvision's reference script for detection takes them, and
 the same at Thaw's resolution.
 
-python bench/dense_reference.py reference-800|reference-320 WORKSPACE SCRATCH
-RESULT.json --threads N [--quick]
+python bench/dense_reference.py CONTENDER WORKSPACE SCRATCH RESULT.json --threads N
+[--quick]
 
-Faster R-CNN with a feature pyramid on mobilenet_v2 by torchvision's own builder, with
-its defaults (256 channels, 2,000 proposals, 512 regions), fp32, SGD with momentum,
-batches of 2, flips; pictures resized to 800 pixels, or 320. What is measured is
-processor's seconds a picture; it is not trained to an end, which takes hours.
+Faster R-CNN with a feature pyramid by torchvision's own builders, with their defaults
+(256 channels, 2,000 proposals, 512 regions), fp32, SGD with momentum, batches of 2,
+flips; pictures resized to 800 pixels, or 320. What is measured is processor's seconds a
+picture; it is not trained to an end, which takes hours. The contenders:
+
+reference-800, reference-320    mobilenet_v2; the builder's default takes two feature
+                                maps, both of stride 32
+reference-800-pyramid           mobilenet_v2 with four maps of strides 4 to 32, those of
+                                the paper on feature pyramids (Lin et al. 2017, section 3)
+reference-800-resnet50          the script's own fasterrcnn_resnet50_fpn, four maps too
 """
 
 from __future__ import annotations
@@ -23,7 +29,8 @@ import torch
 import torchvision
 from PIL import Image
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import _mobilenet_extractor
 
 from pipeline.records import SplitRecord
@@ -31,23 +38,27 @@ from pipeline.steps.run import load_record
 from pipeline.workspace import Workspace
 
 BATCH, STEPS = 2, 6
+# Places in the builder's list of strided blocks: strides 4, 8, 16 and 32.
+PYRAMID = [1, 2, 3, 4]
+ANCHORS = ((32,), (64,), (128,), (256,), (512,))
 
 
-def build(classes: int, side: int) -> FasterRCNN:
+def build(contender: str, classes: int) -> FasterRCNN:
+    """The network of a contender, with all layers trainable and random weights."""
+    side = int(contender.split("-")[1])
+    sizes = {"min_size": side, "max_size": 1333 if side == 800 else side}
+    if contender == "reference-800-resnet50":
+        return fasterrcnn_resnet50_fpn(
+            weights=None, weights_backbone=None, num_classes=classes + 1, **sizes
+        )
     body = torchvision.models.mobilenet_v2(weights=None)
-    backbone = _mobilenet_extractor(body, fpn=True, trainable_layers=6)
-    sizes = ((32,), (64,), (128,), (256,))[: len(backbone.fpn.inner_blocks) + 1]
-    anchors = torchvision.models.detection.anchor_utils.AnchorGenerator(
-        sizes, ((0.5, 1.0, 2.0),) * len(sizes)
+    maps = PYRAMID if contender == "reference-800-pyramid" else None
+    backbone = _mobilenet_extractor(
+        body, fpn=True, trainable_layers=6, returned_layers=maps
     )
-    longest = 1333 if side == 800 else side
-    return FasterRCNN(
-        backbone,
-        classes + 1,
-        min_size=side,
-        max_size=longest,
-        rpn_anchor_generator=anchors,
-    )
+    levels = len(backbone.fpn.inner_blocks) + 1
+    anchors = AnchorGenerator(ANCHORS[:levels], ((0.5, 1.0, 2.0),) * levels)
+    return FasterRCNN(backbone, classes + 1, rpn_anchor_generator=anchors, **sizes)
 
 
 def batches(
@@ -83,7 +94,7 @@ def main() -> None:
     steps = 1 if "--quick" in sys.argv else STEPS
     workspace = Workspace(root)
     classes = len(load_record(workspace, "split").labels)  # type: ignore[attr-defined]
-    model = build(classes, int(name.rpartition("-")[2])).train()
+    model = build(name, classes).train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.005, momentum=0.9, weight_decay=1e-4
     )
