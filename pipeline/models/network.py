@@ -163,16 +163,19 @@ class BlockedNetwork(Protocol):
             loss and its logits (N, classes).
         """
 
-    def fuse(self, x: Batch, stop: int, *, activations: bool = False) -> None:
-        """Runs blocks[:stop] in fewer operations from now on, with the weights they
-        have now, until `unfuse`.
+    def fuse(
+        self, x: Batch, stops: Sequence[int], *, activations: bool = False
+    ) -> None:
+        """Runs blocks[: stops[-1]] in fewer operations from now on, with the weights
+        they have now, until `unfuse`.
 
         They must be in eval, and neither train nor change meanwhile. Does nothing where
         there is nothing to fuse.
 
         Args:
             x: some input of the network that the fused blocks are tried on.
-            stop: how many blocks to fuse.
+            stops: ascending; nothing is fused across one of them, so that `run` may
+                stop and start there.
             activations: fuse these too; for fp32 on a CPU.
         """
 

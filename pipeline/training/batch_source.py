@@ -228,27 +228,86 @@ def stage_batches(
     plan: TrainingPlan,
     views: int | None,
     between: Callable[[], None],
+    later: Sequence[int] = (),
 ) -> StageBatches:
     """A stage's batches, from the outputs of its frozen prefix where keeping them pays.
 
     Args:
         views: of the training examples; None: their plain presentation alone.
         between: called now and then while outputs are computed; may raise to end that.
+        later: ascending, the first trained blocks of later stages, below this one's:
+            outputs up to there are kept on the way, where there is room for them too.
     """
-    from pipeline.training import fingerprint, stages
-    from pipeline.training.feature_cache import open_features
+    opener = _StoreOpener(job, model, plan, between)
+    train = opener.open_source(job.train, views, scope.boundary)
+    val = opener.open_source(job.val, None, scope.boundary)
+    # Later stages show all views.
+    if views == job.config.views:
+        opener.begin_below(train, views, later)
+    opener.begin_below(val, None, later)
+    return StageBatches(train, val)
 
-    prefix = tuple(block.name for block in model.blocks[: scope.boundary])
-    weights: dict[str, str] = {}
-    if plan.feature_cache:
-        weights = fingerprint.of_tensors(stages.block_tensors(model, prefix))
-    key = digest(weights)
-    in_use: list[Path] = []
 
-    def open_store(rows: Rows, views: int | None) -> FeatureStore | None:
+class _StoreOpener:
+    """Opens stores of frozen prefixes' outputs, none of which drives out another."""
+
+    def __init__(
+        self,
+        job: FinetuneJob,
+        model: BlockedNetwork,
+        plan: TrainingPlan,
+        between: Callable[[], None],
+    ) -> None:
+        self._job = job
+        self._model = model
+        self._plan = plan
+        self._between = between
+        self._in_use: list[Path] = []
+        self._weights: dict[int, str] = {}  # by the boundary above them
+
+    def open_source(
+        self, examples: ExampleSet, views: int | None, boundary: int
+    ) -> BatchSource:
+        """Batches as input of blocks[boundary], or of the first where outputs are not
+        kept.
+        """
+        job = self._job
+        by_shape: dict[int, FeatureStore] = {}
+        for shape, rows in _rows_by_shape(examples).items():
+            features = self._open(rows, views, boundary, job.console)
+            if features is None:
+                return BatchSource(job, examples, None, 0)
+            by_shape[shape] = features
+        stores = FeaturesByShape(job.store, by_shape)
+        return BatchSource(job, examples, stores, boundary)
+
+    def begin_below(
+        self, source: BatchSource, views: int | None, later: Sequence[int]
+    ) -> None:
+        """Has a source's stores begin from those of lower blocks (ascending) that there
+        is room for.
+        """
+        from pipeline.context import SilentConsole
+
+        if not isinstance(source.features, FeaturesByShape):
+            return
+        for shape, rows in _rows_by_shape(source.examples).items():
+            upper = source.features.stores[shape]
+            for boundary in reversed(later):
+                lower = self._open(rows, views, boundary, SilentConsole())
+                if lower is not None:
+                    upper.begin_from(lower)
+                    upper = lower
+
+    def _open(
+        self, rows: Rows, views: int | None, boundary: int, console: Console
+    ) -> FeatureStore | None:
+        from pipeline.training.feature_cache import open_features
+
+        job = self._job
         features = open_features(
-            model,
-            scope.boundary,
+            self._model,
+            boundary,
             job.store,
             rows,
             job.task,
@@ -256,28 +315,28 @@ def stage_batches(
             job.task_config,
             seed=job.config.seed,
             views=views,
-            plan=plan,
-            key=key,
+            plan=self._plan,
+            key=self._weights_below(boundary),
             scratch=job.scratch,
-            console=job.console,
-            between=between,
-            in_use=in_use,
+            console=console,
+            between=self._between,
+            in_use=self._in_use,
         )
         if features is not None:
-            in_use.append(features.folder)
+            self._in_use.append(features.folder)
         return features
 
-    def open_source(examples: ExampleSet, views: int | None) -> BatchSource:
-        by_shape: dict[int, FeatureStore] = {}
-        for shape, rows in _rows_by_shape(examples).items():
-            features = open_store(rows, views)
-            if features is None:
-                return BatchSource(job, examples, None, 0)
-            by_shape[shape] = features
-        stored = FeaturesByShape(job.store, by_shape)
-        return BatchSource(job, examples, stored, scope.boundary)
+    def _weights_below(self, boundary: int) -> str:
+        """What tells the weights of blocks[:boundary] apart."""
+        from pipeline.training import fingerprint, stages
 
-    return StageBatches(open_source(job.train, views), open_source(job.val, None))
+        if not self._plan.feature_cache:
+            return ""
+        if boundary not in self._weights:
+            prefix = tuple(block.name for block in self._model.blocks[:boundary])
+            tensors = stages.block_tensors(self._model, prefix)
+            self._weights[boundary] = digest(fingerprint.of_tensors(tensors))
+        return self._weights[boundary]
 
 
 def _rows_by_shape(examples: ExampleSet) -> dict[int, Rows]:
@@ -297,8 +356,8 @@ class FeaturesByShape:
     """
 
     def __init__(self, store: Store, stores: Mapping[int, FeatureStore]) -> None:
+        self.stores = stores
         self._store = store
-        self._stores = stores
 
     def batch(self, rows: Rows, views: Rows | None) -> Batch:
         """The input of the first block that trains, for rows of one shape and their
@@ -306,7 +365,7 @@ class FeaturesByShape:
         """
         shape_codes = self._store.shapes(rows[:1])
         code = int(shape_codes[0])
-        return self._stores[code].batch(rows, views)
+        return self.stores[code].batch(rows, views)
 
 
 def select_examples(

@@ -13,6 +13,9 @@ and what is not kept yet is computed each time.
 What is stored must not depend on who asked first: a turn is computed in chunks of
 `CHUNK` examples in the order of their ids, since the last bits of a matrix product
 differ with the batch size.
+
+Where a later stage will train from a lower block on, its store is filled on the way:
+the upper store begins from the lower one's outputs, and no block is run twice.
 """
 
 from __future__ import annotations
@@ -95,15 +98,30 @@ class FrozenPrefix:
         """The prefix's output for examples (n,), each in its turn (n,), on the CPU: (n,
         …).
         """
-        import torch
-
         pixels = self.store.batch(self.rows[positions])
         x = self.task.codec.prepare(
             pixels, self.spec, self.task_config, self._draws(positions, turns)
         )
+        return self.go_on(x, 0)
+
+    def go_on(self, x: Batch, start: int) -> Batch:
+        """The prefix's output for input of blocks[start], on the CPU: (n, …)."""
+        import torch
+
         with self._evaluating(), torch.inference_mode(), autocast(self.plan):
-            output = self.model.run(to_input(x, self.plan), 0, self.boundary)
+            output = self.model.run(to_input(x, self.plan), start, self.boundary)
         return map_tensors(lambda tensor: tensor.cpu(), output)
+
+    def is_kept_exactly(self) -> bool:
+        """Whether the outputs are of the type that they are kept in."""
+        if self.plan.precision == "fp32":
+            return True
+        output = self(slice(0, 1), 0)
+        arrays = _arrays(output, self.plan)
+        exact = True
+        for name, tensor in _tensors(output).items():
+            exact = exact and tensor.dtype == _tensor(arrays[name], self.plan).dtype
+        return exact
 
     def _draws(self, positions: Rows, turns: Rows) -> list[RandomDraw] | None:
         if self.views is None:
@@ -258,10 +276,22 @@ class FeatureStore:
         self._files = files
         self._console = console
         self._between = between
+        self._lower: FeatureStore | None = None
         self._filling = threading.Lock()
+        self._written: dict[int, list[int]] = {}  # turn → chunks not flagged yet
         self._refused = False  # by the disk
         self._order = np.argsort(prefix.rows, kind="stable")
         self._sorted_rows = prefix.rows[self._order]
+
+    def begin_from(self, lower: FeatureStore) -> None:
+        """Computes from the outputs of another store from now on, and has it keep them;
+        does nothing where what it keeps is less exact than what was computed.
+
+        Args:
+            lower: of the same examples and views, with fewer blocks.
+        """
+        if lower._prefix.is_kept_exactly():
+            self._lower = lower
 
     def batch(self, rows: Rows, views: Rows | None) -> Batch:
         """Features (n, …) of rows of the decoded store in these views, float32 or
@@ -272,6 +302,9 @@ class FeatureStore:
         for turn in np.unique(turns).tolist():
             if not self._fill(turn):
                 return self._computed(positions, turns)
+        return self._read(turns, positions)
+
+    def _read(self, turns: Rows | int, positions: Rows | slice) -> Batch:
         tensors = {}
         for name, data in self._files.data.items():
             tensors[name] = _tensor(data[turns, positions], self._prefix.plan)
@@ -319,29 +352,50 @@ class FeatureStore:
         """Raises storage.Refused where the disk does not take them; what it took before
         is kept.
         """
-        written: list[int] = []
         try:
             for chunk in chunks:
                 self._between()
-                self._compute(turn, chunk)
-                written.append(chunk)
-                if len(written) * CHUNK * self._files.bytes_per_example >= UNSAFE_BYTES:
-                    self._settle(turn, written)
+                self._keep(turn, chunk, self._compute(turn, chunk))
+                seen = self._examples_of(chunk).stop
+                self._console.progress(self._what(turn), seen, self._files.examples)
         except BaseException:
             with suppress(storage.Refused):
-                self._settle(turn, written)
+                self._settle()
             raise
-        self._settle(turn, written)
+        self._settle()
 
-    def _compute(self, turn: int, chunk: int) -> None:
-        total = self._files.examples
-        start = chunk * CHUNK
-        stop = min(start + CHUNK, total)
-        output = self._prefix(slice(start, stop), turn)
+    def _chunk(self, turn: int, chunk: int) -> Batch:
+        """The outputs of a chunk in a turn, kept from now on where the disk takes them."""
+        with self._filling:
+            if self._files.done[turn, chunk]:
+                return self._read(turn, self._examples_of(chunk))
+            output = self._compute(turn, chunk)
+            if not self._refused:
+                try:
+                    self._keep(turn, chunk, output)
+                except storage.Refused:
+                    self._refused = True
+            return output
+
+    def _compute(self, turn: int, chunk: int) -> Batch:
+        lower = self._lower
+        if lower is None:
+            return self._prefix(self._examples_of(chunk), turn)
+        return self._prefix.go_on(lower._chunk(turn, chunk), lower._prefix.boundary)
+
+    def _keep(self, turn: int, chunk: int, output: Batch) -> None:
+        """Raises storage.Refused where the disk does not take it."""
         values = _arrays(output, self._prefix.plan)
         with storage.refusals():
-            self._files.write(turn, start, values)
-        self._console.progress(self._what(turn), stop, total)
+            self._files.write(turn, self._examples_of(chunk).start, values)
+        chunks = self._written.setdefault(turn, [])
+        chunks.append(chunk)
+        if len(chunks) * CHUNK * self._files.bytes_per_example >= UNSAFE_BYTES:
+            self._settle()
+
+    def _examples_of(self, chunk: int) -> slice:
+        first = chunk * CHUNK
+        return slice(first, min(first + CHUNK, self._files.examples))
 
     def _what(self, turn: int) -> str:
         views = self._prefix.views
@@ -349,10 +403,15 @@ class FeatureStore:
             return "features"
         return f"features, {turn + 1} of {views} views"
 
-    def _settle(self, turn: int, written: list[int]) -> None:
-        if written:
-            chunks = list(written)
-            written.clear()
+    def _settle(self) -> None:
+        """Flags what was written; raises storage.Refused where the disk did not take it
+        after all.
+        """
+        if self._lower is not None:
+            with self._lower._filling, suppress(storage.Refused):
+                self._lower._settle()
+        written, self._written = self._written, {}
+        for turn, chunks in written.items():
             with storage.refusals():
                 self._files.flag(turn, chunks)
 
@@ -517,6 +576,7 @@ def _make_room(
     they cannot, or "".
     """
     limit = int(limit_gb * 1e9)
+    wanted_now = wanted + sum(_unwritten_bytes(store) for store in in_use)
     needed = wanted + sum(files.folder_size(store) for store in in_use)
     if needed > limit:
         return f"{needed / 1e9:.1f} GB is over finetune.plan.feature_cache_gb: {limit_gb:g}"
@@ -527,13 +587,22 @@ def _make_room(
         entries.append(files.CacheEntry((meta.parent,), files.used_ns(meta), size))
     files.evict_least_recently_used(
         entries,
-        lambda held: held + wanted <= limit and _free(folder) >= wanted,
+        lambda held: held + wanted <= limit and _free(folder) >= wanted_now,
         keep=in_use,
     )
-    if _free(folder) >= wanted:
+    if _free(folder) >= wanted_now:
         return ""
     spare = f"{SPARE_BYTES / 1e6:,.0f} MB stay free"
-    return f"they take {wanted / 1e6:,.1f} MB; {storage.room(folder)}, of which {spare}"
+    return f"they take {wanted_now / 1e6:,.1f} MB; {storage.room(folder)}, of which {spare}"
+
+
+def _unwritten_bytes(store: Path) -> int:
+    """What a store's files will still take of the disk."""
+    unwritten = 0
+    for path in store.iterdir():
+        status = path.stat()
+        unwritten += max(0, status.st_size - 512 * status.st_blocks)
+    return unwritten
 
 
 def _free(folder: Path) -> int:
@@ -541,10 +610,13 @@ def _free(folder: Path) -> int:
 
 
 def _arrays(output: Batch, plan: TrainingPlan) -> dict[str, NDArray[Any]]:
-    """A prefix's output as it is kept, by name; "" where it is one tensor alone."""
-    if isinstance(output, TensorGroup):
-        return {name: _array(tensor, plan) for name, tensor in output.tensors.items()}
-    return {"": _array(output, plan)}
+    """A prefix's output as it is kept, by name."""
+    return {name: _array(tensor, plan) for name, tensor in _tensors(output).items()}
+
+
+def _tensors(output: Batch) -> dict[str, torch.Tensor]:
+    """A prefix's output by name; "" where it is one tensor alone."""
+    return dict(output.tensors) if isinstance(output, TensorGroup) else {"": output}
 
 
 def _array(tensor: torch.Tensor, plan: TrainingPlan) -> NDArray[Any]:

@@ -163,8 +163,15 @@ def _train_stages(
         if checkpoint is not None:
             model.stock.load_state_dict(checkpoint.part("model"))
             optimizer_state = checkpoint.part("optimizer")
-        for stage in stages[progress.state.stage :]:
-            trainer = train_stage(session, stage, model, progress, optimizer_state)
+        for number in range(progress.state.stage, len(stages)):
+            trainer = train_stage(
+                session,
+                stages[number],
+                model,
+                progress,
+                optimizer_state,
+                stages[number + 1 :],
+            )
             throughput.check_speed(trainer)
             optimizer_state = {}
     return model

@@ -4,7 +4,7 @@ the state for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,8 @@ class StageSetup:
         objective: the loss.
         solver_refusal: why the stage is trained by the optimiser; "" where it is no
             head's stage at all, and None where it is a linear head's and solved.
+        later: ascending, the first trained blocks of later stages that lie below this
+            one's and that nothing changes until then.
     """
 
     job: FinetuneJob
@@ -41,6 +43,7 @@ class StageSetup:
     scope: StageScope
     objective: TrainingLoss
     solver_refusal: str | None
+    later: tuple[int, ...]
 
     @property
     def is_solved(self) -> bool:
@@ -110,13 +113,22 @@ class StageSetup:
         views: int | None = self.job.config.views
         if self.is_solved:
             views = head_stage.count_presentations(self.job, self.model.blocks[-1])
-        return stage_batches(self.job, self.model, self.scope, plan, views, between)
+        return stage_batches(
+            self.job, self.model, self.scope, plan, views, between, self.later
+        )
 
 
 def set_up(
-    job: FinetuneJob, stage: StageConfig, plan: TrainingPlan, model: BlockedNetwork
+    job: FinetuneJob,
+    stage: StageConfig,
+    plan: TrainingPlan,
+    model: BlockedNetwork,
+    later_stages: Sequence[StageConfig] = (),
 ) -> StageSetup:
     """Puts the network into the state that a stage trains it in.
+
+    Args:
+        later_stages: those that will go on from it, in their order.
 
     Raises:
         ConfigError: the stage names a block that is not there, or trains none.
@@ -126,21 +138,39 @@ def set_up(
     place_network(model, plan)
     stages.apply_scope(model, scope)
     refusal = head_stage.solver_refusal(job, model, scope)
-    _fuse_prefix(job, model, scope, plan)
+    later = _find_later_boundaries(model, scope, later_stages)
+    if plan.fuse and scope.boundary:
+        _fuse_prefix(job, model, (*later, scope.boundary), plan)
     loss = job.task.scorer.build_loss(job.config, job.train.targets, job.labels)
-    return StageSetup(job, stage, model, scope, loss, refusal)
+    return StageSetup(job, stage, model, scope, loss, refusal, later)
+
+
+def _find_later_boundaries(
+    model: BlockedNetwork, scope: StageScope, later_stages: Sequence[StageConfig]
+) -> tuple[int, ...]:
+    """The first trained blocks of later stages, ascending, that lie below all that is
+    trained until then.
+    """
+    lowest = scope.boundary
+    found: list[int] = []
+    for stage in later_stages:
+        if stage.init == "random":
+            break
+        boundary = stages.resolve_scope(model, stage).boundary
+        if 0 < boundary < lowest:
+            found.append(boundary)
+        lowest = min(lowest, boundary)
+    return tuple(sorted(found))
 
 
 def _fuse_prefix(
-    job: FinetuneJob, model: BlockedNetwork, scope: StageScope, plan: TrainingPlan
+    job: FinetuneJob, model: BlockedNetwork, stops: Sequence[int], plan: TrainingPlan
 ) -> None:
     """Has the frozen prefix run in fewer operations: its outputs, kept or not, come
     from the same ones.
     """
-    if not plan.fuse or not scope.boundary:
-        return
     source = BatchSource(job, job.train, None, 0)
     first_row = np.arange(1)
     example = to_input(source.batch(first_row, None), plan)
     is_exact = plan.device == "cpu" and plan.precision == "fp32"
-    model.fuse(example, scope.boundary, activations=is_exact)
+    model.fuse(example, stops, activations=is_exact)

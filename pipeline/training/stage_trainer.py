@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, TrainingError
@@ -38,12 +39,14 @@ def train_stage(
     model: BlockedNetwork,
     progress: TrainingProgress,
     optimizer_state: dict[str, torch.Tensor],
+    later_stages: Sequence[StageConfig] = (),
 ) -> StageTrainer:
     """Trains a stage to its end, or solves it where it is a linear head's.
 
     Args:
         progress: where the training is; kept up to date as it goes.
         optimizer_state: where the stage goes on in the middle; else empty.
+        later_stages: those that will go on from it, in their order.
 
     Returns:
         The stage as it was trained, its best weights in the model.
@@ -53,7 +56,7 @@ def train_stage(
         NonFiniteError: the loss, or a weight, is NaN or infinite.
         TrainingError: a frozen tensor changed, or an example cannot be loaded.
     """
-    trainer = open_stage(session, stage, model, progress, optimizer_state)
+    trainer = open_stage(session, stage, model, progress, optimizer_state, later_stages)
     trainer.run()
     return trainer
 
@@ -64,6 +67,7 @@ def open_stage(
     model: BlockedNetwork,
     progress: TrainingProgress,
     optimizer_state: dict[str, torch.Tensor],
+    later_stages: Sequence[StageConfig] = (),
 ) -> StageTrainer:
     """A stage that is ready to train, at its beginning or where it was interrupted; see
     `train_stage`.
@@ -74,7 +78,7 @@ def open_stage(
     if begins and stage.init == "random":
         model.stock.load_state_dict(session.job.build(False).stock.state_dict())
         progress.best_state = {}
-    setup = set_up(session.job, stage, state.plan, model)
+    setup = set_up(session.job, stage, state.plan, model, later_stages)
     if begins:
         with times.timed("prove"):
             state.frozen_checksums = freeze.checksums(model, setup.scope)

@@ -86,7 +86,7 @@ def test_fused_blocks_give_what_the_blocks_give(name: str, activations: bool) ->
     with torch.inference_mode():
         expected = model.run(x, 0, stop)
         model.fuse(
-            images(x.shape[-1], 1), len(model.blocks) + stop, activations=activations
+            images(x.shape[-1], 1), [len(model.blocks) + stop], activations=activations
         )
         found = model.run(x, 0, stop)
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
@@ -97,7 +97,7 @@ def test_no_norm_runs_in_a_fused_prefix_and_all_of_them_behind_it(
     normed: Callable[[TorchvisionNetwork], list[str]],
 ) -> None:
     model = network("resnet18")
-    model.fuse(images(), 5, activations=True)
+    model.fuse(images(), [5], activations=True)
     normed(model)
     model(images())
     below = tuple(f"{path}." for block in model.blocks[5:] for path in block.owns)
@@ -118,7 +118,7 @@ def test_the_network_itself_stays_as_it_was(
     before = {name: tensor.clone() for name, tensor in model.stock.state_dict().items()}
     parameters = [id(parameter) for parameter in model.parameters()]
     normed(model)
-    model.fuse(x, len(model.blocks) - 1, activations=True)
+    model.fuse(x, [len(model.blocks) - 1], activations=True)
     assert all(
         torch.equal(tensor, before[name])
         for name, tensor in model.stock.state_dict().items()
@@ -135,7 +135,7 @@ def test_what_trains_behind_the_prefix_gets_its_gradients() -> None:
     stop = len(model.blocks) - 2
     for block in model.blocks[:stop]:
         block.requires_grad_(False)
-    model.fuse(x, stop, activations=True)
+    model.fuse(x, [stop], activations=True)
     logits, _ = model.outputs(x)
     logits.sum().backward()  # type: ignore[no-untyped-call]
     assert all(
@@ -155,7 +155,7 @@ def test_a_broken_input_is_as_broken_behind_the_prefix(
     means nothing.
     """
     model, x = network("resnet18"), images()
-    model.fuse(x, len(model.blocks) - 1, activations=activations)
+    model.fuse(x, [len(model.blocks) - 1], activations=activations)
     x[1, 0, 5, 5] = broken
     with torch.inference_mode():
         assert model(x).isfinite().all(dim=1).tolist() == [True, False]
@@ -225,8 +225,8 @@ def norm_first(unit: Unit, x: Tensor) -> Tensor:
 
 def test_a_unit_of_the_usual_form_is_fused() -> None:
     model = one(Unit(plain)).eval()
-    model.fuse(images(8), 1)
-    assert model._fused[0] is not model.blocks[0]
+    model.fuse(images(8), [1])
+    assert model._segments[0].calls[0] is not model.blocks[0]
 
 
 @pytest.mark.parametrize(
@@ -254,9 +254,9 @@ def test_what_cannot_be_fused_safely_runs_as_it_did(unit: Unit) -> None:
     model, x = one(unit).eval(), images(8)
     with torch.inference_mode():
         expected = model.run(x)
-        model.fuse(x, 1)
+        model.fuse(x, [1])
         assert torch.equal(model.run(x), expected)
-    assert model._fused[0] is model.blocks[0]
+    assert model._segments[0].calls[0] is model.blocks[0]
 
 
 def test_one_block_that_cannot_be_fused_does_not_hold_up_the_others(
@@ -266,16 +266,16 @@ def test_one_block_that_cannot_be_fused_does_not_hold_up_the_others(
     with torch.inference_mode():
         expected = model.run(x)
         normed(model)
-        model.fuse(x, 3)
+        model.fuse(x, [3])
         normed(model)
         torch.testing.assert_close(model.run(x), expected)
     assert normed(model) == ["unit1.norm"]
-    assert model._fused[1] is model.blocks[1]
+    assert model._segments[0].calls[1] is model.blocks[1]
 
 
 def test_only_the_whole_prefix_runs_fused() -> None:
     model, x = network("resnet18"), images()
-    model.fuse(x, 5, activations=True)
+    model.fuse(x, [5], activations=True)
     with torch.inference_mode():
         halfway = model.run(x, 0, 3)
         assert torch.equal(
@@ -288,8 +288,8 @@ def test_only_the_whole_prefix_runs_fused() -> None:
 
 def test_a_norm_in_training_is_left_alone() -> None:
     model, x = one(Unit(plain)), images(8)
-    model.fuse(x, 1)
-    assert model._fused[0] is model.blocks[0]
+    model.fuse(x, [1])
+    assert model._segments[0].calls[0] is model.blocks[0]
 
 
 def test_a_convolution_padded_with_its_own_edge_is_left_alone() -> None:
@@ -298,7 +298,7 @@ def test_a_convolution_padded_with_its_own_edge_is_left_alone() -> None:
     model, x = one(unit).eval(), images(8)
     with torch.inference_mode():
         expected = model.run(x)
-        model.fuse(x, 1, activations=True)
+        model.fuse(x, [1], activations=True)
         assert torch.equal(model.run(x), expected)
 
 
@@ -310,10 +310,10 @@ def test_an_activation_fused_or_not_is_the_same_one(activation: nn.Module) -> No
     model, x = one(nn.Sequential(nn.Conv2d(3, 5, 1), activation)).eval(), 4 * images(8)
     with torch.inference_mode():
         expected = model.run(x)
-        model.fuse(x[:1], 1, activations=True)
+        model.fuse(x[:1], [1], activations=True)
         assert torch.allclose(model.run(x), expected, rtol=1e-4, atol=1e-5)
     known = isinstance(activation, (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish))
-    assert (model._fused[0] is not model.blocks[0]) == known
+    assert (model._segments[0].calls[0] is not model.blocks[0]) == known
 
 
 def test_agreement_is_of_shape_and_values() -> None:

@@ -180,7 +180,7 @@ def test_equal_to_the_bit_in_fp32_at_one_batch_size(
     store = Store(2 * feature_cache.CHUNK)
     if fuse:
         model.fuse(
-            torch.zeros(1, 3, 32, 32), boundary % len(model.blocks), activations=True
+            torch.zeros(1, 3, 32, 32), [boundary % len(model.blocks)], activations=True
         )
     cached = kept(model, tmp_path, boundary=boundary, store=store, plan=plan)
     for rows, views in epochs(store, VIEWS + 1, feature_cache.CHUNK):
@@ -416,6 +416,108 @@ def test_how_much_memory_a_batch_may_take_changes_nothing(
     assert len(list((tmp_path / "features").iterdir())) == 1
 
 
+# --- a later stage's outputs, kept on the way -----------------------------------------
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_lower_store_is_filled_on_the_way_and_no_number_differs(
+    model: blocks.TorchvisionNetwork, tmp_path: Path, precision: Any
+) -> None:
+    plan = PLAN.model_copy(update={"precision": precision, "fuse": True})
+    place_network(model, plan)
+    boundaries = [4, 11, len(model.blocks) - 1]
+    exact = precision == "fp32"
+    store = Store(45)
+    asked = epochs(store, 2, 9)
+
+    def read(found: feature_cache.FeatureStore) -> list[torch.Tensor]:
+        return [found.batch(rows, views) for rows, views in asked]
+
+    alone: dict[int, list[torch.Tensor]] = {}
+    for boundary in boundaries:
+        model.fuse(torch.zeros(1, 3, 32, 32), [boundary], activations=exact)
+        folder = tmp_path / f"alone-{boundary}"
+        alone[boundary] = read(
+            kept(model, folder, boundary=boundary, store=store, plan=plan)
+        )
+
+    model.fuse(torch.zeros(1, 3, 32, 32), boundaries, activations=exact)
+    task = Counting()
+    low, middle, high = (
+        kept(model, tmp_path, boundary=boundary, store=store, plan=plan, task=task)
+        for boundary in boundaries
+    )
+    high.begin_from(middle)
+    middle.begin_from(low)
+    task.prepared = 0
+    found = [read(one) for one in (high, middle, low)]
+    assert task.prepared == 2 * 45, "something was computed a second time"
+    for boundary, outputs in zip(reversed(boundaries), found, strict=True):
+        for a, b in zip(outputs, alone[boundary], strict=True):
+            assert torch.equal(a, b), boundary
+    model.unfuse()
+    place_network(model, PLAN)
+
+
+def test_what_is_less_exact_when_kept_is_not_begun_from(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
+    """Some operations give 32 bits under autocast."""
+    plan = PLAN.model_copy(update={"precision": "bf16"})
+    store = Store(20)
+    low = kept(model, tmp_path, boundary=4, store=store, plan=plan)
+    output = low._prefix(slice(0, 1), 0).float()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feature_cache.FrozenPrefix, "__call__", lambda *_: output)
+        high = kept(model, tmp_path, store=store, plan=plan)
+        high.begin_from(low)
+    assert high._lower is None
+
+
+def test_an_interruption_leaves_the_lower_outputs_that_were_computed(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
+    store, calls, task = Store(60), [], Counting()
+
+    def between() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise InterruptedError
+
+    low = kept(model, tmp_path, boundary=4, store=store, task=task)
+    high = kept(model, tmp_path, store=store, task=task, between=between)
+    high.begin_from(low)
+    rows, views = epochs(store, 1, 60)[0]
+    with pytest.raises(InterruptedError):
+        high.batch(rows, views)
+    task.prepared = 0
+    kept(model, tmp_path, boundary=4, store=store, task=task).batch(rows, views)
+    assert task.prepared == 60 - feature_cache.CHUNK
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_with_lower_outputs_changes_no_number(
+    tmp_path: Path,
+) -> None:
+    with small_disk(tmp_path / "disk", megabytes=1) as disk:
+        code, said = elsewhere(_on_a_disk_that_lower_outputs_fill, disk)
+    assert code == 0, said
+
+
+def _on_a_disk_that_lower_outputs_fill(disk: Path) -> list[str]:
+    feature_cache.SPARE_BYTES = -(10**12)  # there was room when it was looked for
+    model = blocks.build_network("mobilenet_v2", 3).eval()
+    store = Store(96)
+    low = kept(model, disk, boundary=2, store=store, views=None)
+    high = kept(model, disk, store=store, views=None)
+    high.begin_from(low)
+    rows = np.arange(96)
+    for _ in range(2):
+        found = high.batch(rows, None)
+        expected = computed(model, store, rows, None, -1)
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4)
+    assert low._refused, "the disk took everything"
+    return []
+
+
 # --- interruption and damage ----------------------------------------------------------
 def test_what_an_interruption_left_is_gone_on_with(
     model: blocks.TorchvisionNetwork, tmp_path: Path
@@ -606,3 +708,18 @@ def test_a_stages_second_store_leaves_its_first_alone(
     assert second is None
     assert train.folder.exists()
     assert any("over finetune.plan.feature_cache_gb" in line for line in words.lines)
+
+
+def test_a_second_store_leaves_the_disk_that_the_first_will_still_take(
+    model: blocks.TorchvisionNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(64)
+    first = kept(model, tmp_path, store=store, views=None)
+    size = (first.folder / "data").stat().st_size
+    monkeypatch.setattr(feature_cache, "_free", lambda folder: 1.5 * size)
+    words = RecordingConsole()
+    options = {"store": store, "views": None, "seed": 2, "in_use": [first.folder]}
+    assert opened(model, tmp_path, console=words, key="other", **options) is None
+    assert any("free disk" in line for line in words.lines)
+    first.batch(np.arange(64), None)
+    assert opened(model, tmp_path, key="other", **options) is not None

@@ -13,9 +13,10 @@ is called "head".
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,17 @@ class SequentialBlock(Block):
         self.owns.append(auxiliary.path)
 
 
+class FusedSegment(NamedTuple):
+    """What runs some blocks in fewer operations.
+
+    Args:
+        stop: the block before which it ends.
+    """
+
+    stop: int
+    calls: list[Call]
+
+
 class TorchvisionNetwork(nn.Module):
     """A stock torchvision network whose forward is its blocks, called in order.
 
@@ -84,7 +96,7 @@ class TorchvisionNetwork(nn.Module):
         self.stock_kwargs = stock_kwargs
         self.stock = network
         self.blocks = split_into_blocks(network)
-        self._fused: list[Call] = []  # what runs the first `_fused_stop` blocks
+        self._segments: dict[int, FusedSegment] = {}  # by their first block
         self.unfuse()
 
     @property
@@ -105,29 +117,36 @@ class TorchvisionNetwork(nn.Module):
             activations = call(activations)
         return activations
 
-    def fuse(self, x: Batch, stop: int, *, activations: bool = False) -> None:
-        """Runs blocks[:stop] in fewer operations from now on, with the weights they
-        have now, until `unfuse`.
+    def fuse(
+        self, x: Batch, stops: Sequence[int], *, activations: bool = False
+    ) -> None:
+        """Runs blocks[: stops[-1]] in fewer operations from now on, with the weights
+        they have now, until `unfuse`.
 
-        They must be in eval, and neither train nor change meanwhile. All together are
-        tried first; where they cannot be traced, or answer otherwise than before, each
-        is tried alone, and one that fails again runs as it did.
+        They must be in eval, and neither train nor change meanwhile. All that lie
+        between two stops are tried together first; where they cannot be traced, or
+        answer otherwise than before, each is tried alone, and one that fails again runs
+        as it did.
 
         Args:
             x: some input (N, …) that they are tried on.
+            stops: ascending; nothing is fused across one of them.
             activations: fuse these too; for fp32 on a CPU.
         """
         self.unfuse()
+        inputs = single_tensor(x)
         with torch.inference_mode():
-            self._fused = _fuse_blocks(
-                self.blocks[:stop], single_tensor(x), activations=activations
-            )
-        self._fused_stop = stop
+            for start, stop in itertools.pairwise((0, *stops)):
+                calls, inputs = _fuse_blocks(
+                    self.blocks[start:stop], inputs, activations=activations
+                )
+                self._segments[start] = FusedSegment(stop, calls)
+        self._fused_stop = stops[-1]
         self._hides_nan = activations
 
     def unfuse(self) -> None:
         """Runs every block as the stock network does."""
-        self._fused = []
+        self._segments = {}
         self._fused_stop = 0
         self._hides_nan = False
 
@@ -140,12 +159,20 @@ class TorchvisionNetwork(nn.Module):
         """How blocks[start:stop] are applied. Fused activations make numbers of NaN:
         such input goes the usual way.
         """
-        covers_fused = start == 0 and stop >= self._fused_stop > 0
-        if not covers_fused:
+        if start >= self._fused_stop:
             return self.blocks[start:stop]
         if self._hides_nan and not x.sum().isfinite():
             return self.blocks[start:stop]
-        return [*self._fused, *self.blocks[self._fused_stop : stop]]
+        calls: list[Call] = []
+        while start < stop:
+            segment = self._segments.get(start)
+            if segment is None or segment.stop > stop:
+                calls.append(self.blocks[start])
+                start += 1
+            else:
+                calls += segment.calls
+                start = segment.stop
+        return calls
 
     def outputs(
         self, x: Batch, start: int = 0
@@ -177,15 +204,16 @@ class TorchvisionNetwork(nn.Module):
 
 def _fuse_blocks(
     blocks: Sequence[SequentialBlock], x: Tensor, *, activations: bool
-) -> list[Call]:
-    together, _ = _fuse_together(blocks, x, activations=activations)
+) -> tuple[list[Call], Tensor]:
+    """What runs the blocks in fewer operations where they can be, and their output."""
+    together, output = _fuse_together(blocks, x, activations=activations)
     if together is not None:
-        return [together]
+        return [together], output
     calls: list[Call] = []
     for block in blocks:
         alone, x = _fuse_together([block], x, activations=activations)
         calls.append(block if alone is None else alone)
-    return calls
+    return calls, output
 
 
 def _fuse_together(

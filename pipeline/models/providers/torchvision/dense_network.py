@@ -167,7 +167,9 @@ class DenseNetwork:
         maps = self.maps(x, start)
         return self._answer(maps), []
 
-    def fuse(self, x: Batch, stop: int, *, activations: bool = False) -> None:
+    def fuse(
+        self, x: Batch, stops: Sequence[int], *, activations: bool = False
+    ) -> None:
         """Nothing: maps are taken between operations that would be joined."""
 
     def unfuse(self) -> None:

@@ -14,7 +14,7 @@ vectors into one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -202,7 +202,9 @@ class TransformerNetwork:
         """The logits (N, classes); there are no auxiliary classifiers."""
         return single_tensor(self.run(x, start)), []
 
-    def fuse(self, x: Batch, stop: int, *, activations: bool = False) -> None:
+    def fuse(
+        self, x: Batch, stops: Sequence[int], *, activations: bool = False
+    ) -> None:
         """Nothing is to be fused."""
 
     def unfuse(self) -> None:
