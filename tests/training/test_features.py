@@ -18,6 +18,7 @@ import torch
 
 from consoles import RecordingConsole
 from disks import small_disk, small_files
+from pipeline.config import StageConfig
 from pipeline.context import SilentConsole
 from pipeline.modalities.image.settings import ImageAugmentConfig
 from pipeline.models.providers.torchvision import blocks
@@ -28,7 +29,8 @@ from pipeline.tasks.image_classification.codec import ImageCodec
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import feature_cache, sampling
 from pipeline.training.plan import TrainingPlan, autocast, place_network, to_input
-from tiny import elsewhere
+from tiny import PLAN as TINY_PLAN
+from tiny import Setting, TinyTask, elsewhere, weights_hash
 
 SPEC = ImageInputSpec(size=32, resize=40)
 PLAN = TrainingPlan(threads=1, feature_cache_always=True, torch=torch.__version__)
@@ -455,6 +457,40 @@ def test_a_lower_store_is_filled_on_the_way_and_no_number_differs(
             assert torch.equal(a, b), boundary
     model.unfuse()
     place_network(model, PLAN)
+
+
+def test_unfreezing_gradually_runs_no_frozen_block_twice_for_the_same_view(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[str] = []
+    original = TinyTask.prepare
+
+    def counted(
+        self: TinyTask, decoded: Any, spec: Any, task: Any, draws: Any
+    ) -> torch.Tensor:
+        views = [None] * len(decoded) if draws is None else draws
+        prepared.extend(str(view) for view in views)
+        return original(self, decoded, spec, task, draws)
+
+    monkeypatch.setattr(TinyTask, "prepare", counted)
+    stages = tuple(
+        StageConfig(name=f"last-{count}", train=(f"last:{count}",), epochs=2, lr=1e-3)
+        for count in (0, 1, 2)
+    )
+    stages = (stages[0].model_copy(update={"train": ("head",)}), *stages[1:])
+    plan = TINY_PLAN.model_copy(
+        update={"feature_cache": True, "feature_cache_always": True}
+    )
+    trained = Setting(tmp_path / "a", stages=stages, plan=plan).train()
+    once = len(prepared)
+    prepared.clear()
+    monkeypatch.setattr(feature_cache.FeatureStore, "begin_from", lambda *_: None)
+    again = Setting(tmp_path / "b", stages=stages, plan=plan).train()
+    assert weights_hash(again) == weights_hash(trained)
+    # Three views of 33 examples to train on and the plain one of 11; the rest are probes.
+    needed = 3 * 33 + 11
+    assert needed <= once < needed + 20
+    assert len(prepared) >= 2 * needed, "the stages did not compute their own"
 
 
 def test_what_is_less_exact_when_kept_is_not_begun_from(
