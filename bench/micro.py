@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from pipeline.steps.finetune import FinetuneRun
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import sampling, stages
 from pipeline.training.batch_source import BatchSource
+from pipeline.training.feature_cache import FeatureStore
 from pipeline.training.plan import autocast, place_network, to_input
 
 
@@ -112,6 +115,21 @@ def keeping(setting: Setting) -> dict[str, Any]:
     }
 
 
+def unfreezing(setting: Setting) -> dict[str, Any]:
+    """A gradual training whose stages keep on the way what later ones begin from, and
+    one in which each computes its own; in processor's seconds, since others use the
+    machine too.
+    """
+    seconds = {}
+    with_own = mock.patch.object(FeatureStore, "begin_from", return_value=None)
+    for way, patch in (("own", with_own), ("shared", nullcontext())):
+        with patch:
+            began = time.process_time()
+            train(setting, "thaw-gradual", patience=0)
+            seconds[way] = time.process_time() - began
+    return {**seconds, "ratio": seconds["own"] / seconds["shared"]}
+
+
 def growth(setting: Setting) -> dict[str, Any]:
     """Seconds of a head-only training on once, twice and four times the training
     images.
@@ -186,6 +204,7 @@ def conducting(setting: Setting) -> dict[str, Any]:
 PARTS = {
     "loading": loading,
     "keeping": keeping,
+    "unfreezing": unfreezing,
     "growth": growth,
     "conducting": conducting,
 }
