@@ -304,7 +304,8 @@ class FeatureStore:
                 return self._computed(positions, turns)
         return self._read(turns, positions)
 
-    def _read(self, turns: Rows | int, positions: Rows | slice) -> Batch:
+    def _read(self, turns: Rows, positions: Rows) -> Batch:
+        """Copies, which blocks may write into."""
         tensors = {}
         for name, data in self._files.data.items():
             tensors[name] = _tensor(data[turns, positions], self._prefix.plan)
@@ -368,7 +369,9 @@ class FeatureStore:
         """The outputs of a chunk in a turn, kept from now on where the disk takes them."""
         with self._filling:
             if self._files.done[turn, chunk]:
-                return self._read(turn, self._examples_of(chunk))
+                chosen = self._examples_of(chunk)
+                positions = np.arange(chosen.start, chosen.stop)
+                return self._read(np.full_like(positions, turn), positions)
             output = self._compute(turn, chunk)
             if not self._refused:
                 try:

@@ -493,6 +493,22 @@ def test_unfreezing_gradually_runs_no_frozen_block_twice_for_the_same_view(
     assert len(prepared) >= 2 * needed, "the stages did not compute their own"
 
 
+def test_outputs_that_a_lower_store_has_already_are_not_computed_again(
+    model: blocks.TorchvisionNetwork, tmp_path: Path
+) -> None:
+    store, task = Store(45), Counting()
+    rows, views = epochs(store, 1, 45)[0]
+    expected = kept(model, tmp_path / "alone", boundary=11, store=store)
+    low = kept(model, tmp_path, boundary=4, store=store)
+    before = low.batch(rows, views)
+    high = kept(model, tmp_path, boundary=11, store=store, task=task)
+    high.begin_from(low)
+    task.prepared = 0
+    assert torch.equal(high.batch(rows, views), expected.batch(rows, views))
+    assert task.prepared == 0
+    assert torch.equal(low.batch(rows, views), before)
+
+
 def test_what_is_less_exact_when_kept_is_not_begun_from(
     model: blocks.TorchvisionNetwork, tmp_path: Path
 ) -> None:
