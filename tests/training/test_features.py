@@ -656,7 +656,7 @@ def test_on_a_full_disk_it_says_so(
     )
     console = RecordingConsole()
     assert opened(model, tmp_path, console=console) is None
-    assert "free disk" in console.lines[0]
+    assert "MB free, of which" in console.lines[0]
 
 
 @pytest.mark.slow
@@ -772,6 +772,6 @@ def test_a_second_store_leaves_the_disk_that_the_first_will_still_take(
     words = RecordingConsole()
     options = {"store": store, "views": None, "seed": 2, "in_use": [first.folder]}
     assert opened(model, tmp_path, console=words, key="other", **options) is None
-    assert any("free disk" in line for line in words.lines)
+    assert any("MB free, of which" in line for line in words.lines)
     first.batch(np.arange(64), None)
     assert opened(model, tmp_path, key="other", **options) is not None
