@@ -325,9 +325,10 @@ def _chosen_columns(
     columns: Mapping[str, Sequence[Any]], given: Mapping[ColumnRole, str], where: str
 ) -> dict[str, str]:
     """Role → column of text, pair and label: as given, else found out."""
-    free = {
-        name: cells for name, cells in columns.items() if name not in given.values()
-    }
+    free = {}
+    for name, cells in columns.items():
+        if name not in given.values():
+            free[name] = cells
     if "text" in given:
         texts: tuple[str, ...] = (given["text"],)
     else:

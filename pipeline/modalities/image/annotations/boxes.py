@@ -367,9 +367,9 @@ def write_target(objects: Iterable[AnnotatedObject]) -> str:
 
 
 def _plain(annotated: AnnotatedObject) -> dict[str, Any]:
-    edges = [
-        int(edge) if edge == int(edge) else edge for edge in rounded(annotated.box)
-    ]
+    edges = []
+    for edge in rounded(annotated.box):
+        edges.append(int(edge) if edge == int(edge) else edge)
     plain: dict[str, Any] = {"box": edges, "label": annotated.label}
     if annotated.ignored:
         plain["ignored"] = True
