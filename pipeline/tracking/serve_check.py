@@ -28,7 +28,8 @@ HOST = "127.0.0.1"
 # It imports for 20 seconds of a processor, which a busy machine has in minutes; a server
 # that ends is not waited for.
 SECONDS_TO_START = 240.0
-SECONDS_TO_ANSWER = 60.0
+# Large pictures in tiles take minutes, of which MLflow's server gives one by itself.
+SECONDS_TO_ANSWER = 900
 SECONDS_TO_END = 15.0
 PAUSE = 0.2
 MALFORMED = (b"{", b"{}", b'{"dataframe_records": [{"no such column": 1}]}')
@@ -86,7 +87,8 @@ def _start(folder: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-m", "pipeline.tether", *serve]
     beside_python = str(Path(sys.executable).parent)  # where MLflow finds uvicorn
     path = os.pathsep.join([beside_python, os.environ.get("PATH", "")])
-    environment = {**os.environ, **QUIET, "PATH": path}
+    patience = {"MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": str(SECONDS_TO_ANSWER)}
+    environment = {**os.environ, **QUIET, **patience, "PATH": path}
     with log.open("wb") as stream:
         return subprocess.Popen(
             command,

@@ -16,3 +16,16 @@ def test_a_kill_of_the_whole_group_spares_what_ends_the_server(tmp_path: Path) -
     finally:
         serve_check._end(server)
     assert server.returncode is not None
+
+
+def test_the_server_is_given_as_long_as_its_answer_is_waited_for(
+    tmp_path: Path,
+) -> None:
+    """By itself MLflow's ends a request after a minute: large pictures take longer."""
+    server = serve_check._start(tmp_path, free_port(0), tmp_path / "log")
+    try:
+        environment = Path(f"/proc/{server.pid}/environ").read_text()
+    finally:
+        serve_check._end(server)
+    seconds = f"{serve_check.SECONDS_TO_ANSWER}"
+    assert f"MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT={seconds}\0" in environment
