@@ -58,11 +58,13 @@ def split(
     near = clusters([example.phash for example in present], config.near_duplicates)
     units = _units(present, near)
     _refuse_leaks(present, splits, units)
+    if not assignment.left_out:
+        _require_training_examples(present, splits)
     counts = _counts(present, table, validated.labels, splits)
-    warnings = [*_moved(examples), *_coverage(counts, assignment.left_out)]
     has_objects = manifest.CLASSES in table.column_names
     if has_objects:
         _require_objects(counts, splits)
+    warnings = [*_moved(examples), *_coverage(counts, assignment.left_out)]
     remembered = [example for example in examples if not example.present]
     extended = ledger.extended(_entries(present, splits, ledger))
     sizes = Counter(near.tolist())
@@ -334,15 +336,26 @@ def _moved(examples: Iterable[Example]) -> list[Finding]:
     ]
 
 
-def _nothing_to_train_on(counts: dict[str, dict[str, int]]) -> SplitError:
-    others = [name for name in ("val", "test") if any(counts[name].values())]
-    return SplitError(
-        "train",
-        found=f"no example; all of them were given for {' and '.join(others)}",
-        expected="examples to train on",
-        hint="add the training data, or let Thaw assign all of them with split.given: "
-        "ignore",
+def _require_training_examples(
+    present: Sequence[Example], splits: dict[str, Split]
+) -> None:
+    """Makes sure that any example is there to train on.
+
+    Raises:
+        SplitError: all of them are in other splits.
+    """
+    used = set(splits.values())
+    if "train" in used:
+        return
+    others = " and ".join(name for name in SPLITS if name in used)
+    found = f"no example; all of them were given for {others}"
+    hint = (
+        "add the training data, or let Thaw assign all of them with split.given: ignore"
     )
+    if any(example.known for example in present):
+        found = f"no example; by the ledger they keep {others}"
+        hint = "bring back the training data"
+    raise SplitError("train", found=found, expected="examples to train on", hint=hint)
 
 
 def _coverage(
@@ -354,8 +367,6 @@ def _coverage(
         SplitError: a class has no training examples.
     """
     untaught = [label for label, count in counts["train"].items() if not count]
-    if untaught and len(untaught) == len(counts["train"]) and not left_out:
-        raise _nothing_to_train_on(counts)
     if untaught:
         found = "no training examples"
         lost = sum(len(finding.items) for finding in left_out)
@@ -392,19 +403,19 @@ def _no_examples(name: str, label: str) -> Finding:
 def _require_objects(
     counts: dict[str, dict[str, int]], splits: dict[str, Split]
 ) -> None:
-    """Makes sure that validation and test examples show objects: without any, every
-    metric is undefined.
+    """Makes sure that the examples of each split show objects: without any, there is
+    nothing to learn, and every metric is undefined.
 
     Raises:
         SplitError: none of a split's examples does.
     """
     sizes = Counter(splits.values())
-    for name in ("val", "test"):
+    for name in SPLITS:
         if sizes[name] and not any(counts[name].values()):
             raise SplitError(
                 f"{name} split",
                 found=f"{sizes[name]} examples, none with an object that counts",
-                expected="objects to judge answers by",
+                expected="objects to learn from and to judge answers by",
                 hint="bring examples with objects, or let Thaw assign the splits with split.given: ignore",
             )
 

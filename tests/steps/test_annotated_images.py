@@ -157,7 +157,7 @@ def test_no_object_at_all_stops_the_run(tmp_path: Path) -> None:
         steps.validate(ObjectDetectionConfig())
 
 
-@pytest.mark.parametrize("given", ["val", "test"])
+@pytest.mark.parametrize("given", ["train", "val", "test"])
 def test_a_split_without_any_object_stops_before_a_training(
     tmp_path: Path, given: str
 ) -> None:
@@ -175,7 +175,7 @@ def test_a_split_without_any_object_stops_before_a_training(
     steps = Steps(tmp_path, data)
     validated = steps.validate(ObjectDetectionConfig())
     with pytest.raises(
-        SplitError, match=rf"{given} split[\s\S]*4 examples, none with an object"
+        SplitError, match=rf"{given} split[\s\S]* examples, none with an object"
     ):
         steps.split(validated)
 

@@ -206,10 +206,23 @@ def test_without_a_given_test_set_it_is_dealt_from_train(place: Place) -> None:
 def test_given_splits_can_be_ignored(place: Place) -> None:
     for number in range(40):
         place.add(f"{number}", "ok", given="test")
-    with pytest.raises(SplitError, match="were given for test") as caught:
+    with pytest.raises(SplitError, match="given for test") as caught:
         place.split()
     assert "split.given: ignore" in caught.value.hint
     assert place.split(SplitConfig(given="ignore")).counts["train"]["ok"] == 28
+
+
+def test_where_the_training_data_went_away_no_given_split_is_blamed(
+    place: Place,
+) -> None:
+    for number in range(40):
+        place.add(f"{number}", "ok")
+    place.split()
+    splits = place.splits()
+    place.rows[:] = [row for row in place.rows if splits[row["path"]] != "train"]
+    with pytest.raises(SplitError, match="they keep") as caught:
+        place.split()
+    assert "split.given" not in caught.value.hint
 
 
 def test_a_given_split_that_moved_is_a_warning_and_the_ledger_wins(

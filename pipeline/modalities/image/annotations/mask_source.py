@@ -98,6 +98,7 @@ def describe_masks(source: Path) -> DescribedSource:
         (
             f"masks: {len(images):,} images in {folders_of(images)}, {candidate.words}",
             f"classes: {described}",
+            *_describe_peeked(peeked, masks),
             *notes,
             *describe_skipped(bare, "a mask", settings),
             *_describe_unused(candidate.unused),

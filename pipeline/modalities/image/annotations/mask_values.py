@@ -49,7 +49,7 @@ class MaskPixels:
         gapless: masks whose values are 0 to n without a gap, as numbered objects are.
         with_both: masks that have both 1 and 255.
         unreadable: why masks could not be read.
-        lossy: masks that a lossy format blurred.
+        lossy: mask that a lossy format blurred → what it is.
     """
 
     numbers: Counter[int] = field(default_factory=Counter)
@@ -60,7 +60,7 @@ class MaskPixels:
     gapless: int = 0
     with_both: int = 0
     unreadable: list[str] = field(default_factory=list)
-    lossy: list[str] = field(default_factory=list)
+    lossy: dict[str, str] = field(default_factory=dict)
 
     @property
     def has_other_palettes(self) -> bool:
@@ -87,13 +87,22 @@ class MaskPixels:
         return sum(self.numbers[level] for level in levels) / self.numbers.total()
 
     @property
+    def is_lossy(self) -> bool:
+        """Whether a lossy format blurred the masks: all of them, or some beside others
+        of two levels far apart.
+        """
+        if not self.lossy:
+            return False
+        return not self.colours or self.numbers.keys() <= {0, BORDER}
+
+    @property
     def is_blurred(self) -> bool:
         """Whether it is two levels, dark and bright, with blurred outlines."""
         if not self.numbers:
             return False
         dark = range(64)
         bright = range(192, BORDER + 1)
-        if not self.lossy:
+        if not self.is_lossy:
             dark = range(9)
             bright = range(247, BORDER + 1)
             if len(self.numbers) < SMOOTHED_LEVELS or max(self.numbers) > BORDER:
@@ -110,8 +119,9 @@ def peek(source: Path, paths: Sequence[str]) -> MaskPixels:
             _peek_one(source, path, values)
         except AnnotationError as fault:
             if fault.code == "lossy-mask":
-                values.lossy.append(path)
-            values.unreadable.append(fault.found)
+                values.lossy[path] = fault.found
+            else:
+                values.unreadable.append(fault.found)
     if values.lossy and not values.colours:
         _peek_lossy(source, values)
     return values
@@ -179,10 +189,18 @@ def read_values(
     classes, ignore, notes = _decide(source, values, named)
     ordered, why = _put_background_first(classes, values)
     all_notes = [*notes, *why, *_describe_rare(ordered, values)]
-    if values.unreadable and values.colours:
-        count = len(values.unreadable)
-        all_notes.append(f"cannot be read: {count}, the first {values.unreadable[0]}")
+    unreadable = _list_unreadable(values)
+    if unreadable and values.colours:
+        all_notes.append(
+            f"cannot be read: {len(unreadable)}, the first {unreadable[0]}"
+        )
     return ordered, ignore, all_notes
+
+
+def _list_unreadable(values: MaskPixels) -> list[str]:
+    if values.is_blurred:  # whatever a lossy format makes of a level, it has a class
+        return values.unreadable
+    return [*values.unreadable, *values.lossy.values()]
 
 
 def _decide(source: Path, values: MaskPixels, named: NamedValues) -> Decision:
@@ -194,7 +212,7 @@ def _decide(source: Path, values: MaskPixels, named: NamedValues) -> Decision:
             found="no mask that can be read",
             expected="masks as PNG files",
             hint="export them again, without loss",
-            details=values.unreadable,
+            details=_list_unreadable(values),
         )
     names_all_colours = values.colours.keys() <= named.colours.keys()
     if named.colours and (
@@ -263,7 +281,9 @@ def _name_two(named: NamedValues) -> tuple[str, str, list[str]]:
 def _by_halves(values: MaskPixels, named: NamedValues) -> Decision:
     """Dark and bright levels, with blurred outlines between them."""
     background, foreground, notes = _name_two(named)
-    why = "by JPEG or another lossy format" if values.lossy else "by resizing, it seems"
+    why = "by resizing, it seems"
+    if values.is_lossy:
+        why = "by JPEG or another lossy format"
     told = (
         f"outlines of the masks are blurred, {why}: levels up to 127 are taken for "
         f"{background}, others for {foreground}"

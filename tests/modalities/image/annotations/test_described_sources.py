@@ -21,6 +21,7 @@ from annotated_images import (
     voc_xml,
 )
 from pipeline.errors import DataError
+from pipeline.modalities.image.annotations import mask_source
 from pipeline.tasks.base import SourceDescription
 from pipeline.tasks.image_classification.reader import ImageReader
 from pipeline.tasks.object_detection.reader import DetectionReader
@@ -470,6 +471,34 @@ def test_jpeg_masks_of_two_levels_are_cut_at_half(tmp_path: Path) -> None:
         "background": "0-127",
         "foreground": "128-255",
     }
+
+
+def test_a_few_jpeg_masks_among_others_do_not_decide_about_them(tmp_path: Path) -> None:
+    several = half_mask(3)
+    several[0, :3] = (1, 2, 255)
+    root = masked(tmp_path / "several", several, several)
+    save_picture(root / "images" / "jpeg.png", 7)
+    save_mask(root / "masks" / "jpeg.jpg", several, kind="JPEG")
+    described = SegmentationReader("semantic-segmentation").describe_source(root)
+    values = described.settings["task"]["masks"]["values"]
+    assert list(values["classes"].values()) == [0, 1, 2, 3]
+    assert any("cannot be read: 1" in note for note in described.notes)
+
+    root = masked(tmp_path / "two", half_mask(255))
+    save_picture(root / "images" / "jpeg.png", 7)
+    save_mask(root / "masks" / "jpeg.jpg", half_mask(255), kind="JPEG")
+    assert list(masks(root)["values"]["classes"].values()) == ["0-127", "128-255"]
+    described = SegmentationReader("semantic-segmentation").describe_source(root)
+    assert not any("cannot be read" in note for note in described.notes)
+
+
+def test_values_that_come_from_some_of_the_masks_alone_are_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mask_source, "PEEKED", 2)
+    root = masked(tmp_path / "data", half_mask(1), half_mask(1), half_mask(1))
+    described = SegmentationReader("semantic-segmentation").describe_source(root)
+    assert "values: from 2 of 3 masks" in described.notes
 
 
 def test_masks_that_were_resized_with_smoothing_are_cut_at_half(tmp_path: Path) -> None:
