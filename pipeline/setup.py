@@ -89,7 +89,8 @@ def parse_columns(words: Sequence[str]) -> dict[ColumnRole, str]:
     """Role → column, from words such as `label=stars`.
 
     Raises:
-        ConfigError: one is written otherwise, or names no role.
+        ConfigError: one is written otherwise, names no role, or gives a role or a
+            column twice.
     """
     roles: tuple[ColumnRole, ...] = get_args(ColumnRole)
     columns: dict[ColumnRole, str] = {}
@@ -101,6 +102,12 @@ def parse_columns(words: Sequence[str]) -> dict[ColumnRole, str]:
                 "--column",
                 found=word,
                 expected=f"ROLE=COLUMN, where ROLE is {', '.join(roles)}",
+            )
+        if known[0] in columns or column in columns.values():
+            raise ConfigError(
+                "--column",
+                found=", ".join(words),
+                expected="each role and each column once",
             )
         columns[known[0]] = column
     return columns

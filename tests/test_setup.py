@@ -324,3 +324,6 @@ def test_columns_may_be_named_by_their_roles(tmp_path: Path) -> None:
     for word in ("lable=Urteil", "label", "label="):
         with pytest.raises(ConfigError, match="ROLE=COLUMN"):
             setup.parse_columns([word])
+    for words in (["text=a", "label=a"], ["text=a", "text=b"]):
+        with pytest.raises(ConfigError, match="once"):
+            setup.parse_columns(words)

@@ -221,13 +221,26 @@ def _has_header(sample: _Sample, given: Mapping[ColumnRole, str]) -> bool:
     """Whether the first line of a CSV holds the column names.
 
     Raises:
-        DataError: it may be an example as well.
+        DataError: it may be an example as well; or columns are given by positions,
+            though it surely holds their names.
     """
     names = set(given.values())
+    holds_names = _judge_first_line(sample)
     if names and all(name.isdecimal() for name in names):
-        return False  # positions
+        if holds_names:
+            raise _named_by_position(sample, given)
+        return False
     if names and names <= {cell.strip() for cell in sample.first}:
         return True
+    if holds_names is None:
+        raise _undecided_header(sample)
+    return holds_names
+
+
+def _judge_first_line(sample: _Sample) -> bool | None:
+    """Whether the first line holds column names by its looks; None where it may be
+    either.
+    """
     reasons_for: list[str] = []
     reasons_against: list[str] = []
     for cell, cells in zip(sample.first, sample.columns.values(), strict=True):
@@ -244,7 +257,7 @@ def _has_header(sample: _Sample, given: Mapping[ColumnRole, str]) -> bool:
         elif values and all(_is_number(value) for value in values):
             reasons_for.append(cell)
     if bool(reasons_for) == bool(reasons_against):
-        raise _undecided_header(sample)
+        return None
     return bool(reasons_for)
 
 
@@ -260,6 +273,22 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _named_by_position(sample: _Sample, given: Mapping[ColumnRole, str]) -> DataError:
+    options = []
+    for role, position in given.items():
+        name = position
+        if 0 < int(position) <= len(sample.first):
+            name = sample.first[int(position) - 1].strip()
+        options.append(f"--column {role}={shlex.quote(name)}")
+    return DataError(
+        f"table {sample.path}",
+        found="column names in the first line, and --column with positions",
+        expected="columns by their names where they have some",
+        hint=" ".join(options),
+        details=sample.first,
+    )
 
 
 def _undecided_header(sample: _Sample) -> DataError:

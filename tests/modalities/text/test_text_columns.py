@@ -133,6 +133,12 @@ def test_names_or_positions_decide_about_a_first_line_that_may_be_either(
     assert described(tmp_path, "", table, given=positions).header is False
 
 
+def test_positions_do_not_make_an_example_of_column_names(tmp_path: Path) -> None:
+    positions = {"text": "1", "label": "2"}
+    with pytest.raises(DataError, match="--column text=phrase --column label=rating"):
+        described(tmp_path, "phrase,rating", rows(), given=positions)
+
+
 def test_what_to_do_with_a_folder_of_other_files_is_said(tmp_path: Path) -> None:
     (tmp_path / "all.json").write_text("[]")
     with pytest.raises(DataError, match=r"call it \.jsonl"):
