@@ -24,6 +24,7 @@ from pipeline.modalities.image.annotations.settings import MOST_VALUE
 
 # Of masks without a table; more are no classes but a photograph or a smoothed mask.
 MOST_COLOURS = 40
+TOO_MANY_COLOURS = 2_000  # no table names as many: no further mask is looked into
 BORDER = 255  # the value of what is ignored, in Pascal VOC and by habit
 FOREGROUND = "foreground"
 BACKGROUND = "background"
@@ -122,6 +123,8 @@ def peek(source: Path, paths: Sequence[str]) -> MaskPixels:
                 values.lossy[path] = fault.found
             else:
                 values.unreadable.append(fault.found)
+        if values.are_coloured and len(values.colours) > TOO_MANY_COLOURS:
+            break
     if values.lossy and not values.colours:
         _peek_lossy(source, values)
     return values

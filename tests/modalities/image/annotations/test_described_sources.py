@@ -501,6 +501,14 @@ def test_values_that_come_from_some_of_the_masks_alone_are_told_so(
     assert "values: from 2 of 3 masks" in described.notes
 
 
+def test_photographs_for_masks_are_known_from_the_first(tmp_path: Path) -> None:
+    numbers = np.arange(3 * 40 * 60, dtype=np.uint32).reshape(3, 40, 60)
+    channels = [numbers // 256, numbers % 256, np.full_like(numbers, 7)]
+    photographs = np.stack(channels, axis=-1).astype(np.uint8)
+    with pytest.raises(DataError, match="masks with 2,400 colours"):
+        masks(masked(tmp_path / "data", *photographs))
+
+
 def test_masks_that_were_resized_with_smoothing_are_cut_at_half(tmp_path: Path) -> None:
     ramp = np.zeros((40, 60), np.uint8)
     ramp[:, 40:] = 255
