@@ -214,6 +214,19 @@ class BatchSource:
         return broken or [self.examples.ids[position] for position in chosen.tolist()]
 
 
+class LaterStage(NamedTuple):
+    """What a later stage will train on.
+
+    Args:
+        boundary: index of the first block that it trains.
+        turns: those of the running stage's that it may show again (see
+            `feature_cache`); None: any.
+    """
+
+    boundary: int
+    turns: frozenset[int] | None = None
+
+
 class StageBatches(NamedTuple):
     """A stage's batches of the training and of the validation examples."""
 
@@ -228,15 +241,15 @@ def stage_batches(
     plan: TrainingPlan,
     views: int | None,
     between: Callable[[], None],
-    later: Sequence[int] = (),
+    later: Sequence[LaterStage] = (),
 ) -> StageBatches:
     """A stage's batches, from the outputs of its frozen prefix where keeping them pays.
 
     Args:
         views: of the training examples; None: their plain presentation alone.
         between: called now and then while outputs are computed; may raise to end that.
-        later: ascending, the first trained blocks of later stages, below this one's:
-            outputs up to there are kept on the way, where there is room for them too.
+        later: by their boundaries, ascending, all below this stage's: outputs up to
+            there are kept on the way, where there is room for them too.
     """
     opener = _StoreOpener(job, model, plan, between)
     train = opener.open_source(job.train, views, scope.boundary)
@@ -282,10 +295,10 @@ class _StoreOpener:
         return BatchSource(job, examples, stores, boundary)
 
     def begin_below(
-        self, source: BatchSource, views: int | None, later: Sequence[int]
+        self, source: BatchSource, views: int | None, later: Sequence[LaterStage]
     ) -> None:
         """Has a source's stores begin from those of lower blocks (ascending) that there
-        is room for.
+        is room for, and that will be read.
         """
         from pipeline.context import SilentConsole
 
@@ -293,10 +306,13 @@ class _StoreOpener:
             return
         for shape, rows in _rows_by_shape(source.examples).items():
             upper = source.features.stores[shape]
-            for boundary in reversed(later):
+            for boundary, shown_turns in reversed(later):
+                turns = None if views is None else shown_turns
+                if turns is not None and not turns:
+                    continue
                 lower = self._open(rows, views, boundary, SilentConsole())
                 if lower is not None:
-                    upper.begin_from(lower)
+                    upper.begin_from(lower, turns)
                     upper = lower
 
     def _open(

@@ -277,21 +277,26 @@ class FeatureStore:
         self._console = console
         self._between = between
         self._lower: FeatureStore | None = None
+        self._kept_turns: Collection[int] | None = None  # on the way; None: all
         self._filling = threading.Lock()
         self._written: dict[int, list[int]] = {}  # turn → chunks not flagged yet
         self._refused = False  # by the disk
         self._order = np.argsort(prefix.rows, kind="stable")
         self._sorted_rows = prefix.rows[self._order]
 
-    def begin_from(self, lower: FeatureStore) -> None:
+    def begin_from(
+        self, lower: FeatureStore, turns: Collection[int] | None = None
+    ) -> None:
         """Computes from the outputs of another store from now on, and has it keep them;
         does nothing where what it keeps is less exact than what was computed.
 
         Args:
             lower: of the same examples and views, with fewer blocks.
+            turns: those that it keeps; None: all.
         """
         if lower._prefix.is_kept_exactly():
             self._lower = lower
+            lower._kept_turns = turns
 
     def batch(self, rows: Rows, views: Rows | None) -> Batch:
         """Features (n, …) of rows of the decoded store in these views, float32 or
@@ -366,14 +371,17 @@ class FeatureStore:
         self._settle()
 
     def _chunk(self, turn: int, chunk: int) -> Batch:
-        """The outputs of a chunk in a turn, kept from now on where the disk takes them."""
+        """The outputs of a chunk in a turn, kept from now on where they will be asked
+        for again and the disk takes them.
+        """
         with self._filling:
             if self._files.done[turn, chunk]:
                 chosen = self._examples_of(chunk)
                 positions = np.arange(chosen.start, chosen.stop)
                 return self._read(np.full_like(positions, turn), positions)
             output = self._compute(turn, chunk)
-            if not self._refused:
+            is_kept = self._kept_turns is None or turn in self._kept_turns
+            if is_kept and not self._refused:
                 try:
                     self._keep(turn, chunk, output)
                 except storage.Refused:

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.training import head_stage, optimizers, stages
-from pipeline.training.batch_source import BatchSource, StageBatches, stage_batches
+from pipeline.training.batch_source import (
+    BatchSource,
+    LaterStage,
+    StageBatches,
+    stage_batches,
+)
 from pipeline.training.plan import TrainingPlan, place_network, to_input
 
 if TYPE_CHECKING:
@@ -33,8 +38,8 @@ class StageSetup:
         objective: the loss.
         solver_refusal: why the stage is trained by the optimiser; "" where it is no
             head's stage at all, and None where it is a linear head's and solved.
-        later: ascending, the first trained blocks of later stages that lie below this
-            one's and that nothing changes until then.
+        later: by their boundaries, ascending, the stages that will train from a lower
+            block on, below which nothing changes until then.
     """
 
     job: FinetuneJob
@@ -43,7 +48,7 @@ class StageSetup:
     scope: StageScope
     objective: TrainingLoss
     solver_refusal: str | None
-    later: tuple[int, ...]
+    later: tuple[LaterStage, ...]
 
     @property
     def is_solved(self) -> bool:
@@ -124,11 +129,13 @@ def set_up(
     plan: TrainingPlan,
     model: BlockedNetwork,
     later_stages: Sequence[StageConfig] = (),
+    first_epoch: int = 0,
 ) -> StageSetup:
     """Puts the network into the state that a stage trains it in.
 
     Args:
         later_stages: those that will go on from it, in their order.
+        first_epoch: the stage's, over the whole recipe.
 
     Raises:
         ConfigError: the stage names a block that is not there, or trains none.
@@ -138,29 +145,57 @@ def set_up(
     place_network(model, plan)
     stages.apply_scope(model, scope)
     refusal = head_stage.solver_refusal(job, model, scope)
-    later = _find_later_boundaries(model, scope, later_stages)
+    last_epochs = _find_later_boundaries(
+        model, scope, later_stages, first_epoch + stage.epochs - 1
+    )
     if plan.fuse and scope.boundary:
-        _fuse_prefix(job, model, (*later, scope.boundary), plan)
+        _fuse_prefix(job, model, (*last_epochs, scope.boundary), plan)
+    later = []
+    for boundary, last_epoch in last_epochs.items():
+        turns = _find_turns_shown_again(job, first_epoch, last_epoch)
+        if refusal is None:  # a head is solved on all views at once
+            turns = None
+        later.append(LaterStage(boundary, turns))
     loss = job.task.scorer.build_loss(job.config, job.train.targets, job.labels)
-    return StageSetup(job, stage, model, scope, loss, refusal, later)
+    return StageSetup(job, stage, model, scope, loss, refusal, tuple(later))
 
 
 def _find_later_boundaries(
-    model: BlockedNetwork, scope: StageScope, later_stages: Sequence[StageConfig]
-) -> tuple[int, ...]:
+    model: BlockedNetwork,
+    scope: StageScope,
+    later_stages: Sequence[StageConfig],
+    last_epoch: int,
+) -> dict[int, int]:
     """The first trained blocks of later stages, ascending, that lie below all that is
-    trained until then.
+    trained until then → the last epoch that is shown from there.
+
+    Args:
+        last_epoch: the running stage's, where it does not stop early.
     """
     lowest = scope.boundary
-    found: list[int] = []
+    last_epochs: dict[int, int] = {}
     for stage in later_stages:
         if stage.init == "random":
             break
+        last_epoch += stage.epochs
         boundary = stages.resolve_scope(model, stage).boundary
-        if 0 < boundary < lowest:
-            found.append(boundary)
         lowest = min(lowest, boundary)
-    return tuple(sorted(found))
+        if 0 < boundary == lowest < scope.boundary:
+            last_epochs[boundary] = last_epoch
+    return dict(sorted(last_epochs.items()))
+
+
+def _find_turns_shown_again(
+    job: FinetuneJob, first_epoch: int, last_epoch: int
+) -> frozenset[int] | None:
+    """The turns of the epochs from the first one on that come again until the last;
+    None where epochs show examples in several turns.
+    """
+    if job.config.sampling == "balanced":
+        return None
+    count = job.config.views
+    epochs = range(first_epoch, last_epoch - count + 1)
+    return frozenset(epoch % count for epoch in epochs)
 
 
 def _fuse_prefix(

@@ -78,7 +78,8 @@ def open_stage(
     if begins and stage.init == "random":
         model.stock.load_state_dict(session.job.build(False).stock.state_dict())
         progress.best_state = {}
-    setup = set_up(session.job, stage, state.plan, model, later_stages)
+    first_epoch = state.epoch if begins else state.epochs_before
+    setup = set_up(session.job, stage, state.plan, model, later_stages, first_epoch)
     if begins:
         with times.timed("prove"):
             state.frozen_checksums = freeze.checksums(model, setup.scope)

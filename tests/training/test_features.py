@@ -493,6 +493,37 @@ def test_unfreezing_gradually_runs_no_frozen_block_twice_for_the_same_view(
     assert len(prepared) >= 2 * needed, "the stages did not compute their own"
 
 
+def test_nothing_is_kept_on_the_way_that_no_later_epoch_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: set[tuple[Path, int]] = set()
+    asked: set[tuple[Path, int]] = set()
+    write = feature_cache.Files.write
+    fill = feature_cache.FeatureStore._fill
+
+    def noted_write(self: Any, turn: int, first: int, values: Any) -> None:
+        written.add((self.folder, turn))
+        write(self, turn, first, values)
+
+    def noted_fill(self: Any, turn: int) -> bool:
+        asked.add((self.folder, turn))
+        return fill(self, turn)
+
+    monkeypatch.setattr(feature_cache.Files, "write", noted_write)
+    monkeypatch.setattr(feature_cache.FeatureStore, "_fill", noted_fill)
+    stages = tuple(
+        StageConfig(name=f"last-{count}", train=(f"last:{count}",), epochs=2, lr=1e-3)
+        for count in (1, 2)
+    )
+    plan = TINY_PLAN.model_copy(
+        update={"feature_cache": True, "feature_cache_always": True}
+    )
+    Setting(tmp_path, stages=stages, plan=plan).train()
+    # Of three views and four epochs the first one comes again.
+    assert len(asked) == 2 + 1 + 2 + 1
+    assert written == asked
+
+
 def test_outputs_that_a_lower_store_has_already_are_not_computed_again(
     model: blocks.TorchvisionNetwork, tmp_path: Path
 ) -> None:
