@@ -12,8 +12,9 @@ run: $(INSTALLED)
 	.venv/bin/thaw sample
 	.venv/bin/thaw run
 
+# three, since a test often waits for a process that it started
 test: lint
-	.venv/bin/pytest -n 2 -m "not full and not real"
+	.venv/bin/pytest -n 3 -m "not full and not real"
 
 # while coding: a minute and a half on two cores
 test-fast: $(INSTALLED)

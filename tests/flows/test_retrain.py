@@ -207,6 +207,7 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_back_again_restores(
     assert (finished / "artifacts/evaluate/record.json").read_bytes() == first
 
 
+@pytest.mark.full
 def test_a_kill_before_registering_still_ends_in_a_registration(
     finished: Path, thaw: Thaw
 ) -> None:
@@ -273,6 +274,7 @@ def recorded_runs(workspace: Path) -> dict[str, dict[str, Any]]:
     return runs
 
 
+@pytest.mark.full
 def test_runs_that_the_store_lost_are_recorded_again_with_all_they_had(
     finished: Path, thaw: Thaw
 ) -> None:
@@ -517,6 +519,7 @@ def _flow_runs(known: dict[str, str]) -> list[str]:
         return [run["state_type"] for run in json.load(answer)]
 
 
+@pytest.mark.full
 def test_a_learning_rate_is_found_and_nothing_trained(
     finished: Path, thaw: Thaw
 ) -> None:
