@@ -314,19 +314,14 @@ class FeatureStore:
         tensors = {}
         for name, data in self._files.data.items():
             tensors[name] = _tensor(data[turns, positions], self._prefix.plan)
-        if "" in tensors:
-            return tensors[""]
-        return TensorGroup(tensors)
+        return _output(tensors)
 
     def _computed(self, positions: Rows, turns: Rows) -> Batch:
         """The same without the files, but for the last bits of another batch size."""
         output = self._prefix.at(positions, turns)
         plan = self._prefix.plan
         arrays = _arrays(output, plan)
-        tensors = {name: _tensor(array, plan) for name, array in arrays.items()}
-        if "" in tensors:
-            return tensors[""]
-        return TensorGroup(tensors)
+        return _output({name: _tensor(array, plan) for name, array in arrays.items()})
 
     def _turns(self, positions: Rows, views: Rows | None) -> Rows:
         count = self._prefix.views
@@ -628,6 +623,11 @@ def _arrays(output: Batch, plan: TrainingPlan) -> dict[str, NDArray[Any]]:
 def _tensors(output: Batch) -> dict[str, torch.Tensor]:
     """A prefix's output by name; "" where it is one tensor alone."""
     return dict(output.tensors) if isinstance(output, TensorGroup) else {"": output}
+
+
+def _output(tensors: dict[str, torch.Tensor]) -> Batch:
+    """What `_tensors` took apart."""
+    return tensors[""] if "" in tensors else TensorGroup(tensors)
 
 
 def _array(tensor: torch.Tensor, plan: TrainingPlan) -> NDArray[Any]:
