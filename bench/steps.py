@@ -80,7 +80,7 @@ def open_steps(
         session = TrainingSession(job, "bench", nowhere, stop, lambda rows: None)
         progress = TrainingProgress(TrainState(plan=plan))
         trainer = open_stage(session, stage, job.build(True), progress, {})
-        order = order_epoch(job, 0)
+        order = order_epoch(job, 0, trainer.setup.views)
         stages.set_modes(trainer.setup.model, trainer.setup.scope)
 
         def take_step(number: int) -> float:

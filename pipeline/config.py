@@ -32,7 +32,7 @@ from pipeline.config_section import Above, ConfigSection, Fraction, Positive, Ta
 from pipeline.errors import ConfigError
 from pipeline.redaction import redact_forms
 
-ENGINE = 3  # raised where the same settings and data give other results than before
+ENGINE = 4  # raised where the same settings and data give other results than before
 
 # Folders of a workspace that are written and removed by Thaw, DVC or Git: no place for
 # data.
@@ -264,7 +264,9 @@ class FinetuneConfig(ConfigSection):
     patience: int = Field(default=5, ge=0)
     """stop a stage after this many epochs without a better validation result; 0: never; the best is restored"""
     views: Positive = 8
-    """variants of each example, the first plain, the others augmented; the feature cache keeps the frozen prefix's output for each"""
+    """variants of each example, the first plain, the others augmented; a stage that trains every block shows all of them"""
+    frozen_views: Positive = 4
+    """how many of the views a stage shows that has frozen blocks below: their outputs are kept for each, so fewer cost less time and disk"""
     primary: str = "accuracy"
     """the validation metric that chooses the best epoch and the best candidate"""
     warm_start: Literal["none", "champion"] = "none"

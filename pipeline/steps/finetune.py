@@ -608,9 +608,9 @@ class FinetuneRun:
         from pipeline.training.plan import BACKWARD
 
         config = self.config
-        head_passes = config.views
+        head_passes = min(config.views, config.frozen_views)
         if config.head_solver != "optimizer":
-            head_passes = min(config.views, PRESENTATIONS)
+            head_passes = min(head_passes, PRESENTATIONS)
         names = list(recipes.recipe_names(config))
         if self.has_baseline and self.remembered_baseline is None:
             names.append(recipes.BASELINE)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from pipeline.errors import ThawError, TrainingError
 from pipeline.records import digest
 from pipeline.tasks.base import RandomDraw
-from pipeline.training import sampling
+from pipeline.training import sampling, stages
 
 if TYPE_CHECKING:
     import torch
@@ -252,13 +252,19 @@ def stage_batches(
             there are kept on the way, where there is room for them too.
     """
     opener = _StoreOpener(job, model, plan, between)
-    train = opener.open_source(job.train, views, scope.boundary)
+    kept_views = _without_single(views)
+    train = opener.open_source(job.train, kept_views, scope.boundary)
     val = opener.open_source(job.val, None, scope.boundary)
-    # Later stages show all views.
-    if views == job.config.views:
-        opener.begin_below(train, views, later)
+    if kept_views == _without_single(stages.count_views(job.config, scope)):
+        # Later stages show the same ones.
+        opener.begin_below(train, kept_views, later)
     opener.begin_below(val, None, later)
     return StageBatches(train, val)
+
+
+def _without_single(views: int | None) -> int | None:
+    """None, the plain presentation, where there is but one view: the first is plain."""
+    return None if views == 1 else views
 
 
 class _StoreOpener:
@@ -344,7 +350,7 @@ class _StoreOpener:
 
     def _weights_below(self, boundary: int) -> str:
         """What tells the weights of blocks[:boundary] apart."""
-        from pipeline.training import fingerprint, stages
+        from pipeline.training import fingerprint
 
         if not self._plan.feature_cache:
             return ""

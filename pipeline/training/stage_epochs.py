@@ -55,20 +55,25 @@ class LoadedBatch(NamedTuple):
     targets: Targets
 
 
-def order_epoch(job: FinetuneJob, epoch: int) -> EpochOrder:
-    """What an epoch (from 0, over the whole recipe) shows, from settings and ids alone."""
+def order_epoch(job: FinetuneJob, epoch: int, views: int) -> EpochOrder:
+    """What an epoch shows, from settings and ids alone.
+
+    Args:
+        epoch: from 0, over the whole recipe.
+        views: how many there are of each example.
+    """
     train = job.train
     config = job.config
     rows, repeats = sampling.epoch_rows(
         train.keys, train.classes, config.sampling, config.seed, epoch
     )
-    views = sampling.views(train.keys[rows], epoch, config.views, repeats)
+    shown = sampling.views(train.keys[rows], epoch, views, repeats)
     shapes = train.shapes[rows]
     if (shapes == shapes[0]).all():
         batches = sampling.batches(np.arange(len(rows)), config.batch_size)
     else:
         batches = sampling.shape_batches(shapes, config.batch_size, config.seed, epoch)
-    return EpochOrder(rows, views, batches)
+    return EpochOrder(rows, shown, batches)
 
 
 def repeat_epoch(
@@ -78,7 +83,7 @@ def repeat_epoch(
     targets.
     """
     stages.set_modes(setup.model, setup.scope)
-    order = order_epoch(setup.job, epoch)
+    order = order_epoch(setup.job, epoch, setup.views)
     for batch in itertools.cycle(order.batches):
         yield load_batch(source, order.rows[batch], order.views[batch])
 
@@ -126,7 +131,7 @@ class EpochTrainer:
             TrainingError: an example cannot be loaded, or memory does not hold one.
         """
         setup = self._setup
-        order = order_epoch(setup.job, self._state.epoch)
+        order = order_epoch(setup.job, self._state.epoch, setup.views)
         remaining = order.batches[self._state.batch :]
         stages.set_modes(setup.model, setup.scope)
         work = (

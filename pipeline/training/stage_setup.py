@@ -56,6 +56,11 @@ class StageSetup:
         return self.solver_refusal is None
 
     @property
+    def views(self) -> int:
+        """How many views of each training example the stage shows."""
+        return stages.count_views(self.job.config, self.scope)
+
+    @property
     def batches_per_epoch(self) -> int:
         """Optimiser steps of an epoch."""
         examples = len(self.job.train)
@@ -115,7 +120,7 @@ class StageSetup:
             between: called now and then while the frozen prefix is computed; may raise
                 to end that.
         """
-        views: int | None = self.job.config.views
+        views: int | None = self.views
         if self.is_solved:
             views = head_stage.count_presentations(self.job, self.model.blocks[-1])
         return stage_batches(
@@ -152,7 +157,7 @@ def set_up(
         _fuse_prefix(job, model, (*last_epochs, scope.boundary), plan)
     later = []
     for boundary, last_epoch in last_epochs.items():
-        turns = _find_turns_shown_again(job, first_epoch, last_epoch)
+        turns = _find_turns_shown_again(job, scope, first_epoch, last_epoch)
         if refusal is None:  # a head is solved on all views at once
             turns = None
         later.append(LaterStage(boundary, turns))
@@ -186,14 +191,14 @@ def _find_later_boundaries(
 
 
 def _find_turns_shown_again(
-    job: FinetuneJob, first_epoch: int, last_epoch: int
+    job: FinetuneJob, scope: StageScope, first_epoch: int, last_epoch: int
 ) -> frozenset[int] | None:
     """The turns of the epochs from the first one on that come again until the last;
     None where epochs show examples in several turns.
     """
     if job.config.sampling == "balanced":
         return None
-    count = job.config.views
+    count = stages.count_views(job.config, scope)
     epochs = range(first_epoch, last_epoch - count + 1)
     return frozenset(epoch % count for epoch in epochs)
 

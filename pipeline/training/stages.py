@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.config import StageConfig
+from pipeline.config import FinetuneConfig, StageConfig
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.models.block_patterns import select_blocks
 
@@ -30,6 +30,15 @@ class StageScope:
     frozen: tuple[str, ...]
     boundary: int
     batchnorm: bool
+
+
+def count_views(config: FinetuneConfig, scope: StageScope) -> int:
+    """How many views of each training example a stage of this scope shows: with blocks
+    frozen below, each view costs a pass through them, and those that are kept disk.
+    """
+    if scope.boundary:
+        return min(config.views, config.frozen_views)
+    return config.views
 
 
 def resolve_scope(model: BlockedNetwork, stage: StageConfig) -> StageScope:

@@ -29,11 +29,14 @@ from pipeline.tasks.image_classification.codec import ImageCodec
 from pipeline.tasks.image_classification.settings import ImageClassificationConfig
 from pipeline.training import feature_cache, sampling
 from pipeline.training.plan import TrainingPlan, autocast, place_network, to_input
+from tiny import CONFIG, Setting, TinyTask, elsewhere, weights_hash
 from tiny import PLAN as TINY_PLAN
-from tiny import Setting, TinyTask, elsewhere, weights_hash
 
 SPEC = ImageInputSpec(size=32, resize=40)
 PLAN = TrainingPlan(threads=1, feature_cache_always=True, torch=torch.__version__)
+KEEPING = TINY_PLAN.model_copy(
+    update={"feature_cache": True, "feature_cache_always": True}
+)
 VIEWS = 3
 PROBED = 2  # examples looked at before anything is kept
 
@@ -459,38 +462,65 @@ def test_a_lower_store_is_filled_on_the_way_and_no_number_differs(
     place_network(model, PLAN)
 
 
-def test_unfreezing_gradually_runs_no_frozen_block_twice_for_the_same_view(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepared: list[str] = []
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is prepared for a network from here on: the draw of each picture, or None."""
+    draws_seen: list[str] = []
     original = TinyTask.prepare
 
-    def counted(
+    def noted(
         self: TinyTask, decoded: Any, spec: Any, task: Any, draws: Any
     ) -> torch.Tensor:
-        views = [None] * len(decoded) if draws is None else draws
-        prepared.extend(str(view) for view in views)
+        shown = [None] * len(decoded) if draws is None else draws
+        draws_seen.extend(str(draw) for draw in shown)
         return original(self, decoded, spec, task, draws)
 
-    monkeypatch.setattr(TinyTask, "prepare", counted)
+    monkeypatch.setattr(TinyTask, "prepare", noted)
+    return draws_seen
+
+
+def test_unfreezing_gradually_runs_no_frozen_block_twice_for_the_same_view(
+    tmp_path: Path, prepared: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     stages = tuple(
         StageConfig(name=f"last-{count}", train=(f"last:{count}",), epochs=2, lr=1e-3)
         for count in (0, 1, 2)
     )
     stages = (stages[0].model_copy(update={"train": ("head",)}), *stages[1:])
-    plan = TINY_PLAN.model_copy(
-        update={"feature_cache": True, "feature_cache_always": True}
-    )
-    trained = Setting(tmp_path / "a", stages=stages, plan=plan).train()
+    trained = Setting(tmp_path / "a", stages=stages, plan=KEEPING).train()
     once = len(prepared)
     prepared.clear()
     monkeypatch.setattr(feature_cache.FeatureStore, "begin_from", lambda *_: None)
-    again = Setting(tmp_path / "b", stages=stages, plan=plan).train()
+    again = Setting(tmp_path / "b", stages=stages, plan=KEEPING).train()
     assert weights_hash(again) == weights_hash(trained)
     # Three views of 33 examples to train on and the plain one of 11; the rest are probes.
     needed = 3 * 33 + 11
     assert needed <= once < needed + 20
     assert len(prepared) >= 2 * needed, "the stages did not compute their own"
+
+
+def test_a_solved_head_leaves_what_a_later_stage_of_the_only_view_begins_from(
+    tmp_path: Path, prepared: list[str]
+) -> None:
+    config = CONFIG.model_copy(update={"views": 1, "head_solver": "auto"})
+    stages = (
+        StageConfig(name="head", train=("head",), epochs=2, lr=1e-3),
+        StageConfig(name="top", train=("last:1",), epochs=2, lr=1e-3),
+    )
+    Setting(tmp_path, stages=stages, config=config, plan=KEEPING).train()
+    # 33 examples to train on and 11 of validation; the rest are probes.
+    assert 44 <= len(prepared) < 44 + 20
+
+
+@pytest.mark.parametrize(("train", "views"), [("last:1", 2), ("all", 5)])
+def test_a_stage_with_frozen_blocks_shows_fewer_views(
+    train: str, views: int, tmp_path: Path, prepared: list[str]
+) -> None:
+    """Each costs a pass through the frozen blocks, or disk."""
+    config = CONFIG.model_copy(update={"views": 5, "frozen_views": 2})
+    stage = StageConfig(name="only", train=(train,), epochs=6, lr=1e-3)
+    Setting(tmp_path, stages=(stage,), config=config).train()
+    assert len(set(prepared) - {"None"}) == 33 * views
 
 
 def test_nothing_is_kept_on_the_way_that_no_later_epoch_shows(
@@ -515,10 +545,7 @@ def test_nothing_is_kept_on_the_way_that_no_later_epoch_shows(
         StageConfig(name=f"last-{count}", train=(f"last:{count}",), epochs=2, lr=1e-3)
         for count in (1, 2)
     )
-    plan = TINY_PLAN.model_copy(
-        update={"feature_cache": True, "feature_cache_always": True}
-    )
-    Setting(tmp_path, stages=stages, plan=plan).train()
+    Setting(tmp_path, stages=stages, plan=KEEPING).train()
     # Of three views and four epochs the first one comes again.
     assert len(asked) == 2 + 1 + 2 + 1
     assert written == asked

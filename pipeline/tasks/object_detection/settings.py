@@ -38,6 +38,7 @@ class ObjectDetectionConfig(TaskConfig):
             "body_lr": 2e-4,
             "lr_decay": 1.0,
             "views": 16,
+            "frozen_views": 16,
             "label_smoothing": 0.0,
             "primary": "mean_ap",
         },

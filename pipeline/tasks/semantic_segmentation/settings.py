@@ -36,6 +36,7 @@ class SemanticSegmentationConfig(TaskConfig):
             "body_lr": 4e-4,
             "lr_decay": 1.0,
             "views": 16,
+            "frozen_views": 16,
             "label_smoothing": 0.0,
             "primary": "mean_iou",
         },
