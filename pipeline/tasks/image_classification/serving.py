@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.tasks import image_serving
 from pipeline.tasks.base import ServedColumn
 from pipeline.tasks.class_serving import OUTPUTS, class_difference, class_settings
 from pipeline.tasks.image_classification.settings import image_settings
@@ -21,55 +21,26 @@ if TYPE_CHECKING:
 class ImageServing:
     """The Serving of images: one image file's content a row."""
 
-    module = "pipeline.serving.model"
-    helpers: tuple[str, ...] = ()
-    packages: tuple[str, ...] = (
-        "mlflow",
-        "numpy",
-        "pandas",
-        "pillow",
-        "safetensors",
-        "torch",
-        "torchvision",
-    )
+    module = "pipeline.serving.image_classification"
+    helpers: tuple[str, ...] = image_serving.HELPERS
+    packages: tuple[str, ...] = image_serving.PACKAGES
     outputs = OUTPUTS
 
     def settings(self, config: Config, candidate: CandidateRecord) -> dict[str, Any]:
         intake = image_settings(config.task).intake
-        limits = {
-            "max_bytes": intake.max_bytes,
-            "max_pixels": intake.max_pixels,
-            "single_frame": intake.animated == "reject",
-        }
-        return class_settings(candidate, limits)
+        return class_settings(candidate, image_serving.image_limits(intake))
 
     def inputs(self, config: Config) -> tuple[ServedColumn, ...]:
         """An image file's content."""
-        return (ServedColumn("image", "binary"),)
+        return image_serving.INPUTS
 
     def input_example(self, config: Config) -> pd.DataFrame:
-        """A plain grey image, so that no one's data is shown to everyone who may see
-        the registry.
-        """
-        import pandas as pd
-        from PIL import Image
-
-        content = io.BytesIO()
-        Image.new("RGB", (32, 32), (128, 128, 128)).save(content, "PNG")
-        return pd.DataFrame({"image": [content.getvalue()]})
+        return image_serving.grey_picture()
 
     def requests(
         self, examples: Sequence[Mapping[str, Any]], data: Path
     ) -> pd.DataFrame:
-        import pandas as pd
-
-        # Takes pyarrow, which a run with nothing to do has no use for.
-        from pipeline.manifest import real_path
-
-        contents = [
-            real_path(data, example["path"]).read_bytes() for example in examples
-        ]
-        return pd.DataFrame({"image": pd.Series(contents, dtype=object)})
+        return image_serving.file_requests(examples, data)
 
     def difference(
         self,

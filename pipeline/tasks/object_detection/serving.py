@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.tasks import canvas_serving
+from pipeline.tasks import canvas_serving, image_serving
 from pipeline.tasks.base import ServedColumn
 from pipeline.tasks.object_detection.settings import detection_settings
 
@@ -26,16 +26,11 @@ class BoxServing:
 
     module = "pipeline.serving.box_detection"
     helpers: tuple[str, ...] = (
-        "pipeline.serving.image_pixels",
-        "pipeline.serving.image_requests",
-        "pipeline.serving.canvas",
-        "pipeline.serving.canvas_network",
-        "pipeline.serving.feature_maps",
+        *canvas_serving.HELPERS,
         "pipeline.serving.box_head",
-        "pipeline.serving.tiles",
         "pipeline.serving.box_tiles",
     )
-    packages = canvas_serving.PACKAGES
+    packages = image_serving.PACKAGES
     outputs = (
         ServedColumn("objects", "list of objects"),
         ServedColumn("width", "long"),
@@ -53,15 +48,15 @@ class BoxServing:
 
     def inputs(self, config: Config) -> tuple[ServedColumn, ...]:
         """An image file's content."""
-        return canvas_serving.INPUTS
+        return image_serving.INPUTS
 
     def input_example(self, config: Config) -> pd.DataFrame:
-        return canvas_serving.grey_picture()
+        return image_serving.grey_picture()
 
     def requests(
         self, examples: Sequence[Mapping[str, Any]], data: Path
     ) -> pd.DataFrame:
-        return canvas_serving.file_requests(examples, data)
+        return image_serving.file_requests(examples, data)
 
     def difference(
         self,
