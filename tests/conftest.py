@@ -4,6 +4,7 @@ anew for each test.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import shutil
@@ -22,9 +23,13 @@ from pseudo_terminal import PseudoTerminal, thaw_on_terminal
 for key, value in settings.QUIET.items():
     os.environ.setdefault(key, value)
 os.environ.setdefault("MPLBACKEND", "agg")
-# Threads of several workers would wait for each other's cores.
-if "PYTEST_XDIST_WORKER" in os.environ:
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if IS_WORKER:
+    # Threads of several workers would wait for each other's cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Taking apart all that was imported takes a worker four seconds, and its results
+    # are told by then. What is registered first is called last.
+    atexit.register(os._exit, 0)
 # What collecting the tests imports stays until the end: looking for garbage among it,
 # again and again, takes a tenth of the time.
 gc.disable()
@@ -122,7 +127,8 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure() -> None:
-    gc.unfreeze()  # libraries that look for leaks would report all of it
+    if not IS_WORKER:
+        gc.unfreeze()  # libraries that look for leaks would report all of it
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook

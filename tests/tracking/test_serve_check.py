@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from flows.servers import free_port
@@ -24,8 +25,17 @@ def test_the_server_is_given_as_long_as_its_answer_is_waited_for(
     """By itself MLflow's ends a request after a minute: large pictures take longer."""
     server = serve_check._start(tmp_path, free_port(0), tmp_path / "log")
     try:
-        environment = Path(f"/proc/{server.pid}/environ").read_text()
+        environment = _read_environment(server.pid)
     finally:
         serve_check._end(server)
     seconds = f"{serve_check.SECONDS_TO_ANSWER}"
     assert f"MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT={seconds}\0" in environment
+
+
+def _read_environment(pid: int) -> str:
+    """What a process was started with; nothing is there for a moment at its start."""
+    until = time.monotonic() + 10
+    environment = ""
+    while not environment and time.monotonic() < until:
+        environment = Path(f"/proc/{pid}/environ").read_text()
+    return environment
