@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torchvision.models import MobileNetV2
 
 from consoles import RecordingConsole
 from disks import small_disk, small_files
@@ -38,6 +39,8 @@ KEEPING = TINY_PLAN.model_copy(
     update={"feature_cache": True, "feature_cache_always": True}
 )
 VIEWS = 3
+# Expansion, channels, repetitions and stride, as torchvision describes the network.
+FEW_BLOCKS = [[1, 16, 1, 1], [2, 8, 3, 2], [2, 12, 4, 2], [2, 16, 3, 1]]
 PROBED = 2  # examples looked at before anything is kept
 
 
@@ -70,10 +73,15 @@ class Counting(ImageCodec):
         return super().prepare(decoded, *rest)
 
 
+def build_small() -> blocks.TorchvisionNetwork:
+    """A stock network with all of its kinds of blocks, narrow and of fewer of them."""
+    network = MobileNetV2(num_classes=3, inverted_residual_setting=FEW_BLOCKS)
+    return blocks.TorchvisionNetwork("mobilenet_v2", 3, network, {})
+
+
 @pytest.fixture(scope="module")
 def model() -> blocks.TorchvisionNetwork:
-    """Two blocks of a stock network would do; all of a small one is surer."""
-    built = blocks.build_network("mobilenet_v2", 3)
+    built = build_small()
     # As if it had seen data: statistics that differ from batch to batch must not
     # matter.
     with torch.no_grad():
@@ -614,7 +622,7 @@ def test_a_disk_that_fills_with_lower_outputs_changes_no_number(
 
 def _on_a_disk_that_lower_outputs_fill(disk: Path) -> list[str]:
     feature_cache.SPARE_BYTES = -(10**12)  # there was room when it was looked for
-    model = blocks.build_network("mobilenet_v2", 3).eval()
+    model = build_small().eval()
     store = Store(96)
     low = kept(model, disk, boundary=2, store=store, views=None)
     high = kept(model, disk, store=store, views=None)
@@ -736,7 +744,7 @@ def _on_a_disk_that_fills(disk: Path) -> list[str]:
     """
     feature_cache.SPARE_BYTES = -(10**12)  # there was room when it was looked for
     model, store, console = (
-        blocks.build_network("mobilenet_v2", 3).eval(),
+        build_small().eval(),
         Store(112),
         RecordingConsole(),
     )
