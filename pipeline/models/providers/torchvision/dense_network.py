@@ -5,6 +5,7 @@ head that reads several of its maps.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -239,17 +240,26 @@ def find_design(architecture: str, side: int, strides: Sequence[int]) -> dict[st
         ConfigError: the architecture does not exist, has no such maps, or cannot be
             built for that side.
     """
+    maps = _choose_maps(architecture, side, tuple(strides))
+    return {
+        "architecture": architecture,
+        "arguments": torchvision_models.find_stock_kwargs(architecture, side),
+        "side": side,
+        "maps": [feature_map._asdict() for feature_map in maps],
+    }
+
+
+# To find the maps, a network is built and walked through, which takes a third of a
+# second; a run asks for the same several times.
+@lru_cache(maxsize=32)
+def _choose_maps(
+    architecture: str, side: int, strides: tuple[int, ...]
+) -> tuple[FeatureMap, ...]:
     arguments = torchvision_models.find_stock_kwargs(architecture, side)
     classifier = torchvision_models.build_stock(
         architecture, 1, arguments, meta=True
     ).eval()
-    maps = feature_maps.choose_maps(architecture, classifier, side, strides)
-    return {
-        "architecture": architecture,
-        "arguments": arguments,
-        "side": side,
-        "maps": [feature_map._asdict() for feature_map in maps],
-    }
+    return tuple(feature_maps.choose_maps(architecture, classifier, side, strides))
 
 
 def find_whole_design(architecture: str, side: int) -> dict[str, Any]:
@@ -259,6 +269,15 @@ def find_whole_design(architecture: str, side: int) -> dict[str, Any]:
     Raises:
         ConfigError: a picture of that side is too small for it.
     """
+    maps = _read_whole_maps(architecture, side)
+    return {
+        **_describe_whole_body(architecture, side),
+        "maps": [feature_map._asdict() for feature_map in maps],
+        **WHOLE_NETWORKS[architecture].head,
+    }
+
+
+def _describe_whole_body(architecture: str, side: int) -> dict[str, Any]:
     whole = WHOLE_NETWORKS[architecture]
     design = {
         "network": architecture,
@@ -268,14 +287,15 @@ def find_whole_design(architecture: str, side: int) -> dict[str, Any]:
     }
     if whole.norm_eps is not None:
         design["norm_eps"] = whole.norm_eps
-    maps = feature_maps.read_maps(
-        architecture, build_body(design, meta=True).eval(), side, whole.maps
-    )
-    return {
-        **design,
-        "maps": [feature_map._asdict() for feature_map in maps],
-        **whole.head,
-    }
+    return design
+
+
+@lru_cache(maxsize=32)
+def _read_whole_maps(architecture: str, side: int) -> tuple[FeatureMap, ...]:
+    design = _describe_whole_body(architecture, side)
+    body = build_body(design, meta=True).eval()
+    paths = WHOLE_NETWORKS[architecture].maps
+    return tuple(feature_maps.read_maps(architecture, body, side, paths))
 
 
 def build_body(
