@@ -18,6 +18,7 @@ from pipeline.errors import BackboneError, ConfigError
 from pipeline.models.network import state_to_save
 from pipeline.models.providers.torchvision import blocks, torchvision_models
 from pipeline.models.providers.torchvision.blocks import TorchvisionNetwork
+from quick_weights import build_quickly
 
 # One of each family, with an input side that it accepts.
 FAMILIES = {
@@ -56,7 +57,7 @@ def _side(name: str) -> int:
 
 
 def _check_same_function(name: str, side: int) -> None:
-    model = _busy(blocks.build_network(name, 5, seed=1)).eval()
+    model = _busy(build_quickly(name, 5)).eval()
     x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = model.stock(x)
@@ -168,7 +169,7 @@ def test_blocks_are_named_by_their_place_in_the_stock_network(
     ("name", "side"), [item for item in FAMILIES.items() if item[0] not in LARGE]
 )
 def test_no_block_writes_into_its_input(name: str, side: int) -> None:
-    model = blocks.build_network(name, 5).train()
+    model = build_quickly(name, 5).train()
     x = torch.randn(2, 3, side * 2, side * 2)
     with torch.no_grad():
         for block in model.blocks:
@@ -180,7 +181,7 @@ def test_no_block_writes_into_its_input(name: str, side: int) -> None:
 
 def test_what_a_frozen_block_gives_is_not_random() -> None:
     # VGG has dropouts between its linear layers: each belongs to the block after it.
-    model = blocks.build_network("alexnet", 5).train()
+    model = build_quickly("alexnet", 5).train()
     model.blocks[-1].eval()
     x = torch.randn(2, 3, 64, 64)
     body = len(model.blocks) - 1
@@ -192,7 +193,7 @@ def test_what_a_frozen_block_gives_is_not_random() -> None:
 
 
 def test_a_block_switches_just_its_own_modules() -> None:
-    model = blocks.build_network("mobilenet_v2", 5).eval()
+    model = blocks.build_network("mobilenet_v2", 5, meta=True).eval()
     model.blocks[-2].train()
     training = {name for name, module in model.stock.named_modules() if module.training}
     assert training
@@ -214,7 +215,7 @@ def _small_transformer() -> TorchvisionNetwork:
 
 def test_a_copied_model_is_independent() -> None:
     for model in (
-        _busy(blocks.build_network("densenet121", 3)).eval(),
+        _busy(build_quickly("densenet121", 3)).eval(),
         _small_transformer().eval(),
     ):
         x = torch.randn(1, 3, 32, 32)
@@ -232,7 +233,7 @@ class TestAuxiliary:
 
     @pytest.mark.slow
     def test_it_is_what_the_stock_network_gives_in_training(self) -> None:
-        model = blocks.build_network("inception_v3", 5).train()
+        model = build_quickly("inception_v3", 5).train()
         x = torch.randn(2, 3, 299, 299)
         twin = copy.deepcopy(model)
         with torchvision_models.seed_generator(0):
@@ -245,7 +246,7 @@ class TestAuxiliary:
 
     @pytest.mark.slow
     def test_it_is_silent_unless_its_block_trains(self) -> None:
-        model = blocks.build_network("inception_v3", 5).eval()
+        model = build_quickly("inception_v3", 5).eval()
         x = torch.randn(2, 3, 299, 299)
         assert model.outputs(x)[1] == []
         model.blocks[-1].train()
@@ -257,7 +258,7 @@ class TestAuxiliary:
 
     def test_a_small_input_goes_without(self) -> None:
         logits, extra = (
-            blocks.build_network("inception_v3", 5)
+            build_quickly("inception_v3", 5)
             .train()
             .outputs(torch.randn(2, 3, 160, 160))
         )

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.models.providers.torchvision import blocks, fused
+from pipeline.models.providers.torchvision import fused
 from pipeline.models.providers.torchvision.blocks import (
     SequentialBlock,
     TorchvisionNetwork,
 )
 from pipeline.models.providers.torchvision.forward_steps import Step
+from quick_weights import build_quickly
 
 NORMED = [
     "densenet121",
@@ -29,11 +30,12 @@ NORMED = [
     "shufflenet_v2_x0_5",
     pytest.param("vgg11_bn", marks=pytest.mark.slow),
 ]
+SIDES = {"inception_v3": 80, "vgg11_bn": 224}
 
 
 def network(name: str) -> TorchvisionNetwork:
     """As if it had seen data, so that every norm does something."""
-    model = blocks.build_network(name, 3).eval()
+    model = build_quickly(name, 3).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for module in model.modules():
@@ -46,7 +48,7 @@ def network(name: str) -> TorchvisionNetwork:
     return model
 
 
-def images(side: int = 96, count: int = 2) -> Tensor:
+def images(side: int = 64, count: int = 2) -> Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
@@ -82,7 +84,7 @@ def normed() -> Iterator[Callable[[TorchvisionNetwork], list[str]]]:
 @pytest.mark.parametrize("activations", [False, True])
 def test_fused_blocks_give_what_the_blocks_give(name: str, activations: bool) -> None:
     model, stop = network(name), -1
-    x = images(224 if name.startswith("vgg") else 96)
+    x = images(SIDES.get(name, 64))
     with torch.inference_mode():
         expected = model.run(x, 0, stop)
         model.fuse(
