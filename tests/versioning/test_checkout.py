@@ -4,17 +4,21 @@ case, with real DVC and Git.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.data.ledger import Ledger, LedgerEntry, load
 from pipeline.errors import LedgerError, VersioningError, WorkspaceError
-from pipeline.versioning import Versioning, initialise
+from pipeline.versioning import Versioning, checkout, initialise
 from pipeline.versioning.checkout import bases_file, plan_checkout
 
 DVC_YAML = (
@@ -61,12 +65,12 @@ def edit(root: Path, name: str, text: str) -> None:
 
 
 def dvc(root: Path, *arguments: str) -> None:
-    subprocess.run(
-        [Path(sys.executable).with_name("dvc"), *arguments],
-        cwd=root,
-        check=True,
-        capture_output=True,
-    )
+    """DVC's own command, in this process, which has imported it."""
+    from dvc.cli import main
+
+    with contextlib.chdir(root), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own libraries
+        assert main(["--quiet", *arguments]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -295,29 +299,27 @@ def test_what_no_cache_holds_is_put_there_before_it_goes(ws: Path) -> None:
     assert there(ws) == ONE
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from pipeline.versioning import Versioning, checkout
-put, left = checkout._put_file, [int(sys.argv[2])]
-def killed(*given):
-    if not left[0]:
-        os.kill(os.getpid(), signal.SIGKILL)
-    left[0] -= 1
-    put(*given)
-checkout._put_file = killed
-Versioning(Path(sys.argv[1])).update_data()
-"""
-
-
 def kill_after(root: Path, files: int) -> None:
-    """A checkout, killed when it has put that many files in place."""
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(root), str(files)],
-        check=False,
-        capture_output=True,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    """A checkout, killed when it has put that many files in place: in a fork of this
+    process, which need not import DVC.
+    """
+    put, left = checkout._put_file, [files]
+
+    def killed(*given: Any) -> None:
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+        put(*given)
+
+    child = os.fork()
+    if not child:
+        try:
+            checkout._put_file = killed
+            Versioning(root).update_data()
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("files", [0, 1])
