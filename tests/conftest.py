@@ -37,6 +37,24 @@ gc.disable()
 for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
 
+# To import one of these takes seconds: the files whose tests do go to one process.
+HEAVY_LIBRARIES = {
+    "great_expectations": (
+        "data/test_checks.py",
+        "data/test_conflicts.py",
+        "steps/test_annotated_images.py",
+        "steps/test_validate.py",
+    ),
+    "mlflow_and_transformers": (
+        "modalities/text/test_attribution.py",
+        "modalities/text/test_token_store.py",
+        "serving/test_served_model.py",
+        "tasks/text_classification/test_text_evaluation.py",
+        "test_preflight.py",
+        "tracking/test_runs.py",
+    ),
+}
+
 
 @pytest.fixture(scope="session")
 def thaw() -> Thaw:
@@ -134,16 +152,21 @@ def pytest_unconfigure() -> None:
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that need the finished workspace run in one process, so that it is made
-    once; so do those of a file in which tests share a fixture. The others go one by
-    one to whichever process is free.
+    once; so do those of a file in which tests share a fixture, and those of the files
+    that import a heavy library. The others go one by one to whichever process is free.
     """
-    grouped = {item.path for item in items if _shares_fixture(item)}
+    groups = {}
+    for item in items:
+        if _shares_fixture(item):
+            groups[item.path] = str(item.path.relative_to(REPOSITORY))
+    for library, names in HEAVY_LIBRARIES.items():
+        for name in names:
+            groups[REPOSITORY / "tests" / name] = library
     for item in items:
         if "_finished" in item.fixturenames:
             item.add_marker(pytest.mark.xdist_group("finished"))
-        elif item.path in grouped:
-            group = str(item.path.relative_to(REPOSITORY))
-            item.add_marker(pytest.mark.xdist_group(group))
+        elif item.path in groups:
+            item.add_marker(pytest.mark.xdist_group(groups[item.path]))
 
 
 def _shares_fixture(item: pytest.Item) -> bool:

@@ -18,8 +18,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from commands import change, run_thaw
-from flows.retrain import begin_run
-from flows.step_task import run_or_restore
 from pipeline import files, setup
 from pipeline.config import parse
 from pipeline.errors import BackboneError
@@ -46,28 +44,40 @@ def weights_bytes(seed: int, metadata: dict[str, str] | None = None) -> bytes:
 OLD, NEW = weights_bytes(1), weights_bytes(2)
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Workspace:
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace whose weights are a file in it, after its first run of the backbone
     step.
     """
-    source = tmp_path / "pictures"
+    base = tmp_path_factory.mktemp("replaced")
+    source = base / "pictures"
     source.mkdir()
     Image.new("RGB", (20, 20)).save(source / "one.png")
     config = parse(
         {"backbone": {"name": NAME, "weights": FILE}, "tracking": {"enabled": False}},
         "test",
     )
-    setup.init(tmp_path / "place", source=source, config=config)
-    made = Workspace(tmp_path / "place")
+    setup.init(base / "place", source=source, config=config)
+    made = Workspace(base / "place")
     (made.root / FILE).write_bytes(OLD)
     assert run(made) == "done"
     assert run(made) == "unchanged"
-    return made
+    return made.root
+
+
+@pytest.fixture
+def place(made_once: Path, tmp_path: Path) -> Workspace:
+    """A copy of that workspace."""
+    copied = shutil.copytree(made_once, tmp_path / "place", symlinks=True)
+    return Workspace(Path(copied))
 
 
 def run(place: Workspace) -> str:
     """What the flow makes of the backbone step: done, restored or unchanged."""
+    # Prefect takes a second, which is no concern of processes that run other tests.
+    from flows.retrain import begin_run
+    from flows.step_task import run_or_restore
+
     running = begin_run(place)
     run_or_restore(running, "backbone")
     return running.outcomes[-1].how

@@ -17,9 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from commands import change
 from consoles import RecordingConsole
-from flows.retrain import begin_run
 from flows.status import follow_champion
-from flows.step_task import run_or_restore
 from pipeline import manifest, setup
 from pipeline.config import parse
 from pipeline.errors import ThawError, TrackingError, TrainingError
@@ -100,6 +98,10 @@ def place(pristine: Path, tmp_path: Path) -> Workspace:
 
 def retrain(place: Workspace, *force: str) -> tuple[dict[str, str], RegisterRecord]:
     """The flow's steps in this process: what became of each, and what was registered."""
+    # Prefect takes a second, which is no concern of processes that run other tests.
+    from flows.retrain import begin_run
+    from flows.step_task import run_or_restore
+
     run = begin_run(place, force)
     records: dict[str, Any] = {name: run_or_restore(run, name) for name in STEPS}
     made: RegisterRecord = records["register"]

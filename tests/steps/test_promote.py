@@ -17,7 +17,6 @@ import pytest
 
 from consoles import RecordingConsole
 from flows import temporary
-from flows.approval import approval
 from flows.promotion import answer_request, promote_version, read_model, roll_back
 from pipeline import receipts
 from pipeline.config import PromotionConfig, to_yaml
@@ -381,6 +380,8 @@ def test_a_decision_stands_where_what_follows_from_it_cannot_be_written(
 def test_a_version_waits_for_approval_which_lapses_and_is_overtaken(
     done: Finished,
 ) -> None:
+    from flows.approval import approval  # Prefect, which takes a second
+
     set_policy(done, mode="human")
     record = done.promote()
     assert (record.champion, record.waits) == ("", True)
