@@ -324,25 +324,28 @@ class _StoreOpener:
     def _open(
         self, rows: Rows, views: int | None, boundary: int, console: Console
     ) -> FeatureStore | None:
-        from pipeline.training.feature_cache import open_features
+        from pipeline.training.feature_cache import FrozenPrefix, open_features
 
         job = self._job
-        features = open_features(
-            self._model,
-            boundary,
-            job.store,
-            rows,
-            job.task,
-            job.spec,
-            job.task_config,
+        prefix = FrozenPrefix(
+            model=self._model,
+            boundary=boundary,
+            store=job.store,
+            rows=rows,
+            task=job.task,
+            spec=job.spec,
+            task_config=job.task_config,
             seed=job.config.seed,
             views=views,
             plan=self._plan,
-            key=self._weights_below(boundary),
-            scratch=job.scratch,
-            console=console,
-            between=self._between,
-            in_use=self._in_use,
+        )
+        features = open_features(
+            prefix,
+            self._weights_below(boundary),
+            job.scratch,
+            console,
+            self._between,
+            self._in_use,
         )
         if features is not None:
             self._in_use.append(features.folder)

@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -69,24 +70,39 @@ class FrozenPrefix:
     """The frozen blocks and all that determines their input.
 
     Args:
-        rows: (N,) the examples' rows in the store, in the order of their ids.
-        ids: (N,) sorted.
-        keys: (N,) what their views are counted by.
-        views: how many views there are; None: the plain presentation.
+        rows: (N,) the examples' rows in the store of decoded examples, in any order;
+            all of one shape.
+        views: how many augmented views each has; None: the plain presentation alone.
     """
 
     model: BlockedNetwork
     boundary: int
     store: Store
     rows: Rows
-    ids: tuple[str, ...]
-    keys: sampling.Keys
     task: Task
     spec: InputSpec
     task_config: TaskConfig
     seed: int
     views: int | None
     plan: TrainingPlan
+
+    @cached_property
+    def rows_by_id(self) -> Rows:
+        """(N,) the rows in the order of the examples' ids."""
+        ids = self.store.ids
+        ordered = sorted(self.rows.tolist(), key=lambda row: ids[row])
+        return np.array(ordered, np.int64)
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """(N,) sorted."""
+        ids = self.store.ids
+        return tuple(ids[row] for row in self.rows_by_id.tolist())
+
+    @cached_property
+    def keys(self) -> sampling.Keys:
+        """(N,) what the views of each are counted by."""
+        return sampling.keys(self.ids)
 
     def __call__(self, chosen: slice, turn: int) -> Batch:
         """The prefix's output for some examples in one turn, on the CPU: (n, …)."""
@@ -98,7 +114,7 @@ class FrozenPrefix:
         """The prefix's output for examples (n,), each in its turn (n,), on the CPU: (n,
         …).
         """
-        pixels = self.store.batch(self.rows[positions])
+        pixels = self.store.batch(self.rows_by_id[positions])
         x = self.task.codec.prepare(
             pixels, self.spec, self.task_config, self._draws(positions, turns)
         )
@@ -281,8 +297,8 @@ class FeatureStore:
         self._filling = threading.Lock()
         self._written: dict[int, list[int]] = {}  # turn → chunks not flagged yet
         self._refused = False  # by the disk
-        self._order = np.argsort(prefix.rows, kind="stable")
-        self._sorted_rows = prefix.rows[self._order]
+        self._order = np.argsort(prefix.rows_by_id, kind="stable")
+        self._sorted_rows = prefix.rows_by_id[self._order]
 
     def begin_from(
         self, lower: FeatureStore, turns: Collection[int] | None = None
@@ -423,54 +439,26 @@ class FeatureStore:
 
 
 def open_features(
-    model: BlockedNetwork,
-    boundary: int,
-    store: Store,
-    rows: Rows,
-    task: Task,
-    spec: InputSpec,
-    task_config: TaskConfig,
-    *,
-    seed: int,
-    views: int | None,
-    plan: TrainingPlan,
-    key: str,
+    prefix: FrozenPrefix,
+    weights: str,
     scratch: Path,
     console: Console,
     between: Callable[[], None] = lambda: None,
     in_use: Collection[Path] = (),
 ) -> FeatureStore | None:
-    """The outputs of blocks[:boundary] for these rows of one shape; None, having said
-    why, where keeping them would not pay or fit.
+    """The store of a prefix's outputs; None, having said why, where keeping them would
+    not pay or fit.
 
     Args:
-        rows: (N,) rows of the decoded store, in any order.
-        views: augmented views of each example; None: the plain presentation.
-        key: fingerprint of the weights of blocks[:boundary].
+        weights: fingerprint of those of the frozen blocks.
         scratch: the workspace's `.thaw`; the files lie under `features/`.
         between: called between chunks of computing, now and later, in whatever thread
             computes; it may raise.
         in_use: folders of stores that must stay, whatever room this one takes.
     """
-    if not plan.feature_cache or not boundary or not len(rows):
+    if not prefix.plan.feature_cache or not prefix.boundary or not len(prefix.rows):
         return None
-    ordered = np.array(sorted(rows.tolist(), key=lambda row: store.ids[row]), np.int64)
-    ids = tuple(store.ids[row] for row in ordered.tolist())
-    prefix = FrozenPrefix(
-        model,
-        boundary,
-        store,
-        ordered,
-        ids,
-        sampling.keys(ids),
-        task,
-        spec,
-        task_config,
-        seed,
-        views,
-        plan,
-    )
-    folder = scratch / "features" / prefix.key(key)[:32]
+    folder = scratch / "features" / prefix.key(weights)[:32]
     opened = _reopen(folder)
     if opened is None:
         opened = _create(folder, prefix, console, in_use)

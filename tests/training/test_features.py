@@ -108,30 +108,21 @@ def opened(
     **other: Any,
 ) -> feature_cache.FeatureStore | None:
     store = store or Store(64)
-    values = {
-        "spec": SPEC,
-        "task_config": ImageClassificationConfig(),
-        "seed": 0,
-        "key": "weights",
-        **other,
-    }
-    return feature_cache.open_features(
-        model,
-        boundary % len(model.blocks),
-        store,
-        np.arange(len(store.ids)) if rows is None else rows,
-        TASK if task is None else replace(TASK, codec=task),
-        values["spec"],
-        values["task_config"],
-        seed=values["seed"],
+    prefix = feature_cache.FrozenPrefix(
+        model=model,
+        boundary=boundary % len(model.blocks),
+        store=store,
+        rows=np.arange(len(store.ids)) if rows is None else rows,
+        task=TASK if task is None else replace(TASK, codec=task),
+        spec=other.pop("spec", SPEC),
+        task_config=other.pop("task_config", ImageClassificationConfig()),
+        seed=other.pop("seed", 0),
         views=views,
         plan=plan,
-        key=values["key"],
-        scratch=scratch,
-        console=console or SilentConsole(),
-        between=values.get("between", lambda: None),
-        in_use=values.get("in_use", ()),
     )
+    weights = other.pop("key", "weights")
+    console = console or SilentConsole()
+    return feature_cache.open_features(prefix, weights, scratch, console, **other)
 
 
 def kept(*arguments: Any, **options: Any) -> feature_cache.FeatureStore:
