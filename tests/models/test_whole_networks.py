@@ -23,7 +23,10 @@ from pipeline.models.providers.torchvision import (
     dense_network,
     whole_weights,
 )
-from pipeline.models.providers.torchvision.dense_network import DenseNetwork, HeadKind
+from pipeline.models.providers.torchvision.dense_network import (
+    HeadKind,
+    TorchvisionDenseNetwork,
+)
 from pipeline.models.providers.torchvision.whole_networks import WHOLE_NETWORKS
 from pipeline.models.weights import WeightsContent
 from pipeline.objectives.box_loss import BoxLoss
@@ -70,7 +73,7 @@ def design_of(
     return design
 
 
-def segmenter_of(record: BackboneRecord, **options: Any) -> DenseNetwork:
+def segmenter_of(record: BackboneRecord, **options: Any) -> TorchvisionDenseNetwork:
     design = design_of(record, "semantic-segmentation", SemanticSegmentationConfig())
     network: Any = catalog.find("semantic-segmentation").network.build(
         record, LABELS, design=design, **options
@@ -79,7 +82,7 @@ def segmenter_of(record: BackboneRecord, **options: Any) -> DenseNetwork:
     return network
 
 
-def detector_of(record: BackboneRecord, **options: Any) -> DenseNetwork:
+def detector_of(record: BackboneRecord, **options: Any) -> TorchvisionDenseNetwork:
     design = design_of(
         record,
         "object-detection",
@@ -94,7 +97,7 @@ def detector_of(record: BackboneRecord, **options: Any) -> DenseNetwork:
 
 def with_published_head(
     design: dict[str, Any], classes: int, kind: HeadKind, state: State
-) -> DenseNetwork:
+) -> TorchvisionDenseNetwork:
     """The network with all of the published weights, its last layers too."""
     network = dense_network.build_network(design, classes, kind, seed=0)
     differences = network.stock.load_state_dict(
@@ -108,7 +111,7 @@ def with_published_head(
     return network
 
 
-def check_weights(network: DenseNetwork, state: State) -> None:
+def check_weights(network: TorchvisionDenseNetwork, state: State) -> None:
     """What belongs to no class is the published network's; what belongs to one is not."""
     own = network.stock.state_dict()
     published = used_weights(network.architecture, state)
@@ -123,7 +126,7 @@ def check_weights(network: DenseNetwork, state: State) -> None:
     assert network.class_rows
 
 
-def check_blocks(network: DenseNetwork, record: BackboneRecord) -> None:
+def check_blocks(network: TorchvisionDenseNetwork, record: BackboneRecord) -> None:
     """They are those of the record, and own every parameter once."""
     assert tuple(network.names) == record.blocks
     owned = [name for block in network.blocks for name, _ in block.named_parameters()]
@@ -290,7 +293,7 @@ def rcnn(tmp_path_factory: pytest.TempPathFactory) -> BackboneRecord:
     )
 
 
-def check_cuts(network: DenseNetwork) -> None:
+def check_cuts(network: TorchvisionDenseNetwork) -> None:
     """Cut at any block, as a cache cuts it, the network answers the same."""
     x = pictures()
     with torch.inference_mode():

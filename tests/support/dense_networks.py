@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.models.providers.torchvision import dense_network
-from pipeline.models.providers.torchvision.dense_network import DenseNetwork
+from pipeline.models.providers.torchvision.dense_network import TorchvisionDenseNetwork
 from pipeline.tasks.object_detection import network as box_network
 from pipeline.tasks.semantic_segmentation import network as pixel_network
 
@@ -22,7 +22,7 @@ BOXES = {
 }
 
 
-def segmenter(architecture: str, seed: int = 0) -> DenseNetwork:
+def segmenter(architecture: str, seed: int = 0) -> TorchvisionDenseNetwork:
     design = dense_network.find_design(architecture, SIDE, (4, 8, 16, 32))
     design["widths"] = [8] * len(design["maps"])
     return eval_network(
@@ -30,13 +30,13 @@ def segmenter(architecture: str, seed: int = 0) -> DenseNetwork:
     )
 
 
-def detector(architecture: str) -> DenseNetwork:
+def detector(architecture: str) -> TorchvisionDenseNetwork:
     design = {**dense_network.find_design(architecture, SIDE, (8, 16, 32)), **BOXES}
     return eval_network(
         dense_network.build_network(design, 2, box_network.head_kind(), seed=0)
     )
 
 
-def eval_network(network: DenseNetwork) -> DenseNetwork:
+def eval_network(network: TorchvisionDenseNetwork) -> TorchvisionDenseNetwork:
     network.stock.eval()
     return network

@@ -69,7 +69,7 @@ def _split_head(stock: DenseModule, kind: HeadKind, *, neck_apart: bool) -> list
     return [Block(NECK, stock, [f"head.{kind.neck}"]), Block(HEAD, stock, head_parts)]
 
 
-class DenseNetwork:
+class TorchvisionDenseNetwork:
     """A body and a head, run block by block; see
     `pipeline.models.network.BlockedNetwork`.
 
@@ -319,7 +319,7 @@ def read_maps(design: Mapping[str, Any]) -> list[FeatureMap]:
 
 def build_network(
     design: Mapping[str, Any], classes: int, kind: HeadKind, *, seed: int
-) -> DenseNetwork:
+) -> TorchvisionDenseNetwork:
     """A network with random weights; the global random state stays as it is.
 
     Args:
@@ -334,12 +334,12 @@ def build_network(
         head = kind.make(classes, design)
     stock = DenseModule(body, head)
     neck_apart = "network" in design and kind.find_neck is not None
-    return DenseNetwork(
+    return TorchvisionDenseNetwork(
         architecture, classes, stock, read_maps(design), kind, neck_apart=neck_apart
     )
 
 
-def load_pretrained(network: DenseNetwork, source: Path) -> None:
+def load_pretrained(network: TorchvisionDenseNetwork, source: Path) -> None:
     """Gives the body a classifier's weights; the classifier's own last layers are left
     out.
 
@@ -354,7 +354,7 @@ def load_pretrained(network: DenseNetwork, source: Path) -> None:
     torchvision_models.fill_network(body, state, str(source))
 
 
-def load_finetuned(network: DenseNetwork, path: Path) -> None:
+def load_finetuned(network: TorchvisionDenseNetwork, path: Path) -> None:
     """Gives the network exactly the weights that were saved.
 
     Raises:

@@ -17,7 +17,7 @@ from pipeline.models.providers.torchvision import (
     feature_maps,
     torchvision_models,
 )
-from pipeline.models.providers.torchvision.dense_network import DenseNetwork
+from pipeline.models.providers.torchvision.dense_network import TorchvisionDenseNetwork
 from pipeline.models.providers.torchvision.whole_networks import (
     AUXILIARY,
     WHOLE_NETWORKS,
@@ -90,7 +90,7 @@ def list_blocks(architecture: str) -> list[str]:
     return [*[block.name for block in body], *behind]
 
 
-def load_pretrained(network: DenseNetwork, source: Path) -> None:
+def load_pretrained(network: TorchvisionDenseNetwork, source: Path) -> None:
     """Gives a network all weights but those that belong to classes, which stay as they
     are.
 
