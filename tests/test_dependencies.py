@@ -9,6 +9,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,12 @@ def imported_modules(node: ast.AST) -> Iterator[str]:
         yield node.module
 
 
+_list_providers = cache(packages_distributions)
+
+
 def distributions(packages: dict[str, str]) -> dict[str, str]:
     """Distribution → a file that imports a package of it."""
-    providers = packages_distributions()
+    providers = _list_providers()
     found = {}
     for package, path in packages.items():
         assert package in providers, f"{path} imports {package}, which is not installed"

@@ -84,7 +84,15 @@ def test_good_data_pass_and_data_docs_are_written(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["$HOME", "${HOME}", "$unset", "\\$HOME"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "$HOME",
+        "$unset",
+        pytest.param("${HOME}", marks=pytest.mark.slow),
+        pytest.param("\\$HOME", marks=pytest.mark.slow),
+    ],
+)
 def test_a_dollar_in_a_path_or_a_class_name_is_no_variable(
     tmp_path: Path, name: str
 ) -> None:
@@ -96,6 +104,7 @@ def test_a_dollar_in_a_path_or_a_class_name_is_no_variable(
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.usefixtures("without_data_docs")
 def test_everything_wrong_is_found_at_once_with_its_items(tmp_path: Path) -> None:
     table = rows({"cat": 40, "dog": 2, "eel": 3, "yak": 3})
     table = replaced(table, "id", 1, table["id"][45].as_py())
@@ -133,11 +142,13 @@ def test_everything_wrong_is_found_at_once_with_its_items(tmp_path: Path) -> Non
     assert result["imbalance"].found == "20"
 
 
+@pytest.mark.usefixtures("without_data_docs")
 def test_hundreds_of_items_are_all_named(tmp_path: Path) -> None:
     table = rows({"cat": 300, "dog": 300}, scan__width=[1] * 600)
     assert len(found(suites(table), tmp_path)["width-limits"].items) == 600
 
 
+@pytest.mark.usefixtures("without_data_docs")
 def test_one_class_and_too_few(tmp_path: Path) -> None:
     assert sorted(found(suites(rows({"cat": 5})), tmp_path)) == ["one-class", "too-few"]
 
@@ -148,6 +159,7 @@ def test_empty_suite_is_refused(tmp_path: Path) -> None:
         judge([ExpectationSuite("nothing", suite.frame, ())], tmp_path)
 
 
+@pytest.mark.usefixtures("without_data_docs")
 def test_drift_of_labels_and_measurements(tmp_path: Path) -> None:
     before = rows(
         {"cat": 10, "dog": 10, "eel": 10},
@@ -167,6 +179,7 @@ def test_drift_of_labels_and_measurements(tmp_path: Path) -> None:
     assert "drift-width" not in result
 
 
+@pytest.mark.usefixtures("without_data_docs")
 def test_no_drift_where_nothing_moved(tmp_path: Path) -> None:
     before = rows({"cat": 10, "dog": 10})
     assert (
@@ -177,6 +190,7 @@ def test_no_drift_where_nothing_moved(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("without_data_docs")
 def test_a_small_class_is_told_with_its_count_whatever_it_is_called(
     tmp_path: Path,
 ) -> None:

@@ -52,7 +52,8 @@ from published_networks import (
 )
 
 LABELS = ("background", "one", "two")
-LIGHT_SEGMENTERS = ("lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large")
+LIGHT_SEGMENTER = "lraspp_mobilenet_v3_large"
+LIGHT_DEEPLAB = "deeplabv3_mobilenet_v3_large"
 WHOLE_HEAD = BoxHeadConfig(score_threshold=0.0, proposals=300, detections=100)
 LIGHT_DETECTOR = "fasterrcnn_mobilenet_v3_large_320_fpn"
 HEAVY = ("deeplabv3_resnet50", "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2")
@@ -245,7 +246,11 @@ def check_network(architecture: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "architecture",
-    [*LIGHT_SEGMENTERS, pytest.param(LIGHT_DETECTOR, marks=pytest.mark.slow)],
+    [
+        LIGHT_SEGMENTER,
+        pytest.param(LIGHT_DEEPLAB, marks=pytest.mark.slow),
+        pytest.param(LIGHT_DETECTOR, marks=pytest.mark.slow),
+    ],
 )
 def test_a_network_answers_as_torchvisions_own_until_its_last_layers_are_new(
     architecture: str, tmp_path: Path
@@ -262,7 +267,9 @@ def test_so_does_a_heavier_one(architecture: str, tmp_path: Path) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize(
     "architecture",
-    sorted(set(WHOLE_NETWORKS) - {*LIGHT_SEGMENTERS, LIGHT_DETECTOR, *HEAVY}),
+    sorted(
+        set(WHOLE_NETWORKS) - {LIGHT_SEGMENTER, LIGHT_DEEPLAB, LIGHT_DETECTOR, *HEAVY}
+    ),
 )
 def test_so_does_every_other(architecture: str, tmp_path: Path) -> None:
     check_network(architecture, tmp_path)
@@ -364,6 +371,7 @@ def test_a_segmenter_is_served_from_its_design_alone(deeplab: BackboneRecord) ->
         assert torch.equal(head(maps), single_tensor(network.run(x.clone())))
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_picture_can_be_trained(deeplab: BackboneRecord) -> None:
     """PyTorch refuses to normalise one value a channel, which is what DeepLab's pooling
     to a point leaves of a picture.
@@ -381,6 +389,7 @@ def test_a_batch_of_one_picture_can_be_trained(deeplab: BackboneRecord) -> None:
         ).train()(pictures(1))
 
 
+@pytest.mark.slow
 def test_dropout_follows_from_the_steps_seed(deeplab: BackboneRecord) -> None:
     network = segmenter_of(deeplab)
     network.blocks[-1].train()
@@ -396,6 +405,7 @@ def test_dropout_follows_from_the_steps_seed(deeplab: BackboneRecord) -> None:
     assert not torch.equal(answers[0], answers[2])
 
 
+@pytest.mark.slow
 def test_a_detector_is_served_from_its_design_alone(rcnn: BackboneRecord) -> None:
     network = detector_of(rcnn)
     design = design_of(
@@ -415,6 +425,7 @@ def test_a_detector_is_served_from_its_design_alone(rcnn: BackboneRecord) -> Non
         )
 
 
+@pytest.mark.slow
 def test_a_detectors_loss_is_the_same_behind_its_kept_neck(
     rcnn: BackboneRecord,
 ) -> None:

@@ -23,6 +23,7 @@ from pipeline import manifest
 from pipeline.config import DataConfig, SplitConfig
 from pipeline.config_section import TaskConfig
 from pipeline.context import Context
+from pipeline.data import checks
 from pipeline.data.ledger import load
 from pipeline.errors import DataError, SplitError
 from pipeline.records import SplitRecord, ValidateRecord
@@ -37,6 +38,14 @@ NOTHING = ("common", (5, 5, 5, 9))  # a box without an area
 
 
 pytestmark = pytest.mark.usefixtures("without_data_docs")
+
+
+@pytest.fixture
+def without_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what the split step does: the checks of this data find nothing, and take most
+    of the time.
+    """
+    monkeypatch.setattr(checks, "judge", lambda suites, run_dir: [])
 
 
 class Steps:
@@ -120,6 +129,7 @@ def test_an_object_left_out_alone_is_in_the_quarantine_and_no_bad_example(
     )
 
 
+@pytest.mark.usefixtures("without_checks")
 def test_a_relabelled_image_keeps_its_split(tmp_path: Path) -> None:
     steps = boxes(tmp_path)
     before = manifest.read(
@@ -157,6 +167,7 @@ def test_no_object_at_all_stops_the_run(tmp_path: Path) -> None:
         steps.validate(ObjectDetectionConfig())
 
 
+@pytest.mark.usefixtures("without_checks")
 @pytest.mark.parametrize("given", ["train", "val", "test"])
 def test_a_split_without_any_object_stops_before_a_training(
     tmp_path: Path, given: str

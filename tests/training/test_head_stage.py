@@ -25,8 +25,11 @@ SOLVED = CONFIG.model_copy(update={"head_solver": "auto"})
 HEAD = StageConfig(name="head", train=("head",), epochs=7, lr="auto")
 
 
-def setting(scratch: Path, **changes: Any) -> Setting:
-    return Setting(scratch, config=SOLVED, **changes)
+OFTEN = 0.0001  # seconds between two states that a killed training resumes from
+
+
+def setting(scratch: Path, every_seconds: float = 1e9, **changes: Any) -> Setting:
+    return Setting(scratch, config=SOLVED, every_seconds=every_seconds, **changes)
 
 
 def test_a_solved_stage_is_one_row_without_rates_and_says_how(tmp_path: Path) -> None:
@@ -52,7 +55,9 @@ def test_a_solved_head_beats_a_nudged_one(tmp_path: Path) -> None:
     """By what both minimise: the mean loss of the training examples."""
     nudged = StageConfig(name="head", train=("head",), epochs=15, lr=1e-3)
     solved = setting(tmp_path / "solved", stages=(HEAD,)).train().state
-    trained = Setting(tmp_path / "trained", stages=(nudged,)).train().state
+    trained = (
+        Setting(tmp_path / "trained", stages=(nudged,), every_seconds=1e9).train().state
+    )
     losses = [
         [
             row.value
@@ -104,7 +109,7 @@ def test_a_kill_while_solving_or_after_changes_nothing(
 ) -> None:
     code, expected = elsewhere(train_and_hash, setting(tmp_path / "whole"))
     assert code == 0, expected
-    killed = setting(tmp_path / "killed")
+    killed = setting(tmp_path / "killed", OFTEN)
     code, _ = elsewhere(train_and_hash, killed, env={"THAW_CRASH_AT": point})
     assert code == -signal.SIGKILL, "the kill never happened"
     assert elsewhere(train_and_hash, killed) == (0, expected)
@@ -115,7 +120,7 @@ def test_a_head_solved_between_trained_stages_resumes_too(tmp_path: Path) -> Non
     rows = (STAGES[1], HEAD, STAGES[2])
     code, expected = elsewhere(train_and_hash, setting(tmp_path / "whole", stages=rows))
     assert code == 0, expected
-    killed = setting(tmp_path / "killed", stages=rows)
+    killed = setting(tmp_path / "killed", OFTEN, stages=rows)
     assert (
         elsewhere(train_and_hash, killed, env={"THAW_CRASH_AT": "solving:50"})[0]
         == -signal.SIGKILL

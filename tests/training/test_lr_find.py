@@ -227,7 +227,8 @@ STAGES = tuple(
 def _training(folder: Path, lr: float | str) -> tuple[TrainedRecipe, RecordingConsole]:
     stages = tuple(stage.model_copy(update={"lr": lr}) for stage in STAGES)
     words = RecordingConsole()
-    return tiny.Setting(folder, stages=stages).train(words), words
+    setting = tiny.Setting(folder, stages=stages, every_seconds=1e9)
+    return setting.train(words), words
 
 
 @pytest.mark.slow
@@ -248,19 +249,15 @@ def test_a_stage_finds_its_rate_and_trains_as_if_it_had_been_given(
     )
 
 
-def test_the_sweep_is_kept_with_the_curves(tmp_path: Path) -> None:
-    auto, _ = _training(tmp_path, "auto")
-    rows = [row for row in auto.state.rows if row.split == lr_find.SPLIT]
-    rates = [row.value for row in rows if row.metric == "head/rate"]
-    losses = [row.value for row in rows if row.metric == "head/loss"]
-    assert len(rates) == len(losses) > 10
-    assert rates == sorted(rates)
-
-
-def test_where_no_rate_lowers_the_loss_that_is_said(
+def test_the_sweep_is_kept_with_the_curves_and_where_no_rate_lowers_the_loss_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lr_find, "suggest_rate", lambda *curves: None)
     auto, words = _training(tmp_path, "auto")
     assert "no rate lowered the loss" in words
     assert max(auto.state.results[0].lr.values()) == lr_find.FALLBACK
+    rows = [row for row in auto.state.rows if row.split == lr_find.SPLIT]
+    rates = [row.value for row in rows if row.metric == "head/rate"]
+    losses = [row.value for row in rows if row.metric == "head/loss"]
+    assert len(rates) == len(losses) > 10
+    assert rates == sorted(rates)

@@ -111,8 +111,9 @@ def test_balanced_sampling_and_class_weights_count_too(tmp_path: Path) -> None:
     config = FinetuneConfig(
         batch_size=8, patience=0, views=3, sampling="balanced", class_weights="balanced"
     )
-    assert trained(tmp_path / "a", config=config) == trained(
-        tmp_path / "b", config=config, listing=3
+    stages = STAGES[1:2]
+    assert trained(tmp_path / "a", config=config, stages=stages) == trained(
+        tmp_path / "b", config=config, stages=stages, listing=3
     )
 
 
