@@ -47,7 +47,7 @@ def test_clusters_are_those_of_comparing_all_pairs(
     monkeypatch.setattr(duplicates, "MOST_TABLES", 30)
     rng = np.random.default_rng(0)
     for distance in range(13):
-        hashes = crowd(rng, 400, bits=20 if distance % 2 else 64)
+        hashes = crowd(rng, 200, bits=20 if distance % 2 else 64)
         near = np.bitwise_count(hashes[:, None] ^ hashes[None, :]) <= distance
         assert partition(clusters(text(hashes), distance)) == partition(
             connected_components(near, directed=False)[1]

@@ -38,6 +38,7 @@ def test_every_byte_is_as_it_always_was(sample: SampleSummary) -> None:
     assert sample.md5 == MD5
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_vector_units(tmp_path: Path) -> None:
     from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 

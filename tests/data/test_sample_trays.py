@@ -8,6 +8,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from annotated_images import take_in
@@ -32,6 +33,7 @@ BOXES_MD5 = "9d1272c4bb895525779153fc5e3a494c"
 MASKS_MD5 = "c92b89b77a43d93dd19d5532695fcaff"
 
 
+@pytest.mark.slow
 def test_every_byte_is_as_it_always_was(tmp_path: Path) -> None:
     assert generate_boxes(tmp_path / "boxes").md5 == BOXES_MD5
     assert generate_masks(tmp_path / "masks").md5 == MASKS_MD5

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +38,15 @@ def run_thaw(
         f"{arguments} exited {done.returncode}\n{done.stdout}\n{done.stderr}"
     )
     return done
+
+
+def run_dvc(*arguments: str, cwd: Path) -> None:
+    """DVC's own command, in this process, which has imported it."""
+    from dvc.cli import main
+
+    with contextlib.chdir(cwd), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own libraries
+        assert main(["--quiet", *arguments]) == 0
 
 
 def change(place: Path, old: str, new: str) -> None:

@@ -486,11 +486,15 @@ def test_unfreezing_gradually_runs_no_frozen_block_twice_for_the_same_view(
         for count in (0, 1, 2)
     )
     stages = (stages[0].model_copy(update={"train": ("head",)}), *stages[1:])
-    trained = Setting(tmp_path / "a", stages=stages, plan=KEEPING).train()
+    trained = Setting(
+        tmp_path / "a", stages=stages, plan=KEEPING, every_seconds=1e9
+    ).train()
     once = len(prepared)
     prepared.clear()
     monkeypatch.setattr(feature_cache.FeatureStore, "begin_from", lambda *_: None)
-    again = Setting(tmp_path / "b", stages=stages, plan=KEEPING).train()
+    again = Setting(
+        tmp_path / "b", stages=stages, plan=KEEPING, every_seconds=1e9
+    ).train()
     assert weights_hash(again) == weights_hash(trained)
     # Three views of 33 examples to train on and the plain one of 11; the rest are probes.
     needed = 3 * 33 + 11
@@ -506,7 +510,9 @@ def test_a_solved_head_leaves_what_a_later_stage_of_the_only_view_begins_from(
         StageConfig(name="head", train=("head",), epochs=2, lr=1e-3),
         StageConfig(name="top", train=("last:1",), epochs=2, lr=1e-3),
     )
-    Setting(tmp_path, stages=stages, config=config, plan=KEEPING).train()
+    Setting(
+        tmp_path, stages=stages, config=config, plan=KEEPING, every_seconds=1e9
+    ).train()
     # 33 examples to train on and 11 of validation; the rest are probes.
     assert 44 <= len(prepared) < 44 + 20
 
@@ -518,7 +524,7 @@ def test_a_stage_with_frozen_blocks_shows_fewer_views(
     """Each costs a pass through the frozen blocks, or disk."""
     config = CONFIG.model_copy(update={"views": 5, "frozen_views": 2})
     stage = StageConfig(name="only", train=(train,), epochs=6, lr=1e-3)
-    Setting(tmp_path, stages=(stage,), config=config).train()
+    Setting(tmp_path, stages=(stage,), config=config, every_seconds=1e9).train()
     assert len(set(prepared) - {"None"}) == 33 * views
 
 
@@ -544,7 +550,7 @@ def test_nothing_is_kept_on_the_way_that_no_later_epoch_shows(
         StageConfig(name=f"last-{count}", train=(f"last:{count}",), epochs=2, lr=1e-3)
         for count in (1, 2)
     )
-    Setting(tmp_path, stages=stages, plan=KEEPING).train()
+    Setting(tmp_path, stages=stages, plan=KEEPING, every_seconds=1e9).train()
     # Of three views and four epochs the first one comes again.
     assert len(asked) == 2 + 1 + 2 + 1
     assert written == asked

@@ -4,18 +4,17 @@ case, with real DVC and Git.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from commands import run_dvc
 from pipeline.data.ledger import Ledger, LedgerEntry, load
 from pipeline.errors import LedgerError, VersioningError, WorkspaceError
 from pipeline.versioning import Versioning, checkout, initialise
@@ -64,23 +63,14 @@ def edit(root: Path, name: str, text: str) -> None:
     path.write_text(text)
 
 
-def dvc(root: Path, *arguments: str) -> None:
-    """DVC's own command, in this process, which has imported it."""
-    from dvc.cli import main
-
-    with contextlib.chdir(root), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own libraries
-        assert main(["--quiet", *arguments]) == 0
-
-
 @pytest.fixture(scope="module")
 def _pulled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make(tmp_path_factory.mktemp("pulled") / "ws", TWO)
     newer = (root / "data.dvc").read_text()
-    dvc(root, "push")
+    run_dvc("push", cwd=root)
     put(root, ONE)
     Versioning(root).add_data()
-    dvc(root, "push")
+    run_dvc("push", cwd=root)
     (root / "newer.txt").write_text(newer)
     (root / "older.txt").write_text((root / "data.dvc").read_text())
     return root
@@ -211,7 +201,7 @@ def test_the_other_way_out_of_edits_is_what_is_pinned(ws: Path) -> None:
     with pytest.raises(VersioningError) as caught:
         Versioning(ws).update_data()
     command = caught.value.hint.rpartition("dvc checkout")[2].split()
-    dvc(ws, "checkout", *command)
+    run_dvc("checkout", *command, cwd=ws)
     assert Versioning(ws).update_data() == []
     assert there(ws) == TWO
 
@@ -356,11 +346,11 @@ def test_data_that_were_pinned_or_checked_out_by_dvc_itself_are_the_new_base(
     ws: Path,
 ) -> None:
     put(ws, {**ONE, "e.txt": "e"})
-    dvc(ws, "add", "data")
+    run_dvc("add", "data", cwd=ws)
     pinned = (ws / "data.dvc").read_text()
     Versioning(ws).update_data()
     pull(ws)
-    dvc(ws, "checkout", "data.dvc")
+    run_dvc("checkout", "data.dvc", cwd=ws)
     Versioning(ws).update_data()
     (ws / "data.dvc").write_text(pinned)
     Versioning(ws).update_data()
@@ -485,7 +475,7 @@ def clone(origin: Path, root: Path) -> Path:
 
 def publish(root: Path) -> None:
     """Commits and pushes what the team shares."""
-    dvc(root, "push")
+    run_dvc("push", cwd=root)
     git(root, "add", "-A")
     git(root, "commit", "-qm", "data")
     git(root, "push", "-q", "origin", "HEAD:main")
@@ -548,7 +538,7 @@ def test_what_wants_committing_and_pushing_is_told(clones: tuple[Path, Path]) ->
         ("data.dvc", "ledger.dvc", "dvc.lock"),
         ("data", "ledger.parquet"),
     )
-    dvc(ours, "push")
+    run_dvc("push", cwd=ours)
     git(ours, "add", "ledger.dvc", "dvc.lock")
     git(ours, "commit", "-qm", "ours")
     assert versioning.unshared() == ("", ("data.dvc",), ())
@@ -618,7 +608,7 @@ def conflict(ours: Path, theirs: Path) -> None:
     before = there(ours)
     base = bases_file(ours).read_text()
     grow(ours, "o", "val")
-    dvc(ours, "push")
+    run_dvc("push", cwd=ours)
     git(ours, "commit", "-qam", "ours")
     put(ours, before)
     bases_file(ours).write_text(base)

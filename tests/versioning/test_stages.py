@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from commands import run_dvc
 from pipeline import step_table
 from pipeline.config import parse, to_yaml
 from pipeline.errors import DataError, VersioningError, WorkspaceError
@@ -384,7 +385,7 @@ def test_the_version_of_the_data(ws: Path) -> None:
 
 
 def test_missing_data_comes_from_the_cache_then_from_the_remote(ws: Path) -> None:
-    dvc(ws, "push", "data.dvc")
+    run_dvc("push", "data.dvc", cwd=ws)
     for cached in (True, False):
         shutil.rmtree(ws / "data")
         if not cached:
@@ -407,7 +408,7 @@ def test_data_that_nowhere_is_names_path_hash_and_remote(ws: Path) -> None:
 
 
 def test_damaged_data_is_mended_from_the_remote_or_refused(ws: Path) -> None:
-    dvc(ws, "push", "data.dvc")
+    run_dvc("push", "data.dvc", cwd=ws)
     shutil.rmtree(ws / "data")
     damage(ws, "2\n")
     Versioning(ws).update_data()
