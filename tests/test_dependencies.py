@@ -93,6 +93,7 @@ def distributions(packages: dict[str, str]) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_everything_imported_is_declared_and_everything_declared_is_imported(
     project: dict[str, Any],
 ) -> None:
@@ -105,6 +106,7 @@ def test_everything_imported_is_declared_and_everything_declared_is_imported(
     assert wanted - used.keys() == PINS
 
 
+@pytest.mark.slow
 def test_what_tests_import_is_declared_for_developers(project: dict[str, Any]) -> None:
     extras = project["optional-dependencies"]
     for_developers = declared(extras["dev"]) - {"thaw"}
