@@ -16,7 +16,7 @@ run: $(INSTALLED)
 test: lint
 	.venv/bin/pytest -n 3 -m "not full and not real"
 
-# while coding: a minute and a half on two cores
+# while coding: little more than a minute on two free cores
 test-fast: $(INSTALLED)
 	.venv/bin/pytest -n 2 -m "not slow and not full and not real"
 
