@@ -403,6 +403,7 @@ def test_a_transformer_shown_another_size_names_the_setting() -> None:
         _small_transformer()(torch.zeros(1, 3, 48, 48))
 
 
+@pytest.mark.slow
 def test_maxvit_shown_another_size_names_the_setting() -> None:
     with pytest.raises(ConfigError, match=r"task\.input\.size"):
         blocks.build_network("maxvit_t", 3, meta=True)(torch.zeros(1, 3, 256, 256))

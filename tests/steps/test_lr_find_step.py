@@ -101,6 +101,7 @@ def context(folder: Path, scratch: Path) -> Context:
     )
 
 
+@pytest.mark.slow
 def test_the_first_stage_unless_another_is_asked_for(
     place: Path, tmp_path: Path
 ) -> None:

@@ -183,6 +183,7 @@ def python(place: Workspace, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.mark.slow
 def test_from_the_shell_an_error_is_its_text_and_exit_code_2(place: Workspace) -> None:
     (place.root / "queue.py").write_text(
         "raise RuntimeError('the workspace was imported')"

@@ -249,6 +249,7 @@ def test_a_stage_finds_its_rate_and_trains_as_if_it_had_been_given(
     )
 
 
+@pytest.mark.slow
 def test_the_sweep_is_kept_with_the_curves_and_where_no_rate_lowers_the_loss_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

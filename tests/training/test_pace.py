@@ -76,6 +76,7 @@ def test_a_stage_at_the_planned_speed_leaves_the_plan_alone(
     assert plans(tmp_path)
 
 
+@pytest.mark.slow
 def test_another_arithmetic_than_the_remembered_is_not_judged_by_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
