@@ -141,7 +141,7 @@ def _exists(path: Path) -> bool:
 
 def _refuse_missing_file(word: str) -> None:
     """A word that is called as a file would be is hardly a text."""
-    from pipeline.modalities.text.reading import TABLES
+    from pipeline.data.tables import TABLES
 
     is_one_word = len(word.split()) == 1
     if is_one_word and Path(word).suffix.lower() in (*TABLES, TEXT_FILE):
@@ -209,7 +209,7 @@ class _TextRequests:
 
     def of_file(self, path: Path) -> Iterator[PredictionRequest]:
         """The rows of a table, or the one text of a .txt file."""
-        from pipeline.modalities.text.reading import is_table
+        from pipeline.data.tables import is_table
 
         if is_table(path.name):
             yield from self._of_table(path)

@@ -264,7 +264,7 @@ class FinetuneConfig(ConfigSection):
     patience: int = Field(default=5, ge=0)
     """stop a stage after this many epochs without a better validation result; 0: never; the best is restored"""
     views: Positive = 8
-    """variants of each example, the first plain, the others augmented; a stage that trains every block shows all of them"""
+    """variants of each example, the first plain, the others augmented; a stage that trains the first block shows all of them"""
     frozen_views: Positive = 4
     """how many of the views a stage shows that has frozen blocks below: their outputs are kept for each, so fewer cost less time and disk"""
     primary: str = "accuracy"

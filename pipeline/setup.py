@@ -128,6 +128,8 @@ def settings_for(source: Path, options: InitOptions) -> tuple[Config, tuple[str,
     given: list[dict[str, dict[str, Any]]] = []
     if source.exists():
         described = task.reader.describe_source(source, options.columns)
+        if options.columns:
+            _require_table(source, options.columns)
         notes = described.notes
         given.append(described.settings)
     if options.sample:
@@ -147,6 +149,22 @@ def settings_for(source: Path, options: InitOptions) -> tuple[Config, tuple[str,
     if options.columns:
         values.setdefault("data", {}).setdefault("columns", {}).update(options.columns)
     return parse(values, "thaw init"), notes
+
+
+def _require_table(source: Path, columns: Mapping[ColumnRole, str]) -> None:
+    """Raises ConfigError where no table could have the columns."""
+    from pipeline.data.layout import METADATA, walk
+    from pipeline.data.tables import is_table
+
+    if source.is_file() or (source / METADATA).is_file():
+        return
+    if not any(is_table(path) for path in walk(source).files):
+        role, column = next(iter(columns.items()))
+        raise ConfigError(
+            "--column",
+            found=f"{role}={column}, and no table in {printable(str(source))} that could have it",
+            expected="no --column: without a table, the folder that a file lies in is its class",
+        )
 
 
 def init(

@@ -311,6 +311,25 @@ def test_an_address_is_no_source_and_its_password_is_not_repeated(
     assert "fetch it first" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [("image-classification", "a.png"), ("text-classification", "a.txt")],
+)
+def test_columns_where_no_table_could_have_them_are_refused(
+    task: str, name: str, tmp_path: Path
+) -> None:
+    for label in ("good", "bad"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / name).write_text("so it goes")
+    options = setup.InitOptions(task=task, columns={"label": "stars"})
+    with pytest.raises(ConfigError, match=r"label=stars, and no table in .* have it"):
+        setup.settings_for(tmp_path, options)
+    (tmp_path / "metadata.csv").write_text("path,stars\n")
+    if task == "image-classification":
+        made, _ = setup.settings_for(tmp_path, options)
+        assert made.data.columns["label"] == "stars"
+
+
 def test_columns_may_be_named_by_their_roles(tmp_path: Path) -> None:
     lines = ["Antwort,Filiale,Urteil"]
     lines += [f"so it goes {number},{number % 3},{number % 2}" for number in range(40)]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 PARQUET = (".parquet", ".pq")
 TABBED = (".tsv", ".tab")
 JSON_LINES = (".jsonl", ".ndjson")
+TABLES = (".csv", *TABBED, *JSON_LINES, *PARQUET)
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # Lines by which two separators that both occur in the first one are told apart.
@@ -47,6 +48,11 @@ class Rows:
 
 
 FILE_ROLES: tuple[ColumnRole, ...] = ("path", "label", "group", "split")
+
+
+def is_table(path: str) -> bool:
+    """Whether a file is a table by its name."""
+    return PurePosixPath(path).suffix.lower() in TABLES
 
 
 def read_table(

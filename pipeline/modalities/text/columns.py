@@ -15,12 +15,11 @@ from typing import Any
 from pipeline.config import ColumnRole, DataConfig
 from pipeline.data import sources
 from pipeline.data.layout import walk
-from pipeline.data.tables import FILE_ROLES, JSON_LINES, PARQUET
-from pipeline.errors import ConfigError, DataError
+from pipeline.data.tables import FILE_ROLES, JSON_LINES, PARQUET, is_table
+from pipeline.errors import DataError
 from pipeline.manifest import stored_path
 from pipeline.modalities.text.reading import (
     TableFile,
-    is_table,
     tables_to_read,
     text_files,
 )
@@ -125,7 +124,6 @@ def describe_columns(
     Raises:
         DataError: there are two readings, which are named, or none; or a column that
             is given is not there.
-        ConfigError: columns are given of files that have none.
     """
     data = DataConfig()
     root = source
@@ -142,9 +140,7 @@ def describe_columns(
     else:
         tables = tables_to_read(root, data)
     if not tables:
-        layout = _folders(root)
-        _refuse_columns(given or {})
-        return layout
+        return _folders(root)
     samples = [_sample(root, table.path) for table in tables]
     return _describe_tables(tables, samples, dict(given or {}))
 
@@ -166,16 +162,6 @@ def _folders(root: Path) -> TextLayout:
     return TextLayout(
         notes=(f"texts: .txt files in the folders {', '.join(folders[:SHOWN])}{more}",)
     )
-
-
-def _refuse_columns(given: Mapping[ColumnRole, str]) -> None:
-    if given:
-        role, column = next(iter(given.items()))
-        raise ConfigError(
-            "--column",
-            found=f"{role}={column}, and no table that could have it",
-            expected="a table, or no --column: a .txt file is a text, and the folder that it lies in its class",
-        )
 
 
 def _hint_without_tables(paths: Sequence[str], below: Sequence[str]) -> str:

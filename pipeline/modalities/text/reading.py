@@ -15,7 +15,7 @@ from pipeline.data import sources
 from pipeline.data.files import outside
 from pipeline.data.labels import similar_labels
 from pipeline.data.layout import TABLE_SPLIT_NAMES, FolderTree, walk
-from pipeline.data.tables import JSON_LINES, PARQUET, TABBED, Rows
+from pipeline.data.tables import Rows, is_table
 from pipeline.errors import DataError
 from pipeline.examples import ExampleFault, ExampleListing, ListedExample
 from pipeline.manifest import Split, real_path
@@ -24,7 +24,6 @@ from pipeline.modalities.text.measure import find_markup
 from pipeline.modalities.text.settings import TextIntakeConfig
 from pipeline.records import Finding
 
-TABLES = (".csv", *TABBED, *JSON_LINES, *PARQUET)
 TEXT_FILES = (".txt",)
 BYTES_PER_CHARACTER = 4  # of UTF-8, at most
 
@@ -105,11 +104,6 @@ def tables_to_read(root: Path, data: DataConfig) -> list[TableFile]:
             hint="name the one that holds the examples: to thaw init with --data, in a workspace in data.table; or move or rename the others",
         )
     return files
-
-
-def is_table(path: str) -> bool:
-    """Whether a file is a table by its name."""
-    return PurePosixPath(path).suffix.lower() in TABLES
 
 
 def text_files(tree: FolderTree) -> list[str]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import ColumnRole
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import DataError
 from pipeline.modalities.text.columns import TextLayout, describe_columns
 
 WORDS = (
@@ -284,10 +284,3 @@ def test_what_to_do_with_a_file_that_is_no_table_is_said(
     with pytest.raises(DataError) as caught:
         describe_columns(tmp_path / name)
     assert hint in caught.value.hint
-
-
-def test_columns_given_of_files_that_have_none_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "pos").mkdir()
-    (tmp_path / "pos" / "a.txt").write_text("good")
-    with pytest.raises(ConfigError, match=r"(?s)label=stars, and no table.*folder"):
-        describe_columns(tmp_path, {"label": "stars"})
