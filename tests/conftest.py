@@ -37,8 +37,9 @@ gc.disable()
 for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
 
-# To import one of these takes seconds: the files whose tests do go to one process.
-HEAVY_LIBRARIES = {
+# To import one of these libraries, or to start the process that others are forked from,
+# takes seconds: the files whose tests do go to one process.
+HEAVY_STARTS = {
     "great_expectations": (
         "data/test_checks.py",
         "data/test_conflicts.py",
@@ -53,6 +54,7 @@ HEAVY_LIBRARIES = {
         "test_preflight.py",
         "tracking/test_runs.py",
     ),
+    "forked_processes": ("training/test_checkpoints.py", "training/test_resume.py"),
 }
 
 
@@ -153,13 +155,13 @@ def pytest_unconfigure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that need the finished workspace run in one process, so that it is made
     once; so do those of a file in which tests share a fixture, and those of the files
-    that import a heavy library. The others go one by one to whichever process is free.
+    with one heavy start. The others go one by one to whichever process is free.
     """
     groups = {}
     for item in items:
         if _shares_fixture(item):
             groups[item.path] = str(item.path.relative_to(REPOSITORY))
-    for library, names in HEAVY_LIBRARIES.items():
+    for library, names in HEAVY_STARTS.items():
         for name in names:
             groups[REPOSITORY / "tests" / name] = library
     for item in items:
