@@ -38,6 +38,7 @@ class Classifier(PythonModel):
         folder = Path(context.artifacts["model"])
         self.pixels = _load_module(folder / "image_pixels.py")
         self.requests = _load_module(folder / "image_requests.py")
+        self.answers = _load_module(folder / "class_answers.py")
         text = (folder / "model.json").read_text(encoding="utf-8")
         self.settings: dict[str, Any] = json.loads(text)
         self.labels: list[str] = self.settings["labels"]
@@ -76,7 +77,7 @@ class Classifier(PythonModel):
                 answers 400.
         """
         contents = self.requests.image_column(model_input)
-        answers: list[dict[str, Any]] = []
+        parts = [np.empty((0, len(self.labels)))]
         for start in range(0, len(contents), BATCH):
             squares: list[np.ndarray[Any, Any]] = []
             for row in range(start, min(start + BATCH, len(contents))):
@@ -84,14 +85,9 @@ class Classifier(PythonModel):
                     contents[row], row, self.settings, self.pixels
                 )
                 squares.append(opened.square)
-            for probabilities in self._probabilities(np.stack(squares)):
-                answers.append(self._answer(probabilities))
-        return pd.DataFrame(answers, columns=["label", "score", "probabilities"])
-
-    def _answer(self, probabilities: np.ndarray[Any, Any]) -> dict[str, Any]:
-        by_label = dict(zip(self.labels, map(float, probabilities), strict=True))
-        label = self.labels[int(probabilities.argmax())]
-        return {"label": label, "score": by_label[label], "probabilities": by_label}
+            parts.append(self._probabilities(np.stack(squares)))
+        table: pd.DataFrame = self.answers.to_table(self.labels, np.concatenate(parts))
+        return table
 
     def _probabilities(self, squares: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """(N, classes) of images on the square (N, side, side, 3)."""

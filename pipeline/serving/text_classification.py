@@ -97,6 +97,7 @@ class Classifier(PythonModel):
             )
         network.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
         self.network = network.eval().to(self.device)
+        self.answers = _load_module(folder / "class_answers.py")
         self.tokens = _load_module(folder / "text_tokens.py")
         self.tokenizer = self.tokens.load_tokenizer(folder)
         stock = self.network.backbone.config
@@ -128,26 +129,10 @@ class Classifier(PythonModel):
                 probabilities[rows] = (
                     self.network(inputs).float().softmax(dim=1).double().cpu().numpy()
                 )
-        if len(probabilities):
-            best = probabilities.argmax(axis=1)
-        else:
-            best = np.empty(0, dtype=int)
-        return pd.DataFrame(
-            {
-                "label": [self.labels[index] for index in best],
-                "score": [
-                    float(row[index])
-                    for row, index in zip(probabilities, best, strict=True)
-                ],
-                "probabilities": [
-                    dict(zip(self.labels, map(float, row), strict=True))
-                    for row in probabilities
-                ],
-                "truncated_tokens": np.maximum(
-                    encoded.full_lengths - spec["max_tokens"], 0
-                ),
-            }
-        )
+        table: pd.DataFrame = self.answers.to_table(self.labels, probabilities)
+        excess = encoded.full_lengths - spec["max_tokens"]
+        table["truncated_tokens"] = np.maximum(excess, 0)
+        return table
 
     def _batches(self, ids: list[Any]) -> Iterator[tuple[np.ndarray[Any, Any], int]]:
         """Rows that are padded to one length, and the length: so no answer depends on

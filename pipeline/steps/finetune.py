@@ -606,9 +606,10 @@ class FinetuneRun:
         """
         from pipeline.training.head_stage import PRESENTATIONS
         from pipeline.training.plan import BACKWARD
+        from pipeline.training.stages import count_frozen_views
 
         config = self.config
-        head_passes = min(config.views, config.frozen_views)
+        head_passes = count_frozen_views(config)
         if config.head_solver != "optimizer":
             head_passes = min(head_passes, PRESENTATIONS)
         names = list(recipes.recipe_names(config))

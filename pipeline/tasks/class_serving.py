@@ -16,6 +16,9 @@ OUTPUTS = (
     ServedColumn("probabilities", "map of doubles"),  # by label
 )
 
+# Modules that travel with every such model: how it answers.
+HELPERS = ("pipeline.serving.class_answers",)
+
 
 def class_settings(
     candidate: CandidateRecord, limits: Mapping[str, Any]

@@ -103,7 +103,7 @@ def count_presentations(job: FinetuneJob, head: Block) -> int | None:
     alone.
     """
     layer = find_linear_layer(head)
-    count = min(PRESENTATIONS, job.config.views, job.config.frozen_views)
+    count = min(PRESENTATIONS, stages.count_frozen_views(job.config))
     if layer is None or count == 1 or _too_large(count * len(job.train), layer, job):
         return None
     return count

@@ -33,12 +33,17 @@ class StageScope:
 
 
 def count_views(config: FinetuneConfig, scope: StageScope) -> int:
-    """How many views of each training example a stage of this scope shows: with blocks
-    frozen below, each view costs a pass through them, and those that are kept disk.
-    """
+    """How many views of each training example a stage of this scope shows."""
     if scope.boundary:
-        return min(config.views, config.frozen_views)
+        return count_frozen_views(config)
     return config.views
+
+
+def count_frozen_views(config: FinetuneConfig) -> int:
+    """How many views a stage shows that has frozen blocks below: each costs a pass
+    through them, and those that are kept disk.
+    """
+    return min(config.views, config.frozen_views)
 
 
 def resolve_scope(model: BlockedNetwork, stage: StageConfig) -> StageScope:

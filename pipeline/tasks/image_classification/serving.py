@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.tasks import image_serving
 from pipeline.tasks.base import ServedColumn
-from pipeline.tasks.class_serving import OUTPUTS, class_difference, class_settings
+from pipeline.tasks.class_serving import (
+    HELPERS,
+    OUTPUTS,
+    class_difference,
+    class_settings,
+)
 from pipeline.tasks.image_classification.settings import image_settings
 
 if TYPE_CHECKING:
@@ -22,7 +27,7 @@ class ImageServing:
     """The Serving of images: one image file's content a row."""
 
     module = "pipeline.serving.image_classification"
-    helpers: tuple[str, ...] = image_serving.HELPERS
+    helpers: tuple[str, ...] = (*image_serving.HELPERS, *HELPERS)
     packages: tuple[str, ...] = image_serving.PACKAGES
     outputs = OUTPUTS
 

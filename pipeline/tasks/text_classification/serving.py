@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.tasks.base import ServedColumn
-from pipeline.tasks.class_serving import OUTPUTS, class_difference, class_settings
+from pipeline.tasks.class_serving import (
+    HELPERS,
+    OUTPUTS,
+    class_difference,
+    class_settings,
+)
 from pipeline.tasks.text_classification.settings import text_settings
 
 if TYPE_CHECKING:
@@ -22,6 +27,7 @@ class TextServing:
 
     module = "pipeline.serving.text_classification"
     helpers: tuple[str, ...] = (
+        *HELPERS,
         "pipeline.serving.text_tokens",
         "pipeline.serving.stock_networks",
     )
